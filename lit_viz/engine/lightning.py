@@ -34,8 +34,6 @@ PRIVATE_ATTRIBUTES = {
         "the ranks would synchronize before every step; they exchange signals in their status instead"
     ),
     "pytorch_lightning.LightningModule._trainer": "the precision of a module that may have no Trainer",
-    "pytorch_lightning.cli.LightningCLI._set_seed": "the global random state is not changed",
-    "pytorch_lightning.cli.LightningCLI._add_instantiators": "hyperparameters are recorded in config.yaml",
 }
 
 

@@ -1,7 +1,6 @@
 """Configuration of a run: one parser per method for YAML files, dotted options and Python dictionaries.
 
-The parser is LightningCLI's: each part of a method is selected by its ``class_path``, and options of the Trainer are
-available under ``--trainer.``.
+Each part of a method is selected by its ``class_path``, and options of the Trainer are available under ``--trainer.``.
 """
 
 from __future__ import annotations
@@ -15,14 +14,15 @@ import sys
 import threading
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from lit_viz.classifiers.fast import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
@@ -35,8 +35,6 @@ from lit_viz.utils.files import read_yaml
 
 #: jsonargparse has process-wide state while it parses.
 _PARSING = threading.RLock()
-#: Parsers by command: to build one takes longer than to parse.
-_PARSERS: dict[Command, LightningArgumentParser] = {}
 #: Arguments of methods that the command supplies, so that they are no options under ``--model.``.
 _SUPPLIED_ARGUMENTS = {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images", "init", "picture"}
 with contextlib.suppress(TypeError):  # jsonargparse before 4.53 imports a class_path before it checks its base class
@@ -63,7 +61,7 @@ _MARKUP = (
 )
 
 
-def _add_common_arguments(parser: LightningArgumentParser, command: Command) -> None:
+def _add_common_arguments(parser: ArgumentParser, command: Command) -> None:
     add = parser.add_argument
     add("--iterations", type=int | None, default=command.iterations, help="updates per image; evaluations per map")
     add("--seed", type=int, default=0, help="seed of the run; task i uses seed + i")
@@ -86,14 +84,56 @@ def _add_common_arguments(parser: LightningArgumentParser, command: Command) -> 
     add("--checkpoint_every", type=int | None, default=None, help="steps between checkpoints [about 30 seconds]")
 
 
-class MethodCLI(LightningCLI):
-    """LightningCLI that parses the configuration of a method and instantiates its parts.
+@cache  # to build a parser takes longer than to parse
+def build_parser(kind: type[Command], is_help: bool = False) -> ArgumentParser:
+    """Return the parser of a command: its own options, and those of the classifier, the method and the Trainer.
+
+    The defaults in the help are those of the default configuration, which otherwise is an argument of the parser.
+    """
+    command, prog = kind(), f"lit-viz {kind.name}"
+    parser = ArgumentParser(
+        exit_on_error=False,
+        prog=prog,
+        usage=f"{prog} [{command.positional.upper()} ...] [--classifier NAME] [--out RUN] ...",
+        description=(
+            f"{command.__doc__} {command.shorts} Options that are not given are taken from --config NAME "
+            f"[{command.default_config}]; its values are the defaults below. Example: {command.example}"
+        ),
+        default_config_files=[str(find_config(command.name, command.default_config))] if is_help else [],
+        dump_header=[f"pytorch_lightning=={metadata.version('pytorch-lightning')}"],
+    )
+    parser.add_argument("--config", action="config", help="Path to a configuration file in json or yaml format.")
+    command.add_arguments(parser)
+    _add_common_arguments(parser, command)
+    parser.add_class_arguments(ClassifierOptions, "classifier", instantiate=False)
+    flat = {name for options in command.flat for name in signature(options).parameters}
+    skip: set[str | int] = {*_SUPPLIED_ARGUMENTS, *flat}
+    parser.add_class_arguments(command.module, "model", skip=skip, instantiate=False, sub_configs=True)
+    groups = parser.groups or {}
+    for options in command.flat:
+        groups["model"].add_class_arguments(options, "model", as_group=False, sub_configs=True)
+    parser.add_class_arguments(pl.Trainer, "trainer", skip=set(_FIXED_TRAINER_ARGUMENTS), instantiate=False)
+    parser.set_defaults({"trainer.devices": 1})
+    for action in parser._actions:
+        for pattern, replacement in _MARKUP:
+            action.help = action.help and re.sub(pattern, replacement, action.help)
+        if action.dest == "classifier":
+            action.metavar, action.help = "NAME", "short for --classifier.name"
+    groups["classifier"].title = "The network"
+    groups["model"].title = f"The method ({command.module.__name__})"
+    groups["trainer"].title = "Lightning's Trainer: devices and precision"
+    return parser
+
+
+class MethodCLI:
+    """The configuration of a method, parsed, and its instantiated parts.
 
     Args:
         command: the method.
         args: arguments as :func:`~lit_viz.launch.arguments.rewrite_arguments` returns them, or options by name.
 
     Attributes:
+        parser: parser of the command.
         config: resolved configuration, plain values.
         parts: instantiated arguments of the method.
 
@@ -103,100 +143,25 @@ class MethodCLI(LightningCLI):
 
     def __init__(self, command: Command, args: Sequence[str] | Mapping[str, Any]) -> None:
         self.command = command
-        prog = f"lit-viz {command.name}"
-        with _PARSING:
-            super().__init__(
-                command.module,
-                run=False,
-                args=args,  # type: ignore[arg-type]
-                save_config_callback=None,
-                auto_configure_optimizers=False,
-                parser_kwargs={
-                    "exit_on_error": False,
-                    "prog": prog,
-                    "usage": f"{prog} [{command.positional.upper()} ...] [--classifier NAME] [--out RUN] ...",
-                    "description": (
-                        f"{command.__doc__} {command.shorts} Options that are not given are taken from --config NAME "
-                        f"[{command.default_config}]; its values are the defaults below. Example: {command.example}"
-                    ),
-                    # For the help only: with_config() selects the configuration of a run.
-                    "default_config_files": [str(find_config(command.name, command.default_config))]
-                    * ("--help" in args),
-                },
-            )
-
-    def setup_parser(
-        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
-    ) -> None:
-        """Build the parser of the command, once per process; that of the help has other defaults."""
-        is_shared = not main_kwargs["default_config_files"]
-        if is_shared and self.command in _PARSERS:
-            self.parser = _PARSERS[self.command]
-            return
-        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        if is_shared:
-            _PARSERS[self.command] = self.parser
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add nothing: seeds are options of the run, and the global random state is not changed."""
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of the command, the classifier, the method and the Trainer."""
-        module = self.command.module
-        self.command.add_arguments(parser)
-        _add_common_arguments(parser, self.command)
-        parser.add_class_arguments(ClassifierOptions, "classifier", instantiate=False)
-        flat = {name for options in self.command.flat for name in signature(options).parameters}
-        skip: set[str | int] = {*_SUPPLIED_ARGUMENTS, *flat}
-        parser.add_class_arguments(module, "model", skip=skip, instantiate=False, sub_configs=True)
-        for options in self.command.flat:
-            (parser.groups or {})["model"].add_class_arguments(options, "model", as_group=False, sub_configs=True)
-        parser.add_class_arguments(pl.Trainer, "trainer", skip=set(_FIXED_TRAINER_ARGUMENTS), instantiate=False)
-        parser.set_defaults({"trainer.devices": 1})
-        for action in parser._actions:
-            for pattern, replacement in _MARKUP:
-                action.help = action.help and re.sub(pattern, replacement, action.help)
-            if action.dest == "classifier":
-                action.metavar, action.help = "NAME", "short for --classifier.name"
-        groups = parser.groups or {}
-        groups["classifier"].title = "The network"
-        groups["model"].title = f"The method ({module.__name__})"
-        groups["trainer"].title = "Lightning's Trainer: devices and precision"
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the given arguments or dictionary, never ``sys.argv``."""
-        print_config = ["--print_config"] if "--print_config" in args else []
-        try:
-            with current_folder_importable():
+        with _PARSING, current_folder_importable():
+            parser = self.parser = build_parser(type(command), is_help="--help" in args)
+            try:
                 if isinstance(args, Mapping):
                     self.config = parser.parse_object(dict(args))
                 else:
-                    self.config = parser.parse_args([word for word in args if word not in print_config])
+                    self.config = parser.parse_args([word for word in args if word != "--print_config"])
                 if self.config.out == "":
                     raise LitVizError("--out must not be empty")
                 for action in parser._actions:
                     if action.default not in (None, SUPPRESS) and self.config.get(action.dest, "") is None:
                         raise LitVizError(f"--{action.dest} must not be null")
-                self.command.settle(self.config)
-                if print_config:  # includes what the command has resolved
-                    parser.parse_args(["--config", parser.dump(self.config), *print_config])
-        except PARSER_ERRORS as error:
-            raise parser_error(error, parser, self.command.short) from error
-
-    def _set_seed(self) -> None:
-        pass
-
-    def _add_instantiators(self) -> None:
-        pass  # they would record hyperparameters, which are in the run folder's config.yaml
-
-    def instantiate_classes(self) -> None:
-        """Instantiate the parts; the module itself needs a loaded classifier."""
-        try:
-            with current_folder_importable():
-                parts = self.parser.instantiate(self.config).model.items(branches=False)
-            self.parts = {name: copy.copy(part) for name, part in parts}  # instances of the user are not modified
-        except PARSER_ERRORS as error:
-            raise parser_error(error, self.parser, self.command.short) from error
+                command.settle(self.config)
+                if "--print_config" in args:  # includes what the command has resolved
+                    parser.parse_args(["--config", parser.dump(self.config), "--print_config"])
+                parts = parser.instantiate(self.config).model.items(branches=False)
+            except PARSER_ERRORS as error:
+                raise parser_error(error, parser, command.short) from error
+        self.parts = {name: copy.copy(part) for name, part in parts}  # instances of the user are not modified
 
     def dump(self) -> str:
         """Return the resolved configuration as YAML."""

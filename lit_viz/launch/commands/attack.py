@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jsonargparse import Namespace
-from pytorch_lightning.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from lit_viz.attacks import ATTACKS, BudgetAttack, Universal, without_radius
 from lit_viz.attacks import Attack as AttackRule
@@ -51,7 +50,7 @@ class Attack(PhotographCommand):
     default_target = "none"
     curve_at = "every:1"
 
-    def add_arguments(self, parser: LightningArgumentParser) -> None:
+    def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         add = parser.add_argument
         add("--radii", type=list[float], default=[], help="several eps (--eps 1/255,2/255,4/255): a robustness curve")

@@ -9,8 +9,7 @@ from importlib import import_module
 from types import NoneType
 from typing import Any, ClassVar, Literal
 
-from jsonargparse import Namespace
-from pytorch_lightning.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
@@ -69,7 +68,7 @@ class Command(ABC):
         """Apply the command's own options to the configuration, before its parts are instantiated."""
 
     @abstractmethod
-    def add_arguments(self, parser: LightningArgumentParser) -> None:
+    def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the command's own options."""
 
     @abstractmethod
@@ -123,7 +122,7 @@ class PhotographCommand(Command):
         if isinstance(config.photographs, str):
             config.photographs = [config.photographs]
 
-    def add_arguments(self, parser: LightningArgumentParser) -> None:
+    def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
         # Items are not typed: jsonargparse would copy the whole list for each item.
         add(

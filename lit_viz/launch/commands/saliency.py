@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from jsonargparse import Namespace
-from pytorch_lightning.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from lit_viz.attributions import METHODS, Attribution, Gradient, name_of
 from lit_viz.classifiers import Classifier
@@ -48,7 +47,7 @@ class Saliency(PhotographCommand):
     default_target = "label"
     curve_at = "geometric"
 
-    def add_arguments(self, parser: LightningArgumentParser) -> None:
+    def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         add = parser.add_argument
         against_help = "class that the target is contrasted with, runner-up, or a CSV file (file,against)"

@@ -9,8 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jsonargparse import Namespace
-from pytorch_lightning.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
@@ -52,7 +51,7 @@ class Visualize(Command):
     def config_for(self, options: Collection[str]) -> str:
         return "channels" if "--layer" in options else self.default_config
 
-    def add_arguments(self, parser: LightningArgumentParser) -> None:
+    def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
         add("--targets", type=list[str | int], default=[], help="class names or indices")
         against_help = "class that the target is contrasted with, one for all targets or one per target"

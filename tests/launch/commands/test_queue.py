@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytorch_lightning.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 from torch import nn
 
 from lit_viz.classifiers import Classifier
@@ -295,8 +295,8 @@ def test_a_random_target_of_one_class_fails(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def parser() -> LightningArgumentParser:
-    parser = LightningArgumentParser(exit_on_error=False)
+def parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
     PhotographCommand.add_arguments(COMMANDS["attack"], parser)  # type: ignore[arg-type]
     return parser
 
@@ -312,14 +312,14 @@ def parser() -> LightningArgumentParser:
         (["--target+", "hay", "--target+", "6"], ["hay", "6"]),
     ],
 )
-def test_a_target_is_parsed_as_one_or_several(words: list[str], target: Any, parser: LightningArgumentParser) -> None:
+def test_a_target_is_parsed_as_one_or_several(words: list[str], target: Any, parser: ArgumentParser) -> None:
     config = parser.parse_args(["--photographs", '["a b.jpg", "6"]', *words])
     assert config.target == target
     assert config.photographs == ["a b.jpg", "6"]
     assert (config.labels, config.fit) == ("predicted", None)
 
 
-def test_options_are_parsed_from_a_dictionary_and_dumped_to_the_same(parser: LightningArgumentParser) -> None:
+def test_options_are_parsed_from_a_dictionary_and_dumped_to_the_same(parser: ArgumentParser) -> None:
     given = {"photographs": ["größe.jpg"], "target": [6, "hay"], "labels": "x.csv", "fit": "pad"}
     config = parser.parse_object(given)
     assert config.as_dict() == given
@@ -327,7 +327,7 @@ def test_options_are_parsed_from_a_dictionary_and_dumped_to_the_same(parser: Lig
 
 
 def test_a_long_list_is_not_copied_for_each_of_its_items(
-    parser: LightningArgumentParser, monkeypatch: pytest.MonkeyPatch
+    parser: ArgumentParser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies: list[Any] = []
     monkeypatch.setattr("jsonargparse._typehints.deepcopy", lambda value: copies.append(value) or copy.deepcopy(value))
@@ -344,10 +344,8 @@ def test_a_long_list_is_not_copied_for_each_of_its_items(
 def test_rows_without_a_photograph_or_class_are_reported() -> None:
     with pytest.raises(LitVizError, match=r"must be named by strings, got 6"):
         photograph_tasks([6], FRUIT)  # type: ignore[list-item]
-    with pytest.raises(LitVizError, match=r"the name or index of a class, got None"):
-        photograph_tasks(["packaged:chelsea"], FRUIT, target=[None])  # type: ignore[list-item]
 
 
-def test_an_unknown_fit_is_rejected(parser: LightningArgumentParser) -> None:
+def test_an_unknown_fit_is_rejected(parser: ArgumentParser) -> None:
     with pytest.raises(Exception, match="fit"):
         parser.parse_args(["--fit", "cut"])
