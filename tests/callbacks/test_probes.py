@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_viz as lv
-from lit_viz.callbacks.probes import Probe
-from lit_viz.callbacks.probes.class_visualization import small_recipe
+from lit_viz.callbacks.probes import Probe, small_recipe
 from lit_viz.classifiers.isolation import eager_copy
 from lit_viz.cli import main
 from lit_viz.errors import LitVizError

@@ -11,11 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
-from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -27,19 +25,17 @@ from lit_viz.engine.lightning import TaskQueue, interrupts_raised, messages_igno
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, save_epochs
-from lit_viz.images.reading import to_uint8
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import CaptionedImage
 from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
 from lit_viz.types import Result
-from lit_viz.utils.formatting import pluralize, probability_text, remark
+from lit_viz.utils.formatting import pluralize, remark
 from lit_viz.utils.process import single_process
 
 #: The network to probe: the name of an attribute, or a function of the LightningModule.
 NetworkOf = str | Callable[[LightningModule], nn.Module]
 
-_SHOWN = 128  # pixels; smaller pictures are enlarged in the logs
 _LEAST_SECONDS = 1e-3  # one update is always made
 _SHARDED = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
 
@@ -319,17 +315,3 @@ def _image_size(batch: Any) -> tuple[int, int] | None:
         return (batch.shape[2], batch.shape[3]) if batch.ndim == 4 else None
     items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
     return next((size for size in map(_image_size, items) if size is not None), None)
-
-
-def result_caption(result: Result) -> str:
-    """Return the name of a result and the probability of its class."""
-    probability = result.record.probability
-    parts = [result.record.title, "" if probability is None else probability_text(probability)]
-    return " · ".join(filter(None, parts))
-
-
-def enlarged(image: Tensor) -> NDArray[np.uint8]:
-    """Return an image ``(H, W, 3)``; the pixels of a small one are repeated."""
-    pixels = to_uint8(image)
-    times = max(1, _SHOWN // max(pixels.shape[:2]))
-    return pixels.repeat(times, 0).repeat(times, 1)

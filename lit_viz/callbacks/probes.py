@@ -1,0 +1,291 @@
+"""Probes of class images, saliency maps and the accuracy under attack."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, without_radius
+from lit_viz.attributions import Attribution
+from lit_viz.callbacks.probe import Probe
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.module import ImageTraining
+from lit_viz.errors import LitVizError, find_class
+from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_accuracy
+from lit_viz.figures.curves import spread
+from lit_viz.figures.sheet import tile
+from lit_viz.images import Fourier, Jitter, Noise, Rotate, Scale
+from lit_viz.images.priors import L2
+from lit_viz.images.reading import to_uint8
+from lit_viz.loggers.base import CaptionedImage
+from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
+from lit_viz.methods.targets import class_tasks
+from lit_viz.optim import Adam
+from lit_viz.runs.results import remembered
+from lit_viz.types import Result, Task, slug
+from lit_viz.utils.formatting import probability_text
+
+__all__ = ["ClassVisualizationProbe", "ImageProbe", "Probe", "RobustnessProbe", "SaliencyProbe"]
+
+#: Images ``(N, C, H, W)`` in [0, 1], a list of images and files, a batch (images, labels), a dataset or a loader.
+ProbeImages = Tensor | Sequence[Any] | Dataset[Any] | DataLoader[Any]
+
+_SHOWN = 128  # pixels; smaller pictures are enlarged in the logs
+_SMALL = 96  # pixels; the recipe for photographs crops and blurs smaller inputs too much
+_PICTURES = 8  # adversarial examples in the logs
+
+
+class ClassVisualizationProbe(Probe):
+    """Class images of a network in training, with the same seed in every epoch.
+
+    Logged are the images ``probe/class/<label>`` and ``probe/probability/<label>``, the probability of the class.
+
+    Args:
+        classes: class names or indices.
+        every_n_epochs: number of epochs between two probes.
+        iterations: updates per image.
+        seed: seed of the first image; image i uses ``seed + i``.
+        recipe: other arguments of :class:`~lit_viz.methods.ClassVisualization`. Default: its default, or for inputs
+            below 96 pixels that of ``configs/visualize/small.yaml``.
+        options: other arguments of :class:`Probe`.
+
+    Example:
+        >>> import lit_viz as lv
+        >>> probe = lv.callbacks.ClassVisualizationProbe(["cat", "dog"], labels=["cat", "dog"], mean=0.5, std=0.25)
+    """
+
+    name = "class"
+
+    def __init__(
+        self,
+        classes: Sequence[str | int] | str | int,
+        every_n_epochs: int = 5,
+        *,
+        iterations: int = 150,
+        seed: int = 0,
+        recipe: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(every_n_epochs, iterations=iterations, **options)
+        self.classes: Sequence[str | int] = [classes] if isinstance(classes, (str, int)) else list(classes)
+        self.seed, self.recipe = seed, recipe
+
+    def method(self, classifier: Classifier) -> ImageTraining:
+        """Return the method with its recipe, without held-out networks, which would take longer than the probe."""
+        recipe = self.recipe
+        if recipe is None:
+            recipe = small_recipe() if max(classifier.size) < _SMALL else {}
+        return ClassVisualization(classifier, **recipe, **self.run_options)
+
+    def tasks(self, classifier: Classifier) -> TaskQueue:
+        return TaskQueue(class_tasks(classifier, self.classes, None, self.seed))
+
+    def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
+        return {
+            f"class/{slug(r.record.title)}": (enlarged(r.image), result_caption(r))
+            for r in results
+            if r.image is not None
+        }
+
+    def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
+        probabilities = {slug(result.record.title): result.record.probability for result in results}
+        return {f"probability/{name}": p for name, p in probabilities.items() if p is not None}
+
+
+def small_recipe() -> dict[str, Any]:
+    """Return the arguments of ``ClassVisualization`` in ``configs/visualize/small.yaml``, with a tenth of the prior.
+
+    At its full weight, the images of a network with a normalization, or of one that is hardly trained, are gray.
+    """
+    return {
+        "parameterization": Fourier(decay=1.0, sd=0.01),
+        "step_rule": Adam(lr=0.05),
+        "transforms": [Jitter(pixels=1), Rotate(degrees=10.0), Scale(low=0.9, high=1.1), Noise(sd=0.1)],
+        "priors": [L2(weight=0.1)],
+        "views": 4,
+    }
+
+
+class ImageProbe(Probe):
+    """Base class of the probes of images.
+
+    Args:
+        images: tensor ``(N, C, H, W)`` in [0, 1], list of images ``(C, H, W)`` and files, batch ``(images, labels)``,
+            or dataset or loader of (image, label). The images of a dataset or loader are network inputs: ``mean`` and
+            ``std`` are removed.
+        limit: number of images that are taken from a dataset or loader, evenly spaced; a loader is not iterated.
+        every_n_epochs, options: see :class:`Probe`.
+    """
+
+    def __init__(self, images: ProbeImages, every_n_epochs: int = 5, *, limit: int = 64, **options: Any) -> None:
+        super().__init__(every_n_epochs, **options)
+        self.given, self.limit = images, limit
+        self._tasks: TaskQueue | None = None
+
+    def tasks(self, classifier: Classifier) -> TaskQueue:
+        """Return a task per image; the images are read once."""
+        if self._tasks is not None:
+            return self._tasks
+        images, labels = self._read(classifier)
+        tasks: list[Task] = []
+        pictures: list[Tensor] = []
+        for i, image in enumerate(images):
+            is_file = not isinstance(image, Tensor)
+            options = {} if is_file else {"image": len(pictures)}
+            if not is_file:
+                pictures.append(_checked(image))
+            label = None if labels is None else classifier.index_of(labels[i])
+            name = f"image {i}" if label is None else f"image {i} {classifier.labels[label]}"
+            origin = "predicted" if label is None else "given"
+            source = str(image) if is_file else None
+            tasks.append(Task(i, name, i, source=source, label=label, label_source=origin, options=options))
+        self._tasks = TaskQueue(tasks, pictures)
+        return self._tasks
+
+    def _read(self, classifier: Classifier) -> tuple[Sequence[Any], Sequence[Any] | None]:
+        """Return images and labels; a loader is left as it is, because its sampler and workers have a state."""
+        given: Any = self.given
+        if not isinstance(given, (Dataset, DataLoader)):
+            return given if isinstance(given, tuple) else (given, None)
+        dataset, collate = (given.dataset, given.collate_fn) if isinstance(given, DataLoader) else (given, None)
+        if not isinstance(dataset, IterableDataset):
+            dataset = Subset(dataset, spread(len(dataset), self.limit))  # type: ignore[arg-type]
+        images, labels, *_ = next(iter(DataLoader(dataset, self.limit, collate_fn=collate)))
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (classifier.mean, classifier.std))
+        return images * std + mean, labels
+
+
+def _checked(image: Tensor) -> Tensor:
+    image = image.detach().cpu().clone()
+    if image.dtype == torch.uint8:
+        return image
+    low, high = float(image.min()), float(image.max())
+    if not -1e-3 <= low <= high <= 1 + 1e-3:
+        raise LitVizError(
+            f"images must be in [0, 1], got {low:.3g} to {high:.3g}: pass tensors without normalization, and give mean "
+            "and std, which are removed from the images of a loader"
+        )
+    return image.float().clamp_(0, 1)
+
+
+class SaliencyProbe(ImageProbe):
+    """Saliency maps of the same images in every epoch, of their labels or else of the predicted classes.
+
+    Logged are the images ``probe/saliency/<index>``, each beside its map.
+
+    Args:
+        images, every_n_epochs: see :class:`ImageProbe`.
+        method: name or instance of a method, see :class:`~lit_viz.methods.SaliencyMap`.
+        options: other arguments of :class:`ImageProbe` and :class:`Probe`.
+
+    Example:
+        >>> import lit_viz as lv, torch
+        >>> probe = lv.callbacks.SaliencyProbe(torch.rand(4, 3, 32, 32), method="smoothgrad", every_n_epochs=2)
+    """
+
+    name = "saliency"
+
+    def __init__(
+        self,
+        images: ProbeImages,
+        every_n_epochs: int = 5,
+        *,
+        method: str | Attribution = "gradient",
+        limit: int = 8,
+        **options: Any,
+    ) -> None:
+        super().__init__(images, every_n_epochs, limit=limit, **options)
+        self.attribution = method
+
+    def method(self, classifier: Classifier) -> ImageTraining:
+        return SaliencyMap(classifier, self.attribution, batch=self.slots, **self.run_options)
+
+    def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
+        return {
+            f"saliency/{result.task.index:04d}": (
+                tile([enlarged(result.source), enlarged(result.image)], columns=2),
+                result_caption(result),
+            )
+            for result in results
+            if result.source is not None and result.image is not None
+        }
+
+
+class RobustnessProbe(ImageProbe):
+    """Accuracy of a network in training under attack.
+
+    Logged are ``probe/accuracy``, ``probe/robust_accuracy``, which counts 8-bit files, and the first adversarial
+    examples beneath their images. Without labels, ``robust_accuracy`` is the share of unchanged predictions. Images
+    that the time limit stops count as robust: the value is then an upper bound. By default all images are attacked at
+    once; with fewer ``slots``, images that have not started are not counted.
+
+    Args:
+        images, every_n_epochs: see :class:`ImageProbe`.
+        attack: name or instance of an attack with a radius, see :data:`~lit_viz.attacks.ATTACKS`.
+        eps: radius in units of [0, 1]; by default that of the attack.
+        options: other arguments of :class:`ImageProbe` and :class:`Probe`.
+
+    Raises:
+        LitVizError: the attack has no radius, or an instance is given together with ``eps``.
+
+    Example:
+        >>> import lit_viz as lv, torch
+        >>> batch = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+        >>> probe = lv.callbacks.RobustnessProbe(batch, attack="pgd", eps=2 / 255, every_n_epochs=2)
+    """
+
+    name = "robustness"
+
+    def __init__(
+        self,
+        images: ProbeImages,
+        every_n_epochs: int = 5,
+        *,
+        attack: str | Attack = "pgd",
+        eps: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(images, every_n_epochs, **{"slots": options.get("limit", 64), **options})
+        if isinstance(attack, Attack) and eps is not None:
+            raise LitVizError("eps must be an argument of the attack's instance")
+        kind = type(attack) if isinstance(attack, Attack) else find_class(attack, ATTACKS, "attack")
+        if not issubclass(kind, BudgetAttack):
+            raise LitVizError(without_radius(kind))
+        radius: dict[str, Any] = {} if eps is None else {"eps": eps}
+        self.attack = attack if isinstance(attack, Attack) else kind(**radius)
+
+    def method(self, classifier: Classifier) -> ImageTraining:
+        return AdversarialExample(classifier, copy.copy(self.attack), **self.run_options)
+
+    def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
+        shown = [r for r in results if getattr(r.record, "success_file", False)][:_PICTURES]
+        pictures = [*(result.source for result in shown), *(result.image for result in shown)]
+        names = ", ".join(str(getattr(result.record, "predicted_name", "")) for result in shown)
+        image = [enlarged(picture) for picture in pictures if picture is not None]
+        return {"adversarial": (tile(image, columns=len(shown)), f"predicted: {names}")} if shown else {}
+
+    def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
+        outcomes = remembered({result.task.index: result for result in results}, {})
+        return {"accuracy": clean_accuracy(outcomes).share, "robust_accuracy": robust_accuracy(outcomes)[-1].share}
+
+
+def result_caption(result: Result) -> str:
+    """Return the name of a result and the probability of its class."""
+    probability = result.record.probability
+    parts = [result.record.title, "" if probability is None else probability_text(probability)]
+    return " · ".join(filter(None, parts))
+
+
+def enlarged(image: Tensor) -> NDArray[np.uint8]:
+    """Return an image ``(H, W, 3)``; the pixels of a small one are repeated."""
+    pixels = to_uint8(image)
+    times = max(1, _SHOWN // max(pixels.shape[:2]))
+    return pixels.repeat(times, 0).repeat(times, 1)
