@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_viz.callbacks.logging import ImageLogger
     from lit_viz.callbacks.probes import ClassVisualizationProbe, RobustnessProbe, SaliencyProbe
-    from lit_viz.callbacks.run_folder import RunFolder
-    from lit_viz.callbacks.saving import ExactCheckpoint
+    from lit_viz.callbacks.saving import ExactCheckpoint, RunFolder
 
 # Modules of the public callbacks; imported on first use, as in lit_viz itself.
 _MODULES = {
@@ -17,7 +16,7 @@ _MODULES = {
     "ExactCheckpoint": "saving",
     "ImageLogger": "logging",
     "RobustnessProbe": "probes",
-    "RunFolder": "run_folder",
+    "RunFolder": "saving",
     "SaliencyProbe": "probes",
 }
 

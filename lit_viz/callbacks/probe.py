@@ -17,7 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from lit_viz.callbacks.run_folder import create_run
+from lit_viz.callbacks.saving import create_run
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.isolation import eager_copy, random_state_preserved
 from lit_viz.classifiers.loading import PerChannel, load
