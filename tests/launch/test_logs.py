@@ -117,7 +117,7 @@ def test_w_and_b_gets_an_offline_run_once(
             monkeypatch.delenv(name)
         monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
         for limit in ("_START_SECONDS", "_INIT_SECONDS", "_PROBE_SECONDS"):  # of a busy machine
-            monkeypatch.setattr(f"lit_viz.loggers.wandb_run.{limit}", 60.0)
+            monkeypatch.setattr(f"lit_viz.loggers.wandb.{limit}", 60.0)
         settings = wandb.setup().settings
         before, settings.base_url = settings.base_url, server.url
         try:

@@ -27,8 +27,7 @@ from lit_viz.figures.layout import pixels
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows, caption
 from lit_viz.loggers.thread import LoggerThread
-from lit_viz.loggers.wandb import open_adapter
-from lit_viz.loggers.wandb_run import open_run
+from lit_viz.loggers.wandb import open_adapter, open_run
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
@@ -401,7 +400,7 @@ def test_names_are_keys_if_they_are_unique(tmp_path, monkeypatch):
 def opened(monkeypatch):
     """Modes of the opened runs; nothing is opened."""
     modes = []
-    monkeypatch.setattr("lit_viz.loggers.wandb_run._init", lambda folder, mode, arguments: modes.append(mode))
+    monkeypatch.setattr("lit_viz.loggers.wandb._init", lambda folder, mode, arguments: modes.append(mode))
     return modes
 
 
@@ -508,7 +507,7 @@ def point_to(monkeypatch, port):
     # wandb reads its environment only once per process.
     url = f"http://127.0.0.1:{port}"
     settings = wandb.Settings(base_url=url)
-    monkeypatch.setattr("lit_viz.loggers.wandb_run.wandb.setup", lambda *_: SimpleNamespace(settings=settings))
+    monkeypatch.setattr("lit_viz.loggers.wandb.wandb.setup", lambda *_: SimpleNamespace(settings=settings))
     return url
 
 
@@ -528,7 +527,7 @@ def test_offline_with_a_closed_port(tmp_path, opened, monkeypatch):
 def test_offline_with_a_silent_server(tmp_path, opened, monkeypatch):
     port = server(None)
     point_to(monkeypatch, port)
-    monkeypatch.setattr("lit_viz.loggers.wandb_run._PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("lit_viz.loggers.wandb._PROBE_SECONDS", 0.2)
     lines = []
     open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append)
     assert opened == ["offline"]
@@ -567,10 +566,10 @@ def test_an_opening_that_does_not_return_is_given_up_in_time(tmp_path, monkeypat
         started.append(mode)
         forever.wait()
 
-    monkeypatch.setattr("lit_viz.loggers.wandb_run._init", start)
-    monkeypatch.setattr("lit_viz.loggers.wandb_run.stop_service", lambda: stopped.append(started[-1]))
-    monkeypatch.setattr("lit_viz.loggers.wandb_run._START_SECONDS", 1.0)
-    monkeypatch.setattr("lit_viz.loggers.wandb_run._INIT_SECONDS", 0.5)
+    monkeypatch.setattr("lit_viz.loggers.wandb._init", start)
+    monkeypatch.setattr("lit_viz.loggers.wandb.stop_service", lambda: stopped.append(started[-1]))
+    monkeypatch.setattr("lit_viz.loggers.wandb._START_SECONDS", 1.0)
+    monkeypatch.setattr("lit_viz.loggers.wandb._INIT_SECONDS", 0.5)
     lines, begin = [], time.monotonic()
     assert open_run(new_folder(tmp_path / "run"), LoggerSettings(), lines.append) is None
     assert time.monotonic() - begin < 1.5
@@ -591,7 +590,7 @@ def test_offline_when_opening_fails_after_the_probe(tmp_path, monkeypatch):
         if mode == "online":
             raise PermissionError("you may not write to this project\nat all")
 
-    monkeypatch.setattr("lit_viz.loggers.wandb_run._init", start)
+    monkeypatch.setattr("lit_viz.loggers.wandb._init", start)
     folder = new_folder(tmp_path / "my run")
     (folder.path / "wandb").mkdir()
     (folder.path / "wandb" / "run_id.txt").write_text("cafe0123\n")
@@ -632,7 +631,7 @@ def test_a_process_with_a_bad_server_ends_in_time(tmp_path, status):
 
 def test_settings_of_the_run(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("lit_viz.loggers.wandb_run._init", lambda folder, mode, arguments: opened.append(arguments))
+    monkeypatch.setattr("lit_viz.loggers.wandb._init", lambda folder, mode, arguments: opened.append(arguments))
     open_run(new_folder(tmp_path / "a"), OFFLINE)
     monkeypatch.setenv("WANDB_PROJECT", "spiders")
     open_run(new_folder(tmp_path / "b"), OFFLINE)
@@ -644,7 +643,7 @@ def test_settings_of_the_run(tmp_path, monkeypatch):
 
 def test_an_invalid_setting_is_reported(tmp_path):
     new_folder(tmp_path / "run")
-    code = "from lit_viz.loggers.wandb_run import *; from lit_viz.runs.folder import RunFolder\n"
+    code = "from lit_viz.loggers.wandb import *; from lit_viz.runs.folder import RunFolder\n"
     code += f"print(open_run(RunFolder({str(tmp_path / 'run')!r}), LoggerSettings(wandb='offline'), print))"
     wrong = {**os.environ, "WANDB_CONSOLE": "bogus"}  # wandb reads it once per process
     output = subprocess.run([sys.executable, "-c", code], env=wrong, capture_output=True, text=True, check=True).stdout
