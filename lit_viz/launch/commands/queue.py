@@ -40,21 +40,38 @@ def photograph_tasks(
     effect.
     """
     listing = photographs(given)
-    read = _reader(classifier)
-    label_of = _labels(labels, listing, read)
-    targets_of = _targets(target, listing, classifier, read, default)
-    contrast_of = _contrast(against, listing, classifier, read)
+    is_table = _is_table(labels)
+    if not is_table and labels not in ("predicted", "folders"):
+        hint = did_you_mean(labels, ("predicted", "folders"))
+        raise LitVizError(f"--labels must be predicted, folders or a CSV file (file,label), got {labels!r}{hint}")
+    words = [target] if isinstance(target, (str, int)) else list(target or [default])
+    for word in words:
+        if not isinstance(word, (str, int)):
+            raise LitVizError(f"a target must be the name or index of a class, got {word!r}")
+    if default == "label" and "none" in words:
+        raise LitVizError("--target of a saliency map must be a class, got none: leave it out for the label")
+    classes = _ClassReader(classifier, listing)
+    label_of = classes.column("label", labels if is_table else None, (None,))
+    targets_of = [classes.column("target", word, _OPEN) for word in words]
+    contrast_of = classes.column("against", against, (None, RUNNER_UP))
     tasks: list[Task] = []
     for entry, name in zip(listing.entries, listing.names(), strict=True):
-        first = _first(entry, name, len(tasks), seed + len(tasks))
+        options: dict[str, Any] = {}
+        if entry.path.startswith(ARRAY_PREFIX):
+            options["image"] = int(entry.path.removeprefix(ARRAY_PREFIX))
+            name = f"image {options['image']}"
+        first = Task(len(tasks), name, seed + len(tasks), source=None if options else entry.path, options=options)
         try:
             if entry.error is not None:
                 raise LitVizError(entry.error)
-            label, source = label_of(entry)
-            contrast = contrast_of(entry) if has_contrast else None
-            options = first.options if contrast is None else {**first.options, "against": contrast}
-            labelled = replace(first, label=label, label_source=source, options=options)
-            tasks += [_with_target(labelled, i, target, classifier) for i, target in enumerate(targets_of(entry))]
+            label, label_source = label_of(entry), labels if entry.label is None else str(entry.listed_in)
+            if label is None and labels == "folders":
+                label = classes.read(entry, "folder", _folder(entry))
+            if has_contrast and (contrast := contrast_of(entry)) is not None:
+                options = {**options, "against": contrast}
+            labelled = replace(first, label=label, label_source=label_source, options=options)
+            targets = [target_of(entry) for target_of in (targets_of if entry.target is None else targets_of[:1])]
+            tasks += [_with_target(labelled, i, target, classifier) for i, target in enumerate(targets)]
         except LitVizError as error:
             tasks.append(replace(first, options={**first.options, "error": str(error)}))
     errors = [task.options["error"] for task in tasks if "error" in task.options]
@@ -62,13 +79,6 @@ def photograph_tasks(
         prefix = f"none of the {len(tasks)} photographs can be used; of the first: " if len(tasks) > 1 else ""
         raise LitVizError(f"{prefix}{errors[0]}")
     return tasks, list(listing.notes)
-
-
-def _first(entry: Entry, name: str, index: int, seed: int) -> Task:
-    if not entry.path.startswith(ARRAY_PREFIX):
-        return Task(index, name, seed, source=entry.path)
-    place = int(entry.path.removeprefix(ARRAY_PREFIX))
-    return Task(index, f"image {place}", seed, options={"image": place})
 
 
 def _with_target(first: Task, i: int, target: Target, classifier: Classifier) -> Task:
@@ -81,68 +91,50 @@ def _with_target(first: Task, i: int, target: Target, classifier: Classifier) ->
     return resolve(task, None, classifier.labels)
 
 
-_Read = Callable[[Entry, str, str | int], int]
+class _ClassReader:
+    """Reader of the classes of photographs; its errors name the photograph."""
 
+    def __init__(self, classifier: Classifier, listing: Listing) -> None:
+        self._classifier = classifier
+        self._paths = [entry.path for entry in listing.entries]
+        # Errors too: the search for similar names is slow, and a thousand photographs may share a folder.
+        self._indices: dict[str | int, int | LitVizError] = {}
 
-def _labels(labels: str, listing: Listing, read: _Read) -> Callable[[Entry], tuple[int | None, str]]:
-    """Return a function from a photograph to its label (None: to be predicted) and the source of the label."""
-    table = _table(labels, "label", listing)
-    if table is None and labels not in ("predicted", "folders"):
-        hint = did_you_mean(labels, ("predicted", "folders"))
-        raise LitVizError(f"--labels must be predicted, folders or a CSV file (file,label), got {labels!r}{hint}")
+    def read(self, entry: Entry, noun: str, word: str | int) -> int:
+        """Return the index of the class of a photograph."""
+        if word not in self._indices:
+            try:
+                self._indices[word] = class_of(self._classifier, word)
+            except LitVizError as error:
+                self._indices[word] = error
+        index = self._indices[word]
+        if isinstance(index, LitVizError):
+            raise LitVizError(f"the {noun} of {entry.path} is no class: {index}")
+        return index
 
-    def label_of(entry: Entry) -> tuple[int | None, str]:
-        if entry.label is not None:
-            return read(entry, "label", entry.label), str(entry.listed_in)
-        if table is not None:
-            return read(entry, "label", _cell(table, entry)), labels
-        return None if labels == "predicted" else read(entry, "folder", _folder(entry)), labels
+    def column(self, name: str, word: str | int | None, rules: Sequence[str | None]) -> Callable[[Entry], Any]:
+        """Return a function from a photograph to its class or rule.
 
-    return label_of
+        Args:
+            name: column of the table that lists the photographs, which takes precedence.
+            word: CSV file with this column, or the class or rule of all photographs.
+            rules: words that are no classes.
+        """
+        table = column_values(self._paths, str(word), name) if _is_table(word) else None
+        for_all = word if word is None or word in rules or table is not None else class_of(self._classifier, word)
+        noun = "contrasted class" if name == "against" else name
 
+        def class_or_rule(entry: Entry) -> int | str | None:
+            cell = getattr(entry, name)
+            if cell is None and table is None:
+                return for_all
+            if cell is None and table is not None:
+                cell = table[entry.path]
+            if isinstance(cell, LitVizError):
+                raise cell
+            return cell if cell in rules else self.read(entry, noun, cell)
 
-def _targets(
-    targets: Sequence[str | int] | str | int | None,
-    listing: Listing,
-    classifier: Classifier,
-    read: _Read,
-    default: Literal["label", "none"],
-) -> Callable[[Entry], list[Target]]:
-    """Return a function from a photograph to its targets."""
-
-    def parse(entry: Entry, word: str | int) -> Target:
-        return word if isinstance(word, str) and word in _OPEN else read(entry, "target", word)
-
-    def reading(word: str | int) -> Callable[[Entry], Target]:
-        if not isinstance(word, (str, int)):
-            raise LitVizError(f"a target must be the name or index of a class, got {word!r}")
-        table = _table(str(word), "target", listing)
-        if table is not None:
-            return lambda entry: parse(entry, _cell(table, entry))
-        fixed = word if word in _OPEN else class_of(classifier, word)
-        return lambda entry: fixed
-
-    words = [targets] if isinstance(targets, (str, int)) else list(targets or [default])
-    if default == "label" and "none" in words:
-        raise LitVizError("--target of a saliency map must be a class, got none: leave it out for the label")
-    readings = [reading(word) for word in words]
-    return lambda entry: (
-        [reading(entry) for reading in readings] if entry.target is None else [parse(entry, entry.target)]
-    )
-
-
-def _contrast(
-    against: str | int | None, listing: Listing, classifier: Classifier, read: _Read
-) -> Callable[[Entry], int | str | None]:
-    """Return a function from a photograph to the class that its target is contrasted with."""
-    table = _table(str(against), "against", listing)
-    fixed = class_of(classifier, against) if against not in (None, RUNNER_UP) and table is None else against
-
-    def contrast_of(entry: Entry) -> int | str | None:
-        word = entry.against if entry.against is not None else fixed if table is None else _cell(table, entry)
-        return word if word in (None, RUNNER_UP) else read(entry, "contrasted class", word)
-
-    return contrast_of
+        return class_or_rule
 
 
 def class_of(classifier: Classifier, word: str | int) -> int:
@@ -168,36 +160,8 @@ def _wordnet_ids() -> Mapping[str, int]:
     return {name: index for index, name in enumerate(names)}
 
 
-def _reader(classifier: Classifier) -> _Read:
-    """Return a function that parses the label, folder or target of a photograph; its error names the photograph."""
-
-    @cache  # errors too: the search for similar names is slow, and a thousand photographs may share a folder
-    def find(word: str | int) -> int | LitVizError:
-        try:
-            return class_of(classifier, word)
-        except LitVizError as error:
-            return error
-
-    def read(entry: Entry, what: str, word: str | int) -> int:
-        index = find(word)
-        if isinstance(index, LitVizError):
-            raise LitVizError(f"the {what} of {entry.path} is no class: {index}")
-        return index
-
-    return read
-
-
-def _table(path: str, column: str, listing: Listing) -> Mapping[str, str | LitVizError] | None:
-    if Path(path).suffix.casefold() != ".csv":
-        return None
-    return column_values([entry.path for entry in listing.entries], path, column)
-
-
-def _cell(table: Mapping[str, str | LitVizError], entry: Entry) -> str:
-    value = table[entry.path]
-    if isinstance(value, LitVizError):
-        raise value
-    return value
+def _is_table(word: str | int | None) -> bool:
+    return Path(str(word)).suffix.casefold() == ".csv"
 
 
 def _folder(entry: Entry) -> str:

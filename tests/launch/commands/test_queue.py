@@ -344,6 +344,8 @@ def test_a_long_list_is_not_copied_for_each_of_its_items(
 def test_rows_without_a_photograph_or_class_are_reported() -> None:
     with pytest.raises(LitVizError, match=r"must be named by strings, got 6"):
         photograph_tasks([6], FRUIT)  # type: ignore[list-item]
+    with pytest.raises(LitVizError, match=r"the name or index of a class, got None"):
+        photograph_tasks(["packaged:chelsea"], FRUIT, target=[None])  # type: ignore[list-item]
 
 
 def test_an_unknown_fit_is_rejected(parser: ArgumentParser) -> None:
