@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lit_viz.errors import LitVizError
-from lit_viz.utils.files import remove_temporary_files, translate_write_errors
+from lit_viz.utils.files import remove_temporary_files
 
 #: Locked by the process that writes the run. The operating system releases the lock when the process ends.
 LOCK = ".lock"
@@ -45,14 +45,14 @@ def run_lock(path: str | Path) -> Iterator[None]:
         LitVizError: another process has locked the folder, it contains links to other places, or it cannot be created.
     """
     path = Path(path)
-    with _creation_errors(path):
-        exists = path.exists()
-        is_usable = os.access(path, os.W_OK) and (is_run(path) or is_empty(path))
-    if exists and not is_usable:
+    with creation_errors(path):
+        is_usable = not path.exists() or (os.access(path, os.W_OK) and (is_run(path) or is_empty(path)))
+        created = [parent for parent in path.parents if not parent.exists()]
+        if is_usable:
+            path.mkdir(parents=True, exist_ok=True)
+    if not is_usable:
         yield
         return
-    created = [parent for parent in path.parents if not parent.exists()]
-    create_folder(path)
     _check_links(path)
     lock = FileLock(path / LOCK)
     try:
@@ -96,40 +96,6 @@ def is_empty(path: Path) -> bool:
     return path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())
 
 
-def create_folder(path: Path) -> None:
-    """Create a run folder and its parents.
-
-    Raises:
-        LitVizError: it cannot be created.
-    """
-    with _creation_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def check_new(path: Path, *, overwrite: bool, method_files: Sequence[str]) -> None:
-    """Check that a path can become a new run.
-
-    Raises:
-        LitVizError: it is a file, or a folder that is neither empty nor a run that may be overwritten.
-    """
-    if path.exists() and not path.is_dir():
-        raise LitVizError(f"{path} is a file: give a folder for the run by --out")
-    with translate_write_errors(path):
-        is_free = not path.is_dir() or is_empty(path)
-    if is_free:
-        return
-    if overwrite:
-        entries_to_delete(path, method_files)
-    elif is_run(path):
-        raise LitVizError(
-            f"{path} already holds a run: --resume continues it, --overwrite replaces it, or choose another --out"
-        )
-    else:
-        raise LitVizError(
-            f"{path} is not empty and not a run, so neither --overwrite nor --resume touches it: choose another --out"
-        )
-
-
 def entries_to_delete(path: Path, method_files: Sequence[str]) -> list[Path]:
     """Return the entries of a run folder in the order of their deletion, ``config.yaml`` last.
 
@@ -149,7 +115,8 @@ def entries_to_delete(path: Path, method_files: Sequence[str]) -> list[Path]:
 
 
 @contextmanager
-def _creation_errors(path: Path) -> Iterator[None]:
+def creation_errors(path: Path) -> Iterator[None]:
+    """Convert errors of the system to a LitVizError about a run folder that can't be created."""
     try:
         yield
     except OSError as error:

@@ -36,8 +36,7 @@ from lit_viz.runs import (
     QUEUE,
     RECORDED,
     RESULTS,
-    check_new,
-    create_folder,
+    creation_errors,
     entries_to_delete,
     is_empty,
     is_run,
@@ -100,11 +99,25 @@ class RunFolder:
             method_files: patterns of the files that only some methods write.
 
         Raises:
-            LitVizError: the folder is not empty, or cannot be created.
+            LitVizError: the path is a file, or the folder is not empty or cannot be created.
         """
         path = Path(path)
-        check_new(path, overwrite=overwrite, method_files=method_files)
-        create_folder(path)
+        if path.exists() and not path.is_dir():
+            raise LitVizError(f"{path} is a file: give a folder for the run by --out")
+        with creation_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            is_free = is_empty(path)
+        if overwrite and not is_free:
+            entries_to_delete(path, method_files)  # raises if there are others
+        elif is_run(path):
+            raise LitVizError(
+                f"{path} already holds a run: --resume continues it, --overwrite replaces it, or choose another --out"
+            )
+        elif not is_free:
+            raise LitVizError(
+                f"{path} is not empty and not a run, so neither --overwrite nor --resume touches it: choose another "
+                "--out"
+            )
         return cls(path)
 
     def clear(self, method_files: Sequence[str] = ()) -> None:
