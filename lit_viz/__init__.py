@@ -32,23 +32,15 @@ if TYPE_CHECKING:
 
 # Modules of the public names; imported on first use, so that `lit-viz --help` does not import torch.
 _MODULES = {
-    "AdversarialExample": "lit_viz.launch.data",
-    "ClassTasks": "lit_viz.launch.data",
-    "ClassVisualization": "lit_viz.launch.data",
-    "PhotographTasks": "lit_viz.launch.data",
-    "SaliencyMap": "lit_viz.launch.data",
-    "TaskQueue": "lit_viz.launch.data",
-    "UniversalPerturbation": "lit_viz.launch.data",
-    "attack": "lit_viz.api",
-    "LitVizError": "lit_viz.errors",
-    "Run": "lit_viz.runs.results",
-    "log": "lit_viz.api",
-    "load_classifier": "lit_viz.classifiers",
-    "check": "lit_viz.api",
-    "resume": "lit_viz.api",
-    "saliency": "lit_viz.api",
-    "visualize": "lit_viz.api",
-}
+    "lit_viz.api": ("attack", "check", "log", "resume", "saliency", "visualize"),
+    "lit_viz.classifiers": ("load_classifier",),
+    "lit_viz.errors": ("LitVizError",),
+    "lit_viz.launch.data": (
+        "AdversarialExample", "ClassTasks", "ClassVisualization", "PhotographTasks", "SaliencyMap", "TaskQueue",
+        "UniversalPerturbation",
+    ),
+    "lit_viz.runs.results": ("Run",),
+}  # fmt: skip
 
 __all__ = [
     "AdversarialExample",
@@ -77,6 +69,7 @@ def __getattr__(name: str) -> Any:
 
     if name == "callbacks":
         return import_module("lit_viz.callbacks")
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'lit_viz' has no attribute {name!r}")
