@@ -447,8 +447,8 @@ def test_a_run_in_memory_has_the_evidence_of_a_run_in_a_folder(smooth: Classifie
     before = memory.results
     assert memory.evidence == folder.evidence
     assert memory.results == before
-    assert memory.evidence.files_verified == 3
-    assert memory.evidence.trusted is (not memory.evidence.reasons)
+    assert memory.evidence.files.read == 3
+    assert memory.evidence.trust is not None
     assert lv.check(memory, trust=True)
     assert memory.evidence.trust.harder is not None
     assert folder.check(trust=True)
@@ -459,14 +459,14 @@ def test_a_run_in_memory_has_the_evidence_of_a_run_in_a_folder(smooth: Classifie
 
 def test_the_evidence_of_saliency_maps_and_class_images_in_memory(smooth: Classifier) -> None:
     maps = lv.saliency(smooth, photographs(), check="none")
-    assert maps.evidence.captum_checked == 0
+    assert maps.evidence.captum is None
     assert maps.check()
-    assert (maps.evidence.captum_checked, maps.evidence.captum_passed) == (3, 3)
+    assert [agreement.passed for agreement in maps.evidence.captum.maps] == [True] * 3
     assert all(record["captum"]["passed"] for record in maps.results)
     images = lv.visualize(smooth, [0, 1], iterations=3, config="small")
-    assert images.evidence.files_verified == 0
+    assert images.evidence.pictures is None
     assert images.check()
-    assert (images.evidence.files_verified, images.evidence.files_different) == (2, 0)
+    assert (images.evidence.pictures.read, images.evidence.pictures.same) == (2, 2)
 
 
 def test_attacks_and_methods_may_be_instances(smooth: Classifier, tmp_path: Path) -> None:

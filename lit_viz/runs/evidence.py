@@ -260,34 +260,3 @@ class Evidence(Row):
     captum: CaptumEvidence | None = nested(CaptumEvidence, optional=True)
     localization: LocalizationEvidence | None = nested(LocalizationEvidence, optional=True)
     faithfulness: MetricsEvidence | None = nested(MetricsEvidence, optional=True)
-
-    @property
-    def files_verified(self) -> int:
-        """Number of files that were read and classified again."""
-        return sum(part.read for part in (self.files, self.pictures) if part is not None)
-
-    @property
-    def files_different(self) -> int:
-        """Number of files that differ from their records."""
-        images = 0 if self.pictures is None else self.pictures.read - self.pictures.same
-        return images + (0 if self.files is None else len(self.files.wrong))
-
-    @property
-    def captum_checked(self) -> int:
-        """Number of saliency maps compared with Captum."""
-        return 0 if self.captum is None else len(self.captum.maps)
-
-    @property
-    def captum_passed(self) -> int:
-        """Number of saliency maps that agree with Captum."""
-        return 0 if self.captum is None else sum(agreement.passed for agreement in self.captum.maps)
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Signs of a failed attack."""
-        return () if self.trust is None else tuple(self.trust.reasons)
-
-    @property
-    def trusted(self) -> bool | None:
-        """Whether an attack shows no sign of having failed for its own reasons; None without a diagnosis."""
-        return None if self.trust is None or not (self.trust.reasons or self.trust.tried) else not self.reasons
