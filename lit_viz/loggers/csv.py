@@ -23,7 +23,6 @@ class CSVAdapter(ImageAdapter):
     """
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add a row to ``metrics.csv``."""
         axis = {} if self.axis is None else {self.axis: step}
         self.logger.log_metrics({**axis, **metrics}, step)
 
@@ -41,7 +40,6 @@ class CSVAdapter(ImageAdapter):
 
     @property
     def place(self) -> str:
-        """Location of the run, or the command that shows it."""
         return str(Path(self.logger.log_dir) / "metrics.csv")
 
 

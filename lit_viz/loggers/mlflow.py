@@ -88,7 +88,6 @@ class _RunAdapter(MLflowAdapter):
 
     @property
     def place(self) -> str:
-        """Location of the run, or the command that shows it."""
         return f"run {self.logger.run_id} in {self.logger._tracking_uri}"
 
 

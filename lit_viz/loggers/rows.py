@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 from statistics import fmean, median
 from typing import TypeVar
 
@@ -100,9 +100,14 @@ class FolderRows:
     def all(self) -> list[LogRow]:
         """Return the rows of a complete run: snapshots, and with many tasks means over all of them."""
         rows = self.rows([task.index for task in self.tasks])
-        if not self.is_separate:
-            rows += [partial(_log_means, *row) for row in _mean_rows(self.folder)]
-        return rows
+        if self.is_separate:
+            return rows
+        means: dict[int, dict[str, float]] = defaultdict(dict)
+        for metric in self.folder.metric_names():  # one at a time, because all curves of many tasks need much memory
+            curves = list(self.folder.curves(metric).values())
+            for k in {k for curve in curves for k, _ in curve}:
+                means[k] |= _mean(f"{metric}/mean", curves, k)
+        return [*rows, *(methodcaller("log", means[k], {}, k) for k in sorted(means))]
 
     def results(self) -> RunResults:
         """Return the results of a complete run."""
@@ -157,20 +162,6 @@ class _Grid:
         for metric in sorted({metric for curves in self._curves.values() for metric in curves}):
             means |= _mean(f"{metric}/{name}", [c for curves in self._curves.values() if (c := curves.get(metric))], k)
         adapter.log(means, {f"image/grid/{name}": (image, "\n".join(lines))}, k)
-
-
-def _log_means(iteration: int, means: Mapping[str, float], adapter: ImageAdapter) -> None:
-    adapter.log(means, {}, iteration)
-
-
-def _mean_rows(folder: RunFolder) -> Iterator[tuple[int, Mapping[str, float]]]:
-    """Yield each iteration with the mean of each metric over all tasks."""
-    rows: dict[int, dict[str, float]] = defaultdict(dict)
-    for metric in folder.metric_names():  # one at a time, because all curves of many tasks need much memory
-        curves = list(folder.curves(metric).values())
-        for k in {k for curve in curves for k, _ in curve}:
-            rows[k] |= _mean(f"{metric}/mean", curves, k)
-    yield from sorted(rows.items())
 
 
 def _mean(key: str, curves: Iterable[Curve], iteration: int) -> dict[str, float]:

@@ -28,7 +28,6 @@ class TensorBoardAdapter(ImageAdapter):
 
     @property
     def place(self) -> str:
-        """Location of the run, or the command that shows it."""
         return f"tensorboard --logdir {self.logger.log_dir}"
 
 

@@ -67,16 +67,13 @@ class WandbAdapter(ImageAdapter):
         self._defined: set[str] = set()
 
     def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
-        """Log metrics and images as one row."""
         media = {key: wandb.Image(image, caption=caption) for key, (image, caption) in images.items()}
         self._log({**metrics, **media}, step)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log a row of scalars."""
         self.log(metrics, {}, step)
 
     def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
-        """Log a row of images."""
         self.log({}, images, step)
 
     def _log(self, row: Mapping[str, Any], step: int) -> None:
@@ -129,12 +126,10 @@ class _RunAdapter(WandbAdapter):
             stop_service()
 
     def calls(self) -> AbstractContextManager[None]:
-        """Suppress the console output of W&B."""
         return silent()
 
     @property
     def place(self) -> str:
-        """Location of the run, or the command that shows it."""
         return self._place
 
 
