@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         TaskQueue,
         UniversalPerturbation,
     )
-    from lit_viz.runs.results import Run
+    from lit_viz.launch.run import Run
 
 # Modules of the public names; imported on first use, so that `lit-viz --help` does not import torch.
 _MODULES = {
@@ -39,7 +39,7 @@ _MODULES = {
         "AdversarialExample", "ClassTasks", "ClassVisualization", "PhotographTasks", "SaliencyMap", "TaskQueue",
         "UniversalPerturbation",
     ),
-    "lit_viz.runs.results": ("Run",),
+    "lit_viz.launch.run": ("Run",),
 }  # fmt: skip
 
 __all__ = [

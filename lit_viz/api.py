@@ -20,7 +20,6 @@ from lit_viz.launch.commands.base import Command, class_paths
 from lit_viz.launch.commands.saliency import Saliency
 from lit_viz.launch.commands.visualize import Visualize
 from lit_viz.launch.config import MethodCLI, read_config, set_option
-from lit_viz.launch.execute import check as check_run
 from lit_viz.launch.execute import execute
 from lit_viz.launch.inputs import (
     ImageLike,
@@ -34,9 +33,10 @@ from lit_viz.launch.inputs import (
 )
 from lit_viz.launch.logs import log_run
 from lit_viz.launch.resume import load_run
+from lit_viz.launch.run import Run
+from lit_viz.launch.run import check as check_run
 from lit_viz.loggers.base import LoggerSettings, WandbMode
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Run
 from lit_viz.utils.formatting import choose_notify, remark
 
 

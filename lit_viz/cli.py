@@ -27,8 +27,8 @@ from lit_viz.utils.process import is_rank_zero
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lit_viz.launch.run import Run
     from lit_viz.presentations import Presentation
-    from lit_viz.runs.results import Run
     from lit_viz.types import Record
 
 #: Help by command; methods have a parser with its own help.
@@ -267,7 +267,7 @@ def _method(name: str, arguments: list[str]) -> None:
         return
     if cli.config.out is None:
         cli.config.out = str(default_folder(command, cli.config))
-    _print_results(command.presentation(cli.config), execute(cli, notify=notify))
+    _print_results(cli.presentation, execute(cli, notify=notify))
 
 
 def _demo(arguments: list[str]) -> None:
@@ -297,8 +297,8 @@ def _check(arguments: list[str]) -> None:
     if len(folders) != 1:
         raise _usage_error("check")
     with _gc_paused():
-        from lit_viz.launch.execute import check
         from lit_viz.launch.resume import load_run
+        from lit_viz.launch.run import check
 
     faithfulness, trust = (flag in arguments for flag in flags)
     if not check(load_run(folders[0], notify=notify), faithfulness=faithfulness, trust=trust, notify=notify):
@@ -316,7 +316,7 @@ def _resume(arguments: list[str]) -> None:
         from lit_viz.launch.resume import load_run
 
     cli = load_run(arguments[0], arguments[1:], notify=notify)
-    _print_results(cli.command.presentation(cli.config), execute(cli, notify=notify))
+    _print_results(cli.presentation, execute(cli, notify=notify))
 
 
 def _log(arguments: list[str]) -> None:

@@ -227,7 +227,7 @@ def compare_run(folder: Path | str, classifier: Classifier | None = None) -> lis
     if classifier is None:
         options: dict[str, Any] = cli.config.classifier.as_dict()
         classifier = load_classifier(options.pop("name"), **options)
-    module = cli.command.build(cli.config, cli.parts, classifier) if cli.command.name == "attack" else None
+    module = cli.build(classifier) if cli.command.name == "attack" else None
     if not isinstance(module, AdversarialExample):
         raise LitVizError(f"{folder} must be a run of lit-viz attack on single photographs.")
     if module.transforms.transforms:

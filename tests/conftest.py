@@ -41,15 +41,16 @@ def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lit_viz.launch.execute._draw", _draw_blank)
+        patch.setattr("lit_viz.launch.run.Run.draw", _draw_blank)
         patch.setattr("lit_viz.figures.evidence.evidence_figure", lambda *_: Figure(figsize=(0.1, 0.1)))
         yield
 
 
-def _draw_blank(cli: Any, run: Any) -> None:
+def _draw_blank(run: Any) -> None:
+    cli = run._cli
     folder = Path(cli.config.out)
     (folder / f"figure.{cli.config.figure}").write_bytes(encode_png(torch.zeros(3, 1, 1)))
-    if any(change.is_animated for change in cli.command.presentation(cli.config).evolutions(run.outcomes)):
+    if any(change.is_animated for change in cli.presentation.evolutions(run.outcomes)):
         Image.new("RGB", (1, 1)).save(folder / "evolution.gif")
 
 

@@ -275,7 +275,7 @@ def test_options_that_a_resume_may_change(begun: Path, monkeypatch: pytest.Monke
 
     def executed(cli: Any, *_: Any, **__: Any) -> lv.Run:
         seen.append(yaml.safe_load(cli.parser.dump(cli.config)))
-        return lv.Run([], None, id)
+        return lv.Run(cli, [])
 
     monkeypatch.setattr("lit_viz.api.execute", executed)  # first: importing api copies the name
     monkeypatch.setattr("lit_viz.launch.execute.execute", executed)
@@ -692,7 +692,7 @@ def test_an_interrupt_before_the_first_step_leaves_no_folder(tmp_path: Path, mon
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lit_viz.launch.execute._load_classifier", interrupted)
+    monkeypatch.setattr("lit_viz.launch.execute.load_configured", interrupted)
     lit_viz("visualize", "2", *SMALL, "--out", str(tmp_path / "run"), expect=130)
     assert not (tmp_path / "run").exists()
 

@@ -16,7 +16,7 @@ import lit_viz as lv
 from lit_viz.attacks import ATTACKS
 from lit_viz.attacks.norms import NORMS
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.runs.results import Run
+from lit_viz.launch.run import Run
 from scripts.compare_attacks import Comparison, compare, compare_run, references_of, table
 from tests.conftest import NAMES, smooth_network
 

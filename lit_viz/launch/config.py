@@ -24,12 +24,15 @@ import pytorch_lightning as pl
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import CompileMode
 from lit_viz.classifiers.sources import current_folder_importable
+from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.arguments import PARSER_ERRORS, ClassifierOptions, add_logger_options, parser_error
 from lit_viz.launch.commands.base import Command
+from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.runs import RECORDED
 from lit_viz.utils.files import read_yaml
 
@@ -162,6 +165,15 @@ class MethodCLI:
             except PARSER_ERRORS as error:
                 raise parser_error(error, parser, command.short) from error
         self.parts = {name: copy.copy(part) for name, part in parts}  # instances of the user are not modified
+
+    @property
+    def presentation(self) -> Presentation:
+        """Presentation of the outcomes."""
+        return presentation_of(self.command.method(self.config))
+
+    def build(self, classifier: Classifier) -> ImageTraining:
+        """Return the method."""
+        return self.command.build(self.config, self.parts, classifier)
 
     def dump(self) -> str:
         """Return the resolved configuration as YAML."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from lit_viz.classifiers.outputs import MULTI_LABEL_CAPTION
 from lit_viz.errors import printable
@@ -24,8 +25,9 @@ from lit_viz.presentations import Presentation
 from lit_viz.report.cards import build_cards, data_uri, file_in, image_uri, is_embeddable, printed_width
 from lit_viz.report.evidence import EvidenceItem, evidence_items
 from lit_viz.runs import RECORDED
+from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Run, records_of
+from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import pluralize, status_summary
@@ -100,10 +102,22 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     return path
 
 
-def run_html(run: Run, presentation: Presentation, remark: str = "") -> str:
-    """Return figure, table, a remark and verdicts of a run as an HTML fragment, which a notebook displays."""
-    records = [outcome.record for outcome in run.outcomes]
-    png, size = notebook_png(run.figure())
+def run_html(
+    outcomes: Sequence[Outcome], figure: Figure, presentation: Presentation, evidence: Evidence | None, remark: str = ""
+) -> str:
+    """Return figure, table, a remark and verdicts of a run as an HTML fragment, which a notebook displays.
+
+    Without evidence, the verdicts are those in the records of saliency maps.
+    """
+    records = [outcome.record for outcome in outcomes]
+    png, size = notebook_png(figure)
+    if evidence is None:
+        verdicts = [(record.captum or {}).get("passed") for record in records_of(outcomes, SaliencyRecord)]
+        checked = [bool(passed) for passed in verdicts if passed is not None]
+        text = f"{sum(checked)} of {len(checked)} compared maps agree with Captum."
+        items = [EvidenceItem(text, all(checked)) if checked else EvidenceItem("No map was compared with Captum.")]
+    else:
+        items = evidence_items(evidence, records)
     return (
         _environment()
         .get_template("run.html")
@@ -115,19 +129,9 @@ def run_html(run: Run, presentation: Presentation, remark: str = "") -> str:
             rows=presentation.table(records),
             remark=remark,
             max_run_rows=MAX_RUN_ROWS,
-            evidence=_verdicts(run, records),
+            evidence=items,
         )
     )
-
-
-def _verdicts(run: Run, records: Sequence[Record]) -> list[EvidenceItem]:
-    """Return the evidence; of maps in memory the verdicts in their records, as a comparison takes seconds."""
-    verdicts = [record.captum or {} for record in records_of(run.outcomes, SaliencyRecord)]
-    checked = [bool(verdict["passed"]) for verdict in verdicts if verdict.get("passed") is not None]
-    if run.folder is None and verdicts:
-        text = f"{sum(checked)} of {len(checked)} compared maps agree with Captum."
-        return [EvidenceItem(text, all(checked)) if checked else EvidenceItem("No map was compared with Captum.")]
-    return evidence_items(run.evidence, records)
 
 
 def _figures(paths: Sequence[Path], budget: int) -> tuple[list[tuple[str, str, int | None]], int]:

@@ -211,7 +211,7 @@ def test_too_little_memory_for_the_weights_is_reported_without_a_resume(tmp_path
     def load(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(execute_module, "load", load)
+    monkeypatch.setattr("lit_viz.launch.run.load", load)
     cli = MethodCLI(COMMANDS["visualize"], with_config(COMMANDS["visualize"], ["--out", str(tmp_path / "run")]))
     with pytest.raises(LitVizError) as caught:
         execute_module.execute(cli)

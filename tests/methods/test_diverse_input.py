@@ -10,7 +10,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
-from lit_viz.runs.results import Run
+from lit_viz.launch.run import Run
 from tests.test_cli import ROOT, SMALL, lit_viz, records
 
 DIVERSE = {"class_path": "lit_viz.images.DiverseInput", "init_args": {"probability": 1.0, "low": 0.3}}

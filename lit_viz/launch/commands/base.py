@@ -1,4 +1,4 @@
-"""Base classes of the commands: their options, tasks, module and presentation."""
+"""Base classes of the commands: their options, tasks and module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lit_viz.errors import LitVizError, find_class
 from lit_viz.images.reading import Fit
 from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.optim import StepRule
-from lit_viz.presentations import Presentation, presentation_of
+from lit_viz.presentations import presentation_of
 from lit_viz.types import Task
 
 
@@ -88,10 +88,6 @@ class Command(ABC):
     def method(self, config: Namespace) -> type[Any]:
         """Return the class of the method that a configuration selects."""
         return self.module
-
-    def presentation(self, config: Namespace) -> Presentation:
-        """Return the presentation of the outcomes."""
-        return presentation_of(self.method(config))
 
     def presented(self, attribute: str) -> tuple[str, ...]:
         """Return the values of a class attribute of the presentations of all methods, such as ``flags``."""

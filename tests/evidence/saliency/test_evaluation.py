@@ -27,9 +27,10 @@ from lit_viz.evidence.saliency.evaluation import (
     table,
 )
 from lit_viz.evidence.saliency.metrics import Curve, Stage, replacement_curve
+from lit_viz.launch.run import Run
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.runs.results import Outcome, Run
+from lit_viz.runs.results import Outcome
 from tests.test_cli import ROOT, SMALL, lit_viz
 
 QUICK = Settings(steps=4, samples=2, stages=2)
