@@ -158,10 +158,21 @@ def script(command: str) -> None:
 
 @contextmanager
 def errors_reported(program: str) -> Iterator[None]:
-    """Report an exception as a one-line error after the program's name, and exit with its status."""
+    """Report an exception as a one-line error after the program's name, and exit with its status.
+
+    SIGTERM unwinds the stack as Ctrl-C does. During training, :class:`~lit_viz.callbacks.saving.ExactCheckpoint`
+    handles the signal.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    is_main = threading.current_thread() is threading.main_thread()
+    handles = is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if handles:
+        signal.signal(signal.SIGTERM, terminate)
     try:
-        with _sigterm_as_interrupt():
-            yield
+        yield
     except LitVizError as error:
         if error.exit_status > 128 and not is_rank_zero():  # rank zero reports the interrupt
             sys.exit(0)
@@ -173,26 +184,9 @@ def errors_reported(program: str) -> Iterator[None]:
         sys.exit(interrupt_exit_status(interrupt))
     except BrokenPipeError:  # the reader of a pipe has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Raise :class:`~lit_viz.errors.Terminated` on SIGTERM, so that the stack is unwound as after Ctrl-C.
-
-    During training, :class:`~lit_viz.callbacks.saving.ExactCheckpoint` handles the signal.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _raise_terminated)
-    try:
-        yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _raise_terminated(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+        if handles:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -235,13 +229,8 @@ def _gc_paused() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-        atexit.register(_unfreeze)
-
-
-def _unfreeze() -> None:
-    """Unfreeze objects at exit if Triton is imported, which lists its objects that remain; otherwise it is slow."""
-    if "triton" in sys.modules:
-        gc.unfreeze()
+        # Triton lists its remaining objects at exit, which is slow if they are frozen.
+        atexit.register(lambda: gc.unfreeze() if "triton" in sys.modules else None)
 
 
 # -- commands
@@ -272,19 +261,18 @@ def _method(name: str, arguments: list[str]) -> None:
 
 def _demo(arguments: list[str]) -> None:
     with _gc_paused():
+        from lit_viz.launch.arguments import rewrite_arguments
         from lit_viz.launch.execute import utc_now
 
-    split = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--out=") else [word])]
     out = f"runs/demo/{utc_now()}"
-    if "--out" in split:
-        place = split.index("--out")
-        if place + 1 == len(split):
-            raise LitVizError("--out expects a value")
-        out = split[place + 1]
-        split = split[:place] + split[place + 2 :]
+    words = rewrite_arguments(arguments)
+    if "--out" in words:
+        place = words.index("--out")
+        out = words[place + 1]
+        del words[place : place + 2]
     for name, command in COMMANDS.items():
         notify(f"lit-viz {name} {' '.join(command.demo)}")
-        _method(name, [*command.demo, "--out", f"{out}/{name}", *split])
+        _method(name, [*command.demo, "--out", f"{out}/{name}", *words])
 
 
 def _check(arguments: list[str]) -> None:

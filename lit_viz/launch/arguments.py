@@ -199,7 +199,10 @@ def parser_error(error: Exception, parser: ArgumentParser, short: Iterable[str] 
     expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*?)\]", r"\1\2", expected)
     choices = re.findall(r"'([\w.-]+)'", expected)
     if "dot import path" in expected:
-        expected, choices = re.sub(r"dot import path string: \S+", "class name", expected), _classes()
+        from lit_viz import attacks, attributions, images, objectives, optim  # imports torch
+
+        expected = re.sub(r"dot import path string: \S+", "class name", expected)
+        choices = [name for parts in (attacks, attributions, images, objectives, optim) for name in parts.__all__]
     verb = "expected " if "Expected" in reasons[0] else ""
     return LitVizError(f"{option}: {verb}{expected}{got}{did_you_mean(value, choices) or see}")
 
@@ -214,10 +217,3 @@ def _unknown_argument(class_path: str, name: str, help_command: str) -> str:
         return attacks.without_radius(part)
     near = did_you_mean("alpha" if name == "lr" else name, inspect.signature(part).parameters)
     return f"{class_name} has no option {name}{near or f': see {help_command} {class_name}'}"
-
-
-def _classes() -> list[str]:
-    """Return the names of the classes that options take."""
-    from lit_viz import attacks, attributions, images, objectives, optim  # imports torch
-
-    return [name for module in (attacks, attributions, images, objectives, optim) for name in module.__all__]
