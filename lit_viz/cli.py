@@ -270,9 +270,10 @@ def _demo(arguments: list[str]) -> None:
         place = words.index("--out")
         out = words[place + 1]
         del words[place : place + 2]
-    for name, command in COMMANDS.items():
-        notify(f"lit-viz {name} {' '.join(command.demo)}")
-        _method(name, [*command.demo, "--out", f"{out}/{name}", *words])
+    for name in SUMMARIES:
+        demo = COMMANDS[name].demo
+        notify(f"lit-viz {name} {' '.join(demo)}")
+        _method(name, [*demo, "--out", f"{out}/{name}", *words])
 
 
 def _check(arguments: list[str]) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.commands import COMMANDS, SUMMARIES
 from lit_viz.launch.config import INSTANCE, MethodCLI, set_option
 from lit_viz.runs import RECORDED, is_run
 from lit_viz.runs.folder import RunFolder
@@ -40,13 +40,15 @@ _CHANGEABLE = {
 }  # fmt: skip
 #: Packages whose classes and factories are not named when a configuration imports them.
 _LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorch_lightning", "lightning"}
+#: Packages whose versions are recorded.
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
 #: Options that only apply to a new run.
 _NEW_RUN_OPTIONS = ("config", "out", "overwrite", "resume", "count", "print_config")
 
 
 def method_files() -> tuple[str, ...]:
     """Return the patterns of the files that only runs of some methods contain."""
-    return tuple(pattern for command in COMMANDS.values() for pattern in command.presented("files"))
+    return tuple(pattern for name in SUMMARIES for pattern in COMMANDS[name].presented("files"))
 
 
 def load_run(
@@ -65,8 +67,8 @@ def load_run(
             f"{folder.path} was written by a callback of a Trainer: continue it by trainer.fit(ckpt_path=), and verify "
             "it by trainer.test"
         )
-    if method not in COMMANDS:
-        raise LitVizError(f"the method of {folder.path} must be one of {', '.join(COMMANDS)}, got {method}")
+    if method not in SUMMARIES:
+        raise LitVizError(f"the method of {folder.path} must be one of {', '.join(SUMMARIES)}, got {method}")
     if instances := re.findall(rf"(\w+){re.escape(INSTANCE)}", str(stored.get("model"))):
         raise LitVizError(
             f"{folder.path} was started with an instance of {instances[0]}: continue in Python with the same call and "
@@ -136,18 +138,12 @@ def provenance(cli: MethodCLI, classifier: Classifier | None) -> dict[str, Any]:
         "module": cli.command.method(cli.config).__name__,
         "lit_viz": __version__,
         "python": sys.version.split()[0],
-        **_package_versions(),
+        **{package: metadata.version(package) for package in _PACKAGES},
     }
     if classifier is None:
         return {**recorded, "weights_sha256": None}
     labels = {"labels": list(classifier.labels)} if classifier.weights == GIVEN_WEIGHTS else {}
     return {**recorded, **classifier.identity(), **labels, "multi_label": classifier.multi_label}
-
-
-@cache
-def _package_versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
-    return {package: metadata.version(package) for package in packages}
 
 
 def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is_resumed: bool) -> None:

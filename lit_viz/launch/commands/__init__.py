@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -18,25 +17,14 @@ SUMMARIES = {
 }
 
 
-class _Commands(Mapping[str, "Command"]):
+class _Commands(dict[str, "Command"]):
     """The commands by name; a command is imported on first access, because it imports torch."""
 
-    def __getitem__(self, name: str) -> Command:
+    def __missing__(self, name: str) -> Command:
         if name not in SUMMARIES:
             raise KeyError(name)
-        return _command(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(SUMMARIES)
-
-    def __len__(self) -> int:
-        return len(SUMMARIES)
-
-
-@cache
-def _command(name: str) -> Command:
-    command: Command = getattr(import_module(f"{__name__}.{name}"), name.capitalize())()
-    return command
+        self[name] = getattr(import_module(f"{__name__}.{name}"), name.capitalize())()
+        return self[name]
 
 
 COMMANDS: Mapping[str, Command] = _Commands()
