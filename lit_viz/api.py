@@ -20,8 +20,7 @@ from lit_viz.launch.commands.base import Command, class_paths
 from lit_viz.launch.commands.saliency import Saliency
 from lit_viz.launch.commands.visualize import Visualize
 from lit_viz.launch.config import MethodCLI, read_config, set_option
-from lit_viz.launch.execute import execute
-from lit_viz.launch.inputs import (
+from lit_viz.launch.data import (
     ImageLike,
     image_inputs,
     initial_image,
@@ -31,6 +30,7 @@ from lit_viz.launch.inputs import (
     to_path,
     to_plain,
 )
+from lit_viz.launch.execute import execute
 from lit_viz.launch.logs import log_run
 from lit_viz.launch.resume import load_run
 from lit_viz.launch.run import Run
