@@ -278,11 +278,10 @@ class Probe(Callback):
         return None if seconds is None else timedelta(seconds=max(seconds - used, _LEAST_SECONDS))
 
     def _log(self, trainer: Trainer, images: Mapping[str, CaptionedImage], metrics: Mapping[str, float]) -> None:
+        named = {f"{self.prefix}/{key}": image for key, image in images.items()}
+        scalars = {f"{self.prefix}/{key}": value for key, value in metrics.items()}
         for logger in map(adapter, trainer.loggers):
-            if images:
-                logger.log_images({f"{self.prefix}/{key}": image for key, image in images.items()}, trainer.global_step)
-            if metrics:
-                logger.log_metrics({f"{self.prefix}/{key}": v for key, v in metrics.items()}, trainer.global_step)
+            logger.log(scalars, named, trainer.global_step)
 
 
 def _probes(trainer: Trainer) -> list[Probe]:

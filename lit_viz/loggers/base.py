@@ -80,18 +80,9 @@ class ImageAdapter:
         self.axis = axis
 
     def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
-        """Log the metrics and images of one position on the axis."""
+        """Log scalars and images by key at a position on the axis; other loggers do not receive the images."""
         if metrics:
-            self.log_metrics(metrics, step)
-        if images:
-            self.log_images(images, step)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log scalars by key at a position on the axis."""
-        self.logger.log_metrics(dict(metrics), step)
-
-    def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
-        """Log images by key at a position on the axis; other loggers do not receive them."""
+            self.logger.log_metrics(dict(metrics), step)
 
     # Runs in a folder
 
@@ -102,11 +93,11 @@ class ImageAdapter:
         """Log the figures of a complete run, as its last row."""
         paths = [results.folder.path / name for name in ("figure.png", "evidence.png")]
         images = {p.stem: (np.asarray(Image.open(p).convert("RGB")), p.stem) for p in paths if p.exists()}
-        self.log_images(images, results.iteration)
+        self.log({}, images, results.iteration)
 
     def log_summary(self, results: RunResults) -> None:
         """Log the summary of a complete run; repeating it changes nothing."""
-        self.log_metrics(results.summary, results.iteration)
+        self.log(results.summary, {}, results.iteration)
 
     def close(self, success: bool) -> None:
         """Finish the run of the logger; a resume continues it."""

@@ -22,14 +22,12 @@ class CSVAdapter(ImageAdapter):
     folder of the logger; ``images.csv`` lists them with their captions.
     """
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
+        """Add a row to ``metrics.csv``; write the images, and a row for each to ``images.csv``."""
         axis = {} if self.axis is None else {self.axis: step}
-        self.logger.log_metrics({**axis, **metrics}, step)
-
-    def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
-        """Write the files, and a row for each to ``images.csv``."""
-        folder = Path(self.logger.experiment.log_dir)  # creates it
+        super().log({**axis, **metrics} if metrics else {}, {}, step)
         for key, (image, caption) in images.items():
+            folder = Path(self.logger.experiment.log_dir)  # creates it
             file = folder / f"{key}/{step:06d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(file)

@@ -21,12 +21,12 @@ from lit_viz.utils.formatting import Notify
 class MLflowAdapter(ImageAdapter):
     """Adapter to ``MLFlowLogger``."""
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log scalars. Characters that MLflow does not accept in keys are replaced."""
-        self.logger.log_metrics({_valid(key): value for key, value in metrics.items()}, step)
+    def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
+        """Log each image under its key, and its caption as ``captions/<key>/<step>.txt``.
 
-    def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
-        """Log each image under its key, and its caption as ``captions/<key>/<step>.txt``."""
+        Characters that MLflow does not accept in keys are replaced.
+        """
+        super().log({_valid(key): value for key, value in metrics.items()}, {}, step)
         client, run_id = self.logger.experiment, self.logger.run_id
         for key, (image, caption) in images.items():
             client.log_image(run_id, image, key=_valid(key), step=step)
@@ -63,22 +63,21 @@ class _RunAdapter(MLflowAdapter):
         if self._is_new:
             self.logger.log_hyperparams(self._config)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log the scalars that the run lacks."""
+    def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
+        """Log what the run lacks; a caption is logged after its image."""
         client, run_id = self.logger.experiment, self.logger.run_id
-        for key in () if self._is_new else [key for key in metrics if key not in self._steps]:
-            self._steps[key] = {metric.step for metric in client.get_metric_history(run_id, _valid(key))}
-        new = {key: value for key, value in metrics.items() if step not in self._steps.get(key, ())}
-        if new:
-            super().log_metrics(new, step)
-
-    def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
-        """Log the images that the run lacks; a caption is logged after its image."""
-        client, run_id = self.logger.experiment, self.logger.run_id
-        for key in () if self._is_new else [key for key in images if key not in self._steps]:
-            captions = client.list_artifacts(run_id, f"captions/{_valid(key)}")
-            self._steps[key] = {int(Path(file.path).stem) for file in captions if not file.is_dir}
-        super().log_images({key: item for key, item in images.items() if step not in self._steps.get(key, ())}, step)
+        for key in () if self._is_new else (metrics.keys() | images.keys()) - self._steps.keys():
+            if key in metrics:
+                self._steps[key] = {metric.step for metric in client.get_metric_history(run_id, _valid(key))}
+            else:
+                captions = client.list_artifacts(run_id, f"captions/{_valid(key)}")
+                self._steps[key] = {int(Path(file.path).stem) for file in captions if not file.is_dir}
+        missing = {key for key in (*metrics, *images) if step not in self._steps.get(key, ())}
+        super().log(
+            {key: value for key, value in metrics.items() if key in missing},
+            {key: image for key, image in images.items() if key in missing},
+            step,
+        )
 
     def log_summary(self, results: RunResults) -> None:
         """Log the summary, and the files of the run as artifacts."""

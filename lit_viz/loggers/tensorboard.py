@@ -15,8 +15,9 @@ from lit_viz.utils.formatting import Notify
 class TensorBoardAdapter(ImageAdapter):
     """Adapter to ``TensorBoardLogger``."""
 
-    def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
+    def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
         """Log each image under its key, and its caption under ``<key>/caption``."""
+        super().log(metrics, images, step)
         writer = self.logger.experiment
         for key, (image, caption) in images.items():
             writer.add_image(key, image, step, dataformats="HWC")

@@ -70,12 +70,6 @@ class WandbAdapter(ImageAdapter):
         media = {key: wandb.Image(image, caption=caption) for key, (image, caption) in images.items()}
         self._log({**metrics, **media}, step)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        self.log(metrics, {}, step)
-
-    def log_images(self, images: Mapping[str, CaptionedImage], step: int) -> None:
-        self.log({}, images, step)
-
     def _log(self, row: Mapping[str, Any], step: int) -> None:
         if self.axis is None:
             self.logger.log_metrics(row, step)

@@ -22,8 +22,8 @@ def log(logger: Any, axis: str | None) -> None:
     """Log two iterations."""
     logs = adapter(logger, axis)
     for k in (0, 50):
-        logs.log_metrics({"probability/goldfish": k / 100}, k)
-        logs.log_images({"image/goldfish": (PIXELS + np.uint8(k), f"goldfish - iteration {k}\nhay 0.10")}, k)
+        logs.log({"probability/goldfish": k / 100}, {}, k)
+        logs.log({}, {"image/goldfish": (PIXELS + np.uint8(k), f"goldfish - iteration {k}\nhay 0.10")}, k)
     logger.finalize("success")
 
 
