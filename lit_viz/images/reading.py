@@ -46,7 +46,7 @@ PACKAGED_PREFIX = "packaged:"
 #: Weights of R, G and B in gray images: ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
 _BORDER = 128  # gray, of 255
-_LARGE = 20_000_000  # pixels; larger JPEG files are decoded at a fraction of their size, at least twice the requested
+_LARGE = 20_000_000  # pixels; larger files are downsampled to at least twice the requested size when they are decoded
 _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _LIMIT = "LIT_VIZ_MAX_PIXELS"  # environment variable: limit of the pixels of a file, in place of Pillow's
 
@@ -237,12 +237,13 @@ def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[
     least = 2 * max(size)
     with Image.open(file) as opened:
         width, height = opened.size
-        if width * height > _LARGE:
-            opened.draft(opened.mode, (least, least))  # of JPEG files
+        is_large = width * height > _LARGE
+        drafted = is_large and opened.draft(opened.mode, (least, least)) is not None
         opened.load()
         rotated = opened.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED  # TIFF files are rotated by load()
-        planes = _planes(ImageOps.exif_transpose(_scale_deep_gray(opened)))
-        return planes, (width, height) if rotated else (height, width)
+        image = _scale_deep_gray(opened)
+        image = _reduce(image, least) if is_large and not drafted else image
+        return _planes(ImageOps.exif_transpose(image)), (width, height) if rotated else (height, width)
 
 
 def _scale_deep_gray(image: Image.Image) -> Image.Image:
@@ -261,9 +262,25 @@ def _scale_deep_gray(image: Image.Image) -> Image.Image:
             "8 or 16 bits"
         )
     levels = np.multiply(values, 255 / limit, dtype=np.float32, casting="unsafe")
+    # Pillow inverts TIFF files in which 0 is white only up to 8 bits.
+    if getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
+        np.subtract(255, levels, out=levels)
     scaled = Image.fromarray(levels)
     scaled.info = {key: value for key, value in image.info.items() if key != "transparency"}
     return scaled
+
+
+def _reduce(image: Image.Image, least: int) -> Image.Image:
+    """Downsample the shorter side to ``least`` pixels or more, before the conversion to float takes more memory."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode not in ("L", "RGB", "F"):
+        image = image.convert("RGB")
+    factor = max(1, min(image.size) // least)
+    width, height = (side // factor for side in image.size)
+    if min(width, height) < least:  # a thin picture
+        width, height = (min(side, _LARGE // min(width, height)) for side in (width, height))
+    return image.resize((width, height), Image.Resampling.HAMMING, reducing_gap=2.0)  # without overshoot
 
 
 def _planes(image: Image.Image) -> Iterator[_Plane]:
