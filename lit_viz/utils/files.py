@@ -188,6 +188,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise LitVizError(f"the configuration {path} can't be read ({reason}): give a YAML file") from error
+    if _size(content, {}) > _MAX_YAML_NODES:
+        raise LitVizError(f"the configuration {path} must have at most {_MAX_YAML_NODES} values with its aliases")
     if not isinstance(content, dict):
         raise LitVizError(f"the configuration {path} must be a mapping of options: see configs/ for examples")
     return content
+
+
+#: Maximum number of values in a YAML file. Few bytes of nested aliases may stand for more than any memory holds.
+_MAX_YAML_NODES = 10**6
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """Return the number of values in a tree of lists and mappings; infinite if it contains itself."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # for aliases of this value inside of it
+        known[id(value)] = 1 + sum(
+            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return known[id(value)]
