@@ -27,7 +27,7 @@ from lit_viz.images.priors import L2
 from lit_viz.images.reading import to_uint8
 from lit_viz.loggers.base import CaptionedImage
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
-from lit_viz.methods.targets import class_tasks
+from lit_viz.methods.photographs import class_tasks
 from lit_viz.optim import Adam
 from lit_viz.runs.results import remembered
 from lit_viz.types import Result, Task, slug

@@ -28,7 +28,7 @@ from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.reading import from_pil
 from lit_viz.launch.commands.queue import photograph_tasks
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
-from lit_viz.methods.targets import class_tasks
+from lit_viz.methods.photographs import class_tasks
 from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, presentation_of
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.results import remembered

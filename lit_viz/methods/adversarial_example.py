@@ -17,9 +17,8 @@ from lit_viz.errors import LitVizError, find_class
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
-from lit_viz.methods.photographs import LOGITS, AttackTraining
+from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal
 from lit_viz.methods.records import AdversarialRecord
-from lit_viz.methods.targets import check_goal
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws

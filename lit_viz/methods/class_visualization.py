@@ -26,8 +26,8 @@ from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.parameterizations import Parameterization, encoding_error
 from lit_viz.images.priors import Prior, Projection
 from lit_viz.images.transforms import Compose, Transform
+from lit_viz.methods.photographs import contrast_fields, with_gamma
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
-from lit_viz.methods.targets import contrast_fields, with_gamma
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Adam, Evaluation, StepRule

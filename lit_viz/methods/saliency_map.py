@@ -22,9 +22,8 @@ from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.errors import LitVizError, check_shape, find_class
 from lit_viz.images.rendering import clip_limits, heat
-from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.methods.photographs import RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.methods.targets import RUNNER_UP, contrast_fields, resolve, with_gamma
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Record, Snapshot, Task

@@ -17,9 +17,8 @@ from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.rendering import MAGNIFIED, difference
-from lit_viz.methods.photographs import AttackTraining
+from lit_viz.methods.photographs import AttackTraining, check_goal, resolve
 from lit_viz.methods.records import UniversalRecord
-from lit_viz.methods.targets import check_goal, resolve
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
 from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Result, Snapshot, Task

@@ -14,7 +14,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.cross_check import check_map, randomize
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.targets import class_tasks
+from lit_viz.methods.photographs import class_tasks
 from lit_viz.objectives import Logit, LogProbability, Outputs, Probability
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from tests.attributions.tools import MASK, distance

@@ -13,7 +13,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, column_values, photographs
 from lit_viz.images.reading import PACKAGED_PREFIX
-from lit_viz.methods.targets import RUNNER_UP, TARGET_RULES, resolve
+from lit_viz.methods.photographs import RUNNER_UP, TARGET_RULES, resolve
 from lit_viz.types import Task
 
 #: A class index, or one of _OPEN.
@@ -34,10 +34,10 @@ def photograph_tasks(
 ) -> tuple[list[Task], list[str]]:
     """Return a task per photograph and target, ordered by photograph, and notes for the user.
 
-    Labels and targets that depend on a prediction are resolved later, by :func:`~lit_viz.methods.targets.resolve`. A
-    photograph without a valid class becomes one task with the reason as its option ``error``. A class in the table that
-    lists the photographs takes precedence. Without ``has_contrast``, as for attacks, its column ``against`` has no
-    effect.
+    Labels and targets that depend on a prediction are resolved later, by :func:`~lit_viz.methods.photographs.resolve`.
+    A photograph without a valid class becomes one task with the reason as its option ``error``. A class in the table
+    that lists the photographs takes precedence. Without ``has_contrast``, as for attacks, its column ``against`` has
+    no effect.
     """
     listing = photographs(given)
     is_table = _is_table(labels)

@@ -23,7 +23,7 @@ from lit_viz.images.reading import Fit, read_photograph
 from lit_viz.launch.commands.base import Command
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
-from lit_viz.methods.targets import class_tasks
+from lit_viz.methods.photographs import class_tasks
 from lit_viz.objectives import Channel, Layer, Logit, LogProbability, Neuron, Objective, Probability
 from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.types import Task

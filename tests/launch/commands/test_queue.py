@@ -20,7 +20,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.base import PhotographCommand
 from lit_viz.launch.commands.queue import class_of, photograph_tasks
-from lit_viz.methods.targets import needs_logits
+from lit_viz.methods.photographs import needs_logits
 from lit_viz.types import Task
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_viz.errors import LitVizError
-from lit_viz.methods.targets import needs_logits, resolve
+from lit_viz.methods.photographs import needs_logits, resolve
 from lit_viz.types import Task
 
 NAMES = ["apple", "banana", "cherry", "date", "elder"]
