@@ -31,8 +31,8 @@ sys.path.append(str(Path(__file__).parent))
 from benchmarks.references import INSTALL, Problem, Reference, installed, references_of
 
 from lit_viz.attacks import Attack, Ensemble, name_of
-from lit_viz.attacks.lattice import LEVELS, LatticeBall, levels_of
 from lit_viz.attacks.norms import format_distance
+from lit_viz.attacks.rounding import LEVELS, LatticeBall, levels_of
 from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError, first_line

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
-from lit_viz.attacks.lattice import LEVELS
+from lit_viz.attacks.rounding import LEVELS
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy
 from lit_viz.optim import Cosine, Evaluation, State

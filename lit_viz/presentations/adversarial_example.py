@@ -13,8 +13,8 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from lit_viz.attacks import BudgetAttack, name_of
-from lit_viz.attacks.lattice import is_singleton
 from lit_viz.attacks.norms import L2, LINF, NORMS, Norm, format_distance
+from lit_viz.attacks.rounding import is_singleton
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining

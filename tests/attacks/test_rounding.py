@@ -15,9 +15,17 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 from lit_viz.attacks import DDN, run_attack
-from lit_viz.attacks.lattice import LatticeBall, image_of, levels_of
 from lit_viz.attacks.norms import L2, LINF
-from lit_viz.attacks.rounding import CANDIDATES, Saved, Verifier, distances, save_and_verify
+from lit_viz.attacks.rounding import (
+    CANDIDATES,
+    LatticeBall,
+    Saved,
+    Verifier,
+    distances,
+    image_of,
+    levels_of,
+    save_and_verify,
+)
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.mismatches import evaluate_files

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import PGD, Attack, ClimbingAttack, Square, is_adversarial, run_attack
-from lit_viz.attacks.lattice import is_singleton
 from lit_viz.attacks.norms import L2, TOLERANCE, Norm
+from lit_viz.attacks.rounding import is_singleton
 from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import pluralize

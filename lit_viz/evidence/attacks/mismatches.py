@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.lattice import LEVELS, LatticeBall, image_of, levels_of
 from lit_viz.attacks.norms import NORMS, lengths
-from lit_viz.attacks.rounding import Verifier
+from lit_viz.attacks.rounding import LEVELS, LatticeBall, Verifier, image_of, levels_of
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
