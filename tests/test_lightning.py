@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.model_summary import summarize
 from torch import Tensor
 
 import lit_viz as lv
+from lit_viz.attacks import PGD
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.loading import class_names
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
@@ -166,6 +167,14 @@ def test_a_limit_of_the_trainer_leaves_unfinished_results(
     assert status == "unfinished"
     assert iterations == trainer.global_step > 0
     assert module.results[0].image is not None
+
+
+def test_unfinished_adversarial_examples_are_evaluated(smooth: Classifier, fit: Fit) -> None:
+    """The final image was not evaluated, if another one was done in the last step."""
+    module = lv.AdversarialExample(smooth, attack=PGD(eps=0.2, alpha=0.02, random_start=False))
+    fit(module, lv.PhotographTasks(smooth, photographs(12)[[11, 1]]), max_steps=2)  # they need 1 and 2 updates
+    assert records(module) == [("done", 1), ("unfinished", 2)]
+    assert [result.record.success_float for result in module.results] == [True, True]
 
 
 def test_early_stopping_is_checked_after_every_step(smooth: Classifier, fit: Fit) -> None:

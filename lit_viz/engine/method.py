@@ -227,8 +227,16 @@ class Method(pl.LightningModule):
         """Return the snapshot of slot n at its current iteration."""
         return Snapshot(self.slots.tasks[n], self.slots.iteration[n], metrics, image, **fields)
 
-    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
-        """Return the metrics of the final images of these slots, by default those of an evaluation."""
+    def final_metrics(
+        self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
+    ) -> list[dict[str, float]]:
+        """Return the metrics of the final images of these slots, by default those of an evaluation.
+
+        Args:
+            x: final images ``(len(rows), ...)``.
+            rows: their slots.
+            evaluated: metrics of images that the step rule reported as done, which it evaluated in this step, by slot.
+        """
         return self.score(x, rows, gradient=False).metrics_by_row()
 
     @abstractmethod

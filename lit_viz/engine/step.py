@@ -218,13 +218,12 @@ class Step:
                 x[n] = self.x[n]
                 slots.put(ITERATION, [n], torch.tensor([self.iteration[n]]))
         intact = [n for n in rows if not endings[n].broken]
-        metrics = dict(zip(intact, method.final_metrics(x[intact], intact), strict=True)) if intact else {}
+        done = {n: self.evaluated[n] for n in intact if endings[n].done and n in self.evaluated}
+        evaluated = {n: evaluation.metrics_by_row()[row] for n, (evaluation, row) in done.items()}
+        metrics = dict(zip(intact, method.final_metrics(x[intact], intact, evaluated), strict=True)) if intact else {}
         snapshots = method.snapshots(x[rows], rows, final=True)
         finished = []
         for n, snapshot in zip(rows, snapshots, strict=True):
-            if snapshot.file_metrics is not None and endings[n].done:  # x_k was evaluated in this step
-                evaluation, row = self.evaluated[n]
-                metrics[n] = evaluation.metrics_by_row()[row]
             snapshot = replace(snapshot, metrics={**snapshot.metrics, **metrics.get(n, {})})
             error = self._error(n) if endings[n].broken else None
             finished.append((snapshot.without_results(), _result(method, n, snapshot, error)))

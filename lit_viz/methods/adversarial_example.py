@@ -23,7 +23,6 @@ from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
 from lit_viz.types import Record, Result, Snapshot, Task
-from lit_viz.utils.device import to_list
 
 
 class AdversarialExample(AttackTraining):
@@ -115,14 +114,13 @@ class AdversarialExample(AttackTraining):
             known = self._decisions(self.slots.state[LOGITS][slots].to(evaluation.logits), slots)
             evaluation.logits = evaluation.logits.index_put((torch.tensor(photographs, device=known.device),), known)
 
-    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
-        """Round the outcomes to 8 bits and verify them on the original network.
-
-        Images that had all their updates are evaluated first; those that the attack reported as done have been.
-        """
-        metrics: list[dict[str, float]] = [{} for _ in rows]
-        done = to_list(self.optimizer.done)
-        unevaluated = [m for m, n in enumerate(rows) if not done[n]]
+    def final_metrics(
+        self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
+    ) -> list[dict[str, float]]:
+        """Round the outcomes to 8 bits and verify them on the original network; images that had all their updates are
+        evaluated first."""
+        metrics = [evaluated.get(n, {}) for n in rows]
+        unevaluated = [m for m, n in enumerate(rows) if n not in evaluated]
         if unevaluated:
             slots = [rows[m] for m in unevaluated]
             evaluation = self.score(x[unevaluated], slots, gradient=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -179,7 +179,9 @@ class SaliencyMap(PhotographTraining):
 
     # Output
 
-    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+    def final_metrics(
+        self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
+    ) -> list[dict[str, float]]:
         """Evaluate photographs without logits, and resolve predicted labels."""
         missing = [m for m, n in enumerate(rows) if self.photograph_logits(n) is None]
         if missing:

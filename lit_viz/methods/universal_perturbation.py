@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -193,7 +193,9 @@ class UniversalPerturbation(AttackTraining):
         evaluation.metrics |= {"fooling_rate": fooled}
         return evaluation
 
-    def final_metrics(self, x: Tensor, rows: Sequence[int]) -> list[dict[str, float]]:
+    def final_metrics(
+        self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
+    ) -> list[dict[str, float]]:
         for m, n in enumerate(rows):
             photographs = self.photographs(self.slots.tasks[n])
             self._perturbed[n] = self._perturb(x[m], photographs, self.slots.state["eps"][n])
