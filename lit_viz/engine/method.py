@@ -62,20 +62,15 @@ class LogSchedule:
 
     def due(self, iteration: int, last: int) -> bool:
         """Return whether an image with ``last`` iterations is logged at ``iteration``."""
-        return (
-            iteration == last
-            or iteration in self.iterations
-            or (self.every > 0 and iteration % self.every == 0)
-            or (self.geometric and iteration & (iteration - 1) == 0)
-        )
+        return self.after(iteration - 1, last) == iteration
 
     def after(self, iteration: int, last: int) -> int:
-        """Return the next logged iteration of an image with ``last`` iterations."""
+        """Return the next logged iteration of an image with ``last`` iterations; that from -1 is the first."""
         due = [last, *(k for k in self.iterations if k > iteration)]
         if self.every:
             due.append((iteration // self.every + 1) * self.every)
         if self.geometric:
-            due.append(1 << iteration.bit_length())
+            due.append(0 if iteration < 0 else 1 << iteration.bit_length())
         return min(due)
 
 
