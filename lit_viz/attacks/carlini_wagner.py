@@ -79,8 +79,10 @@ class CarliniWagner(Attack):
         ascent = _gradient_by_w(x, gradient, state)
         w, memory = self.adam.ascend(state["w"], ascent, {**state, "iteration": iteration})
         w = w.clamp_(-_W_MAX, _W_MAX)
-        # An unchanged w keeps x bit-equal: Adam would amplify a rounding error of the transform to a full step.
-        moved = torch.where(w == state["w"], x, _from_tanh(w))
+        # By the logistic function: torch's tanh takes six times as long. An unchanged w keeps x bit-equal: Adam would
+        # amplify a rounding error of the transform to a full step.
+        images = (2 * w).sigmoid_().sub_((1 - _WHITE) / 2).div_(_WHITE).clamp_(0, 1)
+        moved = torch.where(w == state["w"], x, images)
         state = {**memory, "w": w, "iteration": state["iteration"]}
         if bool(restart.any()):
             return chosen(restart, state["source"], moved), _bisect(state, restart)
@@ -90,11 +92,6 @@ class CarliniWagner(Attack):
 def to_tanh(x: Tensor) -> Tensor:
     """Return w of images ``(N, C, H, W)`` in [0, 1]; finite for black and white."""
     return ((2 * x.clamp(0, 1) - 1) * _WHITE).atanh().clamp_(-_W_MAX, _W_MAX)
-
-
-def _from_tanh(w: Tensor) -> Tensor:
-    """Return the images of w, by the logistic function: torch's tanh takes six times as long."""
-    return (2 * w).sigmoid_().sub_((1 - _WHITE) / 2).div_(_WHITE).clamp_(0, 1)
 
 
 def _gradient_by_w(x: Tensor, gradient: Tensor, state: State) -> Tensor:

@@ -114,7 +114,10 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
             others += ignored
         elif path.suffix.casefold() == ".csv":
             rows = read_table(path, ("file",))
-            entries += [_entry_of_cells(row, path) for row in rows]
+            for row in rows:
+                name = row["file"] if row["file"].startswith(PACKAGED_PREFIX) else str(path.parent / row["file"])
+                label, target, against = (row.get(column) or None for column in _COLUMNS[1:])
+                entries.append(Entry(name, label, target, against, str(path)))
             unused = [column for column in rows[0] if column not in _COLUMNS]
             notes += [f"columns of {path} that are not used: {_some(unused)}"] if unused else []
         else:
@@ -135,13 +138,6 @@ def _entry_of_row(row: Mapping[str, Any]) -> Entry:
     cells = (row.get(column) for column in _COLUMNS[1:])
     label, target, against = (value if value is None or isinstance(value, int) else str(value) for value in cells)
     return Entry(str(row["file"]), label, target, against, "the list of photographs")
-
-
-def _entry_of_cells(row: Mapping[str, str], table: Path) -> Entry:
-    name = row["file"]
-    path = name if name.startswith(PACKAGED_PREFIX) else str(table.parent / name)
-    label, target, against = (row.get(column) or None for column in _COLUMNS[1:])
-    return Entry(path, label, target, against, str(table))
 
 
 def _images_in(folder: Path) -> tuple[list[Path], list[str]]:

@@ -204,8 +204,11 @@ def _fourier_constants(
 @lru_cache(maxsize=8)
 def _maco_constants(maco: MACO, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> _Constants:
     channels, height, width = shape
-    if maco.magnitude is None:
-        magnitude = maco.contrast * _power_law(maco.decay, height, width)
+    if maco.magnitude is None:  # zero mean and unit standard deviation
+        law = _frequencies(height, width) ** -maco.decay
+        law[0, 0] = 0
+        scale = (law.square() * _multiplicities(width)).sum().sqrt().clamp_min(1e-30)
+        magnitude = maco.contrast * (law / scale)
     else:
         spectrum = _mean_spectrum(maco.magnitude, shape, _color_matrix(channels, 1.0))
         magnitude = maco.contrast * spectrum
@@ -241,13 +244,6 @@ def _color_matrix(channels: int, chroma: float | None) -> Tensor:
     color /= color.norm(dim=0).max()
     color[:, 1:] *= chroma
     return color
-
-
-def _power_law(decay: float, height: int, width: int) -> Tensor:
-    """Compute ``1 / f ** decay`` with zero mean and unit standard deviation."""
-    magnitude = _frequencies(height, width) ** -decay
-    magnitude[0, 0] = 0
-    return magnitude / (magnitude.square() * _multiplicities(width)).sum().sqrt().clamp_min(1e-30)
 
 
 def _mean_spectrum(folder: str, shape: tuple[int, int, int], color: Tensor) -> Tensor:
