@@ -230,7 +230,7 @@ class Method(pl.LightningModule):
         Args:
             x: final images ``(len(rows), ...)``.
             rows: their slots.
-            evaluated: metrics of images that the step rule reported as done, which it evaluated in this step, by slot.
+            evaluated: metrics of images that were evaluated in this step and not moved, by slot.
         """
         return self.score(x, rows, gradient=False).metrics_by_row()
 

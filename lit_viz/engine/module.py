@@ -17,7 +17,7 @@ from lit_viz.engine.lightning import adapt_trainer
 from lit_viz.engine.method import Method
 from lit_viz.engine.ranks import DevicesMode, RankExchange, RankGroup, RankStatus
 from lit_viz.engine.slots import ITERATION, UNTIL
-from lit_viz.engine.step import Ending, Queue, Step, StepRuleOptimizer, merge_final
+from lit_viz.engine.step import Queue, Step, StepRuleOptimizer, merge_final
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation
 from lit_viz.types import Result, Snapshot, Task
@@ -154,7 +154,7 @@ class ImageTraining(Method):
             return
         entries, tasks = self.slots.dump(), list(self.slots.tasks)
         with torch.no_grad(), _default_dtype(self.image_dtype):
-            finished = Step(self).finish({n: Ending(broken=False, done=False) for n in range(len(tasks))})
+            finished = Step(self).finish(dict.fromkeys(range(len(tasks)), False))
         results = [replace(result, record=result.record.amend(status="unfinished")) for _, result in finished]
         self._results |= {result.task.index: result for result in self.ranks.gather(results)}
         for entry, task in zip(entries, tasks, strict=True):  # a later checkpoint continues them

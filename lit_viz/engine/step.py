@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,18 +133,6 @@ class StepRuleOptimizer(torch.optim.Optimizer):
         """Do nothing; see :meth:`state_dict`."""
 
 
-class Ending(NamedTuple):
-    """Reason that an image is finished; with neither flag, it had all its updates.
-
-    Attributes:
-        broken: image or score is not finite.
-        done: the step rule reported it as done.
-    """
-
-    broken: bool
-    done: bool
-
-
 class Step:
     """A step in progress.
 
@@ -197,35 +185,37 @@ class Step:
                 metrics[n] = {**by_row[row], **({"gradient_norm": norms[row]} if row in norms else {})}
         return metrics
 
-    def endings(self, done: Tensor) -> dict[int, Ending]:
-        """Return the finished slots; ``done`` ``(N,)`` bool is reported by the step rule. Waits for the GPU."""
+    def endings(self, done: Tensor) -> dict[int, bool]:
+        """Return the finished slots, True where image or score is not finite. Waits for the GPU.
+
+        ``done`` ``(N,)`` bool is reported by the step rule.
+        """
         slots = self.method.slots
         iteration, last = slots.iteration, [self.method.last_iteration(task) for task in slots.tasks]
         # float32 at least: half precision can't hold the sum of an image.
         sums = slots.x.flatten(1).sum(1, dtype=torch.promote_types(slots.x.dtype, torch.float32)) + self.scores
         flags = torch.stack([~torch.isfinite(sums), done], 1).tolist()
-        endings = {n: Ending(*row) for n, row in enumerate(flags)}
-        return {n: e for n, e in endings.items() if e.broken or e.done or iteration[n] >= last[n]}
+        return {n: broken for n, (broken, ends) in enumerate(flags) if broken or ends or iteration[n] >= last[n]}
 
-    def finish(self, endings: Mapping[int, Ending]) -> list[tuple[Snapshot, Result]]:
+    def finish(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot, Result]]:
         """Remove finished images from their slots and return the final snapshot and the result of each."""
         if not endings:
             return []
         method, slots, rows = self.method, self.method.slots, list(endings)
         x = slots.x.clone()
         for n in rows:
-            if endings[n].broken:
+            if endings[n]:
                 x[n] = self.x[n]
                 slots.put(ITERATION, [n], torch.tensor([self.iteration[n]]))
-        intact = [n for n in rows if not endings[n].broken]
-        done = {n: self.evaluated[n] for n in intact if endings[n].done and n in self.evaluated}
-        evaluated = {n: evaluation.metrics_by_row()[row] for n, (evaluation, row) in done.items()}
+        intact = [n for n in rows if not endings[n]]
+        unchanged = {n: self.evaluated[n] for n in self.evaluated if slots.iteration[n] == self.iteration[n]}
+        evaluated = {n: evaluation.metrics_by_row()[row] for n, (evaluation, row) in unchanged.items()}
         metrics = dict(zip(intact, method.final_metrics(x[intact], intact, evaluated), strict=True)) if intact else {}
         snapshots = method.snapshots(x[rows], rows, final=True)
         finished = []
         for n, snapshot in zip(rows, snapshots, strict=True):
             snapshot = replace(snapshot, metrics={**snapshot.metrics, **metrics.get(n, {})})
-            error = self._error(n) if endings[n].broken else None
+            error = self._error(n) if endings[n] else None
             finished.append((snapshot.without_results(), _result(method, n, snapshot, error)))
         slots.keep([n for n in range(len(slots)) if n not in endings])
         return finished

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_viz.engine.slots import ITERATION
-from lit_viz.engine.step import Ending, Queue, Step, merge_final
+from lit_viz.engine.step import Queue, Step, merge_final
 from lit_viz.optim import Evaluation
 from lit_viz.types import Snapshot, Task
 from tests.engine.stub import StubMethod, tasks
@@ -56,9 +56,9 @@ def test_an_image_ends_when_it_is_done_broken_or_at_its_last_iteration() -> None
     evaluate(method, step)
     advance(method, method.slots.x)
     assert step.endings(NEVER) == {}
-    assert step.endings(torch.tensor([False, True])) == {1: Ending(broken=False, done=True)}
+    assert step.endings(torch.tensor([False, True])) == {1: False}
     advance(method, torch.tensor([[float("nan")], [1.0]]))
-    assert step.endings(NEVER) == {0: Ending(broken=True, done=False)}
+    assert step.endings(NEVER) == {0: True}
     advance(method, torch.zeros(2, 1), count=2)
     assert list(step.endings(NEVER)) == [0, 1]
 
@@ -67,14 +67,14 @@ def test_a_non_finite_score_breaks_only_its_own_slot() -> None:
     method, step = started()
     scores = torch.tensor([1.0, float("inf")])
     step.add_evaluation(Evaluation(method.slots.x, scores, scores), torch.tensor([1, 0]), logged=False)
-    assert step.endings(NEVER) == {0: Ending(broken=True, done=False)}
+    assert step.endings(NEVER) == {0: True}
 
 
 def test_finished_images_leave_their_slots_with_a_result() -> None:
     method, step = started(iteration=3)
     evaluate(method, step)
     advance(method, method.slots.x + 1)
-    ((snapshot, result),) = step.finish({1: Ending(broken=False, done=False)})
+    ((snapshot, result),) = step.finish({1: False})
     assert [task.index for task in method.slots.tasks] == [0]
     assert (snapshot.iteration, snapshot.metrics) == (4, {"value": 2.0, "objective": 2.0})
     assert snapshot.array is None
@@ -93,7 +93,7 @@ def test_a_broken_image_fails_with_its_last_finite_value(iteration: int, score: 
     scores = torch.tensor([0.0, score])
     step.add_evaluation(Evaluation(method.slots.x, scores, scores), None, logged=True)
     advance(method, torch.tensor([[0.0], [float("nan")]]))
-    ((snapshot, result),) = step.finish({1: Ending(broken=True, done=False)})
+    ((snapshot, result),) = step.finish({1: True})
     assert (snapshot.iteration, snapshot.metrics) == (iteration, {"value": 1.0})
     assert result.record.status == "failed"
     assert error in str(result.record.error)
