@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lit_viz.errors import LitVizError
-from lit_viz.utils.files import remove_temporary_files
+from lit_viz.utils.files import check_regular, remove_temporary_files
 
 #: Locked by the process that writes the run. The operating system releases the lock when the process ends.
 LOCK = ".lock"
@@ -53,7 +53,7 @@ def run_lock(path: str | Path) -> Iterator[None]:
     if not is_usable:
         yield
         return
-    _check_links(path)
+    check_entries(path)
     lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -72,13 +72,20 @@ def run_lock(path: str | Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _check_links(path: Path) -> None:
-    """Reject links out of a run folder, so that nothing outside is written, deleted or embedded."""
+def check_entries(path: Path) -> None:
+    """Reject links out of a run folder, so that nothing outside is written, deleted or embedded, and files whose
+    content may be endless.
+
+    Raises:
+        LitVizError: there is a link to another place, or a FIFO, device or socket.
+    """
     root = path.resolve()
     for folder, folders, files in os.walk(path):
         for entry in (Path(folder, name) for name in (*folders, *files)):
             if entry.is_symlink() and not entry.resolve().is_relative_to(root):
                 raise LitVizError(f"a run folder must contain no links to other places, got {entry}: remove the link")
+        for name in files:
+            check_regular(Path(folder, name))
         if Path(folder) == path:  # W&B has links to its logs, and replaces links
             folders[:] = [name for name in folders if name != "wandb"]
 

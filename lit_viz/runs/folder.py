@@ -36,6 +36,7 @@ from lit_viz.runs import (
     QUEUE,
     RECORDED,
     RESULTS,
+    check_entries,
     creation_errors,
     entries_to_delete,
     is_empty,
@@ -86,6 +87,7 @@ class RunFolder:
         if not is_run(path):
             raise LitVizError(f"{path} is not a lit_viz run: give the folder that a run was written to")
         folder = cls(path)
+        check_entries(folder.path)
         folder._check_checksums()
         return folder
 
@@ -255,7 +257,10 @@ class RunFolder:
 
     def _check_checksums(self) -> None:
         """Compare configuration and queue with their recorded checksums."""
-        checksums = self.recorded.get("sha256") or {}
+        recorded = self.recorded
+        checksums = recorded.get("sha256") or {} if isinstance(recorded, dict) else None
+        if not isinstance(checksums, dict):
+            raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED} must be a mapping): restore it")
         options = _digest((self.path / CONFIG).read_text(encoding="utf-8").rpartition(f"\n{RECORDED}:\n")[0] + "\n")
         if checksums.get("options", options) != options:
             raise LitVizError(

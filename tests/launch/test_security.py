@@ -92,3 +92,18 @@ def test_imports_of_a_run_are_printed_first(received: Path) -> None:
     with pytest.raises(LitVizError):
         load_run(received, notify=lines.append)
     assert lines[2].endswith("run as code: harmful:make, my_maps:maps")
+
+
+@pytest.mark.parametrize("command", ["check", "resume"])
+@pytest.mark.parametrize("name", ["queue.jsonl", "images/pipe.png"])
+def test_pipes_in_a_run_folder_are_rejected(name: str, command: str, received: Path) -> None:
+    (received / name).unlink(missing_ok=True)
+    os.mkfifo(received / name)
+    with pytest.raises(LitVizError, match=f"{name} must be a regular file, got a FIFO"):
+        getattr(lv, command)(received)
+
+
+def test_a_configuration_with_another_record_is_rejected(received: Path) -> None:
+    (received / "config.yaml").write_text("# lit_viz run\nrecorded: 5\n")
+    with pytest.raises(LitVizError, match=r"config\.yaml is damaged \(recorded must be a mapping\)"):
+        lv.check(received)
