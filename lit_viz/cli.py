@@ -184,6 +184,11 @@ def errors_reported(program: str) -> Iterator[None]:
         sys.exit(interrupt_exit_status(interrupt))
     except BrokenPipeError:  # the reader of a pipe has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{program}: {printable(str(error.filename))} is not accessible ({error.strerror})", file=sys.stderr)
+        sys.exit(1)
     finally:
         if handles:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

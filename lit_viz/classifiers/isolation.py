@@ -212,6 +212,7 @@ def torch_warnings_ignored() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
         warnings.filterwarnings("ignore", r"'torch\.load' received a zip file that looks like a TorchScript archive")
         yield
 

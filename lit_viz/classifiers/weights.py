@@ -41,7 +41,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     file = f"weights file {str(path)!r}"
     if not path.is_file():
-        state = "is a folder" if path.is_dir() else "doesn't exist"
+        state = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "doesn't exist"
         raise LitVizError(f"{file} {state}: give the path of a .pth, .safetensors or .ckpt file")
     if path.stat().st_size == 0:
         raise LitVizError(f"{file} is empty: copy or download it again")

@@ -19,7 +19,7 @@ from lit_viz.loggers.base import WandbMode
 from lit_viz.utils.files import non_utf8_name_error
 
 #: Exceptions of the parser for invalid arguments.
-PARSER_ERRORS = (ArgumentError, argparse.ArgumentError, TypeError, ValueError)
+PARSER_ERRORS = (ArgumentError, argparse.ArgumentError, TypeError, ValueError, RecursionError)
 #: Short options of all commands.
 _SHORT = {
     "--classifier": "--classifier.name",
@@ -204,7 +204,8 @@ def parser_error(error: Exception, parser: ArgumentParser, short: Iterable[str] 
         expected = re.sub(r"dot import path string: \S+", "class name", expected)
         choices = [name for parts in (attacks, attributions, images, objectives, optim) for name in parts.__all__]
     verb = "expected " if "Expected" in reasons[0] else ""
-    return LitVizError(f"{option}: {verb}{expected}{got}{did_you_mean(value, choices) or see}")
+    near = "" if value in choices else did_you_mean(value, choices)  # a class of another option
+    return LitVizError(f"{option}: {verb}{expected}{got}{near or see}")
 
 
 def _unknown_argument(class_path: str, name: str, help_command: str) -> str:

@@ -34,7 +34,7 @@ from lit_viz.launch.arguments import PARSER_ERRORS, ClassifierOptions, add_logge
 from lit_viz.launch.commands.base import Command
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.runs import RECORDED
-from lit_viz.utils.files import read_yaml
+from lit_viz.utils.files import check_regular, read_yaml
 
 #: jsonargparse has process-wide state while it parses.
 _PARSING = threading.RLock()
@@ -209,6 +209,7 @@ def find_config(method: str, name: str) -> Path:
     packaged = {path.stem: path for path in sorted((config_folder() / method).glob("*.yaml"))}
     if name in packaged:
         return packaged[name]
+    check_regular(name)
     hint = did_you_mean(name, packaged) or f": give a YAML file or one of {', '.join(packaged)}"
     raise LitVizError(f"there is no configuration {name}{hint}")
 

@@ -126,5 +126,6 @@ def creation_errors(path: Path) -> Iterator[None]:
     """Convert errors of the system to a LitVizError about a run folder that can't be created."""
     try:
         yield
-    except OSError as error:
-        raise LitVizError(f"the run folder {path} can't be made ({error.strerror}): give another by --out") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", error)
+        raise LitVizError(f"the run folder {path} can't be made ({reason}): give another by --out") from error

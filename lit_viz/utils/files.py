@@ -185,7 +185,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     check_regular(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise LitVizError(f"the configuration {path} can't be read ({reason}): give a YAML file") from error
     if _size(content, {}) > _MAX_YAML_NODES:
