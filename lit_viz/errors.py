@@ -41,6 +41,10 @@ class LitVizError(Exception):
         self.exit_status = exit_status
 
 
+class WriteError(LitVizError):
+    """A file cannot be written; what has been written is kept."""
+
+
 class NetworkError(RuntimeError):
     """The forward of the user's network raised; its exception is the cause."""
 

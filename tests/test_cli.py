@@ -200,6 +200,8 @@ def test_the_record_describes_the_file(tmp_path: Path) -> None:
         ),
         (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps expects a value"),
         (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "must be at most 1, got 8"),
+        (["visualize", "1", "--model.objective", "Gradient"], "expected class name, got 'Gradient': see lit-viz"),
+        (["saliency", "x" * 300], "is not accessible (File name too long)"),
         (["saliency", "caf\udce9.png"], "is not UTF-8 text: rename the file"),
         (["visualize", "tarantula", "--classifier", "nonet"], "nonet"),
         (["resume", "nowhere"], "nowhere is not a lit_viz run"),
@@ -215,6 +217,37 @@ def test_invalid_arguments_give_a_one_line_error(
     lit_viz(*words, *out, expect=1)
     assert says in sentence(capsys)
     assert not run.exists()  # the corrected command needs no --overwrite
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "says"),
+    [
+        ("--config", "pipe", "pipe must be a regular file, got a FIFO"),
+        ("--config", "", "must be a regular file, got a folder"),
+        ("--config", "deep.yaml", "(maximum recursion depth exceeded"),
+        ("--classifier.weights", "pipe", "pipe' is no regular file"),
+    ],
+)
+def test_files_of_another_kind_give_a_one_line_error(
+    option: str, file: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "deep.yaml").write_text("[" * 3000)
+    lit_viz("visualize", "1", *SMALL, option, str(tmp_path / file), "--out", str(tmp_path / "run"), expect=1)
+    assert says in sentence(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_fails_in_its_first_step_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Step, "finish", failing)
+    lit_viz("visualize", "1", *SMALL, "--out", str(tmp_path / "run"), expect=1)
+    assert "out of GPU memory" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_existing_run_is_kept_without_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from itertools import chain, count
 from pathlib import Path
@@ -17,11 +17,11 @@ from lit_viz.callbacks.saving import Memory, RunWriter
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError, interrupt_exit_status
+from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import MethodCLI
 from lit_viz.launch.logs import incomplete_loggers, open_loggers, run_loggers, settings_of
-from lit_viz.launch.resume import LastCheckpoint, check_identity, method_files, open_or_create, provenance
+from lit_viz.launch.resume import LastCheckpoint, check_identity, has_progress, method_files, open_or_create, provenance
 from lit_viz.launch.run import Run, captions, gradients_enabled, ignore, load_configured
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings
@@ -60,9 +60,9 @@ def execute(cli: MethodCLI, classifier: Classifier | None = None, *, notify: Not
                 return _follow(trainer, cli, classifier)
             if _FOLLOWED_RUNS and config.out is not None:  # Lightning has started this script once per rank
                 return Run(cli, ())
-        with nullcontext() if config.out is None else run_lock(config.out):
-            if config.out is None:
-                return _run_in_memory(trainer, cli, classifier, notify)
+        if config.out is None:
+            return _run_in_memory(trainer, cli, classifier, notify)
+        with run_lock(config.out), _failed_start_discarded(Path(config.out)):
             return _run_in_folder(trainer, cli, classifier, notify)
 
 
@@ -77,27 +77,36 @@ def _run_in_memory(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     return Run(cli, outcomes, None, classifier)
 
 
+@contextmanager
+def _failed_start_discarded(path: Path) -> Iterator[None]:
+    """Delete a new run folder if the run fails before its first result or checkpoint; the corrected command would need
+    ``--overwrite``."""
+    exists = is_run(path)
+    try:
+        yield
+    except BaseException as error:
+        # After a WriteError, such as of a full disk, the run is resumed.
+        if not (exists or has_progress(path) or isinstance(error, WriteError)):
+            with suppress(LitVizError):  # no run, or with other files
+                RunFolder(path).clear(method_files())
+        raise
+
+
 def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None, notify: Notify | None) -> Run:
     """Create or open the run folder, and run the configuration in it."""
     config = cli.config
     folder, is_resumed = open_or_create(cli)
     replaces = not is_resumed and is_run(folder.path)
-    is_new = not is_resumed and not replaces
-    try:
-        if is_new:
-            folder.write_config(cli.dump(), provenance(cli, None))
-        classifier = classifier or load_configured(config, trainer.strategy.root_device)
-        stored_tasks = folder.queue() if is_resumed else []
-        module, tasks = _build(cli, classifier, stored_tasks)
-        if replaces:  # only now that the new run is valid
-            folder.clear(method_files())
-        if not stored_tasks:
-            folder.write_queue(tasks)
-        check_identity(folder, cli, classifier, is_resumed)
-    except BaseException:
-        if is_new:
-            folder.discard()  # otherwise the corrected command would need --overwrite
-        raise
+    if not is_resumed and not replaces:
+        folder.write_config(cli.dump(), provenance(cli, None))
+    classifier = classifier or load_configured(config, trainer.strategy.root_device)
+    stored_tasks = folder.queue() if is_resumed else []
+    module, tasks = _build(cli, classifier, stored_tasks)
+    if replaces:  # only now that the new run is valid
+        folder.clear(method_files())
+    if not stored_tasks:
+        folder.write_queue(tasks)
+    check_identity(folder, cli, classifier, is_resumed)
     module.keep_results = False  # they are in the folder
     presentation = cli.presentation
     checkpoint, names, send = LastCheckpoint(folder), run_loggers(config), notify or ignore

@@ -23,7 +23,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
 from lit_viz.launch.config import INSTANCE, MethodCLI, set_option
-from lit_viz.runs import RECORDED, is_run
+from lit_viz.runs import RECORDED, RESULTS, is_run
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, command_line, remark
@@ -44,6 +44,11 @@ _LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorc
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
 #: Options that only apply to a new run.
 _NEW_RUN_OPTIONS = ("config", "out", "overwrite", "resume", "count", "print_config")
+
+
+def has_progress(path: str | Path) -> bool:
+    """Return whether a run folder has a checkpoint or a result."""
+    return any(Path(path, name).exists() for name in (LAST_CHECKPOINT, RESULTS))
 
 
 def method_files() -> tuple[str, ...]:

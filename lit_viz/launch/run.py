@@ -321,7 +321,9 @@ def load_configured(config: Namespace, device: torch.device | None = None) -> Cl
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise LitVizError(f"out of memory while {name} is loaded: its weights need more than there is") from error
+        raise LitVizError(
+            f"out of memory while {name} is loaded: its weights or inputs need more than there is"
+        ) from error
     if device is not None and device != classifier.device and classifier.device.type == "cpu":
         with suppress(Exception):  # modules that support the CPU only raise various exceptions
             classifier.original.to(device)

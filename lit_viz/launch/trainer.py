@@ -32,8 +32,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
 from lit_viz.images.listing import has_array_images
 from lit_viz.launch.config import INSTANCE, without_instances
-from lit_viz.launch.resume import LAST_CHECKPOINT
-from lit_viz.runs import is_run
+from lit_viz.launch.resume import LAST_CHECKPOINT, has_progress
 from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.process import is_rank_zero
@@ -136,8 +135,8 @@ def stopped_before_evidence(config: Any) -> str:
 
 def resume_hint(config: Any) -> str:
     """Return ``; continue with: lit-viz resume RUN``, or the Python call if the run was given arrays or a module."""
-    if config.out is None or not is_run(config.out) or not is_rank_zero():
-        return ""  # a folder without a first step is discarded
+    if config.out is None or not has_progress(config.out) or not is_rank_zero():
+        return ""  # a folder without progress is discarded
     if has_array_images(vars(config)) or INSTANCE in str(without_instances(config.model)):
         return "; continue in Python with the same call and resume=True"
     if config.classifier.weights == GIVEN_WEIGHTS:

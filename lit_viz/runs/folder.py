@@ -132,12 +132,6 @@ class RunFolder:
             for entry in [] if is_empty(self.path) else entries_to_delete(self.path, method_files):
                 _delete(entry)
 
-    def discard(self) -> None:
-        """Delete configuration and queue of a run that has failed before its first step."""
-        for name in (QUEUE, CONFIG):
-            with suppress(OSError):
-                (self.path / name).unlink(missing_ok=True)
-
     # -- reading
 
     @property

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, WriteError
 
 _TEMPORARY = ".part"
 # Flushes a file system to disk, given a descriptor of one of its folders.
@@ -104,18 +104,18 @@ def _sync_folder(path: Path) -> None:
 
 @contextmanager
 def translate_write_errors(path: str | Path) -> Iterator[None]:
-    """Convert errors of the system to a LitVizError that names the file."""
+    """Convert errors of the system to a WriteError that names the file."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LitVizError(
+            raise WriteError(
                 f"disk full while writing {path}; the previous file is kept: free some space and resume the run"
             ) from error
         if error.strerror is None:
             raise
         hint = ": lift the limit (ulimit -f) and resume the run" if error.errno == errno.EFBIG else ""
-        raise LitVizError(f"{path} can't be written ({error.strerror}){hint}") from error
+        raise WriteError(f"{path} can't be written ({error.strerror}){hint}") from error
 
 
 def sha256(path: str | Path) -> str:

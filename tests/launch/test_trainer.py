@@ -183,13 +183,13 @@ def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int, tmp_path: Path)
 
 
 def test_a_run_from_an_array_is_continued_in_python(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").touch()
+    (tmp_path / "results.jsonl").touch()
     started = Namespace({**vars(config()), "out": str(tmp_path), "init": "array:0"})
     assert resume_hint(started) == "; continue in Python with the same call and resume=True"
 
 
 def test_exhausted_memory_is_a_one_line_error(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").touch()
+    (tmp_path / "results.jsonl").touch()
     message = Namespace({**vars(config()), "out": str(tmp_path)})
     with (
         pytest.raises(
