@@ -37,7 +37,7 @@ from lit_viz.figures.layout import (
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
 from lit_viz.figures.style import COLORS, GRAY, INK
 from lit_viz.images.rendering import clip_limits, heat
-from lit_viz.localization.localization import SEEDS, Localization, LocalizedMap
+from lit_viz.localization import SEEDS, Localization, LocalizedMap
 from lit_viz.runs.results import Outcome
 
 #: Maximum number of maps in a figure.

@@ -1,1 +1,301 @@
-"""Localization of objects by saliency maps."""
+"""Localization of objects by saliency maps: map -> seeds -> mask -> box, compared with reference boxes.
+
+The most and the least salient pixels are seeds for the colors of object and background, and a graph cut (Boykov & Jolly
+2001) segments the object (Simonyan et al. 2014, arXiv:1312.6034, section 3.2).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_viz.attributions.reducers import reduce_channels
+from lit_viz.errors import LitVizError
+from lit_viz.images.filters import gaussian_blur
+from lit_viz.images.reading import Box, Photograph, encode_png, to_uint8
+from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
+from lit_viz.methods.records import SaliencyRecord
+from lit_viz.runs.evidence import Evidence, LocalizationEvidence, LocalizedObject
+from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.results import Outcome
+from lit_viz.utils.files import write_bytes
+
+#: IoU from which a box is correct (Pascal VOC, ImageNet).
+CORRECT_IOU = 0.5
+#: Number of maps kept for the figure.
+MAX_PANELS = 20
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Thresholds of the seeds: quantiles of the map above and below which pixels are seeds.
+
+    ``smoothing`` is the sigma of a Gaussian blur of the map, relative to the shorter side. It removes the noise of
+    single pixels, for which the paper averages the maps of ten crops.
+    """
+
+    foreground: float = 0.95
+    background: float = 0.30
+    smoothing: float = 1 / 200
+
+    def of(self, values: Tensor) -> NDArray[np.int8]:
+        """Return the seeds of a map ``(H, W)``: 1 foreground, -1 background, 0 neither."""
+        if bad := int((~values.isfinite()).sum()):
+            raise LitVizError(f"no box: {bad} of {values.numel()} pixels of the map are not finite")
+        if values.max() == values.min():
+            raise LitVizError("no box: the map is constant")
+        sigma = torch.tensor([self.smoothing * min(values.shape)], dtype=torch.float64)
+        smooth = gaussian_blur(values[None, None].double().cpu(), sigma)[0, 0].numpy()
+        low, high = np.quantile(smooth, [self.background, self.foreground])
+        seeds = np.zeros(smooth.shape, np.int8)
+        seeds[smooth <= low] = -1
+        # In a map that is mostly zero both quantiles are zero, and all positive pixels are foreground.
+        seeds[(smooth >= high) if high > low else (smooth > low)] = 1
+        return seeds
+
+
+SEEDS = Seeds()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segmented object: seeds ``(H, W)`` as by :meth:`Seeds.of`, mask ``(H, W)``, and its box in the image."""
+
+    seeds: NDArray[np.int8]
+    mask: NDArray[np.bool_]
+    box: Box
+
+
+def import_opencv() -> ModuleType:
+    """Return OpenCV, an optional requirement."""
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise LitVizError("boxes of maps need OpenCV: pip install 'lit-viz[localization]'") from error
+
+
+def segment(photograph: Tensor, values: Tensor, seeds: Seeds = SEEDS) -> Segment:
+    """Return the largest connected part of the graph cut's foreground.
+
+    Foreground seeds are fixed. Background seeds only provide colors, since the map is also low inside objects. The
+    result is deterministic.
+    """
+    cv2 = import_opencv()
+    marked = seeds.of(values)
+    try:
+        foreground = _graph_cut(to_uint8(photograph), marked, cv2).astype(np.uint8)
+        _, parts, statistics, _ = cv2.connectedComponentsWithStats(foreground)  # includes diagonal neighbors
+    except cv2.error as error:
+        raise LitVizError(f"no box: OpenCV failed on the photograph ({' '.join(str(error).split())})") from error
+    mask = np.asarray(parts == 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA])))
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return Segment(marked, mask, (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)))
+
+
+def _graph_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.int8], cv2: ModuleType) -> NDArray[np.bool_]:
+    labels = np.where(seeds > 0, np.uint8(cv2.GC_FGD), np.uint8(cv2.GC_PR_BGD))
+    cv2.setRNGSeed(0)  # of the k-means initialization
+    seeded = seeds != 0
+    # Fit the color models, mixtures of five Gaussians, to the seeds only: an image of one row and no iteration. Fitted
+    # to the whole image, they would count all other pixels as background.
+    empty = np.zeros((1, 65))
+    _, background, foreground = cv2.grabCut(
+        pixels[seeded][None], labels[seeded][None], None, empty, empty.copy(), 0, cv2.GC_INIT_WITH_MASK
+    )
+    labels, _, _ = cv2.grabCut(pixels, labels, None, background, foreground, 1, cv2.GC_EVAL_FREEZE_MODEL)
+    return np.isin(labels, [cv2.GC_FGD, cv2.GC_PR_FGD])
+
+
+def localize(photograph: Photograph, values: Tensor) -> Segment:
+    """Segment the object that a map ``(H, W)`` indicates (:func:`segment`), without the padding of ``fit="pad"``."""
+    height, width = photograph.original_size
+    x0, y0, x1, y1 = map(int, _clip(photograph.from_original([0, 0, width, height]).round(), values.shape))
+    inner = segment(photograph.pixels[:, y0:y1, x0:x1], values[y0:y1, x0:x1])
+    padding = (y0, len(values) - y1), (x0, len(values[0]) - x1)
+    box = (inner.box[0] + x0, inner.box[1] + y0, inner.box[2] + x0, inner.box[3] + y0)
+    return Segment(np.pad(inner.seeds, padding), np.pad(inner.mask, padding), box)
+
+
+def box_in_original(photograph: Photograph, box: Box) -> Box:
+    """Return a box of the image in pixels of the original, clipped to it."""
+    return _clip(photograph.to_original(box), photograph.original_size)
+
+
+def mask_in_original(photograph: Photograph, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask ``(H, W)`` of the image at the size of the original, by nearest pixels; False where cropped."""
+    height, width = photograph.original_size
+    centers = torch.arange(max(height, width), dtype=torch.float64) + 0.5
+    columns, rows = photograph.from_original(torch.stack([centers, centers], 1)).floor().long().unbind(1)
+    framed = np.pad(mask, 1)  # pixels outside of the image map to the frame
+    y, x = (
+        indices[:side].clamp(-1, size).add(1).numpy()
+        for indices, side, size in zip((rows, columns), (height, width), mask.shape, strict=True)
+    )
+    resized: NDArray[np.bool_] = framed[np.ix_(y, x)]
+    return resized
+
+
+def _clip(box: Tensor, size: Sequence[int]) -> Box:
+    height, width = size
+    x0, y0, x1, y1 = box.clamp(min=0).minimum(box.new_tensor([width, height, width, height])).tolist()
+    return x0, y0, x1, y1
+
+
+@dataclass(frozen=True)
+class LocalizedMap:
+    """Localization by one map ``(H, W)``; the reference boxes are in pixels of the original."""
+
+    photograph: Photograph
+    values: Tensor
+    segment: Segment | None
+    error: str | None
+    reference: tuple[Box, ...]
+
+    @property
+    def box(self) -> Box | None:
+        """Box of the object in pixels of the original."""
+        return None if self.segment is None else box_in_original(self.photograph, self.segment.box)
+
+    @property
+    def iou(self) -> float | None:
+        """IoU with the best reference box; None without one, 0 without an object."""
+        return self._best_iou(self.box)
+
+    @property
+    def baseline_iou(self) -> float | None:
+        """IoU of the part of the photograph that the network receives."""
+        height, width = self.photograph.pixels.shape[-2:]
+        return self._best_iou(box_in_original(self.photograph, (0, 0, width, height)))
+
+    def _best_iou(self, box: Box | None) -> float | None:
+        if not self.reference:
+            return None
+        return 0.0 if box is None else max(iou(box, reference) for reference in self.reference)
+
+    def evidence(self, record: SaliencyRecord, mask: str | None) -> LocalizedObject:
+        """Return the object as in ``evidence.json``."""
+        return LocalizedObject.of(
+            record,
+            box=_round(self.box),
+            box_in_image=_round(None if self.segment is None else self.segment.box),
+            mask=mask,
+            true_boxes=[_round(box) for box in self.reference],
+            iou=self.iou,
+            iou_whole=self.baseline_iou,
+            error=self.error,
+        )
+
+
+@dataclass
+class Localization:
+    """Localization by the maps of a run: the objects, and the first maps for the figure."""
+
+    maps: list[LocalizedObject] = field(default_factory=list)
+    panels: list[tuple[Outcome, LocalizedMap]] = field(default_factory=list)
+
+    def corloc(self) -> dict[str, dict[str, Any]]:
+        """Return by method the share of maps with a correct box (CorLoc), among those with a reference box.
+
+        ``whole_photograph`` is the CorLoc of a box around the whole input of the network, as a baseline.
+        """
+        by_method: dict[str, list[LocalizedObject]] = defaultdict(list)
+        for entry in self.maps:
+            if entry.iou is not None:
+                by_method[entry.method].append(entry)
+        return {
+            method: {
+                "corloc": sum((entry.iou or 0.0) >= CORRECT_IOU for entry in entries) / len(entries),
+                "whole_photograph": sum((entry.iou_whole or 0.0) >= CORRECT_IOU for entry in entries) / len(entries),
+                "maps": len(entries),
+            }
+            for method, entries in by_method.items()
+        }
+
+    def sentence(self) -> str:
+        """Return the result in one line."""
+        errors = [f"{entry.name}: {entry.error}" for entry in self.maps if entry.error]
+        boxes = sum(entry.box is not None for entry in self.maps)
+        parts = [f"boxes of {boxes} of {len(self.maps)} maps"]
+        parts += [
+            f"{method} CorLoc {r['corloc']:.0%} of {r['maps']} (whole photographs: {r['whole_photograph']:.0%})"
+            for method, r in self.corloc().items()
+        ]
+        more = [f"{len(errors) - 1} more in evidence.json"] if len(errors) > 1 else []
+        return f"evidence: {', '.join(parts + errors[:1] + more)}"
+
+
+def localize_run(
+    outcomes: Sequence[Outcome],
+    reducers: Mapping[str, str],
+    truth: Mapping[str, ReferenceBoxes],
+    folder: RunFolder | None = None,
+) -> Localization:
+    """Localize the object of each map of a run and add box and IoU to the records.
+
+    Args:
+        outcomes: of the run; outcomes without a map are skipped.
+        reducers: channel reducer by method.
+        truth: reference boxes by ``source`` (:func:`~lit_viz.localization.reference_boxes.match_boxes`).
+        folder: run folder for masks, records and evidence; None writes nothing.
+    """
+    version = import_opencv().__version__
+    result = Localization()
+    amended = []
+    for outcome in outcomes:
+        record, pixels, attribution = outcome.record, outcome.source(), outcome.array()
+        if pixels is None or attribution is None or not isinstance(record, SaliencyRecord):
+            continue
+        values = reduce_channels(attribution, reducers[record.method])[0]
+        found = _localize(record, pixels, values, truth.get(str(record.source)))
+        outcome.amend(box=_round(found.box), iou=found.iou)
+        amended.append(outcome.record)
+        mask = None
+        if folder is not None and found.segment is not None:
+            mask = f"masks/{record.key}.png"
+            pixels = torch.from_numpy(mask_in_original(found.photograph, found.segment.mask))
+            write_bytes(folder.path / mask, encode_png(pixels[None].float()))
+        result.maps.append(found.evidence(record, mask))
+        if len(result.panels) < MAX_PANELS:
+            result.panels.append((outcome, found))
+    if folder is not None:
+        folder.amend(amended)
+        evidence = LocalizationEvidence(
+            seeds=asdict(SEEDS), right_from_iou=CORRECT_IOU, opencv=version, corloc=result.corloc(), maps=result.maps
+        )
+        folder.merge_evidence(Evidence(localization=evidence))
+    return result
+
+
+def _localize(record: SaliencyRecord, pixels: Tensor, values: Tensor, reference: ReferenceBoxes | None) -> LocalizedMap:
+    photograph, found, errors = photograph_of(record, pixels), None, []
+    if reference is not None and reference.size not in (None, photograph.original_size):
+        expected, actual = (f"{s[1]} x {s[0]}" for s in (reference.size or (0, 0), photograph.original_size))
+        errors.append(f"reference boxes in {reference.path} ignored: annotated at {expected} pixels, got {actual}")
+        reference = None
+    try:
+        found = localize(photograph, values)
+    except LitVizError as error:
+        errors.append(str(error))
+    boxes = () if reference is None else reference.boxes
+    return LocalizedMap(photograph, values, found, "; ".join(errors) or None, boxes)
+
+
+def photograph_of(record: SaliencyRecord, pixels: Tensor) -> Photograph:
+    """Return the photograph of a record; an image passed as an array is its own original."""
+    height, width = pixels.shape[-2:]
+    original_height, original_width = record.original_size or (height, width)
+    x0, y0, x1, y1 = record.original_box or (0, 0, width, height)
+    return Photograph(pixels, str(record.source), (original_height, original_width), (x0, y0, x1, y1))
+
+
+def _round(box: Box | None) -> list[float] | None:
+    return None if box is None else [round(value, 2) for value in box]

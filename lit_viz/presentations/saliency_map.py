@@ -17,7 +17,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.saliency.evaluation import evaluate_maps
 from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
-from lit_viz.localization.localization import localize_run
+from lit_viz.localization import localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord

@@ -13,7 +13,7 @@ from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS
 from lit_viz.images.reading import Photograph
 from lit_viz.images.rendering import clip_limits, heat
-from lit_viz.localization.localization import SEEDS, Localization, LocalizedMap, Segment
+from lit_viz.localization import SEEDS, Localization, LocalizedMap, Segment
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.evidence import Similarity
 from lit_viz.runs.results import remembered

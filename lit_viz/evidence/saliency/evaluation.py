@@ -31,7 +31,7 @@ from lit_viz.evidence.saliency.metrics import (
     replacement_curve,
 )
 from lit_viz.images.reading import Box
-from lit_viz.localization.localization import photograph_of
+from lit_viz.localization import photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.rng import Draws, Key

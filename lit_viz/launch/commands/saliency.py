@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lit_viz.attributions import METHODS, Attribution, Gradient, name_of
 from lit_viz.classifiers import Classifier
 from lit_viz.launch.commands.base import PhotographCommand, class_paths
-from lit_viz.localization.localization import import_opencv
+from lit_viz.localization import import_opencv
 from lit_viz.methods import SaliencyMap
 from lit_viz.presentations.saliency_map import reference_boxes
 from lit_viz.types import Task
