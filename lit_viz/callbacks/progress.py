@@ -1,4 +1,4 @@
-"""Callbacks that report to the terminal: notes before the run, and its progress."""
+"""Callback that reports to the terminal: notes before the run, and its progress."""
 
 from __future__ import annotations
 
@@ -12,42 +12,27 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from lit_viz.engine.module import ImageTraining, RunProgress
-from lit_viz.utils.formatting import Notify, is_notebook, pluralize, remark
+from lit_viz.utils.formatting import Notify, is_notebook, notify, pluralize, remark
 
 _MIN_IMAGES_FOR_RATE = 32  # below it, images per second are not shown
 _REFRESH_SECONDS = 0.1
 
 
-class Notes(Callback):
-    """Print the notes of classifier and method before the first step.
-
-    Args:
-        notify: called with each note; None logs those of the classifier.
-    """
-
-    def __init__(self, notify: Notify | None) -> None:
-        self._notify = notify
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the notes."""
-        module = cast(ImageTraining, pl_module)
-        for note in module.classifier.notes if self._notify is None else (*module.classifier.notes, *module.notes):
-            (self._notify or remark)(str(note))
-
-
 class Progress(Callback):
-    """Show finished images, iteration, mean probability or objective, speed and remaining time on stderr.
+    """Print the notes of classifier and method, then show finished images, iteration, mean probability or objective,
+    speed and remaining time on stderr.
 
     A notebook shows a line that is updated. If stderr is neither a terminal nor a notebook, one line is printed at the
     start and one at the end.
 
     Args:
-        quiet: show nothing.
+        notify: receives the notes; None shows nothing, and logs the notes of the classifier.
         console: output, by default stderr.
     """
 
-    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
-        self.quiet = quiet
+    def __init__(self, notify: Notify | None = notify, console: Console | None = None) -> None:
+        self.notify = notify
+        self.quiet = notify is None
         self.console = console or Console(stderr=True)
         self._bar: Bar | None = None
         self._display: Any = None  # of IPython
@@ -56,11 +41,14 @@ class Progress(Callback):
         self._start: RunProgress
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the bar, or print a line."""
+        """Print the notes, and start the bar or print a line."""
+        module = cast(ImageTraining, pl_module)
+        for note in module.classifier.notes if self.notify is None else (*module.classifier.notes, *module.notes):
+            (self.notify or remark)(str(note))
         self.quiet = self.quiet or not trainer.is_global_zero
         if self.quiet:
             return
-        progress = self._start = cast(ImageTraining, pl_module).progress()
+        progress = self._start = module.progress()
         self._started = time.monotonic()
         if is_notebook():
             from IPython.display import display

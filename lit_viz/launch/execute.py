@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 
-from lit_viz.callbacks.progress import Notes, Progress
+from lit_viz.callbacks.progress import Progress
 from lit_viz.callbacks.saving import Memory, RunWriter
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.lightning import is_distributed
@@ -70,7 +70,7 @@ def _run_in_memory(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     classifier = classifier or load_configured(cli.config, trainer.strategy.root_device)
     module, tasks = _build(cli, classifier)
     memory = Memory()
-    fit(trainer, cli.config, module, tasks, [memory, Notes(notify), Progress(quiet=notify is None)])
+    fit(trainer, cli.config, module, tasks, [memory, Progress(notify)])
     outcomes = remembered(memory.results, memory.snapshots)
     settings = EvidenceSettings(cli.config, CAPTUM_SECONDS, notify or ignore)
     cli.presentation.verify(module, outcomes, None, settings)
@@ -125,7 +125,7 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     log = open_loggers(folder, names, settings_of(config), presentation, send)
     try:
         if not finished:  # a finished run without a report was killed before its evidence
-            fit(trainer, config, module, tasks, [RunWriter(folder), log, Notes(notify), Progress(quiet=notify is None)])
+            fit(trainer, config, module, tasks, [RunWriter(folder), log, Progress(notify)])
         run = Run(cli, filed(folder), folder, classifier)
         try:
             settings = EvidenceSettings(config, CAPTUM_SECONDS, send)

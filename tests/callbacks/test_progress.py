@@ -14,6 +14,8 @@ ZERO = SimpleNamespace(is_global_zero=True)
 class Module:
     """A run of four images of 100 updates, one of which fails and one of which is skipped."""
 
+    classifier, notes = SimpleNamespace(notes=["a note of the network"]), ["a note of the method"]
+
     def __init__(self, before=0, early=1):
         self.updates, self.early = before, early  # images end after that part of their updates
 
@@ -111,3 +113,11 @@ def test_quiet_runs_and_other_ranks_print_nothing(clock, quiet, rank):
     callback.on_train_batch_end(trainer, Module(), None, None, 0)
     callback.on_train_end(trainer, Module())
     assert file.getvalue() == ""
+
+
+def test_notes_precede_the_run(clock, caplog):
+    lines = []
+    Progress(lines.append, Console(file=io.StringIO())).on_train_start(ZERO, Module())
+    assert lines == ["a note of the network", "a note of the method"]
+    Progress(None).on_train_start(ZERO, Module())
+    assert caplog.messages == ["a note of the network"]
