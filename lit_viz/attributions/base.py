@@ -23,8 +23,9 @@ from lit_viz.utils.device import to_device, to_list
 #: Samples between two tests of the tolerance. Small samples can have a small variance by chance, and the number of
 #: evaluations of a map must not depend on the batch.
 EVERY = 8
-#: Largest relative error that is estimated.
-MAX_ERROR = 4.0
+#: Largest relative error that is estimated, of maps of many and of few independent values. Above it the norm of the
+#: limit map, which is the smaller part of the squared norm of the map, is not known within a factor of 1.5.
+MAX_ERROR, MAX_COARSE_ERROR = 4.0, 1.0
 
 
 class Attribution(StepRule):
@@ -164,12 +165,12 @@ class Sampling(Estimator):
     Attributes:
         skipped: number of evaluations at the start that give no sample.
         fewest: number of samples from which the error is estimated.
-        coarse: whether samples have few independent values, so that the error is known within a factor of 2 only.
+        max_error: largest error that is estimated.
     """
 
     skipped: ClassVar[int] = 0
     fewest: ClassVar[int] = 4
-    coarse: ClassVar[bool] = False
+    max_error: ClassVar[float] = MAX_ERROR
     every: ClassVar[int | None] = EVERY
 
     @abstractmethod
@@ -198,20 +199,20 @@ class Sampling(Estimator):
 
         The standard error is ``sqrt(s^2 / n)`` with the unbiased variance s^2 of the samples, as root mean square over
         the pixels; infinite for fewer than two samples. ``error`` is infinite for fewer than ``fewest``, and above
-        ``MAX_ERROR``, where noise conceals the limit.
+        ``max_error``, where noise conceals the limit.
         """
         count = (state["iteration"] - self.skipped).double()
         variance = torch.where(count >= 2, state["squares"] / (count * (count - 1)), torch.inf)
-        error = relative_error(variance, _mean_square(self.pattern(state["mean"]).double()))
+        error = relative_error(variance, _mean_square(self.pattern(state["mean"]).double()), self.max_error)
         error = error.masked_fill((count < self.fewest) & (variance > 0), torch.inf)
         return {"standard_error": variance.sqrt().to(x.dtype), "error": error.to(x.dtype)}
 
 
-def relative_error(variance: Tensor, squares: Tensor) -> Tensor:
-    """Return the error of maps relative to the norm of the limit map, infinite above ``MAX_ERROR``; from the variance
+def relative_error(variance: Tensor, squares: Tensor, max_error: float) -> Tensor:
+    """Return the error of maps relative to the norm of the limit map, infinite above ``max_error``; from the variance
     and the mean square of the maps over the pixels, ``(N,)`` each."""
     signal = squares - variance  # the expectation of the mean square is that of the limit map plus the variance
-    resolved = (signal > 0) & (signal * MAX_ERROR**2 >= variance)
+    resolved = (signal > 0) & (signal * max_error**2 >= variance)
     return torch.where(resolved, (variance / signal).sqrt(), torch.inf).masked_fill(variance == 0, 0.0)
 
 

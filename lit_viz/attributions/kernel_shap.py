@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import EVERY, Estimator, add_rows, gather_rows, relative_error
+from lit_viz.attributions.base import EVERY, MAX_COARSE_ERROR, Estimator, add_rows, gather_rows, relative_error
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
@@ -132,7 +132,8 @@ class KernelShap(Estimator):
         variance = residual / freedom.clamp_min(1) * (areas * inverse.diagonal(dim1=1, dim2=2)).sum(1)
         variance = torch.where(freedom >= _ENDS, variance, torch.inf)
         squares = (areas * values.square()).sum(1)
-        return {"standard_error": variance.sqrt().to(x.dtype), "error": relative_error(variance, squares).to(x.dtype)}
+        error = relative_error(variance, squares, MAX_COARSE_ERROR)
+        return {"standard_error": variance.sqrt().to(x.dtype), "error": error.to(x.dtype)}
 
     def _solve(self, state: State) -> tuple[Tensor, Tensor]:
         """Return the values ``(N, most)`` and the inverse of the normal equations ``(N, most, most)``."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_viz.attributions.base import Sampling, gather_rows, keys
+from lit_viz.attributions.base import MAX_COARSE_ERROR, Sampling, gather_rows, keys
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, Probability
 from lit_viz.optim import Evaluate, State
@@ -33,7 +33,8 @@ class RISE(Sampling):
 
     evaluations = 1000
     spatial: ClassVar[bool] = True
-    coarse: ClassVar[bool] = True
+    max_error: ClassVar[float] = MAX_COARSE_ERROR
+    fewest: ClassVar[int] = 512
     reducer: ClassVar[str] = "above_least"  # every pixel contains the mean score
     objective: Objective = Probability()
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_viz.attributions.base import MAX_ERROR
+from lit_viz.attributions.base import MAX_COARSE_ERROR, MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.figures.layout import (
     CELL,
@@ -42,8 +42,8 @@ MOST = 60
 _ERRORS = {
     "±": "estimated L2 error of the map before the reduction, relative to the norm of the map of unlimited samples; "
     "above 100% the map is mostly noise",
-    "not resolved": f"the error exceeds {MAX_ERROR:.0%} or can't be estimated: give more --iterations",
-    "±*": "the same, known within a factor of 2 from 256 samples on, and too low for fewer (few independent values)",
+    "not resolved": f"the error exceeds {MAX_ERROR:.0%} (RISE, KernelSHAP: {MAX_COARSE_ERROR:.0%}) or can't be "
+    "estimated: give more --iterations",
     "gap": "sum of the map less the change of the score from the baseline, relative to the latter",
 }
 _FAINT = 0.3  # a map below this share of the shared limit is nearly black

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
-from lit_viz.attributions import METHODS, title_of
+from lit_viz.attributions import title_of
 from lit_viz.engine.method import half_precision
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.saliency.evaluation import evaluate_maps
@@ -190,8 +190,7 @@ def _error_text(record: Record) -> str:
         return "-"
     if not math.isfinite(record.relative_error):
         return "not resolved"
-    coarse = getattr(METHODS.get(record.method), "coarse", False)
-    sign = "gap" if "completeness" in record.metrics else "±*" if coarse else "±"
+    sign = "gap" if "completeness" in record.metrics else "±"
     return f"{sign} {record.relative_error:.{1 if record.relative_error < 0.1 else 0}%}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_viz.methods.records import AdversarialRecord, SaliencyRecord
+from lit_viz.methods.records import AdversarialRecord
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 
@@ -39,13 +39,3 @@ def test_the_summary_of_an_attack_counts_fooling_files() -> None:
     ]
     (row,) = AdversarialExamplePresentation().summary(results)
     assert list(row.values()) == ["hay", "3", "3", "2", "1.000", "3/255"]
-
-
-def test_the_error_of_few_independent_values_is_marked() -> None:
-    records = [
-        SaliencyRecord(
-            index=i, name="cat", method=method, reducer="max_abs", top5=[], metrics={"relative_error": 0.5}, target=1
-        )
-        for i, method in enumerate(("smoothgrad", "rise"))
-    ]
-    assert [row["error"] for row in SaliencyMapPresentation().table(records)] == ["± 50%", "±* 50%"]
