@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -306,24 +306,40 @@ def attribute(
     Returns:
         The maps (see :meth:`Attribution.attribution`) and their uncertainty.
     """
+    total = method.default_evaluations(x.shape[1:]) if evaluations is None else evaluations
+    (state,) = states(method, network, x, targets, [total], seeds=seeds, against=against)
+    return method.attribution(x, state), method.uncertainty(x, state)
+
+
+def states(
+    method: Attribution,
+    network: Network | Mapping[str, Network],
+    x: Tensor,
+    targets: Tensor | Sequence[int],
+    counts: Sequence[int],
+    *,
+    seeds: Sequence[int] | None = None,
+    against: Sequence[int] | None = None,
+) -> Iterator[State]:
+    """Yield the state of maps after each number of evaluations in ``counts``, ascending; arguments as for
+    :func:`attribute`."""
     networks = dict(network if isinstance(network, Mapping) else dict.fromkeys(map(str, method.networks), network))
     classes = torch.as_tensor(targets, device=x.device)
     seeds = range(len(x)) if seeds is None else seeds
     tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, classes, strict=True))]
-    total = method.default_evaluations(x.shape[1:]) if evaluations is None else evaluations
-
     goals = {"targets": classes}
     if against is not None:
         goals["against"] = torch.as_tensor(against, device=x.device)
     evaluate = bare_evaluate(method.objective, networks, goals, method.layers)
-    count = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    last = torch.full_like(count, total)
-    state = {**method.init(x, tasks), "iteration": count, "iterations": last, "until": last}
-    with torch.no_grad():
-        while bool((state["iteration"] < last).any()):
-            advance = method.advance(state)
-            _, state, done = method.step(x, state, evaluate)
-            if bool(done.all()):
-                break
-            state["iteration"] = state["iteration"] + advance.masked_fill(done, 0)
-    return method.attribution(x, state), method.uncertainty(x, state)
+    zeros = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    state = {**method.init(x, tasks), "iteration": zeros, "iterations": zeros + counts[-1]}
+    for count in counts:
+        state["until"] = zeros + count
+        with torch.no_grad():
+            while bool((state["iteration"] < count).any()):
+                advance = method.advance(state)
+                _, state, done = method.step(x, state, evaluate)
+                if bool(done.all()):
+                    break
+                state["iteration"] = state["iteration"] + advance.masked_fill(done, 0)
+        yield state
