@@ -24,7 +24,7 @@ class Segments:
 
     Attributes:
         given: maximum number of superpixels of SLIC (Achanta et al. 2012, "SLIC Superpixels", IEEE TPAMI 34:2274), in
-            Lab colors; or an image file of the network's input size, whose colors are the regions of all images.
+            Lab colors; or an image file of the network's input size with a color per region, for all images.
     """
 
     given: int | str
@@ -87,17 +87,17 @@ class Segments:
 def superpixels(image: NDArray[np.uint8], most: int) -> NDArray[np.int64]:
     """Return at most ``most`` superpixels of an image ``(H, W, C)``, numbered from 0.
 
-    The image is blurred, and compactness is twice scikit-image's default. Otherwise texture splits superpixels, whose
-    parts are merged with their neighbors, down to a quarter of the requested number.
+    The image is blurred, and compactness is twice scikit-image's default. Otherwise texture splits superpixels into
+    parts that are merged with their neighbors, down to a quarter of the requested number.
     """
     from skimage.segmentation import slic
 
-    if image.shape[2] == 1:  # SLIC converts three channels to Lab colors, whose range fits its compactness
+    if image.shape[2] == 1:  # compactness is relative to the range of Lab colors, which require three channels
         image = image.repeat(3, axis=2)
-    wanted = most
+    count = most
     while True:  # SLIC treats the number as approximate
-        found = slic(image, n_segments=wanted, compactness=20, sigma=1, start_label=0, channel_axis=-1)
-        labels, regions = np.unique(found, return_inverse=True)
+        result = slic(image, n_segments=count, compactness=20, sigma=1, start_label=0, channel_axis=-1)
+        labels, regions = np.unique(result, return_inverse=True)
         if len(labels) <= most:
             return regions.reshape(image.shape[:2]).astype(np.int64)
-        wanted = max(1, wanted - (len(labels) - most))
+        count = max(1, count - (len(labels) - most))
