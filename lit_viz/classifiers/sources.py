@@ -220,7 +220,9 @@ def module_source(module: nn.Module, source: Source, processor: Any = None) -> S
         properties = {"mean": transforms.mean, "std": transforms.std, "origin": "of torchvision's published weights"}
         properties["labels"] = imagenet_labels()
     vision = getattr(config, "vision_config", config)  # of networks of images and text
+    embedding = getattr(module, "patch_embed", None)  # of timm, whose configuration has the published size
     side = getattr(module, "image_size", None) or getattr(vision, "image_size", None)
+    side = side or getattr(embedding, "img_size", None)
     if isinstance(side, int) or (isinstance(side, (list, tuple)) and len(side) == 2):
         properties["size"] = (side, side) if isinstance(side, int) else tuple(side)
     names = getattr(config, "id2label", None)

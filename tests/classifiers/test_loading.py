@@ -190,6 +190,7 @@ def test_a_module_requires_a_size_and_notes_missing_normalization() -> None:
 def test_preprocessing_stored_in_a_module_is_used() -> None:
     classifier = load_classifier(timm.create_model("test_vit"))
     assert (classifier.size, classifier.mean) == ((160, 160), (0.5,) * 3)
+    assert load_classifier(timm.create_model("test_vit", img_size=(64, 96))).size == (64, 96)
 
 
 @pytest.mark.parametrize(
