@@ -17,11 +17,12 @@ python scripts/benchmark.py all --quick                  # a test: two images an
   profile   time of an evaluation by part
   devices   two and more processes of one thread against one
 
-Each side runs in its own process, because the allocator's setting belongs to the process. The sides take turns, so that
-a drift of the machine's speed affects all of them. Loading is not timed. The other tools get the module as users pass
-it: contiguous, not frozen, default allocator. Ratios are minimum, median and maximum over the rounds. Evidence is timed
-separately. The other tools are installed at first use into a folder of the user's cache (benchmarks/environment.py).
-Results of single sides are printed to stderr, and the tables at the end.
+Each side runs in its own process, because the allocator's setting belongs to the process; those of ``saliency`` are
+kept for all methods. The sides take turns, so that a drift of the machine's speed affects all of them. Loading is not
+timed. The other tools get the module as users pass it: contiguous, not frozen, default allocator. Ratios are minimum,
+median and maximum over the rounds. Evidence is timed separately. The other tools are installed at first use into a
+folder of the user's cache (benchmarks/environment.py). Results of single sides are printed to stderr, and the tables at
+the end.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def parsed() -> argparse.Namespace:
         "--judge", action="append", default=[], help="additional held-out network, as NAME or NAME=FILE"
     )
     parser.add_argument("--out", type=Path, help="folder for a sheet of the class images")
-    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not options.side and (not options.what or set(options.what) - {*COMPARISONS, *GROUPS}):
+    if not options.serve and (not options.what or set(options.what) - {*COMPARISONS, *GROUPS}):
         parser.error(f"WHAT must be of {', '.join([*COMPARISONS, *GROUPS])}, got {options.what}")
     if options.quick and options.write:
         parser.error("--write is not available with --quick")
@@ -67,8 +68,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     peers = options.peers or environment.default_folder()
     environment.use(peers)
-    if options.side:
-        print(running.call(*options.side))
+    if options.serve:
+        running.serve()
         return
     names = [name for what in options.what for name in GROUPS.get(what, (what,))]
     if any(COMPARISONS[name] for name in names):

@@ -130,3 +130,15 @@ def test_a_side_has_a_process_of_its_own(tmp_path: Path) -> None:
     assert 200 < plan.side("memory.smoothgrad", images=1, samples=1)["MiB"] < 4000
     with pytest.raises(SystemExit, match=r"memory.smoothgrad .* failed"):
         plan.side("memory.smoothgrad", images=1)
+
+
+@pytest.mark.slow
+def test_a_kept_process_runs_one_side_after_another(tmp_path: Path) -> None:
+    plan = running.Plan(2, False, tmp_path, (), (), (), None)
+    sides = {name: ("environment.missing", {"folder": str(tmp_path / name)}) for name in ("a", "b")}
+    results = plan.in_turns(sides, keep=True)
+    assert {name: len(each) for name, each in results.items()} == {"a": 2, "b": 2}
+    assert list(plan.processes) == ["a", "b"]
+    with pytest.raises(SystemExit, match=r"environment.missing {} failed:\n(.|\n)*missing 1 required positional"):
+        plan.side("environment.missing", "a")
+    plan.processes["b"].close()

@@ -9,8 +9,10 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
 from datetime import date
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -37,6 +39,7 @@ class Plan:
         methods: methods of the floor or the saliency comparison; all if empty.
         judges: additional held-out networks, as NAME or NAME=FILE.
         out: folder for pictures, or None.
+        processes: kept processes by name.
     """
 
     rounds: int
@@ -46,6 +49,7 @@ class Plan:
     methods: Sequence[str]
     judges: Sequence[str]
     out: Path | None
+    processes: dict[str, Process] = field(default_factory=dict)
 
     def chosen(self, names: Sequence[str]) -> list[str]:
         """Return the selected methods of ``names``, or all of them."""
@@ -53,34 +57,74 @@ class Plan:
             sys.exit(f"benchmark: --methods must be of {', '.join(names)}, got {', '.join(sorted(invalid))}")
         return list(self.methods or names)
 
-    def side(self, function: str, **arguments: Any) -> Result:
-        """Run ``module.function(**arguments)`` of this folder in a new process; in this one if ``quick``."""
+    def side(self, function: str, process: str | None = None, **arguments: Any) -> Result:
+        """Run ``module.function(**arguments)`` of this folder in a new process, or in the named one, which is kept; in
+        this one if ``quick``."""
         text = json.dumps(arguments)
-        output = call(function, text) if self.quick else self._in_new_process(function, text)
+        if self.quick:
+            output = call(function, text)
+        elif process is None:
+            single = Process(self.peers)
+            output = single.run(function, text)
+            single.close()
+        else:
+            if process not in self.processes:
+                self.processes[process] = Process(self.peers)
+            output = self.processes[process].run(function, text)
         print(f"  {function} {text}: {output}", file=sys.stderr, flush=True)
         result: Result = json.loads(output)
         return result
 
-    def _in_new_process(self, function: str, arguments: str) -> str:
-        words = [sys.executable, str(SCRIPT), "--peers", str(self.peers), "--side", function, arguments]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"benchmark: {function} {arguments} failed:\n{done.stderr}")
-        return done.stdout.strip().splitlines()[-1]
-
-    def in_turns(self, sides: Mapping[str, tuple[str, Result]]) -> dict[str, list[Result]]:
-        """Run every side once a round, so that a drift of the machine's speed affects all sides."""
+    def in_turns(self, sides: Mapping[str, tuple[str, Result]], *, keep: bool = False) -> dict[str, list[Result]]:
+        """Run every side once a round, so that a drift of the machine's speed affects all sides; in new processes, or
+        in one that is kept by the name of the side."""
         results: dict[str, list[Result]] = {name: [] for name in sides}
         for _ in range(self.rounds):
             for name, (function, arguments) in sides.items():
-                results[name].append(self.side(function, **arguments))
+                results[name].append(self.side(function, name if keep else None, **arguments))
         return results
 
-    def best_batch(self, batches: Sequence[int], function: str, **arguments: Any) -> int:
+    def best_batch(self, batches: Sequence[int], function: str, process: str | None = None, **arguments: Any) -> int:
         """Return the fastest batch size of a side."""
         if self.quick:
             return batches[0]
-        return min(batches, key=lambda batch: self.side(function, batch=batch, **arguments)["seconds"])
+        return min(batches, key=lambda batch: self.side(function, process, batch=batch, **arguments)["seconds"])
+
+
+class Process:
+    """A process that runs functions of this folder, one after another, until it is closed or this process ends."""
+
+    def __init__(self, peers: Path) -> None:
+        words = [sys.executable, str(SCRIPT), "--peers", str(peers), "--serve"]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+
+    def run(self, function: str, arguments: str) -> str:
+        """Return the result of ``module.function`` as JSON; exit if it fails."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(function, arguments, file=self._process.stdin, flush=True)
+        output = self._process.stdout.readline()
+        if not output:
+            sys.exit(f"benchmark: {function} {arguments} failed:\n{self.close()}")
+        return output.strip()
+
+    def close(self) -> str:
+        """End the process, and return its errors."""
+        self._process.communicate()
+        self._errors.seek(0)
+        with self._errors:
+            return self._errors.read()
+
+
+def serve() -> None:
+    """Run the functions in the lines of the standard input, and print their results."""
+    for line in sys.stdin:
+        with redirect_stdout(sys.stderr):
+            output = call(*line.split(maxsplit=1))
+        print(output, flush=True)
 
 
 def call(function: str, arguments: str) -> str:
