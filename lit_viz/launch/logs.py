@@ -10,12 +10,11 @@ from typing import Any
 from jsonargparse import Namespace
 from pytorch_lightning.loggers import Logger
 
-from lit_viz.callbacks.logging import FolderLogger
+from lit_viz.callbacks.logging import FolderLogger, LoggerThread, complete_mark
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.loggers import LOGGERS, adapter, logger_names
-from lit_viz.loggers.base import LoggerSettings
+from lit_viz.loggers.base import FINISH_SECONDS, LoggerSettings
 from lit_viz.loggers.rows import FolderRows
-from lit_viz.loggers.thread import FINISH_SECONDS, LoggerThread, complete_mark
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.report.page import REPORT
 from lit_viz.runs import run_lock
@@ -95,8 +94,7 @@ def log_run(
         if is_complete:
             log.finish()
         else:
-            for thread in log.threads:
-                thread.log_rows(log.rows.rows(_finished(folder)))
+            log.log_rows(_finished(folder))
             for thread in log.threads:
                 thread.close(success=False, seconds=FINISH_SECONDS)
     logged = {thread.name: thread.adapter.place for thread in log.threads if not thread.failed}

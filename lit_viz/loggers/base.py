@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from lit_viz.runs.folder import RunFolder
 CaptionedImage = tuple[NDArray[np.uint8], str]
 #: How a run is logged to W&B.
 WandbMode = Literal["auto", "online", "offline", "disabled"]
+#: After which the calls at the end of a run are given up; W&B and MLflow upload files.
+FINISH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -114,3 +116,7 @@ class ImageAdapter:
     def place(self) -> str:
         """Location of the run, or the command that shows it."""
         return str(self.logger.save_dir)
+
+
+#: Logs a row of a run by an adapter.
+LogRow = Callable[[ImageAdapter], None]

@@ -14,8 +14,7 @@ from typing import TypeVar
 
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
-from lit_viz.loggers.base import ImageAdapter, RunResults
-from lit_viz.loggers.thread import LogRow
+from lit_viz.loggers.base import ImageAdapter, LogRow, RunResults
 from lit_viz.presentations import Presentation
 from lit_viz.runs.folder import RunFolder, top5_of
 from lit_viz.types import Curve, Picture, Record, Snapshot, Task, slug

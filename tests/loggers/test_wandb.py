@@ -21,12 +21,11 @@ from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 
 import lit_viz as lv
-from lit_viz.callbacks.logging import FolderLogger
+from lit_viz.callbacks.logging import FolderLogger, LoggerThread
 from lit_viz.callbacks.saving import Memory
 from lit_viz.figures.layout import pixels
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows, caption
-from lit_viz.loggers.thread import LoggerThread
 from lit_viz.loggers.wandb import open_adapter, open_run
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
@@ -369,7 +368,7 @@ def test_an_error_of_wandb_is_reported_once(tmp_path, monkeypatch):
 
 
 def test_a_call_that_does_not_return_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_viz.loggers.thread._CALL_SECONDS", 0.3)
+    monkeypatch.setattr("lit_viz.callbacks.logging._CALL_SECONDS", 0.3)
     monkeypatch.setattr("lit_viz.loggers.wandb.stop_service", lambda: None)
     lines, forever = [], threading.Event()
     folder = new_folder(tmp_path / "run")
@@ -665,7 +664,7 @@ import os, signal, sys, time
 from pathlib import Path
 from lit_viz.loggers import thread as module
 from lit_viz.loggers.base import LoggerSettings
-from lit_viz.loggers.thread import LoggerThread
+from lit_viz.callbacks.logging import LoggerThread
 from lit_viz.loggers.wandb import open_adapter
 from lit_viz.runs.folder import RunFolder
 
