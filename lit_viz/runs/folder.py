@@ -230,9 +230,17 @@ class RunFolder:
         return images
 
     def evidence(self) -> Evidence:
-        """Return the content of ``evidence.json``; without parts if it is missing."""
+        """Return the content of ``evidence.json``; without parts if it is missing.
+
+        Raises:
+            LitVizError: a part has another type.
+        """
         path = self.path / EVIDENCE
-        return Evidence.from_dict((_parse_object(path.read_text(encoding="utf-8")) if path.exists() else None) or {})
+        parts = _parse_object(path.read_text(encoding="utf-8")) if path.exists() else None
+        try:
+            return Evidence.from_dict(parts or {})
+        except (AttributeError, TypeError, ValueError) as error:
+            raise LitVizError(f"{path} is damaged: delete it, and lit-viz check computes it again") from error
 
     # -- writing
 

@@ -16,6 +16,7 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier, sources
 from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import load_run
+from lit_viz.runs.folder import RunFolder
 
 
 @pytest.mark.parametrize("name", ["http.server:test", "os:abort", "builtins:exit", "webbrowser:open", "own_os:abort"])
@@ -107,3 +108,9 @@ def test_a_configuration_with_another_record_is_rejected(received: Path) -> None
     (received / "config.yaml").write_text("# lit_viz run\nrecorded: 5\n")
     with pytest.raises(LitVizError, match=r"config\.yaml is damaged \(recorded must be a mapping\)"):
         lv.check(received)
+
+
+def test_damaged_evidence_is_a_one_line_error(received: Path) -> None:
+    (received / "evidence.json").write_text('{"transfer": 5}')
+    with pytest.raises(LitVizError, match=r"evidence\.json is damaged: delete it"):
+        RunFolder.open(received).evidence()
