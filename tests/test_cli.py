@@ -367,7 +367,7 @@ def test_a_run_killed_before_its_report_gets_its_evidence_on_resume(tmp_path: Pa
 
     network, run = load_classifier(smooth_network(), size=16), tmp_path / "run"
     photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
-    lv.saliency(network, photographs, method="smoothgrad", iterations=2, out=run, wandb="disabled")
+    lv.saliency(network, photographs, method="smoothgrad", iterations=2, out=run, wandb="disabled", check="captum")
     output = (run / "evidence.json").read_text()
     for name in ("report.html", "evidence.json", "figure.png"):
         (run / name).unlink()

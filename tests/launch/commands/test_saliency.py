@@ -283,7 +283,8 @@ def _empty(folder: Path) -> str:
 
 def test_from_python(smooth: Classifier) -> None:
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    run = lv.saliency(smooth, images, ["apple", 1, "date"], method={"smoothgrad": {"sigma": 0.2}}, iterations=5)
+    method = {"smoothgrad": {"sigma": 0.2}}
+    run = lv.saliency(smooth, images, ["apple", 1, "date"], method=method, iterations=5, check="captum")
     assert run.attributions.shape == (3, 3, 16, 16)
     assert torch.equal(run.maps, run.attributions.abs().amax(1))
     assert [r["target"] for r in run.results] == [0, 1, 3]
