@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class GradientShap(Sampling):
     """
 
     evaluations = 128
+    fewest: ClassVar[int] = 128  # the samples have heavy tails
 
     def __init__(
         self, baselines: Kind | float | Sequence[Kind | float] = ("black", 0.5, 1.0), sigma: float = 0.0

@@ -38,7 +38,7 @@ def test_the_error_of_gradients_holds(name: str, path: str, classifier: Classifi
     x, target = photograph(path, classifier)
     pairs = compare(method, classifier.fast(), x, target, COUNTS, 256)
     assert all(within(pairs[count]) in (1, pytest.approx(math.nan, nan_ok=True)) for count in COUNTS), pairs
-    assert within(pairs[64]) == within(pairs[256]) == 1  # resolved
+    assert within(pairs[128]) == within(pairs[256]) == 1  # resolved
 
 
 @pytest.mark.slow
