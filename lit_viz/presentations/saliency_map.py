@@ -110,7 +110,9 @@ class SaliencyMapPresentation(Presentation):
             notify(f"tolerance: {above} of {len(outcomes)} maps ended above {tolerance:g}: give more --iterations")
         noisy = Counter(r.method for r, error in errors if "standard_error" in r.metrics and not error <= 1)
         for method, count in noisy.items():
-            notify(f"{method}: {pluralize(count, 'map')} mostly noise (error above 100%): give more --iterations")
+            notify(
+                f"{method}: {pluralize(count, 'map')} with an error above 100% or not resolved: give more --iterations"
+            )
         references = reference_boxes(config)
         truth, notes = match_boxes(references or (), (str(o.record.source) for o in outcomes if o.record.source))
         for note in notes:

@@ -356,9 +356,14 @@ def test_guided_grad_cam_records_its_layer() -> None:
     assert record["layer"] == "1"
 
 
-def test_the_error_of_a_single_sample_is_not_resolved(folder: Path, tmp_path: Path) -> None:
+def test_the_error_of_a_single_sample_is_not_resolved(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, words = tmp_path / "run", ["--method", "smoothgrad,gradient", "--iterations", "1", "--check", "none"]
     lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words, "--out", str(run))
+    assert "smoothgrad: 1 map with an error above 100% or not resolved: give more --iterations" in (
+        capsys.readouterr().err
+    )
     errors = [[row["error"] for row in SaliencyMapPresentation().table(RunFolder(run).records())]]
     outcome = lv.saliency(
         lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25),
