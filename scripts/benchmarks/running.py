@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -124,6 +125,7 @@ def serve() -> None:
     for line in sys.stdin:
         with redirect_stdout(sys.stderr):
             output = call(*line.split(maxsplit=1))
+        gc.collect()  # networks and runs are parts of reference cycles
         print(output, flush=True)
 
 
