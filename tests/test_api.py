@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
+import weakref
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -22,6 +24,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png, from_pil, read_photograph
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
+from lit_viz.types import Result
 from tests.conftest import NAMES, Around, smooth_network
 from tests.test_cli import records
 
@@ -491,3 +494,17 @@ def test_attacks_and_methods_may_be_instances(smooth: Classifier, tmp_path: Path
             again(tmp_path / "run", smooth)
     how: dict[str, Any] = {"method": GradCAM(), "out": tmp_path / "run", "wandb": "disabled", "resume": True}
     assert torch.equal(lv.saliency(smooth, x, 0, **how).maps, run.maps)
+
+
+def test_the_images_of_a_run_in_memory_are_freed_with_it(smooth: Classifier) -> None:
+    """Without a collection of reference cycles, which is rare: a Trainer contains itself."""
+    gc.collect()
+    gc.disable()
+    try:
+        run = lv.saliency(smooth, photographs(), 0, check="none")
+        results = [weakref.ref(item) for item in gc.get_objects() if type(item) is Result]
+        assert len(results) == len(run) == 3
+        del run
+        assert [result() for result in results] == [None] * 3
+    finally:
+        gc.enable()

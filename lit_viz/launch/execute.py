@@ -70,8 +70,10 @@ def _run_in_memory(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     classifier = classifier or load_configured(cli.config, trainer.strategy.root_device)
     module, tasks = _build(cli, classifier)
     memory = Memory()
+    module.keep_results = False  # they are in the callback
     fit(trainer, cli.config, module, tasks, [memory, Progress(notify)])
     outcomes = remembered(memory.results, memory.snapshots)
+    trainer.callbacks.clear()  # type: ignore[attr-defined] # a Trainer is freed late, since it contains itself
     settings = EvidenceSettings(cli.config, CAPTUM_SECONDS, notify or ignore)
     cli.presentation.verify(module, outcomes, None, settings)
     return Run(cli, outcomes, None, classifier)
@@ -151,7 +153,7 @@ def _follow(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None) 
         if tasks and LastCheckpoint(folder).is_finished(tasks):  # no tasks: rank zero is just creating the folder
             return Run(cli, ())
     module = cli.build(classifier or load_configured(config, trainer.strategy.root_device))
-    module.keep_results = config.out is None
+    module.keep_results = False
     _FOLLOWED_RUNS.append(config.out)
     fit(trainer, config, module)
     return Run(cli, ())
