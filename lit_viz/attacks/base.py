@@ -15,6 +15,7 @@ from lit_viz.attacks.norms import L2, Norm, NormName, norm_of
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import CrossEntropy, Objective
+from lit_viz.objectives.classes import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.evaluation import bare_evaluate
 from lit_viz.optim.rule import chosen
@@ -82,7 +83,21 @@ class Attack(StepRule):
     notes: Sequence[str] = ()
 
     def bind(self, classifier: Classifier) -> None:
-        """Adapt the attack to a classifier before it is used."""
+        """Adapt the attack to a classifier before it is used.
+
+        Raises:
+            LitVizError: the objective needs more classes, targeted or not.
+        """
+        if isinstance(self.objective, AttackObjective):
+            untargeted, targeted = self.objective.classes
+            self.check_classes(classifier, targeted=targeted < untargeted)
+
+    def check_classes(self, classifier: Classifier, *, targeted: bool) -> None:
+        """Raise :class:`LitVizError` unless the classifier has enough classes for the objective."""
+        if isinstance(self.objective, AttackObjective) and (
+            error := self.objective.class_count_error(classifier.exclusive_classes, targeted=targeted)
+        ):
+            raise LitVizError(f"{error}: use the cross-entropy")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the state that every attack has.

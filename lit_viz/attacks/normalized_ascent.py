@@ -51,6 +51,7 @@ class NormalizedAscentAttack(Attack):
         self.scale: Tensor | None = None
 
     def bind(self, classifier: Classifier) -> None:
+        super().bind(classifier)
         if self.space == "normalized":
             self.scale = torch.tensor(classifier.std, dtype=torch.float64).view(-1, 1, 1)
 

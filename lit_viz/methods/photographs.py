@@ -226,6 +226,11 @@ def needs_logits(task: Task) -> bool:
     )
 
 
+def is_targeted(task: Task) -> bool:
+    """Return whether a task has a target, resolved or not."""
+    return task.target is not None or task.options.get("target") in TARGET_RULES
+
+
 def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
     """Return the task with label, target and target name, as far as they can be resolved.
 

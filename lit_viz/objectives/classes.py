@@ -90,17 +90,32 @@ class Probability(ClassScore):
 
 
 class AttackObjective(Objective):
-    """Base class of attack objectives; subclasses implement :meth:`score`."""
+    """Base class of attack objectives; subclasses implement :meth:`score`.
 
+    Attributes:
+        classes: minimum number of classes of the network in an untargeted and in a targeted attack.
+    """
+
+    classes: ClassVar[tuple[int, int]] = (1, 1)
     task_fields = frozenset({"target"})
 
     def __call__(self, outputs: Outputs) -> Tensor:
         targeted = outputs.targeted
         if targeted is None:
             targeted = torch.ones_like(outputs.targets, dtype=torch.bool)
+        for mode in set(to_list(targeted)):
+            if error := self.class_count_error(outputs.logits.shape[1], targeted=mode):
+                raise LitVizError(f"{error}: use CrossEntropy or Margin")
         if any(target < 0 for target in to_list(outputs.targets)):
             raise LitVizError("an attack requires a target or the true label, got neither")
         return self.score(outputs, targeted)
+
+    def class_count_error(self, count: int, *, targeted: bool) -> str | None:
+        """Return an error message if a network with ``count`` classes has too few for the objective, else None."""
+        minimum, mode = self.classes[targeted], "targeted" if targeted else "untargeted"
+        if count >= minimum:
+            return None
+        return f"{type(self).__name__} requires {minimum} classes in {mode} attacks, got a network with {count}"
 
     @abstractmethod
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
@@ -156,8 +171,7 @@ class DLR(AttackObjective):
     ``-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)``. The denominator is at least 1e-12.
     """
 
-    #: Minimum number of classes of the network in an untargeted and in a targeted attack.
-    classes: ClassVar[tuple[int, int]] = (3, 4)
+    classes = (3, 4)
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         """Compute ratios, positive where the attack succeeds; targeted rows require the true class."""
@@ -165,13 +179,6 @@ class DLR(AttackObjective):
         descending = logits.topk(min(4, logits.shape[1])).values
         untargeted_score = torch.zeros_like(logits[:, 0])
         is_targeted = to_list(targeted)
-        for mode in set(is_targeted):
-            if (count := logits.shape[1]) < self.classes[mode]:
-                kind = "targeted" if mode else "untargeted"
-                raise LitVizError(
-                    f"DLR requires {self.classes[mode]} classes in {kind} attacks, got a network with {count}: use the "
-                    "cross-entropy"
-                )
         if not all(is_targeted):
             spread = (descending[:, 0] - descending[:, 2]).clamp(min=_EPS)
             untargeted_score = (_largest_other(logits, targets) - _select(logits, targets)) / spread

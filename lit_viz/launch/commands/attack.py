@@ -17,6 +17,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.base import PhotographCommand, class_of_part, class_paths
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
+from lit_viz.methods.photographs import is_targeted
 from lit_viz.methods.universal_perturbation import universal_tasks
 from lit_viz.types import Task
 
@@ -91,7 +92,10 @@ class Attack(PhotographCommand):
         if isinstance(attack, Universal):
             photographs, notes = self.queue(config, classifier)
             return universal_tasks(photographs, config.held_out, config.seed, config.radii), notes
-        return self.queue(config, classifier, [{"eps": radius} for radius in config.radii] or [{}])
+        tasks, notes = self.queue(config, classifier, [{"eps": radius} for radius in config.radii] or [{}])
+        for targeted in {is_targeted(task) for task in tasks}:
+            attack.check_classes(classifier, targeted=targeted)
+        return tasks, notes
 
     def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
         """Return the method; a universal attack evaluates several photographs per iteration."""

@@ -354,6 +354,30 @@ def test_results_of_stronger_attacks_are_kept(smooth: Classifier, tmp_path: Path
     assert any("Square with 1000 queries fooled 2 images" in reason for reason in reasons())
 
 
+@pytest.mark.parametrize(
+    ("attack", "classes", "target", "message"),
+    [
+        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR requires 3 classes .* a network with 2: use the cross-entropy"),
+        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR requires 4 classes in targeted .* with 3: use the cross-entropy"),
+        ({"apgd": {"loss": "dlr"}}, 3, "random", "DLR requires 4 classes in targeted"),
+        ({"pgd": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "with 2: use the cross-entropy"),
+        ({"normalized_ascent": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "use the cross-entropy"),
+    ],
+)
+def test_too_few_classes_are_rejected_before_a_run_is_replaced(
+    attack: dict[str, dict[str, str]], classes: int, target: int | str | None, message: str, tmp_path: Path
+) -> None:
+    net, out = load_classifier(smooth_network(classes=classes), size=16), tmp_path / "run"
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    options = {"iterations": 2, "out": out, "wandb": "disabled"}
+    lv.attack(net, x, [0], **options)
+    with pytest.raises(LitVizError, match=message):
+        lv.attack(net, x, [0], target, attack=attack, overwrite=True, **options)
+    assert len(records(out)) == 1
+    if classes == 3:
+        assert lv.attack(net, x, [0], attack=attack, iterations=2).results
+
+
 def test_radii_in_python_are_as_on_the_command_line(smooth: Classifier) -> None:
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
 
