@@ -662,7 +662,7 @@ def test_the_silent_setting_is_restored(tmp_path):
 SIGNAL_SERVICE = """
 import os, signal, sys, time
 from pathlib import Path
-from lit_viz.loggers import thread as module
+from lit_viz.callbacks import logging as module
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.callbacks.logging import LoggerThread
 from lit_viz.loggers.wandb import open_adapter
