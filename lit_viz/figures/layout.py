@@ -41,6 +41,7 @@ _MIN_DPI = 120  # legible text in figures of small images
 _DOTS = 450  # per image: sharp in print and on high-density screens
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
 _FRAME = 0.5  # line width in points
+_HINTING = 1.04  # width of a long line of small text as drawn, relative to the measured outlines
 _FOOTER: ContextVar[tuple[str, str]] = ContextVar("footer", default=("", ""))
 
 
@@ -260,8 +261,9 @@ def compose(root: Grid, caption: str = "") -> Figure:
         settings, added = _FOOTER.get()
         caption = f"{caption.strip()} {added}".strip()
         width = max(root.width, _NARROWEST if caption or settings else 0.0)
-        small = Text(settings, width, TINY, lines=4, color=GRAY)
-        text = stack(Text(caption, width, lines=12, color=GRAY), small, gap=0.4 * GAP)
+        line = width / _HINTING
+        small = Text(settings, line, TINY, lines=4, color=GRAY)
+        text = stack(Text(caption, line, lines=12, color=GRAY), small, gap=0.4 * GAP)
         dpi = _sharp_dpi(list(root.cells()))
         height = root.height + (2 * GAP if root.height and text.height else 0.0) + text.height
         size = [math.ceil(round((inches + 2 * MARGIN) * dpi, 6)) / dpi for inches in (width, height)]
