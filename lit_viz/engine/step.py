@@ -208,8 +208,11 @@ class Step:
                 x[n] = self.x[n]
                 slots.put(ITERATION, [n], torch.tensor([self.iteration[n]]))
         intact = [n for n in rows if not endings[n]]
-        unchanged = {n: self.evaluated[n] for n in self.evaluated if slots.iteration[n] == self.iteration[n]}
-        evaluated = {n: evaluation.metrics_by_row()[row] for n, (evaluation, row) in unchanged.items()}
+        iteration, evaluated = slots.iteration, {}
+        for n in intact:
+            if n in self.evaluated and iteration[n] == self.iteration[n]:
+                evaluation, row = self.evaluated[n]
+                evaluated[n] = evaluation.metrics_by_row()[row]
         metrics = dict(zip(intact, method.final_metrics(x[intact], intact, evaluated), strict=True)) if intact else {}
         snapshots = method.snapshots(x[rows], rows, final=True)
         finished = []
