@@ -262,13 +262,11 @@ def check(
     return passed and not damaged
 
 
-def _evidence_settings(
-    cli: MethodCLI, faithfulness: bool, trust: bool, notify: Notify | None, seconds: float | None = None
-) -> EvidenceSettings:
+def _evidence_settings(cli: MethodCLI, faithfulness: bool, trust: bool, notify: Notify | None) -> EvidenceSettings:
     for option, requested in {"faithfulness": faithfulness, "trust": trust}.items():
         if requested and option not in cli.command.presented("evidence_options"):
             raise LitVizError(f"--{option} does not apply to a run of lit-viz {cli.command.name}")
-    return EvidenceSettings(cli.config, seconds, notify or ignore, faithfulness, trust)
+    return EvidenceSettings(cli.config, None, notify or ignore, faithfulness, trust)
 
 
 def captions(cli: MethodCLI, classifier: Classifier | None) -> AbstractContextManager[None]:
