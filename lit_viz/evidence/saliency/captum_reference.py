@@ -32,7 +32,7 @@ from lit_viz.attributions import (
     SmoothGradSquared,
     VarGrad,
 )
-from lit_viz.attributions.feature_ablation import Ablation
+from lit_viz.attributions.ablation import Ablation
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import is_rectifier
