@@ -9,8 +9,7 @@ from lit_viz.attributions.deep_lift import DeepLift
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
 from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
 from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop, InputXGradient
-from lit_viz.attributions.gradient_shap import GradientShap
-from lit_viz.attributions.integrated_gradients import IntegratedGradients
+from lit_viz.attributions.integrated_gradients import GradientShap, IntegratedGradients
 from lit_viz.attributions.kernel_shap import KernelShap
 from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad

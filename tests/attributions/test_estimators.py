@@ -11,8 +11,7 @@ from torch import Tensor
 from lit_viz.attributions.ablation import FeatureAblation, Occlusion
 from lit_viz.attributions.base import Attribution, attribute
 from lit_viz.attributions.gradient import Gradient, InputXGradient
-from lit_viz.attributions.gradient_shap import GradientShap
-from lit_viz.attributions.integrated_gradients import IntegratedGradients, gauss_legendre, growing
+from lit_viz.attributions.integrated_gradients import GradientShap, IntegratedGradients, gauss_legendre, growing
 from lit_viz.attributions.kernel_shap import KernelShap
 from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
