@@ -111,9 +111,10 @@ class FrozenBatchNorm(nn.Sequential):
 def is_plain_convolution(module: nn.Module) -> bool:
     """Return whether the module computes ``nn.Conv2d`` from its own weight, with or without timm's "same" padding.
 
-    Subclasses with another forward (weight standardization) and parametrized weights are excluded.
+    Subclasses with another forward (weight standardization), parametrized weights and scripted layers are excluded.
     """
-    return _has_forward_of(module, nn.Conv2d, CONV2D_SAME) and "weight" in module._parameters
+    plain = isinstance(module, nn.Conv2d) and _has_forward_of(module, nn.Conv2d, CONV2D_SAME)
+    return plain and "weight" in module._parameters
 
 
 def _is_plain_batch_norm(module: nn.Module) -> bool:

@@ -164,6 +164,7 @@ def test_a_scripted_layer_is_copied(part: float) -> None:
     net = conv_net()
     net[5] = scripted(nn.ReLU6())
     frozen = load_classifier(net.eval(), size=16, mean=[0.5] * 3, std=[0.25] * 3).fast(residual_gradient=part)
+    assert not frozen.is_original
     x = torch.rand(2, 3, 16, 16, requires_grad=True)
     logits, _ = frozen(x)
     assert torch.allclose(logits, net((x - 0.5) / 0.25), atol=1e-5)
