@@ -117,16 +117,15 @@ def reading_attention(
         maps.append((running[-1], collected))
         return collected.to(values.device)
 
-    def enter(name: str) -> Any:
-        return lambda module, args: running.append(name)
+    def enter(name: str, module: nn.Module, args: Any) -> None:
+        running.append(name)
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
+    def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
         running.pop()
 
-    modules = [(name, network.get_submodule(name)) for name in layers]
-    handles = [module.register_forward_pre_hook(enter(name)) for name, module in modules]
-    handles += [module.register_forward_hook(leave) for _, module in modules]
-    with hooked(handles), _ExplicitAttention(record, differences) if layers else nullcontext():
+    modules = {name: network.get_submodule(name) for name in layers}
+    explicit = _ExplicitAttention(record, differences) if layers else nullcontext()
+    with hooked(modules, enter, before=True), hooked(modules, leave), explicit:
         yield maps
 
 
@@ -139,10 +138,10 @@ def scoring_blocks(network: nn.Module, blocks: Sequence[str]) -> Iterator[None]:
     """
     means: list[Tensor] = []
 
-    def detach(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def detach(name: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
         return tree_map_only(Tensor, Tensor.detach, (args, kwargs))
 
-    def collect(module: nn.Module, args: Any, output: Any) -> Any:
+    def collect(name: str, module: nn.Module, args: Any, output: Any) -> Any:
         tokens = output if isinstance(output, Tensor) else output[0]
         means.append(tokens.mean(1, keepdim=True).expand_as(tokens))
         if len(means) < len(blocks):
@@ -150,9 +149,8 @@ def scoring_blocks(network: nn.Module, blocks: Sequence[str]) -> Iterator[None]:
         rows = torch.cat([tokens, *means])
         return tree_map(lambda leaf: rows if leaf is tokens else leaf, output)
 
-    modules = [network.get_submodule(name) for name in blocks]
-    handles = [module.register_forward_pre_hook(detach, with_kwargs=True) for module in modules]
-    with hooked(handles + [module.register_forward_hook(collect) for module in modules]):
+    modules = {name: network.get_submodule(name) for name in blocks}
+    with hooked(modules, detach, before=True, with_kwargs=True), hooked(modules, collect):
         yield
 
 

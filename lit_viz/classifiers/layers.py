@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.hooks import RemovableHandle
+from torch.utils._pytree import tree_map
 
 from lit_viz.classifiers.isolation import Original
 from lit_viz.classifiers.outputs import probe_images
@@ -62,13 +63,18 @@ def layer_of(name: str) -> str:
     return name.removesuffix(STATISTICS).removesuffix(ATTENTION).removesuffix(LOGITS)
 
 
-def layer_names(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of the layers that can be read, in the order of the network's modules.
+def readable_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that can be read by name, in the order of the network's modules.
 
     Containers without a forward and scripted layers, which accept no hooks, are excluded.
     """
     layers = [(n, m) for n, m in network.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
-    return tuple(name for name, layer in layers if type(layer).forward is not nn.Module.forward)
+    return {name: layer for name, layer in layers if type(layer).forward is not nn.Module.forward}
+
+
+def layer_names(network: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers that can be read, in the order of the network's modules."""
+    return tuple(readable_layers(network))
 
 
 def check_layers(names: Collection[str], network: nn.Module) -> None:
@@ -81,25 +87,48 @@ def check_layers(names: Collection[str], network: nn.Module) -> None:
 
 
 @contextmanager
-def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
-    """Remove these hooks after the body."""
-    try:
+def hooked(
+    layers: Mapping[str, nn.Module], hook: Callable[..., Any], *, before: bool = False, with_kwargs: bool = False
+) -> Iterator[None]:
+    """Call a forward hook of these layers in the body, with the layer's name as its first argument.
+
+    The further arguments are those of torch: module, args (then kwargs, if requested) and, unless ``before``, output.
+    """
+    with ExitStack() as handles:
+        for name, layer in layers.items():
+            register: Any = layer.register_forward_pre_hook if before else layer.register_forward_hook
+            handles.enter_context(register(partial(hook, name), with_kwargs=with_kwargs))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
-def reading(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of the named layers in the body's forward, with their graph.
+def reading(
+    network: nn.Module, names: Sequence[str], device: torch.device | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of the named layers in the body's forward, with their graph, on ``device``.
 
-    Of a layer that is called several times the last output is collected, of a tuple its first tensor. A name of
+    Of a layer that is called several times the last output is collected, of a tuple its first tensor. The forward
+    continues from a copy of the collected output, because many networks change an output in place. A name of
     :func:`statistics_of` collects the statistics of the layer's input. Unknown layers and those that the forward does
     not call raise :class:`LitVizError`.
     """
     check_layers(names, network)
-    with _collecting({name: network.get_submodule(layer_of(name)) for name in names}) as outputs:
+    outputs: dict[str, Tensor] = {}
+
+    def read_output(name: str, module: nn.Module, args: Any, output: Any) -> Any:
+        if (tensor := _first_tensor(output)) is None:
+            return output
+        outputs[name] = tensor.clone().to(device)
+        copied = outputs[name].to(tensor.device, copy=True)
+        return tree_map(lambda leaf: copied if leaf is tensor else leaf, output)
+
+    def read_statistics(name: str, module: nn.Module, args: Any) -> None:
+        if args and isinstance(args[0], Tensor):
+            outputs[name] = activation_statistics(args[0])
+
+    layers = {name: network.get_submodule(layer_of(name)) for name in names}
+    of_inputs = {name: layers.pop(name) for name in names if name.endswith(STATISTICS)}
+    with hooked(layers, read_output), hooked(of_inputs, read_statistics, before=True):
         yield outputs
     for name in names:
         if name not in outputs:
@@ -114,38 +143,20 @@ def unreadable(layer: str) -> LitVizError:
 @contextmanager
 def reading_all(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of all layers that the body's forward calls, in the order of their last calls."""
-    with _collecting({name: network.get_submodule(name) for name in layer_names(network)}) as outputs:
-        yield outputs
-
-
-@contextmanager
-def _collecting(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     outputs: dict[str, Tensor] = {}
 
-    def read_output(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            tensor = output[0] if isinstance(output, (tuple, list)) and output else output
-            if isinstance(tensor, Tensor):
-                outputs.pop(name, None)  # a repeated call moves the layer to the end
-                outputs[name] = tensor.clone()  # many networks change it in place afterwards
+    def read(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if (tensor := _first_tensor(output)) is not None:
+            outputs.pop(name, None)  # a repeated call moves the layer to the end
+            outputs[name] = tensor.clone()  # many networks change it in place afterwards
 
-        return hook
-
-    def read_statistics(name: str) -> Any:
-        def hook(module: nn.Module, args: Any) -> None:
-            if args and isinstance(args[0], Tensor):
-                outputs[name] = activation_statistics(args[0])
-
-        return hook
-
-    handles = [
-        layer.register_forward_pre_hook(read_statistics(name))
-        if name.endswith(STATISTICS)
-        else layer.register_forward_hook(read_output(name))
-        for name, layer in layers.items()
-    ]
-    with hooked(handles):
+    with hooked(readable_layers(network), read):
         yield outputs
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    first = output[0] if isinstance(output, (tuple, list)) and output else output
+    return first if isinstance(first, Tensor) else None
 
 
 def activation_statistics(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers.fast.convolution import FastConvolution, usable
-from lit_viz.classifiers.layers import hooked
+from lit_viz.classifiers.layers import hooked, readable_layers
 
 #: Bytes of the widest maps of a chunk. 10 million was the fastest of 5, 10, 20 and 40 million for EfficientNet-Lite0 on
 #: two cores with 1 MiB and 16 MiB of cache each.
@@ -81,17 +81,12 @@ _Call = tuple[torch.Size | None, torch.Size | None]
 def _calls(network: nn.Module, x: Tensor) -> dict[str, list[_Call]]:
     calls: dict[str, list[_Call]] = {}
 
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-            output_shape = output.shape if isinstance(output, Tensor) else None
-            calls.setdefault(name, []).append((args[0].shape if single else None, output_shape))
+    def record(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+        output_shape = output.shape if isinstance(output, Tensor) else None
+        calls.setdefault(name, []).append((args[0].shape if single else None, output_shape))
 
-        return hook
-
-    layers = [(n, m) for n, m in network.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
-    handles = [module.register_forward_hook(record(name), with_kwargs=True) for name, module in layers]
-    with hooked(handles), torch.no_grad():
+    with hooked(readable_layers(network), record, with_kwargs=True), torch.no_grad():
         network(x.clone())
     return calls
 

@@ -154,9 +154,9 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Modu
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except Exception as error:  # any error of the user's modules and attributes
         raise _Rejected(f"it can't be copied ({first_line(error)})") from error
-    before, calls = random_state(x.device), list[nn.Module]()
-    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    with state_preserved(module), hooked([p.register_forward_pre_hook(lambda p, _: calls.append(p)) for p in parts]):
+    before, calls = random_state(x.device), list[str]()
+    parts = {name: part for name, part in module.named_modules() if not isinstance(part, torch.jit.ScriptModule)}
+    with state_preserved(module), hooked(parts, lambda name, *_: calls.append(name), before=True):
         try:
             logits = logits_without_graph(network, x.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # most often a view of a tensor that is not contiguous in channels-last

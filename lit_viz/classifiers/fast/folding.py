@@ -62,27 +62,25 @@ def links(
     reader_calls: Counter[str] = Counter()
     candidates: list[tuple[Link, tuple[int, int]]] = []
 
-    def write(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            writer_calls[name] += 1
-            if isinstance(output, Tensor):
-                outputs[_state(output)] = (name, output)
-                uses.counts[_state(output)] = 0  # drop the count of an earlier tensor with this id
+    def write(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        writer_calls[name] += 1
+        if isinstance(output, Tensor):
+            outputs[_state(output)] = (name, output)
+            uses.counts[_state(output)] = 0  # drop the count of an earlier tensor with this id
 
-        return hook
+    def read(name: str, module: nn.Module, args: Any) -> None:
+        reader_calls[name] += 1
+        if args and isinstance(args[0], Tensor) and _state(args[0]) in outputs:
+            candidates.append((Link(outputs[_state(args[0])][0], name), _state(args[0])))
 
-    def read(name: str) -> Any:
-        def hook(module: nn.Module, args: Any) -> None:
-            reader_calls[name] += 1
-            if args and isinstance(args[0], Tensor) and _state(args[0]) in outputs:
-                candidates.append((Link(outputs[_state(args[0])][0], name), _state(args[0])))
-
-        return hook
-
-    handles = [m.register_forward_hook(write(name)) for name, m in network.named_modules() if writes(m)]
-    handles += [m.register_forward_pre_hook(read(name)) for name, m in network.named_modules() if reads(m)]
-    # Compiled code is not observed.
-    with hooked(handles), torch.no_grad(), torch.compiler.set_stance("force_eager"), _Uses() as uses:
+    writers, readers = ({n: m for n, m in network.named_modules() if chosen(m)} for chosen in (writes, reads))
+    with (
+        hooked(writers, write),
+        hooked(readers, read, before=True),
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),  # compiled code is not observed
+        _Uses() as uses,
+    ):
         network(x)
     found = [link for link, state in candidates if writer_calls[link.writer] == 1 and uses.counts[state] == 1]
     return found, reader_calls

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.utils._pytree import tree_map
 
 from lit_viz.classifiers.attention import reading_attention, scoring_blocks
 from lit_viz.classifiers.fast.backward import upstream
@@ -29,8 +28,8 @@ from lit_viz.classifiers.layers import (
     attention_of,
     block_logits_of,
     hooked,
-    layer_names,
     layer_of,
+    readable_layers,
     reading,
 )
 from lit_viz.classifiers.outputs import differentiable_logits, forward, logits_of
@@ -125,8 +124,7 @@ class FrozenNetwork(nn.Module):
         outputs = [name for name in layers if not name.endswith((ATTENTION, LOGITS))]
         with (
             self._running() as network,
-            reading(network, outputs) as activations,
-            _replacing_outputs(network, activations, outputs, x.device),
+            reading(network, outputs, x.device) as activations,
             reading_attention(network, attention, x.device) as maps,
             scoring_blocks(network, blocks),
         ):
@@ -179,30 +177,6 @@ class FrozenNetwork(nn.Module):
                 yield self._own
         else:
             yield self._own
-
-
-@contextmanager
-def _replacing_outputs(
-    network: nn.Module, activations: dict[str, Tensor], layers: Sequence[str], device: torch.device
-) -> Iterator[None]:
-    """Continue the forward in the body from the activations that were read, on the images' device.
-
-    The forward receives a copy, because many networks change an output in place.
-    """
-
-    def replace(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            activations[name] = activations[name].to(device)
-            first = output if isinstance(output, Tensor) else output[0]
-            copied = activations[name].to(first.device, copy=True)
-            return tree_map(lambda leaf: copied if leaf is first else leaf, output)
-
-        return hook
-
-    outputs = [name for name in layers if not name.endswith(STATISTICS)]
-    handles = [network.get_submodule(name).register_forward_hook(replace(name)) for name in outputs]
-    with hooked(handles):
-        yield
 
 
 class Compiled:
@@ -276,16 +250,12 @@ def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
     writers: dict[Node, str] = {}  # the last of several layers that pass a tensor on
     calls: Counter[str] = Counter()
 
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            calls[name] += 1
-            if isinstance(output, Tensor) and output.grad_fn is not None:
-                writers[output.grad_fn] = name
+    def record(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        calls[name] += 1
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            writers[output.grad_fn] = name
 
-        return hook
-
-    handles = [network.get_submodule(name).register_forward_hook(record(name)) for name in layer_names(network)]
-    with hooked(handles):
+    with hooked(readable_layers(network), record):
         _, logits = differentiable_logits(network, x)
     ends: set[Node] = set()
     for node in upstream(logits.grad_fn):
