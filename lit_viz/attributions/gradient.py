@@ -97,10 +97,10 @@ class DeepLift(Gradient):
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         images, baselines = (gather_rows(rows, slots) for rows in (x, state["baseline"]))
-        multipliers = evaluate(torch.stack([images, baselines], 1), slots=slots, network="rescale").gradient[:, 0]
-        end, start = (evaluate(rows, gradient=False, slots=slots).score.to(x.dtype) for rows in (images, baselines))
-        state["map"] = add_rows(state["map"], slots, (images - baselines) * multipliers)
-        state["difference"] = add_rows(state["difference"], slots, end - start)
+        rescaled = evaluate(torch.stack([images, baselines], 1), slots=slots, network="rescale")
+        start = evaluate(baselines, gradient=False, slots=slots).score
+        state["map"] = add_rows(state["map"], slots, (images - baselines) * rescaled.gradient[:, 0])
+        state["difference"] = add_rows(state["difference"], slots, (rescaled.score - start).to(x.dtype))
         return state
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:

@@ -95,6 +95,17 @@ def test_maps_are_complete(act: nn.Module, pool: nn.Module) -> None:
     assert not any("derivative" in note for note in loaded.notes)
 
 
+@pytest.mark.parametrize("act", [nn.ReLU(inplace=True), nn.PReLU(6), nn.SiLU()])
+def test_multipliers_of_an_image_that_equals_its_baseline_are_derivatives(act: nn.Module) -> None:
+    loaded = classifier(Reused(act, nn.AvgPool2d(2)))
+    images = photographs()
+    pairs = torch.stack([images, images], 1).requires_grad_()
+    images.requires_grad_()
+    (multipliers,) = torch.autograd.grad(loaded.fast(dtype=torch.float64, backprop="rescale")(pairs)[0].sum(), pairs)
+    (gradient,) = torch.autograd.grad(loaded.fast(dtype=torch.float64)(images)[0].sum(), images)
+    torch.testing.assert_close(multipliers[:, 0], gradient, rtol=1e-10, atol=1e-12)
+
+
 def test_products_keep_their_derivative_and_are_named() -> None:
     class Gated(Reused):
         def forward(self, x: Tensor) -> Tensor:

@@ -115,9 +115,9 @@ def fast_copy(
                 copied = FrozenNetwork(_moved(plain, device, dtype), mean, std, draws=True, notes=[note])
             else:
                 own_kernels = compiled is None and device.type == "cpu" and dtype == torch.float32
-                own_kernels = own_kernels and backprop != "rescale"  # fused activations can't be intercepted
                 own_kernels = own_kernels and SWITCHES.kernels and kernels_available()
-                copied = _optimized(classifier, plain, x, keep, device, dtype, own_kernels)
+                fuses = backprop != "rescale"  # fused activations can't be intercepted
+                copied = _optimized(classifier, plain, x, keep, device, dtype, own_kernels, fuses)
                 _verify(classifier, copied, dtype)
         except _Rejected as reason:
             if backprop != "plain":
@@ -221,6 +221,7 @@ def _optimized(
     device: torch.device,
     dtype: torch.dtype,
     own_kernels: bool,
+    fuses: bool,
 ) -> FrozenNetwork:
     """Return the folded, moved and fused network."""
     notes: list[str] = []
@@ -241,17 +242,17 @@ def _optimized(
         raise _Rejected(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
     if own_kernels:
         try:
-            network = _with_kernels(network, images, keep)
+            network = _with_kernels(network, images, keep, fuses)
         except _Rejected as reason:
             notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
-        if SWITCHES.chunking:
+        if SWITCHES.chunking and fuses:
             _chunk(network, images, keep)
         modified = _modified_layers(network, images, outputs)
         set_chunk_bytes(network)
     # A kept container may end in a layer that was folded or fused: its layers have to be kept as well.
     inside = {n for n in layer_names(plain) for k in modified & keep if n.startswith(k + ".")}
     if not inside <= keep:
-        return _optimized(classifier, plain, x, keep | inside, device, dtype, own_kernels)
+        return _optimized(classifier, plain, x, keep | inside, device, dtype, own_kernels, fuses)
     return FrozenNetwork(network, classifier.mean, classifier.std, modified_layers=modified, kept=keep, notes=notes)
 
 
@@ -273,20 +274,21 @@ def _folded(plain: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
     return network
 
 
-def _with_kernels(network: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
-    """Return the network with own kernels and fused activations, verified."""
+def _with_kernels(network: nn.Module, x: Tensor, keep: Collection[str], fuses: bool) -> nn.Module:
+    """Return the network with own kernels and, with ``fuses``, fused activations, verified."""
     candidate = copy.deepcopy(network)
-    if SWITCHES.fusion:
+    if SWITCHES.fusion and fuses:
         fuse_activations(candidate, x, keep)
     replace_convolutions(candidate, keep)
     replace_linears(candidate)
     if SWITCHES.folding:
         freeze_batch_norms(candidate)
-    replace_rectifiers(candidate, "plain")
+    if fuses:
+        replace_rectifiers(candidate, "plain")
     difference = _difference(candidate, x, _logits_and_gradient(network, x), KERNEL_TOLERANCE, GRADIENT_TOLERANCE)
     if difference is not None:
         raise _Rejected(difference)
-    if SWITCHES.sparse_rows:
+    if SWITCHES.sparse_rows and fuses:
         find_chains(candidate, x, keep)
     return candidate
 

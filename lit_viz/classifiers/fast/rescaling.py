@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,12 +28,26 @@ _SMALLEST = 1e-10  # difference of inputs below which the derivative is used, as
 _ROUNDING = 0.01  # relative difference of equal rows of a batch, which kernels may compute in another order
 
 
+class Call(NamedTuple):
+    """A call of an element-wise function.
+
+    Attributes:
+        function: the function, of a tensor.
+        in_place: whether it changes its argument, and returns it.
+        varies: whether it has constants per channel or position, so that it accepts no other shape.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    in_place: bool
+    varies: bool
+
+
 class Interception(TorchFunctionMode):
     """Base class of modes that replace calls of element-wise functions and of max pooling on gradients' paths."""
 
     @abstractmethod
-    def elementwise(self, z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return ``function(z)``; the function may change its argument."""
+    def elementwise(self, z: Tensor, call: Call) -> Tensor:
+        """Return the function of ``z``, which is ``z`` itself if the call works in place."""
 
     @abstractmethod
     def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
@@ -51,15 +65,10 @@ class Interception(TorchFunctionMode):
         if name.rstrip("_") not in ELEMENTWISE:
             return func(*args, **kwargs)
         rest = {key: value for key, value in kwargs.items() if key != "input"}
-        changes: list[bool] = []
-
-        def function(x: Tensor) -> Tensor:
-            y: Tensor = func(x, *args[1:], **rest)
-            changes.append(y is x)
-            return y
-
-        y = self.elementwise(z, function)
-        return z.copy_(y) if changes[-1] else y
+        constants = (*args[1:], *rest.values())
+        in_place = name.endswith("_") or any(value is True for value in constants)
+        varies = any(isinstance(value, Tensor) and value.numel() > 1 for value in constants)
+        return self.elementwise(z, Call(lambda x: func(x, *args[1:], **rest), in_place, varies))
 
 
 def pooling_options(
@@ -78,15 +87,10 @@ def pooling_options(
 class Rescaling(Interception):
     """Apply the rescale rule to the calls of the body."""
 
-    def elementwise(self, z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return ``function(z)``, whose gradient is that of a multiplication by ``delta y / delta z``."""
-        leaf = z.detach().requires_grad_()
-        y = function(leaf.clone())
-        (derivative,) = torch.autograd.grad(y.sum(), leaf)
-        y = y.detach()
-        delta = difference(leaf.detach())
-        multiplier = torch.where(delta.abs() < _SMALLEST, derivative, difference(y) / delta)
-        return y + (z - leaf.detach()) * multiplier
+    def elementwise(self, z: Tensor, call: Call) -> Tensor:
+        """Return the function of ``z``, whose gradient is that of a multiplication by ``delta y / delta z``."""
+        y: Tensor = _Elementwise.apply(z, call)  # type: ignore[no-untyped-call]
+        return y
 
     def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
         """Return the maxima, whose gradient follows Captum's rule for max pooling."""
@@ -101,9 +105,9 @@ class EqualHalves(Rescaling):
     Activations that start with another dimension, such as the tokens, have other halves.
     """
 
-    def elementwise(self, z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def elementwise(self, z: Tensor, call: Call) -> Tensor:
         _check_halves(z)
-        return super().elementwise(z, function)
+        return super().elementwise(z, call)
 
     def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
         _check_halves(z)
@@ -116,10 +120,42 @@ def _check_halves(z: Tensor) -> None:
         raise ValueError("its activations don't have images as their first dimension")
 
 
+class _Elementwise(torch.autograd.Function):
+    """A call of an element-wise function, with the ratio of the differences of its output and input as derivative."""
+
+    handled = True  # by nonlinearities()
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, call: Call) -> Tensor:
+        before, y = z.clone() if call.in_place else z, call.function(z)
+        if call.in_place:
+            ctx.mark_dirty(z)
+        ctx.call = call
+        ctx.save_for_backward(before, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        z, y = ctx.saved_tensors
+        delta, multiplier = difference(z), difference(y)
+        multiplier /= delta
+        is_equal = delta.abs_() < _SMALLEST
+        if is_equal.any():
+            positions = (...,) if ctx.call.varies else is_equal.nonzero(as_tuple=True)
+            leaf = z.chunk(2)[0][positions].detach().requires_grad_()
+            with torch.enable_grad():
+                (derivative,) = torch.autograd.grad(ctx.call.function(leaf.clone()).sum(), leaf)
+            multiplier[positions] = torch.where(is_equal[positions], derivative, multiplier[positions])
+        rescaled = torch.empty_like(gradient)
+        for rows, result in zip(gradient.chunk(2), rescaled.chunk(2), strict=True):
+            torch.mul(rows, multiplier, out=result)
+        return rescaled, None
+
+
 def difference(batch: Tensor) -> Tensor:
-    """Return images less baselines, for the rows of both halves."""
+    """Return the images less the baselines, ``(N, ...)`` of a batch ``(2 N, ...)``."""
     image, baseline = batch.chunk(2)
-    return torch.cat([image - baseline] * 2)
+    return image - baseline
 
 
 class _MaxPool(torch.autograd.Function):
@@ -147,6 +183,6 @@ class _MaxPool(torch.autograd.Function):
 
         image, baseline = unpooled(gradient * parts).chunk(2)
         total, derivative = image + baseline, unpooled(gradient).chunk(2)[0]
-        delta = z.chunk(2)[0] - z.chunk(2)[1]
+        delta = difference(z)
         multiplier = torch.where(delta.abs() < _SMALLEST, derivative, total / delta)
         return multiplier.repeat(2, 1, 1, 1), None, None

@@ -36,7 +36,7 @@ from lit_viz.attributions.ablation import Ablation
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import is_rectifier
-from lit_viz.classifiers.fast.rescaling import Interception
+from lit_viz.classifiers.fast.rescaling import Call, Interception
 from lit_viz.classifiers.isolation import (
     cast,
     device_of,
@@ -132,12 +132,12 @@ class _Calls(Interception):
         super().__init__()
         self._modules, self._count = modules, 0
 
-    def elementwise(self, z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def elementwise(self, z: Tensor, call: Call) -> Tensor:
         """Call the next module with the function, which may change its argument."""
         module = self._next(nn.ReLU)
-        module.forward = lambda z: function(z.clone())
+        module.forward = lambda z: call.function(z.clone())
         y: Tensor = module(z.clone())
-        return y
+        return z.copy_(y) if call.in_place else y
 
     def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
         """Call the next module with the windows as rows: overlapping ones overwrite each other in Captum's rule."""
