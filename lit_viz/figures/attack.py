@@ -9,23 +9,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lit_viz.figures.curves import MOST, Trace, trace_rows
-from lit_viz.figures.layout import (
-    CELL,
-    GAP,
-    HEAD,
-    SMALL_CELL,
-    Block,
-    Cell,
-    Grid,
-    Text,
-    compose,
-    head,
-    pixels,
-    selection,
-    titles,
-)
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, titles
 from lit_viz.figures.scales import number
-from lit_viz.figures.style import COLORS, GRAY
+from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, HEAD, SMALL_CELL
 from lit_viz.images.reading import read_png
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
 from lit_viz.runs.evidence import EnsembleMember

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from lit_viz.attacks.norms import L2, LINF, Norm
 from lit_viz.evidence.attacks.robustness import RobustAccuracy
-from lit_viz.figures.layout import CELL, GAP, NORMAL, SMALL, Block, Grid, Plot, Text, compose, stack
-from lit_viz.figures.style import COLORS, GRAY, INK, RULE
+from lit_viz.figures.layout import Block, Grid, Plot, Text, compose, stack
+from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, INK, NORMAL, RULE, SMALL
 from lit_viz.types import Curve
 from lit_viz.utils.formatting import pluralize
 

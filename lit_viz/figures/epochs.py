@@ -21,9 +21,9 @@ from lit_viz.evidence.attacks.robustness import (
 )
 from lit_viz.figures.curves import spread
 from lit_viz.figures.evolution import Evolution, save_evolution
-from lit_viz.figures.layout import NORMAL, Cell, Grid, Plot, Text, compose, pixels, stack
+from lit_viz.figures.layout import Cell, Grid, Plot, Text, compose, pixels, stack
 from lit_viz.figures.sheet import sweep_figure
-from lit_viz.figures.style import COLORS, GRAY, save_figure
+from lit_viz.figures.style import COLORS, GRAY, NORMAL, save_figure
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs import is_run
 from lit_viz.runs.folder import RunFolder

@@ -16,26 +16,9 @@ from torch import Tensor
 from lit_viz.attributions import title_of
 from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.evidence.saliency.cross_check import FORMULA_TOLERANCE, Agreement, CrossCheck
-from lit_viz.figures.layout import (
-    CELL,
-    GAP,
-    GROUP_GAP,
-    HEAD,
-    TITLE,
-    Block,
-    Cell,
-    Grid,
-    Text,
-    compose,
-    head,
-    pixels,
-    selection,
-    stack,
-    titles,
-    wrap,
-)
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles, wrap
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
-from lit_viz.figures.style import COLORS, GRAY, INK
+from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, GROUP_GAP, HEAD, INK, TITLE
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.localization import SEEDS, Localization, LocalizedMap
 from lit_viz.runs.results import Outcome

@@ -14,24 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lit_viz.figures.curves import AXIS, plot_metric, spread
-from lit_viz.figures.layout import (
-    CELL,
-    GAP,
-    GROUP_GAP,
-    HEADING,
-    SMALL_CELL,
-    WIDE,
-    Block,
-    Cell,
-    Grid,
-    Plot,
-    Text,
-    compose,
-    pixels,
-    stack,
-)
+from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, pixels, stack, wrap_text
 from lit_viz.figures.sheet import contact_sheet, grid_shape
-from lit_viz.figures.style import wrap_text
+from lit_viz.figures.style import CELL, GAP, GROUP_GAP, HEADING, SMALL_CELL, WIDE
 from lit_viz.types import Curve, Picture
 from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import probability_text

@@ -7,6 +7,7 @@ resolution at which each pixel of an image is a square of whole dots: no pixel i
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,23 +18,18 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_viz.figures.style import GRAY, INK, RULE, style, text_width, wrap_text
+from lit_viz.figures.style import CELL, FAMILIES, GAP, GRAY, HEAD, INK, NORMAL, RULE, SMALL, TINY, TITLE, style
 from lit_viz.images.reading import to_uint8
 from lit_viz.types import Picture
 
-TINY, SMALL, NORMAL, TITLE, HEADING = 6.0, 7.0, 7.5, 8.0, 10.0  # font sizes in points
-CELL, SMALL_CELL = 1.4, 1.15  # widths of images in inches
-HEAD = 1.3  # width of the text on the left of a row in inches
-MARGIN = 0.15
-GAP = 0.1
-GROUP_GAP = 0.3  # between groups of images, which have gaps inside
-#: Images of a larger aspect ratio (width / height) are groups of images.
-WIDE = 1.8
+_MARGIN = 0.15
 _LINE = 1.4 / 72  # height of a line in inches per point of the font size
 _NOTES_GAP = 0.04
 _NARROWEST = 2.6  # of a figure with a caption
@@ -266,10 +262,10 @@ def compose(root: Grid, caption: str = "") -> Figure:
         text = stack(Text(caption, line, lines=12, color=GRAY), small, gap=0.4 * GAP)
         dpi = _sharp_dpi(list(root.cells()))
         height = root.height + (2 * GAP if root.height and text.height else 0.0) + text.height
-        size = [math.ceil(round((inches + 2 * MARGIN) * dpi, 6)) / dpi for inches in (width, height)]
+        size = [math.ceil(round((inches + 2 * _MARGIN) * dpi, 6)) / dpi for inches in (width, height)]
         figure = Figure(figsize=(size[0], size[1]), dpi=dpi)
-        text.draw(figure, MARGIN, size[1] - MARGIN - text.height, width)
-        root.draw(figure, MARGIN, MARGIN, root.width)
+        text.draw(figure, _MARGIN, size[1] - _MARGIN - text.height, width)
+        root.draw(figure, _MARGIN, _MARGIN, root.width)
     return figure
 
 
@@ -282,6 +278,29 @@ def _sharp_dpi(cells: Sequence[Cell]) -> float:
     times = max(1, round(_DOTS / side)) if len(cells) <= 60 else 1
     dpi = float(times * side / densest.width)
     return dpi * max(1, math.ceil(_MIN_DPI / dpi))
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Measure the width of a line of text in inches."""
+    properties = FontProperties(family=FAMILIES, size=size, weight=weight)
+    return float(text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0]) / 72 if text else 0.0
+
+
+def wrap_text(text: str, fits: Callable[[str], bool], lines: int = 1) -> list[str]:
+    """Break a paragraph at spaces into at most ``lines`` lines that fit; the last one is cut with an ellipsis."""
+    broken: list[str] = []
+    rest = text
+    while len(broken) < lines - 1 and not fits(rest):
+        words = rest.split(" ")
+        count = bisect_left(range(1, len(words)), True, key=lambda n: not fits(" ".join(words[:n])))
+        if not count:  # the first word is too long for a line
+            break
+        broken.append(" ".join(words[:count]))
+        rest = " ".join(words[count:])
+    if not fits(rest):
+        cut = bisect_left(range(1, len(rest)), True, key=lambda n: not fits(rest[:n].rstrip() + "…"))
+        rest = rest[:cut].rstrip() + "…"
+    return [*broken, rest]
 
 
 def pixels(picture: Picture) -> NDArray[np.uint8]:

@@ -14,24 +14,9 @@ from torch import Tensor
 
 from lit_viz.attributions.base import MAX_COARSE_ERROR, MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.figures.layout import (
-    CELL,
-    GAP,
-    NORMAL,
-    SMALL_CELL,
-    Block,
-    Cell,
-    Grid,
-    Text,
-    compose,
-    head,
-    pixels,
-    selection,
-    stack,
-    titles,
-)
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
-from lit_viz.figures.style import GRAY
+from lit_viz.figures.style import CELL, GAP, GRAY, NORMAL, SMALL_CELL
 from lit_viz.images.rendering import overlay
 from lit_viz.types import Picture
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lit_viz.attributions.reducers import Reducer
-from lit_viz.figures.layout import CELL, Text, axes_at
-from lit_viz.figures.style import GRAY
+from lit_viz.figures.layout import Text, axes_at
+from lit_viz.figures.style import CELL, GRAY
 from lit_viz.images.rendering import clip_limits, heat, signed_heat
 
 _QUANTILE = 0.995  # of the pixels, the limit of the colors

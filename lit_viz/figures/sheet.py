@@ -11,24 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_viz.figures.layout import (
-    CELL,
-    GAP,
-    GROUP_GAP,
-    HEADING,
-    NORMAL,
-    WIDE,
-    Block,
-    Cell,
-    Grid,
-    Text,
-    compose,
-    pixels,
-    selection,
-    stack,
-    wrap,
-)
-from lit_viz.figures.style import GRAY
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, pixels, selection, stack, wrap
+from lit_viz.figures.style import CELL, GAP, GRAY, GROUP_GAP, HEADING, NORMAL, WIDE
 from lit_viz.methods.records import LayerImageRecord, label_with_lr
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture

@@ -1,10 +1,9 @@
-"""Shared matplotlib style, text measurement and file output of all figures."""
+"""Colors, sizes, matplotlib style and file output of all figures."""
 
 from __future__ import annotations
 
 import warnings
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -13,8 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager
-from matplotlib.textpath import text_to_path
+from matplotlib.font_manager import fontManager
 
 from lit_viz.errors import LitVizError
 from lit_viz.utils.files import atomic_write
@@ -24,6 +22,14 @@ GRAY = "#6b6b6b"
 RULE = "#c9c9c9"
 # Okabe and Ito's palette without black, distinguishable with color vision deficiency.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+TINY, SMALL, NORMAL, TITLE, HEADING = 6.0, 7.0, 7.5, 8.0, 10.0  # font sizes in points
+CELL, SMALL_CELL = 1.4, 1.15  # widths of images in inches
+HEAD = 1.3  # width of the text on the left of a row in inches
+GAP = 0.1
+GROUP_GAP = 0.3  # between groups of images, which have gaps inside
+#: Images of a larger aspect ratio (width / height) are groups of images.
+WIDE = 1.8
 
 # The first installed font is used, the others for its missing glyphs: Chinese, Japanese and Korean ones at the end.
 _FONTS = (
@@ -76,29 +82,6 @@ def style() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
-
-
-def text_width(text: str, size: float, weight: str = "normal") -> float:
-    """Measure the width of a line of text in inches."""
-    properties = FontProperties(family=FAMILIES, size=size, weight=weight)
-    return float(text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0]) / 72 if text else 0.0
-
-
-def wrap_text(text: str, fits: Callable[[str], bool], lines: int = 1) -> list[str]:
-    """Break a paragraph at spaces into at most ``lines`` lines that fit; the last one is cut with an ellipsis."""
-    broken: list[str] = []
-    rest = text
-    while len(broken) < lines - 1 and not fits(rest):
-        words = rest.split(" ")
-        count = bisect_left(range(1, len(words)), True, key=lambda n: not fits(" ".join(words[:n])))
-        if not count:  # the first word is too long for a line
-            break
-        broken.append(" ".join(words[:count]))
-        rest = " ".join(words[count:])
-    if not fits(rest):
-        cut = bisect_left(range(1, len(rest)), True, key=lambda n: not fits(rest[:n].rstrip() + "…"))
-        rest = rest[:cut].rstrip() + "…"
-    return [*broken, rest]
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

@@ -41,9 +41,9 @@ from lit_viz.evidence.attacks.robustness import (
 )
 from lit_viz.figures.attack import AttackPanel, attack_figure
 from lit_viz.figures.curves import Trace, robustness_figure
-from lit_viz.figures.layout import CELL, Block, Cell, Text, pixels
+from lit_viz.figures.layout import Block, Cell, Text, pixels
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
-from lit_viz.figures.style import GRAY, save_figure
+from lit_viz.figures.style import CELL, GRAY, save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
 from lit_viz.presentations import (

@@ -18,8 +18,8 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.attacks.mismatches import RecordedFile
 from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.figures.curves import plot_rate
-from lit_viz.figures.layout import GAP, TITLE, Block, Cell, Grid, Plot, Text, compose, pixels, stack
-from lit_viz.figures.style import GRAY
+from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, pixels, stack
+from lit_viz.figures.style import GAP, GRAY, TITLE
 from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import UniversalRecord, has_several_radii, label_with_eps

@@ -1,9 +1,8 @@
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from lit_viz.figures.layout import pixels
+from lit_viz.figures.layout import pixels, wrap_text
 from lit_viz.figures.sheet import contact_sheet, grid_shape, tile
-from lit_viz.figures.style import wrap_text
 from lit_viz.utils.formatting import probability_text
 
 
