@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.figures.curves import MOST, Trace, trace_rows
+from lit_viz.evidence.attacks.robustness import attack_record, ensemble_breakdown
+from lit_viz.figures.curves import goal_name, trace_rows
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, titles
 from lit_viz.figures.scales import number
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, HEAD, SMALL_CELL
 from lit_viz.images.reading import read_png
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
+from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.evidence import EnsembleMember
-from lit_viz.types import Picture
+from lit_viz.runs.results import Outcome
+from lit_viz.types import PerturbedImageRecord, Picture
+from lit_viz.utils.formatting import pluralize, probability_text
 
 _LIMIT = 20  # maximum number of rows
 _VERDICT = 0.66  # width of "not fooled" in inches
@@ -23,90 +26,90 @@ _FEW = 3  # up to this number, each image has its own plot
 _VERDICTS = {True: ("fooled", COLORS[2]), False: ("not fooled", COLORS[1]), None: ("not tested", GRAY)}
 
 
-@dataclass(frozen=True)
-class AttackPanel:
-    """One attacked image."""
+def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw one row per attacked image: original, result and differences; beneath, the curves of the attack, and the
+    results of the members of an ensemble.
 
-    name: str
-    original: Picture
-    result: Picture
-    before: str = ""  # prediction for the original, such as "quail, p = 0.93"; may have several lines
-    after: str = ""  # prediction for the result
-    verdicts: Mapping[str, bool | None] = field(default_factory=dict)  # by test; None if not tested
-    notes: Sequence[str] = ()
-    trace: Trace | None = None
-
-    @property
-    def success(self) -> bool | None:
-        """Verdict of the first test; None if not tested."""
-        return next(iter(self.verdicts.values()), None)
-
-
-def attack_figure(panels: Sequence[AttackPanel], members: Sequence[EnsembleMember] = ()) -> Figure:
-    """Draw one row per image: original, result and differences; beneath, the curves of the attack.
-
-    No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified.
-
-    Args:
-        panels: attacked images. Up to three have a plot each, more share one.
-        members: results of the members of an ensemble, drawn as a table.
+    No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified. Up to three images have a plot
+    each, more share one. Outcomes without an image are omitted.
     """
-    drawn = panels[:_LIMIT]
+    pictures = {outcome: outcome.pictures() for outcome in outcomes if isinstance(outcome.record, AdversarialRecord)}
+    attacked = [outcome for outcome, both in pictures.items() if all(picture is not None for picture in both)]
+    drawn = attacked[:_LIMIT]
     if not drawn:
         return compose(Grid([]), "No image was attacked.")
     width = CELL if len(drawn) <= 6 else SMALL_CELL
-    outcome = "fooled" if all(panel.success for panel in drawn) else "attacked"
+    result = "fooled" if all(map(_success, drawn)) else "attacked"
     rows: list[Sequence[Block | None]] = [
-        [None, *titles(["original", outcome, "difference", f"difference × {MAGNIFIED:g}"], width)]
+        [None, *titles(["original", result, "difference", f"difference × {MAGNIFIED:g}"], width)]
     ]
     any_clipped = False
-    for panel in drawn:
-        cells, clipped = _cells(panel, width)
+    for outcome in drawn:
+        cells, clipped = _cells(attack_record(outcome), pictures[outcome], width)
         any_clipped |= clipped
-        rows.append([head(panel.name, _verdicts(panel), notes="\n".join(panel.notes)), *cells])
-        if len(panels) <= _FEW and panel.trace and panel.trace.iterations:
-            rows += trace_rows([panel.trace])
-    traces = [panel.trace for panel in panels if panel.trace and panel.trace.iterations][:MOST]
-    if len(panels) > _FEW and traces:
-        rows += trace_rows(traces)
-    if members:
+        rows.append([_row_head(attack_record(outcome)), *cells])
+        rows += trace_rows([outcome]) if len(attacked) <= _FEW else []
+    rows += trace_rows(attacked) if len(attacked) > _FEW else []
+    has_curves = len(rows) > 1 + len(drawn)
+    if members := ensemble_breakdown(outcomes):
         rows.append([None, _table(members)])
-    tested = [panel.success for panel in panels if panel.success is not None]
-    test = next((name for panel in panels for name in panel.verdicts), "")
-    caption = selection(len(drawn), len(panels), "images")
-    caption += f"{sum(tested)} of {len(tested)} fooled {test}. " if len(tested) > 1 else ""
+    tested = [success for outcome in attacked if (success := _success(outcome)) is not None]
+    caption = selection(len(drawn), len(attacked), "images")
+    caption += f"{sum(tested)} of {len(tested)} fooled in the file. " if len(tested) > 1 else ""
     caption += (
-        f"No image is rescaled. Differences: {outcome} minus original on mid-gray, unchanged and magnified "
+        f"No image is rescaled. Differences: {result} minus original on mid-gray, unchanged and magnified "
         f"{MAGNIFIED:g} times; {'values outside [0, 1] are clipped' if any_clipped else 'no value is clipped'}. "
     )
-    return compose(
-        Grid(rows), caption + ("Curves show the image at each iteration, before rounding to 8 bits." if traces else "")
-    )
+    caption += "Curves show the image at each iteration, before rounding to 8 bits." if has_curves else ""
+    return compose(Grid(rows), caption)
 
 
-def _verdicts(panel: AttackPanel) -> Grid:
+def _success(outcome: Outcome) -> bool | None:
+    """Return whether the file fools the network; None if it was not tested."""
+    record = attack_record(outcome)
+    return None if record.status == "skipped" else record.success_file
+
+
+def _row_head(record: AdversarialRecord) -> Grid:
+    verdicts = {"in the file": record.success_file}
+    if record.success_file:
+        verdicts |= {"after JPEG 95": record.success_jpeg95, "after JPEG 75": record.success_jpeg75}
+    notes = pluralize(record.iterations or 0, "iteration") + (f"\nby {record.by}" if record.by else "")
+    if record.status == "skipped":
+        verdicts = dict.fromkeys(verdicts)
+        notes = f"skipped: {'target predicted' if record.target_name else 'misclassified'} before the attack"
     rows = []
-    for test, success in panel.verdicts.items():
+    for test, success in verdicts.items():
         word, color = _VERDICTS[success]
         rows.append([Text(word, _VERDICT, weight="bold", color=color), Text(test, HEAD - _VERDICT)])
-    return Grid(rows, gap=0)
+    return head(record.name, Grid(rows, gap=0), notes=notes)
 
 
-def _cells(panel: AttackPanel, width: float) -> tuple[list[Cell], bool]:
+def _cells(record: AdversarialRecord, pictures: Sequence[Picture | None], width: float) -> tuple[list[Cell], bool]:
     """Return original, result and two differences, and whether any value is clipped."""
+    files = [picture for picture in pictures if picture is not None]
     original, result = (
-        (picture.detach().cpu() if isinstance(picture, Tensor) else read_png(picture)).double()
-        for picture in (panel.original, panel.result)
+        (picture.detach().cpu() if isinstance(picture, Tensor) else read_png(picture)).double() for picture in files
     )
     differences = [difference(result, original, times) for times in (1.0, MAGNIFIED)]
-    pictures = [pixels(panel.original), pixels(panel.result), *(gray_levels(picture) for picture, _ in differences)]
+    images = [*map(pixels, files), *(gray_levels(picture) for picture, _ in differences)]
     shares = [out_of_range_fraction(original), out_of_range_fraction(result), *(share for _, share in differences)]
-    notes = [panel.before, panel.after, _norms(result - original), ""]
+    before = prediction_text(record, record.predicted_before_name, record.probability_before)
+    notes = [before, prediction_text(record, record.predicted_name, record.probability), _norms(result - original), ""]
     cells = [
-        Cell(picture, [*note.split("\n"), _clipped(share)], width, lines=3)
-        for picture, note, share in zip(pictures, notes, shares, strict=True)
+        Cell(image, [*note.split("\n"), _clipped(share)], width, lines=3)
+        for image, note, share in zip(images, notes, shares, strict=True)
     ]
     return cells, any(shares)
+
+
+def prediction_text(
+    record: AdversarialRecord | PerturbedImageRecord, prediction: str | None, probability: float | None
+) -> str:
+    """Return a predicted class, and on a second line the probability of the target or the label."""
+    if prediction is None:
+        return ""
+    return prediction if probability is None else f"{prediction}\n{goal_name(record)}: {probability_text(probability)}"
 
 
 def _norms(change: Tensor) -> str:

@@ -16,10 +16,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lit_viz.attacks.norms import L2, LINF, Norm
-from lit_viz.evidence.attacks.robustness import RobustAccuracy
+from lit_viz.evidence.attacks.diagnostics import successes
+from lit_viz.evidence.attacks.robustness import RobustAccuracy, attack_record
 from lit_viz.figures.layout import Block, Grid, Plot, Text, compose, stack
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, INK, NORMAL, RULE, SMALL
-from lit_viz.types import Curve
+from lit_viz.methods.records import AdversarialRecord
+from lit_viz.runs.results import Outcome
+from lit_viz.types import Curve, PerturbedImageRecord
 from lit_viz.utils.formatting import pluralize
 
 #: Height of the labels of an iteration axis in inches.
@@ -113,38 +116,48 @@ def _round_iterations(iterations: Sequence[int]) -> list[int]:
     return [first, *(int(k) for k in ticks if first < k < last), last]
 
 
+def goal_name(record: AdversarialRecord | PerturbedImageRecord) -> str:
+    """Return the class whose probability an attack changes: the target, or the label of an untargeted attack."""
+    return record.target_name or record.label_name or "its label"
+
+
 @dataclass(frozen=True)
 class Trace:
-    """Curves of the attack on one image; any may be empty."""
+    """Curves of the attack on one image."""
 
-    probability: Curve = ()  # of the class `goal`
-    margin: Curve = ()  # positive where the attack succeeds
-    l2: Curve = ()  # norms of the perturbation, images in [0, 1]
-    linf: Curve = ()
-    flip: int | None = None  # first logged iteration with a success
-    goal: str = "the target"  # target class, or source class of an untargeted attack
+    curves: Mapping[str, Curve]  # by title of the strip, without those that are not logged
+    flip: int | None  # first logged iteration with a success
+
+    @classmethod
+    def of(cls, outcome: Outcome, goal: str) -> Trace:
+        """Return the curves of an attacked image; ``goal`` is the class of the probability."""
+        linf = [(k, LINF.display_scale * value) for k, value in outcome.curve(LINF.name)]
+        curves = {
+            f"probability of {goal}": outcome.curve("probability"),
+            "margin": outcome.curve("margin"),
+            L2.axis_label: outcome.curve(L2.name),
+            LINF.axis_label: linf,
+        }
+        return cls({title: curve for title, curve in curves.items() if curve}, next(iter(successes(outcome)), None))
 
     @property
     def iterations(self) -> list[int]:
         """All iterations with a value, in order."""
-        return sorted({k for curve in (self.probability, self.margin, self.l2, self.linf) for k, _ in curve})
+        return sorted({k for curve in self.curves.values() for k, _ in curve})
 
 
-def trace_rows(traces: Sequence[Trace]) -> list[list[Block | None]]:
-    """Return the grid rows of a plot: a heading, then the title and the axes of each strip."""
-    goals = {trace.goal for trace in traces}
+def trace_rows(outcomes: Sequence[Outcome]) -> list[list[Block | None]]:
+    """Return the grid rows of a plot of the attacks on some images: a heading, then the title and the axes of each
+    strip; nothing without a logged value, and at most :data:`MOST` images."""
+    outcomes = [outcome for outcome in outcomes if outcome.record.status != "skipped"][:MOST]
+    goals = {goal_name(attack_record(outcome)) for outcome in outcomes}
     goal = goals.pop() if len(goals) == 1 else "the target or source class"
-    strips: dict[str, list[Curve]] = {
-        f"probability of {goal}": [trace.probability for trace in traces],
-        "margin": [trace.margin for trace in traces],
-        L2.axis_label: [trace.l2 for trace in traces],
-        LINF.axis_label: [[(k, LINF.display_scale * value) for k, value in trace.linf] for trace in traces],
-    }
-    strips = {title: curves for title, curves in strips.items() if any(curves)}
-    rows: list[list[Block | None]] = [[None, _heading(traces)]]
-    for title, curves in strips.items():
-        below = AXIS if title == list(strips)[-1] else 0.0
-        plot = partial(_plot_strip, traces, curves, title.startswith("probability"), bool(below))
+    traces = [trace for outcome in outcomes if (trace := Trace.of(outcome, goal)).curves]
+    titles = list(dict.fromkeys(title for trace in traces for title in trace.curves))
+    rows: list[list[Block | None]] = [[None, _heading(traces)]] if traces else []
+    for title in titles:
+        below = AXIS if title == titles[-1] else 0.0
+        plot = partial(_plot_strip, traces, title, bool(below))
         rows.append([Text(title, _TITLE, lines=3, color=GRAY), Plot(_STRIP, plot, below=below)])
     return rows
 
@@ -161,10 +174,9 @@ def _heading(traces: Sequence[Trace]) -> Text:
     return Text(f"not fooled in {iterations}", weight="bold", color=COLORS[1])
 
 
-def _plot_strip(
-    traces: Sequence[Trace], curves: Sequence[Curve], is_probability: bool, is_last: bool, axes: Axes
-) -> None:
+def _plot_strip(traces: Sequence[Trace], title: str, is_last: bool, axes: Axes) -> None:
     single = len(traces) == 1
+    curves = [trace.curves.get(title, ()) for trace in traces]
     for trace, curve in zip(traces, curves, strict=True):
         values = dict(curve)
         if single and trace.flip is not None:
@@ -176,7 +188,7 @@ def _plot_strip(
         if trace.flip in values:
             dot: dict[str, Any] = {"ms": 4 if single else 3, "mfc": COLORS[2], "mec": "white", "mew": 0.5}
             axes.plot(trace.flip, values[trace.flip], "o", clip_on=False, zorder=4, **dot)
-    _limit_values(axes, [point for curve in curves for point in curve], is_probability)
+    _limit_values(axes, [point for curve in curves for point in curve], title.startswith("probability"))
     iterations = [k for trace in traces for k in (*trace.iterations, trace.flip) if k is not None]
     _label_iterations(axes, _round_iterations(iterations))
     if not is_last:

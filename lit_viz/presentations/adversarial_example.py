@@ -25,7 +25,6 @@ from lit_viz.evidence.attacks.diagnostics import (
     diagnostics,
     restarts_of,
     stronger_attacks,
-    successes,
 )
 from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.evidence.attacks.robustness import (
@@ -39,8 +38,8 @@ from lit_viz.evidence.attacks.robustness import (
     transfer_table,
     transfers,
 )
-from lit_viz.figures.attack import AttackPanel, attack_figure
-from lit_viz.figures.curves import Trace, robustness_figure
+from lit_viz.figures.attack import attack_figure
+from lit_viz.figures.curves import robustness_figure
 from lit_viz.figures.layout import Block, Cell, Text, pixels
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import CELL, GRAY, save_figure
@@ -65,8 +64,8 @@ from lit_viz.runs.evidence import (
 )
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import PerturbedImageRecord, Record
-from lit_viz.utils.formatting import label_with_target, pluralize, probability_text
+from lit_viz.types import Record
+from lit_viz.utils.formatting import label_with_target, pluralize
 
 _FLOAT_NOTE = "Curves show the image at each iteration, before rounding to 8 bits; the table shows the file."
 _MAX_MISMATCHES = 10  # printed; evidence.json has all of them
@@ -145,8 +144,7 @@ class AdversarialExamplePresentation(AttackPresentation):
             norms = [record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None]
             trust = RunFolder.open(config.out).evidence().trust if config.out else None
             return _robustness_figure(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
-        panels = [panel for panel in map(_panel, outcomes) if panel is not None]
-        return attack_figure(panels, members=ensemble_breakdown(outcomes))
+        return attack_figure(outcomes)
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         attacked = [r for r in records if isinstance(r, AdversarialRecord) and r.status == "done"]
@@ -268,53 +266,6 @@ def _explanation_figure(outcomes: Sequence[Outcome], classifier: Classifier) -> 
             subtitle = f"{name}, seen as {classifier.labels[index]}"
             panels.append(SaliencyPanel(label, picture, {title_of("smoothgrad"): map_}, subtitle))
     return saliency_figure(panels, scale="map", columns=4 if len(panels) <= 8 else 8)
-
-
-def _panel(outcome: Outcome) -> AttackPanel | None:
-    record = outcome.record
-    source, image = outcome.pictures()
-    if image is None or source is None or not isinstance(record, AdversarialRecord):
-        return None
-    verdicts = {"in the file": record.success_file}
-    if record.success_file:
-        verdicts |= {"after JPEG 95": record.success_jpeg95, "after JPEG 75": record.success_jpeg75}
-    notes = [pluralize(record.iterations or 0, "iteration"), *([f"by {record.by}"] if record.by else [])]
-    trace: Trace | None = None
-    if record.status == "skipped":
-        verdicts = dict.fromkeys(verdicts)
-        notes = [f"skipped: {'target predicted' if record.target_name else 'misclassified'} before the attack"]
-    else:
-        trace = Trace(
-            probability=outcome.curve("probability"),
-            margin=outcome.curve("margin"),
-            l2=outcome.curve(L2.name),
-            linf=outcome.curve(LINF.name),
-            flip=next(iter(successes(outcome)), None),
-            goal=_goal_name(record),
-        )
-    return AttackPanel(
-        name=record.name,
-        original=source,
-        result=image,
-        before=prediction_text(record, record.predicted_before_name, record.probability_before),
-        after=prediction_text(record, record.predicted_name, record.probability),
-        verdicts=verdicts,
-        notes=notes,
-        trace=trace,
-    )
-
-
-def prediction_text(
-    record: AdversarialRecord | PerturbedImageRecord, prediction: str | None, probability: float | None
-) -> str:
-    """Return a predicted class, and on a second line the probability of the target or the label."""
-    if prediction is None:
-        return ""
-    return prediction if probability is None else f"{prediction}\n{_goal_name(record)}: {probability_text(probability)}"
-
-
-def _goal_name(record: AdversarialRecord | PerturbedImageRecord) -> str:
-    return record.target_name or record.label_name or "its label"
 
 
 # -- evidence

@@ -17,6 +17,7 @@ from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.attacks.mismatches import RecordedFile
 from lit_viz.evidence.attacks.robustness import wilson_interval
+from lit_viz.figures.attack import prediction_text
 from lit_viz.figures.curves import plot_rate
 from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, pixels, stack
 from lit_viz.figures.style import GAP, GRAY, TITLE
@@ -24,7 +25,7 @@ from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.presentations import EvidenceSettings, Row, format_value
-from lit_viz.presentations.adversarial_example import AttackPresentation, find_mismatches, prediction_text
+from lit_viz.presentations.adversarial_example import AttackPresentation, find_mismatches
 from lit_viz.runs.evidence import Evidence, FileEvidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
