@@ -19,7 +19,7 @@ from lit_viz.launch.commands.attack import Attack, attack_path, radii_of
 from lit_viz.launch.commands.base import Command, class_paths
 from lit_viz.launch.commands.saliency import Saliency
 from lit_viz.launch.commands.visualize import Visualize
-from lit_viz.launch.config import MethodCLI, read_config, set_option
+from lit_viz.launch.config import ConfiguredMethod, read_config, set_option
 from lit_viz.launch.data import (
     ImageLike,
     image_inputs,
@@ -230,9 +230,9 @@ def check(
     """
     if isinstance(folder, Run):
         return folder.check(faithfulness=faithfulness, trust=trust, progress=progress)
-    cli = load_run(to_path("folder", folder))
-    network = _stored_classifier(classifier, cli)
-    return check_run(cli, network, faithfulness=faithfulness, trust=trust, notify=choose_notify(progress))
+    configured = load_run(to_path("folder", folder))
+    network = _stored_classifier(classifier, configured)
+    return check_run(configured, network, faithfulness=faithfulness, trust=trust, notify=choose_notify(progress))
 
 
 def resume(
@@ -253,8 +253,8 @@ def resume(
     Raises:
         LitVizError: the folder is not a run, the weights are not those of the run, or an option can't be changed.
     """
-    cli = load_run(to_path("folder", folder), **options)
-    return execute(cli, _stored_classifier(classifier, cli), notify=choose_notify(progress))
+    configured = load_run(to_path("folder", folder), **options)
+    return execute(configured, _stored_classifier(classifier, configured), notify=choose_notify(progress))
 
 
 def log(
@@ -320,18 +320,18 @@ def _launch(
     sizes = {name: list(getattr(network, name)) for name in ("mean", "std", "size")}
     merged["classifier"] = {"name": network.name, "weights": network.weights, **sizes}
     merged["classifier"]["multi_label"] = network.multi_label
-    return execute(MethodCLI(command, merged), network, notify=choose_notify(progress))
+    return execute(ConfiguredMethod(command, merged), network, notify=choose_notify(progress))
 
 
-def _stored_classifier(classifier: Classifier | nn.Module | None, cli: MethodCLI) -> Classifier | None:
+def _stored_classifier(classifier: Classifier | nn.Module | None, configured: ConfiguredMethod) -> Classifier | None:
     """Return the classifier for a run; a module gets the recorded labels and normalization, others must have them."""
     if classifier is None:
         return None
-    options = cli.config.classifier.as_dict()
+    options = configured.config.classifier.as_dict()
     recorded: dict[str, Any] = {
         name: list(options[name]) for name in ("mean", "std", "size") if isinstance(options[name], (list, tuple))
     }
-    if labels := RunFolder(cli.config.out).recorded.get("labels"):
+    if labels := RunFolder(configured.config.out).recorded.get("labels"):
         recorded["labels"] = labels
     if options["multi_label"] is not None:
         recorded["multi_label"] = options["multi_label"]
@@ -342,5 +342,5 @@ def _stored_classifier(classifier: Classifier | nn.Module | None, cli: MethodCLI
         now = classifier.multi_label if name == "multi_label" else list(getattr(classifier, name))
         if now != before:
             values = "" if name == "labels" else f" {before}, got {now}"
-            raise LitVizError(f"{cli.config.out} was started with other {name}{values}: pass the same network")
+            raise LitVizError(f"{configured.config.out} was started with other {name}{values}: pass the same network")
     return classifier

@@ -244,24 +244,24 @@ def _gc_paused() -> Iterator[None]:
 def _method(name: str, arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.launch.arguments import rewrite_arguments
-        from lit_viz.launch.config import MethodCLI, with_config
+        from lit_viz.launch.config import ConfiguredMethod, with_config
         from lit_viz.launch.execute import cost, default_folder, execute, format_cost
 
     command = COMMANDS[name]
     arguments = rewrite_arguments(arguments, command)
     is_help = _HELP_OPTIONS & set(arguments)
-    cli = MethodCLI(command, ["--help"] if is_help else with_config(command, arguments))
-    command.check(cli.config)
-    values = getattr(cli.config, command.positional)
+    configured = ConfiguredMethod(command, ["--help"] if is_help else with_config(command, arguments))
+    command.check(configured.config)
+    values = getattr(configured.config, command.positional)
     if values and not {f"--{command.positional}", "--config"} & set(arguments):
         defaults = ", ".join(map(str, values))
         notify(f"no {command.positional} given, using those of --config {command.default_config}: {defaults}")
-    if cli.config.count:
-        print(format_cost([cost(cli)]))
+    if configured.config.count:
+        print(format_cost([cost(configured)]))
         return
-    if cli.config.out is None:
-        cli.config.out = str(default_folder(command, cli.config))
-    _print_results(cli.presentation, execute(cli, notify=notify))
+    if configured.config.out is None:
+        configured.config.out = str(default_folder(command, configured.config))
+    _print_results(configured.presentation, execute(configured, notify=notify))
 
 
 def _demo(arguments: list[str]) -> None:
@@ -309,8 +309,8 @@ def _resume(arguments: list[str]) -> None:
         from lit_viz.launch.execute import execute
         from lit_viz.launch.resume import load_run
 
-    cli = load_run(arguments[0], arguments[1:], notify=notify)
-    _print_results(cli.presentation, execute(cli, notify=notify))
+    configured = load_run(arguments[0], arguments[1:], notify=notify)
+    _print_results(configured.presentation, execute(configured, notify=notify))
 
 
 def _log(arguments: list[str]) -> None:

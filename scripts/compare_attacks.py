@@ -223,11 +223,11 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 def compare_run(folder: Path | str, classifier: Classifier | None = None) -> list[Comparison]:
     """Compare the run in a folder; ``classifier`` for a network that was passed as a module."""
-    cli = load_run(folder)
+    configured = load_run(folder)
     if classifier is None:
-        options: dict[str, Any] = cli.config.classifier.as_dict()
+        options: dict[str, Any] = configured.config.classifier.as_dict()
         classifier = load_classifier(options.pop("name"), **options)
-    module = cli.build(classifier) if cli.command.name == "attack" else None
+    module = configured.build(classifier) if configured.command.name == "attack" else None
     if not isinstance(module, AdversarialExample):
         raise LitVizError(f"{folder} must be a run of lit-viz attack on single photographs.")
     if module.transforms.transforms:

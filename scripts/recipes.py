@@ -33,7 +33,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import read_photograph
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, config_argument
+from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.launch.execute import cost, execute, format_cost, utc_now
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.classes import Margin
@@ -78,26 +78,29 @@ class Made:
         return Cell(pixels(self.folder / self.records[place].file), notes)
 
 
-def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) -> MethodCLI:
+def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) -> ConfiguredMethod:
     """Return the configuration of a recipe's run, which resumes an interrupted one."""
     out = options.out / (f"{recipe}_seeds" if options.seeds else recipe)
     words = rewrite_arguments(options.rest, COMMAND)
     words += ["--targets", json.dumps(list(targets)), "--seed", str(options.seed), "--out", str(out), "--resume"]
-    cli = MethodCLI(COMMAND, ["--config", config_argument(COMMAND.name, recipe), *words])
-    network, weights = cli.config.classifier, dict(judge.split("=", 1) for judge in options.judges if "=" in judge)
+    configured = ConfiguredMethod(COMMAND, ["--config", config_argument(COMMAND.name, recipe), *words])
+    network, weights = (
+        configured.config.classifier,
+        dict(judge.split("=", 1) for judge in options.judges if "=" in judge),
+    )
     network.weights = weights.get(network.name, network.weights)
-    return cli
+    return configured
 
 
-def made(recipe: str, cli: MethodCLI, judges: Judges) -> Made:
+def made(recipe: str, configured: ConfiguredMethod, judges: Judges) -> Made:
     """Run or resume a recipe, and evaluate the judges."""
-    notify(f"{recipe}: {cli.config.out}")
-    execute(cli, notify=notify)
-    folder, records = Path(cli.config.out), RunFolder.open(cli.config.out).records()
+    notify(f"{recipe}: {configured.config.out}")
+    execute(configured, notify=notify)
+    folder, records = Path(configured.config.out), RunFolder.open(configured.config.out).records()
     if failed := [record.name for record in records if not record.file]:
         raise LitVizError(f"{recipe} has no image of {', '.join(failed)}: see {folder}/results.jsonl")
     targets = torch.tensor([record.target for record in records])
-    others = {name: judge for name, judge in judges.items() if name != cli.config.classifier.name}
+    others = {name: judge for name, judge in judges.items() if name != configured.config.classifier.name}
     margins = {name: Margin()(Outputs(logits(folder, records, judge), targets)) for name, judge in others.items()}
     return Made(recipe, folder, records, margins)
 

@@ -34,7 +34,7 @@ from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, with_config
+from lit_viz.launch.config import ConfiguredMethod, with_config
 from lit_viz.launch.execute import cost, execute, format_cost, utc_now
 from lit_viz.presentations import format_value
 from lit_viz.presentations.class_visualization import grid_caption, image_caption
@@ -121,7 +121,7 @@ def parse_arguments(words: Sequence[str]) -> tuple[list[Axis], str | None, list[
     return axes, out, rest
 
 
-def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dict[str, Any], MethodCLI]]:
+def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dict[str, Any], ConfiguredMethod]]:
     """Return one run for each combination of the options that are not task options, with that combination."""
     inside = {axis.option: list(axis.values) for axis in axes if axis.option in OF_TASK.values()}
     outside = [axis for axis in axes if axis.option not in inside]
@@ -135,22 +135,22 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
         folder = slug("_".join(f"{axis.name}_{label_of(value)}" for axis, value in zip(outside, values, strict=True)))
         path = Path(out, f"{len(planned):02d}_{folder}") if outside else Path(out, "run")
         own = ["--vary", json.dumps(inside), "--out", str(path)]
-        planned.append((chosen, MethodCLI(COMMAND, [*words, *options, *own])))
+        planned.append((chosen, ConfiguredMethod(COMMAND, [*words, *options, *own])))
     return planned
 
 
-def validate(planned: Sequence[tuple[dict[str, Any], MethodCLI]]) -> None:
+def validate(planned: Sequence[tuple[dict[str, Any], ConfiguredMethod]]) -> None:
     """Build the modules and queues of all runs, so that invalid values are rejected before training."""
     loaded: dict[str, Classifier] = {}
-    for chosen, cli in planned:
-        config = cli.config
+    for chosen, configured in planned:
+        config = configured.config
         try:
             COMMAND.check(config)
             options = config.classifier.as_dict()
             if (key := repr(options)) not in loaded:
                 loaded[key] = load_classifier(options.pop("name"), **options)
-            COMMAND.build(config, cli.parts, loaded[key])
-            COMMAND.tasks(config, cli.parts, loaded[key])
+            COMMAND.build(config, configured.parts, loaded[key])
+            COMMAND.tasks(config, configured.parts, loaded[key])
         except LitVizError as error:
             label = ", ".join(f"{option} {label_of(value)}" for option, value in chosen.items())
             raise LitVizError(f"{label}: {error}" if label else str(error)) from error
@@ -243,15 +243,15 @@ def sweep(words: Sequence[str]) -> None:
     axes, out, rest = parse_arguments(words)
     planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
     if planned[0][1].config.count:
-        print(format_cost([cost(cli) for _, cli in planned]))
+        print(format_cost([cost(configured) for _, configured in planned]))
         return
     validate(planned)
     os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # groups the runs
     pictures: list[SweptImage] = []
-    for chosen, cli in planned:
-        folder = Path(cli.config.out)
+    for chosen, configured in planned:
+        folder = Path(configured.config.out)
         notify(str(folder))
-        execute(cli, notify=notify)
+        execute(configured, notify=notify)
         pictures += read_images(folder, axes, chosen)
     pictures.sort(key=lambda picture: (picture.image, picture.values))
     draw(axes, pictures, folder.parent)

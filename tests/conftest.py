@@ -47,10 +47,10 @@ def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _draw_blank(run: Any) -> None:
-    cli = run._cli
-    folder = Path(cli.config.out)
-    (folder / f"figure.{cli.config.figure}").write_bytes(encode_png(torch.zeros(3, 1, 1)))
-    if any(change.is_animated for change in cli.presentation.evolutions(run.outcomes)):
+    configured = run._configured
+    folder = Path(configured.config.out)
+    (folder / f"figure.{configured.config.figure}").write_bytes(encode_png(torch.zeros(3, 1, 1)))
+    if any(change.is_animated for change in configured.presentation.evolutions(run.outcomes)):
         Image.new("RGB", (1, 1)).save(folder / "evolution.gif")
 
 

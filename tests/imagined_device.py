@@ -32,7 +32,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.launch import trainer as training
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, with_config
+from lit_viz.launch.config import ConfiguredMethod, with_config
 from lit_viz.launch.execute import execute
 from tests.conftest import smooth_network
 
@@ -277,7 +277,7 @@ def runs() -> dict[str, Run]:
         options = f"{words} {network} --wandb disabled --log-at last --curve-at last"
         arguments = rewrite_arguments(options.split()[1:], command)
         return lambda smooth, kinked, k: execute(
-            MethodCLI(command, [*with_config(command, arguments), "--iterations", str(k)])
+            ConfiguredMethod(command, [*with_config(command, arguments), "--iterations", str(k)])
         )
 
     rules = ("Adam", "NAdam", "SGD")

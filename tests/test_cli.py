@@ -306,9 +306,9 @@ def test_options_that_a_resume_may_change(begun: Path, monkeypatch: pytest.Monke
 
     seen: list[dict[str, Any]] = []
 
-    def executed(cli: Any, *_: Any, **__: Any) -> lv.Run:
-        seen.append(yaml.safe_load(cli.parser.dump(cli.config)))
-        return lv.Run(cli, [])
+    def executed(configured: Any, *_: Any, **__: Any) -> lv.Run:
+        seen.append(yaml.safe_load(configured.parser.dump(configured.config)))
+        return lv.Run(configured, [])
 
     monkeypatch.setattr("lit_viz.api.execute", executed)  # first: importing api copies the name
     monkeypatch.setattr("lit_viz.launch.execute.execute", executed)
@@ -457,12 +457,12 @@ def test_control_characters_of_labels_and_file_names_are_removed(
 )
 def test_packaged_configurations_parse_and_have_a_header(path: Path) -> None:
     from lit_viz.launch.commands import COMMANDS
-    from lit_viz.launch.config import MethodCLI
+    from lit_viz.launch.config import ConfiguredMethod
 
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert "Cost:" in header
     assert f"Command: lit-viz {path.parent.name}" in header
-    assert MethodCLI(COMMANDS[path.parent.name], ["--config", str(path)]).parts
+    assert ConfiguredMethod(COMMANDS[path.parent.name], ["--config", str(path)]).parts
 
 
 def test_unknown_options_in_python(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, config_folder, with_config
+from lit_viz.launch.config import ConfiguredMethod, config_folder, with_config
 from scripts import recipes
 from scripts.gallery import Card, cards
 from scripts.sweep import parse_arguments, runs
@@ -29,10 +29,10 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def parsed(words: list[str]) -> MethodCLI:
+def parsed(words: list[str]) -> ConfiguredMethod:
     """Parse the words of a command into a configuration, without running it."""
     command = COMMANDS[words[0]]
-    return MethodCLI(
+    return ConfiguredMethod(
         command,
         with_config(command, rewrite_arguments(words[1:], command)),
     )
@@ -71,8 +71,8 @@ def test_the_command_is_valid(card: Card) -> None:
             assert all(recipes.planned(recipe, [0], options) for recipe in options.recipes)
         return
     assert program == "lit-viz"
-    cli = parsed(words)
-    cli.command.check(cli.config)
+    configured = parsed(words)
+    configured.command.check(configured.config)
 
 
 def test_an_image_has_one_command() -> None:

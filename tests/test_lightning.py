@@ -22,7 +22,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.loading import class_names
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
 from lit_viz.launch.commands.visualize import Visualize
-from lit_viz.launch.config import MethodCLI, read_config
+from lit_viz.launch.config import ConfiguredMethod, read_config
 from lit_viz.methods.class_visualization import Recipe, default_recipe
 from lit_viz.presentations import presentation_of
 from lit_viz.runs.evidence import Evidence
@@ -72,7 +72,7 @@ def test_class_visualization(smooth: Classifier, fit: Fit) -> None:
 
 
 def test_the_default_recipe_is_that_of_the_configuration() -> None:
-    parts = MethodCLI(Visualize(), read_config("visualize", "tarantula")).parts
+    parts = ConfiguredMethod(Visualize(), read_config("visualize", "tarantula")).parts
     recipe = default_recipe()
     assert (parts["views"], parts["residual_gradient"]) == (recipe.views, recipe.residual_gradient)
     assert (parts["oversample"], parts["shown"]) == (recipe.picture.oversample, recipe.picture.shown)

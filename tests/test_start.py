@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 _PARSING = """
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, config_argument
+from lit_viz.launch.config import ConfiguredMethod, config_argument
 import lit_viz.api, lit_viz.launch.execute
 config = config_argument("attack", "pgd_linf")
-MethodCLI(COMMANDS["attack"], ["--config", config, "--photographs", "['packaged:chelsea']"])
+ConfiguredMethod(COMMANDS["attack"], ["--config", config, "--photographs", "['packaged:chelsea']"])
 """
 _CLASSES = "from lit_viz.cli import main; main(['classes', 'tarant'])"
 _OWN = "from lit_viz import load_classifier; load_classifier('tests.start_network:build', size=8).fast()"

@@ -128,7 +128,7 @@ def build_parser(kind: type[Command], is_help: bool = False) -> ArgumentParser:
     return parser
 
 
-class MethodCLI:
+class ConfiguredMethod:
     """The configuration of a method, parsed, and its instantiated parts.
 
     Args:

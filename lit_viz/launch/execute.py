@@ -19,7 +19,7 @@ from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status
 from lit_viz.launch.commands.base import Command
-from lit_viz.launch.config import MethodCLI
+from lit_viz.launch.config import ConfiguredMethod
 from lit_viz.launch.logs import incomplete_loggers, open_loggers, run_loggers, settings_of
 from lit_viz.launch.resume import LastCheckpoint, check_identity, has_progress, method_files, open_or_create, provenance
 from lit_viz.launch.run import Run, captions, gradients_enabled, ignore, load_configured
@@ -39,10 +39,10 @@ _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
 _FOLLOWED_RUNS: list[str | None] = []
 
 
-def execute(cli: MethodCLI, classifier: Classifier | None = None, *, notify: Notify | None = None) -> Run:
+def execute(configured: ConfiguredMethod, classifier: Classifier | None = None, *, notify: Notify | None = None) -> Run:
     """Run a configuration to its end, or continue the run in its folder."""
-    config = cli.config
-    cli.command.check(config)
+    config = configured.config
+    configured.command.check(config)
     run_loggers(config)  # first, because it may fail
     if abs(config.seed) >= _SEED_LIMIT:
         raise LitVizError(f"--seed must have at most 18 digits, got {config.seed}")
@@ -57,26 +57,28 @@ def execute(cli: MethodCLI, classifier: Classifier | None = None, *, notify: Not
         tune_allocator()
         if not is_rank_zero():
             if is_distributed(config.trainer):
-                return _follow(trainer, cli, classifier)
+                return _follow(trainer, configured, classifier)
             if _FOLLOWED_RUNS and config.out is not None:  # Lightning has started this script once per rank
-                return Run(cli, ())
+                return Run(configured, ())
         if config.out is None:
-            return _run_in_memory(trainer, cli, classifier, notify)
+            return _run_in_memory(trainer, configured, classifier, notify)
         with run_lock(config.out), _failed_start_discarded(Path(config.out)):
-            return _run_in_folder(trainer, cli, classifier, notify)
+            return _run_in_folder(trainer, configured, classifier, notify)
 
 
-def _run_in_memory(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None, notify: Notify | None) -> Run:
-    classifier = classifier or load_configured(cli.config, trainer.strategy.root_device)
-    module, tasks = _build(cli, classifier)
+def _run_in_memory(
+    trainer: pl.Trainer, configured: ConfiguredMethod, classifier: Classifier | None, notify: Notify | None
+) -> Run:
+    classifier = classifier or load_configured(configured.config, trainer.strategy.root_device)
+    module, tasks = _build(configured, classifier)
     memory = Memory()
     module.keep_results = False  # they are in the callback
-    fit(trainer, cli.config, module, tasks, [memory, Progress(notify)])
+    fit(trainer, configured.config, module, tasks, [memory, Progress(notify)])
     outcomes = remembered(memory.results, memory.snapshots)
     trainer.callbacks.clear()  # type: ignore[attr-defined] # a Trainer is freed late, since it contains itself
-    settings = EvidenceSettings(cli.config, CAPTUM_SECONDS, notify or ignore)
-    cli.presentation.verify(module, outcomes, None, settings)
-    return Run(cli, outcomes, None, classifier)
+    settings = EvidenceSettings(configured.config, CAPTUM_SECONDS, notify or ignore)
+    configured.presentation.verify(module, outcomes, None, settings)
+    return Run(configured, outcomes, None, classifier)
 
 
 @contextmanager
@@ -94,27 +96,29 @@ def _failed_start_discarded(path: Path) -> Iterator[None]:
         raise
 
 
-def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None, notify: Notify | None) -> Run:
+def _run_in_folder(
+    trainer: pl.Trainer, configured: ConfiguredMethod, classifier: Classifier | None, notify: Notify | None
+) -> Run:
     """Create or open the run folder, and run the configuration in it."""
-    config = cli.config
-    folder, is_resumed = open_or_create(cli)
+    config = configured.config
+    folder, is_resumed = open_or_create(configured)
     replaces = not is_resumed and is_run(folder.path)
     if not is_resumed and not replaces:
-        folder.write_config(cli.dump(), provenance(cli, None))
+        folder.write_config(configured.dump(), provenance(configured, None))
     classifier = classifier or load_configured(config, trainer.strategy.root_device)
     stored_tasks = folder.queue() if is_resumed else []
-    module, tasks = _build(cli, classifier, stored_tasks)
+    module, tasks = _build(configured, classifier, stored_tasks)
     if replaces:  # only now that the new run is valid
         folder.clear(method_files())
     if not stored_tasks:
         folder.write_queue(tasks)
-    check_identity(folder, cli, classifier, is_resumed)
+    check_identity(folder, configured, classifier, is_resumed)
     module.keep_results = False  # they are in the folder
-    presentation = cli.presentation
+    presentation = configured.presentation
     checkpoint, names, send = LastCheckpoint(folder), run_loggers(config), notify or ignore
     finished = checkpoint.is_finished(tasks)
     if finished and (folder.path / REPORT).exists():
-        run = Run(cli, filed(folder), folder, classifier)
+        run = Run(configured, filed(folder), folder, classifier)
         if not (folder.path / f"figure.{config.figure}").exists():
             run.draw()
         open_loggers(folder, incomplete_loggers(folder, names), settings_of(config), presentation, send).finish()
@@ -128,10 +132,10 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     try:
         if not finished:  # a finished run without a report was killed before its evidence
             fit(trainer, config, module, tasks, [RunWriter(folder), log, Progress(notify)])
-        run = Run(cli, filed(folder), folder, classifier)
+        run = Run(configured, filed(folder), folder, classifier)
         try:
             settings = EvidenceSettings(config, CAPTUM_SECONDS, send)
-            with captions(cli, classifier):
+            with captions(configured, classifier):
                 presentation.verify(module, run.outcomes, folder, settings)
             run.draw()  # the figure shows evidence
             write_report(folder, presentation)
@@ -144,29 +148,29 @@ def _run_in_folder(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier |
     return run
 
 
-def _follow(trainer: pl.Trainer, cli: MethodCLI, classifier: Classifier | None) -> Run:
+def _follow(trainer: pl.Trainer, configured: ConfiguredMethod, classifier: Classifier | None) -> Run:
     """Take part in a run whose folder and outcomes belong to rank zero."""
-    config = cli.config
+    config = configured.config
     if config.resume and is_run(config.out):
         folder = RunFolder.open(config.out)
         tasks = folder.queue()
         if tasks and LastCheckpoint(folder).is_finished(tasks):  # no tasks: rank zero is just creating the folder
-            return Run(cli, ())
-    module = cli.build(classifier or load_configured(config, trainer.strategy.root_device))
+            return Run(configured, ())
+    module = configured.build(classifier or load_configured(config, trainer.strategy.root_device))
     module.keep_results = False
     _FOLLOWED_RUNS.append(config.out)
     fit(trainer, config, module)
-    return Run(cli, ())
+    return Run(configured, ())
 
 
 def _build(
-    cli: MethodCLI, classifier: Classifier, stored_tasks: Sequence[Task] = ()
+    configured: ConfiguredMethod, classifier: Classifier, stored_tasks: Sequence[Task] = ()
 ) -> tuple[ImageTraining, Sequence[Task]]:
     """Return the module and its queue: the stored one of a resumed run, or a new one."""
-    module = cli.build(classifier)
+    module = configured.build(classifier)
     if stored_tasks:
         return module, stored_tasks
-    tasks, notes = cli.command.tasks(cli.config, cli.parts, classifier)
+    tasks, notes = configured.command.tasks(configured.config, configured.parts, classifier)
     module.notes += notes
     return module, module.expand_tasks(tasks)
 
@@ -183,11 +187,11 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def cost(cli: MethodCLI) -> Cost:
+def cost(configured: ConfiguredMethod) -> Cost:
     """Return the cost of a configuration, from the time of one evaluation on this machine's CPU."""
-    cli.command.check(cli.config)
+    configured.command.check(configured.config)
     tune_allocator()
-    module, tasks = _build(cli, load_configured(cli.config))
+    module, tasks = _build(configured, load_configured(configured.config))
     steps, evaluations = module.cost(tasks)
     return Cost(len(tasks), steps, evaluations, steps * module.step_seconds(tasks))
 

@@ -22,7 +22,7 @@ from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
-from lit_viz.launch.config import INSTANCE, MethodCLI, set_option
+from lit_viz.launch.config import INSTANCE, ConfiguredMethod, set_option
 from lit_viz.runs import RECORDED, RESULTS, is_run
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Record, Task
@@ -58,7 +58,7 @@ def method_files() -> tuple[str, ...]:
 
 def load_run(
     path: str | Path, arguments: Sequence[str] = (), *, notify: Notify | None = None, **options: Any
-) -> MethodCLI:
+) -> ConfiguredMethod:
     """Return the configuration of a run folder, set to continue the run.
 
     Nothing is imported from the folder itself. One line names the imports of the configuration from other libraries.
@@ -90,7 +90,7 @@ def load_run(
     exclude_from_imports(folder.path)
     if imports := ", ".join(sorted(set(_imports(stored)))):
         (notify or remark)(f"{folder.path} names parts to import, which run as code: {imports}")
-    return MethodCLI(command, ["--config", yaml.safe_dump(stored), *rewritten])
+    return ConfiguredMethod(command, ["--config", yaml.safe_dump(stored), *rewritten])
 
 
 def _imports(options: Any) -> Iterator[str]:
@@ -103,15 +103,17 @@ def _imports(options: Any) -> Iterator[str]:
         yield from _imports(value)
 
 
-def open_or_create(cli: MethodCLI) -> tuple[RunFolder, bool]:
+def open_or_create(configured: ConfiguredMethod) -> tuple[RunFolder, bool]:
     """Return the run folder of a configuration, and whether it holds a run to continue."""
-    config = cli.config
+    config = configured.config
     if not (config.resume and is_run(config.out)):
         return RunFolder.create(config.out, config.overwrite, method_files()), False
     folder = RunFolder.open(config.out)
-    before, now = (_image_options(options) for options in (folder.config, yaml.safe_load(cli.dump())))
+    before, now = (_image_options(options) for options in (folder.config, yaml.safe_load(configured.dump())))
     # Runs of an earlier version may lack options.
-    for key in [key for key in now if key in before and key not in {*_CHANGEABLE, *cli.command.presented("resumable")}]:
+    for key in [
+        key for key in now if key in before and key not in {*_CHANGEABLE, *configured.command.presented("resumable")}
+    ]:
         for name, old, new in _differences(before[key], now[key], key):
             raise LitVizError(
                 f"--{name} can't be changed: {folder.path} was started with {old}, got {new}; "
@@ -135,12 +137,12 @@ def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, A
         yield name, before, now
 
 
-def provenance(cli: MethodCLI, classifier: Classifier | None) -> dict[str, Any]:
+def provenance(configured: ConfiguredMethod, classifier: Classifier | None) -> dict[str, Any]:
     """Return what config.yaml records in addition to the options: method, versions, and the identity of the classifier
     once it is loaded."""
     recorded: dict[str, Any] = {
-        "method": cli.command.name,
-        "module": cli.command.method(cli.config).__name__,
+        "method": configured.command.name,
+        "module": configured.command.method(configured.config).__name__,
         "lit_viz": __version__,
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in _PACKAGES},
@@ -151,13 +153,13 @@ def provenance(cli: MethodCLI, classifier: Classifier | None) -> dict[str, Any]:
     return {**recorded, **classifier.identity(), **labels, "multi_label": classifier.multi_label}
 
 
-def check_identity(folder: RunFolder, cli: MethodCLI, classifier: Classifier, is_resumed: bool) -> None:
+def check_identity(folder: RunFolder, configured: ConfiguredMethod, classifier: Classifier, is_resumed: bool) -> None:
     """Record the identity of the classifier; of a resumed run, compare it to the recorded one."""
-    recorded = provenance(cli, classifier)
+    recorded = provenance(configured, classifier)
     before = folder.recorded if is_resumed else {}
     weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
     if weights is None:  # new, or killed while the network was loaded
-        folder.write_config(cli.dump(), recorded)
+        folder.write_config(configured.dump(), recorded)
         return
     if weights != now:
         raise LitVizError(

@@ -30,7 +30,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import save_evolution
 from lit_viz.figures.layout import footer
 from lit_viz.figures.style import save_figure, with_notebook_png
-from lit_viz.launch.config import MethodCLI
+from lit_viz.launch.config import ConfiguredMethod
 from lit_viz.launch.resume import LastCheckpoint, check_identity, provenance, write_checkpoint
 from lit_viz.launch.trainer import failures_reported
 from lit_viz.methods.records import SaliencyRecord
@@ -57,13 +57,13 @@ class Run:
 
     def __init__(
         self,
-        cli: MethodCLI,
+        configured: ConfiguredMethod,
         outcomes: Sequence[Outcome],
         folder: RunFolder | None = None,
         classifier: Classifier | None = None,
     ) -> None:
         self.outcomes, self.folder = outcomes, None if folder is None else folder.path
-        self._cli, self._classifier = cli, classifier  # without a classifier on ranks other than 0
+        self._configured, self._classifier = configured, classifier  # without a classifier on ranks other than 0
         self._evidence: Evidence | None = None  # of a run in memory
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class Run:
         has_verdicts = self.folder is None and records_of(self.outcomes, SaliencyRecord)
         evidence = None if has_verdicts else self.evidence
         return run_html(
-            self.outcomes, self.figure(), self._cli.presentation, evidence, _output_caption(self._classifier)
+            self.outcomes, self.figure(), self._configured.presentation, evidence, _output_caption(self._classifier)
         )
 
     def __repr__(self) -> str:
@@ -125,13 +125,13 @@ class Run:
 
     def figure(self) -> Figure:
         """Return the figure of the run; a notebook displays it."""
-        with captions(self._cli, self._classifier):
-            return with_notebook_png(self._cli.presentation.figure(self.outcomes, self._cli.config))
+        with captions(self._configured, self._classifier):
+            return with_notebook_png(self._configured.presentation.figure(self.outcomes, self._configured.config))
 
     def draw(self) -> None:
         """Write the animation, if an image changes over the iterations, and then the figure."""
-        figure = Path(self._cli.config.out, f"figure.{self._cli.config.figure}")
-        changes = self._cli.presentation.evolutions(self.outcomes)
+        figure = Path(self._configured.config.out, f"figure.{self._configured.config.figure}")
+        changes = self._configured.presentation.evolutions(self.outcomes)
         if any(evolution.is_animated for evolution in changes):
             save_evolution(changes, figure.with_name("evolution.gif"))
         save_figure(self.figure(), figure)
@@ -160,19 +160,21 @@ class Run:
             raise LitVizError("only rank 0 has the results of a run")
         if not isinstance(folder, (str, Path)):
             raise LitVizError(f"folder must be a path, got {folder!r}")
-        stored, cli = RunFolder.create(folder), copy(self._cli)
-        cli.config = cli.config.clone()
-        cli.config.out = str(folder)
+        stored, configured = RunFolder.create(folder), copy(self._configured)
+        configured.config = configured.config.clone()
+        configured.config.out = str(folder)
         if self.folder is not None:
             shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-            return Run(cli, filed(stored), stored, self._classifier)
-        write_remembered(self.outcomes, stored, cli.dump(), provenance(cli, self._classifier), frames=True)
+            return Run(configured, filed(stored), stored, self._classifier)
+        write_remembered(
+            self.outcomes, stored, configured.dump(), provenance(configured, self._classifier), frames=True
+        )
         write_checkpoint(stored, stored.records())
-        run = Run(cli, filed(stored), stored, self._classifier)
+        run = Run(configured, filed(stored), stored, self._classifier)
         run.draw()
         if self.evidence.to_dict():
             stored.merge_evidence(self.evidence)
-        write_report(stored, cli.presentation)
+        write_report(stored, configured.presentation)
         return run
 
     @property
@@ -184,7 +186,7 @@ class Run:
         if self.folder is not None:
             return RunFolder(self.folder).evidence()
         if self._evidence is None and self._classifier is not None:
-            self._verify_in_memory(EvidenceSettings(self._cli.config, CAPTUM_SECONDS, ignore))
+            self._verify_in_memory(EvidenceSettings(self._configured.config, CAPTUM_SECONDS, ignore))
         return self._evidence or Evidence()
 
     def check(self, *, faithfulness: bool = False, trust: bool = False, progress: bool | None = None) -> bool:
@@ -202,21 +204,21 @@ class Run:
             return True
         notify = choose_notify(progress)
         if self.folder is None:
-            return self._verify_in_memory(_evidence_settings(self._cli, faithfulness, trust, notify))
-        passed = check(self._cli, self._classifier, faithfulness=faithfulness, trust=trust, notify=notify)
+            return self._verify_in_memory(_evidence_settings(self._configured, faithfulness, trust, notify))
+        passed = check(self._configured, self._classifier, faithfulness=faithfulness, trust=trust, notify=notify)
         self.outcomes = filed(RunFolder(self.folder))
         return passed
 
     def _verify_in_memory(self, settings: EvidenceSettings) -> bool:
         """Compute the evidence of a run in memory, whose files are written to a temporary folder."""
-        cli, classifier = self._cli, self._classifier
+        configured, classifier = self._configured, self._classifier
         assert classifier is not None
         classifier.refresh()
-        with gradients_enabled(), tempfile.TemporaryDirectory() as scratch, failures_reported(cli.config):
+        with gradients_enabled(), tempfile.TemporaryDirectory() as scratch, failures_reported(configured.config):
             folder = RunFolder(scratch)
-            write_remembered(self.outcomes, folder, cli.dump(), provenance(cli, classifier))
+            write_remembered(self.outcomes, folder, configured.dump(), provenance(configured, classifier))
             outcomes = filed(folder)
-            passed = cli.presentation.verify(cli.build(classifier), outcomes, folder, settings)
+            passed = configured.presentation.verify(configured.build(classifier), outcomes, folder, settings)
             self._evidence = folder.evidence()
             for outcome, verified in zip(self.outcomes, outcomes, strict=True):
                 outcome.record = verified.record.amend(file=None, array=None)
@@ -233,7 +235,7 @@ def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def check(
-    cli: MethodCLI,
+    configured: ConfiguredMethod,
     classifier: Classifier | None = None,
     *,
     faithfulness: bool = False,
@@ -241,54 +243,56 @@ def check(
     notify: Notify | None = None,
 ) -> bool:
     """Compute all evidence for the outcomes in a run folder, and write it there; return whether no check has failed."""
-    config = cli.config
-    settings = _evidence_settings(cli, faithfulness, trust, notify)
+    config = configured.config
+    settings = _evidence_settings(configured, faithfulness, trust, notify)
     tune_allocator()
     folder = RunFolder.open(config.out)
     if classifier is None:
         classifier = load_configured(config)
     else:
         classifier.refresh()
-    with gradients_enabled(), run_lock(folder.path), failures_reported(config), captions(cli, classifier):
-        check_identity(folder, cli, classifier, is_resumed=True)
+    with gradients_enabled(), run_lock(folder.path), failures_reported(config), captions(configured, classifier):
+        check_identity(folder, configured, classifier, is_resumed=True)
         outcomes = filed(folder)
         if not outcomes:
             raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
-        passed = cli.presentation.verify(cli.build(classifier), outcomes, folder, settings)
+        passed = configured.presentation.verify(configured.build(classifier), outcomes, folder, settings)
         damaged = LastCheckpoint(folder).damaged_files
         for name in damaged:
             settings.notify(f"{folder.path / name} is damaged: its checksum is not that of the checkpoint")
-        write_report(folder, cli.presentation)
+        write_report(folder, configured.presentation)
     return passed and not damaged
 
 
-def _evidence_settings(cli: MethodCLI, faithfulness: bool, trust: bool, notify: Notify | None) -> EvidenceSettings:
+def _evidence_settings(
+    configured: ConfiguredMethod, faithfulness: bool, trust: bool, notify: Notify | None
+) -> EvidenceSettings:
     for option, requested in {"faithfulness": faithfulness, "trust": trust}.items():
-        if requested and option not in cli.command.presented("evidence_options"):
-            raise LitVizError(f"--{option} does not apply to a run of lit-viz {cli.command.name}")
-    return EvidenceSettings(cli.config, None, notify or ignore, faithfulness, trust)
+        if requested and option not in configured.command.presented("evidence_options"):
+            raise LitVizError(f"--{option} does not apply to a run of lit-viz {configured.command.name}")
+    return EvidenceSettings(configured.config, None, notify or ignore, faithfulness, trust)
 
 
-def captions(cli: MethodCLI, classifier: Classifier | None) -> AbstractContextManager[None]:
+def captions(configured: ConfiguredMethod, classifier: Classifier | None) -> AbstractContextManager[None]:
     """Add the settings, and of a multi-label network the meaning of its outputs, to the captions of figures."""
-    return footer(_settings_line(cli), _output_caption(classifier))
+    return footer(_settings_line(configured), _output_caption(classifier))
 
 
 def _output_caption(classifier: Classifier | None) -> str:
     return MULTI_LABEL_CAPTION if classifier is not None and classifier.multi_label else ""
 
 
-def _settings_line(cli: MethodCLI) -> str:
+def _settings_line(configured: ConfiguredMethod) -> str:
     """Return the network, the parts of the method with the numbers that are not their defaults, and the seed in one
     line."""
-    config = cli.config
+    config = configured.config
     described = []
-    for name, value in cli.parts.items():
-        several, configured = isinstance(value, (list, tuple)), config.model.get(name)
-        for part, options in zip(value, configured, strict=True) if several else [(value, configured)]:
+    for name, value in configured.parts.items():
+        several, given = isinstance(value, (list, tuple)), config.model.get(name)
+        for part, options in zip(value, given, strict=True) if several else [(value, given)]:
             if type(part).__module__ != "builtins":
                 described.append(_describe(part, getattr(options, "init_args", None) or {}))
-    numbers = {"iteration": config.iterations, "view": cli.parts.get("views")}
+    numbers = {"iteration": config.iterations, "view": configured.parts.get("views")}
     counts = [pluralize(number, noun) for noun, number in numbers.items() if number is not None]
     return " · ".join([config.classifier.name, ", ".join(described), *counts, f"seed {config.seed}"])
 
@@ -296,8 +300,8 @@ def _settings_line(cli: MethodCLI) -> str:
 def _describe(part: Any, options: Any) -> str:
     shown = []
     for parameter in signature(type(part)).parameters.values():
-        configured = options.get(parameter.name)
-        value = getattr(part, parameter.name, None) if configured is None else configured
+        given = options.get(parameter.name)
+        value = getattr(part, parameter.name, None) if given is None else given
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value != parameter.default:
             is_radius = parameter.name == "eps" and isinstance(part, BudgetAttack)
             text = format_distance(value, part.norm.name) if is_radius else format_value(value)

@@ -34,7 +34,7 @@ from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
 from lit_viz.launch.commands.visualize import Visualize
-from lit_viz.launch.config import MethodCLI, read_config
+from lit_viz.launch.config import ConfiguredMethod, read_config
 from lit_viz.runs.folder import RunFolder
 from tests.test_lightning import described
 
@@ -403,7 +403,7 @@ def test_invalid_arguments() -> None:
 
 
 def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_weight_of_the_prior() -> None:
-    parts, recipe = MethodCLI(Visualize(), read_config("visualize", "small")).parts, small_recipe()
+    parts, recipe = ConfiguredMethod(Visualize(), read_config("visualize", "small")).parts, small_recipe()
     assert parts["views"] == recipe["views"]
     for name in ("parameterization", "step_rule"):
         assert described(parts[name]) == described(recipe[name])

@@ -23,7 +23,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.launch import execute as execute_module
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import MethodCLI, with_config
+from lit_viz.launch.config import ConfiguredMethod, with_config
 from lit_viz.launch.resume import load_run
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, resume_hint
 from lit_viz.methods import ClassVisualization
@@ -146,17 +146,17 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
 ) -> None:
     folder = tmp_path / "run"
     lv.visualize(smooth, [1], iterations=1, out=folder, wandb="disabled")
-    cli = load_run(folder, trainer__devices="2", trainer__accelerator="cpu")
+    configured = load_run(folder, trainer__devices="2", trainer__accelerator="cpu")
     joined: list[Any] = []
     monkeypatch.setattr(execute_module, "build_trainer", lambda *_: None)
     monkeypatch.setattr(execute_module, "fit", lambda *args: joined.append(args))
     monkeypatch.setenv("LOCAL_RANK", "1")
-    execute_module.execute(cli, smooth)
+    execute_module.execute(configured, smooth)
     assert not joined  # it is finished
     for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt"):
         (folder / path).unlink()
-    RunFolder(folder).write_config(cli.dump())
-    execute_module.execute(cli, smooth)
+    RunFolder(folder).write_config(configured.dump())
+    execute_module.execute(configured, smooth)
     assert len(joined) == 1
 
 
@@ -212,9 +212,11 @@ def test_too_little_memory_for_the_weights_is_reported_without_a_resume(tmp_path
         raise MemoryError
 
     monkeypatch.setattr("lit_viz.launch.run.load", load)
-    cli = MethodCLI(COMMANDS["visualize"], with_config(COMMANDS["visualize"], ["--out", str(tmp_path / "run")]))
+    configured = ConfiguredMethod(
+        COMMANDS["visualize"], with_config(COMMANDS["visualize"], ["--out", str(tmp_path / "run")])
+    )
     with pytest.raises(LitVizError) as caught:
-        execute_module.execute(cli)
+        execute_module.execute(configured)
     assert "out of memory while efficientnet_lite0 is loaded" in str(caught.value)
     assert "slots" not in str(caught.value)
     assert "resume" not in str(caught.value)

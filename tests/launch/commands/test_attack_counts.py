@@ -13,7 +13,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from lit_viz.launch.config import MethodCLI
+from lit_viz.launch.config import ConfiguredMethod
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.presentations import summary_by_class
@@ -101,8 +101,8 @@ def test_a_universal_run_keeps_a_part_of_the_residual_gradient(smooth: Classifie
 
     command = COMMANDS["attack"]
     words = ["--model.attack", "lit_viz.attacks.universal.Universal", "--model.residual_gradient", "0.5"]
-    cli = MethodCLI(command, ["--photographs", "[x]", *words])
-    module = command.build(cli.config, cli.parts, smooth)
+    configured = ConfiguredMethod(command, ["--photographs", "[x]", *words])
+    module = command.build(configured.config, configured.parts, smooth)
     assert isinstance(module, UniversalPerturbation)
     assert module.residual_gradient == 0.5
 

@@ -19,7 +19,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.visualize import channels, place
-from lit_viz.launch.config import MethodCLI, find_config
+from lit_viz.launch.config import ConfiguredMethod, find_config
 from lit_viz.launch.execute import default_folder
 from lit_viz.objectives import Objective, Outputs
 from tests.conftest import smooth_network
@@ -190,7 +190,7 @@ def test_a_run_is_named_by_its_layer_and_has_a_cost(
     lit_viz("visualize", *words, "--count")
     assert "3 images, 6 steps, 72 evaluations" in capsys.readouterr().out
     channels_of = ["--config", str(find_config("visualize", "channels")), "--layer", "features.3"]
-    config = MethodCLI(COMMANDS["visualize"], channels_of).config
+    config = ConfiguredMethod(COMMANDS["visualize"], channels_of).config
     assert default_folder(COMMANDS["visualize"], config).name.endswith("_features.3")
 
 
