@@ -20,7 +20,8 @@ from lit_viz.launch.commands.base import Command, class_paths
 from lit_viz.launch.commands.saliency import Saliency
 from lit_viz.launch.commands.visualize import Visualize
 from lit_viz.launch.config import ConfiguredMethod, read_config, set_option
-from lit_viz.launch.data import (
+from lit_viz.launch.execute import execute
+from lit_viz.launch.inputs import (
     ImageLike,
     image_inputs,
     initial_image,
@@ -30,7 +31,6 @@ from lit_viz.launch.data import (
     to_path,
     to_plain,
 )
-from lit_viz.launch.execute import execute
 from lit_viz.launch.logs import log_run
 from lit_viz.launch.resume import load_run
 from lit_viz.launch.run import Run
