@@ -81,6 +81,13 @@ def find_class(name: str, classes: Mapping[str, type[T]], noun: str) -> type[T]:
     return classes[key]
 
 
+def require(valid: object, constraint: str, *values: object, hint: str = "") -> None:
+    """Raise a LitVizError ``<constraint>, got <values>: <hint>`` unless ``valid`` is true."""
+    if not valid:
+        got = " and ".join(map(str, values))
+        raise LitVizError(f"{constraint}, got {got}" + (f": {hint}" if hint else ""))
+
+
 def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: str) -> None:
     """Raise a LitVizError unless a component (an objective, a step rule ...) returned a tensor of one of the shapes.
 

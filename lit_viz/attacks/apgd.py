@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_viz.attacks.base import ClimbingAttack, masked_gradient
 from lit_viz.attacks.norms import NormName
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.objectives import DLR, CrossEntropy
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
@@ -49,8 +49,7 @@ class APGD(ClimbingAttack):
         early_stop: bool = True,
     ) -> None:
         super().__init__(norm, eps, random_start, restarts, early_stop)
-        if loss not in get_args(Loss):
-            raise LitVizError(f"loss must be ce or dlr, got '{loss}'")
+        require(loss in get_args(Loss), "loss must be ce or dlr", repr(loss))
         self.objective = CrossEntropy() if loss == "ce" else DLR()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

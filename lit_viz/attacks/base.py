@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_viz.attacks.norms import L2, Norm, NormName, norm_of
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.objectives.classes import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
@@ -241,10 +241,8 @@ class ClimbingAttack(BudgetAttack):
 
     def __init__(self, norm: NormName, eps: float | None, random_start: bool, restarts: int, early_stop: bool) -> None:
         super().__init__(norm, eps, early_stop)
-        if restarts < 1:
-            raise LitVizError(f"restarts must be at least 1, got {restarts}")
-        if restarts > 1 and not random_start:
-            raise LitVizError(f"restarts must be 1 without random_start, got {restarts}")
+        require(restarts >= 1, "restarts must be at least 1", restarts)
+        require(restarts == 1 or random_start, "restarts must be 1 without random_start", restarts)
         self.random_start = random_start
         self.restart_schedule = RestartSchedule(restarts)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, RestartSchedule, is_adversarial, masked_gradient
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.objectives import Margin
 from lit_viz.optim import Adam, Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
@@ -47,10 +47,8 @@ class CarliniWagner(Attack):
     minimal: ClassVar[bool] = True
 
     def __init__(self, c: float = 1e-3, steps: int = 9, lr: float = 0.01) -> None:
-        if not 0 < c < math.inf:
-            raise LitVizError(f"CarliniWagner: c must be positive, got {c}")
-        if steps < 1:
-            raise LitVizError(f"CarliniWagner: steps must be at least 1, got {steps}")
+        require(0 < c < math.inf, "CarliniWagner: c must be positive", c)
+        require(steps >= 1, "CarliniWagner: steps must be at least 1", steps)
         self.c = c
         self.restart_schedule = RestartSchedule(steps, "values of c")
         self.adam = Adam(lr, eps=_ADAM_EPS)

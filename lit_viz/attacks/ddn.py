@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
 from lit_viz.attacks.norms import L2, LINF, NormName, norm_of
 from lit_viz.attacks.rounding import LEVELS
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.objectives import CrossEntropy, Margin
 from lit_viz.optim import Cosine, Evaluation, State
 from lit_viz.optim.rule import per_slot, unit
@@ -36,10 +36,8 @@ class DDN(Attack):
     minimal: ClassVar[bool] = True
 
     def __init__(self, init_norm: float = 1.0, gamma: float = 0.05, alpha: float = 1.0, quantize: bool = True) -> None:
-        if not 0 < init_norm < math.inf:
-            raise LitVizError(f"DDN: init_norm must be positive, got {init_norm}")
-        if not 0 < gamma < 1:
-            raise LitVizError(f"DDN: gamma must be between 0 and 1, got {gamma}")
+        require(0 < init_norm < math.inf, "DDN: init_norm must be positive", init_norm)
+        require(0 < gamma < 1, "DDN: gamma must be between 0 and 1", gamma)
         self.init_norm = init_norm
         self.gamma = gamma
         self.alpha = Cosine(alpha, final=0.01)
@@ -84,8 +82,7 @@ class FMN(Attack):
     minimal: ClassVar[bool] = True
 
     def __init__(self, norm: NormName = "l2", alpha: float | None = None, gamma: float = 0.05) -> None:
-        if not 0 < gamma < 1:
-            raise LitVizError(f"FMN: gamma must be between 0 and 1, got {gamma}")
+        require(0 < gamma < 1, "FMN: gamma must be between 0 and 1", gamma)
         self.norm = norm_of(norm)
         self.alpha = Cosine(_ALPHA[self.norm] if alpha is None else alpha, final=0.01)
         self.gamma = Cosine(gamma, final=0.02)

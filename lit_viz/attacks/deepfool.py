@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.attacks.base import Attack
 from lit_viz.attacks.norms import NormName, norm_of
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.objectives import Margin
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import chosen, per_slot
@@ -40,10 +40,8 @@ class DeepFool(Attack):
     iterations: int = 50
 
     def __init__(self, norm: NormName = "l2", overshoot: float = 0.02, classes: int = 10) -> None:
-        if not 0 <= overshoot < math.inf:
-            raise LitVizError(f"DeepFool: overshoot must be 0 or more, got {overshoot}")
-        if classes < 2:
-            raise LitVizError(f"DeepFool: classes must be at least 2, got {classes}")
+        require(0 <= overshoot < math.inf, "DeepFool: overshoot must be 0 or more", overshoot)
+        require(classes >= 2, "DeepFool: classes must be at least 2", classes)
         self.norm = norm_of(norm)
         self.overshoot = overshoot
         self.classes, self.backwards_per_step = classes, classes - 1

@@ -15,7 +15,7 @@ from lit_viz.attacks.ddn import FMN
 from lit_viz.attacks.norms import TOLERANCE, NormName
 from lit_viz.attacks.square import Square
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.objectives import DLR, Margin, Outputs
 from lit_viz.optim import Evaluate, Evaluation, State
 from lit_viz.optim.rule import chosen
@@ -65,8 +65,7 @@ class Ensemble(BudgetAttack):
     ) -> None:
         super().__init__(norm, eps)
         for name, value in (("classes", classes), ("queries", queries)):
-            if value < 1:
-                raise LitVizError(f"Ensemble: {name} must be at least 1, got {value}")
+            require(value >= 1, f"Ensemble: {name} must be at least 1", value)
         self.classes, self.queries, self.restarts = classes, queries, restarts
         self.objective = Margin()
         self._set_stages(classes)

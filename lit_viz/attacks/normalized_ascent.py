@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.attacks.base import Attack, masked_gradient
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.objectives import Objective, TargetLogit
 from lit_viz.optim import Evaluation, LearningRate, State
 from lit_viz.optim.rule import learning_rate, per_slot, unit
@@ -42,8 +42,7 @@ class NormalizedAscentAttack(Attack):
         clamp: bool = True,
         objective: Objective | None = None,
     ) -> None:
-        if space not in get_args(Space):
-            raise LitVizError(f"space must be pixels or normalized, got '{space}'")
+        require(space in get_args(Space), "space must be pixels or normalized", repr(space))
         self.lr = learning_rate(_RATES[space] if lr is None else lr)
         self.space = space
         self.clamp = clamp

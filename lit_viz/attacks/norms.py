@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.optim.rule import chosen, per_slot, unit
 from lit_viz.optim.rule import norm as p_norm
 from lit_viz.rng import Draws, Key
@@ -214,8 +214,7 @@ NORMS: Mapping[str, Norm] = {norm.name: norm for norm in (L2, LINF)}
 
 def norm_of(name: str) -> Norm:
     """Return the norm of a name; raise :class:`LitVizError` if there is none."""
-    if name not in NORMS:
-        raise LitVizError(f"norm must be {' or '.join(NORMS)}, got '{name}'")
+    require(name in NORMS, f"norm must be {' or '.join(NORMS)}", repr(name))
     return NORMS[name]
 
 

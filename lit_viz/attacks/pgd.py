@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_viz.attacks.base import ClimbingAttack, masked_gradient
 from lit_viz.attacks.norms import NormName
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.optim import Evaluation, State
 from lit_viz.optim.rule import norm as p_norm
@@ -53,12 +53,9 @@ class PGD(ClimbingAttack):
         objective: Objective | None = None,
     ) -> None:
         super().__init__(norm, eps, random_start, restarts, early_stop)
-        if alpha is not None and not 0 < alpha < math.inf:
-            raise LitVizError(f"alpha must be positive, got {alpha}")
-        if not 0 <= momentum < math.inf:
-            raise LitVizError(f"momentum must be 0 or more, got {momentum}")
-        if nesterov and momentum == 0:
-            raise LitVizError(f"momentum must be positive for nesterov, got {momentum}")
+        require(alpha is None or 0 < alpha < math.inf, "alpha must be positive", alpha)
+        require(0 <= momentum < math.inf, "momentum must be 0 or more", momentum)
+        require(not nesterov or momentum > 0, "momentum must be positive for nesterov", momentum)
         self.alpha = alpha
         self.momentum = momentum
         self.nesterov = nesterov

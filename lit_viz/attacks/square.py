@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.attacks.base import BudgetAttack
 from lit_viz.attacks.norms import L2, LINF, NormName
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.objectives import CrossEntropy, Margin, Outputs
 from lit_viz.objectives.classes import AttackObjective
 from lit_viz.optim import Evaluation, State
@@ -58,8 +58,7 @@ class Square(BudgetAttack):
     ) -> None:
         super().__init__(norm, eps, early_stop)
         self.p = _P[self.norm] if p is None else p
-        if not 0 < self.p <= 1:
-            raise LitVizError(f"Square: p must be above 0 and at most 1, got {self.p}")
+        require(0 < self.p <= 1, "Square: p must be above 0 and at most 1", self.p)
         self.objective = SquareLoss()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

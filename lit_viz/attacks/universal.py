@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.attacks.base import BudgetAttack
 from lit_viz.attacks.norms import NormName, norm_of
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.objectives import ClippedCrossEntropy
 from lit_viz.optim import Cosine, Evaluate, Evaluation, State
 from lit_viz.optim.rule import never, per_slot
@@ -44,8 +44,7 @@ class Universal(BudgetAttack):
         self, norm: NormName = "linf", eps: float | None = None, alpha: float | None = None, clip: float = 9.0
     ) -> None:
         super().__init__(norm, norm_of(norm).universal_eps if eps is None else eps, early_stop=False)
-        if alpha is not None and not 0 < alpha < math.inf:
-            raise LitVizError(f"alpha must be positive, got {alpha}")
+        require(alpha is None or 0 < alpha < math.inf, "alpha must be positive", alpha)
         self.alpha = alpha
         self.objective = ClippedCrossEntropy(clip)
 

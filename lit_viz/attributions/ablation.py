@@ -14,7 +14,7 @@ from lit_viz.attributions.base import Estimator, add_rows, gather_rows
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
@@ -143,10 +143,9 @@ class Occlusion(Ablation):
         """Set the sides of the window and the strides, ``[height, width]`` each."""
         self.windows = _pair(window)
         self.strides = [max(1, side // 2) for side in self.windows] if self.stride is None else _pair(self.stride)
-        if not all(1 <= stride <= side for stride, side in zip(self.strides, self.windows, strict=True)):
-            raise LitVizError(
-                f"stride of Occlusion must be between 1 and the window, got window {window} and stride {self.stride}"
-            )
+        valid = all(1 <= stride <= side for stride, side in zip(self.strides, self.windows, strict=True))
+        got = f"window {window} and stride {self.stride}"
+        require(valid, "stride of Occlusion must be between 1 and the window", got)
 
     def bind(self, classifier: Classifier) -> None:
         if self.default_window:
@@ -179,6 +178,5 @@ class Occlusion(Ablation):
 
 def _pair(value: int | Sequence[int]) -> list[int]:
     pair = [value] * 2 if isinstance(value, int) else list(value)
-    if len(pair) != 2:
-        raise LitVizError(f"window and stride of Occlusion must be a side or (height, width), got {value}")
+    require(len(pair) == 2, "window and stride of Occlusion must be a side or (height, width)", value)
     return pair

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.images.filters import gaussian_blur
 from lit_viz.rng import Draws, Key
 
@@ -32,11 +32,9 @@ class Baseline:
 
     def __post_init__(self) -> None:
         valid = self.kind in get_args(Kind) if isinstance(self.kind, str) else math.isfinite(self.kind)
-        if not valid:
-            names = ", ".join(get_args(Kind))
-            raise LitVizError(f"baseline must be one of {names} or a gray value, got {self.kind!r}")
-        if not 0 < self.sigma < math.inf:
-            raise LitVizError(f"sigma of the blurred baseline must be positive, got {self.sigma}: 10 is usual")
+        require(valid, f"baseline must be one of {', '.join(get_args(Kind))} or a gray value", repr(self.kind))
+        valid = 0 < self.sigma < math.inf
+        require(valid, "sigma of the blurred baseline must be positive", self.sigma, hint="10 is usual")
 
     def __call__(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
         """Compute the baselines of ``x`` ``(N, ...)``, same shape.
@@ -50,7 +48,6 @@ class Baseline:
         if self.kind == "mean":
             return x.mean(tuple(range(min(2, x.ndim - 1), x.ndim)), keepdim=True).expand_as(x).clone()
         if self.kind == "blurred":
-            if x.ndim != 4:
-                raise LitVizError(f"the blurred baseline requires images (N, C, H, W), got shape {tuple(x.shape)}")
+            require(x.ndim == 4, "the blurred baseline requires images (N, C, H, W)", f"shape {tuple(x.shape)}")
             return gaussian_blur(x, torch.full((len(x),), self.sigma))
         return torch.full_like(x, 0.0 if self.kind == "black" else float(self.kind))

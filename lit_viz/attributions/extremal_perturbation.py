@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lit_viz.attributions.base import Attribution
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.images.filters import gaussian_blur
 from lit_viz.objectives import LogProbability, Objective
 from lit_viz.optim import Evaluate, State, StepRule
@@ -61,18 +61,14 @@ class ExtremalPerturbation(Attribution):
     def __init__(
         self, area: float = 0.2, sigma: float = 8.0, cell: int = 7, blur: float = 10.0, lr: float = 0.3
     ) -> None:
-        if not 0 < area < 1:
-            raise LitVizError(f"area of ExtremalPerturbation must be between 0 and 1, got {area}: 0.2 is usual")
-        if cell < 1 or not all(0 < value < math.inf for value in (sigma, blur, lr)):
-            raise LitVizError(
-                "sigma, cell, blur and lr of ExtremalPerturbation must be positive, got "
-                f"{sigma}, {cell}, {blur} and {lr}"
-            )
+        require(0 < area < 1, "area of ExtremalPerturbation must be between 0 and 1", area, hint="0.2 is usual")
+        valid = cell >= 1 and all(0 < value < math.inf for value in (sigma, blur, lr))
+        got = f"{sigma}, {cell}, {blur} and {lr}"
+        require(valid, "sigma, cell, blur and lr of ExtremalPerturbation must be positive", got)
         self.area, self.sigma, self.cell, self.blur, self.lr = area, sigma, cell, blur, lr
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        if x.ndim != 4:
-            raise LitVizError(f"ExtremalPerturbation requires images (N, C, H, W), got shape {tuple(x.shape)}")
+        require(x.ndim == 4, "ExtremalPerturbation requires images (N, C, H, W)", f"shape {tuple(x.shape)}")
         height, width = (math.ceil(side / self.cell) for side in x.shape[2:])
         weights = x.new_zeros(len(x), 1, height, width)
         return {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, Sampling, add_rows, completeness, gather_rows, keys, relative
 from lit_viz.attributions.baselines import Baseline, Kind
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
 from lit_viz.rng import Draws, Key
@@ -181,10 +181,8 @@ class GradientShap(Sampling):
         self, baselines: Kind | float | Sequence[Kind | float] = ("black", 0.5, 1.0), sigma: float = 0.0
     ) -> None:
         given = [baselines] if isinstance(baselines, (str, float, int)) else list(baselines)
-        if not given:
-            raise LitVizError("GradientShap must have at least one baseline, got none")
-        if not 0 <= sigma < math.inf:
-            raise LitVizError(f"sigma of GradientShap must be at least 0, got {sigma}")
+        require(given, "GradientShap must have at least one baseline", "none")
+        require(0 <= sigma < math.inf, "sigma of GradientShap must be at least 0", sigma)
         self.baselines, self.sigma = [Baseline(kind) for kind in given], sigma
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_viz.attributions.base import MAX_COARSE_ERROR, Sampling, gather_rows, keys
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.objectives import Objective, Probability
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws, Key
@@ -39,16 +39,13 @@ class RISE(Sampling):
     objective: Objective = Probability()
 
     def __init__(self, grid: int = 8, p: float = 0.5) -> None:
-        if grid < 1:
-            raise LitVizError(f"grid of RISE must be at least 1, got {grid}: 8 is usual")
-        if not 0 < p < 1:
-            raise LitVizError(f"p of RISE must be between 0 and 1, got {p}: 0.5 is usual")
+        require(grid >= 1, "grid of RISE must be at least 1", grid, hint="8 is usual")
+        require(0 < p < 1, "p of RISE must be between 0 and 1", p, hint="0.5 is usual")
         self.grid = grid
         self.p = p
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        if x.ndim != 4:
-            raise LitVizError(f"RISE requires images (N, C, H, W), got shape {tuple(x.shape)}")
+        require(x.ndim == 4, "RISE requires images (N, C, H, W)", f"shape {tuple(x.shape)}")
         return super().init(x, tasks)
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_viz.errors import LitVizError, first_line
+from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.utils.files import check_regular, sha256
 
 _MOST = 1000  # regions of a mask file; more are most likely a photograph
@@ -30,8 +30,8 @@ class Segments:
     given: int | str
 
     def __post_init__(self) -> None:
-        if isinstance(self.given, int) and not self.given > 0:
-            raise LitVizError(f"segments must be at least 1, got {self.given}: 50 is usual")
+        valid = isinstance(self.given, str) or self.given > 0
+        require(valid, "segments must be at least 1", self.given, hint="50 is usual")
 
     @cached_property
     def _file(self) -> tuple[Tensor, str]:
@@ -43,8 +43,7 @@ class Segments:
         except Exception as error:  # of Pillow, by the kind of the damage
             raise LitVizError(f"the mask {self.given} can't be read: {first_line(error)}") from error
         colors, regions = np.unique(pixels.reshape(-1, *pixels.shape[2:]), axis=0, return_inverse=True)
-        if len(colors) > _MOST:
-            raise LitVizError(f"the mask {self.given} must have at most {_MOST} colors, got {len(colors)}")
+        require(len(colors) <= _MOST, f"the mask {self.given} must have at most {_MOST} colors", len(colors))
         return torch.from_numpy(regions.reshape(pixels.shape[:2]).astype(np.int64)), checksum
 
     @property
@@ -74,8 +73,7 @@ class Segments:
 
         Superpixels are those of the image in 8 bits, so that they do not depend on its precision.
         """
-        if x.ndim != 4:
-            raise LitVizError(f"superpixels require images (N, C, H, W), got shape {tuple(x.shape)}")
+        require(x.ndim == 4, "superpixels require images (N, C, H, W)", f"shape {tuple(x.shape)}")
         self.check(tuple(x.shape[2:]))
         if isinstance(self.given, str):
             return self._mask.to(x.device).expand(len(x), 1, -1, -1).clone()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Sampling, gather_rows, keys, welford_update
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
@@ -29,8 +29,7 @@ class SmoothGrad(Sampling):
     evaluations = 128
 
     def __init__(self, sigma: float = 0.15) -> None:
-        if not 0 < sigma < math.inf:
-            raise LitVizError(f"sigma of SmoothGrad must be positive, got {sigma}: 0.1 to 0.2 is usual")
+        require(0 < sigma < math.inf, "sigma of SmoothGrad must be positive", sigma, hint="0.1 to 0.2 is usual")
         self.sigma = sigma
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import Layout, prefix_tokens
 from lit_viz.classifiers.outputs import probe_images
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 
 #: Rows and columns of patches, such as (14, 14) or "14,14"; None for those of the network.
 Grid = Sequence[int] | str | None
@@ -25,8 +25,7 @@ def parse_grid(grid: Grid) -> tuple[int, int] | None:
         rows, columns = map(int, grid.split(",") if isinstance(grid, str) else grid)
     except ValueError as error:
         raise LitVizError(f"grid must be rows,columns such as 14,14, got {grid!r}") from error
-    if min(rows, columns) < 1:
-        raise LitVizError(f"rows and columns of grid must be positive, got {grid!r}")
+    require(min(rows, columns) >= 1, "rows and columns of grid must be positive", repr(grid))
     return rows, columns
 
 
@@ -42,8 +41,7 @@ def patch_grid(
         LitVizError: if there are fewer tokens than patches, or no grid is found.
     """
     if given is not None:
-        if math.prod(given) > tokens:
-            raise LitVizError(f"grid must have at most the {tokens} tokens of {classifier.name}, got {given}")
+        require(math.prod(given) <= tokens, f"grid must have at most the {tokens} tokens of {classifier.name}", given)
         return given
     modules = dict(classifier.original.named_modules())
     convolutions = [layout for name, layout in layouts_by_name.items() if isinstance(modules[name], nn.Conv2d)]

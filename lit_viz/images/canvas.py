@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 
 _MAX_GAP = 4  # pixels between the images of a group
 
@@ -43,10 +43,8 @@ def make_canvas(
 ) -> tuple[tuple[int, int], Canvas]:
     """Return (height, width) of the saved picture, and the canvas; its sides are ``oversample`` times as long."""
     height, width = classifier.size if size is None else (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1:
-        raise LitVizError(f"size must be at least 1 x 1, got {height} x {width}")
-    if not 0.5 <= oversample <= 8:
-        raise LitVizError(f"oversample must be between 0.5 and 8, got {oversample}")
+    require(min(height, width) >= 1, "size must be at least 1 x 1", f"{height} x {width}")
+    require(0.5 <= oversample <= 8, "oversample must be between 0.5 and 8", oversample)
     rows, columns = max(1, round(height * oversample)), max(1, round(width * oversample))
     return (height, width), Canvas(classifier.channels, rows, columns, classifier.mean, classifier.std)
 
@@ -85,8 +83,8 @@ class Octaves:
     scale: float = 1.4
 
     def __post_init__(self) -> None:
-        if not (self.count >= 1 and self.scale > 1):
-            raise LitVizError(f"Octaves: count must be at least 1 and scale above 1, got {self.count} and {self.scale}")
+        valid = self.count >= 1 and self.scale > 1
+        require(valid, "Octaves: count must be at least 1 and scale above 1", self.count, self.scale)
 
     def at(self, iteration: int, iterations: int) -> int:
         """Return the octave of an iteration, from 0 to count - 1."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.images.canvas import Canvas
 from lit_viz.images.listing import photographs
 from lit_viz.images.reading import read_photograph
@@ -67,10 +67,10 @@ class Pixels(Parameterization):
     sd: float | None = None
 
     def __post_init__(self) -> None:
-        if self.space not in ("unit", "normalized"):
-            raise LitVizError(f"space of Pixels must be 'unit' or 'normalized', got {self.space!r}")
-        if self.sd is not None and not self.sd >= 0:
-            raise LitVizError(f"sd of Pixels must be non-negative, got {self.sd}")
+        require(
+            self.space in ("unit", "normalized"), "space of Pixels must be 'unit' or 'normalized'", repr(self.space)
+        )
+        require(self.sd is None or self.sd >= 0, "sd of Pixels must be non-negative", self.sd)
 
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:
         noise = draws.normal("start", canvas.shape)
@@ -117,12 +117,9 @@ class Fourier(Parameterization):
     clip: float = 0.25 / 255
 
     def __post_init__(self) -> None:
-        if not self.sd >= 0:
-            raise LitVizError(f"sd of Fourier must be non-negative, got {self.sd}")
-        if not self.chroma > 0:
-            raise LitVizError(f"chroma of Fourier must be positive, got {self.chroma}")
-        if not 0 < self.clip < 0.5:
-            raise LitVizError(f"clip of Fourier must be between 0 and 0.5, got {self.clip}")
+        require(self.sd >= 0, "sd of Fourier must be non-negative", self.sd)
+        require(self.chroma > 0, "chroma of Fourier must be positive", self.chroma)
+        require(0 < self.clip < 0.5, "clip of Fourier must be between 0 and 0.5", self.clip)
 
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:
         return self.sd * draws.normal("start", (canvas.channels, canvas.height, canvas.width // 2 + 1, 2))
@@ -167,8 +164,7 @@ class MACO(Parameterization):
 
     def __post_init__(self) -> None:
         for name in ("contrast", "chroma"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise LitVizError(f"{name} of MACO must be positive, got {getattr(self, name)}")
+            require(0 < getattr(self, name) < math.inf, f"{name} of MACO must be positive", getattr(self, name))
         if self.magnitude is not None:
             photographs([self.magnitude])
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.images.canvas import Canvas
 from lit_viz.images.filters import gaussian_blur
 from lit_viz.images.parameterizations import Parameterization, Pixels
@@ -40,8 +40,7 @@ class _Weighted(Prior):
     weight: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise LitVizError(f"weight of {type(self).__name__} must be non-negative, got {self.weight}")
+        require(self.weight >= 0, f"weight of {type(self).__name__} must be non-negative", self.weight)
 
 
 class L2(_Weighted):
@@ -108,10 +107,8 @@ class GaussianBlur(Projection):
     every: int = 10
 
     def __post_init__(self) -> None:
-        if not (self.sigma >= 0 and self.every >= 1):
-            raise LitVizError(
-                f"GaussianBlur: sigma must be non-negative and every at least 1, got {self.sigma} and {self.every}"
-            )
+        valid = self.sigma >= 0 and self.every >= 1
+        require(valid, "GaussianBlur: sigma must be non-negative and every at least 1", self.sigma, self.every)
 
     def __call__(self, x: Tensor, iteration: Tensor, parameterization: Parameterization, canvas: Canvas) -> Tensor:
         due = iteration.to(x.device) % self.every == 0

@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lit_viz.classifiers.resizing import Resizing
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.utils.files import check_regular
 
 #: How a picture is fitted to a size: largest centered box, stretched, or with gray borders.
@@ -298,8 +298,7 @@ def _planes(image: Image.Image) -> Iterator[_Plane]:
 
 
 def _pixel_limit(value: str) -> int:
-    if not value.isdecimal():
-        raise LitVizError(f"{_LIMIT} must be a number of pixels such as 200000000, got {value!r}")
+    require(value.isdecimal(), f"{_LIMIT} must be a number of pixels such as 200000000", repr(value))
     return int(value)
 
 

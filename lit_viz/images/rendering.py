@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.images.reading import LUMA, to_uint8
 
 #: Magnification of differences in frames and figures.
@@ -33,8 +33,7 @@ def clip_limits(maps: Sequence[Tensor], quantile: float = 0.995, shared: bool = 
     a map of zeros. Gradients have a few outliers; without clipping, all other pixels would be black. ``shared`` limits
     are computed from the pixels of all maps, so that their colors are comparable.
     """
-    if not 0 <= quantile <= 1:
-        raise LitVizError(f"quantile must be between 0 and 1, got {quantile:g}")
+    require(0 <= quantile <= 1, "quantile must be between 0 and 1", f"{quantile:g}")
     magnitudes = [values.detach().cpu().double().abs().numpy() for values in maps]
     finite = [values[np.isfinite(values)] for values in magnitudes]
     if shared:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from lit_viz.errors import LitVizError, check_shape
+from lit_viz.errors import check_shape, require
 from lit_viz.images.filters import gaussian_blur, resample
 from lit_viz.rng import Draws
 from lit_viz.utils.device import to_device, to_list
@@ -45,8 +45,7 @@ class Transform(ABC):
         """Transform each image ``(M, C, H, W)``; row m draws with ``draws.keys[m]``."""
 
     def _require(self, valid: bool, constraint: str, *values: float) -> None:
-        if not valid:
-            raise LitVizError(f"{type(self).__name__}: {constraint}, got {' and '.join(map(str, values))}")
+        require(valid, f"{type(self).__name__}: {constraint}", *values)
 
 
 class GeometricTransform(Transform):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.images.reading import PACKAGED_PREFIX, Box
 
 _MAX_NOTES = 3  # ambiguous files that are named
@@ -68,8 +68,7 @@ def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
     """
     path = Path(path)
     files = sorted(path.rglob("*.xml")) if path.is_dir() else [path] if path.is_file() else []
-    if not files:
-        raise LitVizError(f"reference boxes must be a COCO file, Pascal VOC files (.xml) or their folder, got {path}")
+    require(files, "reference boxes must be a COCO file, Pascal VOC files (.xml) or their folder", path)
     by_name: dict[tuple[str, str], ReferenceBoxes] = {}
     for file in files:
         try:

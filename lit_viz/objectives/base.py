@@ -10,7 +10,7 @@ from math import prod
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError, check_shape
+from lit_viz.errors import check_shape, require
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class Sum(_Composed):
 
     def __init__(self, terms: list[Objective], weights: list[float] | None = None) -> None:
         self.weights = [1.0] * len(terms) if weights is None else list(weights)
-        if not terms or len(self.weights) != len(terms):
-            raise LitVizError(f"Sum must have one weight per term, got {len(self.weights)} for {len(terms)} terms")
+        got = f"{len(self.weights)} for {len(terms)} terms"
+        require(len(self.weights) == len(terms) > 0, "Sum must have one weight per term", got)
         super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -136,8 +136,7 @@ class Product(_Composed):
     """Product of objectives."""
 
     def __init__(self, terms: list[Objective]) -> None:
-        if not terms:
-            raise LitVizError("Product must have at least one term, got none")
+        require(terms, "Product must have at least one term", "none")
         super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.outputs import probabilities
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list
 
@@ -41,8 +41,7 @@ class ClassScore(Objective):
 
     def checked_gamma(self, gamma: float) -> float:
         """Return a weight; raise :class:`LitVizError` if it is negative."""
-        if not 0 <= gamma < math.inf:
-            raise LitVizError(f"gamma of {type(self).__name__} must be at least 0, got {gamma}: 1 is usual")
+        require(0 <= gamma < math.inf, f"gamma of {type(self).__name__} must be at least 0", gamma, hint="1 is usual")
         return gamma
 
     def bind(self, classifier: Classifier) -> None:
@@ -139,8 +138,7 @@ class ClippedCrossEntropy(CrossEntropy):
     """
 
     def __init__(self, limit: float = 9.0) -> None:
-        if not limit > 0:
-            raise LitVizError(f"limit of ClippedCrossEntropy must be positive, got {limit}")
+        require(limit > 0, "limit of ClippedCrossEntropy must be positive", limit)
         self.limit = limit
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:

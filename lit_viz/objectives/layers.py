@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import Layout, layout, layouts, statistics_of
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list
 
@@ -181,8 +181,7 @@ class Neuron(_ChannelObjective):
 
 def check_channel(channel: int, channels: int, layer: str) -> None:
     """Raise a :class:`LitVizError` unless ``0 <= channel < channels``."""
-    if not 0 <= channel < channels:
-        raise LitVizError(f"channel of layer {layer!r} must be between 0 and {channels - 1}, got {channel}")
+    require(0 <= channel < channels, f"channel of layer {layer!r} must be between 0 and {channels - 1}", channel)
 
 
 class Direction(LayerObjective):
@@ -206,8 +205,7 @@ class Direction(LayerObjective):
         axis: Axis | None = None,
     ) -> None:
         super().__init__(layer, axis)
-        if kind not in ("dot", "cosine"):
-            raise LitVizError(f"kind of Direction must be 'dot' or 'cosine', got {kind!r}")
+        require(kind in ("dot", "cosine"), "kind of Direction must be 'dot' or 'cosine'", repr(kind))
         self.vector = _read_vector(vector) if isinstance(vector, str) else torch.tensor(vector, dtype=torch.float64)
         if self.vector.ndim != 1 or not bool(self.vector.isfinite().all()) or not bool(self.vector.any()):
             raise LitVizError(
@@ -293,8 +291,7 @@ class BatchNormStatistics(Objective):
     couples = True
 
     def __init__(self, first: float = 10.0) -> None:
-        if not first >= 0:
-            raise LitVizError(f"first of BatchNormStatistics must be non-negative, got {first}")
+        require(first >= 0, "first of BatchNormStatistics must be non-negative", first)
         self.first = first
         self._running: dict[str, Tensor] = {}
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.optim.evaluation import Evaluate
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device
@@ -59,8 +59,7 @@ class LearningRate(ABC):
     """
 
     def __init__(self, lr: float) -> None:
-        if not (lr > 0 and math.isfinite(lr)):
-            raise LitVizError(f"the learning rate must be positive and finite, got {lr}: try 0.05")
+        require(lr > 0 and math.isfinite(lr), "the learning rate must be positive and finite", lr, hint="try 0.05")
         self.lr = lr
 
     @abstractmethod
@@ -95,8 +94,7 @@ class Cosine(LearningRate):
 
     def __init__(self, lr: float, final: float = 0.0) -> None:
         super().__init__(lr)
-        if not 0 <= final <= 1:
-            raise LitVizError(f"final, a fraction of the learning rate, must be in [0, 1], got {final}")
+        require(0 <= final <= 1, "final, a fraction of the learning rate, must be in [0, 1]", final)
         self.final = final
 
     def factor(self, progress: Tensor) -> Tensor:
