@@ -74,7 +74,7 @@ class GradCAM(Gradient):
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
         (layer,) = self.layers
         evaluation = evaluate(x, slots=slots)
-        outputs = evaluation.backward(at=layer), evaluation.activations[layer]
+        outputs = evaluation.gradients_at([layer])[layer], evaluation.activations[layer]
         gradient, maps = (self._maps(output) for output in outputs)
         if maps.ndim != 4:
             raise LitVizError(

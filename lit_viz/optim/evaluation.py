@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from lit_viz.utils.device import to_list
 
 #: Function of a batch, such as logits -> scores or views -> images.
 BatchFunction = Callable[[Tensor], Tensor]
-_Name = TypeVar("_Name", str, str | None)
 
 
 def identity(batch: Tensor) -> Tensor:
@@ -99,37 +98,28 @@ class Evaluation:
         return dict(zip(rows, norms, strict=True))
 
     def backward(
-        self,
-        score_fn: BatchFunction | None = None,
-        *,
-        at: str | None = None,
-        rows: Tensor | None = None,
-        keep: bool = False,
+        self, score_fn: BatchFunction | None = None, *, rows: Tensor | None = None, keep: bool = False
     ) -> Tensor:
-        """Compute the gradient of a score and count one backward.
+        """Compute the gradient of a score with respect to the images and count one backward.
 
         Args:
             score_fn: logits ``(M * views, K)`` to scores ``(M * views,)``; the score of the objective by default.
-            at: layer that was read: differentiate with respect to its activation instead of the images.
             rows: ``(M,)`` bool; the gradient of the other images is zero, and no backward is counted for them.
             keep: keep the graph for another backward.
 
         Returns:
-            ``(M, ...)`` like the images, or like the activation of ``at``.
-
-        Raises:
-            LitVizError: the score does not depend on layer ``at``.
+            ``(M, ...)`` like the images.
         """
-        x, score, logits, activations = self._require_graph()
+        x, score, logits, _ = self._require_graph()
         # Read the rows before the backward is queued; a later read would wait for it.
         counted = None if rows is None else to_list(rows)
         with torch.enable_grad():
             score = score if score_fn is None else self._average_views(score_fn(logits))
             total = (score if rows is None else torch.where(rows, score, 0)).sum()
         with sparse_backward(rows):
-            gradient = self._differentiate(total, {at: x if at is None else activations[at]}, keep)[at]
+            gradient = self._sum_over_ranks(_differentiate(total, [x], keep=keep)[0])
         self._on_backward(counted)
-        if at is None and score_fn is None and self._gradient is None:
+        if score_fn is None and self._gradient is None:
             self._gradient, self._gradient_rows = gradient, counted
         if not keep:
             self.close()
@@ -144,25 +134,15 @@ class Evaluation:
         _, score, _, activations = self._require_graph()
         with torch.enable_grad():
             total = score.sum()
-        gradients = self._differentiate(total, {layer: activations[layer] for layer in layers}, keep=False)
+        found = _differentiate(total, [activations[layer] for layer in layers], allow_unused=True)
+        gradients = dict(zip(layers, found, strict=True))
+        for layer, gradient in gradients.items():
+            if gradient is None:
+                path = "choose a layer on the path to the logits"
+                raise LitVizError(f"the score does not depend on layer {layer!r}: {path}")
         self._on_backward(None)
         self.close()
-        return gradients
-
-    def _differentiate(self, total: Tensor, inputs: Mapping[_Name, Tensor], keep: bool) -> dict[_Name, Tensor]:
-        """Return the gradients of ``total`` at inputs by name: layers, or None for the images."""
-        # On GPUs autograd would use another thread, where the settings of torch.compile do not hold.
-        with torch.autograd.set_multithreading_enabled(False):
-            found = torch.autograd.grad(
-                total, list(inputs.values()), retain_graph=keep, allow_unused=None not in inputs
-            )
-        gradients = dict(zip(inputs, found, strict=True))
-        for name, gradient in gradients.items():
-            if gradient is None:
-                raise LitVizError(
-                    f"the score does not depend on layer {name!r}: choose a layer on the path to the logits"
-                )
-        return {name: self._sum_over_ranks(gradient) for name, gradient in gradients.items()}
+        return {layer: self._sum_over_ranks(gradient) for layer, gradient in gradients.items()}
 
     def average_views(self, function: BatchFunction) -> Tensor:
         """Return the mean over the views of a function of the logits, ``(M,)``; no evaluation is counted."""
@@ -184,6 +164,14 @@ class Evaluation:
         if self._graph is None:
             raise RuntimeError("the graph of this evaluation was released: pass keep=True to the previous backward")
         return self._graph
+
+
+def _differentiate(
+    total: Tensor, inputs: list[Tensor], *, keep: bool = False, allow_unused: bool = False
+) -> Sequence[Tensor]:
+    # On GPUs autograd would use another thread, where the settings of torch.compile do not hold.
+    with torch.autograd.set_multithreading_enabled(False):
+        return torch.autograd.grad(total, inputs, retain_graph=keep, allow_unused=allow_unused)
 
 
 class Evaluate(Protocol):
