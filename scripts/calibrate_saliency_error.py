@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.attributions import METHODS, RISE, Sampling
-from lit_viz.attributions.base import relative_error, states
+from lit_viz.attributions import METHODS, RISE, Sampling, attribute
+from lit_viz.attributions.base import relative_error
 from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.images.reading import read_photograph
 
@@ -33,9 +33,9 @@ def compare(
     """Compare the errors of two maps of an image ``(1, C, H, W)`` after each of ``counts`` samples, ascending; the
     references have ``most`` samples."""
     images, taken, last = x.expand(2, -1, -1, -1), [], (torch.empty(0), torch.empty(0))
-    for state in states(method, network, images, [target] * 2, [*counts, most], seeds=[0, 1]):
-        uncertainty = method.uncertainty(images, state)
-        last = method.pattern(method.attribution(images, state)).flatten(1), uncertainty["standard_error"].square()
+    for count in [*counts, most]:
+        maps, uncertainty = attribute(method, network, images, [target] * 2, evaluations=count, seeds=[0, 1])
+        last = method.pattern(maps).flatten(1), uncertainty["standard_error"].square()
         taken.append((last[0], uncertainty["error"].tolist()))
     references, noise = last
     power = references.square().mean(1) - noise
@@ -65,8 +65,7 @@ def resample(
 ) -> Pairs:
     """Compare the errors of ``sets`` sets of each of ``counts`` masks, drawn with replacement from ``most`` masks."""
     method = Recorded()
-    for _ in states(method, network, x, [target], [most], seeds=[0]):
-        pass
+    attribute(method, network, x, [target], evaluations=most, seeds=[0])
     drawn = torch.stack(method.drawn).flatten(1)
     products = (drawn @ drawn.T).double() / drawn.shape[1]
     limit = products.mean()

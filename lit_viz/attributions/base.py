@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -307,22 +307,6 @@ def attribute(
         The maps (see :meth:`Attribution.attribution`) and their uncertainty.
     """
     total = method.default_evaluations(x.shape[1:]) if evaluations is None else evaluations
-    (state,) = states(method, network, x, targets, [total], seeds=seeds, against=against)
-    return method.attribution(x, state), method.uncertainty(x, state)
-
-
-def states(
-    method: Attribution,
-    network: Network | Mapping[str, Network],
-    x: Tensor,
-    targets: Tensor | Sequence[int],
-    counts: Sequence[int],
-    *,
-    seeds: Sequence[int] | None = None,
-    against: Sequence[int] | None = None,
-) -> Iterator[State]:
-    """Yield the state of maps after each number of evaluations in ``counts``, ascending; arguments as for
-    :func:`attribute`."""
     networks = dict(network if isinstance(network, Mapping) else dict.fromkeys(map(str, method.networks), network))
     classes = torch.as_tensor(targets, device=x.device)
     seeds = range(len(x)) if seeds is None else seeds
@@ -332,14 +316,11 @@ def states(
         goals["against"] = torch.as_tensor(against, device=x.device)
     evaluate = bare_evaluate(method.objective, networks, goals, method.layers)
     zeros = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    state = {**method.init(x, tasks), "iteration": zeros, "iterations": zeros + counts[-1]}
-    for count in counts:
-        state["until"] = zeros + count
-        with torch.no_grad():
-            while bool((state["iteration"] < count).any()):
-                advance = method.advance(state)
-                _, state, done = method.step(x, state, evaluate)
-                if bool(done.all()):
-                    break
-                state["iteration"] = state["iteration"] + advance.masked_fill(done, 0)
-        yield state
+    state = {**method.init(x, tasks), "iteration": zeros, "iterations": zeros + total, "until": zeros + total}
+    done = zeros.bool()
+    with torch.no_grad():
+        while bool((state["iteration"] < total).any()) and not bool(done.all()):
+            advance = method.advance(state)
+            _, state, done = method.step(x, state, evaluate)
+            state["iteration"] = state["iteration"] + advance.masked_fill(done, 0)
+    return method.attribution(x, state), method.uncertainty(x, state)
