@@ -115,12 +115,13 @@ def read_photograph(
         return Photograph(source, "", size, (0.0, 0.0, size[1], size[0]))
     with _translate_image_errors(source):
         planes, original_size = _picture(source) if isinstance(source, Tensor) else _decode(_locate(source), size)
-        placement = _place(original_size, size, fit)
-        rgb = np.stack([placement.apply(plane) for plane in planes])
+        box = _box(original_size, size, fit)
+        kind = fit.interpolation if isinstance(fit, Resizing) else "bicubic"
+        rgb = np.stack([_resample(plane, original_size, box, size, kind) for plane in planes])
     gray = np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
     levels = np.rint(gray).clip(0, 255).astype(np.float32)
     path = "" if isinstance(source, Tensor) else str(source)
-    return Photograph(torch.from_numpy(levels) / 255, path, original_size, placement.box)
+    return Photograph(torch.from_numpy(levels) / 255, path, original_size, box)
 
 
 def from_pil(image: Image.Image) -> Tensor:
@@ -329,63 +330,42 @@ def _translate_image_errors(path: str | Path | Tensor) -> Iterator[None]:
 # -- fitting
 
 
-@dataclass(frozen=True)
-class _Placement:
-    """Mapping of a picture to an image: the region that is read, and the region of the image that it fills.
-
-    Attributes:
-        original: (height, width) of the picture.
-        size: (height, width) of the image.
-        source: region of the picture, in its pixels.
-        corner: (y, x) of the filled region, in pixels of the image.
-        inner: (height, width) of the filled region; the rest of the image is gray.
-        filter: of the resampling, with antialiasing.
-    """
-
-    original: tuple[int, int]
-    size: tuple[int, int]
-    source: Box
-    corner: tuple[int, int]
-    inner: tuple[int, int]
-    filter: Image.Resampling = Image.Resampling.BICUBIC
-
-    @property
-    def box(self) -> Box:
-        """Extent of the whole image, in pixels of the picture."""
-        x0, y0, x1, y1 = self.source
-        step_x, step_y = (x1 - x0) / self.inner[1], (y1 - y0) / self.inner[0]
-        x0, y0 = x0 - self.corner[1] * step_x, y0 - self.corner[0] * step_y
-        return x0, y0, x0 + self.size[1] * step_x, y0 + self.size[0] * step_y
-
-    def apply(self, plane: _Plane) -> _Plane:
-        """Resize a plane without rounding: Pillow's float mode does not round between its two passes.
-
-        The plane can be a downsampled version of the picture (a JPEG file decoded at a fraction of its size).
-        """
-        height, width = plane.shape
-        scale_x, scale_y = width / self.original[1], height / self.original[0]
-        x0, y0, x1, y1 = self.source
-        box = (x0 * scale_x, y0 * scale_y, min(x1 * scale_x, width), min(y1 * scale_y, height))
-        inner = Image.fromarray(plane).resize(self.inner[::-1], self.filter, box)
-        out = np.full(self.size, _BORDER, np.float32)
-        (y, x), (inner_height, inner_width) = self.corner, self.inner
-        out[y : y + inner_height, x : x + inner_width] = np.asarray(inner)
-        return out
-
-
-def _place(original: tuple[int, int], size: tuple[int, int], fit: Fit | Resizing) -> _Placement:
-    """Compute the placement of a picture of ``original`` (height, width) in an image of ``size``."""
+def _box(original: tuple[int, int], size: tuple[int, int], fit: Fit | Resizing) -> Box:
+    """Return the extent of an image of ``size`` (height, width) in pixels of a picture; it can exceed the picture."""
     (h, w), (height, width) = original, size
     if isinstance(fit, Resizing) and original != size:
-        resampling = Image.Resampling[fit.interpolation.upper()]
-        return _Placement(original, size, fit.box(original, size), (0, 0), size, resampling)
+        return fit.box(original, size)
     if fit == "squash":
-        return _Placement(original, size, (0.0, 0.0, w, h), (0, 0), size)
+        return 0.0, 0.0, w, h
     if fit != "pad":
         step = min(w / width, h / height)
         x0, y0 = max(0.0, (w - step * width) / 2), max(0.0, (h - step * height) / 2)
-        return _Placement(original, size, (x0, y0, w - x0, h - y0), (0, 0), size)
+        return x0, y0, w - x0, h - y0
     step = max(w / width, h / height)
-    inner = max(1, round(h / step)), max(1, round(w / step))
-    corner = (height - inner[0]) // 2, (width - inner[1]) // 2
-    return _Placement(original, size, (0.0, 0.0, w, h), corner, inner)
+    rows, columns = max(1, round(h / step)), max(1, round(w / step))  # that the picture fills
+    x0, y0 = -((width - columns) // 2) * w / columns, -((height - rows) // 2) * h / rows
+    return x0, y0, x0 + width * w / columns, y0 + height * h / rows
+
+
+def _resample(plane: _Plane, original: tuple[int, int], box: Box, size: tuple[int, int], kind: str) -> _Plane:
+    """Resize the part of a plane in ``box`` to ``size`` by a filter of Pillow, with gray where the box exceeds it.
+
+    Nothing is rounded: Pillow's float mode does not round between its two passes. The plane can be a downsampled
+    version of the picture of ``original`` (height, width), such as a JPEG file decoded at a fraction of its size.
+    """
+    sides, window, filled = [], [], []
+    for axis in (1, 0):
+        start, end, length, samples = box[1 - axis], box[3 - axis], original[axis], plane.shape[axis]
+        low, high, first, last = max(start, 0.0), min(end, length), 0, size[axis]
+        if low > start or high < end:
+            step = (end - start) / size[axis]
+            first = round((low - start) / step)
+            last = first + max(1, round((high - low) / step))
+        sides.append(last - first)
+        filled.append(slice(first, last))
+        window.append((low * samples / length, min(high * samples / length, samples)))
+    (x0, x1), (y0, y1) = window
+    resized = Image.fromarray(plane).resize((sides[0], sides[1]), Image.Resampling[kind.upper()], (x0, y0, x1, y1))
+    out = np.full(size, _BORDER, np.float32)
+    out[filled[1], filled[0]] = np.asarray(resized)
+    return out
