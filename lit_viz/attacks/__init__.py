@@ -12,9 +12,10 @@ from lit_viz.attacks.base import (
     run_attack,
 )
 from lit_viz.attacks.carlini_wagner import CarliniWagner
-from lit_viz.attacks.ddn import DDN, FMN
+from lit_viz.attacks.ddn import DDN
 from lit_viz.attacks.deepfool import DeepFool
 from lit_viz.attacks.ensemble import Ensemble
+from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.normalized_ascent import NormalizedAscentAttack
 from lit_viz.attacks.pgd import FGSM, PGD
 from lit_viz.attacks.square import Square

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_viz.attacks.apgd import APGD
 from lit_viz.attacks.base import Attack, BudgetAttack, is_adversarial
-from lit_viz.attacks.ddn import FMN
+from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.norms import TOLERANCE, NormName
 from lit_viz.attacks.square import Square
 from lit_viz.classifiers import Classifier
