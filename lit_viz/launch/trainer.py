@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.plugins.environments import (  # type: ignore[attr-defined]
     SLURMEnvironment,
     TorchElasticEnvironment,
@@ -35,7 +37,7 @@ from lit_viz.launch.config import INSTANCE, without_instances
 from lit_viz.launch.resume import LAST_CHECKPOINT, has_progress
 from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
-from lit_viz.utils.process import is_rank_zero
+from lit_viz.utils.process import is_rank_zero, launcher_topology
 
 
 class Interrupted(LitVizError):
@@ -43,7 +45,11 @@ class Interrupted(LitVizError):
 
 
 def build_trainer(config: Any, scratch: str) -> pl.Trainer:
-    """Return the Trainer of a run."""
+    """Return the Trainer of a run.
+
+    Raises:
+        LitVizError: an option is invalid, a device does not exist, or more processes than processors would be started.
+    """
     if config.checkpoint_every is not None and config.checkpoint_every < 1:
         raise LitVizError(f"--checkpoint-every must be at least 1, got {config.checkpoint_every}")
     try:
@@ -65,6 +71,11 @@ def build_trainer(config: Any, scratch: str) -> pl.Trainer:
     except Exception as error:  # exceptions of Lightning and of backends that are not installed
         devices = f"--trainer.accelerator {config.trainer.accelerator} --trainer.devices {config.trainer.devices}"
         raise LitVizError(f"{devices} is not available: {first_line(error)}") from error
+    processors = os.cpu_count() or 1
+    # Lightning starts any number of processes on CPUs. Those of torchrun and SLURM run already.
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > processors and not launcher_topology():
+        message = f"--devices on CPUs must be at most {processors}, the number of processors, got {trainer.num_devices}"
+        raise LitVizError(message)
     return trainer
 
 
