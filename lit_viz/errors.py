@@ -28,8 +28,14 @@ def printable(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
+# Values of more than 200 characters in a message: quoted, in brackets, or a word; parts of paths are shorter.
+_LONG_VALUE = re.compile(r"(?<!\w)'[^'\n]{200,}'(?!\w)|\[[^\[\]]{200,}\]|[^\s/:;]{200,}")
+
+
 class LitVizError(Exception):
     """An error that the user can correct. The command line prints the message without a traceback.
+
+    Values of more than 200 characters are shortened to their ends.
 
     Args:
         message: one sentence: the constraint, the value, and at most one suggestion.
@@ -37,7 +43,7 @@ class LitVizError(Exception):
     """
 
     def __init__(self, message: str, *, exit_status: int = 1) -> None:
-        super().__init__(printable(message))
+        super().__init__(_LONG_VALUE.sub(lambda value: f"{value[0][:60]} ... {value[0][-20:]}", printable(message)))
         self.exit_status = exit_status
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from lit_viz.errors import did_you_mean
+import pytest
+
+from lit_viz.errors import LitVizError, did_you_mean
 
 
 def test_near_names_are_offered() -> None:
@@ -9,3 +11,16 @@ def test_near_names_are_offered() -> None:
     assert did_you_mean("TARANT", names) == "; did you mean 'tarantula'?"
     assert did_you_mean("seed_of_everything", names) == "; did you mean 'seed'?"
     assert did_you_mean("xyz", names) == ""
+
+
+@pytest.mark.parametrize("value", ["'" + "two words " * 30 + "'", str(list(range(100))), "x" * 250])
+def test_a_long_value_is_shortened(value: str) -> None:
+    message = str(LitVizError(f"class must be a name or an index, got {value}: see lit-viz classes"))
+    assert message == (f"class must be a name or an index, got {value[:60]} ... {value[-20:]}: see lit-viz classes")
+
+
+def test_a_message_of_short_values_is_unchanged() -> None:
+    names = ", ".join(f"'name {i}'" for i in range(50))
+    path = "/folder" * 40
+    message = f"file 'a' doesn't exist: choose one of {names}, or continue with: lit-viz resume {path}"
+    assert str(LitVizError(message)) == message
