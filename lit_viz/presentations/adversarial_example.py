@@ -20,7 +20,6 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.diagnostics import (
-    Diagnosis,
     cost_of_stronger_attacks,
     diagnostics,
     restarts_of,
@@ -220,8 +219,7 @@ def _robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: Diagnosis
         f"Robust: no 8-bit file that the attack made, at any radius{each}, fools the network at a distance within eps. "
         f"Band: 95 % Wilson interval.{alone}"
     )
-    diagnosis = None if trust is None else Diagnosis(tuple(trust.reasons), tuple(trust.tried))
-    verdict = None if diagnosis is None else (not diagnosis.reasons, diagnosis.sentence)
+    verdict = None if trust is None else (not trust.reasons, trust.sentence)
     curves = curves or {name: robust_accuracy(outcomes)}
     examples = list(islice(_examples(outcomes, norm), _MAX_EXAMPLES))
     return robustness_figure(curves, norm, accuracy_label(outcomes), caption, verdict, examples)
@@ -353,23 +351,23 @@ def _write_diagnosis(
         restart_length=restart_length if attack.backwards_per_step else math.inf,
         minimal=attack.minimal,
     )
-    stronger: Diagnosis | None = None
+    harder: DiagnosisPart | None = None
     if settings.trust:
         assert isinstance(attack, BudgetAttack)
         if module.classifier.multi_label:
             raise LitVizError("--trust requires classes that exclude each other, got a multi-label network")
         settings.notify(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
         network = module.classifier.fast()
-        stronger = stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
-    earlier = folder.evidence().trust
-    if stronger is None and earlier is not None and earlier.harder is not None and not settings.ends_run:
-        stronger = Diagnosis(tuple(earlier.harder.reasons), tuple(earlier.harder.tried))  # of the same files
-    parts = [from_traces, *([] if stronger is None else [stronger])]
-    diagnosis = Diagnosis(
-        tuple(reason for part in parts for reason in part.reasons), tuple(name for part in parts for name in part.tried)
+        harder = stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
+    elif not settings.ends_run and (earlier := folder.evidence().trust) is not None:
+        harder = earlier.harder  # of the same files
+    parts = [from_traces, *([] if harder is None else [harder])]
+    diagnosis = DiagnosisEvidence(
+        reasons=[reason for part in parts for reason in part.reasons],
+        tried=[name for part in parts for name in part.tried],
+        harder=harder,
     )
-    harder = None if stronger is None else DiagnosisPart(**vars(stronger))
-    folder.merge_evidence(Evidence(trust=DiagnosisEvidence(**vars(diagnosis), harder=harder)))
+    folder.merge_evidence(Evidence(trust=diagnosis))
     settings.notify(f"evidence: {diagnosis.sentence}")
 
 

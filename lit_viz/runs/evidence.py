@@ -70,10 +70,18 @@ class RobustnessEvidence(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosisPart(Row):
-    """Signs of a failed attack, and the names of the diagnostics."""
+    """Signs of a failed attack, as clauses, and the names of the diagnostics."""
 
     reasons: Sequence[str]
     tried: Sequence[str]
+
+    @property
+    def sentence(self) -> str:
+        """The result in one line."""
+        if not self.reasons and not self.tried:
+            return "no diagnosis: no attacked image"
+        verdict = f"do not trust: {'; '.join(self.reasons)}" if self.reasons else "trust: no sign of a failed attack"
+        return f"{verdict} (checked: {', '.join(self.tried)})" if self.tried else verdict
 
 
 @dataclass(frozen=True, kw_only=True)

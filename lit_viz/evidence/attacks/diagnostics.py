@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from lit_viz.attacks import PGD, Attack, ClimbingAttack, Square, is_adversarial,
 from lit_viz.attacks.norms import L2, TOLERANCE, Norm
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.evidence.attacks.robustness import attack_record
+from lit_viz.runs.evidence import DiagnosisPart
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import pluralize
 
@@ -42,22 +42,6 @@ _BATCH = 8
 RestartOf = Callable[[int], int]
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """Signs of a failed attack, as clauses, and the names of the diagnostics."""
-
-    reasons: tuple[str, ...]
-    tried: tuple[str, ...]
-
-    @property
-    def sentence(self) -> str:
-        """The result in one line."""
-        if not self.reasons and not self.tried:
-            return "no diagnosis: no attacked image"
-        verdict = f"do not trust: {'; '.join(self.reasons)}" if self.reasons else "trust: no sign of a failed attack"
-        return f"{verdict} (checked: {', '.join(self.tried)})" if self.tried else verdict
-
-
 def diagnostics(
     outcomes: Sequence[Outcome],
     restart_of: RestartOf = lambda k: 0,
@@ -65,7 +49,7 @@ def diagnostics(
     advice: str = "more iterations",
     restart_length: float = math.inf,
     minimal: bool = False,
-) -> Diagnosis:
+) -> DiagnosisPart:
     """Examine the traces of an attack, without evaluations.
 
     Args:
@@ -78,7 +62,7 @@ def diagnostics(
     """
     done = [o for o in outcomes if o.record.status == "done"]
     if not done:
-        return Diagnosis((), ())
+        return DiagnosisPart(reasons=[], tried=[])
     failed = [o for o in done if not attack_record(o).success_float]
     lost = [o for o in done if attack_record(o).success_float and not attack_record(o).success_file]
     if restart_length < min(_MIN_GRADIENTS, iterations):
@@ -108,7 +92,7 @@ def diagnostics(
         "missed successes": True,
         "restarts": restart_of(iterations) > 0,
     }
-    return Diagnosis(tuple(reasons), tuple(name for name, examined in tried.items() if examined))
+    return DiagnosisPart(reasons=reasons, tried=[name for name, examined in tried.items() if examined])
 
 
 def _masked(outcome: Outcome) -> bool:
@@ -276,7 +260,7 @@ def cost_of_stronger_attacks(outcomes: Sequence[Outcome]) -> str:
 
 def stronger_attacks(
     outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float
-) -> Diagnosis:
+) -> DiagnosisPart:
     """Run attacks that must not exceed a gradient attack, and one that must succeed.
 
     Random points of the ball and Square, both without gradients, on the failures; and PGD on all images, in a ball in
@@ -298,7 +282,7 @@ def stronger_attacks(
         reasons.append(
             f"only {fooled} of {pluralize(total, 'image')} fooled at a radius of {norm.large_eps:g}, where all must be"
         )
-    return Diagnosis(tuple(reasons), ("random points", "Square", "a large radius"))
+    return DiagnosisPart(reasons=reasons, tried=["random points", "Square", "a large radius"])
 
 
 class _Batch(NamedTuple):

@@ -82,7 +82,7 @@ def test_the_restarts_of_a_real_run() -> None:
         assert len(best) == 3
         assert max(best) - min(best) < 0.05
         assert max(best) == pytest.approx(max(v for k, v in outcome.curve("margin") if k), abs=0)
-    assert diagnostics(run.outcomes, restart_of, 30).reasons == ()
+    assert diagnostics(run.outcomes, restart_of, 30).reasons == []
 
 
 def test_the_last_margin_is_that_of_the_file() -> None:
