@@ -82,12 +82,8 @@ class FolderRows:
         if self.is_separate:
             by_key, names = {task.key: task for task in self.tasks}, names_of(self.tasks)
             records = {record.key: record for record in self.folder.records()}
-            snapshots = [
-                Snapshot(by_key[key], k, metrics, file_metrics=_file_metrics(records.get(key), k, metrics))
-                for key, k, metrics in self.folder.snapshots()
-                if key in by_key
-            ]
-            return [partial(self._log_snapshot, names[s.task.index], s) for s in snapshots]
+            snapshots = [(key, Snapshot(by_key[key], k, m)) for key, k, m in self.folder.snapshots() if key in by_key]
+            return [partial(self._log_snapshot, names[s.task.index], s, records.get(key)) for key, s in snapshots]
         rows: list[LogRow] = []
         for first in range(0, min(len(self.tasks), _MAX_IN_GRIDS), _GRID):
             grid = _Grid(self.folder, self.tasks[first : first + _GRID], self.presentation)
@@ -115,17 +111,18 @@ class FolderRows:
         scalars = self.presentation.scalars(records, self.folder.evidence())
         return RunResults(self.folder, {**_summary(records), **scalars}, last)
 
-    def _log_snapshot(self, name: str, snapshot: Snapshot, adapter: ImageAdapter) -> None:
+    def _log_snapshot(self, name: str, snapshot: Snapshot, record: Record | None, adapter: ImageAdapter) -> None:
+        if record is not None and record.iterations == snapshot.iteration:
+            snapshot = replace(snapshot, file_metrics=_with_file_metrics(dict(snapshot.metrics), record))
         images = self.folder.images_at(snapshot.task.key, snapshot.iteration)
         top5 = top5_of(images["image"]) if "image" in images else ()
         log_snapshot(adapter, name, snapshot, images, caption(replace(snapshot, top5=top5), self.presentation))
 
 
-def _file_metrics(record: Record | None, iteration: int, metrics: Mapping[str, float]) -> dict[str, float] | None:
-    """Return the metrics of the file at the last iteration of a finished task; it may differ from the last image."""
-    if record is None or record.iterations != iteration:
-        return None
-    return {**metrics, **{name: v for name in metrics if isinstance(v := record.metrics.get(name), float)}}
+def _with_file_metrics(metrics: dict[str, float], record: Record | None) -> dict[str, float]:
+    """Return the metrics of the last image with those of its file, which may differ."""
+    recorded = {} if record is None else record.metrics
+    return {**metrics, **{name: v for name in metrics if isinstance(v := recorded.get(name), float)}}
 
 
 class _Grid:
@@ -152,8 +149,7 @@ class _Grid:
         for task, frames in self.frames:
             metrics = {metric: _latest(curve, k) for metric, curve in self._curves[task.key].items()}
             if k >= frames[-1][0]:  # the final image may be the file's, whose metrics are in the record
-                final = self._records[task.index].metrics if task.index in self._records else {}
-                metrics |= {name: value for name in metrics if isinstance(value := final.get(name), float)}
+                metrics = _with_file_metrics(metrics, self._records.get(task.index))
             lines.append(" - ".join([self.presentation.task_name(task), *self.presentation.metric_texts(metrics)]))
         image = tile([pixels(_latest(frames, k)) for _, frames in self.frames], side=2048)
         name = f"{self.tasks[0].index:04d}-{self.tasks[-1].index:04d}"
