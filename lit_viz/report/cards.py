@@ -92,8 +92,8 @@ def _card(
 ) -> dict[str, Any]:
     name = record.name
     perturbed = _perturbed(folder, record.key)
-    source = file_in(folder.path, f"sources/{record.key}.png")
-    photograph = "" if source is None else image_uri(source)
+    source = folder.path / "sources" / f"{record.key}.png"
+    photograph = image_uri(source) if source.exists() else ""
     budget -= len(photograph) + sum(len(original) + len(image) for _, original, image, _ in perturbed)
     files = _files(folder, record)
     frames = _fit(files, budget)
@@ -121,8 +121,8 @@ def _files(folder: RunFolder, record: Record) -> list[tuple[int | None, Path, Pa
     files: list[tuple[int | None, Path, Path | None]] = [
         (iteration, path, differences.get(iteration)) for iteration, path in folder.frames(record.key)
     ]
-    result = file_in(folder.path, record.file)
-    if result is not None and not (files and files[-1][1].read_bytes() == result.read_bytes()):
+    result = folder.path / (record.file or "")
+    if is_embeddable(result) and not (files and files[-1][1].read_bytes() == result.read_bytes()):
         files.append((None, result, None))
     return files
 
@@ -141,14 +141,15 @@ def _fit(files: Sequence[tuple[int | None, Path, Path | None]], budget: float) -
 
 
 def _perturbed(folder: RunFolder, key: str) -> list[tuple[str, str, str, str]]:
-    pairs = []
+    """Return name, photograph, the photograph with the perturbation, and caption of the first perturbed images."""
+    images = []
     for record in (perturbed.record for perturbed in folder.perturbed_images(key)[:_MAX_PERTURBED_IMAGES]):
-        image, original = file_in(folder.path, record.file), file_in(folder.path, record.original)
-        if image is not None and original is not None:
+        original, image = (folder.path / (file or "") for file in (record.original, record.file))
+        if is_embeddable(original) and is_embeddable(image):
             status = ", not counted" if record.status == "skipped" else ", held out" if record.held_out else ""
             change = f"{record.predicted_before_name or '?'} → {record.predicted_name or '?'}"
-            pairs.append((record.name, image_uri(original), image_uri(image), f"{record.name}: {change}{status}"))
-    return pairs
+            images.append((record.name, image_uri(original), image_uri(image), f"{record.name}: {change}{status}"))
+    return images
 
 
 def plot_curves(metrics: Mapping[str, Curve], stops: Sequence[int | None]) -> list[CurvePlot]:
@@ -194,15 +195,6 @@ def _plot(name: str, curve: Curve, iterations: Sequence[int], stops: Sequence[in
         limits=(low, high),
         iterations=(first, last),
     )
-
-
-def file_in(folder: Path, name: str | None) -> Path | None:
-    """Return the path of an image file that a record names relative to its run folder; None if there is no such file,
-    or if it lies outside the folder."""
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        return None
-    path = folder / name
-    return path if is_embeddable(path) else None
 
 
 def is_embeddable(path: Path) -> bool:

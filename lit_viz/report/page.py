@@ -22,7 +22,7 @@ from lit_viz.figures.style import notebook_png
 from lit_viz.images.listing import has_array_images
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations import Presentation
-from lit_viz.report.cards import build_cards, data_uri, file_in, image_uri, is_embeddable, printed_width
+from lit_viz.report.cards import build_cards, data_uri, image_uri, is_embeddable, printed_width
 from lit_viz.report.evidence import EvidenceItem, evidence_items
 from lit_viz.runs import RECORDED
 from lit_viz.runs.evidence import Evidence
@@ -149,8 +149,8 @@ def _figures(paths: Sequence[Path], budget: int) -> tuple[list[tuple[str, str, i
 
 def _table(folder: RunFolder, records: Sequence[Record], rows: Rows) -> list[dict[str, Any]]:
     """Return the rows of the tasks without a card."""
-    files = [file_in(folder.path, record.file) for record in records[:MAX_THUMBNAILS]]
-    images = chain(("" if file is None else image_uri(file, _THUMBNAIL) for file in files), repeat(""))
+    files = [folder.path / (record.file or "") for record in records[:MAX_THUMBNAILS]]
+    images = chain((image_uri(file, _THUMBNAIL) if is_embeddable(file) else "" for file in files), repeat(""))
     return [
         {"index": record.index, "name": record.name, "image": image, "cells": row}
         for record, row, image in zip(records[:MAX_ROWS], rows, images, strict=False)
