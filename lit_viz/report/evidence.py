@@ -12,25 +12,10 @@ from typing import Any
 from lit_viz.attacks.norms import NORMS
 from lit_viz.figures.scales import number
 from lit_viz.methods.records import ClassImageRecord, label_with_lr
-from lit_viz.presentations import format_value
-from lit_viz.runs.evidence import (
-    CaptumEvidence,
-    DiagnosisEvidence,
-    EnsembleMember,
-    Evidence,
-    FileEvidence,
-    ImageEvidence,
-    LocalizationEvidence,
-    MapAgreement,
-    MapEvidence,
-    MetricsEvidence,
-    RobustnessEvidence,
-    TransferEvidence,
-)
+from lit_viz.presentations import Row, format_value
+from lit_viz.runs import evidence as parts
 from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize
-
-TableRow = Mapping[str, str]
 
 _MAX_NAMES = 10
 _VERDICTS = {True: "passed", False: "failed", None: "no verdict"}
@@ -42,7 +27,7 @@ class EvidenceItem:
 
     text: str
     passed: bool | None = None  # None for a measurement without a verdict
-    rows: Sequence[TableRow] = ()  # of a table, by column
+    rows: Sequence[Row] = ()  # of a table, by column
     notes: Sequence[str] = ()  # below the table
 
     @property
@@ -56,10 +41,9 @@ class EvidenceItem:
         return list(dict.fromkeys(column for row in self.rows for column in row))
 
 
-def evidence_items(evidence: Evidence, records: Sequence[Record] = ()) -> list[EvidenceItem]:
+def evidence_items(evidence: parts.Evidence, records: Sequence[Record] = ()) -> list[EvidenceItem]:
     """Return the items of the evidence and of the predictions in the records; unknown parts are only named."""
-    parts = {name: getattr(evidence, name) for name in _PARTS}
-    items = [_PARTS[name](part) for name, part in parts.items() if part is not None]
+    items = [item(part) for name, item in _PARTS.items() if (part := getattr(evidence, name)) is not None]
     items += [EvidenceItem(f"Part {name} of evidence.json.") for name in evidence.extra]
     held_out = held_out_item(records)
     return items if held_out is None else [*items, held_out]
@@ -89,7 +73,7 @@ def _prediction(verdict: Mapping[str, Any]) -> str:
     return "-" if probability is None else f"{probability:.2f} (rank {verdict['rank']})"
 
 
-def _files(part: FileEvidence) -> EvidenceItem:
+def _files(part: parts.FileEvidence) -> EvidenceItem:
     read, mismatches = part.read, part.wrong
     if not read and not mismatches:
         return EvidenceItem("No file was verified.")
@@ -100,12 +84,12 @@ def _files(part: FileEvidence) -> EvidenceItem:
     return EvidenceItem(text, not mismatches)
 
 
-def _images(part: ImageEvidence) -> EvidenceItem:
+def _images(part: parts.ImageEvidence) -> EvidenceItem:
     text = f"{part.same} of {part.read} files, re-read, are classified by the original network as recorded."
     return EvidenceItem(text, part.same == part.read) if part.read else EvidenceItem("No image was verified.")
 
 
-def _diagnostics(part: DiagnosisEvidence) -> EvidenceItem:
+def _diagnostics(part: parts.DiagnosisEvidence) -> EvidenceItem:
     if not part.tried:
         return EvidenceItem("No attack was diagnosed.")
     reasons = f"The robustness is not reliable: {'; '.join(part.reasons)}." if part.reasons else ""
@@ -113,11 +97,11 @@ def _diagnostics(part: DiagnosisEvidence) -> EvidenceItem:
     return EvidenceItem(f"{verdict} Checks: {', '.join(part.tried)}.", not reasons)
 
 
-def _ensemble(part: Sequence[EnsembleMember]) -> EvidenceItem:
+def _ensemble(part: Sequence[parts.EnsembleMember]) -> EvidenceItem:
     return EvidenceItem(f"Attacks of the ensemble in order: {'; '.join(member.sentence for member in part)}.")
 
 
-def _transfer(part: TransferEvidence) -> EvidenceItem:
+def _transfer(part: parts.TransferEvidence) -> EvidenceItem:
     rows = [
         {
             "network": name,
@@ -139,7 +123,7 @@ def _universal(part: Mapping[str, Sequence[str]]) -> EvidenceItem:
     return EvidenceItem("Fooling rates of the universal perturbations.", rows=rows)
 
 
-def _robustness(part: RobustnessEvidence) -> EvidenceItem:
+def _robustness(part: parts.RobustnessEvidence) -> EvidenceItem:
     rows = [
         {
             "eps": point.eps,
@@ -151,7 +135,7 @@ def _robustness(part: RobustnessEvidence) -> EvidenceItem:
     return EvidenceItem(f"Robustness by radius, {NORMS[part.norm]} norm.", rows=rows)
 
 
-def _captum(part: CaptumEvidence) -> EvidenceItem:
+def _captum(part: parts.CaptumEvidence) -> EvidenceItem:
     reasons = Counter(entry.unchecked for entry in part.unchecked)
     unchecked = "".join(f" {count}: {reason}." for reason, count in reasons.items())
     unchecked += "".join(f" Damaged: {entry.damaged}." for entry in part.damaged or ())
@@ -162,7 +146,7 @@ def _captum(part: CaptumEvidence) -> EvidenceItem:
     return EvidenceItem(text, part.passed, [_gates(entry) for entry in part.maps])
 
 
-def _gates(entry: MapAgreement) -> TableRow:
+def _gates(entry: parts.MapAgreement) -> Row:
     """Return both gates of a map, and its similarity beside that of the most similar control."""
     controls = [_float(control.spearman) for control in entry.controls.values()]
     return {
@@ -177,7 +161,7 @@ def _gates(entry: MapAgreement) -> TableRow:
     }
 
 
-def _map_name(entry: MapEvidence) -> str:
+def _map_name(entry: parts.MapEvidence) -> str:
     return f"{entry.name}, {entry.target_name or '-'}"
 
 
@@ -185,7 +169,7 @@ def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _saliency_metrics(part: MetricsEvidence) -> EvidenceItem:
+def _saliency_metrics(part: parts.MetricsEvidence) -> EvidenceItem:
     rows = [
         {
             "map": _map_name(entry),
@@ -203,12 +187,12 @@ def _saliency_metrics(part: MetricsEvidence) -> EvidenceItem:
     return EvidenceItem(text, rows=rows, notes=[remark for entry in part.maps for remark in entry.remarks])
 
 
-def _areas(metric: str, curves: Mapping[str, Any]) -> TableRow:
+def _areas(metric: str, curves: Mapping[str, Any]) -> Row:
     areas = {name: format_value(area) for name, area in curves.items() if name != "curve"}
     return {f"{metric} {'' if name == 'area' else name}".strip(): area for name, area in areas.items()}
 
 
-def _localization(part: LocalizationEvidence) -> EvidenceItem:
+def _localization(part: parts.LocalizationEvidence) -> EvidenceItem:
     maps, threshold = part.maps, part.right_from_iou
     overlaps = [entry.iou for entry in maps if entry.iou is not None]
     text = f"Boxes from {sum(entry.box is not None for entry in maps)} of {len(maps)} maps."
