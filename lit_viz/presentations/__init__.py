@@ -46,7 +46,6 @@ class EvidenceSettings:
         config: configuration of the run.
         seconds: time limit of the comparison with Captum at the end of a run; None (``lit-viz check``) for no limit.
         notify: receives lines for the terminal.
-        is_strict: whether the time limit also holds for the first map.
         faithfulness: whether saliency metrics are computed.
         trust: whether stronger attacks are run on images that an attack did not fool.
     """
@@ -56,7 +55,6 @@ class EvidenceSettings:
     notify: Notify
     faithfulness: bool = False
     trust: bool = False
-    is_strict: bool = False
 
     @property
     def ends_run(self) -> bool:

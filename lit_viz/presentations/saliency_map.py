@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from jsonargparse import Namespace
@@ -93,16 +92,15 @@ class SaliencyMapPresentation(Presentation):
         assert isinstance(module, SaliencyMap)
         config, notify = settings.config, settings.notify
         certificate = None
-        if settings.ends_run and config.check == "auto":
-            settings = replace(settings, seconds=_run_seconds(outcomes), is_strict=True)
-        if settings.is_strict and _comparison_seconds(module) > _run_seconds(outcomes):
+        is_limited = settings.ends_run and config.check == "auto"  # to the duration of the run
+        if is_limited and _comparison_seconds(module) > _run_seconds(outcomes):
             maps = [outcome for outcome in outcomes if isinstance(outcome.record, SaliencyRecord)]
             for outcome in maps:
                 outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
             if folder is not None:
                 folder.amend(outcome.record for outcome in maps)
         elif not (settings.ends_run and config.check == "none"):
-            certificate = _compare_with_captum(module, outcomes, folder, settings)
+            certificate = _compare_with_captum(module, outcomes, folder, settings, is_limited)
             outcomes = [outcome for outcome in outcomes if outcome.record.index not in certificate.damaged]
         tolerance = config.model.tolerance
         errors = [(r, e) for r in records_of(outcomes, SaliencyRecord) if (e := r.relative_error) is not None]
@@ -210,7 +208,11 @@ def _run_seconds(outcomes: Sequence[Outcome]) -> float:
 
 
 def _compare_with_captum(
-    module: SaliencyMap, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+    module: SaliencyMap,
+    outcomes: Sequence[Outcome],
+    folder: RunFolder | None,
+    settings: EvidenceSettings,
+    is_limited: bool,
 ) -> CrossCheck:
     from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
     from lit_viz.figures.evidence import evidence_figure
@@ -220,8 +222,8 @@ def _compare_with_captum(
         outcomes,
         module.methods,
         module.classifier,
-        seconds=settings.seconds,
-        is_strict=settings.is_strict,
+        seconds=_run_seconds(outcomes) if is_limited else settings.seconds,
+        is_strict=is_limited,
         half=half_precision(settings.config),
         notify=settings.notify,
     )
