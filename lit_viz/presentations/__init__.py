@@ -30,15 +30,6 @@ CAPTUM_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class CardText:
-    """Texts of a card of the report: what was computed, the caption of the result, and a remark below the curves."""
-
-    subtitle: str = ""
-    caption: str = "image"
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class EvidenceSettings:
     """Which evidence is computed.
 
@@ -72,9 +63,13 @@ class Presentation(ABC):
         resumable: options of the presentation that a resume may change.
         evidence_options: options of ``lit-viz check`` that apply to the method.
         task_options: formats of the task options that captions state.
+        result: caption of the result in the report.
+        note: remark below the curves of the report.
     """
 
     title: ClassVar[str]
+    result: ClassVar[str] = "image"
+    note: ClassVar[str] = ""
     files: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[tuple[str, ...]] = ()
     resumable: ClassVar[tuple[str, ...]] = ()
@@ -85,9 +80,9 @@ class Presentation(ABC):
         """Return the heading of a report about these records."""
         return self.title
 
-    def card(self, record: Record) -> CardText:
-        """Return the texts of a record's card in the report."""
-        return CardText()
+    def subtitle(self, record: Record) -> str:
+        """Return what was computed, for a record's card in the report."""
+        return ""
 
     @abstractmethod
     def table(self, records: Sequence[Record]) -> list[Row]:

@@ -45,7 +45,6 @@ from lit_viz.figures.style import CELL, GRAY, save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
 from lit_viz.presentations import (
-    CardText,
     EvidenceSettings,
     Presentation,
     Row,
@@ -66,33 +65,28 @@ from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import label_with_target, pluralize
 
-_FLOAT_NOTE = "Curves show the image at each iteration, before rounding to 8 bits; the table shows the file."
 _MAX_MISMATCHES = 10  # printed; evidence.json has all of them
 _MAX_EXAMPLES = 4  # of a robustness curve
 
 
 class AttackPresentation(Presentation):
-    """Base class of the presentations of attacks.
-
-    Attributes:
-        caption: caption of the result in the report.
-    """
+    """Base class of the presentations of attacks."""
 
     title: ClassVar[str] = "Adversarial examples"
-    caption: ClassVar[str]
+    note: ClassVar[str] = (
+        "Curves show the image at each iteration, before rounding to 8 bits; the table shows the file."
+    )
     files: ClassVar[tuple[str, ...]] = ("explained.*",)
     flags: ClassVar[tuple[str, ...]] = ("--explain",)
     resumable: ClassVar[tuple[str, ...]] = ("explain",)
     evidence_options: ClassVar[tuple[str, ...]] = ("trust",)
     task_options: ClassVar[Mapping[str, str]] = {"eps": "eps {:.3g}"}
 
-    def card(self, record: Record) -> CardText:
-        if not isinstance(record, AttackRecord):
-            return CardText()
+    def subtitle(self, record: Record) -> str:
         parts = [f"target {record.target_name}"] if record.target_name else []
-        if record.eps is not None and record.norm is not None:
+        if isinstance(record, AttackRecord) and record.eps is not None and record.norm is not None:
             parts.append(f"eps {format_distance(record.eps, record.norm)}")
-        return CardText(", ".join(parts), self.caption, _FLOAT_NOTE)
+        return ", ".join(parts)
 
     def names(self, records: Sequence[Record]) -> list[str]:
         names = [label_with_target(record.name, record.target_name) for record in records]
@@ -104,7 +98,7 @@ class AttackPresentation(Presentation):
 class AdversarialExamplePresentation(AttackPresentation):
     """Presentation of adversarial examples: the verdict on each file, and whether failures are credible."""
 
-    caption: ClassVar[str] = "adversarial image"
+    result: ClassVar[str] = "adversarial image"
 
     def table(self, records: Sequence[Record]) -> list[Row]:
         rows = [  # a task that failed before it started has a plain record

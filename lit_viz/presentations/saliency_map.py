@@ -20,7 +20,7 @@ from lit_viz.localization import localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.presentations import CAPTUM_SECONDS, CardText, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, Row, format_value
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
@@ -39,17 +39,18 @@ class SaliencyMapPresentation(Presentation):
     """Presentation of saliency maps: photographs with their maps, compared with Captum."""
 
     title: ClassVar[str] = "Saliency maps"
+    result: ClassVar[str] = "map"
     files: ClassVar[tuple[str, ...]] = ("masks", "localization.*")
     flags: ClassVar[tuple[str, ...]] = ("--overlays", "--localize")
     resumable: ClassVar[tuple[str, ...]] = ("check",)
     evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
 
-    def card(self, record: Record) -> CardText:
+    def subtitle(self, record: Record) -> str:
         if not isinstance(record, SaliencyRecord):
-            return CardText()
+            return ""
         method = record.method if record.layer is None else f"{record.method} of {record.layer}"
-        return CardText(f"{method}, {record.title}", "map")
+        return f"{method}, {record.title}"
 
     def table(self, records: Sequence[Record]) -> list[Row]:
         return [

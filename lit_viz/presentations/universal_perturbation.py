@@ -38,7 +38,7 @@ _MAX_PHOTOGRAPHS = 4  # beside a perturbation
 class UniversalPerturbationPresentation(AttackPresentation):
     """Presentation of universal perturbations: the share of fooled photographs."""
 
-    caption: ClassVar[str] = "perturbation"
+    result: ClassVar[str] = "perturbation"
 
     def table(self, records: Sequence[Record]) -> list[Row]:
         several_radii = has_several_radii(records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lit_viz.attacks.norms import NORMS
 from lit_viz.figures.curves import is_geometric, spread
 from lit_viz.images.rendering import MAGNIFIED
 from lit_viz.methods.records import label_with_lr
-from lit_viz.presentations import CardText
+from lit_viz.presentations import Presentation
 from lit_viz.runs.folder import RunFolder
 from lit_viz.types import Curve, Record
 
@@ -62,7 +62,7 @@ def build_cards(
     folder: RunFolder,
     records: Sequence[Record],
     rows: Sequence[Mapping[str, str]],
-    text: Callable[[Record], CardText],
+    presentation: Presentation,
     budget: float,
 ) -> list[dict[str, Any]]:
     """Return the cards of some tasks, as ``card.html`` takes them.
@@ -71,13 +71,13 @@ def build_cards(
         folder: run folder.
         records: of the tasks.
         rows: of the results table.
-        text: returns the method's texts for a record.
+        presentation: of the method.
         budget: total size of the embedded images in bytes, divided evenly.
     """
     metrics = folder.metrics([record.key for record in records])
     share = budget / max(1, len(records))
     return [
-        _card(folder, record, row, metrics[record.key], text(record), share)
+        _card(folder, record, row, metrics[record.key], presentation, share)
         for record, row in zip(records, rows, strict=True)
     ]
 
@@ -87,7 +87,7 @@ def _card(
     record: Record,
     row: Mapping[str, str],
     metrics: Mapping[str, Curve],
-    text: CardText,
+    presentation: Presentation,
     budget: float,
 ) -> dict[str, Any]:
     name = record.name
@@ -99,13 +99,14 @@ def _card(
     frames = _fit(files, budget)
     stacks = {"photograph": [(photograph, f"photograph {name}")]} if photograph else {}
     if frames:
-        stacks[text.caption] = [(frame.image, f"{name}, iteration {frame.label}") for frame in frames]
+        stacks[presentation.result] = [(frame.image, f"{name}, iteration {frame.label}") for frame in frames]
     if differences := [(f.difference, f"difference at iteration {f.label}") for f in frames if f.difference]:
         stacks[f"difference × {MAGNIFIED:g}"] = differences
     return {
         "record": record,
         "title": label_with_lr(name, record),
-        "text": text,
+        "subtitle": presentation.subtitle(record),
+        "note": presentation.note,
         "row": row,
         "curves": plot_curves(metrics, [frame.iteration for frame in frames]),
         "stacks": stacks,  # images in one place by caption, of which the slider selects one

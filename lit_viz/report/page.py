@@ -78,7 +78,7 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
             max_evidence_rows=MAX_EVIDENCE_ROWS,
             evidence_figures=evidence_figures,
             cards=build_cards(
-                folder, records[:MAX_CARDS], rows[:MAX_CARDS], presentation.card, TOTAL_BYTES - FIGURE_BYTES + budget
+                folder, records[:MAX_CARDS], rows[:MAX_CARDS], presentation, TOTAL_BYTES - FIGURE_BYTES + budget
             ),
             more=_table(folder, records[MAX_CARDS:], rows[MAX_CARDS:]),
             more_count=len(records) - MAX_CARDS,

@@ -19,7 +19,7 @@ from PIL import Image
 import lit_viz as lv
 from lit_viz.images.reading import encode_png
 from lit_viz.methods.records import ClassImageRecord
-from lit_viz.presentations import CardText, Presentation
+from lit_viz.presentations import Presentation
 from lit_viz.report import page as report
 from lit_viz.report.cards import EXACT_BYTES, image_uri, plot_curves
 from lit_viz.report.evidence import evidence_items, held_out_item
@@ -77,9 +77,11 @@ class Sketches(Plain):
     """A presentation with texts of its own."""
 
     title = "Sketches"
+    result = "sketch"
+    note = "a note"
 
-    def card(self, record: Any) -> CardText:
-        return CardText("of a <cat>", "sketch", "a note")
+    def subtitle(self, record: Any) -> str:
+        return "of a <cat>"
 
 
 def page_of(folder: RunFolder) -> str:
