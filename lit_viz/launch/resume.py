@@ -213,26 +213,27 @@ class LastCheckpoint:
 
     def restore(self) -> None:
         """Remove everything later than the checkpoint from the folder, and the incomplete tasks from both; they are
-        computed again. Of a run that was in memory, these are all tasks."""
+        computed again."""
         state, lost = self._state, self.incomplete
         if lost:
-            is_continued = "state_dict" in self._checkpoint
-            lost = lost if is_continued else set(state["finished"])
             state["finished"] = {i: status for i, status in state["finished"].items() if i not in lost}
             state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
-            if is_continued:
-                AtomicCheckpointIO().save_checkpoint(self._checkpoint, self._path)
-            else:
-                self._path.unlink()
+            AtomicCheckpointIO().save_checkpoint(self._checkpoint, self._path)
         self._folder.trim(state["finished"].keys(), _iterations(state))
         self._folder.checksums = {i: parts for i, parts in self._on_disk.items() if i not in lost}
 
 
 def write_checkpoint(folder: RunFolder, records: Iterable[Record]) -> None:
-    """Write the checkpoint of a run in memory: its finished tasks and the checksums, without the Trainer's state."""
+    """Write the checkpoint of a run in memory: its finished tasks and the checksums, with the state of a new Trainer."""
     finished = {record.index: record.status for record in records}
-    state = {"version": CHECKPOINT_VERSION, "slots": [], "finished": finished}
-    checkpoint = {"lit_viz": state, "checksums": folder.checksums}
+    checkpoint = {
+        "lit_viz": {"version": CHECKPOINT_VERSION, "slots": [], "finished": finished},
+        "checksums": folder.checksums,
+        "state_dict": {},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+        "pytorch-lightning_version": metadata.version("pytorch-lightning"),
+    }
     AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
 
 

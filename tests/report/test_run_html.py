@@ -80,7 +80,9 @@ def test_damage_of_a_saved_run_is_found(smooth: Any, tmp_path: Path, capsys: pyt
     frame.write_bytes(before[:-20] + bytes([before[-20] ^ 4]) + before[-19:])
     assert not lv.check(tmp_path / "run", smooth, progress=True)
     assert f"{frame} is damaged: its checksum is not that of the checkpoint" in capsys.readouterr().err
+    intact = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "images").glob("0000*")}
     resumed = lv.resume(tmp_path / "run", smooth)
     assert [record["probability"] for record in resumed.results] == results
     assert frame.read_bytes() == before
+    assert intact == {file: file.stat().st_mtime_ns for file in intact}
     assert resumed.check()
