@@ -224,7 +224,7 @@ class LastCheckpoint:
 
 
 def write_checkpoint(folder: RunFolder, records: Iterable[Record]) -> None:
-    """Write the checkpoint of a run in memory: its finished tasks and the checksums, with the state of a new Trainer."""
+    """Write the checkpoint of a run in memory: finished tasks and checksums, with the state of a new Trainer."""
     finished = {record.index: record.status for record in records}
     checkpoint = {
         "lit_viz": {"version": CHECKPOINT_VERSION, "slots": [], "finished": finished},
