@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, attribute, title_of
-from lit_viz.attributions.baselines import Baseline, Kind
+from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names
 from lit_viz.classifiers.outputs import probabilities
@@ -40,6 +39,14 @@ from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import Notify, text_table
 
+#: Steps of deletion and insertion, replacement of deleted pixels, and initial image of insertion.
+STEPS, DELETED, INSERTED = 32, Baseline("mean"), Baseline("blurred")
+#: Perturbations of the sensitivity, and their radius in units of [0, 1].
+SAMPLES, RADIUS = 8, 0.02
+#: Stages of the cascading randomization.
+STAGES = 6
+#: Number of evaluations above which sensitivity and randomization are omitted.
+DEAREST = 200
 #: Control maps: noise, and the map shifted by half an image.
 _CONTROLS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "random": random_map,
@@ -54,110 +61,33 @@ _LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Parameters of the saliency metrics. By default a map takes 198 forward passes, and 14 further maps.
-
-    Attributes:
-        steps: of deletion and insertion.
-        deleted: replacement of deleted pixels (see :class:`~lit_viz.attributions.baselines.Baseline`).
-        inserted: initial image of insertion.
-        samples: perturbations of the sensitivity.
-        radius: of the perturbations, in units of [0, 1].
-        stages: of the cascading randomization.
-        dearest: number of evaluations above which sensitivity and randomization are omitted.
-    """
-
-    steps: int = 32
-    deleted: Kind | float = "mean"
-    inserted: Kind | float = "blurred"
-    samples: int = 8
-    radius: float = 0.02
-    stages: int = 6
-    dearest: int = 200
-
-    def cost(self, evaluations: int) -> tuple[int, int]:
-        """Return the number of forward passes, and of evaluations of the method, for a map of ``evaluations``."""
-        maps = self.samples + self.stages if evaluations <= self.dearest else 0
-        return 2 * (1 + len(_CONTROLS)) * (self.steps + 1), maps * evaluations
+def cost(evaluations: int) -> tuple[int, int]:
+    """Return the number of forward passes, and of evaluations of the method, for a map of ``evaluations``."""
+    maps = SAMPLES + STAGES if evaluations <= DEAREST else 0
+    return 2 * (1 + len(_CONTROLS)) * (STEPS + 1), maps * evaluations
 
 
-DEFAULT = Settings()
-
-
-@dataclass(frozen=True)
-class MapMetrics:
-    """Metrics of one map.
-
-    Attributes:
-        record: of the map.
-        deletion, insertion: curves of the class's probability.
-        controls: areas (deletion, insertion) of the control maps, by name.
-        sensitivity: None if omitted.
-        stages: of the cascading randomization; empty if omitted.
-        pointing_hit: result of the pointing game; None without reference boxes.
-        omitted: reason why sensitivity and randomization are omitted.
-    """
-
-    record: SaliencyRecord
-    deletion: Curve
-    insertion: Curve
-    controls: Mapping[str, tuple[float, float]]
-    sensitivity: float | None = None
-    stages: Sequence[Stage] = field(default_factory=list)
-    pointing_hit: bool | None = None
-    omitted: str | None = None
-
-    @property
-    def remarks(self) -> list[str]:
-        """Omitted metrics, and insensitivity of the map to the network."""
-        title, last = title_of(self.record.method), last_unchanged(self.stages)
-        remarks = [] if self.omitted is None else [f"sensitivity and randomization of {title} omitted: {self.omitted}"]
-        if last is not None:
-            count = "all" if last is self.stages[-1] else f"the {last.layers} uppermost"
-            layers = f"{count} layers are" if last.layers > 1 else "the uppermost layer is"
-            remarks.append(
-                f"{title} of {self.record.name} is insensitive to the network: the map does not change (Spearman "
-                f"{last.spearman:.2f}) when {layers} randomized"
-            )
-        return remarks
-
-    def row(self) -> dict[str, float | None]:
-        """Return the row of the table."""
-        areas: dict[str, float | None] = {}
-        for place, (name, curve) in enumerate({"deletion ↓": self.deletion, "insertion ↑": self.insertion}.items()):
-            areas[name] = curve.area
-            areas |= {f"{name[-1]} {control}": values[place] for control, values in self.controls.items()}
-        first, last = (self.stages[place].spearman if self.stages else None for place in (0, -1))
-        hit = {} if self.pointing_hit is None else {"hit": float(self.pointing_hit)}
-        return {**areas, "sensitivity ↓": self.sensitivity, "top randomized": first, "all randomized": last, **hit}
-
-    def evidence(self) -> SaliencyMetrics:
-        """Return the metrics as in ``evidence.json``."""
-        curves = {
-            name: {
-                "area": _to_json(curve.area),
-                **{control: _to_json(areas[place]) for control, areas in self.controls.items()},
-                "curve": [_to_json(value) for value in curve.scores.tolist()],
-            }
-            for place, (name, curve) in enumerate({"deletion": self.deletion, "insertion": self.insertion}.items())
-        }
-        return SaliencyMetrics.of(
-            self.record,
-            **curves,
-            max_sensitivity=_to_json(self.sensitivity),
-            randomization=[{key: _to_json(value) for key, value in vars(stage).items()} for stage in self.stages],
-            points_at_box=self.pointing_hit,
-            left_out=self.omitted,
-            remarks=self.remarks,
+def remarks(record: SaliencyRecord, stages: Sequence[Stage], omitted: str | None) -> list[str]:
+    """Return sentences about omitted metrics, and about the insensitivity of a map to the network."""
+    title, last = title_of(record.method), last_unchanged(stages)
+    sentences = [] if omitted is None else [f"sensitivity and randomization of {title} omitted: {omitted}"]
+    if last is not None:
+        count = "all" if last is stages[-1] else f"the {last.layers} uppermost"
+        layers = f"{count} layers are" if last.layers > 1 else "the uppermost layer is"
+        sentences.append(
+            f"{title} of {record.name} is insensitive to the network: the map does not change (Spearman "
+            f"{last.spearman:.2f}) when {layers} randomized"
         )
+    return sentences
 
 
-def _to_json(value: Any) -> Any:
-    """Round floats to six decimals; None if not finite."""
-    if not isinstance(value, float):
-        return value
-    return round(value, 6) if math.isfinite(value) else None
+def rounded(value: Any) -> Any:
+    """Round the floats of nested mappings and lists to six decimals; None if they are not finite."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return value if not isinstance(value, float) else round(value, 6) if math.isfinite(value) else None
 
 
 def evaluate_maps(
@@ -167,11 +97,11 @@ def evaluate_maps(
     folder: RunFolder | None = None,
     *,
     reducer: str | None = None,
-    settings: Settings = DEFAULT,
     truth: Mapping[str, ReferenceBoxes] | None = None,
     notify: Notify = lambda _: None,
-) -> list[MapMetrics]:
-    """Compute and report the metrics of the finished maps of a run.
+) -> list[SaliencyMetrics]:
+    """Compute and report the metrics of the finished maps of a run. By default a map takes 198 forward passes, and 14
+    further maps.
 
     Args:
         outcomes: of the run.
@@ -179,23 +109,21 @@ def evaluate_maps(
         classifier: the network.
         folder: run folder, for the part ``faithfulness`` of ``evidence.json``.
         reducer: of the channels; the method's default if None.
-        settings: parameters of the metrics.
         truth: reference boxes by the ``source`` of the photograph, for the pointing game.
         notify: receives the cost, the table and the remarks.
     """
     done = [o for o in outcomes if isinstance(o.record, SaliencyRecord) and o.record.status == "done"]
-    costs = [settings.cost(outcome.record.iterations or 0) for outcome in done]
+    costs = [cost(outcome.record.iterations or 0) for outcome in done]
     forwards, evaluations = (sum(cost[place] for cost in costs) for place in (0, 1))
     notify(f"saliency metrics of {len(done)} maps: {forwards} forward passes, {evaluations} evaluations of the methods")
     metrics = [
-        _MeasuredMap(outcome, methods, classifier, settings).metrics(
-            reducer, reference_boxes_in_image(outcome, truth or {})
-        )
+        _MeasuredMap(outcome, methods, classifier, reducer).metrics(reference_boxes_in_image(outcome, truth or {}))
         for outcome in done
     ]
     if folder is not None:
-        maps = [entry.evidence() for entry in metrics]
-        folder.merge_evidence(Evidence(faithfulness=MetricsEvidence(settings=asdict(settings), maps=maps)))
+        kinds = {"deleted": DELETED.kind, "inserted": INSERTED.kind}
+        settings = {"steps": STEPS, **kinds, "samples": SAMPLES, "radius": RADIUS, "stages": STAGES, "dearest": DEAREST}
+        folder.merge_evidence(Evidence(faithfulness=MetricsEvidence(settings=settings, maps=metrics)))
     notify(table(metrics))
     for remark in dict.fromkeys(remark for entry in metrics for remark in entry.remarks):
         notify(remark)
@@ -220,47 +148,53 @@ class _MeasuredMap:
     """A map with all that is needed to compute further maps in the same way."""
 
     def __init__(
-        self, outcome: Outcome, methods: Mapping[str, Attribution], classifier: Classifier, settings: Settings
+        self, outcome: Outcome, methods: Mapping[str, Attribution], classifier: Classifier, reducer: str | None
     ) -> None:
         record, photograph, attribution = outcome.record, outcome.source(), outcome.array()
         assert isinstance(record, SaliencyRecord)
         assert photograph is not None
         assert attribution is not None
         self.record, self.method = record, methods[record.method]
-        self.classifier, self.settings, self.network = classifier, settings, classifier.fast()
+        self.classifier, self.network, self.reducer = classifier, classifier.fast(), reducer or self.method.reducer
         self.x, self.attribution = photograph.float().to(classifier.device), attribution
         self.seed, self.evaluations = record.seed or 0, record.iterations or 0
 
-    def metrics(self, reducer: str | None, boxes: Sequence[Box]) -> MapMetrics:
-        saliency = reduce_channels(self.attribution, reducer or self.method.reducer)[0]
-        deletion, insertion = self.curves(saliency)
+    def metrics(self, boxes: Sequence[Box]) -> SaliencyMetrics:
+        saliency = reduce_channels(self.attribution, self.reducer)[0]
+        curves = self.curves(saliency)
         controls = {name: self.curves(control(saliency, self.seed)) for name, control in _CONTROLS.items()}
         omitted, sensitivity, stages = None, None, list[Stage]()
-        if self.evaluations > self.settings.dearest:
-            maps = self.settings.samples + self.settings.stages
-            omitted = f"they take {maps} more maps of {self.evaluations} evaluations each"
+        if self.evaluations > DEAREST:
+            omitted = f"they take {SAMPLES + STAGES} more maps of {self.evaluations} evaluations each"
         else:
             sensitivity = self.sensitivity()
             try:
-                stages = self.randomization(reducer or self.method.reducer)
+                stages = self.randomization()
             except LitVizError as error:
                 omitted = str(error)
-        return MapMetrics(
-            record=self.record,
-            deletion=deletion,
-            insertion=insertion,
-            controls={name: (deleted.area, inserted.area) for name, (deleted, inserted) in controls.items()},
-            sensitivity=sensitivity,
-            stages=stages,
-            pointing_hit=is_pointing_hit(saliency, boxes) if boxes else None,
-            omitted=omitted,
+        deletion, insertion = (
+            {
+                "area": curves[place].area,
+                **{name: control[place].area for name, control in controls.items()},
+                "curve": curves[place].scores.tolist(),
+            }
+            for place in (0, 1)
+        )
+        return SaliencyMetrics.of(
+            self.record,
+            deletion=rounded(deletion),
+            insertion=rounded(insertion),
+            max_sensitivity=rounded(sensitivity),
+            randomization=rounded([vars(stage) for stage in stages]),
+            points_at_box=is_pointing_hit(saliency, boxes) if boxes else None,
+            left_out=omitted,
+            remarks=remarks(self.record, stages, omitted),
         )
 
     def curves(self, saliency: Tensor) -> tuple[Curve, Curve]:
-        kinds = self.settings.deleted, self.settings.inserted
-        blank, blurred = (Baseline(kind)(self.x[None], [self.seed])[0] for kind in kinds)
+        blank, blurred = (baseline(self.x[None], [self.seed])[0] for baseline in (DELETED, INSERTED))
         deletion, insertion = (
-            replacement_curve(self.score, start, end, saliency, steps=self.settings.steps)
+            replacement_curve(self.score, start, end, saliency, steps=STEPS)
             for start, end in ((self.x, blank), (blurred, self.x))
         )
         return deletion, insertion
@@ -270,16 +204,16 @@ class _MeasuredMap:
         return probabilities(logits, multi_label=self.classifier.multi_label)[:, self.record.target]
 
     def sensitivity(self) -> float:
-        draws = Draws([Key(self.seed, 0, view) for view in range(self.settings.samples)], self.x.device)
+        draws = Draws([Key(self.seed, 0, view) for view in range(SAMPLES)], self.x.device)
         explain = partial(self.maps, self.copies(self.method.layers))
         scoped = draws.scoped("max_sensitivity")
-        return max_sensitivity(explain, self.x, self.attribution, scoped, radius=self.settings.radius)
+        return max_sensitivity(explain, self.x, self.attribution, scoped, radius=RADIUS)
 
-    def randomization(self, reducer: str) -> list[Stage]:
+    def randomization(self) -> list[Stage]:
         networks = self.copies(layer_names(self.classifier.original))  # named layers are not folded into others
-        stages = cascading_randomization(networks, self.seed, self.settings.stages)
+        stages = cascading_randomization(networks, self.seed, STAGES)
         return [
-            Stage(layer, count, *map_similarity(self.maps(copies, self.x[None])[0], self.attribution, reducer))
+            Stage(layer, count, *map_similarity(self.maps(copies, self.x[None])[0], self.attribution, self.reducer))
             for layer, count, copies in stages
         ]
 
@@ -297,9 +231,9 @@ class _MeasuredMap:
         return maps.cpu()
 
 
-def table(metrics: Sequence[MapMetrics]) -> str:
+def table(metrics: Sequence[SaliencyMetrics]) -> str:
     """Return a table with a row per map, and a row of means per method with several maps."""
-    rows = [((m.record.name, m.record.method, m.record.target_name or "-"), m.row()) for m in metrics]
+    rows = [((m.name, m.method, m.target_name or "-"), _row(m)) for m in metrics]
     by_method: dict[str, list[dict[str, float | None]]] = defaultdict(list)
     for (_, method, _), row in rows:
         by_method[method].append(row)
@@ -312,17 +246,23 @@ def table(metrics: Sequence[MapMetrics]) -> str:
     cells = [
         {
             **dict(zip(("photograph", "method", "class"), names, strict=True)),
-            **{column: _format(row.get(column)) for column in columns},
+            **{column: "-" if (value := row.get(column)) is None else f"{value:.3f}" for column in columns},
         }
         for names, row in [*rows[:_MAX_ROWS], *means]
     ]
     return f"{text_table(cells, words=3)}\n{_LEGEND}"
 
 
+def _row(metrics: SaliencyMetrics) -> dict[str, float | None]:
+    areas: dict[str, float | None] = {}
+    for name, values in {"deletion ↓": metrics.deletion, "insertion ↑": metrics.insertion}.items():
+        areas |= {name: values["area"], **{f"{name[-1]} {control}": values[control] for control in _CONTROLS}}
+    stages = metrics.randomization
+    first, last = (stages[place]["spearman"] if stages else None for place in (0, -1))
+    hit = {} if metrics.points_at_box is None else {"hit": float(metrics.points_at_box)}
+    return {**areas, "sensitivity ↓": metrics.max_sensitivity, "top randomized": first, "all randomized": last, **hit}
+
+
 def _mean(rows: Sequence[Mapping[str, float | None]], column: str) -> float | None:
     values = [value for row in rows if (value := row.get(column)) is not None]
     return fmean(values) if values else None
-
-
-def _format(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"

@@ -17,23 +17,17 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attributions import METHODS, Gradient
-from lit_viz.attributions.baselines import Baseline
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.evidence.saliency.evaluation import (
-    MapMetrics,
-    Settings,
-    evaluate_maps,
-    reference_boxes_in_image,
-    table,
-)
-from lit_viz.evidence.saliency.metrics import Curve, Stage, replacement_curve
+from lit_viz.evidence.saliency import evaluation
+from lit_viz.evidence.saliency.evaluation import evaluate_maps, reference_boxes_in_image, remarks, rounded, table
+from lit_viz.evidence.saliency.metrics import Stage, replacement_curve
 from lit_viz.launch.run import Run
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.runs.evidence import SaliencyMetrics
 from lit_viz.runs.results import Outcome
 from tests.test_cli import ROOT, SMALL, lit_viz
 
-QUICK = Settings(steps=4, samples=2, stages=2)
 KEYS = {"index", "name", "method", "target_name", "deletion", "insertion", "max_sensitivity", "randomization"}
 
 
@@ -45,10 +39,19 @@ def explained(smooth: Classifier, method: str = "gradient", **options: Any) -> R
     return lv.saliency(smooth, images(), "banana", method=method, check="none", **options)
 
 
-def metrics_of(smooth: Classifier, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any) -> MapMetrics:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in {"STEPS": 4, "SAMPLES": 2, "STAGES": 2}.items():
+        monkeypatch.setattr(evaluation, name, value)
+    return monkeypatch
+
+
+def metrics_of(
+    smooth: Classifier, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any
+) -> SaliencyMetrics:
     method = METHODS[name]()
     method.bind(smooth)
-    (found,) = evaluate_maps(outcomes, {name: method}, smooth, **{"settings": QUICK, **options})
+    (found,) = evaluate_maps(outcomes, {name: method}, smooth, **options)
     return found
 
 
@@ -83,7 +86,7 @@ def test_a_checked_run_has_metrics_in_its_evidence(
     assert capsys.readouterr().out == ""
 
 
-def test_the_values_are_those_of_the_metrics(smooth: Classifier) -> None:
+def test_the_values_are_those_of_the_metrics(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
     run = explained(smooth, seed=11)
     found = metrics_of(smooth, run.outcomes)
     x, map_ = images()[0], run.maps[0]
@@ -92,20 +95,16 @@ def test_the_values_are_those_of_the_metrics(smooth: Classifier) -> None:
         return smooth.logits(batch).softmax(1)[:, 1]
 
     grey = x.mean((1, 2), keepdim=True).expand_as(x)
-    assert found.deletion.area == pytest.approx(replacement_curve(score, x, grey, map_, steps=4).area, abs=1e-5)
+    assert found.deletion["area"] == pytest.approx(replacement_curve(score, x, grey, map_, steps=4).area, abs=1e-5)
     moved = replacement_curve(score, x, grey, map_.roll((8, 8), (0, 1)), steps=4).area
-    assert found.controls["moved"][0] == pytest.approx(moved, abs=1e-5)
+    assert found.deletion["moved"] == pytest.approx(moved, abs=1e-5)
     blurred = torch.from_numpy(gaussian_filter(x.double().numpy(), (0, 10, 10), mode="reflect")).float()
-    assert found.insertion.scores[0] == pytest.approx(float(score(blurred[None])), abs=1e-5)
-    noise = metrics_of(smooth, run.outcomes, settings=Settings(steps=1, samples=1, stages=1, deleted="random"))
-    drawn = Baseline("random")(x[None], [run.results[0]["seed"]])
-    assert noise.deletion.scores[-1] == pytest.approx(float(score(drawn)), abs=1e-5)
-    black = metrics_of(smooth, run.outcomes, settings=Settings(steps=4, samples=1, stages=1, deleted="black"))
-    assert black.deletion.scores[-1] == pytest.approx(float(score(torch.zeros(1, 3, 16, 16))), abs=1e-5)
-    assert black.sensitivity <= found.sensitivity + 1e-6  # fewer draws
+    assert found.insertion["curve"][0] == pytest.approx(float(score(blurred[None])), abs=1e-5)
+    quick.setattr(evaluation, "SAMPLES", 1)
+    assert metrics_of(smooth, run.outcomes).max_sensitivity <= found.max_sensitivity + 1e-6  # fewer draws
 
 
-def test_the_cost_is_as_reported(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_is_as_reported(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
     run, message, rows = explained(smooth, "smoothgrad", iterations=3), [], []
     forward = FrozenNetwork.forward
 
@@ -114,25 +113,26 @@ def test_the_cost_is_as_reported(smooth: Classifier, monkeypatch: pytest.MonkeyP
         return forward(self, x, layers)
 
     metrics_of(smooth, run.outcomes, "smoothgrad")  # creates the copies of the network
-    monkeypatch.setattr(FrozenNetwork, "forward", counted)
+    quick.setattr(FrozenNetwork, "forward", counted)
     metrics_of(smooth, run.outcomes, "smoothgrad", notify=message.append)
-    assert sum(rows) == sum(QUICK.cost(3)) == 6 * 5 + 4 * 3
+    assert sum(rows) == sum(evaluation.cost(3)) == 6 * 5 + 4 * 3
     assert max(rows) <= 16
     assert message[0] == "saliency metrics of 1 maps: 30 forward passes, 12 evaluations of the methods"
-    assert Settings().cost(32) == (198, 14 * 32)
+    quick.undo()
+    assert evaluation.cost(32) == (198, 14 * 32)
 
 
-def test_expensive_maps_are_not_recomputed(smooth: Classifier) -> None:
+def test_expensive_maps_are_not_recomputed(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
     found = metrics_of(smooth, explained(smooth, "rise").outcomes, "rise")
-    assert found.sensitivity is None
-    assert found.stages == []
-    assert found.evidence().deletion["area"] > 0
+    assert found.max_sensitivity is None
+    assert found.randomization == []
+    assert found.deletion["area"] > 0
     assert found.remarks == [
         "sensitivity and randomization of RISE omitted: they take 4 more maps of 1000 evaluations each"
     ]
 
 
-def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path) -> None:
+def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path, quick: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.png").write_text("no picture")
     failed = lv.saliency(smooth, tmp_path / "broken.png", check="none")
     run = explained(smooth)
@@ -140,9 +140,9 @@ def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path) -> None:
     box = (place[1], place[0], place[1] + 1, place[0] + 1)
     truth = {str(run.outcomes[0].record.source): ReferenceBoxes((box,), None, tmp_path)}
     found = metrics_of(smooth, [*failed.outcomes, *run.outcomes], truth=truth)
-    assert found.pointing_hit is True
-    assert found.row()["hit"] == 1
-    assert metrics_of(smooth, run.outcomes).pointing_hit is None
+    assert found.points_at_box is True
+    assert "1.000" in table([found]).splitlines()[1].split()[-1]
+    assert metrics_of(smooth, run.outcomes).points_at_box is None
 
 
 def test_reference_boxes_are_cropped_to_the_image(smooth: Classifier, tmp_path: Path) -> None:
@@ -181,15 +181,15 @@ def test_the_command_evaluates_the_pointing_game(
     assert "unrecognized option --fathfulness; did you mean '--faithfulness'?" in capsys.readouterr().err
 
 
-def test_maps_are_recomputed_with_their_own_draws(smooth: Classifier) -> None:
+def test_maps_are_recomputed_with_their_own_draws(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
     """Other draws would increase the sensitivity of a stochastic method."""
+    quick.setattr(evaluation, "RADIUS", 1e-6)
     outcomes = explained(smooth, "smoothgrad", iterations=4, seed=11).outcomes
-    still = metrics_of(smooth, outcomes, "smoothgrad", settings=Settings(steps=1, samples=2, stages=1, radius=1e-6))
-    assert still.sensitivity < 1e-3
+    assert metrics_of(smooth, outcomes, "smoothgrad").max_sensitivity < 1e-3
 
 
-def test_a_method_that_ignores_the_network_is_reported(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Gradient, "attribution", lambda self, x, state: x - x.mean())
+def test_a_method_that_ignores_the_network_is_reported(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
+    quick.setattr(Gradient, "attribution", lambda self, x, state: x - x.mean())
     found = metrics_of(smooth, explained(smooth).outcomes)
     assert found.remarks == [
         "gradient of image 0 is insensitive to the network: the map does not change (Spearman 1.00) when all layers "
@@ -200,11 +200,17 @@ def test_a_method_that_ignores_the_network_is_reported(smooth: Classifier, monke
 # -- table and evidence
 
 
-def made(method: str, area: float, stages: Sequence[float] = (), **options: Any) -> MapMetrics:
-    record = SaliencyRecord(index=0, name="cat", method=method, target_name="tabby", reducer="max_abs", top5=[])
-    curve = Curve(torch.tensor([0.0, 1.0]), torch.tensor([area, area]))
-    drawn = [Stage(f"layer{i}", i, value, value - 0.05) for i, value in enumerate(stages, 1)]
-    return MapMetrics(record, curve, curve, {"random": (0.5, 0.25), "moved": (0.75, 0.125)}, 1.5, drawn, **options)
+def stages_of(values: Sequence[float]) -> list[Stage]:
+    return [Stage(f"layer{i}", i, value, value - 0.05) for i, value in enumerate(values, 1)]
+
+
+def made(method: str, area: float, stages: Sequence[float] = ()) -> SaliencyMetrics:
+    return SaliencyMetrics(
+        index=0, name="cat", method=method, target_name="tabby",
+        deletion={"area": area, "random": 0.5, "moved": 0.75}, insertion={"area": area, "random": 0.25, "moved": 0.125},
+        max_sensitivity=1.5, randomization=[vars(stage) for stage in stages_of(stages)], points_at_box=None,
+        left_out=None, remarks=[],
+    )  # fmt: skip
 
 
 def test_the_table_has_a_row_per_map_and_means_per_method() -> None:
@@ -227,16 +233,15 @@ def test_the_table_has_a_row_per_map_and_means_per_method() -> None:
     ],
 )
 def test_the_remark_names_the_randomized_layers(stages: Sequence[float], message: str) -> None:
-    (remark,) = made("guided_backprop", 0.1, stages).remarks
+    record = SaliencyRecord(index=0, name="cat", method="gradient", reducer="max_abs", top5=[])
+    (remark,) = remarks(record, stages_of(stages), None)
     assert remark.endswith(message)
-    assert made("gradient", 0.1, (0.5, 0.99)).remarks == []
+    assert remarks(record, stages_of((0.5, 0.99)), None) == []
 
 
-def test_evidence_is_valid_json() -> None:
-    evidence = made("gradient", float("nan"), [float("nan"), 0.5]).evidence()
-    json.dumps(evidence.to_dict(), allow_nan=False)
-    assert evidence.randomization[0]["spearman"] is None
-    assert evidence.deletion["area"] is None
+def test_values_that_are_not_finite_are_written_as_null() -> None:
+    values = {"area": float("nan"), "curve": [0.1234567, float("inf")], "layers": 2}
+    assert rounded(values) == {"area": None, "curve": [0.123457, None], "layers": 2}
 
 
 def test_only_saliency_maps_have_metrics(smooth: Classifier, tmp_path: Path) -> None:
