@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -32,7 +30,6 @@ _Fill = Callable[[Tensor, torch.Generator], Tensor]
 _MASK = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SMALL = 64  # values per row; above this a generator is faster than the hash
-_SERIAL = 1 << 16  # values per batch; above this several threads draw
 _TABLE = 1 << 22  # standard normals in the noise table: 16 MiB, 28 images of (3, 224, 224)
 
 
@@ -138,16 +135,9 @@ class Draws:
 
     def _filled(self, purpose: str, shape: Sequence[int], fill: _Fill) -> Tensor:
         """Fill each row in place from a generator seeded with the hash."""
-        with torch.inference_mode(False):  # inference tensors can't be written in other threads
-            rows = torch.empty(len(self.keys), *shape, dtype=torch.float32)  # independent of the default dtype
-        words = _hash_keys(self.keys, self.scope + purpose).tolist()
-
-        def draw(m: int) -> None:
-            fill(rows[m], _generator(words[m]))
-
-        threads = torch.get_num_threads()
-        parallel = threads > 1 and len(words) > 1 and rows.numel() > _SERIAL
-        list((_executor(threads).map if parallel else map)(draw, range(len(words))))
+        rows = torch.empty(len(self.keys), *shape, dtype=torch.float32)  # independent of the default dtype
+        for row, word in zip(rows, _hash_keys(self.keys, self.scope + purpose).tolist(), strict=True):
+            fill(row, _generator(word))
         return to_device(rows, self.device)
 
     def _tensor(self, values: npt.NDArray[np.generic], shape: Sequence[int]) -> Tensor:
@@ -180,15 +170,6 @@ def _to_unit(words: _Words) -> npt.NDArray[np.float64]:
 @lru_cache(maxsize=1024)
 def _hash_text(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-@lru_cache(maxsize=1)
-def _executor(threads: int) -> ThreadPoolExecutor:
-    """Create the drawing threads; torch draws a row in one thread, without the GIL."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="draws")
-
-
-os.register_at_fork(after_in_child=_executor.cache_clear)  # threads don't survive a fork
 
 
 @lru_cache(maxsize=8)
