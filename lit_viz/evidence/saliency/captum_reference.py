@@ -150,12 +150,9 @@ class _Calls(Interception):
             (p, max(0, end - length - p)) for p, end, length in zip(padding, ends, z.shape[2:], strict=True)
         )
         padded = nn.functional.pad(z, (left, right, top, bottom), value=-torch.inf)
-        rows, columns = (
-            (torch.arange(n) * s)[:, None] + torch.arange(k) * d
-            for n, s, d, k in zip(sides, stride, dilation, window, strict=True)
-        )
-        windows = padded[:, :, rows[:, None, :, None], columns[None, :, None, :]].flatten(4)
-        y: Tensor = self._next(nn.MaxPool1d, windows.shape[-1])(windows.flatten(1, 3))
+        windows = nn.functional.unfold(padded, window, dilation, stride=stride)
+        rows = windows.view(*z.shape[:2], -1, windows.shape[2]).mT
+        y: Tensor = self._next(nn.MaxPool1d, rows.shape[-1])(rows.flatten(1, 2))
         return y.view(*z.shape[:2], *sides)
 
     def _next(self, kind: type[nn.Module], *options: Any) -> Any:
