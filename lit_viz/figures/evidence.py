@@ -133,7 +133,7 @@ def localization_figure(result: Localization) -> Figure | None:
     rows = [_localized(outcome, found) for outcome, found in drawn]
     columns = [Grid([header, *rows[first : first + length]]) for first in range(0, len(rows), length)]
     reference = ""
-    if any(found.reference for _, found in drawn):
+    if any(found.evidence.true_boxes for _, found in drawn):
         reference = ", reference boxes dashed in green. IoU: with the best reference box of any class"
     caption = (
         f"{selection(len(drawn), len(result.maps), 'maps')}Each map has its own scale; {clipping(True)}. Seeds: object "
@@ -153,7 +153,8 @@ def _localized(outcome: Outcome, found: LocalizedMap) -> list[Block | None]:
         for where, color in ((found.segment.seeds > 0, _ORANGE), (found.segment.seeds < 0, _BLUE)):
             colored[where] = [round(255 * share) for share in to_rgb(color)]
         seeds, mask = Cell(colored), Cell(np.where(found.segment.mask[..., None], photograph, dark))
-    notes = [*([] if found.iou is None else [f"IoU {found.iou:.2f}"]), found.error or ""]
+    iou, error = found.evidence.iou, found.evidence.error
+    notes = [*([] if iou is None else [f"IoU {iou:.2f}"]), error or ""]
     return [
         head(outcome.name, notes=title_of(getattr(outcome.record, "method", ""))),
         Cell(photograph),
@@ -168,7 +169,7 @@ def _draw_boxes(found: LocalizedMap, axes: Axes) -> None:
     """Outline the boxes, reference boxes last: an equal box would hide them."""
     inset = _LINE / 2 / 72 * axes.images[0].get_size()[1] / CELL  # half a line in pixels: lines stay inside the box
     boxes = [] if found.segment is None else [(found.segment.box, _ORANGE, "-")]
-    for box in found.reference:
+    for box in found.evidence.true_boxes:
         left, top, right, bottom = found.photograph.from_original(box).tolist()
         boxes.append(((left, top, right, bottom), _GREEN, "--"))
     for (left, top, right, bottom), color, line in boxes:

@@ -152,47 +152,12 @@ def _clip(box: Tensor, size: Sequence[int]) -> Box:
 
 @dataclass(frozen=True)
 class LocalizedMap:
-    """Localization by one map ``(H, W)``; the reference boxes are in pixels of the original."""
+    """A map ``(H, W)`` of a photograph, the object that it indicates, and its evidence in pixels of the original."""
 
     photograph: Photograph
     values: Tensor
     segment: Segment | None
-    error: str | None
-    reference: tuple[Box, ...]
-
-    @property
-    def box(self) -> Box | None:
-        """Box of the object in pixels of the original."""
-        return None if self.segment is None else box_in_original(self.photograph, self.segment.box)
-
-    @property
-    def iou(self) -> float | None:
-        """IoU with the best reference box; None without one, 0 without an object."""
-        return self._best_iou(self.box)
-
-    @property
-    def baseline_iou(self) -> float | None:
-        """IoU of the part of the photograph that the network receives."""
-        height, width = self.photograph.pixels.shape[-2:]
-        return self._best_iou(box_in_original(self.photograph, (0, 0, width, height)))
-
-    def _best_iou(self, box: Box | None) -> float | None:
-        if not self.reference:
-            return None
-        return 0.0 if box is None else max(iou(box, reference) for reference in self.reference)
-
-    def evidence(self, record: SaliencyRecord, mask: str | None) -> LocalizedObject:
-        """Return the object as in ``evidence.json``."""
-        return LocalizedObject.of(
-            record,
-            box=_round(self.box),
-            box_in_image=_round(None if self.segment is None else self.segment.box),
-            mask=mask,
-            true_boxes=[_round(box) for box in self.reference],
-            iou=self.iou,
-            iou_whole=self.baseline_iou,
-            error=self.error,
-        )
+    evidence: LocalizedObject
 
 
 @dataclass
@@ -255,15 +220,10 @@ def localize_run(
         if pixels is None or attribution is None or not isinstance(record, SaliencyRecord):
             continue
         values = reduce_channels(attribution, reducers[record.method])[0]
-        found = _localize(record, pixels, values, truth.get(str(record.source)))
-        outcome.amend(box=_round(found.box), iou=found.iou)
+        found = _localize(record, pixels, values, truth.get(str(record.source)), folder)
+        outcome.amend(box=found.evidence.box, iou=found.evidence.iou)
         amended.append(outcome.record)
-        mask = None
-        if folder is not None and found.segment is not None:
-            mask = f"masks/{record.key}.png"
-            pixels = torch.from_numpy(mask_in_original(found.photograph, found.segment.mask))
-            write_bytes(folder.path / mask, encode_png(pixels[None].float()))
-        result.maps.append(found.evidence(record, mask))
+        result.maps.append(found.evidence)
         if len(result.panels) < MAX_PANELS:
             result.panels.append((outcome, found))
     if folder is not None:
@@ -275,18 +235,48 @@ def localize_run(
     return result
 
 
-def _localize(record: SaliencyRecord, pixels: Tensor, values: Tensor, reference: ReferenceBoxes | None) -> LocalizedMap:
+def _localize(
+    record: SaliencyRecord,
+    pixels: Tensor,
+    values: Tensor,
+    reference: ReferenceBoxes | None,
+    folder: RunFolder | None,
+) -> LocalizedMap:
+    """Localize the object of a map, compare it with the reference boxes, and write its mask."""
     photograph, found, errors = photograph_of(record, pixels), None, []
-    if reference is not None and reference.size not in (None, photograph.original_size):
+    boxes: Sequence[Box] = ()
+    if reference is not None and reference.size in (None, photograph.original_size):
+        boxes = reference.boxes
+    elif reference is not None:
         expected, actual = (f"{s[1]} x {s[0]}" for s in (reference.size or (0, 0), photograph.original_size))
         errors.append(f"reference boxes in {reference.path} ignored: annotated at {expected} pixels, got {actual}")
-        reference = None
     try:
         found = localize(photograph, values)
     except LitVizError as error:
         errors.append(str(error))
-    boxes = () if reference is None else reference.boxes
-    return LocalizedMap(photograph, values, found, "; ".join(errors) or None, boxes)
+    mask = None
+    if folder is not None and found is not None:
+        mask = f"masks/{record.key}.png"
+        original = torch.from_numpy(mask_in_original(photograph, found.mask))
+        write_bytes(folder.path / mask, encode_png(original[None].float()))
+    box = None if found is None else box_in_original(photograph, found.box)
+    whole = box_in_original(photograph, (0, 0, pixels.shape[-1], pixels.shape[-2]))
+    evidence = LocalizedObject.of(
+        record,
+        box=None if box is None else _round(box),
+        box_in_image=None if found is None else _round(found.box),
+        mask=mask,
+        true_boxes=[_round(true_box) for true_box in boxes],
+        iou=_best_iou(box, boxes),
+        iou_whole=_best_iou(whole, boxes),
+        error="; ".join(errors) or None,
+    )
+    return LocalizedMap(photograph, values, found, evidence)
+
+
+def _best_iou(box: Box | None, references: Sequence[Box]) -> float | None:
+    """Return the IoU with the best reference box; None without one, 0 without a box."""
+    return max((0.0 if box is None else iou(box, reference) for reference in references), default=None)
 
 
 def photograph_of(record: SaliencyRecord, pixels: Tensor) -> Photograph:
@@ -297,5 +287,5 @@ def photograph_of(record: SaliencyRecord, pixels: Tensor) -> Photograph:
     return Photograph(pixels, str(record.source), (original_height, original_width), (x0, y0, x1, y1))
 
 
-def _round(box: Box | None) -> list[float] | None:
-    return None if box is None else [round(value, 2) for value in box]
+def _round(box: Box) -> list[float]:
+    return [round(value, 2) for value in box]

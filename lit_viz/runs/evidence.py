@@ -222,7 +222,7 @@ class LocalizedObject(MapEvidence):
     box: Sequence[float] | None
     box_in_image: Sequence[float] | None
     mask: str | None
-    true_boxes: Sequence[Sequence[float] | None]
+    true_boxes: Sequence[Sequence[float]]
     iou: float | None
     iou_whole: float | None
     error: str | None

@@ -15,7 +15,7 @@ from lit_viz.images.reading import Photograph
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.localization import SEEDS, Localization, LocalizedMap, Segment
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.runs.evidence import Similarity
+from lit_viz.runs.evidence import LocalizedObject, Similarity
 from lit_viz.runs.results import remembered
 from lit_viz.types import Result, Task
 from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, images, texts
@@ -128,12 +128,25 @@ def localized(seed=0, size=(12, 16), **more):
     seeds[2, 3], seeds[0, 0], mask[2:5, 3:9] = 1, -1, True
     photograph = Photograph(torch.rand(3, *size, generator=generator), "cat.png", size, (0, 0, size[1], size[0]))
     values = torch.randn(size, generator=generator).abs()
-    found = LocalizedMap(photograph, values, Segment(seeds, mask, (3, 2, 9, 5)), None, ((3.0, 2.0, 15.0, 5.0),))
+    evidence = LocalizedObject(
+        index=0,
+        name="cat",
+        method="gradient",
+        target_name=None,
+        box=[3, 2, 9, 5],
+        box_in_image=[3, 2, 9, 5],
+        mask=None,
+        true_boxes=[[3.0, 2.0, 15.0, 5.0]],
+        iou=0.5,
+        iou_whole=None,
+        error=None,
+    )
+    found = LocalizedMap(photograph, values, Segment(seeds, mask, (3, 2, 9, 5)), evidence)
     return replace(found, **more)
 
 
 def without_a_box(error="the map is constant"):
-    return localized(segment=None, reference=(), error=error)
+    return localized(segment=None, evidence=replace(localized().evidence, true_boxes=[], iou=None, error=error))
 
 
 def draw(found, name=None):
