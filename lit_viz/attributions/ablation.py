@@ -14,7 +14,7 @@ from lit_viz.attributions.base import Estimator, add_rows, gather_rows
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
@@ -169,9 +169,9 @@ class Occlusion(Ablation):
 
     def _grid(self, shape: Sequence[int]) -> list[int]:
         """Return the number of windows down and across an input ``(C, H, W)``."""
-        if len(shape) != 3 or any(side > length for side, length in zip(self.windows, shape[1:], strict=True)):
-            window = " x ".join(map(str, self.windows))
-            raise LitVizError(f"window of Occlusion must be at most the input {tuple(shape)}, got {window} pixels")
+        fits = len(shape) == 3 and all(side <= n for side, n in zip(self.windows, shape[1:], strict=True))
+        window = " x ".join(map(str, self.windows))
+        require(fits, f"window of Occlusion must be at most the input {tuple(shape)}", f"{window} pixels")
         sizes = zip(shape[1:], self.windows, self.strides, strict=True)
         return [1 + math.ceil((length - side) / stride) for length, side, stride in sizes]
 

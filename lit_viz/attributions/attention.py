@@ -16,7 +16,7 @@ from lit_viz.attributions.tokens import Grid, logit_gradient, parse_grid, patch_
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.attention import attention_layers
 from lit_viz.classifiers.layers import attention_of, block_logits_of, layouts
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 from lit_viz.objectives import Logit, Outputs
 from lit_viz.optim import Evaluate
 
@@ -50,11 +50,8 @@ class AttentionMap(Gradient):
                 does not return tokens.
         """
         found = attention_layers(classifier)
-        if found.problem is not None:
-            raise LitVizError(
-                f"{type(self).__name__} requires attention maps (N, heads, T, T) of all T tokens in every layer of "
-                f"{classifier.name}, got {found.problem}: use grad_cam"
-            )
+        maps = f"attention maps (N, heads, T, T) of all T tokens in every layer of {classifier.name}"
+        require(found.problem is None, f"{type(self).__name__} requires {maps}", found.problem, hint="use grad_cam")
         layouts_by_name = layouts(classifier)
         self._patches = patch_grid(classifier, found.tokens, layouts_by_name, self.grid)
         self.attention, self.blocks = tuple(map(attention_of, found.layers)), found.blocks
@@ -89,11 +86,10 @@ class AttentionMap(Gradient):
 
 def _pooling(classifier: Classifier, block: str, tokens: int, patches: int) -> list[float]:
     gradient, prefix = logit_gradient(classifier, block), tokens - patches
-    if gradient is not None and gradient.shape[:-1] != (1, tokens):
-        raise LitVizError(
-            f"the last block {block!r} of {classifier.name} must return tokens (N, {tokens}, D), got "
-            f"{tuple(gradient.shape)}: use grad_cam"
-        )
+    if gradient is not None:
+        constraint = f"the last block {block!r} of {classifier.name} must return tokens (N, {tokens}, D)"
+        shape = tuple(gradient.shape)
+        require(shape[:-1] == (1, tokens), constraint, shape, hint="use grad_cam")
     reached = [False] * tokens if gradient is None else (gradient[0] != 0).any(-1).tolist()
     if not any(reached):  # a new head of zeros
         reached = [n == 0 for n in range(tokens)]
@@ -171,11 +167,9 @@ class LeGrad(AttentionMap):
         layouts_by_name = layouts(classifier)
         for block in self.blocks:
             shape = layouts_by_name[block].shape if block in layouts_by_name else ()
-            if len(shape) != 2 or shape[0] != self._tokens:
-                raise LitVizError(
-                    f"LeGrad requires blocks of {self._tokens} tokens, got {shape or 'no output'} from block {block!r} "
-                    f"of {classifier.name}: use attention_gradient"
-                )
+            got = f"{shape or 'no output'} from block {block!r} of {classifier.name}"
+            valid = len(shape) == 2 and shape[0] == self._tokens
+            require(valid, f"LeGrad requires blocks of {self._tokens} tokens", got, hint="use attention_gradient")
         logits = tuple(map(block_logits_of, self.blocks))
         self.layers = (*self.attention, *logits)
         self.objective = _BlockLogits(logits, self.objective.gamma)

@@ -15,7 +15,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.attention import attention_layers
 from lit_viz.classifiers.layers import Layout, check_layers, layouts, unreadable
 from lit_viz.classifiers.sources import import_object
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.optim import Evaluate
 
 #: Function from the output of a layer to feature maps ``(N, C, h, w)``.
@@ -47,8 +47,8 @@ class GradCAM(Gradient):
     ) -> None:
         self.layer, self.relu, self.grid = layer, relu, parse_grid(grid)
         self.reshape: Reshape | None = import_object(reshape, "reshape") if isinstance(reshape, str) else reshape
-        if self.reshape is not None and not callable(self.reshape):
-            raise LitVizError(f"reshape of Grad-CAM must be a function, got {type(self.reshape).__name__}")
+        valid = self.reshape is None or callable(self.reshape)
+        require(valid, "reshape of Grad-CAM must be a function", type(self.reshape).__name__)
         self.layers = () if layer is None else (layer,)
         self._maps: Reshape = self.reshape or _identity
 
@@ -76,11 +76,8 @@ class GradCAM(Gradient):
         evaluation = evaluate(x, slots=slots)
         outputs = evaluation.gradients_at([layer])[layer], evaluation.activations[layer]
         gradient, maps = (self._maps(output) for output in outputs)
-        if maps.ndim != 4:
-            raise LitVizError(
-                f"reshape of Grad-CAM must return feature maps (N, C, h, w), got shape {tuple(maps.shape)} from an "
-                f"output of shape {tuple(outputs[0].shape)}"
-            )
+        got = f"shape {tuple(maps.shape)} from an output of shape {tuple(outputs[0].shape)}"
+        require(maps.ndim == 4, "reshape of Grad-CAM must return feature maps (N, C, h, w)", got)
         gradient, maps = gradient.to(x.dtype), maps.to(x.dtype)  # products underflow in float16
         cam = (self.weights(maps, gradient) * maps).sum(1, keepdim=True)
         return F.interpolate(cam.relu() if self.relu else cam, x.shape[2:], mode="bilinear", align_corners=False)

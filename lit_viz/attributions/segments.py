@@ -57,12 +57,11 @@ class Segments:
 
     def check(self, size: tuple[int, ...]) -> None:
         """Raise :class:`LitVizError` if a mask file does not have this height and width."""
-        if isinstance(self.given, str) and self._mask.shape != size:
-            height, width = self._mask.shape
-            raise LitVizError(
-                f"the mask {self.given} must have the size of the network's input, {size[0]} x {size[1]} pixels, got "
-                f"{height} x {width}: draw it on the photograph in sources/ of a run"
-            )
+        if isinstance(self.given, str):
+            expected, got = ("{} x {}".format(*sides) for sides in (size, self._mask.shape))
+            constraint = f"the mask {self.given} must have the size of the network's input, {expected} pixels"
+            hint = "draw it on the photograph in sources/ of a run"
+            require(self._mask.shape == size, constraint, got, hint=hint)
 
     def record_fields(self) -> dict[str, Any]:
         """Return the checksum of a mask file; nothing for superpixels."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import require
 from lit_viz.images.canvas import Canvas
 from lit_viz.images.filters import gaussian_blur
 from lit_viz.images.parameterizations import Parameterization, Pixels
@@ -77,10 +77,8 @@ class Projection(ABC):
 
     def check(self, parameterization: Parameterization) -> None:
         """Raise a LitVizError unless the parameterization is :class:`Pixels`; called when a method is built."""
-        if not isinstance(parameterization, Pixels):
-            raise LitVizError(
-                f"{type(self).__name__} requires the parameterization Pixels, got {type(parameterization).__name__}"
-            )
+        constraint = f"{type(self).__name__} requires the parameterization Pixels"
+        require(isinstance(parameterization, Pixels), constraint, type(parameterization).__name__)
 
     @abstractmethod
     def __call__(self, x: Tensor, iteration: Tensor, parameterization: Parameterization, canvas: Canvas) -> Tensor:

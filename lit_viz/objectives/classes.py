@@ -46,11 +46,9 @@ class ClassScore(Objective):
 
     def bind(self, classifier: Classifier) -> None:
         self.multi_label = classifier.multi_label
-        if self.target is not None and not 0 <= self.target < classifier.num_classes:
-            raise LitVizError(
-                f"target of {type(self).__name__} must be a class of {classifier.name}, from 0 to "
-                f"{classifier.num_classes - 1}, got {self.target}"
-            )
+        classes = f"a class of {classifier.name}, from 0 to {classifier.num_classes - 1}"
+        valid = self.target is None or 0 <= self.target < classifier.num_classes
+        require(valid, f"target of {type(self).__name__} must be {classes}", self.target)
 
     def _pick(self, scores: Tensor, outputs: Outputs) -> Tensor:
         picked = _select(scores, outputs.targets) if self.target is None else scores[:, self.target]

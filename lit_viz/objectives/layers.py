@@ -75,13 +75,11 @@ class LayerObjective(Objective):
 
     def _check_layout(self, found: Layout) -> None:
         shape = tuple(found.shape)
-        if found.kind == "other":
-            raise LitVizError(
-                f"layer {self.layer!r} must have channels for each image, got shape {shape}: choose the layer before "
-                "or after it (lit-viz layers lists the shapes)"
-            )
-        if self.axis is not None and not found.has_tokens:
-            raise LitVizError(f"--axis requires a layer of tokens, got layer {self.layer!r} of shape {shape}")
+        hint = "choose the layer before or after it (lit-viz layers lists the shapes)"
+        constraint = f"layer {self.layer!r} must have channels for each image"
+        require(found.kind != "other", constraint, f"shape {shape}", hint=hint)
+        got = f"layer {self.layer!r} of shape {shape}"
+        require(self.axis is None or found.has_tokens, "--axis requires a layer of tokens", got)
         if self.axis is None and found.has_tokens and not isinstance(self, Layer):
             raise LitVizError(
                 f"layer {self.layer!r} has {found.tokens} tokens of {found.channels} features: give --axis feature (a "
@@ -164,18 +162,13 @@ class Neuron(_ChannelObjective):
     def of_map(self, maps: Tensor) -> Tensor:
         height, width = maps.shape[1:]
         row, column = (height // 2, width // 2) if self.place is None else self.place
-        if not (0 <= row < height and 0 <= column < width):
-            raise LitVizError(
-                f"--neuron of layer {self.layer!r} must be between 0,0 and {height - 1},{width - 1}, got {row},{column}"
-            )
+        constraint = f"--neuron of layer {self.layer!r} must be between 0,0 and {height - 1},{width - 1}"
+        require(0 <= row < height and 0 <= column < width, constraint, f"{row},{column}")
         return maps[:, row, column]
 
     def _check_layout(self, found: Layout) -> None:
-        if found.kind == "vector":
-            raise LitVizError(
-                f"--neuron requires a layer with positions, got layer {self.layer!r} with {found.channels} values: "
-                "each of its channels is one neuron"
-            )
+        got, hint = f"layer {self.layer!r} with {found.channels} values", "each of its channels is one neuron"
+        require(found.kind != "vector", "--neuron requires a layer with positions", got, hint=hint)
         super()._check_layout(found)
 
 
@@ -207,11 +200,9 @@ class Direction(LayerObjective):
         super().__init__(layer, axis)
         require(kind in ("dot", "cosine"), "kind of Direction must be 'dot' or 'cosine'", repr(kind))
         self.vector = _read_vector(vector) if isinstance(vector, str) else torch.tensor(vector, dtype=torch.float64)
-        if self.vector.ndim != 1 or not bool(self.vector.isfinite().all()) or not bool(self.vector.any()):
-            raise LitVizError(
-                f"vector of Direction must be one finite nonzero vector, got shape {tuple(self.vector.shape)}: give "
-                f"one number per channel of layer {layer!r}"
-            )
+        valid = self.vector.ndim == 1 and bool(self.vector.isfinite().all()) and bool(self.vector.any())
+        got, hint = f"shape {tuple(self.vector.shape)}", f"give one number per channel of layer {layer!r}"
+        require(valid, "vector of Direction must be one finite nonzero vector", got, hint=hint)
         self.kind = kind
 
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -223,11 +214,8 @@ class Direction(LayerObjective):
         return projection.mean((1, 2))
 
     def _bind_channels(self, channels: int) -> None:
-        if len(self.vector) != channels:
-            raise LitVizError(
-                f"vector of Direction must have {channels} numbers, one per channel of layer {self.layer!r}, got "
-                f"{len(self.vector)}"
-            )
+        constraint = f"vector of Direction must have {channels} numbers, one per channel of layer {self.layer!r}"
+        require(len(self.vector) == channels, constraint, len(self.vector))
 
 
 def _read_vector(file: str) -> Tensor:
