@@ -1,27 +1,38 @@
-"""Figure of adversarial examples with the curves of the attack."""
+"""Figures of adversarial examples: images with the curves of the attack, and the robustness by radius."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_viz.evidence.attacks.robustness import attack_record, ensemble_breakdown
-from lit_viz.figures.curves import goal_name, trace_rows
-from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, titles
+from lit_viz.attacks.norms import Norm
+from lit_viz.attacks.rounding import is_singleton
+from lit_viz.evidence.attacks.robustness import (
+    accuracy_label,
+    attack_record,
+    ensemble_breakdown,
+    photograph_key,
+    robust_accuracy,
+)
+from lit_viz.figures.curves import goal_name, robustness_chart, trace_rows
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles
 from lit_viz.figures.scales import number
-from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, HEAD, SMALL_CELL
+from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, HEAD, INK, NORMAL, SMALL_CELL
 from lit_viz.images.reading import read_png
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
 from lit_viz.methods.records import AdversarialRecord
-from lit_viz.runs.evidence import EnsembleMember
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.evidence import DiagnosisEvidence, EnsembleMember
+from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import PerturbedImageRecord, Picture
 from lit_viz.utils.formatting import pluralize, probability_text
 
 _LIMIT = 20  # maximum number of rows
 _VERDICT = 0.66  # width of "not fooled" in inches
+_MAX_EXAMPLES = 4  # of a robustness curve
 _FEW = 3  # up to this number, each image has its own plot
 _VERDICTS = {True: ("fooled", COLORS[2]), False: ("not fooled", COLORS[1]), None: ("not tested", GRAY)}
 
@@ -131,3 +142,54 @@ def _table(members: Sequence[EnsembleMember]) -> Grid:
         [[Text(value, weight="normal" if line else "bold") for value in row] for line, row in enumerate(rows)],
         gap=(2 * GAP, 0),
     )
+
+
+def robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisEvidence | None) -> Figure:
+    """Draw the share of robust photographs by radius, of an ensemble after each member, and some photographs.
+
+    Args:
+        outcomes: of a run with several radii.
+        norm: norm of the radius.
+        trust: diagnosis of the attack, if there is one.
+    """
+    records = records_of(outcomes, AdversarialRecord)
+    name = next((record.attack for record in records), "attack")
+    members = [part.member for part in ensemble_breakdown(outcomes)]
+    curves = {f"after {m}": robust_accuracy(outcomes, members[: i + 1]) for i, m in enumerate(members)}
+    goals: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
+    for record in records:
+        if record.status != "failed" and record.eps is not None:
+            goals[photograph_key(record), record.eps].add(record.target)
+    targets = max(map(len, goals.values()), default=1)
+    each = " and target" if targets > 1 else ""
+    singleton = any(is_singleton(eps) for _, eps in goals)
+    alone = " Below 1/255, the photograph is the only 8-bit image." if singleton else ""
+    caption = (
+        f"Robust: no 8-bit file that the attack made, at any radius{each}, fools the network at a distance within eps. "
+        f"Band: 95 % Wilson interval.{alone}"
+    )
+    chart = robustness_chart(curves or {name: robust_accuracy(outcomes)}, norm, accuracy_label(outcomes))
+    verdict, color = ("", INK) if trust is None else (trust.sentence, COLORS[1] if trust.reasons else INK)
+    text = Text(verdict, max(chart.width, 4 * CELL), NORMAL, 6, weight="bold", color=color)
+    examples = list(islice(_examples(outcomes, norm), _MAX_EXAMPLES))
+    return compose(stack(chart, text, Grid(list(zip(*examples, strict=True))), gap=2 * GAP), caption)
+
+
+def _examples(outcomes: Sequence[Outcome], norm: Norm) -> Iterator[tuple[Block, Block]]:
+    """Yield each photograph with its adversarial file of the smallest radius, if there is one."""
+    groups: dict[Hashable, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.record.status == "done" and isinstance(outcome.record, AdversarialRecord):
+            groups[photograph_key(outcome.record)].append(outcome)
+    for group in groups.values():
+        attacked = sorted((attack_record(o).eps or 0.0, i, o) for i, o in enumerate(group))
+        eps, _, outcome = next((entry for entry in attacked if attack_record(entry[2]).success_file), attacked[-1])
+        source, image = outcome.pictures()
+        record = attack_record(outcome)
+        if source is None:
+            continue
+        original = Cell(pixels(source), [record.name, record.predicted_before_name or ""])
+        if record.success_file and image is not None:
+            yield original, Cell(pixels(image), [str(record.predicted_name), f"fooled at eps {norm.format(eps)}"])
+        else:
+            yield original, Text(f"not fooled up to eps {norm.format(eps)}", CELL, lines=3, color=GRAY)

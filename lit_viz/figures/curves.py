@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lit_viz.attacks.norms import L2, LINF, Norm
 from lit_viz.evidence.attacks.diagnostics import successes
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, attack_record
-from lit_viz.figures.layout import Block, Grid, Plot, Text, compose, stack
-from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, INK, NORMAL, RULE, SMALL
+from lit_viz.figures.layout import Block, Grid, Plot, Text
+from lit_viz.figures.style import COLORS, GAP, GRAY, NORMAL, RULE, SMALL
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Curve, PerturbedImageRecord
@@ -197,25 +196,11 @@ def _plot_strip(traces: Sequence[Trace], title: str, is_last: bool, axes: Axes) 
         axes.tick_params(bottom=False, labelbottom=False)
 
 
-def robustness_figure(
-    curves: Mapping[str, Sequence[RobustAccuracy]],
-    norm: Norm = LINF,
-    what: str = "robust accuracy",
-    caption: str = "",
-    verdict: tuple[bool, str] | None = None,
-    examples: Sequence[tuple[Block, Block]] = (),
-) -> Figure:
-    """Draw the share of robust photographs against the radius, with counts and the 95 % interval of the last curve.
+def robustness_chart(curves: Mapping[str, Sequence[RobustAccuracy]], norm: Norm, what: str) -> Grid:
+    """Plot the share ``what`` of robust photographs against the radius, by name, with a key.
 
-    Earlier curves are thicker, so that coinciding curves remain visible.
-
-    Args:
-        curves: robust photographs per radius, by name.
-        norm: norm of the radius.
-        what: label of the share.
-        caption: of the figure.
-        verdict: whether the attack can be trusted, with the reasons.
-        examples: photographs, each with its adversarial file, which is drawn beneath.
+    The last curve has counts and its 95 % interval. Earlier curves are thicker, so that coinciding curves remain
+    visible.
     """
     points = {name: sorted(curve, key=lambda point: point.eps) for name, curve in curves.items()}
     lines = {name: _line(place, len(points)) for place, name in enumerate(points)}
@@ -254,10 +239,7 @@ def robustness_figure(
         gap=(0.07, 0.04),
     )
     curve = Plot(max(2.0, key.height), plot, 3.2, below=0.4)
-    chart = Grid([[Text("", 0.35), curve, key]], gap=(GAP, 0))
-    trusted, reasons = verdict or (True, "")
-    text = Text(reasons, max(chart.width, 4 * CELL), NORMAL, 6, weight="bold", color=INK if trusted else COLORS[1])
-    return compose(stack(chart, text, Grid(list(zip(*examples, strict=True))), gap=2 * GAP), caption)
+    return Grid([[Text("", 0.35), curve, key]], gap=(GAP, 0))
 
 
 def _line(place: int, count: int) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -13,7 +11,7 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from lit_viz.attacks import BudgetAttack, name_of
-from lit_viz.attacks.norms import L2, LINF, NORMS, Norm, format_distance
+from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
@@ -30,18 +28,15 @@ from lit_viz.evidence.attacks.robustness import (
     accuracy_label,
     attack_record,
     ensemble_breakdown,
-    photograph_key,
     robust_accuracy,
     transfer_evidence,
     transfer_summary,
     transfer_table,
     transfers,
 )
-from lit_viz.figures.attack import attack_figure
-from lit_viz.figures.curves import robustness_figure
-from lit_viz.figures.layout import Block, Cell, Text, pixels
+from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
-from lit_viz.figures.style import CELL, GRAY, save_figure
+from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
 from lit_viz.presentations import (
@@ -66,7 +61,6 @@ from lit_viz.types import Record
 from lit_viz.utils.formatting import label_with_target, pluralize
 
 _MAX_MISMATCHES = 10  # printed; evidence.json has all of them
-_MAX_EXAMPLES = 4  # of a robustness curve
 
 
 class AttackPresentation(Presentation):
@@ -136,7 +130,7 @@ class AdversarialExamplePresentation(AttackPresentation):
         if config.radii:
             norms = [record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None]
             trust = RunFolder.open(config.out).evidence().trust if config.out else None
-            return _robustness_figure(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
+            return robustness_figure(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
         return attack_figure(outcomes)
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
@@ -193,50 +187,6 @@ def _row(record: AdversarialRecord) -> Row:
 
 
 # -- figures
-
-
-def _robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisEvidence | None) -> Figure:
-    """Return the share of robust photographs by radius, of an ensemble after each member, with verdict and examples."""
-    records = records_of(outcomes, AdversarialRecord)
-    name = next((record.attack for record in records), "attack")
-    members = [part.member for part in ensemble_breakdown(outcomes)]
-    curves = {f"after {m}": robust_accuracy(outcomes, members[: i + 1]) for i, m in enumerate(members)}
-    goals: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
-    for record in records:
-        if record.status != "failed" and record.eps is not None:
-            goals[photograph_key(record), record.eps].add(record.target)
-    targets = max(map(len, goals.values()), default=1)
-    each = " and target" if targets > 1 else ""
-    singleton = any(is_singleton(eps) for _, eps in goals)
-    alone = " Below 1/255, the photograph is the only 8-bit image." if singleton else ""
-    caption = (
-        f"Robust: no 8-bit file that the attack made, at any radius{each}, fools the network at a distance within eps. "
-        f"Band: 95 % Wilson interval.{alone}"
-    )
-    verdict = None if trust is None else (not trust.reasons, trust.sentence)
-    curves = curves or {name: robust_accuracy(outcomes)}
-    examples = list(islice(_examples(outcomes, norm), _MAX_EXAMPLES))
-    return robustness_figure(curves, norm, accuracy_label(outcomes), caption, verdict, examples)
-
-
-def _examples(outcomes: Sequence[Outcome], norm: Norm) -> Iterator[tuple[Block, Block]]:
-    """Yield each photograph with its adversarial file of the smallest radius, if there is one."""
-    groups: dict[Hashable, list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        if outcome.record.status == "done" and isinstance(outcome.record, AdversarialRecord):
-            groups[photograph_key(outcome.record)].append(outcome)
-    for group in groups.values():
-        attacked = sorted((attack_record(o).eps or 0.0, i, o) for i, o in enumerate(group))
-        eps, _, outcome = next((entry for entry in attacked if attack_record(entry[2]).success_file), attacked[-1])
-        source, image = outcome.pictures()
-        record = attack_record(outcome)
-        if source is None:
-            continue
-        original = Cell(pixels(source), [record.name, record.predicted_before_name or ""])
-        if record.success_file and image is not None:
-            yield original, Cell(pixels(image), [str(record.predicted_name), f"fooled at eps {norm.format(eps)}"])
-        else:
-            yield original, Text(f"not fooled up to eps {norm.format(eps)}", CELL, lines=3, color=GRAY)
 
 
 def _explanation_figure(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:

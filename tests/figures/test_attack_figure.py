@@ -10,49 +10,18 @@ from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS, save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.images.rendering import difference, gray_levels
-from lit_viz.methods.records import AdversarialRecord
-from lit_viz.runs.results import remembered
-from lit_viz.types import Result, Snapshot, Task
-from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, caption, images, plots, texts
-
-HOLDS = {"success_file": True, "success_jpeg75": False}
-
-
-def levels(seed, channels=3, size=(8, 8)):
-    """Return an image of whole 255ths."""
-    drawn = torch.randint(20, 236, (channels, *size), generator=torch.Generator().manual_seed(seed))
-    return drawn / 255
-
-
-def trace(count=10, flip=6):
-    """Return curves by metric, with a first success at ``flip``."""
-    ks = range(count)
-    return {
-        "probability": [(k, k / count) for k in ks],
-        "margin": [(k, k - flip + 0.5 if flip is not None else -1.0 - k) for k in ks],
-        "l2": [(k, 0.1 * k) for k in ks],
-        "linf": [(k, k / 255) for k in ks],
-    }
-
-
-def attacked(seed=0, size=(8, 8), channels=3, *, original=None, result=None, curves=None, **fields):
-    """Return the outcome of an attack with these curves and fields of its record."""
-    original = levels(seed, channels, size) if original is None else original
-    if result is None:
-        result = (original + levels(seed + 100, channels, size).sub(0.5).mul(10).round() / 255).clamp(0, 1)
-    default = {
-        "name": f"image {seed}", "target": 1, "target_name": "stingray", "iterations": 12, "attack": "pgd",
-        "predicted_before_name": "quail", "predicted_name": "stingray", "probability_before": 0.03,
-        "metrics": {"probability": 0.41}, **HOLDS,
-    }  # fmt: skip
-    record = AdversarialRecord(index=seed, **{**default, **fields})
-    task = Task(seed, record.name, seed)
-    values = {}
-    for metric, curve in (trace() if curves is None else curves).items():
-        for k, value in curve:
-            values.setdefault(k, {})[metric] = value
-    snapshots = [Snapshot(task, k, metrics) for k, metrics in sorted(values.items())]
-    return remembered({seed: Result(task, record, result, source=original)}, {seed: snapshots})[0]
+from tests.figures.helpers import (
+    LONG,
+    assert_no_overlap,
+    assert_pixels_are_blocks,
+    attacked,
+    caption,
+    images,
+    levels,
+    plots,
+    texts,
+    trace,
+)
 
 
 @pytest.mark.parametrize(("size", "count"), [((8, 8), 1), ((33, 33), 5), ((224, 224), 1)])

@@ -3,15 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from matplotlib.figure import Figure
 
-from lit_viz.attacks.norms import L2
+from lit_viz.attacks.norms import L2, LINF
 from lit_viz.evidence.attacks.robustness import RobustAccuracy
-from lit_viz.figures.curves import robustness_figure
-from lit_viz.figures.layout import Cell, Text, pixels
+from lit_viz.figures.attack import robustness_figure
+from lit_viz.figures.curves import robustness_chart
+from lit_viz.figures.layout import compose
 from lit_viz.figures.style import COLORS, save_figure
-from tests.figures.helpers import LONG, assert_no_overlap
+from lit_viz.runs.evidence import DiagnosisEvidence
+from tests.figures.helpers import LONG, assert_no_overlap, attacked
 
 
 def curves(count: int) -> dict[str, list[RobustAccuracy]]:
@@ -28,7 +29,7 @@ def texts(figure: Figure) -> str:
 
 
 def test_draws_counts_against_eps_with_interval() -> None:
-    figure = robustness_figure(curves(2))
+    figure = compose(robustness_chart(curves(2), LINF, "robust"))
     axes = figure.axes[0]
     line = next(line for line in axes.lines if line.get_color() == COLORS[0])
     points = sorted(curves(2)["network 0 "], key=lambda point: point.eps)
@@ -40,20 +41,23 @@ def test_draws_counts_against_eps_with_interval() -> None:
     assert [text.get_text() for text in axes.texts] == ["45 of 100", "15 of 100", "9 of 100"]
     assert axes.get_ylim() == (0, 1)
     assert axes.get_xlabel() == "eps, L∞ (/255)"
-    euclidean = robustness_figure({"a": [RobustAccuracy(0.5, 1, 2)]}, L2, "success")
+    euclidean = compose(robustness_chart({"a": [RobustAccuracy(0.5, 1, 2)]}, L2, "success"))
     assert euclidean.axes[0].lines[0].get_xdata().tolist() == [0.5]
     assert (euclidean.axes[0].get_xlabel(), euclidean.axes[0].get_ylabel()) == ("eps, L2", "success")
 
 
 def test_shows_the_verdict_and_four_photographs(tmp_path: Path) -> None:
-    image = torch.rand(3, 16, 16)
-    examples = [
-        (Cell(pixels(image), [f"photograph {n}", "cat"]), Cell(pixels(image), [f"note {n}"]) if n else Text("note 0"))
-        for n in range(4)
+    outcomes = [
+        attacked(seed, success_file=seed > 0, settings={"eps": eps, "norm": "linf"}, name=f"photograph {seed}")
+        for seed in range(5)
+        for eps in (1 / 255, 2 / 255)
     ]
-    figure = robustness_figure(curves(1), verdict=(False, "do not trust: masked gradients"), examples=examples)
+    trust = DiagnosisEvidence(reasons=["masked gradients"], tried=["gradients"])
+    figure = robustness_figure(outcomes, LINF, trust)
     assert "do not trust: masked gradients" in texts(figure)
-    assert all(f"photograph {n}" in texts(figure) and f"note {n}" in texts(figure) for n in range(4))
+    assert [f"photograph {seed}" in texts(figure) for seed in range(5)] == [True] * 4 + [False]
+    assert texts(figure).count("fooled at eps 1/255") == 3
+    assert "not fooled up to eps 2/255" in texts(figure)
     assert sum(bool(axes.images) for axes in figure.axes) == 7
     assert_no_overlap(figure)
     save_figure(figure, tmp_path / "figure.png")
@@ -61,7 +65,7 @@ def test_shows_the_verdict_and_four_photographs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 13])
 def test_legend_does_not_overlap(tmp_path: Path, count: int) -> None:
-    figure = robustness_figure(curves(count) | ({"empty": []} if count else {}))
+    figure = compose(robustness_chart(curves(count) | ({"empty": []} if count else {}), LINF, "robust"))
     looks = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines]
     assert len(set(looks)) == len(looks)
     assert_no_overlap(figure)
