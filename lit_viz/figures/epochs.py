@@ -28,7 +28,6 @@ from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs import is_run
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, filed
-from lit_viz.utils.formatting import probability_text
 
 _MOST_EPOCHS, _MOST_TASKS = 10, 16
 _PREFIX = "epoch_"
@@ -84,7 +83,11 @@ def _figure(epochs: dict[int, list[Outcome]]) -> Figure:
     shown = [list(epochs)[place] for place in spread(len(epochs), _MOST_EPOCHS)]
     evolutions = _evolutions(epochs)[:_MOST_TASKS]
     columns = [f"epoch {epoch}" for epoch in shown]
-    cells = [[_cell(evolution, epoch) for epoch in shown] for evolution in evolutions]
+    frames = [dict(evolution.frames) for evolution in evolutions]
+    cells = [
+        [Cell(pixels(images[epoch]), [evolution.value_text(epoch)]) if epoch in images else None for epoch in shown]
+        for evolution, images in zip(evolutions, frames, strict=True)
+    ]
     complete = (outcome for outcomes in epochs.values() for outcome in outcomes if outcome.record.file is not None)
     photographs = list({outcome.record.index: outcome.pictures()[0] for outcome in complete}.values())[:_MOST_TASKS]
     if any(photograph is not None for photograph in photographs):
@@ -126,12 +129,6 @@ def _evolutions(epochs: dict[int, list[Outcome]]) -> list[Evolution]:
         curve = [(epoch, o.record.probability) for epoch, o in entries if o.record.probability is not None]
         evolutions.append(Evolution(entries[0][1].name, frames, curve, unit="epoch"))
     return evolutions
-
-
-def _cell(evolution: Evolution, epoch: int) -> Cell | None:
-    picture, probability = dict(evolution.frames).get(epoch), dict(evolution.curve).get(epoch)
-    notes = [] if probability is None else [probability_text(probability)]
-    return None if picture is None else Cell(pixels(picture), notes)
 
 
 def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
