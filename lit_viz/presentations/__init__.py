@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from statistics import median
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
@@ -22,7 +22,6 @@ from lit_viz.runs.results import Outcome
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, label_with_target, probability_text
 
-R = TypeVar("R", bound=Record)
 Row = dict[str, str]
 
 #: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
@@ -89,8 +88,20 @@ class Presentation(ABC):
         """Return a row per record, by column."""
 
     def summary(self, records: Sequence[Record]) -> list[Row]:
-        """Return a row per class, by column, for runs with more images than rows of a table."""
-        return summary_by_class(records, lambda done: {"probability": median_of(done, lambda r: r.probability)})
+        """Return a row per class, the largest first, by column, for runs with more images than rows of a table."""
+        groups: dict[Hashable, list[Record]] = defaultdict(list)
+        for record in records:
+            groups[record.target_name or record.label].append(record)
+        rows = []
+        for group in sorted(groups.values(), key=lambda group: (-len(group), _class_name(group))):
+            done = [record for record in group if record.status == "done"]
+            counts = {"class": _class_name(group), "images": str(len(group)), "done": str(len(done))}
+            rows.append({**counts, **self.class_summary(done)})
+        return rows
+
+    def class_summary(self, records: Sequence[Record]) -> Row:
+        """Return the summary of the finished records of a class, by column."""
+        return {"probability": median_of(record.probability for record in records)}
 
     @abstractmethod
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
@@ -168,19 +179,6 @@ def presentation_of(method: type | str) -> Presentation:
     return presentation
 
 
-def summary_by_class(records: Sequence[Record], columns: Callable[[Sequence[Record]], Row]) -> list[Row]:
-    """Return a row per class, the largest first: name, number of records, number of finished ones, and ``columns`` of
-    the finished ones."""
-    groups: dict[Hashable, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.target_name or record.label].append(record)
-    rows = []
-    for group in sorted(groups.values(), key=lambda group: (-len(group), _class_name(group))):
-        done = [record for record in group if record.status == "done"]
-        rows.append({"class": _class_name(group), "images": str(len(group)), "done": str(len(done)), **columns(done)})
-    return rows
-
-
 def _class_name(records: Sequence[Record]) -> str:
     first = records[0]
     if first.target_name or first.label is None:
@@ -189,10 +187,10 @@ def _class_name(records: Sequence[Record]) -> str:
     return next(filter(None, names), f"class {first.label}")
 
 
-def median_of(records: Iterable[R], value: Callable[[R], float | None], template: str = "{:.3f}") -> str:
-    """Return the formatted median of a value of the records, without None."""
-    values = [number for record in records if (number := value(record)) is not None]
-    return format_value(median(values) if values else None, template)
+def median_of(values: Iterable[float | None], template: str = "{:.3f}") -> str:
+    """Return the formatted median of the values that are not None."""
+    present = [value for value in values if value is not None]
+    return format_value(median(present) if present else None, template)
 
 
 def format_value(value: object, template: str = "{:.3f}") -> str:

@@ -45,7 +45,6 @@ from lit_viz.presentations import (
     Row,
     format_value,
     median_of,
-    summary_by_class,
 )
 from lit_viz.runs.evidence import (
     DiagnosisEvidence,
@@ -110,19 +109,13 @@ class AdversarialExamplePresentation(AttackPresentation):
             for record in rows
         ]
 
-    def summary(self, records: Sequence[Record]) -> list[Row]:
-
-        def columns(done: Sequence[Record]) -> Row:
-            fooled = [record for record in done if isinstance(record, AdversarialRecord) and record.success_file]
-            return {
-                "fooled in the file": str(len(fooled)),
-                "median L2": median_of(fooled, lambda record: record.l2),
-                "median Linf": median_of(
-                    fooled, lambda record: None if record.linf is None else 255 * record.linf, "{:.0f}/255"
-                ),
-            }
-
-        return summary_by_class(records, columns)
+    def class_summary(self, records: Sequence[Record]) -> Row:
+        fooled = [record for record in records if isinstance(record, AdversarialRecord) and record.success_file]
+        return {
+            "fooled in the file": str(len(fooled)),
+            "median L2": median_of(record.l2 for record in fooled),
+            "median Linf": median_of((r.linf and LINF.display_scale * r.linf for r in fooled), "{:.0f}/255"),
+        }
 
     def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
         """Return originals, adversarial images and differences over their traces; for several radii the robustness

@@ -16,7 +16,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.config import ConfiguredMethod
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import AdversarialRecord
-from lit_viz.presentations import summary_by_class
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from tests.test_cli import SMALL, lit_viz, sentence
 
 
@@ -127,7 +127,7 @@ def test_images_of_a_class_form_one_row() -> None:
         common = {"index": 0, "name": "x", "attack": "pgd", "label": 3, "label_name": "name 3"}
         return AdversarialRecord.from_dict({**common, **named, **more})
 
-    rows = summary_by_class([record(3), record(1), record(3), record(7, label=None)], lambda done: {})
+    rows = AdversarialExamplePresentation().summary([record(3), record(1), record(3), record(7, label=None)])
     assert [(row["class"], row["images"]) for row in rows] == [("name 3", "3"), ("-", "1")]
 
 
