@@ -80,7 +80,10 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
         if tuple(labels) == numbered_labels(len(labels)):
             hint = "; the classes have no names: give an index, or names by --classifier.labels FILE (labels=)"
         else:
-            hint = did_you_mean(target.replace("_", " "), labels)
+            names = set[str]().union(*_indices(tuple(labels)))
+            is_list = "," in target and names.issuperset(map(_normalized, target.split(",")))
+            separate = "; give classes separately: visualize A B, or --target A --target B"
+            hint = separate if is_list else did_you_mean(target.replace("_", " "), labels)
         raise LitVizError(f"unknown class {target!r}{hint}") from None
 
 

@@ -54,6 +54,13 @@ def test_an_unknown_name_lists_similar_names() -> None:
         find_class("tarantola", imagenet_labels())
 
 
+def test_a_list_of_names_is_rejected_with_the_way_to_give_several() -> None:
+    with pytest.raises(LitVizError, match=r"unknown class 'stingray,tabby'; give classes separately"):
+        find_class("stingray,tabby", imagenet_labels())
+    with pytest.raises(LitVizError, match=r"'tarantola,tabby'; did you mean"):
+        find_class("tarantola,tabby", imagenet_labels())
+
+
 @pytest.mark.parametrize("target", [1000, -1, "1000", "-1"])
 def test_an_index_out_of_range_is_rejected(target: str | int) -> None:
     with pytest.raises(LitVizError, match=r"class index must be between 0 and 999, got -?\d+"):
