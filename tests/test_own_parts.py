@@ -171,14 +171,14 @@ def test_a_module_of_the_current_folder_is_importable(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["attack", "packaged:chelsea", "--attack", "nowhere.Mine"], "--model.attack: No module named 'nowhere'"),
+        (["attack", "packaged:chelsea", "--attack", "nowhere.Mine"], "--attack: No module named 'nowhere'"),
         (
             ["saliency", "packaged:chelsea", "--method", f"gradient,{HERE}.Nix"],
             f"module '{HERE}' has no attribute 'Nix'",
         ),
         (
             ["visualize", "0", "--model.transforms", "lit_viz.images.Flip"],
-            "expected Sequence, got 'lit_viz.images.Flip'",
+            "expected list, got 'lit_viz.images.Flip'",
         ),
     ],
 )

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -163,8 +163,11 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
         raise parser_error(error, parser) from error
 
 
-def parser_error(error: Exception, parser: ArgumentParser, short: Iterable[str] = ()) -> LitVizError:
-    """Return an exception of the parser in one line, with the nearest name of a mistyped option, value or class."""
+def parser_error(error: Exception, parser: ArgumentParser, short: Mapping[str, str] | None = None) -> LitVizError:
+    """Return an exception of the parser in one line, with the nearest name of a mistyped option, value or class.
+
+    Options that have a short form (``short``: the option by its short form) are named by it.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, LitVizError):
@@ -177,6 +180,8 @@ def parser_error(error: Exception, parser: ArgumentParser, short: Iterable[str] 
     if "Union" in text and (match := re.search(own_error, text, re.MULTILINE)):
         return LitVizError(match[1])
     option = "--" + ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.\-]+)"', text)))
+    short = {**_SHORT, **(short or {})}
+    option = {long: name for name, long in short.items()}.get(option, option)
     see = f": see {parser.prog} --help"
     if match := re.search(r"(?:nrecognized arguments:|ambiguous option:|^Option) '?-*([^\s']+)", text):
         options = [name[2:] for action in parser._actions for name in action.option_strings if name[-1] != "+"]
@@ -196,6 +201,7 @@ def parser_error(error: Exception, parser: ArgumentParser, short: Iterable[str] 
     is_readable = given and not re.search(r"Namespace\(|NestedArg\(| object at 0x", value)
     got = f", got {value!r}" if is_readable else ""
     expected = re.sub(r"Expected (?:an? )?", "", " or ".join(reasons))
+    expected = expected.replace("Sequence", "list")
     expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.Literal\[(.*?)\]", r"\1\2", expected)
     choices = re.findall(r"'([\w.-]+)'", expected)
     if "dot import path" in expected:
