@@ -9,6 +9,7 @@ import atexit
 import gc
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -45,8 +46,8 @@ usage: lit-viz check RUN [--faithfulness] [--trust]
 
 Verify the images of a run with all available evidence.
 --faithfulness  measure saliency maps: deletion and insertion, sensitivity, randomization of the network's
-                layers. A map of n evaluations costs 198 forwards and 14 n evaluations.
---trust         run random points, Square and a large radius on images that an attack with a budget did not fool
+                layers. It costs 198 forwards per map and 14 times the evaluations of the map.
+--trust         attack the images that were not fooled within eps also by random points, Square and a large eps
 
 Example: lit-viz check runs/fooled --trust
 """,
@@ -68,7 +69,7 @@ Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator 
 usage: lit-viz log RUN --to wandb,tensorboard,mlflow,csv [--project NAME] [--tags A,B] [--wandb MODE] ...
 
 Log a run folder: metrics and images at their iterations, results, evidence and summary. Use it after an offline
-run, a timeout of the service, or to add a logger. A logger receives what it lacks.
+run, after a timeout of the service, or to add a logger. Only what a logger lacks is logged.
 --to NAMES           wandb: online, as the run with the id in the run folder; tensorboard, csv: files in the run
                      folder; mlflow: the store of MLFLOW_TRACKING_URI, or MLflow's default
 --project NAME       W&B project or MLflow experiment
@@ -80,7 +81,7 @@ Example: lit-viz log runs/fooled --to wandb,tensorboard
     "epochs": """\
 usage: lit-viz epochs FOLDER
 
-Draw what a probe has found in a training by epoch, from its folder out=: epochs.png and epochs.gif.
+Draw the results of a probe by epoch: epochs.png and epochs.gif in FOLDER, the argument out= of the probe.
 
 Example: lit-viz epochs runs/probes/classes
 """,
@@ -106,7 +107,7 @@ _SUMMARIES = {
     "check": ("RUN", "compute all evidence of a run"),
     "resume": ("RUN", "continue a run, or print the results of a finished one"),
     "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
-    "epochs": ("FOLDER", "draw what a probe has found in a training by epoch"),
+    "epochs": ("FOLDER", "draw the results of a probe by epoch"),
     "classes": ("tarant", "find a class by a part of its name"),
     "layers": ("CLASSIFIER", "list the layers of a network"),
 }
@@ -289,7 +290,7 @@ def _check(arguments: list[str]) -> None:
             hint = did_you_mean(argument, flags) or f": use {', '.join(flags)}"
             raise LitVizError(f"unrecognized option {argument}{hint}")
     if len(folders) != 1:
-        raise _usage_error("check")
+        raise _usage_error("check", arguments)
     with _gc_paused():
         from lit_viz.launch.resume import load_run
         from lit_viz.launch.run import check
@@ -304,7 +305,7 @@ def _check(arguments: list[str]) -> None:
 
 def _resume(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
-        raise _usage_error("resume")
+        raise _usage_error("resume", arguments)
     with _gc_paused():
         from lit_viz.launch.execute import execute
         from lit_viz.launch.resume import load_run
@@ -320,14 +321,14 @@ def _log(arguments: list[str]) -> None:
 
     options, folders = parse_logger_options(arguments)
     if len(folders) != 1 or options.to is None:
-        raise _usage_error("log")
+        raise _usage_error("log", arguments)
     for place in log_run(folders[0], options.to, settings_of(options), notify):
         print(f"logged   {place}")
 
 
 def _epochs(arguments: list[str]) -> None:
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise _usage_error("epochs")
+        raise _usage_error("epochs", arguments)
     with _gc_paused():
         from lit_viz.figures.epochs import save_epochs
 
@@ -367,8 +368,8 @@ def _layers(arguments: list[str]) -> None:
         print(f"{name:<40} {type(modules[name]).__name__:<24} {outputs.get(name, 'not called, or no tensor')}")
 
 
-def _usage_error(command: str) -> LitVizError:
-    return LitVizError(_USAGES[command].partition("\n")[0])
+def _usage_error(command: str, arguments: Sequence[str]) -> LitVizError:
+    return LitVizError(f"{_USAGES[command].partition(chr(10))[0]}; got: {shlex.join(['lit-viz', command, *arguments])}")
 
 
 # -- results

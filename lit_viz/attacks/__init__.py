@@ -45,7 +45,7 @@ def name_of(attack: Attack) -> str:
 def without_radius(attack: type[Attack]) -> str:
     """Return the error for an attack that was given a radius and has none."""
     reason = "minimizes the perturbation" if attack.minimal else "has no budget"
-    return f"{attack.__name__} {reason}: leave out --eps, or use an attack with a radius, such as pgd."
+    return f"{attack.__name__} {reason}: leave out --eps, or use an attack with a radius, such as pgd"
 
 
 __all__ = [

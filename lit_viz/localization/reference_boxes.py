@@ -68,7 +68,9 @@ def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
     """
     path = Path(path)
     files = sorted(path.rglob("*.xml")) if path.is_dir() else [path] if path.is_file() else []
-    require(files, "reference boxes must be a COCO file, Pascal VOC files (.xml) or their folder", path)
+    require(
+        files, "reference boxes must be an existing COCO file, Pascal VOC file (.xml) or folder of such files", path
+    )
     by_name: dict[tuple[str, str], ReferenceBoxes] = {}
     for file in files:
         try:

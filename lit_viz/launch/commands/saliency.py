@@ -58,7 +58,7 @@ class Saliency(PhotographCommand):
             "--check",
             type=Literal["auto", "captum", "none"],
             default="captum",
-            help="reference that maps are compared with",
+            help="compare maps with Captum: captum, auto (only if that takes no longer than the run), or none",
         )
         add("--localize", action="store_true", help="also compute the object's box and mask, by a graph cut")
         add(
