@@ -11,13 +11,7 @@ from torch import Tensor
 
 from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.rounding import is_singleton
-from lit_viz.evidence.attacks.robustness import (
-    accuracy_label,
-    attack_record,
-    ensemble_breakdown,
-    photograph_key,
-    robust_accuracy,
-)
+from lit_viz.evidence.attacks import robustness
 from lit_viz.figures.curves import goal_name, robustness_chart, trace_rows
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles
 from lit_viz.figures.scales import number
@@ -56,13 +50,13 @@ def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
     ]
     any_clipped = False
     for outcome in drawn:
-        cells, clipped = _cells(attack_record(outcome), pictures[outcome], width)
+        cells, clipped = _cells(robustness.attack_record(outcome), pictures[outcome], width)
         any_clipped |= clipped
-        rows.append([_row_head(attack_record(outcome)), *cells])
+        rows.append([_row_head(robustness.attack_record(outcome)), *cells])
         rows += trace_rows([outcome]) if len(attacked) <= _FEW else []
     rows += trace_rows(attacked) if len(attacked) > _FEW else []
     has_curves = len(rows) > 1 + len(drawn)
-    if members := ensemble_breakdown(outcomes):
+    if members := robustness.ensemble_breakdown(outcomes):
         rows.append([None, _table(members)])
     tested = [success for outcome in attacked if (success := _success(outcome)) is not None]
     caption = selection(len(drawn), len(attacked), "images")
@@ -77,7 +71,7 @@ def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
 
 def _success(outcome: Outcome) -> bool | None:
     """Return whether the file fools the network; None if it was not tested."""
-    record = attack_record(outcome)
+    record = robustness.attack_record(outcome)
     return None if record.status == "skipped" else record.success_file
 
 
@@ -154,12 +148,12 @@ def robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisE
     """
     records = records_of(outcomes, AdversarialRecord)
     name = next((record.attack for record in records), "attack")
-    members = [part.member for part in ensemble_breakdown(outcomes)]
-    curves = {f"after {m}": robust_accuracy(outcomes, members[: i + 1]) for i, m in enumerate(members)}
+    members = [part.member for part in robustness.ensemble_breakdown(outcomes)]
+    curves = {f"after {m}": robustness.robust_accuracy(outcomes, members[: i + 1]) for i, m in enumerate(members)}
     goals: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
     for record in records:
         if record.status != "failed" and record.eps is not None:
-            goals[photograph_key(record), record.eps].add(record.target)
+            goals[robustness.photograph_key(record), record.eps].add(record.target)
     targets = max(map(len, goals.values()), default=1)
     each = " and target" if targets > 1 else ""
     singleton = any(is_singleton(eps) for _, eps in goals)
@@ -168,7 +162,8 @@ def robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisE
         f"Robust: no 8-bit file that the attack made, at any radius{each}, fools the network at a distance within eps. "
         f"Band: 95 % Wilson interval.{alone}"
     )
-    chart = robustness_chart(curves or {name: robust_accuracy(outcomes)}, norm, accuracy_label(outcomes))
+    curves = curves or {name: robustness.robust_accuracy(outcomes)}
+    chart = robustness_chart(curves, norm, robustness.accuracy_label(outcomes))
     verdict, color = ("", INK) if trust is None else (trust.sentence, COLORS[1] if trust.reasons else INK)
     text = Text(verdict, max(chart.width, 4 * CELL), NORMAL, 6, weight="bold", color=color)
     examples = list(islice(_examples(outcomes, norm), _MAX_EXAMPLES))
@@ -180,12 +175,14 @@ def _examples(outcomes: Sequence[Outcome], norm: Norm) -> Iterator[tuple[Block, 
     groups: dict[Hashable, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.record.status == "done" and isinstance(outcome.record, AdversarialRecord):
-            groups[photograph_key(outcome.record)].append(outcome)
+            groups[robustness.photograph_key(outcome.record)].append(outcome)
     for group in groups.values():
-        attacked = sorted((attack_record(o).eps or 0.0, i, o) for i, o in enumerate(group))
-        eps, _, outcome = next((entry for entry in attacked if attack_record(entry[2]).success_file), attacked[-1])
+        attacked = sorted((robustness.attack_record(o).eps or 0.0, i, o) for i, o in enumerate(group))
+        eps, _, outcome = next(
+            (entry for entry in attacked if robustness.attack_record(entry[2]).success_file), attacked[-1]
+        )
         source, image = outcome.pictures()
-        record = attack_record(outcome)
+        record = robustness.attack_record(outcome)
         if source is None:
             continue
         original = Cell(pixels(source), [record.name, record.predicted_before_name or ""])

@@ -12,13 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_viz.attacks.norms import format_distance
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.robustness import (
-    RobustAccuracy,
-    accuracy_label,
-    attack_record,
-    clean_accuracy,
-    robust_accuracy,
-)
+from lit_viz.evidence.attacks import robustness
 from lit_viz.figures.curves import spread
 from lit_viz.figures.evolution import Evolution, save_evolution
 from lit_viz.figures.layout import Cell, Grid, Plot, Text, compose, pixels, stack
@@ -134,18 +128,18 @@ def _evolutions(epochs: dict[int, list[Outcome]]) -> list[Evolution]:
 def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
     """Draw the accuracy and the accuracy under attack against the epoch, with 95 % intervals."""
     first = next(iter(epochs.values()))
-    record = attack_record(first[0])
-    clean = {epoch: clean_accuracy(outcomes) for epoch, outcomes in epochs.items()}
-    robust = {epoch: robust_accuracy(outcomes)[-1] for epoch, outcomes in epochs.items()}
+    record = robustness.attack_record(first[0])
+    clean = {epoch: robustness.clean_accuracy(outcomes) for epoch, outcomes in epochs.items()}
+    robust = {epoch: robustness.robust_accuracy(outcomes)[-1] for epoch, outcomes in epochs.items()}
     radius = format_distance(record.eps or 0.0, record.norm or "linf")
-    curves = {"accuracy": clean, f"{accuracy_label(first)}, eps {radius}": robust}
+    curves = {"accuracy": clean, f"{robustness.accuracy_label(first)}, eps {radius}": robust}
     key = [Text(name, color=COLORS[place], weight="bold") for place, name in enumerate(curves)]
     plot = Plot(1.8, partial(_plot_shares, list(curves.values())), 3.6, below=0.4)
     caption = f"{record.attack}, {clean[max(clean)].total} images; shaded: 95 % interval."
     return compose(Grid([[Text("", 0.3), stack(*key, gap=0.03)], [None, plot]]), caption)
 
 
-def _plot_shares(curves: Sequence[dict[int, RobustAccuracy]], axes: Axes) -> None:
+def _plot_shares(curves: Sequence[dict[int, robustness.RobustAccuracy]], axes: Axes) -> None:
     for place, curve in enumerate(curves):
         epochs, points = list(curve), list(curve.values())
         low, high = zip(*(point.interval for point in points), strict=True)

@@ -30,14 +30,7 @@ from wandb.sdk.wandb_run import Run
 
 from lit_viz.errors import first_line
 from lit_viz.figures.layout import pixels
-from lit_viz.loggers.base import (
-    FINISH_SECONDS,
-    CaptionedImage,
-    ImageAdapter,
-    LoggerSettings,
-    RunResults,
-    WandbMode,
-)
+from lit_viz.loggers.base import FINISH_SECONDS, CaptionedImage, ImageAdapter, LoggerSettings, RunResults, WandbMode
 from lit_viz.runs.folder import RunFolder, top5_of
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, command_line, notify

@@ -17,43 +17,16 @@ from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.diagnostics import (
-    cost_of_stronger_attacks,
-    diagnostics,
-    restarts_of,
-    stronger_attacks,
-)
+from lit_viz.evidence.attacks import robustness
+from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, restarts_of, stronger_attacks
 from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
-from lit_viz.evidence.attacks.robustness import (
-    accuracy_label,
-    attack_record,
-    ensemble_breakdown,
-    robust_accuracy,
-    transfer_evidence,
-    transfer_summary,
-    transfer_table,
-    transfers,
-)
 from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
-from lit_viz.presentations import (
-    EvidenceSettings,
-    Presentation,
-    Row,
-    format_value,
-    median_of,
-)
-from lit_viz.runs.evidence import (
-    DiagnosisEvidence,
-    DiagnosisPart,
-    Evidence,
-    FileEvidence,
-    RobustnessEvidence,
-    RobustnessPoint,
-)
+from lit_viz.presentations import EvidenceSettings, Presentation, Row, format_value, median_of
+from lit_viz.runs import evidence as parts
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
@@ -126,7 +99,7 @@ class AdversarialExamplePresentation(AttackPresentation):
             return robustness_figure(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
         return attack_figure(outcomes)
 
-    def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+    def scalars(self, records: Sequence[Record], evidence: parts.Evidence) -> dict[str, float]:
         attacked = [r for r in records if isinstance(r, AdversarialRecord) and r.status == "done"]
         points = () if evidence.robustness is None else evidence.robustness.points
         scalars = {f"robust/eps {point.eps}": point.share for point in points}
@@ -152,8 +125,8 @@ class AdversarialExamplePresentation(AttackPresentation):
             raise LitVizError(f"{name_of(module.attack)} has no budget for stronger attacks: leave out --trust")
         mismatched = _verify_files(module.classifier, outcomes, folder, settings)
         valid = [outcome for outcome in outcomes if outcome.record.index not in mismatched]
-        if members := ensemble_breakdown(outcomes):
-            folder.merge_evidence(Evidence(survivors=members))
+        if members := robustness.ensemble_breakdown(outcomes):
+            folder.merge_evidence(parts.Evidence(survivors=members))
             settings.notify(f"evidence: as floats, {'; '.join(member.sentence for member in members)}")
         if has_several_radii(outcome.record for outcome in _with_file(valid)):
             _write_robustness(valid, folder, settings)
@@ -234,7 +207,7 @@ def _verify_files(
 ) -> set[int]:
     """Compare the files with their records, and withdraw the successes of those that differ; return their indices."""
     stored = _with_file(outcomes)
-    records = [attack_record(outcome) for outcome in stored]
+    records = [robustness.attack_record(outcome) for outcome in stored]
     files = [
         RecordedFile(folder.path / str(record.file), record, outcome.source, record)
         for outcome, record in zip(stored, records, strict=True)
@@ -247,7 +220,7 @@ def _verify_files(
     fooled = _count_fooled(stored)
     attacked = sum(o.record.status == "done" for o in outcomes)
     names = [outcome.record.name for outcome in different]
-    folder.merge_evidence(Evidence(files=FileEvidence(read=len(stored), fooled=fooled, wrong=names)))
+    folder.merge_evidence(parts.Evidence(files=parts.FileEvidence(read=len(stored), fooled=fooled, wrong=names)))
     settings.notify(f"evidence: {fooled} of {attacked} files fool the original network, read back from the disk")
     return {outcome.record.index for outcome in different}
 
@@ -255,9 +228,9 @@ def _verify_files(
 def _write_robustness(outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings) -> None:
     """Write the robust accuracy by radius."""
     norm = next(record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None)
-    label, curve = accuracy_label(outcomes), robust_accuracy(outcomes)
+    label, curve = robustness.accuracy_label(outcomes), robustness.robust_accuracy(outcomes)
     points = [
-        RobustnessPoint(
+        parts.RobustnessPoint(
             eps=format_distance(point.eps, norm),
             robust=point.robust,
             photographs=point.total,
@@ -267,7 +240,7 @@ def _write_robustness(outcomes: Sequence[Outcome], folder: RunFolder, settings: 
         )
         for point in curve
     ]
-    folder.merge_evidence(Evidence(robustness=RobustnessEvidence(what=label, norm=norm, points=points)))
+    folder.merge_evidence(parts.Evidence(robustness=parts.RobustnessEvidence(what=label, norm=norm, points=points)))
     for point in curve:
         note = ", since the ball holds no other 8-bit image" if is_singleton(point.eps) else ""
         settings.notify(f"eps {format_distance(point.eps, norm)}: {label} {point.text}{note}")
@@ -288,7 +261,7 @@ def _write_diagnosis(
         restart_length=restart_length if attack.backwards_per_step else math.inf,
         minimal=attack.minimal,
     )
-    harder: DiagnosisPart | None = None
+    harder: parts.DiagnosisPart | None = None
     if settings.trust:
         assert isinstance(attack, BudgetAttack)
         if module.classifier.multi_label:
@@ -298,13 +271,13 @@ def _write_diagnosis(
         harder = stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
     elif not settings.ends_run and (earlier := folder.evidence().trust) is not None:
         harder = earlier.harder  # of the same files
-    parts = [from_traces, *([] if harder is None else [harder])]
-    diagnosis = DiagnosisEvidence(
-        reasons=[reason for part in parts for reason in part.reasons],
-        tried=[name for part in parts for name in part.tried],
+    found = [from_traces, *([] if harder is None else [harder])]
+    diagnosis = parts.DiagnosisEvidence(
+        reasons=[reason for part in found for reason in part.reasons],
+        tried=[name for part in found for name in part.tried],
         harder=harder,
     )
-    folder.merge_evidence(Evidence(trust=diagnosis))
+    folder.merge_evidence(parts.Evidence(trust=diagnosis))
     settings.notify(f"evidence: {diagnosis.sentence}")
 
 
@@ -312,8 +285,8 @@ def _write_transfer(
     outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, settings: EvidenceSettings
 ) -> None:
     """Write the predictions of held-out networks for the files."""
-    predictions = transfers(outcomes, classifier)
-    folder.merge_evidence(Evidence(transfer=transfer_evidence(predictions)))
-    settings.notify(f"evidence: {transfer_summary(predictions, _count_fooled(outcomes))}")
+    predictions = robustness.transfers(outcomes, classifier)
+    folder.merge_evidence(parts.Evidence(transfer=robustness.transfer_evidence(predictions)))
+    settings.notify(f"evidence: {robustness.transfer_summary(predictions, _count_fooled(outcomes))}")
     if predictions:
-        settings.notify(transfer_table(predictions))
+        settings.notify(robustness.transfer_table(predictions))
