@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -18,7 +17,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks import robustness
-from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, restarts_of, stronger_attacks
+from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, stronger_attacks
 from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
@@ -250,17 +249,8 @@ def _write_diagnosis(
     module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings
 ) -> None:
     """Write whether the failures of the attack are credible."""
-    attack, iterations = module.attack, module.iterations
-    advice = "an attack of more steps, such as pgd" if attack.fixed else "more iterations"
-    restart_length = iterations // attack.restart_schedule.count(iterations)
-    from_traces = diagnostics(
-        outcomes,
-        restarts_of(attack, iterations),
-        iterations,
-        advice,
-        restart_length=restart_length if attack.backwards_per_step else math.inf,
-        minimal=attack.minimal,
-    )
+    attack = module.attack
+    from_traces = diagnostics(outcomes, attack, module.iterations)
     harder: parts.DiagnosisPart | None = None
     if settings.trust:
         assert isinstance(attack, BudgetAttack)

@@ -42,34 +42,26 @@ _BATCH = 8
 RestartOf = Callable[[int], int]
 
 
-def diagnostics(
-    outcomes: Sequence[Outcome],
-    restart_of: RestartOf = lambda k: 0,
-    iterations: int = 0,
-    advice: str = "more iterations",
-    restart_length: float = math.inf,
-    minimal: bool = False,
-) -> DiagnosisPart:
-    """Examine the traces of an attack, without evaluations.
+def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) -> DiagnosisPart:
+    """Examine the traces of an attack of a maximum of ``iterations`` an image, without evaluations.
 
-    Args:
-        outcomes: of the run; their curves ``gradient_norm``, ``objective`` and ``margin`` are read.
-        restart_of: restart of an iteration (see :func:`restarts_of`).
-        iterations: maximum of iterations an image.
-        advice: remedy for too few iterations.
-        restart_length: iterations of a restart; infinite for an attack without gradients.
-        minimal: whether the attack minimizes the perturbation, so that a success may have too few gradients as well.
+    The curves ``gradient_norm``, ``objective`` and ``margin`` of the outcomes are read.
     """
     done = [o for o in outcomes if o.record.status == "done"]
     if not done:
         return DiagnosisPart(reasons=[], tried=[])
     failed = [o for o in done if not attack_record(o).success_float]
     lost = [o for o in done if attack_record(o).success_float and not attack_record(o).success_file]
-    if restart_length < min(_MIN_GRADIENTS, iterations):
+    advice = "an attack of more steps, such as pgd" if attack.fixed else "more iterations"
+    restart_of = restarts_of(attack, iterations)
+    restart_length = iterations // attack.restart_schedule.count(iterations)
+    is_short = attack.backwards_per_step > 0 and restart_length < _MIN_GRADIENTS
+    if is_short and restart_length < iterations:
         per_restart, short = f" in each restart ({advice}, or fewer restarts)", lambda o: not _masked(o)
     else:
         per_restart, short = f" ({advice})", _few_gradients
-    examined = done if minimal and restart_length < _MIN_GRADIENTS else failed
+    # The successes of an attack that minimizes the perturbation may have too few gradients as well.
+    examined = done if attack.minimal and is_short else failed
     counts = {
         "the ball of {} holds no other 8-bit image (a larger eps)": sum(map(_only_source_in_ball, done)),
         f"the file of {{}} equals the photograph ({advice}, or larger steps)": sum(

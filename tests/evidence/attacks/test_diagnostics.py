@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.attacks import PGD, run_attack
+from lit_viz.attacks import PGD, CarliniWagner, run_attack
 from lit_viz.attacks.norms import LINF, NORMS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.attacks.diagnostics import diagnostics, stronger_attacks
@@ -110,7 +110,7 @@ FLAT = [0.0, 5.0, 8.0, 9.0] + [9.5] * 16
     ],
 )
 def test_diagnostics_from_curves(outcome: Outcome, message: str) -> None:
-    trust = diagnostics([outcome])
+    trust = diagnostics([outcome], PGD(), 20)
     assert bool(trust.reasons) == bool(message)
     assert message in trust.sentence
     assert trust.sentence.startswith("do not trust" if message else "trust")
@@ -121,15 +121,12 @@ def test_few_gradients_per_restart_are_reported_for_successes_of_minimal_attacks
     fell = Traced(True, margin=[-1.0] + [0.5] * 60).with_record(backwards=40)
     failed = Traced(False, objective=FLAT, margin=[-1.0] * 20).with_record(backwards=19)
     message = "fewer than 10 gradients in each restart (more iterations, or fewer restarts)"
-    assert f"1 image had {message}" in diagnostics([fell], iterations=60, restart_length=6, minimal=True).sentence
-    assert diagnostics([fell], iterations=60, restart_length=6).reasons == []
-    assert diagnostics([fell], iterations=900, restart_length=100, minimal=True).reasons == []
-    assert f"1 image had {message}" in diagnostics([fell, failed], iterations=19, restart_length=2).sentence
+    assert f"1 image had {message}" in diagnostics([fell], CarliniWagner(steps=9), 60).sentence
+    assert diagnostics([fell], PGD(restarts=9), 60).reasons == []
+    assert diagnostics([fell], CarliniWagner(steps=9), 900).reasons == []
+    assert f"1 image had {message}" in diagnostics([fell, failed], PGD(restarts=9), 19).sentence
     once = Traced(True, margin=[-1.0] + [0.5] * 8).with_record(backwards=8)
-    assert (
-        "had fewer than 10 gradients (more"
-        in diagnostics([once], iterations=8, restart_length=8, minimal=True).sentence
-    )
+    assert "had fewer than 10 gradients (more" in diagnostics([once], CarliniWagner(steps=1), 8).sentence
 
 
 @pytest.mark.parametrize(("attack", "hasty"), [("carlini_wagner", True), ({"carlini_wagner": {"steps": 2}}, False)])
@@ -185,7 +182,7 @@ def attacked(classifier: Classifier, eps: float) -> Sequence[Outcome]:
 @pytest.mark.parametrize("network", [Rounded, Saturated])
 def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
     outcomes = attacked(wrapped(network()), 0.3)
-    trust = diagnostics(outcomes)
+    trust = diagnostics(outcomes, PGD(), 20)
     assert not all(o.record.success_float for o in outcomes)
     assert "masked gradients" in trust.sentence
 
@@ -203,7 +200,7 @@ def test_stronger_attacks_succeed_despite_rounded_activations() -> None:
 def test_a_plain_network_is_trusted() -> None:
     classifier = wrapped(smooth_network())
     outcomes = attacked(classifier, 0.03)
-    assert diagnostics(outcomes).tried == ["gradients", "final scores", "missed successes"]
+    assert diagnostics(outcomes, PGD(), 20).tried == ["gradients", "final scores", "missed successes"]
     trust = stronger_attacks(outcomes, logits_of(classifier), LINF, 0.03)
     assert trust.reasons == []
 
@@ -233,7 +230,7 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
         classifier, photographs, y[:8].tolist(), attack={"pgd": {"random_start": False}}, eps=0.05, norm="linf"
     )
     assert sum(r["success_float"] for r in run.results) <= 2
-    assert diagnostics(run.outcomes).reasons == []
+    assert diagnostics(run.outcomes, PGD(), 20).reasons == []
     assert stronger_attacks(run.outcomes, logits_of(classifier), LINF, 0.05).reasons == []
 
 
@@ -296,27 +293,27 @@ def test_stronger_attacks_on_targeted_and_untargeted_images() -> None:
 
 def test_gradients_that_were_not_logged_are_not_listed_as_checked() -> None:
     logged, unlogged = (Traced(True, margin=[-1.0, 1.0], **more) for more in ({"gradient_norm": [1.0, 1.0]}, {}))
-    assert "(checked: gradients, final scores" in diagnostics([logged]).sentence
-    assert "(checked: final scores" in diagnostics([unlogged]).sentence
+    assert "(checked: gradients, final scores" in diagnostics([logged], PGD(), 20).sentence
+    assert "(checked: final scores" in diagnostics([unlogged], PGD(), 20).sentence
 
 
 def test_traces_that_were_not_logged_are_not_listed_as_checked() -> None:
     logged, unlogged = (Traced(False, margin=[-1.0] * 20, **more) for more in ({"objective": FLAT}, {}))
-    assert diagnostics([logged]).tried == ["final scores", "missed successes"]
-    assert diagnostics([logged, unlogged]).tried == ["missed successes"]
-    assert diagnostics([logged], lambda k: k // 10, 20).tried[-1] == "restarts"  # of which there are several
+    assert diagnostics([logged], PGD(), 20).tried == ["final scores", "missed successes"]
+    assert diagnostics([logged, unlogged], PGD(), 20).tried == ["missed successes"]
+    assert diagnostics([logged], PGD(restarts=2), 20).tried[-1] == "restarts"  # of which there are several
 
 
 def test_runs_without_attacked_or_moved_images_are_not_trusted() -> None:
-    assert diagnostics([]).sentence == "no diagnosis: no attacked image"
+    assert diagnostics([], PGD(), 20).sentence == "no diagnosis: no attacked image"
     still = Traced(False, objective=FLAT, margin=[-1.0] * 20)
     amend_items(still, l2=0.0)
-    assert "do not trust: the file of 1 image equals the photograph" in diagnostics([still]).sentence
+    assert "do not trust: the file of 1 image equals the photograph" in diagnostics([still], PGD(), 20).sentence
     amend_items(still, l2=0.1)
-    assert diagnostics([still]).reasons == []
+    assert diagnostics([still], PGD(), 20).reasons == []
 
 
 @pytest.mark.parametrize("count", [5, 10, 11, 20, 25, 99, 100, 200])
 def test_a_steady_increase_is_still_rising_at_any_length(count: int) -> None:
     climb = Traced(False, objective=[0.1 * k for k in range(count + 1)], margin=[-1.0] * (count + 1))
-    assert "still rising" in diagnostics([climb]).sentence
+    assert "still rising" in diagnostics([climb], PGD(), 20).sentence
