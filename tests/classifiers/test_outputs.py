@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from lit_viz.classifiers import load_classifier
+from lit_viz.classifiers.outputs import relative_difference
 from lit_viz.errors import LitVizError
 from tests.classifiers.networks import Answering, conv_net
 
@@ -82,3 +85,11 @@ def test_constant_logits_are_accepted() -> None:
     nn.init.zeros_(net[-1].weight)
     nn.init.zeros_(net[-1].bias)
     assert load_classifier(net, size=16).num_classes == 5
+
+
+def test_relative_difference() -> None:
+    a, nan, infinite = torch.tensor([1.0, -4.0]), torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.inf])
+    assert relative_difference(a, a) == relative_difference(torch.zeros(1), torch.zeros(1)) == 0
+    assert relative_difference(a + 1, a) == 0.25
+    assert relative_difference(infinite, infinite) == 0
+    assert relative_difference(nan, a) == relative_difference(infinite, a) == relative_difference(a[:1], a) == math.inf
