@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.classifiers.fast import check_residual_gradient
 from lit_viz.classifiers.outputs import group_summary
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError, check_shape
+from lit_viz.errors import LitVizError, check_shape, require
 from lit_viz.images import Blur, ColorShift, Flip, Fourier, Noise, RandomCrop, Rotate, Shear
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.listing import ARRAY_PREFIX
@@ -176,7 +175,8 @@ class ClassVisualization(ImageTraining):
         self.shown, self.native = picture.shown, picture.native
         self.octaves, self.group = self._octaves(picture), group
         self.views_grow = self._views_grow()
-        self.residual_gradient = check_residual_gradient(recipe.residual_gradient)
+        self.residual_gradient = factor = recipe.residual_gradient
+        require(0 < factor <= 1, "residual_gradient must be above 0 and at most 1", factor)
         self.judges: Judges | None = None
         if init is not None:
             self.notes.append(self._init_note(init))

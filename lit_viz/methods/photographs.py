@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from lit_viz.attacks import Attack, name_of
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast import check_residual_gradient
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.images.reading import Box, Fit, read_photograph
 from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluation, State, StepRule
@@ -199,7 +198,8 @@ class AttackTraining(PhotographTraining):
             count = pluralize(attack.iterations, "update")
             self.notes.append(f"{name_of(attack)} takes {count}; --iterations has no effect")
         self.notes += attack.restart_schedule.notes(self.iterations)
-        self.residual_gradient = check_residual_gradient(residual_gradient)
+        require(0 < residual_gradient <= 1, "residual_gradient must be above 0 and at most 1", residual_gradient)
+        self.residual_gradient = residual_gradient
 
     def prepare(self, device: torch.device) -> None:
         self._evaluator = Evaluator(

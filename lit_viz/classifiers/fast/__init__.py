@@ -6,14 +6,13 @@ normalized images that it accepts; ``keep`` are names of layers that are neither
 
 from lit_viz.classifiers.fast.backward import Backprop, is_rectifier, sparse_backward
 from lit_viz.classifiers.fast.copying import SWITCHES, fast_copy
-from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, check_residual_gradient, mark_compiled_step
+from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, mark_compiled_step
 
 __all__ = [
     "SWITCHES",
     "Backprop",
     "CompileMode",
     "FrozenNetwork",
-    "check_residual_gradient",
     "fast_copy",
     "is_rectifier",
     "mark_compiled_step",

@@ -18,7 +18,7 @@ from lit_viz.classifiers.fast.backward import Backprop, hidden_nonlinearity, non
 from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
 from lit_viz.classifiers.fast.convolution import find_chains, fuse_activations, replace_convolutions
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
-from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, residual_branches
+from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, residual_branches, scale_branches
 from lit_viz.classifiers.fast.kernels import kernels_available, replace_linears
 from lit_viz.classifiers.fast.rescaling import EqualHalves, Rescaling
 from lit_viz.classifiers.isolation import (
@@ -131,7 +131,7 @@ def fast_copy(
             no_gradient = isinstance(reason, _NonDifferentiable)
             return FrozenNetwork(module, mean, std, is_original=True, non_differentiable=no_gradient, notes=notes)
         if branches:
-            copied.scale_branches(branches, residual_gradient)
+            scale_branches(copied.get_submodule("_own"), branches, residual_gradient)
         elif residual_gradient != 1:
             note = f"{name} has no residual branches that end in a layer: residual_gradient has no effect"
             copied.notes = (*copied.notes, note)

@@ -148,10 +148,6 @@ class FrozenNetwork(nn.Module):
         activations |= zip(map(block_logits_of, blocks), block_logits, strict=True)
         return logits, {name: activation.to(x.device) for name, activation in activations.items()}
 
-    def scale_branches(self, branches: Sequence[str], factor: float) -> None:
-        """Multiply the gradient of residual branches by a factor; only for copies."""
-        scale_branches(self.get_submodule("_own"), branches, factor)
-
     def compile_as(self, mode: CompileMode | None) -> None:
         """Compile the network in a mode, or use it uncompiled (None); only for copies.
 
@@ -232,13 +228,6 @@ class GradientScaling:
         powers = (1 - exponents).clamp(max=126)  # scales the largest value to [1, 2), except subnormal numbers
         self._factor = torch.ldexp(torch.ones_like(largest), powers)
         return gradient * self._factor[:, None]
-
-
-def check_residual_gradient(factor: float) -> float:
-    """Return the factor of :func:`scale_branches`; raise :class:`LitVizError` unless it is above 0 and at most 1."""
-    if not 0 < factor <= 1:
-        raise LitVizError(f"residual_gradient must be above 0 and at most 1, got {factor}")
-    return factor
 
 
 def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
