@@ -199,13 +199,13 @@ def transfer_counts(rows: Sequence[Transfer]) -> dict[str, TransferCounts]:
     by_judge: dict[str, list[Transfer]] = defaultdict(list)
     for row in rows:
         by_judge[row.judge].append(row)
-    return {judge: _counts(transfers) for judge, transfers in by_judge.items()}
-
-
-def _counts(rows: Sequence[Transfer]) -> TransferCounts:
-    right = [row for row in rows if row.right]
-    fooled, mirrored = sum(row.fooled for row in right), sum(row.mirrored for row in right)
-    return TransferCounts(right=len(right), fooled=fooled, mirrored=mirrored, wrong=len(rows) - len(right))
+    counts = {}
+    for judge, of_judge in by_judge.items():
+        right = [row for row in of_judge if row.right]
+        fooled, mirrored = sum(row.fooled for row in right), sum(row.mirrored for row in right)
+        wrong = len(of_judge) - len(right)
+        counts[judge] = TransferCounts(right=len(right), fooled=fooled, mirrored=mirrored, wrong=wrong)
+    return counts
 
 
 def transfer_summary(rows: Sequence[Transfer], successes: int) -> str:
