@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from lit_viz.classifiers.labels import numbered_labels, read_labels
 from lit_viz.classifiers.outputs import detect_probability_head, forward, logits_of, probe_images, relative_difference
 from lit_viz.classifiers.sources import Source, find_source, module_source, networks_in
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights, state_dict_of
-from lit_viz.errors import LitVizError, first_line
+from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.utils.files import sha256
 from lit_viz.utils.formatting import remark
 
@@ -106,13 +105,13 @@ def load(
 ) -> Classifier:
     """Load a classifier as :func:`load_classifier`, without logging its notes, which every run prints."""
     is_given = isinstance(classifier, nn.Module)
-    if not isinstance(classifier, (nn.Module, str, Enum)):
-        raise LitVizError(f"classifier must be an nn.Module or a name, got {classifier!r}")
+    is_known = isinstance(classifier, (nn.Module, str, Enum))
+    require(is_known, "classifier must be an nn.Module or a name", repr(classifier))
     if isinstance(classifier, Enum):
         classifier = f"torchvision/{classifier}"
     with torch.inference_mode(False), random_state_preserved():
-        loaded = _load(classifier, weights)
-        module, source, name = loaded.module, loaded.source, loaded.source.name
+        module, source, recorded, digest = _load(classifier, weights)
+        name = source.name
         if device is not None:
             try:
                 target = torch.empty(0, device=device).device
@@ -128,14 +127,14 @@ def load(
         tested = _tested(name, module, means, stds, _checked_size(size if size is not None else source.size, name))
     classes, multi_label = tested.num_classes, source.multi_label if multi_label is None else multi_label
     notes = []
-    if (mean is None or std is None) and (own or loaded.weights not in ("DEFAULT", "none")):
+    if (mean is None or std is None) and (own or recorded not in ("DEFAULT", "none")):
         values = [v if len(set(v)) > 1 else v[:1] for v in (tested.mean, tested.std)]
         given = " and std ".join(", ".join(f"{number:g}" for number in value) for value in values)
         notes.append(
             f"{name}: images are normalized by mean {given} ({source.origin}); give mean= and std= if it was trained "
             f"with others{_EXCLUSIVE if multi_label is None else ''}"
         )
-    if loaded.weights == "DEFAULT" and loaded.sha256 is None:
+    if recorded == "DEFAULT" and digest is None:
         notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
     if multi_label:
         notes.append(f"{name} is multi-label: a probability is a sigmoid, and an attack flips the decision on a label")
@@ -144,7 +143,7 @@ def load(
         raise LitVizError(f"labels must be one per class: {name} has {classes} classes, got {len(names)} labels")
     return Classifier(
         name, module, labels=names, mean=tested.mean, std=tested.std, size=tested.size, multi_label=bool(multi_label),
-        resizing=source.resizing, weights=loaded.weights, sha256=loaded.sha256, notes=notes,
+        resizing=source.resizing, weights=recorded, sha256=digest, notes=notes,
     )  # fmt: skip
 
 
@@ -164,12 +163,8 @@ def class_names(
     return tuple(published or load(name, weights=weights, labels=labels, **options).labels)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    module: nn.Module
-    source: Source
-    weights: str
-    sha256: str | None = None
+#: A network, its source, the recorded name of its weights, and the sha256 of their file.
+_Loaded = tuple[nn.Module, Source, str, str | None]
 
 
 def _load(classifier: str | nn.Module, weights: Weights) -> _Loaded:
@@ -177,20 +172,18 @@ def _load(classifier: str | nn.Module, weights: Weights) -> _Loaded:
         given = _network_of(classifier)
         source = Source(type(given).__name__, lambda classes: given, lambda: (given, None))
         if weights is None or (isinstance(weights, str) and weights in ("DEFAULT", "none", GIVEN_WEIGHTS)):
-            return _Loaded(given, source, GIVEN_WEIGHTS)
+            return given, source, GIVEN_WEIGHTS, None
         return _with_weights(_copied(given, "loading weights into it"), source, weights)
     source = find_source(classifier)
     # Seeded, so that all ranks and resumed runs have the same random network; the caller restores the state.
     torch.default_generator.manual_seed(0)
     if isinstance(weights, str) and weights == "DEFAULT":
         module, path = source.publish()
-        loaded = _Loaded(module, source, "DEFAULT", sha256(path) if path else None)
-    elif weights is None or (isinstance(weights, str) and weights == "none"):
-        loaded = _Loaded(source.build(None), source, "none")
-    else:
-        loaded = _with_weights(source.build(None), source, weights)
-    loaded.module.eval()
-    return loaded
+        return module.eval(), source, "DEFAULT", sha256(path) if path else None
+    module = source.build(None).eval()
+    if weights is None or (isinstance(weights, str) and weights == "none"):
+        return module, source, "none", None
+    return _with_weights(module, source, weights)
 
 
 def _network_of(module: nn.Module) -> nn.Module:
@@ -223,9 +216,9 @@ def _with_weights(module: nn.Module, source: Source, weights: str | Path | Mappi
     if len(classes) == 1 and all(state[key].shape[1:] == expected[key].shape[1:] != state[key].shape for key in wrong):
         rebuilt = source.build(*classes.pop())
         if all(state[key].shape == tensor.shape for key, tensor in rebuilt.state_dict().items() if key in state):
-            module = rebuilt
+            module = rebuilt.eval()  # a given module is never rebuilt
     fill(module, state, origin)
-    return _Loaded(module, source, recorded, digest)
+    return module, source, recorded, digest
 
 
 def _copied(module: nn.Module, purpose: str) -> nn.Module:
@@ -244,9 +237,9 @@ def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int
             "command line --classifier.size, .mean, .std)"
         )
     sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
-        raise LitVizError(f"size must be a side or (height, width) in pixels, got {size!r}")
-    return sides
+    valid = len(sides) == 2 and all(isinstance(s, int) and s > 0 for s in sides)
+    require(valid, "size must be a side or (height, width) in pixels", repr(size))
+    return sides  # type: ignore[return-value]
 
 
 def _tested(
@@ -260,8 +253,7 @@ def _tested(
     for channels in dict.fromkeys(number for number in (first, given, 3, 1) if number in (1, 3)):
         try:
             means, stds = _per_channel("mean", mean, 0.0, channels), _per_channel("std", std, 1.0, channels)
-            if not all(value > 0 for value in stds):
-                raise LitVizError(f"std must be positive, got {stds}")
+            require(all(value > 0 for value in stds), "std must be positive", stds)
             tested = Original(name, module, means, stds, size)
             tested.num_classes = _test(tested)
             return tested
@@ -279,10 +271,8 @@ def _per_channel(option: str, values: PerChannel | None, default: float, channel
         given = tuple(map(float, [values] if isinstance(values, (int, float, str)) else values))
     except (TypeError, ValueError) as error:
         raise LitVizError(f"{option} must be a number or one per channel, got {values!r}") from error
-    if not all(map(math.isfinite, given)):
-        raise LitVizError(f"{option} must be finite, got {values!r}")
-    if len(given) not in (1, channels):
-        raise LitVizError(f"{option} must have one value per channel ({channels}), got {len(given)}")
+    require(all(map(math.isfinite, given)), f"{option} must be finite", repr(values))
+    require(len(given) in (1, channels), f"{option} must have one value per channel ({channels})", len(given))
     return given * channels if len(given) == 1 else given
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import require
 
 _FILTERS = tuple(name.lower() for name in Image.Resampling.__members__)
 
@@ -34,10 +34,10 @@ class Resizing:
     crop_first: bool = False
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.crop_fraction, (int, float)) and 0 < self.crop_fraction <= 1):
-            raise LitVizError(f"the crop fraction of photographs must be in (0, 1], got {self.crop_fraction!r}")
-        if self.interpolation not in _FILTERS:
-            raise LitVizError(f"interpolation must be one of {', '.join(_FILTERS)}, got {self.interpolation!r}")
+        is_fraction = isinstance(self.crop_fraction, (int, float)) and 0 < self.crop_fraction <= 1
+        require(is_fraction, "the crop fraction of photographs must be in (0, 1]", repr(self.crop_fraction))
+        names = ", ".join(_FILTERS)
+        require(self.interpolation in _FILTERS, f"interpolation must be one of {names}", repr(self.interpolation))
 
     def box(self, original: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Return the region (x0, y0, x1, y1) of a picture that an input of ``size`` (height, width) shows."""
