@@ -7,6 +7,11 @@ import inspect
 import pkgutil
 
 import lit_viz
+import lit_viz.attacks
+import lit_viz.attributions
+import lit_viz.images
+import lit_viz.objectives
+import lit_viz.optim
 
 _METHODS = (property, classmethod, staticmethod)
 
@@ -28,3 +33,10 @@ def test_public_methods_have_a_docstring_or_inherit_one() -> None:
                 if is_method and not name.startswith("_") and not inspect.getdoc(getattr(owner, name)):
                     missing.append(f"{found.name}.{owner.__name__}.{name}")
     assert not missing
+
+
+def test_the_help_of_a_part_shows_a_complete_sentence() -> None:
+    modules = (lit_viz.attacks, lit_viz.attributions, lit_viz.images, lit_viz.objectives, lit_viz.optim)
+    parts = [getattr(module, name) for module in modules for name in module.__all__]
+    first = {part: part.__doc__.splitlines()[0] for part in parts if inspect.isclass(part)}
+    assert [part for part, line in first.items() if not line.endswith((".", ":"))] == []

@@ -23,8 +23,8 @@ _FIRST_STEP, _DECAY = 0.2, 0.1
 
 
 class Universal(BudgetAttack):
-    """A universal perturbation (Moosavi-Dezfooli et al. 2017, arXiv:1610.08401), by stochastic projected gradient
-    ascent (Shafahi et al. 2020, arXiv:1811.11304).
+    """A universal perturbation by stochastic projected gradient ascent.
+    Moosavi-Dezfooli et al. 2017, arXiv:1610.08401; Shafahi et al. 2020, arXiv:1811.11304.
 
     ``x`` is the perturbation ``(N, C, H, W)``, initially zero; the method adds it to the photographs. ``delta <-
     P(delta + alpha * d(g))``, with g the gradient of the mean score of a mini-batch of photographs, d the steepest

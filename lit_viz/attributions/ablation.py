@@ -115,8 +115,8 @@ _WINDOW, _FRACTION = 32, 7
 
 
 class Occlusion(Ablation):
-    """``score(x) - score(x with a replaced window)``, averaged at every pixel over its windows (Zeiler and
-    Fergus 2014, arXiv:1311.2901, section 4.2).
+    """``score(x) - score(x with a replaced window)``, averaged at every pixel over its windows.
+    Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2.
 
     Windows start at multiples of the stride until one reaches the far edge; the last ones are cropped to the image.
     They are evaluated in reading order.

@@ -124,8 +124,8 @@ def _propagate(relevance: Tensor, attention: Tensor) -> Tensor:
 
 
 class AttentionGradient(AttentionMap):
-    """Row of the class token in R - I, with ``R <- R + E R`` over the layers, from R = I (Chefer et al. 2021, "Generic
-    Attention-model Explainability", arXiv:2103.15679, equations 5 and 6).
+    """Row of the class token in R - I, with ``R <- R + E R`` over the layers, from R = I.
+    Chefer et al. 2021, "Generic Attention-model Explainability", arXiv:2103.15679, equations 5 and 6.
 
     ``E`` is the mean over the heads of ``relu(d score / d A * A)`` of a layer's attention map A.
 
@@ -148,8 +148,8 @@ class AttentionGradient(AttentionMap):
 
 
 class LeGrad(AttentionMap):
-    """``sum over l of relu(d s_l / d A_l)``, averaged over heads and queries (Bousselham et al. 2024, arXiv:2404.03214,
-    section 3).
+    """``sum over l of relu(d s_l / d A_l)``, averaged over heads and queries.
+    Bousselham et al. 2024, arXiv:2404.03214, section 3.
 
     ``A_l`` is the attention map of block l, and ``s_l`` the score of its mean token: the final norm and the head are
     applied to the mean over all tokens of its output. The map is not normalized.

@@ -31,8 +31,8 @@ _SHRUNK = 0.5  # fraction of the evaluations after which the mask has its final 
 
 
 class ExtremalPerturbation(Attribution):
-    """Smooth mask ``m`` of a given area that maximizes the class score when the rest of the image is blurred (Fong,
-    Patrick and Vedaldi 2019, arXiv:1910.08485, the preservation game).
+    """Smooth mask ``m`` of a given area that maximizes the class score when the rest of the image is blurred.
+    Fong, Patrick and Vedaldi 2019, arXiv:1910.08485, the preservation game.
 
     Gradient ascent with momentum on the score of :func:`perturbed` images. A coarse mask ``sigmoid(w - b)`` is smoothed
     by :func:`smoothed`; ``w`` is optimized, and ``b`` is always such that the mask has its area. The update therefore

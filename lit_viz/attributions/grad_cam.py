@@ -104,8 +104,8 @@ class GradCAM(Gradient):
 
 
 class GradCAMPlusPlus(GradCAM):
-    """Grad-CAM++: :class:`GradCAM` with the weights ``sum over positions of a relu(g)`` (Chattopadhay et al. 2018,
-    arXiv:1710.11063, equations 11 and 19).
+    """Grad-CAM++: :class:`GradCAM` with the weights ``sum over positions of a relu(g)``.
+    Chattopadhay et al. 2018, arXiv:1710.11063, equations 11 and 19.
 
     ``a = g^2 / (2 g^2 + g^3 sum over positions of A)`` for feature maps A with gradient g of the score, which the paper
     passes through an exponential: its higher derivatives are powers of g, and its value, a factor of the map, is
@@ -119,16 +119,16 @@ class GradCAMPlusPlus(GradCAM):
 
 
 class LayerCAM(GradCAM):
-    """LayerCAM: :class:`GradCAM` with the positive part of the gradient at each position as weights (Jiang et al. 2021,
-    IEEE TIP 30:5875, equation 7)."""
+    """LayerCAM: :class:`GradCAM` with the positive part of the gradient at each position as weights.
+    Jiang et al. 2021, IEEE TIP 30:5875, equation 7."""
 
     def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
         return gradient.relu()
 
 
 class HiResCAM(GradCAM):
-    """HiResCAM: :class:`GradCAM` with the gradient at each position as weights (Draelos and Carin 2020,
-    arXiv:2011.08891, equation 6)."""
+    """HiResCAM: :class:`GradCAM` with the gradient at each position as weights.
+    Draelos and Carin 2020, arXiv:2011.08891, equation 6."""
 
     def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
         return gradient

@@ -15,8 +15,8 @@ from lit_viz.types import Task
 
 
 class Gradient(Estimator):
-    """``d score / d x`` (Simonyan et al. 2014, arXiv:1312.6034, section 3; their map is its maximum absolute value over
-    the channels). Exact after one evaluation.
+    """``d score / d x``, exact after one evaluation.
+    Simonyan et al. 2014, arXiv:1312.6034, section 3; their map is its maximum absolute value over the channels.
 
     Subclasses with another map of one evaluation override :meth:`evaluate_map`.
     """
@@ -72,8 +72,8 @@ class Deconvolution(GuidedBackprop):
 
 
 class DeepLift(Gradient):
-    """``(x - b) * m``, with m the multiplier of the score by the rescale rule (Shrikumar et al. 2017, arXiv:1704.02685,
-    section 3.5.2).
+    """``(x - b) * m``, with m the multiplier of the score by the rescale rule.
+    Shrikumar et al. 2017, arXiv:1704.02685, section 3.5.2.
 
     Image and baseline are evaluated side by side. The derivative of every element-wise non-linearity is replaced by the
     ratio of the differences of its output and input, for each of its calls: module, function or reused module. Max

@@ -28,8 +28,8 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 class IntegratedGradients(Estimator):
-    """``(x - b) * integral over a from 0 to 1 of the gradient at b + a (x - b)`` (Sundararajan et al. 2017,
-    arXiv:1703.01365, section 3), by Gauss-Legendre quadrature.
+    """``(x - b) * integral over a from 0 to 1 of the gradient at b + a (x - b)``, by Gauss-Legendre quadrature.
+    Sundararajan et al. 2017, arXiv:1703.01365, section 3.
 
     The exact map sums to ``score(x) - score(b)``. The difference is the completeness error, in units of the score; two
     additional forwards are evaluated for it.

@@ -20,8 +20,8 @@ from lit_viz.utils.device import to_list
 
 
 class RISE(Sampling):
-    """``sum of score(x * M) * M / (n p)`` over n random masks M of mean p (Petsiuk et al. 2018, arXiv:1806.07421,
-    equation 6): the mean score of the class given that a pixel is visible.
+    """``sum of score(x * M) * M / (n p)`` over n random masks M of mean p: mean score given that a pixel is visible.
+    Petsiuk et al. 2018, arXiv:1806.07421, equation 6.
 
     The score is the probability. The image in [0, 1] is masked, so hidden pixels are black. Forward only. The
     paper uses 4000 to 8000 masks; the standard error estimates the accuracy of fewer.

@@ -17,8 +17,8 @@ from lit_viz.types import Task
 
 
 class SmoothGrad(Sampling):
-    """Mean of the signed gradient over copies of the image with Gaussian noise (Smilkov et al. 2017, arXiv:1706.03825,
-    section 3).
+    """Mean of the signed gradient over copies of the image with Gaussian noise.
+    Smilkov et al. 2017, arXiv:1706.03825, section 3.
 
     Noisy copies are not clipped to [0, 1].
 

@@ -135,8 +135,8 @@ class Fourier(Parameterization):
 
 @dataclass(frozen=True)
 class MACO(Parameterization):
-    """Magnitude constrained optimization (Fel et al. 2023, arXiv:2306.06805): the magnitude of every frequency is that
-    of natural images.
+    """Magnitude constrained optimization: the magnitude of every frequency is that of natural images.
+    Fel et al. 2023, arXiv:2306.06805.
 
     x contains one phase per coefficient, ``(N, C, H, W // 2 + 1)``. With the fixed magnitude r,
 

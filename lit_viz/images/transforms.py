@@ -273,8 +273,8 @@ class Roll(Transform, purpose="Roll"):
 
 @dataclass(frozen=True)
 class DiverseInput(Transform, purpose="DiverseInput"):
-    """Random downsizing and zero padding at a random position, for transferable adversarial examples (Xie et al. 2019,
-    arXiv:1803.06978). The paper enlarges the canvas instead of shrinking the image.
+    """Random downsizing and zero padding at a random position, for transferable adversarial examples.
+    Xie et al. 2019, arXiv:1803.06978. The paper enlarges the canvas instead of shrinking the image.
 
     Args:
         probability: probability that an image is changed.
@@ -336,8 +336,8 @@ class ColorShift(Transform, purpose="ColorShift"):
 
 @dataclass(frozen=True)
 class ExponentialColorShift(Transform, purpose="ExponentialColorShift"):
-    """``(x - mean) / std`` with random mean and std per channel and view; stronger than :class:`ColorShift` (Ghiasi et
-    al. 2021, "Plug-In Inversion", arXiv:2201.12961).
+    """``(x - mean) / std`` with random mean and std per channel and view; stronger than :class:`ColorShift`.
+    Ghiasi et al. 2021, "Plug-In Inversion", arXiv:2201.12961.
 
     Args:
         mean: means are uniform in [-mean, mean], for images in [0, 1].

@@ -120,8 +120,8 @@ class AttackObjective(Objective):
 
 
 class CrossEntropy(AttackObjective):
-    """``log p_t`` of the class t to reach, ``-log p_y`` of the class y to leave (Goodfellow et al. 2015,
-    arXiv:1412.6572, section 4)."""
+    """``log p_t`` of the class t to reach, ``-log p_y`` of the class y to leave.
+    Goodfellow et al. 2015, arXiv:1412.6572, section 4."""
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         return _signed(_select(torch.log_softmax(outputs.logits, 1), outputs.targets), targeted)
@@ -151,8 +151,8 @@ class TargetLogit(AttackObjective):
 
 
 class Margin(AttackObjective):
-    """``z_t - max_{i != t} z_i`` in targeted rows, ``max_{i != y} z_i - z_y`` in untargeted rows (Carlini and Wagner
-    2017, arXiv:1608.04644, f_6 with opposite sign); positive where the attack succeeds."""
+    """``z_t - max_{i != t} z_i`` in targeted rows, ``max_{i != y} z_i - z_y`` in untargeted rows.
+    Positive where the attack succeeds. Carlini and Wagner 2017, arXiv:1608.04644, f_6 with opposite sign."""
 
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
         own = _select(outputs.logits, outputs.targets)

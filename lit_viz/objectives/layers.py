@@ -88,8 +88,8 @@ class LayerObjective(Objective):
 
 
 class Layer(LayerObjective):
-    """Half the mean square of the activation of a layer: amplifies what the layer detects (DeepDream: Mordvintsev, Olah
-    and Tyka 2015, "Inceptionism").
+    """Half the mean square of the activation of a layer: amplifies what the layer detects.
+    DeepDream: Mordvintsev, Olah and Tyka 2015, "Inceptionism".
 
     Class tokens and registers are excluded.
     """
@@ -178,8 +178,8 @@ def check_channel(channel: int, channels: int, layer: str) -> None:
 
 
 class Direction(LayerObjective):
-    """Dot product or cosine similarity of the activation and a vector, averaged over the positions (Olah, Mordvintsev
-    and Schubert 2017, "Feature Visualization"; Kim et al. 2018, arXiv:1711.11279, for meaningful directions).
+    """Dot product or cosine similarity of the activation and a vector, averaged over the positions.
+    Olah, Mordvintsev and Schubert 2017, "Feature Visualization"; directions: Kim et al. 2018, arXiv:1711.11279.
 
     The dot product alone tends to raise single channels that are easy to activate. The product
     ``Direction(layer, v) * Direction(layer, v, "cosine")`` keeps the direction.
@@ -233,8 +233,8 @@ def _read_vector(file: str) -> Tensor:
 
 
 class Diversity(LayerObjective):
-    """Negative mean cosine similarity of the Gram matrices of the activations, over all pairs of images of a group
-    (Olah, Mordvintsev and Schubert 2017, "Feature Visualization", section Diversity).
+    """Negative mean cosine similarity of the Gram matrices of the activations, over all pairs of images of a group.
+    Olah, Mordvintsev and Schubert 2017, "Feature Visualization", section Diversity.
 
     With the activation ``a`` ``(C, P)`` at P positions, ``a a^T`` contains the correlations of the channels: the style
     of the image. Views with equal index are compared. Use it as a term: ``Channel(layer) + Diversity(layer)``.
@@ -260,8 +260,8 @@ class Diversity(LayerObjective):
 
 
 class BatchNormStatistics(Objective):
-    """Negative distance of a task's inputs to the running statistics of the network's batch norms (DeepInversion, Yin
-    et al. 2020, arXiv:1912.08795, R_feature):
+    """Negative distance of a task's inputs to the running statistics of the network's batch norms.
+    DeepInversion, Yin et al. 2020, arXiv:1912.08795, R_feature:
 
         - sum_l w_l (||mean_l - running_mean_l||_2 + ||variance_l - running_var_l||_2)
 
