@@ -13,16 +13,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from lit_viz.classifiers import isolation
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS, Classifier
-from lit_viz.classifiers.isolation import (
-    Original,
-    device_of,
-    dtype_of,
-    private_copy,
-    random_state,
-    random_state_preserved,
-    state_preserved,
-)
 from lit_viz.classifiers.labels import numbered_labels, read_labels
 from lit_viz.classifiers.outputs import detect_probability_head, forward, logits_of, probe_images, relative_difference
 from lit_viz.classifiers.sources import Source, find_source, module_source, networks_in
@@ -109,7 +101,7 @@ def load(
     require(is_known, "classifier must be an nn.Module or a name", repr(classifier))
     if isinstance(classifier, Enum):
         classifier = f"torchvision/{classifier}"
-    with torch.inference_mode(False), random_state_preserved():
+    with torch.inference_mode(False), isolation.random_state_preserved():
         module, source, recorded, digest = _load(classifier, weights)
         name = source.name
         if device is not None:
@@ -117,7 +109,7 @@ def load(
                 target = torch.empty(0, device=device).device
             except (RuntimeError, AssertionError) as error:  # unknown, missing, or torch is built without it
                 raise LitVizError(f"device {str(device)!r} is not available ({first_line(error)})") from error
-            if target != device_of(module):
+            if target != isolation.device_of(module):
                 module = (_copied(module, "moving it to another device") if is_given else module).to(target)
         if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
             raise LitVizError(f"{name} has lazy layers without shapes: call it once on an input of its size")
@@ -223,7 +215,7 @@ def _with_weights(module: nn.Module, source: Source, weights: str | Path | Mappi
 
 def _copied(module: nn.Module, purpose: str) -> nn.Module:
     try:
-        return private_copy(module)
+        return isolation.private_copy(module)
     except Exception as error:  # any error of its attributes
         raise LitVizError(
             f"{type(module).__name__} can't be copied before {purpose}: do that before load_classifier"
@@ -244,7 +236,7 @@ def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int
 
 def _tested(
     name: str, module: nn.Module, mean: PerChannel | None, std: PerChannel | None, size: tuple[int, int]
-) -> Original:
+) -> isolation.Original:
     """Return the tested network, with as many channels as it accepts."""
     # The first layer can't be identified in every network, and may follow a space-to-depth, so others are tried.
     first = next((layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)), 0)
@@ -254,7 +246,7 @@ def _tested(
         try:
             means, stds = _per_channel("mean", mean, 0.0, channels), _per_channel("std", std, 1.0, channels)
             require(all(value > 0 for value in stds), "std must be positive", stds)
-            tested = Original(name, module, means, stds, size)
+            tested = isolation.Original(name, module, means, stds, size)
             tested.num_classes = _test(tested)
             return tested
         except LitVizError as error:
@@ -276,19 +268,19 @@ def _per_channel(option: str, values: PerChannel | None, default: float, channel
     return given * channels if len(given) == 1 else given
 
 
-def _test(classifier: Original) -> int:
+def _test(classifier: isolation.Original) -> int:
     """Run the network on probe images; return the number of classes.
 
     Raises:
         LitVizError: its forward fails, or its outputs are no logits or depend on the other images of a batch.
     """
     name, channels, size = classifier.name, classifier.channels, classifier.size
-    images = probe_images(channels, size).to(classifier.device, dtype_of(classifier.original))
-    with torch.no_grad(), state_preserved(classifier.original) as network:
+    images = probe_images(channels, size).to(classifier.device, isolation.dtype_of(classifier.original))
+    with torch.no_grad(), isolation.state_preserved(classifier.original) as network:
         try:
-            before = random_state(classifier.device)
+            before = isolation.random_state(classifier.device)
             logits, probabilities = detect_probability_head(network, classifier.normalize(images))
-            draws = not torch.equal(before, random_state(classifier.device))
+            draws = not torch.equal(before, isolation.random_state(classifier.device))
             single = [logits_of(forward(network, classifier.normalize(image)), 1) for image in (images[:1], images[1:])]
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error

@@ -13,17 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_viz.classifiers.fast.backward import (
-    Activation,
-    Rectifier,
-    activation_of,
-    mark_exclusive,
-    nonzero_rows,
-    pop_exclusive,
-    record_source,
-    scatter_rows,
-    sparse_backward,
-)
+from lit_viz.classifiers.fast import backward
 from lit_viz.classifiers.fast.folding import Link, is_plain_convolution, links
 from lit_viz.classifiers.fast.kernels import Geometry, Kernel, computable, is_sub_pixel, sub_pixel_gradient
 from lit_viz.classifiers.layers import CONV2D_SAME, timm_types
@@ -41,7 +31,7 @@ class FastConvolution(nn.Conv2d):
     For inputs that :func:`usable` rejects, it is the plain convolution without the activation.
     """
 
-    def __init__(self, conv: nn.Conv2d, activation: Activation | None = None) -> None:
+    def __init__(self, conv: nn.Conv2d, activation: backward.Activation | None = None) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(conv.__dict__)
         self.activation = activation
@@ -124,12 +114,12 @@ def replace_convolutions(network: nn.Module, keep: Collection[str]) -> None:
 
 def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
     """Fuse the rectifiers of ``network`` in place; return the pairs (convolution, activation)."""
-    found, _ = links(network, x, _replaceable, lambda module: activation_of(module) is not None)
+    found, _ = links(network, x, _replaceable, lambda module: backward.activation_of(module) is not None)
     pairs = [pair for pair in found if not {*pair} & set(keep)]
     rectifiers = {pair.reader: network.get_submodule(pair.reader) for pair in pairs}
     for writer, reader in pairs:
         convolution: nn.Conv2d = network.get_submodule(writer)  # type: ignore[assignment]
-        network.set_submodule(writer, FastConvolution(convolution, activation_of(rectifiers[reader])))
+        network.set_submodule(writer, FastConvolution(convolution, backward.activation_of(rectifiers[reader])))
     replaced = {module: FusedActivation(module) for module in rectifiers.values()}
     for name, module in list(network.named_modules(remove_duplicate=False)):  # a module may have several names
         if module in replaced:
@@ -145,7 +135,7 @@ def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> No
     """
 
     def is_row_sparse(module: nn.Module) -> bool:
-        return isinstance(module, (FastConvolution, Rectifier))
+        return isinstance(module, (FastConvolution, backward.Rectifier))
 
     found, calls = links(network, x, is_row_sparse, is_row_sparse)
     readers = {link.reader for link in found if calls[link.reader] == 1} - {*keep}
@@ -157,7 +147,7 @@ def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> No
     for step in chained:
         step.sole_reader = True  # type: ignore[assignment]
     leaf, logits = differentiable_logits(network, x)
-    with sparse_backward(torch.arange(100) == 0):  # a fraction below every threshold
+    with backward.sparse_backward(torch.arange(100) == 0):  # a fraction below every threshold
         (gradient,) = torch.autograd.grad(logits[:1].sum(), leaf)
     if not bool(gradient.isfinite().all()):  # the NaN of a placeholder was read by an operation that was not observed
         for step in chained:
@@ -171,19 +161,19 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, kernel: Kernel, activation: Activation | None, threshold: float, sole_reader: bool
+        ctx: Any, x: Tensor, kernel: Kernel, activation: backward.Activation | None, threshold: float, sole_reader: bool
     ) -> Tensor:
         y = kernel(x, activation)
         ctx.save_for_backward(x, *([] if activation is None else [y]))
         ctx.kernel, ctx.activation, ctx.threshold = kernel, activation, threshold
-        record_source(ctx, x, sole_reader)
+        backward.record_source(ctx, x, sole_reader)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         x, *activated = ctx.saved_tensors
-        exclusive = pop_exclusive(gradient)
-        sparse = nonzero_rows(gradient, ctx.threshold)
+        exclusive = backward.pop_exclusive(gradient)
+        sparse = backward.nonzero_rows(gradient, ctx.threshold)
         if sparse is None:
             for y in activated:
                 gradient = ctx.activation.gradient(gradient, y, inplace=exclusive)
@@ -193,10 +183,10 @@ class _Convolution(torch.autograd.Function):
             for y in activated:
                 gradient = ctx.activation.gradient_rows(gradient, y, rows)
             part = input_gradient(gradient, x[: len(rows)], ctx.kernel)
-            result = scatter_rows(part, rows, len(x), placeholder=ctx.sole_reader)
+            result = backward.scatter_rows(part, rows, len(x), placeholder=ctx.sole_reader)
         else:
             result = torch.zeros_like(x)
-        return mark_exclusive(ctx, result), None, None, None, None
+        return backward.mark_exclusive(ctx, result), None, None, None, None
 
 
 def input_gradient(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
@@ -216,7 +206,7 @@ def input_gradient(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
 def _convolve(
     x: Tensor,
     kernel: Kernel,
-    activation: Activation | None = None,
+    activation: backward.Activation | None = None,
     threshold: float = _THRESHOLD,
     sole_reader: bool = False,
 ) -> Tensor:

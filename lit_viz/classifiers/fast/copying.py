@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lit_viz.classifiers import isolation
 from lit_viz.classifiers.fast.backward import Backprop, hidden_nonlinearity, nonlinearities, replace_rectifiers
 from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
 from lit_viz.classifiers.fast.convolution import find_chains, fuse_activations, replace_convolutions
@@ -21,19 +22,6 @@ from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, f
 from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, residual_branches, scale_branches
 from lit_viz.classifiers.fast.kernels import kernels_available, replace_linears
 from lit_viz.classifiers.fast.rescaling import EqualHalves, Rescaling
-from lit_viz.classifiers.isolation import (
-    Original,
-    cast,
-    dtype_of,
-    full_float32,
-    memo_without_hooks,
-    network_errors_wrapped,
-    private_copy,
-    random_state,
-    random_state_preserved,
-    state_preserved,
-    torch_warnings_ignored,
-)
 from lit_viz.classifiers.layers import hooked, layer_names, reading_all
 from lit_viz.classifiers.outputs import (
     LOGITS_TOLERANCE,
@@ -76,7 +64,7 @@ class _NonDifferentiable(_Rejected):
 
 
 def fast_copy(
-    classifier: Original,
+    classifier: isolation.Original,
     *,
     keep: frozenset[str],
     device: torch.device,
@@ -94,10 +82,10 @@ def fast_copy(
         dtype = torch.promote_types(dtype, torch.float32)  # small differences are divided
     with (
         torch.inference_mode(False),
-        full_float32(),
-        random_state_preserved(module),
-        torch_warnings_ignored(),
-        network_errors_wrapped((2, classifier.channels, *classifier.size)),
+        isolation.full_float32(),
+        isolation.random_state_preserved(module),
+        isolation.torch_warnings_ignored(),
+        isolation.network_errors_wrapped((2, classifier.channels, *classifier.size)),
     ):
         x, expected = classifier.probe()
         try:
@@ -147,21 +135,21 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Modu
     """Return a frozen, channels-last copy without the user's hooks, and whether it draws random numbers."""
     try:
         with torch.no_grad():
-            network = private_copy(module, memo_without_hooks(module))
+            network = isolation.private_copy(module, isolation.memo_without_hooks(module))
         for submodule in network.modules():
             submodule.training = False
         network.requires_grad_(False)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     except Exception as error:  # any error of the user's modules and attributes
         raise _Rejected(f"it can't be copied ({first_line(error)})") from error
-    before, calls = random_state(x.device), list[str]()
+    before, calls = isolation.random_state(x.device), list[str]()
     parts = {name: part for name, part in module.named_modules() if not isinstance(part, torch.jit.ScriptModule)}
-    with state_preserved(module), hooked(parts, lambda name, *_: calls.append(name), before=True):
+    with isolation.state_preserved(module), hooked(parts, lambda name, *_: calls.append(name), before=True):
         try:
             logits = logits_without_graph(network, x.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # most often a view of a tensor that is not contiguous in channels-last
             raise _Rejected(f"a copy of it (without its hooks, channels-last) fails ({first_line(error)})") from error
-        draws = not torch.equal(before, random_state(x.device))
+        draws = not torch.equal(before, isolation.random_state(x.device))
     if calls:
         raise _Rejected("a copy of it still calls the original: an attribute or a bound method refers to it")
     if not draws and relative_difference(logits, expected) > LOGITS_TOLERANCE:
@@ -178,10 +166,10 @@ def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None
     """Replace the backward of the rectifiers; check that there is no other non-linearity and the logits stay."""
     _reject_compiled(network)
     try:
-        with random_state_preserved(network):
+        with isolation.random_state_preserved(network):
             expected = logits_without_graph(network, x)
         replace_rectifiers(network, backprop)
-        with random_state_preserved(network):
+        with isolation.random_state_preserved(network):
             logits = logits_without_graph(network, x)
         hidden = hidden_nonlinearity(network, x)
     except Exception as error:  # any error of the user's code or its compiler
@@ -214,7 +202,7 @@ def _check_gradient(network: nn.Module, x: Tensor) -> None:
 
 
 def _optimized(
-    classifier: Original,
+    classifier: isolation.Original,
     plain: nn.Module,
     x: Tensor,
     keep: frozenset[str],
@@ -229,11 +217,11 @@ def _optimized(
     try:
         network = _folded(plain, x, keep)
         # Rounded once to the dtype of the copy, also if the original is in half precision.
-        network = cast(network.to(x.device), torch.promote_types(x.dtype, dtype))
+        network = isolation.cast(network.to(x.device), torch.promote_types(x.dtype, dtype))
     except _Rejected as reason:
         network = copy.deepcopy(plain)
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
-    modified = set() if own_kernels else _modified_layers(network, x.to(dtype_of(network)), outputs)
+    modified = set() if own_kernels else _modified_layers(network, x.to(isolation.dtype_of(network)), outputs)
     network = _moved(network, device, dtype)
     images = x.to(device, dtype, memory_format=torch.channels_last)
     try:
@@ -262,7 +250,7 @@ def _folded(plain: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
         return copy.deepcopy(plain)
     device = torch.device("cpu") if x.device.type == "mps" else x.device  # MPS has no float64
     try:
-        network, exact_x = cast(copy.deepcopy(plain).to(device), torch.float64), x.to(device, torch.float64)
+        network, exact_x = isolation.cast(copy.deepcopy(plain).to(device), torch.float64), x.to(device, torch.float64)
         expected = logits_without_graph(network, exact_x)
         fold_batch_norms(network, foldable_pairs(plain, x, keep))  # pairs in the network's own dtype, which is faster
         logits = logits_without_graph(network, exact_x)
@@ -301,19 +289,19 @@ def _chunk(network: nn.Module, x: Tensor, keep: Collection[str]) -> None:
         undo_chunking(network, layers)
 
 
-def _verify(classifier: Original, copied: FrozenNetwork, dtype: torch.dtype) -> None:
+def _verify(classifier: isolation.Original, copied: FrozenNetwork, dtype: torch.dtype) -> None:
     """Compare the copy with the original at the full input size, for which other kernels may be selected."""
     if dtype not in (torch.float32, torch.float64):
         return  # searches in half precision are verified by the original
     x = probe_images(classifier.channels, classifier.size)[1:].to(classifier.device)
-    tolerance = max(KERNEL_TOLERANCE, math.sqrt(torch.finfo(dtype_of(classifier.original)).eps))
+    tolerance = max(KERNEL_TOLERANCE, math.sqrt(torch.finfo(isolation.dtype_of(classifier.original)).eps))
     with torch.no_grad():
         logits = copied(x)[0]
     if relative_difference(logits, classifier.logits(x)) > tolerance:
         raise _Rejected("a fast copy of it gives other logits")
 
 
-def _compile(classifier: Original, copied: FrozenNetwork, mode: CompileMode) -> None:
+def _compile(classifier: isolation.Original, copied: FrozenNetwork, mode: CompileMode) -> None:
     """Compile the copy, unless that fails or changes its results; add a note."""
     name, dtype, device = classifier.name, copied.scale.dtype, copied.scale.device
     x = probe_images(classifier.channels, classifier.size).to(device, dtype)
@@ -333,7 +321,7 @@ def _compile(classifier: Original, copied: FrozenNetwork, mode: CompileMode) -> 
 
 
 def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    moved: nn.Module = cast(network.to(device), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    moved: nn.Module = isolation.cast(network.to(device), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
 
 

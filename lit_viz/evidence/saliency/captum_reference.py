@@ -14,37 +14,12 @@ from captum.attr._core.gradient_shap import InputBaselineXGradient
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_viz.attributions import (
-    Attribution,
-    Deconvolution,
-    DeepLift,
-    FeatureAblation,
-    GradCAM,
-    Gradient,
-    GradientShap,
-    GuidedBackprop,
-    GuidedGradCAM,
-    InputXGradient,
-    IntegratedGradients,
-    KernelShap,
-    Occlusion,
-    SmoothGrad,
-    SmoothGradSquared,
-    VarGrad,
-)
+from lit_viz import attributions as own
 from lit_viz.attributions.ablation import Ablation
 from lit_viz.attributions.smoothgrad import noise
-from lit_viz.classifiers import Classifier
+from lit_viz.classifiers import Classifier, isolation
 from lit_viz.classifiers.fast import is_rectifier
 from lit_viz.classifiers.fast.rescaling import Call, Interception
-from lit_viz.classifiers.isolation import (
-    cast,
-    device_of,
-    full_float32,
-    memo_without_hooks,
-    private_copy,
-    random_state_preserved,
-)
 from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Logit
@@ -79,9 +54,9 @@ class OriginalNetwork(nn.Module):
     ) -> None:
         super().__init__()
         # Without a fast copy, the network's own hooks change its output and must be kept.
-        memo = {} if classifier.fast().is_original else memo_without_hooks(classifier.original)
+        memo = {} if classifier.fast().is_original else isolation.memo_without_hooks(classifier.original)
         try:
-            network = private_copy(classifier.original, memo)
+            network = isolation.private_copy(classifier.original, memo)
         except Exception as error:  # raised by the network's own code
             raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
         for module in network.modules() if hooked else ():
@@ -90,7 +65,7 @@ class OriginalNetwork(nn.Module):
             for name, child in module.named_children():
                 if is_rectifier(child) and isinstance(child, nn.Hardtanh):
                     module._modules[name] = _hooked(partial(functional.hardtanh, min_val=0, max_val=child.max_val))
-        self.network = cast(network, dtype).eval().requires_grad_(False)
+        self.network = isolation.cast(network, dtype).eval().requires_grad_(False)
         self._normalize, self.against, self.gamma = classifier.normalize, against, gamma
 
     def forward(self, x: Tensor) -> Tensor:
@@ -212,7 +187,7 @@ class CaptumReference:
         noise_steps: largest perturbation, in units of the float32 epsilon.
     """
 
-    method: Attribution
+    method: own.Attribution
     classifier: Classifier
     x: Tensor
     target: int
@@ -225,14 +200,14 @@ class CaptumReference:
     @cached_property
     def network(self) -> OriginalNetwork:
         """The copy of the network."""
-        hooked = isinstance(self.method, (GuidedBackprop, GuidedGradCAM))
+        hooked = isinstance(self.method, (own.GuidedBackprop, own.GuidedGradCAM))
         gamma = getattr(self.method.objective, "gamma", 1.0)
         network = OriginalNetwork(self.classifier, self.x.dtype, hooked=hooked, against=self.against, gamma=gamma)
         if self.noise_seed:
             for parameter in network.parameters():
                 real = torch.view_as_real(parameter) if parameter.is_complex() else parameter
                 real.copy_(_add_rounding(real, self.noise_seed, self.noise_steps))
-        return network.to(device_of(self.classifier.original))
+        return network.to(isolation.device_of(self.classifier.original))
 
     @property
     def layer(self) -> nn.Module:
@@ -242,7 +217,7 @@ class CaptumReference:
     @property
     def baseline(self) -> Tensor:
         """The baseline of the method."""
-        assert isinstance(self.method, (IntegratedGradients, DeepLift, Ablation, KernelShap))
+        assert isinstance(self.method, (own.IntegratedGradients, own.DeepLift, Ablation, own.KernelShap))
         return self.method.baseline(self.x, [self.seed])
 
     def with_rounding(self, seed: int, steps: int = 1) -> CaptumReference:
@@ -253,7 +228,7 @@ class CaptumReference:
         """Return the reference with at most ``limit`` evaluations, or as many as the method's map requires."""
         if isinstance(self.method, Ablation):
             return self
-        if isinstance(self.method, KernelShap):
+        if isinstance(self.method, own.KernelShap):
             limit = max(limit, 4 * self.method.segments.most)  # a regression of full rank
         return replace(self, evaluations=min(self.evaluations, limit))
 
@@ -263,9 +238,9 @@ class CaptumReference:
 
         Captum stores quadrature weights and occlusion maps in float32.
         """
-        if isinstance(self.method, IntegratedGradients):
+        if isinstance(self.method, own.IntegratedGradients):
             return float(2.0**-24 / self.method.nodes(self.evaluations) ** 0.5)
-        return 2.0**-23 if isinstance(self.method, Occlusion) else 0.0
+        return 2.0**-23 if isinstance(self.method, own.Occlusion) else 0.0
 
     def compute(self) -> Tensor:
         """Return Captum's map on the CPU, in the shape of lit_viz's map. The global random state is preserved.
@@ -275,8 +250,8 @@ class CaptumReference:
         counterpart = counterpart_of(self.method)
         assert counterpart is not None
         with (
-            random_state_preserved(self.classifier.original),
-            full_float32(),
+            isolation.random_state_preserved(self.classifier.original),
+            isolation.full_float32(),
             torch.enable_grad(),
             warnings.catch_warnings(),
         ):
@@ -297,7 +272,7 @@ def _noise_tunnel(kind: str, r: CaptumReference) -> Tensor:
     NoiseTunnel draws from the global random state: it gets noise of zero width, and the forward function adds that of
     lit_viz's samples, in their order.
     """
-    assert isinstance(r.method, SmoothGrad)
+    assert isinstance(r.method, own.SmoothGrad)
     n = r.evaluations
     samples = iter(noise([Key(r.seed, k) for k in range(n)], r.x, r.method.sigma))
 
@@ -312,13 +287,13 @@ def _noise_tunnel(kind: str, r: CaptumReference) -> Tensor:
 
 
 def _integrated_gradients(r: CaptumReference) -> Any:
-    assert isinstance(r.method, IntegratedGradients)
+    assert isinstance(r.method, own.IntegratedGradients)
     steps = {"n_steps": r.method.nodes(r.evaluations), "method": "gausslegendre", "internal_batch_size": _BATCH}
     return attr.IntegratedGradients(r.network).attribute(r.x, r.baseline, r.target, **steps)
 
 
 def _grad_cam(r: CaptumReference) -> Any:
-    assert isinstance(r.method, GradCAM)
+    assert isinstance(r.method, own.GradCAM)
     cam: Any = attr.LayerGradCam(r.network, r.layer).attribute(r.x, r.target, relu_attributions=r.method.relu)
     return attr.LayerAttribution.interpolate(cam, tuple(r.x.shape[2:]), "bilinear")
 
@@ -332,7 +307,7 @@ def _gradient_shap(r: CaptumReference) -> Tensor:
 
     Captum draws the positions from the global random state: the forward function replaces its points with lit_viz's.
     """
-    assert isinstance(r.method, GradientShap)
+    assert isinstance(r.method, own.GradientShap)
     total, baselines = torch.zeros_like(r.x), torch.stack([b(r.x, [r.seed]) for b in r.method.baselines], 1)
     for first in range(0, r.evaluations, _BATCH):
         keys = [Key(r.seed, k) for k in range(first, min(first + _BATCH, r.evaluations))]
@@ -349,7 +324,7 @@ def _deep_lift(r: CaptumReference) -> Any:
 
 
 def _feature_ablation(r: CaptumReference) -> Any:
-    assert isinstance(r.method, FeatureAblation)
+    assert isinstance(r.method, own.FeatureAblation)
     segments = r.method.segments(r.x)
     result: Any = attr.FeatureAblation(r.network).attribute(
         r.x, r.baseline, r.target, feature_mask=segments, perturbations_per_eval=_BATCH
@@ -359,7 +334,7 @@ def _feature_ablation(r: CaptumReference) -> Any:
 
 def _kernel_shap(r: CaptumReference) -> Tensor:
     """Return the values of Captum's regression on the coalitions of lit_viz, complete pairs only."""
-    assert isinstance(r.method, KernelShap)
+    assert isinstance(r.method, own.KernelShap)
     segments = r.method.segments(r.x)
     count, numbers = 1 + segments.amax((1, 2, 3)), torch.arange(r.evaluations // 2 * 2, device=r.x.device)
     state = {"seed": torch.tensor([r.seed]), "count": count}
@@ -376,7 +351,7 @@ def _kernel_shap(r: CaptumReference) -> Tensor:
 
 
 def _occlusion(r: CaptumReference) -> Any:
-    assert isinstance(r.method, Occlusion)
+    assert isinstance(r.method, own.Occlusion)
     shape = r.x.shape[1:]
     windows = r.method.default_evaluations(shape)
     if r.evaluations < windows:
@@ -408,36 +383,38 @@ class Counterpart:
 
 
 #: Methods in Captum; a map of other methods is not compared.
-COUNTERPARTS: dict[type[Attribution], Counterpart] = {
-    Gradient: Counterpart(
+COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
+    own.Gradient: Counterpart(
         "Saliency", "signed map", lambda r: attr.Saliency(r.network).attribute(r.x, r.target, abs=False)
     ),
-    InputXGradient: Counterpart(
+    own.InputXGradient: Counterpart(
         "InputXGradient", "map", lambda r: attr.InputXGradient(r.network).attribute(r.x, r.target)
     ),
-    SmoothGrad: Counterpart("NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad")),
-    SmoothGradSquared: Counterpart("NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad_sq")),
-    VarGrad: Counterpart("NoiseTunnel", "map of the same noise, times n/(n - 1)", partial(_noise_tunnel, "vargrad")),
-    IntegratedGradients: Counterpart(
+    own.SmoothGrad: Counterpart("NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad")),
+    own.SmoothGradSquared: Counterpart("NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad_sq")),
+    own.VarGrad: Counterpart(
+        "NoiseTunnel", "map of the same noise, times n/(n - 1)", partial(_noise_tunnel, "vargrad")
+    ),
+    own.IntegratedGradients: Counterpart(
         "IntegratedGradients", "map of the same nodes and baseline", _integrated_gradients
     ),
-    GradientShap: Counterpart("GradientShap", "map of the same baselines, positions and noise", _gradient_shap),
-    DeepLift: Counterpart("DeepLift", "map with one module per call", _deep_lift),
-    GuidedBackprop: Counterpart(
+    own.GradientShap: Counterpart("GradientShap", "map of the same baselines, positions and noise", _gradient_shap),
+    own.DeepLift: Counterpart("DeepLift", "map with one module per call", _deep_lift),
+    own.GuidedBackprop: Counterpart(
         "GuidedBackprop", "map", lambda r: attr.GuidedBackprop(r.network).attribute(r.x, r.target)
     ),
-    Deconvolution: Counterpart(
+    own.Deconvolution: Counterpart(
         "Deconvolution", "map", lambda r: attr.Deconvolution(r.network).attribute(r.x, r.target)
     ),
-    GradCAM: Counterpart("LayerGradCam", "interpolated map of feature maps", _grad_cam),
-    GuidedGradCAM: Counterpart("GuidedGradCam", "map of feature maps", _guided_grad_cam),
-    Occlusion: Counterpart("Occlusion", "map of the same windows and baseline", _occlusion),
-    FeatureAblation: Counterpart("FeatureAblation", "map of the same superpixels and baseline", _feature_ablation),
-    KernelShap: Counterpart("KernelShap", "map of the same coalitions", _kernel_shap),
+    own.GradCAM: Counterpart("LayerGradCam", "interpolated map of feature maps", _grad_cam),
+    own.GuidedGradCAM: Counterpart("GuidedGradCam", "map of feature maps", _guided_grad_cam),
+    own.Occlusion: Counterpart("Occlusion", "map of the same windows and baseline", _occlusion),
+    own.FeatureAblation: Counterpart("FeatureAblation", "map of the same superpixels and baseline", _feature_ablation),
+    own.KernelShap: Counterpart("KernelShap", "map of the same coalitions", _kernel_shap),
 }
 
 
-def counterpart_of(method: Attribution) -> Counterpart | None:
+def counterpart_of(method: own.Attribution) -> Counterpart | None:
     """Return the method of Captum that computes the same map; None if Captum has none.
 
     A subclass that overrides only settings counts as its base class. Captum explains logits, and its Grad-CAM requires
@@ -449,6 +426,6 @@ def counterpart_of(method: Attribution) -> Counterpart | None:
         return None
     names = {name for kind in classes[: classes.index(base)] for name in vars(kind)}
     overridden = {n for n in names - _SETTINGS if hasattr(base, n) and not n.startswith(("__", "_abc_"))}
-    if overridden or (isinstance(method, GradCAM) and not method.reads_feature_maps):
+    if overridden or (isinstance(method, own.GradCAM) and not method.reads_feature_maps):
         return None
     return COUNTERPARTS[base]

@@ -27,15 +27,7 @@ from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
 from lit_viz.images.rendering import clip_limits, heat, rank_correlation, ssim
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.optim.evaluation import Network
-from lit_viz.runs.evidence import (
-    CaptumEvidence,
-    DeliveredGate,
-    Evidence,
-    FormulaGate,
-    MapAgreement,
-    Similarity,
-    UncheckedMap,
-)
+from lit_viz.runs import evidence as parts
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.formatting import Notify, command_line, pluralize, text_table
@@ -63,15 +55,15 @@ _PICTURE_TOLERANCE = 4 / 255
 _NOTICE_SECONDS = 10.0  # before the remaining time is reported
 
 
-def similarity_of(values: Tensor, reference: Tensor) -> Similarity:
+def similarity_of(values: Tensor, reference: Tensor) -> parts.Similarity:
     """Return the similarity of ``values`` to ``reference``, maps ``(C, H, W)``."""
     if not bool(values.isfinite().all() and reference.isfinite().all()):
-        return Similarity(difference=math.inf, spearman=math.nan, ssim=math.nan, top_iou=math.nan)
+        return parts.Similarity(difference=math.inf, spearman=math.nan, ssim=math.nan, top_iou=math.nan)
     reduced, expected = (a.double().abs().amax(0) for a in (values, reference))
     span = float(expected.max()) or 1.0
     count = max(1, round(_TOP * expected.numel()))
     top, expected_top = (set(a.flatten().topk(count).indices.tolist()) for a in (reduced, expected))
-    return Similarity(
+    return parts.Similarity(
         difference=relative_difference(values, reference),
         spearman=rank_correlation(values, reference),
         ssim=ssim((reduced / span).float()[None], (expected / span).float()[None]),
@@ -95,8 +87,8 @@ class Agreement:
     formula: float
     delivered: float
     captum_float32: float
-    similarity: Similarity
-    controls: Mapping[str, Similarity] = field(default_factory=dict)
+    similarity: parts.Similarity
+    controls: Mapping[str, parts.Similarity] = field(default_factory=dict)
     rounding: float = 0.0
 
     @property
@@ -127,13 +119,13 @@ class Agreement:
         """Whether both gates are passed."""
         return self.formula_passed and self.delivered_passed
 
-    def evidence(self, record: SaliencyRecord) -> MapAgreement:
+    def evidence(self, record: SaliencyRecord) -> parts.MapAgreement:
         """Return the comparison as in ``evidence.json``."""
-        return MapAgreement.of(
+        return parts.MapAgreement.of(
             record,
             passed=self.passed,
-            formula=FormulaGate(difference=self.formula, passed=self.formula_passed),
-            delivered=DeliveredGate(
+            formula=parts.FormulaGate(difference=self.formula, passed=self.formula_passed),
+            delivered=parts.DeliveredGate(
                 difference=self.delivered,
                 allowed=self.allowed,
                 captum_float32=self.captum_float32,
@@ -247,7 +239,7 @@ def _float64_networks(reference: CaptumReference) -> Mapping[str, Network]:
 
 def _controls(
     reference: CaptumReference, expected: Tensor, randomized: Callable[[], Classifier]
-) -> dict[str, Similarity]:
+) -> dict[str, parts.Similarity]:
     """Return the similarity of maps that must not agree: of another class, of a randomized network, and noise."""
     classes = reference.classifier.num_classes
     cheap = replace(reference, x=reference.x.float()).with_evaluations(_CONTROL_EVALUATIONS)
@@ -300,16 +292,16 @@ class CrossCheck:
         """Return the result in one line."""
         checked = len(self.agreements)
         failed = sum(not agreement.passed for agreement, _ in self.agreements.values())
-        parts = [f"{checked - failed} of {checked} checked maps agree with Captum"] if checked else []
+        clauses = [f"{checked - failed} of {checked} checked maps agree with Captum"] if checked else []
         if self.damaged:
-            parts.append(f"{pluralize(len(self.damaged), 'map')} damaged ({next(iter(self.damaged.values()))})")
+            clauses.append(f"{pluralize(len(self.damaged), 'map')} damaged ({next(iter(self.damaged.values()))})")
         counts = Counter(self.unchecked.values())
-        parts += [f"{counts[reason]} {reason}" for reason in (NOT_IN_CAPTUM, NOT_CHECKED) if counts[reason]]
+        clauses += [f"{counts[reason]} {reason}" for reason in (NOT_IN_CAPTUM, NOT_CHECKED) if counts[reason]]
         if failed and self.half is not None:
-            parts.append(f"{self.half} is less accurate than the float32 gates (omit --trainer.precision)")
-        parts += [reason for reason in counts if reason not in (NOT_IN_CAPTUM, NOT_CHECKED)][:1]
+            clauses.append(f"{self.half} is less accurate than the float32 gates (omit --trainer.precision)")
+        clauses += [reason for reason in counts if reason not in (NOT_IN_CAPTUM, NOT_CHECKED)][:1]
         advice = f" ({command_line('check', folder)} checks them)" if folder and counts[NOT_CHECKED] else ""
-        return f"evidence: {', '.join(parts) or 'no map to check'}{advice}"
+        return f"evidence: {', '.join(clauses) or 'no map to check'}{advice}"
 
     def table(self, outcomes: Sequence[Outcome], methods: Mapping[str, Attribution]) -> str:
         """Return a table with a row per method: its counterpart in Captum, what is compared, and the largest errors.
@@ -351,16 +343,16 @@ class CrossCheck:
     def write(self, folder: RunFolder, outcomes: Sequence[Outcome]) -> None:
         """Write the part ``captum`` of ``evidence.json``."""
         records = {record.index: record for record in records_of(outcomes, SaliencyRecord)}
-        damaged = [UncheckedMap.of(records[i], damaged=reason) for i, reason in self.damaged.items()]
-        evidence = CaptumEvidence(
+        damaged = [parts.UncheckedMap.of(records[i], damaged=reason) for i, reason in self.damaged.items()]
+        evidence = parts.CaptumEvidence(
             version=metadata.version("captum"),
             passed=self.passed,
             precision=self.half,
             maps=[agreement.evidence(records[i]) for i, (agreement, _) in self.agreements.items()],
-            unchecked=[UncheckedMap.of(records[i], unchecked=reason) for i, reason in self.unchecked.items()],
+            unchecked=[parts.UncheckedMap.of(records[i], unchecked=reason) for i, reason in self.unchecked.items()],
             damaged=damaged or None,
         )
-        folder.merge_evidence(Evidence(captum=evidence))
+        folder.merge_evidence(parts.Evidence(captum=evidence))
 
 
 def cross_check(
