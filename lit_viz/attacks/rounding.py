@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -108,12 +108,11 @@ def save_and_verify(
     inside = torch.tensor([ball.contains(rounded) for ball, rounded in zip(balls, levels, strict=True)])
     rows = (float_success.cpu() & inside & ~verifier.success(logits)).nonzero()[:, 0].tolist()
     margins, tolerances = verifier.margin(logits).tolist(), verifier.tolerance(logits).tolist()
-    failures = [RoundingFailure(images[n], levels[n], margins[n], tolerances[n], balls[n]) for n in rows]
+    searches = {n: _search(images[n], (levels[n], margins[n]), tolerances[n], balls[n], verifier[[n]]) for n in rows}
     repaired = [0] * len(images)
-    for n, result in zip(rows, repair(failures, verifier[rows]), strict=True):
-        if result is not None:
-            repaired[n] = int((result.levels - levels[n]).abs().sum())
-            files[n], logits[n] = result.image, result.logits
+    for n, (restored, file, prediction) in _repair(searches, verifier).items():
+        repaired[n] = int((restored - levels[n]).abs().sum())
+        files[n], logits[n] = file, prediction
     success = verifier.success(logits) & inside
     jpeg: dict[int, list[bool]] = {}
     for quality in JPEG_QUALITIES:
@@ -224,105 +223,83 @@ class Verifier:
 # -- repair
 
 
-class RoundingFailure(NamedTuple):
-    """A success before rounding that is a failure after it.
-
-    Attributes:
-        image: ``(C, H, W)`` float32 in [0, 1], before rounding.
-        levels, margin: after rounding, inside the ball; with the margin of the original network.
-        tolerance: margin above which a verdict is the same in any batch.
-        ball: feasible levels.
-    """
-
-    image: Tensor
-    levels: Tensor
-    margin: float
-    tolerance: float
-    ball: LatticeBall
-
-
-class Repaired(NamedTuple):
-    """Levels ``(C, H, W)`` of a success, the ``image`` decoded from their file, and its ``logits`` ``(K,)``."""
-
-    levels: Tensor
-    image: Tensor
-    logits: Tensor
-
-
 _Evaluation = Literal["margin_gradient", "fast_margin", "logits"]  # methods of Verifier
 _Request = tuple[_Evaluation, Tensor]  # an evaluation that a search waits for, and its image
 _Candidate = tuple[Tensor, float]  # levels, and their margin by the fast copy
+_Repaired = tuple[Tensor, Tensor, Tensor]  # levels of a success, the image decoded from their file, and its logits
+_Search = Generator[_Request, Any, _Repaired | None]
 
 
-def repair(failures: Sequence[RoundingFailure], verifier: Verifier) -> list[Repaired | None]:
-    """Return levels inside the balls whose files are a success; None where the search fails.
+def _repair(searches: Mapping[int, _Search], verifier: Verifier) -> dict[int, _Repaired]:
+    """Run the searches of these rows, with evaluations in batches; return the results of those that succeed."""
+    repaired: dict[int, _Repaired] = {}
+    requests = {n: next(search) for n, search in searches.items()}
+    while requests:
+        # One method at a time; the original network comes after all others, so that its batch is large.
+        method = next(name for name in get_args(_Evaluation) if any(name == own for own, _ in requests.values()))
+        images = {n: image for n, (own, image) in requests.items() if own == method}
+        values = getattr(verifier[[*images]], method)(torch.stack([*images.values()]))
+        for n, value in zip(images, values, strict=True):
+            try:
+                requests[n] = searches[n].send(value)
+            except StopIteration as stop:
+                if stop.value is not None:
+                    repaired[n] = stop.value
+                del requests[n]
+    return repaired
+
+
+def _search(image: Tensor, rounded: _Candidate, required: float, ball: LatticeBall, verifier: Verifier) -> _Search:
+    """Search for levels inside the ball whose file is a success.
 
     First, values that were rounded against the gradient at the unrounded image are rounded the other way, in order of
     descending gradient. If this is not enough, any values move along the gradient at the best candidate by one level,
     in the same order, repeatedly. A success of the fast copy is confirmed by the original network.
 
     An image costs at most CLIMBS backwards, each with a forward, ``CLIMBS * CANDIDATES`` forwards of the fast copy, and
-    a forward of the original network; twice that if the networks disagree. The searches are evaluated in batches.
+    a forward of the original network; twice that if the networks disagree.
+
+    Args:
+        image: a success ``(C, H, W)`` float32 in [0, 1], before rounding.
+        rounded: its levels inside the ball, a failure, with their margin by the original network.
+        required: margin above which a verdict is the same in any batch.
+        ball: feasible levels.
+        verifier: of this image.
     """
-    searches = [_search(failure, verifier[[m]]) for m, failure in enumerate(failures)]
-    results: list[Repaired | None] = [None] * len(failures)
-    requests = {m: next(search) for m, search in enumerate(searches)}
-    while requests:
-        # One method at a time; the original network comes after all others, so that its batch is large.
-        method = next(name for name in get_args(_Evaluation) if any(name == own for own, _ in requests.values()))
-        images = {m: image for m, (own, image) in requests.items() if own == method}
-        values = getattr(verifier[[*images]], method)(torch.stack([*images.values()]))
-        for m, value in zip(images, values, strict=True):
-            try:
-                requests[m] = searches[m].send(value)
-            except StopIteration as stop:
-                results[m] = stop.value
-                del requests[m]
-    return results
-
-
-def _search(failure: RoundingFailure, verifier: Verifier) -> Generator[_Request, Any, Repaired | None]:
-    """Search for one image, and confirm the result by the original network."""
-    required = failure.tolerance
     for _ in range(_SEARCHES):
-        levels, fast_margin = yield from _ascend(failure, required)
+        candidate = rounded
+        for climb in range(CLIMBS):
+            gradient = yield "margin_gradient", image_of(candidate[0]) if climb else image
+            priority = gradient.abs()
+            if climb == 0:
+                priority = priority * (gradient * (levels_of(image) - rounded[0]) > 0)  # lowered by rounding
+            candidate = yield from _climb(candidate, gradient, priority, ball, required)
+            if candidate[1] >= required:
+                break
+        levels, fast_margin = candidate
         if not fast_margin >= required:
             break
-        image = decoded_png(levels)
-        logits = yield "logits", image
+        file = decoded_png(levels)
+        logits = yield "logits", file
         margin = float(verifier.margin(logits[None]))
         if margin > 0:
-            return Repaired(levels, image, logits)
+            return levels, file, logits
         required += fast_margin - margin
     return None
 
 
-def _ascend(failure: RoundingFailure, required: float) -> Generator[_Request, Any, _Candidate]:
-    """Climb along several gradients; return the first candidate with the required margin, or the best one."""
-    candidate = failure.levels, failure.margin
-    gradient = yield "margin_gradient", failure.image
-    lowered = gradient * (levels_of(failure.image) - failure.levels) > 0  # by rounding
-    reached, candidate = yield from _climb(candidate, gradient, gradient.abs() * lowered, failure.ball, required)
-    for _ in range(CLIMBS - 1):
-        if reached:
-            break
-        gradient = yield "margin_gradient", image_of(candidate[0])
-        reached, candidate = yield from _climb(candidate, gradient, gradient.abs(), failure.ball, required)
-    return candidate
-
-
 def _climb(
     start: _Candidate, gradient: Tensor, priority: Tensor, ball: LatticeBall, required: float
-) -> Generator[_Request, Any, tuple[bool, _Candidate]]:
+) -> Generator[_Request, Any, _Candidate]:
     """Move the k values of highest positive priority by a level along the gradient, and search for the smallest k that
-    reaches the required margin; return whether one does, and the candidate."""
+    reaches the required margin; return its candidate, or the one with the largest margin."""
     direction = gradient.sign()
     after = start[0] + direction
     feasible = ((after >= ball.low) & (after <= ball.high) & (priority > 0)).flatten().nonzero()[:, 0]
     order = feasible[priority.flatten()[feasible].argsort(descending=True, stable=True)]
     gains = gradient.abs().flatten()[order]
     predicted = torch.cat([gains.new_zeros(1), gains.cumsum(0)])  # gain of k moves by the linear model
-    reached, best, tried = False, start, [(0, start[1])]
+    best, tried = start, [(0, start[1])]
     for _ in range(CANDIDATES):
         count = _next_count(tried, predicted, required)
         if count is None:
@@ -332,9 +309,9 @@ def _climb(
         levels = ball.shorten(start[0] + moves.view_as(direction), gradient)
         margin = float((yield "fast_margin", image_of(levels)))
         tried.append((count, margin))
-        if margin >= required or (not reached and margin > best[1]):
-            reached, best = margin >= required, (levels, margin)
-    return reached, best
+        if margin >= required or (not best[1] >= required and margin > best[1]):
+            best = levels, margin
+    return best
 
 
 def _next_count(tried: Sequence[tuple[int, float]], predicted: Tensor, required: float) -> int | None:
