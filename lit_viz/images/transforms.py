@@ -107,9 +107,6 @@ class Compose:
                 check_shape(transform, views, shape, meaning="a view of each image, of the same size")
         return views
 
-    def __repr__(self) -> str:
-        return f"Compose([{', '.join(map(repr, self.transforms))}])"
-
 
 # -- geometric
 
@@ -234,19 +231,12 @@ class Jitter(GeometricTransform, purpose="Jitter"):
         return _affine(len(draws), x=shift[:, 0], y=shift[:, 1])
 
 
-def _affine(
-    count: int,
-    *,
-    xx: Tensor | float = 1.0,
-    xy: Tensor | float = 0.0,
-    yx: Tensor | float = 0.0,
-    yy: Tensor | float = 1.0,
-    x: Tensor | float = 0.0,
-    y: Tensor | float = 0.0,
-) -> Tensor:
-    """Build matrices ``(count, 3, 3)`` from their entries."""
+def _affine(count: int, **entries: Tensor) -> Tensor:
+    """Build matrices ``(count, 3, 3)``: the identity, with these entries of ``((xx, xy, x), (yx, yy, y))``."""
+    places = {"xx": (0, 0), "xy": (0, 1), "x": (0, 2), "yx": (1, 0), "yy": (1, 1), "y": (1, 2)}
     matrices = torch.eye(3, dtype=torch.float64).repeat(count, 1, 1)
-    for row, column, value in ((0, 0, xx), (0, 1, xy), (1, 0, yx), (1, 1, yy), (0, 2, x), (1, 2, y)):
+    for name, value in entries.items():
+        row, column = places[name]
         matrices[:, row, column] = value
     return matrices
 
