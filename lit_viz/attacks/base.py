@@ -94,10 +94,9 @@ class Attack(StepRule):
 
     def check_classes(self, classifier: Classifier, *, targeted: bool) -> None:
         """Raise :class:`LitVizError` unless the classifier has enough classes for the objective."""
-        if isinstance(self.objective, AttackObjective) and (
-            error := self.objective.class_count_error(classifier.exclusive_classes, targeted=targeted)
-        ):
-            raise LitVizError(f"{error}: use the cross-entropy")
+        if isinstance(self.objective, AttackObjective):
+            count = classifier.exclusive_classes
+            self.objective.check_classes(count, targeted=targeted, hint="use the cross-entropy")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the state that every attack has.
@@ -317,17 +316,11 @@ def run_attack(
     Returns:
         the adversarial examples ``(N, C, H, W)`` and the state, whose ``fooled`` marks the successes in float.
     """
-    tasks = [
-        Task(
-            i,
-            f"image {i}",
-            i if seeds is None else seeds[i],
-            target=None if targets is None else int(targets[i]),
-            label=None if labels is None else int(labels[i]),
-            options={} if options is None else options[i],
-        )
-        for i in range(len(x))
-    ]
+    tasks = []
+    for i in range(len(x)):
+        seed, task_options = i if seeds is None else seeds[i], {} if options is None else options[i]
+        target, label = (None if classes is None else int(classes[i]) for classes in (targets, labels))
+        tasks.append(Task(i, f"image {i}", seed, target=target, label=label, options=task_options))
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
     maximum = torch.full_like(count, attack.iterations if iterations is None else iterations)
     state = {**attack.init(x, tasks), "iteration": count, "iterations": maximum, "until": maximum}

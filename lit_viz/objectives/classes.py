@@ -101,18 +101,16 @@ class AttackObjective(Objective):
         if targeted is None:
             targeted = torch.ones_like(outputs.targets, dtype=torch.bool)
         for mode in set(to_list(targeted)):
-            if error := self.class_count_error(outputs.logits.shape[1], targeted=mode):
-                raise LitVizError(f"{error}: use CrossEntropy or Margin")
+            self.check_classes(outputs.logits.shape[1], targeted=mode, hint="use CrossEntropy or Margin")
         if any(target < 0 for target in to_list(outputs.targets)):
             raise LitVizError("an attack requires a target or the true label, got neither")
         return self.score(outputs, targeted)
 
-    def class_count_error(self, count: int, *, targeted: bool) -> str | None:
-        """Return an error message if a network with ``count`` classes has too few for the objective, else None."""
+    def check_classes(self, count: int, *, targeted: bool, hint: str) -> None:
+        """Raise :class:`LitVizError` if a network with ``count`` classes has too few for the objective."""
         minimum, mode = self.classes[targeted], "targeted" if targeted else "untargeted"
-        if count >= minimum:
-            return None
-        return f"{type(self).__name__} requires {minimum} classes in {mode} attacks, got a network with {count}"
+        constraint = f"{type(self).__name__} requires {minimum} classes in {mode} attacks"
+        require(count >= minimum, constraint, f"a network with {count}", hint=hint)
 
     @abstractmethod
     def score(self, outputs: Outputs, targeted: Tensor) -> Tensor:
