@@ -72,9 +72,8 @@ class APGD(ClimbingAttack):
         first = iteration == 0
         improved = first | (evaluation.score > state["top"])
         state, halve = self._adapt(state, evaluation.score, first, improved)
-        gradient = masked_gradient(
-            evaluation, x, rows & (improved | ~halve)
-        )  # a return reuses the gradient at the peak
+        # A return reuses the gradient at the peak.
+        gradient = masked_gradient(evaluation, x, rows & (improved | ~halve))
         peak = chosen(improved, x, state["peak"])
         peak_gradient = chosen(improved, gradient, state["peak_gradient"])
         x, gradient = chosen(halve, peak, x), chosen(halve, peak_gradient, gradient)
