@@ -10,11 +10,10 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lit_viz.errors import require
 from lit_viz.images.canvas import Canvas
@@ -25,8 +24,8 @@ from lit_viz.rng import Draws
 # Square root of the color covariance of ImageNet as published, divided by its largest column norm in _color_matrix.
 _COLOR = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 _MACO_CLIP = 0.02  # MACO encodes pixels clipped to [0.02, 0.98]; logits of black and white would dominate the magnitude
-#: Factors of the coefficients and of their gradient, and the color matrix.
-_Constants = tuple[Tensor, Tensor, Tensor]
+#: Factors of the coefficients, and the color matrix.
+_Constants = tuple[Tensor, Tensor]
 
 
 class Parameterization(ABC):
@@ -125,7 +124,7 @@ class Fourier(Parameterization):
         return self.sd * draws.normal("start", (canvas.channels, canvas.height, canvas.width // 2 + 1, 2))
 
     def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
-        weights, _, color = _fourier_constants(self, canvas.shape, images.dtype, images.device)
+        weights, color = _fourier_constants(self, canvas.shape, images.dtype, images.device)
         waves = torch.view_as_real(_encode_waves(images, color, self.clip))
         return waves / weights / (canvas.height * canvas.width)
 
@@ -194,7 +193,7 @@ def _fourier_constants(
     channels, height, width = shape
     weights = _frequencies(height, width) ** -fourier.decay / (4 * (height * width) ** 0.5)
     color = _color_matrix(channels, fourier.chroma if fourier.decorrelate else None)
-    return _constants(weights, color, width, dtype, device)
+    return _constants(weights, color, dtype, device)
 
 
 @lru_cache(maxsize=8)
@@ -209,14 +208,12 @@ def _maco_constants(maco: MACO, shape: tuple[int, int, int], dtype: torch.dtype,
         spectrum = _mean_spectrum(maco.magnitude, shape, _color_matrix(channels, 1.0))
         magnitude = maco.contrast * spectrum
         magnitude[:, 0, 0] = spectrum[:, 0, 0]
-    return _constants(magnitude, _color_matrix(channels, maco.chroma), width, dtype, device)
+    return _constants(magnitude, _color_matrix(channels, maco.chroma), dtype, device)
 
 
-def _constants(weights: Tensor, color: Tensor, width: int, dtype: torch.dtype, device: torch.device) -> _Constants:
-    # Contiguous copies for real and imaginary parts: broadcasting along a dimension of 2 is slow.
-    factors = [factor[..., None].expand(*weights.shape, 2) for factor in (weights, weights * _multiplicities(width))]
-    forward, adjoint = (factor.contiguous().to(device, dtype) for factor in factors)
-    return forward, adjoint, color.to(device, dtype)
+def _constants(weights: Tensor, color: Tensor, dtype: torch.dtype, device: torch.device) -> _Constants:
+    # A contiguous copy for real and imaginary parts: broadcasting along a dimension of 2 is slow.
+    return weights[..., None].expand(*weights.shape, 2).contiguous().to(device, dtype), color.to(device, dtype)
 
 
 def _frequencies(height: int, width: int) -> Tensor:
@@ -269,33 +266,11 @@ def _encode_waves(images: Tensor, color: Tensor, clip: float) -> Tensor:
 
 
 def _decode_waves(x: Tensor, constants: _Constants, width: int) -> Tensor:
-    images: Tensor = _Decode.apply(x, *constants, width)  # type: ignore[no-untyped-call]
-    return images
+    weights, color = constants
+    # The inverse transform is unscaled, which saves a pass; the weights contain the scale.
+    planes = torch.fft.irfft2(torch.view_as_complex(x * weights), s=(x.shape[-3], width), norm="forward")
+    return _mix_channels(color, planes).sigmoid()
 
 
 def _mix_channels(matrix: Tensor, planes: Tensor) -> Tensor:
     return torch.matmul(matrix, planes.flatten(2)).view_as(planes) if len(matrix) > 1 else planes
-
-
-class _Decode(torch.autograd.Function):
-    """``sigmoid(color @ irfft2(x * weights))`` with an explicit backward.
-
-    Autograd would store every intermediate result and make twice as many passes over the planes. The inverse transform
-    is unscaled, which saves another pass; the weights contain the scale.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, adjoint: Tensor, color: Tensor, width: int) -> Tensor:
-        spectrum = torch.view_as_complex(x * weights)
-        # Columns, then rows: faster than irfft2, which transforms the columns of a transposed copy.
-        planes = torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2, norm="forward"), n=width, norm="forward")
-        images = _mix_channels(color, planes).sigmoid_()
-        ctx.save_for_backward(images, adjoint, color)
-        return images
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        images, adjoint, color = ctx.saved_tensors
-        planes = _mix_channels(color.T, torch.ops.aten.sigmoid_backward(gradient, images))
-        return torch.view_as_real(torch.fft.rfft2(planes)).mul_(adjoint), None, None, None, None
