@@ -99,23 +99,16 @@ def _by_convolution(padded: Tensor, kernels: Sequence[list[float]]) -> Tensor:
 
 def _reflect(images: Tensor, radius: int) -> Tensor:
     """Pad all sides by ``radius`` pixels, reflected about the edge, repeatedly if the radius exceeds the image."""
-    height, width = images.shape[-2:]
-    if radius > min(height, width):
-        rows, columns = (to_device(_reflected_indices(length, radius), images.device) for length in (height, width))
-        return images[..., rows[:, None], columns]
-    out = images.new_empty(*images.shape[:-2], height + 2 * radius, width + 2 * radius)
-    middle = out[..., radius : radius + height, :]
-    middle[..., radius : radius + width] = images
-    middle[..., :radius] = images[..., :radius].flip(-1)
-    middle[..., radius + width :] = images[..., width - radius :].flip(-1)
-    out[..., :radius, :] = middle[..., :radius, :].flip(-2)
-    out[..., radius + height :, :] = middle[..., height - radius :, :].flip(-2)
-    return out
-
-
-def _reflected_indices(length: int, radius: int) -> Tensor:
-    indices = torch.arange(-radius, length + radius) % (2 * length)
-    return torch.minimum(indices, 2 * length - 1 - indices)
+    images = images.contiguous()  # gradients may be channels-last
+    for dim in (-1, -2):
+        missing = radius
+        while missing:
+            length = images.shape[dim]
+            part = min(missing, length)
+            first, last = (images.narrow(dim, start, part).flip(dim) for start in (0, length - part))
+            images = torch.cat([first, images, last], dim)
+            missing -= part
+    return images
 
 
 def resample(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
