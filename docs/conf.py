@@ -1,7 +1,7 @@
 """The documentation as a site: pip install -e '.[docs]' && sphinx-build -W docs build/site
 
-Pages are the Markdown files of docs/. Some are only links where the repository is read, and are filled here: index.md
-with README.md, changelog.md and contributing.md with the files of those names, configs.md with all configurations.
+Pages are the Markdown files of docs/. Some of them only link to a file of the repository, which is inserted here:
+README.md (index.md), CHANGELOG.md, CONTRIBUTING.md, and all configurations (configs.md).
 """
 
 from __future__ import annotations
@@ -39,41 +39,41 @@ _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)([^)\s]*)\)")
 
 
 def setup(app: Any) -> None:
-    """Connect what is done to each page and docstring before it is parsed."""
+    """Register the functions that edit pages and docstrings before they are parsed."""
     app.connect("source-read", _filled)
     app.connect("autodoc-process-docstring", _without_type, priority=0)
 
 
 def _without_type(app: Any, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
-    """Keep what stands before the first colon of an attribute's sentence from being taken for its type."""
+    """Prevent napoleon from parsing the text before the first colon of an attribute's sentence as its type."""
     if what in ("attribute", "data"):
         lines.insert(0, "")
 
 
 def _filled(app: Any, page: str, source: list[str]) -> None:
-    """Fill a page, and lead its links between files of the repository to their pages."""
+    """Insert the file of a page, and replace links to files of the repository by links to their pages."""
     file = next((name for name, of in _PAGES.items() if of == f"{page}.md"), None)
     if page == "configs":
         source[0] = _configurations()
     elif file is not None:
-        _, mark, rest = source[0].partition("```{toctree}")  # the index has the site's contents at its foot
+        _, mark, rest = source[0].partition("```{toctree}")  # index.md ends with the table of contents
         source[0] = f"{(ROOT / file).read_text(encoding='utf-8')}\n{mark}{rest}"
     folder = "" if file is not None else posixpath.dirname(f"docs/{page}")
     source[0] = _LINK.sub(lambda link: f"]({_target(posixpath.join(folder, link[1]))}{link[2]})", source[0])
 
 
 def _target(path: str) -> str:
-    """Return the place of a file of the repository in the site, as a link of any page."""
+    """Return the link to a file of the repository in the site, valid on any page."""
     to = posixpath.normpath(path)
     if to == "configs":
         return "/configs.md"
     if to.startswith("configs/"):
         return f"#{to.removesuffix('.yaml').replace('/', '-')}"
-    return f"/{_PAGES.get(to) or to.removeprefix('docs/')}"  # of what is in neither the strict build says so
+    return f"/{_PAGES.get(to) or to.removeprefix('docs/')}"  # the strict build rejects links to other files
 
 
 def _configurations() -> str:
-    parts = ["# Configurations", "The head of each says what it shows, where it is from, its cost and command."]
+    parts = ["# Configurations", "The header of each file gives its content, source, cost and command."]
     for folder in sorted(path for path in (ROOT / "configs").iterdir() if path.is_dir()):
         parts.append(f"(configs-{folder.name})=\n## {folder.name}")
         for file in sorted(folder.glob("*.yaml")):

@@ -47,7 +47,7 @@ Judges = dict[str, Classifier]
 
 @dataclass(frozen=True)
 class Made:
-    """A recipe's run.
+    """The run of a recipe.
 
     Attributes:
         records: in the order of the classes.

@@ -16,7 +16,7 @@ damage     a file of the folder is deleted, cut or changed; the resumed run is e
 hostile    unreadable photographs, pipes, links out of the folder; the run ends, and nothing outside is changed
 logger     the process of W&B is stopped during the run; the run ends within two minutes
 
-The table lists the trials and how many were survived. The exit status is 1 if a trial failed; its folder is kept.
+The table counts the trials, and those that passed. The exit status is 1 if a trial failed; its folder is kept.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def contents(run: Path) -> dict[str, Any]:
     return kept
 
 
-# -- trials: each returns a description, and the failure (empty if the run survived)
+# -- trials: each returns a description, and the failure (empty if the trial passed)
 
 
 class Case:
@@ -279,10 +279,10 @@ TRIALS: dict[str, Callable[[Case], tuple[str, str]]] = {
 
 
 def campaign(cases: Sequence[str], trials: Sequence[str], repeats: int, seed: int) -> bool:
-    """Execute the trials and print the table; return whether all were survived."""
+    """Execute the trials and print the table; return whether all passed."""
     draw = random.Random(seed)
     tried: Counter[str] = Counter()
-    survived: Counter[str] = Counter()
+    passed: Counter[str] = Counter()
     for name in cases:
         folder = Path(tempfile.mkdtemp(prefix=f"soak_{name}_"))
         case_with = cache(partial(Case, name, folder, draw))
@@ -291,18 +291,18 @@ def campaign(cases: Sequence[str], trials: Sequence[str], repeats: int, seed: in
             for _ in range(repeats):
                 what, wrong = TRIALS[trial](case)
                 tried[trial] += 1
-                survived[trial] += not wrong
-                print(f"{name}: {trial}, {what}: {wrong or 'survived'}", flush=True)
+                passed[trial] += not wrong
+                print(f"{name}: {trial}, {what}: {wrong or 'passed'}", flush=True)
                 if wrong and case.run.exists():
                     shutil.copytree(case.run, folder / f"failed_{trial}_{tried[trial]}", symlinks=True)
-        if survived == tried:
+        if passed == tried:
             shutil.rmtree(folder)
         else:
             print(f"see {folder}")
-    print("\n| trial | tried | survived |\n|---|---|---|")
+    print("\n| trial | tried | passed |\n|---|---|---|")
     for trial in trials:
-        print(f"| {trial} | {tried[trial]} | {survived[trial]} |")
-    return survived == tried
+        print(f"| {trial} | {tried[trial]} | {passed[trial]} |")
+    return passed == tried
 
 
 def main() -> None:
