@@ -391,8 +391,8 @@ def _print_results(presentation: Presentation, run: Run) -> None:
         return
     from rich.console import Console
 
-    console = Console()
-    console = console if console.is_terminal else Console(width=150)
+    console = Console(emoji=False)
+    console = console if console.is_terminal else Console(width=150, emoji=False)
 
     def print_line(line: str) -> None:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

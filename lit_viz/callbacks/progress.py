@@ -33,7 +33,7 @@ class Progress(Callback):
     def __init__(self, notify: Notify | None = notify, console: Console | None = None) -> None:
         self.notify = notify
         self.quiet = notify is None
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, emoji=False)
         self._bar: Bar | None = None
         self._display: Any = None  # of IPython
         self._bar_task = TaskID(0)

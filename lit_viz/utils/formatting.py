@@ -27,7 +27,7 @@ def notify(message: str) -> None:
         return
     from rich.console import Console
 
-    Console(stderr=True).print(printable(message), markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def is_notebook() -> bool:
@@ -105,5 +105,5 @@ def text_table(rows: Sequence[Mapping[str, str]], words: int) -> str:
     for row in rows:
         table.add_row(*(row.get(column, "") for column in columns))
     text = StringIO()
-    Console(file=text, width=170, markup=False, highlight=False).print(table)
+    Console(file=text, width=170, markup=False, emoji=False, highlight=False).print(table)
     return text.getvalue().rstrip("\n")

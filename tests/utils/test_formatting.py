@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lit_viz.types import Record
-from lit_viz.utils.formatting import status_summary
+from lit_viz.utils.formatting import notify, status_summary, text_table
 
 
 def test_the_summary_has_every_status() -> None:
     status = ["failed", "unfinished", "done", "done"]
     records = [Record(index=i, name="a", status=name) for i, name in enumerate(status)]
     assert status_summary(records) == "2 done, 1 unfinished, 1 failed"
+
+
+def test_names_between_colons_do_not_become_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    notify("my_net:bear: images are normalized")
+    assert capsys.readouterr().err == "my_net:bear: images are normalized\n"
+    assert "my_net:bear:" in text_table([{"network": "my_net:bear:"}])
