@@ -48,10 +48,10 @@ class AttackPresentation(Presentation):
     task_options: ClassVar[Mapping[str, str]] = {"eps": "eps {:.3g}"}
 
     def subtitle(self, record: Record) -> str:
-        parts = [f"target {record.target_name}"] if record.target_name else []
+        texts = [f"target {record.target_name}"] if record.target_name else []
         if isinstance(record, AttackRecord) and record.eps is not None and record.norm is not None:
-            parts.append(f"eps {format_distance(record.eps, record.norm)}")
-        return ", ".join(parts)
+            texts.append(f"eps {format_distance(record.eps, record.norm)}")
+        return ", ".join(texts)
 
     def names(self, records: Sequence[Record]) -> list[str]:
         names = [label_with_target(record.name, record.target_name) for record in records]
