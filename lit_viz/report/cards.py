@@ -75,45 +75,33 @@ def build_cards(
         budget: total size of the embedded images in bytes, divided evenly.
     """
     metrics = folder.metrics([record.key for record in records])
-    share = budget / max(1, len(records))
-    return [
-        _card(folder, record, row, metrics[record.key], presentation, share)
-        for record, row in zip(records, rows, strict=True)
-    ]
-
-
-def _card(
-    folder: RunFolder,
-    record: Record,
-    row: Mapping[str, str],
-    metrics: Mapping[str, Curve],
-    presentation: Presentation,
-    budget: float,
-) -> dict[str, Any]:
-    name = record.name
-    perturbed = _perturbed(folder, record.key)
-    source = folder.path / "sources" / f"{record.key}.png"
-    photograph = image_uri(source) if source.exists() else ""
-    budget -= len(photograph) + sum(len(original) + len(image) for _, original, image, _ in perturbed)
-    files = _files(folder, record)
-    frames = _fit(files, budget)
-    stacks = {"photograph": [(photograph, f"photograph {name}")]} if photograph else {}
-    if frames:
-        stacks[presentation.result] = [(frame.image, f"{name}, iteration {frame.label}") for frame in frames]
-    if differences := [(f.difference, f"difference at iteration {f.label}") for f in frames if f.difference]:
-        stacks[f"difference × {MAGNIFIED:g}"] = differences
-    return {
-        "record": record,
-        "title": label_with_lr(name, record),
-        "subtitle": presentation.subtitle(record),
-        "note": presentation.note,
-        "row": row,
-        "curves": plot_curves(metrics, [frame.iteration for frame in frames]),
-        "stacks": stacks,  # images in one place by caption, of which the slider selects one
-        "labels": [frame.label for frame in frames],  # of the slider positions
-        "logged": len(files),
-        "perturbed": perturbed,
-    }
+    cards = []
+    for record, row in zip(records, rows, strict=True):
+        perturbed = _perturbed(folder, record.key)
+        source = folder.path / "sources" / f"{record.key}.png"
+        photograph = image_uri(source) if source.exists() else ""
+        used = len(photograph) + sum(len(original) + len(image) for _, original, image, _ in perturbed)
+        files = _files(folder, record)
+        frames = _fit(files, budget / len(records) - used)
+        stacks = {"photograph": [(photograph, f"photograph {record.name}")]} if photograph else {}
+        if frames:
+            stacks[presentation.result] = [(f.image, f"{record.name}, iteration {f.label}") for f in frames]
+        if differences := [(f.difference, f"difference at iteration {f.label}") for f in frames if f.difference]:
+            stacks[f"difference × {MAGNIFIED:g}"] = differences
+        card = {
+            "record": record,
+            "title": label_with_lr(record.name, record),
+            "subtitle": presentation.subtitle(record),
+            "note": presentation.note,
+            "row": row,
+            "curves": plot_curves(metrics[record.key], [frame.iteration for frame in frames]),
+            "stacks": stacks,  # images in one place by caption, of which the slider selects one
+            "labels": [frame.label for frame in frames],  # of the slider positions
+            "logged": len(files),
+            "perturbed": perturbed,
+        }
+        cards.append(card)
+    return cards
 
 
 def _files(folder: RunFolder, record: Record) -> list[tuple[int | None, Path, Path | None]]:
