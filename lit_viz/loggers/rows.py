@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, partial
 from operator import itemgetter, methodcaller
 from statistics import fmean, median
 from typing import TypeVar
@@ -86,10 +86,10 @@ class FolderRows:
             return [partial(self._log_snapshot, names[s.task.index], s, records.get(key)) for key, s in snapshots]
         rows: list[LogRow] = []
         for first in range(0, min(len(self.tasks), _MAX_IN_GRIDS), _GRID):
-            grid = _Grid(self.folder, self.tasks[first : first + _GRID], self.presentation)
-            if not all(task.index in finished for task in grid.tasks):
+            tasks = self.tasks[first : first + _GRID]
+            if not all(task.index in finished for task in tasks):
                 break
-            rows += [partial(grid.log, k) for k in grid.iterations]
+            rows += self._grid_rows(tasks)
         return rows
 
     def all(self) -> list[LogRow]:
@@ -118,45 +118,38 @@ class FolderRows:
         top5 = top5_of(images["image"]) if "image" in images else ()
         log_snapshot(adapter, name, snapshot, images, caption(replace(snapshot, top5=top5), self.presentation))
 
+    def _grid_rows(self, tasks: Sequence[Task]) -> list[LogRow]:
+        """Return a row per iteration of tasks that share an image and the means of their metrics. A task without a
+        frame at the iteration shows its latest frame."""
+        shown = [(task, frames) for task in tasks if (frames := self.folder.frames(task.key))]
+        name = f"{tasks[0].index:04d}-{tasks[-1].index:04d}"
+
+        @cache  # read when the first row is logged, once for all iterations
+        def read() -> tuple[Mapping[str, Mapping[str, Curve]], Mapping[int, Record]]:
+            curves = self.folder.metrics([task.key for task in tasks])
+            return curves, {record.index: record for record in self.folder.records()}
+
+        def log(k: int, adapter: ImageAdapter) -> None:
+            curves, records = read()
+            lines = [f"iteration {k}"]
+            for task, frames in shown:
+                metrics = {metric: _latest(curve, k) for metric, curve in curves[task.key].items()}
+                if k >= frames[-1][0]:  # the final image may be the file's, whose metrics are in the record
+                    metrics = _with_file_metrics(metrics, records.get(task.index))
+                lines.append(" - ".join([self.presentation.task_name(task), *self.presentation.metric_texts(metrics)]))
+            image = tile([pixels(_latest(frames, k)) for _, frames in shown], side=2048)
+            means: dict[str, float] = {}
+            for metric in sorted({metric for of_task in curves.values() for metric in of_task}):
+                means |= _mean(f"{metric}/{name}", [c for of_task in curves.values() if (c := of_task.get(metric))], k)
+            adapter.log(means, {f"image/grid/{name}": (image, "\n".join(lines))}, k)
+
+        return [partial(log, k) for k in sorted({k for _, frames in shown for k, _ in frames})]
+
 
 def _with_file_metrics(metrics: dict[str, float], record: Record | None) -> dict[str, float]:
     """Return the metrics of the last image with those of its file, which may differ."""
     recorded = {} if record is None else record.metrics
     return {**metrics, **{name: v for name in metrics if isinstance(v := recorded.get(name), float)}}
-
-
-class _Grid:
-    """Consecutive tasks that share an image and the means of their metrics."""
-
-    def __init__(self, folder: RunFolder, tasks: Sequence[Task], presentation: Presentation) -> None:
-        self.folder, self.tasks, self.presentation = folder, tasks, presentation
-        self.frames = [(task, frames) for task in tasks if (frames := folder.frames(task.key))]
-        self.iterations = sorted({k for _, frames in self.frames for k, _ in frames})
-
-    # Read when the first row is logged, once for all iterations.
-
-    @cached_property
-    def _curves(self) -> Mapping[str, Mapping[str, Curve]]:
-        return self.folder.metrics([task.key for task in self.tasks])
-
-    @cached_property
-    def _records(self) -> Mapping[int, Record]:
-        return {record.index: record for record in self.folder.records()}
-
-    def log(self, k: int, adapter: ImageAdapter) -> None:
-        """Log the row of an iteration. A task without a frame at the iteration shows its latest frame."""
-        lines = [f"iteration {k}"]
-        for task, frames in self.frames:
-            metrics = {metric: _latest(curve, k) for metric, curve in self._curves[task.key].items()}
-            if k >= frames[-1][0]:  # the final image may be the file's, whose metrics are in the record
-                metrics = _with_file_metrics(metrics, self._records.get(task.index))
-            lines.append(" - ".join([self.presentation.task_name(task), *self.presentation.metric_texts(metrics)]))
-        image = tile([pixels(_latest(frames, k)) for _, frames in self.frames], side=2048)
-        name = f"{self.tasks[0].index:04d}-{self.tasks[-1].index:04d}"
-        means: dict[str, float] = {}
-        for metric in sorted({metric for curves in self._curves.values() for metric in curves}):
-            means |= _mean(f"{metric}/{name}", [c for curves in self._curves.values() if (c := curves.get(metric))], k)
-        adapter.log(means, {f"image/grid/{name}": (image, "\n".join(lines))}, k)
 
 
 def _mean(key: str, curves: Iterable[Curve], iteration: int) -> dict[str, float]:
