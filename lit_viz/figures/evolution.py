@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lit_viz.figures.curves import AXIS, plot_metric, spread
 from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, pixels, stack, wrap_text
 from lit_viz.figures.sheet import contact_sheet, grid_shape
-from lit_viz.figures.style import CELL, GAP, GROUP_GAP, HEADING, SMALL_CELL, WIDE
+from lit_viz.figures.style import CELL, GAP, GROUP_GAP, HEADING, WIDE
 from lit_viz.types import Curve, Picture
 from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import probability_text
@@ -59,13 +59,9 @@ class Evolution:
         return probability_text(value) if self.metric == "probability" else f"{self.metric} {value:.3g}"
 
 
-def evolution_figure(tasks: Sequence[Evolution], columns: int = 6) -> Figure:
-    """Draw each task as a row of images by iteration, above its curve; many tasks as a sheet of the last images.
-
-    Args:
-        tasks: tasks without frames are omitted.
-        columns: maximum number of iterations: the first, the last and others evenly between.
-    """
+def evolution_figure(tasks: Sequence[Evolution]) -> Figure:
+    """Draw each task as a row of up to six images by iteration, above its curve; many tasks as a sheet of the last
+    images. Tasks without frames are omitted."""
     tasks = [task for task in tasks if task.frames]
     last = [(task, *task.frames[-1]) for task in tasks]
     if len(tasks) > _ROWS:
@@ -73,27 +69,22 @@ def evolution_figure(tasks: Sequence[Evolution], columns: int = 6) -> Figure:
         return contact_sheet([picture for *_, picture in last], [text.removesuffix(" · ") for text in texts])
     shapes = (pixels(picture).shape for *_, picture in last)
     aspect = max((width / height for height, width, _ in shapes), default=1.0)
-    if aspect > WIDE:
-        columns = min(columns, 3)
+    columns, width, gap = (3, CELL * min(aspect, 3.0), GROUP_GAP) if aspect > WIDE else (6, CELL, GAP)
     most = max((min(len(task.frames), columns) for task in tasks), default=1)
-    width = (CELL if most <= 6 else SMALL_CELL) * (min(aspect, 3.0) if aspect > WIDE else 1.0)
-    gap = GROUP_GAP if aspect > WIDE else GAP
-    return compose(stack(*(_row(task, columns, most, width, gap) for task in tasks), gap=2 * GAP))
-
-
-def _row(task: Evolution, columns: int, most: int, width: float, gap: float) -> Grid:
-    """Return the name, at most ``columns`` images and the curve of a task; another row has ``most`` images."""
-    frames = [task.frames[place] for place in spread(len(task.frames), columns)]
     band = max(most * (width + gap) - gap, 2.6)
-    cells = [Cell(pixels(picture), [task.value_text(k)], width, f"iteration {k}", lines=1) for k, picture in frames]
-    rows: list[list[Block | None]] = [
-        [Text("", AXIS - GAP), Text(task.name, band, HEADING, lines=2, weight="bold")],
-        [None, Grid([cells], gap)],
-    ]
-    if len(task.curve) > 1:
-        plot = partial(plot_metric, task.curve, task.metric, [k for k, _ in frames])
-        rows.append([None, Plot(_CURVE, plot, band, below=0.32)])
-    return Grid(rows)
+    blocks = []
+    for task in tasks:
+        frames = [task.frames[place] for place in spread(len(task.frames), columns)]
+        cells = [Cell(pixels(picture), [task.value_text(k)], width, f"iteration {k}", lines=1) for k, picture in frames]
+        rows: list[list[Block | None]] = [
+            [Text("", AXIS - GAP), Text(task.name, band, HEADING, lines=2, weight="bold")],
+            [None, Grid([cells], gap)],
+        ]
+        if len(task.curve) > 1:
+            plot = partial(plot_metric, task.curve, task.metric, [k for k, _ in frames])
+            rows.append([None, Plot(_CURVE, plot, band, below=0.32)])
+        blocks.append(Grid(rows))
+    return compose(stack(*blocks, gap=2 * GAP))
 
 
 def save_evolution(tasks: Sequence[Evolution], path: Path, most_frames: int = 80) -> Path | None:
