@@ -131,7 +131,11 @@ class AdversarialExamplePresentation(AttackPresentation):
             _write_robustness(valid, folder, settings)
         _write_diagnosis(module, valid, folder, settings)
         if not settings.ends_run:
-            _write_transfer(outcomes, module.classifier, folder, settings)
+            predictions = robustness.transfers(outcomes, module.classifier)
+            folder.merge_evidence(parts.Evidence(transfer=robustness.transfer_evidence(predictions)))
+            settings.notify(f"evidence: {robustness.transfer_summary(predictions, _count_fooled(outcomes))}")
+            if predictions:
+                settings.notify(robustness.transfer_table(predictions))
         return not mismatched
 
 
@@ -269,14 +273,3 @@ def _write_diagnosis(
     )
     folder.merge_evidence(parts.Evidence(trust=diagnosis))
     settings.notify(f"evidence: {diagnosis.sentence}")
-
-
-def _write_transfer(
-    outcomes: Sequence[Outcome], classifier: Classifier, folder: RunFolder, settings: EvidenceSettings
-) -> None:
-    """Write the predictions of held-out networks for the files."""
-    predictions = robustness.transfers(outcomes, classifier)
-    folder.merge_evidence(parts.Evidence(transfer=robustness.transfer_evidence(predictions)))
-    settings.notify(f"evidence: {robustness.transfer_summary(predictions, _count_fooled(outcomes))}")
-    if predictions:
-        settings.notify(robustness.transfer_table(predictions))
