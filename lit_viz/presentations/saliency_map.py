@@ -94,7 +94,8 @@ class SaliencyMapPresentation(Presentation):
         config, notify = settings.config, settings.notify
         certificate = None
         is_limited = settings.ends_run and config.check == "auto"  # to the duration of the run
-        if is_limited and _comparison_seconds(module) > _run_seconds(outcomes):
+        parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
+        if is_limited and _CHECK_SECONDS_PER_PARAMETER * parameters > _run_seconds(outcomes):
             maps = [outcome for outcome in outcomes if isinstance(outcome.record, SaliencyRecord)]
             for outcome in maps:
                 outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
@@ -196,11 +197,6 @@ def _error_text(record: Record) -> str:
 
 
 # -- evidence
-
-
-def _comparison_seconds(module: SaliencyMap) -> float:
-    """Return the estimated time of the comparison of a map of one evaluation, in seconds."""
-    return _CHECK_SECONDS_PER_PARAMETER * sum(p.numel() for p in module.classifier.original.parameters())
 
 
 def _run_seconds(outcomes: Sequence[Outcome]) -> float:
