@@ -142,19 +142,14 @@ def resample(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
 def _grid(matrices: Tensor, size: tuple[int, int], fine: tuple[int, int], like: Tensor) -> Tensor:
     """Compute the sampling positions ``(M, *fine, 2)`` as (x, y), with the image in [-1, 1] x [-1, 1].
 
-    Sums of a column and a row term: twenty times as fast on a CPU as ``affine_grid``, which multiplies matrices.
+    Sums of a column and a row term: ten times as fast on a CPU as ``affine_grid``, which multiplies matrices.
     """
     height, width = fine
     extent = matrices.new_tensor([size[1], size[0]])
     # From pixels of the view to [-1, 1] in both coordinates.
     linear = to_device(matrices[:, :2, :2] * extent / extent[:, None], like.device, like.dtype)
     offset = to_device(matrices[:, :2, 2] * 2 / extent, like.device, like.dtype)
-    x, y = (
-        (2 * torch.arange(length, device=like.device, dtype=like.dtype) + 1) / length - 1 for length in (width, height)
-    )
-    grid = like.new_empty(len(matrices), height, width, 2)
-    for axis in (0, 1):
-        rows = linear[:, axis, 1:] * y + offset[:, axis, None]
-        columns = linear[:, axis, :1] * x
-        torch.add(rows[:, :, None], columns[:, None, :], out=grid[..., axis])
-    return grid
+    x, y = ((2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1 for n in (width, height))
+    rows = linear[:, None, :, 1] * y[:, None] + offset[:, None]
+    columns = linear[:, None, :, 0] * x[:, None]
+    return rows[:, :, None] + columns[:, None]
