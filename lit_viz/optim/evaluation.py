@@ -81,10 +81,7 @@ class Evaluation:
     def metrics_by_row(self) -> list[dict[str, float]]:
         """Return the metrics of each image as numbers; transferred from the device once."""
         if self._metrics_by_row is None:
-            if self.metrics:
-                rows = torch.stack([metric.double() for metric in self.metrics.values()], 1).tolist()
-            else:
-                rows = [[] for _ in self.score]
+            rows = torch.stack([metric.double() for metric in self.metrics.values()], 1).tolist()
             self._metrics_by_row = [dict(zip(self.metrics, row, strict=True)) for row in rows]
         return self._metrics_by_row
 
