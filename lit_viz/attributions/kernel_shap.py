@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import EVERY, MAX_COARSE_ERROR, Estimator, add_rows, gather_rows, relative_error
+from lit_viz.attributions.base import EVERY, MAX_COARSE_ERROR, Estimator, add_rows, gather_rows, keys, relative_error
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
 from lit_viz.optim import Evaluate, State
-from lit_viz.rng import Draws, Key
+from lit_viz.rng import Draws
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
 
@@ -95,9 +95,8 @@ class KernelShap(Estimator):
 
     def coalitions(self, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
         """Return the visible superpixels of evaluations, bool ``(M, most)``: all, none, then pairs of coalitions."""
-        seeds, counts = to_list(state["seed"]), state["count"][slots]
-        keys = [Key(seeds[n], k // 2) for n, k in zip(to_list(slots), to_list(numbers), strict=True)]
-        draws = Draws(keys, numbers.device).scoped("kernel_shap")
+        counts = state["count"][slots]
+        draws = Draws(keys(state, slots, numbers // 2), numbers.device).scoped("kernel_shap")
         places = torch.arange(self.segments.most, device=numbers.device, dtype=torch.float64)
         exists = places < counts[:, None]
         inner = exists & (places > 0)
