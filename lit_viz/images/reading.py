@@ -298,17 +298,13 @@ def _planes(image: Image.Image) -> Iterator[_Plane]:
             yield np.asarray(color, np.float32)
 
 
-def _pixel_limit(value: str) -> int:
-    require(value.isdecimal(), f"{_LIMIT} must be a number of pixels such as 200000000", repr(value))
-    return int(value)
-
-
 @contextmanager
 def _translate_image_errors(path: str | Path | Tensor) -> Iterator[None]:
     """Convert exceptions and warnings of Pillow to a LitVizError; its decoders raise many types on invalid files."""
     try:
-        if _LIMIT in os.environ:
-            Image.MAX_IMAGE_PIXELS = _pixel_limit(os.environ[_LIMIT])
+        if (given := os.environ.get(_LIMIT)) is not None:
+            require(given.isdecimal(), f"{_LIMIT} must be a number of pixels such as 200000000", repr(given))
+            Image.MAX_IMAGE_PIXELS = int(given)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
