@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,8 @@ class Classifier(Original):
         self.sha256 = sha256
         self._own_notes = self.notes = tuple(notes)
         self._copies: dict[object, FrozenNetwork] = {}
-        self._state: _State | None = None  # of the original, at the last check
+        # Of the original, at the last check: hash of the weights, representation of the layers, logits of probe images.
+        self._state: tuple[str, str, Tensor] | None = None
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -148,12 +149,15 @@ class Classifier(Original):
         """
         self.notes = self._own_notes
         state = self._current_state()
-        if state.logits.numel() and state.logits.shape[1] != self.num_classes:
+        logits = state[2]
+        if logits.numel() and logits.shape[1] != self.num_classes:
             raise LitVizError(
-                f"{self.name} was loaded with {self.num_classes} classes and gives {state.logits.shape[1]} logits now: "
+                f"{self.name} was loaded with {self.num_classes} classes and gives {logits.shape[1]} logits now: "
                 "load it again"
             )
-        if self._state is None or not state.equals(self._state):
+        before = self._state
+        # The last bits of the logits may depend on the number of threads.
+        if before is None or state[:2] != before[:2] or relative_difference(logits, before[2]) > LOGITS_TOLERANCE:
             self._state, self._copies = state, {}
 
     def identity(self) -> dict[str, Any]:
@@ -163,26 +167,15 @@ class Classifier(Original):
         probe image, None if it is not finite.
         """
         self._state = self._state or self._current_state()
-        largest = (float(logits.max()) for logits in self._state.logits)
+        weights, _, logits = self._state
+        largest = (float(row.max()) for row in logits)
         return {
-            "weights_sha256": self.sha256 or self._state.weights,
+            "weights_sha256": self.sha256 or weights,
             "probe_logits": [value if math.isfinite(value) else None for value in largest],
         }
 
-    def _current_state(self) -> _State:
-        return _State(_fingerprint(self.original), repr(self.original), self.probe_logits())
-
-
-class _State(NamedTuple):
-    """Fingerprint of the weights, representation of the layers, logits of the probe images."""
-
-    weights: str
-    layers: str
-    logits: Tensor
-
-    def equals(self, other: _State) -> bool:
-        """Return whether it is the same network; the last bits of the logits may depend on the number of threads."""
-        return self[:2] == other[:2] and relative_difference(self.logits, other.logits) <= LOGITS_TOLERANCE
+    def _current_state(self) -> tuple[str, str, Tensor]:
+        return _fingerprint(self.original), repr(self.original), self.probe_logits()
 
 
 def _fingerprint(network: nn.Module) -> str:
