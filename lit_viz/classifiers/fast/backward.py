@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from lit_viz.classifiers.outputs import differentiable_logits
-
 _FRACTION: ContextVar[float] = ContextVar("fraction", default=1.0)  # of the rows that the score reads
 _ROWS = "_lit_viz_rows"  # attribute of a gradient: its version and the result of nonzero_rows()
 _EXCLUSIVE = "_lit_viz_exclusive"  # attribute of a gradient that may be overwritten
@@ -195,7 +193,7 @@ class Rectifier(nn.Module):
         self.sole_reader = False  # whether no other operation reads its input
 
     def forward(self, x: Tensor) -> Tensor:
-        # Not in place for a view, where torch's graph hides the step from hidden_nonlinearity().
+        # Not in place for a view, where torch's graph hides the step from nonlinearities().
         inplace = self.inplace and not x._is_view()
         if torch.is_grad_enabled() and x.requires_grad:
             return _Rectify.apply(x, self.activation, inplace, self.sole_reader)  # type: ignore[no-any-return, no-untyped-call]
@@ -241,19 +239,10 @@ _SELECTING = re.compile(
 _PRODUCT = re.compile(r"(Mul|Div|Addcmul|Mm|Bmm|Addmm|Linear|Convolution)Backward\d")
 
 
-def hidden_nonlinearity(network: nn.Module, x: Tensor) -> str | None:
-    """Return the first operation of a forward that is non-linear and no :class:`Rectifier`, such as ``gelu``, or None.
-
-    Custom functions and compiled code are included.
-    """
-    _, logits = differentiable_logits(network, x)
-    return next(nonlinearities(logits, selecting=False), None)
-
-
 def nonlinearities(logits: Tensor, *, selecting: bool) -> Iterator[str]:
-    """Yield the non-linear operations of a forward, in order, except those with a backward of their own.
+    """Yield the non-linear operations of a forward, such as ``gelu``, in order, except those with an own backward.
 
-    Maxima and normalizations are included if ``selecting``.
+    Custom functions and compiled code are included; maxima and normalizations only if ``selecting``.
     """
     if logits.grad_fn is None:
         raise RuntimeError("its logits have no gradient")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import isolation
-from lit_viz.classifiers.fast.backward import Backprop, hidden_nonlinearity, nonlinearities, replace_rectifiers
+from lit_viz.classifiers.fast.backward import Backprop, nonlinearities, replace_rectifiers
 from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
 from lit_viz.classifiers.fast.convolution import find_chains, fuse_activations, replace_convolutions
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
@@ -171,7 +171,7 @@ def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None
         replace_rectifiers(network, backprop)
         with isolation.random_state_preserved(network):
             logits = logits_without_graph(network, x)
-        hidden = hidden_nonlinearity(network, x)
+        hidden = next(nonlinearities(differentiable_logits(network, x)[1], selecting=False), None)
     except Exception as error:  # any error of the user's code or its compiler
         raise _Rejected(first_line(error)) from error
     if hidden is not None:
