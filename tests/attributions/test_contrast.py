@@ -12,6 +12,7 @@ import lit_viz as lv
 from lit_viz.attributions import METHODS, Attribution, GradCAM, KernelShap, Occlusion, attribute
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.saliency.captum_reference import CaptumReference
 from lit_viz.evidence.saliency.cross_check import check_map, randomize
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import class_tasks
@@ -89,11 +90,8 @@ def test_both_gates_compare_the_contrast(name: str) -> None:
     delivered, _ = attribute(method, networks, photograph[None], [2], evaluations=count, seeds=[5], against=[4])
 
     def agreement(against: int | None) -> Any:
-        found = check_map(
-            method, classifier, photograph, 2, 5, delivered[0], count, lambda: randomize(classifier), against
-        )
-        assert found is not None
-        return found[0]
+        reference = CaptumReference(method, classifier, photograph[None].double(), 2, 5, count, against)
+        return check_map(reference, delivered[0], lambda: randomize(classifier))[0]
 
     assert agreement(4).passed
     assert agreement(4).formula <= 1e-8 + agreement(4).rounding

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
@@ -137,15 +138,7 @@ class Agreement:
 
 
 def check_map(
-    method: Attribution,
-    classifier: Classifier,
-    photograph: Tensor,
-    target: int,
-    seed: int,
-    delivered: Tensor,
-    evaluations: int,
-    randomized: Callable[[], Classifier],
-    against: int | None = None,
+    reference: CaptumReference, delivered: Tensor, randomized: Callable[[], Classifier]
 ) -> tuple[Agreement, Tensor]:
     """Compare a delivered map with Captum elementwise.
 
@@ -154,15 +147,10 @@ def check_map(
     compares the delivered map with Captum's float64 map; it allows twice the difference of Captum's float32 maps.
 
     Args:
-        method: bound to the classifier, and in Captum (see :func:`counterpart_of`).
-        classifier: the network.
-        photograph: ``(C, H, W)`` in [0, 1], as the network sees it.
-        target: class index.
-        seed: of the task.
+        reference: with the photograph as the network sees it, in float64, and a method that is bound to the classifier
+            and in Captum (see :func:`counterpart_of`).
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
-        evaluations: number of evaluations of the map.
         randomized: returns the classifier with randomized weights for a control (see :func:`randomize`).
-        against: index of the class that the target is contrasted with, if any.
 
     Returns:
         the comparison and Captum's float64 map.
@@ -170,12 +158,11 @@ def check_map(
     Raises:
         LitVizError: the comparison is undecided, since Captum's own float32 maps differ too much, or impossible.
     """
-    if classifier.fast().draws:
+    if reference.classifier.fast().draws:
         raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
-    photograph = photograph.to(classifier.device)
-    exact = CaptumReference(method, classifier, photograph[None].double(), target, seed, evaluations, against)
+    exact = replace(reference, x=reference.x.to(reference.classifier.device))
     expected = exact.compute()
-    single = replace(exact, x=photograph[None].float())
+    single = replace(exact, x=exact.x.float())
 
     def float32_error(*references: CaptumReference) -> float:
         return max(relative_difference(reference.compute(), expected) for reference in references)
@@ -183,7 +170,7 @@ def check_map(
     few = exact.with_evaluations(_FORMULA_EVALUATIONS)
     networks = _float64_networks(few)
     agreement = Agreement(
-        formula=_formula_difference(few, networks, expected if few.evaluations == evaluations else None),
+        formula=_formula_difference(few, networks, expected if few.evaluations == exact.evaluations else None),
         delivered=relative_difference(delivered[None], expected),
         captum_float32=float32_error(single, *(single.with_rounding(k) for k in range(1, 1 + _ROUNDED_MAPS))),
         similarity=similarity_of(delivered, expected[0]),
@@ -193,7 +180,7 @@ def check_map(
     if not agreement.formula_passed:
         noise = torch.rand(few.x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(few.x)
         x = (few.x + _TIE_NOISE * (noise - 0.5)).clamp(0, 1)
-        untied = replace(few, x=x, method=_with_noisy_baseline(method, _TIE_NOISE * noise.flip(-1)))
+        untied = replace(few, x=x, method=_with_noisy_baseline(few.method, _TIE_NOISE * noise.flip(-1)))
         agreement = replace(agreement, formula=_formula_difference(untied, networks, None))
     if not agreement.delivered_passed and agreement.delivered < MAX_ALLOWED:
         seeds = range(1 + _ROUNDED_MAPS, 1 + _ROUNDED_MAPS + _MORE_ROUNDED_MAPS)
@@ -405,10 +392,9 @@ def cross_check(
         assert record.seed is not None
         try:
             with torch_warnings_ignored():
-                agreement, reference = check_map(
-                    method, classifier, photograph, record.target, record.seed, delivered, count, randomized,
-                    record.against,
-                )  # fmt: skip
+                x = photograph[None].double()
+                task = CaptumReference(method, classifier, x, record.target, record.seed, count, record.against)
+                agreement, reference = check_map(task, delivered, randomized)
         except LitVizError as error:
             unchecked[index] = str(error)
             continue
@@ -451,11 +437,6 @@ def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:
 
 def _order(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, SaliencyRecord]]:
     """Return the finished maps: the first of each method before any second, those with few evaluations first."""
-    counts: Counter[str] = Counter()
-    ranked: list[tuple[int, int, int, Outcome, SaliencyRecord]] = []
-    for outcome in outcomes:
-        record = outcome.record
-        if isinstance(record, SaliencyRecord) and record.status == "done":
-            ranked.append((counts[record.method], record.iterations or 0, len(ranked), outcome, record))
-            counts[record.method] += 1
-    return [(outcome, record) for *_, outcome, record in sorted(ranked, key=lambda entry: entry[:3])]
+    places: dict[str, Iterator[int]] = defaultdict(itertools.count)
+    maps = [(o, o.record) for o in outcomes if isinstance(o.record, SaliencyRecord) and o.record.status == "done"]
+    return sorted(maps, key=lambda entry: (next(places[entry[1].method]), entry[1].iterations or 0))

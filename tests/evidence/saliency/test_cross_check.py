@@ -69,7 +69,8 @@ def made(name: str) -> Attribution:
 
 
 def compared(method: Attribution, classifier: Classifier, x: Tensor, values: Tensor, count: int) -> Any:
-    return check_map(method, classifier, x, TARGET, SEED, values, count, lambda: randomize(classifier))[0]
+    reference = CaptumReference(method, classifier, x[None].double(), TARGET, SEED, count)
+    return check_map(reference, values, lambda: randomize(classifier))[0]
 
 
 def delivered(method: Attribution, classifier: Classifier, count: int) -> Tensor:
@@ -340,8 +341,8 @@ def checked_within(
     """Return which of four maps are checked if an evaluation takes ``seconds_each``."""
     now = [0.0]
 
-    def check(*args: Any) -> Any:
-        now[0] += seconds_each * args[6]
+    def check(reference: CaptumReference, *args: Any) -> Any:
+        now[0] += seconds_each * reference.evaluations
         return SimpleNamespace(passed=True), None
 
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
