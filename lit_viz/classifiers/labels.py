@@ -83,7 +83,7 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
             names = set[str]().union(*_indices(tuple(labels)))
             is_list = "," in target and names.issuperset(map(_normalized, target.split(",")))
             separate = "; give classes separately: visualize A B, or --target A --target B"
-            hint = separate if is_list else did_you_mean(target.replace("_", " "), labels)
+            hint = separate if is_list else did_you_mean(target.replace("_", " "), labels) or ": see lit-viz classes"
         raise LitVizError(f"unknown class {target!r}{hint}") from None
 
 

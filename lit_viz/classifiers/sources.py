@@ -167,7 +167,8 @@ def _timm(name: str) -> Source:
     if architecture.startswith(_SCHEMES):
         return _repository(name, architecture.split(":", 1)[1])
     if not timm.is_model(architecture):
-        raise LitVizError(f"timm has no model {architecture!r}{did_you_mean(architecture, timm.list_models())}")
+        hint = did_you_mean(architecture, timm.list_models()) or ": see timm.list_models()"
+        raise LitVizError(f"timm has no model {architecture!r}{hint}")
     try:
         config = timm.get_pretrained_cfg(architecture)
     except RuntimeError as error:  # an unknown tag

@@ -123,7 +123,7 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
         else:
             entries.append(_entry(path))
     if others:
-        notes.append(f"{pluralize(len(others), 'other file')} passed over ({_some(others)})")
+        notes.append(f"{pluralize(len(others), 'other file')} skipped ({_some(others)})")
     return Listing(tuple(entries), tuple(notes))
 
 

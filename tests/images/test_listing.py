@@ -40,9 +40,9 @@ def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "notes.txt", "d/more.md", "d/e.csv", "z", "d/.DS_Store")
     listing = photographs([str(tmp_path)])
     assert listing.names() == ["a"]
-    assert listing.notes == ("4 other files passed over (e.csv, more.md, notes.txt, ...)",)
-    assert photographs([str(make(tmp_path / "d", "p.gif"))]).notes == ("2 other files passed over (e.csv, more.md)",)
-    assert photographs([str(make(tmp_path / "one", "p.gif", "t"))]).notes == ("1 other file passed over (t)",)
+    assert listing.notes == ("4 other files skipped (e.csv, more.md, notes.txt, ...)",)
+    assert photographs([str(make(tmp_path / "d", "p.gif"))]).notes == ("2 other files skipped (e.csv, more.md)",)
+    assert photographs([str(make(tmp_path / "one", "p.gif", "t"))]).notes == ("1 other file skipped (t)",)
 
 
 def test_arguments_keep_their_order_and_files_may_have_any_suffix(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_links_that_lead_in_circles_end(tmp_path: Path) -> None:
     (tmp_path / "root" / "b").symlink_to(tmp_path / "elsewhere")
     listing = photographs([str(tmp_path / "root")])
     assert listing.names() == ["x", "y"]
-    assert listing.notes == ("1 other file passed over (self)",)
+    assert listing.notes == ("1 other file skipped (self)",)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

@@ -97,7 +97,7 @@ def test_random_targets_follow_the_seed_of_the_task(tmp_path: Path) -> None:
 
 
 def test_notes_are_forwarded(tmp_path: Path) -> None:
-    assert photograph_tasks([make(tmp_path, "a.jpg", "b.txt")], FRUIT)[1] == ["1 other file passed over (b.txt)"]
+    assert photograph_tasks([make(tmp_path, "a.jpg", "b.txt")], FRUIT)[1] == ["1 other file skipped (b.txt)"]
 
 
 def seconds_to_queue(root: Path, count: int) -> tuple[float, float]:

@@ -56,7 +56,7 @@ def test_each_photograph_of_a_folder_has_a_map_or_an_error(
     assert "0 bytes" in found[6]["error"]
     assert "not an image" in found[7]["error"]
     assert "truncated" in found[8]["error"]
-    assert "1 other file passed over (notes.txt)" in err
+    assert "1 other file skipped (notes.txt)" in err
     for record in found[6:]:
         assert record["error"] in out
     assert "9 images: 6 done, 3 failed" in out
