@@ -56,14 +56,7 @@ class _ExplicitAttention(TorchFunctionMode):
             self.differences.append(relative_difference(output, reference()))
 
     def _scaled_dot_product(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        *_: Any,
-        scale: float | None = None,
-        **options: Any,
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, scale: Any = None, **__: Any
     ) -> Tensor:
         logits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
         if attn_mask is not None:
@@ -71,20 +64,9 @@ class _ExplicitAttention(TorchFunctionMode):
             logits = logits.masked_fill(~attn_mask, -math.inf) if is_bool else logits + attn_mask
         return self.on_map(logits.softmax(-1)) @ value
 
-    def _multi_head(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        width: int,
-        heads: int,
-        weight: Tensor,
-        bias: Tensor | None,
-        *rest: Any,
-        attn_mask: Tensor | None = None,
-        **options: Any,
-    ) -> Tensor:
+    def _multi_head(self, *args: Any, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
         """Compute :class:`nn.MultiheadAttention` for ``(T, N, D)``, without its rarer options."""
+        query, key, value, _width, heads, weight, bias, *rest = args
         biases = (None,) * 3 if bias is None else bias.chunk(3)
         inputs = zip((query, key, value), weight.chunk(3), biases, strict=True)
         projected = (F.linear(x, w, b).view(*x.shape[:2], heads, -1).permute(1, 2, 0, 3) for x, w, b in inputs)
