@@ -21,7 +21,7 @@ from lit_viz.classifiers.hub import processor_options, repository_network, store
 from lit_viz.classifiers.labels import imagenet_labels
 from lit_viz.classifiers.resizing import Resizing, resizing_of_timm
 from lit_viz.classifiers.weights import WEIGHTS_FILES, fill, fit_keys, read_weights, repository_file, torch_hub_file
-from lit_viz.errors import LitVizError, did_you_mean, first_line
+from lit_viz.errors import LitVizError, did_you_mean, first_line, require
 
 _EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 _FORMS = "efficientnet_lite0, torchvision/NAME, timm/NAME, transformers/ORG/NAME, a folder or package.module:factory"
@@ -75,7 +75,7 @@ def find_source(name: str) -> Source:
             "a package.module:factory that converts the file, such as by onnx2torch"
         )
     if ":" in name:
-        return _factory(name)
+        return Source(name, lambda classes: _call_factory(name), lambda: (_call_factory(name), None))
     if (file := Path(name.removesuffix(".py") + ".py")).is_file():
         raise LitVizError(f"{name} must name a function that builds the network, such as {file.stem}:build")
     import timm
@@ -256,17 +256,6 @@ def _timm_properties(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _factory(name: str) -> Source:
-    def build(classes: int | None = None) -> nn.Module:
-        with current_folder_importable():
-            network = _call_factory(name)
-        if not isinstance(network, nn.Module):
-            raise LitVizError(f"{name} must return a torch.nn.Module, got {type(network).__name__}")
-        return network
-
-    return Source(name, build, lambda: (build(), None))
-
-
 def import_object(path: str, role: str) -> Any:
     """Import ``module:attribute``, also from the current folder; ``role`` is what messages call it.
 
@@ -276,8 +265,7 @@ def import_object(path: str, role: str) -> Any:
     """
     module_name, _, attribute = path.partition(":")
     _check_foreign(module_name, path, role)
-    if not attribute:
-        raise LitVizError(f"{role} must be module:name, got {path!r}")
+    require(attribute, f"{role} must be module:name", repr(path))
     try:
         with current_folder_importable():
             module = importlib.import_module(module_name)
@@ -297,12 +285,12 @@ def import_object(path: str, role: str) -> Any:
     return found
 
 
-def _call_factory(name: str) -> Any:
+def _call_factory(name: str) -> nn.Module:
     factory = import_object(name, "classifier")
     if isinstance(factory, nn.Module):
         return factory
-    if not callable(factory):
-        raise LitVizError(f"{name} must be a network or a function that builds it, got {type(factory).__name__!r}")
+    kind = repr(type(factory).__name__)
+    require(callable(factory), f"{name} must be a network or a function that builds it", kind)
     try:
         inspect.signature(factory).bind()
     except TypeError as error:  # "missing a required argument: 'classes'"
@@ -313,17 +301,20 @@ def _call_factory(name: str) -> Any:
     except ValueError:  # no signature
         pass
     try:
-        return factory()
+        with current_folder_importable():
+            network = factory()
     except LitVizError:
         raise
     except (Exception, SystemExit) as error:  # the user's code
         raise LitVizError(f"{name} raised an error ({type(error).__name__}: {first_line(error)})") from error
+    if not isinstance(network, nn.Module):
+        raise LitVizError(f"{name} must return a torch.nn.Module, got {type(network).__name__}")
+    return network
 
 
 def _check_foreign(module: str, path: str, role: str) -> None:
-    """Raise :class:`LitVizError` for a module of Python itself, whose functions build no network."""
-    if module.split(".")[0] in sys.stdlib_module_names:
-        raise LitVizError(f"{role} must not be of Python's standard library, got {path!r}")
+    is_foreign = module.split(".")[0] not in sys.stdlib_module_names
+    require(is_foreign, f"{role} must not be of Python's standard library", repr(path))
 
 
 _RUN_FOLDERS: set[Path] = set()
