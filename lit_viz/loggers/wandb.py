@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -236,23 +237,18 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
     Raises:
         TimeoutError: it takes longer.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
+    future: Future[T] = Future()
 
     def call() -> None:
         try:
-            results.append(function())
+            future.set_result(function())
         except (Exception, SystemExit) as error:
-            errors.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
+    threading.Thread(target=call, daemon=True).start()  # an executor would wait for it at the exit of Python
+    if not wait([future], seconds).done:
         raise TimeoutError(f"no response within {seconds:g} s")
-    return results[0]
+    return future.result()
 
 
 @contextmanager
