@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError, did_you_mean, require
 
 
 def test_near_names_are_offered() -> None:
@@ -24,3 +24,12 @@ def test_a_message_of_short_values_is_unchanged() -> None:
     path = "/folder" * 40
     message = f"file 'a' doesn't exist: choose one of {names}, or continue with: lit-viz resume {path}"
     assert str(LitVizError(message)) == message
+
+
+def test_an_unmet_constraint_is_stated_with_its_values() -> None:
+    require(True, "p must be positive", 1)
+    with pytest.raises(LitVizError) as caught:
+        require(False, "0 < low <= high is required", 2.0, 1.0, hint="try 0.5")
+    assert str(caught.value) == "0 < low <= high is required, got 2.0 and 1.0: try 0.5"
+    with pytest.raises(LitVizError, match=r"got -1$"):
+        require(False, "p must be positive", -1)
