@@ -42,3 +42,13 @@ def test_the_input_is_not_changed() -> None:
     gaussian_blur(images, torch.tensor([1.0, 0.0]))
     assert torch.equal(images, before)
     assert gaussian_blur(images, torch.zeros(2)).data_ptr() != images.data_ptr()
+
+
+def test_channels_last_images_are_convolved() -> None:
+    """Gradients of networks are channels-last, and the convolution groups the planes without a copy."""
+    images, sigma = torch.rand(2, 3, 9, 8), torch.tensor([1.0, 2.0])
+    kernels = [filters._half_kernel(float(value), 4.0) for value in sigma]
+    radius = max(map(len, kernels)) - 1
+    rows = images.contiguous(memory_format=torch.channels_last)
+    blurred = filters._by_convolution(filters._reflect(rows, radius), kernels)[..., radius:-radius, radius:-radius]
+    torch.testing.assert_close(blurred, gaussian_blur(images, sigma))
