@@ -406,7 +406,8 @@ def _print_results(presentation: Presentation, run: Run) -> None:
         _print_table(console, classes[:_MAX_ROWS])
         more = f"; {len(classes) - _MAX_ROWS} more classes" if len(classes) > _MAX_ROWS else ""
         print_line(f"all images are in results.jsonl{more}")
-    errors = dict.fromkeys(f"{record.name}: {record.error}" for record in failed)  # without duplicates
+    explained = failed if any(record.status == "done" for record in records) else records
+    errors = dict.fromkeys(f"{record.name}: {record.error}" for record in explained if record.error)  # unique
     for error in list(errors)[:_MAX_ROWS]:
         print_line(error)
     if failed or len(records) > 1:
