@@ -234,11 +234,10 @@ class AdversarialExample(AttackTraining):
 
 def _skipped(record: AdversarialRecord) -> AdversarialRecord:
     """Return the record of a photograph that is misclassified, or classified as the target, before the attack."""
-    advice = "" if record.target is None else ": give another --target"
+    reason = "misclassified" if record.target is None else "give another --target"
     return record.amend(
         status="skipped",
-        error=f"{record.name} is seen as {record.predicted_name} before anything is changed, so there is nothing to "
-        f"attack{advice}.",
+        error=f"predicted as {record.predicted_name} before the attack: {reason}",
         success_float=False,
         success_file=False,
         success_jpeg95=False,

@@ -136,7 +136,7 @@ def test_a_misclassified_photograph_is_no_success(smooth: Classifier, train: Tra
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
     for result in memory.results.values():
         assert result.record.status == "skipped"
-        assert "nothing to attack" in result.record.error
+        assert "before the attack" in result.record.error
         assert not result.record.success_float
         assert not result.record.success_file
         assert (result.record.iterations, result.record.forwards, result.record.backwards) == (0, 1, 0)

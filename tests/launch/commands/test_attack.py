@@ -173,7 +173,10 @@ def test_target_equal_to_the_label(folder: Path, tmp_path: Path, capsys: pytest.
     lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "label", "--out", str(run))
     (record,) = records(run)
     assert record["status"] == "skipped"
-    assert "give another --target" in record["error"]
+    assert (
+        f"p0: predicted as {record['predicted_name']} before the attack: give another --target"
+        in capsys.readouterr().out
+    )
 
 
 def test_from_python(smooth: Classifier) -> None:
