@@ -45,6 +45,9 @@ class Call(NamedTuple):
 class Interception(TorchFunctionMode):
     """Base class of modes that replace calls of element-wise functions and of max pooling on gradients' paths."""
 
+    def check(self, z: Tensor) -> None:
+        """Raise an error unless the call with the argument ``z`` can be replaced."""
+
     @abstractmethod
     def elementwise(self, z: Tensor, call: Call) -> Tensor:
         """Return the function of ``z``, which is ``z`` itself if the call works in place."""
@@ -60,10 +63,11 @@ class Interception(TorchFunctionMode):
         z = args[0] if args else kwargs.get("input")
         if not (torch.is_grad_enabled() and isinstance(z, Tensor) and z.requires_grad):
             return func(*args, **kwargs)
+        if name != "max_pool2d" and name.rstrip("_") not in ELEMENTWISE:
+            return func(*args, **kwargs)
+        self.check(z)
         if name == "max_pool2d":
             return self.max_pool(z, pooling_options(*args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
-        if name.rstrip("_") not in ELEMENTWISE:
-            return func(*args, **kwargs)
         rest = {key: value for key, value in kwargs.items() if key != "input"}
         constants = (*args[1:], *rest.values())
         in_place = name.endswith("_") or any(value is True for value in constants)
@@ -105,19 +109,11 @@ class EqualHalves(Rescaling):
     Activations that start with another dimension, such as the tokens, have other halves.
     """
 
-    def elementwise(self, z: Tensor, call: Call) -> Tensor:
-        _check_halves(z)
-        return super().elementwise(z, call)
-
-    def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
-        _check_halves(z)
-        return super().max_pool(z, options)
-
-
-def _check_halves(z: Tensor) -> None:
-    halves = z.detach().chunk(2) if z.ndim else ()
-    if len(halves) != 2 or relative_difference(*halves) > _ROUNDING:
-        raise ValueError("its activations don't have images as their first dimension")
+    def check(self, z: Tensor) -> None:
+        """Raise :class:`ValueError` unless the halves of ``z`` are equal."""
+        halves = z.detach().chunk(2) if z.ndim else ()
+        if len(halves) != 2 or relative_difference(*halves) > _ROUNDING:
+            raise ValueError("its activations don't have images as their first dimension")
 
 
 class _Elementwise(torch.autograd.Function):
