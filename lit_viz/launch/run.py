@@ -291,21 +291,23 @@ def _settings_line(configured: ConfiguredMethod) -> str:
         several, given = isinstance(value, (list, tuple)), config.model.get(name)
         for part, options in zip(value, given, strict=True) if several else [(value, given)]:
             if type(part).__module__ != "builtins":
-                described.append(_describe(part, getattr(options, "init_args", None) or {}))
+                described.append(_describe(part, getattr(options, "init_args", None) or {}, config.get("radii") or ()))
     numbers = {"iteration": config.iterations, "view": configured.parts.get("views")}
     counts = [pluralize(number, noun) for noun, number in numbers.items() if number is not None]
     return " · ".join([config.classifier.name, ", ".join(described), *counts, f"seed {config.seed}"])
 
 
-def _describe(part: Any, options: Any) -> str:
+def _describe(part: Any, options: Any, radii: Sequence[float]) -> str:
+    """Return the class of a part, and the numbers that are not their defaults; ``radii`` replace that of an attack."""
     shown = []
     for parameter in signature(type(part)).parameters.values():
         given = options.get(parameter.name)
         value = getattr(part, parameter.name, None) if given is None else given
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value != parameter.default:
-            is_radius = parameter.name == "eps" and isinstance(part, BudgetAttack)
-            text = format_distance(value, part.norm.name) if is_radius else format_value(value)
-            shown.append(f"{parameter.name} {text}")
+            texts = [format_value(value)]
+            if parameter.name == "eps" and isinstance(part, BudgetAttack):
+                texts = [format_distance(radius, part.norm.name) for radius in radii or [value]]
+            shown.append(f"{parameter.name} {', '.join(texts)}")
     return type(part).__name__ + (f" ({', '.join(shown)})" if shown else "")
 
 

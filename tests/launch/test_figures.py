@@ -33,7 +33,7 @@ def attack(network: Any, **options: Any) -> Any:
         (saliency, {"method": {"smoothgrad": {"sigma": 0.25}}}, ["SmoothGrad (sigma 0.25)", "seed 0"]),
         (saliency, {"method": ["gradient", "integrated_gradients"]}, ["Gradient, IntegratedGradients"]),
         (attack, {"attack": "pgd"}, ["PGD (eps 4/255", "2 iterations"]),
-        (attack, {"attack": "pgd", "eps": [1 / 255, 2 / 255]}, ["PGD"]),
+        (attack, {"attack": "pgd", "eps": [1 / 255, 2 / 255]}, ["PGD (eps 1/255, 2/255"]),
         (attack, {"attack": "universal"}, ["Universal (eps 10/255"]),
     ],
 )
