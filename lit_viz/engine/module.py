@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers.fast import mark_compiled_step
 from lit_viz.engine.lightning import adapt_trainer
 from lit_viz.engine.method import Method
 from lit_viz.engine.ranks import DevicesMode, RankExchange, RankGroup, RankStatus
@@ -169,7 +168,8 @@ class ImageTraining(Method):
     def _training_step(self) -> dict[str, Any]:
         start = time.perf_counter()
         if self.compile_mode is not None:
-            mark_compiled_step()
+            # Releases the memory of the previous step's CUDA graphs.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         results = self.queue.fill(self)
         snapshots: list[Snapshot] = []
         if len(self.slots):

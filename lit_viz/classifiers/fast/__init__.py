@@ -6,7 +6,7 @@ normalized images that it accepts; ``keep`` are names of layers that are neither
 
 from lit_viz.classifiers.fast.backward import Backprop, is_rectifier, sparse_backward
 from lit_viz.classifiers.fast.copying import SWITCHES, fast_copy
-from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, mark_compiled_step
+from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork
 
 __all__ = [
     "SWITCHES",
@@ -15,6 +15,5 @@ __all__ = [
     "FrozenNetwork",
     "fast_copy",
     "is_rectifier",
-    "mark_compiled_step",
     "sparse_backward",
 ]

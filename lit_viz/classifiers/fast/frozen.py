@@ -193,11 +193,6 @@ class Compiled:
         return torch.utils._pytree.tree_map_only(Tensor, lambda leaf: leaf[: len(x)].clone(), output)
 
 
-def mark_compiled_step() -> None:
-    """Release the memory of the previous step's CUDA graphs."""
-    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-
-
 class GradientScaling:
     """Scales the gradient of each image through a float16 network, so that small values do not underflow.
 

@@ -118,7 +118,7 @@ def test_a_run_compiles_only_the_training_copy(traced: None, monkeypatch: pytest
         build(self, network, mode)
 
     monkeypatch.setattr(frozen_module.Compiled, "__init__", init)
-    monkeypatch.setattr("lit_viz.engine.module.mark_compiled_step", lambda: steps.append(None))
+    monkeypatch.setattr("torch.compiler.cudagraph_mark_step_begin", lambda: steps.append(None))
     lv.saliency(load_classifier(smooth_network(), size=16), photographs(2), compile="max-autotune", iterations=3)
     assert made == ["max-autotune"]
     assert steps  # required by CUDA graphs
