@@ -39,6 +39,8 @@ from lit_viz.types import Task
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.process import is_rank_zero, launcher_topology
 
+_MOST_CPU_PROCESSES = 8  # on machines with fewer processors
+
 
 class Interrupted(LitVizError):
     """SIGINT or SIGTERM stopped the run. With a run folder, the finished steps are saved."""
@@ -48,7 +50,7 @@ def build_trainer(config: Any, scratch: str) -> pl.Trainer:
     """Return the Trainer of a run.
 
     Raises:
-        LitVizError: an option is invalid, a device does not exist, or more processes than processors would be started.
+        LitVizError: an option is invalid, a device does not exist, or too many processes on CPUs are requested.
     """
     if config.checkpoint_every is not None and config.checkpoint_every < 1:
         raise LitVizError(f"--checkpoint-every must be at least 1, got {config.checkpoint_every}")
@@ -71,10 +73,10 @@ def build_trainer(config: Any, scratch: str) -> pl.Trainer:
     except Exception as error:  # exceptions of Lightning and of backends that are not installed
         devices = f"--trainer.accelerator {config.trainer.accelerator} --trainer.devices {config.trainer.devices}"
         raise LitVizError(f"{devices} is not available: {first_line(error)}") from error
-    processors = os.cpu_count() or 1
+    most = max(_MOST_CPU_PROCESSES, os.cpu_count() or 1)
     # Lightning starts any number of processes on CPUs. Those of torchrun and SLURM run already.
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > processors and not launcher_topology():
-        message = f"--devices on CPUs must be at most {processors}, the number of processors, got {trainer.num_devices}"
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > most and not launcher_topology():
+        message = f"--devices on CPUs must be at most {most} processes, got {trainer.num_devices}"
         raise LitVizError(message)
     return trainer
 

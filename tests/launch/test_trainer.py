@@ -43,10 +43,11 @@ def test_the_processor_is_taken_without_a_word_where_a_gpu_is_to_be_had(monkeypa
     assert build_trainer(config(accelerator="cpu"), "/nowhere").strategy.root_device.type == "cpu"
 
 
-def test_processes_on_cpus_are_at_most_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert build_trainer(config(accelerator="cpu", devices="2"), "/nowhere").num_devices == 2
-    with pytest.raises(LitVizError, match="--devices on CPUs must be at most 2, the number of processors, got 99"):
+@pytest.mark.parametrize(("processors", "most"), [(2, 8), (16, 16)])
+def test_processes_on_cpus_are_limited(monkeypatch: pytest.MonkeyPatch, processors: int, most: int) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert build_trainer(config(accelerator="cpu", devices=str(most)), "/nowhere").num_devices == most
+    with pytest.raises(LitVizError, match=f"--devices on CPUs must be at most {most} processes, got 99"):
         build_trainer(config(accelerator="cpu", devices="99"), "/nowhere")
 
 
