@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from lit_viz.attributions.ablation import FeatureAblation, Occlusion
-from lit_viz.attributions.attention import AttentionGradient, AttentionMap, AttentionRollout, LeGrad
+from lit_viz.attributions.attention import AttentionMap
+from lit_viz.attributions.attention_gradient import AttentionGradient
+from lit_viz.attributions.attention_rollout import AttentionRollout
 from lit_viz.attributions.base import Attribution, Estimator, Sampling, add_rows, attribute, gather_rows, keys
+from lit_viz.attributions.deep_lift import DeepLift
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
+from lit_viz.attributions.feature_ablation import FeatureAblation
 from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
-from lit_viz.attributions.gradient import Deconvolution, DeepLift, Gradient, GuidedBackprop, InputXGradient
-from lit_viz.attributions.integrated_gradients import GradientShap, IntegratedGradients
+from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop, InputXGradient
+from lit_viz.attributions.gradient_shap import GradientShap
+from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.kernel_shap import KernelShap
+from lit_viz.attributions.legrad import LeGrad
+from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 

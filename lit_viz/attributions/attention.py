@@ -1,4 +1,4 @@
-"""Saliency methods that read the attention maps of a transformer."""
+"""Base class of saliency methods that read the attention maps of a transformer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,9 +14,8 @@ from lit_viz.attributions.gradient import Gradient
 from lit_viz.attributions.tokens import Grid, logit_gradient, parse_grid, patch_grid
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.attention import attention_layers
-from lit_viz.classifiers.layers import attention_of, block_logits_of, layouts
+from lit_viz.classifiers.layers import attention_of, layouts
 from lit_viz.errors import require
-from lit_viz.objectives import Logit, Outputs
 from lit_viz.optim import Evaluate
 
 
@@ -96,96 +94,3 @@ def _pooling(classifier: Classifier, block: str, tokens: int, patches: int) -> l
     share = any(reached[prefix:]) / patches
     weights = [*map(float, reached[:prefix]), *[share] * patches]
     return [weight / sum(weights) for weight in weights]
-
-
-class AttentionRollout(AttentionMap):
-    """Row of the class token in ``B_L ... B_1`` (Abnar and Zuidema 2020, arXiv:2005.00928, section 3).
-
-    ``B_l = (I + A) / 2``, with the mean A over the heads of the attention map of layer l.
-
-    The map does not depend on the target. Networks that pool other tokens than the class token use the mean of their
-    rows. Forward only.
-
-    Args:
-        grid: see :class:`~lit_viz.attributions.attention.AttentionMap`.
-    """
-
-    def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        maps = evaluate(x, gradient=False, slots=slots).activations
-        relevance = self.pooling(x)
-        for layer in reversed(self.attention):
-            relevance = (relevance + _propagate(relevance, maps[layer].mean(1))) / 2
-        return relevance
-
-
-def _propagate(relevance: Tensor, attention: Tensor) -> Tensor:
-    """Return the relevance ``(M, T)`` of the keys, given that of the queries and an attention map ``(M, T, T)``."""
-    return (relevance[:, None] @ attention.to(relevance))[:, 0]
-
-
-class AttentionGradient(AttentionMap):
-    """Row of the class token in R - I, with ``R <- R + E R`` over the layers, from R = I.
-    Chefer et al. 2021, "Generic Attention-model Explainability", arXiv:2103.15679, equations 5 and 6.
-
-    ``E`` is the mean over the heads of ``relu(d score / d A * A)`` of a layer's attention map A.
-
-    Networks that pool other tokens than the class token use the mean of their rows.
-
-    Args:
-        grid: see :class:`~lit_viz.attributions.attention.AttentionMap`.
-    """
-
-    def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        evaluation = evaluate(x, slots=slots)
-        gradients = evaluation.gradients_at(self.attention)
-        pooling = self.pooling(x)
-        relevance = torch.zeros_like(pooling)
-        for layer in reversed(self.attention):
-            gradient, attention = gradients[layer].to(x.dtype), evaluation.activations[layer].to(x.dtype)
-            weighted = (gradient * attention).relu().mean(1)
-            relevance = relevance + _propagate(pooling + relevance, weighted)
-        return relevance
-
-
-class LeGrad(AttentionMap):
-    """``sum over l of relu(d s_l / d A_l)``, averaged over heads and queries.
-    Bousselham et al. 2024, arXiv:2404.03214, section 3.
-
-    ``A_l`` is the attention map of block l, and ``s_l`` the score of its mean token: the final norm and the head are
-    applied to the mean over all tokens of its output. The map is not normalized.
-
-    Args:
-        grid: see :class:`~lit_viz.attributions.attention.AttentionMap`.
-    """
-
-    def __init__(self, grid: Grid = None) -> None:
-        super().__init__(grid)
-        self.objective: _BlockLogits = _BlockLogits(())
-
-    def bind(self, classifier: Classifier) -> None:
-        super().bind(classifier)
-        layouts_by_name = layouts(classifier)
-        for block in self.blocks:
-            shape = layouts_by_name[block].shape if block in layouts_by_name else ()
-            got = f"{shape or 'no output'} from block {block!r} of {classifier.name}"
-            valid = len(shape) == 2 and shape[0] == self._tokens
-            require(valid, f"LeGrad requires blocks of {self._tokens} tokens", got, hint="use attention_gradient")
-        logits = tuple(map(block_logits_of, self.blocks))
-        self.layers = (*self.attention, *logits)
-        self.objective = _BlockLogits(logits, self.objective.gamma)
-
-    def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
-        gradients = evaluate(x, slots=slots).gradients_at(self.attention)
-        return torch.stack([gradient.to(x.dtype).relu().mean((1, 2)) for gradient in gradients.values()]).sum(0)
-
-
-class _BlockLogits(Logit):
-    """Sum over blocks of the logit of the class. Gradients stay within a block."""
-
-    def __init__(self, layers: Sequence[str], gamma: float = 1.0) -> None:
-        super().__init__(gamma=gamma)
-        self.layers = tuple(layers)
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        logits = torch.stack([outputs.activations[layer] for layer in self.layers]).sum(0)
-        return self._pick(logits, outputs)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.ablation import Occlusion
 from lit_viz.attributions.base import Attribution, attribute
 from lit_viz.attributions.gradient import Gradient, InputXGradient
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
+from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.smoothgrad import SmoothGrad
 from tests.attributions.tools import Counted
 

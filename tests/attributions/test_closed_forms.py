@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.ablation import Occlusion
 from lit_viz.attributions.base import Attribution, attribute, relative_error
 from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.gradient import Gradient, InputXGradient
-from lit_viz.attributions.integrated_gradients import GradientShap, IntegratedGradients
+from lit_viz.attributions.gradient_shap import GradientShap
+from lit_viz.attributions.integrated_gradients import IntegratedGradients
+from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE, masks
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 from lit_viz.objectives import Logit

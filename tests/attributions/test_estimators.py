@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.ablation import FeatureAblation, Occlusion
 from lit_viz.attributions.base import Attribution, attribute
+from lit_viz.attributions.feature_ablation import FeatureAblation
 from lit_viz.attributions.gradient import Gradient, InputXGradient
-from lit_viz.attributions.integrated_gradients import GradientShap, IntegratedGradients, gauss_legendre, growing
+from lit_viz.attributions.gradient_shap import GradientShap
+from lit_viz.attributions.integrated_gradients import IntegratedGradients, gauss_legendre, growing
 from lit_viz.attributions.kernel_shap import KernelShap
+from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 from lit_viz.classifiers import Classifier

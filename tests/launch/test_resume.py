@@ -15,6 +15,8 @@ import torch
 import yaml
 
 import lit_viz as lv
+from lit_viz.attacks import ATTACKS
+from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
@@ -258,3 +260,15 @@ def test_a_checkpoint_of_another_version_changes_nothing(version: int, run: Path
 def test_an_overlong_folder_name_gives_a_one_line_error() -> None:
     with pytest.raises(LitVizError, match=r"is not a lit_viz run: give the folder"):
         lv.resume("x" * 300)
+
+
+def test_the_modules_in_recorded_class_paths_do_not_move() -> None:
+    """``config.yaml`` names the parts of a run by module and class; a resume imports and compares them."""
+    modules = {name: kind.__module__.rpartition(".")[2] for name, kind in {**METHODS, **ATTACKS}.items()}
+    shared = {
+        **dict.fromkeys(("input_x_gradient", "guided_backprop", "deconvolution"), "gradient"),
+        **dict.fromkeys(("smoothgrad_squared", "vargrad"), "smoothgrad"),
+        **dict.fromkeys(("guided_grad_cam", "grad_cam_plus_plus", "layer_cam", "hires_cam"), "grad_cam"),
+        "fgsm": "pgd",
+    }
+    assert modules == {name: shared.get(name, name) for name in modules}

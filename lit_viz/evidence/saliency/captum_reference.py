@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_viz import attributions as own
-from lit_viz.attributions.ablation import Ablation
+from lit_viz.attributions.feature_ablation import Ablation
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier, isolation
 from lit_viz.classifiers.fast import is_rectifier

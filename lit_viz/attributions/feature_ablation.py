@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -14,7 +13,6 @@ from lit_viz.attributions.base import Estimator, add_rows, gather_rows
 from lit_viz.attributions.baselines import Baseline, Kind
 from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
@@ -108,75 +106,3 @@ class FeatureAblation(Ablation):
 
     def masks(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
         return state["segments"][slots] == numbers.view(-1, 1, 1, 1)
-
-
-#: Default window: 32 pixels, or 1/7 of the classifier's input (32 of 224) once the method is bound.
-_WINDOW, _FRACTION = 32, 7
-
-
-class Occlusion(Ablation):
-    """``score(x) - score(x with a replaced window)``, averaged at every pixel over its windows.
-    Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2.
-
-    Windows start at multiples of the stride until one reaches the far edge; the last ones are cropped to the image.
-    They are evaluated in reading order.
-
-    Args:
-        window: side in pixels, or height and width.
-        stride: at most the window; default: half of it.
-        baseline: replacement of the window; see :class:`~lit_viz.attributions.baselines.Baseline`.
-        sigma: of the blurred baseline, in pixels.
-    """
-
-    def __init__(
-        self,
-        window: int | Sequence[int] | None = None,
-        stride: int | Sequence[int] | None = None,
-        baseline: Kind | float = "mean",
-        sigma: float = 10.0,
-    ) -> None:
-        super().__init__(baseline, sigma)
-        self.default_window, self.stride = window is None, stride
-        self._set_window(_WINDOW if window is None else window)
-
-    def _set_window(self, window: int | Sequence[int]) -> None:
-        """Set the sides of the window and the strides, ``[height, width]`` each."""
-        self.windows = _pair(window)
-        self.strides = [max(1, side // 2) for side in self.windows] if self.stride is None else _pair(self.stride)
-        valid = all(1 <= stride <= side for stride, side in zip(self.strides, self.windows, strict=True))
-        got = f"window {window} and stride {self.stride}"
-        require(valid, "stride of Occlusion must be between 1 and the window", got)
-
-    def bind(self, classifier: Classifier) -> None:
-        if self.default_window:
-            self._set_window(max(1, round(min(classifier.size) / _FRACTION)))
-        self.evaluations = self.default_evaluations((classifier.channels, *classifier.size))
-
-    def default_evaluations(self, shape: Sequence[int]) -> int:
-        return 1 + math.prod(self._grid(shape))
-
-    def regions(self, x: Tensor) -> State:
-        return {"count": torch.full((len(x),), math.prod(self._grid(x.shape[1:])), device=x.device)}
-
-    def masks(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
-        positions = torch.unravel_index(numbers, self._grid(x.shape[1:]))
-        covered = []
-        for position, length, side, stride in zip(positions, x.shape[2:], self.windows, self.strides, strict=True):
-            offset = torch.arange(length, device=x.device) - stride * position[:, None]
-            covered.append((offset >= 0) & (offset < side))
-        rows, columns = covered
-        return (rows[:, :, None] & columns[:, None])[:, None]
-
-    def _grid(self, shape: Sequence[int]) -> list[int]:
-        """Return the number of windows down and across an input ``(C, H, W)``."""
-        fits = len(shape) == 3 and all(side <= n for side, n in zip(self.windows, shape[1:], strict=True))
-        window = " x ".join(map(str, self.windows))
-        require(fits, f"window of Occlusion must be at most the input {tuple(shape)}", f"{window} pixels")
-        sizes = zip(shape[1:], self.windows, self.strides, strict=True)
-        return [1 + math.ceil((length - side) / stride) for length, side, stride in sizes]
-
-
-def _pair(value: int | Sequence[int]) -> list[int]:
-    pair = [value] * 2 if isinstance(value, int) else list(value)
-    require(len(pair) == 2, "window and stride of Occlusion must be a side or (height, width)", value)
-    return pair

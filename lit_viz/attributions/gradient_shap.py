@@ -1,0 +1,64 @@
+"""GradientSHAP: mean of input times gradient between random baselines and the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.base import Sampling, gather_rows, keys
+from lit_viz.attributions.baselines import Baseline, Kind
+from lit_viz.errors import require
+from lit_viz.optim import Evaluate, State
+from lit_viz.optim.rule import per_slot
+from lit_viz.rng import Draws, Key
+from lit_viz.types import Task
+
+
+class GradientShap(Sampling):
+    """Mean of ``(x' - b) * gradient at b + a (x' - b)`` (Lundberg and Lee 2017, arXiv:1705.07874; expected gradients:
+    Erion et al. 2021, arXiv:1906.10670).
+
+    Each sample draws the position a uniformly from [0, 1], the baseline b from ``baselines``, and noise, ``x' = x +
+    sigma z``. Without noise the map sums to the score less the mean score of the baselines, in expectation.
+
+    Args:
+        baselines: one or several; see :class:`~lit_viz.attributions.baselines.Baseline`.
+        sigma: standard deviation of the noise, for images in [0, 1].
+    """
+
+    evaluations = 128
+    fewest: ClassVar[int] = 128  # the samples have heavy tails
+
+    def __init__(
+        self, baselines: Kind | float | Sequence[Kind | float] = ("black", 0.5, 1.0), sigma: float = 0.0
+    ) -> None:
+        given = [baselines] if isinstance(baselines, (str, float, int)) else list(baselines)
+        require(given, "GradientShap must have at least one baseline", "none")
+        require(0 <= sigma < math.inf, "sigma of GradientShap must be at least 0", sigma)
+        self.baselines, self.sigma = [Baseline(kind) for kind in given], sigma
+
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        seeds = [task.seed for task in tasks]
+        baselines = torch.stack([baseline(x, seeds) for baseline in self.baselines], 1)
+        return {**super().init(x, tasks), "baselines": baselines}
+
+    def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
+        start, end, position = self.draw(keys(state, slots, numbers), gather_rows(x, slots), state["baselines"][slots])
+        return (end - start) * evaluate(start.lerp(end, per_slot(position, x)), slots=slots).gradient
+
+    def draw(self, keys: Sequence[Key], x: Tensor, baselines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw baseline ``(M, ...)``, noisy image ``(M, ...)`` and position between them ``(M,)``.
+
+        Args:
+            keys: keys of the draws: seed of the task, number of the evaluation from 0.
+            x: images ``(M, ...)``.
+            baselines: their baselines ``(M, B, ...)``.
+        """
+        draws = Draws(keys, x.device).scoped("gradient_shap")
+        chosen = draws.integers("baseline", 0, baselines.shape[1] - 1)
+        noisy = x if self.sigma == 0 else x + draws.noise("noise", x.shape[1:]).to(x.dtype).mul_(self.sigma)
+        return baselines[torch.arange(len(x), device=x.device), chosen], noisy, draws.uniform("position").to(x.dtype)
