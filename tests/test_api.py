@@ -391,7 +391,7 @@ def test_an_empty_list_of_radii_is_rejected() -> None:
         (lambda net: lv.visualize(net, [1], trainer=3), "trainer must be a mapping of options, got 3"),
         (lambda net: lv.visualize(net, object()), "a class must be a name or an index, got <object"),  # type: ignore[arg-type]
         (lambda net: lv.saliency(net, photographs(), labels=object()), "a class must be a name or an index"),  # type: ignore[arg-type]
-        (lambda net: lv.saliency(net, photographs(), tolerance="a"), "model.tolerance: expected float, got 'a'"),  # type: ignore[arg-type]
+        (lambda net: lv.saliency(net, photographs(), tolerance="a"), "--tolerance: expected float, got 'a'"),  # type: ignore[arg-type]
         (lambda net: lv.attack(net, photographs(), attack={"pgd": 3}), "arguments of attack 'pgd' must be a mapping"),  # type: ignore[dict-item]
         (lambda net: lv.attack(net, photographs(), attack="pgd", eps=object()), "--eps must be numbers"),  # type: ignore[arg-type]
         (lambda net: lv.check(5), "folder must be a path, got 5"),  # type: ignore[arg-type]

@@ -141,9 +141,9 @@ def test_other_json_files_are_rejected(data, message, tmp_path):
 
 
 def test_missing_files_are_rejected(tmp_path):
-    with pytest.raises(LitVizError, match=r"must be a COCO file, Pascal VOC files .* got .*boxes"):
+    with pytest.raises(LitVizError, match=r"must be an existing COCO file, Pascal VOC file .* got .*boxes"):
         read_boxes(tmp_path / "boxes")
-    with pytest.raises(LitVizError, match="must be a COCO file, Pascal VOC files"):
+    with pytest.raises(LitVizError, match="must be an existing COCO file, Pascal VOC file"):
         read_boxes(tmp_path)
 
 
