@@ -182,14 +182,14 @@ def test_a_gray_file_has_the_norm_of_its_record(tmp_path: Path, monkeypatch: pyt
     from lit_viz.figures.attack import attack_figure
     from lit_viz.images.reading import encode_png
     from lit_viz.methods.records import AdversarialRecord
-    from lit_viz.runs.results import remembered
+    from lit_viz.runs.results import memory_outcomes
     from lit_viz.types import Result, Task
 
     source, fooled = torch.full((1, 8, 8), 100 / 255), torch.full((1, 8, 8), 110 / 255)
     for name, image in (("a", source), ("b", fooled)):
         (tmp_path / f"{name}.png").write_bytes(encode_png(image))
     record = AdversarialRecord(index=0, name="grey", attack="pgd", success_file=True)
-    (outcome,) = remembered({0: Result(Task(0, "grey", 0), record)}, {})
+    (outcome,) = memory_outcomes({0: Result(Task(0, "grey", 0), record)}, {})
     monkeypatch.setattr(outcome, "pictures", lambda: (tmp_path / "a.png", tmp_path / "b.png"))
     figure = attack_figure([outcome])
     assert any(text.get_text() == "L2 0.314 · L∞ 10/255" for text in figure.texts)  # 8 * 10 / 255

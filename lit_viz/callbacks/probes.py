@@ -29,7 +29,7 @@ from lit_viz.loggers.base import CaptionedImage
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
 from lit_viz.methods.photographs import class_tasks
 from lit_viz.optim import Adam
-from lit_viz.runs.results import remembered
+from lit_viz.runs.results import memory_outcomes
 from lit_viz.types import Result, Task, slug
 from lit_viz.utils.formatting import probability_text
 
@@ -273,7 +273,7 @@ class RobustnessProbe(ImageProbe):
         return {"adversarial": (tile(image, columns=len(shown)), f"predicted: {names}")} if shown else {}
 
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
-        outcomes = remembered({result.task.index: result for result in results}, {})
+        outcomes = memory_outcomes({result.task.index: result for result in results}, {})
         return {"accuracy": clean_accuracy(outcomes).share, "robust_accuracy": robust_accuracy(outcomes)[-1].share}
 
 

@@ -21,7 +21,7 @@ from lit_viz.figures.style import COLORS, GRAY, NORMAL, save_figure
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs import is_run
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome, filed
+from lit_viz.runs.results import Outcome, stored_outcomes
 
 _MOST_EPOCHS, _MOST_TASKS = 10, 16
 _PREFIX = "epoch_"
@@ -52,7 +52,7 @@ def read_epochs(folder: str | Path) -> dict[int, list[Outcome]]:
     Raises:
         LitVizError: there are none.
     """
-    found = {epoch: filed(RunFolder.open(path)) for epoch, path in epoch_folders(folder).items()}
+    found = {epoch: stored_outcomes(RunFolder.open(path)) for epoch, path in epoch_folders(folder).items()}
     epochs = {epoch: outcomes for epoch, outcomes in found.items() if outcomes}
     if not epochs:
         raise LitVizError(f"{folder} contains no run folders {_PREFIX}0001 ...: give the folder out= of a probe")

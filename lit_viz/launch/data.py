@@ -19,7 +19,7 @@ from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap,
 from lit_viz.methods.photographs import class_tasks
 from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, presentation_of
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.results import remembered
+from lit_viz.runs.results import memory_outcomes
 from lit_viz.types import Result
 
 __all__ = [
@@ -129,6 +129,6 @@ def _verify(module: ImageTraining, results: Sequence[Result]) -> Mapping[str, fl
         model=SimpleNamespace(tolerance=None),
         trainer=SimpleNamespace(precision=module.trainer.precision),
     )
-    outcomes: Any = remembered({result.task.index: result for result in results}, {})
+    outcomes: Any = memory_outcomes({result.task.index: result for result in results}, {})
     presentation.verify(module, outcomes, None, EvidenceSettings(options, CAPTUM_SECONDS, notify=lambda _: None))
     return presentation.scalars([outcome.record for outcome in outcomes], Evidence())

@@ -28,7 +28,7 @@ from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings
 from lit_viz.report.page import REPORT, write_report
 from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import filed, remembered
+from lit_viz.runs.results import memory_outcomes, stored_outcomes
 from lit_viz.types import Task, slug
 from lit_viz.utils.files import translate_write_errors
 from lit_viz.utils.formatting import Notify, pluralize
@@ -74,7 +74,7 @@ def _run_in_memory(
     memory = Memory()
     module.keep_results = False  # they are in the callback
     fit(trainer, configured.config, module, tasks, [memory, Progress(notify)])
-    outcomes = remembered(memory.results, memory.snapshots)
+    outcomes = memory_outcomes(memory.results, memory.snapshots)
     trainer.callbacks.clear()  # type: ignore[attr-defined] # a Trainer is freed late, since it contains itself
     settings = EvidenceSettings(configured.config, CAPTUM_SECONDS, notify or ignore)
     configured.presentation.verify(module, outcomes, None, settings)
@@ -118,7 +118,7 @@ def _run_in_folder(
     checkpoint, names, send = LastCheckpoint(folder), run_loggers(config), notify or ignore
     finished = checkpoint.is_finished(tasks)
     if finished and (folder.path / REPORT).exists():
-        run = Run(configured, filed(folder), folder, classifier)
+        run = Run(configured, stored_outcomes(folder), folder, classifier)
         if not (folder.path / f"figure.{config.figure}").exists():
             run.draw()
         open_loggers(folder, incomplete_loggers(folder, names), settings_of(config), presentation, send).finish()
@@ -132,7 +132,7 @@ def _run_in_folder(
     try:
         if not finished:  # a finished run without a report was killed before its evidence
             fit(trainer, config, module, tasks, [RunWriter(folder), log, Progress(notify)])
-        run = Run(configured, filed(folder), folder, classifier)
+        run = Run(configured, stored_outcomes(folder), folder, classifier)
         try:
             settings = EvidenceSettings(config, CAPTUM_SECONDS, send)
             with captions(configured, classifier):

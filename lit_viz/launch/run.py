@@ -39,7 +39,7 @@ from lit_viz.report.page import format_value, run_html, write_report
 from lit_viz.runs import run_lock
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome, filed, records_of, write_remembered
+from lit_viz.runs.results import Outcome, records_of, stored_outcomes, write_memory_outcomes
 from lit_viz.utils.formatting import Notify, choose_notify, command_line, is_notebook, pluralize, status_summary
 from lit_viz.utils.process import tune_allocator
 
@@ -165,12 +165,12 @@ class Run:
         configured.config.out = str(folder)
         if self.folder is not None:
             shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-            return Run(configured, filed(stored), stored, self._classifier)
-        write_remembered(
+            return Run(configured, stored_outcomes(stored), stored, self._classifier)
+        write_memory_outcomes(
             self.outcomes, stored, configured.dump(), provenance(configured, self._classifier), frames=True
         )
         write_checkpoint(stored, stored.records())
-        run = Run(configured, filed(stored), stored, self._classifier)
+        run = Run(configured, stored_outcomes(stored), stored, self._classifier)
         run.draw()
         if self.evidence.to_dict():
             stored.merge_evidence(self.evidence)
@@ -206,7 +206,7 @@ class Run:
         if self.folder is None:
             return self._verify_in_memory(_evidence_settings(self._configured, faithfulness, trust, notify))
         passed = check(self._configured, self._classifier, faithfulness=faithfulness, trust=trust, notify=notify)
-        self.outcomes = filed(RunFolder(self.folder))
+        self.outcomes = stored_outcomes(RunFolder(self.folder))
         return passed
 
     def _verify_in_memory(self, settings: EvidenceSettings) -> bool:
@@ -216,8 +216,8 @@ class Run:
         classifier.refresh()
         with gradients_enabled(), tempfile.TemporaryDirectory() as scratch, failures_reported(configured.config):
             folder = RunFolder(scratch)
-            write_remembered(self.outcomes, folder, configured.dump(), provenance(configured, classifier))
-            outcomes = filed(folder)
+            write_memory_outcomes(self.outcomes, folder, configured.dump(), provenance(configured, classifier))
+            outcomes = stored_outcomes(folder)
             passed = configured.presentation.verify(configured.build(classifier), outcomes, folder, settings)
             self._evidence = folder.evidence()
             for outcome, verified in zip(self.outcomes, outcomes, strict=True):
@@ -253,7 +253,7 @@ def check(
         classifier.refresh()
     with gradients_enabled(), run_lock(folder.path), failures_reported(config), captions(configured, classifier):
         check_identity(folder, configured, classifier, is_resumed=True)
-        outcomes = filed(folder)
+        outcomes = stored_outcomes(folder)
         if not outcomes:
             raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
         passed = configured.presentation.verify(configured.build(classifier), outcomes, folder, settings)

@@ -142,25 +142,25 @@ class _MemoryOutcome(Outcome):
         folder.add_result(replace(self._result, record=self.record))
 
 
-def filed(folder: RunFolder) -> list[Outcome]:
+def stored_outcomes(folder: RunFolder) -> list[Outcome]:
     """Return the outcomes in a run folder, in task order."""
     curves = cache(folder.curves)  # one metric at a time: all metrics of thousands of tasks take gigabytes
     return [_StoredOutcome(record, folder, curves) for record in folder.records()]
 
 
-def remembered(results: Mapping[int, Result], snapshots: Mapping[int, Sequence[Snapshot]]) -> list[Outcome]:
+def memory_outcomes(results: Mapping[int, Result], snapshots: Mapping[int, Sequence[Snapshot]]) -> list[Outcome]:
     """Return the outcomes of a run without a folder, in task order."""
     return [_MemoryOutcome(result, snapshots.get(index, ())) for index, result in sorted(results.items())]
 
 
-def write_remembered(
+def write_memory_outcomes(
     outcomes: Iterable[Outcome], folder: RunFolder, options: str, recorded: Mapping[str, Any], frames: bool = False
 ) -> None:
     """Write a run in memory to a folder, with its configuration as in :meth:`RunFolder.write_config`."""
-    remembered = [outcome for outcome in outcomes if isinstance(outcome, _MemoryOutcome)]
-    folder.write_queue([outcome.task for outcome in remembered])
+    in_memory = [outcome for outcome in outcomes if isinstance(outcome, _MemoryOutcome)]
+    folder.write_queue([outcome.task for outcome in in_memory])
     folder.write_config(options, recorded)  # with the checksum of the queue
-    for outcome in remembered:
+    for outcome in in_memory:
         outcome.write(folder, frames)
     folder.finish()
 

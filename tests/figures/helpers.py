@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_viz.figures.style import save_figure
 from lit_viz.methods.records import AdversarialRecord
-from lit_viz.runs.results import remembered
+from lit_viz.runs.results import memory_outcomes
 from lit_viz.types import Result, Snapshot, Task
 
 LONG = "American Staffordshire terrier, American pit bull terrier"
@@ -108,4 +108,4 @@ def attacked(seed=0, size=(8, 8), channels=3, *, original=None, result=None, cur
         for k, value in curve:
             values.setdefault(k, {})[metric] = value
     snapshots = [Snapshot(task, k, metrics) for k, metrics in sorted(values.items())]
-    return remembered({seed: Result(task, record, result, source=original)}, {seed: snapshots})[0]
+    return memory_outcomes({seed: Result(task, record, result, source=original)}, {seed: snapshots})[0]

@@ -16,7 +16,7 @@ from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.localization import SEEDS, Localization, LocalizedMap, Segment
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.evidence import LocalizedObject, Similarity
-from lit_viz.runs.results import remembered
+from lit_viz.runs.results import memory_outcomes
 from lit_viz.types import Result, Task
 from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, images, texts
 
@@ -33,7 +33,7 @@ BROKEN = replace(AGREEMENT, delivered=0.25)
 
 def outcome(index=0, array=None, name=None):
     record = SaliencyRecord(index=index, name=name or f"class {index}", method="gradient", reducer="max_abs", top5=[])
-    (made,) = remembered({index: Result(Task(index, record.name, 0), record, array=array)}, {})
+    (made,) = memory_outcomes({index: Result(Task(index, record.name, 0), record, array=array)}, {})
     return made
 
 

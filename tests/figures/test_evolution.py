@@ -10,7 +10,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import filed
+from lit_viz.runs.results import stored_outcomes
 from lit_viz.types import Record, Result, Snapshot, Task
 from tests.figures.helpers import assert_no_overlap, texts
 
@@ -120,6 +120,6 @@ def test_resumed_run_folder_is_drawn_completely(tmp_path):
             opened.add_snapshot(Snapshot(task, k, {"probability": k / 100}, picture(k)))
         opened.flush()
     folder.add_result(Result(task, Record.of(task), picture(100)))
-    (drawn,) = ClassVisualizationPresentation().evolutions(filed(RunFolder.open(folder.path)))
+    (drawn,) = ClassVisualizationPresentation().evolutions(stored_outcomes(RunFolder.open(folder.path)))
     assert (drawn.name, list(drawn.curve)) == ("tabby", [(0, 0.0), (50, 0.5), (100, 1.0)])
     assert texts(evolution_figure([drawn]))[1::2] == ["iteration 0", "iteration 50", "iteration 100"]

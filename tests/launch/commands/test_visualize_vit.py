@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lit_viz.figures.sheet import channel_grid
 from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import filed
+from lit_viz.runs.results import stored_outcomes
 from tests.test_cli import lit_viz, records
 
 VIT = [
@@ -38,7 +38,7 @@ def test_tokens_are_called_so(tmp_path: Path) -> None:
         found = records(run)
         assert [record["name"] for record in found] == [f"blocks.1.mlp.act_{axis}{n}" for n in (0, 1)]
         assert {(record["layer"], record["axis"]) for record in found} == {("blocks.1.mlp.act", axis)}
-        heading = channel_grid(filed(RunFolder.open(run))).texts[0].get_text()
+        heading = channel_grid(stored_outcomes(RunFolder.open(run))).texts[0].get_text()
         assert heading == f"blocks.1.mlp.act · 2 {axis}s"
 
 
