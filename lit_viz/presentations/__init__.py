@@ -47,8 +47,8 @@ class EvidenceSettings:
     trust: bool = False
 
     @property
-    def ends_run(self) -> bool:
-        """Whether a run has just ended, so that its options select the evidence."""
+    def at_end_of_run(self) -> bool:
+        """Whether the evidence is computed at the end of a run, where the options of the run select it."""
         return self.seconds is not None
 
 

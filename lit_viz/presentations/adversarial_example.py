@@ -118,7 +118,7 @@ class AdversarialExamplePresentation(AttackPresentation):
         if folder is None:
             return True
         assert isinstance(module, AdversarialExample)
-        if settings.ends_run and settings.config.explain:
+        if settings.at_end_of_run and settings.config.explain:
             save_figure(_explanation_figure(outcomes, module.classifier), folder.path / "explained.png")
         if settings.trust and not isinstance(module.attack, BudgetAttack):
             raise LitVizError(f"{name_of(module.attack)} has no budget for stronger attacks: leave out --trust")
@@ -130,7 +130,7 @@ class AdversarialExamplePresentation(AttackPresentation):
         if has_several_radii(outcome.record for outcome in _with_file(valid)):
             _write_robustness(valid, folder, settings)
         _write_diagnosis(module, valid, folder, settings)
-        if not settings.ends_run:
+        if not settings.at_end_of_run:
             predictions = robustness.transfers(outcomes, module.classifier)
             folder.merge_evidence(parts.Evidence(transfer=robustness.transfer_evidence(predictions)))
             settings.notify(f"evidence: {robustness.transfer_summary(predictions, _count_fooled(outcomes))}")
@@ -263,7 +263,7 @@ def _write_diagnosis(
         settings.notify(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
         network = module.classifier.fast()
         harder = stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
-    elif not settings.ends_run and (earlier := folder.evidence().trust) is not None:
+    elif not settings.at_end_of_run and (earlier := folder.evidence().trust) is not None:
         harder = earlier.harder  # of the same files
     found = [from_traces, *([] if harder is None else [harder])]
     diagnosis = parts.DiagnosisEvidence(

@@ -74,7 +74,7 @@ class ClassVisualizationPresentation(Presentation):
         self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
     ) -> bool:
         """Re-read the files and evaluate the original network and the judges on them (``lit-viz check`` only)."""
-        if folder is None or settings.ends_run:
+        if folder is None or settings.at_end_of_run:
             return True
         assert isinstance(module, ClassVisualization)
         judges = held_out_judge(module.classifier)

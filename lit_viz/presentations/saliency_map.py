@@ -93,7 +93,7 @@ class SaliencyMapPresentation(Presentation):
         assert isinstance(module, SaliencyMap)
         config, notify = settings.config, settings.notify
         certificate = None
-        is_limited = settings.ends_run and config.check == "auto"  # to the duration of the run
+        is_limited = settings.at_end_of_run and config.check == "auto"  # to the duration of the run
         parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
         if is_limited and _CHECK_SECONDS_PER_PARAMETER * parameters > _run_seconds(outcomes):
             maps = [outcome for outcome in outcomes if isinstance(outcome.record, SaliencyRecord)]
@@ -101,7 +101,7 @@ class SaliencyMapPresentation(Presentation):
                 outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
             if folder is not None:
                 folder.amend(outcome.record for outcome in maps)
-        elif not (settings.ends_run and config.check == "none"):
+        elif not (settings.at_end_of_run and config.check == "none"):
             certificate = _compare_with_captum(module, outcomes, folder, settings, is_limited)
             outcomes = [outcome for outcome in outcomes if outcome.record.index not in certificate.damaged]
         tolerance = config.model.tolerance
@@ -236,7 +236,7 @@ def _compare_with_captum(
         result.write(folder, outcomes)
         if (figure := evidence_figure(result, outcomes)) is not None:
             save_figure(figure, folder.path / "evidence.png")
-    if not settings.ends_run:
+    if not settings.at_end_of_run:
         settings.notify(result.table(outcomes, module.methods))
     settings.notify(result.sentence(None if folder is None else str(folder.path)))
     return result

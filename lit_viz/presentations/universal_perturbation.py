@@ -95,9 +95,9 @@ class UniversalPerturbationPresentation(AttackPresentation):
             for line in rates[name]:
                 notify(f"evidence: {name}: {line}")
         held_out = sum(record.held_out for record in records_of(outcomes, UniversalRecord))
-        if settings.ends_run and config.held_out and not held_out:
+        if settings.at_end_of_run and config.held_out and not held_out:
             notify(f"--held-out {config.held_out:g} holds out no photograph: give more photographs")
-        if settings.ends_run and config.explain:
+        if settings.at_end_of_run and config.explain:
             notify("--explain does not apply to universal perturbations: lit-viz saliency explains files")
         folder.merge_evidence(Evidence(files=FileEvidence(read=read, wrong=wrong), universal=rates))
         verdict = f"{len(wrong)} of them not as recorded" if wrong else "all as recorded"
