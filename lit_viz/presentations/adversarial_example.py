@@ -25,7 +25,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
 from lit_viz.presentations import EvidenceSettings, Presentation, Row, format_value, median_of
-from lit_viz.runs import evidence as parts
+from lit_viz.runs import evidence as run_evidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
@@ -98,7 +98,7 @@ class AdversarialExamplePresentation(AttackPresentation):
             return robustness_figure(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
         return attack_figure(outcomes)
 
-    def scalars(self, records: Sequence[Record], evidence: parts.Evidence) -> dict[str, float]:
+    def scalars(self, records: Sequence[Record], evidence: run_evidence.Evidence) -> dict[str, float]:
         attacked = [r for r in records if isinstance(r, AdversarialRecord) and r.status == "done"]
         points = () if evidence.robustness is None else evidence.robustness.points
         scalars = {f"robust/eps {point.eps}": point.share for point in points}
@@ -125,14 +125,14 @@ class AdversarialExamplePresentation(AttackPresentation):
         mismatched = _verify_files(module.classifier, outcomes, folder, settings)
         valid = [outcome for outcome in outcomes if outcome.record.index not in mismatched]
         if members := robustness.ensemble_breakdown(outcomes):
-            folder.merge_evidence(parts.Evidence(survivors=members))
+            folder.merge_evidence(run_evidence.Evidence(survivors=members))
             settings.notify(f"evidence: as floats, {'; '.join(member.sentence for member in members)}")
         if has_several_radii(outcome.record for outcome in _with_file(valid)):
             _write_robustness(valid, folder, settings)
         _write_diagnosis(module, valid, folder, settings)
         if not settings.at_end_of_run:
             predictions = robustness.transfers(outcomes, module.classifier)
-            folder.merge_evidence(parts.Evidence(transfer=robustness.transfer_evidence(predictions)))
+            folder.merge_evidence(run_evidence.Evidence(transfer=robustness.transfer_evidence(predictions)))
             settings.notify(f"evidence: {robustness.transfer_summary(predictions, _count_fooled(outcomes))}")
             if predictions:
                 settings.notify(robustness.transfer_table(predictions))
@@ -223,7 +223,9 @@ def _verify_files(
     fooled = _count_fooled(stored)
     attacked = sum(o.record.status == "done" for o in outcomes)
     names = [outcome.record.name for outcome in different]
-    folder.merge_evidence(parts.Evidence(files=parts.FileEvidence(read=len(stored), fooled=fooled, wrong=names)))
+    folder.merge_evidence(
+        run_evidence.Evidence(files=run_evidence.FileEvidence(read=len(stored), fooled=fooled, wrong=names))
+    )
     settings.notify(f"evidence: {fooled} of {attacked} files fool the original network, read back from the disk")
     return {outcome.record.index for outcome in different}
 
@@ -233,7 +235,7 @@ def _write_robustness(outcomes: Sequence[Outcome], folder: RunFolder, settings: 
     norm = next(record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None)
     label, curve = robustness.accuracy_label(outcomes), robustness.robust_accuracy(outcomes)
     points = [
-        parts.RobustnessPoint(
+        run_evidence.RobustnessPoint(
             eps=format_distance(point.eps, norm),
             robust=point.robust,
             photographs=point.total,
@@ -243,7 +245,9 @@ def _write_robustness(outcomes: Sequence[Outcome], folder: RunFolder, settings: 
         )
         for point in curve
     ]
-    folder.merge_evidence(parts.Evidence(robustness=parts.RobustnessEvidence(what=label, norm=norm, points=points)))
+    folder.merge_evidence(
+        run_evidence.Evidence(robustness=run_evidence.RobustnessEvidence(what=label, norm=norm, points=points))
+    )
     for point in curve:
         note = ", since the ball holds no other 8-bit image" if is_singleton(point.eps) else ""
         settings.notify(f"eps {format_distance(point.eps, norm)}: {label} {point.text}{note}")
@@ -255,7 +259,7 @@ def _write_diagnosis(
     """Write whether the failures of the attack are credible."""
     attack = module.attack
     from_traces = diagnostics(outcomes, attack, module.iterations)
-    harder: parts.DiagnosisPart | None = None
+    harder: run_evidence.DiagnosisPart | None = None
     if settings.trust:
         assert isinstance(attack, BudgetAttack)
         if module.classifier.multi_label:
@@ -266,10 +270,10 @@ def _write_diagnosis(
     elif not settings.at_end_of_run and (earlier := folder.evidence().trust) is not None:
         harder = earlier.harder  # of the same files
     found = [from_traces, *([] if harder is None else [harder])]
-    diagnosis = parts.DiagnosisEvidence(
+    diagnosis = run_evidence.DiagnosisEvidence(
         reasons=[reason for part in found for reason in part.reasons],
         tried=[name for part in found for name in part.tried],
         harder=harder,
     )
-    folder.merge_evidence(parts.Evidence(trust=diagnosis))
+    folder.merge_evidence(run_evidence.Evidence(trust=diagnosis))
     settings.notify(f"evidence: {diagnosis.sentence}")

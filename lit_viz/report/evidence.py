@@ -13,7 +13,7 @@ from lit_viz.attacks.norms import NORMS
 from lit_viz.figures.scales import number
 from lit_viz.methods.records import ClassImageRecord, label_with_lr
 from lit_viz.presentations import Row, format_value
-from lit_viz.runs import evidence as parts
+from lit_viz.runs import evidence as run_evidence
 from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize
 
@@ -41,7 +41,7 @@ class EvidenceItem:
         return list(dict.fromkeys(column for row in self.rows for column in row))
 
 
-def evidence_items(evidence: parts.Evidence, records: Sequence[Record] = ()) -> list[EvidenceItem]:
+def evidence_items(evidence: run_evidence.Evidence, records: Sequence[Record] = ()) -> list[EvidenceItem]:
     """Return the items of the evidence and of the predictions in the records; unknown parts are only named."""
     items = [item(part) for name, item in _PARTS.items() if (part := getattr(evidence, name)) is not None]
     items += [EvidenceItem(f"Part {name} of evidence.json.") for name in evidence.extra]
@@ -73,7 +73,7 @@ def _prediction(verdict: Mapping[str, Any]) -> str:
     return "-" if probability is None else f"{probability:.2f} (rank {verdict['rank']})"
 
 
-def _files(part: parts.FileEvidence) -> EvidenceItem:
+def _files(part: run_evidence.FileEvidence) -> EvidenceItem:
     read, mismatches = part.read, part.wrong
     if not read and not mismatches:
         return EvidenceItem("No file was verified.")
@@ -84,12 +84,12 @@ def _files(part: parts.FileEvidence) -> EvidenceItem:
     return EvidenceItem(text, not mismatches)
 
 
-def _images(part: parts.ImageEvidence) -> EvidenceItem:
+def _images(part: run_evidence.ImageEvidence) -> EvidenceItem:
     text = f"{part.same} of {part.read} files, re-read, are classified by the original network as recorded."
     return EvidenceItem(text, part.same == part.read) if part.read else EvidenceItem("No image was verified.")
 
 
-def _diagnostics(part: parts.DiagnosisEvidence) -> EvidenceItem:
+def _diagnostics(part: run_evidence.DiagnosisEvidence) -> EvidenceItem:
     if not part.tried:
         return EvidenceItem("No attack was diagnosed.")
     reasons = f"The robustness is not reliable: {'; '.join(part.reasons)}." if part.reasons else ""
@@ -97,11 +97,11 @@ def _diagnostics(part: parts.DiagnosisEvidence) -> EvidenceItem:
     return EvidenceItem(f"{verdict} Checks: {', '.join(part.tried)}.", not reasons)
 
 
-def _ensemble(part: Sequence[parts.EnsembleMember]) -> EvidenceItem:
+def _ensemble(part: Sequence[run_evidence.EnsembleMember]) -> EvidenceItem:
     return EvidenceItem(f"Attacks of the ensemble in order: {'; '.join(member.sentence for member in part)}.")
 
 
-def _transfer(part: parts.TransferEvidence) -> EvidenceItem:
+def _transfer(part: run_evidence.TransferEvidence) -> EvidenceItem:
     rows = [
         {
             "network": name,
@@ -123,7 +123,7 @@ def _universal(part: Mapping[str, Sequence[str]]) -> EvidenceItem:
     return EvidenceItem("Fooling rates of the universal perturbations.", rows=rows)
 
 
-def _robustness(part: parts.RobustnessEvidence) -> EvidenceItem:
+def _robustness(part: run_evidence.RobustnessEvidence) -> EvidenceItem:
     rows = [
         {
             "eps": point.eps,
@@ -135,7 +135,7 @@ def _robustness(part: parts.RobustnessEvidence) -> EvidenceItem:
     return EvidenceItem(f"Robustness by radius, {NORMS[part.norm]} norm.", rows=rows)
 
 
-def _captum(part: parts.CaptumEvidence) -> EvidenceItem:
+def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:
     reasons = Counter(entry.unchecked for entry in part.unchecked)
     unchecked = "".join(f" {count}: {reason}." for reason, count in reasons.items())
     unchecked += "".join(f" Damaged: {entry.damaged}." for entry in part.damaged or ())
@@ -146,7 +146,7 @@ def _captum(part: parts.CaptumEvidence) -> EvidenceItem:
     return EvidenceItem(text, part.passed, [_gates(entry) for entry in part.maps])
 
 
-def _gates(entry: parts.MapAgreement) -> Row:
+def _gates(entry: run_evidence.MapAgreement) -> Row:
     """Return both gates of a map, and its similarity beside that of the most similar control."""
     controls = [_float(control.spearman) for control in entry.controls.values()]
     return {
@@ -161,7 +161,7 @@ def _gates(entry: parts.MapAgreement) -> Row:
     }
 
 
-def _map_name(entry: parts.MapEvidence) -> str:
+def _map_name(entry: run_evidence.MapEvidence) -> str:
     return f"{entry.name}, {entry.target_name or '-'}"
 
 
@@ -169,7 +169,7 @@ def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _saliency_metrics(part: parts.MetricsEvidence) -> EvidenceItem:
+def _saliency_metrics(part: run_evidence.MetricsEvidence) -> EvidenceItem:
     rows = [
         {
             "map": _map_name(entry),
@@ -192,7 +192,7 @@ def _areas(metric: str, curves: Mapping[str, Any]) -> Row:
     return {f"{metric} {'' if name == 'area' else name}".strip(): area for name, area in areas.items()}
 
 
-def _localization(part: parts.LocalizationEvidence) -> EvidenceItem:
+def _localization(part: run_evidence.LocalizationEvidence) -> EvidenceItem:
     maps, threshold = part.maps, part.right_from_iou
     overlaps = [entry.iou for entry in maps if entry.iou is not None]
     text = f"Boxes from {sum(entry.box is not None for entry in maps)} of {len(maps)} maps."

@@ -1,4 +1,4 @@
-"""The evidence of a run, the content of ``evidence.json``: one class per part, whose fields are the keys."""
+"""The evidence of a run, the content of ``evidence.json``: each part is a class, and its fields are the keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from lit_viz.types import Row, flattened, nested, optional
 
-OfMap = TypeVar("OfMap", bound="MapEvidence")
+AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 
 # -- class images and adversarial files
 
@@ -123,7 +123,7 @@ class MapEvidence(Row):
     target_name: str | None
 
     @classmethod
-    def of(cls: type[OfMap], record: Any, **values: Any) -> OfMap:
+    def of(cls: type[AnyMapEvidence], record: Any, **values: Any) -> AnyMapEvidence:
         """Return the evidence for the map of a record."""
         return cls(**{name: getattr(record, name) for name in ("index", "name", "method", "target_name")}, **values)
 

@@ -28,7 +28,7 @@ from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
 from lit_viz.images.rendering import clip_limits, heat, rank_correlation, ssim
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.optim.evaluation import Network
-from lit_viz.runs import evidence as parts
+from lit_viz.runs import evidence as run_evidence
 from lit_viz.runs.folder import RunFolder
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.formatting import Notify, command_line, pluralize, text_table
@@ -56,15 +56,15 @@ _PICTURE_TOLERANCE = 4 / 255
 _NOTICE_SECONDS = 10.0  # before the remaining time is reported
 
 
-def similarity_of(values: Tensor, reference: Tensor) -> parts.Similarity:
+def similarity_of(values: Tensor, reference: Tensor) -> run_evidence.Similarity:
     """Return the similarity of ``values`` to ``reference``, maps ``(C, H, W)``."""
     if not bool(values.isfinite().all() and reference.isfinite().all()):
-        return parts.Similarity(difference=math.inf, spearman=math.nan, ssim=math.nan, top_iou=math.nan)
+        return run_evidence.Similarity(difference=math.inf, spearman=math.nan, ssim=math.nan, top_iou=math.nan)
     reduced, expected = (a.double().abs().amax(0) for a in (values, reference))
     span = float(expected.max()) or 1.0
     count = max(1, round(_TOP * expected.numel()))
     top, expected_top = (set(a.flatten().topk(count).indices.tolist()) for a in (reduced, expected))
-    return parts.Similarity(
+    return run_evidence.Similarity(
         difference=relative_difference(values, reference),
         spearman=rank_correlation(values, reference),
         ssim=ssim((reduced / span).float()[None], (expected / span).float()[None]),
@@ -88,8 +88,8 @@ class Agreement:
     formula: float
     delivered: float
     captum_float32: float
-    similarity: parts.Similarity
-    controls: Mapping[str, parts.Similarity] = field(default_factory=dict)
+    similarity: run_evidence.Similarity
+    controls: Mapping[str, run_evidence.Similarity] = field(default_factory=dict)
     rounding: float = 0.0
 
     @property
@@ -120,13 +120,13 @@ class Agreement:
         """Whether both gates are passed."""
         return self.formula_passed and self.delivered_passed
 
-    def evidence(self, record: SaliencyRecord) -> parts.MapAgreement:
+    def evidence(self, record: SaliencyRecord) -> run_evidence.MapAgreement:
         """Return the comparison as in ``evidence.json``."""
-        return parts.MapAgreement.of(
+        return run_evidence.MapAgreement.of(
             record,
             passed=self.passed,
-            formula=parts.FormulaGate(difference=self.formula, passed=self.formula_passed),
-            delivered=parts.DeliveredGate(
+            formula=run_evidence.FormulaGate(difference=self.formula, passed=self.formula_passed),
+            delivered=run_evidence.DeliveredGate(
                 difference=self.delivered,
                 allowed=self.allowed,
                 captum_float32=self.captum_float32,
@@ -226,7 +226,7 @@ def _float64_networks(reference: CaptumReference) -> Mapping[str, Network]:
 
 def _controls(
     reference: CaptumReference, expected: Tensor, randomized: Callable[[], Classifier]
-) -> dict[str, parts.Similarity]:
+) -> dict[str, run_evidence.Similarity]:
     """Return the similarity of maps that must not agree: of another class, of a randomized network, and noise."""
     classes = reference.classifier.num_classes
     cheap = replace(reference, x=reference.x.float()).with_evaluations(_CONTROL_EVALUATIONS)
@@ -330,16 +330,18 @@ class CrossCheck:
     def write(self, folder: RunFolder, outcomes: Sequence[Outcome]) -> None:
         """Write the part ``captum`` of ``evidence.json``."""
         records = {record.index: record for record in records_of(outcomes, SaliencyRecord)}
-        damaged = [parts.UncheckedMap.of(records[i], damaged=reason) for i, reason in self.damaged.items()]
-        evidence = parts.CaptumEvidence(
+        damaged = [run_evidence.UncheckedMap.of(records[i], damaged=reason) for i, reason in self.damaged.items()]
+        evidence = run_evidence.CaptumEvidence(
             version=metadata.version("captum"),
             passed=self.passed,
             precision=self.half,
             maps=[agreement.evidence(records[i]) for i, (agreement, _) in self.agreements.items()],
-            unchecked=[parts.UncheckedMap.of(records[i], unchecked=reason) for i, reason in self.unchecked.items()],
+            unchecked=[
+                run_evidence.UncheckedMap.of(records[i], unchecked=reason) for i, reason in self.unchecked.items()
+            ],
             damaged=damaged or None,
         )
-        folder.merge_evidence(parts.Evidence(captum=evidence))
+        folder.merge_evidence(run_evidence.Evidence(captum=evidence))
 
 
 def cross_check(
