@@ -104,7 +104,7 @@ class StepRuleOptimizer(torch.optim.Optimizer):
         evaluate: evaluation of the images by the network.
 
     Attributes:
-        done: ``(N,)`` bool, images that the rule reported as done in the last step; they are left unchanged.
+        done: ``(N,)`` bool, images that the rule reported as done in the last step, which does not change them.
     """
 
     def __init__(self, method: Method, evaluate: Evaluate) -> None:
@@ -141,7 +141,7 @@ class Step:
         iteration: their iterations.
         scores: ``(N,)``, sum of the scores of each slot in the step.
         first: first evaluation of the step.
-        evaluated: first logged evaluation of x_k and its row, by slot.
+        evaluated: by slot, the first logged evaluation of x_k and the row of the slot in it.
     """
 
     first: Evaluation | None = None
@@ -153,7 +153,7 @@ class Step:
         self.evaluated: dict[int, tuple[Evaluation, int]] = {}
 
     def add_evaluation(self, evaluation: Evaluation, slots: Tensor | None, *, logged: bool) -> None:
-        """Add an evaluation of these slots, or of all; with ``logged``, its metrics are those of x_k."""
+        """Add an evaluation of these slots, None for all; with ``logged``, its metrics are logged as those of x_k."""
         self.first = self.first or evaluation
         if slots is None:
             self.scores += evaluation.score
@@ -186,19 +186,23 @@ class Step:
         return metrics
 
     def endings(self, done: Tensor) -> dict[int, bool]:
-        """Return the finished slots, True where image or score is not finite. Waits for the GPU.
+        """Return the slots of finished images, with whether image or score is not finite. Waits for the GPU.
 
-        ``done`` ``(N,)`` bool is reported by the step rule.
+        Args:
+            done: ``(N,)`` bool, slots that the step rule reports as done.
         """
         slots = self.method.slots
         iteration, last = slots.iteration, [self.method.last_iteration(task) for task in slots.tasks]
         # float32 at least: half precision can't hold the sum of an image.
         sums = slots.x.flatten(1).sum(1, dtype=torch.promote_types(slots.x.dtype, torch.float32)) + self.scores
         flags = torch.stack([~torch.isfinite(sums), done], 1).tolist()
-        return {n: broken for n, (broken, ends) in enumerate(flags) if broken or ends or iteration[n] >= last[n]}
+        return {n: failed for n, (failed, is_done) in enumerate(flags) if failed or is_done or iteration[n] >= last[n]}
 
     def finish(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot, Result]]:
-        """Remove finished images from their slots and return the final snapshot and the result of each."""
+        """Empty the slots of :meth:`endings` and return the final snapshot and the result of each.
+
+        Of an image that is not finite, the result is the image before the step.
+        """
         if not endings:
             return []
         method, slots, rows = self.method, self.method.slots, list(endings)
