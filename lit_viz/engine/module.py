@@ -165,6 +165,24 @@ class ImageTraining(Method):
             numbers = {} if self.verify is None else self.verify(self.results)
             self.log_dict({**numbers, **self.evidence(self.results)}, batch_size=1)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save unfinished images by task and the finished tasks, without the classifier."""
+        checkpoint["state_dict"] = {}
+        entries = self.ranks.gather([*self.slots.dump(), *self.queue.entries])
+        state = {"slots": entries, "finished": dict(self.finished), "sums": dict(self._sums)}
+        checkpoint["lit_viz"] = {"version": CHECKPOINT_VERSION, **state}
+        if self.keep_results:
+            checkpoint["lit_viz"]["results"] = [result.dump() for result in self.results if result.is_finished]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the saved state until :meth:`on_fit_start`, where the device is known."""
+        self._restored = check_run_state(checkpoint["lit_viz"])
+        self._sums = dict(self._restored.get("sums", {}))
+        results = map(Result.restore, self._restored.get("results", ()))
+        self._results = {result.task.index: result for result in results}
+
+    # Steps
+
     def _training_step(self) -> dict[str, Any]:
         start = time.perf_counter()
         if self.compile_mode is not None:
@@ -199,24 +217,6 @@ class ImageTraining(Method):
         if not self.decision.unfinished:
             self.trainer.should_stop = True
         return outputs
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save unfinished images by task and the finished tasks, without the classifier."""
-        checkpoint["state_dict"] = {}
-        entries = self.ranks.gather([*self.slots.dump(), *self.queue.entries])
-        state = {"slots": entries, "finished": dict(self.finished), "sums": dict(self._sums)}
-        checkpoint["lit_viz"] = {"version": CHECKPOINT_VERSION, **state}
-        if self.keep_results:
-            checkpoint["lit_viz"]["results"] = [result.dump() for result in self.results if result.is_finished]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the saved state until :meth:`on_fit_start`, where the device is known."""
-        self._restored = check_run_state(checkpoint["lit_viz"])
-        self._sums = dict(self._restored.get("sums", {}))
-        results = map(Result.restore, self._restored.get("results", ()))
-        self._results = {result.task.index: result for result in results}
-
-    # Evaluation for the step rule
 
     def _evaluate(
         self,
