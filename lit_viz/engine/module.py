@@ -67,7 +67,7 @@ class ImageTraining(Method):
         devices_mode: how several ranks share the work.
         keep_results: whether :attr:`results` are kept in memory and in checkpoints.
         queue: tasks of this rank that wait for a slot.
-        verify: evidence of results for the test stage, from higher layers: numbers by name.
+        verify: function that computes the numbers of the test stage, by name, from results; set by higher layers.
         exchange: exchange of the rank status.
     """
 
@@ -80,7 +80,7 @@ class ImageTraining(Method):
         self.keep_results = True
         self._results: dict[int, Result] = {}
         self._logged = 0.0
-        self._sums: dict[str, tuple[float, int]] = {}  # of the metrics of finished tasks, with their number
+        self._sums: dict[str, tuple[float, int]] = {}  # sum and count of each metric of finished tasks
         self.queue = Queue()
         self.exchange = RankExchange()
         self._step: Step | None = None
@@ -149,14 +149,15 @@ class ImageTraining(Method):
 
     def on_train_end(self) -> None:
         """Keep the images that the Trainer has stopped before their last iteration, as ``unfinished`` results."""
-        if not self.keep_results or self.decision.signal or not self.decision.unfinished:  # equal on all ranks
+        # Equal on all ranks, which therefore all gather below.
+        if not self.keep_results or self.decision.signal or not self.decision.unfinished:
             return
         entries, tasks = self.slots.dump(), list(self.slots.tasks)
         with torch.no_grad(), _default_dtype(self.image_dtype):
             finished = Step(self).finish(dict.fromkeys(range(len(tasks)), False))
         results = [replace(result, record=result.record.amend(status="unfinished")) for _, result in finished]
         self._results |= {result.task.index: result for result in self.ranks.gather(results)}
-        for entry, task in zip(entries, tasks, strict=True):  # a later checkpoint continues them
+        for entry, task in zip(entries, tasks, strict=True):  # for a later checkpoint
             self.slots.restore(entry, task, self.device)
 
     def test_step(self, batch: int, batch_idx: int) -> None:
@@ -311,8 +312,8 @@ class ImageTraining(Method):
     # Logging
 
     def _is_log_due(self, batch_idx: int) -> bool:
-        """Return whether a callback or logger reads the means of this step, or the last are older than 0.1 seconds;
-        logging takes a millisecond, several percent of a step on a GPU."""
+        """Return whether a callback or logger reads the means of this step, or the last ones are 0.1 seconds old."""
+        # Logging takes a millisecond, several percent of a step on a GPU.
         trainer = self.trainer
         every: int = getattr(trainer, "log_every_n_steps", 0)
         logger_is_due = bool(trainer.loggers and every) and (batch_idx + 1) % max(every, 1) == 0
