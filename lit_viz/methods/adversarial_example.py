@@ -74,9 +74,10 @@ class AdversarialExample(AttackTraining):
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
+        tests_random_views = self._tests_views and bool(self.transforms.transforms)
         if not self._tests_views:
             evaluation.logits = self._decisions(self._logits(x, rows, network), rows)
-        if not self._tests_views or not self.transforms.transforms:
+        if not tests_random_views:
             self.store_photograph_logits(x, rows, evaluation)
         goals = self.slots.goals(rows, x.device)
         outputs = Outputs(evaluation.logits, goals["targets"], targeted=goals["targeted"])
@@ -84,7 +85,7 @@ class AdversarialExample(AttackTraining):
             "probability": torch.softmax(evaluation.logits, 1).gather(1, goals["targets"][:, None])[:, 0],
             "margin": Margin()(outputs),
         }
-        if self._tests_views and self.transforms.transforms:
+        if tests_random_views:
             self._replace_photograph_logits(x, rows, evaluation, network)
         return evaluation
 
@@ -111,14 +112,14 @@ class AdversarialExample(AttackTraining):
                 self.set_photograph_logits(rows[m], row)
         if photographs:
             slots = [rows[m] for m in photographs]
-            known = self._decisions(self.slots.state[LOGITS][slots].to(evaluation.logits), slots)
-            evaluation.logits = evaluation.logits.index_put((torch.tensor(photographs, device=known.device),), known)
+            logits = self._decisions(self.slots.state[LOGITS][slots].to(evaluation.logits), slots)
+            evaluation.logits = evaluation.logits.index_put((torch.tensor(photographs, device=logits.device),), logits)
 
     def final_metrics(
         self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
     ) -> list[dict[str, float]]:
-        """Round the outcomes to 8 bits and verify them on the original network; images that had all their updates are
-        evaluated first."""
+        """Round the outcomes to 8 bits and verify them on the original network; images that were not evaluated since
+        their last update are evaluated first."""
         metrics = [evaluated.get(n, {}) for n in rows]
         unevaluated = [m for m, n in enumerate(rows) if n not in evaluated]
         if unevaluated:
@@ -151,9 +152,9 @@ class AdversarialExample(AttackTraining):
         snapshots = []
         sources, iteration = self.slots.state["source"], self.slots.iteration
         norms = _norms([x[m] - sources[n] for m, n in enumerate(rows)])
-        for m, (n, lengths) in enumerate(zip(rows, norms, strict=True)):
+        for m, (n, metrics) in enumerate(zip(rows, norms, strict=True)):
             if not final and not self.log_at.due(iteration[n], self.last_iteration(self.slots.tasks[n])):
-                snapshots.append(self.snapshot(n, lengths))  # no image is transferred from the GPU
+                snapshots.append(self.snapshot(n, metrics))  # no image is transferred from the GPU
                 continue
             saved = self._saved[n][0] if final and n in self._saved else None
             source = sources[n].cpu()
@@ -161,7 +162,7 @@ class AdversarialExample(AttackTraining):
             snapshots.append(
                 self.snapshot(
                     n,
-                    lengths,
+                    metrics,
                     image.float(),
                     file_metrics=None if saved is None else self._file_metrics(n, saved),
                     top5=() if saved is None else self.classifier.top5(saved.logits),
@@ -207,7 +208,8 @@ class AdversarialExample(AttackTraining):
         goals = torch.tensor([r.task.goal for r in done]), torch.tensor([r.task.target is not None for r in done])
         fooled = Verifier(self.classifier, *goals).success(logits.cpu())
         records = [r.record for r, is_fooled in zip(done, fooled.tolist(), strict=True) if is_fooled]
-        means = {n: sum(r.metrics[n] or 0.0 for r in records) / len(records) for n in ("l2", "linf") if records}
+        norms = ("l2", "linf") if records else ()
+        means = {name: sum(record.metrics[name] or 0.0 for record in records) / len(records) for name in norms}
         jpeg = sum(bool(getattr(r.record, "success_jpeg75", False)) for r in done) / len(done)
         return {**super().evidence(results), "fooled": float(fooled.float().mean()), "fooled_jpeg75": jpeg, **means}
 

@@ -75,7 +75,7 @@ class PictureOptions:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Arguments of :class:`ClassVisualization` with a default."""
+    """Arguments of :class:`ClassVisualization` that :func:`default_recipe` provides."""
 
     parameterization: Parameterization
     step_rule: StepRule
@@ -194,7 +194,7 @@ class ClassVisualization(ImageTraining):
         )
 
     def _octaves(self, picture: PictureOptions) -> Octaves | None:
-        """Return the octaves whose inputs are large enough; None if that is only the last."""
+        """Return the octaves with large enough inputs; None if only the last one has them."""
         octaves, size = picture.octaves, self.classifier.size
         if octaves is None or picture.native:
             return octaves
@@ -202,7 +202,7 @@ class ClassVisualization(ImageTraining):
         return replace(octaves, count=count) if count > 1 else None
 
     def _views_grow(self) -> bool:
-        """Return whether views have the sizes of the octaves; those of a network of one input size do not."""
+        """Return whether views have the sizes of the octaves, and add a note if the network does not accept them."""
         if self.octaves is None or self.native:
             return self.octaves is not None
         net = self.classifier
@@ -372,21 +372,23 @@ class ClassVisualization(ImageTraining):
         return LayerImageRecord.extend(common, top5=snapshot.ranking, layer=layer, channel=channel, **varying)
 
     def evidence(self, results: Sequence[Result]) -> dict[str, float]:
-        figures: dict[str, list[float]] = defaultdict(list)
+        numbers: dict[str, list[float]] = defaultdict(list)
         for result in results:
             if result.image is None or result.task.target is None:
                 continue
             logits, _ = self.evaluate_original(result.image, result.task)
             own = self.classifier.prediction(logits, result.task.target)
-            figures["probability"].append(own["probability"])
+            numbers["probability"].append(own["probability"])
             for name, summary in {"rank_1": own, **getattr(result.record, "judges", {})}.items():
-                figures[name].append(float(summary["rank"] == 1))
-        return {**super().evidence(results), **{name: sum(values) / len(values) for name, values in figures.items()}}
+                numbers[name].append(float(summary["rank"] == 1))
+        return {**super().evidence(results), **{name: sum(values) / len(values) for name, values in numbers.items()}}
 
     def judge(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
-        """Return the verdict of each judge on an image ``(C, H, W)``, or of a group, averaged."""
-        verdicts = [] if judges is None else [judges(image, target) for image in split_group(picture, self.group)]
-        return {name: group_summary([verdict[name] for verdict in verdicts]) for name in (verdicts or [{}])[0]}
+        """Return the prediction summary of each judge for an image ``(C, H, W)`` or a group (:func:`group_summary`)."""
+        if judges is None:
+            return {}
+        summaries = [judges(image, target) for image in split_group(picture, self.group)]
+        return {name: group_summary([summary[name] for summary in summaries]) for name in summaries[0]}
 
     def evaluate_original(self, picture: Tensor, task: Task) -> tuple[Tensor, float]:
         """Evaluate an image ``(C, H, W)`` of :meth:`snapshots` by the original network.

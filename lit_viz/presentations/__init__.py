@@ -57,13 +57,13 @@ class Presentation(ABC):
 
     Attributes:
         title: heading of the report.
+        result: caption of the result in the report.
+        note: remark below the curves of the report.
         files: patterns of the files and folders that only runs of this method contain.
         flags: options of the presentation without a value.
         resumable: options of the presentation that a resume may change.
         evidence_options: options of ``lit-viz check`` that apply to the method.
         task_options: formats of the task options that captions state.
-        result: caption of the result in the report.
-        note: remark below the curves of the report.
     """
 
     title: ClassVar[str]
@@ -136,7 +136,7 @@ class Presentation(ABC):
         return [f"objective {metrics['objective']:.3g}"] if "objective" in metrics else []
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
-        """Return the numbers by which runs are compared in a logger: their cost, and what the evidence says."""
+        """Return the numbers by which runs are compared in a logger: their cost and the results of the evidence."""
         counts = {"forwards": [r.forwards for r in records], "backwards": [r.backwards for r in records]}
         cost = {f"cost/{name}": sum(filter(None, values)) for name, values in counts.items()}
         return {**cost, "cost/seconds": sum(record.seconds or 0.0 for record in records)}
@@ -158,7 +158,7 @@ class Presentation(ABC):
         return True
 
 
-#: Modules of the presentations by method; the presentation of ``SaliencyMap`` is ``SaliencyMapPresentation``.
+#: Modules of the presentations by method. The class of a presentation has the name of the method as prefix.
 _MODULES = {
     "AdversarialExample": "adversarial_example",
     "ClassVisualization": "class_visualization",
@@ -168,12 +168,12 @@ _MODULES = {
 
 
 def method_name(kind: type) -> str:
-    """Return the name of the method that a class is, or is a subclass of."""
+    """Return the name of the first base of a class that has a presentation; ``ClassVisualization`` if none has."""
     return next((base.__name__ for base in kind.__mro__ if base.__name__ in _MODULES), "ClassVisualization")
 
 
 def presentation_of(method: type | str) -> Presentation:
-    """Return the presentation of a method by its class or name; of unknown ones, that of class visualizations."""
+    """Return the presentation of a method by its class or name; by default that of class visualizations."""
     name = method_name(method) if isinstance(method, type) else method if method in _MODULES else "ClassVisualization"
     presentation: Presentation = getattr(import_module(f"{__name__}.{_MODULES[name]}"), f"{name}Presentation")()
     return presentation

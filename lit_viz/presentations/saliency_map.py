@@ -92,7 +92,7 @@ class SaliencyMapPresentation(Presentation):
         """Compare the maps with Captum's, and on request their boxes with reference boxes."""
         assert isinstance(module, SaliencyMap)
         config, notify = settings.config, settings.notify
-        certificate = None
+        comparison = None
         is_limited = settings.at_end_of_run and config.check == "auto"  # to the duration of the run
         parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
         if is_limited and _CHECK_SECONDS_PER_PARAMETER * parameters > _run_seconds(outcomes):
@@ -102,8 +102,8 @@ class SaliencyMapPresentation(Presentation):
             if folder is not None:
                 folder.amend(outcome.record for outcome in maps)
         elif not (settings.at_end_of_run and config.check == "none"):
-            certificate = _compare_with_captum(module, outcomes, folder, settings, is_limited)
-            outcomes = [outcome for outcome in outcomes if outcome.record.index not in certificate.damaged]
+            comparison = _compare_with_captum(module, outcomes, folder, settings, is_limited)
+            outcomes = [outcome for outcome in outcomes if outcome.record.index not in comparison.damaged]
         tolerance = config.model.tolerance
         errors = [(r, e) for r in records_of(outcomes, SaliencyRecord) if (e := r.relative_error) is not None]
         if above := sum(tolerance is not None and not error <= tolerance for _, error in errors):
@@ -135,7 +135,7 @@ class SaliencyMapPresentation(Presentation):
                 truth=truth,
                 notify=notify,
             )
-        return certificate is None or certificate.passed is not False
+        return comparison is None or comparison.passed is not False
 
 
 def reference_boxes(config: Namespace) -> Sequence[ReferenceBoxes] | None:
