@@ -256,8 +256,8 @@ def keys(state: State, slots: Tensor, numbers: Tensor) -> list[Key]:
 
 
 def gather_rows(images: Tensor, slots: Tensor) -> Tensor:
-    """Return ``images[slots]``."""
-    return images.index_select(0, slots)
+    """Return ``images[slots]``, without a copy if each slot occurs once, in order."""
+    return images if _is_identity(slots, len(images)) else images.index_select(0, slots)
 
 
 def add_rows(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
@@ -265,10 +265,16 @@ def add_rows(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
 
     Rows are added one after another, so the sum does not depend on the number of evaluations per step.
     """
+    if _is_identity(slots, len(total)):
+        return total + rows
     total = total.clone()
     for n, row in zip(to_list(slots), rows, strict=True):
         total[n].add_(row)
     return total
+
+
+def _is_identity(slots: Tensor, count: int) -> bool:
+    return to_list(slots) == list(range(count))
 
 
 def relative(amount: Tensor, reference: Tensor) -> Tensor:
