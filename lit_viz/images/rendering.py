@@ -42,7 +42,14 @@ def clip_limits(maps: Sequence[Tensor], quantile: float = 0.995, shared: bool = 
 
 
 def _limit(values: NDArray[np.float64], quantile: float) -> float:
-    return float(np.quantile(values, quantile)) or float(values.max()) if values.size else 0.0
+    if not values.size:
+        return 0.0
+    place = quantile * (values.size - 1)
+    below = int(place)
+    ordered = np.partition(values, below)  # np.quantile takes four times as long, several percent of a gradient map
+    lower = ordered[below]
+    upper = ordered[below + 1 :].min() if place > below else lower
+    return float(lower + (place - below) * (upper - lower)) or float(values.max())
 
 
 def heat(values: Tensor, limit: float) -> Tensor:
