@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import captum.attr
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch.nn import functional
 import lit_viz as lv
 from lit_viz.attributions import DeepLift, attribute
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.fast.rescaling import Call, Rescaling
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.captum_reference import CaptumReference
 from tests.attributions.tools import distance
@@ -104,6 +108,26 @@ def test_multipliers_of_an_image_that_equals_its_baseline_are_derivatives(act: n
     (multipliers,) = torch.autograd.grad(loaded.fast(dtype=torch.float64, backprop="rescale")(pairs)[0].sum(), pairs)
     (gradient,) = torch.autograd.grad(loaded.fast(dtype=torch.float64)(images)[0].sum(), images)
     torch.testing.assert_close(multipliers[:, 0], gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_graphs_of_calls_in_place_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions = []
+
+    class Recorded(Rescaling):
+        def elementwise(self, z: Tensor, call: Call) -> Tensor:
+            functions.append(weakref.ref(call.function))
+            return super().elementwise(z, call)
+
+    copied = classifier(Reused(nn.ReLU(inplace=True))).fast(backprop="rescale")
+    monkeypatch.setattr("lit_viz.classifiers.fast.frozen.Rescaling", Recorded)
+    pairs = torch.rand(1, 2, 3, 12, 12).requires_grad_()
+    gc.disable()
+    try:
+        torch.autograd.grad(copied(pairs)[0].sum(), pairs)
+        assert len(functions) == 4
+        assert not any(function() for function in functions)
+    finally:
+        gc.enable()
 
 
 def test_products_keep_their_derivative_and_are_named() -> None:

@@ -68,11 +68,12 @@ class Interception(TorchFunctionMode):
         self.check(z)
         if name == "max_pool2d":
             return self.max_pool(z, pooling_options(*args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
-        rest = {key: value for key, value in kwargs.items() if key != "input"}
-        constants = (*args[1:], *rest.values())
+        rest, options = args[1:], {key: value for key, value in kwargs.items() if key != "input"}
+        constants = (*rest, *options.values())
         in_place = name.endswith("_") or any(value is True for value in constants)
         varies = any(isinstance(value, Tensor) and value.numel() > 1 for value in constants)
-        return self.elementwise(z, Call(lambda x: func(x, *args[1:], **rest), in_place, varies))
+        # The function must not refer to z: the graph of a call in place would refer to itself, and not be freed.
+        return self.elementwise(z, Call(lambda x: func(x, *rest, **options), in_place, varies))
 
 
 def pooling_options(
