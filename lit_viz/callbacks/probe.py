@@ -63,7 +63,6 @@ class Probe(Callback):
         max_fraction: time limit of a probe relative to the duration of the epoch.
         prefix: of the logged keys.
         slots: images trained at once.
-        iterations: updates per image, evaluations per map; by default those of the method.
 
     Raises:
         LitVizError: an argument is invalid, or ``out`` contains epochs of another training.
@@ -86,7 +85,6 @@ class Probe(Callback):
         max_fraction: float | None = None,
         prefix: str = "probe",
         slots: int = 32,
-        iterations: int | None = None,
     ) -> None:
         if every_n_epochs < 1:
             raise LitVizError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
@@ -100,7 +98,7 @@ class Probe(Callback):
         self.out = None if out is None else Path(out)
         self.max_seconds, self.max_fraction = max_seconds, max_fraction
         self.prefix, self.slots = prefix, slots
-        self.run_options: dict[str, Any] = {"iterations": iterations, "slots": slots, "log_at": "last"}
+        self.run_options: dict[str, Any] = {"slots": slots, "log_at": "last"}
         self._reset()
 
     def _reset(self) -> None:

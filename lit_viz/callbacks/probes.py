@@ -74,7 +74,8 @@ class ClassVisualizationProbe(Probe):
         recipe: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(every_n_epochs, iterations=iterations, **options)
+        super().__init__(every_n_epochs, **options)
+        self.run_options["iterations"] = iterations
         self.classes: Sequence[str | int] = [classes] if isinstance(classes, (str, int)) else list(classes)
         self.seed, self.recipe = seed, recipe
 
@@ -122,11 +123,21 @@ class ImageProbe(Probe):
             or dataset or loader of (image, label). The images of a dataset or loader are network inputs: ``mean`` and
             ``std`` are removed.
         limit: number of images that are taken from a dataset or loader, evenly spaced; a loader is not iterated.
+        iterations: updates per image, or evaluations per map; by default those of the method.
         every_n_epochs, options: see :class:`Probe`.
     """
 
-    def __init__(self, images: ProbeImages, every_n_epochs: int = 5, *, limit: int = 64, **options: Any) -> None:
+    def __init__(
+        self,
+        images: ProbeImages,
+        every_n_epochs: int = 5,
+        *,
+        limit: int = 64,
+        iterations: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(every_n_epochs, **options)
+        self.run_options["iterations"] = iterations
         self.given, self.limit = images, limit
         self._tasks: TaskQueue | None = None
 
