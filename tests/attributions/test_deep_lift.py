@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import captum.attr
 import pytest
@@ -108,6 +109,41 @@ def test_multipliers_of_an_image_that_equals_its_baseline_are_derivatives(act: n
     (multipliers,) = torch.autograd.grad(loaded.fast(dtype=torch.float64, backprop="rescale")(pairs)[0].sum(), pairs)
     (gradient,) = torch.autograd.grad(loaded.fast(dtype=torch.float64)(images)[0].sum(), images)
     torch.testing.assert_close(multipliers[:, 0], gradient, rtol=1e-10, atol=1e-12)
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: functional.gelu(x).mul_(1.7),
+        lambda x: functional.relu6(x + 3, inplace=True).div_(6),
+        lambda x: functional.relu(x, inplace=1),  # type: ignore[arg-type]
+        lambda x: x.clone().add_(3).clamp_(0, 6).div_(6),
+        lambda x: x.clamp_min(torch.zeros_like(x)),
+    ],
+)
+def test_input_and_output_of_a_call_may_change_later(function: Callable[[Tensor], Tensor]) -> None:
+    network = Reused(Function(function), nn.AvgPool2d(2))
+    _, uncertainty, _ = explained(network, DeepLift(), [1, 4])
+    assert uncertainty["completeness"].max() < 1e-12
+
+
+def test_constants_may_have_a_row_for_each_image() -> None:
+    act = Function(lambda x: x.clamp_min(torch.full_like(x, 0.1)))
+    images = photographs()
+    images[:, :, :6] = 0  # equal to the baseline
+    loaded = classifier(Reused(act, nn.AvgPool2d(2)))
+    networks = {name: loaded.fast(dtype=torch.float64, backprop=name) for name in DeepLift.networks}
+    _, uncertainty = attribute(DeepLift(), networks, images, [1, 4])
+    assert uncertainty["completeness"].max() < 1e-12
 
 
 def test_graphs_of_calls_in_place_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,13 +32,11 @@ class Call(NamedTuple):
     """A call of an element-wise function.
 
     Attributes:
-        function: the function, of a tensor.
-        in_place: whether it changes its argument, and returns it.
+        function: the function, of a tensor; in place, it returns its argument.
         varies: whether it has constants per channel or position, so that it accepts no other shape.
     """
 
     function: Callable[[Tensor], Tensor]
-    in_place: bool
     varies: bool
 
 
@@ -50,7 +48,7 @@ class Interception(TorchFunctionMode):
 
     @abstractmethod
     def elementwise(self, z: Tensor, call: Call) -> Tensor:
-        """Return the function of ``z``, which is ``z`` itself if the call works in place."""
+        """Return the function of ``z``, which is ``z`` itself if it works in place."""
 
     @abstractmethod
     def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
@@ -69,11 +67,9 @@ class Interception(TorchFunctionMode):
         if name == "max_pool2d":
             return self.max_pool(z, pooling_options(*args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
         rest, options = args[1:], {key: value for key, value in kwargs.items() if key != "input"}
-        constants = (*rest, *options.values())
-        in_place = name.endswith("_") or any(value is True for value in constants)
-        varies = any(isinstance(value, Tensor) and value.numel() > 1 for value in constants)
+        varies = any(isinstance(value, Tensor) and value.numel() > 1 for value in (*rest, *options.values()))
         # The function must not refer to z: the graph of a call in place would refer to itself, and not be freed.
-        return self.elementwise(z, Call(lambda x: func(x, *rest, **options), in_place, varies))
+        return self.elementwise(z, Call(lambda x: func(x, *rest, **options), varies))
 
 
 def pooling_options(
@@ -118,31 +114,34 @@ class EqualHalves(Rescaling):
 
 
 class _Elementwise(torch.autograd.Function):
-    """A call of an element-wise function, with the ratio of the differences of its output and input as derivative."""
+    """A call of an element-wise function, with the ratio of the differences of its output and input as derivative.
+
+    The ratio is computed in the forward, because later operations may change input and output in place.
+    """
 
     handled = True  # by nonlinearities()
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, call: Call) -> Tensor:
-        before, y = z.clone() if call.in_place else z, call.function(z)
-        if call.in_place:
+        delta = difference(z)
+        is_equal = delta.abs() < _SMALLEST
+        leaf = z.clone() if is_equal.any() else None  # before a call in place
+        y = call.function(z)
+        if y is z:
             ctx.mark_dirty(z)
-        ctx.call = call
-        ctx.save_for_backward(before, y)
+        multiplier = difference(y).div_(delta)
+        if leaf is not None:
+            leaf = leaf if call.varies else leaf.chunk(2)[0][is_equal]
+            with torch.enable_grad():
+                leaf.requires_grad_()
+                (derivative,) = torch.autograd.grad(call.function(leaf.clone()).sum(), leaf)
+            multiplier[is_equal] = derivative.chunk(2)[0][is_equal] if call.varies else derivative
+        ctx.save_for_backward(multiplier)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        z, y = ctx.saved_tensors
-        delta, multiplier = difference(z), difference(y)
-        multiplier /= delta
-        is_equal = delta.abs_() < _SMALLEST
-        if is_equal.any():
-            positions = (...,) if ctx.call.varies else is_equal.nonzero(as_tuple=True)
-            leaf = z.chunk(2)[0][positions].detach().requires_grad_()
-            with torch.enable_grad():
-                (derivative,) = torch.autograd.grad(ctx.call.function(leaf.clone()).sum(), leaf)
-            multiplier[positions] = torch.where(is_equal[positions], derivative, multiplier[positions])
+        (multiplier,) = ctx.saved_tensors
         rescaled = torch.empty_like(gradient)
         for rows, result in zip(gradient.chunk(2), rescaled.chunk(2), strict=True):
             torch.mul(rows, multiplier, out=result)

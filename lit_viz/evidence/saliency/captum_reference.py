@@ -109,10 +109,17 @@ class _Calls(Interception):
 
     def elementwise(self, z: Tensor, call: Call) -> Tensor:
         """Call the next module with the function, which may change its argument."""
-        module = self._next(nn.ReLU)
-        module.forward = lambda z: call.function(z.clone())
+        module, in_place = self._next(nn.ReLU), list[bool]()
+
+        def forward(x: Tensor) -> Tensor:
+            argument = x.clone()
+            result = call.function(argument)
+            in_place.append(result is argument)
+            return result
+
+        module.forward = forward
         y: Tensor = module(z.clone())
-        return z.copy_(y) if call.in_place else y
+        return z.copy_(y) if in_place[-1] else y
 
     def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
         """Call the next module with the windows as rows: overlapping ones overwrite each other in Captum's rule."""
