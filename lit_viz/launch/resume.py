@@ -218,9 +218,15 @@ class LastCheckpoint:
         if lost:
             state["finished"] = {i: status for i, status in state["finished"].items() if i not in lost}
             state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
-            AtomicCheckpointIO().save_checkpoint(self._checkpoint, self._path)
+            AtomicCheckpointIO().save_checkpoint({**_new_trainer_state(), **self._checkpoint}, self._path)
         self._folder.trim(state["finished"].keys(), _iterations(state))
         self._folder.checksums = {i: parts for i, parts in self._on_disk.items() if i not in lost}
+
+
+def _new_trainer_state() -> dict[str, Any]:
+    """Return the part of a checkpoint that Lightning requires; saved runs of earlier versions lack it."""
+    version = metadata.version("pytorch-lightning")
+    return {"state_dict": {}, "optimizer_states": [], "lr_schedulers": [], "pytorch-lightning_version": version}
 
 
 def write_checkpoint(folder: RunFolder, records: Iterable[Record]) -> None:
@@ -229,10 +235,7 @@ def write_checkpoint(folder: RunFolder, records: Iterable[Record]) -> None:
     checkpoint = {
         "lit_viz": {"version": CHECKPOINT_VERSION, "slots": [], "finished": finished},
         "checksums": folder.checksums,
-        "state_dict": {},
-        "optimizer_states": [],
-        "lr_schedulers": [],
-        "pytorch-lightning_version": metadata.version("pytorch-lightning"),
+        **_new_trainer_state(),
     }
     AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
 

@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 import lit_viz as lv
+from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
+from lit_viz.launch.resume import LAST_CHECKPOINT
 
 PHOTOGRAPHS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -73,8 +75,15 @@ def test_a_saved_run_is_a_run_folder(smooth: Any, tmp_path: Path, method: str) -
         run.save(5)  # type: ignore[arg-type]
 
 
-def test_damage_of_a_saved_run_is_found(smooth: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_damage_of_a_saved_run_is_found(
+    is_earlier: bool, smooth: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = lv.visualize(smooth, [1, 2], iterations=2, model__views=1).save(tmp_path / "run")
+    if is_earlier:  # runs of earlier versions have no state of a Trainer
+        path, checkpoints = tmp_path / "run" / LAST_CHECKPOINT, AtomicCheckpointIO()
+        checkpoint = checkpoints.load_checkpoint(path)
+        checkpoints.save_checkpoint({key: checkpoint[key] for key in ("lit_viz", "checksums")}, path)
     (frame, *_) = sorted((tmp_path / "run" / "frames").glob("0001*/*.png"))
     before, results = frame.read_bytes(), [record["probability"] for record in run.results]
     frame.write_bytes(before[:-20] + bytes([before[-20] ^ 4]) + before[-19:])
