@@ -28,8 +28,9 @@ def printable(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
-# Values of more than 200 characters in a message: quoted, in brackets, or a word; parts of paths are shorter.
-_LONG_VALUE = re.compile(r"(?<!\w)'[^'\n]{200,}'(?!\w)|\[[^\[\]]{200,}\]|[^\s/:;]{200,}")
+# Long values in a message: quoted or in brackets, of more than 200 characters, or a word that is longer than the name
+# of a file. Paths are kept, since commands to copy contain them.
+_LONG_VALUE = re.compile(r"(?<!\w)'(?!/)[^'\n]{200,}'(?!\w)|\[[^\[\]]{200,}\]|[^\s/:;]{256,}")
 
 
 class LitVizError(Exception):

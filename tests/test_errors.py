@@ -13,7 +13,7 @@ def test_near_names_are_offered() -> None:
     assert did_you_mean("xyz", names) == ""
 
 
-@pytest.mark.parametrize("value", ["'" + "two words " * 30 + "'", str(list(range(100))), "x" * 250])
+@pytest.mark.parametrize("value", ["'" + "two words " * 30 + "'", str(list(range(100))), "x" * 300])
 def test_a_long_value_is_shortened(value: str) -> None:
     message = str(LitVizError(f"class must be a name or an index, got {value}: see lit-viz classes"))
     assert message == (f"class must be a name or an index, got {value[:60]} ... {value[-20:]}: see lit-viz classes")
@@ -24,6 +24,8 @@ def test_a_message_of_short_values_is_unchanged() -> None:
     path = "/folder" * 40
     message = f"file 'a' doesn't exist: choose one of {names}, or continue with: lit-viz resume {path}"
     assert str(LitVizError(message)) == message
+    quoted = f"continue with: lit-viz resume '{path} of photographs/{'x' * 255}'"
+    assert str(LitVizError(quoted)) == quoted
 
 
 def test_an_unmet_constraint_is_stated_with_its_values() -> None:
