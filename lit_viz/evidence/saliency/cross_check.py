@@ -21,7 +21,6 @@ from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.classifiers.loading import load
-from lit_viz.classifiers.outputs import relative_difference
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterpart_of
 from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
@@ -56,6 +55,15 @@ _PICTURE_TOLERANCE = 4 / 255
 _NOTICE_SECONDS = 10.0  # before the remaining time is reported
 
 
+def largest_difference(values: Tensor, reference: Tensor) -> float:
+    """Return ``max |values - reference| / max |reference|``: 0 for equal maps, infinite for non-finite values."""
+    difference = (values.double() - reference.double()).abs().max()
+    largest = reference.double().abs().max()
+    if not bool(difference.isfinite()):
+        return math.inf
+    return 0.0 if difference == 0 else float(difference / largest) if largest > 0 else math.inf
+
+
 def similarity_of(values: Tensor, reference: Tensor) -> run_evidence.Similarity:
     """Return the similarity of ``values`` to ``reference``, maps ``(C, H, W)``."""
     if not bool(values.isfinite().all() and reference.isfinite().all()):
@@ -65,7 +73,7 @@ def similarity_of(values: Tensor, reference: Tensor) -> run_evidence.Similarity:
     count = max(1, round(_TOP * expected.numel()))
     top, expected_top = (set(a.flatten().topk(count).indices.tolist()) for a in (reduced, expected))
     return run_evidence.Similarity(
-        difference=relative_difference(values, reference),
+        difference=largest_difference(values, reference),
         spearman=rank_correlation(values, reference),
         ssim=ssim((reduced / span).float()[None], (expected / span).float()[None]),
         top_iou=len(top & expected_top) / len(top | expected_top),
@@ -165,13 +173,13 @@ def check_map(
     single = replace(exact, x=exact.x.float())
 
     def float32_error(*references: CaptumReference) -> float:
-        return max(relative_difference(reference.compute(), expected) for reference in references)
+        return max(largest_difference(reference.compute(), expected) for reference in references)
 
     few = exact.with_evaluations(_FORMULA_EVALUATIONS)
     networks = _float64_networks(few)
     agreement = Agreement(
         formula=_formula_difference(few, networks, expected if few.evaluations == exact.evaluations else None),
-        delivered=relative_difference(delivered[None], expected),
+        delivered=largest_difference(delivered[None], expected),
         captum_float32=float32_error(single, *(single.with_rounding(k) for k in range(1, 1 + _ROUNDED_MAPS))),
         similarity=similarity_of(delivered, expected[0]),
         controls=_controls(exact, expected[0], randomized),
@@ -209,7 +217,7 @@ def _formula_difference(reference: CaptumReference, networks: Mapping[str, Netwo
     values, _ = attribute(
         r.method, networks, r.x, [r.target], evaluations=r.evaluations, seeds=[r.seed], against=against
     )
-    return relative_difference(values.cpu(), r.compute() if expected is None else expected)
+    return largest_difference(values.cpu(), r.compute() if expected is None else expected)
 
 
 def _float64_networks(reference: CaptumReference) -> Mapping[str, Network]:

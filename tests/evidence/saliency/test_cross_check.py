@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ from lit_viz.evidence.saliency.cross_check import (
     CrossCheck,
     check_map,
     cross_check,
+    largest_difference,
     randomize,
     similarity_of,
 )
@@ -211,6 +213,15 @@ def test_module_and_random_state_are_preserved(smooth: Classifier) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(smooth.original.head.weight, weights)
     assert smooth.original.head.weight.requires_grad
+
+
+def test_largest_difference() -> None:
+    a, infinite = torch.tensor([[[1.0, -4.0]]]), torch.tensor([torch.inf, 1.0])
+    assert largest_difference(a, a) == largest_difference(torch.zeros(1), torch.zeros(1)) == 0
+    assert largest_difference(a + 1, a) == 0.25
+    assert largest_difference(torch.zeros(1), torch.full((1,), 1e-35)) == 1
+    for values, reference in ((infinite, infinite), (torch.tensor([torch.nan]), torch.ones(1)), (a, torch.zeros(1))):
+        assert largest_difference(values, reference) == math.inf
 
 
 def test_similarity() -> None:
