@@ -97,8 +97,8 @@ def load(
 ) -> Classifier:
     """Load a classifier as :func:`load_classifier`, without logging its notes, which every run prints."""
     is_given = isinstance(classifier, nn.Module)
-    is_known = isinstance(classifier, (nn.Module, str, Enum))
-    require(is_known, "classifier must be an nn.Module or a name", repr(classifier))
+    if not isinstance(classifier, (nn.Module, str, Enum)):
+        raise LitVizError(f"classifier must be an nn.Module or a name, got {classifier!r}")
     if isinstance(classifier, Enum):
         classifier = f"torchvision/{classifier}"
     with torch.inference_mode(False), isolation.random_state_preserved():
@@ -171,8 +171,10 @@ def _load(classifier: str | nn.Module, weights: Weights) -> _Loaded:
     torch.default_generator.manual_seed(0)
     if isinstance(weights, str) and weights == "DEFAULT":
         module, path = source.publish()
-        return module.eval(), source, "DEFAULT", sha256(path) if path else None
-    module = source.build(None).eval()
+        module.eval()  # apart, because many networks override train() without returning themselves
+        return module, source, "DEFAULT", sha256(path) if path else None
+    module = source.build(None)
+    module.eval()
     if weights is None or (isinstance(weights, str) and weights == "none"):
         return module, source, "none", None
     return _with_weights(module, source, weights)
@@ -208,7 +210,8 @@ def _with_weights(module: nn.Module, source: Source, weights: str | Path | Mappi
     if len(classes) == 1 and all(state[key].shape[1:] == expected[key].shape[1:] != state[key].shape for key in wrong):
         rebuilt = source.build(*classes.pop())
         if all(state[key].shape == tensor.shape for key, tensor in rebuilt.state_dict().items() if key in state):
-            module = rebuilt.eval()  # a given module is never rebuilt
+            rebuilt.eval()
+            module = rebuilt  # a given module is never rebuilt
     fill(module, state, origin)
     return module, source, recorded, digest
 

@@ -133,6 +133,10 @@ def needing(classes): return Net()
 def wrong(): return "net"
 def raising(): raise ValueError("no such thing")
 ready = Net()
+class Frozen(Net):
+    def train(self, mode=True):
+        super().train(False)
+
 number = 3
 """
 
@@ -146,7 +150,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-@pytest.mark.parametrize("factory", ["make", "Net", "ready"])
+@pytest.mark.parametrize("factory", ["make", "Net", "ready", "Frozen"])
 def test_a_factory_in_the_current_folder(factories: str, factory: str) -> None:
     path = list(sys.path)
     classifier = load_classifier(f"{factories}:{factory}", size=12)
