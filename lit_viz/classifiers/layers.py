@@ -127,7 +127,7 @@ def reading(
             outputs[name] = activation_statistics(args[0])
 
     layers = {name: network.get_submodule(layer_of(name)) for name in names}
-    of_inputs = {name: layers.pop(name) for name in names if name.endswith(STATISTICS)}
+    of_inputs = {name: layers.pop(name) for name in list(layers) if name.endswith(STATISTICS)}
     with hooked(layers, read_output), hooked(of_inputs, read_statistics, before=True):
         yield outputs
     for name in names:

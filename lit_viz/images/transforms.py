@@ -107,6 +107,9 @@ class Compose:
                 check_shape(transform, views, shape, meaning="a view of each image, of the same size")
         return views
 
+    def __repr__(self) -> str:
+        return f"Compose([{', '.join(map(repr, self.transforms))}])"
+
 
 # -- geometric
 

@@ -81,7 +81,8 @@ class Evaluation:
     def metrics_by_row(self) -> list[dict[str, float]]:
         """Return the metrics of each image as numbers; transferred from the device once."""
         if self._metrics_by_row is None:
-            rows = torch.stack([metric.double() for metric in self.metrics.values()], 1).tolist()
+            metrics = [metric.double() for metric in self.metrics.values()]
+            rows = torch.stack(metrics, 1).tolist() if metrics else [[]] * len(self.score)
             self._metrics_by_row = [dict(zip(self.metrics, row, strict=True)) for row in rows]
         return self._metrics_by_row
 
