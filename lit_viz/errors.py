@@ -30,7 +30,7 @@ def printable(text: str) -> str:
 
 # Long values in a message: quoted or in brackets, of more than 200 characters, or a word that is longer than the name
 # of a file. Paths are kept, since commands to copy contain them.
-_LONG_VALUE = re.compile(r"(?<!\w)'(?!/)[^'\n]{200,}'(?!\w)|\[[^\[\]]{200,}\]|[^\s/:;]{256,}")
+_LONG_VALUE = re.compile(r"(?<!\w)'(?!/)[^'\n]{200,}'(?!\w)|\[[^\[\]]{200,}\]|[^\s/:;]{260,}")
 
 
 class LitVizError(Exception):
