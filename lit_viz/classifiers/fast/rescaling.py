@@ -64,9 +64,9 @@ class Interception(TorchFunctionMode):
         if name != "max_pool2d" and name.rstrip("_") not in ELEMENTWISE:
             return func(*args, **kwargs)
         self.check(z)
-        if name == "max_pool2d":
-            return self.max_pool(z, pooling_options(*args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
         rest, options = args[1:], {key: value for key, value in kwargs.items() if key != "input"}
+        if name == "max_pool2d":
+            return self.max_pool(z, pooling_options(*rest, **options))
         varies = any(isinstance(value, Tensor) and value.numel() > 1 for value in (*rest, *options.values()))
         # The function must not refer to z: the graph of a call in place would refer to itself, and not be freed.
         return self.elementwise(z, Call(lambda x: func(x, *rest, **options), varies))
@@ -125,13 +125,14 @@ class _Elementwise(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, call: Call) -> Tensor:
         delta = difference(z)
         is_equal = delta.abs() < _SMALLEST
-        leaf = z.clone() if is_equal.any() else None  # before a call in place
+        leaf = None
+        if is_equal.any():  # before a call in place
+            leaf = z.clone() if call.varies else z.chunk(2)[0][is_equal]
         y = call.function(z)
         if y is z:
             ctx.mark_dirty(z)
         multiplier = difference(y).div_(delta)
         if leaf is not None:
-            leaf = leaf if call.varies else leaf.chunk(2)[0][is_equal]
             with torch.enable_grad():
                 leaf.requires_grad_()
                 (derivative,) = torch.autograd.grad(call.function(leaf.clone()).sum(), leaf)
