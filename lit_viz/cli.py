@@ -369,7 +369,7 @@ def _layers(arguments: list[str]) -> None:
 
 
 def _usage_error(command: str, arguments: Sequence[str]) -> LitVizError:
-    return LitVizError(f"{_USAGES[command].partition(chr(10))[0]}; got: {shlex.join(['lit-viz', command, *arguments])}")
+    return LitVizError(f"{_USAGES[command].splitlines()[0]}; got: {shlex.join(['lit-viz', command, *arguments])}")
 
 
 # -- results
