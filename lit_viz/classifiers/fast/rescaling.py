@@ -127,7 +127,8 @@ class _Elementwise(torch.autograd.Function):
         is_equal = delta.abs() < _SMALLEST
         leaf = None
         if is_equal.any():  # before a call in place
-            leaf = z.clone() if call.varies else z.chunk(2)[0][is_equal]
+            positions = is_equal.nonzero(as_tuple=True)
+            leaf = z.clone() if call.varies else z.chunk(2)[0][positions]
         y = call.function(z)
         if y is z:
             ctx.mark_dirty(z)
@@ -136,7 +137,7 @@ class _Elementwise(torch.autograd.Function):
             with torch.enable_grad():
                 leaf.requires_grad_()
                 (derivative,) = torch.autograd.grad(call.function(leaf.clone()).sum(), leaf)
-            multiplier[is_equal] = derivative.chunk(2)[0][is_equal] if call.varies else derivative
+            multiplier[positions] = derivative.chunk(2)[0][positions] if call.varies else derivative
         ctx.save_for_backward(multiplier)
         return y
 
