@@ -16,37 +16,34 @@ from lit_viz._version import __version__
 
 if TYPE_CHECKING:
     from lit_viz import callbacks
-    from lit_viz.api import attack, check, log, resume, saliency, visualize
+    from lit_viz.api import attack, check, log, resume, run, saliency, visualize
     from lit_viz.classifiers import load_classifier
+    from lit_viz.engine.lightning import TaskQueue
     from lit_viz.errors import LitVizError
-    from lit_viz.launch.data import (
-        AdversarialExample,
-        ClassTasks,
-        ClassVisualization,
-        PhotographTasks,
-        SaliencyMap,
-        TaskQueue,
-        UniversalPerturbation,
-    )
     from lit_viz.launch.run import Run
+    from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
+    from lit_viz.methods.tasks import ClassTasks, LayerTasks, PhotographTasks
+    from lit_viz.runs.results import Outcome
 
 # Modules of the public names; imported on first use, so that `lit-viz --help` does not import torch.
 _MODULES = {
-    "lit_viz.api": ("attack", "check", "log", "resume", "saliency", "visualize"),
+    "lit_viz.api": ("attack", "check", "log", "resume", "run", "saliency", "visualize"),
     "lit_viz.classifiers": ("load_classifier",),
     "lit_viz.errors": ("LitVizError",),
-    "lit_viz.launch.data": (
-        "AdversarialExample", "ClassTasks", "ClassVisualization", "PhotographTasks", "SaliencyMap", "TaskQueue",
-        "UniversalPerturbation",
-    ),
+    "lit_viz.engine.lightning": ("TaskQueue",),
     "lit_viz.launch.run": ("Run",),
-}  # fmt: skip
+    "lit_viz.methods": ("AdversarialExample", "ClassVisualization", "SaliencyMap", "UniversalPerturbation"),
+    "lit_viz.methods.tasks": ("ClassTasks", "LayerTasks", "PhotographTasks"),
+    "lit_viz.runs.results": ("Outcome",),
+}
 
 __all__ = [
     "AdversarialExample",
     "ClassTasks",
     "ClassVisualization",
+    "LayerTasks",
     "LitVizError",
+    "Outcome",
     "PhotographTasks",
     "Run",
     "SaliencyMap",
@@ -59,6 +56,7 @@ __all__ = [
     "load_classifier",
     "log",
     "resume",
+    "run",
     "saliency",
     "visualize",
 ]
@@ -73,3 +71,7 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(module), name)
     raise AttributeError(f"module 'lit_viz' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,54 +1,71 @@
-"""Python functions: each runs the command of the same name, with Python values instead of names and options."""
+"""The short functions: each builds a module and its tasks, and calls :func:`lit_viz.run`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from lit_viz.attacks import Attack as AttackRule
-from lit_viz.attributions import METHODS, Attribution
+from lit_viz.attacks import Attack, Universal
+from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.loading import load
-from lit_viz.errors import LitVizError
-from lit_viz.launch.arguments import parser_option
-from lit_viz.launch.commands.attack import Attack, attack_path, radii_of
-from lit_viz.launch.commands.base import Command, class_paths
-from lit_viz.launch.commands.saliency import Saliency
-from lit_viz.launch.commands.visualize import Visualize
-from lit_viz.launch.config import ConfiguredMethod, read_config, set_option
-from lit_viz.launch.execute import execute
-from lit_viz.launch.inputs import (
-    ImageLike,
-    image_inputs,
-    initial_image,
-    photograph_options,
-    to_classes,
-    to_option,
-    to_path,
-    to_plain,
+from lit_viz.errors import LitVizError, require
+from lit_viz.images import PARAMETERIZATIONS, Parameterization
+from lit_viz.images.sources import ImageLike, Images, Normalization
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.commands.visualize import parse_place
+from lit_viz.launch.config import ConfiguredMethod, read_config, with_config
+from lit_viz.launch.execute import execute, run
+from lit_viz.launch.keywords import (
+    RUN_KEYWORDS,
+    Choice,
+    Keywords,
+    chosen_attack,
+    chosen_methods,
+    chosen_part,
+    reject_positional,
 )
 from lit_viz.launch.logs import log_run
 from lit_viz.launch.resume import load_run
-from lit_viz.launch.run import Run
-from lit_viz.launch.run import check as check_run
+from lit_viz.launch.run import Run, check_folder, check_settings, gradients_enabled
 from lit_viz.loggers.base import LoggerSettings, WandbMode
-from lit_viz.runs.folder import RunFolder
+from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
+from lit_viz.methods.class_visualization import default_recipe
+from lit_viz.methods.tasks import Classes, PhotographTasks, objective_tasks, to_classes
+from lit_viz.objectives import Logit, Objective
+from lit_viz.objectives.layers import Axis, objective_of_layer
+from lit_viz.optim import RULES, StepRule
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.formatting import choose_notify, remark
+from lit_viz.utils.typecheck import checked_types
+
+__all__ = ["attack", "check", "log", "resume", "run", "saliency", "visualize"]
 
 
+@checked_types
+@gradients_enabled()
 def visualize(
     classifier: Classifier | nn.Module | str,
-    targets: Sequence[str | int] | str | int = (),
-    *,
-    against: Sequence[str | int] | str | int | None = None,
-    iterations: int | None = None,
+    targets: Classes = (),
+    *misplaced: Any,
+    against: Classes | None = None,
+    objective: Objective | None = None,
+    layer: str | nn.Module | None = None,
+    channels: Sequence[int] | str | int | None = None,
+    neuron: tuple[int, int] | Literal["center"] | None = None,
+    axis: Axis | None = None,
+    parameterization: Parameterization | str | None = None,
+    step_rule: StepRule | str | None = None,
     init: ImageLike | None = None,
-    out: str | Path | None = None,
+    iterations: int | None = None,
+    vary: Mapping[str, Sequence[float]] | None = None,
+    seed: int | None = None,
     config: str | Path | None = None,
+    out: str | Path | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> Run:
@@ -56,53 +73,106 @@ def visualize(
 
     Args:
         classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
-        targets: class names or indices, one image each; none for a layer: ``layer="blocks.3.2", channel="3,14-20"``.
+        targets: class names or indices, one image each; none for a layer.
         against: classes that the targets are contrasted with, one for all or one per target: the objective is
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
+        objective: what is maximized, such as ``Channel("blocks.3.2", 14) + 8 * Diversity("blocks.3.2")``. Default: the
+            logit of the target, or the channels of ``layer``.
+        layer: layer to visualize instead of classes: its name or the module. The default configuration is then that of
+            ``configs/visualize/channels.yaml``.
+        channels: channels of the layer, one image each: indices, ``"3,14-20"`` or ``"all"``. Default: one image of the
+            whole layer.
+        neuron: position in the channels, row and column, or ``center``.
+        axis: meaning of a channel in a layer of tokens: ``feature`` or ``token``.
+        parameterization, step_rule: parts of the method, instances or names of classes.
+        init: initial image: a file, a Pillow image, an array or a tensor. Default: noise.
         iterations: updates per image. Default: the configuration's.
-        init: initial image, as in :func:`saliency`. Default: noise.
+        vary: values of ``iterations`` and ``lr`` by name, an image for each combination.
+        seed: seed of the first image; image i uses ``seed + i``. Default: the configuration's, or 0.
+        config: YAML file, or name of a packaged configuration, with other defaults of the arguments.
         out: run folder. Default: nothing is written.
-        config: YAML file or name of a packaged configuration.
         progress: show progress and messages. Default: in notebooks.
-        options: other options of ``lit-viz visualize``, with dots as double underscores: ``model__views=8, seed=3``.
+        options: other arguments of :class:`~lit_viz.methods.ClassVisualization` and of its picture
+            (``size=``, ``group=``, ``views=`` ...), of one of its parts (``lr=``), and of :func:`run` (``logger=``,
+            ``resume=`` ...).
 
     Returns:
         A run with ``run.images`` ``(N, C, H, W)`` in [0, 1], ``run.results`` and ``run.figure()``.
 
     Raises:
-        LitVizError: unknown class or option, unreadable image, or existing run folder.
+        LitVizError: unknown class or argument, unreadable image, or existing run folder.
 
     Example:
         >>> import lit_viz as lv
-        >>> run = lv.visualize("efficientnet_lite0", ["tarantula"], iterations=1, model__views=1)
+        >>> run = lv.visualize("efficientnet_lite0", ["tarantula"], iterations=1, views=1)
         >>> tuple(run.images.shape)
         (1, 3, 224, 224)
     """
+    reject_positional("visualize", misplaced, "such as against=")
     network = as_classifier(classifier)
-    image, name = initial_image(init)
-    command = Visualize(image)
-    arguments = {
-        "targets": [] if targets is None else to_classes(targets),
-        "against": None if against is None else to_classes(against),
-        "iterations": iterations,
-        "init": name,
+    if config is None and layer is not None:
+        config = "channels"
+    configured = _configured("visualize", config)
+    arguments = dict(vars(default_recipe())) if configured is None else configured.module_arguments()
+    maximized = objective or Logit()
+    if configured is not None:
+        settings = configured.config
+        maximized = objective or configured.parts["objective"]
+        vary, axis = vary or settings.vary, axis or settings.axis
+        if layer is None and objective is None and not to_classes(targets):
+            layer, channels = settings.layer, channels or settings.channel
+            if neuron is None and settings.neuron is not None:
+                neuron = parse_place(settings.neuron)
+    if layer is not None:
+        maximized = objective_of_layer(maximized, layer, channels is not None, axis, neuron)
+    chosen_parameterization = Choice(arguments["parameterization"])
+    if parameterization is not None:
+        chosen_parameterization = chosen_part(parameterization, Parameterization, PARAMETERIZATIONS, "parameterization")
+    chosen_rule = Choice(arguments["step_rule"])
+    if step_rule is not None:
+        chosen_rule = chosen_part(step_rule, StepRule, RULES, "step rule")
+    parts = {
+        "objective": [Choice(maximized, is_given=objective is not None)],
+        "parameterization": [chosen_parameterization],
+        "step_rule": [chosen_rule],
+        "picture": [Choice(arguments["picture"])],
     }
-    return _launch(command, network, config, out, arguments, options, progress)
+    for name, value in (("iterations", iterations), ("init", init)):
+        if value is not None:
+            arguments[name] = value
+    keywords = Keywords(ClassVisualization, parts)
+    keywords.assign(options)
+    arguments |= keywords.module_arguments
+    for name, (choice,) in parts.items():
+        arguments[name] = choice.value
+    module = ClassVisualization(network, **arguments)
+    queue = objective_tasks(
+        network,
+        module.objective,
+        classes=targets,
+        against=against,
+        channels=channels,
+        vary=vary,
+        seed=_seed(seed, configured),
+    )
+    run_arguments = {**_run_arguments("visualize", config), **keywords.run_arguments}
+    return run(module, queue, out, progress=progress, **run_arguments)
 
 
+@checked_types
+@gradients_enabled()
 def saliency(
     classifier: Classifier | nn.Module | str,
-    images: ImageLike | Iterable[ImageLike],
-    targets: Sequence[str | int] | str | int | None = None,
-    *,
-    against: Sequence[str | int] | str | int | None = None,
-    method: str | Attribution | Sequence[str | Attribution] | Mapping[str, Mapping[str, Any]] = "gradient",
-    labels: Sequence[str | int] | str = "predicted",
-    iterations: int | None = None,
-    tolerance: float | None = None,
-    check: str = "auto",
-    out: str | Path | None = None,
+    images: Images,
+    *misplaced: Any,
+    targets: Classes | None = None,
+    labels: Classes | None = None,
+    against: Classes | None = None,
+    method: str | Attribution | Sequence[str | Attribution] | None = None,
+    normalization: Normalization | None = None,
+    seed: int | None = None,
     config: str | Path | None = None,
+    out: str | Path | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> Run:
@@ -111,56 +181,76 @@ def saliency(
     Args:
         classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
         images: one or a list of: files, folders, Pillow images, and arrays or tensors ``(H, W, C)``, ``(C, H, W)`` or
-            ``(N, ...)``, uint8 or floating-point in [0, 1]. They are fitted to the classifier's size as files are, as
-            published or by ``fit="crop"``, ``"squash"`` or ``"pad"``; floating-point images of this size are unchanged.
+            ``(N, ...)``, uint8 or floating-point in [0, 1]; or a dataset or its loader. They are fitted to the
+            classifier's size as files are, as published or by ``fit="crop"``, ``"squash"`` or ``"pad"``; floating-point
+            images of this size are unchanged.
         targets: explained class, one for all images or one per image: name, index, ``label`` (default),
             ``predicted``, ``random`` or ``least-likely``.
+        labels: true classes, one for all images or one per image, or their source: ``predicted``, ``folders`` or a CSV
+            file (file,label). Default: those of a dataset, else predicted.
         against: class that the target is contrasted with, one for all images or one per image: name, index or
             ``runner-up``, the most probable class other than the target. The explained score is
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
-        method: one or several names of :data:`lit_viz.attributions.METHODS`, names with arguments
-            (``{"smoothgrad": {"sigma": 0.2}}``), or instances (``GradCAM(layer="blocks.6")``).
-        labels: true classes, one per image, or their source as in ``--labels``.
-        iterations: evaluations per map. Default: the method's.
-        tolerance: relative error at which a map is finished.
-        check: ``captum`` compares as many maps with Captum as 15 seconds allow, and ``none`` compares none; ``auto``
-            compares only maps whose comparison is estimated to take no longer than the run, or a second.
+        method: one or several names of :data:`lit_viz.attributions.METHODS`, or instances such as
+            ``GradCAM(layer="blocks.6")``. Default: ``gradient``.
+        normalization: mean and standard deviation of the images of a dataset, which are removed. Default: those of its
+            transform.
+        seed: seed of the first map; map i uses ``seed + i``. Default: the configuration's, or 0.
+        config: YAML file, or name of a packaged configuration, with other defaults of the arguments.
         out: run folder. Default: nothing is written.
-        config: YAML file or name of a packaged configuration.
         progress: show progress and messages. Default: in notebooks.
-        options: other options of ``lit-viz saliency``, with dots as double underscores.
+        options: other arguments of :class:`~lit_viz.methods.SaliencyMap` (``iterations=``, ``tolerance=``,
+            ``reducer=`` ...), of the method (``sigma=``, ``layer=`` ...) and of :func:`run` (``check=``, ``logger=``,
+            ``resume=`` ...).
 
     Returns:
         A run with the attributions ``run.attributions`` ``(N, C, H, W)`` or ``(N, 1, H, W)``, signed where the method
         is, the maps ``run.maps`` ``(N, H, W)``, ``run.results`` and ``run.figure()``.
 
     Raises:
-        LitVizError: unknown class, method or option, images out of range, or existing run folder.
+        LitVizError: unknown class, method or argument, images out of range, or existing run folder.
     """
+    reject_positional("saliency", misplaced, "targets= or labels=")
+    if isinstance(targets, (str, list, tuple)) and "none" in _as_list(targets):
+        raise LitVizError("targets of saliency maps must be classes, got none: leave targets out for the labels")
     network = as_classifier(classifier)
-    pictures, files = image_inputs(images)
-    arguments = {
-        **photograph_options(files, targets, labels, against),
-        "iterations": iterations,
-        "check": check,
-        "model__method": class_paths(method, METHODS, "saliency method"),
-        "model__tolerance": tolerance,
-    }
-    return _launch(Saliency(pictures), network, config, out, arguments, options, progress)
+    configured = _configured("saliency", config)
+    arguments = {} if configured is None else configured.module_arguments()
+    methods = chosen_methods("gradient" if method is None else method)
+    if method is None and configured is not None:
+        methods = [Choice(part) for part in _as_list(arguments["method"])]
+    keywords = Keywords(SaliencyMap, {"method": methods})
+    keywords.assign(options)
+    module = SaliencyMap(
+        network, **{**arguments, **keywords.module_arguments, "method": [choice.value for choice in methods]}
+    )
+    tasks = PhotographTasks(
+        network,
+        images,
+        targets=targets,
+        labels=labels,
+        against=against,
+        normalization=normalization,
+        seed=_seed(seed, configured),
+    )
+    run_arguments = {**_run_arguments("saliency", config), **keywords.run_arguments}
+    return run(module, tasks, out, progress=progress, **run_arguments)
 
 
+@checked_types
+@gradients_enabled()
 def attack(
     classifier: Classifier | nn.Module | str,
-    images: ImageLike | Iterable[ImageLike],
-    labels: Sequence[str | int] | str = "predicted",
-    target: Sequence[str | int] | str | int | None = None,
-    *,
-    attack: str | AttackRule | Mapping[str, Mapping[str, Any]] = "normalized_ascent",
+    images: Images,
+    *misplaced: Any,
+    targets: Classes | None = None,
+    labels: Classes | None = None,
+    attack: str | Attack | None = None,
     eps: float | str | Sequence[float | str] | None = None,
-    norm: str | None = None,
-    iterations: int | None = None,
-    out: str | Path | None = None,
+    normalization: Normalization | None = None,
+    seed: int | None = None,
     config: str | Path | None = None,
+    out: str | Path | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> Run:
@@ -169,41 +259,56 @@ def attack(
     Args:
         classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
         images: as in :func:`saliency`.
-        labels: true classes, one per image, or their source as in ``--labels``.
-        target: target class, one for all images or one per image. Default: untargeted.
-        attack: a name of :data:`lit_viz.attacks.ATTACKS`, a name with arguments (``{"pgd": {"alpha": 0.01}}``), or an
-            instance (``PGD(alpha=0.01)``).
+        targets: target class, one for all images or one per image. Default: untargeted.
+        labels: true classes, as in :func:`saliency`. An image that is not predicted as its label is skipped.
+        attack: a name of :data:`lit_viz.attacks.ATTACKS`, or an instance such as ``PGD(alpha=0.01)``. Default:
+            ``normalized_ascent``.
         eps: radius in units of [0, 1], such as ``"4/255"``, for attacks with a budget; several give a robustness
             curve.
-        norm: ``linf`` or ``l2``.
-        iterations: maximum number of updates per image. Default: the attack's.
-        out: run folder. Default: nothing is written.
-        config: YAML file or name of a packaged configuration.
-        progress: show progress and messages. Default: in notebooks.
-        options: other options of ``lit-viz attack``, with dots as double underscores.
+        normalization, seed, config, out, progress: as in :func:`saliency`.
+        options: other arguments of :class:`~lit_viz.methods.AdversarialExample` (``iterations=``, ``transforms=`` ...),
+            of the attack (``norm=``, ``alpha=``, ``restarts=`` ...) and of :func:`run` (``explain=``, ``logger=`` ...).
 
     Returns:
         A run with the images ``run.images`` on the 8-bit lattice, ``run.results`` and ``run.figure()``. A universal
         attack has one perturbation: magnified on gray in ``run.images``, unchanged in ``run.attributions``.
 
     Raises:
-        LitVizError: unknown class, attack or option, images out of range, or existing run folder.
+        LitVizError: unknown class, attack or argument, images out of range, or existing run folder.
     """
+    reject_positional("attack", misplaced, "targets= for the classes to reach, or labels= for the true ones")
     network = as_classifier(classifier)
-    pictures, files = image_inputs(images)
-    class_path = attack_path(attack)
-    radii = [] if eps is None else radii_of(to_plain(eps))
-    budget = {"eps": radii[0] if len(radii) == 1 else None, "norm": norm}
-    if isinstance(attack, AttackRule) and (eps is not None or norm is not None):
-        raise LitVizError("eps and norm must be arguments of the attack's instance")
-    if given := {key: value for key, value in budget.items() if value is not None}:
-        class_path["init_args"] = {**class_path.get("init_args", {}), **given}
-    arguments = {**photograph_options(files, target, labels), "iterations": iterations, "model__attack": class_path}
-    if len(radii) > 1:
-        options["radii"] = radii
-    return _launch(Attack(pictures), network, config, out, arguments, options, progress)
+    configured = _configured("attack", config)
+    arguments = {} if configured is None else configured.module_arguments()
+    chosen = chosen_attack("normalized_ascent" if attack is None else attack)
+    if attack is None and configured is not None:
+        chosen = Choice(arguments["attack"])
+    radii = _radii(eps)
+    if len(radii) == 1:
+        options["eps"], radii = radii[0], []
+    elif radii:
+        require(chosen.accepts("eps"), f"several eps require an attack with a radius, such as pgd, got {chosen.name}")
+    kind = UniversalPerturbation if isinstance(chosen.value, Universal) else AdversarialExample
+    keywords = Keywords(kind, {"attack": [chosen]})
+    keywords.assign(options)
+    if kind is UniversalPerturbation:
+        arguments = {name: value for name, value in arguments.items() if name != "transforms" and value is not None}
+    module = kind(network, **{**arguments, **keywords.module_arguments, "attack": chosen.value})
+    tasks = PhotographTasks(
+        network,
+        images,
+        targets=targets,
+        labels=labels,
+        radii=radii,
+        normalization=normalization,
+        seed=_seed(seed, configured),
+    )
+    run_arguments = {**_run_arguments("attack", config), **keywords.run_arguments}
+    return run(module, tasks, out, progress=progress, **run_arguments)
 
 
+@checked_types
+@gradients_enabled()
 def check(
     folder: str | Path | Run,
     classifier: Classifier | nn.Module | None = None,
@@ -218,7 +323,7 @@ def check(
         folder: run folder, or a run; the evidence of a run in memory is in ``run.evidence``.
         classifier: the network, if the run in the folder was started with a module.
         faithfulness: also compute saliency metrics (see
-            :func:`~lit_viz.evidence.saliency.evaluation.compute_map_metrics`). They do not change the returned value.
+            :func:`~lit_viz.evidence.saliency.faithfulness.evaluate_maps`). They do not change the returned value.
         trust: also run stronger attacks on images that an attack with a budget did not fool.
         progress: show messages. Default: in notebooks.
 
@@ -230,11 +335,16 @@ def check(
     """
     if isinstance(folder, Run):
         return folder.check(faithfulness=faithfulness, trust=trust, progress=progress)
-    configured = load_run(to_path("folder", folder))
-    network = _stored_classifier(classifier, configured)
-    return check_run(configured, network, faithfulness=faithfulness, trust=trust, notify=choose_notify(progress))
+    configured = load_run(_path("folder", folder))
+    module = configured.build(_stored_classifier(classifier, configured))
+    options = configured.options()
+    assert options.out is not None
+    settings = check_settings(module, options, faithfulness, trust, choose_notify(progress))
+    return check_folder(module, options, FolderStorage.open(options.out), settings)
 
 
+@checked_types
+@gradients_enabled()
 def resume(
     folder: str | Path,
     classifier: Classifier | nn.Module | None = None,
@@ -248,15 +358,23 @@ def resume(
         folder: run folder.
         classifier: the network, if the run was started with a module.
         progress: show progress and messages. Default: in notebooks.
-        options: options to change, with dots as double underscores: ``slots=4, trainer__accelerator="cpu"``.
+        options: options to change: ``slots=4, trainer={"accelerator": "cpu"}``.
 
     Raises:
         LitVizError: the folder is not a run, the weights are not those of the run, or an option can't be changed.
     """
-    configured = load_run(to_path("folder", folder), **options)
-    return execute(configured, _stored_classifier(classifier, configured), notify=choose_notify(progress))
+    configured = load_run(_path("folder", folder), **options)
+    return resume_configured(configured, _stored_classifier(classifier, configured), progress)
 
 
+def resume_configured(configured: ConfiguredMethod, classifier: Classifier, progress: bool | None) -> Run:
+    """Continue the run of a stored configuration with its stored tasks."""
+    module = configured.build(classifier)
+    tasks = configured.stored_tasks(module)
+    return execute(module, tasks, configured.options(), notify=choose_notify(progress))
+
+
+@checked_types
 def log(
     folder: str | Path | Run,
     to: str | Logger | Sequence[str | Logger] = "wandb",
@@ -290,48 +408,70 @@ def log(
     Raises:
         LitVizError: the folder is not a run or is in use, there is no such logger, or a logger fails.
     """
-    path = folder.folder if isinstance(folder, Run) else to_path("folder", folder)
+    path = folder.folder if isinstance(folder, Run) else _path("folder", folder)
     if path is None:
         raise LitVizError("a run in memory can't be logged: run.save(folder) writes a run folder")
     settings = LoggerSettings(project, list(tags), group, job_type, wandb)
     return log_run(path, to, settings, choose_notify(progress) or remark)
 
 
-def _launch(
-    command: Command,
-    network: Classifier,
-    config: str | Path | None,
-    out: str | Path | None,
-    arguments: Mapping[str, Any],
-    options: Mapping[str, Any],
-    progress: bool | None,
-) -> Run:
-    """Run a configuration with arguments, unless they are None, and options, where None is a value."""
-    name = command.config_for([f"--{option}" for option in options]) if config is None else to_path("config", config)
-    merged = read_config(command.name, name)
-    given = {"out": None if out is None else to_path("out", out), **arguments}
-    for name, value in given.items():
-        if value is not None:
-            set_option(merged, name, value)
-    for name, value in options.items():
-        option = parser_option(f"--{name}", command, dashes="")[2:].replace(".", "__")
-        set_option(merged, option, to_option(name, value))
-    # A resume loads the network by its name, or compares these values with those of the given module.
-    sizes = {name: list(getattr(network, name)) for name in ("mean", "std", "size")}
-    merged["classifier"] = {"name": network.name, "weights": network.weights, **sizes}
-    merged["classifier"]["multi_label"] = network.multi_label
-    return execute(ConfiguredMethod(command, merged), network, notify=choose_notify(progress))
+# -- helpers
 
 
-def _stored_classifier(classifier: Classifier | nn.Module | None, configured: ConfiguredMethod) -> Classifier | None:
+def _configured(method: str, config: str | Path | None) -> ConfiguredMethod | None:
+    """Return the parts and values of a configuration; None without one."""
+    if config is None:
+        return None
+    command = COMMANDS[method]
+    return ConfiguredMethod(command, with_config(command, ["--config", _path("config", config)]))
+
+
+def _seed(seed: int | None, configured: ConfiguredMethod | None) -> int:
+    """Return a seed, by default that of the configuration."""
+    if seed is not None:
+        return seed
+    return 0 if configured is None else int(configured.config.seed)
+
+
+def _run_arguments(method: str, config: str | Path | None) -> dict[str, Any]:
+    """Return the arguments of :func:`run` that the file of a configuration contains."""
+    if config is None:
+        return {}
+    given = read_config(method, str(config))
+    return {name: given[name] for name in RUN_KEYWORDS if given.get(name) is not None}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _radii(eps: Any) -> list[float | str]:
+    """Return one or several radii as a list; ``1/255,2/255`` are several."""
+    if eps is None:
+        return []
+    if isinstance(eps, str):
+        return list(eps.split(","))
+    plain = eps.tolist() if hasattr(eps, "tolist") else eps
+    radii = list(plain) if isinstance(plain, Sequence) else [plain]
+    require(radii, "eps must have at least one radius", "none", hint="try 4/255")
+    return radii
+
+
+def _path(name: str, value: Any) -> str:
+    require(isinstance(value, (str, Path)), f"{name} must be a path", repr(value))
+    return str(value)
+
+
+def _stored_classifier(classifier: Classifier | nn.Module | None, configured: ConfiguredMethod) -> Classifier:
     """Return the classifier for a run; a module gets the recorded labels and normalization, others must have them."""
     if classifier is None:
-        return None
+        return configured.load_classifier()
     options = configured.config.classifier.as_dict()
-    recorded: dict[str, Any] = {
-        name: list(options[name]) for name in ("mean", "std", "size") if isinstance(options[name], (list, tuple))
-    }
-    if labels := RunFolder(configured.config.out).recorded.get("labels"):
+    recorded: dict[str, Any] = {}
+    for name in ("mean", "std", "size"):
+        if isinstance(options[name], (list, tuple)):
+            recorded[name] = list(options[name])
+    if labels := FolderStorage(configured.config.out).recorded.get("labels"):
         recorded["labels"] = labels
     if options["multi_label"] is not None:
         recorded["multi_label"] = options["multi_label"]

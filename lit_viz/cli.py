@@ -28,8 +28,8 @@ from lit_viz.utils.process import is_rank_zero
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lit_viz.launch.config import ConfiguredMethod
     from lit_viz.launch.run import Run
-    from lit_viz.presentations import Presentation
     from lit_viz.types import Record
 
 #: Help by command; methods have a parser with its own help.
@@ -246,29 +246,41 @@ def _method(name: str, arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.launch.arguments import rewrite_arguments
         from lit_viz.launch.config import ConfiguredMethod, with_config
-        from lit_viz.launch.execute import cost, default_folder, execute, format_cost
+        from lit_viz.launch.cost import cost, format_cost
+        from lit_viz.launch.execute import execute
+        from lit_viz.launch.messages import naming_options, options_named
 
     command = COMMANDS[name]
-    arguments = rewrite_arguments(arguments, command)
-    is_help = _HELP_OPTIONS & set(arguments)
-    configured = ConfiguredMethod(command, ["--help"] if is_help else with_config(command, arguments))
-    command.check(configured.config)
+    with options_named(command):
+        arguments = rewrite_arguments(arguments, command)
+        if _HELP_OPTIONS & set(arguments):
+            ConfiguredMethod(command, ["--help"])  # prints and exits
+        configured = ConfiguredMethod(command, with_config(command, arguments))
+        configured.check()
+        _notify_of_defaults(configured, arguments)
+        if not configured.config.count:
+            configured.choose_folder()
+        module, tasks = configured.module_and_tasks()
+        if configured.config.count:
+            print(format_cost([cost(module, tasks)]))
+            return
+        run = execute(module, tasks, configured.options(), notify=naming_options(notify, command))
+    _print_results(run)
+
+
+def _notify_of_defaults(configured: ConfiguredMethod, arguments: Sequence[str]) -> None:
+    """State the classes or photographs of the default configuration if none are given."""
+    command = configured.command
     values = getattr(configured.config, command.positional)
     if values and not {f"--{command.positional}", "--config"} & set(arguments):
         defaults = ", ".join(map(str, values))
         notify(f"no {command.positional} given, using those of --config {command.default_config}: {defaults}")
-    if configured.config.count:
-        print(format_cost([cost(configured)]))
-        return
-    if configured.config.out is None:
-        configured.config.out = str(default_folder(command, configured.config))
-    _print_results(configured.presentation, execute(configured, notify=notify))
 
 
 def _demo(arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.launch.arguments import rewrite_arguments
-        from lit_viz.launch.execute import utc_now
+        from lit_viz.launch.options import utc_now
 
     out = f"runs/demo/{utc_now()}"
     words = rewrite_arguments(arguments)
@@ -292,11 +304,18 @@ def _check(arguments: list[str]) -> None:
     if len(folders) != 1:
         raise _usage_error("check", arguments)
     with _gc_paused():
+        from lit_viz.launch.messages import options_named
         from lit_viz.launch.resume import load_run
-        from lit_viz.launch.run import check
+        from lit_viz.launch.run import check_folder, check_settings
+        from lit_viz.runs.folder import FolderStorage
 
     faithfulness, trust = (flag in arguments for flag in flags)
-    if not check(load_run(folders[0], notify=notify), faithfulness=faithfulness, trust=trust, notify=notify):
+    with options_named():
+        configured = load_run(folders[0], notify=notify)
+        module, options = configured.build(configured.load_classifier()), configured.options()
+        settings = check_settings(module, options, faithfulness, trust, notify)
+        passed = check_folder(module, options, FolderStorage.open(folders[0]), settings)
+    if not passed:
         sys.exit(1)
     for name, file in (("evidence", "evidence.json"), ("report  ", "report.html")):
         if Path(folders[0], file).exists():
@@ -308,21 +327,30 @@ def _resume(arguments: list[str]) -> None:
         raise _usage_error("resume", arguments)
     with _gc_paused():
         from lit_viz.launch.execute import execute
+        from lit_viz.launch.messages import naming_options, options_named
         from lit_viz.launch.resume import load_run
 
-    configured = load_run(arguments[0], arguments[1:], notify=notify)
-    _print_results(configured.presentation, execute(configured, notify=notify))
+    with options_named():
+        configured = load_run(arguments[0], arguments[1:], notify=notify)
+        module = configured.build(configured.load_classifier())
+        named = naming_options(notify, configured.command)
+        run = execute(module, configured.stored_tasks(module), configured.options(), notify=named)
+    _print_results(run)
 
 
 def _log(arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.launch.arguments import parse_logger_options
-        from lit_viz.launch.logs import log_run, settings_of
+        from lit_viz.launch.config import settings_of
+        from lit_viz.launch.logs import log_run
+        from lit_viz.launch.messages import options_named
 
     options, folders = parse_logger_options(arguments)
     if len(folders) != 1 or options.to is None:
         raise _usage_error("log", arguments)
-    for place in log_run(folders[0], options.to, settings_of(options), notify):
+    with options_named():
+        places = log_run(folders[0], options.to, settings_of(options), notify)
+    for place in places:
         print(f"logged   {place}")
 
 
@@ -385,7 +413,7 @@ _OPTIONAL_COLUMNS = (
 )  # fmt: skip
 
 
-def _print_results(presentation: Presentation, run: Run) -> None:
+def _print_results(run: Run) -> None:
     """Print the results, the errors and the files of a run, on rank zero only; exit with 1 if a task has failed."""
     if not is_rank_zero():
         return
@@ -397,6 +425,7 @@ def _print_results(presentation: Presentation, run: Run) -> None:
     def print_line(line: str) -> None:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
+    presentation = run.presentation
     records = [outcome.record for outcome in run.outcomes]
     failed = [record for record in records if record.status == "failed"]
     if len(records) <= _MAX_ROWS:

@@ -78,15 +78,20 @@ class Draws:
 
     def rows(self, indices: Sequence[int]) -> Draws:
         """Return the draws of a subset of the rows."""
-        last_iterations = [self.last_iterations[index] for index in indices] if self.last_iterations else ()
-        return replace(self, keys=[self.keys[index] for index in indices], last_iterations=last_iterations)
+        keys = [self.keys[index] for index in indices]
+        last_iterations: Sequence[int] = ()
+        if self.last_iterations:
+            last_iterations = [self.last_iterations[index] for index in indices]
+        return replace(self, keys=keys, last_iterations=last_iterations)
 
     @property
     def progress(self) -> Tensor:
         """Fraction of the iterations completed by the image of each row, float64 ``(M,)`` in [0, 1]."""
         if len(self.last_iterations) != len(self.keys):
             raise RuntimeError("progress requires last_iterations")
-        fractions = [key.iteration / max(last, 1) for key, last in zip(self.keys, self.last_iterations, strict=True)]
+        fractions = []
+        for key, last in zip(self.keys, self.last_iterations, strict=True):
+            fractions.append(key.iteration / max(last, 1))
         return torch.tensor(fractions, dtype=torch.float64)
 
     def uniform(self, purpose: str, low: float = 0.0, high: float = 1.0, shape: Sequence[int] = ()) -> Tensor:
@@ -146,7 +151,10 @@ class Draws:
 
 def _hash_keys(keys: Sequence[Key], purpose: str) -> _Words:
     """Hash each key with the purpose to a word, ``(M,)``."""
-    columns = np.array([[part & _MASK for part in key] for key in keys], dtype=np.uint64).reshape(-1, 3)
+    parts: list[int] = []
+    for seed, iteration, view in keys:
+        parts += [seed & _MASK, iteration & _MASK, view & _MASK]
+    columns = np.array(parts, dtype=np.uint64).reshape(-1, 3)
     words = np.full(len(keys), _hash_text(purpose), dtype=np.uint64)
     for column in columns.T:
         words = _mix((words ^ column) + _GOLDEN)

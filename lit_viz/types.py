@@ -1,10 +1,10 @@
-"""Plain data of a run: tasks, snapshots, records and results."""
+"""Plain data of a run: tasks and records."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -58,34 +58,49 @@ def key_of(index: int, name: str) -> str:
     return f"{index:04d}_{slug(name)}"
 
 
+def index_of(key: str) -> int:
+    """Return the task index at the start of a key or of a file's name, as in ``0000_tarantula.png``; -1 for other
+    names."""
+    number = key.partition("_")[0]
+    return int(number) if number.isdecimal() else -1
+
+
 def slug(name: str) -> str:
     """Replace all characters but letters, digits, dots and dashes by ``_``, and truncate to 60 characters."""
     return re.sub(r"[^\w.-]+", "_", name).strip("_.")[:60] or "image"
 
 
-Self = TypeVar("Self", bound="Row")
+Self = TypeVar("Self", bound="JsonObject")
 Value = TypeVar("Value")
 Extended = TypeVar("Extended", bound="Record")
 
 
 def optional(**metadata: Any) -> Any:
-    """Return a field of a :class:`Row` whose key may be absent."""
-    return field(default=None, metadata={"optional": True, **metadata})
+    """Return a field of a :class:`JsonObject` whose key may be absent."""
+    return field(default=None, metadata=dict(metadata, optional=True))
 
 
 def flattened() -> Any:
-    """Return a field of a :class:`Row` that holds a mapping; its items are written as keys of the row itself."""
+    """Return a field of a :class:`JsonObject` that holds a mapping; its items are written as keys of the object itself.
+
+    The first one of a class holds all keys without another place. The items of a further one are declared by name, each
+    by an :class:`Item`.
+    """
     return field(default_factory=dict, metadata={"flattened": True})
 
 
-def nested(kind: type[Row], *, by_name: bool = False, optional: bool = False) -> Any:
-    """Return a field of a :class:`Row` that holds rows of another kind: one, a list, or with ``by_name`` a mapping."""
-    metadata = {"kind": kind, "by_name": by_name, **({"optional": True} if optional else {})}
-    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
+def nested(kind: type[JsonObject], *, by_name: bool = False, optional: bool = False) -> Any:
+    """Return a field of a :class:`JsonObject` that holds objects of another kind: one, a list, or with ``by_name`` a
+    mapping."""
+    metadata: dict[str, Any] = {"kind": kind, "by_name": by_name}
+    if not optional:
+        return field(metadata=metadata)
+    metadata["optional"] = True
+    return field(default=None, metadata=metadata)
 
 
 class Item(Generic[Value]):
-    """Attribute of a :class:`Row` that is an item of its flattened field ``home``; None if it is absent."""
+    """Attribute of a :class:`JsonObject` that is an item of its flattened field ``home``; None if it is absent."""
 
     def __init__(self, home: str) -> None:
         self.home = home
@@ -93,14 +108,14 @@ class Item(Generic[Value]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, row: Any, owner: type) -> Value | None:
-        item: Value | None = getattr(row, self.home).get(self.name)
+    def __get__(self, instance: Any, owner: type) -> Value | None:
+        item: Value | None = getattr(instance, self.home, {}).get(self.name)
         return item
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Row:
-    """A typed line of a JSON Lines file: its keys are the names of the fields, in their order.
+class JsonObject:
+    """A typed JSON object, such as a line of a JSON Lines file: its keys are the names of the fields, in their order.
 
     Attributes:
         extra: items without a field, written last.
@@ -112,34 +127,36 @@ class Row:
 
     @classmethod
     def make(cls: type[Self], **values: Any) -> Self:
-        """Return a row of these fields; an optional one that is given as None is written as null."""
+        """Return an object of these fields; an optional one that is given as None is written as null."""
         return cls(**values, nulls=cls._nulls(values))
 
     @classmethod
     def from_dict(cls: type[Self], values: Mapping[str, Any]) -> Self:
-        """Return the row of these items. One that is neither a field nor an :class:`Item` belongs to the flattened
-        field at its place in the order, or to ``extra``."""
-        parts = cls._parts()
-        homes = {name: value.home for kind in cls.__mro__ for name, value in vars(kind).items() if type(value) is Item}
-        places = {part.name: place for place, part in enumerate(parts) if "flattened" not in part.metadata}
-        made: dict[str, Any] = {"extra": {}, **{part.name: {} for part in parts if part.name not in places}}
-        place = -1
-        for key, value in values.items():
-            if key in places:
-                place = places[key]
-                made[key] = value
-            elif key in homes:
-                made[homes[key]][key] = value
+        """Return the object of these items, by name; their order has no meaning.
+
+        A key that is neither a field nor an :class:`Item` belongs to the first flattened field: to the metrics of a
+        record. Without a flattened field it belongs to ``extra``.
+        """
+        made: dict[str, Any] = {"extra": {}}
+        plain_parts: dict[str, Field[Any]] = {}
+        for part in cls._parts():
+            if "flattened" in part.metadata:
+                made[part.name] = {}
             else:
-                following = parts[place + 1].name if place + 1 < len(parts) else "extra"
-                made["extra" if following in places else following][key] = value
-        for part in parts:
-            if part.name in made and "kind" in part.metadata:
-                made[part.name] = _nested_rows(made[part.name], part.metadata["kind"], part.metadata["by_name"])
+                plain_parts[part.name] = part
+        homes, rest = cls._homes()
+        for key, value in values.items():
+            part_of_key = plain_parts.get(key)
+            if part_of_key is None:
+                made[homes.get(key, rest)][key] = value
+            elif "kind" in part_of_key.metadata:
+                made[key] = _nested_objects(value, part_of_key.metadata["kind"], part_of_key.metadata["by_name"])
+            else:
+                made[key] = value
         return cls.make(**made)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row as it is written, by key."""
+        """Return the object as it is written, by key."""
         values: dict[str, Any] = {}
         for part in self._parts():
             value = getattr(self, part.name)
@@ -147,32 +164,52 @@ class Row:
                 values |= value
             elif value is not None or "optional" not in part.metadata or part.name in self.nulls:
                 values[part.name] = value
-        return {**values, **self.extra}
+        values |= self.extra
+        return values
 
     def amend(self: Self, **values: Any) -> Self:
-        """Return the row with these fields replaced."""
+        """Return the object with these fields replaced."""
         return replace(self, **values, nulls=self.nulls - values.keys() | self._nulls(values))
 
     @classmethod
     def _nulls(cls, values: Mapping[str, Any]) -> frozenset[str]:
-        optional = (part.name for part in cls._parts() if "optional" in part.metadata)
-        return frozenset(name for name in optional if name in values and values[name] is None)
+        names = []
+        for part in cls._parts():
+            if "optional" in part.metadata and part.name in values and values[part.name] is None:
+                names.append(part.name)
+        return frozenset(names)
 
     @classmethod
-    def _parts(cls) -> list[Field[Any]]:
-        return [part for part in fields(cls) if part.name not in ("extra", "nulls")]
+    @cache
+    def _parts(cls) -> tuple[Field[Any], ...]:
+        """Return the fields that are written as keys."""
+        return tuple(part for part in fields(cls) if part.name not in ("extra", "nulls"))
+
+    @classmethod
+    @cache
+    def _homes(cls) -> tuple[Mapping[str, str], str]:
+        """Return the flattened field of each :class:`Item`, and the field of all keys without one."""
+        flattened_names = [part.name for part in cls._parts() if "flattened" in part.metadata]
+        homes: dict[str, str] = {}
+        for kind in reversed(cls.__mro__):
+            for name, value in vars(kind).items():
+                if isinstance(value, Item) and value.home in flattened_names:
+                    homes[name] = value.home
+        return homes, next(iter(flattened_names), "extra")
 
 
-def _nested_rows(value: Any, kind: type[Row], by_name: bool) -> Any:
+def _nested_objects(value: Any, kind: type[JsonObject], by_name: bool) -> Any:
+    if value is None:
+        return None
     if isinstance(value, list):
         return [kind.from_dict(item) for item in value]
     if by_name:
         return {name: kind.from_dict(item) for name, item in value.items()}
-    return None if value is None else kind.from_dict(value)
+    return kind.from_dict(value)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Record(Row):
+class Record(JsonObject):
     """The outcome of a task, a line of ``results.jsonl``. A method extends it by fields of its own.
 
     Attributes:
@@ -183,6 +220,8 @@ class Record(Row):
         seconds: time in the slot.
         file, array: paths of the image and of the raw result, relative to the run folder.
         metrics: scalars of the final image, by name; ``probability`` is that of the target or the label.
+        norm, eps: norm and radius of the ball, in units of [0, 1], of an attack with a budget; else None.
+        l2, linf: Euclidean norm and largest absolute value of a change, in units of [0, 1].
     """
 
     kinds: ClassVar[list[type[Record]]] = []
@@ -206,6 +245,10 @@ class Record(Row):
     metrics: Mapping[str, float | None] = flattened()
 
     probability = Item[float]("metrics")
+    norm = Item[str]("settings")
+    eps = Item[float]("settings")
+    l2 = Item[float]("metrics")
+    linf = Item[float]("metrics")
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         if not abstract:
@@ -214,32 +257,81 @@ class Record(Row):
     @classmethod
     def of(cls: type[Extended], task: Task, **values: Any) -> Extended:
         """Return the record of a task with these other fields."""
-        names = ("index", "name", "source", "label", "label_source", "target", "target_name", "seed")
-        return cls.make(**{name: getattr(task, name) for name in names}, **values)
+        return cls.make(
+            index=task.index,
+            name=task.name,
+            source=task.source,
+            label=task.label,
+            label_source=task.label_source,
+            target=task.target,
+            target_name=task.target_name,
+            seed=task.seed,
+            **values,
+        )
 
     @classmethod
     def extend(cls: type[Extended], record: Record, **values: Any) -> Extended:
         """Return a record with the fields of another one, and these."""
         inherited = {part.name: getattr(record, part.name) for part in fields(record)}
-        return cls(**{**inherited, **values, "nulls": record.nulls | cls._nulls(values)})
+        inherited |= values
+        inherited["nulls"] = record.nulls | cls._nulls(values)
+        return cls(**inherited)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Record:
         """Return the record of these items, of the kind with the most required keys, all of which are present."""
-        matching = [kind for kind in Record.kinds if kind.required() <= values.keys()]
-        return max(matching, key=lambda kind: len(kind.required()), default=Record).from_dict(values)
+        best: type[Record] = Record
+        for kind in Record.kinds:
+            if kind.required() <= values.keys() and len(kind.required()) > len(best.required()):
+                best = kind
+        return best.from_dict(values)
 
     @classmethod
     @cache
     def required(cls) -> frozenset[str]:
         """Return the keys that every record of this kind has in addition to the common keys."""
-        own = [part for part in cls._parts() if not {"optional", "flattened"} & part.metadata.keys()]
-        return frozenset(part.name for part in own) - {part.name for part in Record._parts()}
+        common = {part.name for part in Record._parts()}
+        names = set()
+        for part in cls._parts():
+            if part.name not in common and not {"optional", "flattened"} & part.metadata.keys():
+                names.add(part.name)
+        return frozenset(names)
 
     def without_evidence(self) -> dict[str, Any]:
-        """Return the row without ``extra`` and the fields that evidence replaces after the run."""
-        replaced = {part.name for kind in Record.kinds for part in kind._parts() if "evidence" in part.metadata}
-        return {key: value for key, value in self.to_dict().items() if key not in self.extra.keys() | replaced}
+        """Return the record without ``extra`` and the fields that evidence replaces after the run."""
+        values = self.to_dict()
+        for name in self.extra:
+            values.pop(name, None)
+        for kind in Record.kinds:
+            for name in kind.evidence_fields():
+                values.pop(name, None)
+        return values
+
+    @classmethod
+    @cache
+    def evidence_fields(cls) -> frozenset[str]:
+        """Return the names of the fields that evidence replaces after the run."""
+        return frozenset(part.name for part in cls._parts() if "evidence" in part.metadata)
+
+    @property
+    def lr(self) -> float | None:
+        """Learning rate, if it varies between the tasks."""
+        return None
+
+    @property
+    def label_name(self) -> str | None:
+        """Name of the label, if it is recorded."""
+        return None
+
+    @property
+    def success_file(self) -> bool | None:
+        """Whether the 8-bit file fools the original network; None for other methods, and if it was not computed."""
+        return None
+
+    @property
+    def captum(self) -> Mapping[str, Any] | None:
+        """Verdict of the comparison with Captum, if there is one."""
+        return None
 
     @property
     def key(self) -> str:
@@ -250,122 +342,3 @@ class Record(Row):
     def title(self) -> str:
         """The target's name, or the task's where it has none."""
         return self.target_name or self.name
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PerturbedImageRecord(Row):
-    """A photograph with a universal perturbation: ``held_out`` ones are not trained on, ``skipped`` ones not counted.
-
-    A photograph that could not be read has only the required fields and the status ``failed``.
-    """
-
-    index: int
-    name: str
-    source: str | None = None
-    held_out: bool = False
-    status: str = "done"
-    error: str | None = None
-    label: int | None = optional()
-    label_source: str | None = optional()
-    target: int | None = optional()
-    target_name: str | None = optional()
-    predicted_before_name: str | None = optional()
-    label_name: str | None = optional()
-    probability_before: float | None = optional()
-    predicted: int | None = optional()
-    predicted_name: str | None = optional()
-    probability: float | None = optional()
-    success_float: bool | None = optional()
-    success_file: bool | None = optional()
-    success_jpeg95: bool | None = optional()
-    success_jpeg75: bool | None = optional()
-    l2: float | None = optional()
-    linf: float | None = optional()
-    file: str | None = optional()
-    original: str | None = optional()
-
-
-@dataclass(frozen=True)
-class PerturbedImage:
-    """A photograph with a universal perturbation.
-
-    Attributes:
-        record: its outcome.
-        image: ``(C, H, W)`` uint8, or float in [0, 1], on the CPU; the path of its file if it was read from a run
-            folder; None if the photograph could not be read.
-        source: the photograph without the perturbation, in the same form.
-    """
-
-    record: PerturbedImageRecord
-    image: Tensor | Path | None
-    source: Tensor | Path | None
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The image at an iteration with its metrics.
-
-    Attributes:
-        task: its task.
-        iteration: updates k of the image; 0 for the initial image.
-        metrics: scalars of x_k by name: ``objective``, ``logit``, ``probability``, ``rank`` (1 is the best),
-            ``gradient_norm``, penalties.
-        image: ``(C, H, W)`` in [0, 1] on the CPU; None if only the metrics are logged.
-        top5: the five most probable classes as (name, probability), in descending order; may be empty.
-        extra_images: further images ``(3, H, W)`` of the iteration, by name, such as a magnified difference.
-        file_metrics: metrics of the image as its file holds it, if that is not x_k.
-        array: float32 result, if the image only visualizes it. Final snapshots only, like all below.
-        source: the photograph ``(C, H, W)`` in [0, 1], as the network receives it.
-        perturbed_images: photographs with the perturbation.
-    """
-
-    task: Task
-    iteration: int
-    metrics: Mapping[str, float]
-    image: Tensor | None = None
-    top5: tuple[tuple[str, float], ...] = ()
-    extra_images: Mapping[str, Tensor] = field(default_factory=dict)
-    file_metrics: Mapping[str, float] | None = None
-    array: Tensor | None = None
-    source: Tensor | None = None
-    perturbed_images: Sequence[PerturbedImage] = ()
-
-    @property
-    def ranking(self) -> list[list[Any]]:
-        """The most probable classes, as in records."""
-        return [[name, round(probability, 6)] for name, probability in self.top5]
-
-    def without_results(self) -> Snapshot:
-        """Return the snapshot as it is logged, without the fields that belong to the result."""
-        return replace(self, array=None, source=None, perturbed_images=())
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished task: the record without the paths of its files, and the fields of its final :class:`Snapshot`."""
-
-    task: Task
-    record: Record
-    image: Tensor | None = None
-    array: Tensor | None = None
-    source: Tensor | None = None
-    perturbed_images: Sequence[PerturbedImage] = ()
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the task is done, has failed or was skipped."""
-        return self.record.status != "unfinished"
-
-    def dump(self) -> dict[str, Any]:
-        """Return the result as plain values and tensors, for a checkpoint."""
-        perturbed = [(p.record.to_dict(), p.image, p.source) for p in self.perturbed_images]
-        return {**vars(self), "task": asdict(self.task), "record": self.record.to_dict(), "perturbed_images": perturbed}
-
-    @classmethod
-    def restore(cls, values: Mapping[str, Any]) -> Result:
-        """Return the result of :meth:`dump`."""
-        perturbed = [
-            PerturbedImage(PerturbedImageRecord.from_dict(p), *rest) for p, *rest in values["perturbed_images"]
-        ]
-        task, record = Task(**values["task"]), Record.read(values["record"])
-        return cls(**{**values, "task": task, "record": record, "perturbed_images": perturbed})

@@ -39,8 +39,8 @@ from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.launch.resume import load_run
 from lit_viz.methods import AdversarialExample
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome, stored_outcomes
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import Notify, notify, text_table
 
 TOLERANCE = 1e-5  # of a radius, for float32
@@ -232,7 +232,7 @@ def compare_run(folder: Path | str, classifier: Classifier | None = None) -> lis
         raise LitVizError(f"{folder} must be a run of lit-viz attack on single photographs.")
     if module.transforms.transforms:
         raise LitVizError(f"{folder} has transforms, which the reference implementations do not support.")
-    return compare(stored_outcomes(RunFolder.open(folder)), classifier, module.attack, module.iterations)
+    return compare(FolderStorage.open(folder).outcomes(), classifier, module.attack, module.iterations)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.images.canvas import resize, split_group
 from lit_viz.images.reading import read_png
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record
 
 
@@ -38,7 +38,7 @@ def logits_of(classifier: Classifier, pictures: Tensor) -> Tensor:
 def judge(folder: str, names: list[str]) -> None:
     """Print the probability and rank of each image by each network, and the number of correct ones; of a group, the
     mean probability and the worst rank."""
-    run = RunFolder.open(folder)
+    run = FolderStorage.open(folder)
     group = (run.config.get("model") or {}).get("group", 1)
     records = [record for record in run.records() if record.file and not record.array]
     if not records or any(record.target is None for record in records):

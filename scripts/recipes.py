@@ -34,10 +34,12 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import ConfiguredMethod, config_argument
-from lit_viz.launch.execute import cost, execute, format_cost, utc_now
+from lit_viz.launch.cost import cost, format_cost
+from lit_viz.launch.execute import execute
+from lit_viz.launch.options import utc_now
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.classes import Margin
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record
 from lit_viz.utils.formatting import notify
 
@@ -95,8 +97,9 @@ def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) ->
 def made(recipe: str, configured: ConfiguredMethod, judges: Judges) -> Made:
     """Run or resume a recipe, and evaluate the judges."""
     notify(f"{recipe}: {configured.config.out}")
-    execute(configured, notify=notify)
-    folder, records = Path(configured.config.out), RunFolder.open(configured.config.out).records()
+    module, tasks = configured.module_and_tasks()
+    execute(module, tasks, configured.options(), notify=notify)
+    folder, records = Path(configured.config.out), FolderStorage.open(configured.config.out).records()
     if failed := [record.name for record in records if not record.file]:
         raise LitVizError(f"{recipe} has no image of {', '.join(failed)}: see {folder}/results.jsonl")
     targets = torch.tensor([record.target for record in records])
@@ -170,7 +173,7 @@ def spread(features: Tensor, count: int) -> tuple[list[float], float]:
 
 def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
     """Print the cost of the runs, finished or not."""
-    costs = [cost(planned(recipe, classes, options)) for recipe in options.recipes]
+    costs = [cost(*planned(recipe, classes, options).module_and_tasks()) for recipe in options.recipes]
     for recipe, one in zip(options.recipes, costs, strict=True):
         print(f"{recipe}: {format_cost([one])}")
     if len(costs) > 1:

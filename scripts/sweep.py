@@ -35,10 +35,13 @@ from lit_viz.figures.style import save_figure
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import ConfiguredMethod, with_config
-from lit_viz.launch.execute import cost, execute, format_cost, utc_now
+from lit_viz.launch.cost import cost, format_cost
+from lit_viz.launch.execute import execute
+from lit_viz.launch.messages import options_named
+from lit_viz.launch.options import utc_now
 from lit_viz.presentations import format_value
 from lit_viz.presentations.class_visualization import grid_caption, image_caption
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record, slug
 from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import notify
@@ -149,8 +152,9 @@ def validate(planned: Sequence[tuple[dict[str, Any], ConfiguredMethod]]) -> None
             options = config.classifier.as_dict()
             if (key := repr(options)) not in loaded:
                 loaded[key] = load_classifier(options.pop("name"), **options)
-            COMMAND.build(config, configured.parts, loaded[key])
-            COMMAND.tasks(config, configured.parts, loaded[key])
+            with options_named(COMMAND):
+                module = configured.build(loaded[key])
+                module.validate_tasks(module.expand_tasks(configured.tasks(module).tasks))
         except LitVizError as error:
             label = ", ".join(f"{option} {label_of(value)}" for option, value in chosen.items())
             raise LitVizError(f"{label}: {error}" if label else str(error)) from error
@@ -185,7 +189,7 @@ class SweptImage:
 
 def read_images(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[SweptImage]:
     """Return the images of a run with these option values."""
-    run = RunFolder.open(folder)
+    run = FolderStorage.open(folder)
     options = {task.index: {**task.options, **chosen} for task in run.queue()}
     variants = prod(len(axis.values) for axis in axes if axis.option not in chosen)
     images = []
@@ -243,7 +247,7 @@ def sweep(words: Sequence[str]) -> None:
     axes, out, rest = parse_arguments(words)
     planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
     if planned[0][1].config.count:
-        print(format_cost([cost(configured) for _, configured in planned]))
+        print(format_cost([cost(*configured.module_and_tasks()) for _, configured in planned]))
         return
     validate(planned)
     os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # groups the runs
@@ -251,7 +255,9 @@ def sweep(words: Sequence[str]) -> None:
     for chosen, configured in planned:
         folder = Path(configured.config.out)
         notify(str(folder))
-        execute(configured, notify=notify)
+        with options_named(COMMAND):
+            module, tasks = configured.module_and_tasks()
+            execute(module, tasks, configured.options(), notify=notify)
         pictures += read_images(folder, axes, chosen)
     pictures.sort(key=lambda picture: (picture.image, picture.values))
     draw(axes, pictures, folder.parent)

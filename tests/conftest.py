@@ -7,6 +7,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,21 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from lit_viz.callbacks.saving import Memory
+from lit_viz.callbacks.saving import RunWriter
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.lightning import AtomicCheckpointIO, TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.images.reading import encode_png
+from lit_viz.runs.memory import MemoryStorage
 from lit_viz.types import Item, Task
+
+pytest_plugins = [
+    "tests.plugins.browser",
+    "tests.plugins.command_line",
+    "tests.plugins.figures",
+    "tests.plugins.slurm",
+    "tests.plugins.wandb_server",
+]
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -42,16 +52,14 @@ def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lit_viz.launch.run.Run.draw", _draw_blank)
-        patch.setattr("lit_viz.figures.evidence.evidence_figure", lambda *_: Figure(figsize=(0.1, 0.1)))
+        patch.setattr("lit_viz.figures.agreement.agreement_figure", lambda *_: Figure(figsize=(0.1, 0.1)))
         yield
 
 
 def _draw_blank(run: Any) -> None:
-    configured = run._configured
-    folder = Path(configured.config.out)
-    (folder / f"figure.{configured.config.figure}").write_bytes(encode_png(torch.zeros(3, 1, 1)))
-    if any(change.is_animated for change in configured.presentation.evolutions(run.outcomes)):
-        Image.new("RGB", (1, 1)).save(folder / "evolution.gif")
+    (run.folder / f"figure.{run._options.figure.format}").write_bytes(encode_png(torch.zeros(3, 1, 1)))
+    if any(change.is_animated for change in run.presentation.evolutions(run.outcomes)):
+        Image.new("RGB", (1, 1)).save(run.folder / "evolution.gif")
 
 
 @pytest.fixture
@@ -113,7 +121,7 @@ def tasks_for(classifier: Classifier, targets: Sequence[int], seed: int = 0) -> 
     return [Task(i, names[t], seed + i, target=t, target_name=names[t]) for i, t in enumerate(targets)]
 
 
-Train = Callable[..., Memory]
+Train = Callable[..., MemoryStorage]
 
 
 @pytest.fixture
@@ -122,12 +130,12 @@ def train(tmp_path: Path) -> Train:
 
     def run(
         module: ImageTraining, tasks: Sequence[Task], callbacks: Sequence[pl.Callback] = (), **options: Any
-    ) -> Memory:
-        memory = Memory()
+    ) -> MemoryStorage:
+        storage = MemoryStorage()
         trainer = pl.Trainer(
             max_epochs=-1,
             accelerator="cpu",
-            callbacks=[memory, *callbacks],
+            callbacks=[RunWriter(storage), *callbacks],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -138,7 +146,7 @@ def train(tmp_path: Path) -> Train:
             **{key: value for key, value in options.items() if key != "ckpt_path"},
         )
         trainer.fit(module, datamodule=TaskQueue(tasks), ckpt_path=options.get("ckpt_path"), weights_only=True)
-        return memory
+        return storage
 
     return run
 
@@ -152,3 +160,13 @@ def amend_items(outcome: Any, **items: Any) -> None:
             name, value = item.home, {**getattr(record, item.home), name: value}
         record = record.amend(**{name: value})
     outcome.record = record
+
+
+@pytest.fixture(scope="session")
+def described() -> Callable[[object], tuple[str, str]]:
+    """Return a function for the class and the arguments of a part, without addresses."""
+
+    def describe(part: object) -> tuple[str, str]:
+        return type(part).__name__, re.sub(r"0x\w+", "", str(vars(part)))
+
+    return describe

@@ -29,9 +29,9 @@ class Counted(torch.autograd.Function):
         return x.flatten(1)[:, :2].clone()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        Counted.backwards += len(slope)
-        return torch.zeros(len(slope), 3, 224, 224)
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        Counted.backwards += len(gradient)
+        return torch.zeros(len(gradient), 3, 224, 224)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -32,41 +30,12 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import config_folder
+from lit_viz.launch.recording import recorded_options, to_yaml
 from lit_viz.runs import run_lock
 from lit_viz.types import Record
 
 ROOT = Path(__file__).parents[1]
 VISUALIZE = COMMANDS["visualize"]
-#: Options of a small network.
-SMALL = [
-    "--classifier", "tests.conftest:smooth_network",
-    "--classifier.weights", "none",
-    "--classifier.size", "16",
-    "--classifier.mean", "[0.5,0.5,0.5]",
-    "--classifier.std", "[0.25,0.25,0.25]",
-    "--wandb", "disabled",
-]  # fmt: skip
-
-
-def lit_viz(*words: str, expect: int = 0) -> None:
-    """Run a command in this process and compare its exit status."""
-    try:
-        main(list(words))
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    assert status == expect
-
-
-def sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return stderr, which must be one line, apart from the note about imports of a run."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if line and "names parts to import" not in line]
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +64,11 @@ def test_values_with_a_leading_dash() -> None:
         rewrite_arguments(["-x", "3"], VISUALIZE)
 
 
-def test_contents_of_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contents_of_a_run_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    lit_viz("visualize", "0", "3", *SMALL, "--iterations", "12", "--log-at", "1,6", "--out", str(run))
+    lit_viz("visualize", "0", "3", *small_options, "--iterations", "12", "--log-at", "1,6", "--out", str(run))
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert {
         "config.yaml",
@@ -128,13 +99,13 @@ def test_contents_of_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "figure.png" in message
 
 
-def test_the_record_describes_the_file(tmp_path: Path) -> None:
+def test_the_record_describes_the_file(tmp_path: Path, lit_viz: Any, records: Any, small_options: Any) -> None:
     """Re-read the PNG and classify it by the original network."""
     from lit_viz.images.reading import read_photograph
     from tests.conftest import NAMES, load_classifier, smooth_network
 
     run = tmp_path / "run"
-    lit_viz("visualize", "2", *SMALL, "--iterations", "12", "--out", str(run))
+    lit_viz("visualize", "2", *small_options, "--iterations", "12", "--out", str(run))
     (record,) = records(run)
     network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     picture = read_photograph(run / record["file"], network.size).pixels
@@ -144,13 +115,11 @@ def test_the_record_describes_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["visualise", "tarantula"], "did you mean 'visualize'"),
         (["visualize", "tarantulla"], "tarantula"),
         (["visualize", "crane"], "134"),
-        (["visualize", "5", *SMALL], "class index must be between 0 and 4, got 5"),
-        (["visualize", "-1", *SMALL], "class index must be between 0 and 4, got -1"),
         (["visualize", "--layer", "blocks.3.2", "--neuron", "-1,-1"], "or centre, got -1,-1"),
         (
             ["visualize", "tarantula", "--wandb.mode", "offline"],
@@ -160,16 +129,10 @@ def test_the_record_describes_the_file(tmp_path: Path) -> None:
         (["visualize", "tarantula", "--trainer.devicez", "2"], "--trainer.devicez; did you mean 'trainer.devices'?"),
         (["visualize", "tarantula", "--itrations", "3"], "did you mean 'iterations'"),
         (["visualize", "tarantula", "--iterations", "x"], "--iterations: expected int, got 'x'"),
-        (["visualize", "1", *SMALL, "--iterations", "0"], "--iterations must be at least 1, got 0"),
-        (["visualize", "1", *SMALL, "--iterations", "-5"], "--iterations must be at least 1, got -5"),
-        (["visualize", "1", *SMALL, "--model.size", "0"], "size must be at least 1 x 1"),
         (["visualize", "tarantula", "--trainer.max_steps", "3"], "use --iterations"),
         (["visualize", "tarantula", "--config", "nope.yaml"], "there is no configuration nope.yaml"),
         (["visualize", "tarantula", "--config", "tarantla"], "no configuration tarantla; did you mean 'tarantula'?"),
-        (["visualize", "1", *SMALL, "--init", "nope.jpg"], "nope.jpg"),
-        (["visualize", "1", *SMALL, "--init", "README.md"], "README.md"),
         (["visualize", "tarantula", "--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
-        (["visualize", "1", *SMALL, "--log-at", "often"], "or last, got 'often'"),
         (["visualize", "tarantula", "--model.step_rule", "Adm"], "--model.step_rule: expected class name, got 'Adm'"),
         (["log", "runs/x"], "; got: lit-viz log runs/x"),
         (
@@ -211,17 +174,46 @@ def test_the_record_describes_the_file(tmp_path: Path) -> None:
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
 def test_invalid_arguments_give_a_one_line_error(
-    words: Sequence[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: Sequence[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, sentence: Any
 ) -> None:
     run = tmp_path / "run"
     out = ["--out", str(run), "--wandb", "disabled"] if words[0] in ("visualize", "saliency", "attack") else []
     lit_viz(*words, *out, expect=1)
-    assert says in sentence(capsys)
+    assert message in sentence(capsys)
     assert not run.exists()  # the corrected command needs no --overwrite
 
 
 @pytest.mark.parametrize(
-    ("option", "file", "says"),
+    ("words", "message"),
+    [
+        (["visualize", "5"], "class index must be between 0 and 4, got 5"),
+        (["visualize", "-1"], "class index must be between 0 and 4, got -1"),
+        (["visualize", "1", "--iterations", "0"], "--iterations must be at least 1, got 0"),
+        (["visualize", "1", "--iterations", "-5"], "--iterations must be at least 1, got -5"),
+        (["visualize", "1", "--model.size", "0"], "size must be at least 1 x 1"),
+        (["visualize", "1", "--init", "nope.jpg"], "nope.jpg"),
+        (["visualize", "1", "--init", "README.md"], "README.md"),
+        (["visualize", "1", "--log-at", "often"], "or last, got 'often'"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_invalid_arguments_with_a_small_network_give_a_one_line_error(
+    words: Sequence[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    sentence: Any,
+    small_options: Any,
+) -> None:
+    run = tmp_path / "run"
+    lit_viz(*words, *small_options, "--out", str(run), expect=1)
+    assert message in sentence(capsys)
+    assert not run.exists()  # the corrected command needs no --overwrite
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "message"),
     [
         ("--config", "pipe", "pipe must be a regular file, got a FIFO"),
         ("--config", "", "must be a regular file, got a folder"),
@@ -230,30 +222,43 @@ def test_invalid_arguments_give_a_one_line_error(
     ],
 )
 def test_files_of_another_kind_give_a_one_line_error(
-    option: str, file: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str,
+    file: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    sentence: Any,
+    small_options: Any,
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "deep.yaml").write_text("[" * 3000)
-    lit_viz("visualize", "1", *SMALL, option, str(tmp_path / file), "--out", str(tmp_path / "run"), expect=1)
-    assert says in sentence(capsys)
+    lit_viz("visualize", "1", *small_options, option, str(tmp_path / file), "--out", str(tmp_path / "run"), expect=1)
+    assert message in sentence(capsys)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_fails_in_its_first_step_leaves_no_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lit_viz: Any,
+    small_options: Any,
 ) -> None:
     def failing(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Step, "finish", failing)
-    lit_viz("visualize", "1", *SMALL, "--out", str(tmp_path / "run"), expect=1)
+    lit_viz("visualize", "1", *small_options, "--out", str(tmp_path / "run"), expect=1)
     assert "out of GPU memory" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_an_existing_run_is_kept_without_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_run_is_kept_without_overwrite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, sentence: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    command = ["visualize", "1", *SMALL, "--iterations", "2", "--out", str(run)]
+    command = ["visualize", "1", *small_options, "--iterations", "2", "--out", str(run)]
     lit_viz(*command)
     before = (run / "results.jsonl").read_bytes()
     capsys.readouterr()
@@ -264,20 +269,22 @@ def test_an_existing_run_is_kept_without_overwrite(tmp_path: Path, capsys: pytes
     lit_viz(*command, "--resume")
 
 
-def test_resume_rejects_another_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_rejects_another_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, sentence: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    lit_viz("visualize", "1", *SMALL, "--iterations", "2", "--out", str(run))
+    lit_viz("visualize", "1", *small_options, "--iterations", "2", "--out", str(run))
     capsys.readouterr()
-    lit_viz("visualize", "1", *SMALL, "--iterations", "3", "--out", str(run), "--resume", expect=1)
+    lit_viz("visualize", "1", *small_options, "--iterations", "3", "--out", str(run), "--resume", expect=1)
     assert f"--iterations can't be changed: {run} was started with 2, got 3" in sentence(capsys)
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--iterations", "3"], "--iterations can't be changed: {} was started with 2, got 3"),
         (["--views", "3"], "--model.views can't be changed: {} was started with 4, got 3"),
-        (["2"], "--targets can't be changed: {} was started with ['1'], got ['2']"),
+        (["2"], "--targets can't be changed: {} was started with 1, got 2"),
         (["--slts", "3"], "did you mean 'slots'"),
         (["--slots", "x"], "--slots: expected int, got 'x'"),
         (["--out", "elsewhere"], "--out only applies to a new run"),
@@ -287,52 +294,59 @@ def test_resume_rejects_another_configuration(tmp_path: Path, capsys: pytest.Cap
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
 def test_options_that_a_resume_cannot_change(
-    words: Sequence[str], says: str, begun: Path, capsys: pytest.CaptureFixture[str]
+    words: Sequence[str],
+    message: str,
+    started_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    sentence: Any,
 ) -> None:
-    before = (begun / "results.jsonl").read_bytes()
-    lit_viz("resume", str(begun), *words, expect=1)
-    assert says.format(begun) in sentence(capsys)
-    assert (begun / "results.jsonl").read_bytes() == before
+    before = (started_run / "results.jsonl").read_bytes()
+    lit_viz("resume", str(started_run), *words, expect=1)
+    assert message.format(started_run) in sentence(capsys)
+    assert (started_run / "results.jsonl").read_bytes() == before
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("begun") / "run"
-    lit_viz("visualize", "1", *SMALL, "--iterations", "2", "--out", str(run))
+def started_run(tmp_path_factory: pytest.TempPathFactory, lit_viz: Any, small_options: Any) -> Path:
+    run = tmp_path_factory.mktemp("started_run") / "run"
+    lit_viz("visualize", "1", *small_options, "--iterations", "2", "--out", str(run))
     return run
 
 
-def test_options_that_a_resume_may_change(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_a_resume_may_change(started_run: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any) -> None:
     import lit_viz as lv
 
     seen: list[dict[str, Any]] = []
 
-    def executed(configured: Any, *_: Any, **__: Any) -> lv.Run:
-        seen.append(yaml.safe_load(configured.parser.dump(configured.config)))
-        return lv.Run(configured, [])
+    def executed(module: Any, tasks: Any, options: Any, **_: Any) -> lv.Run:
+        seen.append(yaml.safe_load(to_yaml(recorded_options(module, tasks, options))))
+        return lv.Run(module, (), options)
 
     monkeypatch.setattr("lit_viz.api.execute", executed)  # first: importing api copies the name
     monkeypatch.setattr("lit_viz.launch.execute.execute", executed)
     words = ["--slots=3", "--devices", "2", "--trainer.accelerator", "cpu", "--devices-mode", "views"]
-    lit_viz("resume", str(begun))
-    lit_viz("resume", str(begun), *words, "--project", "out", "--checkpoint-every", "7", "--wandb", "offline")
-    lv.resume(begun, slots=3, trainer__accelerator="cpu")
+    lit_viz("resume", str(started_run))
+    lit_viz("resume", str(started_run), *words, "--project", "out", "--checkpoint-every", "7", "--wandb", "offline")
+    lv.resume(started_run, slots=3, trainer={"accelerator": "cpu"})
     stored, changed, in_python = seen
-    assert yaml.safe_load((begun / "config.yaml").read_text()) == {**stored, "resume": False, "recorded": ANY}
+    assert yaml.safe_load((started_run / "config.yaml").read_text()) == {**stored, "recorded": ANY}
     trainer = {**stored["trainer"], "devices": "2", "accelerator": "cpu"}
     free = {"slots": 3, "devices_mode": "views", "project": "out", "checkpoint_every": 7, "wandb": "offline"}
     assert changed == stored | free | {"trainer": trainer}
     assert in_python == stored | {"slots": 3, "trainer": {**stored["trainer"], "accelerator": "cpu"}}
-    with pytest.raises(LitVizError, match="--out only applies to a new run"):
-        lv.resume(begun, out="elsewhere")
+    with pytest.raises(LitVizError, match=r"^out only applies to a new run"):
+        lv.resume(started_run, out="elsewhere")
 
 
-def test_resume_rejects_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_rejects_other_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, sentence: Any, small_options: Any
+) -> None:
     from tests.conftest import smooth_network
 
     network, weights, run = smooth_network(), tmp_path / "weights.pth", tmp_path / "run"
     torch.save(network.state_dict(), weights)
-    words = [str(weights) if word == "none" else word for word in SMALL]
+    words = [str(weights) if word == "none" else word for word in small_options]
     lit_viz("visualize", "1", *words, "--iterations", "2", "--out", str(run))
     recorded = yaml.safe_load((run / "config.yaml").read_text())["recorded"]["weights_sha256"]
     assert recorded == hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -362,7 +376,7 @@ def test_resume_rejects_another_module(tmp_path: Path) -> None:
         lv.resume(run, load_classifier(network, size=16))
 
 
-def test_a_run_killed_before_its_report_gets_its_evidence_on_resume(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_report_gets_its_evidence_on_resume(tmp_path: Path, records: Any) -> None:
     import lit_viz as lv
     from tests.conftest import load_classifier, smooth_network
 
@@ -384,8 +398,20 @@ def test_a_run_killed_before_its_report_gets_its_evidence_on_resume(tmp_path: Pa
     assert not (run / "evidence.json").exists()
 
 
-def test_the_error_of_an_initial_photograph_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lit_viz("visualize", "1", *SMALL, "--iterations", "1", "--init", "packaged:chelsea", "--out", str(tmp_path / "run"))
+def test_the_error_of_an_initial_photograph_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
+    lit_viz(
+        "visualize",
+        "1",
+        *small_options,
+        "--iterations",
+        "1",
+        "--init",
+        "packaged:chelsea",
+        "--out",
+        str(tmp_path / "run"),
+    )
     assert "training starts from the photograph to within 0." in capsys.readouterr().err
 
 
@@ -405,15 +431,17 @@ def test_help_has_no_markup(method: str, capsys: pytest.CaptureFixture[str]) -> 
     assert message.count("--classifier NAME") == 2  # in the usage and on its own
 
 
-def test_help_shows_the_defaults_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_defaults_of_the_configuration(capsys: pytest.CaptureFixture[str], lit_viz: Any) -> None:
     lit_viz("visualize", "--help")
     message = " ".join(capsys.readouterr().out.split())
     assert "tarantula.yaml" in message
     assert "updates per image; evaluations per map (type: int | null, default: 225)" in message
 
 
-def test_default_photographs_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["attack", *SMALL, "--target", "0", "--count"]
+def test_default_photographs_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
+    words = ["attack", *small_options, "--target", "0", "--count"]
     lit_viz(*words)
     line = "no photographs given, using those of --config normalized_ascent: packaged:chelsea"
     assert line in capsys.readouterr().err
@@ -422,23 +450,23 @@ def test_default_photographs_are_printed(tmp_path: Path, capsys: pytest.CaptureF
         assert "using those" not in capsys.readouterr().err
 
 
-def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str], lit_viz: Any) -> None:
     for words in (["--help"], ["visualize", "--help"], ["demo", "--help"], ["classes", "--help"], ["resume", "--help"]):
         lit_viz(*words)
         assert "lit-viz " in capsys.readouterr().out
 
 
-def test_classes_finds_by_part(capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_finds_by_part(capsys: pytest.CaptureFixture[str], lit_viz: Any) -> None:
     lit_viz("classes", "tarant")
     assert capsys.readouterr().out.split() == ["76", "tarantula"]
 
 
 def test_control_characters_of_labels_and_file_names_are_removed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
 ) -> None:
     escape, run = "\x1b[31mred\x1b[0m\x07\x1b]0;title\x07\u202e", tmp_path / "run"
     (tmp_path / "labels.txt").write_text("".join(f"{escape}{i}\n" for i in range(5)))
-    options = [*SMALL[:-2], "--classifier.labels", str(tmp_path / "labels.txt")]
+    options = [*small_options[:-2], "--classifier.labels", str(tmp_path / "labels.txt")]
     lit_viz("classes", "red", *options)
     assert capsys.readouterr().out.split() == [word for i in range(5) for word in (str(i), f"red{i}")]
     picture = tmp_path / f"{escape}.png"
@@ -469,22 +497,24 @@ def test_packaged_configurations_parse_and_have_a_header(path: Path) -> None:
 def test_unknown_options_in_python(tmp_path: Path) -> None:
     import lit_viz as lv
 
-    with pytest.raises(LitVizError, match="did you mean"):
-        lv.visualize("efficientnet_lite0", "tarantula", modle__views=3)
+    with pytest.raises(LitVizError, match="did you mean 'views'"):
+        lv.visualize("efficientnet_lite0", "tarantula", veiws=3)
+    with pytest.raises(LitVizError, match=r"^model__views is not an argument: use views$"):
+        lv.visualize("efficientnet_lite0", "tarantula", model__views=3)
 
 
 # -- interruption
 
 
-def interruptible(run: Path) -> list[str]:
+def interruptible(run: Path, *, small_options: Any) -> list[str]:
     """Return the command of a run of some seconds."""
-    words = ["visualize", "0", "1", "2", "3", "4", *SMALL, "--slots", "2", "--iterations", "24", "--views", "1"]
+    words = ["visualize", "0", "1", "2", "3", "4", *small_options, "--slots", "2", "--iterations", "24", "--views", "1"]
     return [*words, "--checkpoint-every", "4", "--log-at", "every:8", "--out", str(run)]
 
 
-def start(run: Path, *words: str) -> BaseProcess:
+def start(run: Path, *words: str, small_options: Any) -> BaseProcess:
     """Start the run in a forked process, which has torch imported already; its stderr is the file ``<run>.err``."""
-    arguments = ([*interruptible(run), *words], run.with_suffix(".err"))
+    arguments = ([*interruptible(run, small_options=small_options), *words], run.with_suffix(".err"))
     process = get_context("fork").Process(target=_run_forked, args=arguments)
     process.start()
     return process
@@ -495,29 +525,12 @@ def _run_forked(command: list[str], errors: Path) -> None:
         main(command)
 
 
-def wait_for(condition: Callable[[], bool], is_running: Callable[[], bool]) -> None:
-    for _ in range(20000):
-        if condition():
-            return
-        assert is_running()
-        time.sleep(0.01)
-    raise AssertionError("timeout")
-
-
-def contents(run: Path) -> dict[str, Any]:
-    """Return what must not depend on an interruption: images, metrics, and records without their seconds."""
-    kept: dict[str, Any] = {}
-    for path in sorted([*run.glob("images/*"), *run.glob("frames/*/*")]):
-        kept[path.relative_to(run).as_posix()] = np.asarray(Image.open(path)).tobytes()
-    kept["metrics"] = sorted((run / "metrics.csv").read_text().splitlines())
-    kept["records"] = [{k: v for k, v in record.items() if k != "seconds"} for record in records(run)]
-    return kept
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, contents: Any, lit_viz: Any, small_options: Any
+) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    lit_viz(*interruptible(run))
+    lit_viz(*interruptible(run, small_options=small_options))
     return contents(run)
 
 
@@ -529,10 +542,20 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.param("after the first results", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_resumes_bit_equal(stage: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_equal(
+    stage: str,
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    contents: Any,
+    lit_viz: Any,
+    small_options: Any,
+    wait_for: Any,
+) -> None:
     run = tmp_path / "run"
     last, results = run / "checkpoints" / "last.ckpt", run / "results.jsonl"
-    process = start(run, *(["--checkpoint-every", "100000"] if stage.startswith("before") else []))
+    process = start(
+        run, *(["--checkpoint-every", "100000"] if stage.startswith("before") else []), small_options=small_options
+    )
     conditions = {
         "before the first checkpoint": lambda: (run / "frames" / "0000_class_0" / "iter_000008.png").exists(),
         "in the middle": last.exists,
@@ -553,9 +576,18 @@ def mtime(path: Path) -> float:
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_a_signal_saves_the_run(number: int, status: int, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_signal_saves_the_run(
+    number: int,
+    status: int,
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    contents: Any,
+    lit_viz: Any,
+    small_options: Any,
+    wait_for: Any,
+) -> None:
     run = tmp_path / "run"
-    process = start(run)
+    process = start(run, small_options=small_options)
     wait_for((run / "frames" / "0000_class_0" / "iter_000008.png").exists, process.is_alive)
     os.kill(process.pid or 0, number)
     process.join(200)
@@ -567,8 +599,10 @@ def test_a_signal_saves_the_run(number: int, status: int, undisturbed: dict[str,
     lit_viz("resume", str(run))  # a finished run prints its results
 
 
-def test_the_configuration_of_another_method_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lit_viz("visualize", "3", *SMALL, "--iterations", "2", "--out", str(tmp_path / "first"))
+def test_the_configuration_of_another_method_is_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, sentence: Any, small_options: Any
+) -> None:
+    lit_viz("visualize", "3", *small_options, "--iterations", "2", "--out", str(tmp_path / "first"))
     capsys.readouterr()
     held = str(tmp_path / "first" / "config.yaml")
     lit_viz("attack", "packaged:chelsea", "--config", held, "--out", str(tmp_path / "again"), expect=1)
@@ -576,7 +610,11 @@ def test_the_configuration_of_another_method_is_rejected(tmp_path: Path, capsys:
 
 
 def test_a_signal_in_the_last_step_stops_the_run_before_its_evidence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lit_viz: Any,
+    small_options: Any,
 ) -> None:
     run = tmp_path / "my run"
     finish = Step.finish
@@ -587,18 +625,31 @@ def test_a_signal_in_the_last_step_stops_the_run_before_its_evidence(
 
     with monkeypatch.context() as patched:
         patched.setattr(Step, "finish", signalled)
-        lit_viz("visualize", "2", *SMALL, "--iterations", "1", "--out", str(run), expect=143)
+        lit_viz("visualize", "2", *small_options, "--iterations", "1", "--out", str(run), expect=143)
     assert f"figure and evidence are not; continue with: lit-viz resume '{run}'" in capsys.readouterr().err
     assert not (run / "report.html").exists()
     lit_viz("resume", str(run))
     assert (run / "report.html").exists()
 
 
-def test_a_run_can_be_repeated_from_its_configuration(tmp_path: Path) -> None:
+def test_a_run_can_be_repeated_from_its_configuration(
+    tmp_path: Path, contents: Any, lit_viz: Any, small_options: Any
+) -> None:
     import lit_viz as lv
     from tests.conftest import NAMES, load_classifier, smooth_network
 
-    words = ["visualize", "3", *SMALL, "--iterations", "2", "--seed", "5", "--resume", "--out", str(tmp_path / "first")]
+    words = [
+        "visualize",
+        "3",
+        *small_options,
+        "--iterations",
+        "2",
+        "--seed",
+        "5",
+        "--resume",
+        "--out",
+        str(tmp_path / "first"),
+    ]
     lit_viz(*words)
     held = tmp_path / "first" / "config.yaml"
     lit_viz("visualize", "--config", str(held), "--out", str(tmp_path / "again"))
@@ -609,12 +660,14 @@ def test_a_run_can_be_repeated_from_its_configuration(tmp_path: Path) -> None:
     assert in_memory.results[0]["seed"] == 5
 
 
-def test_options_override_the_configuration_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_override_the_configuration_in_any_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(
         yaml.safe_dump({**yaml.safe_load((config_folder() / "visualize" / "small.yaml").read_text()), "iterations": 4})
     )
-    small = ["visualize", "0", *SMALL, "--count"]
+    small = ["visualize", "0", *small_options, "--count"]
     for words in (["--iterations", "6", "--config", str(own)], [f"--config={own}", "--iterations=6"]):
         lit_viz(*small, *words)
         assert capsys.readouterr().out.startswith("1 image, 6 steps")
@@ -622,9 +675,13 @@ def test_options_override_the_configuration_in_any_order(tmp_path: Path, capsys:
     assert capsys.readouterr().out.startswith("1 image, 4 steps")
 
 
-def test_count_starts_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_count_starts_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    lit_viz("visualize", "0", "1", "2", *SMALL, "--iterations", "10", "--slots", "2", "--count", "--out", str(run))
+    lit_viz(
+        "visualize", "0", "1", "2", *small_options, "--iterations", "10", "--slots", "2", "--count", "--out", str(run)
+    )
     assert capsys.readouterr().out.startswith("3 images, 20 steps, 120 evaluations")
     assert not run.exists()
 
@@ -636,7 +693,7 @@ def test_a_run_in_python_equals_its_resume(tmp_path: Path) -> None:
     from tests.conftest import NAMES, load_classifier, smooth_network
 
     network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
-    options = {"iterations": 5, "model__views": 1, "seed": 3}
+    options = {"iterations": 5, "views": 1, "seed": 3}
     memory = lv.visualize(network, ["apple", 3], **options)
     folder = lv.visualize(network, ["apple", 3], out=tmp_path / "run", wandb="disabled", **options)
     again = lv.resume(tmp_path / "run", network)
@@ -650,21 +707,26 @@ def test_a_run_in_python_equals_its_resume(tmp_path: Path) -> None:
     assert memory.figure().axes
 
 
-def run_of_names_with_markup(tmp_path: Path) -> Path:
+def run_of_names_with_markup(tmp_path: Path, *, lit_viz: Any, small_options: Any) -> Path:
     """Return a run whose names hold markup of rich and characters that are not ASCII."""
     (tmp_path / "labels.txt").write_text("a [/b]\nb [bold]\nc\nd\nÄffchen [red]\n", encoding="utf-8")
     Image.new("RGB", (16, 16), "red").save(tmp_path / "cät [b].png")
     words = ["--classifier.labels", str(tmp_path / "labels.txt"), "--target", "0", "--target", "1", "--target", "4"]
     words += ["--method", "smoothgrad", "--iterations", "4", "--check", "none", "--out", str(tmp_path / "run")]
-    lit_viz("saliency", str(tmp_path / "cät [b].png"), *SMALL, *words)
+    lit_viz("saliency", str(tmp_path / "cät [b].png"), *small_options, *words)
     return tmp_path / "run"
 
 
 NAMES_ON_ASCII_TERMINAL = ("c?t [b]", "a [/b]", "b [bold]", "?ffchen [red]", "? ")  # the last is a plus-minus sign
 
 
-def test_names_with_markup_on_an_ascii_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, stream = run_of_names_with_markup(tmp_path), io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+def test_names_with_markup_on_an_ascii_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any, small_options: Any
+) -> None:
+    run, stream = (
+        run_of_names_with_markup(tmp_path, lit_viz=lit_viz, small_options=small_options),
+        io.TextIOWrapper(io.BytesIO(), encoding="ascii"),
+    )
     monkeypatch.setattr(sys, "stdout", stream)
     lit_viz("resume", str(run))
     stream.flush()
@@ -673,8 +735,8 @@ def test_names_with_markup_on_an_ascii_terminal(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_files_are_utf_8_in_any_locale(tmp_path: Path) -> None:
-    run = run_of_names_with_markup(tmp_path)
+def test_files_are_utf_8_in_any_locale(tmp_path: Path, lit_viz: Any, small_options: Any) -> None:
+    run = run_of_names_with_markup(tmp_path, lit_viz=lit_viz, small_options=small_options)
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "lit_viz", "resume", str(run)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **plain}, check=False)
@@ -682,10 +744,12 @@ def test_files_are_utf_8_in_any_locale(tmp_path: Path) -> None:
     assert all(name in done.stdout for name in NAMES_ON_ASCII_TERMINAL)
 
 
-def test_next_steps_name_existing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_next_steps_name_existing_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
     for steps, pictures in (("1", "figure.png"), ("30", "figure.png and evolution.gif")):
         run = tmp_path / steps
-        lit_viz("visualize", "2", *SMALL, "--iterations", steps, "--out", str(run))
+        lit_viz("visualize", "2", *small_options, "--iterations", steps, "--out", str(run))
         assert f"next     open {pictures}; verify: lit-viz check {run}" in capsys.readouterr().out
         assert (run / "evolution.gif").exists() == ("evolution" in pictures)
     (run / "wandb").mkdir()
@@ -694,7 +758,9 @@ def test_next_steps_name_existing_files(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("out", [["--out", "RUN"], ["--out=RUN"]])
-def test_the_demo_has_an_out_option(out: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_has_an_out_option(
+    out: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any
+) -> None:
     called: list[list[str]] = []
     monkeypatch.setattr("lit_viz.cli._method", lambda name, words: called.append(words))
     lit_viz("demo", *out, "--iterations", "3")
@@ -704,7 +770,13 @@ def test_the_demo_has_an_out_option(out: list[str], tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_during_the_report_names_the_resume_command(
-    number: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    number: int,
+    status: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lit_viz: Any,
+    small_options: Any,
 ) -> None:
     run = tmp_path / "run"
 
@@ -713,7 +785,7 @@ def test_a_signal_during_the_report_names_the_resume_command(
 
     with monkeypatch.context() as patched:
         patched.setattr("lit_viz.launch.execute.write_report", stopped)
-        lit_viz("visualize", "2", *SMALL, "--iterations", "2", "--out", str(run), expect=status)
+        lit_viz("visualize", "2", *small_options, "--iterations", "2", "--out", str(run), expect=status)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert f"stopped: all images are done, figure and evidence are not; continue with: lit-viz resume {run}" in (
         capsys.readouterr().err
@@ -722,18 +794,22 @@ def test_a_signal_during_the_report_names_the_resume_command(
     assert (run / "report.html").exists()
 
 
-def test_an_interrupt_before_the_first_step_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> None:
+def test_an_interrupt_before_the_first_step_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any, small_options: Any
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lit_viz.launch.execute.load_configured", interrupted)
-    lit_viz("visualize", "2", *SMALL, "--out", str(tmp_path / "run"), expect=130)
+    monkeypatch.setattr("lit_viz.launch.config.load", interrupted)
+    lit_viz("visualize", "2", *small_options, "--out", str(tmp_path / "run"), expect=130)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_locked_run_is_rejected_by_all_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_locked_run_is_rejected_by_all_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, sentence: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    new = ["visualize", "2", *SMALL, "--iterations", "2", "--out", str(run)]
+    new = ["visualize", "2", *small_options, "--iterations", "2", "--out", str(run)]
     lit_viz(*new)
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
     for words in ([*new, "--overwrite"], [*new, "--resume"], ["resume", str(run)], ["check", str(run)]):
@@ -745,13 +821,13 @@ def test_a_locked_run_is_rejected_by_all_commands(tmp_path: Path, capsys: pytest
 
 
 def test_runs_started_in_the_same_second_have_different_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any, small_options: Any
 ) -> None:
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lit_viz.launch.execute.utc_now", lambda: "20260102-030405")
+    monkeypatch.setattr("lit_viz.launch.options.utc_now", lambda: "20260102-030405")
     for _ in range(3):
-        lit_viz("visualize", "2", *SMALL, "--iterations", "1")
+        lit_viz("visualize", "2", *small_options, "--iterations", "1")
     names = sorted(path.name for path in (tmp_path / "runs" / "visualize").iterdir())
     assert names == ["20260102-030405_2", "20260102-030405_2_2", "20260102-030405_2_3"]
 

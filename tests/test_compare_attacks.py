@@ -41,7 +41,8 @@ def attacked(
     labels = classifier.logits(images()).argmax(1).tolist()
     targets = [(label + 1) % 5 for label in labels] if targeted else None
     radius = {} if eps is None else {"eps": eps}
-    return lv.attack(classifier, images(), labels, targets, attack={name: {**given, **radius}}, iterations=iterations)
+    attack = ATTACKS[name](**given, **radius)
+    return lv.attack(classifier, images(), labels=labels, targets=targets, attack=attack, iterations=iterations)
 
 
 def compared(classifier: Classifier, run: Run, name: str, iterations: int = 20, **given: Any) -> list[Comparison]:
@@ -174,7 +175,7 @@ def test_attacks_with_a_backward_for_each_class_are_omitted_for_many_classes(fak
         smooth_network(classes=101), labels=[f"c{i}" for i in range(101)], mean=[0.5] * 3, std=[0.25] * 3, size=16
     )
     labels = many.logits(images()).argmax(1).tolist()
-    run = lv.attack(many, images(), labels, attack="deepfool", iterations=2)
+    run = lv.attack(many, images(), labels=labels, attack="deepfool", iterations=2)
     assert [comparison.reference for comparison in compared(many, run, "deepfool")] == ["foolbox L2DeepFoolAttack"]
 
 
@@ -232,7 +233,7 @@ def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tupl
 
 def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
     labels = smooth.logits(images()).argmax(1).tolist()
-    run = lv.attack(smooth, images(), labels, attack="pgd", norm="linf", radii=[0.02, 0.3], iterations=20)
+    run = lv.attack(smooth, images(), labels=labels, attack="pgd", norm="linf", eps=[0.02, 0.3], iterations=20)
     fakes[1]["answer"] = lambda network, x, output: (x + output["eps"]).clamp(0, 1)
     comparisons = compared(smooth, run, "pgd")
     assert [round(comparison.eps, 3) for comparison in comparisons] == [0.02, 0.02, 0.3, 0.3]
@@ -250,13 +251,13 @@ def test_images_beyond_the_radius_are_no_success(smooth: Classifier, fakes: tupl
     leaf = source.clone().requires_grad_()
     own = smooth.fast()(leaf)[0].log_softmax(1)[range(4), labels].sum()
     away = -torch.autograd.grad(own, leaf)[0].sign()
-    run = lv.attack(smooth, source, labels, attack="pgd", norm=norm, eps=eps, iterations=5)
+    run = lv.attack(smooth, source, labels=labels, attack="pgd", norm=norm, eps=eps, iterations=5)
     change = torch.tensor([20.0, 10.0, 20.0, 25.0]).view(4, 1, 1, 1) / 255
     change[0] *= 1 + 1e-6
-    theirs = source + change * away
-    theirs[2, 0, 0, 0] += away[2, 0, 0, 0] / 255
-    fooled = smooth.logits(theirs).argmax(1) != torch.tensor(labels)
-    fakes[1]["answer"] = lambda network, x, output: theirs
+    adversarial = source + change * away
+    adversarial[2, 0, 0, 0] += away[2, 0, 0, 0] / 255
+    fooled = smooth.logits(adversarial).argmax(1) != torch.tensor(labels)
+    fakes[1]["answer"] = lambda network, x, output: adversarial
     comparisons = compared(smooth, run, "pgd", 5, norm=norm)
     assert {(comparison.float_successes, comparison.file_successes) for comparison in comparisons} == {
         (int(fooled[:2].sum()), int(fooled[:2].sum()))
@@ -351,7 +352,7 @@ def test_missing_libraries_give_an_install_command(smooth: Classifier, monkeypat
 
 def test_a_run_folder_is_compared(smooth: Classifier, fakes: tuple[Given, Any], tmp_path: Path) -> None:
     labels: Sequence[int] = smooth.logits(images()).argmax(1).tolist()
-    lv.attack(smooth, images(), labels, attack="ddn", iterations=5, out=tmp_path / "run", wandb="disabled")
+    lv.attack(smooth, images(), labels=labels, attack="ddn", iterations=5, out=tmp_path / "run", wandb="disabled")
     (row,) = compare_run(tmp_path / "run", smooth)
     assert row.reference == "foolbox DDNAttack"
     assert fakes[0][0]["steps"] == 5

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz import attacks, attributions, images, methods, objectives, optim
 from lit_viz.attacks import ATTACKS
-from lit_viz.attributions import METHODS
+from lit_viz.attributions import METHODS, IntegratedGradients, Occlusion
 from lit_viz.cli import main
 from lit_viz.launch.commands import SUMMARIES
 from lit_viz.rng import Draws, Key, generator_for
@@ -177,9 +177,9 @@ def run_attribution(method: Any, evaluations: int | None = None, of: Any = None)
     """Compute maps without an engine; return them and their uncertainty."""
     of = of or classifier()
     method.bind(of)
-    asked = {name: frozen(of, method.layers, name) for name in method.networks}
+    networks = {name: frozen(of, method.layers, name) for name in method.networks}
     maps, uncertainty = attributions.attribute(
-        method, asked, photographs(2, of.size[0]), torch.tensor([3, 1]), evaluations=evaluations
+        method, networks, photographs(2, of.size[0]), torch.tensor([3, 1]), evaluations=evaluations
     )
     return {"maps": maps, **uncertainty}
 
@@ -657,7 +657,7 @@ def folder_result(out: Path) -> dict[str, Any]:
 def visualize_in_memory(tmp_path: Path) -> Any:
     how: dict[str, Any] = {"config": "small", "iterations": 6, "seed": 3}
     both = lv.visualize(classifier(16), ["banana", 4], **how)
-    channels = lv.visualize(classifier(16), layer=LAYER, channel=[2, 5], **how)
+    channels = lv.visualize(classifier(16), layer=LAYER, channels=[2, 5], **how)
     default = lv.visualize(classifier(16), [1], iterations=2)
     return [run_result(run, False) for run in (both, channels, default)]
 
@@ -665,9 +665,9 @@ def visualize_in_memory(tmp_path: Path) -> Any:
 def saliency_in_memory(tmp_path: Path) -> Any:
     x = photographs(2, 16).float()
     names = [*SALIENCY_NAMES]
-    run = lv.saliency(classifier(16), x, "banana", method=names, labels=[1, 2], iterations=12, check="none")
-    options = {"occlusion": {"window": 5, "stride": 3}, "integrated_gradients": {"baseline": "mean"}}
-    few = lv.saliency(classifier(16), x, "predicted", method=options, check="none", seed=5)
+    run = lv.saliency(classifier(16), x, targets="banana", method=names, labels=[1, 2], iterations=12, check="none")
+    options = [Occlusion(window=5, stride=3), IntegratedGradients(baseline="mean")]
+    few = lv.saliency(classifier(16), x, targets="predicted", method=options, check="none", seed=5)
     return [{**run_result(run, True), "maps": run.maps} for run in (run, few)]
 
 
@@ -676,8 +676,8 @@ def attack_in_memory(tmp_path: Path) -> Any:
     how: dict[str, Any] = {"iterations": 10, "seed": 2}
     runs = [
         lv.attack(classifier(16), x, **how),
-        lv.attack(classifier(16), x, [0, 1], "date", attack="pgd", eps="8/255", **how),
-        lv.attack(classifier(16), x, attack={"pgd": {"momentum": 0.9}}, norm="l2", eps=[0.2, 1.0], **how),
+        lv.attack(classifier(16), x, labels=[0, 1], targets="date", attack="pgd", eps="8/255", **how),
+        lv.attack(classifier(16), x, attack="pgd", momentum=0.9, norm="l2", eps=[0.2, 1.0], **how),
         lv.attack(classifier(16), x, attack="ddn", **how),
         lv.attack(classifier(16), x, attack="ensemble", eps=0.02, iterations=40),
     ]
@@ -716,9 +716,11 @@ def universal_in_a_folder(tmp_path: Path) -> Any:
 
 def saliency_metrics(tmp_path: Path) -> Any:
     """Return random targets, and the metrics of their maps: deletion, insertion, sensitivity, randomization."""
-    how: dict[str, Any] = {"method": {"smoothgrad": {"sigma": 0.1}}, "iterations": 4, "wandb": "disabled"}
+    how: dict[str, Any] = {"method": "smoothgrad", "sigma": 0.1, "iterations": 4, "wandb": "disabled"}
     out = tmp_path / "run"
-    run = lv.saliency(classifier(16), photographs(3, 16).float(), "random", out=out, check="none", seed=2, **how)
+    run = lv.saliency(
+        classifier(16), photographs(3, 16).float(), targets="random", out=out, check="none", seed=2, **how
+    )
     lv.check(out, classifier(16), faithfulness=True)
     evidence = json.loads((out / "evidence.json").read_text(encoding="utf-8"))
     return {"targets": [record["target"] for record in run.results], "metrics": evidence["faithfulness"]}

@@ -15,14 +15,15 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.saliency.cross_check import NOT_CHECKED
 from tests.conftest import smooth_network
-from tests.test_cli import ROOT, SMALL, records
+
+ROOT = Path(__file__).parents[1]
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
 ]
-GPU: dict[str, Any] = {"trainer__accelerator": "gpu", "trainer__devices": 1}
-CPU: dict[str, Any] = {"trainer__accelerator": "cpu"}
+GPU: dict[str, Any] = {"trainer": {"accelerator": "gpu", "devices": 1}}
+CPU: dict[str, Any] = {"trainer": {"accelerator": "cpu"}}
 
 
 def photographs(count: int = 4) -> torch.Tensor:
@@ -43,7 +44,7 @@ def test_the_fast_copy_computes_channels_last(lite0: Classifier) -> None:
 
 def test_draws_are_those_of_the_cpu_and_float64_runs_are_equal(smooth: Classifier) -> None:
     runs = [
-        lv.visualize(smooth, [0, 1, 2], iterations=9, trainer__precision="64-true", slots=2, **device)
+        lv.visualize(smooth, [0, 1, 2], iterations=9, trainer={"precision": "64-true"}, slots=2, **device)
         for device in (CPU, GPU)
     ]
     torch.testing.assert_close(runs[1].images, runs[0].images, rtol=0, atol=1 / 255 + 1e-6)
@@ -53,8 +54,8 @@ def test_draws_are_those_of_the_cpu_and_float64_runs_are_equal(smooth: Classifie
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
 def test_every_method_runs_in_every_precision(smooth: Classifier, precision: str) -> None:
-    options = {**GPU, "trainer__precision": precision}
-    class_image = lv.visualize(smooth, [1], iterations=60, model__views=2, **options)
+    options = {"trainer": {**GPU["trainer"], "precision": precision}}
+    class_image = lv.visualize(smooth, [1], iterations=60, views=2, **options)
     assert class_image.results[0]["status"] == "done"
     assert torch.isfinite(class_image.images).all()
     fooled = lv.attack(smooth, photographs(), attack="pgd", eps=0.2, iterations=20, **options)
@@ -67,7 +68,7 @@ def test_every_method_runs_in_every_precision(smooth: Classifier, precision: str
 def test_compiled_runs_have_the_same_outcomes(lite0: Classifier, mode: str) -> None:
     torch._dynamo.reset()
     pictures = torch.rand(5, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    for attack in ("pgd", "deepfool", "carlini_wagner"):  # one slope a step, several of one forward, some of the rows
+    for attack in ("pgd", "deepfool", "carlini_wagner"):  # one gradient a step, several of one forward, of some rows
         runs = [
             lv.attack(lite0, pictures, attack=attack, iterations=12, slots=3, compile=how, **GPU)
             for how in (None, mode)
@@ -78,7 +79,7 @@ def test_compiled_runs_have_the_same_outcomes(lite0: Classifier, mode: str) -> N
         for how in (None, mode)
     ]
     torch.testing.assert_close(maps[1].attributions, maps[0].attributions, rtol=0.05, atol=1e-2)
-    class_images = lv.visualize(lite0, [1, 2], iterations=40, model__views=2, compile=mode, **GPU)
+    class_images = lv.visualize(lite0, [1, 2], iterations=40, views=2, compile=mode, **GPU)
     assert all(record["objective"] > 5 for record in class_images.results)
     assert not any("not compiled" in note for note in lite0.notes)
 
@@ -105,7 +106,7 @@ def test_captum_agrees_with_maps_of_the_gpu(method: str, place: str) -> None:
 
 @pytest.mark.parametrize("rule", ["NAdam", "RMSprop", "Adam", "SGD"])
 def test_slots_are_emptied_under_every_rule(smooth: Classifier, rule: str) -> None:
-    run = lv.visualize(smooth, [0, 1, 2], iterations=9, slots=2, model__step_rule=f"lit_viz.optim.{rule}", **GPU)
+    run = lv.visualize(smooth, [0, 1, 2], iterations=9, slots=2, step_rule=rule, **GPU)
     assert [record["status"] for record in run.results] == ["done"] * 3
 
 
@@ -122,10 +123,24 @@ def test_a_classifier_that_can_not_be_copied_stays_where_it_is() -> None:
     assert [record["status"] for record in run.results].count("failed") == 0
 
 
-def test_two_gpus_share_a_queue(tmp_path: Path) -> None:
+def test_two_gpus_share_a_queue(tmp_path: Path, records: Any, small_options: Any) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU")
     run = tmp_path / "run"
-    words = ["visualize", "0", "1", "2", "3", "4", *SMALL, "--iterations", "20", "--slots", "2", "--out", str(run)]
+    words = [
+        "visualize",
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        *small_options,
+        "--iterations",
+        "20",
+        "--slots",
+        "2",
+        "--out",
+        str(run),
+    ]
     subprocess.run([sys.executable, "-m", "lit_viz", *words, "--devices", "2"], cwd=ROOT, check=True, timeout=300)
     assert [record["status"] for record in records(run)] == ["done"] * 5

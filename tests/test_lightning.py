@@ -22,7 +22,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.loading import class_names
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
 from lit_viz.launch.commands.visualize import Visualize
-from lit_viz.launch.config import ConfiguredMethod, read_config
+from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.methods.class_visualization import Recipe, default_recipe
 from lit_viz.presentations import presentation_of
 from lit_viz.runs.evidence import Evidence
@@ -71,8 +71,8 @@ def test_class_visualization(smooth: Classifier, fit: Fit) -> None:
     assert figures["done"] == 1
 
 
-def test_the_default_recipe_is_that_of_the_configuration() -> None:
-    parts = ConfiguredMethod(Visualize(), read_config("visualize", "tarantula")).parts
+def test_the_default_recipe_is_that_of_the_configuration(described: Any) -> None:
+    parts = ConfiguredMethod(Visualize(), ["--config", config_argument("visualize", "tarantula")]).parts
     recipe = default_recipe()
     assert (parts["views"], parts["residual_gradient"]) == (recipe.views, recipe.residual_gradient)
     assert (parts["oversample"], parts["shown"]) == (recipe.picture.oversample, recipe.picture.shown)
@@ -80,10 +80,6 @@ def test_the_default_recipe_is_that_of_the_configuration() -> None:
     for name in ("parameterization", "step_rule"):
         assert described(getattr(configured, name)) == described(getattr(recipe, name))
     assert list(map(described, configured.transforms)) == list(map(described, recipe.transforms))
-
-
-def described(part: Any) -> tuple[str, str]:
-    return type(part).__name__, re.sub(r"0x\w+", "", str(vars(part)))
 
 
 def test_saliency_maps_of_several_methods(smooth: Classifier, fit: Fit) -> None:
@@ -132,8 +128,8 @@ def test_the_test_stage_of_any_tasks_logs_what_a_run_logs(smooth: Classifier, fi
     tasks = lv.TaskQueue([Task(0, "x", 0, target=1, source="packaged:chelsea")])
     module = lv.SaliencyMap(smooth)
     (figures,) = fit(module, tasks).test(module, tasks)
-    run = lv.saliency(smooth, "packaged:chelsea", 1, check="captum")
-    expected = presentation_of("SaliencyMap").scalars([outcome.record for outcome in run.outcomes], Evidence())
+    run = lv.saliency(smooth, "packaged:chelsea", targets=1, check="captum")
+    expected = presentation_of(lv.SaliencyMap).scalars([outcome.record for outcome in run.outcomes], Evidence())
     assert figures.keys() == {*expected, "done"}
     assert all(figures[name] == expected[name] for name in expected.keys() - {"cost/seconds"})
     assert figures["captum/passed"] == 1
@@ -255,4 +251,5 @@ def test_the_scripts_of_the_documentation(script: str, tmp_path: Path, monkeypat
     network = lv.load_classifier(smooth_network(classes=1000), labels=labels, mean=0.5, std=0.5, size=32)
     monkeypatch.setattr(lv, "load_classifier", {"efficientnet_lite0": network}.__getitem__)
     short = re.sub(r"(iterations|max_steps)=\d+", r"\1=2", script)
+    short = short.replace("blocks.3.2", "features.3").replace("[3, 14, 15]", "[0, 1]")
     exec(compile(short, "docs/lightning.md", "exec"), {"__name__": "__main__"})

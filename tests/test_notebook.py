@@ -74,7 +74,7 @@ def test_blanks_of_the_notebook_raise_an_instruction(name: str) -> None:
 
 def test_a_run_shows_its_figure_and_the_maps_of_methods_of_any_kind(smooth: Classifier) -> None:
     photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    run = lv.saliency(smooth, photographs, 0, method=["gradient", "grad_cam"], check="none")
+    run = lv.saliency(smooth, photographs, targets=0, method=["gradient", "grad_cam"], check="none")
     arrays = [outcome.array() for outcome in run.outcomes]
     assert [tuple(array.shape) for array in arrays if array is not None] == [(3, 16, 16)] * 2 + [(1, 16, 16)] * 2
     assert torch.equal(run.maps, torch.stack([array.abs().amax(0) for array in arrays if array is not None]))

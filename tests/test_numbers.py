@@ -75,7 +75,7 @@ def test_records_of_attacks(
     labels = net.logits(x).argmax(1).tolist()
     targets = [(label + 1) % 5 for label in labels] if targeted else None
     budget = {"eps": 0.1, "norm": norm} if norm else {}
-    lv.attack(net, x, labels, targets, attack=attack, iterations=12, out=run, wandb="disabled", **budget)
+    lv.attack(net, x, labels=labels, targets=targets, attack=attack, iterations=12, out=run, wandb="disabled", **budget)
     for n, record in enumerate(rows(run / "results.jsonl")):
         source, image = x[n].permute(1, 2, 0).double().numpy(), read(run / record["file"])
         goal = labels[n] if targets is None else targets[n]
@@ -112,8 +112,8 @@ def test_curves_of_attacks_are_of_the_image_at_each_iteration(
     """Frames are rounded to 8 bits, so that curves differ from them by up to half a level."""
     x, run = photographs(3), tmp_path / "run"
     labels = net.logits(x).argmax(1).tolist()
-    options: dict[str, Any] = {"attack": {"pgd": {"early_stop": False}}, "eps": 0.1, "iterations": 6}
-    lv.attack(net, x, labels, log_at="every:1", out=run, wandb="disabled", **options)
+    options: dict[str, Any] = {"attack": "pgd", "early_stop": False, "eps": 0.1, "iterations": 6}
+    lv.attack(net, x, labels=labels, log_at="every:1", out=run, wandb="disabled", **options)
     for record in rows(run / "results.jsonl"):
         task = Path(record["file"]).stem
         probability, linf = curve(run, task, "probability"), curve(run, task, "linf")
@@ -142,7 +142,7 @@ def test_records_and_curves_of_class_images(net: Classifier, module: nn.Module, 
 
 def test_objective_file_is_the_mean_activation_of_the_file(net: Classifier, module: nn.Module, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options: dict[str, Any] = {"layer": "features.3", "channel": "1,2", "config": "channels", "iterations": 4}
+    options: dict[str, Any] = {"layer": "features.3", "channels": "1,2", "config": "channels", "iterations": 4}
     lv.visualize(net, out=run, wandb="disabled", **options)
     activations: list[Tensor] = []
     handle = module.get_submodule("features.3").register_forward_hook(lambda *call: activations.append(call[2]))
@@ -157,7 +157,7 @@ def test_fooling_rates_are_counts_of_files(net: Classifier, module: nn.Module, t
     labels = net.logits(x).argmax(1).tolist()
     labels[0] = (labels[0] + 1) % 5  # misclassified without a perturbation: not counted
     options: dict[str, Any] = {"eps": 0.06, "norm": "linf", "iterations": 5, "held_out": 0.4, "wandb": "disabled"}
-    result = lv.attack(net, x, labels, attack="universal", out=run, **options)
+    result = lv.attack(net, x, labels=labels, attack="universal", out=run, **options)
     fooled: dict[bool, list[bool]] = {False: [], True: []}
     for photograph in rows(run / "photographs" / "0000_universal.jsonl"):
         n = photograph["index"]
@@ -180,7 +180,7 @@ def test_fooling_rates_are_counts_of_files(net: Classifier, module: nn.Module, t
 def test_judges_evaluate_the_file(lite0: Classifier, tmp_path: Path) -> None:
     """At their own input size; without the optimized network, which is no judge of itself."""
     run = tmp_path / "run"
-    lv.visualize(lite0, [76], iterations=1, model__views=1, out=run, wandb="disabled")
+    lv.visualize(lite0, [76], iterations=1, views=1, out=run, wandb="disabled")
     (record,) = rows(run / "results.jsonl")
     assert set(record["judges"]) == set(installed_judges(lite0)) == {"efficientnet_lite1", "efficientnet_lite2"}
     for name, verdict in record["judges"].items():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import load_classifier
 from lit_viz.errors import LitVizError
-from tests.test_cli import lit_viz, records, sentence
 
 NETS = """
 from types import SimpleNamespace
@@ -93,7 +93,9 @@ def test_a_lightning_checkpoint_of_a_factory_in_the_current_folder(nets: str) ->
     assert (classifier.channels, classifier.labels) == (1, ("a", "b", "c"))
 
 
-def test_commands_load_a_factory_with_labels(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_load_a_factory_with_labels(
+    nets: str, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, sentence: Any
+) -> None:
     Path("names.txt").write_text("ant\nbee\ncow\n")
     own = ["--classifier", f"{nets}:three", "--classifier.labels", "names.txt", "--classifier.size", "8"]
     lit_viz("classes", "be", *own)
@@ -107,7 +109,7 @@ def test_commands_load_a_factory_with_labels(nets: str, capsys: pytest.CaptureFi
     few = ["--iterations", "2", "--model.views", "1", "--wandb", "disabled"]
     lit_viz("visualize", "bee", *own, "--classifier.mean", "0.5", "--classifier.std", "0.5", *few, "--out", "run")
     assert records(Path("run"))[0]["target_name"] == "bee"
-    assert yaml.safe_load(Path("run/config.yaml").read_text())["classifier"]["mean"] == 0.5
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["classifier"]["mean"] == [0.5]
     lit_viz("resume", "run")
 
 
@@ -179,17 +181,18 @@ def test_mismatched_weights_are_rejected_with_a_suggestion(nets: str) -> None:
 
 def test_a_gray_file_has_the_norm_of_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A grey file that is read back in three colours would change by sqrt(3) times as much."""
+    from lit_viz.engine.snapshots import Result
     from lit_viz.figures.attack import attack_figure
     from lit_viz.images.reading import encode_png
     from lit_viz.methods.records import AdversarialRecord
-    from lit_viz.runs.results import memory_outcomes
-    from lit_viz.types import Result, Task
+    from lit_viz.runs.memory import MemoryStorage
+    from lit_viz.types import Task
 
     source, fooled = torch.full((1, 8, 8), 100 / 255), torch.full((1, 8, 8), 110 / 255)
     for name, image in (("a", source), ("b", fooled)):
         (tmp_path / f"{name}.png").write_bytes(encode_png(image))
     record = AdversarialRecord(index=0, name="grey", attack="pgd", success_file=True)
-    (outcome,) = memory_outcomes({0: Result(Task(0, "grey", 0), record)}, {})
+    (outcome,) = MemoryStorage([Result(Task(0, "grey", 0), record)]).outcomes()
     monkeypatch.setattr(outcome, "pictures", lambda: (tmp_path / "a.png", tmp_path / "b.png"))
     figure = attack_figure([outcome])
     assert any(text.get_text() == "L2 0.314 · L∞ 10/255" for text in figure.texts)  # 8 * 10 / 255
@@ -211,7 +214,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_the_page_runs(tmp_path: Path) -> None:
+def test_the_page_runs(tmp_path: Path, records: Any) -> None:
     """In a folder of its own, by the installed script, as a user would."""
     script = shutil.which("lit-viz", path=str(Path(sys.executable).parent))
     if script is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,14 +26,16 @@ from lit_viz.optim.rule import never
 from lit_viz.rng import Draws
 from lit_viz.types import Task
 from tests.conftest import Train, tasks_for
-from tests.test_api import photographs
-from tests.test_cli import SMALL, lit_viz, records
 
 HERE = __name__
 
 
+def photographs(count: int = 3) -> Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+
+
 class SignSteps(Attack):
-    """The smallest attack that a user could write: it says nothing of its objective."""
+    """The smallest attack that a user could write: it has no objective of its own."""
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         return (x + 0.02 * masked_gradient(evaluation, x, rows).sign()).clamp(0, 1), state
@@ -142,29 +145,33 @@ def test_custom_parts_with_invalid_results_are_rejected(
     part: str, name: str, message: str | None, smooth: Classifier
 ) -> None:
     """These were errors of torch, far from the part."""
-    given = f"{HERE}.{name}"
-    options = {f"model__{part}": [{"class_path": given}] if part in ("priors", "transforms") else given}
+    given = globals()[name]()
+    options = {part: [given] if part in ("priors", "transforms") else given}
     with pytest.raises(LitVizError, match="ScalarScore must return" if message is None else f"{name} .*{message}"):
         lv.visualize(smooth, [0, 1], iterations=3, **options)
 
 
 def test_a_custom_map_of_the_wrong_shape_is_rejected(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match=r"Halved must return a map of each photograph"):
-        lv.saliency(smooth, photographs(), method=f"{HERE}.Halved", check="none")
+        lv.saliency(smooth, photographs(), method=Halved, check="none")
 
 
-def test_a_custom_attack_by_its_class_path(smooth: Classifier) -> None:
-    run = lv.attack(smooth, photographs(), attack=f"{HERE}.SignSteps", iterations=30)
+def test_a_custom_attack_by_its_class(smooth: Classifier) -> None:
+    run = lv.attack(smooth, photographs(), attack=SignSteps, iterations=30)
     assert all(record["success_file"] for record in run.results if record["status"] == "done")
     assert {record["attack"] for record in run.results} == {"SignSteps"}
 
 
-def test_a_module_of_the_current_folder_is_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_of_the_current_folder_is_importable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any, records: Any, small_options: Any
+) -> None:
     (tmp_path / "my_attacks.py").write_text(f"from {HERE} import SignSteps\n\nclass Mine(SignSteps): pass\n")
     root = Path(__file__).parents[1]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(root))
-    lit_viz("attack", "packaged:chelsea", *SMALL, "--attack", "my_attacks.Mine", "--iterations", "3", "--out", "run")
+    lit_viz(
+        "attack", "packaged:chelsea", *small_options, "--attack", "my_attacks.Mine", "--iterations", "3", "--out", "run"
+    )
     assert records(tmp_path / "run")[0]["attack"] == "Mine"
 
 
@@ -183,47 +190,48 @@ def test_a_module_of_the_current_folder_is_importable(tmp_path: Path, monkeypatc
     ],
 )
 def test_an_invalid_class_path_gives_a_one_line_error(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
-    lit_viz(*words, *SMALL, expect=1)
+    lit_viz(*words, *small_options, expect=1)
     assert message in capsys.readouterr().err
 
 
-def test_options_of_a_part_may_precede_it(tmp_path: Path) -> None:
-    lit_viz("attack", "packaged:chelsea", *SMALL, "--eps", "0.2", "--attack", "pgd", "--out", str(tmp_path / "run"))
+def test_options_of_a_part_may_precede_it(tmp_path: Path, lit_viz: Any, records: Any, small_options: Any) -> None:
+    lit_viz(
+        "attack", "packaged:chelsea", *small_options, "--eps", "0.2", "--attack", "pgd", "--out", str(tmp_path / "run")
+    )
     assert records(tmp_path / "run")[0]["eps"] == 0.2
 
 
 def test_a_custom_method_uses_its_reducer(smooth: Classifier) -> None:
-    run = lv.saliency(smooth, photographs(1), method=f"{HERE}.Summed", check="none")
+    run = lv.saliency(smooth, photographs(1), method=Summed, check="none")
     assert run.results[0]["reducer"] == "sum"
     assert reducer("sum").description in " ".join(text.get_text() for text in run.figure().texts).replace("\n", " ")
 
 
 def test_the_optimizer_preserves_other_state_entries(smooth: Classifier, train: Train) -> None:
-    module = Remembering(smooth, Pixels(), Adam(0.05), iterations=3, slots=2)
+    module = Remembering(smooth, parameterization=Pixels(), step_rule=Adam(0.05), iterations=3, slots=2)
     memory = train(module, tasks_for(smooth, [1, 2]))
     assert {result.record.status for result in memory.results.values()} == {"done"}
 
 
 def test_the_reserved_state_key_is_rejected(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match="Clashing must not use the reserved state key 'logits'"):
-        lv.attack(smooth, photographs(), attack=f"{HERE}.Clashing")
+        lv.attack(smooth, photographs(), attack=Clashing)
 
 
 def test_custom_parts_as_instances(smooth: Classifier) -> None:
-    by_name = lv.attack(smooth, photographs(), attack=f"{HERE}.SignSteps", iterations=2)
-    for option in ("attack", "model__attack"):
-        run = lv.attack(smooth, photographs(), iterations=2, **{option: SignSteps()})
-        assert torch.equal(run.images, by_name.images)
-    assert lv.visualize(smooth, [1], iterations=1, model__objective=Logit()).results[0]["status"] == "done"
-    with pytest.raises(LitVizError, match="or an instance, got NoneType"):
-        lv.saliency(smooth, photographs(), method=None)
+    by_name = lv.attack(smooth, photographs(), attack=SignSteps, iterations=2)
+    run = lv.attack(smooth, photographs(), iterations=2, attack=SignSteps())
+    assert torch.equal(run.images, by_name.images)
+    assert lv.visualize(smooth, [1], iterations=1, objective=Logit()).results[0]["status"] == "done"
+    with pytest.raises(LitVizError, match="must be a name or an instance, got 5"):
+        lv.saliency(smooth, photographs(), method=5)  # type: ignore[arg-type]
 
 
 def test_arguments_of_parts_are_options_in_python(smooth: Classifier) -> None:
-    few = {"iterations": 1, "model__views": 1}
-    rate = {"model__step_rule": "NAdam", "model__step_rule__lr": 0.1}
-    slow, fast = (lv.visualize(smooth, [1], **few, model__step_rule__lr=lr).images for lr in (1e-6, 0.5))
+    few = {"iterations": 1, "views": 1}
+    rate = {"step_rule": "NAdam", "lr": 0.1}
+    slow, fast = (lv.visualize(smooth, [1], **few, lr=lr).images for lr in (1e-6, 0.5))
     assert (slow - fast).abs().max() > 0.01
     assert lv.visualize(smooth, [1], **few, **rate).results[0]["status"] == "done"

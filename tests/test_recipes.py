@@ -16,10 +16,13 @@ import scripts.recipes as recipes
 from lit_viz.classifiers import Classifier
 from lit_viz.types import Record
 from scripts.recipes import Made, main, planned, spread
-from tests.test_cli import SMALL, records
 
-OWN = SMALL[1]
-FEW = [*SMALL, "--model.views", "1", "--iterations", "2"]
+OWN = "tests.conftest:smooth_network"
+
+
+@pytest.fixture(scope="session")
+def few_options(small_options: list[str]) -> list[str]:
+    return [*small_options, "--model.views", "1", "--iterations", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +58,25 @@ def test_a_line_has_counts_with_intervals_and_margins() -> None:
 
 
 def test_recipes_are_compared_on_the_same_classes_and_not_made_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: list[str], smooth: Classifier
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    judged: list[str],
+    smooth: Classifier,
+    few_options: Any,
+    records: Any,
 ) -> None:
-    words = ["--recipes", "small,plain_fourier", "--classes", "3", "--seed", "4", "--out", str(tmp_path), *judged, *FEW]
+    words = [
+        "--recipes",
+        "small,plain_fourier",
+        "--classes",
+        "3",
+        "--seed",
+        "4",
+        "--out",
+        str(tmp_path),
+        *judged,
+        *few_options,
+    ]
     main(words)
     table = (tmp_path / "table.md").read_text()
     assert table in capsys.readouterr().out
@@ -78,9 +97,9 @@ def test_recipes_are_compared_on_the_same_classes_and_not_made_again(
 
 
 def test_seeds_give_different_pictures_of_a_class(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: list[str], few_options: Any, records: Any
 ) -> None:
-    main(["--recipes", "small", "--classes", "2", "--seeds", "3", "--out", str(tmp_path), *judged, *FEW])
+    main(["--recipes", "small", "--classes", "2", "--seeds", "3", "--out", str(tmp_path), *judged, *few_options])
     found = records(tmp_path / "small_seeds")
     assert [r["target"] for r in found] == [t for t in dict.fromkeys(r["target"] for r in found) for _ in range(3)]
     assert len({r["seed"] for r in found}) == 6
@@ -88,9 +107,11 @@ def test_seeds_give_different_pictures_of_a_class(
     assert (tmp_path / "small_seeds.png").exists()
 
 
-def test_the_count_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: list[str]) -> None:
+def test_the_count_makes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judged: list[str], few_options: Any
+) -> None:
     out = tmp_path / "out"
-    main(["--recipes", "small", "--classes", "2", "--seeds", "2", "--count", "--out", str(out), *judged, *FEW])
+    main(["--recipes", "small", "--classes", "2", "--seeds", "2", "--count", "--out", str(out), *judged, *few_options])
     assert capsys.readouterr().out.startswith("small: 4 images, 2 steps, 8 evaluations")
     assert not out.exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,16 +19,36 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.engine.test_distributed import environment, free_port, torchrun
-from tests.loggers.wandb_server import WandbServer
-from tests.slurm import HERE, Slurm, slurm
-from tests.test_cli import ROOT, SMALL, contents, lit_viz, records, wait_for
+ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.slow  # every process takes seconds to start
 
-WORDS = ["visualize", "0", "1", "2", "3", "4", *SMALL, "--slots", "2", "--trainer.accelerator", "cpu"]
-WORDS += ["--iterations", "150", "--checkpoint-every", "20", "--log-at", "every:50"]
 TWO = ["--devices", "2"]
+
+
+@pytest.fixture(scope="session")
+def own_words(small_options: list[str]) -> list[str]:
+    """Arguments of a run that takes long enough to be interrupted."""
+    words = ["visualize", "0", "1", "2", "3", "4", *small_options, "--slots", "2", "--trainer.accelerator", "cpu"]
+    return [*words, "--iterations", "150", "--checkpoint-every", "20", "--log-at", "every:50"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def torchrun(*words: str, processes: int = 2, node: tuple[int, int, int] | None = None) -> list[str]:
+    """Return the command that starts processes; ``node``: (rank, nodes, port) of one of several nodes."""
+    rank, nodes, port = node or (0, 1, free_port())
+    address = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    where = ["--nnodes", str(nodes), "--node_rank", str(rank), "--nproc_per_node", str(processes), *address]
+    return [sys.executable, "-m", "torch.distributed.run", *where, *words]
 
 
 def start(command: Sequence[str], **surroundings: str) -> subprocess.Popen[str]:
@@ -35,11 +56,11 @@ def start(command: Sequence[str], **surroundings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, text=True, env={**environment(), **surroundings}, **pipes)
 
 
-def begun(run: Path, *words: str, **surroundings: str) -> subprocess.Popen[str]:
-    return start([sys.executable, "-m", "lit_viz", *WORDS, *TWO, "--out", str(run), *words], **surroundings)
+def start_run(run: Path, *words: str, own_words: Any, **surroundings: str) -> subprocess.Popen[str]:
+    return start([sys.executable, "-m", "lit_viz", *own_words, *TWO, "--out", str(run), *words], **surroundings)
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 200) -> str:
+def finish(process: subprocess.Popen[str], seconds: float = 200) -> str:
     """Return the stderr of a process so far."""
     return process.communicate(timeout=seconds)[1]
 
@@ -53,10 +74,12 @@ def other_process(first: subprocess.Popen[str]) -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, contents: Any, own_words: Any, records: Any
+) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("two") / "run"
-    process = begun(run)
-    message = ended(process)
+    process = start_run(run, own_words=own_words)
+    message = finish(process)
     assert process.returncode == 0, message
     assert [record["index"] for record in records(run)] == [0, 1, 2, 3, 4]
     assert message.count("5 images, 750 updates") == 1  # by rank 0 only
@@ -66,35 +89,37 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("target", ["first", "other"])
 def test_a_killed_process_ends_all_and_the_run_resumes_bit_equal(
-    target: str, undisturbed: dict[str, Any], tmp_path: Path
+    target: str, undisturbed: dict[str, Any], tmp_path: Path, contents: Any, own_words: Any, wait_for: Any
 ) -> None:
     run = tmp_path / "run"
-    process = begun(run)
+    process = start_run(run, own_words=own_words)
     wait_for((run / "checkpoints" / "last.ckpt").exists, lambda: process.poll() is None)
     other = other_process(process)
     os.kill(process.pid if target == "first" else other, signal.SIGKILL)
     began = time.monotonic()
-    ended(process)
+    finish(process)
     while Path(f"/proc/{other}").exists() and "Z" not in Path(f"/proc/{other}/stat").read_text().split(")")[1][:3]:
         assert time.monotonic() - began < 15
         time.sleep(0.05)
     assert time.monotonic() - began < 15
     assert process.returncode != 0
     resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)])
-    message = ended(resumed)
+    message = finish(resumed)
     assert resumed.returncode == 0, message
     assert contents(run) == undisturbed
 
 
-def test_a_signal_stops_all_processes_and_another_number_resumes(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_signal_stops_all_processes_and_another_number_resumes(
+    undisturbed: dict[str, Any], tmp_path: Path, contents: Any, lit_viz: Any, own_words: Any, wait_for: Any
+) -> None:
     run = tmp_path / "run"
-    process = begun(run)
+    process = start_run(run, own_words=own_words)
     wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, lambda: process.poll() is None)
     os.kill(process.pid, signal.SIGTERM)
-    message = ended(process)
+    message = finish(process)
     assert process.returncode == 143, message
     assert message.count(f"lit-viz resume {run}") == 1
-    lit_viz(*WORDS, "--slots", "1", "--out", str(run), "--resume")  # one process with one slot
+    lit_viz(*own_words, "--slots", "1", "--out", str(run), "--resume")  # one process with one slot
     kept = contents(run)
     assert [r["index"] for r in kept["records"]] == [0, 1, 2, 3, 4]
     assert kept.keys() == undisturbed.keys()
@@ -103,41 +128,43 @@ def test_a_signal_stops_all_processes_and_another_number_resumes(undisturbed: di
         assert actual["logit"] == pytest.approx(its["logit"], rel=0.05)
 
 
-def test_an_error_of_one_process_ends_all(tmp_path: Path) -> None:
+def test_an_error_of_one_process_ends_all(tmp_path: Path, own_words: Any) -> None:
     run = tmp_path / "run"
     began = time.monotonic()
-    command = [sys.executable, "-m", "lit_viz", *WORDS, *TWO, "--out", str(run)]
-    command[command.index("tests.conftest:smooth_network")] = "tests.engine.several:only_on_the_first"
+    command = [sys.executable, "-m", "lit_viz", *own_words, *TWO, "--out", str(run)]
+    command[command.index("tests.conftest:smooth_network")] = "tests.engine.test_distributed:only_on_the_first"
     process = start(command)
-    message = ended(process, 60)
+    message = finish(process, 60)
     assert process.returncode != 0
     assert "there is no network for the other processes" in message
     assert time.monotonic() - began < 60
 
 
-def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path, contents: Any, own_words: Any) -> None:
     run, port = tmp_path / "run", free_port()
-    words = ["-m", "lit_viz", *WORDS, "--out", str(run)]
+    words = ["-m", "lit_viz", *own_words, "--out", str(run)]
     nodes = [start(torchrun(*words, processes=1, node=(rank, 2, port))) for rank in (0, 1)]
-    message = [ended(node) for node in nodes]
+    message = [finish(node) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], message
     assert contents(run) == undisturbed
 
 
-def test_wandb_receives_the_logs_of_all_processes(tmp_path: Path) -> None:
+def test_wandb_receives_the_logs_of_all_processes(
+    tmp_path: Path, own_words: Any, wait_for: Any, wandb_server: Any
+) -> None:
     """The run is stopped once and resumed."""
     run = tmp_path / "run"
-    with WandbServer() as server:
+    with wandb_server() as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": 40 * "a", "WANDB_MODE": "online"}
-        process = begun(run, "--wandb", "online", **online)
+        process = start_run(run, "--wandb", "online", **online, own_words=own_words)
         wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, lambda: process.poll() is None)
         os.kill(process.pid, signal.SIGTERM)
-        message = ended(process)
+        message = finish(process)
         assert process.returncode == 143, message
         assert "Traceback" not in message
         assert "W&B" not in message
         resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)], **online)
-        message = ended(resumed)
+        message = finish(resumed)
         assert resumed.returncode == 0, message
     assert server.unknown == []
     (rows,) = server.history.values()
@@ -156,7 +183,7 @@ def read(picture: Path | BytesIO) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, slurm: Any) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("slurm")
     program = folder / "bin" / "lit-viz"
     program.parent.mkdir()
@@ -172,23 +199,22 @@ LONGER = ["--iterations", "800"]
 
 
 @pytest.fixture(scope="module")
-def long_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def long_undisturbed(tmp_path_factory: pytest.TempPathFactory, contents: Any, own_words: Any) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("long") / "run"
-    process = begun(run, *LONGER)
-    message = ended(process)
+    process = start_run(run, *LONGER, own_words=own_words)
+    message = finish(process)
     assert process.returncode == 0, message
     return contents(run)
 
 
-@pytest.mark.skipif(not HERE, reason="needs SLURM, and to be root")
 @pytest.mark.parametrize("why", ["preempted", "out of time"])
 def test_a_requeued_slurm_job_resumes_bit_equal(
-    why: str, cluster: Slurm, long_undisturbed: dict[str, Any], tmp_path: Path
+    why: str, cluster: Any, long_undisturbed: dict[str, Any], tmp_path: Path, contents: Any, own_words: Any
 ) -> None:
     run, output = tmp_path / "run", tmp_path / "output.txt"
     where = ["--parsable", "--nodes", "2", "--ntasks-per-node", "1", "--chdir", str(ROOT), "--output", str(output)]
     job = cluster(
-        "sbatch", *where, "scripts/slurm.sh", *WORDS, *LONGER, "--wandb", "offline", "--out", str(run)
+        "sbatch", *where, "scripts/slurm.sh", *own_words, *LONGER, "--wandb", "offline", "--out", str(run)
     ).strip()
     cluster.wait((run / "checkpoints" / "last.ckpt").exists)
     if why == "preempted":
@@ -231,8 +257,8 @@ def test_a_plain_trainer_shares_the_images(tmp_path: Path) -> None:
     saved = []
     for devices in ("1", "2"):
         process = start([sys.executable, str(script), devices, str(tmp_path / devices)], PYTHONPATH=str(ROOT))
-        said = ended(process)
-        assert process.returncode == 0, said
+        output = finish(process)
+        assert process.returncode == 0, output
         saved.append(torch.load(tmp_path / devices))
     (expected, one, _), (images, two, world_size) = saved
     assert world_size == 2

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from lit_viz.errors import LitVizError
-from lit_viz.launch.commands.visualize import varied
+from lit_viz.methods.tasks import varied
 from lit_viz.runs import is_run
 from lit_viz.types import Task
 from scripts.sweep import label_of, main, parse_arguments, sweep
-from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +28,9 @@ def rows(out: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-FEW = [*SMALL, "--model.views", "1"]
+@pytest.fixture(scope="session")
+def few_options(small_options: list[str]) -> list[str]:
+    return [*small_options, "--model.views", "1"]
 
 
 def test_every_combination_of_a_task_has_its_seed_and_an_index_of_its_own() -> None:
@@ -42,9 +43,21 @@ def test_every_combination_of_a_task_has_its_seed_and_an_index_of_its_own() -> N
     assert varied(tasks, {}) == tasks
 
 
-def test_task_options_vary_within_one_run(tmp_path: Path) -> None:
+def test_task_options_vary_within_one_run(tmp_path: Path, few_options: Any, lit_viz: Any, records: Any) -> None:
     out = tmp_path / "sweep"
-    sweep(["0", "3", *FEW, "--sweep", "model.step_rule.lr=0.05,0.4", "--sweep", "iterations=4,9", "--out", str(out)])
+    sweep(
+        [
+            "0",
+            "3",
+            *few_options,
+            "--sweep",
+            "model.step_rule.lr=0.05,0.4",
+            "--sweep",
+            "iterations=4,9",
+            "--out",
+            str(out),
+        ]
+    )
     assert [path.name for path in sorted(out.iterdir())] == ["figure.png", "run", "sweep.csv"]
     found = records(out / "run")
     assert [(r["target"], r["seed"], r["iterations"]) for r in found] == [
@@ -56,7 +69,7 @@ def test_task_options_vary_within_one_run(tmp_path: Path) -> None:
     ]
     assert [float(r["probability"]) for r in table] == [r["probability"] for r in found]
     alone = tmp_path / "alone"
-    lit_viz("visualize", "0", *FEW, "--model.step_rule.lr", "0.4", "--iterations", "9", "--out", str(alone))
+    lit_viz("visualize", "0", *few_options, "--model.step_rule.lr", "0.4", "--iterations", "9", "--out", str(alone))
     one, same = (np.asarray(Image.open(r / records(r)[n]["file"]), int) for r, n in ((alone, 0), (out / "run", 3)))
     assert abs(one - same).max() <= 2  # arithmetic depends on the batch
     other = np.asarray(Image.open(out / "run" / found[1]["file"]), int)
@@ -64,10 +77,10 @@ def test_task_options_vary_within_one_run(tmp_path: Path) -> None:
 
 
 def test_other_options_make_runs_below_one_folder_which_is_resumed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], few_options: Any
 ) -> None:
     out = tmp_path / "sweep"
-    words = ["2", *FEW, "--sweep", "iterations=3,6", "--sweep", "model.step_rule=SGD,Adam", "--out", str(out)]
+    words = ["2", *few_options, "--sweep", "iterations=3,6", "--sweep", "model.step_rule=SGD,Adam", "--out", str(out)]
     words += ["--sweep", "model.priors=[],[{class_path: TotalVariation, init_args: {weight: 0.01}}]"]
     words += ["--model.step_rule.lr", "0.1"]
     sweep(words)
@@ -97,9 +110,9 @@ def test_other_options_make_runs_below_one_folder_which_is_resumed(
     assert again == table
 
 
-def test_the_count_is_of_all_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_count_is_of_all_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], few_options: Any) -> None:
     words = ["--sweep", "iterations=4,10", "--sweep", "model.shown=0.5,1.0", "--out", str(tmp_path / "sweep")]
-    sweep(["0", "1", *FEW, "--slots", "4", *words, "--count"])
+    sweep(["0", "1", *few_options, "--slots", "4", *words, "--count"])
     assert capsys.readouterr().out.startswith("2 runs, 8 images, 20 steps, 56 evaluations")
     assert not (tmp_path / "sweep").exists()
 
@@ -135,17 +148,17 @@ def test_invalid_sweeps_are_rejected(words: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("swept", "text"),
     [
-        ("model.size=16,0", "model.size 0: size must be at least 1 x 1, got 0 x 0"),
+        ("model.size=16,0", "model.size 0: --size must be at least 1 x 1, got 0 x 0"),
         ("model.views=1,0", "model.views 0: --views must be at least 1, got 0"),
         ("model.shown=1.0,7.0", "--model.shown must be in [0.1, 1], got 7.0"),
         ("model.step_rule=Adam,lit_viz.attacks.FGSM", "lit_viz.attacks.FGSM: --model.step_rule must be"),
         ("model.objective=Logit,{class_path: Layer, init_args: {layer: nose}}", "has no layer 'nose'"),
     ],
 )
-def test_all_values_are_validated_before_training(swept: str, text: str, tmp_path: Path) -> None:
-    """The first runs were trained, and what was wrong with the last was said at its turn."""
+def test_all_values_are_validated_before_training(swept: str, text: str, tmp_path: Path, few_options: Any) -> None:
+    """All combinations are validated before the first run is trained."""
     with pytest.raises(LitVizError, match=re.escape(text)):
-        sweep(["2", *FEW, "--iterations", "3", "--sweep", swept, "--out", str(tmp_path / "sweep")])
+        sweep(["2", *few_options, "--iterations", "3", "--sweep", swept, "--out", str(tmp_path / "sweep")])
     assert not (tmp_path / "sweep").exists()
 
 
@@ -155,32 +168,42 @@ def test_all_values_are_validated_before_training(swept: str, text: str, tmp_pat
         ('{"seed": [1]}', "of iterations and lr, got seed"),
         ('{"lr": [0]}', "takes positive values"),
         ('{"lr": []}', "takes positive values"),
-        ('{"lr": [1, 0.5, 1.0]}', "values of --vary must differ"),
-        ('{"iterations": [2.5]}', "must be whole numbers, got [2.5]"),
+        ('{"lr": [1, 0.5, 1.0]}', "--vary must have different values"),
+        ('{"iterations": [2.5]}', "--vary must have whole numbers of iterations, got [2.5]"),
         ('{"lr": ["x"]}', "vary"),
     ],
 )
 def test_invalid_varying_options_give_a_one_line_error(
-    vary: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vary: str,
+    text: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    few_options: Any,
+    lit_viz: Any,
+    sentence: Any,
 ) -> None:
-    lit_viz("visualize", "0", *FEW, "--vary", vary, "--out", str(tmp_path / "run"), expect=1)
+    lit_viz("visualize", "0", *few_options, "--vary", vary, "--out", str(tmp_path / "run"), expect=1)
     assert text in sentence(capsys)
     assert not is_run(tmp_path / "run")
 
 
-def test_vary_is_rejected_in_a_sweep(tmp_path: Path) -> None:
+def test_vary_is_rejected_in_a_sweep(tmp_path: Path, few_options: Any) -> None:
     with pytest.raises(LitVizError, match="--vary must not be combined with --sweep"):
-        sweep(["0", *FEW, "--sweep", "lr=0.1,0.2", "--vary", '{"iterations": [2]}', "--out", str(tmp_path / "s")])
+        sweep(
+            ["0", *few_options, "--sweep", "lr=0.1,0.2", "--vary", '{"iterations": [2]}', "--out", str(tmp_path / "s")]
+        )
 
 
 def test_an_interrupt_gives_a_one_line_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, few_options: Any
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("scripts.sweep.execute", interrupted)
-    monkeypatch.setattr("sys.argv", ["sweep.py", "0", *FEW, "--sweep", "lr=1,2", "--out", str(tmp_path / "sweep")])
+    monkeypatch.setattr(
+        "sys.argv", ["sweep.py", "0", *few_options, "--sweep", "lr=1,2", "--out", str(tmp_path / "sweep")]
+    )
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 130

@@ -39,13 +39,16 @@ ATTACKS: dict[str, type[Attack]] = {
 
 def name_of(attack: Attack) -> str:
     """Return the attack's registered name, or the name of its class."""
-    return next((name for name, kind in ATTACKS.items() if kind is type(attack)), type(attack).__name__)
+    for name, kind in ATTACKS.items():
+        if kind is type(attack):
+            return name
+    return type(attack).__name__
 
 
 def without_radius(attack: type[Attack]) -> str:
     """Return the error for an attack that was given a radius and has none."""
     reason = "minimizes the perturbation" if attack.minimal else "has no budget"
-    return f"{attack.__name__} {reason}: leave out --eps, or use an attack with a radius, such as pgd"
+    return f"{attack.__name__} {reason}: leave out eps, or use an attack with a radius, such as pgd"
 
 
 __all__ = [

@@ -42,7 +42,7 @@ class APGD(ClimbingAttack):
     def __init__(
         self,
         norm: NormName = "linf",
-        eps: float | None = None,
+        eps: float | str | None = None,
         loss: Loss = "ce",
         random_start: bool = True,
         restarts: int = 1,
@@ -57,15 +57,14 @@ class APGD(ClimbingAttack):
         ``peak_gradient``; ``previous``, the point before x, with its ``score``; and of the previous checkpoint the best
         score ``checked``, whether eta was ``halved``, and the number of ``rises`` since."""
         state = super().init(x, tasks)
-        zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        return {
-            **state,
-            **{key: torch.zeros_like(x) for key in ("peak", "peak_gradient", "previous")},
-            **{key: zeros.clone() for key in ("top", "score", "checked")},
-            "eta": torch.zeros_like(state["eps"]),
-            "rises": torch.zeros_like(state["seed"]),
-            "halved": torch.zeros_like(state["fooled"]),
-        }
+        for key in ("peak", "peak_gradient", "previous"):
+            state[key] = torch.zeros_like(x)
+        for key in ("top", "score", "checked"):
+            state[key] = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        state["eta"] = torch.zeros_like(state["eps"])
+        state["rises"] = torch.zeros_like(state["seed"])
+        state["halved"] = torch.zeros_like(state["fooled"])
+        return state
 
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         _, iteration, _ = self.locate(state)
@@ -81,13 +80,15 @@ class APGD(ClimbingAttack):
         drift = chosen(first, torch.zeros_like(x), x - state["previous"])
         alpha = per_slot(torch.where(first, 1.0, _ALPHA), x)
         moved = self.project(x + alpha * (z - x) + (1 - alpha) * drift, state)
-        return moved, {**state, "peak": peak, "peak_gradient": peak_gradient, "previous": x}
+        return moved, state | {"peak": peak, "peak_gradient": peak_gradient, "previous": x}
 
     def _adapt(self, state: State, score: Tensor, first: Tensor, improved: Tensor) -> tuple[State, Tensor]:
         """Return the state after the scores ``(N,)`` of x_k, and the rows that halve eta ``(N,)`` bool."""
         _, iteration, total = self.locate(state)
-        steps = zip(to_list(iteration), to_list(total), strict=True)
-        period = to_device([checkpoints(n).get(k, 0) for k, n in steps], iteration.device)  # 0: no checkpoint
+        periods = []
+        for k, n in zip(to_list(iteration), to_list(total), strict=True):
+            periods.append(checkpoints(n).get(k, 0))  # 0: no checkpoint
+        period = to_device(periods, iteration.device)
         check = period > 0
         top = torch.where(improved, score, state["top"])
         rises = torch.where(first, 0, state["rises"] + (score > state["score"]))
@@ -103,7 +104,7 @@ class APGD(ClimbingAttack):
             "halved": torch.where(check, halve, halved),
             "eta": torch.where(halve, eta / 2, eta),
         }
-        return {**state, **adapted}, halve
+        return state | adapted, halve
 
 
 @lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.norms import L2, Norm, NormName, norm_of
+from lit_viz.attacks.norms import L2, Norm, NormName, norm_of, parse_radius
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, require
 from lit_viz.objectives import CrossEntropy, Objective
@@ -20,7 +20,7 @@ from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.evaluation import bare_evaluate
 from lit_viz.optim.rule import chosen
 from lit_viz.types import Task
-from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.device import index_or_none, to_device, to_list
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,10 @@ class RestartSchedule:
     def notes(self, iterations: int) -> list[str]:
         """Return a remark if the iterations allow fewer restarts than configured."""
         count = self.count(iterations)
+        if count == self.maximum:
+            return []
         allowed = f"{iterations} iterations allow {count} of {self.maximum} {self.noun}"
-        return [] if count == self.maximum else [f"{allowed}: each takes at least two iterations"]
+        return [f"{allowed}: each takes at least two iterations"]
 
     def locate(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(N,)`` int64 each: the number of the restart, the updates made in it, and its updates in total."""
@@ -117,7 +119,7 @@ class Attack(StepRule):
             "source": x.clone(),
             "goal": to_device([task.goal for task in tasks], device),
             "targeted": to_device([task.target is not None for task in tasks], device),
-            "label": to_device([-1 if task.label is None else task.label for task in tasks], device),
+            "label": to_device([index_or_none(task.label) for task in tasks], device),
             "seed": to_device([task.seed for task in tasks], device),
             "best": x.clone(),
             "size": torch.full((len(x),), torch.inf, dtype=x.dtype, device=device),
@@ -152,7 +154,9 @@ class Attack(StepRule):
         """
         if self.minimal:
             return state["fooled"] & (state["size"] == 0)
-        return state["fooled"] if self.early_stop else state["fooled"] & (state["iteration"] == 0)
+        if self.early_stop:
+            return state["fooled"]
+        return state["fooled"] & (state["iteration"] == 0)
 
     def track_best(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
         """Return the state with the best images updated by the evaluated images ``x``.
@@ -166,8 +170,7 @@ class Attack(StepRule):
             size = torch.where(fooled, self.norm.length(x - state["source"]), size)
         candidate = fooled | (state["iteration"] > 0)
         better = (fooled & ~state["fooled"]) | (candidate & (fooled == state["fooled"]) & (size < state["size"]))
-        return {
-            **state,
+        return state | {
             "best": chosen(better, x, state["best"]),
             "size": torch.where(better, size, state["size"]),
             "fooled": state["fooled"] | fooled,
@@ -187,20 +190,24 @@ class BudgetAttack(Attack):
 
     Args:
         norm: norm of the ball.
-        eps: radius in units of [0, 1]; 4/255 for linf and 1.0 for l2 by default. A task's option ``eps`` overrides it.
+        eps: radius in units of [0, 1], also as ``"4/255"``; 4/255 for linf and 1.0 for l2 by default. A task's option
+            ``eps`` overrides it.
         early_stop: whether an image is done at its first success; else its score is raised to the final iteration.
 
     Raises:
         LitVizError: for an unknown norm or a radius that is not a length.
     """
 
-    def __init__(self, norm: NormName, eps: float | None, early_stop: bool = True) -> None:
+    def __init__(self, norm: NormName, eps: float | str | None, early_stop: bool = True) -> None:
         self.norm = norm_of(norm)
-        self.eps = self.check_radius(self.norm.default_eps if eps is None else eps, type(self).__name__)
+        radius = self.norm.default_eps if eps is None else parse_radius(eps)
+        self.eps = self.check_radius(radius, type(self).__name__)
+        if eps is not None:
+            self.record_argument("eps", self.eps)
         self.early_stop = early_stop
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        return {**super().init(x, tasks), "eps": self.radii(x, tasks)}
+        return super().init(x, tasks) | {"eps": self.radii(x, tasks)}
 
     def radii(self, x: Tensor, tasks: Sequence[Task]) -> Tensor:
         """Return the radii ``(N,)``: the attack's, or those of the tasks' option ``eps``."""
@@ -238,7 +245,9 @@ class ClimbingAttack(BudgetAttack):
         LitVizError: for fewer than one restart, or several without a random start.
     """
 
-    def __init__(self, norm: NormName, eps: float | None, random_start: bool, restarts: int, early_stop: bool) -> None:
+    def __init__(
+        self, norm: NormName, eps: float | str | None, random_start: bool, restarts: int, early_stop: bool
+    ) -> None:
         super().__init__(norm, eps, early_stop)
         require(restarts >= 1, "restarts must be at least 1", restarts)
         require(restarts == 1 or random_start, "restarts must be 1 without random_start", restarts)
@@ -251,8 +260,8 @@ class ClimbingAttack(BudgetAttack):
         moved, state = self.climb(x, state, evaluation, rows & ~starting)
         if self.random_start and bool(starting.any()):
             n = starting.nonzero()[:, 0]
-            source, seeds, eps = (state[key][n] for key in ("source", "seed", "eps"))
-            start = self.norm.random_start(source, seeds.tolist(), restart[n].tolist(), eps)
+            source, seeds, restarts = state["source"][n], state["seed"][n].tolist(), restart[n].tolist()
+            start = self.norm.random_start(source, seeds, restarts, state["eps"][n])
             moved = moved.index_put((n,), start)
         return moved, state
 
@@ -273,7 +282,9 @@ def masked_gradient(evaluation: Evaluation, x: Tensor, rows: Tensor) -> Tensor:
 
     No backward is computed where ``rows`` is False throughout.
     """
-    return evaluation.backward(rows=rows) if any(to_list(rows)) else torch.zeros_like(x)
+    if not any(to_list(rows)):
+        return torch.zeros_like(x)
+    return evaluation.backward(rows=rows)
 
 
 def is_adversarial(logits: Tensor, goal: Tensor, targeted: Tensor) -> Tensor:
@@ -316,14 +327,20 @@ def run_attack(
     Returns:
         the adversarial examples ``(N, C, H, W)`` and the state, whose ``fooled`` marks the successes in float.
     """
+    if iterations is None:
+        iterations = attack.iterations
+    if seeds is None:
+        seeds = range(len(x))
+    if options is None:
+        options = [{}] * len(x)
     tasks = []
     for i in range(len(x)):
-        seed, task_options = i if seeds is None else seeds[i], {} if options is None else options[i]
-        target, label = (None if classes is None else int(classes[i]) for classes in (targets, labels))
-        tasks.append(Task(i, f"image {i}", seed, target=target, label=label, options=task_options))
+        target = None if targets is None else int(targets[i])
+        label = None if labels is None else int(labels[i])
+        tasks.append(Task(i, f"image {i}", seeds[i], target=target, label=label, options=options[i]))
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    maximum = torch.full_like(count, attack.iterations if iterations is None else iterations)
-    state = {**attack.init(x, tasks), "iteration": count, "iterations": maximum, "until": maximum}
+    maximum = torch.full_like(count, iterations)
+    state = attack.init(x, tasks) | {"iteration": count, "iterations": maximum, "until": maximum}
     x = x.clone()
     active = torch.arange(len(x), device=x.device)
     with torch.no_grad():

@@ -57,31 +57,30 @@ class CarliniWagner(Attack):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Add ``w``, Adam's state, ``c`` with its bounds ``low`` and ``high``, and whether it was ``enough``."""
         c = torch.full((len(x),), self.c, dtype=torch.float64, device=x.device)
-        return {
-            **super().init(x, tasks),
-            **self.adam.init(x, tasks),
+        bisection = {
             "w": to_tanh(x),
             "c": c,
             "low": torch.zeros_like(c),
             "high": torch.full_like(c, torch.inf),
             "enough": torch.zeros(len(x), dtype=torch.bool, device=x.device),
         }
+        return super().init(x, tasks) | self.adam.init(x, tasks) | bisection
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         number, iteration, total = self.restart_schedule.locate(state)
         iteration = iteration - (number > 0).long()  # the first update of a later restart is the return
         restart, second_half = iteration < 0, (iteration < 0) | (2 * iteration >= total)
         fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
-        state = {**state, "enough": state["enough"] | (second_half & fooled)}
+        state = state | {"enough": state["enough"] | (second_half & fooled)}
         gradient = masked_gradient(evaluation, x, rows & ~restart & (evaluation.score <= 0))
         ascent = _gradient_by_w(x, gradient, state)
-        w, memory = self.adam.ascend(state["w"], ascent, {**state, "iteration": iteration})
+        w, memory = self.adam.ascend(state["w"], ascent, state | {"iteration": iteration})
         w = w.clamp_(-_W_MAX, _W_MAX)
         # By the logistic function: torch's tanh takes six times as long. An unchanged w keeps x bit-equal: Adam would
         # amplify a rounding error of the transform to a full step.
         images = (2 * w).sigmoid_().sub_((1 - _WHITE) / 2).div_(_WHITE).clamp_(0, 1)
         moved = torch.where(w == state["w"], x, images)
-        state = {**memory, "w": w, "iteration": state["iteration"]}
+        state = memory | {"w": w, "iteration": state["iteration"]}
         if bool(restart.any()):
             return chosen(restart, state["source"], moved), _bisect(state, restart)
         return moved, state
@@ -111,4 +110,7 @@ def _bisect(state: State, rows: Tensor) -> State:
         "low": low,
         "high": high,
     }
-    return {**state, **{key: chosen(rows, value, state[key]) for key, value in restarted.items()}}
+    state = dict(state)
+    for key, value in restarted.items():
+        state[key] = chosen(rows, value, state[key])
+    return state

@@ -45,14 +45,17 @@ class DDN(Attack):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Add the length ``eps`` ``(N,)``, the unrounded perturbation ``change`` and the base rate of alpha."""
-        state = {**super().init(x, tasks), **self.alpha.init(x, tasks)}
-        eps = torch.full((len(x),), self.init_norm, dtype=torch.float64, device=x.device)
-        return {**state, "change": torch.zeros_like(x), "eps": eps}
+        state = super().init(x, tasks) | self.alpha.init(x, tasks)
+        state["change"] = torch.zeros_like(x)
+        state["eps"] = torch.full((len(x),), self.init_norm, dtype=torch.float64, device=x.device)
+        return state
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         fooled = is_adversarial(evaluation.logits, state["goal"], state["targeted"])
         eps = torch.where(fooled, state["eps"] * (1 - self.gamma), state["eps"] * (1 + self.gamma))
         delta = state["change"] + per_slot(self.alpha(state), x) * unit(masked_gradient(evaluation, x, rows))
         moved = (state["source"] + per_slot(eps, x) * unit(delta)).clamp(0, 1)
-        state = {**state, "eps": eps, "change": moved - state["source"]}
-        return ((moved * LEVELS).round() / LEVELS if self.quantize else moved), state
+        state = state | {"eps": eps, "change": moved - state["source"]}
+        if self.quantize:
+            moved = (moved * LEVELS).round() / LEVELS
+        return moved, state

@@ -70,7 +70,9 @@ class DeepFool(Attack):
         lowest, highest = torch.where(pixels <= 0, 0, -torch.inf), torch.where(pixels >= 1, 0, torch.inf)
         for k, rival in enumerate(rivals.unbind(1)):
             reached, replaced = torch.where(targeted, goal, rival), torch.where(targeted, rival, goal)
-            compared = rows & ~targeted if k else rows
+            compared = rows
+            if k > 0:
+                compared = rows & ~targeted
             gap = partial(_gap, reached=reached, replaced=replaced)
             gradient = evaluation.backward(gap, rows=compared, keep=k + 1 < rivals.shape[1]).clamp_(lowest, highest)
             there = self.norm.distance_to_boundary(gap(logits), gradient)
@@ -82,7 +84,5 @@ class DeepFool(Attack):
 def _gap(logits: Tensor, reached: Tensor, replaced: Tensor) -> Tensor:
     """Return ``z_reached - z_replaced`` of logits ``(M * views, K)`` for classes ``(M,)``."""
     views = len(logits) // len(reached)
-    first, second = (
-        logits.gather(1, classes.repeat_interleave(views)[:, None])[:, 0] for classes in (reached, replaced)
-    )
-    return first - second
+    reached, replaced = reached.repeat_interleave(views), replaced.repeat_interleave(views)
+    return (logits.gather(1, reached[:, None]) - logits.gather(1, replaced[:, None]))[:, 0]

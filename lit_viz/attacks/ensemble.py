@@ -20,7 +20,7 @@ from lit_viz.objectives import DLR, Margin, Outputs
 from lit_viz.optim import Evaluate, Evaluation, State
 from lit_viz.optim.rule import chosen
 from lit_viz.types import Task
-from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.device import NO_INDEX, index_or_none, rows_equal, to_device, to_list
 
 _PREFIX = "member."  # of the state keys of the active member
 
@@ -58,7 +58,7 @@ class Ensemble(BudgetAttack):
     def __init__(
         self,
         norm: NormName = "linf",
-        eps: float | None = None,
+        eps: float | str | None = None,
         classes: int = 9,
         queries: int = 5000,
         restarts: int = 1,
@@ -82,12 +82,12 @@ class Ensemble(BudgetAttack):
     def _set_stages(self, rivals: int) -> None:
         norm, eps, restarts = self.norm.name, self.eps, self.restarts
         ce, dlr, fmn = APGD(norm, eps, "ce", restarts=restarts), APGD(norm, eps, "dlr", restarts=restarts), FMN(norm)
-        self.stages = (
-            Stage("apgd_ce", ce, ce.iterations * restarts),
-            *(Stage("apgd_dlr", dlr, dlr.iterations * restarts, rival) for rival in range(rivals)),
-            Stage("fmn", fmn, fmn.iterations),
-            Stage("square", Square(norm, eps), self.queries),
-        )
+        stages = [Stage("apgd_ce", ce, ce.iterations * restarts)]
+        for rival in range(rivals):
+            stages.append(Stage("apgd_dlr", dlr, dlr.iterations * restarts, rival))
+        stages.append(Stage("fmn", fmn, fmn.iterations))
+        stages.append(Stage("square", Square(norm, eps), self.queries))
+        self.stages = tuple(stages)
         self.iterations = sum(stage.updates for stage in self.stages)
         self.backwards_per_step = 1 - self.queries / self.iterations  # none in Square
 
@@ -98,20 +98,21 @@ class Ensemble(BudgetAttack):
         for stage in self.stages:
             members |= stage.attack.init(x, tasks)
         del members["source"]
-        none = torch.full((len(x),), -1, device=x.device)
-        return {
-            **super().init(x, tasks),
-            **{_PREFIX + key: value for key, value in members.items()},
-            "rivals": none[:, None].repeat(1, sum(stage.rival is not None for stage in self.stages)),
-            "by": none,
-        }
+        state = super().init(x, tasks)
+        for key, value in members.items():
+            state[_PREFIX + key] = value
+        none = torch.full((len(x),), NO_INDEX, device=x.device)
+        rivals = sum(stage.rival is not None for stage in self.stages)
+        state["rivals"] = none[:, None].repeat(1, rivals)
+        state["by"] = none
+        return state
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Test the final images of the members that finished, then let each active member step on its images."""
         number, local, _ = self._locate(state, state["iteration"])
         begin = (local == 0) & (state["iteration"] > 0)
-        if any(starting := to_list(begin)):
-            rows = to_device([n for n, starts in enumerate(starting) if starts], x.device)
+        rows = rows_equal(begin, True)
+        if len(rows):
             before = _select(state, rows)
             evaluation = evaluate(x[rows], gradient=False, slots=rows, logged=True)
             state = _put(state, rows, before, self.track_best(x[rows], before, evaluation))
@@ -131,33 +132,44 @@ class Ensemble(BudgetAttack):
         """Move the images by the active member, which is the same for all of them."""
         number, local, length = self._locate(state, state["iteration"])
         attack = self.stages[to_list(number)[0]].attack
-        own = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+        own = _member_state(state)
         own |= {"source": state["source"], "iteration": local, "iterations": length}
-        starting = to_device([n for n, k in enumerate(to_list(local)) if k == 0], x.device, torch.long)
+        starting = rows_equal(local, 0)
         if len(starting):
             tasks = self._member_tasks(_select(state, starting), number[starting])
             own = _put(own, starting, {}, attack.init(x[starting], tasks))
         evaluation.rescore(lambda logits: attack.objective(_outputs(logits, own)))
         own = attack.track_best(x, own, evaluation)
         moved, own = attack.update(x, own, evaluation, rows)
-        kept = {key: own[key.removeprefix(_PREFIX)] for key in state if key.startswith(_PREFIX)}
-        return moved, {**state, **kept}
+        updated = dict(state)
+        for key in state:
+            if key.startswith(_PREFIX):
+                updated[key] = own[key.removeprefix(_PREFIX)]
+        return moved, updated
 
     def _member_tasks(self, state: State, number: Tensor) -> list[Task]:
         """Return the tasks of the members in these stages ``(N,)``: a stage with a rival is targeted at it."""
         tasks = []
-        fields = (to_list(state[key]) for key in ("seed", "goal", "label", "targeted", "eps"))
-        for n, (i, seed, goal, label, targeted, eps) in enumerate(zip(to_list(number), *fields, strict=True)):
-            rival = self.stages[i].rival
-            target = goal if targeted else None if rival is None else int(state["rivals"][n, rival])
-            tasks.append(Task(n, "", seed, target=target, label=None if label < 0 else label, options={"eps": eps}))
+        seeds, radii = to_list(state["seed"]), to_list(state["eps"])
+        goals, labels, targeted = to_list(state["goal"]), to_list(state["label"]), to_list(state["targeted"])
+        for n, stage in enumerate(to_list(number)):
+            rival = self.stages[stage].rival
+            target = None
+            if targeted[n]:
+                target = goals[n]
+            elif rival is not None:
+                target = int(state["rivals"][n, rival])
+            label = None
+            if labels[n] != NO_INDEX:
+                label = labels[n]
+            tasks.append(Task(n, "", seeds[n], target=target, label=label, options={"eps": radii[n]}))
         return tasks
 
     def _ends(self, state: State) -> Tensor:
         """Return the iterations after the stages ``(N, stages)``; an omitted stage has no iteration."""
         iterations = state["iterations"]
         updates = to_device([stage.updates for stage in self.stages], iterations.device)
-        rival = to_device([-1 if stage.rival is None else stage.rival for stage in self.stages], iterations.device)
+        rival = to_device([index_or_none(stage.rival) for stage in self.stages], iterations.device)
         omitted = ((rival > 0) & state["targeted"][:, None]) | ((rival >= 0) & (state["label"] < 0)[:, None])
         share = torch.where(omitted, 0, updates).cumsum(1)
         # The first stage has at least one update, which sets the rivals.
@@ -169,7 +181,8 @@ class Ensemble(BudgetAttack):
         ends = self._ends(state)
         number = (iteration[:, None] >= ends).sum(1).clamp(max=len(self.stages) - 1)
         starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
-        start, end = (bounds.gather(1, number[:, None])[:, 0] for bounds in (starts, ends))
+        start = starts.gather(1, number[:, None])[:, 0]
+        end = ends.gather(1, number[:, None])[:, 0]
         return number, iteration - start, end - start
 
     def track_best(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
@@ -182,8 +195,7 @@ class Ensemble(BudgetAttack):
         stage, _, _ = self._locate(state, (state["iteration"] - 1).clamp(min=0))
         others = evaluation.logits.scatter(1, state["goal"][:, None], -torch.inf)
         likeliest = others.topk(state["rivals"].shape[1]).indices
-        return {
-            **state,
+        return state | {
             "best": chosen(better, x, state["best"]),
             "size": torch.where(better, size, state["size"]),
             "fooled": state["fooled"] | fooled,
@@ -194,18 +206,21 @@ class Ensemble(BudgetAttack):
     def record_fields(self, state: State) -> dict[str, Any]:
         """Return the ball, the member that succeeded (``by``, or None), the members that ran (``tried``), and the
         ``fewest`` updates of one with gradients."""
-        by, ends = int(state["by"]), self._ends(state)[0].tolist()
-        ran = [
-            (stage, end - start)
-            for stage, start, end in zip(self.stages, [0, *ends[:-1]], ends, strict=True)
-            if start < min(end, int(state["iteration"]))
-        ]
-        return {
-            **super().record_fields(state),
-            "by": None if by < 0 else self.stages[by].member,
-            "tried": list(dict.fromkeys(stage.member for stage, _ in ran)),
-            "fewest": min((updates for stage, updates in ran if stage.attack.backwards_per_step), default=0),
-        }
+        by, start = int(state["by"]), 0
+        tried: list[str] = []
+        gradient_updates: list[int] = []
+        for stage, end in zip(self.stages, self._ends(state)[0].tolist(), strict=True):
+            has_run = start < min(end, int(state["iteration"]))
+            if has_run and stage.member not in tried:
+                tried.append(stage.member)
+            if has_run and stage.attack.backwards_per_step:
+                gradient_updates.append(end - start)
+            start = end
+        fields = super().record_fields(state)
+        fields["by"] = None if by == NO_INDEX else self.stages[by].member
+        fields["tried"] = tried
+        fields["fewest"] = min(gradient_updates, default=0)
+        return fields
 
 
 def _evaluate_slots(evaluate: Evaluate, slots: Tensor, attack: Attack) -> Evaluate:
@@ -216,8 +231,16 @@ def _evaluate_slots(evaluate: Evaluate, slots: Tensor, attack: Attack) -> Evalua
 def _outputs(logits: Tensor, own: State) -> Outputs:
     """Return logits, one row a network input, with the member's goals."""
     views = len(logits) // len(own["goal"])
-    targets, labels, targeted = (own[key].repeat_interleave(views) for key in ("goal", "label", "targeted"))
-    return Outputs(logits, targets, labels=labels, targeted=targeted)
+    targets, labels = own["goal"].repeat_interleave(views), own["label"].repeat_interleave(views)
+    return Outputs(logits, targets, labels=labels, targeted=own["targeted"].repeat_interleave(views))
+
+
+def _member_state(state: State) -> State:
+    own = {}
+    for key, value in state.items():
+        if key.startswith(_PREFIX):
+            own[key.removeprefix(_PREFIX)] = value
+    return own
 
 
 def _select(state: State, rows: Tensor) -> State:
@@ -227,5 +250,8 @@ def _select(state: State, rows: Tensor) -> State:
 def _put(state: State, rows: Tensor, before: State, after: State) -> State:
     """Return the state with these rows of ``after``; keys that are unchanged since ``before`` are skipped, because the
     method may have written them in the meantime."""
-    changed = {key for key, value in after.items() if value is not before.get(key)}
-    return {key: value.index_put((rows,), after[key]) if key in changed else value for key, value in state.items()}
+    merged = dict(state)
+    for key, value in state.items():
+        if key in after and after[key] is not before.get(key):
+            merged[key] = value.index_put((rows,), after[key])
+    return merged

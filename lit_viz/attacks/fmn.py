@@ -47,7 +47,7 @@ class FMN(Attack):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         eps = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        return {**super().init(x, tasks), **self.alpha.init(x, tasks), "eps": eps}
+        return super().init(x, tasks) | self.alpha.init(x, tasks) | {"eps": eps}
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         source = state["source"]
@@ -61,4 +61,4 @@ class FMN(Attack):
         eps = torch.where(fooled, narrower, wider)
         eps = torch.minimum(eps, self.norm.length(torch.maximum(source, 1 - source)))  # the largest within [0, 1]
         moved = x + per_slot(self.alpha(state), x) * unit(g)
-        return self.norm.project(moved, source, eps), {**state, "eps": eps}
+        return self.norm.project(moved, source, eps), state | {"eps": eps}

@@ -57,7 +57,7 @@ class NormalizedAscentAttack(Attack):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         if self.space == "normalized" and self.scale is None:
             raise LitVizError("space 'normalized' needs a classifier: call bind first, or set space='pixels'")
-        return {**super().init(x, tasks), **self.lr.init(x, tasks)}
+        return super().init(x, tasks) | self.lr.init(x, tasks)
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         gradient = masked_gradient(evaluation, x, rows)
@@ -67,4 +67,6 @@ class NormalizedAscentAttack(Attack):
             scale = self.scale.to(x)
             step = scale * unit(scale * gradient)
         moved = torch.addcmul(x, step, per_slot(self.lr(state), x))
-        return (moved.clamp_(0, 1) if self.clamp else moved), state
+        if self.clamp:
+            moved.clamp_(0, 1)
+        return moved, state

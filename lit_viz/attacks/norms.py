@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_viz.errors import require
+from lit_viz.errors import LitVizError, require
 from lit_viz.optim.rule import chosen, per_slot, unit
 from lit_viz.optim.rule import norm as p_norm
 from lit_viz.rng import Draws, Key
@@ -24,6 +24,23 @@ NormName = Literal["linf", "l2"]
 TOLERANCE = 1e-6
 
 _NEWTON_STEPS = 40  # upper bound; three to six are typical
+
+
+def parse_radius(value: float | str) -> float:
+    """Return a length in units of [0, 1], which may be given as a fraction such as ``"4/255"``.
+
+    Raises:
+        LitVizError: it is no number.
+    """
+    try:
+        if not isinstance(value, str):
+            return float(value)
+        numerator, slash, denominator = value.partition("/")
+        return float(numerator) / float(denominator) if slash else float(value)
+    except ZeroDivisionError as error:
+        raise LitVizError(f"the denominator of a radius must not be 0, got {value}") from error
+    except (TypeError, ValueError) as error:
+        raise LitVizError(f"a radius must be a number such as 0.0157 or 4/255, got {value!r}") from error
 
 
 class Norm(ABC):
@@ -53,7 +70,9 @@ class Norm(ABC):
     @property
     def axis_label(self) -> str:
         """Symbol with the displayed unit."""
-        return self.symbol if self.display_scale == 1 else f"{self.symbol} (/{self.display_scale:g})"
+        if self.display_scale == 1:
+            return self.symbol
+        return f"{self.symbol} (/{self.display_scale:g})"
 
     def format(self, value: float) -> str:
         """Return a length as users write it."""
@@ -99,7 +118,7 @@ class Norm(ABC):
 
     def random_start(self, source: Tensor, seeds: Sequence[int], restarts: Sequence[int], eps: Tensor) -> Tensor:
         """Return images drawn uniformly from the balls, then projected into [0, 1]; each restart has its own draw."""
-        keys = [Key(seed, 0, restart) for seed, restart in zip(seeds, restarts, strict=True)]
+        keys = [Key(seed, iteration=0, view=restart) for seed, restart in zip(seeds, restarts, strict=True)]
         change = self.random_change(Draws(keys, source.device).scoped("attack"), source)
         return self.project(source + per_slot(eps, source) * change, source, eps)
 
@@ -134,8 +153,9 @@ class LInfNorm(Norm):
         """Return the sign, which torch defines as 0 for NaN."""
         sign = gradient.sign()
         # One pass over finite gradients on the CPU; the test would synchronize a GPU.
-        finite = gradient.is_cpu and bool(gradient.sum().isfinite())
-        return sign if finite else torch.where(gradient.isnan(), gradient, sign)
+        if gradient.is_cpu and bool(gradient.sum().isfinite()):
+            return sign
+        return torch.where(gradient.isnan(), gradient, sign)
 
     def shorten(self, change: Tensor, low: Tensor, high: Tensor, eps: Tensor) -> Tensor:
         radius = per_slot(eps, change)
@@ -225,4 +245,6 @@ def lengths(change: Tensor) -> dict[str, float]:
 
 def format_distance(value: float | None, norm: str) -> str:
     """Return a length in the norm of this name as users write it: ``4/255`` or ``0.5``; a dash for None."""
-    return "-" if value is None else NORMS[norm].format(value)
+    if value is None:
+        return "-"
+    return NORMS[norm].format(value)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import ClimbingAttack, masked_gradient
-from lit_viz.attacks.norms import NormName
+from lit_viz.attacks.norms import NormName, parse_radius
 from lit_viz.errors import require
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.optim import Evaluation, State
@@ -43,8 +43,8 @@ class PGD(ClimbingAttack):
     def __init__(
         self,
         norm: NormName = "linf",
-        eps: float | None = None,
-        alpha: float | None = None,
+        eps: float | str | None = None,
+        alpha: float | str | None = None,
         momentum: float = 0.0,
         nesterov: bool = False,
         random_start: bool = True,
@@ -53,6 +53,7 @@ class PGD(ClimbingAttack):
         objective: Objective | None = None,
     ) -> None:
         super().__init__(norm, eps, random_start, restarts, early_stop)
+        alpha = None if alpha is None else parse_radius(alpha)
         require(alpha is None or 0 < alpha < math.inf, "alpha must be positive", alpha)
         require(0 <= momentum < math.inf, "momentum must be 0 or more", momentum)
         require(not nesterov or momentum > 0, "momentum must be positive for nesterov", momentum)
@@ -62,8 +63,10 @@ class PGD(ClimbingAttack):
         self.objective = CrossEntropy() if objective is None else objective
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        memory = {"velocity": torch.zeros_like(x)} if self.momentum else {}
-        return {**super().init(x, tasks), **memory}
+        state = super().init(x, tasks)
+        if self.momentum:
+            state["velocity"] = torch.zeros_like(x)
+        return state
 
     def climb(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         _, iteration, _ = self.locate(state)
@@ -73,14 +76,16 @@ class PGD(ClimbingAttack):
             gradient = gradient / per_slot(torch.where(total > 0, total, 1), x)
             velocity = self.momentum * torch.where(per_slot(iteration, x) > 0, state["velocity"], 0) + gradient
             gradient = gradient + self.momentum * velocity if self.nesterov else velocity
-            state = {**state, "velocity": velocity}
+            state = state | {"velocity": velocity}
         alpha = per_slot(self.step_size(state), x)
         return self.project(torch.addcmul(x, alpha, self.norm.steepest(gradient)), state), state
 
     def step_size(self, state: State) -> Tensor:
         """Return the lengths of the steps ``(N,)``."""
+        if self.alpha is not None:
+            return torch.full_like(state["eps"], self.alpha)
         _, _, total = self.locate(state)
-        return _REACH * state["eps"] / total if self.alpha is None else torch.full_like(state["eps"], self.alpha)
+        return _REACH * state["eps"] / total
 
 
 class FGSM(PGD):
@@ -96,7 +101,9 @@ class FGSM(PGD):
     iterations: int = 1
     fixed: ClassVar[bool] = True
 
-    def __init__(self, norm: NormName = "linf", eps: float | None = None, objective: Objective | None = None) -> None:
+    def __init__(
+        self, norm: NormName = "linf", eps: float | str | None = None, objective: Objective | None = None
+    ) -> None:
         super().__init__(norm, eps, random_start=False, objective=objective)
 
     def is_done(self, state: State) -> Tensor:

@@ -103,12 +103,15 @@ def save_and_verify(
     radii = [None] * len(images) if eps is None else eps.tolist()
     balls = [LatticeBall(source, norm, radius) for source, radius in zip(sources, radii, strict=True)]
     levels = _round(images, balls, verifier)
-    files = torch.stack([decoded_png(rounded) for rounded in levels])
+    files = torch.stack(list(map(decoded_png, levels)))
     logits = verifier.logits(files)
     inside = torch.tensor([ball.contains(rounded) for ball, rounded in zip(balls, levels, strict=True)])
     rows = (float_success.cpu() & inside & ~verifier.success(logits)).nonzero()[:, 0].tolist()
     margins, tolerances = verifier.margin(logits).tolist(), verifier.tolerance(logits).tolist()
-    searches = {n: _search(images[n], (levels[n], margins[n]), tolerances[n], balls[n], verifier[[n]]) for n in rows}
+    searches = {}
+    for n in rows:
+        rounded = (levels[n], margins[n])
+        searches[n] = _search(images[n], rounded, tolerances[n], balls[n], verifier[[n]])
     repaired = [0] * len(images)
     for n, (restored, file, prediction) in _repair(searches, verifier).items():
         repaired[n] = int((restored - levels[n]).abs().sum())
@@ -118,17 +121,19 @@ def save_and_verify(
     for quality in JPEG_QUALITIES:
         compressed = torch.stack([decode(encode_jpeg(image, quality)) for image in files])
         jpeg[quality] = verifier.success(verifier.logits(compressed)).tolist()
-    return [
-        Saved(
-            image=files[n],
-            success=bool(success[n]),
-            logits=logits[n],
-            repaired=repaired[n],
-            jpeg={quality: met[n] for quality, met in jpeg.items()},
-            distances=distances(image_of(balls[n].source), files[n]),
+    saved = []
+    for n, file in enumerate(files):
+        saved.append(
+            Saved(
+                image=file,
+                success=bool(success[n]),
+                logits=logits[n],
+                repaired=repaired[n],
+                jpeg={quality: met[n] for quality, met in jpeg.items()},
+                distances=distances(image_of(balls[n].source), file),
+            )
         )
-        for n in range(len(images))
-    ]
+    return saved
 
 
 def distances(source: Tensor, image: Tensor) -> dict[str, float]:
@@ -139,12 +144,11 @@ def distances(source: Tensor, image: Tensor) -> dict[str, float]:
     """
     reference, levels = levels_of(source), levels_of(image)
     change = levels - reference
-    return {
-        **{name: length / LEVELS for name, length in lengths(change).items()},
-        "l0": float((change != 0).double().mean()),
-        "ssim": ssim(levels.float() / LEVELS, reference.float() / LEVELS),
-        "psnr": psnr(levels.double() / LEVELS, reference.double() / LEVELS),
-    }
+    distances = {name: length / LEVELS for name, length in lengths(change).items()}
+    distances["l0"] = float((change != 0).double().mean())
+    distances["ssim"] = ssim(levels.float() / LEVELS, reference.float() / LEVELS)
+    distances["psnr"] = psnr(levels.double() / LEVELS, reference.double() / LEVELS)
+    return distances
 
 
 def _round(images: Tensor, balls: Sequence[LatticeBall], verifier: Verifier) -> list[Tensor]:
@@ -189,7 +193,9 @@ class Verifier:
         return Margin()(Outputs(self._decisions(logits), self.goals.to(device), targeted=self.targeted.to(device)))
 
     def _decisions(self, logits: Tensor) -> Tensor:
-        return decision_logits(logits, self.goals.to(logits.device)) if self.classifier.multi_label else logits
+        if self.classifier.multi_label:
+            return decision_logits(logits, self.goals.to(logits.device))
+        return logits
 
     def tolerance(self, logits: Tensor) -> Tensor:
         """Return the margins ``(N,)`` above which a verdict is the same in any batch.
@@ -197,7 +203,8 @@ class Verifier:
         The root of the machine epsilon of the network's numbers (3.5e-4 for float32), times the largest logit or 1:
         about a thousand times the differences between batch sizes.
         """
-        eps = max(torch.finfo(dtype).eps for dtype in (dtype_of(self.classifier.original), torch.float32))
+        network_eps = torch.finfo(dtype_of(self.classifier.original)).eps
+        eps = max(network_eps, torch.finfo(torch.float32).eps)
         return math.sqrt(eps) * logits.abs().amax(1).clamp(min=1)
 
     def fast_margin(self, images: Tensor) -> Tensor:
@@ -236,8 +243,9 @@ def _repair(searches: Mapping[int, _Search], verifier: Verifier) -> dict[int, _R
     requests = {n: next(search) for n, search in searches.items()}
     while requests:
         # One method at a time; the original network comes after all others, so that its batch is large.
-        method = next(name for name in get_args(_Evaluation) if any(name == own for own, _ in requests.values()))
-        images = {n: image for n, (own, image) in requests.items() if own == method}
+        requested = {method for method, _ in requests.values()}
+        method = next(name for name in get_args(_Evaluation) if name in requested)
+        images = {n: image for n, (own_method, image) in requests.items() if own_method == method}
         values = getattr(verifier[[*images]], method)(torch.stack([*images.values()]))
         for n, value in zip(images, values, strict=True):
             try:
@@ -269,7 +277,10 @@ def _search(image: Tensor, rounded: _Candidate, required: float, ball: LatticeBa
     for _ in range(_SEARCHES):
         candidate = rounded
         for climb in range(CLIMBS):
-            gradient = yield "margin_gradient", image_of(candidate[0]) if climb else image
+            evaluated = image
+            if climb > 0:
+                evaluated = image_of(candidate[0])
+            gradient = yield "margin_gradient", evaluated
             priority = gradient.abs()
             if climb == 0:
                 priority = priority * (gradient * (levels_of(image) - rounded[0]) > 0)  # lowered by rounding
@@ -318,22 +329,31 @@ def _next_count(tried: Sequence[tuple[int, float]], predicted: Tensor, required:
     """Return the next number of moves to evaluate, or None to stop, given those ``tried`` and their margins."""
     # The margin is linear in the gain predicted of k moves: interpolated between the largest failing number and the
     # smallest sufficient one, or extrapolated from the two largest failing ones.
-    sufficient = min((k for k, margin in tried if margin >= required), default=None)
-    failing = sorted(point for point in tried if not point[1] >= required)
+    sufficient, failing = [], []
+    for point in sorted(tried):
+        if point[1] >= required:
+            sufficient.append(point)
+        else:
+            failing.append(point)
     k, margin = failing[-1]
-    other = failing[-2] if len(failing) > 1 else None
-    if sufficient is not None:
-        other = (sufficient, dict(tried)[sufficient])
+    other = None
+    if sufficient:
+        other = sufficient[0]
+    elif len(failing) > 1:
+        other = failing[-2]
     if other is None:
         gain = _MARGIN_FACTOR * (required - margin)
     else:
         rate = (other[1] - margin) / float(predicted[other[0]] - predicted[k])
-        gain = float(predicted[k]) + ((required - margin) / rate if rate > 0 else float(predicted[k]))
+        gain = float(predicted[k])
+        gain += (required - margin) / rate if rate > 0 else gain
     count = min(int((predicted[1:] <= gain).sum()) + 1, len(predicted) - 1)
-    if sufficient is None:
+    if sufficient:
+        is_useful = k < count < sufficient[0][0] * (1 - _REDUCTION)
+    else:
         count = min(count, _GROWTH * k or count)
-        return count if count > k else None
-    return count if k < count < sufficient * (1 - _REDUCTION) else None
+        is_useful = count > k
+    return count if is_useful else None
 
 
 # -- the 8-bit lattice
@@ -370,9 +390,12 @@ class LatticeBall:
 
     def __init__(self, source: Tensor, norm: Norm | None = None, eps: float | None = None) -> None:
         self.source = levels_of(source)
-        self._radius = math.inf if eps is None else eps * LEVELS * (1 + _RADIUS)
+        self._radius = bound = math.inf
+        if eps is not None:
+            self._radius = eps * LEVELS * (1 + _RADIUS)
+        if norm is not None:
+            bound = norm.value_bound(self._radius)
         self._norm = norm
-        bound = math.inf if norm is None else norm.value_bound(self._radius)
         self.low = (self.source - bound).ceil().clamp(min=0)
         self.high = (self.source + bound).floor().clamp(max=LEVELS)
 
@@ -409,4 +432,6 @@ class LatticeBall:
         return levels
 
     def _excess(self, levels: Tensor) -> float:
-        return 0.0 if self._norm is None else self._norm.excess(levels - self.source, self._radius)
+        if self._norm is None:
+            return 0.0
+        return self._norm.excess(levels - self.source, self._radius)

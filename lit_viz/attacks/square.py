@@ -54,7 +54,7 @@ class Square(BudgetAttack):
     backwards_per_step: float = 0
 
     def __init__(
-        self, norm: NormName = "linf", eps: float | None = None, p: float | None = None, early_stop: bool = True
+        self, norm: NormName = "linf", eps: float | str | None = None, p: float | None = None, early_stop: bool = True
     ) -> None:
         super().__init__(norm, eps, early_stop)
         self.p = _P[self.norm] if p is None else p
@@ -64,15 +64,19 @@ class Square(BudgetAttack):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Add ``kept``, the image that proposals modify, and its score ``top`` ``(N,)``."""
         state = super().init(x, tasks)
-        return {**state, "kept": x.clone(), "top": torch.zeros_like(state["size"])}
+        state["kept"] = x.clone()
+        state["top"] = torch.zeros_like(state["size"])
+        return state
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
         iteration, score, top = state["iteration"], evaluation.score, state["top"]
         accepted = (iteration <= 1) | (score > top)  # the initial change is accepted whatever its score
-        state = {**state, "kept": chosen(accepted, x, state["kept"]), "top": torch.where(accepted, score, top)}
-        keys = [Key(seed, k) for seed, k in zip(to_list(state["seed"]), to_list(iteration), strict=True)]
+        state = state | {"kept": chosen(accepted, x, state["kept"]), "top": torch.where(accepted, score, top)}
+        keys = list(map(Key, to_list(state["seed"]), to_list(iteration)))
         draws = Draws(keys, x.device).scoped("square")
-        initial, propose = (_stripes, self._propose_linf) if self.norm is LINF else (_tiles, self._propose_l2)
+        initial, propose = _tiles, self._propose_l2
+        if self.norm is LINF:
+            initial, propose = _stripes, self._propose_linf
         moved = propose(draws, state)
         if 0 in to_list(iteration):
             start = self.project(x + per_slot(state["eps"], x) * initial(draws, x), state)
@@ -85,7 +89,8 @@ class Square(BudgetAttack):
         changes = per_slot(state["eps"], moved) * _signs(draws, "sign", (moved.shape[1], 1, 1)).to(moved)
         windows = _windows(draws, "square", self._side(state, moved), moved)
         for source, image, change, window in zip(state["source"], moved, changes, windows, strict=True):
-            proposed, inverted = ((source[window] + c).clamp(0, 1) for c in (change, -change))
+            proposed = (source[window] + change).clamp(0, 1)
+            inverted = (source[window] - change).clamp(0, 1)
             image[window] = torch.where((proposed == image[window]).all(), inverted, proposed)
         return moved
 
@@ -96,13 +101,14 @@ class Square(BudgetAttack):
         unused = (eps.square() - per_slot(p_norm(change), kept).square()).clamp(min=0) / kept.shape[1]
         largest = (min(kept.shape[2:]) - 1) // 2 * 2 + 1  # sides are odd
         side = (self._side(state, kept).clamp(min=3) // 2 * 2 + 1).clamp(max=largest)
-        grown, reset = (_windows(draws, purpose, side, kept) for purpose in ("square", "other"))
+        grown, reset = _windows(draws, "square", side, kept), _windows(draws, "other", side, kept)
         signs = _signs(draws, "sign", (kept.shape[1], 1, 1)).to(kept)
-        upright = [u < 0.5 for u in to_list(draws.uniform("upright"))]
+        upright = to_list(draws.uniform("upright") < 0.5)
         for n, image_change in enumerate(change):
             tile = _tile(int(side[n])).to(kept)
-            tile = signs[n] * (tile if upright[n] else tile.T)
-            _transfer(image_change, grown[n], reset[n], tile, unused[n])
+            if not upright[n]:
+                tile = tile.T
+            _transfer(image_change, grown[n], reset[n], signs[n] * tile, unused[n])
         return self.project(state["source"] + eps * unit(change), state)
 
     def _side(self, state: State, x: Tensor) -> Tensor:
@@ -136,10 +142,10 @@ def _windows(draws: Draws, purpose: str, side: Tensor, x: Tensor) -> list[Window
     """Return a random square of ``side`` ``(N,)`` pixels in each image ``x``."""
     room = to_device(x.shape[2:], x.device) - side[:, None]
     corners = torch.minimum((draws.uniform(purpose, shape=(2,)).double() * (room + 1)).long(), room).tolist()
-    return [
-        (slice(None), slice(top, top + width), slice(left, left + width))
-        for (top, left), width in zip(corners, side.tolist(), strict=True)
-    ]
+    windows = []
+    for (top, left), width in zip(corners, side.tolist(), strict=True):
+        windows.append((slice(None), slice(top, top + width), slice(left, left + width)))
+    return windows
 
 
 def _by_channel(change: Tensor) -> Tensor:
@@ -156,7 +162,7 @@ def _stripes(draws: Draws, x: Tensor) -> Tensor:
 def _tiles(draws: Draws, x: Tensor) -> Tensor:
     """Return a centered grid, five tiles along the shorter side, of total length 1 ``(N, C, H, W)``."""
     side = max(min(x.shape[2:]) // 5, 1)
-    rows, columns = (n // side for n in x.shape[2:])
+    rows, columns = x.shape[2] // side, x.shape[3] // side
     tile = _tile(side).to(x)
     upright = draws.uniform("tiles upright", shape=(1, rows, columns, 1, 1)) < 0.5
     signs = _signs(draws, "tiles", (x.shape[1], rows, columns, 1, 1)).to(x)
@@ -171,14 +177,19 @@ def _tiles(draws: Draws, x: Tensor) -> Tensor:
 @lru_cache(maxsize=256)
 def _tile(side: int) -> Tensor:
     """Return eta (figure 3): two bumps of opposite sign, one above the other, ``(side, side)`` float64 of length 1."""
-    upper, lower = (b / torch.linalg.vector_norm(b) for b in (_bump(side // 2, side), _bump(side - side // 2, side)))
-    tile = torch.cat([upper, -lower])
-    unit_tile: Tensor = tile / torch.linalg.vector_norm(tile)
-    return unit_tile
+    upper = _normalized(_bump(side // 2, side))
+    lower = _normalized(_bump(side - side // 2, side))
+    return _normalized(torch.cat([upper, -lower]))
+
+
+def _normalized(values: Tensor) -> Tensor:
+    normalized: Tensor = values / torch.linalg.vector_norm(values)
+    return normalized
 
 
 def _bump(height: int, width: int) -> Tensor:
     """Return ``sum of 1 / j^2, j = d + 1 .. n + 1``, with d the Chebyshev distance to the center."""
-    rows, columns = ((torch.arange(n) - n // 2).abs() for n in (height, width))
+    rows = (torch.arange(height) - height // 2).abs()
+    columns = (torch.arange(width) - width // 2).abs()
     series = (1 / torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float64).square()).flip(0).cumsum(0).flip(0)
     return series[torch.maximum(rows[:, None], columns)]

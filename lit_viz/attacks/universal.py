@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import BudgetAttack
-from lit_viz.attacks.norms import NormName, norm_of
+from lit_viz.attacks.norms import NormName, norm_of, parse_radius
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, require
 from lit_viz.objectives import ClippedCrossEntropy
@@ -41,9 +41,14 @@ class Universal(BudgetAttack):
     views: ClassVar[int] = 8
 
     def __init__(
-        self, norm: NormName = "linf", eps: float | None = None, alpha: float | None = None, clip: float = 9.0
+        self,
+        norm: NormName = "linf",
+        eps: float | str | None = None,
+        alpha: float | str | None = None,
+        clip: float = 9.0,
     ) -> None:
         super().__init__(norm, norm_of(norm).universal_eps if eps is None else eps, early_stop=False)
+        alpha = None if alpha is None else parse_radius(alpha)
         require(alpha is None or 0 < alpha < math.inf, "alpha must be positive", alpha)
         self.alpha = alpha
         self.objective = ClippedCrossEntropy(clip)
@@ -60,7 +65,9 @@ class Universal(BudgetAttack):
         return *self.update(x, state, evaluate(x), ~done), done
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
-        first = _FIRST_STEP * state["eps"] if self.alpha is None else torch.full_like(state["eps"], self.alpha)
+        first = _FIRST_STEP * state["eps"]
+        if self.alpha is not None:
+            first = torch.full_like(first, self.alpha)
         alpha = first * Cosine(1.0, _DECAY).factor(state["iteration"].double() / state["iterations"])
         moved = x + per_slot(alpha, x) * self.norm.steepest(evaluation.gradient)
         return self.project(moved, state), state

@@ -73,7 +73,10 @@ def title_of(name: str) -> str:
 
 def name_of(method: Attribution) -> str:
     """Return the name of a method in ``METHODS``, or the name of its class."""
-    return next((name for name, kind in METHODS.items() if kind is type(method)), type(method).__name__)
+    for name, kind in METHODS.items():
+        if kind is type(method):
+            return name
+    return type(method).__name__
 
 
 __all__ = [

@@ -55,9 +55,11 @@ class AttentionMap(Gradient):
         self.attention, self.blocks = tuple(map(attention_of, found.layers)), found.blocks
         self.layers, self._tokens = self.attention, found.tokens
         block = found.blocks[-1]
-        inside = [name for name in layouts_by_name if f"{name}.".startswith(f"{block}.")]
-        # The block itself, or of a container the last layer that is called.
-        self._pooled = _pooling(classifier, inside[-1] if inside else block, found.tokens, math.prod(self._patches))
+        last_layer = block  # or of a container, the last layer that is called
+        for name in layouts_by_name:
+            if f"{name}.".startswith(f"{block}."):
+                last_layer = name
+        self._pooled = _pooling(classifier, last_layer, found.tokens, math.prod(self._patches))
         super().bind(classifier)
 
     def record_fields(self) -> dict[str, Any]:
@@ -88,9 +90,11 @@ def _pooling(classifier: Classifier, block: str, tokens: int, patches: int) -> l
         constraint = f"the last block {block!r} of {classifier.name} must return tokens (N, {tokens}, D)"
         shape = tuple(gradient.shape)
         require(shape[:-1] == (1, tokens), constraint, shape, hint="use grad_cam")
-    reached = [False] * tokens if gradient is None else (gradient[0] != 0).any(-1).tolist()
+    reached = [False] * tokens
+    if gradient is not None:
+        reached = (gradient[0] != 0).any(-1).tolist()
     if not any(reached):  # a new head of zeros
-        reached = [n == 0 for n in range(tokens)]
+        reached[0] = True
     share = any(reached[prefix:]) / patches
     weights = [*map(float, reached[:prefix]), *[share] * patches]
     return [weight / sum(weights) for weight in weights]

@@ -136,11 +136,16 @@ class Estimator(Attribution):
         done = self.converged(x, state) | (state["iteration"] >= state["iterations"])
         counts = self.advance(state).masked_fill(done, 0)
         completed = to_list(state["iteration"])
-        pairs = [(n, k + i) for n, (k, c) in enumerate(zip(completed, to_list(counts), strict=True)) for i in range(c)]
-        if not pairs:
+        slots: list[int] = []
+        numbers: list[int] = []
+        for n, count in enumerate(to_list(counts)):
+            slots += [n] * count
+            numbers += range(completed[n], completed[n] + count)
+        if not slots:
             return x, state, done
-        slots, numbers = (to_device(column, x.device) for column in zip(*pairs, strict=True))
-        return x, self.accumulate(x, dict(state), slots, numbers, evaluate), done
+        device = x.device
+        state = self.accumulate(x, dict(state), to_device(slots, device), to_device(numbers, device), evaluate)
+        return x, state, done
 
     @abstractmethod
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
@@ -179,7 +184,7 @@ class Sampling(Estimator):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return zero means, and zero sums of squared deviations ``(N,)``, averaged over the pixels."""
-        return {**super().init(x, tasks), "mean": self.zero_map(x), "squares": x.new_zeros(len(x))}
+        return super().init(x, tasks) | {"mean": self.zero_map(x), "squares": x.new_zeros(len(x))}
 
     def pattern(self, maps: Tensor) -> Tensor:
         """Return the part of maps whose error is estimated; a linear projection, by default the identity."""
@@ -257,7 +262,9 @@ def keys(state: State, slots: Tensor, numbers: Tensor) -> list[Key]:
 
 def gather_rows(images: Tensor, slots: Tensor) -> Tensor:
     """Return ``images[slots]``, without a copy if each slot occurs once, in order."""
-    return images if _is_identity(slots, len(images)) else images.index_select(0, slots)
+    if _is_identity(slots, len(images)):
+        return images
+    return images.index_select(0, slots)
 
 
 def add_rows(total: Tensor, slots: Tensor, rows: Tensor) -> Tensor:
@@ -306,20 +313,26 @@ def attribute(
     Returns:
         The maps (see :meth:`Attribution.attribution`) and their uncertainty.
     """
-    total = method.default_evaluations(x.shape[1:]) if evaluations is None else evaluations
-    networks = dict(network if isinstance(network, Mapping) else dict.fromkeys(map(str, method.networks), network))
+    if evaluations is None:
+        evaluations = method.default_evaluations(x.shape[1:])
+    if not isinstance(network, Mapping):
+        network = dict.fromkeys(map(str, method.networks), network)
+    if seeds is None:
+        seeds = range(len(x))
     classes = torch.as_tensor(targets, device=x.device)
-    seeds = range(len(x)) if seeds is None else seeds
-    tasks = [Task(i, f"input {i}", seed, target=int(t)) for i, (seed, t) in enumerate(zip(seeds, classes, strict=True))]
+    tasks = []
+    for i, (seed, target) in enumerate(zip(seeds, classes, strict=True)):
+        tasks.append(Task(i, f"input {i}", seed, target=int(target)))
     goals = {"targets": classes}
     if against is not None:
         goals["against"] = torch.as_tensor(against, device=x.device)
-    evaluate = bare_evaluate(method.objective, networks, goals, method.layers)
+    evaluate = bare_evaluate(method.objective, network, goals, method.layers)
     zeros = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    state = {**method.init(x, tasks), "iteration": zeros, "iterations": zeros + total, "until": zeros + total}
+    total = zeros + evaluations
+    state = method.init(x, tasks) | {"iteration": zeros, "iterations": total, "until": total.clone()}
     done = zeros.bool()
     with torch.no_grad():
-        while bool((state["iteration"] < total).any()) and not bool(done.all()):
+        while bool((state["iteration"] < evaluations).any()) and not bool(done.all()):
             advance = method.advance(state)
             _, state, done = method.step(x, state, evaluate)
             state["iteration"] = state["iteration"] + advance.masked_fill(done, 0)

@@ -31,7 +31,7 @@ class Baseline:
     sigma: float = 10.0
 
     def __post_init__(self) -> None:
-        valid = self.kind in get_args(Kind) if isinstance(self.kind, str) else math.isfinite(self.kind)
+        valid = self.kind in get_args(Kind) or (not isinstance(self.kind, str) and math.isfinite(self.kind))
         require(valid, f"baseline must be one of {', '.join(get_args(Kind))} or a gray value", repr(self.kind))
         valid = 0 < self.sigma < math.inf
         require(valid, "sigma of the blurred baseline must be positive", self.sigma, hint="10 is usual")
@@ -50,4 +50,6 @@ class Baseline:
         if self.kind == "blurred":
             require(x.ndim == 4, "the blurred baseline requires images (N, C, H, W)", f"shape {tuple(x.shape)}")
             return gaussian_blur(x, torch.full((len(x),), self.sigma))
-        return torch.full_like(x, 0.0 if self.kind == "black" else float(self.kind))
+        if self.kind == "black":
+            return torch.zeros_like(x)
+        return torch.full_like(x, float(self.kind))

@@ -37,10 +37,10 @@ class DeepLift(Gradient):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         baseline = self.baseline(x, [task.seed for task in tasks])
-        return {**super().init(x, tasks), "baseline": baseline, "difference": x.new_zeros(len(x))}
+        return super().init(x, tasks) | {"baseline": baseline, "difference": x.new_zeros(len(x))}
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        images, baselines = (gather_rows(rows, slots) for rows in (x, state["baseline"]))
+        images, baselines = gather_rows(x, slots), gather_rows(state["baseline"], slots)
         rescaled = evaluate(torch.stack([images, baselines], 1), slots=slots, network="rescale")
         start = evaluate(baselines, gradient=False, slots=slots).score
         state["map"] = add_rows(state["map"], slots, (images - baselines) * rescaled.gradient[:, 0])

@@ -69,10 +69,9 @@ class ExtremalPerturbation(Attribution):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         require(x.ndim == 4, "ExtremalPerturbation requires images (N, C, H, W)", f"shape {tuple(x.shape)}")
-        height, width = (math.ceil(side / self.cell) for side in x.shape[2:])
+        height, width = math.ceil(x.shape[2] / self.cell), math.ceil(x.shape[3] / self.cell)
         weights = x.new_zeros(len(x), 1, height, width)
-        return {
-            **super().init(x, tasks),
+        return super().init(x, tasks) | {
             "weights": weights,
             "velocity": weights.clone(),
             "offset": x.new_full((len(x), 1, 1, 1), math.log(1 / _FIRST - 1)),
@@ -94,7 +93,7 @@ class ExtremalPerturbation(Attribution):
             (gain,) = torch.autograd.grad(inputs, weights, evaluation.gradient, retain_graph=True)
             (growth,) = torch.autograd.grad(mask.sum(), weights)
         # b compensates the change of area, unless all masks are 0 or 1.
-        total_gain, total_growth = (values.sum((1, 2, 3), keepdim=True) for values in (gain, growth))
+        total_gain, total_growth = gain.sum((1, 2, 3), keepdim=True), growth.sum((1, 2, 3), keepdim=True)
         gradient = gain - growth * (total_gain / total_growth).nan_to_num(0, 0, 0)
         cells = math.prod(weights.shape[1:])
         velocity = torch.lerp(math.sqrt(cells) * unit(gradient).to(x.dtype), state["velocity"], _MOMENTUM)
@@ -107,7 +106,7 @@ class ExtremalPerturbation(Attribution):
             "best": torch.where(is_better, score, state["best"]),
             "best_weights": torch.where(is_better.view(-1, 1, 1, 1), state["weights"], state["best_weights"]),
         }
-        return x, {**state, **updated}, never(x)
+        return x, state | updated, never(x)
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
         """Return the masks in [0, 1]: the best one of the final area, or the current one before."""
@@ -210,7 +209,7 @@ class _WindowSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, index: Tensor) -> Tensor:
         ctx.index, ctx.shape = index.tolist(), maps.shape
-        height, width = (side - len(index) + 1 for side in maps.shape[-2:])
+        height, width = _window_size(maps, ctx.index)
         total = maps.new_zeros(*maps.shape[:2], 1, height, width)
         for window in _windows(maps, ctx.index):
             total += window
@@ -227,10 +226,15 @@ class _WindowSum(torch.autograd.Function):
 
 def _windows(maps: Tensor, index: list[list[int]]) -> Iterator[Tensor]:
     """Yield the window ``(..., 1, h, w)`` of the maps for each offset."""
-    height, width = (side - len(index) + 1 for side in maps.shape[-2:])
+    height, width = _window_size(maps, index)
     for y, row in enumerate(index):
         for x, d in enumerate(row):
             yield maps[..., d : d + 1, y : y + height, x : x + width]
+
+
+def _window_size(maps: Tensor, index: list[list[int]]) -> tuple[int, int]:
+    margin = len(index) - 1
+    return maps.shape[-2] - margin, maps.shape[-1] - margin
 
 
 def enlarged(mask: Tensor, x: Tensor) -> Tensor:
@@ -240,8 +244,11 @@ def enlarged(mask: Tensor, x: Tensor) -> Tensor:
 
 def pyramid(x: Tensor, blur: float, levels: int) -> Tensor:
     """Blur images ``(N, C, H, W)`` by ``blur * k / levels`` for k = 0 ... levels: ``(N, levels + 1, C, H, W)``."""
-    sigmas = [blur * level / levels for level in range(levels + 1)]
-    return torch.stack([gaussian_blur(x, torch.full((len(x),), sigma)) for sigma in sigmas], dim=1)
+    blurs = []
+    for level in range(levels + 1):
+        sigma = blur * level / levels
+        blurs.append(gaussian_blur(x, torch.full((len(x),), sigma)))
+    return torch.stack(blurs, dim=1)
 
 
 def perturbed(blurs: Tensor, mask: Tensor) -> Tensor:
@@ -251,5 +258,5 @@ def perturbed(blurs: Tensor, mask: Tensor) -> Tensor:
     depth = (1 - mask) * last
     above = depth.detach().floor().clamp(0, last - 1)
     index = above.long()[:, None].expand(-1, -1, blurs.shape[2], -1, -1)
-    sharper, softer = (blurs.gather(1, index + k).squeeze(1) for k in (0, 1))
+    sharper, softer = blurs.gather(1, index).squeeze(1), blurs.gather(1, index + 1).squeeze(1)
     return sharper + (depth - above) * (softer - sharper)

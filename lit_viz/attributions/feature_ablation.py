@@ -15,7 +15,7 @@ from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
-from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.device import rows_equal
 
 
 class Ablation(Estimator):
@@ -49,14 +49,12 @@ class Ablation(Estimator):
         """Return the pixels of regions ``numbers`` ``(M,)``, from 0, bool ``(M, 1, H, W)``."""
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        return {
-            **super().init(x, tasks),
-            **self.regions(x),
-            "baseline": self.baseline(x, [task.seed for task in tasks]),
-            "score": x.new_zeros(len(x)),
-            "losses": self.zero_map(x),
-            "covered": self.zero_map(x),
-        }
+        state = super().init(x, tasks) | self.regions(x)
+        state["baseline"] = self.baseline(x, [task.seed for task in tasks])
+        state["score"] = x.new_zeros(len(x))
+        state["losses"] = self.zero_map(x)
+        state["covered"] = self.zero_map(x)
+        return state
 
     def advance(self, state: State) -> Tensor:
         return torch.minimum(super().advance(state), 1 + state["count"] - state["iteration"])
@@ -65,7 +63,7 @@ class Ablation(Estimator):
         replaced = (numbers > 0).view(-1, 1, 1, 1) & self.masks(x, state, slots, (numbers - 1).clamp_min(0))
         inputs = torch.where(replaced, gather_rows(state["baseline"], slots), gather_rows(x, slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.to(x.dtype)
-        first = to_device([m for m, k in enumerate(to_list(numbers)) if k == 0], x.device, torch.long)
+        first = rows_equal(numbers, 0)
         if len(first):
             state["score"] = state["score"].index_copy(0, slots[first], scores[first])
         losses = (state["score"][slots] - scores).view(-1, 1, 1, 1)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.attributions.tokens import Grid, logit_gradient, parse_grid, patch_grid
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.attention import attention_layers
-from lit_viz.classifiers.layers import Layout, check_layers, layouts, unreadable
+from lit_viz.classifiers.layers import Layout, layer_name, layouts, unreadable
 from lit_viz.classifiers.sources import import_object
 from lit_viz.errors import LitVizError, require
 from lit_viz.optim import Evaluate
@@ -29,10 +29,10 @@ class GradCAM(Gradient):
     positions. The backward stops at the layer. Upsampling is bilinear. Subclasses override :meth:`weights`.
 
     Args:
-        layer: name; default: the last layer before the logits that has feature maps (then positions are pooled). In
-            transformers with attention between all tokens it is the layer before the last attention (the first norm of
-            the last block), because only the class token reaches the score after it; in timm's ``SwinTransformer`` it
-            is the last norm, which gives the CAM of Zhou et al. 2016.
+        layer: name, or the module itself; default: the last layer before the logits that has feature maps (then
+            positions are pooled). In transformers with attention between all tokens it is the layer before the last
+            attention (the first norm of the last block), because only the class token reaches the score after it; in
+            timm's ``SwinTransformer`` it is the last norm, which gives the CAM of Zhou et al. 2016.
         relu: keep positive values only; otherwise the map is signed.
         reshape: function from the output of the layer to feature maps ``(N, C, h, w)``, or ``module:function``. Not
             required for feature maps, channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last
@@ -43,20 +43,28 @@ class GradCAM(Gradient):
     spatial = True
 
     def __init__(
-        self, layer: str | None = None, relu: bool = True, reshape: str | Reshape | None = None, grid: Grid = None
+        self,
+        layer: str | nn.Module | None = None,
+        relu: bool = True,
+        reshape: str | Reshape | None = None,
+        grid: Grid = None,
     ) -> None:
-        self.layer, self.relu, self.grid = layer, relu, parse_grid(grid)
+        self.layer: Any = layer  # a module until it is bound
+        self.relu, self.grid = relu, parse_grid(grid)
         self.reshape: Reshape | None = import_object(reshape, "reshape") if isinstance(reshape, str) else reshape
         valid = self.reshape is None or callable(self.reshape)
         require(valid, "reshape of Grad-CAM must be a function", type(self.reshape).__name__)
-        self.layers = () if layer is None else (layer,)
+        self.layers = (layer,) if isinstance(layer, str) else ()
         self._maps: Reshape = self.reshape or _identity
 
     def bind(self, classifier: Classifier) -> None:
         if self.layer is not None:
-            check_layers([self.layer], classifier.original)
+            self.layer = layer_name(self.layer, classifier.original)
+            self.record_argument("layer", self.layer)
         layouts_by_name = layouts(classifier)
-        layer = _last_spatial(classifier, layouts_by_name) if self.layer is None else self.layer
+        layer = self.layer
+        if layer is None:
+            layer = _last_spatial(classifier, layouts_by_name)
         if layer not in layouts_by_name:
             raise unreadable(layer)
         self.layers = (layer,)
@@ -69,18 +77,22 @@ class GradCAM(Gradient):
         return self._maps is _identity
 
     def record_fields(self) -> dict[str, Any]:
-        return {"layer": self.layers[0] if self.layers else None}
+        if not self.layers:
+            return {"layer": None}
+        return {"layer": self.layers[0]}
 
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
         (layer,) = self.layers
         evaluation = evaluate(x, slots=slots)
-        outputs = evaluation.gradients_at([layer])[layer], evaluation.activations[layer]
-        gradient, maps = (self._maps(output) for output in outputs)
-        got = f"shape {tuple(maps.shape)} from an output of shape {tuple(outputs[0].shape)}"
+        output_gradient, output = evaluation.gradients_at([layer])[layer], evaluation.activations[layer]
+        gradient, maps = self._maps(output_gradient), self._maps(output)
+        got = f"shape {tuple(maps.shape)} from an output of shape {tuple(output.shape)}"
         require(maps.ndim == 4, "reshape of Grad-CAM must return feature maps (N, C, h, w)", got)
         gradient, maps = gradient.to(x.dtype), maps.to(x.dtype)  # products underflow in float16
         cam = (self.weights(maps, gradient) * maps).sum(1, keepdim=True)
-        return F.interpolate(cam.relu() if self.relu else cam, x.shape[2:], mode="bilinear", align_corners=False)
+        if self.relu:
+            cam = cam.relu()
+        return F.interpolate(cam, x.shape[2:], mode="bilinear", align_corners=False)
 
     def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
         """Return the weights of feature maps, given their gradient; each ``(M, C, h, w)``, or sides of 1."""
@@ -96,10 +108,12 @@ class GradCAM(Gradient):
         if layout.kind == "tokens":
             rows, columns = patch_grid(classifier, layout.shape[0], layouts_by_name, self.grid)
             return lambda tokens: tokens[:, -rows * columns :].transpose(1, 2).reshape(len(tokens), -1, rows, columns)
-        shape = layout.shape if layout.kind == "other" else (1, *layout.shape)
+        shape = layout.shape
+        if layout.kind != "other":
+            shape = (1, *shape)
         raise LitVizError(
             f"Grad-CAM requires feature maps (N, C, h, w), got {shape} from layer {layer!r} of {classifier.name}: "
-            "choose another layer, or give a function to feature maps by --method.reshape MODULE:FUNCTION"
+            "choose another layer, or give reshape, a function to feature maps (MODULE:FUNCTION)"
         )
 
 
@@ -146,7 +160,9 @@ class GuidedGradCAM(GradCAM):
     spatial = False
     networks = ("plain", "guided")
 
-    def __init__(self, layer: str | None = None, reshape: str | Reshape | None = None, grid: Grid = None) -> None:
+    def __init__(
+        self, layer: str | nn.Module | None = None, reshape: str | Reshape | None = None, grid: Grid = None
+    ) -> None:
         super().__init__(layer, reshape=reshape, grid=grid)
 
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
@@ -164,10 +180,13 @@ def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout])
     """
     attention = attention_layers(classifier)
     inside = tuple(f"{name}." for name in attention.layers)
-    names = list(layouts_by_name)
-    if attention.problem is None:
-        names = names[: next(i for i, name in enumerate(names) if f"{name}.".startswith(inside[-1]))]
-    for name in reversed([name for name in names if not name.startswith(inside)]):
+    names = []
+    for name in layouts_by_name:
+        if attention.problem is None and f"{name}.".startswith(inside[-1]):
+            break
+        if not name.startswith(inside):
+            names.append(name)
+    for name in reversed(names):
         layout = layouts_by_name[name]
         sides = {"maps": layout.shape[1:], "grid": layout.shape[:2], "tokens": layout.shape}
         if min(sides.get(layout.kind, (0,))) > 1 and _affects_logits(classifier, name, layout):
@@ -182,4 +201,5 @@ def _affects_logits(classifier: Classifier, layer: str, layout: Layout) -> bool:
     gradient = logit_gradient(classifier, layer)
     if gradient is None:
         return False
-    return int((gradient[0] != 0).any(0 if layout.kind == "maps" else -1).sum()) != 1
+    channel_dim = 0 if layout.kind == "maps" else -1
+    return int((gradient[0] != 0).any(channel_dim).sum()) != 1

@@ -20,7 +20,7 @@ class Gradient(Estimator):
     """
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        return {**super().init(x, tasks), "map": self.zero_map(x)}
+        return super().init(x, tasks) | {"map": self.zero_map(x)}
 
     advance = StepRule.advance  # one evaluation per slot
 

@@ -36,15 +36,16 @@ class GradientShap(Sampling):
     def __init__(
         self, baselines: Kind | float | Sequence[Kind | float] = ("black", 0.5, 1.0), sigma: float = 0.0
     ) -> None:
-        given = [baselines] if isinstance(baselines, (str, float, int)) else list(baselines)
-        require(given, "GradientShap must have at least one baseline", "none")
+        if isinstance(baselines, (str, float, int)):
+            baselines = [baselines]
+        require(len(baselines) > 0, "GradientShap must have at least one baseline", "none")
         require(0 <= sigma < math.inf, "sigma of GradientShap must be at least 0", sigma)
-        self.baselines, self.sigma = [Baseline(kind) for kind in given], sigma
+        self.baselines, self.sigma = list(map(Baseline, baselines)), sigma
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         seeds = [task.seed for task in tasks]
         baselines = torch.stack([baseline(x, seeds) for baseline in self.baselines], 1)
-        return {**super().init(x, tasks), "baselines": baselines}
+        return super().init(x, tasks) | {"baselines": baselines}
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         start, end, position = self.draw(keys(state, slots, numbers), gather_rows(x, slots), state["baselines"][slots])
@@ -60,5 +61,8 @@ class GradientShap(Sampling):
         """
         draws = Draws(keys, x.device).scoped("gradient_shap")
         chosen = draws.integers("baseline", 0, baselines.shape[1] - 1)
-        noisy = x if self.sigma == 0 else x + draws.noise("noise", x.shape[1:]).to(x.dtype).mul_(self.sigma)
-        return baselines[torch.arange(len(x), device=x.device), chosen], noisy, draws.uniform("position").to(x.dtype)
+        start = baselines[torch.arange(len(x), device=x.device), chosen]
+        end = x
+        if self.sigma > 0:
+            end = x + draws.noise("noise", x.shape[1:]).to(x.dtype).mul_(self.sigma)
+        return start, end, draws.uniform("position").to(x.dtype)

@@ -49,8 +49,7 @@ class IntegratedGradients(Estimator):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         zero = x.new_zeros(len(x))
-        return {
-            **super().init(x, tasks),
+        return super().init(x, tasks) | {
             "baseline": self.baseline(x, [task.seed for task in tasks]),
             "difference": zero,
             "sum": torch.zeros_like(x),
@@ -61,30 +60,42 @@ class IntegratedGradients(Estimator):
         }
 
     def advance(self, state: State) -> Tensor:
-        positions = map(self._locate, to_list(state["iterations"]), to_list(state["iteration"]))
-        remaining = to_device([len(rule) - k for rule, k in positions], state["iteration"].device)
-        return torch.minimum(super().advance(state), remaining)
+        remaining = []
+        for last, number in zip(to_list(state["iterations"]), to_list(state["iteration"]), strict=True):
+            rule, k = self._locate(last, number)
+            remaining.append(len(rule) - k)
+        return torch.minimum(super().advance(state), to_device(remaining, state["iteration"].device))
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        pairs = list(zip(to_list(slots), to_list(numbers), strict=True))
-        new = to_device([n for n, k in pairs if k == 0], x.device, torch.long)
-        if len(new):
-            score, baseline_score = (
-                evaluate(gather_rows(images, new), gradient=False, slots=new).score.to(x.dtype)
-                for images in (x, state["baseline"])
-            )
-            state["difference"] = state["difference"].index_copy(0, new, score - baseline_score)
         last = to_list(state["iterations"])
-        positions = [self._locate(last[n], k) for n, k in pairs]
-        columns = zip(*(rule[k] for rule, k in positions), strict=True)
-        nodes, weights = (to_device(column, x.device, x.dtype) for column in columns)
-        start, end = (gather_rows(images, slots) for images in (state["baseline"], x))
+        positions: list[float] = []
+        weights: list[float] = []
+        started: list[int] = []
+        completed: list[int] = []
+        for n, number in zip(to_list(slots), to_list(numbers), strict=True):
+            rule, k = self._locate(last[n], number)
+            position, weight = rule[k]
+            positions.append(position)
+            weights.append(weight)
+            if number == 0:
+                started.append(n)
+            if k + 1 == len(rule):
+                completed.append(n)
+        if started:
+            new = to_device(started, x.device, torch.long)
+            score = evaluate(gather_rows(x, new), gradient=False, slots=new).score.to(x.dtype)
+            baseline = gather_rows(state["baseline"], new)
+            baseline_score = evaluate(baseline, gradient=False, slots=new).score.to(x.dtype)
+            state["difference"] = state["difference"].index_copy(0, new, score - baseline_score)
+        nodes = to_device(positions, x.device, x.dtype)
+        node_weights = to_device(weights, x.device, x.dtype)
+        start, end = gather_rows(state["baseline"], slots), gather_rows(x, slots)
         gradient = evaluate(start.lerp(end, per_slot(nodes, x)), slots=slots).gradient
-        state["sum"] = add_rows(state["sum"], slots, per_slot(weights, x) * gradient)
-        state["weight"] = add_rows(state["weight"], slots, weights)
-        done = [n for (n, _), (rule, k) in zip(pairs, positions, strict=True) if k + 1 == len(rule)]
-        completed = to_device(done, x.device, torch.long)
-        return _complete_rules(x, state, completed) if len(completed) else state
+        state["sum"] = add_rows(state["sum"], slots, per_slot(node_weights, x) * gradient)
+        state["weight"] = add_rows(state["weight"], slots, node_weights)
+        if completed:
+            state = _complete_rules(x, state, to_device(completed, x.device, torch.long))
+        return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
         return torch.where(per_slot(state["rules"], x) > 0, state["map"], _partial_map(x, state))
@@ -100,7 +111,9 @@ class IntegratedGradients(Estimator):
         return self._rules(evaluations)[-1]
 
     def _rules(self, evaluations: int) -> list[int]:
-        return [evaluations] if self.tolerance is None else growing(evaluations)
+        if self.tolerance is None:
+            return [evaluations]
+        return growing(evaluations)
 
     def _locate(self, iterations: int, number: int) -> tuple[Rule, int]:
         """Return the rule of an evaluation and its index in the rule."""
@@ -148,8 +161,7 @@ def _complete_rules(x: Tensor, state: State, slots: Tensor) -> State:
     mask = per_slot(completed, x) > 0
     current = torch.where(mask, _partial_map(x, state), state["map"])
     change = relative((current - state["map"]).flatten(1).abs().amax(1), current)
-    return {
-        **state,
+    return state | {
         "sum": state["sum"].masked_fill(mask, 0.0),
         "weight": state["weight"].masked_fill(completed, 0.0),
         "rules": state["rules"] + completed,

@@ -15,7 +15,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws
 from lit_viz.types import Task
-from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.device import rows_equal, to_list
 
 _ENDS = 2  # evaluations of the image and of its baseline, before the coalitions
 
@@ -57,8 +57,7 @@ class KernelShap(Estimator):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         segments, zeros = self.segments(x), x.new_zeros(len(x), dtype=torch.float64)
         most = self.segments.most
-        return {
-            **super().init(x, tasks),
+        return super().init(x, tasks) | {
             "baseline": self.baseline(x, [task.seed for task in tasks]),
             "segments": segments,
             "count": 1 + segments.flatten(1).amax(1),
@@ -77,7 +76,7 @@ class KernelShap(Estimator):
         inputs = torch.where(shown, gather_rows(x, slots), gather_rows(state["baseline"], slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.double()
         for name, number in (("full", 0), ("empty", 1)):
-            rows = to_device([m for m, k in enumerate(to_list(numbers)) if k == number], x.device, torch.long)
+            rows = rows_equal(numbers, number)
             state[name] = state[name].index_copy(0, slots[rows], scores[rows])
         # Rows are ascending per slot: the other score of a pair is that of the row before, or of the step before.
         places, last, previous = to_list(slots), state["last"].clone(), scores.clone()

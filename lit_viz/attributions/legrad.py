@@ -35,7 +35,9 @@ class LeGrad(AttentionMap):
         super().bind(classifier)
         layouts_by_name = layouts(classifier)
         for block in self.blocks:
-            shape = layouts_by_name[block].shape if block in layouts_by_name else ()
+            shape: Sequence[int] = ()
+            if block in layouts_by_name:
+                shape = layouts_by_name[block].shape
             got = f"{shape or 'no output'} from block {block!r} of {classifier.name}"
             valid = len(shape) == 2 and shape[0] == self._tokens
             require(valid, f"LeGrad requires blocks of {self._tokens} tokens", got, hint="use attention_gradient")
@@ -45,7 +47,8 @@ class LeGrad(AttentionMap):
 
     def relevance(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
         gradients = evaluate(x, slots=slots).gradients_at(self.attention)
-        return torch.stack([gradient.to(x.dtype).relu().mean((1, 2)) for gradient in gradients.values()]).sum(0)
+        relevances = [gradient.to(x.dtype).relu().mean((1, 2)) for gradient in gradients.values()]
+        return torch.stack(relevances).sum(0)
 
 
 class _BlockLogits(Logit):

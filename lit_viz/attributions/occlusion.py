@@ -46,8 +46,13 @@ class Occlusion(Ablation):
     def _set_window(self, window: int | Sequence[int]) -> None:
         """Set the sides of the window and the strides, ``[height, width]`` each."""
         self.windows = _pair(window)
-        self.strides = [max(1, side // 2) for side in self.windows] if self.stride is None else _pair(self.stride)
-        valid = all(1 <= stride <= side for stride, side in zip(self.strides, self.windows, strict=True))
+        height, width = self.windows
+        if self.stride is None:
+            self.strides = [max(1, height // 2), max(1, width // 2)]
+        else:
+            self.strides = _pair(self.stride)
+        down, right = self.strides
+        valid = 1 <= down <= height and 1 <= right <= width
         got = f"window {window} and stride {self.stride}"
         require(valid, "stride of Occlusion must be between 1 and the window", got)
 
@@ -73,14 +78,18 @@ class Occlusion(Ablation):
 
     def _grid(self, shape: Sequence[int]) -> list[int]:
         """Return the number of windows down and across an input ``(C, H, W)``."""
-        fits = len(shape) == 3 and all(side <= n for side, n in zip(self.windows, shape[1:], strict=True))
-        window = " x ".join(map(str, self.windows))
-        require(fits, f"window of Occlusion must be at most the input {tuple(shape)}", f"{window} pixels")
-        sizes = zip(shape[1:], self.windows, self.strides, strict=True)
-        return [1 + math.ceil((length - side) / stride) for length, side, stride in sizes]
+        height, width = self.windows
+        fits = len(shape) == 3 and height <= shape[1] and width <= shape[2]
+        constraint = f"window of Occlusion must be at most the input {tuple(shape)}"
+        require(fits, constraint, f"{height} x {width} pixels")
+        grid = []
+        for length, side, stride in zip(shape[1:], self.windows, self.strides, strict=True):
+            grid.append(1 + math.ceil((length - side) / stride))
+        return grid
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:
-    pair = [value] * 2 if isinstance(value, int) else list(value)
-    require(len(pair) == 2, "window and stride of Occlusion must be a side or (height, width)", value)
-    return pair
+    if isinstance(value, int):
+        return [value, value]
+    require(len(value) == 2, "window and stride of Occlusion must be a side or (height, width)", value)
+    return list(value)

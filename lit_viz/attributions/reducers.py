@@ -61,4 +61,6 @@ def reduce_channels(attribution: Tensor, how: str = "max_abs") -> Tensor:
         ``(N, H, W)``, N = 1 for one image; NaN where a channel is NaN.
     """
     maps = reducer(how).apply(attribution)
-    return maps[None] if maps.ndim == 2 else maps
+    if maps.ndim == 2:
+        return maps[None]
+    return maps

@@ -69,5 +69,7 @@ def masks(keys: Sequence[Key], x: Tensor, grid: int, p: float) -> Tensor:
     down, right = math.ceil(height / grid), math.ceil(width / grid)
     large = F.interpolate(cells, size=((grid + 1) * down, (grid + 1) * right), mode="bilinear", align_corners=False)
     tops, lefts = to_list(draws.integers("top", 0, down - 1)), to_list(draws.integers("left", 0, right - 1))
-    cut = [row[:, t : t + height, u : u + width] for row, t, u in zip(large, tops, lefts, strict=True)]
-    return torch.stack(cut)
+    cropped = []
+    for mask, top, left in zip(large, tops, lefts, strict=True):
+        cropped.append(mask[:, top : top + height, left : left + width])
+    return torch.stack(cropped)

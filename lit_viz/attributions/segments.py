@@ -58,14 +58,16 @@ class Segments:
     def check(self, size: tuple[int, ...]) -> None:
         """Raise :class:`LitVizError` if a mask file does not have this height and width."""
         if isinstance(self.given, str):
-            expected, got = ("{} x {}".format(*sides) for sides in (size, self._mask.shape))
+            expected, got = "{} x {}".format(*size), "{} x {}".format(*self._mask.shape)
             constraint = f"the mask {self.given} must have the size of the network's input, {expected} pixels"
             hint = "draw it on the photograph in sources/ of a run"
             require(self._mask.shape == size, constraint, got, hint=hint)
 
     def record_fields(self) -> dict[str, Any]:
         """Return the checksum of a mask file; nothing for superpixels."""
-        return {"mask_sha256": self._file[1]} if isinstance(self.given, str) else {}
+        if isinstance(self.given, int):
+            return {}
+        return {"mask_sha256": self._file[1]}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the region of every pixel, int64 ``(N, 1, H, W)``, from 0.

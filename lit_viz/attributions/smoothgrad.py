@@ -61,7 +61,7 @@ class VarGrad(SmoothGrad):
     fewest: ClassVar[int] = 8
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        return {**super().init(x, tasks), "centre": torch.zeros_like(x)}
+        return super().init(x, tasks) | {"centre": torch.zeros_like(x)}
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         gradients = super().samples(x, state, slots, numbers, evaluate)

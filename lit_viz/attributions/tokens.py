@@ -22,7 +22,8 @@ def parse_grid(grid: Grid) -> tuple[int, int] | None:
     if grid is None:
         return None
     try:
-        rows, columns = map(int, grid.split(",") if isinstance(grid, str) else grid)
+        sides = grid.split(",") if isinstance(grid, str) else grid
+        rows, columns = map(int, sides)
     except ValueError as error:
         raise LitVizError(f"grid must be rows,columns such as 14,14, got {grid!r}") from error
     require(min(rows, columns) >= 1, "rows and columns of grid must be positive", repr(grid))
@@ -44,18 +45,22 @@ def patch_grid(
         require(math.prod(given) <= tokens, f"grid must have at most the {tokens} tokens of {classifier.name}", given)
         return given
     modules = dict(classifier.original.named_modules())
-    convolutions = [layout for name, layout in layouts_by_name.items() if isinstance(modules[name], nn.Conv2d)]
-    grids = [layout.shape[1:] for layout in convolutions if len(layout.shape) == 3]
-    fitting = [(rows, columns) for rows, columns in grids if rows * columns <= tokens < 2 * rows * columns]
-    if fitting:
-        return max(fitting, key=math.prod)
+    grids: list[tuple[int, int]] = []
+    for name, layout in layouts_by_name.items():
+        if not isinstance(modules[name], nn.Conv2d) or len(layout.shape) != 3:
+            continue
+        _, rows, columns = layout.shape
+        if rows * columns <= tokens < 2 * rows * columns:
+            grids.append((rows, columns))
+    if grids:
+        return max(grids, key=math.prod)
     height, width = classifier.size
     patches = max(0, tokens - prefix_tokens(classifier.original))
-    rows, columns = (round(math.sqrt(patches * ratio)) for ratio in (height / width, width / height))
+    rows = round(math.sqrt(patches * (height / width)))
+    columns = round(math.sqrt(patches * (width / height)))
     if patches < 2 or rows * columns != patches:
         raise LitVizError(
-            f"the rows and columns of the {tokens} tokens of {classifier.name} are unknown: give --method.grid "
-            "ROWS,COLUMNS"
+            f"the rows and columns of the {tokens} tokens of {classifier.name} are unknown: give grid ROWS,COLUMNS"
         )
     return rows, columns
 

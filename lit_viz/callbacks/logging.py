@@ -12,14 +12,16 @@ from queue import Full, Queue
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import first_line
 from lit_viz.loggers import LOGGERS, adapter
 from lit_viz.loggers.base import FINISH_SECONDS, ImageAdapter, LogRow
 from lit_viz.loggers.rows import FolderRows, caption, log_snapshot, names_of
-from lit_viz.presentations import presentation_of
-from lit_viz.runs.folder import RunFolder
+from lit_viz.presentations import Presentation, presentation_of
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, command_line
 
@@ -66,12 +68,20 @@ class ImageLogger(Callback):
     ) -> None:
         """Log the snapshots of this step."""
         assert isinstance(pl_module, ImageTraining)
-        snapshots = [snapshot for snapshot in outputs["snapshots"] if snapshot.task.index < self.max_images]
-        for snapshot in snapshots if self._adapters else ():
-            text = caption(snapshot, presentation_of(type(pl_module)))
-            images = {} if snapshot.image is None else {"image": snapshot.image, **snapshot.extra_images}
-            for logs in self._adapters:
-                log_snapshot(logs, self._names[snapshot.task.index], snapshot, images, text)
+        if not self._adapters:
+            return
+        for snapshot in outputs["snapshots"]:
+            if snapshot.task.index < self.max_images:
+                self._log(snapshot, presentation_of(type(pl_module)))
+
+    def _log(self, snapshot: Snapshot, presentation: Presentation) -> None:
+        text = caption(snapshot, presentation)
+        images: dict[str, Tensor] = {}
+        if snapshot.image is not None:
+            images["image"] = snapshot.image
+            images.update(snapshot.extra_images)
+        for logs in self._adapters:
+            log_snapshot(logs, self._names[snapshot.task.index], snapshot, images, text)
 
 
 class LoggerThread:
@@ -87,7 +97,7 @@ class LoggerThread:
         notify: receives the line about an error.
     """
 
-    def __init__(self, name: str, adapter: ImageAdapter, folder: RunFolder, notify: Notify) -> None:
+    def __init__(self, name: str, adapter: ImageAdapter, folder: FolderStorage, notify: Notify) -> None:
         self.name, self.adapter = name, adapter
         self.failed = False
         self._folder, self._notify = folder, notify
@@ -128,8 +138,10 @@ class LoggerThread:
         the run can be continued, and no call may take longer than ``seconds``, by default 8."""
         if self.failed or not self._thread.is_alive():
             return
-        if not success:
-            self._limit = min(self._limit, _EXIT_SECONDS) if seconds is None else seconds
+        if not success and seconds is not None:
+            self._limit = seconds
+        elif not success:
+            self._limit = min(self._limit, _EXIT_SECONDS)
         self._give_up_if_late()
         self.submit(lambda: self.adapter.close(success))
         self.submit(lambda: self._calls.put_nowait(None))
@@ -163,10 +175,10 @@ class LoggerThread:
         if not self.failed:
             self.failed = True
             later = f"{command_line('log', self._folder.path)} --to {self.name}"
-            self._notify(f"{LOGGERS[self.name]} {event}, nothing more is logged; later: {later}")
+            self._notify(f"{LOGGERS[self.name].title} {event}, nothing more is logged; later: {later}")
 
 
-def complete_mark(folder: RunFolder, name: str) -> Path:
+def complete_mark(folder: FolderStorage, name: str) -> Path:
     """Return the file that marks a run as logged completely."""
     return folder.path / name / "complete"
 
@@ -215,6 +227,8 @@ class FolderLogger(Callback):
 
     def log_rows(self, finished: Collection[int]) -> None:
         """Log the rows in the folder that the loggers lack; ``finished`` are the indices of finished tasks."""
-        rows = self.rows.rows(finished) if self.threads else ()
+        if not self.threads:
+            return
+        rows = self.rows.rows(finished)
         for thread in self.threads:
             thread.log_rows(rows)

@@ -23,13 +23,13 @@ from lit_viz.classifiers.isolation import eager_copy, random_state_preserved
 from lit_viz.classifiers.loading import PerChannel, load
 from lit_viz.engine.lightning import TaskQueue, interrupts_raised, messages_ignored
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, save_epochs
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import CaptionedImage
 from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
-from lit_viz.types import Result
 from lit_viz.utils.formatting import pluralize, remark
 from lit_viz.utils.process import single_process
 

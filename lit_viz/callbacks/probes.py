@@ -18,6 +18,7 @@ from lit_viz.callbacks.probe import Probe
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, find_class
 from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_accuracy
 from lit_viz.figures.curves import spread
@@ -29,8 +30,8 @@ from lit_viz.loggers.base import CaptionedImage
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
 from lit_viz.methods.photographs import class_tasks
 from lit_viz.optim import Adam
-from lit_viz.runs.results import memory_outcomes
-from lit_viz.types import Result, Task, slug
+from lit_viz.runs.memory import MemoryStorage
+from lit_viz.types import Task, slug
 from lit_viz.utils.formatting import probability_text
 
 __all__ = ["ClassVisualizationProbe", "ImageProbe", "Probe", "RobustnessProbe", "SaliencyProbe"]
@@ -87,7 +88,7 @@ class ClassVisualizationProbe(Probe):
         return ClassVisualization(classifier, **recipe, **self.run_options)
 
     def tasks(self, classifier: Classifier) -> TaskQueue:
-        return TaskQueue(class_tasks(classifier, self.classes, None, self.seed))
+        return TaskQueue(class_tasks(classifier, self.classes, None, self.seed), evidence=False)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         return {
@@ -158,7 +159,7 @@ class ImageProbe(Probe):
             origin = "predicted" if label is None else "given"
             source = str(image) if is_file else None
             tasks.append(Task(i, name, i, source=source, label=label, label_source=origin, options=options))
-        self._tasks = TaskQueue(tasks, pictures)
+        self._tasks = TaskQueue(tasks, pictures, evidence=False)
         return self._tasks
 
     def _read(self, classifier: Classifier) -> tuple[Sequence[Any], Sequence[Any] | None]:
@@ -217,7 +218,7 @@ class SaliencyProbe(ImageProbe):
         self.attribution = method
 
     def method(self, classifier: Classifier) -> ImageTraining:
-        return SaliencyMap(classifier, self.attribution, batch=self.slots, **self.run_options)
+        return SaliencyMap(classifier, method=self.attribution, batch=self.slots, **self.run_options)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         return {
@@ -274,17 +275,17 @@ class RobustnessProbe(ImageProbe):
         self.attack = attack if isinstance(attack, Attack) else kind(**radius)
 
     def method(self, classifier: Classifier) -> ImageTraining:
-        return AdversarialExample(classifier, copy.copy(self.attack), **self.run_options)
+        return AdversarialExample(classifier, attack=copy.copy(self.attack), **self.run_options)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
-        shown = [r for r in results if getattr(r.record, "success_file", False)][:_PICTURES]
+        shown = [r for r in results if r.record.success_file][:_PICTURES]
         pictures = [*(result.source for result in shown), *(result.image for result in shown)]
         names = ", ".join(str(getattr(result.record, "predicted_name", "")) for result in shown)
         image = [enlarged(picture) for picture in pictures if picture is not None]
         return {"adversarial": (tile(image, columns=len(shown)), f"predicted: {names}")} if shown else {}
 
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
-        outcomes = memory_outcomes({result.task.index: result for result in results}, {})
+        outcomes = MemoryStorage(results).outcomes()
         return {"accuracy": clean_accuracy(outcomes).share, "robust_accuracy": robust_accuracy(outcomes)[-1].share}
 
 

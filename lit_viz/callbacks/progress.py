@@ -19,8 +19,8 @@ _REFRESH_SECONDS = 0.1
 
 
 class Progress(Callback):
-    """Print the notes of classifier and method, then show finished images, iteration, mean probability or objective,
-    speed and remaining time on stderr.
+    """Print the notes of classifier, method and tasks, then show finished images, iteration, mean probability or
+    objective, speed and remaining time on stderr.
 
     A notebook shows a line that is updated. If stderr is neither a terminal nor a notebook, one line is printed at the
     start and one at the end.
@@ -43,7 +43,11 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the notes, and start the bar or print a line."""
         module = cast(ImageTraining, pl_module)
-        for note in module.classifier.notes if self.notify is None else (*module.classifier.notes, *module.notes):
+        notes = list(module.classifier.notes)
+        if self.notify is not None:
+            queue = getattr(trainer, "datamodule", None)
+            notes += [*module.notes, *getattr(queue, "notes", ())]
+        for note in notes:
             (self.notify or remark)(str(note))
         self.quiet = self.quiet or not trainer.is_global_zero
         if self.quiet:

@@ -1,4 +1,4 @@
-"""Callbacks that keep the results of a run: run folder, memory and checkpoints."""
+"""Callbacks that store the results of a run, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import warnings
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -24,10 +24,10 @@ from lit_viz.engine.module import ImageTraining, check_run_state
 from lit_viz.engine.ranks import RankStatus
 from lit_viz.engine.slots import ITERATION
 from lit_viz.errors import LitVizError, Terminated
-from lit_viz.presentations import method_name, presentation_of
+from lit_viz.presentations import presentation_of, recorded_method
 from lit_viz.report.page import REPORT, write_report
-from lit_viz.runs import folder as runs
-from lit_viz.types import Result, Snapshot
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import Storage
 from lit_viz.utils.files import plain
 from lit_viz.utils.process import single_thread_executor
 
@@ -36,21 +36,22 @@ _MAX_PENDING = 64
 
 
 class RunWriter(Callback):
-    """Write frames, metrics and results to the run folder during training.
+    """Store snapshots and results during training.
 
-    A separate thread writes in order. Everything before a checkpoint is on the disk before the checkpoint is saved, so
-    this callback must precede the one that saves it. Only rank 0 has it; its ``outputs`` are those of all ranks.
+    For a run folder a separate thread writes in order; in memory nothing is copied. Everything before a checkpoint is
+    on the disk before the checkpoint is saved, so this callback must precede the one that saves it. Only rank 0 has it;
+    its ``outputs`` are those of all ranks.
 
     Args:
-        folder: run folder.
+        storage: run folder, or memory.
         flush_every: seconds between two flushes of the metrics.
 
     Raises:
         LitVizError: the disk is full; finished results are kept.
     """
 
-    def __init__(self, folder: runs.RunFolder, flush_every: float = 2.0) -> None:
-        self.folder = folder
+    def __init__(self, storage: Storage, flush_every: float = 2.0) -> None:
+        self.storage = storage
         self.flush_every = flush_every
         self._flushed = time.monotonic()
         self._pending: deque[Future[None]] = deque()
@@ -59,20 +60,26 @@ class RunWriter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Queue the snapshots and results of this step."""
+        """Store the snapshots and results of this step."""
+        if not self.storage.is_slow:
+            for snapshot in outputs["snapshots"]:
+                self.storage.add_snapshot(snapshot)
+            for result in outputs["results"]:
+                self.storage.add_result(result)
+            return
         for snapshot in outputs["snapshots"]:
-            self._submit(partial(self.folder.add_snapshot, _copy_images(snapshot)))
+            self._submit(partial(self.storage.add_snapshot, _copy_images(snapshot)))
         for result in outputs["results"]:
-            self._submit(partial(self.folder.add_result, _copy_images(result)))
+            self._submit(partial(self.storage.add_result, _copy_images(result)))
         if time.monotonic() - self._flushed >= self.flush_every:
-            self._submit(self.folder.flush)
+            self._submit(self.storage.flush)
             self._flushed = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Flush before a checkpoint, because a resumed run does not repeat what precedes it, and add its
         checksums."""
         self.flush()
-        checkpoint["checksums"] = {index: dict(parts) for index, parts in self.folder.checksums.items()}
+        checkpoint["checksums"] = {index: dict(parts) for index, parts in self.storage.checksums.items()}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Flush; a failure is a warning, so that it does not hide the exception."""
@@ -82,15 +89,16 @@ class RunWriter(Callback):
             warnings.warn(f"the last metrics were not written: {error}", stacklevel=2)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish the folder."""
+        """Complete the results."""
         self._wait(0)
-        self.folder.finish()
-        self._writer.shutdown()
+        self.storage.finish()
+        if self.storage.is_slow:
+            self._writer.shutdown()
 
     def flush(self) -> None:
         """Return when all queued data is on the disk."""
         self._wait(0)
-        self.folder.settle()
+        self.storage.settle()
         self._flushed = time.monotonic()
 
     @cached_property
@@ -114,18 +122,19 @@ class RunWriter(Callback):
             self._pending.popleft().result()
 
 
-def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False, **options: Any) -> runs.RunFolder:
+def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False, **options: Any) -> FolderStorage:
     """Create a run folder with the queue of a method, its classifier and these options.
 
     Raises:
-        LitVizError: the folder is not empty, or the disk is full.
+        LitVizError: the folder is not empty, the disk is full, or the method has no presentation.
     """
-    folder = runs.RunFolder.create(path, overwrite)
+    recorded = recorded_method(type(module))
+    folder = FolderStorage.create(path, overwrite)
     folder.clear()
     folder.write_queue(module.tasks)
     classifier = {name: getattr(module.classifier, name) for name in ("name", "mean", "std", "size")}
-    config = yaml.safe_dump(plain({"classifier": classifier, **options}), sort_keys=False)
-    folder.write_config(config, {"module": method_name(type(module)), "lit_viz": __version__})
+    config = yaml.safe_dump(plain(dict(options, classifier=classifier)), sort_keys=False)
+    folder.write_config(config, recorded | {"lit_viz": __version__})
     return folder
 
 
@@ -146,23 +155,28 @@ class RunFolder(Callback):
     def __init__(self, path: str | Path, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.overwrite = overwrite
+        self._folder: FolderStorage | None = None
         self._writer: RunWriter | None = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Open the folder, and delete what is later than the checkpoint."""
         if trainer.is_global_zero and trainer.training:
-            folder, state = runs.RunFolder.open(self.path), check_run_state(checkpoint["lit_viz"])
-            folder.trim(state["finished"], {slot["task"]: int(slot["state"][ITERATION]) for slot in state["slots"]})
+            folder, state = FolderStorage.open(self.path), check_run_state(checkpoint["lit_viz"])
+            iterations = {slot["task"]: int(slot["state"][ITERATION]) for slot in state["slots"]}
+            folder.trim(state["finished"], iterations)
             folder.checksums = dict(checkpoint["checksums"])
             (self.path / REPORT).unlink(missing_ok=True)
-            self._writer = RunWriter(folder)
+            self._write_to(folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Create the folder, with the queue."""
         if not trainer.is_global_zero or self._writer is not None:
             return
         assert isinstance(pl_module, ImageTraining)
-        self._writer = RunWriter(create_run(self.path, pl_module, self.overwrite))
+        self._write_to(create_run(self.path, pl_module, self.overwrite))
+
+    def _write_to(self, folder: FolderStorage) -> None:
+        self._folder, self._writer = folder, RunWriter(folder)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Queue the snapshots and results of this step."""
@@ -182,34 +196,13 @@ class RunFolder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish the folder, and write the report of a complete run."""
-        if self._writer is not None:
-            self._writer.on_train_end(trainer, pl_module)
-            assert isinstance(pl_module, ImageTraining)
-            if len(pl_module.finished) == len(pl_module.tasks):
-                write_report(self._writer.folder, presentation_of(type(pl_module)))
-            self._writer = None
-
-
-class Memory(Callback):
-    """Keep all snapshots and results in memory, for runs without a folder.
-
-    Attributes:
-        snapshots: by task index, in order of iteration.
-        results: by task index.
-    """
-
-    def __init__(self) -> None:
-        self.snapshots: dict[int, list[Snapshot]] = defaultdict(list)
-        self.results: dict[int, Result] = {}
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Add the snapshots and results of this step."""
-        for snapshot in outputs["snapshots"]:
-            self.snapshots[snapshot.task.index].append(snapshot)
-        for result in outputs["results"]:
-            self.results[result.task.index] = result
+        if self._writer is None or self._folder is None:
+            return
+        self._writer.on_train_end(trainer, pl_module)
+        assert isinstance(pl_module, ImageTraining)
+        if len(pl_module.finished) == len(pl_module.tasks):
+            write_report(self._folder, presentation_of(type(pl_module)))
+        self._writer = None
 
 
 def _copy_images(item: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map, tree_map_only
 
 from lit_viz.classifiers.isolation import Original, dtype_of
-from lit_viz.classifiers.layers import hooked, layer_names
+from lit_viz.classifiers.layers import hooked, layer_names, modules_of
 from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, probe_images, relative_difference
 from lit_viz.errors import NetworkError, first_line
 
@@ -49,7 +49,9 @@ class _ExplicitAttention(TorchFunctionMode):
             self._compare(projected, lambda: func(*args, **kwargs)[0])
             return projected, None
         output = func(*args, **kwargs)
-        return self.on_map(output) if func in _SOFTMAX and output.ndim == 4 else output
+        if func in _SOFTMAX and output.ndim == 4:
+            return self.on_map(output)
+        return output
 
     def _compare(self, output: Tensor, reference: Callable[[], Tensor]) -> None:
         if self.differences is not None:
@@ -58,18 +60,24 @@ class _ExplicitAttention(TorchFunctionMode):
     def _scaled_dot_product(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, scale: Any = None, **__: Any
     ) -> Tensor:
-        logits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-        if attn_mask is not None:
-            is_bool = attn_mask.dtype == torch.bool
-            logits = logits.masked_fill(~attn_mask, -math.inf) if is_bool else logits + attn_mask
+        if scale is None:
+            scale = query.shape[-1] ** -0.5
+        logits = query @ key.mT * scale
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            logits = logits.masked_fill(~attn_mask, -math.inf)
+        elif attn_mask is not None:
+            logits = logits + attn_mask
         return self.on_map(logits.softmax(-1)) @ value
 
     def _multi_head(self, *args: Any, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
         """Compute :class:`nn.MultiheadAttention` for ``(T, N, D)``, without its rarer options."""
         query, key, value, _width, heads, weight, bias, *rest = args
-        biases = (None,) * 3 if bias is None else bias.chunk(3)
-        inputs = zip((query, key, value), weight.chunk(3), biases, strict=True)
-        projected = (F.linear(x, w, b).view(*x.shape[:2], heads, -1).permute(1, 2, 0, 3) for x, w, b in inputs)
+        biases = (None, None, None)
+        if bias is not None:
+            biases = bias.chunk(3)
+        projected = []
+        for x, w, b in zip((query, key, value), weight.chunk(3), biases, strict=True):
+            projected.append(F.linear(x, w, b).view(*x.shape[:2], heads, -1).permute(1, 2, 0, 3))
         mixed = self._scaled_dot_product(*projected, attn_mask)
         return F.linear(mixed.permute(2, 0, 1, 3).flatten(2), *rest[4:6])
 
@@ -105,9 +113,11 @@ def reading_attention(
     def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
         running.pop()
 
-    modules = {name: network.get_submodule(name) for name in layers}
-    explicit = _ExplicitAttention(record, differences) if layers else nullcontext()
-    with hooked(modules, enter, before=True), hooked(modules, leave), explicit:
+    if not layers:
+        yield maps
+        return
+    modules = modules_of(network, layers)
+    with hooked(modules, enter, before=True), hooked(modules, leave), _ExplicitAttention(record, differences):
         yield maps
 
 
@@ -131,7 +141,7 @@ def scoring_blocks(network: nn.Module, blocks: Sequence[str]) -> Iterator[None]:
         rows = torch.cat([tokens, *means])
         return tree_map(lambda leaf: rows if leaf is tokens else leaf, output)
 
-    modules = {name: network.get_submodule(name) for name in blocks}
+    modules = modules_of(network, blocks)
     with hooked(modules, detach, before=True, with_kwargs=True), hooked(modules, collect):
         yield
 
@@ -163,25 +173,34 @@ def attention_layers(classifier: Original) -> AttentionLayers:
     except NetworkError as error:  # such as of a network that uses the weights of nn.MultiheadAttention
         cause = first_line(error.__cause__ or error)
         return AttentionLayers((), (), 0, f"an error where they are read ({cause})")
-    tolerance = max(LOGITS_TOLERANCE, math.sqrt(torch.finfo(dtype_of(network)).eps))  # two kernels round differently
-    names, shapes = tuple(name for name, _ in maps), [tuple(values.shape) for _, values in maps]
-    tokens = shapes[0][-1] if shapes else 0
-    partial = [shape for shape in shapes if shape[0] != 1 or shape[2:] != (tokens, tokens)]
-    problem = None
-    if not shapes:
-        problem = "none"
-    elif partial:
-        problem = f"shape {partial[0]} for one image"
-    elif len(set(names)) < len(names):
+    if not maps:
+        return AttentionLayers((), (), 0, "none")
+    names, values = zip(*maps, strict=True)
+    problem = _shape_problem(values)
+    if problem is None and len(set(names)) < len(names):
         problem = "several maps of one layer"
-    elif max(differences, default=0.0) > tolerance:
+    tolerance = max(LOGITS_TOLERANCE, math.sqrt(torch.finfo(dtype_of(network)).eps))  # two kernels round differently
+    if problem is None and max(differences, default=0.0) > tolerance:
         problem = "other outputs where they are read"
-    return AttentionLayers(names, tuple(_block(name, names) for name in names), tokens, problem)
+    blocks = tuple(_block(name, names) for name in names)
+    return AttentionLayers(names, blocks, values[0].shape[-1], problem)
+
+
+def _shape_problem(maps: Sequence[Tensor]) -> str | None:
+    """Return the shape of the first map that does not relate all tokens of one image, or None."""
+    tokens = maps[0].shape[-1]
+    for values in maps:
+        if values.shape[0] != 1 or values.shape[2:] != (tokens, tokens):
+            return f"shape {tuple(values.shape)} for one image"
+    return None
 
 
 def _block(layer: str, layers: Sequence[str]) -> str:
     """Return the outermost module that contains no attention layer but this one."""
-    parts = layer.split(".")
-    ancestors = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
     others = [f"{other}." for other in layers if other != layer]
-    return next(name for name in ancestors if not any(other.startswith(f"{name}.") for other in others))
+    parts = layer.split(".")
+    for end in range(1, len(parts)):
+        name = ".".join(parts[:end])
+        if not any(other.startswith(f"{name}.") for other in others):
+            return name
+    return layer

@@ -64,7 +64,7 @@ class Classifier(Original):
         self.weights = weights
         self.sha256 = sha256
         self._own_notes = self.notes = tuple(notes)
-        self._copies: dict[object, FrozenNetwork] = {}
+        self._copies: dict[tuple[object, ...], FrozenNetwork] = {}
         # Of the original, at the last check: hash of the weights, representation of the layers, logits of probe images.
         self._state: tuple[str, str, Tensor] | None = None
 
@@ -110,7 +110,7 @@ class Classifier(Original):
             backprop: backward of its rectifiers (see :data:`~lit_viz.classifiers.fast.backward.Backprop`). Without
                 rectifiers it is the gradient.
             residual_gradient: factor of the gradient through residual branches; below 1 it depends less on this network
-                (see :func:`~lit_viz.classifiers.fast.frozen.scale_branches`). Logits do not change.
+                (see :func:`~lit_viz.classifiers.fast.residual.scale_branches`). Logits do not change.
             compiled: mode of ``torch.compile``, instead of lit_viz's own kernels for CPUs. The copy is used uncompiled
                 if that fails and where layers are read.
 
@@ -121,11 +121,13 @@ class Classifier(Original):
         check_layers(keep, self.original)
         target = torch.device(device) if device is not None else self.device
         state = (*self.original.parameters(), *self.original.buffers())
-        weights = tuple((id(t), 0 if t.is_inference() else t._version) for t in state)
+        weights = tuple(map(_version, state))
         kept = frozenset(map(layer_of, keep))
         key = (kept, target, dtype, backprop, residual_gradient, compiled, weights)
         if key not in self._copies:
-            self._copies = {k: copy for k, copy in self._copies.items() if k[-1] == weights}  # type: ignore[index]
+            for other in list(self._copies):
+                if other[-1] != weights:
+                    del self._copies[other]
             self._state = self._state or self._current_state()
             self._copies[key] = fast_copy(
                 self, keep=kept, device=target, dtype=dtype, backprop=backprop,
@@ -168,14 +170,19 @@ class Classifier(Original):
         """
         self._state = self._state or self._current_state()
         weights, _, logits = self._state
-        largest = (float(row.max()) for row in logits)
-        return {
-            "weights_sha256": self.sha256 or weights,
-            "probe_logits": [value if math.isfinite(value) else None for value in largest],
-        }
+        probe_logits: list[float | None] = []
+        for row in logits:
+            largest = float(row.max())
+            probe_logits.append(largest if math.isfinite(largest) else None)
+        return {"weights_sha256": self.sha256 or weights, "probe_logits": probe_logits}
 
     def _current_state(self) -> tuple[str, str, Tensor]:
         return _fingerprint(self.original), repr(self.original), self.probe_logits()
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """Return what changes where a tensor is replaced or changed in place."""
+    return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 
 def _fingerprint(network: nn.Module) -> str:

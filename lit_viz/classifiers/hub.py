@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from lit_viz.classifiers.resizing import Resizing
+from lit_viz.classifiers.processors import PROCESSOR_FILE, messages_hidden
 from lit_viz.classifiers.weights import WEIGHTS_FILES, read_weights, repository_file, state_dict_of
 from lit_viz.errors import LitVizError, first_line
 
-_CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
-_SIDES = (52, 86)  # of the pictures that measure an image processor: levels of ramps are multiples of 5 and 3
+_CONFIG = "config.json"
 
 #: Functions as of a :class:`~lit_viz.classifiers.sources.Source`.
 Build = Callable[[int | None], nn.Module]
@@ -47,14 +43,15 @@ def repository_network(name: str, repository: str) -> tuple[Build, Publish]:
 def _read_config(repository: str, name: str) -> dict[str, Any]:
     def reject_code(options: dict[str, Any]) -> dict[str, Any]:
         # transformers downloads attention kernels that a configuration names.
-        kernels = {key for key, value in options.items() if key.endswith("attn_implementation") and value}
-        for key in {"auto_map", *kernels} & options.keys():
-            if options[key] not in ("eager", "sdpa"):
+        for key, value in options.items():
+            is_kernel = key.endswith("attn_implementation") and value and value not in ("eager", "sdpa")
+            if key == "auto_map" or is_kernel:
                 raise LitVizError(
                     f"{name} requires code of its repository ({key} in {_CONFIG}), which is never executed: load the "
                     "network in Python and give it as a module"
                 )
-        if ":" in str(architecture := options.get("architecture")):
+        architecture = options.get("architecture")
+        if ":" in str(architecture):
             raise LitVizError(f"{name} must name its architecture without another repository, got {architecture!r}")
         return options
 
@@ -86,12 +83,12 @@ def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
 
     def download_processor() -> None:
         with suppress(LitVizError):  # there may be none
-            repository_file(repository, [_PROCESSOR], name)
+            repository_file(repository, [PROCESSOR_FILE], name)
 
     def build(classes: int | None) -> nn.Module:
         folder = repository_file(repository, [_CONFIG], name).parent
         download_processor()
-        with _errors_translated(name, "transformers"), _quiet():
+        with _errors_translated(name, "transformers"), messages_hidden():
             config = AutoConfig.from_pretrained(folder, **local)
             if classes is not None:
                 config.num_labels = classes
@@ -101,7 +98,7 @@ def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
     def publish() -> tuple[nn.Module, Path | None]:
         weights = _weights(repository, name)
         download_processor()
-        with _errors_translated(name, "transformers", weights), _quiet():
+        with _errors_translated(name, "transformers", weights), messages_hidden():
             network, info = AutoModelForImageClassification.from_pretrained(
                 weights.parent, output_loading_info=True, use_safetensors=weights.suffix == ".safetensors", **local
             )
@@ -123,7 +120,9 @@ def _timm(name: str, repository: str) -> tuple[Build, Publish]:
             return timm.create_model(f"local-dir:{folder}", pretrained=weights is not None, **options)
 
     def build(classes: int | None) -> nn.Module:
-        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        options: dict[str, Any] = {}
+        if classes is not None:
+            options["num_classes"] = classes
         network: nn.Module = create(repository_file(repository, [_CONFIG], name).parent, **options)
         return network
 
@@ -158,122 +157,3 @@ def _errors_translated(name: str, library: str, weights: Path | None = None) -> 
             read_weights(weights)  # raises if the file is damaged or would run code
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise LitVizError(f"{library} can't load {name} as an image classifier ({reason})") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide progress bars and messages of transformers, which are errors here where they matter."""
-    from transformers.utils import logging
-
-    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress:
-            logging.enable_progress_bar()
-
-
-def stored_processor(config: Any) -> Any:
-    """Return the image processor in the folder or in the cache of a Hugging Face configuration, or None."""
-    name = str(getattr(config, "_name_or_path", ""))
-    if not name:
-        return None
-    try:
-        from transformers import AutoImageProcessor
-
-        with _quiet():
-            return AutoImageProcessor.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # there is none, it requires code, or it is damaged
-        if Path(name, _PROCESSOR).is_file():
-            raise LitVizError(f"{_PROCESSOR} in {name} can't be used ({first_line(error)})") from error
-        return None
-
-
-def processor_options(processor: Any, channels: int) -> dict[str, Any]:
-    """Return size, mean, std and resizing of an image processor, measured on pictures of one color and on ramps.
-
-    This includes what classes of processors do beside their options, such as a second division by the standard
-    deviation (EfficientNet) or a crop (ConvNeXt). Only the name of the filter is read.
-
-    Raises:
-        LitVizError: it is no image processor, fails, or exchanges color channels.
-    """
-    try:
-        try:
-            values = _processed(processor, channels)
-        except Exception:
-            values = _processed(processor, 3)  # with options for three channels, of a gray network
-        height, width = values.shape[2:]
-        black, white, color = values[:3, :, height // 2, width // 2]
-        std = 1 / (white - black)
-        mean = 0.0 - black * std
-        if not (std > 0).all():
-            raise ValueError(f"its std is {std.tolist()}")
-    except Exception as error:
-        raise LitVizError(
-            f"processor must be an image processor of transformers for {channels} channels, got "
-            f"{type(processor).__name__} ({first_line(error)})"
-        ) from error
-    if not torch.allclose((color * std + mean) * 255, _colors(len(std))[2].double(), atol=1):
-        raise LitVizError(
-            f"{type(processor).__name__} must scale each color channel by itself, but it exchanges them (BGR): give a "
-            "network that does so in its forward, as by x.flip(1), with mean=, std= and size="
-        )
-    if channels == 1 and len(mean.unique()) == len(std.unique()) == 1:
-        mean, std = mean[:1], std[:1]
-    means, stds = ([float(f"{value:.6g}") for value in tensor.tolist()] for tensor in (mean, std))
-    options = {"mean": means, "std": stds, "size": (height, width), "origin": "of its image processor"}
-    levels = (values[3:, 0] - black[0]) * std[0] * 255
-    return {**options, "resizing": _resizing(processor, levels)}
-
-
-def _processed(processor: Any, channels: int) -> Tensor:
-    height, width = _SIDES
-    ramps = torch.arange(width) * 3, torch.arange(height)[:, None] * 5
-    pictures = [level.view(-1, 1, 1).expand(-1, height, width) for level in _colors(channels)]
-    pictures += [ramp.byte().expand(channels, height, width) for ramp in ramps]
-    values: Tensor = processor(images=pictures, return_tensors="pt")["pixel_values"]
-    return values.double()
-
-
-def _colors(channels: int) -> Tensor:
-    """Return black, white and a color with other levels in each channel, ``(3, C)``."""
-    return torch.tensor([[0, 0, 0], [255, 255, 255], [200, 100, 50]], dtype=torch.uint8)[:, :channels]
-
-
-def _resizing(processor: Any, levels: Tensor) -> Resizing | None:
-    """Return the resizing of a processor, given the levels ``(2, h, w)`` of the horizontal and the vertical ramp.
-
-    It is None if the processor does not resize to a fixed size, or adds borders.
-    """
-    height, width = levels.shape[1:]
-    across, down = (
-        _fraction_shown(ramp, step * side)
-        for ramp, step, side in zip((levels[0].mean(0), levels[1].mean(1)), (3, 5), reversed(_SIDES), strict=True)
-    )
-    resample = getattr(processor, "resample", None)
-    interpolation = getattr(processor, "data_config", {}).get("interpolation") or (  # of timm
-        "bilinear" if resample is None else Image.Resampling(resample).name.lower()
-    )
-    if type(processor).__name__.startswith("Perceiver") and processor.do_center_crop:
-        return Resizing(processor.size["height"] / processor.crop_size["height"], interpolation, crop_first=True)
-    fraction = max(across, down)
-    if not getattr(processor, "do_resize", True) or not 0 < min(across, down) <= fraction < 1.02:
-        return None
-    side = height if down == fraction else width
-    # Of a picture that keeps its proportions, the sides of a pixel are equal.
-    proportions = across * _SIDES[1] * height / (down * _SIDES[0] * width)
-    is_stretched = abs(math.log(across / down)) <= abs(math.log(proportions))
-    return Resizing(side / max(side, round(side / fraction)), interpolation, is_stretched)
-
-
-def _fraction_shown(ramp: Tensor, levels: int) -> float:
-    """Return the part of the ``levels`` of a ramp that an output ``(n,)`` shows, by a line through its middle."""
-    count = len(ramp)
-    places = torch.arange(count).double()[count // 8 : count - count // 8]
-    centered = places - places.mean()
-    slope = (centered @ ramp[count // 8 : count - count // 8]) / centered.square().sum()
-    return float(slope) * count / levels

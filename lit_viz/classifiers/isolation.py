@@ -7,8 +7,9 @@ import random
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ class Original:
     def normalize(self, x: Tensor) -> Tensor:
         """Return ``(x - mean) / std`` for images ``(N, C, H, W)`` in [0, 1]; always a new tensor."""
         self._check(x)
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         return (x - mean) / std
 
     def logits(self, x: Tensor) -> Tensor:
@@ -62,18 +64,22 @@ class Original:
             return logits_of(output, len(x)).to(x.device, torch.float32)
 
     def _check(self, x: Any) -> None:
-        if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != self.channels:
-            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise LitVizError(f"{self.name} takes images (N, {self.channels}, H, W) as a tensor, got {got}")
+        got = type(x).__name__
+        if isinstance(x, Tensor):
+            if x.ndim == 4 and x.shape[1] == self.channels:
+                return
+            got = f"shape {tuple(x.shape)}"
+        raise LitVizError(f"{self.name} takes images (N, {self.channels}, H, W) as a tensor, got {got}")
 
     def probe(self) -> tuple[Tensor, Tensor]:
         """Return normalized probe images ``(2, C, h, w)`` and their logits ``(2, K)``.
 
         The images have a third of the input's side if the network accepts that size, which is cheaper.
         """
-        height, width = (max(side // 3, min(side, _PROBE_SIDE)) for side in self.size)
-        small = self._probe_images((height, width))
-        if (logits := self._logits_at_size(small)) is not None:
+        height, width = self.size
+        small = self._probe_images((_probe_side(height), _probe_side(width)))
+        logits = self._logits_at_size(small)
+        if logits is not None:
             return small, logits
         full = self._probe_images(self.size)
         with state_preserved(self.original) as network:
@@ -112,6 +118,10 @@ class Original:
                 return torch.empty(0)
 
 
+def _probe_side(side: int) -> int:
+    return max(side // 3, min(side, _PROBE_SIDE))
+
+
 @contextmanager
 def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
     """Set ``module`` to eval mode, frozen, in the body; restore its state afterwards, also after an exception.
@@ -121,51 +131,80 @@ def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
     user's hooks stay active. Flags are set directly, because a module may override :meth:`~torch.nn.Module.train`.
     """
     with random_state_preserved(module):
-        settings = _settings(module)
-        training = [(m, m.training) for m in module.modules() if hasattr(m, "training")]  # not in frozen TorchScript
-        parameters = [(p, p.requires_grad, p.grad) for p in module.parameters() if not p.is_inference()]
-        buffers = [
-            (m, name, b, None if b is None else b.detach().clone())
-            for m in module.modules()
-            for name, b in m._buffers.items()
-        ]
+        state = _State(module)
         try:
-            for submodule, _ in training:
-                submodule.training = False
-            for parameter, _, _ in parameters:
-                parameter.requires_grad_(False)
+            state.freeze()
             yield module
         finally:
-            for submodule, values in settings:
-                vars(submodule).update(values)
-            for submodule, flag in training:
-                submodule.training = flag
-            for parameter, requires_grad, gradient in parameters:
-                parameter.requires_grad_(requires_grad)
-                parameter.grad = gradient
-            for owner, name, buffer, before in buffers:
-                owner._buffers[name] = buffer  # a forward may have assigned another tensor
-                if buffer is not None and before is not None and not torch.equal(buffer, before):
-                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                        buffer.copy_(before)
+            state.restore()
 
 
-def _settings(module: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]]:
-    """Return the attributes of each submodule that are numbers, strings or tuples."""
+class _State:
+    """The state of a module that :func:`state_preserved` restores."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._settings = _settings(module)
+        self._training: list[tuple[nn.Module, bool]] = []
+        self._parameters: list[tuple[nn.Parameter, bool, Tensor | None]] = []
+        self._buffers: list[tuple[nn.Module, str, Tensor | None, Tensor | None]] = []
+        for submodule in module.modules():
+            if hasattr(submodule, "training"):  # not in frozen TorchScript
+                self._training.append((submodule, submodule.training))
+            for name, buffer in submodule._buffers.items():
+                copied = None if buffer is None else buffer.detach().clone()
+                self._buffers.append((submodule, name, buffer, copied))
+        for parameter in module.parameters():
+            if not parameter.is_inference():
+                self._parameters.append((parameter, parameter.requires_grad, parameter.grad))
+
+    def freeze(self) -> None:
+        """Set the module to eval mode, without gradients."""
+        for submodule, _ in self._training:
+            submodule.training = False
+        for parameter, _, _ in self._parameters:
+            parameter.requires_grad_(False)
+
+    def restore(self) -> None:
+        """Restore the state."""
+        for submodule, values in self._settings:
+            vars(submodule).update(values)
+        for submodule, flag in self._training:
+            submodule.training = flag
+        for parameter, requires_grad, gradient in self._parameters:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+        for owner, name, buffer, before in self._buffers:
+            owner._buffers[name] = buffer  # a forward may have assigned another tensor
+            if buffer is not None and before is not None and not torch.equal(buffer, before):
+                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                    buffer.copy_(before)
+
+
+#: A submodule, and the attributes of it that are numbers, strings or tuples.
+_Settings = tuple[nn.Module, dict[str, Any]]
+
+
+def _settings(module: nn.Module) -> list[_Settings]:
     plain = (bool, int, float, str, tuple, type(None))
-    return [(m, {name: value for name, value in vars(m).items() if type(value) in plain}) for m in module.modules()]
+    settings = []
+    for submodule in module.modules():
+        values = {name: value for name, value in vars(submodule).items() if type(value) in plain}
+        settings.append((submodule, values))
+    return settings
 
 
-def _is_adapted(module: nn.Module, before: Sequence[tuple[nn.Module, dict[str, Any]]], images: Tensor) -> bool:
+def _is_adapted(module: nn.Module, before: Sequence[_Settings], images: Tensor) -> bool:
     """Return whether a forward of images has changed attributes, apart from those that change in every forward."""
-    if (after := _settings(module)) == before:
+    after = _settings(module)
+    if after == before:
         return False
     logits_without_graph(module, images)
-    return any(
-        old.get(name) != value == new.get(name)
-        for (_, old), (_, values), (_, new) in zip(before, after, _settings(module), strict=True)
-        for name, value in values.items()
-    )
+    again = _settings(module)
+    for (_, old), (_, values), (_, new) in zip(before, after, again, strict=True):
+        for name, value in values.items():
+            if old.get(name) != value == new.get(name):
+                return True
+    return False
 
 
 @contextmanager
@@ -174,8 +213,10 @@ def random_state_preserved(module: nn.Module | None = None) -> Iterator[None]:
 
     A lock admits one thread at a time; concurrent threads would restore each other's intermediate state.
     """
-    device = device_of(module) if module is not None else torch.device("cpu")
-    with _LOCK, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = []
+    if module is not None and device_of(module).type == "cuda":
+        devices.append(device_of(module))
+    with _LOCK, torch.random.fork_rng(devices=devices):
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - legacy global state
         try:
             yield
@@ -220,41 +261,51 @@ def torch_warnings_ignored() -> Iterator[None]:
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Compute in full float32 in the body, without TF32 or bfloat16 in convolutions and matrix products."""
-    backends = torch.backends
+    cudnn = torch.backends.cudnn
     try:
-        convolutions, products = backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+        convolutions, products = cudnn.allow_tf32, torch.get_float32_matmul_precision()
     except RuntimeError:  # the settings of torch 2.9 are in use, and reading the older ones raises
-        owners = (backends.cudnn, backends.mkldnn)
-        kinds = [getattr(owner, kind, None) for owner in owners for kind in ("conv", "matmul")]
-        before = [(kind, kind.fp32_precision) for kind in (*kinds, backends.cuda.matmul) if kind is not None]
-        try:
-            for kind, _ in before:
-                kind.fp32_precision = "ieee"
+        with _ieee_float32():
             yield
-        finally:
-            for kind, precision in before:
-                kind.fp32_precision = precision
         return
     try:
-        backends.cudnn.allow_tf32 = False
+        cudnn.allow_tf32 = False
         if products != "highest":
             torch.set_float32_matmul_precision("highest")
         yield
     finally:
-        backends.cudnn.allow_tf32 = convolutions
+        cudnn.allow_tf32 = convolutions
         if products != "highest":
             torch.set_float32_matmul_precision(products)
+
+
+@contextmanager
+def _ieee_float32() -> Iterator[None]:
+    """Do the same by the settings of torch 2.9."""
+    kinds: list[Any] = []
+    for owner in (torch.backends.cudnn, torch.backends.mkldnn):
+        kinds += [getattr(owner, kind) for kind in ("conv", "matmul") if hasattr(owner, kind)]
+    kinds.append(torch.backends.cuda.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def private_copy(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """Return a deep copy of ``module`` that shares no layer, parameter or buffer with it, or raise any error."""
     network = copy.deepcopy(module, memo)
-    parts, copied = (
-        {id(part) for part in (*root.modules(), *root.parameters(), *root.buffers())} for root in (module, network)
-    )
-    if parts & copied:
+    if _part_ids(module) & _part_ids(network):
         raise ValueError("a copy shares layers or weights with it")
     return network
+
+
+def _part_ids(module: nn.Module) -> set[int]:
+    return set(map(id, (*module.modules(), *module.parameters(), *module.buffers())))
 
 
 def eager_copy(module: nn.Module) -> nn.Module:
@@ -282,16 +333,20 @@ def memo_without_hooks(module: nn.Module) -> dict[int, Any]:
 
     Hooks of torch's own weight norm, spectral norm and pruning belong to the network and stay.
     """
-    tables = [t for m in module.modules() for name, t in vars(m).items() if name.endswith("_hooks") and t]
-    return {
-        id(table): OrderedDict(
-            (key, hook)
-            for key, hook in table.items()
-            if (getattr(hook, "__module__", None) or "").startswith("torch.nn.utils.")
-        )
-        for table in tables
-        if isinstance(table, dict)
-    }
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for name, table in vars(part).items():
+            if name.endswith("_hooks") and isinstance(table, dict) and table:
+                memo[id(table)] = _hooks_of_torch(table)
+    return memo
+
+
+def _hooks_of_torch(table: Mapping[int, Any]) -> OrderedDict[int, Any]:
+    hooks = OrderedDict[int, Any]()
+    for key, hook in table.items():
+        if (getattr(hook, "__module__", None) or "").startswith("torch.nn.utils."):
+            hooks[key] = hook
+    return hooks
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -311,5 +366,7 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def _first_tensor(module: nn.Module) -> Tensor:
-    floating = (t for tensors in (module.parameters(), module.buffers()) for t in tensors if t.is_floating_point())
-    return next(floating, torch.empty(0))
+    for tensor in chain(module.parameters(), module.buffers()):
+        if tensor.is_floating_point():
+            return tensor
+    return torch.empty(0)

@@ -6,10 +6,12 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.utils.files import check_regular
+
+_LABELS = "labels must be names or a text file with one name per line"
 
 
 @cache
@@ -32,25 +34,32 @@ def read_labels(labels: Sequence[str] | str | Path) -> tuple[str, ...]:
         LitVizError: the file can't be read or is empty.
     """
     if not isinstance(labels, (str, Path)):
-        names = tuple(labels) if isinstance(labels, Iterable) else (labels,)
-        wrong = [name for name in names if not isinstance(name, (str, SupportsIndex))]
-        if wrong or not isinstance(labels, Iterable):
-            raise LitVizError(
-                f"labels must be names or a text file with one name per line, got {[*wrong, labels][0]!r}"
-            )
-        return tuple(str(name) for name in names)
+        return _checked_labels(labels)
     check_regular(labels)
     try:
         lines = Path(labels).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = "it is not UTF-8 text"
+        if isinstance(error, OSError):
+            reason = error.strerror or type(error).__name__
         raise LitVizError(
             f"labels file {str(labels)!r} can't be read ({reason}): give a text file with one name per line"
         ) from error
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(filter(None, map(str.strip, lines)))
     if not names:
         raise LitVizError(f"labels file {str(labels)!r} is empty: give a text file with one name per line")
     return names
+
+
+def _checked_labels(labels: Any) -> tuple[str, ...]:
+    if not isinstance(labels, Iterable):
+        raise LitVizError(f"{_LABELS}, got {labels!r}")
+    names = []
+    for name in labels:
+        if not isinstance(name, (str, SupportsIndex)):
+            raise LitVizError(f"{_LABELS}, got {name!r}")
+        names.append(str(name))
+    return tuple(names)
 
 
 def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
@@ -77,14 +86,17 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
     try:
         return _in_range(int(target), labels)
     except ValueError:
-        if tuple(labels) == numbered_labels(len(labels)):
-            hint = "; the classes have no names: give an index, or names by --classifier.labels FILE (labels=)"
-        else:
-            names = set[str]().union(*_indices(tuple(labels)))
-            is_list = "," in target and names.issuperset(map(_normalized, target.split(",")))
-            separate = "; give classes separately: visualize A B, or --target A --target B"
-            hint = separate if is_list else did_you_mean(target.replace("_", " "), labels) or ": see lit-viz classes"
-        raise LitVizError(f"unknown class {target!r}{hint}") from None
+        raise LitVizError(f"unknown class {target!r}{_hint(target, labels)}") from None
+
+
+def _hint(target: str, labels: Sequence[str]) -> str:
+    """Return what to give instead of an unknown name."""
+    if tuple(labels) == numbered_labels(len(labels)):
+        return "; the classes have no names: give an index, or names by --classifier.labels FILE (labels=)"
+    names = set[str]().union(*_indices(tuple(labels)))
+    if "," in target and names.issuperset(map(_normalized, target.split(","))):
+        return "; give classes separately: visualize A B, or --target A --target B"
+    return did_you_mean(target.replace("_", " "), labels) or ": see lit-viz classes"
 
 
 def _normalized(name: str) -> str:
@@ -94,22 +106,35 @@ def _normalized(name: str) -> str:
 # Some releases of torchvision rename one of ImageNet's two cranes and maillots. The original name stays ambiguous.
 _HOMONYMS = {"crane bird": "crane", "maillot tank suit": "maillot"}
 
-_MATCHES: tuple[Callable[[str], Sequence[str]], ...] = (
-    lambda label: [_normalized(label), _HOMONYMS.get(label, "")],
-    lambda label: [_normalized(label.split(",")[0])],
-    lambda label: [_normalized(synonym) for synonym in label.split(",")],
-)
+
+def _whole(label: str) -> list[str]:
+    return [_normalized(label), _HOMONYMS.get(label, "")]
+
+
+def _first_synonym(label: str) -> list[str]:
+    return [_normalized(label.split(",")[0])]
+
+
+def _synonyms(label: str) -> list[str]:
+    return list(map(_normalized, label.split(",")))
+
+
+#: Names by which a label matches, from the strictest kind of match to the loosest.
+_MATCHES: tuple[Callable[[str], list[str]], ...] = (_whole, _first_synonym, _synonyms)
 
 
 @lru_cache(maxsize=8)
 def _indices(labels: tuple[str, ...]) -> tuple[Mapping[str, list[int]], ...]:
     """Return for each kind of match the class indices by name; cached, since a queue looks up a class per image."""
-    tables = tuple(dict[str, list[int]]() for _ in _MATCHES)
-    for table, names_of in zip(tables, _MATCHES, strict=True):
-        for i, label in enumerate(labels):
-            for name in dict.fromkeys(names_of(label)):
-                table.setdefault(name, []).append(i)
-    return tables
+    return tuple(_indices_by(names_of, labels) for names_of in _MATCHES)
+
+
+def _indices_by(names_of: Callable[[str], list[str]], labels: Sequence[str]) -> dict[str, list[int]]:
+    table: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        for name in dict.fromkeys(names_of(label)):
+            table.setdefault(name, []).append(index)
+    return table
 
 
 def _in_range(index: int, labels: Sequence[str]) -> int:

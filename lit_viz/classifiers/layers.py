@@ -1,19 +1,18 @@
-"""Layers by name: list them, read their outputs and input statistics in a forward, and detect their layouts."""
+"""Layers by name: list them, name what is read of them, read all outputs, and detect their layouts."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from math import isqrt
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.utils._pytree import tree_map
 
 from lit_viz.classifiers.isolation import Original
 from lit_viz.classifiers.outputs import probe_images
@@ -23,7 +22,7 @@ CONV2D_SAME = "timm.layers.conv2d_same.Conv2dSame"
 #: Suffixes of a layer's name, for what is read instead of its output.
 STATISTICS, ATTENTION, LOGITS = ":statistics", ":attention", ":logits"
 #: Possible strides, in pixels, of patches and of stages of convolutions.
-_STRIDES = tuple(factor << power for factor in (1, 3, 5, 7) for power in range(9))
+_STRIDES = tuple(factor * 2**power for factor, power in product((1, 3, 5, 7), range(9)))
 Kind = Literal["maps", "grid", "tokens", "vector", "other"]
 
 
@@ -33,7 +32,9 @@ def timm_types(path: str) -> tuple[type[Any], ...]:
     The result is empty while timm is not imported (which takes a second); no instance can exist then.
     """
     module, _, name = path.rpartition(".")
-    return (getattr(sys.modules[module], name),) if module in sys.modules else ()
+    if module not in sys.modules:
+        return ()
+    return (getattr(sys.modules[module], name),)
 
 
 def statistics_of(layer: str) -> str:
@@ -68,13 +69,39 @@ def readable_layers(network: nn.Module) -> dict[str, nn.Module]:
 
     Containers without a forward and scripted layers, which accept no hooks, are excluded.
     """
-    layers = [(n, m) for n, m in network.named_modules() if n and not isinstance(m, torch.jit.ScriptModule)]
-    return {name: layer for name, layer in layers if type(layer).forward is not nn.Module.forward}
+    layers = {}
+    for name, layer in network.named_modules():
+        if not name or isinstance(layer, torch.jit.ScriptModule):
+            continue
+        if type(layer).forward is not nn.Module.forward:
+            layers[name] = layer
+    return layers
+
+
+def modules_of(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Return the modules of a network with these names."""
+    return {name: network.get_submodule(name) for name in names}
 
 
 def layer_names(network: nn.Module) -> tuple[str, ...]:
     """Return the names of the layers that can be read, in the order of the network's modules."""
     return tuple(readable_layers(network))
+
+
+def layer_name(layer: str | nn.Module, network: nn.Module) -> str:
+    """Return the name of a layer that is given by its name or as the module itself.
+
+    Raises:
+        LitVizError: the network does not have it.
+    """
+    if not isinstance(layer, nn.Module):
+        name = str(layer)
+        check_layers([name], network)
+        return name
+    names: list[str] = [name for name, module in network.named_modules() if name and module is layer]
+    if not names:
+        raise LitVizError(f"layer must be a module of {type(network).__name__}, got another {type(layer).__name__}")
+    return names[0]
 
 
 def check_layers(names: Collection[str], network: nn.Module) -> None:
@@ -101,40 +128,6 @@ def hooked(
         yield
 
 
-@contextmanager
-def reading(
-    network: nn.Module, names: Sequence[str], device: torch.device | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of the named layers in the body's forward, with their graph, on ``device``.
-
-    Of a layer that is called several times the last output is collected, of a tuple its first tensor. The forward
-    continues from a copy of the collected output, because many networks change an output in place. A name of
-    :func:`statistics_of` collects the statistics of the layer's input. Unknown layers and those that the forward does
-    not call raise :class:`LitVizError`.
-    """
-    check_layers(names, network)
-    outputs: dict[str, Tensor] = {}
-
-    def read_output(name: str, module: nn.Module, args: Any, output: Any) -> Any:
-        if (tensor := _first_tensor(output)) is None:
-            return output
-        outputs[name] = tensor.clone().to(device)
-        copied = outputs[name].to(tensor.device, copy=True)
-        return tree_map(lambda leaf: copied if leaf is tensor else leaf, output)
-
-    def read_statistics(name: str, module: nn.Module, args: Any) -> None:
-        if args and isinstance(args[0], Tensor):
-            outputs[name] = activation_statistics(args[0])
-
-    layers = {name: network.get_submodule(layer_of(name)) for name in names}
-    of_inputs = {name: layers.pop(name) for name in list(layers) if name.endswith(STATISTICS)}
-    with hooked(layers, read_output), hooked(of_inputs, read_statistics, before=True):
-        yield outputs
-    for name in names:
-        if name not in outputs:
-            raise unreadable(name)
-
-
 def unreadable(layer: str) -> LitVizError:
     """Return the error for a layer without an output in the forward."""
     return LitVizError(f"layer {layer!r} can't be read: a forward doesn't call it, or it returns no tensor")
@@ -146,7 +139,8 @@ def reading_all(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     outputs: dict[str, Tensor] = {}
 
     def read(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if (tensor := _first_tensor(output)) is not None:
+        tensor = first_tensor(output)
+        if tensor is not None:
             outputs.pop(name, None)  # a repeated call moves the layer to the end
             outputs[name] = tensor.clone()  # many networks change it in place afterwards
 
@@ -154,34 +148,11 @@ def reading_all(network: nn.Module) -> Iterator[dict[str, Tensor]]:
         yield outputs
 
 
-def _first_tensor(output: Any) -> Tensor | None:
-    first = output[0] if isinstance(output, (tuple, list)) and output else output
-    return first if isinstance(first, Tensor) else None
-
-
-def activation_statistics(x: Tensor) -> Tensor:
-    """Return mean and biased variance ``(N, 2, C)`` over all but the first two dimensions of ``x`` ``(N, C, ...)``."""
-    statistics: Tensor = _Statistics.apply(x if x.ndim > 2 else x[..., None])  # type: ignore[no-untyped-call]
-    return statistics
-
-
-class _Statistics(torch.autograd.Function):
-    """Mean and variance with a backward in one pass; ``torch.var_mean`` takes 20 times as long for channels-last."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        places = tuple(range(2, x.ndim))
-        mean = x.mean(places, keepdim=True)
-        variance = (x - mean).square_().mean(places)
-        ctx.save_for_backward(x, mean)
-        return torch.stack([mean.flatten(1), variance], dim=1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
-        of_mean, of_variance = (gradient / x[0, 0].numel()).view(len(x), 2, *mean.shape[1:]).unbind(1)
-        return torch.addcmul(of_mean - 2 * of_variance * mean, x, 2 * of_variance)
+def first_tensor(output: Any) -> Tensor | None:
+    """Return the tensor, or the first tensor of the tuple, that a layer returns; None for other outputs."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
 
 
 @dataclass(frozen=True)
@@ -207,7 +178,9 @@ class Layout:
     @property
     def channels(self) -> int:
         """Number of channels or features; 0 if unknown."""
-        return {"maps": self.shape[0], "other": 0}.get(self.kind, self.shape[-1]) if self.shape else 0
+        if not self.shape or self.kind == "other":
+            return 0
+        return self.shape[0] if self.kind == "maps" else self.shape[-1]
 
     @property
     def tokens(self) -> int:
@@ -261,7 +234,8 @@ def layout_of(output: Tensor, size: Sequence[int], prefix: int = 0, patches: int
         return Layout(tuple(shape), "vector")
     if len(shape) == 3:
         first, last = _is_map(shape[:2], size), _is_map(shape[1:], size)
-        return Layout(tuple(shape), "grid" if first and (not last or prefix or patches) else "maps")
+        is_grid = first and (not last or prefix or patches)
+        return Layout(tuple(shape), "grid" if is_grid else "maps")
     tokens = shape[0]
     if patches and tokens in (patches, patches + prefix):
         prefix = tokens - patches
@@ -272,9 +246,12 @@ def layout_of(output: Tensor, size: Sequence[int], prefix: int = 0, patches: int
 
 def _is_map(sides: Sequence[int], size: Sequence[int]) -> bool:
     """Return whether these may be the sides of a map of the input (H, W): its proportions, exactly or rounded."""
-    pairs = list(zip(sides, size, strict=True))
     exact = sides[0] * size[1] == sides[1] * size[0]
-    return exact or any(all(abs(length / stride - side) < 1 for side, length in pairs) for stride in _STRIDES)
+    return exact or any(_is_rounded(sides, size, stride) for stride in _STRIDES)
+
+
+def _is_rounded(sides: Sequence[int], size: Sequence[int], stride: int) -> bool:
+    return abs(size[0] / stride - sides[0]) < 1 and abs(size[1] / stride - sides[1]) < 1
 
 
 def prefix_tokens(network: nn.Module) -> int:
@@ -283,8 +260,10 @@ def prefix_tokens(network: nn.Module) -> int:
     It is timm's ``num_prefix_tokens``, else 1 for modules with ``class_token`` (torchvision) or ``cls_token``, else 0.
     """
     for module in network.modules():
-        if isinstance(number := getattr(module, "num_prefix_tokens", None), int):
+        number = getattr(module, "num_prefix_tokens", None)
+        if isinstance(number, int):
             return number
-        if any(isinstance(getattr(module, name, None), Tensor) for name in ("class_token", "cls_token")):
-            return 1
+        for name in ("class_token", "cls_token"):
+            if isinstance(getattr(module, name, None), Tensor):
+                return 1
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lit_viz.classifiers import isolation
@@ -96,47 +96,87 @@ def load(
     device: str | torch.device | None = None,
 ) -> Classifier:
     """Load a classifier as :func:`load_classifier`, without logging its notes, which every run prints."""
-    is_given = isinstance(classifier, nn.Module)
     if not isinstance(classifier, (nn.Module, str, Enum)):
         raise LitVizError(f"classifier must be an nn.Module or a name, got {classifier!r}")
     if isinstance(classifier, Enum):
         classifier = f"torchvision/{classifier}"
+    is_complete = mean is not None and std is not None and size is not None
     with torch.inference_mode(False), isolation.random_state_preserved():
         module, source, recorded, digest = _load(classifier, weights)
         name = source.name
         if device is not None:
-            try:
-                target = torch.empty(0, device=device).device
-            except (RuntimeError, AssertionError) as error:  # unknown, missing, or torch is built without it
-                raise LitVizError(f"device {str(device)!r} is not available ({first_line(error)})") from error
-            if target != isolation.device_of(module):
-                module = (_copied(module, "moving it to another device") if is_given else module).to(target)
+            module = _on_device(module, device, is_given=isinstance(classifier, nn.Module))
         if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
             raise LitVizError(f"{name} has lazy layers without shapes: call it once on an input of its size")
-        own = source.size is None
-        source = module_source(module, source, processor) if own or processor is not None else source
-        means, stds = mean if mean is not None else source.mean, std if std is not None else source.std
-        tested = _tested(name, module, means, stds, _checked_size(size if size is not None else source.size, name))
-    classes, multi_label = tested.num_classes, source.multi_label if multi_label is None else multi_label
+        is_own = source.size is None
+        if is_own or processor is not None:
+            source = module_source(module, source, processor, strict=not is_complete)
+        means = source.mean if mean is None else mean
+        stds = source.std if std is None else std
+        tested = _tested(name, module, means, stds, _checked_size(source.size if size is None else size, name))
+    if multi_label is None:
+        multi_label = source.multi_label
     notes = []
-    if (mean is None or std is None) and (own or recorded not in ("DEFAULT", "none")):
-        values = [v if len(set(v)) > 1 else v[:1] for v in (tested.mean, tested.std)]
-        given = " and std ".join(", ".join(f"{number:g}" for number in value) for value in values)
-        notes.append(
-            f"{name}: images are normalized by mean {given} ({source.origin}); give mean= and std= if it was trained "
-            f"with others{_EXCLUSIVE if multi_label is None else ''}"
-        )
+    if (mean is None or std is None) and (is_own or recorded not in ("DEFAULT", "none")):
+        notes.append(_normalization_note(tested, source.origin, multi_label))
     if recorded == "DEFAULT" and digest is None:
         notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
     if multi_label:
         notes.append(f"{name} is multi-label: a probability is a sigmoid, and an attack flips the decision on a label")
-    names = tuple(source.labels) if source.labels and len(source.labels) == classes else numbered_labels(classes)
-    if labels is not None and len(names := read_labels(labels)) != classes:
-        raise LitVizError(f"labels must be one per class: {name} has {classes} classes, got {len(names)} labels")
     return Classifier(
-        name, module, labels=names, mean=tested.mean, std=tested.std, size=tested.size, multi_label=bool(multi_label),
-        resizing=source.resizing, weights=recorded, sha256=digest, notes=notes,
-    )  # fmt: skip
+        name,
+        module,
+        labels=_labels(labels, source, tested),
+        mean=tested.mean,
+        std=tested.std,
+        size=tested.size,
+        multi_label=bool(multi_label),
+        resizing=source.resizing,
+        weights=recorded,
+        sha256=digest,
+        notes=notes,
+    )
+
+
+def _on_device(module: nn.Module, device: str | torch.device, *, is_given: bool) -> nn.Module:
+    """Return the module, or a copy of the user's, on a device."""
+    try:
+        target = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # unknown, missing, or torch is built without it
+        raise LitVizError(f"device {str(device)!r} is not available ({first_line(error)})") from error
+    if target == isolation.device_of(module):
+        return module
+    if is_given:
+        module = _copied(module, "moving it to another device")
+    return module.to(target)
+
+
+def _normalization_note(tested: isolation.Original, origin: str, multi_label: bool | None) -> str:
+    mean, std = _listed(tested.mean), _listed(tested.std)
+    note = (
+        f"{tested.name}: images are normalized by mean {mean} and std {std} ({origin}); give mean= and std= if it was "
+        "trained with others"
+    )
+    return note + _EXCLUSIVE if multi_label is None else note
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Return the values of the channels, or the value that all have."""
+    if len(set(values)) == 1:
+        values = values[:1]
+    return ", ".join(map("{:g}".format, values))
+
+
+def _labels(labels: Sequence[str] | str | Path | None, source: Source, tested: isolation.Original) -> tuple[str, ...]:
+    """Return the given labels, else the published ones if their number matches, else numbers."""
+    classes = tested.num_classes
+    if labels is None:
+        published = tuple(source.labels or ())
+        return published if len(published) == classes else numbered_labels(classes)
+    names = read_labels(labels)
+    if len(names) != classes:
+        raise LitVizError(f"labels must be one per class: {tested.name} has {classes} classes, got {len(names)} labels")
+    return names
 
 
 def as_classifier(classifier: Classifier | nn.Module | str | Enum) -> Classifier:
@@ -186,12 +226,12 @@ def _network_of(module: nn.Module) -> nn.Module:
     if forward_name not in ("_forward_unimplemented", "LightningModule.forward"):
         return module
     networks = networks_in(module)
-    if len(networks) != 1:
-        raise LitVizError(
-            f"{type(module).__name__} must define forward or contain one network, got {', '.join(networks) or 'none'}"
-            + (f": give one of them, such as its .{next(iter(networks))}" if networks else "")
-        )
-    return next(iter(networks.values()))
+    if len(networks) == 1:
+        return next(iter(networks.values()))
+    hint = f": give one of them, such as its .{next(iter(networks))}" if networks else ""
+    raise LitVizError(
+        f"{type(module).__name__} must define forward or contain one network, got {', '.join(networks) or 'none'}{hint}"
+    )
 
 
 def _with_weights(module: nn.Module, source: Source, weights: str | Path | Mapping[str, Any]) -> _Loaded:
@@ -204,16 +244,32 @@ def _with_weights(module: nn.Module, source: Source, weights: str | Path | Mappi
         state, recorded, digest = state_dict_of(weights, origin), GIVEN_WEIGHTS, None
     else:
         raise LitVizError(f"weights must be a file, a state dict, DEFAULT or none, got {type(weights).__name__}")
-    state, expected = fit_keys(state, module, origin), module.state_dict()
-    wrong = [key for key, tensor in state.items() if tensor.shape != expected[key].shape]
-    classes = {state[key].shape[:1] for key in wrong}
-    if len(classes) == 1 and all(state[key].shape[1:] == expected[key].shape[1:] != state[key].shape for key in wrong):
-        rebuilt = source.build(*classes.pop())
-        if all(state[key].shape == tensor.shape for key, tensor in rebuilt.state_dict().items() if key in state):
+    state = fit_keys(state, module, origin)
+    classes = _other_classes(state, module)
+    if classes is not None:
+        rebuilt = source.build(classes)
+        if _have_equal_shapes(state, rebuilt.state_dict()):
             rebuilt.eval()
             module = rebuilt  # a given module is never rebuilt
     fill(module, state, origin)
     return module, source, recorded, digest
+
+
+def _other_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
+    """Return the number of rows of all tensors of other shapes than in the network, if they differ in that alone."""
+    expected, rows = module.state_dict(), set[int]()
+    for key, tensor in state.items():
+        shape, own = tensor.shape, expected[key].shape
+        if shape == own:
+            continue
+        if not shape or shape[1:] != own[1:]:
+            return None
+        rows.add(shape[0])
+    return rows.pop() if len(rows) == 1 else None
+
+
+def _have_equal_shapes(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(state[key].shape == other[key].shape for key in state.keys() & other.keys())
 
 
 def _copied(module: nn.Module, purpose: str) -> nn.Module:
@@ -232,7 +288,7 @@ def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int
             "command line --classifier.size, .mean, .std)"
         )
     sides = (size, size) if isinstance(size, int) else tuple(size)
-    valid = len(sides) == 2 and all(isinstance(s, int) and s > 0 for s in sides)
+    valid = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
     require(valid, "size must be a side or (height, width) in pixels", repr(size))
     return sides  # type: ignore[return-value]
 
@@ -241,11 +297,17 @@ def _tested(
     name: str, module: nn.Module, mean: PerChannel | None, std: PerChannel | None, size: tuple[int, int]
 ) -> isolation.Original:
     """Return the tested network, with as many channels as it accepts."""
-    # The first layer can't be identified in every network, and may follow a space-to-depth, so others are tried.
-    first = next((layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)), 0)
-    errors = []
+    first = 0
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            first = layer.in_channels
+            break
     given = len(mean) if isinstance(mean, Sequence) else 0
-    for channels in dict.fromkeys(number for number in (first, given, 3, 1) if number in (1, 3)):
+    errors = []
+    # The first layer can't be identified in every network, and may follow a space-to-depth, so others are tried.
+    for channels in dict.fromkeys((first, given, 3, 1)):
+        if channels not in (1, 3):
+            continue
         try:
             means, stds = _per_channel("mean", mean, 0.0, channels), _per_channel("std", std, 1.0, channels)
             require(all(value > 0 for value in stds), "std must be positive", stds)
@@ -262,8 +324,9 @@ def _tested(
 def _per_channel(option: str, values: PerChannel | None, default: float, channels: int) -> tuple[float, ...]:
     if values is None:
         return (default,) * channels
+    is_single = isinstance(values, (int, float, str))
     try:
-        given = tuple(map(float, [values] if isinstance(values, (int, float, str)) else values))
+        given = (float(values),) if is_single else tuple(map(float, values))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise LitVizError(f"{option} must be a number or one per channel, got {values!r}") from error
     require(all(map(math.isfinite, given)), f"{option} must be finite", repr(values))
@@ -297,10 +360,12 @@ def _test(classifier: isolation.Original) -> int:
                 f"with ({reason})"
             ) from error
     if probabilities:
+        multi_label = ""
+        if "sigmoid" in probabilities:
+            multi_label = _EXCLUSIVE.replace(", and", "; give")
         raise LitVizError(
             f"{name} {probabilities}, but must return logits: remove its last layer, as by "
-            "net.set_submodule('layer', torch.nn.Identity()), or return the scores before it"
-            + (_EXCLUSIVE.replace(", and", "; give") if "sigmoid" in probabilities else "")
+            f"net.set_submodule('layer', torch.nn.Identity()), or return the scores before it{multi_label}"
         )
     if len(logits) != len(images):
         raise LitVizError(f"{name} must return one row of logits per image, got {len(logits)} for {len(images)} images")

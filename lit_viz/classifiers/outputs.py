@@ -46,7 +46,9 @@ def logits_of(output: Any, images: int) -> Tensor:
         scores = scores.reshape(images, -1)
     if scores.ndim != 2 or not scores.shape[1]:
         raise LitVizError(f"the network must return logits (N, K), got a tensor of shape {tuple(scores.shape)}")
-    return torch.cat([-scores, scores], dim=1) / 2 if scores.shape[1] == 1 else scores
+    if scores.shape[1] == 1:
+        return torch.cat([-scores, scores], dim=1) / 2
+    return scores
 
 
 def _scores_in(output: Any) -> Any:
@@ -57,7 +59,9 @@ def _scores_in(output: Any) -> Any:
         return output.logits
     if isinstance(output, Mapping):
         return output.get("logits")
-    return output[0] if isinstance(output, (tuple, list)) and output else output
+    if isinstance(output, (tuple, list)) and output:
+        return output[0]
+    return output
 
 
 def forward(network: Callable[[Tensor], Any], x: Tensor) -> Any:
@@ -134,8 +138,9 @@ def prediction_summary(logits: Tensor, target: int, *, multi_label: bool = False
     probability is NaN, the rank is the last.
     """
     value, probability = logits[target], float(probabilities(logits, multi_label=multi_label)[target])
-    ahead = int((logits[:target] >= value).sum() + (logits[target + 1 :] > value).sum())
-    rank = len(logits) if math.isnan(probability) else ahead + 1
+    rank = len(logits)
+    if not math.isnan(probability):
+        rank = 1 + int((logits[:target] >= value).sum() + (logits[target + 1 :] > value).sum())
     return {"logit": float(value), "probability": probability, "rank": rank}
 
 

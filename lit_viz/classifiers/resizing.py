@@ -16,13 +16,12 @@ _FILTERS = tuple(name.lower() for name in Image.Resampling.__members__)
 
 @dataclass(frozen=True)
 class Resizing:
-    """Resize with antialiasing, then crop the center, or in the other order.
+    """Resize with antialiasing, then crop the center.
 
     Attributes:
         crop_fraction: side of the input, relative to that of the resized picture, in (0, 1].
         interpolation: filter of Pillow: nearest, bilinear, bicubic, lanczos, box or hamming.
         stretch: whether the resized picture has the aspect ratio of the input, instead of its own.
-        crop_first: whether a square of whole pixels is cropped before, with this fraction of the shorter side.
 
     Raises:
         LitVizError: a value is invalid.
@@ -31,7 +30,6 @@ class Resizing:
     crop_fraction: float = 1.0
     interpolation: str = "bicubic"
     stretch: bool = False
-    crop_first: bool = False
 
     def __post_init__(self) -> None:
         is_fraction = isinstance(self.crop_fraction, (int, float)) and 0 < self.crop_fraction <= 1
@@ -42,10 +40,6 @@ class Resizing:
     def box(self, original: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Return the region (x0, y0, x1, y1) of a picture that an input of ``size`` (height, width) shows."""
         h, w = original
-        if self.crop_first:
-            side = _floor(min(h, w) * self.crop_fraction)
-            top, left = (h - side) // 2, (w - side) // 2
-            return left, top, left + side, top + side
         height, width = size
         rows, columns = self._resized(original, size)
         top, left = (rows - height) // 2, (columns - width) // 2
@@ -53,7 +47,8 @@ class Resizing:
 
     def _resized(self, original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of a resized picture, before the crop to ``size``."""
-        rows, columns = (_floor(side / self.crop_fraction) for side in size)
+        rows = _floor(size[0] / self.crop_fraction)
+        columns = _floor(size[1] / self.crop_fraction)
         if self.stretch:
             return rows, columns
         scale = max(rows / original[0], columns / original[1])

@@ -17,8 +17,9 @@ from typing import Any
 
 from torch import nn
 
-from lit_viz.classifiers.hub import processor_options, repository_network, stored_processor
+from lit_viz.classifiers.hub import repository_network
 from lit_viz.classifiers.labels import imagenet_labels
+from lit_viz.classifiers.processors import processor_options, stored_processor
 from lit_viz.classifiers.resizing import Resizing, resizing_of_timm
 from lit_viz.classifiers.weights import WEIGHTS_FILES, fill, fit_keys, read_weights, repository_file, torch_hub_file
 from lit_viz.errors import LitVizError, did_you_mean, first_line, require
@@ -80,10 +81,12 @@ def find_source(name: str) -> Source:
         raise LitVizError(f"{name} must name a function that builds the network, such as {file.stem}:build")
     import timm
 
-    available = [f"torchvision/{n}" for n in _torchvision_names()] + [f"timm/{n}" for n in timm.list_models()]
-    same = " or ".join(repr(n) for n in available if n.split("/")[1] == name)
-    hint = f"; did you mean {same}?" if same else did_you_mean(name, [*_EMBEDDED_SIZES, *available])
-    raise LitVizError(f"unknown classifier {name!r}{hint or f'; give {_FORMS}'}")
+    available = [*map("torchvision/{}".format, _torchvision_names()), *map("timm/{}".format, timm.list_models())]
+    same = [repr(other) for other in available if other.split("/")[1] == name]
+    hint = f"; did you mean {' or '.join(same)}?"
+    if not same:
+        hint = did_you_mean(name, [*_EMBEDDED_SIZES, *available]) or f"; give {_FORMS}"
+    raise LitVizError(f"unknown classifier {name!r}{hint}")
 
 
 def _embedded(name: str) -> Source:
@@ -117,8 +120,12 @@ def _torchvision(name: str) -> Source:
     import torchvision
 
     architecture = name.split("/", 1)[1]
-    weights_of = {n: torchvision.models.get_model_weights(n) for n in _torchvision_names()}
-    members = {str(member): (n, member) for n, weights in weights_of.items() for member in weights}
+    weights_of: dict[str, Any] = {}
+    members: dict[str, tuple[str, Any]] = {}
+    for known in _torchvision_names():
+        weights_of[known] = torchvision.models.get_model_weights(known)
+        for member in weights_of[known]:
+            members[str(member)] = known, member
     if architecture in members:
         architecture, published = members[architecture]
     elif architecture in weights_of:
@@ -135,7 +142,9 @@ def _torchvision(name: str) -> Source:
         options = {"image_size": int(published.meta["min_size"][0])}
 
     def build(classes: int | None) -> nn.Module:
-        chosen = options if classes is None else {**options, "num_classes": classes}
+        chosen = dict(options)
+        if classes is not None:
+            chosen["num_classes"] = classes
         network: nn.Module = torchvision.models.get_model(architecture, weights=None, **chosen)
         return network
 
@@ -154,10 +163,11 @@ def _torchvision(name: str) -> Source:
 def _timm_model(architecture: str, classes: int | None, **options: Any) -> nn.Module:
     import timm
 
-    chosen = options if classes is None else {**options, "num_classes": classes}
+    if classes is not None:
+        options["num_classes"] = classes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return timm.create_model(architecture, **chosen)
+        return timm.create_model(architecture, **options)
 
 
 def _timm(name: str) -> Source:
@@ -192,7 +202,8 @@ def _timm(name: str) -> Source:
         network.pretrained_cfg.pop("state_dict", None)
         return network, path
 
-    return Source(name, build, publish, **({} if config is None else _timm_properties(vars(config))))
+    properties = {} if config is None else _timm_properties(vars(config))
+    return Source(name, build, publish, **properties)
 
 
 def _repository(name: str, repository: str) -> Source:
@@ -200,55 +211,93 @@ def _repository(name: str, repository: str) -> Source:
     return Source(name, build, publish)
 
 
-def module_source(module: nn.Module, source: Source, processor: Any = None) -> Source:
+def module_source(module: nn.Module, source: Source, processor: Any = None, *, strict: bool = True) -> Source:
     """Return the source of a module with the labels and the preprocessing of its library.
 
     A Lightning module has those of the only network in it. ``processor`` is the image processor of a Hugging Face
     network, by default the one stored with it.
+
+    Raises:
+        LitVizError: the image processor can't be used; only if ``strict``.
     """
     if any(base.__name__ == "LightningModule" for base in type(module).__mro__):
-        networks = networks_in(module)
-        module = next(iter(networks.values())) if len(networks) == 1 else module
+        networks = list(networks_in(module).values())
+        if len(networks) == 1:
+            module = networks[0]
     config = getattr(module, "config", None)
     trained = getattr(module, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
-    properties: dict[str, Any] = {}
+    properties: dict[str, Any] = {"origin": "none was given"}
     if isinstance(trained, dict) and "input_size" in trained:
-        properties = {**_timm_properties(trained), "origin": "of its pretrained_cfg"}
+        properties |= _timm_properties(trained)
+        properties["origin"] = "of its pretrained_cfg"
     elif type(module).__module__.startswith("torchvision.models."):
-        from torchvision.models import ResNet18_Weights
-
-        transforms = ResNet18_Weights.DEFAULT.transforms()  # the same for all of torchvision's classifiers
-        properties = {"mean": transforms.mean, "std": transforms.std, "origin": "of torchvision's published weights"}
-        properties["labels"] = imagenet_labels()
+        properties |= _torchvision_properties()
     vision = getattr(config, "vision_config", config)  # of networks of images and text
-    embedding = getattr(module, "patch_embed", None)  # of timm, whose configuration has the published size
-    side = getattr(module, "image_size", None) or getattr(vision, "image_size", None)
-    side = side or getattr(embedding, "img_size", None)
-    if isinstance(side, int) or (isinstance(side, (list, tuple)) and len(side) == 2):
-        properties["size"] = (side, side) if isinstance(side, int) else tuple(side)
+    if (size := _recorded_size(module, vision)) is not None:
+        properties["size"] = size
     names = getattr(config, "id2label", None)
     if isinstance(names, Mapping):
-        labels = [names[i] for i in sorted(names, key=int)]
-        properties["labels"] = None if labels == [f"LABEL_{i}" for i in range(len(labels))] else labels
-        if (problem := getattr(config, "problem_type", None)) is not None:
-            properties["multi_label"] = problem == "multi_label_classification"
-        processor = processor or stored_processor(config)
-    if processor is not None:
-        properties |= processor_options(processor, getattr(vision, "num_channels", 3))
-    return replace(source, **{"origin": "none was given", **properties})
+        properties |= _hugging_face_properties(config, names)
+    try:
+        if processor is None and isinstance(names, Mapping):
+            processor = stored_processor(config)
+        if processor is not None:
+            properties |= processor_options(processor, getattr(vision, "num_channels", 3))
+    except LitVizError:
+        if strict:
+            raise
+    return replace(source, **properties)
+
+
+def _torchvision_properties() -> dict[str, Any]:
+    from torchvision.models import ResNet18_Weights
+
+    transforms = ResNet18_Weights.DEFAULT.transforms()  # the same for all of torchvision's classifiers
+    return {
+        "mean": transforms.mean,
+        "std": transforms.std,
+        "origin": "of torchvision's published weights",
+        "labels": imagenet_labels(),
+    }
+
+
+def _recorded_size(module: nn.Module, config: Any) -> tuple[int, int] | None:
+    """Return the input size in the attributes of a transformer or its configuration; None if there is none."""
+    embedding = getattr(module, "patch_embed", None)  # of timm, whose configuration has the published size
+    side = getattr(module, "image_size", None) or getattr(config, "image_size", None)
+    side = side or getattr(embedding, "img_size", None)
+    if isinstance(side, int):
+        return side, side
+    if isinstance(side, (list, tuple)) and len(side) == 2:
+        return side[0], side[1]
+    return None
+
+
+def _hugging_face_properties(config: Any, names: Mapping[Any, str]) -> dict[str, Any]:
+    """Return labels, None if they are numbers, and the kind of decision in a configuration."""
+    labels: list[str] | None = [names[index] for index in sorted(names, key=int)]
+    if labels == [f"LABEL_{index}" for index in range(len(names))]:
+        labels = None
+    properties: dict[str, Any] = {"labels": labels}
+    problem = getattr(config, "problem_type", None)
+    if problem is not None:
+        properties["multi_label"] = problem == "multi_label_classification"
+    return properties
 
 
 def networks_in(module: nn.Module) -> dict[str, nn.Module]:
     """Return the direct submodules with parameters."""
-    return {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
+    return {name: child for name, child in module.named_children() if next(child.parameters(), None) is not None}
 
 
 def _timm_properties(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return labels and preprocessing of a ``pretrained_cfg`` of timm."""
     descriptions = config.get("label_descriptions") or {}  # of WordNet's identifiers
     names = [descriptions.get(name, name) for name in config.get("label_names") or ()]
+    if not names and config.get("num_classes") == 1000:
+        names = list(imagenet_labels())
     return {
-        "labels": names or (imagenet_labels() if config.get("num_classes") == 1000 else None),
+        "labels": names or None,
         "mean": config.get("mean"),
         "std": config.get("std"),
         "size": tuple(config["input_size"][1:]),

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -41,7 +42,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     file = f"weights file {str(path)!r}"
     if not path.is_file():
-        state = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "doesn't exist"
+        state = "doesn't exist"
+        if path.is_dir():
+            state = "is a folder"
+        elif path.exists():
+            state = "is no regular file"
         raise LitVizError(f"{file} {state}: give the path of a .pth, .safetensors or .ckpt file")
     if path.stat().st_size == 0:
         raise LitVizError(f"{file} is empty: copy or download it again")
@@ -56,16 +61,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except LitVizError:
         raise
     except Exception as error:  # a damaged file may raise any error
-        problem = "is damaged or no weights file: copy or download it again"
-        unsafe = re.search("unsupported global|unsupported class|unrecognized function", str(error), re.IGNORECASE)
-        if "TorchScript" in str(error):
-            problem = "is a TorchScript archive: save the state_dict() of the network instead"
-        elif isinstance(error, pickle.UnpicklingError) and unsafe:
-            problem = (
-                "contains Python objects, whose loading could run code: if you trust it, load it by "
-                "torch.load(FILE, weights_only=False) and save the state_dict() alone"
-            )
-        raise LitVizError(f"{file} {problem}") from error
+        raise LitVizError(f"{file} {_problem(error)}") from error
+
+
+def _problem(error: Exception) -> str:
+    """Return what is wrong with a file that torch or safetensors can't load, and what to do."""
+    unsafe = re.search("unsupported global|unsupported class|unrecognized function", str(error), re.IGNORECASE)
+    if "TorchScript" in str(error):
+        return "is a TorchScript archive: save the state_dict() of the network instead"
+    if isinstance(error, pickle.UnpicklingError) and unsafe:
+        return (
+            "contains Python objects, whose loading could run code: if you trust it, load it by "
+            "torch.load(FILE, weights_only=False) and save the state_dict() alone"
+        )
+    return "is damaged or no weights file: copy or download it again"
 
 
 def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
@@ -76,14 +85,7 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
     """
     if not isinstance(content, Mapping):
         raise LitVizError(f"{source} must contain a state dict, got a {type(content).__name__}: save net.state_dict()")
-    inner = {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
-    state = next((inner[key] for key in _NESTED if key in inner), None) or _tensors(content)
-    if not state:
-        if len(inner) != 1:
-            keys = ", ".join(map(str, [*(inner or content)][:_MAX_LISTED]))
-            number = f"several, under {keys}" if inner else f"none ({keys})"
-            raise LitVizError(f"{source} must contain one state dict, got {number}")
-        state = next(iter(inner.values()))
+    state = _only_state_dict(content, source)
     for key, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise LitVizError(f"weights must be dense tensors with values, but {source} has another kind in {key}")
@@ -92,8 +94,55 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
     return state
 
 
+def _only_state_dict(content: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
+    """Return what is under a usual key, else the tensors of the content, else what is under its only key."""
+    inner: dict[Any, dict[str, Tensor]] = {}
+    for key, value in content.items():
+        tensors = _tensors(value)
+        if tensors:
+            inner[key] = tensors
+    for key in _NESTED:
+        if key in inner:
+            return inner[key]
+    if own := _tensors(content):
+        return own
+    if len(inner) == 1:
+        return next(iter(inner.values()))
+    keys = ", ".join(map(str, [*(inner or content)][:_MAX_LISTED]))
+    number = f"several, under {keys}" if inner else f"none ({keys})"
+    raise LitVizError(f"{source} must contain one state dict, got {number}")
+
+
 def _tensors(content: Any) -> dict[str, Tensor]:
-    return {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not isinstance(content, Mapping):
+        return {}
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True)
+class _Stripped:
+    """The tensors of a file under a prefix, without it, and the keys of the network that they lack."""
+
+    prefix: str
+    tensors: dict[str, Tensor]
+    missing: list[str]
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], prefix: str, expected: Mapping[str, Tensor]) -> _Stripped:
+        tensors = {}
+        for key, tensor in state.items():
+            if key.startswith(prefix):
+                tensors[key.removeprefix(prefix)] = tensor
+        missing = [key for key in expected if key not in tensors and not _is_count(key)]
+        return cls(prefix, tensors, missing)
+
+    def is_complete(self, expected: Mapping[str, Tensor]) -> bool:
+        return not self.missing and self.tensors.keys() <= expected.keys()
+
+
+def _is_count(key: str) -> bool:
+    """Return whether this is the number of batches that a batch norm has averaged."""
+    return key.endswith("num_batches_tracked")
 
 
 def fit_keys(state: Mapping[str, Tensor], network: nn.Module, source: str) -> dict[str, Tensor]:
@@ -106,28 +155,32 @@ def fit_keys(state: Mapping[str, Tensor], network: nn.Module, source: str) -> di
         LitVizError: keys do not match (they are listed), or several prefixes match.
     """
     expected = network.state_dict()
-    first = next((k for k in expected if not k.endswith("num_batches_tracked")), "")
-    found = {key[: -len(first)] for key in state if first and key.endswith(first)}
-    prefixes = ["", *sorted(prefix for prefix in found if prefix.endswith("."))]
-    stripped = {p: {k[len(p) :]: v for k, v in state.items() if k.startswith(p)} for p in prefixes}
-    missing = {
-        p: [k for k in expected if k not in tensors and not k.endswith("num_batches_tracked")]
-        for p, tensors in stripped.items()
-    }
-    complete = [p for p, tensors in stripped.items() if not missing[p] and tensors.keys() <= expected.keys()]
-    if len(complete) > 1 and "" not in complete:
-        under = " and ".join(map(repr, complete))
+    candidates = [_Stripped.of(state, prefix, expected) for prefix in ("", *_prefixes(state, expected))]
+    complete = [candidate for candidate in candidates if candidate.is_complete(expected)]
+    if not complete:
+        closest = min(candidates, key=lambda candidate: len(candidate.missing))
+        raise LitVizError(
+            f"the keys of {source} don't match the network"
+            + _listed("missing in the file: ", closest.missing)
+            + _listed("not in the network: ", sorted(set(closest.tensors) - set(expected)))
+            + ": give the network that was trained, or a package.module:factory that builds it"
+        )
+    chosen = complete[0]
+    if len(complete) > 1 and chosen.prefix:
+        under = " and ".join(repr(candidate.prefix) for candidate in complete)
         raise LitVizError(f"{source} contains the network several times, under {under}: save the one to load alone")
-    if complete:
-        tensors = stripped["" if "" in complete else complete[0]]
-        return {key: tensors.get(key, tensor) for key, tensor in expected.items()}
-    closest = min(stripped, key=lambda p: len(missing[p]))
-    raise LitVizError(
-        f"the keys of {source} don't match the network"
-        + _listed("missing in the file: ", missing[closest])
-        + _listed("not in the network: ", sorted(set(stripped[closest]) - set(expected)))
-        + ": give the network that was trained, or a package.module:factory that builds it"
-    )
+    return {key: chosen.tensors.get(key, tensor) for key, tensor in expected.items()}
+
+
+def _prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return what precedes the first key of a network in the keys of a file, if it ends in a dot."""
+    first = next((key for key in expected if not _is_count(key)), "")
+    found = set()
+    for key in state:
+        prefix = key.removesuffix(first)
+        if first and key.endswith(first) and prefix.endswith("."):
+            found.add(prefix)
+    return sorted(found)
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -137,11 +190,11 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         LitVizError: shapes do not match (they are listed), or numbers are integers or complex.
     """
     expected = network.state_dict()
-    wrong = [
-        f"{key} is {tuple(tensor.shape)} in the file and {tuple(expected[key].shape)} in the network"
-        for key, tensor in state.items()
-        if tensor.shape != expected[key].shape
-    ]
+    wrong = []
+    for key, tensor in state.items():
+        given, own = tuple(tensor.shape), tuple(expected[key].shape)
+        if given != own:
+            wrong.append(f"{key} is {given} in the file and {own} in the network")
     if wrong:
         raise LitVizError(
             f"the shapes in {source} don't match the network" + _listed("", wrong) + ": build it as it was trained"
@@ -153,8 +206,11 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 
 def _listed(title: str, entries: list[str]) -> str:
-    more = f" and {len(entries) - _MAX_LISTED} more" if len(entries) > _MAX_LISTED else ""
-    return f"; {title}{', '.join(entries[:_MAX_LISTED])}{more}" if entries else ""
+    if not entries:
+        return ""
+    listed = f"; {title}{', '.join(entries[:_MAX_LISTED])}"
+    more = len(entries) - _MAX_LISTED
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def torch_hub_file(url: str, name: str) -> Path:
@@ -192,19 +248,14 @@ def repository_file(repository: str, filenames: Sequence[str], name: str) -> Pat
     Raises:
         LitVizError: as :func:`torch_hub_file`, or the folder contains none of the files.
     """
-    if (folder := Path(repository)).is_dir():
-        found = [folder / filename for filename in filenames if (folder / filename).is_file()]
-        if not found:
-            raise LitVizError(
-                f"folder {repository!r} must contain {' or '.join(filenames)}: save the network by save_pretrained "
-                "(transformers) or timm.models.save_for_hf, with its weights in one file"
-            )
-        return found[0]
+    if Path(repository).is_dir():
+        return _folder_file(repository, filenames)
     from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        for path in [try_to_load_from_cache(repository, filename) for filename in filenames]:
+        for filename in filenames:
+            path = try_to_load_from_cache(repository, filename)
             if isinstance(path, str):
                 return Path(path)
         if not constants.HF_HUB_OFFLINE:
@@ -222,13 +273,25 @@ def repository_file(repository: str, filenames: Sequence[str], name: str) -> Pat
         raise missing
     except (OSError, RuntimeError, ValueError, EntryNotFoundError) as error:
         folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-        weights = filenames[0] in WEIGHTS_FILES
-        what = f"the weights of {name}" if weights else name
+        what, otherwise = name, _NO_DOWNLOAD
+        if filenames[0] in WEIGHTS_FILES:
+            what, otherwise = f"the weights of {name}", _ALTERNATIVES
         raise LitVizError(
             f"{what} can't be downloaded ({_reason(error)}): {filenames[0]} of the "
             f"Hugging Face repository {repository} is not in {folder}; download the repository on a machine with a "
-            f"network and give its folder as the name, {_ALTERNATIVES if weights else _NO_DOWNLOAD}"
+            f"network and give its folder as the name, {otherwise}"
         ) from error
+
+
+def _folder_file(folder: str, filenames: Sequence[str]) -> Path:
+    for filename in filenames:
+        path = Path(folder, filename)
+        if path.is_file():
+            return path
+    raise LitVizError(
+        f"folder {folder!r} must contain {' or '.join(filenames)}: save the network by save_pretrained "
+        "(transformers) or timm.models.save_for_hf, with its weights in one file"
+    )
 
 
 def _reason(error: Exception) -> str:

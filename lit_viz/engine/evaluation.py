@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -65,19 +66,20 @@ class Evaluator:
         inputs = 2 * self.views if network == "rescale" else self.views  # a pair of an image and its baseline
 
         def average_views(values: Tensor) -> Tensor:
-            values = values if shard is None else shard.mask(values)
+            if shard is not None:
+                values = shard.mask(values)
             return values.view(-1, self.views, *values.shape[1:]).mean(1)
 
         def count_backward(computed: Sequence[bool] | None) -> None:
-            counted = rows if computed is None else [n for n, flag in zip(rows, computed, strict=True) if flag]
+            counted = rows if computed is None else list(compress(rows, computed))
             slots.count_evaluations(counted, backwards=inputs)
 
         with torch.set_grad_enabled(gradient):
             x = x.detach().requires_grad_(gradient)
             images = self.decode(x)
             logits, activations = self._forward(images, slots, rows, network, shard)
-            members = [member for _ in rows for member in range(self.group) for _ in range(self.views // self.group)]
-            goals = {**slots.goals(rows, x.device, self.views), "members": to_device(members, x.device)}
+            goals = slots.goals(rows, x.device, self.views)
+            goals["members"] = to_device(self._members() * len(rows), x.device)
             goals |= self.view_goals
             if self.decisions:
                 logits = decision_logits(logits, goals["targets"])
@@ -102,6 +104,13 @@ class Evaluator:
             on_backward=count_backward,
         )
 
+    def _members(self) -> list[int]:
+        """Return the index in the group of the image of each view of a task."""
+        members: list[int] = []
+        for member in range(self.group):
+            members += [member] * (self.views // self.group)
+        return members
+
     def _penalties(self, images: Tensor) -> list[tuple[str, Tensor]]:
         """Return the name and the mean penalty per task ``(N,)`` of each prior.
 
@@ -109,7 +118,10 @@ class Evaluator:
         """
         if not self.priors:
             return []
-        normalized, shares = self.normalize(images), self.ranks.size if self.ranks.shares_views else 1
+        normalized = self.normalize(images)
+        shares = 1
+        if self.ranks.shares_views:
+            shares = self.ranks.size
         penalties = []
         for prior in self.priors:
             penalty = prior(normalized)
@@ -126,7 +138,8 @@ class Evaluator:
         if shard is None:
             logits, activations = self.networks[network](self.make_inputs(images, draws), layers=layers)
             return logits, activations
-        images = images if self.views > 1 else images[shard.inputs.to(images.device)]
+        if self.views == 1:  # the ranks share the rows
+            images = images[shard.inputs.to(images.device)]
         inputs = self.make_inputs(images, draws.rows(shard.inputs.tolist()))
         logits, activations = self.networks[network](inputs, layers=layers)
         return shard.scatter(logits), {name: shard.scatter(activation) for name, activation in activations.items()}

@@ -20,12 +20,13 @@ import torch.distributed as dist
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
-from torch import Tensor
 
 from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError, first_line
+from lit_viz.images.sources import Pictures
 from lit_viz.types import Task
 from lit_viz.utils.files import write_bytes
+from lit_viz.utils.parts import Part
 from lit_viz.utils.process import launcher_topology
 
 #: Private attributes of Lightning that lit_viz sets, overrides or reads, and why; a test checks that they exist.
@@ -43,25 +44,44 @@ _levels: list[list[int]] = []  # levels before the first of the current runs, on
 _levels_lock = threading.Lock()
 
 
-class TaskQueue(pl.LightningDataModule):
+class TaskQueue(Part, pl.LightningDataModule):
     """The tasks of a run, in the order of their results.
 
     Args:
         tasks: the tasks. The method adds what depends on it, such as a task per saliency method.
         images: pictures ``(C, H, W)`` in place of files; the option ``image`` of a task is the index.
+        notes: remarks about the tasks, which are printed once.
+        evidence: whether the method verifies its results in the test stage, and held-out networks judge class images.
+
+    Attributes:
+        options: what a configuration states of the tasks, by name.
     """
 
-    def __init__(self, tasks: Sequence[Task], images: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        images: Pictures = (),
+        *,
+        notes: Sequence[str] = (),
+        evidence: bool = True,
+    ) -> None:
         super().__init__()
         self.tasks, self.images = tuple(tasks), images
+        self.notes = list(notes)
+        self.evidence = evidence
+        self.options: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Broadcast the queue of rank 0, which alone has listed the photographs."""
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
         self.tasks = tuple(module.expand_tasks(self.trainer.strategy.broadcast(self.tasks)))
-        if self.images:
+        if len(self.images):
             module.images = self.images
+        if stage == "fit":
+            module.validate_tasks(self.tasks)
+        if self.evidence:
+            module.attach_evidence()
 
     def train_dataloader(self) -> repeat[int]:
         """Return endless batches without data: the engine fills the slots, and ends the run by ``trainer.should_stop``.
@@ -108,7 +128,7 @@ class AtomicCheckpointIO(CheckpointIO):
         except Exception as error:  # several types, depending on the damage
             raise LitVizError(
                 f"the checkpoint {path} is damaged ({first_line(error)}): "
-                "start the run again with --overwrite, or in another folder"
+                "start the run again with overwrite, or in another folder"
             ) from error
         return checkpoint
 
@@ -143,16 +163,16 @@ def trainer_options(options: Any) -> dict[str, Any]:
     Raises:
         LitVizError: the accelerator is a GPU of Apple.
     """
-    given: dict[str, Any] = options.as_dict()
+    given = dict(vars(options))
     if torch.backends.mps.is_available():  # Lightning would select it by default
         if given["accelerator"] in ("mps", "gpu"):
-            raise LitVizError("GPUs of Apple have no float64 and are not supported: use --trainer.accelerator cpu")
+            raise LitVizError("GPUs of Apple have no float64 and are not supported: use accelerator=cpu")
         given["accelerator"] = "cpu"
     if not is_distributed(options):
         return given
     if str(options.devices) == "1" and (launched := launcher_topology()) is not None:
         given["devices"], given["num_nodes"] = launched
-    return {**given, "strategy": LaunchOnlyStrategy(), "use_distributed_sampler": False}
+    return given | {"strategy": LaunchOnlyStrategy(), "use_distributed_sampler": False}
 
 
 def is_rank_failure(error: BaseException) -> bool:
@@ -195,7 +215,10 @@ def messages_ignored() -> Iterator[None]:
 def _levels_raised() -> Iterator[None]:
     """Set the loggers of Lightning to the level WARNING, until the last of simultaneous runs in threads ends."""
     with _levels_lock:
-        _levels.append([logging.getLogger(name).level for name in _LIGHTNING_LOGGERS] if not _levels else _levels[0])
+        levels = [logging.getLogger(name).level for name in _LIGHTNING_LOGGERS]
+        if _levels:
+            levels = _levels[0]
+        _levels.append(levels)
         for name in _LIGHTNING_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, FrozenNetwork, as_classifier
 from lit_viz.classifiers.fast import CompileMode
-from lit_viz.engine.ranks import RankGroup
+from lit_viz.engine.ranks import DevicesMode, RankGroup
 from lit_viz.engine.slots import Slots
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
-from lit_viz.types import Record, Result, Snapshot, Task
+from lit_viz.types import Record, Task
+from lit_viz.utils.parts import Part, plain_arguments
 
 #: Half precisions by Lightning's name.
 _HALF = {
@@ -26,6 +28,10 @@ _HALF = {
     "bf16-mixed": torch.bfloat16,
     "bf16-true": torch.bfloat16,
 }
+
+
+#: Iterations: a text of :meth:`LogSchedule.parse`, one number or several.
+Schedule = str | int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,13 @@ class LogSchedule:
     geometric: bool = False
 
     @classmethod
-    def parse(cls, text: str | int) -> LogSchedule:
-        """Parse ``"1,50,100,200"``, ``"every:10"``, ``"geometric"`` or ``"last"``."""
-        words = str(text).replace(" ", "")
+    def parse(cls, given: Schedule) -> LogSchedule:
+        """Parse ``"1,50,100,200"``, ``"every:10"``, ``"geometric"`` or ``"last"``, or take a list of iterations."""
+        if isinstance(given, (str, int)):
+            text = str(given)
+        else:
+            text = ",".join(str(int(iteration)) for iteration in given)
+        words = text.replace(" ", "")
         if words in ("geometric", "last"):
             return cls(geometric=words == "geometric")
         kind, _, number = words.rpartition(":")
@@ -74,14 +84,13 @@ class LogSchedule:
         return min(due)
 
 
-def half_precision(config: Any) -> str | None:
-    """Return Lightning's name of the half precision in a run's options, or None."""
-    precision = str(config.trainer.precision)
-    name = precision if precision in _HALF else f"{precision}-mixed"
+def half_precision(precision: object) -> str | None:
+    """Return Lightning's name of a half precision; None for another precision."""
+    name = str(precision) if str(precision) in _HALF else f"{precision}-mixed"
     return name if name in _HALF else None
 
 
-class Method(pl.LightningModule):
+class Method(Part, pl.LightningModule):
     """Interface of a method; :class:`~lit_viz.engine.module.ImageTraining` implements the training.
 
     Args:
@@ -92,20 +101,24 @@ class Method(pl.LightningModule):
         log_at: iterations at which an image is logged (see :class:`LogSchedule`).
         curve_at: iterations at which its metrics are logged.
         views: network inputs per image and evaluation.
+        compile: mode of ``torch.compile``, for GPUs; None for no compilation.
+        devices_mode: whether several devices share the images, or the views of each image.
 
     Attributes:
+        hparams: method, classifier and the other arguments, parts as ``class_path`` and ``init_args``.
+        presentation: dotted path of the class that presents the outcomes, which belongs to a higher layer; subclasses
+            inherit it.
         slots: the images in training.
         notes: messages to print once before the run.
         advice: advice for an image whose score is not finite, the end of a sentence.
         ranks: ranks of the run.
-        compile_mode: mode of ``torch.compile``; None for no compilation.
 
     Raises:
         LitVizError: ``iterations``, ``slots`` or ``views`` is less than 1, or a log schedule is invalid.
     """
 
+    presentation: ClassVar[str | None] = None
     advice = "try a lower learning rate"
-    compile_mode: CompileMode | None = None
 
     def __init__(
         self,
@@ -114,18 +127,31 @@ class Method(pl.LightningModule):
         *,
         iterations: int = 200,
         slots: int = 8,
-        log_at: str = "every:10",
-        curve_at: str = "every:10",
+        log_at: Schedule = "every:10",
+        curve_at: Schedule = "every:10",
         views: int = 1,
+        compile: CompileMode | None = None,
+        devices_mode: DevicesMode = "images",
     ) -> None:
         super().__init__()
         check_at_least_one(iterations=iterations, slots=slots, views=views)
         self.classifier, self.step_rule = as_classifier(classifier), step_rule
         self.iterations, self.capacity, self.views = iterations, slots, views
+        self.compile_mode, self.devices_mode = compile, devices_mode
         self.log_at, self.curve_at = LogSchedule.parse(log_at), LogSchedule.parse(curve_at)
         self.slots = Slots()
         self.notes: list[str] = []
         self.ranks = RankGroup()
+
+    def on_constructed(self) -> None:
+        """Set :attr:`hparams`, which loggers list and checkpoints contain."""
+        self.save_hyperparameters({"method": type(self).__name__, **self.plain_arguments()})
+
+    def plain_arguments(self) -> dict[str, Any]:
+        """Return the arguments as a configuration holds them, with the classifier by its name."""
+        arguments = {**self.arguments, "classifier": self.classifier.name}
+        plain: dict[str, Any] = plain_arguments(arguments)
+        return plain
 
     # Precision and networks
 
@@ -264,4 +290,4 @@ def check_at_least_one(**options: int) -> None:
     """Raise :class:`LitVizError` if the value of an option is less than 1."""
     for name, value in options.items():
         if value < 1:
-            raise LitVizError(f"--{name} must be at least 1, got {value}")
+            raise LitVizError(f"{name} must be at least 1, got {value}")

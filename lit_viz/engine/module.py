@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from lit_viz.engine.lightning import adapt_trainer
 from lit_viz.engine.method import Method
-from lit_viz.engine.ranks import DevicesMode, RankExchange, RankGroup, RankStatus
+from lit_viz.engine.ranks import RankExchange, RankGroup, RankStatus
 from lit_viz.engine.slots import ITERATION, UNTIL
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.engine.step import Queue, Step, StepRuleOptimizer, merge_final
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation
-from lit_viz.types import Result, Snapshot, Task
+from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
 
 #: Incremented when older checkpoints can no longer be resumed.
@@ -64,7 +66,6 @@ class ImageTraining(Method):
         arguments, options: see :class:`~lit_viz.engine.method.Method`.
 
     Attributes:
-        devices_mode: how several ranks share the work.
         keep_results: whether :attr:`results` are kept in memory and in checkpoints.
         queue: tasks of this rank that wait for a slot.
         verify: function that computes the numbers of the test stage, by name, from results; set by higher layers.
@@ -76,7 +77,6 @@ class ImageTraining(Method):
         self.verify: Callable[[Sequence[Result]], Mapping[str, float]] | None = None
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints store images by task, not as a state dict
-        self.devices_mode: DevicesMode = "images"
         self.keep_results = True
         self._results: dict[int, Result] = {}
         self._logged = 0.0
@@ -233,6 +233,17 @@ class ImageTraining(Method):
         assert self._step is not None
         self._step.add_evaluation(evaluation, slots, logged=logged or slots is None)
         return evaluation
+
+    # Evidence
+
+    def attach_evidence(self) -> None:
+        """Set :attr:`verify` to the evidence of the method's presentation, which lies in a higher layer."""
+        path = type(self).presentation
+        if path is None:
+            return
+        module, _, name = path.rpartition(".")
+        presentation = getattr(import_module(module), name)()
+        presentation.attach(self)
 
     # State for callbacks
 

@@ -1,6 +1,6 @@
 """The ranks of a distributed run: how they share the work, and how they decide together.
 
-``--devices-mode`` selects how the ranks share the work:
+``devices_mode`` selects how the ranks share the work:
 
 - ``images``: each rank optimizes its share of the queue;
 - ``views``: all ranks optimize the same images. Each evaluates its share of the views (of the rows of the batch, if an
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
-from lit_viz.types import Result, Snapshot
 
 DevicesMode = Literal["images", "views"]
 T = TypeVar("T")
@@ -91,9 +92,12 @@ class RankGroup:
         """
         if self.size == 1 or self.mode == "views":
             return items if self.rank == 0 else []
-        gathered: list[list[T]] | None = [[] for _ in range(self.size)] if self.rank == 0 else None
+        if self.rank != 0:
+            dist.gather_object(items, group=self.group)
+            return []
+        gathered: list[list[T]] = [items] * self.size
         dist.gather_object(items, gathered, group=self.group)
-        return [item for rank_items in gathered or () for item in rank_items]
+        return list(chain.from_iterable(gathered))
 
     def all_gather(self, item: T) -> list[T]:
         """Return the items of all ranks, in rank order, on every rank."""
@@ -115,10 +119,13 @@ class RankGroup:
         if not self.shares_views:
             return None
         inputs = torch.arange(images * views)
-        counted = (inputs % views if views > 1 else inputs) % self.size == self.rank
+        divided, fallback = inputs, inputs[:1]
+        if views > 1:
+            divided, fallback = inputs % views, inputs[::views]
+        counted = divided % self.size == self.rank
         own = inputs[counted]
         if not len(own):
-            own = inputs[::views] if views > 1 else inputs[:1]
+            own = fallback
         return InputShard(own, counted)
 
 
@@ -149,18 +156,22 @@ class RankStatus:
         Raises:
             LitVizError: the images of the ranks differ in mode ``views``.
         """
-        if ranks.mode == "views" and len({status.digest for status in statuses}) > 1:
-            raise LitVizError(
-                "images must be equal on all ranks in --devices-mode views, and differ: "
-                "use devices of one kind, or --devices-mode images"
-            )
-        updates = [status.updates for status in statuses]
-        return cls(
-            unfinished=any(status.unfinished for status in statuses),
-            signal=max(status.signal for status in statuses),
-            save=any(status.save for status in statuses),
-            updates=updates[ranks.rank] if ranks.mode == "views" else sum(updates),
-        )
+        joint = cls(unfinished=False)
+        digests = set()
+        for status in statuses:
+            joint.unfinished |= status.unfinished
+            joint.signal = max(joint.signal, status.signal)
+            joint.save |= status.save
+            joint.updates += status.updates
+            digests.add(status.digest)
+        if ranks.mode == "views":  # all ranks update the same images
+            joint.updates = statuses[ranks.rank].updates
+            if len(digests) > 1:
+                raise LitVizError(
+                    "images must be equal on all ranks with devices_mode='views', and differ: "
+                    "use devices of one kind, or devices_mode='images'"
+                )
+        return joint
 
 
 class RankExchange:

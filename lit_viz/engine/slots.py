@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_viz.optim.rule import ENGINE_KEYS
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
-from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.device import NO_INDEX, index_or_none, to_device, to_list
 
 #: Keys of the state that belong to the engine.
 ITERATION, ITERATIONS, UNTIL = ENGINE_KEYS
@@ -55,30 +55,50 @@ class Slots(nn.Module):
     @property
     def iteration(self) -> list[int]:
         """Updates of each image."""
-        return [int(k) for k in to_list(self.state[ITERATION])] if self.tasks else []
+        if not self.tasks:
+            return []
+        return [int(k) for k in to_list(self.state[ITERATION])]
 
     def keys(self, rows: Sequence[int], views: int = 1) -> list[Key]:
         """Return the keys of the draws, ordered by slot and view, at the iteration of each image."""
         iteration = self.iteration
-        return [Key(self.tasks[n].seed, iteration[n], view) for n in rows for view in range(views)]
+        keys = []
+        for n in rows:
+            for view in range(views):
+                keys.append(Key(self.tasks[n].seed, iteration[n], view))
+        return keys
 
     def draws(self, rows: Sequence[int], views: int, device: torch.device) -> Draws:
         """Return the draws of these slots and views."""
         last = to_list(self.state[ITERATIONS])
-        return Draws(self.keys(rows, views), device, last_iterations=[last[n] for n in rows for _ in range(views)])
+        last_iterations: list[int] = []
+        for n in rows:
+            last_iterations += [last[n]] * views
+        return Draws(self.keys(rows, views), device, last_iterations=last_iterations)
 
     def goals(self, rows: Sequence[int], device: torch.device, views: int = 1) -> dict[str, Tensor]:
         """Return the goals of these slots, ``(len(rows) * views,)`` each, as :class:`~lit_viz.objectives.Outputs` takes
         them: the class to reach, or to leave if ``targeted`` is False; the true class, the channel and the class that
         the target is contrasted with, -1 if there is none.
         """
-        tasks = [self.tasks[n] for n in rows for _ in range(views)]
+        targets: list[int] = []
+        labels: list[int] = []
+        targeted: list[bool] = []
+        channels: list[int] = []
+        against: list[int] = []
+        for n in rows:
+            task = self.tasks[n]
+            targets += [index_or_none(task.goal)] * views
+            labels += [index_or_none(task.label)] * views
+            targeted += [task.target is not None] * views
+            channels += [task.options.get("channel", NO_INDEX)] * views
+            against += [task.options.get("against", NO_INDEX)] * views
         return {
-            "targets": to_device([-1 if task.goal is None else task.goal for task in tasks], device),
-            "labels": to_device([-1 if task.label is None else task.label for task in tasks], device),
-            "targeted": to_device([task.target is not None for task in tasks], device),
-            "channels": to_device([task.options.get("channel", -1) for task in tasks], device),
-            "against": to_device([task.options.get("against", -1) for task in tasks], device),
+            "targets": to_device(targets, device),
+            "labels": to_device(labels, device),
+            "targeted": to_device(targeted, device),
+            "channels": to_device(channels, device),
+            "against": to_device(against, device),
         }
 
     def clear(self, x: Tensor) -> None:
@@ -105,7 +125,7 @@ class Slots(nn.Module):
 
     def update(self, x: Tensor, state: dict[str, Tensor], advance: Tensor) -> None:
         """Set the outcome of an update that counts for ``advance`` ``(N,)`` iterations."""
-        self._set(x, {**state, ITERATION: state[ITERATION] + advance})
+        self._set(x, state | {ITERATION: state[ITERATION] + advance})
 
     def state_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return these rows of the state."""
@@ -125,16 +145,19 @@ class Slots(nn.Module):
 
     def dump(self) -> list[dict[str, Any]]:
         """Return the checkpoint entry of each slot."""
-        return [
-            {
-                "task": task.index,
-                "completed": {name: getattr(task, name) for name in _RESOLVED},
-                "image": self.x[n].cpu().clone(),
-                "state": {key: value[n].cpu().clone() for key, value in self.state.items()},
-                **{name: getattr(self, name)[n] for name in _COUNTS},
-            }
-            for n, task in enumerate(self.tasks)
-        ]
+        return [self._entry(n) for n in range(len(self))]
+
+    def _entry(self, n: int) -> dict[str, Any]:
+        task = self.tasks[n]
+        entry: dict[str, Any] = {
+            "task": task.index,
+            "completed": {name: getattr(task, name) for name in _RESOLVED},
+            "image": self.x[n].cpu().clone(),
+            "state": {key: value[n].cpu().clone() for key, value in self.state.items()},
+        }
+        for name in _COUNTS:
+            entry[name] = getattr(self, name)[n]
+        return entry
 
     def restore(self, entry: Mapping[str, Any], task: Task, device: torch.device) -> None:
         """Append the slot of a checkpoint entry."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.optim import Evaluate, Evaluation
 from lit_viz.optim.rule import chosen
-from lit_viz.types import Record, Result, Snapshot, Task
+from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device, to_list
 
 
@@ -32,8 +34,12 @@ class Queue:
     ) -> None:
         by_index = {task.index: task for task in tasks}
         self._restored = {entry["task"]: dict(entry) for entry in restored}
-        new = [index for index in by_index if index not in finished and index not in self._restored]
-        self._waiting = [by_index[index] for index in reversed([*self._restored, *new])]  # the next task is last
+        waiting = list(self._restored)
+        for index in by_index:
+            if index not in finished and index not in self._restored:
+                waiting.append(index)
+        waiting.reverse()  # the next task is last
+        self._waiting = [by_index[index] for index in waiting]
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -57,7 +63,10 @@ class Queue:
             task = self._waiting[-1]
             batch = method.slots.tasks or tasks
             entry = self._restored.get(task.index)
-            if batch and not method.can_batch(task, batch[0], int(entry["state"][ITERATION]) if entry else 0):
+            iteration = 0
+            if entry is not None:
+                iteration = int(entry["state"][ITERATION])
+            if batch and not method.can_batch(task, batch[0], iteration):
                 break
             self._waiting.pop()
             if entry is not None:
@@ -71,22 +80,29 @@ class Queue:
                 failed.append(_failed(task, error))
             else:
                 tasks.append(task)
-        return failed + (_start(method, tasks, images) if tasks else [])
+        if tasks:
+            failed += _start(method, tasks, images)
+        return failed
 
 
 def _start(method: Method, tasks: list[Task], images: list[Tensor]) -> list[Result]:
     """Append slots for new tasks; return the results of tasks that can't be resolved."""
     x = to_device(torch.stack(images), method.device, method.image_dtype)
-    resolved = method.resolve_tasks(tasks, x)
-    failed = [_failed(t, error) for t, error in zip(tasks, resolved, strict=True) if isinstance(error, LitVizError)]
-    rows = [row for row, task in enumerate(resolved) if isinstance(task, Task)]
-    tasks = [task for task in resolved if isinstance(task, Task)]
-    if tasks:
+    failed: list[Result] = []
+    resolved: list[Task] = []
+    rows: list[int] = []
+    for row, outcome in enumerate(method.resolve_tasks(tasks, x)):
+        if isinstance(outcome, LitVizError):
+            failed.append(_failed(tasks[row], outcome))
+        else:
+            resolved.append(outcome)
+            rows.append(row)
+    if resolved:
         x = x[rows]
-        iterations = to_device([method.last_iteration(task) for task in tasks], method.device)
+        iterations = to_device([method.last_iteration(task) for task in resolved], method.device)
         engine_state = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
-        method.slots.append(tasks, x, {**method.init_state(x, tasks), **engine_state})
-        method.on_slots_filled(range(len(method.slots) - len(tasks), len(method.slots)))
+        method.slots.append(resolved, x, method.init_state(x, resolved) | engine_state)
+        method.on_slots_filled(range(len(method.slots) - len(resolved), len(method.slots)))
     return failed
 
 
@@ -159,16 +175,18 @@ class Step:
             self.scores += evaluation.score
         else:
             self.scores.index_add_(0, slots, evaluation.score.double())
-        if logged:
-            for row, n in enumerate(range(len(self.x)) if slots is None else to_list(slots)):
-                self.evaluated.setdefault(n, (evaluation, row))
+        if not logged:
+            return
+        numbers = range(len(self.x)) if slots is None else to_list(slots)
+        for row, n in enumerate(numbers):
+            self.evaluated.setdefault(n, (evaluation, row))
 
     def snapshots(self, due: Mapping[int, Snapshot]) -> list[Snapshot]:
         """Return the snapshots, given by slot, with the metrics of the evaluations of this step."""
         metrics = self._evaluation_metrics(due)
         snapshots = []
         for n, snapshot in due.items():
-            snapshot = replace(snapshot.without_results(), metrics={**snapshot.metrics, **metrics[n]})
+            snapshot = _with_metrics(snapshot.without_results(), metrics[n])
             if not self.method.log_at.due(self.iteration[n], self.method.last_iteration(snapshot.task)):
                 snapshot = replace(snapshot, image=None, extra_images={})
             snapshots.append(snapshot)
@@ -176,13 +194,20 @@ class Step:
 
     def _evaluation_metrics(self, slots: Mapping[int, Snapshot]) -> dict[int, dict[str, float]]:
         """Return the metrics of x_k by slot, with its gradient norm if the gradient was computed."""
-        metrics: dict[int, dict[str, float]] = {n: {} for n in slots}
-        evaluations = {id(self.evaluated[n][0]): self.evaluated[n][0] for n in slots if n in self.evaluated}
-        for evaluation in evaluations.values():
-            rows = {n: row for n, (other, row) in self.evaluated.items() if other is evaluation and n in metrics}
-            by_row, norms = evaluation.metrics_by_row(), evaluation.gradient_norms(list(rows.values()))
+        metrics: dict[int, dict[str, float]] = {}
+        rows_of: dict[Evaluation, dict[int, int]] = defaultdict(dict)  # row of each slot, by evaluation
+        for n in slots:
+            metrics[n] = {}
+            if n in self.evaluated:
+                evaluation, row = self.evaluated[n]
+                rows_of[evaluation][n] = row
+        for evaluation, rows in rows_of.items():
+            by_row = evaluation.metrics_by_row()
+            norms = evaluation.gradient_norms(list(rows.values()))
             for n, row in rows.items():
-                metrics[n] = {**by_row[row], **({"gradient_norm": norms[row]} if row in norms else {})}
+                metrics[n] |= by_row[row]
+                if row in norms:
+                    metrics[n]["gradient_norm"] = norms[row]
         return metrics
 
     def endings(self, done: Tensor) -> dict[int, bool]:
@@ -192,11 +217,16 @@ class Step:
             done: ``(N,)`` bool, slots that the step rule reports as done.
         """
         slots = self.method.slots
-        iteration, last = slots.iteration, [self.method.last_iteration(task) for task in slots.tasks]
+        iteration = slots.iteration
         # float32 at least: half precision can't hold the sum of an image.
         sums = slots.x.flatten(1).sum(1, dtype=torch.promote_types(slots.x.dtype, torch.float32)) + self.scores
         flags = torch.stack([~torch.isfinite(sums), done], 1).tolist()
-        return {n: failed for n, (failed, is_done) in enumerate(flags) if failed or is_done or iteration[n] >= last[n]}
+        endings = {}
+        for n, (is_failed, is_done) in enumerate(flags):
+            is_last = iteration[n] >= self.method.last_iteration(slots.tasks[n])
+            if is_failed or is_done or is_last:
+                endings[n] = is_failed
+        return endings
 
     def finish(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot, Result]]:
         """Empty the slots of :meth:`endings` and return the final snapshot and the result of each.
@@ -217,12 +247,16 @@ class Step:
             if n in self.evaluated and iteration[n] == self.iteration[n]:
                 evaluation, row = self.evaluated[n]
                 evaluated[n] = evaluation.metrics_by_row()[row]
-        metrics = dict(zip(intact, method.final_metrics(x[intact], intact, evaluated), strict=True)) if intact else {}
+        metrics: dict[int, Mapping[str, float]] = {}
+        if intact:
+            metrics = dict(zip(intact, method.final_metrics(x[intact], intact, evaluated), strict=True))
         snapshots = method.snapshots(x[rows], rows, final=True)
         finished = []
         for n, snapshot in zip(rows, snapshots, strict=True):
-            snapshot = replace(snapshot, metrics={**snapshot.metrics, **metrics.get(n, {})})
-            error = self._error(n) if endings[n] else None
+            snapshot = _with_metrics(snapshot, metrics.get(n, {}))
+            error = None
+            if endings[n]:
+                error = self._error(n)
             finished.append((snapshot.without_results(), _result(method, n, snapshot, error)))
         slots.keep([n for n in range(len(slots)) if n not in endings])
         return finished
@@ -246,24 +280,34 @@ class Step:
 
 def merge_final(snapshots: Sequence[Snapshot], final: Snapshot) -> list[Snapshot]:
     """Return the snapshots with a final one, merged with an earlier snapshot of the same iteration."""
-    key = (final.task.index, final.iteration)
-    same = [snapshot for snapshot in snapshots if (snapshot.task.index, snapshot.iteration) == key]
-    others = [snapshot for snapshot in snapshots if (snapshot.task.index, snapshot.iteration) != key]
-    metrics = {name: value for snapshot in same for name, value in snapshot.metrics.items()}
-    return [*others, replace(final, metrics={**metrics, **final.metrics})]
+    metrics: dict[str, float] = {}
+    others: list[Snapshot] = []
+    for snapshot in snapshots:
+        if (snapshot.task.index, snapshot.iteration) == (final.task.index, final.iteration):
+            metrics |= snapshot.metrics
+        else:
+            others.append(snapshot)
+    metrics |= final.metrics
+    return [*others, replace(final, metrics=metrics)]
+
+
+def _with_metrics(snapshot: Snapshot, metrics: Mapping[str, float]) -> Snapshot:
+    return replace(snapshot, metrics=dict(snapshot.metrics) | dict(metrics))
 
 
 def _result(method: Method, n: int, snapshot: Snapshot, error: str | None) -> Result:
     slots = method.slots
+    status = "done" if error is None else "failed"
+    metrics = snapshot.metrics if snapshot.file_metrics is None else snapshot.file_metrics
     common = Record.of(
         snapshot.task,
-        status="done" if error is None else "failed",
+        status=status,
         error=error,
         iterations=slots.iteration[n],
         forwards=slots.forwards[n],
         backwards=slots.backwards[n],
         seconds=round(slots.seconds[n], 3),
-        metrics=snapshot.metrics if snapshot.file_metrics is None else snapshot.file_metrics,
+        metrics=metrics,
     )
     record = method.record(n, snapshot, common)
     return Result(snapshot.task, record, snapshot.image, snapshot.array, snapshot.source, snapshot.perturbed_images)

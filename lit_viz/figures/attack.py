@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.rounding import is_singleton
+from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.evidence.attacks import robustness
 from lit_viz.figures.curves import goal_name, robustness_chart, trace_rows
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles
@@ -21,12 +23,11 @@ from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.evidence import DiagnosisEvidence, EnsembleMember
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import PerturbedImageRecord, Picture
+from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize, probability_text
+from lit_viz.utils.limits import MOST_EXAMPLES, MOST_ROWS
 
-_LIMIT = 20  # maximum number of rows
 _VERDICT = 0.66  # width of "not fooled" in inches
-_MAX_EXAMPLES = 4  # of a robustness curve
 _FEW = 3  # up to this number, each image has its own plot
 _VERDICTS = {True: ("fooled", COLORS[2]), False: ("not fooled", COLORS[1]), None: ("not tested", GRAY)}
 
@@ -38,35 +39,59 @@ def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
     No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified. Up to three images have a plot
     each, more share one. Outcomes without an image are omitted.
     """
-    pictures = {outcome: outcome.pictures() for outcome in outcomes if isinstance(outcome.record, AdversarialRecord)}
-    attacked = [outcome for outcome, both in pictures.items() if all(picture is not None for picture in both)]
-    drawn = attacked[:_LIMIT]
+    attacked = _with_pictures(outcomes)
+    drawn = attacked[:MOST_ROWS]
     if not drawn:
         return compose(Grid([]), "No image was attacked.")
+    has_own_plots = len(attacked) <= _FEW
+    all_fooled = all(_success(outcome) for outcome in drawn)
+    result = "fooled" if all_fooled else "attacked"
     width = CELL if len(drawn) <= 6 else SMALL_CELL
-    result = "fooled" if all(map(_success, drawn)) else "attacked"
     rows: list[Sequence[Block | None]] = [
         [None, *titles(["original", result, "difference", f"difference × {MAGNIFIED:g}"], width)]
     ]
-    any_clipped = False
+    is_clipped = False
     for outcome in drawn:
-        cells, clipped = _cells(robustness.attack_record(outcome), pictures[outcome], width)
-        any_clipped |= clipped
-        rows.append([_row_head(robustness.attack_record(outcome)), *cells])
-        rows += trace_rows([outcome]) if len(attacked) <= _FEW else []
-    rows += trace_rows(attacked) if len(attacked) > _FEW else []
+        record = robustness.attack_record(outcome)
+        comparison = _Comparison.of(outcome)
+        is_clipped |= comparison.is_clipped
+        rows.append([_row_head(record), *comparison.cells(record, width)])
+        if has_own_plots:
+            rows += trace_rows([outcome])
+    if not has_own_plots:
+        rows += trace_rows(attacked)
     has_curves = len(rows) > 1 + len(drawn)
-    if members := robustness.ensemble_breakdown(outcomes):
+    members = robustness.ensemble_breakdown(outcomes)
+    if members:
         rows.append([None, _table(members)])
-    tested = [success for outcome in attacked if (success := _success(outcome)) is not None]
-    caption = selection(len(drawn), len(attacked), "images")
-    caption += f"{sum(tested)} of {len(tested)} fooled in the file. " if len(tested) > 1 else ""
+    return compose(Grid(rows), _caption(attacked, len(drawn), result, is_clipped, has_curves))
+
+
+def _with_pictures(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the attacked images whose original and result are known."""
+    attacked = []
+    for outcome in outcomes:
+        if isinstance(outcome.record, AdversarialRecord):
+            original, result = outcome.pictures()
+            if original is not None and result is not None:
+                attacked.append(outcome)
+    return attacked
+
+
+def _caption(attacked: Sequence[Outcome], count: int, result: str, is_clipped: bool, has_curves: bool) -> str:
+    verdicts = [_success(outcome) for outcome in attacked]
+    tested = [verdict for verdict in verdicts if verdict is not None]
+    clipped = "values outside [0, 1] are clipped" if is_clipped else "no value is clipped"
+    caption = selection(count, len(attacked), "images")
+    if len(tested) > 1:
+        caption += f"{sum(tested)} of {len(tested)} fooled in the file. "
     caption += (
         f"No image is rescaled. Differences: {result} minus original on mid-gray, unchanged and magnified "
-        f"{MAGNIFIED:g} times; {'values outside [0, 1] are clipped' if any_clipped else 'no value is clipped'}. "
+        f"{MAGNIFIED:g} times; {clipped}. "
     )
-    caption += "Curves show the image at each iteration, before rounding to 8 bits." if has_curves else ""
-    return compose(Grid(rows), caption)
+    if has_curves:
+        caption += "Curves show the image at each iteration, before rounding to 8 bits."
+    return caption
 
 
 def _success(outcome: Outcome) -> bool | None:
@@ -79,10 +104,13 @@ def _row_head(record: AdversarialRecord) -> Grid:
     verdicts = {"in the file": record.success_file}
     if record.success_file:
         verdicts |= {"after JPEG 95": record.success_jpeg95, "after JPEG 75": record.success_jpeg75}
-    notes = pluralize(record.iterations or 0, "iteration") + (f"\nby {record.by}" if record.by else "")
+    notes = pluralize(record.iterations or 0, "iteration")
+    if record.by:
+        notes += f"\nby {record.by}"
     if record.status == "skipped":
         verdicts = dict.fromkeys(verdicts)
-        notes = f"skipped: {'target predicted' if record.target_name else 'misclassified'} before the attack"
+        reason = "target predicted" if record.target_name else "misclassified"
+        notes = f"skipped: {reason} before the attack"
     rows = []
     for test, success in verdicts.items():
         word, color = _VERDICTS[success]
@@ -90,22 +118,51 @@ def _row_head(record: AdversarialRecord) -> Grid:
     return head(record.name, Grid(rows, gap=0), notes=notes)
 
 
-def _cells(record: AdversarialRecord, pictures: Sequence[Picture | None], width: float) -> tuple[list[Cell], bool]:
-    """Return original, result and two differences, and whether any value is clipped."""
-    files = [picture for picture in pictures if picture is not None]
-    original, result = (
-        (picture.detach().cpu() if isinstance(picture, Tensor) else read_png(picture)).double() for picture in files
-    )
-    differences = [difference(result, original, times) for times in (1.0, MAGNIFIED)]
-    images = [*map(pixels, files), *(gray_levels(picture) for picture, _ in differences)]
-    shares = [out_of_range_fraction(original), out_of_range_fraction(result), *(share for _, share in differences)]
-    before = prediction_text(record, record.predicted_before_name, record.probability_before)
-    notes = [before, prediction_text(record, record.predicted_name, record.probability), _norms(result - original), ""]
-    cells = [
-        Cell(image, [*note.split("\n"), _clipped(share)], width, lines=3)
-        for image, note, share in zip(images, notes, shares, strict=True)
-    ]
-    return cells, any(shares)
+@dataclass(frozen=True)
+class _Comparison:
+    """Original and result of an attack, and their differences on mid-gray.
+
+    Attributes:
+        files: original and result as they are stored.
+        change: result minus original, float64 ``(C, H, W)``.
+        differences: unchanged and magnified, float64 ``(C, H, W)``.
+        clipped: share of the values outside [0, 1], of original, result and differences.
+    """
+
+    files: Sequence[Picture]
+    change: Tensor
+    differences: Sequence[Tensor]
+    clipped: Sequence[float]
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> _Comparison:
+        files = [picture for picture in outcome.pictures() if picture is not None]
+        original, result = map(_values, files)
+        unchanged, clipped = difference(result, original, 1.0)
+        magnified, magnified_clipped = difference(result, original, MAGNIFIED)
+        shares = [out_of_range_fraction(original), out_of_range_fraction(result), clipped, magnified_clipped]
+        return cls(files, result - original, [unchanged, magnified], shares)
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether any value is clipped."""
+        return any(self.clipped)
+
+    def cells(self, record: AdversarialRecord, width: float) -> list[Cell]:
+        """Return the images with predictions, norms and the clipped shares beneath."""
+        images = [*map(pixels, self.files), *map(gray_levels, self.differences)]
+        before = prediction_text(record, record.predicted_before_name, record.probability_before)
+        after = prediction_text(record, record.predicted_name, record.probability)
+        cells = []
+        for image, text, share in zip(images, [before, after, _norms(self.change), ""], self.clipped, strict=True):
+            cells.append(Cell(image, [*text.split("\n"), _clipped(share)], width, lines=3))
+        return cells
+
+
+def _values(picture: Picture) -> Tensor:
+    """Return an image as float64 ``(C, H, W)`` in [0, 1]."""
+    values = picture.detach().cpu() if isinstance(picture, Tensor) else read_png(picture)
+    return values.double()
 
 
 def prediction_text(
@@ -114,28 +171,33 @@ def prediction_text(
     """Return a predicted class, and on a second line the probability of the target or the label."""
     if prediction is None:
         return ""
-    return prediction if probability is None else f"{prediction}\n{goal_name(record)}: {probability_text(probability)}"
+    if probability is None:
+        return prediction
+    return f"{prediction}\n{goal_name(record)}: {probability_text(probability)}"
 
 
 def _norms(change: Tensor) -> str:
     levels = 255 * float(change.abs().max())
     is_integer = abs(levels - round(levels)) < 0.005
-    return f"L2 {number(float(change.norm()))} · L∞ {f'{levels:.0f}' if is_integer else number(levels)}/255"
+    linf = f"{levels:.0f}" if is_integer else number(levels)
+    return f"L2 {number(float(change.norm()))} · L∞ {linf}/255"
 
 
 def _clipped(share: float) -> str:
     if not share:
         return ""
-    return "< 0.01 % clipped" if share < 1e-4 else f"{number(100 * share)} % clipped"
+    if share < 1e-4:
+        return "< 0.01 % clipped"
+    return f"{number(100 * share)} % clipped"
 
 
 def _table(members: Sequence[EnsembleMember]) -> Grid:
-    rows = [("ensemble member", "attacked", "fooled", "remaining")]
-    rows += [(m.member, str(m.tried), str(m.fooled), str(m.left)) for m in members]
-    return Grid(
-        [[Text(value, weight="normal" if line else "bold") for value in row] for line, row in enumerate(rows)],
-        gap=(2 * GAP, 0),
-    )
+    header = ("ensemble member", "attacked", "fooled", "remaining")
+    rows = [[Text(title, weight="bold") for title in header]]
+    for member in members:
+        values = (member.member, member.tried, member.fooled, member.left)
+        rows.append([Text(str(value)) for value in values])
+    return Grid(rows, gap=(2 * GAP, 0))
 
 
 def robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisEvidence | None) -> Figure:
@@ -146,28 +208,45 @@ def robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisE
         norm: norm of the radius.
         trust: diagnosis of the attack, if there is one.
     """
-    records = records_of(outcomes, AdversarialRecord)
-    name = next((record.attack for record in records), "attack")
-    members = [part.member for part in robustness.ensemble_breakdown(outcomes)]
-    curves = {f"after {m}": robustness.robust_accuracy(outcomes, members[: i + 1]) for i, m in enumerate(members)}
-    goals: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
-    for record in records:
-        if record.status != "failed" and record.eps is not None:
-            goals[robustness.photograph_key(record), record.eps].add(record.target)
-    targets = max(map(len, goals.values()), default=1)
-    each = " and target" if targets > 1 else ""
-    singleton = any(is_singleton(eps) for _, eps in goals)
-    alone = " Below 1/255, the photograph is the only 8-bit image." if singleton else ""
-    caption = (
-        f"Robust: no 8-bit file that the attack made, at any radius{each}, fools the network at a distance within eps. "
-        f"Band: 95 % Wilson interval.{alone}"
-    )
-    curves = curves or {name: robustness.robust_accuracy(outcomes)}
-    chart = robustness_chart(curves, norm, robustness.accuracy_label(outcomes))
-    verdict, color = ("", INK) if trust is None else (trust.sentence, COLORS[1] if trust.reasons else INK)
+    chart = robustness_chart(_robust_curves(outcomes), norm, robustness.accuracy_label(outcomes))
+    verdict, color = "", INK
+    if trust is not None:
+        verdict = trust.sentence
+        if trust.reasons:
+            color = COLORS[1]
     text = Text(verdict, max(chart.width, 4 * CELL), NORMAL, 6, weight="bold", color=color)
-    examples = list(islice(_examples(outcomes, norm), _MAX_EXAMPLES))
-    return compose(stack(chart, text, Grid(list(zip(*examples, strict=True))), gap=2 * GAP), caption)
+    examples = list(islice(_examples(outcomes, norm), MOST_EXAMPLES))
+    photographs = Grid(list(zip(*examples, strict=True)))
+    return compose(stack(chart, text, photographs, gap=2 * GAP), _robustness_caption(outcomes))
+
+
+def _robust_curves(outcomes: Sequence[Outcome]) -> dict[str, list[robustness.RobustAccuracy]]:
+    """Return the robust accuracy by radius under the name of the attack; of an ensemble, after each of its members."""
+    members = [part.member for part in robustness.ensemble_breakdown(outcomes)]
+    if not members:
+        names = [record.attack for record in records_of(outcomes, AdversarialRecord)]
+        name = names[0] if names else "attack"
+        return {name: robustness.robust_accuracy(outcomes)}
+    curves = {}
+    for count, member in enumerate(members, 1):
+        curves[f"after {member}"] = robustness.robust_accuracy(outcomes, members[:count])
+    return curves
+
+
+def _robustness_caption(outcomes: Sequence[Outcome]) -> str:
+    targets: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
+    for record in records_of(outcomes, AdversarialRecord):
+        if record.status != "failed" and record.eps is not None:
+            targets[robustness.photograph_key(record), record.eps].add(record.target)
+    has_several_targets = any(len(of_photograph) > 1 for of_photograph in targets.values())
+    radii = "any radius and target" if has_several_targets else "any radius"
+    caption = (
+        f"Robust: no 8-bit file that the attack made, at {radii}, fools the network at a distance within eps. "
+        "Band: 95 % Wilson interval."
+    )
+    if any(is_singleton(eps) for _, eps in targets):
+        caption += " Below 1/255, the photograph is the only 8-bit image."
+    return caption
 
 
 def _examples(outcomes: Sequence[Outcome], norm: Norm) -> Iterator[tuple[Block, Block]]:
@@ -177,16 +256,23 @@ def _examples(outcomes: Sequence[Outcome], norm: Norm) -> Iterator[tuple[Block, 
         if outcome.record.status == "done" and isinstance(outcome.record, AdversarialRecord):
             groups[robustness.photograph_key(outcome.record)].append(outcome)
     for group in groups.values():
-        attacked = sorted((robustness.attack_record(o).eps or 0.0, i, o) for i, o in enumerate(group))
-        eps, _, outcome = next(
-            (entry for entry in attacked if robustness.attack_record(entry[2]).success_file), attacked[-1]
-        )
-        source, image = outcome.pictures()
+        outcome = _smallest_success(group)
         record = robustness.attack_record(outcome)
+        radius = norm.format(record.eps or 0.0)
+        source, image = outcome.pictures()
         if source is None:
             continue
         original = Cell(pixels(source), [record.name, record.predicted_before_name or ""])
         if record.success_file and image is not None:
-            yield original, Cell(pixels(image), [str(record.predicted_name), f"fooled at eps {norm.format(eps)}"])
+            yield original, Cell(pixels(image), [str(record.predicted_name), f"fooled at eps {radius}"])
         else:
-            yield original, Text(f"not fooled up to eps {norm.format(eps)}", CELL, lines=3, color=GRAY)
+            yield original, Text(f"not fooled up to eps {radius}", CELL, lines=3, color=GRAY)
+
+
+def _smallest_success(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the success of the smallest radius; without any, the failure of the largest."""
+    attacked = sorted(outcomes, key=lambda outcome: robustness.attack_record(outcome).eps or 0.0)
+    for outcome in attacked:
+        if robustness.attack_record(outcome).success_file:
+            return outcome
+    return attacked[-1]

@@ -15,19 +15,19 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lit_viz.attacks.norms import L2, LINF, Norm
+from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.evidence.attacks.diagnostics import successes
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, attack_record
 from lit_viz.figures.layout import Block, Grid, Plot, Text
 from lit_viz.figures.style import COLORS, GAP, GRAY, NORMAL, RULE, SMALL
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
-from lit_viz.types import Curve, PerturbedImageRecord
+from lit_viz.types import Curve
 from lit_viz.utils.formatting import pluralize
+from lit_viz.utils.limits import MOST_CURVES
 
 #: Height of the labels of an iteration axis in inches.
 AXIS = 0.36
-#: Maximum number of images in a plot.
-MOST = 100
 _TITLE = 1.12  # width of the title of a strip in inches
 _STRIP = 0.42  # height of a strip in inches
 
@@ -36,7 +36,9 @@ def spread(count: int, at_most: int) -> list[int]:
     """Return at most ``at_most`` evenly spaced indices of ``range(count)``, the first and the last included."""
     if count <= at_most:
         return list(range(count))
-    return [round(place * (count - 1) / (at_most - 1)) for place in range(at_most)] if at_most > 1 else [count - 1]
+    if at_most == 1:
+        return [count - 1]
+    return [round(place * (count - 1) / (at_most - 1)) for place in range(at_most)]
 
 
 def is_geometric(iterations: NDArray[np.float64]) -> bool:
@@ -47,14 +49,15 @@ def is_geometric(iterations: NDArray[np.float64]) -> bool:
 
 def plot_metric(curve: Curve, metric: str, marked: Sequence[int], axes: Axes) -> None:
     """Draw the curve of a task with dots at the marked iterations."""
-    iterations, values = (np.array(column, dtype=float) for column in zip(*curve, strict=True))
+    iterations, values = np.array(curve, dtype=float).T
     if is_geometric(iterations):
         axes.set_xscale("symlog", linthresh=1.0, linscale=0.3)
     axes.plot(iterations, values, color=COLORS[0], solid_capstyle="round", clip_on=False)
     axes.fill_between(iterations, values, color=COLORS[0], alpha=0.1, linewidth=0)
-    points = [(k, value) for k, value in curve if k in marked]
-    if points:
-        axes.plot(*zip(*points, strict=True), "o", ms=4, mfc=COLORS[0], mec="white", mew=0.8, clip_on=False, zorder=3)
+    dots = np.isin(iterations, marked)
+    if dots.any():
+        dot: dict[str, Any] = {"ms": 4, "mfc": COLORS[0], "mec": "white", "mew": 0.8}
+        axes.plot(iterations[dots], values[dots], "o", clip_on=False, zorder=3, **dot)
     _limit_values(axes, curve, metric == "probability")
     _label_iterations(axes, [curve[0][0], *marked, curve[-1][0]])
     axes.set_ylabel(metric, size=NORMAL, labelpad=4)
@@ -67,10 +70,13 @@ def _limit_values(axes: Axes, curve: Curve, is_share: bool) -> None:
         axes.set_ylim(0, 1)
         axes.set_yticks([0, 1])
         return
-    finite = [value for _, value in curve if math.isfinite(value)]
-    low, high = min([0.0, *finite]), max([0.0, *finite])
+    low = high = 0.0
+    for _, value in curve:
+        if math.isfinite(value):
+            low, high = min(low, value), max(high, value)
     space = 0.06 * (high - low) or 1.0
-    axes.set_ylim(low - space if low < 0 else 0.0, high + space)
+    bottom = low - space if low < 0 else 0.0
+    axes.set_ylim(bottom, high + space)
     axes.yaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
 
 
@@ -130,42 +136,57 @@ class Trace:
     @classmethod
     def of(cls, outcome: Outcome, goal: str) -> Trace:
         """Return the curves of an attacked image; ``goal`` is the class of the probability."""
-        linf = [(k, LINF.display_scale * value) for k, value in outcome.curve(LINF.name)]
-        curves = {
+        logged = {
             f"probability of {goal}": outcome.curve("probability"),
             "margin": outcome.curve("margin"),
             L2.axis_label: outcome.curve(L2.name),
-            LINF.axis_label: linf,
+            LINF.axis_label: [(k, LINF.display_scale * value) for k, value in outcome.curve(LINF.name)],
         }
-        return cls({title: curve for title, curve in curves.items() if curve}, next(iter(successes(outcome)), None))
+        curves = {title: curve for title, curve in logged.items() if curve}
+        return cls(curves, next(iter(successes(outcome)), None))
 
     @property
     def iterations(self) -> list[int]:
         """All iterations with a value, in order."""
-        return sorted({k for curve in self.curves.values() for k, _ in curve})
+        logged: set[int] = set()
+        for curve in self.curves.values():
+            logged.update(k for k, _ in curve)
+        return sorted(logged)
 
 
 def trace_rows(outcomes: Sequence[Outcome]) -> list[list[Block | None]]:
     """Return the grid rows of a plot of the attacks on some images: a heading, then the title and the axes of each
-    strip; nothing without a logged value, and at most :data:`MOST` images."""
-    outcomes = [outcome for outcome in outcomes if outcome.record.status != "skipped"][:MOST]
-    goals = {goal_name(attack_record(outcome)) for outcome in outcomes}
-    goal = goals.pop() if len(goals) == 1 else "the target or source class"
-    traces = [trace for outcome in outcomes if (trace := Trace.of(outcome, goal)).curves]
-    titles = list(dict.fromkeys(title for trace in traces for title in trace.curves))
-    rows: list[list[Block | None]] = [[None, _heading(traces)]] if traces else []
+    strip; nothing without a logged value, and at most :data:`~lit_viz.utils.limits.MOST_CURVES` images."""
+    traces = _traces(outcomes)
+    if not traces:
+        return []
+    titles: dict[str, None] = {}
+    for trace in traces:
+        titles |= dict.fromkeys(trace.curves)
+    *_, last = titles
+    rows: list[list[Block | None]] = [[None, _heading(traces)]]
     for title in titles:
-        below = AXIS if title == titles[-1] else 0.0
-        plot = partial(_plot_strip, traces, title, bool(below))
-        rows.append([Text(title, _TITLE, lines=3, color=GRAY), Plot(_STRIP, plot, below=below)])
+        below = AXIS if title == last else 0.0
+        plot = partial(_plot_strip, traces, title, title == last)
+        rows.append([Text(title, _TITLE, lines=None, color=GRAY), Plot(_STRIP, plot, below=below)])
     return rows
+
+
+def _traces(outcomes: Sequence[Outcome]) -> list[Trace]:
+    """Return the curves of the first attacked images that have any."""
+    attacked = [outcome for outcome in outcomes if outcome.record.status != "skipped"][:MOST_CURVES]
+    goals = {goal_name(attack_record(outcome)) for outcome in attacked}
+    goal = goals.pop() if len(goals) == 1 else "the target or source class"
+    traces = [Trace.of(outcome, goal) for outcome in attacked]
+    return [trace for trace in traces if trace.curves]
 
 
 def _heading(traces: Sequence[Trace]) -> Text:
     flips = [trace.flip for trace in traces if trace.flip is not None]
     if len(traces) > 1:
-        first = "the first " if len(traces) == MOST else ""
-        text = f"{first}{len(traces)} images, one line each; dots: first logged success ({len(flips)} of {len(traces)})"
+        text = f"{len(traces)} images, one line each; dots: first logged success ({len(flips)} of {len(traces)})"
+        if len(traces) == MOST_CURVES:
+            text = f"the first {text}"
         return Text(text, weight="bold", color=GRAY)
     if flips:
         return Text(f"fooled at iteration {flips[0]}, before rounding", weight="bold", color=COLORS[2])
@@ -175,25 +196,37 @@ def _heading(traces: Sequence[Trace]) -> Text:
 
 def _plot_strip(traces: Sequence[Trace], title: str, is_last: bool, axes: Axes) -> None:
     single = len(traces) == 1
-    curves = [trace.curves.get(title, ()) for trace in traces]
-    for trace, curve in zip(traces, curves, strict=True):
+    line: dict[str, Any] = {"linewidth": 1.4} if single else {"linewidth": 0.6, "alpha": 0.5}
+    dot: dict[str, Any] = {"ms": 4 if single else 3, "mfc": COLORS[2], "mec": "white", "mew": 0.5}
+    points: list[tuple[int, float]] = []
+    iterations: list[int] = []
+    for trace in traces:
+        curve = trace.curves.get(title, ())
+        points += curve
+        iterations += trace.iterations
+        if trace.flip is not None:
+            iterations.append(trace.flip)
+            if single:
+                axes.axvline(trace.flip, color=COLORS[2], linewidth=0.8)
         values = dict(curve)
-        if single and trace.flip is not None:
-            axes.axvline(trace.flip, color=COLORS[2], linewidth=0.8)
-        line: dict[str, Any] = {"linewidth": 1.4} if single else {"linewidth": 0.6, "alpha": 0.5}
-        if len(values) == 1:
-            line |= {"marker": "o", "ms": 2.5}
-        axes.plot(list(values), list(values.values()), color=COLORS[0], clip_on=False, zorder=3, **line)
+        line["marker"] = "o" if len(values) == 1 else "None"
+        axes.plot(list(values), list(values.values()), color=COLORS[0], ms=2.5, clip_on=False, zorder=3, **line)
         if trace.flip in values:
-            dot: dict[str, Any] = {"ms": 4 if single else 3, "mfc": COLORS[2], "mec": "white", "mew": 0.5}
             axes.plot(trace.flip, values[trace.flip], "o", clip_on=False, zorder=4, **dot)
-    _limit_values(axes, [point for curve in curves for point in curve], title.startswith("probability"))
-    iterations = [k for trace in traces for k in (*trace.iterations, trace.flip) if k is not None]
+    _limit_values(axes, points, title.startswith("probability"))
     _label_iterations(axes, _round_iterations(iterations))
     if not is_last:
         axes.set_xlabel("")
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(bottom=False, labelbottom=False)
+
+
+def plot_band(axes: Axes, positions: Sequence[float], points: Sequence[RobustAccuracy], color: str) -> list[float]:
+    """Shade the 95 % intervals of some shares, and return the shares."""
+    low = [point.interval[0] for point in points]
+    high = [point.interval[1] for point in points]
+    axes.fill_between(positions, low, high, color=color, alpha=0.15, linewidth=0)
+    return [point.share for point in points]
 
 
 def robustness_chart(curves: Mapping[str, Sequence[RobustAccuracy]], norm: Norm, what: str) -> Grid:
@@ -202,44 +235,86 @@ def robustness_chart(curves: Mapping[str, Sequence[RobustAccuracy]], norm: Norm,
     The last curve has counts and its 95 % interval. Earlier curves are thicker, so that coinciding curves remain
     visible.
     """
-    points = {name: sorted(curve, key=lambda point: point.eps) for name, curve in curves.items()}
-    lines = {name: _line(place, len(points)) for place, name in enumerate(points)}
-    by_end = sorted(points, key=lambda name: -points[name][-1].share if points[name] else 1.0)
+    robust_curves = []
+    for place, (name, points) in enumerate(curves.items()):
+        ordered = sorted(points, key=lambda point: point.eps)
+        robust_curves.append(_RobustCurve(name, ordered, norm.display_scale, _line(place, len(curves))))
+    key = Grid([_key_row(curve) for curve in sorted(robust_curves, key=_end)], gap=(0.07, 0.04))
+    chart = Plot(max(2.0, key.height), partial(_plot_robustness, robust_curves, norm, what), 3.2, below=0.4)
+    return Grid([[Text("", 0.35), chart, key]], gap=(GAP, 0))
 
-    def plot(axes: Axes) -> None:
-        for name in by_end:
-            line, curve = lines[name], points[name]
-            eps, share = [norm.display_scale * point.eps for point in curve], [point.share for point in curve]
-            axes.plot(eps, share, clip_on=False, marker="o", ms=line["lw"] + 2.1, mec="white", mew=0.5, **line)
-            if name == list(points)[-1] and curve:
-                low, high = zip(*(point.interval for point in curve), strict=True)
-                axes.fill_between(eps, low, high, color=line["color"], alpha=0.15, linewidth=0)
-                for point, x in zip(curve, eps, strict=True):
-                    label, place, top = f"{point.robust} of {point.total}", (x, point.share), point.share > 0.9
-                    offset, va = ((0, -5), "top") if top else ((0, 4), "bottom")
-                    axes.annotate(label, place, offset, textcoords="offset points", ha="center", va=va, size=SMALL)
-        axes.set_ylim(0, 1)
-        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
-        axes.set_ylabel(what, size=NORMAL)
-        radii = sorted({norm.display_scale * point.eps for curve in points.values() for point in curve})
-        if all(after - before > radii[-1] / 12 for before, after in pairwise(radii)):  # labels do not touch
-            axes.set_xticks(radii, [f"{radius:.3g}" for radius in radii])
-        axes.set_xlabel(f"eps, {norm.axis_label}", size=NORMAL)
 
-    def draw_sample(name: str, axes: Axes) -> None:
-        axes.plot([0, 1], [0.5, 0.5], **lines[name])
-        axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.set_axis_off()
+@dataclass(frozen=True)
+class _RobustCurve:
+    """Robust accuracy by radius, with the look of its line."""
 
-    key = Grid(
-        [
-            [Plot(0.14, partial(draw_sample, name), width=0.18), Text(name, 1.6, lines=2, shrink=True)]
-            for name in by_end
-        ],
-        gap=(0.07, 0.04),
-    )
-    curve = Plot(max(2.0, key.height), plot, 3.2, below=0.4)
-    return Grid([[Text("", 0.35), curve, key]], gap=(GAP, 0))
+    name: str
+    points: Sequence[RobustAccuracy]  # by ascending radius
+    display_scale: float  # of the radii
+    line: Mapping[str, Any]  # options of matplotlib
+
+    @property
+    def radii(self) -> list[float]:
+        """Displayed radii."""
+        return [self.display_scale * point.eps for point in self.points]
+
+
+def _end(curve: _RobustCurve) -> float:
+    """Return the sort key of a curve in the key: the curves in order of their ends, from the top down."""
+    return -curve.points[-1].share if curve.points else 1.0
+
+
+def _key_row(curve: _RobustCurve) -> list[Block | None]:
+    sample = Plot(0.14, partial(_draw_sample, curve.line), width=0.18)
+    return [sample, Text(curve.name, 1.6, lines=None, shrink=True)]
+
+
+def _draw_sample(line: Mapping[str, Any], axes: Axes) -> None:
+    axes.plot([0, 1], [0.5, 0.5], **line)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_axis_off()
+
+
+def _plot_robustness(curves: Sequence[_RobustCurve], norm: Norm, what: str, axes: Axes) -> None:
+    for curve in sorted(curves, key=_end):
+        shares = [point.share for point in curve.points]
+        size = curve.line["lw"] + 2.1
+        axes.plot(curve.radii, shares, clip_on=False, marker="o", ms=size, mec="white", mew=0.5, **curve.line)
+        if curve is curves[-1] and curve.points:
+            plot_band(axes, curve.radii, curve.points, curve.line["color"])
+            _write_counts(axes, curve)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    axes.set_ylabel(what, size=NORMAL)
+    _label_radii(axes, curves)
+    axes.set_xlabel(f"eps, {norm.axis_label}", size=NORMAL)
+
+
+def _write_counts(axes: Axes, curve: _RobustCurve) -> None:
+    """Write the count at each point: above it, or beneath near the top of the axes."""
+    for point, radius in zip(curve.points, curve.radii, strict=True):
+        offset, alignment = (0, 4), "bottom"
+        if point.share > 0.9:
+            offset, alignment = (0, -5), "top"
+        axes.annotate(
+            f"{point.robust} of {point.total}",
+            (radius, point.share),
+            offset,
+            textcoords="offset points",
+            ha="center",
+            va=alignment,
+            size=SMALL,
+        )
+
+
+def _label_radii(axes: Axes, curves: Sequence[_RobustCurve]) -> None:
+    """Label all radii, if the labels do not touch."""
+    distinct: set[float] = set()
+    for curve in curves:
+        distinct.update(curve.radii)
+    radii = sorted(distinct)
+    if all(after - before > radii[-1] / 12 for before, after in pairwise(radii)):
+        axes.set_xticks(radii, [f"{radius:.3g}" for radius in radii])
 
 
 def _line(place: int, count: int) -> dict[str, Any]:

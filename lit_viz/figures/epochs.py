@@ -13,17 +13,18 @@ from matplotlib.ticker import MaxNLocator
 from lit_viz.attacks.norms import format_distance
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks import robustness
-from lit_viz.figures.curves import spread
+from lit_viz.figures.curves import plot_band, spread
 from lit_viz.figures.evolution import Evolution, save_evolution
 from lit_viz.figures.layout import Cell, Grid, Plot, Text, compose, pixels, stack
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import COLORS, GRAY, NORMAL, save_figure
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs import is_run
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome, stored_outcomes
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import Outcome
+from lit_viz.types import Picture
+from lit_viz.utils.limits import MOST_EPOCHS, MOST_TILES
 
-_MOST_EPOCHS, _MOST_TASKS = 10, 16
 _PREFIX = "epoch_"
 
 
@@ -34,15 +35,18 @@ def epoch_folder(folder: str | Path, epoch: int) -> Path:
 
 def epoch_folders(folder: str | Path) -> dict[int, Path]:
     """Return the run folders of a probe by epoch, in order."""
-    paths = (path for path in Path(folder).glob(f"{_PREFIX}*") if is_run(path))
-    return dict(sorted((int(path.name.removeprefix(_PREFIX)), path) for path in paths))
+    paths = {}
+    for path in Path(folder).glob(f"{_PREFIX}*"):
+        if is_run(path):
+            paths[int(path.name.removeprefix(_PREFIX))] = path
+    return dict(sorted(paths.items()))
 
 
 def delete_epochs(folder: str | Path, after: int) -> None:
     """Delete the run folders of the epochs after one."""
     for epoch, path in epoch_folders(folder).items():
         if epoch > after:
-            RunFolder.open(path).clear()
+            FolderStorage.open(path).clear()
             path.rmdir()
 
 
@@ -52,8 +56,11 @@ def read_epochs(folder: str | Path) -> dict[int, list[Outcome]]:
     Raises:
         LitVizError: there are none.
     """
-    found = {epoch: stored_outcomes(RunFolder.open(path)) for epoch, path in epoch_folders(folder).items()}
-    epochs = {epoch: outcomes for epoch, outcomes in found.items() if outcomes}
+    epochs = {}
+    for epoch, path in epoch_folders(folder).items():
+        outcomes = FolderStorage.open(path).outcomes()
+        if outcomes:
+            epochs[epoch] = outcomes
     if not epochs:
         raise LitVizError(f"{folder} contains no run folders {_PREFIX}0001 ...: give the folder out= of a probe")
     return epochs
@@ -74,23 +81,49 @@ def epoch_figure(folder: str | Path) -> Figure:
 def _figure(epochs: dict[int, list[Outcome]]) -> Figure:
     if _is_robustness(epochs):
         return _robustness_figure(epochs)
-    shown = [list(epochs)[place] for place in spread(len(epochs), _MOST_EPOCHS)]
-    evolutions = _evolutions(epochs)[:_MOST_TASKS]
+    numbers = list(epochs)
+    shown = [numbers[place] for place in spread(len(numbers), MOST_EPOCHS)]
+    evolutions = _evolutions(epochs)[:MOST_TILES]
+    photographs = _photographs(epochs)[:MOST_TILES]
+    has_photographs = any(photograph is not None for photograph in photographs)
     columns = [f"epoch {epoch}" for epoch in shown]
-    frames = [dict(evolution.frames) for evolution in evolutions]
-    cells = [
-        [Cell(pixels(images[epoch]), [evolution.value_text(epoch)]) if epoch in images else None for epoch in shown]
-        for evolution, images in zip(evolutions, frames, strict=True)
-    ]
-    complete = (outcome for outcomes in epochs.values() for outcome in outcomes if outcome.record.file is not None)
-    photographs = list({outcome.record.index: outcome.pictures()[0] for outcome in complete}.values())[:_MOST_TASKS]
-    if any(photograph is not None for photograph in photographs):
-        columns = ["image", *columns]
-        first = [None if photograph is None else Cell(pixels(photograph)) for photograph in photographs]
-        cells = [[photograph, *row] for photograph, row in zip(first, cells, strict=True)]
-    has_probability = any(evolution.curve for evolution in evolutions)
-    caption = "p: probability of the class, by the network of the epoch." if has_probability else ""
-    return sweep_figure([[evolution.name] for evolution in evolutions], columns, cells, caption)
+    if has_photographs:
+        columns.insert(0, "image")
+    rows, names, caption = [], [], ""
+    for evolution, photograph in zip(evolutions, photographs, strict=True):
+        row = _row(evolution, shown)
+        if has_photographs:
+            row.insert(0, None if photograph is None else Cell(pixels(photograph)))
+        rows.append(row)
+        names.append([evolution.name])
+        if evolution.curve:
+            caption = "p: probability of the class, by the network of the epoch."
+    return sweep_figure(names, columns, rows, caption)
+
+
+def _row(evolution: Evolution, epochs: Sequence[int]) -> list[Cell | None]:
+    """Return the images of a task at some epochs; None where it has none."""
+    images = dict(evolution.frames)
+    row: list[Cell | None] = []
+    for epoch in epochs:
+        if epoch in images:
+            row.append(Cell(pixels(images[epoch]), [evolution.value_text(epoch)]))
+        else:
+            row.append(None)
+    return row
+
+
+def _photographs(epochs: dict[int, list[Outcome]]) -> list[Picture | None]:
+    """Return the photograph of each task that has a file; None for tasks without a photograph."""
+    photographs: dict[int, Picture | None] = {}
+    for outcomes in epochs.values():
+        for outcome in _complete(outcomes):
+            photographs[outcome.record.index] = outcome.pictures()[0]
+    return list(photographs.values())
+
+
+def _complete(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.record.file is not None]
 
 
 def save_epochs(folder: str | Path) -> list[Path]:
@@ -102,7 +135,9 @@ def save_epochs(folder: str | Path) -> list[Path]:
     epochs = read_epochs(folder)
     saved = [save_figure(_figure(epochs), Path(folder) / "epochs.png")]
     if len(epochs) > 1 and not _is_robustness(epochs):
-        saved += filter(None, [save_evolution(_evolutions(epochs), Path(folder) / "epochs.gif")])
+        animation = save_evolution(_evolutions(epochs), Path(folder) / "epochs.gif")
+        if animation is not None:
+            saved.append(animation)
     return saved
 
 
@@ -114,13 +149,17 @@ def _evolutions(epochs: dict[int, list[Outcome]]) -> list[Evolution]:
     """Return the images and the probability of each task by epoch."""
     by_task: dict[int, list[tuple[int, Outcome]]] = {}
     for epoch, outcomes in epochs.items():
-        for outcome in outcomes:
-            if outcome.record.file is not None:
-                by_task.setdefault(outcome.record.index, []).append((epoch, outcome))
+        for outcome in _complete(outcomes):
+            by_task.setdefault(outcome.record.index, []).append((epoch, outcome))
     evolutions = []
     for entries in by_task.values():
-        frames = [(epoch, picture) for epoch, o in entries if (picture := o.pictures()[1]) is not None]
-        curve = [(epoch, o.record.probability) for epoch, o in entries if o.record.probability is not None]
+        frames, curve = [], []
+        for epoch, outcome in entries:
+            picture, probability = outcome.pictures()[1], outcome.record.probability
+            if picture is not None:
+                frames.append((epoch, picture))
+            if probability is not None:
+                curve.append((epoch, probability))
         evolutions.append(Evolution(entries[0][1].name, frames, curve, unit="epoch"))
     return evolutions
 
@@ -129,8 +168,10 @@ def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
     """Draw the accuracy and the accuracy under attack against the epoch, with 95 % intervals."""
     first = next(iter(epochs.values()))
     record = robustness.attack_record(first[0])
-    clean = {epoch: robustness.clean_accuracy(outcomes) for epoch, outcomes in epochs.items()}
-    robust = {epoch: robustness.robust_accuracy(outcomes)[-1] for epoch, outcomes in epochs.items()}
+    clean, robust = {}, {}
+    for epoch, outcomes in epochs.items():
+        clean[epoch] = robustness.clean_accuracy(outcomes)
+        robust[epoch] = robustness.robust_accuracy(outcomes)[-1]
     radius = format_distance(record.eps or 0.0, record.norm or "linf")
     curves = {"accuracy": clean, f"{robustness.accuracy_label(first)}, eps {radius}": robust}
     key = [Text(name, color=COLORS[place], weight="bold") for place, name in enumerate(curves)]
@@ -141,10 +182,8 @@ def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
 
 def _plot_shares(curves: Sequence[dict[int, robustness.RobustAccuracy]], axes: Axes) -> None:
     for place, curve in enumerate(curves):
-        epochs, points = list(curve), list(curve.values())
-        low, high = zip(*(point.interval for point in points), strict=True)
-        axes.fill_between(epochs, low, high, color=COLORS[place], alpha=0.15, linewidth=0)
-        shares = [point.share for point in points]
+        epochs = list(curve)
+        shares = plot_band(axes, epochs, list(curve.values()), COLORS[place])
         axes.plot(epochs, shares, "o-", color=COLORS[place], ms=3.5, mec="white", mew=0.5, clip_on=False)
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_viz.figures.style import CELL, FAMILIES, GAP, GRAY, HEAD, INK, NORMAL, RULE, SMALL, TINY, TITLE, style
+from lit_viz.figures.style import CELL, FAMILIES, GAP, GRAY, HEAD, INK, NORMAL, RULE, SMALL, TINY, TITLE, WIDE, style
 from lit_viz.images.reading import to_uint8
 from lit_viz.types import Picture
 
@@ -35,6 +35,7 @@ _NOTES_GAP = 0.04
 _NARROWEST = 2.6  # of a figure with a caption
 _MIN_DPI = 120  # legible text in figures of small images
 _DOTS = 450  # per image: sharp in print and on high-density screens
+_MOST_MAGNIFIED = 60  # more images have one dot per pixel, if that is legible
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
 _FRAME = 0.5  # line width in points
 _HINTING = 1.04  # width of a long line of small text as drawn, relative to the measured outlines
@@ -63,7 +64,8 @@ class Text:
         text: paragraphs, separated by newlines.
         width: of the block and its lines in inches; as wide as the text if not given.
         size: of the font in points.
-        lines: maximum number of lines per paragraph; the last one is cut with an ellipsis.
+        lines: maximum number of lines per paragraph; the last one is cut with an ellipsis. If None, nothing is cut, and
+            words that are too long for a line are broken.
         align: alignment within the columns that contain the block.
         rotated: write upwards; ``width`` is the extent of the text.
         shrink: reduce ``width`` to that of the unbroken text.
@@ -75,35 +77,47 @@ class Text:
         text: str,
         width: float | None = None,
         size: float = SMALL,
-        lines: int = 1,
+        lines: int | None = 1,
         align: Literal["left", "right"] = "left",
         rotated: bool = False,
         shrink: bool = False,
         **font: Any,
     ) -> None:
-        self.font = {"size": size, "ha": align, "va": "center" if rotated else "top", **font}
-        self.font["rotation"] = 90 if rotated else 0
+        self.font = font | {"size": size, "ha": align, "va": "top", "rotation": 0}
+        if rotated:
+            self.font |= {"va": "center", "rotation": 90}
         weight = font.get("weight", "normal")
-        paragraphs = text.replace(" = ", "\u00a0=\u00a0").split("\n") if text else []  # "p = 0.93" is not broken
+        text = text.replace(" = ", "\u00a0=\u00a0")  # "p = 0.93" is not broken
+        paragraphs = text.split("\n") if text else []
+        natural = 0.0
         if width is None or shrink:
-            natural = max((text_width(part, size, weight) for part in paragraphs), default=0.0)
-            width = natural if width is None else min(width, natural)
-        broken = (wrap_text(part, lambda line: text_width(line, size, weight) <= width, lines) for part in paragraphs)
-        self.lines = [line.replace("\u00a0", " ") for part in broken for line in part]
+            natural = max((text_width(paragraph, size, weight) for paragraph in paragraphs), default=0.0)
+        if width is None:
+            width = natural
+        elif shrink:
+            width = min(width, natural)
+        limit = width
+        self.lines: list[str] = []
+        for paragraph in paragraphs:
+            broken = wrap_text(paragraph, lambda line: text_width(line, size, weight) <= limit, lines)
+            self.lines += [line.replace("\u00a0", " ") for line in broken]
         self.rotated = rotated
         self._line = size * _LINE
-        extent = len(self.lines) * self._line
-        self.width, self.height = (extent, width) if rotated else (width, extent)
+        self.width, self.height = width, len(self.lines) * self._line
+        if rotated:
+            self.width, self.height = self.height, self.width
 
     def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw each line as a text of the figure."""
         total_width, total_height = figure.get_size_inches()
+        if self.font["ha"] == "right":
+            x += width
+        if self.rotated:
+            y += self.height / 2
         for row, line in enumerate(self.lines):
-            if self.rotated:
-                at = (x + row * self._line, y + self.height / 2)
-            else:
-                at = (x + width if self.font["ha"] == "right" else x, y + row * self._line)
-            figure.text(at[0] / total_width, 1 - at[1] / total_height, line, **self.font)
+            offset = row * self._line
+            left, top = (x + offset, y) if self.rotated else (x, y + offset)
+            figure.text(left / total_width, 1 - top / total_height, line, **self.font)
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,7 @@ class Cell:
     picture: NDArray[np.uint8]  # (H, W, 3)
     notes: Sequence[str] = ()  # in gray
     width: float = CELL
-    title: str = ""  # first line beneath the image, in black
+    title: str = ""  # beneath the image, in black; never cut
     lines: int = 2  # at most, per note
     annotate: Callable[[Axes], None] | None = None  # draws on the image, in its pixel coordinates
 
@@ -126,31 +140,41 @@ class Cell:
     @cached_property
     def _text(self) -> Grid:
         notes = "\n".join(note for note in self.notes if note)
-        title = Text(self.title, self.width, NORMAL, self.lines, color=INK)
+        title = Text(self.title, self.width, NORMAL, lines=None, color=INK)
         return stack(title, Text(notes, self.width, SMALL, self.lines, color=GRAY))
 
     @property
     def height(self) -> float:
         """Height of the image and the notes in inches."""
-        return self.picture_height + (_NOTES_GAP + self._text.height if self._text.height else 0.0)
+        if not self._text.height:
+            return self.picture_height
+        return self.picture_height + _NOTES_GAP + self._text.height
 
     def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw the image without interpolation, its corner on a whole dot; frame it if its border is white."""
-        corner = [round(inches * figure.dpi) / figure.dpi for inches in (x, y)]
-        axes = axes_at(figure, corner[0], corner[1], self.width, self.picture_height)
+        left, top = round(x * figure.dpi) / figure.dpi, round(y * figure.dpi) / figure.dpi
+        axes = axes_at(figure, left, top, self.width, self.picture_height)
         axes.imshow(self.picture, interpolation="none", aspect="auto")
         axes.set_axis_off()
-        border = np.concatenate([self.picture[0], self.picture[-1], self.picture[:, 0], self.picture[:, -1]])
-        if (border.min(-1) >= _WHITE).mean() > 0.5:
-            outset = (_FRAME / 72 + 1 / figure.dpi) / 2  # matplotlib draws lines at whole dots: cover no pixel
-            box = axes.get_position().bounds
-            dx, dy = outset / figure.get_size_inches()
-            outline = Rectangle((box[0] - dx, box[1] - dy), box[2] + 2 * dx, box[3] + 2 * dy, fill=False)
-            outline.set(edgecolor=RULE, linewidth=_FRAME, transform=figure.transFigure)
-            figure.add_artist(outline)
+        if self._has_white_border():
+            _draw_frame(figure, axes)
         if self.annotate:
             self.annotate(axes)
         self._text.draw(figure, x, y + self.picture_height + _NOTES_GAP, self.width)
+
+    def _has_white_border(self) -> bool:
+        border = np.concatenate([self.picture[0], self.picture[-1], self.picture[:, 0], self.picture[:, -1]])
+        return bool((border.min(-1) >= _WHITE).mean() > 0.5)
+
+
+def _draw_frame(figure: Figure, axes: Axes) -> None:
+    """Draw a line around the image of some axes."""
+    outset = (_FRAME / 72 + 1 / figure.dpi) / 2  # matplotlib draws lines at whole dots: cover no pixel
+    left, bottom, width, height = axes.get_position().bounds
+    dx, dy = outset / figure.get_size_inches()
+    outline = Rectangle((left - dx, bottom - dy), width + 2 * dx, height + 2 * dy, fill=False)
+    outline.set(edgecolor=RULE, linewidth=_FRAME, transform=figure.transFigure)
+    figure.add_artist(outline)
 
 
 @dataclass(frozen=True)
@@ -184,35 +208,49 @@ class Grid:
     def __init__(self, rows: Sequence[Sequence[Block | None]], gap: float | tuple[float, float] = GAP) -> None:
         self.rows = rows
         self.gap = gap if isinstance(gap, tuple) else (gap, gap)
-        columns = max(map(len, rows), default=0)
-        self._widths = [0.0] * columns
-        for row in rows:
-            for column, block in enumerate(row):
-                if block and (column < len(row) - 1 or len(row) == columns):
-                    self._widths[column] = max(self._widths[column], block.width)
-        self._lefts = [sum(self._widths[:column]) + column * self.gap[0] for column in range(columns)]
-        ends = [self._lefts[len(row) - 1] + row[-1].width for row in rows if row and row[-1]]
-        self.width = max([0.0, *ends, sum(self._widths) + max(columns - 1, 0) * self.gap[0]])
-        self._heights = [max((block.height for block in row if block), default=0.0) for row in rows]
+        self._columns = max(map(len, rows), default=0)
+        self._widths = [0.0] * self._columns
+        self._heights = [0.0] * len(rows)
+        for place, column, block in self._blocks():
+            self._heights[place] = max(self._heights[place], block.height)
+            if not self._spans(place, column):
+                self._widths[column] = max(self._widths[column], block.width)
+        self._lefts = [sum(self._widths[:column]) + column * self.gap[0] for column in range(self._columns)]
+        self.width = sum(self._widths) + max(self._columns - 1, 0) * self.gap[0]
+        for _, column, block in self._blocks():
+            self.width = max(self.width, self._lefts[column] + block.width)
         self.height = sum(self._heights) + max(len(rows) - 1, 0) * self.gap[1]
 
     def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw all blocks."""
-        for row, height in zip(self.rows, self._heights, strict=True):
-            for column, block in enumerate(row):
-                spans = column == len(row) - 1 and len(row) < len(self._widths)
-                space = self.width - self._lefts[column] if spans else self._widths[column]
-                if block:
-                    block.draw(figure, x + self._lefts[column], y, space)
-            y += height + self.gap[1]
+        tops = [y]
+        for height in self._heights:
+            tops.append(tops[-1] + (height + self.gap[1]))
+        for place, column, block in self._blocks():
+            space = self._widths[column]
+            if self._spans(place, column):
+                space = self.width - self._lefts[column]
+            block.draw(figure, x + self._lefts[column], tops[place], space)
 
     def cells(self) -> Iterator[Cell]:
         """Yield all images of the grid and its subgrids."""
-        for block in (block for row in self.rows for block in row):
+        for _, _, block in self._blocks():
             if isinstance(block, Cell):
                 yield block
             elif isinstance(block, Grid):
                 yield from block.cells()
+
+    def _blocks(self) -> Iterator[tuple[int, int, Block]]:
+        """Yield row, column and block of each place that is not empty."""
+        for place, row in enumerate(self.rows):
+            for column, block in enumerate(row):
+                if block:
+                    yield place, column, block
+
+    def _spans(self, place: int, column: int) -> bool:
+        """Return whether the block spans the remaining columns of its row."""
+        length = len(self.rows[place])
+        return column == length - 1 and length < self._columns
 
 
 def stack(*blocks: Block, gap: float = 0.0) -> Grid:
@@ -227,12 +265,12 @@ def wrap(blocks: Sequence[Block], columns: int, gap: float | tuple[float, float]
 
 def titles(names: Sequence[str], width: float) -> list[Text]:
     """Return the titles of columns."""
-    return [Text(name, width, TITLE, lines=2, weight="bold") for name in names]
+    return [Text(name, width, TITLE, lines=None, weight="bold") for name in names]
 
 
 def head(name: str, *blocks: Block, notes: str = "") -> Grid:
     """Return the text on the left of a row: a name, blocks, and notes in gray."""
-    return stack(Text(name, HEAD, TITLE, lines=3, weight="bold"), *blocks, Text(notes, HEAD, lines=3, color=GRAY))
+    return stack(Text(name, HEAD, TITLE, lines=None, weight="bold"), *blocks, Text(notes, HEAD, lines=3, color=GRAY))
 
 
 def selection(count: int, total: int, noun: str) -> str:
@@ -256,17 +294,27 @@ def compose(root: Grid, caption: str = "") -> Figure:
     with style():
         settings, added = _FOOTER.get()
         caption = f"{caption.strip()} {added}".strip()
-        width = max(root.width, _NARROWEST if caption or settings else 0.0)
+        width = root.width
+        if caption or settings:
+            width = max(width, _NARROWEST)
         line = width / _HINTING
         small = Text(settings, line, TINY, lines=4, color=GRAY)
         text = stack(Text(caption, line, lines=12, color=GRAY), small, gap=0.4 * GAP)
+        height = root.height + text.height
+        if root.height and text.height:
+            height += 2 * GAP
         dpi = _sharp_dpi(list(root.cells()))
-        height = root.height + (2 * GAP if root.height and text.height else 0.0) + text.height
-        size = [math.ceil(round((inches + 2 * _MARGIN) * dpi, 6)) / dpi for inches in (width, height)]
-        figure = Figure(figsize=(size[0], size[1]), dpi=dpi)
-        text.draw(figure, _MARGIN, size[1] - _MARGIN - text.height, width)
+        total_width, total_height = _page_length(width, dpi), _page_length(height, dpi)
+        figure = Figure(figsize=(total_width, total_height), dpi=dpi)
+        text.draw(figure, _MARGIN, total_height - _MARGIN - text.height, width)
         root.draw(figure, _MARGIN, _MARGIN, root.width)
     return figure
+
+
+def _page_length(inches: float, dpi: float) -> float:
+    """Return a length with two margins in inches, rounded up to whole dots."""
+    dots = round((inches + 2 * _MARGIN) * dpi, 6)
+    return math.ceil(dots) / dpi
 
 
 def _sharp_dpi(cells: Sequence[Cell]) -> float:
@@ -275,32 +323,49 @@ def _sharp_dpi(cells: Sequence[Cell]) -> float:
         return 300.0
     densest = max(cells, key=lambda cell: cell.picture.shape[1] / cell.width)
     side = densest.picture.shape[1]
-    times = max(1, round(_DOTS / side)) if len(cells) <= 60 else 1
+    times = 1
+    if len(cells) <= _MOST_MAGNIFIED:
+        times = max(1, round(_DOTS / side))
     dpi = float(times * side / densest.width)
     return dpi * max(1, math.ceil(_MIN_DPI / dpi))
 
 
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Measure the width of a line of text in inches."""
+    if not text:
+        return 0.0
     properties = FontProperties(family=FAMILIES, size=size, weight=weight)
-    return float(text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0]) / 72 if text else 0.0
+    points, _, _ = text_to_path.get_text_width_height_descent(text, properties, ismath=False)
+    return float(points) / 72
 
 
-def wrap_text(text: str, fits: Callable[[str], bool], lines: int = 1) -> list[str]:
-    """Break a paragraph at spaces into at most ``lines`` lines that fit; the last one is cut with an ellipsis."""
+def wrap_text(text: str, fits: Callable[[str], bool], lines: int | None = 1) -> list[str]:
+    """Break a paragraph at spaces into at most ``lines`` lines that fit; the last one is cut with an ellipsis.
+
+    If ``lines`` is None, there are as many as needed, and words that are too long for a line are broken.
+    """
     broken: list[str] = []
     rest = text
-    while len(broken) < lines - 1 and not fits(rest):
+    while not fits(rest) and (lines is None or len(broken) < lines - 1):
         words = rest.split(" ")
         count = bisect_left(range(1, len(words)), True, key=lambda n: not fits(" ".join(words[:n])))
-        if not count:  # the first word is too long for a line
+        if count:
+            line = " ".join(words[:count])
+            rest = " ".join(words[count:])
+        elif lines is None:
+            line = rest[: max(1, _longest_start(rest, fits))]
+            rest = rest[len(line) :]
+        else:  # the first word is too long for a line
             break
-        broken.append(" ".join(words[:count]))
-        rest = " ".join(words[count:])
-    if not fits(rest):
-        cut = bisect_left(range(1, len(rest)), True, key=lambda n: not fits(rest[:n].rstrip() + "…"))
-        rest = rest[:cut].rstrip() + "…"
+        broken.append(line)
+    if lines is not None and not fits(rest):
+        rest = rest[: _longest_start(rest, lambda start: fits(start.rstrip() + "…"))].rstrip() + "…"
     return [*broken, rest]
+
+
+def _longest_start(text: str, fits: Callable[[str], bool]) -> int:
+    """Return the number of characters of the longest start of a text that fits, the whole text excluded."""
+    return bisect_left(range(1, len(text)), True, key=lambda n: not fits(text[:n]))
 
 
 def pixels(picture: Picture) -> NDArray[np.uint8]:
@@ -309,6 +374,12 @@ def pixels(picture: Picture) -> NDArray[np.uint8]:
         return to_uint8(picture)
     with Image.open(picture) as file:
         return np.asarray(file.convert("RGB"))
+
+
+def is_group(picture: NDArray[np.uint8]) -> bool:
+    """Return whether an image ``(H, W, 3)`` is so wide that it shows a group of images."""
+    height, width = picture.shape[:2]
+    return bool(width > WIDE * height)
 
 
 def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:

@@ -16,13 +16,12 @@ from lit_viz.attributions.base import MAX_COARSE_ERROR, MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
-from lit_viz.figures.style import CELL, GAP, GRAY, NORMAL, SMALL_CELL
+from lit_viz.figures.style import CELL, GAP, GRAY, HEAD, NORMAL, SMALL_CELL
 from lit_viz.images.rendering import overlay
 from lit_viz.types import Picture
+from lit_viz.utils.limits import MOST_PHOTOGRAPHS
 
 ScaleOf = Literal["shared", "map"]
-#: Maximum number of photographs in a figure.
-MOST = 60
 #: Meaning of the errors of maps.
 _ERRORS = {
     "±": "estimated L2 error of the map before the reduction, relative to the norm of the map of unlimited samples; "
@@ -31,6 +30,7 @@ _ERRORS = {
     "estimated: give more --iterations",
     "gap": "sum of the map less the change of the score from the baseline, relative to the latter",
 }
+_OVERLAID = "overlaid"
 _FAINT = 0.3  # a map below this share of the shared limit is nearly black
 
 
@@ -47,15 +47,18 @@ class SaliencyPanel:
 
 @dataclass(frozen=True)
 class _Series:
-    """The images of one kind: the photographs, the maps of one method, or its overlays; one per panel."""
+    """The photographs, or the maps of one method, one per panel."""
 
     title: str
     cells: Sequence[Cell | None]
+    overlaid: Sequence[Cell | None] = ()  # the maps over the photographs
     labels: tuple[str, str] = ("", "")  # of the color bar
     scale: Scale | None = None
 
     def color_bar(self, length: float, vertical: bool) -> ColorBar | None:
-        return ColorBar(self.labels, self.scale.signed, length, vertical) if self.scale else None
+        if self.scale is None:
+            return None
+        return ColorBar(self.labels, self.scale.signed, length, vertical)
 
 
 def saliency_figure(
@@ -69,10 +72,10 @@ def saliency_figure(
     """Draw photographs and their saliency maps with color bars.
 
     One method: photographs in a row, their maps beneath. Several methods: one row per photograph and one column per
-    method. Methods never share a scale, because their units differ.
+    method. Overlays are beneath the maps. Methods never share a scale, because their units differ.
 
     Args:
-        panels: photographs with maps, of which :data:`MOST` are drawn.
+        panels: photographs with maps, of which :data:`~lit_viz.utils.limits.MOST_PHOTOGRAPHS` are drawn.
         how: channel reducer (see :data:`lit_viz.attributions.reducers.REDUCERS`), or one per method.
         scale: ``"shared"`` by all maps of a method, or one per ``"map"``.
         overlays: also draw the maps over the photographs.
@@ -82,35 +85,50 @@ def saliency_figure(
     Raises:
         LitVizError: invalid ``how``, or a map without the size of its photograph.
     """
-    drawn = panels[:MOST]
-    methods = list(dict.fromkeys(method for panel in drawn for method in panel.maps))
-    reducers = {method: how if isinstance(how, str) else how.get(method, "max_abs") for method in methods}
-    by_method = len(methods) > 1 or len(drawn) == 1
-    width = CELL if not by_method or (1 + overlays) * len(methods) <= 6 else SMALL_CELL
-    series = [_Series("", [Cell(pixels(panel.photograph), width=width) for panel in drawn])]
-    for method in methods:
-        series += _series(drawn, method, reducers[method], scale, overlays, width)
-    caption = selection(len(drawn), total or len(panels), "photographs")
-    caption += _caption([one.scale for one in series if one.scale], reducers, scale)
-    errors = " ".join(error for panel in drawn for error in panel.uncertainty.values())
-    caption += "".join(f" {mark}: {meaning}." for mark, meaning in _ERRORS.items() if mark in errors)
-    grid = _columns_of_maps(drawn, series, width) if by_method else _rows_of_maps(drawn, series, width, columns)
-    return compose(grid, caption)
+    drawn = panels[:MOST_PHOTOGRAPHS]
+    reducers = _reducers(drawn, how)
+    by_method = len(reducers) > 1 or len(drawn) == 1
+    width = CELL
+    if by_method and len(reducers) > 6:
+        width = SMALL_CELL
+    photographs = [Cell(pixels(panel.photograph), width=width) for panel in drawn]
+    series = [_Series("", photographs)]
+    for method, reducer_name in reducers.items():
+        series.append(_series(drawn, method, reducer_name, scale, overlays, width))
+    scales = [kind.scale for kind in series if kind.scale]
+    caption = (
+        selection(len(drawn), total or len(panels), "photographs")
+        + _caption(scales, reducers, scale)
+        + _error_caption(drawn)
+    )
+    if by_method:
+        return compose(_columns_of_maps(drawn, series, width), caption)
+    return compose(_rows_of_maps(drawn, series, width, columns), caption)
+
+
+def _reducers(panels: Sequence[SaliencyPanel], how: str | Mapping[str, str]) -> dict[str, str]:
+    """Return the channel reducer of each method, in order of appearance."""
+    reducers = {}
+    for panel in panels:
+        for method in panel.maps:
+            reducers[method] = how if isinstance(how, str) else how.get(method, "max_abs")
+    return reducers
 
 
 def _series(
     panels: Sequence[SaliencyPanel], method: str, how: str, scale: ScaleOf, overlays: bool, width: float
-) -> list[_Series]:
+) -> _Series:
     """Return the maps of one method and, if ``overlays``, the maps over the photographs."""
-    maps = {
-        index: reduce_channels(torch.as_tensor(panel.maps[method]), how)[0]
-        for index, panel in enumerate(panels)
-        if method in panel.maps
-    }
+    maps: dict[int, Tensor] = {}
+    for index, panel in enumerate(panels):
+        if method in panel.maps:
+            maps[index] = reduce_channels(torch.as_tensor(panel.maps[method]), how)[0]
     scales = Scale.of(list(maps.values()), reducer(how), shared=scale == "shared")
     own_limits = Scale.of(list(maps.values()), reducer(how), shared=False).limits
     cells: list[Cell | None] = [None] * len(panels)
-    overlaid: list[Cell | None] = [None] * len(panels)
+    overlaid: list[Cell | None] = []
+    if overlays:
+        overlaid = [None] * len(panels)
     for (index, values), limit, own_limit in zip(maps.items(), scales.limits, own_limits, strict=True):
         notes = map_notes(values)
         if scale == "map" and limit:
@@ -122,50 +140,82 @@ def _series(
         if overlays:
             photograph = torch.from_numpy(pixels(panels[index].photograph)).permute(2, 0, 1) / 255
             overlaid[index] = Cell(pixels(overlay(photograph, values, limit, colors=scales.colors)), width=width)
-    labels = scales.labels() if scale == "shared" else ("−limit" if scales.signed else "0", "limit")
-    series = _Series(method, cells, labels, scales)
-    return [series, _Series(f"{method}, overlaid", overlaid)] if overlays else [series]
+    labels = scales.labels() if scale == "shared" else _limit_labels(scales.signed)
+    return _Series(method, cells, overlaid, labels, scales)
+
+
+def _limit_labels(signed: bool) -> tuple[str, str]:
+    """Return the labels of a color bar whose limit is noted beneath each map."""
+    return ("−limit", "limit") if signed else ("0", "limit")
 
 
 def _caption(scales: Sequence[Scale], reducers: Mapping[str, str], scale: ScaleOf) -> str:
+    """Return the sentences about the reduction of the channels and the scales."""
     if not scales:
         return "No map was computed."
-    methods: dict[str, list[str]] = {}
-    for method, how in reducers.items():
-        methods.setdefault(reducer(how).description, []).append(method)
-    usual, *others = methods
-    exceptions = "; ".join(f"{', '.join(methods[description])}: {description}" for description in others)
-    maps = f"Maps: {usual}{f' ({exceptions})' if exceptions else ''}."
-    clipped = clipping(any(of_method.clipped for of_method in scales))
+    maps = _reduction_text(reducers)
+    clipped = clipping(any(scale_of_method.clipped for scale_of_method in scales))
     if scale == "map":
         return f"{maps} Each map has its own scale, up to the limit beneath it; {clipped}."
     if len(scales) > 1:
         return f"{maps} Scale: one per method, shared by its maps; {clipped}."
-    limit = number(scales[0].limit)
-    return f"{maps} Scale: {f'−{limit}' if scales[0].signed else '0'} to {limit}, shared by all maps; {clipped}."
+    high = number(scales[0].limit)
+    low = f"−{high}" if scales[0].signed else "0"
+    return f"{maps} Scale: {low} to {high}, shared by all maps; {clipped}."
+
+
+def _reduction_text(reducers: Mapping[str, str]) -> str:
+    """Return the reduction of the channels as a sentence: that of the first method, and those that differ from it."""
+    methods: dict[str, list[str]] = {}
+    for method, how in reducers.items():
+        methods.setdefault(reducer(how).description, []).append(method)
+    usual, *others = methods
+    if not others:
+        return f"Maps: {usual}."
+    exceptions = [f"{', '.join(methods[description])}: {description}" for description in others]
+    return f"Maps: {usual} ({'; '.join(exceptions)})."
+
+
+def _error_caption(panels: Sequence[SaliencyPanel]) -> str:
+    """Return the meaning of each kind of error that is noted beneath a map."""
+    noted: set[str] = set()
+    for panel in panels:
+        for error in panel.uncertainty.values():
+            noted.update(mark for mark in _ERRORS if mark in error)
+    return "".join(f" {mark}: {meaning}." for mark, meaning in _ERRORS.items() if mark in noted)
 
 
 def _rows_of_maps(panels: Sequence[SaliencyPanel], series: Sequence[_Series], width: float, columns: int) -> Grid:
     """Arrange each series as a row, in blocks of ``columns`` photographs."""
     blocks = []
     for first in range(0, len(panels), columns):
-        places = range(first, min(first + columns, len(panels)))
-        names = titles([panels[place].name for place in places], width)
-        subtitles = [Text(panels[place].subtitle, width, lines=3, color=GRAY) for place in places]
+        places = slice(first, first + columns)
+        names = titles([panel.name for panel in panels[places]], width)
+        subtitles = [Text(panel.subtitle, width, lines=3, color=GRAY) for panel in panels[places]]
         rows: list[list[Block | None]] = [[None, Grid([names, subtitles], gap=(GAP, 0))]]
-        for one in series:
-            cells = [one.cells[place] for place in places]
-            length = max((cell.picture_height for cell in cells if cell), default=0.0)
-            title = Text(one.title, length, NORMAL, rotated=True, color=GRAY)
-            rows.append([title, *cells, one.color_bar(length, vertical=True)])
+        for kind in series:
+            length = max((cell.picture_height for cell in kind.cells[places] if cell), default=0.0)
+            title = Text(kind.title, length, NORMAL, lines=None, rotated=True, color=GRAY)
+            rows.append([title, *kind.cells[places], kind.color_bar(length, vertical=True)])
+            if kind.overlaid:
+                title = Text(f"{kind.title}, {_OVERLAID}", length, NORMAL, lines=None, rotated=True, color=GRAY)
+                rows.append([title, *kind.overlaid[places], None])
         blocks.append(Grid(rows))
     return stack(*blocks, gap=2 * GAP)
 
 
 def _columns_of_maps(panels: Sequence[SaliencyPanel], series: Sequence[_Series], width: float) -> Grid:
-    """Arrange each series as a column, with one row per photograph."""
-    rows: list[list[Block | None]] = [[None, *titles([one.title for one in series], width)]]
+    """Arrange each series as a column, with one row per photograph, and one beneath it for the overlays."""
+    header: list[Block | None] = [None, *titles([kind.title for kind in series], width)]
+    rows = [header]
     for place, panel in enumerate(panels):
-        rows.append([head(panel.name, notes=panel.subtitle), *(one.cells[place] for one in series)])
-    rows.append([None, *(one.color_bar(width, vertical=False) for one in series)])
+        row: list[Block | None] = [head(panel.name, notes=panel.subtitle)]
+        overlaid: list[Block | None] = [Text(_OVERLAID, HEAD, NORMAL, color=GRAY)]
+        for kind in series:
+            row.append(kind.cells[place])
+            overlaid.append(kind.overlaid[place] if kind.overlaid else None)
+        rows.append(row)
+        if any(kind.overlaid for kind in series):
+            rows.append(overlaid)
+    rows.append([None, *(kind.color_bar(width, vertical=False) for kind in series)])
     return Grid(rows)

@@ -31,15 +31,16 @@ class Scale:
     def of(cls, maps: Sequence[Tensor], reducer: Reducer, shared: bool) -> Scale:
         """Compute the scale of maps ``(H, W)``; see :func:`~lit_viz.images.rendering.clip_limits`."""
         limits = clip_limits(maps, _QUANTILE, shared)
-        clipped = any(
-            bool((values.abs()[values.isfinite()] > limit).any()) for values, limit in zip(maps, limits, strict=True)
-        )
+        clipped = False
+        for values, limit in zip(maps, limits, strict=True):
+            finite = values[values.isfinite()]
+            clipped |= bool((finite.abs() > limit).any())
         return cls(limits, reducer.signed, clipped)
 
     @property
     def colors(self) -> Callable[[Tensor, float], Tensor]:
         """Color map: :func:`~lit_viz.images.rendering.heat` or :func:`~lit_viz.images.rendering.signed_heat`."""
-        return signed_heat if self.signed else heat
+        return _color_map(self.signed)
 
     @property
     def limit(self) -> float:
@@ -49,9 +50,10 @@ class Scale:
     def labels(self) -> tuple[str, str]:
         """Return the lower and the upper label of the color bar of a shared scale."""
         limit = number(self.limit)
-        if not self.signed:
-            return "0", f"≥ {limit}" if self.clipped else limit
-        return (f"≤ −{limit}", f"≥ {limit}") if self.clipped else (f"−{limit}", limit)
+        low, high = f"−{limit}", limit
+        if self.clipped:
+            low, high = f"≤ {low}", f"≥ {high}"
+        return (low, high) if self.signed else ("0", high)
 
 
 class ColorBar:
@@ -60,14 +62,16 @@ class ColorBar:
     def __init__(self, labels: tuple[str, str], signed: bool, length: float = CELL, vertical: bool = True) -> None:
         self.low, self.high = (Text(label, color=GRAY) for label in labels)
         self.signed, self.length, self.vertical = signed, length, vertical
-        label = max(self.low.width, self.high.width)
-        self.width = _THICKNESS + _LABEL_GAP + label if vertical else length
-        self.height = length if vertical else _THICKNESS + _LABEL_GAP + self.low.height
+        self.width, self.height = length, _THICKNESS + _LABEL_GAP + self.low.height
+        if vertical:
+            label = max(self.low.width, self.high.width)
+            self.width, self.height = _THICKNESS + _LABEL_GAP + label, length
 
     def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw the bar and its labels."""
-        values = torch.linspace(-1 if self.signed else 0, 1, 256)[None]
-        ramp = (signed_heat if self.signed else heat)(values, 1.0).permute(1, 2, 0)  # (1, 256, 3)
+        lowest = -1 if self.signed else 0
+        values = torch.linspace(lowest, 1, 256)[None]
+        ramp = _color_map(self.signed)(values, 1.0).permute(1, 2, 0)  # (1, 256, 3)
         if self.vertical:
             ramp = ramp.flip(1).transpose(0, 1)
             axes = axes_at(figure, x, y, _THICKNESS, self.length)
@@ -84,14 +88,22 @@ class ColorBar:
         axes.spines[:].set_visible(True)
 
 
+def _color_map(signed: bool) -> Callable[[Tensor, float], Tensor]:
+    return signed_heat if signed else heat
+
+
 def number(value: float) -> str:
     """Format a number with three significant digits, zero as ``0``."""
-    return f"{value:#.3g}".rstrip(".") if value else "0"
+    if not value:
+        return "0"
+    return f"{value:#.3g}".rstrip(".")
 
 
 def clipping(clipped: bool) -> str:
     """Return the clause of a caption about clipped pixels."""
-    return f"pixels above the {100 * _QUANTILE:g} % quantile are clipped" if clipped else "no pixel is clipped"
+    if not clipped:
+        return "no pixel is clipped"
+    return f"pixels above the {100 * _QUANTILE:g} % quantile are clipped"
 
 
 def map_notes(values: Tensor) -> list[str]:
@@ -99,4 +111,6 @@ def map_notes(values: Tensor) -> list[str]:
     count = int((~values.isfinite()).sum())
     if count:
         return [f"{count} non-finite pixel{'s' if count > 1 else ''} (black)"]
-    return [] if values.any() else ["zero everywhere"]
+    if not values.any():
+        return ["zero everywhere"]
+    return []

@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, pixels, selection, stack, wrap
-from lit_viz.figures.style import CELL, GAP, GRAY, GROUP_GAP, HEADING, NORMAL, WIDE
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, is_group, pixels, selection, stack, wrap
+from lit_viz.figures.style import CELL, GAP, GRAY, GROUP_GAP, HEADING, NORMAL
 from lit_viz.methods.records import LayerImageRecord, label_with_lr
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize, unique_labels
+from lit_viz.utils.limits import MOST_CHANNELS, MOST_IMAGES
 
-_MOST_CHANNELS = 1280
 _LABEL = 1.5  # maximum width of the labels of a sweep in inches
 
 
@@ -27,7 +27,7 @@ def contact_sheet(
     titles: Sequence[str],
     columns: int | None = None,
     width: float = CELL,
-    limit: int = 200,
+    limit: int = MOST_IMAGES,
     heading: str = "",
 ) -> Figure:
     """Draw images in rows.
@@ -40,14 +40,21 @@ def contact_sheet(
         limit: maximum number of images.
         heading: title of the figure.
     """
-    drawn = [pixels(image) for image in images[:limit]]
-    _, columns = grid_shape(len(drawn), columns or min(grid_shape(len(drawn))[1], 10))
-    texts = (text.split("\n") for text in titles)
-    cells = [Cell(picture, notes, width, title) for picture, (title, *notes) in zip(drawn, texts, strict=False)]
-    gap = GROUP_GAP if any(picture.shape[1] > WIDE * picture.shape[0] for picture in drawn) else GAP
+    if columns is None:
+        _, columns = grid_shape(min(len(images), limit))
+        columns = min(columns, 10)
+    cells = []
+    gap = GAP
+    for image, text in zip(images[:limit], titles, strict=False):
+        title, *notes = text.split("\n")
+        picture = pixels(image)
+        cells.append(Cell(picture, notes, width, title))
+        if is_group(picture):
+            gap = GROUP_GAP
+    _, columns = grid_shape(len(cells), columns)
     grid = wrap(cells, columns, (gap, GAP))
-    header = Text(heading, grid.width, HEADING, lines=2, weight="bold")
-    return compose(stack(header, grid, gap=GAP), selection(len(drawn), len(images), "images"))
+    header = Text(heading, grid.width, HEADING, lines=None, weight="bold")
+    return compose(stack(header, grid, gap=GAP), selection(len(cells), len(images), "images"))
 
 
 def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
@@ -59,14 +66,23 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
             pictures.append(picture)
             records.append(outcome.record)
     numbers = unique_labels([label_with_lr(str(record.channel), record) for record in records], records)
-    height, width = pixels(pictures[0]).shape[:2] if pictures else (1, 1)  # equal for all images of a run
-    aspect = width / height
-    columns = None if aspect == 1 else max(1, round(8 / aspect))
+    aspect, columns = 1.0, None
+    if pictures:
+        height, width = pixels(pictures[0]).shape[:2]  # equal for all images of a run
+        aspect = width / height
+    if aspect != 1:
+        columns = max(1, round(8 / aspect))
+    heading = _channel_heading(records)
+    return contact_sheet(pictures, numbers, columns, 1.2 * aspect, MOST_CHANNELS, heading)
+
+
+def _channel_heading(records: Sequence[LayerImageRecord]) -> str:
+    """Return the layers, and the number of channels or of units on another axis: ``features.3 · 3 channels``."""
     layers = dict.fromkeys(str(record.layer) for record in records)
     axes = {record.axis or "channel" for record in records}
     count = len({(record.layer, record.channel) for record in records})
-    heading = f"{', '.join(layers)} · {pluralize(count, axes.pop() if len(axes) == 1 else 'channel')}"
-    return contact_sheet(pictures, numbers, columns, 1.2 * aspect, _MOST_CHANNELS, heading)
+    noun = axes.pop() if len(axes) == 1 else "channel"
+    return f"{', '.join(layers)} · {pluralize(count, noun)}"
 
 
 def sweep_figure(
@@ -80,19 +96,32 @@ def sweep_figure(
         cells: images by row and column; None is an empty place.
         caption: of the figure.
     """
-    grid: list[list[Block | None]] = [[None, *(Text(title, CELL, NORMAL, lines=2, weight="bold") for title in columns)]]
-    for (name, *options), row in zip(rows, cells, strict=True):
-        label = stack(
-            Text(name, _LABEL, NORMAL, shrink=True, weight="bold"),
-            *(Text(option, _LABEL, NORMAL, shrink=True, color=GRAY) for option in options),
-        )
-        grid.append([label, *(cell and replace(cell, width=CELL) for cell in row)])
+    header: list[Block | None] = [None]
+    for title in columns:
+        header.append(Text(title, CELL, NORMAL, lines=None, weight="bold"))
+    grid = [header]
+    for texts, row in zip(rows, cells, strict=True):
+        line: list[Block | None] = [_row_label(texts)]
+        for cell in row:
+            line.append(cell and replace(cell, width=CELL))
+        grid.append(line)
     return compose(Grid(grid), caption)
+
+
+def _row_label(texts: Sequence[str]) -> Grid:
+    """Return the label of a row of a sweep: its name, and its options in gray."""
+    name, *options = texts
+    lines = [Text(name, _LABEL, NORMAL, lines=None, shrink=True, weight="bold")]
+    for option in options:
+        lines.append(Text(option, _LABEL, NORMAL, lines=None, shrink=True, color=GRAY))
+    return stack(*lines)
 
 
 def grid_shape(count: int, columns: int | None = None) -> tuple[int, int]:
     """Return (rows, columns) for ``count`` images: up to three in one row, more nearly square."""
-    columns = min(columns or max(3 if count <= 3 else 2, math.ceil(math.sqrt(count))), count) or 1
+    if not columns:
+        columns = 3 if count <= 3 else math.ceil(math.sqrt(count))
+    columns = max(1, min(columns, count))
     return math.ceil(count / columns), columns
 
 
@@ -108,7 +137,8 @@ def tile(
         side: maximum width and height of the result in pixels; larger grids are downscaled.
     """
     rows, columns = grid_shape(len(images), columns)
-    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    height = max(image.shape[0] for image in images)
+    width = max(image.shape[1] for image in images)
     canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for place, image in enumerate(images):
         row, column = divmod(place, columns)

@@ -49,7 +49,8 @@ _FONTS = (
     "WenQuanYi Micro Hei",
     "Droid Sans Fallback",
 )
-FAMILIES = [name for name in _FONTS if name in {font.name for font in fontManager.ttflist}]  # others cause warnings
+_INSTALLED = {font.name for font in fontManager.ttflist}
+FAMILIES = [name for name in _FONTS if name in _INSTALLED]  # others cause warnings
 _STYLE: dict[Any, Any] = {
     "font.family": FAMILIES,
     "font.size": 8.0,

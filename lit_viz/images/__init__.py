@@ -23,9 +23,13 @@ from lit_viz.images.transforms import (
     Transform,
 )
 
+#: Parameterizations by name.
+PARAMETERIZATIONS: dict[str, type[Parameterization]] = {"pixels": Pixels, "fourier": Fourier, "maco": MACO}
+
 __all__ = [
     "L2",
     "MACO",
+    "PARAMETERIZATIONS",
     "Blur",
     "Canvas",
     "Clamp",

@@ -42,7 +42,11 @@ def make_canvas(
     classifier: Classifier, size: int | tuple[int, int] | None, oversample: float
 ) -> tuple[tuple[int, int], Canvas]:
     """Return (height, width) of the saved picture, and the canvas; its sides are ``oversample`` times as long."""
-    height, width = classifier.size if size is None else (size, size) if isinstance(size, int) else size
+    if size is None:
+        size = classifier.size
+    elif isinstance(size, int):
+        size = (size, size)
+    height, width = size
     require(min(height, width) >= 1, "size must be at least 1 x 1", f"{height} x {width}")
     require(0.5 <= oversample <= 8, "oversample must be between 0.5 and 8", oversample)
     rows, columns = max(1, round(height * oversample)), max(1, round(width * oversample))
@@ -110,13 +114,17 @@ def _gap(width: int) -> int:
 
 def join_group(images: Tensor) -> Tensor:
     """Join images ``(G, C, H, W)`` to one picture ``(C, H, G * W + (G - 1) * gap)`` with white gaps."""
-    *first, last = images
     gap = images.new_ones(*images.shape[1:3], _gap(images.shape[3]))
-    return torch.cat([piece for image in first for piece in (image, gap)] + [last], dim=2)
+    pieces = [images[0]]
+    for image in images[1:]:
+        pieces += [gap, image]
+    return torch.cat(pieces, dim=2)
 
 
 def split_group(picture: Tensor, group: int) -> Tensor:
     """Split a picture of :func:`join_group` into its images ``(G, C, H, W)``."""
-    widths = {gap: (picture.shape[2] - (group - 1) * gap) // group for gap in range(1, _MAX_GAP + 1)}
-    gap, width = next((gap, width) for gap, width in widths.items() if _gap(width) == gap)
+    for gap in range(1, _MAX_GAP + 1):
+        width = (picture.shape[2] - (group - 1) * gap) // group
+        if _gap(width) == gap:
+            break
     return torch.stack([picture[..., g * (width + gap) :][..., :width] for g in range(group)])

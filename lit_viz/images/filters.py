@@ -54,7 +54,10 @@ def _blur(images: Tensor, kernels: Sequence[list[float]]) -> Tensor:
 
 def _half_kernel(sigma: float, truncate: float) -> list[float]:
     """Return the kernel from its center outwards."""
-    half = [math.exp(-0.5 * (tap / sigma) ** 2) if tap else 1.0 for tap in range(int(truncate * sigma + 0.5) + 1)]
+    radius = int(truncate * sigma + 0.5)
+    half = [1.0]
+    for tap in range(1, radius + 1):
+        half.append(math.exp(-0.5 * (tap / sigma) ** 2))
     total = 2 * sum(half) - 1
     return [tap / total for tap in half]
 
@@ -87,8 +90,11 @@ def _by_convolution(padded: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     """Convolve by one grouped convolution per direction, with the widest kernel for all images."""
     count, channels = padded.shape[:2]
     radius = max(map(len, kernels)) - 1
-    halves = [kernel + [0.0] * (radius + 1 - len(kernel)) for kernel in kernels]
-    weight = to_device([half[:0:-1] + half for half in halves], padded.device, padded.dtype)
+    rows = []
+    for kernel in kernels:
+        half = kernel + [0.0] * (radius + 1 - len(kernel))
+        rows.append(half[:0:-1] + half)
+    weight = to_device(rows, padded.device, padded.dtype)
     weight = weight.repeat_interleave(channels, 0)
     groups = count * channels
     planes = padded.view(1, groups, *padded.shape[-2:])
@@ -105,7 +111,8 @@ def _reflect(images: Tensor, radius: int) -> Tensor:
         while missing:
             length = images.shape[dim]
             part = min(missing, length)
-            first, last = (images.narrow(dim, start, part).flip(dim) for start in (0, length - part))
+            first = images.narrow(dim, 0, part).flip(dim)
+            last = images.narrow(dim, length - part, part).flip(dim)
             images = torch.cat([first, images, last], dim)
             missing -= part
     return images
@@ -129,12 +136,14 @@ def resample(images: Tensor, matrices: Tensor, size: tuple[int, int]) -> Tensor:
     fine = (size[0] * factor, size[1] * factor)
     # grid_sample parallelizes over images, so one image would use one thread: two copies share its views. The number of
     # copies is independent of N, because the order in which gradients are summed changes the last bit.
-    copies = 2 if images.device.type == "cpu" and views % 2 == 0 else 1
-    sources = images.repeat_interleave(copies, 0) if copies > 1 else images
+    copies, sources = 1, images
+    if images.device.type == "cpu" and views % 2 == 0:
+        copies, sources = 2, images.repeat_interleave(2, 0)
     # The views of an image are stacked in one tall grid, so the image is not repeated, nor its gradient summed.
     grid = _grid(matrices, size, fine, images).view(count * copies, views // copies * fine[0], fine[1], 2)
     tall = F.grid_sample(sources, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    tall = tall if factor == 1 else F.avg_pool2d(tall, factor)
+    if factor > 1:
+        tall = F.avg_pool2d(tall, factor)
     stacked = tall.view(count * copies, channels, views // copies, *size)
     return stacked.transpose(1, 2).reshape(count * views, channels, *size)
 
@@ -149,7 +158,12 @@ def _grid(matrices: Tensor, size: tuple[int, int], fine: tuple[int, int], like: 
     # From pixels of the view to [-1, 1] in both coordinates.
     linear = to_device(matrices[:, :2, :2] * extent / extent[:, None], like.device, like.dtype)
     offset = to_device(matrices[:, :2, 2] * 2 / extent, like.device, like.dtype)
-    x, y = ((2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1 for n in (width, height))
+    x, y = _pixel_centers(width, like), _pixel_centers(height, like)
     rows = linear[:, None, :, 1] * y[:, None] + offset[:, None]
     columns = linear[:, None, :, 0] * x[:, None]
     return rows[:, :, None] + columns[:, None]
+
+
+def _pixel_centers(count: int, like: Tensor) -> Tensor:
+    """Return the centers of ``count`` pixels that divide [-1, 1], with the device and dtype of ``like``."""
+    return (2 * torch.arange(count, device=like.device, dtype=like.dtype) + 1) / count - 1

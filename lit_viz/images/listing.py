@@ -29,9 +29,11 @@ _COLUMNS = ("file", "label", "target", "against")
 
 def has_array_images(options: Mapping[str, Any]) -> bool:
     """Return whether photographs or the initial image of a run were passed from Python as arrays."""
-    given = [*(options.get("photographs") or ()), options.get("init")]
-    files = (item.get("file") if isinstance(item, Mapping) else item for item in given)
-    return any(str(file).startswith(ARRAY_PREFIX) for file in files)
+    for item in [*(options.get("photographs") or ()), options.get("init")]:
+        file = item.get("file") if isinstance(item, Mapping) else item
+        if str(file).startswith(ARRAY_PREFIX):
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,16 @@ class Listing:
             alike[entry.names[0]][os.path.normpath(entry.path)] = entry.names
         chosen: dict[str, str] = {}
         for files in alike.values():
-            lengths = enumerate(zip(*files.values(), strict=True))
-            best = next((index for index, names in lengths if len(set(names)) == len(files)), 0)
-            chosen |= {path: names[best] for path, names in files.items()}
+            chosen |= _shortest_unique(files)
         return [chosen[os.path.normpath(entry.path)] for entry in self.entries]
+
+
+def _shortest_unique(files: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Return by path the shortest of the names, from short to long, by which all files differ, or else the first."""
+    for names in zip(*files.values(), strict=True):
+        if len(set(names)) == len(files):
+            return dict(zip(files, names, strict=True))
+    return {path: names[0] for path, names in files.items()}
 
 
 def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
@@ -114,12 +122,10 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
             others += ignored
         elif path.suffix.casefold() == ".csv":
             rows = read_table(path, ("file",))
-            for row in rows:
-                name = row["file"] if row["file"].startswith(PACKAGED_PREFIX) else str(path.parent / row["file"])
-                label, target, against = (row.get(column) or None for column in _COLUMNS[1:])
-                entries.append(Entry(name, label, target, against, str(path)))
+            entries += [_entry_of_cells(row, path) for row in rows]
             unused = [column for column in rows[0] if column not in _COLUMNS]
-            notes += [f"columns of {path} that are not used: {_some(unused)}"] if unused else []
+            if unused:
+                notes.append(f"columns of {path} that are not used: {_some(unused)}")
         else:
             entries.append(_entry(path))
     if others:
@@ -131,13 +137,26 @@ def _entry(path: Path) -> Entry:
     return Entry(utf8_name(path), error=non_utf8_name_error(path))
 
 
+def _entry_of_cells(row: Mapping[str, str], table: Path) -> Entry:
+    """Return the entry of a row of a CSV file; an empty cell is no class."""
+    file = row["file"]
+    if not file.startswith(PACKAGED_PREFIX):
+        file = str(table.parent / file)
+    return Entry(file, row.get("label") or None, row.get("target") or None, row.get("against") or None, str(table))
+
+
 def _entry_of_row(row: Mapping[str, Any]) -> Entry:
-    if "file" not in row or any(key not in _COLUMNS for key in row):
+    if "file" not in row or not set(row).issubset(_COLUMNS):
         raise LitVizError(f"a photograph must be a mapping of file, label, target and against, got {dict(row)}")
-    # Numbers are indices, also if classes have numbers as names.
-    cells = (row.get(column) for column in _COLUMNS[1:])
-    label, target, against = (value if value is None or isinstance(value, int) else str(value) for value in cells)
+    label, target, against = map(_class_of, (row.get("label"), row.get("target"), row.get("against")))
     return Entry(str(row["file"]), label, target, against, "the list of photographs")
+
+
+def _class_of(value: Any) -> str | int | None:
+    # Numbers are indices, also if classes have numbers as names.
+    if value is None or isinstance(value, int):
+        return value
+    return str(value)
 
 
 def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
@@ -146,8 +165,13 @@ def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
         files = list(_files_below(folder, set()))
     except OSError as error:
         raise LitVizError(f"the folder {error.filename or folder} can't be read ({error.strerror})") from error
-    images = [file for file in files if file.suffix.casefold() in SUFFIXES]
-    others = [file.name for file in files if file.suffix.casefold() not in SUFFIXES]
+    images: list[Path] = []
+    others: list[str] = []
+    for file in files:
+        if file.suffix.casefold() in SUFFIXES:
+            images.append(file)
+        else:
+            others.append(file.name)
     if not images:
         only = f", only {_some(others)}" if others else ""
         raise LitVizError(f"there is no picture in the folder {folder}{only}")
@@ -171,12 +195,15 @@ def _files_below(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
 
 def _natural_order(name: str) -> tuple[list[str | int], str]:
     """Return a sort key with numbers as integers; texts and numbers alternate, so their types match."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+    parts: list[str | int] = [*re.split(r"(\d+)", name.casefold())]
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    if len(names) > limit:
+        names = [*names[:limit], "..."]
+    return ", ".join(names)
 
 
 # -- tables
@@ -194,9 +221,7 @@ def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
         with Path(file).open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)
             header = [name.strip().casefold() for name in next(reader, [])]
-            if missing := [column for column in columns if column not in header]:
-                actual = f"its first line has {', '.join(header)}" if header else "it is empty"
-                raise LitVizError(f"the table {file} has no column {missing[0]}: {actual}, but must name the columns")
+            _check_columns(file, header, columns)
             line = reader.line_num
             for cells in reader:
                 line = reader.line_num
@@ -209,12 +234,22 @@ def read_table(file: str | Path, columns: Sequence[str]) -> list[dict[str, str]]
                 if not rows[-1][columns[0]]:
                     raise LitVizError(f"line {line} of {file} has no {columns[0]}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = (error.strerror or error) if isinstance(error, OSError) else error
-        reason = f"the row at line {line + 1}: {error}" if isinstance(error, csv.Error) else reason
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = error.strerror or reason
+        elif isinstance(error, csv.Error):
+            reason = f"the row at line {line + 1}: {error}"
         raise LitVizError(f"the table {file} can't be read ({reason}): give a CSV file in UTF-8") from error
     if not rows:
         raise LitVizError(f"the table {file} has no row below its first line")
     return rows
+
+
+def _check_columns(file: str | Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    for column in columns:
+        if column not in header:
+            actual = f"its first line has {', '.join(header)}" if header else "it is empty"
+            raise LitVizError(f"the table {file} has no column {column}: {actual}, but must name the columns")
 
 
 def column_values(paths: Sequence[str], file: str, column: str) -> Mapping[str, str | LitVizError]:
@@ -229,19 +264,24 @@ def column_values(paths: Sequence[str], file: str, column: str) -> Mapping[str, 
         if cells.setdefault(name, row[column]) != row[column]:
             raise LitVizError(f"{file} gives {name} two values in the column {column}: keep one of its rows")
     exact = {_absolute(Path(file).parent / name): name for name in cells}
-    absolute = {path: _absolute(path) for path in paths}
-    names = {path: exact.get(path) or _longest_ending(path, cells) for path in absolute.values()}
+    names: dict[str, str | None] = {}  # by absolute path
+    for path in map(_absolute, paths):
+        names[path] = exact.get(path) or _longest_ending(path, cells)
     uses = Counter(names.values())
-
-    def value(path: str) -> str | LitVizError:
-        name = names[absolute[path]]
-        if name is None or not cells[name]:
-            return LitVizError(f"{path} has no {column} in {file}")
-        if uses[name] > 1 and exact.get(absolute[path]) != name:
-            return LitVizError(f"{name} in {file} matches {uses[name]} photographs ({path}, ...): give its folder")
-        return cells[name]
-
-    return {path: value(path) for path in paths}
+    values: dict[str, str | LitVizError] = {}
+    for path in paths:
+        absolute = _absolute(path)
+        matched = names[absolute]
+        if matched is None or not cells[matched]:
+            values[path] = LitVizError(f"{path} has no {column} in {file}")
+        elif uses[matched] > 1 and exact.get(absolute) != matched:
+            count = uses[matched]
+            values[path] = LitVizError(
+                f"{matched} in {file} matches {count} photographs ({path}, ...): give its folder"
+            )
+        else:
+            values[path] = cells[matched]
+    return values
 
 
 def _absolute(path: str | Path) -> str:
@@ -251,5 +291,8 @@ def _absolute(path: str | Path) -> str:
 def _longest_ending(path: str, names: Mapping[str, str]) -> str | None:
     """Return the longest name that is an ending of the path."""
     parts = Path(path).parts
-    endings = (os.path.join(*parts[first:]) for first in range(len(parts)))  # noqa: PTH118
-    return next((ending for ending in endings if ending in names), None)
+    for first in range(len(parts)):
+        ending = os.path.join(*parts[first:])  # noqa: PTH118
+        if ending in names:
+            return ending
+    return None

@@ -20,6 +20,7 @@ from lit_viz.images.canvas import Canvas
 from lit_viz.images.listing import photographs
 from lit_viz.images.reading import read_photograph
 from lit_viz.rng import Draws
+from lit_viz.utils.parts import Part
 
 # Square root of the color covariance of ImageNet as published, divided by its largest column norm in _color_matrix.
 _COLOR = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
@@ -28,7 +29,7 @@ _MACO_CLIP = 0.02  # MACO encodes pixels clipped to [0.02, 0.98]; logits of blac
 _Constants = tuple[Tensor, Tensor]
 
 
-class Parameterization(ABC):
+class Parameterization(Part, ABC):
     """Base class of differentiable maps from a parameter to images.
 
     Attributes:
@@ -74,8 +75,10 @@ class Pixels(Parameterization):
     def start(self, draws: Draws, canvas: Canvas) -> Tensor:
         noise = draws.normal("start", canvas.shape)
         if self.space == "normalized":
-            return noise * (1.0 if self.sd is None else self.sd)
-        return (0.5 + noise * (0.1 if self.sd is None else self.sd)).clamp_(0, 1)
+            sd = 1.0 if self.sd is None else self.sd
+            return noise * sd
+        sd = 0.1 if self.sd is None else self.sd
+        return (0.5 + noise * sd).clamp_(0, 1)
 
     def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
         if self.space == "unit":
@@ -273,4 +276,6 @@ def _decode_waves(x: Tensor, constants: _Constants, width: int) -> Tensor:
 
 
 def _mix_channels(matrix: Tensor, planes: Tensor) -> Tensor:
-    return torch.matmul(matrix, planes.flatten(2)).view_as(planes) if len(matrix) > 1 else planes
+    if len(matrix) == 1:
+        return planes
+    return torch.matmul(matrix, planes.flatten(2)).view_as(planes)

@@ -13,9 +13,10 @@ from lit_viz.errors import require
 from lit_viz.images.canvas import Canvas
 from lit_viz.images.filters import gaussian_blur
 from lit_viz.images.parameterizations import Parameterization, Pixels
+from lit_viz.utils.parts import Part
 
 
-class Prior(ABC):
+class Prior(Part, ABC):
     """Base class of penalties on the normalized image, in which zero is the mean color.
 
     Attributes:
@@ -72,7 +73,7 @@ class TotalVariation(_Weighted):
         return self.weight * (vertical.abs().flatten(1).sum(1) + horizontal.abs().flatten(1).sum(1))
 
 
-class Projection(ABC):
+class Projection(Part, ABC):
     """Base class of operations on the parameter after an update, without gradient."""
 
     def check(self, parameterization: Parameterization) -> None:
@@ -110,7 +111,9 @@ class GaussianBlur(Projection):
 
     def __call__(self, x: Tensor, iteration: Tensor, parameterization: Parameterization, canvas: Canvas) -> Tensor:
         due = iteration.to(x.device) % self.every == 0
-        return gaussian_blur(x, self.sigma * due.to(x.dtype)) if due.any() else x
+        if not due.any():
+            return x
+        return gaussian_blur(x, self.sigma * due.to(x.dtype))
 
 
 @dataclass(frozen=True)

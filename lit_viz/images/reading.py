@@ -114,13 +114,17 @@ def read_photograph(
     if isinstance(source, Tensor) and source.is_floating_point() and source.shape == (channels, *size):
         return Photograph(source, "", size, (0.0, 0.0, size[1], size[0]))
     with _translate_image_errors(source):
-        planes, original_size = _picture(source) if isinstance(source, Tensor) else _decode(_locate(source), size)
+        if isinstance(source, Tensor):
+            path = ""
+            planes, original_size = _picture(source)
+        else:
+            path = str(source)
+            planes, original_size = _decode(_locate(source), size)
         box = _box(original_size, size, fit)
         kind = fit.interpolation if isinstance(fit, Resizing) else "bicubic"
         rgb = np.stack([_resample(plane, original_size, box, size, kind) for plane in planes])
     gray = np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
     levels = np.rint(gray).clip(0, 255).astype(np.float32)
-    path = "" if isinstance(source, Tensor) else str(source)
     return Photograph(torch.from_numpy(levels) / 255, path, original_size, box)
 
 
@@ -128,7 +132,9 @@ def from_pil(image: Image.Image) -> Tensor:
     """Convert a Pillow image to a picture ``(3, H, W)`` as files are: uint8, or in [0, 1] if it has other levels."""
     with _translate_image_errors("the Pillow image"):
         levels = torch.from_numpy(np.stack(list(_planes(ImageOps.exif_transpose(_scale_deep_gray(image))))))
-    return levels.byte() if bool((levels == levels.round()).all()) else levels / 255
+    if bool((levels == levels.round()).all()):
+        return levels.byte()
+    return levels / 255
 
 
 def packaged_photograph(name: str) -> Path:
@@ -149,7 +155,9 @@ def missing_file_error(path: str | Path, what: str = "photograph") -> str:
     file = Path(path)
     if file.is_symlink():
         return f"{path} is a broken link"
-    siblings = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+    siblings = []
+    if file.parent.is_dir():
+        siblings = [entry.name for entry in file.parent.iterdir()]
     return f"there is no {what} {str(path)!r}{did_you_mean(file.name, siblings)}"
 
 
@@ -166,7 +174,9 @@ def to_uint8(image: Tensor) -> npt.NDArray[np.uint8]:
         uint8 ``(H, W, 3)``.
     """
     levels = _levels(image)
-    return np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels
+    if levels.shape[2] == 1:
+        return np.repeat(levels, 3, axis=2)
+    return levels
 
 
 def encode_png(image: Tensor, text: Mapping[str, str] | None = None) -> bytes:
@@ -189,7 +199,9 @@ def decode(data: bytes) -> Tensor:
         image = file if file.mode in ("L", "RGB") else file.convert("RGB")
         levels = np.array(image, dtype=np.float32)
     pixels = torch.from_numpy(levels).div_(255)
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+    if pixels.ndim == 2:
+        return pixels[None]
+    return pixels.permute(2, 0, 1).contiguous()
 
 
 def read_png(path: str | Path) -> Tensor:
@@ -208,8 +220,10 @@ def _levels(image: Tensor) -> npt.NDArray[np.uint8]:
 
 def _encode(image: Tensor, format: str, **options: Any) -> bytes:
     levels = _levels(image)
+    if levels.shape[2] == 1:
+        levels = levels[:, :, 0]
     buffer = io.BytesIO()
-    Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).save(buffer, format=format, **options)
+    Image.fromarray(levels).save(buffer, format=format, **options)
     return buffer.getvalue()
 
 
@@ -229,7 +243,9 @@ def _locate(path: str | Path) -> Path:
 
 
 def _picture(picture: Tensor) -> tuple[Iterator[_Plane], tuple[int, int]]:
-    levels = picture.float() if picture.dtype == torch.uint8 else picture.float() * 255
+    levels = picture.float()
+    if picture.dtype != torch.uint8:
+        levels = levels * 255
     return iter(levels.expand(3, -1, -1).numpy()), (picture.shape[1], picture.shape[2])
 
 
@@ -243,8 +259,10 @@ def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[
         opened.load()
         rotated = opened.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED  # TIFF files are rotated by load()
         image = _scale_deep_gray(opened)
-        image = _reduce(image, least) if is_large and not drafted else image
-        return _planes(ImageOps.exif_transpose(image)), (width, height) if rotated else (height, width)
+        if is_large and not drafted:
+            image = _reduce(image, least)
+        size = (width, height) if rotated else (height, width)
+        return _planes(ImageOps.exif_transpose(image)), size
 
 
 def _scale_deep_gray(image: Image.Image) -> Image.Image:
@@ -278,9 +296,10 @@ def _reduce(image: Image.Image, least: int) -> Image.Image:
     elif image.mode not in ("L", "RGB", "F"):
         image = image.convert("RGB")
     factor = max(1, min(image.size) // least)
-    width, height = (side // factor for side in image.size)
+    width, height = image.size[0] // factor, image.size[1] // factor
     if min(width, height) < least:  # a thin picture
-        width, height = (min(side, _LARGE // min(width, height)) for side in (width, height))
+        longest = _LARGE // min(width, height)
+        width, height = min(width, longest), min(height, longest)
     return image.resize((width, height), Image.Resampling.HAMMING, reducing_gap=2.0)  # without overshoot
 
 

@@ -34,10 +34,12 @@ def clip_limits(maps: Sequence[Tensor], quantile: float = 0.995, shared: bool = 
     are computed from the pixels of all maps, so that their colors are comparable.
     """
     require(0 <= quantile <= 1, "quantile must be between 0 and 1", f"{quantile:g}")
-    magnitudes = [values.detach().cpu().double().abs().numpy() for values in maps]
-    finite = [values[np.isfinite(values)] for values in magnitudes]
-    if shared:
-        return [_limit(np.concatenate(finite), quantile)] * len(finite) if finite else []
+    finite = []
+    for values in maps:
+        magnitudes = values.detach().cpu().double().abs().numpy()
+        finite.append(magnitudes[np.isfinite(magnitudes)])
+    if shared and finite:
+        return [_limit(np.concatenate(finite), quantile)] * len(finite)
     return [_limit(values, quantile) for values in finite]
 
 
@@ -48,7 +50,9 @@ def _limit(values: NDArray[np.float64], quantile: float) -> float:
     below = int(place)
     ordered = np.partition(values, below)  # np.quantile takes four times as long, several percent of a gradient map
     lower = ordered[below]
-    upper = ordered[below + 1 :].min() if place > below else lower
+    upper = lower
+    if place > below:
+        upper = ordered[below + 1 :].min()
     return float(lower + (place - below) * (upper - lower)) or float(values.max())
 
 
@@ -64,7 +68,7 @@ def heat(values: Tensor, limit: float) -> Tensor:
 def signed_heat(values: Tensor, limit: float) -> Tensor:
     """Map values to colors as :func:`heat`: white at zero, red for positive and blue for negative values."""
     share = _normalized(values, limit).clamp(-1, 1)[..., None]
-    positive, negative = (torch.tensor(to_rgb(color)) for color in (_POSITIVE, _NEGATIVE))
+    positive, negative = torch.tensor(to_rgb(_POSITIVE)), torch.tensor(to_rgb(_NEGATIVE))
     colors = 1 - share.abs() * (1 - torch.where(share > 0, positive, negative))
     return _mask_non_finite(colors.float().permute(2, 0, 1), values)
 
@@ -81,7 +85,9 @@ def overlay(
     The opacity is proportional to the absolute value, ``alpha`` at the limit; non-finite values are black.
     """
     image = photograph.detach().cpu().float()
-    gray = (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(0) if len(image) == 3 else image[0]
+    gray = image[0]
+    if len(image) == 3:
+        gray = (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(0)
     opacity = alpha * _normalized(values, limit).abs().clamp(max=1)
     opacity = opacity.masked_fill(~values.detach().cpu().isfinite(), 1.0)
     return ((1 - opacity) * 0.7 * gray + opacity * colors(values, limit)).float()
@@ -95,7 +101,9 @@ def _mask_non_finite(picture: Tensor, values: Tensor) -> Tensor:
 def _normalized(values: Tensor, limit: float) -> Tensor:
     """Divide by the limit; non-finite values become 0."""
     values = values.detach().cpu().double().nan_to_num(0.0)
-    return values / limit if limit > 0 else torch.zeros_like(values)
+    if limit > 0:
+        return values / limit
+    return torch.zeros_like(values)
 
 
 # -- differences
@@ -154,5 +162,6 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
         return 0.0
     from scipy.stats import spearmanr  # takes 0.5 s to import
 
-    first, second = (values.detach().flatten().to("cpu", torch.float64).numpy() for values in (a, b))
-    return float(spearmanr(first, second).statistic)
+    first = a.detach().flatten().to("cpu", torch.float64)
+    second = b.detach().flatten().to("cpu", torch.float64)
+    return float(spearmanr(first.numpy(), second.numpy()).statistic)

@@ -20,9 +20,10 @@ from lit_viz.errors import check_shape, require
 from lit_viz.images.filters import gaussian_blur, resample
 from lit_viz.rng import Draws
 from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.parts import Part
 
 
-class Transform(ABC):
+class Transform(Part, ABC):
     """Base class of random, differentiable maps of images that keep their size.
 
     Attributes:
@@ -76,6 +77,8 @@ class Compose:
     """
 
     def __init__(self, transforms: Sequence[Transform] = ()) -> None:
+        for transform in transforms:
+            require(isinstance(transform, Transform), "transforms must be objects such as Noise(0.1)", repr(transform))
         self.transforms = tuple(transforms)
 
     def __call__(self, images: Tensor, draws: Draws, size: tuple[int, int] | None = None) -> Tensor:
@@ -86,29 +89,38 @@ class Compose:
             draws: of the N * B views.
             size: (height, width) of the views; None for that of the images.
         """
-        # The index in the list is part of the key: two transforms of one class draw differently.
-        scoped = [(t, draws.scoped(f"{index}.{t.purpose}")) for index, t in enumerate(self.transforms)]
         canvas = (images.shape[-2], images.shape[-1])
         size = size or canvas
-        cpu = torch.device("cpu")  # matrices are composed on the CPU, without GPU synchronizations
-        geometric = [
-            t.matrices(replace(own, device=cpu), size) for t, own in scoped if isinstance(t, GeometricTransform)
-        ]
-        if geometric or size != canvas:
-            product = torch.eye(3, dtype=torch.float64).expand(len(draws), 3, 3)
-            for matrix in geometric:
-                product = product @ matrix
-            views = resample(images, product, size)
-        else:
-            views = images.repeat_interleave(len(draws) // len(images), 0) if len(draws) > len(images) else images
-        for transform, own in scoped:
+        matrices = None
+        others: list[tuple[Transform, Draws]] = []
+        for index, transform in enumerate(self.transforms):
+            # The index in the list is part of the key: two transforms of one class draw differently.
+            own_draws = draws.scoped(f"{index}.{transform.purpose}")
             if not isinstance(transform, GeometricTransform):
-                shape, views = views.shape, transform(views, own)
-                check_shape(transform, views, shape, meaning="a view of each image, of the same size")
+                others.append((transform, own_draws))
+                continue
+            if matrices is None:
+                matrices = _identities(len(draws))
+            # Matrices are composed on the CPU, without GPU synchronizations.
+            matrices = matrices @ transform.matrices(replace(own_draws, device=torch.device("cpu")), size)
+        views = images
+        if matrices is not None:
+            views = resample(images, matrices, size)
+        elif size != canvas:
+            views = resample(images, _identities(len(draws)), size)
+        elif len(draws) > len(images):
+            views = images.repeat_interleave(len(draws) // len(images), 0)
+        for transform, own_draws in others:
+            shape, views = views.shape, transform(views, own_draws)
+            check_shape(transform, views, shape, meaning="a view of each image, of the same size")
         return views
 
     def __repr__(self) -> str:
         return f"Compose([{', '.join(map(repr, self.transforms))}])"
+
+
+def _identities(count: int) -> Tensor:
+    return torch.eye(3, dtype=torch.float64).expand(count, 3, 3)
 
 
 # -- geometric
@@ -284,21 +296,23 @@ class DiverseInput(Transform, purpose="DiverseInput"):
         self._require(0 < self.low <= 1, "low must be in (0, 1]", self.low)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        changed = [u < self.probability for u in to_list(draws.uniform("changed"))]
+        chances = to_list(draws.uniform("changed"))
         sides, positions = to_list(draws.uniform("side", self.low, 1.0)), to_list(draws.uniform("place", shape=(2,)))
-        rows = zip(images, changed, sides, positions, strict=True)
-        return torch.stack(
-            [_shrink(image, side, position) if change else image for image, change, side, position in rows]
-        )
+        changed = list(images)
+        for n, chance in enumerate(chances):
+            if chance < self.probability:
+                changed[n] = _shrink(changed[n], sides[n], positions[n])
+        return torch.stack(changed)
 
 
 def _shrink(image: Tensor, side: float, position: list[float]) -> Tensor:
     """Shrink an image ``(C, H, W)`` by ``side`` and pad it with zeros to its size; ``position`` is in [0, 1]."""
-    size = image.shape[-2:]
-    small = [max(round(side * n), 1) for n in size]
-    top, left = (min(int(p * (n - m + 1)), n - m) for p, n, m in zip(position, size, small, strict=True))
+    height, width = image.shape[-2:]
+    small = (max(round(side * height), 1), max(round(side * width), 1))
+    rows, columns = height - small[0], width - small[1]  # of zeros
+    top, left = min(int(position[0] * (rows + 1)), rows), min(int(position[1] * (columns + 1)), columns)
     resized = interpolate(image[None], small, mode="bilinear", antialias=True, align_corners=False)[0]
-    return pad(resized, (left, size[1] - small[1] - left, top, size[0] - small[0] - top))
+    return pad(resized, (left, columns - left, top, rows - top))
 
 
 # -- pixel values
@@ -369,7 +383,9 @@ class Saturation(Transform, purpose="Saturation"):
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Change the saturation; single-channel images are unchanged."""
         factor = draws.uniform("factor", self.low, self.high, (1, 1, 1)).to(images)
-        return torch.lerp(images.mean(1, keepdim=True), images, factor) if images.shape[1] > 1 else images
+        if images.shape[1] == 1:
+            return images
+        return torch.lerp(images.mean(1, keepdim=True), images, factor)
 
 
 @dataclass(frozen=True)
@@ -413,7 +429,9 @@ class Blur(Transform, purpose="Blur"):
         due = [key.iteration % self.every == 0 for key in draws.keys]
         if not any(due):
             return images
-        drawn = to_list(draws.uniform("sigma", self.low, self.high))
-        sigmas = [sigma if is_due else 0.0 for sigma, is_due in zip(drawn, due, strict=True)]
+        sigmas = to_list(draws.uniform("sigma", self.low, self.high))
+        for n, is_due in enumerate(due):
+            if not is_due:
+                sigmas[n] = 0.0
         # Truncation at 3 sigma removes 0.3 % of the kernel's weight and a quarter of the work.
         return gaussian_blur(images, to_device(sigmas, images.device), truncate=3.0)

@@ -21,7 +21,7 @@ from lit_viz.utils.files import non_utf8_name_error
 #: Exceptions of the parser for invalid arguments.
 PARSER_ERRORS = (ArgumentError, argparse.ArgumentError, TypeError, ValueError, RecursionError)
 #: Short options of all commands.
-_SHORT = {
+SHORT = {
     "--classifier": "--classifier.name",
     "--views": "--model.views",
     "--size": "--model.size",
@@ -48,7 +48,7 @@ def parser_option(name: str, command: Any = None, dashes: str = "--") -> str:
     for short, option in ({} if command is None else command.short).items():
         if name == short or name.startswith(f"{short}."):
             return f"{option}{name.removeprefix(short)}"
-    return _SHORT.get(name, name)
+    return SHORT.get(name, name)
 
 
 def rewrite_arguments(arguments: Sequence[str], command: Any = None) -> list[str]:
@@ -57,7 +57,7 @@ def rewrite_arguments(arguments: Sequence[str], command: Any = None) -> list[str
     ``--config`` comes first, then the parts of the method, so that options override them wherever they stand. Without a
     :class:`~lit_viz.launch.commands.base.Command`, positional arguments become ``--bare``.
     """
-    flags = _FLAGS if command is None else (*_FLAGS, *command.presented("flags"))
+    flags = _FLAGS if command is None else (*_FLAGS, *command.flags)
     options: list[list[str]] = []
     targets: list[str] = []
     positionals: list[str] = []
@@ -180,7 +180,7 @@ def parser_error(error: Exception, parser: ArgumentParser, short: Mapping[str, s
     if "Union" in text and (match := re.search(own_error, text, re.MULTILINE)):
         return LitVizError(match[1])
     option = "--" + ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.\-]+)"', text)))
-    short = {**_SHORT, **(short or {})}
+    short = {**SHORT, **(short or {})}
     option = {long: name for name, long in short.items()}.get(option, option)
     see = f": see {parser.prog} --help"
     if match := re.search(r"(?:nrecognized arguments:|ambiguous option:|^Option) '?-*([^\s']+)", text):

@@ -6,8 +6,6 @@ Each part of a method is selected by its ``class_path``, and options of the Trai
 from __future__ import annotations
 
 import contextlib
-import copy
-import io
 import json
 import re
 import sys
@@ -22,24 +20,33 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.fast import CompileMode
+from lit_viz.classifiers.isolation import is_out_of_memory
+from lit_viz.classifiers.loading import load
 from lit_viz.classifiers.sources import current_folder_importable
+from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.arguments import PARSER_ERRORS, ClassifierOptions, add_logger_options, parser_error
-from lit_viz.launch.commands.base import Command
-from lit_viz.presentations import Presentation, presentation_of
-from lit_viz.runs import RECORDED
+from lit_viz.launch.commands import extra_files
+from lit_viz.launch.commands.base import COMMON, TASK_OPTIONS, Command
+from lit_viz.launch.options import RunOptions, default_folder, loggers_of
+from lit_viz.loggers.base import LoggerSettings
+from lit_viz.presentations import EvidenceOptions, FigureOptions, Presentation, presentation_of
+from lit_viz.runs import QUEUE, RECORDED, is_run
+from lit_viz.runs.folder import FolderStorage, check_new
 from lit_viz.utils.files import check_regular, read_yaml
+from lit_viz.utils.parts import constructor_parameters
 
 #: jsonargparse has process-wide state while it parses.
 _PARSING = threading.RLock()
 #: Arguments of methods that the command supplies, so that they are no options under ``--model.``.
-_SUPPLIED_ARGUMENTS = {"classifier", "iterations", "slots", "log_at", "curve_at", "fit", "images", "init", "picture"}
+_SUPPLIED_ARGUMENTS = {*COMMON, "classifier", "images", "init", "picture", "held_out"}
 with contextlib.suppress(TypeError):  # jsonargparse before 4.53 imports a class_path before it checks its base class
     set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names))
 
@@ -54,8 +61,6 @@ _FIXED_TRAINER_ARGUMENTS = {
 }  # fmt: skip
 #: Keys of a run's config.yaml that do not apply to another run.
 _RUN_KEYS = (RECORDED, "out", "overwrite", "resume", "count")
-#: Mark of a part in config.yaml that was passed as an instance in Python, after the name of its class.
-INSTANCE = " (instance)"
 #: Docstring markup, and its replacement in the help.
 _MARKUP = (
     (r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"),
@@ -88,12 +93,14 @@ def _add_common_arguments(parser: ArgumentParser, command: Command) -> None:
 
 
 @cache  # to build a parser takes longer than to parse
-def build_parser(kind: type[Command], is_help: bool = False) -> ArgumentParser:
+def build_parser(kind: type[Command], is_help: bool = False, module: type[Any] | None = None) -> ArgumentParser:
     """Return the parser of a command: its own options, and those of the classifier, the method and the Trainer.
 
     The defaults in the help are those of the default configuration, which otherwise is an argument of the parser.
+    ``module`` is the class of the method if it is not the command's own.
     """
     command, prog = kind(), f"lit-viz {kind.name}"
+    module = module or command.module
     parser = ArgumentParser(
         exit_on_error=False,
         prog=prog,
@@ -111,7 +118,7 @@ def build_parser(kind: type[Command], is_help: bool = False) -> ArgumentParser:
     parser.add_class_arguments(ClassifierOptions, "classifier", instantiate=False)
     flat = {name for options in command.flat for name in signature(options).parameters}
     skip: set[str | int] = {*_SUPPLIED_ARGUMENTS, *flat}
-    parser.add_class_arguments(command.module, "model", skip=skip, instantiate=False, sub_configs=True)
+    parser.add_class_arguments(module, "model", skip=skip, instantiate=False, sub_configs=True)
     groups = parser.groups or {}
     for options in command.flat:
         groups["model"].add_class_arguments(options, "model", as_group=False, sub_configs=True)
@@ -123,20 +130,20 @@ def build_parser(kind: type[Command], is_help: bool = False) -> ArgumentParser:
         if action.dest == "classifier":
             action.metavar, action.help = "NAME", "short for --classifier.name"
     groups["classifier"].title = "The network"
-    groups["model"].title = f"The method ({command.module.__name__})"
+    groups["model"].title = f"The method ({module.__name__})"
     groups["trainer"].title = "Lightning's Trainer: devices and precision"
     return parser
 
 
 class ConfiguredMethod:
-    """The configuration of a method, parsed, and its instantiated parts.
+    """The configuration of a run, parsed, and the objects that it describes.
 
     Args:
         command: the method.
-        args: arguments as :func:`~lit_viz.launch.arguments.rewrite_arguments` returns them, or options by name.
+        arguments: arguments as :func:`~lit_viz.launch.arguments.rewrite_arguments` returns them.
+        module: class of the method, if it is not that of the command.
 
     Attributes:
-        parser: parser of the command.
         config: resolved configuration, plain values.
         parts: instantiated arguments of the method.
 
@@ -144,52 +151,145 @@ class ConfiguredMethod:
         LitVizError: an invalid argument.
     """
 
-    def __init__(self, command: Command, args: Sequence[str] | Mapping[str, Any]) -> None:
+    def __init__(self, command: Command, arguments: Sequence[str], module: type[Any] | None = None) -> None:
         self.command = command
+        self._module = module
         with _PARSING, current_folder_importable():
-            parser = self.parser = build_parser(type(command), is_help="--help" in args)
+            parser = build_parser(type(command), "--help" in arguments, module)  # type: ignore[arg-type]
             try:
-                if isinstance(args, Mapping):
-                    self.config = parser.parse_object(dict(args))
-                else:
-                    self.config = parser.parse_args([word for word in args if word != "--print_config"])
-                if self.config.out == "":
-                    raise LitVizError("--out must not be empty")
-                for action in parser._actions:
-                    if action.default not in (None, SUPPRESS) and self.config.get(action.dest, "") is None:
-                        raise LitVizError(f"--{action.dest} must not be null")
+                self.config = parser.parse_args([word for word in arguments if word != "--print_config"])
+                self._check_nulls(parser)
                 command.settle(self.config)
-                if "--print_config" in args:  # includes what the command has resolved
+                if "--print_config" in arguments:  # includes what the command has resolved
                     parser.parse_args(["--config", parser.dump(self.config), "--print_config"])
-                parts = parser.instantiate(self.config).model.items(branches=False)
+                self.parts = dict(parser.instantiate(self.config).model.items(branches=False))
             except PARSER_ERRORS as error:
                 raise parser_error(error, parser, command.short) from error
-        self.parts = {name: copy.copy(part) for name, part in parts}  # instances of the user are not modified
+
+    def _check_nulls(self, parser: ArgumentParser) -> None:
+        if self.config.out == "":
+            raise LitVizError("--out must not be empty")
+        for action in parser._actions:
+            if action.default not in (None, SUPPRESS) and self.config.get(action.dest, "") is None:
+                raise LitVizError(f"--{action.dest} must not be null")
+
+    @property
+    def method(self) -> type[Any]:
+        """Class of the method."""
+        return self._module or self.command.method(self.config)
 
     @property
     def presentation(self) -> Presentation:
         """Presentation of the outcomes."""
-        return presentation_of(self.command.method(self.config))
+        return presentation_of(self.method)
+
+    def load_classifier(self) -> Classifier:
+        """Load the configured classifier.
+
+        Raises:
+            LitVizError: it was passed as a Python module, it can't be loaded, or there is not enough memory.
+        """
+        options = self.config.classifier.as_dict()
+        name = options.pop("name")
+        if options["weights"] == GIVEN_WEIGHTS:
+            raise LitVizError(
+                f"the run was started with a Python module ({name}): continue in Python with "
+                "lit_viz.resume(folder, network) or check(folder, network)"
+            )
+        try:
+            return load(name, **options)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise LitVizError(
+                f"out of memory while {name} is loaded: its weights or inputs need more than there is"
+            ) from error
+
+    def module_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the module: its instantiated parts and the common options."""
+        names = constructor_parameters(self.method)
+        arguments = self.command.module_arguments(self.config, self.parts)
+        return {name: value for name, value in arguments.items() if name in names}
 
     def build(self, classifier: Classifier) -> ImageTraining:
-        """Return the method."""
-        return self.command.build(self.config, self.parts, classifier)
+        """Return the module.
 
-    def dump(self) -> str:
-        """Return the resolved configuration as YAML."""
-        with _PARSING, contextlib.redirect_stdout(io.StringIO()):
-            text: str = self.parser.dump(without_instances(self.config), skip_validation=True)
-        return text
+        The initial image of a class image that can't be read any more is left out where the run has tasks: finished
+        tasks do not need it, and the module rejects unfinished ones.
+        """
+        known = self.module_arguments()
+        try:
+            module: ImageTraining = self.method(classifier, **known)
+        except LitVizError:
+            if not (known.get("init") and self.config.resume and Path(str(self.config.out), QUEUE).exists()):
+                raise
+            module = self.method(classifier, **{**known, "init": None})
+            module.record_argument("init", known["init"])
+        return module
+
+    def check(self) -> None:
+        """Validate the configuration before anything is loaded.
+
+        Raises:
+            LitVizError: an option is invalid, or the run folder holds a run that is neither continued nor replaced.
+        """
+        config = self.config
+        self.command.check(config)
+        options = self.options()
+        assert options.logger_names is not None
+        if options.out is not None and not (options.resume and is_run(options.out)):
+            check_new(options.out, options.overwrite, extra_files())
+
+    def choose_folder(self) -> None:
+        """Choose a new run folder if none is given."""
+        config = self.config
+        if config.out is None:
+            layer = getattr(config, "layer", None)
+            first = next(iter(getattr(config, self.command.positional)), layer or self.command.name)
+            config.out = str(default_folder(self.command.name, first))
+
+    def module_and_tasks(self) -> tuple[ImageTraining, TaskQueue]:
+        """Load the network, and return module and tasks; those of the run folder if a run is continued."""
+        module = self.build(self.load_classifier())
+        is_resumed = self.config.resume and self.config.out is not None and is_run(self.config.out)
+        return module, self.stored_tasks(module) if is_resumed else self.tasks(module)
+
+    def tasks(self, module: ImageTraining) -> TaskQueue:
+        """Return the tasks of a module."""
+        return self.command.tasks(self.config, module)
+
+    def stored_tasks(self, module: ImageTraining) -> TaskQueue:
+        """Return the tasks of a run folder that is resumed, or those of the configuration if it has none yet."""
+        stored = FolderStorage(self.config.out).queue()
+        if not stored:
+            return self.tasks(module)
+        queue = TaskQueue(stored)
+        queue.options = {name: self.config[name] for name in TASK_OPTIONS if name in self.config}
+        return queue
+
+    def options(self) -> RunOptions:
+        """Return the other options of the run."""
+        config = self.config
+        evidence = {name: config[name] for name in ("check", "localize", "boxes", "explain") if name in config}
+        scale, overlays = config.get("scale", "shared"), config.get("overlays", False)
+        return RunOptions(
+            out=None if config.out is None else Path(config.out),
+            logger=loggers_of(config.logger),
+            logger_settings=settings_of(config),
+            trainer=config.trainer.as_dict(),
+            evidence=EvidenceOptions(**evidence),
+            figure=FigureOptions(config.figure, scale, overlays),
+            resume=config.resume,
+            overwrite=config.overwrite,
+            checkpoint_every=config.checkpoint_every,
+            moves_network=True,
+        )
 
 
-def without_instances(part: Any) -> Any:
-    """Return a configuration with a text in place of each instance that was passed in Python."""
-    if isinstance(part, Namespace):
-        return Namespace(**{name: without_instances(value) for name, value in vars(part).items()})  # type: ignore[no-untyped-call]
-    if isinstance(part, (list, tuple)):
-        return [without_instances(value) for value in part]
-    is_plain = part is None or isinstance(part, (str, int, float, dict, Path))
-    return part if is_plain else f"{type(part).__name__}{INSTANCE}"
+def settings_of(config: Any) -> LoggerSettings:
+    """Return the settings of the loggers in a configuration."""
+    tags = config.tags.split(",") if isinstance(config.tags, str) else config.tags or ()
+    return LoggerSettings(config.project, list(tags), config.group, config.job_type, config.wandb)
 
 
 # -- configuration files
@@ -271,21 +371,3 @@ def _with_listed_options(words: list[str], key: str, classes: Mapping[str, type]
         place = others.index(option)
         others = [*others[:place], *others[place + 2 :]]
     return [*others[:2], option, json.dumps(parts if len(parts) > 1 else parts[0]), *others[2:]]
-
-
-def set_option(options: dict[str, Any], name: str, value: Any) -> None:
-    """Set an option in a nested configuration."""
-    *path, last = name.split("__")
-    for key in path:
-        options = _init_args(options, key)
-        if isinstance(options.get(key), str):  # a part without arguments
-            options[key] = {"class_path": options[key]}
-        options = options.setdefault(key, {})
-    value = str(value) if isinstance(value, Path) else value
-    _init_args(options, last)[last] = value.item() if getattr(value, "ndim", None) == 0 else value
-
-
-def _init_args(options: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the arguments of a part if the options are those of a part."""
-    is_part = "class_path" in options and key not in ("class_path", "init_args")
-    return options.setdefault("init_args", {}) if is_part else options

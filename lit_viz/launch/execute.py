@@ -1,84 +1,201 @@
-"""Execution of a configuration: load, optimize, verify, draw. The command line, scripts and Python share it."""
+"""``lit_viz.run``: optimize, verify, draw. The command line, scripts and the short functions share it."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
-from itertools import chain, count
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
 
 from lit_viz.callbacks.progress import Progress
-from lit_viz.callbacks.saving import Memory, RunWriter
+from lit_viz.callbacks.saving import RunWriter
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.lightning import is_distributed
+from lit_viz.engine.lightning import TaskQueue, is_distributed
 from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status
-from lit_viz.launch.commands.base import Command
-from lit_viz.launch.config import ConfiguredMethod
-from lit_viz.launch.logs import incomplete_loggers, open_loggers, run_loggers, settings_of
-from lit_viz.launch.resume import LastCheckpoint, check_identity, has_progress, method_files, open_or_create, provenance
-from lit_viz.launch.run import Run, captions, gradients_enabled, ignore, load_configured
+from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status, require
+from lit_viz.launch.commands import extra_files
+from lit_viz.launch.logs import incomplete_loggers, open_loggers
+from lit_viz.launch.options import RunOptions, loggers_of
+from lit_viz.launch.recording import provenance, recorded_options, to_yaml
+from lit_viz.launch.resume import LastCheckpoint, check_identity, has_progress, open_or_create
+from lit_viz.launch.run import Run, evidence_settings, gradients_enabled, ignore
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
-from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings
+from lit_viz.loggers.base import LoggerSettings, WandbMode
+from lit_viz.presentations import (
+    Check,
+    EvidenceOptions,
+    FigureFormat,
+    FigureOptions,
+    Presentation,
+    Scale,
+    presentation_of,
+)
 from lit_viz.report.page import REPORT, write_report
 from lit_viz.runs import is_run, run_lock
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import memory_outcomes, stored_outcomes
-from lit_viz.types import Task, slug
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.memory import MemoryStorage
 from lit_viz.utils.files import translate_write_errors
-from lit_viz.utils.formatting import Notify, pluralize
+from lit_viz.utils.formatting import Notify, choose_notify
 from lit_viz.utils.process import is_rank_zero, tune_allocator
+from lit_viz.utils.typecheck import checked_types
 
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
-#: Runs in which this process has taken part with a rank other than zero.
-_FOLLOWED_RUNS: list[str | None] = []
+#: Run folders in which this process has taken part with a rank other than zero.
+_FOLLOWED_RUNS: list[Path | None] = []
 
 
-def execute(configured: ConfiguredMethod, classifier: Classifier | None = None, *, notify: Notify | None = None) -> Run:
-    """Run a configuration to its end, or continue the run in its folder."""
-    config = configured.config
-    configured.command.check(config)
-    run_loggers(config)  # first, because it may fail
-    if abs(config.seed) >= _SEED_LIMIT:
-        raise LitVizError(f"--seed must have at most 18 digits, got {config.seed}")
-    if classifier is not None:
-        classifier.refresh()
+@checked_types
+def run(
+    module: ImageTraining,
+    tasks: TaskQueue,
+    out: str | Path | None = None,
+    *,
+    logger: str | Logger | Sequence[str | Logger] | None = "wandb",
+    project: str | None = None,
+    tags: Sequence[str] = (),
+    group: str | None = None,
+    job_type: str | None = None,
+    wandb: WandbMode = "auto",
+    trainer: pl.Trainer | Mapping[str, Any] | None = None,
+    check: Check = "auto",
+    localize: bool = False,
+    boxes: str | Path | None = None,
+    explain: bool = False,
+    figure: FigureFormat = "png",
+    scale: Scale = "shared",
+    overlays: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: int | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Train the images of a queue of tasks by a method, verify the results and draw the figure.
+
+    With ``out``, everything is written to a run folder, which can be resumed, checked and logged.
+
+    Args:
+        module: the method, such as :class:`~lit_viz.methods.ClassVisualization`.
+        tasks: its tasks, such as :class:`~lit_viz.methods.tasks.ClassTasks`.
+        out: run folder. Default: nothing is written.
+        logger: names of the loggers of the run folder (``wandb,tensorboard,mlflow,csv`` or ``none``), loggers of
+            Lightning, or a list of both.
+        project, tags, group, job_type, wandb: settings of the loggers, see :func:`lit_viz.log`.
+        trainer: arguments of the Trainer, such as ``{"devices": 2, "precision": "16-mixed"}``, or a Trainer, whose own
+            loggers and callbacks are used too.
+        check: ``captum`` compares as many saliency maps with Captum as 15 seconds allow, and ``none`` compares none;
+            ``auto`` compares only maps whose comparison is estimated to take no longer than the run, or a second.
+        localize: localize objects by the saliency maps.
+        boxes: file or folder of reference boxes, with which the boxes of the maps are compared.
+        explain: draw the saliency maps of photographs and adversarial examples.
+        figure: format of the figure: ``png``, ``pdf`` or ``svg``.
+        scale: color scale of the saliency maps of the figure: ``shared``, or one per ``map``.
+        overlays: also draw the saliency maps over the photographs.
+        resume: continue the run in ``out``; start it if there is none.
+        overwrite: replace the run in ``out``.
+        checkpoint_every: steps between checkpoints. Default: about 30 seconds.
+        progress: show progress and messages. Default: in notebooks.
+
+    Returns:
+        The results: images, maps, records, evidence and figure.
+
+    Raises:
+        LitVizError: an option is invalid, the run folder exists, or all ranks have to end because of a failure.
+
+    Example:
+        >>> import lit_viz as lv
+        >>> net = lv.load_classifier("efficientnet_lite0")
+        >>> module, tasks = lv.SaliencyMap(net), lv.PhotographTasks(net, "packaged:chelsea")
+        >>> lv.run(module, tasks).maps.shape
+        torch.Size([1, 224, 224])
+    """
+    require(isinstance(module, ImageTraining), "module must be a method, such as ClassVisualization", repr(module))
+    require(isinstance(tasks, TaskQueue), "tasks must be a TaskQueue, such as ClassTasks", repr(tasks))
+    require(out != "", "out must not be empty", repr(out))
+    options = RunOptions(
+        out=None if out is None else Path(out),
+        logger=loggers_of(logger),
+        logger_settings=LoggerSettings(project, list(tags), group, job_type, wandb),
+        trainer=trainer or {},
+        evidence=EvidenceOptions(check, localize, boxes, explain),
+        figure=FigureOptions(figure, scale, overlays),
+        resume=resume,
+        overwrite=overwrite,
+        checkpoint_every=checkpoint_every,
+    )
+    return execute(module, tasks, options, notify=choose_notify(progress))
+
+
+def execute(module: ImageTraining, tasks: TaskQueue, options: RunOptions, *, notify: Notify | None = None) -> Run:
+    """Run a method to its end, or continue the run in its folder; see :func:`run`."""
+    presentation = presentation_of(type(module))
+    _check_options(presentation, options)
+    assert options.logger_names is not None  # first, because it may fail
+    for task in tasks.tasks[:1]:
+        require(abs(task.seed) < _SEED_LIMIT, "seed must have at most 18 digits", task.seed)
+    module.classifier.refresh()
     with (
         gradients_enabled(),
         tempfile.TemporaryDirectory() as scratch,
-        failures_reported(config),
+        failures_reported(module, options),
     ):
-        trainer = build_trainer(config, scratch)  # first, because it may fail
+        trainer = build_trainer(options, scratch)  # first, because it may fail
         tune_allocator()
+        if options.moves_network:
+            _move_network(module.classifier, trainer.strategy.root_device)
         if not is_rank_zero():
-            if is_distributed(config.trainer):
-                return _follow(trainer, configured, classifier)
-            if _FOLLOWED_RUNS and config.out is not None:  # Lightning has started this script once per rank
-                return Run(configured, ())
-        if config.out is None:
-            return _run_in_memory(trainer, configured, classifier, notify)
-        with run_lock(config.out), _failed_start_discarded(Path(config.out)):
-            return _run_in_folder(trainer, configured, classifier, notify)
+            if is_distributed(options.trainer_arguments):
+                return _follow(trainer, module, tasks, options)
+            if _FOLLOWED_RUNS and options.out is not None:  # Lightning has started this script once per rank
+                return Run(module, (), options)
+        if options.out is None:
+            return _run_in_memory(trainer, module, tasks, options, notify)
+        with run_lock(options.out), _failed_start_discarded(options.out):
+            return _run_in_folder(trainer, module, tasks, options, presentation, notify)
+
+
+def _check_options(presentation: Presentation, options: RunOptions) -> None:
+    """Reject an option of figure or evidence that does not apply to the method, unless it has its default."""
+    for group in (options.figure, options.evidence):
+        for option in fields(group):
+            value = getattr(group, option.name)
+            applies = option.name in ("format", "check", *presentation.run_options)
+            if value != option.default and not applies:
+                raise LitVizError(f"{option.name} does not apply to {presentation.title.lower()}: leave it out")
+
+
+def _move_network(classifier: Classifier, device: torch.device) -> None:
+    """Move a network that was loaded for the run to the device, if its forward works there."""
+    if device == classifier.device or classifier.device.type != "cpu":
+        return
+    with suppress(Exception):  # modules that support the CPU only raise various exceptions
+        classifier.original.to(device)
+    if not classifier.probe_logits().numel():
+        classifier.original.to("cpu")
 
 
 def _run_in_memory(
-    trainer: pl.Trainer, configured: ConfiguredMethod, classifier: Classifier | None, notify: Notify | None
+    trainer: pl.Trainer, module: ImageTraining, tasks: TaskQueue, options: RunOptions, notify: Notify | None
 ) -> Run:
-    classifier = classifier or load_configured(configured.config, trainer.strategy.root_device)
-    module, tasks = _build(configured, classifier)
-    memory = Memory()
-    module.keep_results = False  # they are in the callback
-    fit(trainer, configured.config, module, tasks, [memory, Progress(notify)])
-    outcomes = memory_outcomes(memory.results, memory.snapshots)
-    trainer.callbacks.clear()  # type: ignore[attr-defined] # a Trainer is freed late, since it contains itself
-    settings = EvidenceSettings(configured.config, CAPTUM_SECONDS, notify or ignore)
-    configured.presentation.verify(module, outcomes, None, settings)
-    return Run(configured, outcomes, None, classifier)
+    storage = MemoryStorage(configure=partial(_configuration, module, tasks, options))
+    fit(trainer, options, module, tasks, [RunWriter(storage), Progress(notify)])
+    settings = evidence_settings(module, options, notify or ignore)
+    outcomes = storage.outcomes()
+    presentation_of(type(module)).verify(module, outcomes, storage, settings)
+    storage.amend(outcome.record for outcome in outcomes)
+    return Run(module, tasks.tasks, options, storage)
+
+
+def _configuration(module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> tuple[str, Mapping[str, Any]]:
+    """Return the options of a run as YAML, and its provenance."""
+    text = to_yaml(recorded_options(module, tasks, options))
+    return text, provenance(type(module), module.classifier)
 
 
 @contextmanager
@@ -92,131 +209,91 @@ def _failed_start_discarded(path: Path) -> Iterator[None]:
         # After a WriteError, such as of a full disk, the run is resumed.
         if not (exists or has_progress(path) or isinstance(error, WriteError)):
             with suppress(LitVizError):  # no run, or with other files
-                RunFolder(path).clear(method_files())
+                FolderStorage(path).clear(extra_files())
         raise
 
 
 def _run_in_folder(
-    trainer: pl.Trainer, configured: ConfiguredMethod, classifier: Classifier | None, notify: Notify | None
+    trainer: pl.Trainer,
+    module: ImageTraining,
+    tasks: TaskQueue,
+    options: RunOptions,
+    presentation: Presentation,
+    notify: Notify | None,
 ) -> Run:
-    """Create or open the run folder, and run the configuration in it."""
-    config = configured.config
-    folder, is_resumed = open_or_create(configured)
-    replaces = not is_resumed and is_run(folder.path)
-    if not is_resumed and not replaces:
-        folder.write_config(configured.dump(), provenance(configured, None))
-    classifier = classifier or load_configured(config, trainer.strategy.root_device)
-    stored_tasks = folder.queue() if is_resumed else []
-    module, tasks = _build(configured, classifier, stored_tasks)
-    if replaces:  # only now that the new run is valid
-        folder.clear(method_files())
-    if not stored_tasks:
-        folder.write_queue(tasks)
-    check_identity(folder, configured, classifier, is_resumed)
-    module.keep_results = False  # they are in the folder
-    presentation = configured.presentation
-    checkpoint, names, send = LastCheckpoint(folder), run_loggers(config), notify or ignore
-    finished = checkpoint.is_finished(tasks)
+    """Create or open the run folder, and run the method in it."""
+    folder, queue = _open_folder(module, tasks, options, presentation)
+    checkpoint, names, send = LastCheckpoint(folder), options.logger_names, notify or ignore
+    finished = checkpoint.is_finished(queue.tasks)
     if finished and (folder.path / REPORT).exists():
-        run = Run(configured, stored_outcomes(folder), folder, classifier)
-        if not (folder.path / f"figure.{config.figure}").exists():
+        run = Run(module, queue.tasks, options, folder)
+        if not (folder.path / f"figure.{options.figure.format}").exists():
             run.draw()
-        open_loggers(folder, incomplete_loggers(folder, names), settings_of(config), presentation, send).finish()
+        open_loggers(folder, incomplete_loggers(folder, names), options, presentation, send).finish()
         return run
     if not finished:
-        module.validate_tasks(tasks)
         with translate_write_errors(folder.path):
             (folder.path / REPORT).unlink(missing_ok=True)  # a report marks a complete run
         checkpoint.restore()
-    log = open_loggers(folder, names, settings_of(config), presentation, send)
+    log = open_loggers(folder, names, options, presentation, send)
     try:
         if not finished:  # a finished run without a report was killed before its evidence
-            fit(trainer, config, module, tasks, [RunWriter(folder), log, Progress(notify)])
-        run = Run(configured, stored_outcomes(folder), folder, classifier)
-        try:
-            settings = EvidenceSettings(config, CAPTUM_SECONDS, send)
-            with captions(configured, classifier):
-                presentation.verify(module, run.outcomes, folder, settings)
-            run.draw()  # the figure shows evidence
-            write_report(folder, presentation)
-        except KeyboardInterrupt as interrupt:
-            exit_status = interrupt_exit_status(interrupt)
-            raise Interrupted(stopped_before_evidence(config), exit_status=exit_status) from interrupt
+            fit(trainer, options, module, queue, [RunWriter(folder), log, Progress(notify)])
+        run = Run(module, queue.tasks, options, folder)
+        _complete(run, module, options, folder, send)
         log.finish()
     finally:
         log.close(success=False)  # no effect after finish()
     return run
 
 
-def _follow(trainer: pl.Trainer, configured: ConfiguredMethod, classifier: Classifier | None) -> Run:
+def _open_folder(
+    module: ImageTraining, tasks: TaskQueue, options: RunOptions, presentation: Presentation
+) -> tuple[FolderStorage, TaskQueue]:
+    """Return the run folder and its queue: the stored one of a resumed run, or a new one."""
+    assert options.out is not None
+    text, recorded = _configuration(module, tasks, options)
+    folder, is_resumed = open_or_create(options, recorded_options(module, tasks, options), presentation.resumable)
+    stored = folder.queue() if is_resumed else []
+    queue = TaskQueue(stored, tasks.images) if stored else tasks
+    queue.tasks = tuple(module.expand_tasks(queue.tasks))
+    if len(tasks.images):
+        module.images = tasks.images  # type: ignore[assignment]
+    if is_resumed:
+        check_identity(folder, module.classifier)
+    if not (is_resumed and LastCheckpoint(folder).is_finished(queue.tasks)):
+        module.validate_tasks(queue.tasks)
+    if stored:
+        if folder.recorded.get("weights_sha256") is None:  # killed while the network was loaded
+            folder.write_config(text, recorded)
+        return folder, queue
+    if is_run(folder.path):  # only now that the new run is valid
+        folder.clear(extra_files())
+    folder.write_config(text, recorded)
+    folder.write_queue(queue.tasks)
+    folder.write_config(text, recorded)  # with the checksum of the queue
+    return folder, queue
+
+
+def _complete(run: Run, module: ImageTraining, options: RunOptions, folder: FolderStorage, send: Notify) -> None:
+    """Compute the evidence, and draw figure and report of a run whose images are done."""
+    try:
+        with run.captions():
+            run.presentation.verify(module, run.outcomes, folder, evidence_settings(module, options, send))
+        run.draw()  # the figure shows evidence
+        write_report(folder, run.presentation)
+    except KeyboardInterrupt as interrupt:
+        exit_status = interrupt_exit_status(interrupt)
+        raise Interrupted(stopped_before_evidence(module, options), exit_status=exit_status) from interrupt
+
+
+def _follow(trainer: pl.Trainer, module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
     """Take part in a run whose folder and outcomes belong to rank zero."""
-    config = configured.config
-    if config.resume and is_run(config.out):
-        folder = RunFolder.open(config.out)
-        tasks = folder.queue()
-        if tasks and LastCheckpoint(folder).is_finished(tasks):  # no tasks: rank zero is just creating the folder
-            return Run(configured, ())
-    module = configured.build(classifier or load_configured(config, trainer.strategy.root_device))
-    module.keep_results = False
-    _FOLLOWED_RUNS.append(config.out)
-    fit(trainer, config, module)
-    return Run(configured, ())
-
-
-def _build(
-    configured: ConfiguredMethod, classifier: Classifier, stored_tasks: Sequence[Task] = ()
-) -> tuple[ImageTraining, Sequence[Task]]:
-    """Return the module and its queue: the stored one of a resumed run, or a new one."""
-    module = configured.build(classifier)
-    if stored_tasks:
-        return module, stored_tasks
-    tasks, notes = configured.command.tasks(configured.config, configured.parts, classifier)
-    module.notes += notes
-    return module, module.expand_tasks(tasks)
-
-
-# -- cost
-
-
-class Cost(NamedTuple):
-    """Cost of a run, if every image uses all of its iterations."""
-
-    images: int
-    steps: int
-    evaluations: int
-    seconds: float
-
-
-def cost(configured: ConfiguredMethod) -> Cost:
-    """Return the cost of a configuration, from the time of one evaluation on this machine's CPU."""
-    configured.command.check(configured.config)
-    tune_allocator()
-    module, tasks = _build(configured, load_configured(configured.config))
-    steps, evaluations = module.cost(tasks)
-    return Cost(len(tasks), steps, evaluations, steps * module.step_seconds(tasks))
-
-
-def format_cost(costs: Sequence[Cost]) -> str:
-    """Return the total cost of one or several runs in one line."""
-    images, steps, evaluations, seconds = (sum(column) for column in zip(*costs, strict=True))
-    runs = {"run": len(costs)} if len(costs) > 1 else {}
-    counts = {**runs, "image": images, "step": steps, "evaluation": evaluations}
-    total = ", ".join(pluralize(number, noun) for noun, number in counts.items())
-    duration = f"{seconds / 60:.1f} minutes" if seconds > 100 else pluralize(max(1, round(seconds)), "second")
-    return f"{total}: about {duration} on this machine's CPU, if every image uses all of its iterations"
-
-
-# -- helpers
-
-
-def default_folder(command: Command, config: Any) -> Path:
-    """Return a new path ``runs/<method>/<UTC time>_<first target>``, or with the layer's name if a layer is shown."""
-    first = next(iter(getattr(config, command.positional)), getattr(config, "layer", None) or command.name)
-    name = f"{utc_now()}_{slug(str(first))}"
-    names = chain([name], (f"{name}_{n}" for n in count(2)))  # for runs that start in the same second
-    return next(path for path in (Path("runs") / command.name / name for name in names) if not path.exists())
-
-
-def utc_now() -> str:
-    """Return the UTC time as used in folder names, ``20260102-030405``."""
-    return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    if options.resume and options.out is not None and is_run(options.out):
+        folder = FolderStorage.open(options.out)
+        stored = folder.queue()
+        if stored and LastCheckpoint(folder).is_finished(stored):  # no tasks: rank zero is just creating the folder
+            return Run(module, (), options)
+    _FOLLOWED_RUNS.append(options.out)
+    fit(trainer, options, module, TaskQueue((), tasks.images))
+    return Run(module, (), options)

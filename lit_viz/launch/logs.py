@@ -5,55 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import Namespace
 from pytorch_lightning.loggers import Logger
 
 from lit_viz.callbacks.logging import FolderLogger, LoggerThread, complete_mark
 from lit_viz.errors import LitVizError, first_line
+from lit_viz.launch.options import RunOptions
 from lit_viz.loggers import LOGGERS, adapter, logger_names
 from lit_viz.loggers.base import FINISH_SECONDS, LoggerSettings
 from lit_viz.loggers.rows import FolderRows
-from lit_viz.presentations import Presentation, presentation_of
+from lit_viz.presentations import Presentation, stored_presentation
 from lit_viz.report.page import REPORT
 from lit_viz.runs import run_lock
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.formatting import Notify
 
 
-def run_loggers(config: Namespace) -> list[str]:
-    """Return the names of the loggers of a configuration.
-
-    Raises:
-        LitVizError: there is no such logger, or its package is not installed.
-    """
-    return [name for name in logger_names(config.logger) if name != "wandb" or config.wandb != "disabled"]
-
-
 def open_loggers(
-    folder: RunFolder, names: Sequence[str], settings: LoggerSettings, presentation: Presentation, notify: Notify
+    folder: FolderStorage, names: Sequence[str], options: RunOptions, presentation: Presentation, notify: Notify
 ) -> FolderLogger:
-    """Return the callback that logs a run folder to these loggers; one that cannot be opened is left out."""
+    """Return the callback that logs a run folder; a logger that cannot be opened is left out.
+
+    Args:
+        folder: run folder.
+        names: loggers that are given by name.
+        options: settings of these loggers, and loggers of Lightning.
+        presentation: presentation of the outcomes.
+        notify: receives lines about errors.
+    """
     threads = []
     for name in names:
         try:
-            opened = import_module(f"lit_viz.loggers.{name}").open_adapter(folder, settings, notify)
+            opened = import_module(f"lit_viz.loggers.{name}").open_adapter(folder, options.logger_settings, notify)
         except Exception as error:  # logging must not stop the run
-            notify(f"{LOGGERS[name]} is off: {first_line(error)}")
+            notify(f"{LOGGERS[name].title} is off: {first_line(error)}")
             continue
         if opened is not None:
             threads.append(LoggerThread(name, opened, folder, notify))
+    for logger in options.own_loggers:
+        threads.append(LoggerThread(type(logger).__name__, adapter(logger, "iteration"), folder, notify))
     return FolderLogger(FolderRows(folder, presentation), threads)
 
 
-def settings_of(config: Any) -> LoggerSettings:
-    """Return the settings of the loggers in a configuration."""
-    tags = config.tags.split(",") if isinstance(config.tags, str) else config.tags or ()
-    return LoggerSettings(config.project, list(tags), config.group, config.job_type, config.wandb)
-
-
-def incomplete_loggers(folder: RunFolder, names: Sequence[str]) -> list[str]:
+def incomplete_loggers(folder: FolderStorage, names: Sequence[str]) -> list[str]:
     """Return the loggers that lack the end of a finished run."""
     return [name for name in names if (folder.path / name).is_dir() and not complete_mark(folder, name).exists()]
 
@@ -72,8 +66,8 @@ def log_run(
     Raises:
         LitVizError: the folder is not a run or is in use, there is no such logger, or a logger fails.
     """
-    folder = RunFolder.open(path)
-    presentation = presentation_of(str(folder.recorded.get("module")))  # nothing that the folder names is imported
+    folder = FolderStorage.open(path)
+    presentation = stored_presentation(folder)
     rows = FolderRows(folder, presentation)
     is_complete = (folder.path / REPORT).exists()
     requested = [to] if isinstance(to, (str, Logger)) else to
@@ -90,7 +84,7 @@ def log_run(
                 logs.log_results(results)
                 logs.log_summary(results)
             logs.logger.finalize("success")
-        log = open_loggers(folder, names, settings, presentation, notify)
+        log = open_loggers(folder, names, RunOptions(logger=(), logger_settings=settings), presentation, notify)
         if is_complete:
             log.finish()
         else:
@@ -98,10 +92,10 @@ def log_run(
             for thread in log.threads:
                 thread.close(success=False, seconds=FINISH_SECONDS)
     logged = {thread.name: thread.adapter.place for thread in log.threads if not thread.failed}
-    if missing := [LOGGERS[name] for name in names if name not in logged]:
+    if missing := [LOGGERS[name].title for name in names if name not in logged]:
         raise LitVizError(f"{path} was not logged to {', '.join(missing)}")
     return [*(logs.place for logs in adapters), *logged.values()]
 
 
-def _finished(folder: RunFolder) -> list[int]:
+def _finished(folder: FolderStorage) -> list[int]:
     return [record.index for record in folder.records()]

@@ -5,31 +5,30 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lit_viz._version import __version__
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
-from lit_viz.classifiers.sources import exclude_from_imports
+from lit_viz.classifiers.sources import exclude_from_imports, import_object
 from lit_viz.engine.lightning import AtomicCheckpointIO
-from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
+from lit_viz.engine.module import ImageTraining, check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS, SUMMARIES
-from lit_viz.launch.config import INSTANCE, ConfiguredMethod, set_option
+from lit_viz.launch.commands import COMMANDS, SUMMARIES, extra_files
+from lit_viz.launch.config import ConfiguredMethod
+from lit_viz.launch.options import RunOptions
+from lit_viz.launch.recording import instances_in
 from lit_viz.runs import RECORDED, RESULTS, is_run
-from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Record, Task
+from lit_viz.runs.checkpoint import LAST_CHECKPOINT, new_trainer_state
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, command_line, remark
+from lit_viz.utils.parts import INSTANCE, plain_arguments
 
-#: File of the last checkpoint, relative to the run folder.
-LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 # Tolerance of probe logits: networks with rounded activations differ by more than rounding between machines.
 _TOLERANCE = 1e-2
 _PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
@@ -40,8 +39,6 @@ _CHANGEABLE = {
 }  # fmt: skip
 #: Packages whose classes and factories are not named when a configuration imports them.
 _LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorch_lightning", "lightning"}
-#: Packages whose versions are recorded.
-_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
 #: Options that only apply to a new run.
 _NEW_RUN_OPTIONS = ("config", "out", "overwrite", "resume", "count", "print_config")
 
@@ -51,46 +48,63 @@ def has_progress(path: str | Path) -> bool:
     return any(Path(path, name).exists() for name in (LAST_CHECKPOINT, RESULTS))
 
 
-def method_files() -> tuple[str, ...]:
-    """Return the patterns of the files that only runs of some methods contain."""
-    return tuple(pattern for name in SUMMARIES for pattern in COMMANDS[name].presented("files"))
-
-
 def load_run(
     path: str | Path, arguments: Sequence[str] = (), *, notify: Notify | None = None, **options: Any
 ) -> ConfiguredMethod:
     """Return the configuration of a run folder, set to continue the run.
 
     Nothing is imported from the folder itself. One line names the imports of the configuration from other libraries.
+
+    Args:
+        path: run folder.
+        arguments: options to change, as words of a command line.
+        notify: receives the line about imports.
+        options: options to change, by name.
     """
-    folder = RunFolder.open(path)
+    folder = FolderStorage.open(path)
     stored = folder.config
     recorded = stored.pop(RECORDED, None) or {}
-    method: Any = recorded.get("method")
+    method, module = recorded.get("method"), str(recorded.get("module"))
     if method is None and "module" in recorded:
         raise LitVizError(
-            f"{folder.path} was written by a callback of a Trainer: continue it by trainer.fit(ckpt_path=), and verify "
-            "it by trainer.test"
+            f"{folder.path} was written by a callback of a Trainer, or has a method of its own: continue it in Python, "
+            "by trainer.fit(ckpt_path=) or by the same call of lit_viz.run with resume=True"
         )
     if method not in SUMMARIES:
         raise LitVizError(f"the method of {folder.path} must be one of {', '.join(SUMMARIES)}, got {method}")
-    if instances := re.findall(rf"(\w+){re.escape(INSTANCE)}", str(stored.get("model"))):
+    if instance := next(instances_in(stored.get("model")), None):
         raise LitVizError(
-            f"{folder.path} was started with an instance of {instances[0]}: continue in Python with the same call and "
+            f"{folder.path} was started with an instance of {instance}: continue in Python with the same call and "
             "resume=True"
         )
-    command = COMMANDS[method]
+    command = COMMANDS[str(method)]
     rewritten = rewrite_arguments(arguments, command)
-    for name in [*options, *(word[2:].partition("=")[0] for word in rewritten if word.startswith("--"))]:
+    given = [word[2:].partition("=")[0] for word in rewritten if word.startswith("--")]
+    for name in (*options, *given):
         if name in _NEW_RUN_OPTIONS:
-            raise LitVizError(f"--{name} only applies to a new run: leave it out to continue {folder.path}")
-    for name, value in options.items():
-        set_option(stored, name, value)
+            raise LitVizError(f"{name} only applies to a new run: leave it out to continue {folder.path}")
     stored |= {"out": str(folder.path), "resume": True, "overwrite": False, "count": False}
+    for name, value in options.items():
+        if name == "trainer":
+            stored["trainer"] = {**(stored.get("trainer") or {}), **value}
+        else:
+            stored[name] = plain_arguments(value)
     exclude_from_imports(folder.path)
-    if imports := ", ".join(sorted(set(_imports(stored)))):
+    own_module = module if "." in module else None
+    if imports := ", ".join(sorted({*_imports(stored), *filter(None, [own_module])})):
         (notify or remark)(f"{folder.path} names parts to import, which run as code: {imports}")
-    return ConfiguredMethod(command, ["--config", yaml.safe_dump(stored), *rewritten])
+    return ConfiguredMethod(command, ["--config", yaml.safe_dump(stored), *rewritten], _own_method(own_module))
+
+
+def _own_method(path: str | None) -> type[Any] | None:
+    """Return a class of a method that is not of lit_viz, given by its dotted path."""
+    if path is None:
+        return None
+    module, _, name = path.rpartition(".")
+    found = import_object(f"{module}:{name}", "method")
+    if not (isinstance(found, type) and issubclass(found, ImageTraining)):
+        raise LitVizError(f"the method {path} of a run must be a class of methods, got {found!r}")
+    return found
 
 
 def _imports(options: Any) -> Iterator[str]:
@@ -103,20 +117,31 @@ def _imports(options: Any) -> Iterator[str]:
         yield from _imports(value)
 
 
-def open_or_create(configured: ConfiguredMethod) -> tuple[RunFolder, bool]:
-    """Return the run folder of a configuration, and whether it holds a run to continue."""
-    config = configured.config
-    if not (config.resume and is_run(config.out)):
-        return RunFolder.create(config.out, config.overwrite, method_files()), False
-    folder = RunFolder.open(config.out)
-    before, now = (_image_options(options) for options in (folder.config, yaml.safe_load(configured.dump())))
-    # Runs of an earlier version may lack options.
-    for key in [
-        key for key in now if key in before and key not in {*_CHANGEABLE, *configured.command.presented("resumable")}
-    ]:
+def open_or_create(
+    options: RunOptions, recorded: Mapping[str, Any], resumable: Collection[str]
+) -> tuple[FolderStorage, bool]:
+    """Return the run folder of a run, and whether it holds a run to continue.
+
+    Args:
+        options: options of the run.
+        recorded: its configuration, which must be that of the run to continue.
+        resumable: options of the method that may differ.
+
+    Raises:
+        LitVizError: the folder holds another run, or an option of the run to continue differs.
+    """
+    assert options.out is not None
+    if not (options.resume and is_run(options.out)):
+        return FolderStorage.create(options.out, options.overwrite, extra_files()), False
+    folder = FolderStorage.open(options.out)
+    before, now = _image_options(folder.config), _image_options(recorded)
+    for key in now:
+        # Runs of an earlier version may lack options.
+        if key not in before or key in _CHANGEABLE or key in resumable:
+            continue
         for name, old, new in _differences(before[key], now[key], key):
             raise LitVizError(
-                f"--{name} can't be changed: {folder.path} was started with {old}, got {new}; "
+                f"{name} can't be changed: {folder.path} was started with {old}, got {new}; "
                 f"{command_line('resume', folder.path)} continues it unchanged"
             )
     return folder, True
@@ -129,44 +154,58 @@ def _image_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield name, old value and new value of each option that differs."""
+    """Yield name, old value and new value of each option that differs; an absent one has its default."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in before:
-            yield from _differences(before[key], now.get(key), f"{name}.{key}")
-    elif before != now:
+            if key in now:
+                yield from _differences(before[key], now[key], f"{name}.{key}")
+        return
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for old, new in zip(before, now, strict=True):
+            yield from _differences(old, new, name)
+        return
+    if before != now and not (_is_same_part(before, now) or _repeats(before, now) or _repeats(now, before)):
         yield name, before, now
 
 
-def provenance(configured: ConfiguredMethod, classifier: Classifier | None) -> dict[str, Any]:
-    """Return what config.yaml records in addition to the options: method, versions, and the identity of the classifier
-    once it is loaded."""
-    recorded: dict[str, Any] = {
-        "method": configured.command.name,
-        "module": configured.command.method(configured.config).__name__,
-        "lit_viz": __version__,
-        "python": sys.version.split()[0],
-        **{package: metadata.version(package) for package in _PACKAGES},
-    }
-    if classifier is None:
-        return {**recorded, "weights_sha256": None}
-    labels = {"labels": list(classifier.labels)} if classifier.weights == GIVEN_WEIGHTS else {}
-    return {**recorded, **classifier.identity(), **labels, "multi_label": classifier.multi_label}
+def _repeats(values: Any, value: Any) -> bool:
+    """Return whether a list is one value repeated, such as the sides of a square or a mean for all channels."""
+    return isinstance(values, list) and len(values) > 0 and all(element == value for element in values)
 
 
-def check_identity(folder: RunFolder, configured: ConfiguredMethod, classifier: Classifier, is_resumed: bool) -> None:
-    """Record the identity of the classifier; of a resumed run, compare it to the recorded one."""
-    recorded = provenance(configured, classifier)
-    before = folder.recorded if is_resumed else {}
-    weights, now = before.get("weights_sha256"), str(recorded["weights_sha256"])
-    if weights is None:  # new, or killed while the network was loaded
-        folder.write_config(configured.dump(), recorded)
+def _is_same_part(before: Any, now: Any) -> bool:
+    """Return whether two values are the same part: one with its class path only, or an instance of the same class."""
+    old, new = (value.get("class_path") if isinstance(value, dict) else value for value in (before, now))
+    if not (isinstance(old, str) and isinstance(new, str)):
+        return False
+    names = [path.removesuffix(INSTANCE).rpartition(".")[2] for path in (old, new)]
+    is_same_class = old == new or (_imported(old) is not None and _imported(old) is _imported(new))
+    return is_same_class or (INSTANCE in old + new and names[0] == names[1])
+
+
+def _imported(path: str) -> Any:
+    """Return the class of a dotted path; None unless its module is imported, which the comparison does not do."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def check_identity(folder: FolderStorage, classifier: Classifier) -> None:
+    """Compare the classifier with the recorded one.
+
+    Raises:
+        LitVizError: the run was started with other weights, or other logits.
+    """
+    before, now = folder.recorded, classifier.identity()
+    weights = before.get("weights_sha256")
+    if weights is None:  # a run of an earlier version that was killed while the network was loaded
         return
-    if weights != now:
+    if weights != now["weights_sha256"]:
+        found = str(now["weights_sha256"])
         raise LitVizError(
-            f"{folder.path} was started with other weights (sha256 {weights[:12]}..., got {now[:12]}...): use the same "
-            "file, or start another run"
+            f"{folder.path} was started with other weights (sha256 {weights[:12]}..., got {found[:12]}...): use the "
+            "same file, or start another run"
         )
-    logits: list[Sequence[float | None]] = [before.get("probe_logits") or [], recorded["probe_logits"]]
+    logits: list[Sequence[float | None]] = [before.get("probe_logits") or [], now["probe_logits"]]
     for old, new in zip(*logits, strict=False):
         if old is not None and (new is None or not math.isclose(old, new, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)):
             raise LitVizError(
@@ -182,7 +221,7 @@ class LastCheckpoint:
         LitVizError: the checkpoint is damaged, or of another version.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: FolderStorage) -> None:
         self._folder, self._path = folder, folder.path / LAST_CHECKPOINT
         self._checkpoint: dict[str, Any] = {"lit_viz": {"finished": {}, "slots": []}, "checksums": {}}
         if self._path.exists():
@@ -218,26 +257,9 @@ class LastCheckpoint:
         if lost:
             state["finished"] = {i: status for i, status in state["finished"].items() if i not in lost}
             state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
-            AtomicCheckpointIO().save_checkpoint({**_new_trainer_state(), **self._checkpoint}, self._path)
+            AtomicCheckpointIO().save_checkpoint({**new_trainer_state(), **self._checkpoint}, self._path)
         self._folder.trim(state["finished"].keys(), _iterations(state))
         self._folder.checksums = {i: parts for i, parts in self._on_disk.items() if i not in lost}
-
-
-def _new_trainer_state() -> dict[str, Any]:
-    """Return the part of a checkpoint that Lightning requires; saved runs of earlier versions lack it."""
-    version = metadata.version("pytorch-lightning")
-    return {"state_dict": {}, "optimizer_states": [], "lr_schedulers": [], "pytorch-lightning_version": version}
-
-
-def write_checkpoint(folder: RunFolder, records: Iterable[Record]) -> None:
-    """Write the checkpoint of a run in memory: finished tasks and checksums, with the state of a new Trainer."""
-    finished = {record.index: record.status for record in records}
-    checkpoint = {
-        "lit_viz": {"version": CHECKPOINT_VERSION, "slots": [], "finished": finished},
-        "checksums": folder.checksums,
-        **_new_trainer_state(),
-    }
-    AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
 
 
 def _iterations(state: Mapping[str, Any]) -> dict[int, int]:

@@ -6,8 +6,8 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -32,11 +32,12 @@ from lit_viz.engine.lightning import (
 )
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
-from lit_viz.images.listing import has_array_images
-from lit_viz.launch.config import INSTANCE, without_instances
-from lit_viz.launch.resume import LAST_CHECKPOINT, has_progress
-from lit_viz.types import Task
+from lit_viz.images.listing import ARRAY_PREFIX
+from lit_viz.launch.options import RunOptions
+from lit_viz.launch.resume import has_progress
+from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.utils.formatting import command_line
+from lit_viz.utils.parts import has_instances
 from lit_viz.utils.process import is_rank_zero, launcher_topology
 
 _MOST_CPU_PROCESSES = 8  # on machines with fewer processors
@@ -46,21 +47,23 @@ class Interrupted(LitVizError):
     """SIGINT or SIGTERM stopped the run. With a run folder, the finished steps are saved."""
 
 
-def build_trainer(config: Any, scratch: str) -> pl.Trainer:
-    """Return the Trainer of a run.
+def build_trainer(options: RunOptions, scratch: str) -> pl.Trainer:
+    """Return the Trainer of a run; a given one gets the checkpoints of a run.
 
     Raises:
         LitVizError: an option is invalid, a device does not exist, or too many processes on CPUs are requested.
     """
-    if config.checkpoint_every is not None and config.checkpoint_every < 1:
-        raise LitVizError(f"--checkpoint-every must be at least 1, got {config.checkpoint_every}")
+    if isinstance(options.trainer, pl.Trainer):
+        options.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return options.trainer
+    arguments = options.trainer_arguments
     try:
         with messages_ignored():
             # Lightning's own SLURM requeueing saves a checkpoint within a signal handler; scripts/slurm.sh requeues.
             is_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
             slurm = [SLURMEnvironment(auto_requeue=False)] if is_slurm else []
             trainer = pl.Trainer(
-                **trainer_options(config.trainer),
+                **trainer_options(arguments),
                 max_epochs=-1,
                 logger=False,
                 plugins=[AtomicCheckpointIO(), *slurm],
@@ -68,90 +71,114 @@ def build_trainer(config: Any, scratch: str) -> pl.Trainer:
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 inference_mode=False,
-                default_root_dir=config.out or scratch,
+                default_root_dir=options.out or scratch,
             )
     except Exception as error:  # exceptions of Lightning and of backends that are not installed
-        devices = f"--trainer.accelerator {config.trainer.accelerator} --trainer.devices {config.trainer.devices}"
+        devices = f"accelerator={arguments.accelerator} with devices={arguments.devices}"
         raise LitVizError(f"{devices} is not available: {first_line(error)}") from error
     most = max(_MOST_CPU_PROCESSES, os.cpu_count() or 1)
     # Lightning starts any number of processes on CPUs. Those of torchrun and SLURM run already.
     if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > most and not launcher_topology():
-        message = f"--devices on CPUs must be at most {most} processes, got {trainer.num_devices}"
-        raise LitVizError(message)
+        raise LitVizError(f"devices on CPUs must be at most {most} processes, got {trainer.num_devices}")
     return trainer
 
 
 def fit(
     trainer: pl.Trainer,
-    config: Any,
+    options: RunOptions,
     module: ImageTraining,
-    tasks: Sequence[Task] = (),
+    queue: TaskQueue,
     callbacks: Sequence[pl.Callback] = (),
 ) -> None:
-    """Optimize the images of the tasks, from the last checkpoint if the run is resumed."""
-    module.devices_mode, module.compile_mode = config.devices_mode, config.compile
-    checkpoint = None if config.out is None else Path(config.out) / LAST_CHECKPOINT
-    resumed = checkpoint if checkpoint is not None and config.resume and checkpoint.exists() else None
-    checkpoints = ExactCheckpoint(checkpoint, every_steps=config.checkpoint_every)
+    """Optimize the images of the tasks, from the last checkpoint if the run is resumed.
+
+    The results are those of the callbacks; the module keeps none.
+    """
+    checkpoint = None if options.out is None else options.out / LAST_CHECKPOINT
+    resumed = checkpoint if checkpoint is not None and options.resume and checkpoint.exists() else None
+    checkpoints = ExactCheckpoint(checkpoint, every_steps=options.checkpoint_every)
+    own_callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
     trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
-    queue = TaskQueue(tasks)
+    module.keep_results = False
+    try:
+        _fit(trainer, options, module, queue, resumed)
+    finally:
+        module.keep_results = True
+        # A Trainer is freed late, since it contains itself.
+        trainer.callbacks[:] = own_callbacks  # type: ignore[attr-defined]
+    stopped = module.decision.signal or module.exchange.status.signal  # the latter of the last step
+    if not stopped:
+        return
+    hint = resume_hint(module, options)
+    message = stopped_before_evidence(module, options)
+    if module.decision.unfinished:
+        saved = "" if options.out is None else ", progress is saved"
+        message = f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{hint}"
+    raise Interrupted(message, exit_status=128 + stopped)
+
+
+def _fit(
+    trainer: pl.Trainer, options: RunOptions, module: ImageTraining, queue: TaskQueue, resumed: Path | None
+) -> None:
+    """Run the Trainer; an interrupt, and the end of another rank, become errors that name the next command."""
     with messages_ignored():
         try:
             with interrupts_raised():
                 trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
         except SIGTERMException as error:  # before the ExactCheckpoint callback has installed its handler
-            message = f"stopped before the first step{resume_hint(config)}"
+            message = f"stopped before the first step{resume_hint(module, options)}"
             raise Interrupted(message, exit_status=128 + signal.SIGTERM) from error
         except KeyboardInterrupt as interrupt:
             kill_ranks(trainer)
-            message = f"stopped immediately{resume_hint(config)}"
+            message = f"stopped immediately{resume_hint(module, options)}"
             raise Interrupted(message, exit_status=interrupt_exit_status(interrupt)) from interrupt
         except Exception as error:
             kill_ranks(trainer)
             if trainer.world_size > 1 and is_rank_failure(error):
-                message = f"another process of the run has ended; finished images are kept{resume_hint(config)}"
+                message = (
+                    f"another process of the run has ended; finished images are kept{resume_hint(module, options)}"
+                )
                 raise LitVizError(message) from error
             raise
-    stopped = module.decision.signal or module.exchange.status.signal  # the latter of the last step
-    if not stopped:
-        return
-    message = stopped_before_evidence(config)
-    if module.decision.unfinished:
-        saved = "" if config.out is None else ", progress is saved"
-        message = f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{resume_hint(config)}"
-    raise Interrupted(message, exit_status=128 + stopped)
 
 
 @contextmanager
-def failures_reported(config: Any) -> Iterator[None]:
+def failures_reported(module: ImageTraining, options: RunOptions) -> Iterator[None]:
     """Translate failures of the network and exhausted memory into a :class:`~lit_viz.errors.LitVizError`."""
-    batch = " and a smaller --model.batch" if "batch" in config.model else ""
-    fewer = f"fewer --slots (now {config.slots}){batch}"
+    batch = " and a smaller batch" if hasattr(module, "batch") else ""
+    fewer = f"fewer slots (now {module.capacity}){batch}"
+    resume = partial(resume_hint, module, options)
     try:
         yield
     except NetworkError as error:
-        raise LitVizError(f"{error}: use {fewer} if the batch is too large{resume_hint(config)}") from error
+        raise LitVizError(f"{error}: use {fewer} if the batch is too large{resume()}") from error
     except SystemExit as error:
-        raise LitVizError(f"the network's code ended Python with status {error.code}{resume_hint(config)}") from error
+        raise LitVizError(f"the network's code ended Python with status {error.code}{resume()}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         device = "GPU" if isinstance(error, torch.OutOfMemoryError) or "CU" in str(error) else "CPU"
-        hint = f"; finished images are kept{hint} and fewer --slots" if (hint := resume_hint(config)) else ""
-        raise LitVizError(f"out of {device} memory: use {fewer}, fewer --views or smaller images{hint}") from error
+        hint = f"; finished images are kept{hint} and fewer slots" if (hint := resume()) else ""
+        raise LitVizError(f"out of {device} memory: use {fewer}, fewer views or smaller images{hint}") from error
 
 
-def stopped_before_evidence(config: Any) -> str:
+def stopped_before_evidence(module: ImageTraining, options: RunOptions) -> str:
     """Return the message of a run that was stopped after its last image."""
-    return f"stopped: all images are done, figure and evidence are not{resume_hint(config)}"
+    return f"stopped: all images are done, figure and evidence are not{resume_hint(module, options)}"
 
 
-def resume_hint(config: Any) -> str:
+def resume_hint(module: ImageTraining, options: RunOptions) -> str:
     """Return ``; continue with: lit-viz resume RUN``, or the Python call if the run was given arrays or a module."""
-    if config.out is None or not has_progress(config.out) or not is_rank_zero():
+    if options.out is None or not has_progress(options.out) or not is_rank_zero():
         return ""  # a folder without progress is discarded
-    if has_array_images(vars(config)) or INSTANCE in str(without_instances(config.model)):
+    if _is_of_python(module):
         return "; continue in Python with the same call and resume=True"
-    if config.classifier.weights == GIVEN_WEIGHTS:
-        return f"; continue in Python with lit_viz.resume({str(config.out)!r}, network)"
-    return f"; continue with: {command_line('resume', config.out)}"
+    if module.classifier.weights == GIVEN_WEIGHTS:
+        return f"; continue in Python with lit_viz.resume({str(options.out)!r}, network)"
+    return f"; continue with: {command_line('resume', options.out)}"
+
+
+def _is_of_python(module: ImageTraining) -> bool:
+    """Return whether a run has images in memory, or parts that can't be written to its configuration."""
+    has_images = len(getattr(module, "images", ())) > 0 or str(module.arguments.get("init")).startswith(ARRAY_PREFIX)
+    return has_images or has_instances(module.plain_arguments())

@@ -10,8 +10,9 @@ import importlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -24,15 +25,13 @@ from lit_viz.images.filters import gaussian_blur
 from lit_viz.images.reading import Box, Photograph, encode_png, to_uint8
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.runs.evidence import Evidence, LocalizationEvidence, LocalizedObject
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.evidence import LocalizationEvidence, LocalizedObject
+from lit_viz.runs.results import Outcome, Storage
 from lit_viz.utils.files import write_bytes
+from lit_viz.utils.limits import MOST_ROWS
 
 #: IoU from which a box is correct (Pascal VOC, ImageNet).
 CORRECT_IOU = 0.5
-#: Number of maps kept for the figure.
-MAX_PANELS = 20
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,10 @@ class Seeds:
         low, high = np.quantile(smooth, [self.background, self.foreground])
         seeds = np.zeros(smooth.shape, np.int8)
         seeds[smooth <= low] = -1
-        # In a map that is mostly zero both quantiles are zero, and all positive pixels are foreground.
-        seeds[(smooth >= high) if high > low else (smooth > low)] = 1
+        if high > low:
+            seeds[smooth >= high] = 1
+        else:  # both quantiles of a map that is mostly zero are zero: all positive pixels are foreground
+            seeds[smooth > low] = 1
         return seeds
 
 
@@ -97,8 +98,9 @@ def segment(photograph: Tensor, values: Tensor, seeds: Seeds = SEEDS) -> Segment
     except cv2.error as error:
         raise LitVizError(f"no box: OpenCV failed on the photograph ({' '.join(str(error).split())})") from error
     mask = np.asarray(parts == 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA])))
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    return Segment(marked, mask, (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)))
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    return Segment(marked, mask, box)
 
 
 def _graph_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.int8], cv2: ModuleType) -> NDArray[np.bool_]:
@@ -136,12 +138,16 @@ def mask_in_original(photograph: Photograph, mask: NDArray[np.bool_]) -> NDArray
     centers = torch.arange(max(height, width), dtype=torch.float64) + 0.5
     columns, rows = photograph.from_original(torch.stack([centers, centers], 1)).floor().long().unbind(1)
     framed = np.pad(mask, 1)  # pixels outside of the image map to the frame
-    y, x = (
-        indices[:side].clamp(-1, size).add(1).numpy()
-        for indices, side, size in zip((rows, columns), (height, width), mask.shape, strict=True)
-    )
+    y = rows[:height].clamp(-1, mask.shape[0]).add(1).numpy()
+    x = columns[:width].clamp(-1, mask.shape[1]).add(1).numpy()
     resized: NDArray[np.bool_] = framed[np.ix_(y, x)]
     return resized
+
+
+def box_in_image(photograph: Photograph, box: Box) -> Box:
+    """Return a box of the original in pixels of the image, clipped to it; it may be empty."""
+    height, width = photograph.pixels.shape[-2:]
+    return _clip(photograph.from_original(box), (height, width))
 
 
 def _clip(box: Tensor, size: Sequence[int]) -> Box:
@@ -176,33 +182,30 @@ class Localization:
         for entry in self.maps:
             if entry.iou is not None:
                 by_method[entry.method].append(entry)
-        return {
-            method: {
-                "corloc": sum((entry.iou or 0.0) >= CORRECT_IOU for entry in entries) / len(entries),
-                "whole_photograph": sum((entry.iou_whole or 0.0) >= CORRECT_IOU for entry in entries) / len(entries),
-                "maps": len(entries),
-            }
-            for method, entries in by_method.items()
-        }
+        results = {}
+        for method, entries in by_method.items():
+            correct = sum(_is_correct(entry.iou) for entry in entries)
+            whole = sum(_is_correct(entry.iou_whole) for entry in entries)
+            count = len(entries)
+            results[method] = {"corloc": correct / count, "whole_photograph": whole / count, "maps": count}
+        return results
 
-    def sentence(self) -> str:
-        """Return the result in one line."""
-        errors = [f"{entry.name}: {entry.error}" for entry in self.maps if entry.error]
-        boxes = sum(entry.box is not None for entry in self.maps)
-        parts = [f"boxes of {boxes} of {len(self.maps)} maps"]
-        parts += [
-            f"{method} CorLoc {r['corloc']:.0%} of {r['maps']} (whole photographs: {r['whole_photograph']:.0%})"
-            for method, r in self.corloc().items()
-        ]
-        more = [f"{len(errors) - 1} more in evidence.json"] if len(errors) > 1 else []
-        return f"evidence: {', '.join(parts + errors[:1] + more)}"
+    def evidence(self) -> LocalizationEvidence:
+        """Return the part ``localization`` of ``evidence.json``."""
+        return LocalizationEvidence(
+            seeds=asdict(SEEDS),
+            right_from_iou=CORRECT_IOU,
+            opencv=import_opencv().__version__,
+            corloc=self.corloc(),
+            maps=self.maps,
+        )
 
 
 def localize_run(
     outcomes: Sequence[Outcome],
     reducers: Mapping[str, str],
     truth: Mapping[str, ReferenceBoxes],
-    folder: RunFolder | None = None,
+    storage: Storage | None = None,
 ) -> Localization:
     """Localize the object of each map of a run and add box and IoU to the records.
 
@@ -210,10 +213,11 @@ def localize_run(
         outcomes: of the run; outcomes without a map are skipped.
         reducers: channel reducer by method.
         truth: reference boxes by ``source`` (:func:`~lit_viz.localization.reference_boxes.match_boxes`).
-        folder: run folder for masks, records and evidence; None writes nothing.
+        storage: results of the run, for the records, and in a run folder for masks; None writes nothing.
     """
-    version = import_opencv().__version__
+    import_opencv()  # first, because it may be missing
     result = Localization()
+    folder = None if storage is None else storage.path
     amended = []
     for outcome in outcomes:
         record, pixels, attribution = outcome.record, outcome.source(), outcome.array()
@@ -224,14 +228,10 @@ def localize_run(
         outcome.amend(box=found.evidence.box, iou=found.evidence.iou)
         amended.append(outcome.record)
         result.maps.append(found.evidence)
-        if len(result.panels) < MAX_PANELS:
+        if len(result.panels) < MOST_ROWS:
             result.panels.append((outcome, found))
-    if folder is not None:
-        folder.amend(amended)
-        evidence = LocalizationEvidence(
-            seeds=asdict(SEEDS), right_from_iou=CORRECT_IOU, opencv=version, corloc=result.corloc(), maps=result.maps
-        )
-        folder.merge_evidence(Evidence(localization=evidence))
+    if storage is not None:
+        storage.amend(amended)
     return result
 
 
@@ -240,7 +240,7 @@ def _localize(
     pixels: Tensor,
     values: Tensor,
     reference: ReferenceBoxes | None,
-    folder: RunFolder | None,
+    folder: Path | None,
 ) -> LocalizedMap:
     """Localize the object of a map, compare it with the reference boxes, and write its mask."""
     photograph, found, errors = photograph_of(record, pixels), None, []
@@ -248,23 +248,24 @@ def _localize(
     if reference is not None and reference.size in (None, photograph.original_size):
         boxes = reference.boxes
     elif reference is not None:
-        expected, actual = (f"{s[1]} x {s[0]}" for s in (reference.size or (0, 0), photograph.original_size))
+        expected, actual = _size_text(reference.size or (0, 0)), _size_text(photograph.original_size)
         errors.append(f"reference boxes in {reference.path} ignored: annotated at {expected} pixels, got {actual}")
     try:
         found = localize(photograph, values)
     except LitVizError as error:
         errors.append(str(error))
-    mask = None
+    mask = box = None
+    if found is not None:
+        box = box_in_original(photograph, found.box)
     if folder is not None and found is not None:
         mask = f"masks/{record.key}.png"
         original = torch.from_numpy(mask_in_original(photograph, found.mask))
-        write_bytes(folder.path / mask, encode_png(original[None].float()))
-    box = None if found is None else box_in_original(photograph, found.box)
+        write_bytes(folder / mask, encode_png(original[None].float()))
     whole = box_in_original(photograph, (0, 0, pixels.shape[-1], pixels.shape[-2]))
     evidence = LocalizedObject.of(
         record,
-        box=None if box is None else _round(box),
-        box_in_image=None if found is None else _round(found.box),
+        box=_round(box),
+        box_in_image=_round(found.box) if found is not None else None,
         mask=mask,
         true_boxes=[_round(true_box) for true_box in boxes],
         iou=_best_iou(box, boxes),
@@ -276,7 +277,20 @@ def _localize(
 
 def _best_iou(box: Box | None, references: Sequence[Box]) -> float | None:
     """Return the IoU with the best reference box; None without one, 0 without a box."""
-    return max((0.0 if box is None else iou(box, reference) for reference in references), default=None)
+    if not references:
+        return None
+    if box is None:
+        return 0.0
+    return max(iou(box, reference) for reference in references)
+
+
+def _is_correct(value: float | None) -> bool:
+    return value is not None and value >= CORRECT_IOU
+
+
+def _size_text(size: tuple[int, int]) -> str:
+    height, width = size
+    return f"{width} x {height}"
 
 
 def photograph_of(record: SaliencyRecord, pixels: Tensor) -> Photograph:
@@ -287,5 +301,11 @@ def photograph_of(record: SaliencyRecord, pixels: Tensor) -> Photograph:
     return Photograph(pixels, str(record.source), (original_height, original_width), (x0, y0, x1, y1))
 
 
-def _round(box: Box) -> list[float]:
+@overload
+def _round(box: None) -> None: ...
+@overload
+def _round(box: Box) -> list[float]: ...
+def _round(box: Box | None) -> list[float] | None:
+    if box is None:
+        return None
     return [round(value, 2) for value in box]

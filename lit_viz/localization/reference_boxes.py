@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +15,7 @@ from xml.etree import ElementTree
 
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.reading import PACKAGED_PREFIX, Box
-
-_MAX_NOTES = 3  # ambiguous files that are named
+from lit_viz.utils.limits import MOST_NOTES
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,15 @@ def iou(a: Box, b: Box) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     intersection = max(0.0, width) * max(0.0, height)
-    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - intersection
-    return intersection / union if union > 0 else 0.0
+    union = _area(a) + _area(b) - intersection
+    if union <= 0:
+        return 0.0
+    return intersection / union
+
+
+def _area(box: Box) -> float:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
 
 
 def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
@@ -67,14 +73,18 @@ def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
     ``bbox`` is [x, y, width, height]. Crowds (``iscrowd``) are excluded.
     """
     path = Path(path)
-    files = sorted(path.rglob("*.xml")) if path.is_dir() else [path] if path.is_file() else []
+    files: list[Path] = []
+    if path.is_dir():
+        files = sorted(path.rglob("*.xml"))
+    elif path.is_file():
+        files = [path]
     require(
         files, "reference boxes must be an existing COCO file, Pascal VOC file (.xml) or folder of such files", path
     )
     by_name: dict[tuple[str, str], ReferenceBoxes] = {}
     for file in files:
         try:
-            entries = list(_read_coco(file)) if file.suffix.casefold() == ".json" else [_read_voc(file)]
+            entries = _read_coco(file) if file.suffix.casefold() == ".json" else [_read_voc(file)]
         except (OSError, ElementTree.ParseError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise LitVizError(f"malformed reference boxes {file} ({type(error).__name__}: {error})") from error
         for entry in entries:
@@ -97,22 +107,27 @@ def _read_voc(path: Path) -> ReferenceBoxes:
     for element in root.iterfind("object"):  # the boxes of an object's parts are nested deeper
         x0, y0, x1, y1 = (float(element.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax"))
         boxes.append((max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1))  # some of ImageNet's boxes start at 0
-    height, width = (int(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
+    height, width = int(root.findtext("size/height", "0")), int(root.findtext("size/width", "0"))
+    size = (height, width) if height > 0 and width > 0 else None
     name = (root.findtext("filename") or "").strip()
-    return ReferenceBoxes(tuple(boxes), (height, width) if height > 0 and width > 0 else None, path, name, path.stem)
+    return ReferenceBoxes(tuple(boxes), size, path, name, path.stem)
 
 
-def _read_coco(path: Path) -> Iterator[ReferenceBoxes]:
+def _read_coco(path: Path) -> list[ReferenceBoxes]:
     content: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
     boxes: dict[Any, list[Box]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         x, y, width, height = map(float, annotation["bbox"])
         if not annotation.get("iscrowd"):
             boxes[annotation["image_id"]].append((x, y, x + width, y + height))
+    references = []
     for image in content["images"]:
-        size = (int(image["height"]), int(image["width"])) if {"height", "width"} <= image.keys() else None
-        name = str(Path(image["file_name"]))
-        yield ReferenceBoxes(tuple(boxes[image["id"]]), size, path, name, Path(name).stem)
+        size = None
+        if "height" in image and "width" in image:
+            size = (int(image["height"]), int(image["width"]))
+        file = Path(image["file_name"])
+        references.append(ReferenceBoxes(tuple(boxes[image["id"]]), size, path, str(file), file.stem))
+    return references
 
 
 def match_boxes(references: Sequence[ReferenceBoxes], sources: Iterable[str]) -> BoxMatches:
@@ -123,30 +138,32 @@ def match_boxes(references: Sequence[ReferenceBoxes], sources: Iterable[str]) ->
         by_name[file.name].append(source)
         by_stem[file.stem].append(source)
     named = [_in_same_folder(entry.name, by_name[Path(entry.name).name]) for entry in references]
-    assigned = {source for candidates in named for source in candidates}
-    pairs = [
-        (entry, candidates or [source for source in by_stem[entry.stem] if source not in assigned])
-        for entry, candidates in zip(references, named, strict=True)
-    ]
-    candidates_of: dict[str, list[ReferenceBoxes]] = defaultdict(list)
-    for entry, candidates in pairs:
+    assigned: set[str] = set()
+    for candidates in named:
+        assigned.update(candidates)
+    sources_of: list[tuple[ReferenceBoxes, Sequence[str]]] = []
+    entries_of: dict[str, list[ReferenceBoxes]] = defaultdict(list)
+    for entry, candidates in zip(references, named, strict=True):
+        candidates = candidates or [source for source in by_stem[entry.stem] if source not in assigned]
+        sources_of.append((entry, candidates))
         for source in candidates:
-            candidates_of[source].append(entry)
-    matches = {
-        sources[0]: entry for entry, sources in pairs if len(sources) == 1 and len(candidates_of[sources[0]]) == 1
-    }
-    ambiguous = [f"{entry.label} matches {_join(candidates)}" for entry, candidates in pairs if len(candidates) > 1]
-    ambiguous += [
-        f"{source} matches {_join([entry.label for entry in entries])}"
-        for source, entries in candidates_of.items()
-        if len(entries) > 1
-    ]
-    notes = [f"reference boxes: {text}; ignored, name the photograph in each file" for text in ambiguous[:_MAX_NOTES]]
-    if len(ambiguous) > _MAX_NOTES:
-        notes.append(f"reference boxes: {len(ambiguous) - _MAX_NOTES} more ambiguous matches")
-    unmatched = [entry for entry, candidates in pairs if not candidates]
+            entries_of[source].append(entry)
+    matches, ambiguous, unmatched = {}, [], []
+    for entry, candidates in sources_of:
+        if not candidates:
+            unmatched.append(entry)
+        elif len(candidates) > 1:
+            ambiguous.append(f"{entry.label} matches {_join(candidates)}")
+        elif len(entries_of[candidates[0]]) == 1:
+            matches[candidates[0]] = entry
+    for source, entries in entries_of.items():
+        if len(entries) > 1:
+            ambiguous.append(f"{source} matches {_join([entry.label for entry in entries])}")
+    notes = [f"reference boxes: {text}; ignored, name the photograph in each file" for text in ambiguous[:MOST_NOTES]]
+    if len(ambiguous) > MOST_NOTES:
+        notes.append(f"reference boxes: {len(ambiguous) - MOST_NOTES} more ambiguous matches")
     if unmatched:
-        count = f"{len(unmatched)} of {len(pairs)} entries match no photograph of this run"
+        count = f"{len(unmatched)} of {len(references)} entries match no photograph of this run"
         notes.append(f"reference boxes: {count}, such as {unmatched[0].label}")
     return BoxMatches(matches, notes)
 
@@ -158,4 +175,7 @@ def _in_same_folder(name: str, sources: Sequence[str]) -> Sequence[str]:
 
 
 def _join(names: Sequence[str]) -> str:
-    return " or ".join(names[:3]) + (" or others" if len(names) > 3 else "")
+    shown = list(names[:3])
+    if len(names) > 3:
+        shown.append("others")
+    return " or ".join(shown)

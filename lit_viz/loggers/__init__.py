@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -10,15 +11,29 @@ from typing import Any
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.loggers.base import ImageAdapter
 
-#: Loggers of a run folder by name: their names in messages. A logger has the folder of its name in the run folder.
-LOGGERS = {"wandb": "W&B", "tensorboard": "TensorBoard", "mlflow": "MLflow", "csv": "CSV"}
 
-#: Module and class of the adapter by class of the logger.
-_ADAPTERS = {
-    "WandbLogger": ("wandb", "WandbAdapter"),
-    "TensorBoardLogger": ("tensorboard", "TensorBoardAdapter"),
-    "MLFlowLogger": ("mlflow", "MLflowAdapter"),
-    "CSVLogger": ("csv", "CSVAdapter"),
+@dataclass(frozen=True)
+class Registration:
+    """A logger of run folders.
+
+    Attributes:
+        title: its name in messages.
+        logger: name of the class of Lightning.
+        adapter: name of the class of its adapter.
+    """
+
+    title: str
+    logger: str
+    adapter: str
+
+
+#: Loggers by name. The name is that of the module with the adapter, of the package that it requires, and of the folder
+#: in the run folder that holds all of its files.
+LOGGERS = {
+    "wandb": Registration("W&B", "WandbLogger", "WandbAdapter"),
+    "tensorboard": Registration("TensorBoard", "TensorBoardLogger", "TensorBoardAdapter"),
+    "mlflow": Registration("MLflow", "MLFlowLogger", "MLflowAdapter"),
+    "csv": Registration("CSV", "CSVLogger", "CSVAdapter"),
 }
 
 
@@ -32,10 +47,13 @@ def adapter(logger: Any, axis: str | None = None) -> ImageAdapter:
         axis: name of the axis of the steps, such as ``iteration``. Default: the global step of the Trainer.
     """
     for kind in type(logger).__mro__:
-        if kind.__name__ in _ADAPTERS and "lightning" in kind.__module__:
-            module, name = _ADAPTERS[kind.__name__]
-            known: ImageAdapter = getattr(import_module(f"{__name__}.{module}"), name)(logger, axis)
-            return known
+        if "lightning" not in kind.__module__:
+            continue
+        for name, registration in LOGGERS.items():
+            if registration.logger == kind.__name__:
+                adapter_class = getattr(import_module(f"{__name__}.{name}"), registration.adapter)
+                registered: ImageAdapter = adapter_class(logger, axis)
+                return registered
     return ImageAdapter(logger, axis)
 
 
@@ -45,12 +63,18 @@ def logger_names(names: str | Sequence[str]) -> list[str]:
     Raises:
         LitVizError: there is no such logger, or its package is not installed.
     """
-    words = names.split(",") if isinstance(names, str) else names
-    chosen = [name for word in words if (name := word.strip().lower()) not in ("", "none")]
-    for name in chosen:
+    words = names
+    if isinstance(names, str):
+        words = names.split(",")
+    chosen: list[str] = []
+    for word in words:
+        name = word.strip().lower()
+        if name in ("", "none", *chosen):
+            continue
         if name not in LOGGERS:
             hint = did_you_mean(name, LOGGERS) or f": choose from {', '.join(LOGGERS)}, none"
             raise LitVizError(f"there is no logger {name!r}{hint}")
-        if name != "csv" and find_spec(name) is None:
+        if find_spec(name) is None:
             raise LitVizError(f"the logger {name} requires the package {name}: pip install 'lit-viz[{name}]'")
-    return list(dict.fromkeys(chosen))
+        chosen.append(name)
+    return chosen

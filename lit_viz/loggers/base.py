@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 
 #: Image ``(H, W, 3)`` uint8, and its caption.
 CaptionedImage = tuple[NDArray[np.uint8], str]
@@ -20,6 +20,8 @@ CaptionedImage = tuple[NDArray[np.uint8], str]
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 #: After which the calls at the end of a run are given up; W&B and MLflow upload files.
 FINISH_SECONDS = 60.0
+_ARTIFACT_FILES = ("config.yaml", "results.jsonl", "metrics.csv", "evidence.*", "figure.*", "evolution.*")
+_ARTIFACT_FOLDERS = ("images", "sources", "arrays", "photographs")
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,24 @@ class RunResults:
         iteration: the last iteration.
     """
 
-    folder: RunFolder
+    folder: FolderStorage
     summary: Mapping[str, float]
     iteration: int
 
+    def figures(self) -> list[Path]:
+        """Return the files of the figure and the evidence that the run has."""
+        paths = (self.folder.path / "figure.png", self.folder.path / "evidence.png")
+        return [path for path in paths if path.exists()]
+
     def files(self) -> Iterator[tuple[Path, str]]:
         """Yield each file of the artifact, and its folder in it."""
-        for pattern in ("config.yaml", "results.jsonl", "metrics.csv", "evidence.*", "figure.*", "evolution.*"):
-            yield from ((file, "") for file in sorted(self.folder.path.glob(pattern)))
-        for name in ("images", "sources", "arrays", "photographs"):
-            files = (file for file in sorted((self.folder.path / name).rglob("*")) if file.is_file())
-            yield from ((file, str(file.parent.relative_to(self.folder.path))) for file in files)
+        for pattern in _ARTIFACT_FILES:
+            for file in sorted(self.folder.path.glob(pattern)):
+                yield file, ""
+        for name in _ARTIFACT_FOLDERS:
+            for file in sorted((self.folder.path / name).rglob("*")):
+                if file.is_file():
+                    yield file, str(file.parent.relative_to(self.folder.path))
 
 
 class ImageAdapter:
@@ -93,8 +102,9 @@ class ImageAdapter:
 
     def log_results(self, results: RunResults) -> None:
         """Log the figures of a complete run, as its last row."""
-        paths = [results.folder.path / name for name in ("figure.png", "evidence.png")]
-        images = {p.stem: (np.asarray(Image.open(p).convert("RGB")), p.stem) for p in paths if p.exists()}
+        images: dict[str, CaptionedImage] = {}
+        for file in results.figures():
+            images[file.stem] = (np.asarray(Image.open(file).convert("RGB")), file.stem)
         self.log({}, images, results.iteration)
 
     def log_summary(self, results: RunResults) -> None:
@@ -103,7 +113,8 @@ class ImageAdapter:
 
     def close(self, success: bool) -> None:
         """Finish the run of the logger; a resume continues it."""
-        self.logger.finalize("success" if success else "failed")
+        status = "success" if success else "failed"
+        self.logger.finalize(status)
 
     def abandon(self, error: BaseException | None) -> None:
         """Release a logger after an error, or None after a timeout."""

@@ -11,7 +11,7 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.formatting import Notify
 
 
@@ -24,24 +24,31 @@ class CSVAdapter(ImageAdapter):
 
     def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
         """Add a row to ``metrics.csv``; write the images, and a row for each to ``images.csv``."""
-        axis = {} if self.axis is None else {self.axis: step}
-        super().log({**axis, **metrics} if metrics else {}, {}, step)
+        row = dict(metrics)
+        if metrics and self.axis is not None:
+            row = {self.axis: step, **metrics}
+        super().log(row, {}, step)
         for key, (image, caption) in images.items():
             folder = Path(self.logger.experiment.log_dir)  # creates it
             file = folder / f"{key}/{step:06d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(file)
-            is_new = not (folder / "images.csv").exists()
-            with (folder / "images.csv").open("a", newline="", encoding="utf-8") as stream:
-                rows = [(self.axis or "step", "key", "file", "caption")] if is_new else []
-                csv.writer(stream).writerows([*rows, (step, key, file.relative_to(folder), caption)])
+            self._list(folder / "images.csv", step, key, file.relative_to(folder), caption)
+
+    def _list(self, table: Path, *row: object) -> None:
+        is_new = not table.exists()
+        with table.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            if is_new:
+                writer.writerow((self.axis or "step", "key", "file", "caption"))
+            writer.writerow(row)
 
     @property
     def place(self) -> str:
         return str(Path(self.logger.log_dir) / "metrics.csv")
 
 
-def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
+def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
     """Return the adapter of a run folder, whose earlier files are deleted."""
     shutil.rmtree(folder.path / "csv", ignore_errors=True)
     logger = CSVLogger(folder.path, name="csv", version="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from mlflow.exceptions import MlflowException
 from pytorch_lightning.loggers import MLFlowLogger
 
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify
+
+# Codes of the errors of a store that does not have the run.
+_OTHER_STORE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE")
 
 
 class MLflowAdapter(ImageAdapter):
@@ -26,7 +29,8 @@ class MLflowAdapter(ImageAdapter):
 
         Characters that MLflow does not accept in keys are replaced.
         """
-        super().log({_valid(key): value for key, value in metrics.items()}, {}, step)
+        valid = {_valid(key): value for key, value in metrics.items()}
+        super().log(valid, {}, step)
         client, run_id = self.logger.experiment, self.logger.run_id
         for key, (image, caption) in images.items():
             client.log_image(run_id, image, key=_valid(key), step=step)
@@ -36,48 +40,69 @@ class MLflowAdapter(ImageAdapter):
 class _RunAdapter(MLflowAdapter):
     """Adapter of a run folder: continues its MLflow run, and logs what that run lacks."""
 
-    def __init__(self, folder: RunFolder, settings: LoggerSettings) -> None:
-        experiment = settings.project or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "lit_viz"
+    def __init__(self, folder: FolderStorage, settings: LoggerSettings) -> None:
         self._id_file = folder.path / "mlflow" / "run_id.txt"
         self._config = folder.config
         self._steps: dict[str, set[int]] = {}  # that the MLflow run already has, by key
         self._is_new = True
-        options: dict[str, Any] = {
+        self._options: dict[str, Any] = {
+            "experiment_name": settings.project or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "lit_viz",
             "tracking_uri": mlflow.get_tracking_uri(),
             "run_name": folder.path.resolve().name,
             "tags": dict.fromkeys(settings.tags, ""),
         }
-        super().__init__(MLFlowLogger(experiment, **options), "iteration")
+        super().__init__(MLFlowLogger(**self._options), "iteration")
 
     def open(self) -> None:
         """Continue the run if the store has it, otherwise create it."""
-        stored = self._id_file.read_text().strip() if self._id_file.exists() else None
-        try:
-            if stored is not None:
-                self.logger._mlflow_client.update_run(stored, status="RUNNING")
-                self.logger._run_id, self._is_new = stored, False
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"):
-                raise  # the server does not respond; otherwise this is another store
+        stored = self._stored_run()
+        if stored is not None:
+            self.logger = MLFlowLogger(**self._options, run_id=stored)
+            self._is_new = False
         write_text(self._id_file, f"{self.logger.run_id}\n")
         if self._is_new:
             self.logger.log_hyperparams(self._config)
 
+    def _stored_run(self) -> str | None:
+        """Return the id of the run of the folder, which is set to running; None if the store does not have it."""
+        if not self._id_file.exists():
+            return None
+        run_id = self._id_file.read_text().strip()
+        try:
+            mlflow.MlflowClient(self._options["tracking_uri"]).update_run(run_id, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code not in _OTHER_STORE:
+                raise  # the server does not respond
+            return None
+        return run_id
+
     def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
         """Log what the run lacks; a caption is logged after its image."""
-        client, run_id = self.logger.experiment, self.logger.run_id
-        for key in () if self._is_new else (metrics.keys() | images.keys()) - self._steps.keys():
-            if key in metrics:
-                self._steps[key] = {metric.step for metric in client.get_metric_history(run_id, _valid(key))}
-            else:
-                captions = client.list_artifacts(run_id, f"captions/{_valid(key)}")
-                self._steps[key] = {int(Path(file.path).stem) for file in captions if not file.is_dir}
-        missing = {key for key in (*metrics, *images) if step not in self._steps.get(key, ())}
-        super().log(
-            {key: value for key, value in metrics.items() if key in missing},
-            {key: image for key, image in images.items() if key in missing},
-            step,
-        )
+        new_metrics: dict[str, float] = {}
+        for key, value in metrics.items():
+            if not self._has(key, step, self._metric_steps):
+                new_metrics[key] = value
+        new_images: dict[str, CaptionedImage] = {}
+        for key, image in images.items():
+            if not self._has(key, step, self._caption_steps):
+                new_images[key] = image
+        super().log(new_metrics, new_images, step)
+
+    def _has(self, key: str, step: int, steps: Callable[[str], set[int]]) -> bool:
+        """Return whether the continued run has a key at a step; it is queried once per key."""
+        if self._is_new:
+            return False
+        if key not in self._steps:
+            self._steps[key] = steps(_valid(key))
+        return step in self._steps[key]
+
+    def _metric_steps(self, key: str) -> set[int]:
+        history = self.logger.experiment.get_metric_history(self.logger.run_id, key)
+        return {metric.step for metric in history}
+
+    def _caption_steps(self, key: str) -> set[int]:
+        captions = self.logger.experiment.list_artifacts(self.logger.run_id, f"captions/{key}")
+        return {int(Path(file.path).stem) for file in captions if not file.is_dir}
 
     def log_summary(self, results: RunResults) -> None:
         """Log the summary, and the files of the run as artifacts."""
@@ -87,10 +112,10 @@ class _RunAdapter(MLflowAdapter):
 
     @property
     def place(self) -> str:
-        return f"run {self.logger.run_id} in {self.logger._tracking_uri}"
+        return f"run {self.logger.run_id} in {self._options['tracking_uri']}"
 
 
-def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
+def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
     """Return the adapter of a run folder, in the store of ``MLFLOW_TRACKING_URI`` or MLflow's default."""
     return _RunAdapter(folder, settings)
 

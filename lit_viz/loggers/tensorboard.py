@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.formatting import Notify
 
 
@@ -32,7 +32,7 @@ class TensorBoardAdapter(ImageAdapter):
         return f"tensorboard --logdir {self.logger.log_dir}"
 
 
-def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
+def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
     """Return the adapter of a run folder, whose earlier event files are deleted."""
     shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
     return TensorBoardAdapter(TensorBoardLogger(folder.path, name="tensorboard", version=""), "iteration")

@@ -5,16 +5,14 @@ Runs are opened without prompts, in bounded time, with an offline fallback.
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
 import secrets
 import shutil
+import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -24,15 +22,13 @@ from typing import Any, Literal, TypeVar
 
 import wandb
 from pytorch_lightning.loggers import WandbLogger
-from wandb.sdk import wandb_setup
-from wandb.sdk.lib.wbauth import authenticate_session
-from wandb.sdk.mailbox import HandleAbandonedError
-from wandb.sdk.wandb_run import Run
+from wandb.errors import AuthenticationError
 
 from lit_viz.errors import first_line
 from lit_viz.figures.layout import pixels
 from lit_viz.loggers.base import FINISH_SECONDS, CaptionedImage, ImageAdapter, LoggerSettings, RunResults, WandbMode
-from lit_viz.runs.folder import RunFolder, top5_of
+from lit_viz.runs.folder import FolderStorage, top5_of
+from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, command_line, notify
 
@@ -44,7 +40,7 @@ ID_FILE = "wandb/run_id.txt"
 # An opening takes at most 15 s in total. The server has 10 s, a killed service 2 s, and an offline run what remains: on
 # a busy machine the start of the service takes several seconds.
 _START_SECONDS = 15.0
-_PROBE_SECONDS = 4.0
+_LOGIN_SECONDS = 4.0
 _INIT_SECONDS = 6.0
 _STOP_SECONDS = 2.0
 # Intervals at which rows are written to the disk and sent; with W&B's default of 15 s a kill would lose too many.
@@ -52,6 +48,7 @@ _FLUSH_SECONDS = 0.5
 _SEND_SECONDS = 3.0
 
 _MODES: dict[str, WandbMode] = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+_SERVICE = "wandb-core"  # name of the process that writes and sends the data of all runs of this process
 # More images in a table make the page unusable in the browser; the artifact has all of them.
 _MAX_IMAGES = 256
 
@@ -67,8 +64,10 @@ class WandbAdapter(ImageAdapter):
         self._defined: set[str] = set()
 
     def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
-        media = {key: wandb.Image(image, caption=caption) for key, (image, caption) in images.items()}
-        self._log({**metrics, **media}, step)
+        row: dict[str, Any] = dict(metrics)
+        for key, (image, caption) in images.items():
+            row[key] = wandb.Image(image, caption=caption)
+        self._log(row, step)
 
     def _log(self, row: Mapping[str, Any], step: int) -> None:
         if self.axis is None:
@@ -84,20 +83,23 @@ class WandbAdapter(ImageAdapter):
 class _RunAdapter(WandbAdapter):
     """Adapter to the W&B run of a run folder; a call of ``run.log`` is a row."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: wandb.Run) -> None:
         super().__init__(WandbLogger(experiment=run, project=run.project), "iteration")
         self._run = run
-        self._place = f"wandb leet {Path(run.dir).parent}" if run.settings.mode == "offline" else str(run.url)
-        self.rows_logged = 0 if run.settings.mode == "offline" else run.starting_step
+        if run.offline:
+            self._place = f"wandb leet {Path(run.dir).parent}"
+        else:
+            self._place = str(run.url)
+            self.rows_logged = run.starting_step
 
     def log_results(self, results: RunResults) -> None:
         """Log the tables of records and of logged images, figure, animation and evidence as one row."""
-        path = results.folder.path
         row: dict[str, Any] = {"results": _record_table(results.folder), "iterations": _iteration_table(results.folder)}
-        figures = [path / name for name in ("figure.png", "evidence.png")]
-        row |= {figure.stem: wandb.Image(str(figure)) for figure in figures if figure.exists()}
-        if (path / "evolution.gif").exists():
-            row["evolution"] = wandb.Video(str(path / "evolution.gif"), format="gif")
+        for figure in results.figures():
+            row[figure.stem] = wandb.Image(str(figure))
+        animation = results.folder.path / "evolution.gif"
+        if animation.exists():
+            row["evolution"] = wandb.Video(str(animation), format="gif")
         self._log(row, results.iteration)
 
     def log_summary(self, results: RunResults) -> None:
@@ -106,17 +108,17 @@ class _RunAdapter(WandbAdapter):
         artifact = wandb.Artifact(f"results-{self._run.id}", type="results")
         for file, place in results.files():
             # Immutable files are uploaded from the run folder instead of being copied to a cache first.
-            name = f"{place}/{file.name}" if place else file.name
-            artifact.add_file(str(file), name=name, policy="immutable", skip_cache=True)
+            artifact.add_file(str(file), name=Path(place, file.name).as_posix(), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)
 
     def close(self, success: bool) -> None:
         """Finish the W&B run, as failed if it will be resumed."""
-        self._run.finish(exit_code=0 if success else 1)
+        exit_code = 0 if success else 1
+        self._run.finish(exit_code=exit_code)
 
     def abandon(self, error: BaseException | None) -> None:
-        """Kill the service process of W&B if it has ended or timed out; otherwise Python waits for it at exit."""
-        if error is None or isinstance(error, (ConnectionError, HandleAbandonedError)):
+        """Release the service process of W&B if it has ended or timed out; otherwise Python waits for it at exit."""
+        if error is None or isinstance(error, ConnectionError) or _service_has_ended():
             stop_service()
 
     def calls(self) -> AbstractContextManager[None]:
@@ -127,46 +129,64 @@ class _RunAdapter(WandbAdapter):
         return self._place
 
 
-def open_adapter(folder: RunFolder, settings: LoggerSettings, notify: Notify) -> ImageAdapter | None:
+def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter | None:
     """Return the adapter of a run folder; None if W&B is disabled or cannot write offline files."""
     run = open_run(folder, settings, notify)
     return None if run is None else _RunAdapter(run)
 
 
-def _record_table(folder: RunFolder) -> wandb.Table:
+def _record_table(folder: FolderStorage) -> wandb.Table:
+    """Return a table with a row per record, whose columns are all keys of the records."""
     records = folder.records()
-    rows = [record.to_dict() for record in records]
-    columns = [
-        column for column in dict.fromkeys(key for row in rows for key in row) if column not in ("file", "array")
-    ]
+    columns: dict[str, None] = {}  # in their order
+    for record in records:
+        columns.update(dict.fromkeys(record.to_dict()))
+    for path in ("file", "array"):
+        columns.pop(path, None)
     table = wandb.Table(columns=["image", *columns], allow_mixed_types=True)
-    for place, (record, row) in enumerate(zip(records, rows, strict=True)):
-        file = folder.path / (record.file or "")
-        show = place < _MAX_IMAGES and file.is_file()
-        image = wandb.Image(str(file), caption=record.name) if show else None
-        values = [row.get(column) for column in columns]
-        table.add_data(
-            image, *(json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for v in values)
-        )
+    for place, record in enumerate(records):
+        image = None
+        if place < _MAX_IMAGES:
+            image = _image_of(record, folder)
+        values = record.to_dict()
+        table.add_data(image, *[_cell(values.get(column)) for column in columns])
     return table
 
 
-def _iteration_table(folder: RunFolder) -> wandb.Table:
+def _image_of(record: Record, folder: FolderStorage) -> wandb.Image | None:
+    file = folder.path / (record.file or "")
+    if not file.is_file():
+        return None
+    return wandb.Image(str(file), caption=record.name)
+
+
+def _cell(value: Any) -> Any:
+    """Return a value of a record as a table accepts it."""
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
+    return value
+
+
+def _iteration_table(folder: FolderStorage) -> wandb.Table:
     """Return a table with a row per logged image, which W&B groups by task and iteration."""
     table = wandb.Table(columns=["task", "iteration", "image", "probability", "prediction"], allow_mixed_types=True)
-    frames = [(task, k, file) for task in folder.queue() for k, file in folder.frames(task.key)][:_MAX_IMAGES]
-    probabilities = {key: dict(curve) for key, curve in folder.curves("probability").items()}
-    for task, k, file in frames:
-        top5 = top5_of(file)
-        prediction = top5[0][0] if top5 else None
-        table.add_data(task.name, k, wandb.Image(pixels(file)), probabilities.get(task.key, {}).get(k), prediction)
+    curves = folder.curves("probability")
+    remaining = _MAX_IMAGES
+    for task in folder.queue():
+        probabilities = dict(curves.get(task.key, ()))
+        frames = folder.frames(task.key)[:remaining]
+        remaining -= len(frames)
+        for iteration, file in frames:
+            top5 = top5_of(file)
+            prediction = top5[0][0] if top5 else None
+            table.add_data(task.name, iteration, wandb.Image(pixels(file)), probabilities.get(iteration), prediction)
     return table
 
 
 # -- opening of a run
 
 
-def open_run(folder: RunFolder, settings: LoggerSettings, notify: Notify = notify) -> Run | None:
+def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = notify) -> wandb.Run | None:
     """Open the W&B run of a run folder, or continue it if the folder already has one.
 
     The run is separate from a run that the user has open. Its files are in ``<folder>/wandb``, its id is in
@@ -176,7 +196,8 @@ def open_run(folder: RunFolder, settings: LoggerSettings, notify: Notify = notif
     Args:
         folder: run folder.
         settings: settings of the run. The mode ``"auto"`` follows ``WANDB_MODE`` and is otherwise online; ``"online"``
-            ignores ``WANDB_MODE``. Both fall back to offline if there is no API key or no server responds within 15 s.
+            ignores ``WANDB_MODE``. Both fall back to offline if there is no API key, if no server accepts it within
+            15 s, or if the user has an open run that is offline.
         notify: receives one line if the mode falls back.
 
     Returns:
@@ -189,46 +210,98 @@ def open_run(folder: RunFolder, settings: LoggerSettings, notify: Notify = notif
         return None
     end = time.monotonic() + _START_SECONDS
     try:
-        with silent():
-            id_file = folder.path / ID_FILE
-            run_id = (id_file.read_text().strip() if id_file.exists() else "") or secrets.token_hex(4)
-            write_text(id_file, run_id + "\n")
-            for part in (folder.path / "wandb").glob("offline-run-*"):
-                shutil.rmtree(part)
-            arguments = {
-                "project": settings.project or os.environ.get("WANDB_PROJECT") or "lit_viz",
-                "name": folder.path.resolve().name,
-                "config": folder.config,
-                "id": run_id,
-                "tags": list(settings.tags) or None,
-                "group": settings.group,
-                "job_type": settings.job_type,
-            }
-            problem = _offline_reason() if mode == "online" else None
-            if mode == "online" and problem is None:
-                try:
-                    return _within(_INIT_SECONDS, partial(_init, folder, "online", arguments))
-                except Exception as error:  # server overloaded, no access to the project, version too old, ...
-                    if isinstance(error, TimeoutError):
-                        stop_service()
-                    problem = first_line(error)
-                    arguments["id"] = secrets.token_hex(4)  # wandb blocks the id of a failed run in this process
-            if problem is not None:
+        with _without_telemetry(), silent():
+            arguments = _arguments(folder, settings)
+            if mode == "online":
+                problem = _login_problem()
+                if problem is None:
+                    try:
+                        return _init_within(_INIT_SECONDS, folder, "online", arguments)
+                    except Exception as error:  # server overloaded, no access to the project, version too old, ...
+                        problem = first_line(error)
+                        arguments["id"] = _new_id()  # wandb blocks the id of a failed run in this process
                 notify(f"W&B is offline ({problem}); later: {command_line('log', folder.path)} --to wandb")
-            return _within(end - time.monotonic(), partial(_init, folder, "offline", arguments))
+            return _init_within(end - time.monotonic(), folder, "offline", arguments)
     except Exception as error:  # logging must not stop the run
-        if isinstance(error, TimeoutError):
-            stop_service()
         notify(f"W&B is off: {' '.join(str(error).split())[:200]}")
         return None
 
 
+def _arguments(folder: FolderStorage, settings: LoggerSettings) -> dict[str, Any]:
+    """Return the arguments of ``wandb.init``; write the id of the run and delete earlier offline files."""
+    id_file = folder.path / ID_FILE
+    run_id = ""
+    if id_file.exists():
+        run_id = id_file.read_text().strip()
+    run_id = run_id or _new_id()
+    write_text(id_file, run_id + "\n")
+    for part in (folder.path / "wandb").glob("offline-run-*"):
+        shutil.rmtree(part)
+    return {
+        "project": settings.project or os.environ.get("WANDB_PROJECT") or "lit_viz",
+        "name": folder.path.resolve().name,
+        "config": folder.config,
+        "id": run_id,
+        "tags": list(settings.tags) or None,
+        "group": settings.group,
+        "job_type": settings.job_type,
+    }
+
+
+def _new_id() -> str:
+    return secrets.token_hex(4)
+
+
+def _login_problem() -> str | None:
+    """Log in to the server without a prompt; return why that is not possible, or None.
+
+    ``wandb.init`` must not be called if the server does not respond: it keeps the run that it failed to open and delays
+    the exit of the process.
+    """
+    if wandb.run is not None:  # wandb.login does nothing
+        return "the open W&B run is offline" if wandb.run.offline or wandb.run.disabled else None
+    url = wandb.setup().settings.base_url
+    try:
+        with _changed_settings(mode="online"):  # with WANDB_MODE=offline, wandb.login does nothing
+            is_logged_in = _within(_LOGIN_SECONDS, partial(wandb.login, prompt=False))
+    except AuthenticationError as error:  # the answer may be an HTML page
+        reason = first_line(error).partition("<")[0].rstrip(": ")
+        return f"{reason}: wandb login --relogin"
+    except TimeoutError:
+        return f"{url} does not respond"
+    except Exception as error:
+        return first_line(error)
+    return None if is_logged_in else "no API key: wandb login"
+
+
 def stop_service() -> None:
-    """Kill W&B's service process, so that calls that wait for it end, also those at the exit of Python."""
-    with suppress(Exception):
-        wandb_setup.singleton()._connection._proc._process.kill()  # type: ignore[union-attr]
+    """Kill the service process of W&B, so that calls that wait for it end, and release it, so that Python does not wait
+    for it at exit.
+
+    On systems without ``/proc`` it is released only: the run and its exit continue, and the process ends by itself
+    when it notices the exit.
+    """
+    for process in _service_processes():
+        with suppress(OSError):
+            os.kill(process, signal.SIGKILL)
     with suppress(Exception, SystemExit):
         _within(_STOP_SECONDS, wandb.teardown)
+
+
+def _service_has_ended() -> bool:
+    return Path("/proc/self").exists() and not _service_processes()
+
+
+def _service_processes() -> list[int]:
+    """Return the running service processes that this process has started, by ``/proc``."""
+    running: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # a process has ended
+            name, _, fields = path.read_text().partition("(")[2].rpartition(")")
+            state, parent = fields.split()[:2]
+            if name == _SERVICE and int(parent) == os.getpid() and state != "Z":
+                running.append(int(path.parent.name))
+    return running
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:
@@ -251,20 +324,45 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
     return future.result()
 
 
-@contextmanager
-def silent() -> Iterator[None]:
+def silent() -> AbstractContextManager[None]:
     """Suppress W&B's console output inside the block; the user's own setting is restored."""
+    return _changed_settings(silent=True)
+
+
+@contextmanager
+def _changed_settings(**changes: Any) -> Iterator[None]:
+    """Change settings of W&B inside the block."""
     settings = wandb.setup().settings
-    before, settings.silent = settings.silent, True
-    wandb.termsetup(settings, None)
+    before = {name: getattr(settings, name) for name in changes}
+    _change(settings, changes)
     try:
         yield
     finally:
-        settings.silent = before
-        wandb.termsetup(settings, None)
+        _change(settings, before)
 
 
-def _init(folder: RunFolder, mode: Literal["online", "offline"], arguments: dict[str, Any]) -> Run:
+def _change(settings: wandb.Settings, changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        setattr(settings, name, value)
+    wandb.termsetup(settings, None)
+
+
+def _init_within(
+    seconds: float, folder: FolderStorage, mode: Literal["online", "offline"], arguments: dict[str, Any]
+) -> wandb.Run:
+    """Open a run; stop the service if that takes longer, since it would delay the exit of Python.
+
+    Raises:
+        Exception: the run could not be opened.
+    """
+    try:
+        return _within(seconds, partial(_init, folder, mode, arguments))
+    except TimeoutError:
+        stop_service()
+        raise
+
+
+def _init(folder: FolderStorage, mode: Literal["online", "offline"], arguments: dict[str, Any]) -> wandb.Run:
     settings = wandb.Settings(
         silent=True,
         console="off",
@@ -275,10 +373,9 @@ def _init(folder: RunFolder, mode: Literal["online", "offline"], arguments: dict
         x_transaction_log_flush_interval=_FLUSH_SECONDS,
         x_file_stream_transmit_interval=_SEND_SECONDS,
     )
-    with _without_telemetry():
-        run = wandb.init(
-            dir=str(folder.path), mode=mode, resume="allow", reinit="create_new", settings=settings, **arguments
-        )
+    run = wandb.init(
+        dir=str(folder.path), mode=mode, resume="allow", reinit="create_new", settings=settings, **arguments
+    )
     for handler in logging.getLogger("wandb").handlers:
         handler.handleError = lambda record: None  # type: ignore[method-assign]  # a traceback per line on a full disk
     run.define_metric("iteration")
@@ -298,40 +395,3 @@ def _without_telemetry() -> Iterator[None]:
         del os.environ["WANDB_ERROR_REPORTING"]
         if before is not None:
             os.environ["WANDB_ERROR_REPORTING"] = before
-
-
-def _offline_reason() -> str | None:
-    """Return why the server cannot be used; None if nothing indicates that."""
-    url = wandb.setup().settings.base_url.rstrip("/")
-    try:
-        credentials = authenticate_session(host=url, source="lit_viz", prompt=False, update_session=False)
-    except Exception as error:  # malformed key
-        return first_line(error)
-    if credentials is None:
-        return "no API key: wandb login"
-    try:  # in a thread, because name resolution has no timeout
-        return _within(_PROBE_SECONDS, partial(_probe, url, getattr(credentials, "api_key", None)))
-    except Exception:  # TimeoutError, or an invalid response
-        return f"{url} does not respond"
-
-
-def _probe(url: str, key: str | None) -> str | None:
-    """Query the server once; return why it cannot be used, or None.
-
-    ``wandb.init`` must not be called if the server does not respond: it keeps the run that it failed to open and delays
-    the exit of the process.
-    """
-    headers = {"Content-Type": "application/json", "User-Agent": f"wandb/{wandb.__version__}"}
-    if key is not None:
-        headers["Authorization"] = "Basic " + base64.b64encode(f"api:{key}".encode()).decode()
-    request = urllib.request.Request(f"{url}/graphql", b'{"query": "query { viewer { id } }"}', headers)
-    try:
-        urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        if error.code == 401:
-            return f"{url} rejects the API key: wandb login --relogin"
-        return f"{url} returns error {error.code}" if error.code >= 500 else None
-    except (OSError, ValueError) as error:
-        # wandb may accept a certificate that Python does not know.
-        return None if "certificate" in str(error).lower() else f"{url} does not respond"
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,16 +14,17 @@ from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import Saved, Verifier, save_and_verify
 from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.outputs import decision_logits
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, find_class
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
-from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal
+from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
-from lit_viz.types import Record, Result, Snapshot, Task
+from lit_viz.types import Record, Task
 
 
 class AdversarialExample(AttackTraining):
@@ -45,22 +47,32 @@ class AdversarialExample(AttackTraining):
         LitVizError: an argument is invalid.
     """
 
+    presentation = "lit_viz.presentations.adversarial_example.AdversarialExamplePresentation"
+
     def __init__(
         self,
         classifier: Classifier | nn.Module | str,
+        *,
         attack: Attack | str = "normalized_ascent",
         transforms: Sequence[Transform] = (),
         views: int | None = None,
         **options: Any,
     ) -> None:
         classifier = as_classifier(classifier)
-        attack = find_class(attack, ATTACKS, "attack")() if isinstance(attack, str) else attack
+        attack = find_class(attack, ATTACKS, "attack")() if isinstance(attack, str) else copy.copy(attack)
         attack.bind(classifier)
         super().__init__(classifier, attack, 1 if views is None else views, **options)
+        self.record_argument("attack", attack)
         self.notes += attack.notes
         self.transforms = Compose(list(transforms))
         self._tests_views = all(transform.affects_success for transform in self.transforms.transforms)
         self._saved: dict[int, tuple[Saved, bool]] = {}  # file and success before rounding, by finished slot
+
+    def validate_tasks(self, tasks: Sequence[Task]) -> None:
+        """Require enough classes for the attack, of targeted or untargeted tasks, and the images of the tasks."""
+        super().validate_tasks(tasks)
+        for targeted in {is_targeted(task) for task in tasks}:
+            self.attack.check_classes(self.classifier, targeted=targeted)
 
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
         return self.transforms(x, draws, self.classifier.size)
@@ -196,7 +208,7 @@ class AdversarialExample(AttackTraining):
 
     def finished_metrics(self, record: Record) -> dict[str, float]:
         """Return whether the file fools the original network, unless the photograph did."""
-        if not isinstance(record, AdversarialRecord) or record.status != "done":
+        if record.status != "done":
             return {}
         return {"fooled": float(bool(record.success_file))}
 
@@ -236,7 +248,7 @@ class AdversarialExample(AttackTraining):
 
 def _skipped(record: AdversarialRecord) -> AdversarialRecord:
     """Return the record of a photograph that is misclassified, or classified as the target, before the attack."""
-    reason = "misclassified" if record.target is None else "give another --target"
+    reason = "misclassified" if record.target is None else "give another target"
     return record.amend(
         status="skipped",
         error=f"predicted as {record.predicted_name} before the attack: {reason}",

@@ -15,23 +15,27 @@ from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.outputs import group_summary
+from lit_viz.classifiers.resizing import Resizing
 from lit_viz.engine.evaluation import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, check_shape, require
 from lit_viz.images import Blur, ColorShift, Flip, Fourier, Noise, RandomCrop, Rotate, Shear
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.parameterizations import Parameterization, encoding_error
 from lit_viz.images.priors import Prior, Projection
+from lit_viz.images.reading import Fit, read_photograph
+from lit_viz.images.sources import ImageLike, initial_image
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.photographs import contrast_fields, with_gamma
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
 from lit_viz.objectives import Logit, Objective, Outputs
-from lit_viz.objectives.base import evaluate_objective
+from lit_viz.objectives.base import copied, evaluate_objective
 from lit_viz.optim import Adam, Evaluation, StepRule
 from lit_viz.rng import Draws, Key
-from lit_viz.types import Record, Result, Snapshot, Task
+from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device
 
 #: Prediction summaries of held-out networks for an image and a class, by name.
@@ -68,9 +72,8 @@ class PictureOptions:
     group: int = 1
 
     def __post_init__(self) -> None:
-        check_at_least_one(**{"model.group": self.group})
-        if not 0.1 <= self.shown <= 1:
-            raise LitVizError(f"--model.shown must be in [0.1, 1], got {self.shown}")
+        check_at_least_one(group=self.group)
+        require(0.1 <= self.shown <= 1, "shown must be in [0.1, 1]", self.shown)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,9 @@ class ClassVisualization(ImageTraining):
             to other networks (Wu et al. 2020, "Skip Connections Matter", arXiv:2002.05990).
         picture: sizes of the result, the canvas and the network input.
         iterations: updates per image.
-        init: initial photograph ``(C, H, W)`` of the canvas's size; by default noise.
+        init: initial image: a file, a Pillow image, an array or a tensor of any size; by default noise.
+        fit: how it is fitted to the canvas: ``crop``, ``squash`` or ``pad``; by default as published with the
+            classifier, or ``crop``.
         limits: other arguments of :class:`~lit_viz.engine.method.Method`.
 
     Attributes:
@@ -131,9 +136,12 @@ class ClassVisualization(ImageTraining):
         LitVizError: an argument is invalid.
     """
 
+    presentation = "lit_viz.presentations.class_visualization.ClassVisualizationPresentation"
+
     def __init__(
         self,
         classifier: Classifier | nn.Module | str,
+        *,
         parameterization: Parameterization | None = None,
         step_rule: StepRule | None = None,
         transforms: Sequence[Transform] | None = None,
@@ -143,15 +151,15 @@ class ClassVisualization(ImageTraining):
         views: int | None = None,
         residual_gradient: float | None = None,
         picture: PictureOptions | None = None,
-        *,
-        init: Tensor | None = None,
+        init: ImageLike | None = None,
+        fit: Fit | None = None,
         iterations: int = 225,
         **limits: Any,
     ) -> None:
         if isinstance(step_rule, (Attack, Attribution)):
-            command = "attack" if isinstance(step_rule, Attack) else "saliency"
+            method = "AdversarialExample" if isinstance(step_rule, Attack) else "SaliencyMap"
             raise LitVizError(
-                f"--model.step_rule must be an optimizer, got {type(step_rule).__name__}: use it with lit-viz {command}"
+                f"step_rule must be an optimizer, got {type(step_rule).__name__}: it is a part of {method}"
             )
         given: dict[str, Any] = {
             "step_rule": step_rule,
@@ -168,8 +176,13 @@ class ClassVisualization(ImageTraining):
         super().__init__(classifier, recipe.step_rule, views=recipe.views * group, iterations=iterations, **limits)
         for projection in projections:
             projection.check(recipe.parameterization)
+        objective = copied(objective)
         objective.bind(self.classifier)
-        self.parameterization, self.objective, self.init = recipe.parameterization, objective, init
+        self.record_argument("objective", objective)
+        self.parameterization, self.objective = recipe.parameterization, objective
+        for name in ("parameterization", "step_rule", "views", "residual_gradient", "picture"):
+            self.record_argument(name, getattr(recipe, name))
+        self.record_argument("transforms", list(recipe.transforms))
         self.transforms, self.priors, self.projections = Compose(recipe.transforms), tuple(priors), tuple(projections)
         self.picture, self.canvas = make_canvas(self.classifier, picture.size, picture.oversample)
         self.shown, self.native = picture.shown, picture.native
@@ -178,10 +191,20 @@ class ClassVisualization(ImageTraining):
         self.residual_gradient = factor = recipe.residual_gradient
         require(0 < factor <= 1, "residual_gradient must be above 0 and at most 1", factor)
         self.judges: Judges | None = None
+        self.init: Tensor | None = None
+        self._init_name: str | None = None
         if init is not None:
-            self.notes.append(self._init_note(init))
+            self.init = self._read_init(init, fit)
+            self.notes.append(self._init_note(self.init))
         if self.native or objective.layers:
             self._check_network()
+
+    def _read_init(self, init: ImageLike, fit: Fit | None) -> Tensor:
+        """Return the initial image ``(C, H, W)`` at the size of the canvas."""
+        source, self._init_name = initial_image(init)
+        self.record_argument("init", self._init_name)
+        chosen: Fit | Resizing = fit or self.classifier.resizing or "crop"
+        return read_photograph(source, (self.canvas.height, self.canvas.width), self.canvas.channels, chosen).pixels
 
     def _init_note(self, init: Tensor) -> str:
         largest, mean = encoding_error(self.parameterization, init[None], self.canvas)
@@ -229,8 +252,8 @@ class ClassVisualization(ImageTraining):
                 logits, activations = net.original_network()(inputs, self.objective.layers)
             except (RuntimeError, AssertionError, ValueError) as error:  # depends on the network
                 raise LitVizError(
-                    f"{net.name} takes no images of {size[0]} x {size[1]} pixels: give --model.native false, "
-                    f"for inputs of {net.size[0]} x {net.size[1]}"
+                    f"{net.name} takes no images of {size[0]} x {size[1]} pixels: give native=False, for "
+                    f"inputs of {net.size[0]} x {net.size[1]}"
                 ) from error
             members = torch.arange(self.group)
             outputs = Outputs(logits, zeros, activations, channels=zeros, members=members, inputs=self.group)
@@ -243,20 +266,37 @@ class ClassVisualization(ImageTraining):
         return tuple(self.start(Task(0, "", 0)).shape)
 
     def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return the tasks with the weight of a contrasted class."""
-        return [with_gamma(task, self.objective) for task in tasks]
+        """Return the tasks with the initial image and the weight of a contrasted class."""
+        expanded = []
+        for task in tasks:
+            source = self._init_name if task.source is None else task.source
+            expanded.append(with_gamma(replace(task, source=source), self.objective))
+        return expanded
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
-        """Require the initial photograph of a resumed run."""
+        """Require the initial photograph of a resumed run, and a learning rate where it varies."""
+        if any("lr" in task.options for task in tasks):
+            has_rate = hasattr(self.step_rule, "lr")
+            name = type(self.step_rule).__name__
+            require(has_rate, "vary of lr requires a step rule with a learning rate", name)
+        self._note_late_iterations(tasks)
         source = next((task.source for task in tasks if task.source is not None), None)
         if self.init is not None or source is None:
             return
         if source.startswith(ARRAY_PREFIX):
             raise LitVizError(
-                "the initial image of this run is an array: resume it in Python, by lv.visualize with this array as "
-                "init and resume=True"
+                "the initial image of this run is an array: resume it in Python, with the same call and resume=True"
             )
         raise LitVizError(f"the initial photograph of this run, {source}, cannot be read: restore the file")
+
+    def _note_late_iterations(self, tasks: Sequence[Task]) -> None:
+        """Add a note about iterations to log that are later than the last one."""
+        last = max(map(self.last_iteration, tasks))
+        for name, schedule in (("log_at", self.log_at), ("curve_at", self.curve_at)):
+            late = sorted(iteration for iteration in schedule.iterations if iteration > last)
+            note = f"{name}={','.join(map(str, late))} is not reached: the last iteration is {last}"
+            if late and note not in self.notes:
+                self.notes.append(note)
 
     def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
         if self.octaves is None:
@@ -290,8 +330,8 @@ class ClassVisualization(ImageTraining):
         """
         if self.ranks.shares_views and (self.group > 1 or self.objective.couples):
             raise LitVizError(
-                "--devices_mode views requires independent views, and the objective or the group couples them: "
-                "give --devices_mode images"
+                "devices_mode=views requires independent views, and the objective or the group couples them: give "
+                "devices_mode=images"
             )
         network = self.make_network(self.objective.layers, device, residual_gradient=self.residual_gradient)
         self._evaluator = Evaluator(

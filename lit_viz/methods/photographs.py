@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attacks import Attack, name_of
+from lit_viz.attacks import Attack, BudgetAttack, name_of, without_radius
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.evaluation import Evaluator
+from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.reading import Box, Fit, read_photograph
+from lit_viz.images.sources import DatasetImages, Pictures
 from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.rng import Draws, Key
@@ -26,6 +28,8 @@ from lit_viz.utils.formatting import pluralize
 LOGITS = "logits"
 #: Values of the option ``target`` that derive the target from the label or the logits.
 TARGET_RULES = ("label", "predicted", "random", "least-likely")
+#: Source of labels that are read with the images of a dataset.
+DATASET = "dataset"
 #: Value of the option ``against`` that selects the most probable class other than the target.
 RUNNER_UP = "runner-up"
 
@@ -40,6 +44,7 @@ class PhotographTraining(ImageTraining):
         fit: how photographs are fitted to the input size of the classifier; by default its ``resizing``, or
             ``"crop"`` without one.
         images: pictures ``(C, H, W)`` in place of files; the task's option ``image`` is the index.
+        slots: photographs at once; 16 are the fastest batch on CPUs.
         limits: other arguments of :class:`~lit_viz.engine.method.Method`.
     """
 
@@ -51,11 +56,12 @@ class PhotographTraining(ImageTraining):
         step_rule: StepRule,
         *,
         fit: Fit | None = None,
-        images: Sequence[Tensor] | Tensor = (),
-        log_at: str = "geometric",
+        images: Pictures = (),
+        slots: int = 16,
+        log_at: Schedule = "geometric",
         **limits: Any,
     ) -> None:
-        super().__init__(classifier, step_rule, log_at=log_at, **limits)
+        super().__init__(classifier, step_rule, slots=slots, log_at=log_at, **limits)
         self.fit, self.images = fit or self.classifier.resizing or "crop", images
         self._crops: dict[int, tuple[tuple[int, int], Box]] = {}  # original size and visible box, by task
         self._original_logits: dict[int, Tensor] = {}  # of the original network, by task
@@ -90,6 +96,7 @@ class PhotographTraining(ImageTraining):
 
         The original network evaluates only photographs for which this is required.
         """
+        tasks = [self.with_dataset_label(task) for task in tasks]
         rows = [m for m, task in enumerate(tasks) if self.needs_original(task)]
         logits = dict(zip(rows, self.classifier.logits(x[rows]), strict=True)) if rows else {}
         self._original_logits |= {tasks[m].index: row for m, row in logits.items()}
@@ -106,6 +113,13 @@ class PhotographTraining(ImageTraining):
                 task = replace(task, options=options)
             resolved.append(task)
         return resolved
+
+    def with_dataset_label(self, task: Task) -> Task:
+        """Return a task with the label that a dataset gave with the image; predicted if it gave none."""
+        if task.label is not None or task.label_source != DATASET:
+            return task
+        label = self.images.label(task.options["image"]) if isinstance(self.images, DatasetImages) else None
+        return replace(task, label=label, label_source="predicted" if label is None else DATASET)
 
     def needs_original(self, task: Task) -> bool:
         """Return whether the original network must evaluate the photograph before training."""
@@ -182,7 +196,7 @@ class AttackTraining(PhotographTraining):
         *,
         residual_gradient: float = 1.0,
         iterations: int | None = None,
-        curve_at: str = "every:1",
+        curve_at: Schedule = "every:1",
         **options: Any,
     ) -> None:
         super().__init__(
@@ -196,10 +210,20 @@ class AttackTraining(PhotographTraining):
         self.attack = attack
         if attack.fixed and iterations not in (None, attack.iterations):
             count = pluralize(attack.iterations, "update")
-            self.notes.append(f"{name_of(attack)} takes {count}; --iterations has no effect")
+            self.notes.append(f"{name_of(attack)} takes {count}; iterations={iterations} has no effect")
         self.notes += attack.restart_schedule.notes(self.iterations)
         require(0 < residual_gradient <= 1, "residual_gradient must be above 0 and at most 1", residual_gradient)
         self.residual_gradient = residual_gradient
+
+    def validate_tasks(self, tasks: Sequence[Task]) -> None:
+        """Require radii that are valid in the norm of the attack, and enough classes for its objective."""
+        super().validate_tasks(tasks)
+        for radius in dict.fromkeys(task.options["eps"] for task in tasks if "eps" in task.options):
+            if not isinstance(self.attack, BudgetAttack):
+                raise LitVizError(without_radius(type(self.attack)))
+            self.attack.check_radius(radius, type(self.attack).__name__)
+        for targeted in sorted({is_targeted(task) for task in tasks}):
+            self.attack.check_classes(self.classifier, targeted=targeted)
 
     def prepare(self, device: torch.device) -> None:
         self._evaluator = Evaluator(
@@ -264,7 +288,7 @@ def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
     name = None if target is None else labels[target]
     if name is not None and isinstance(against, int):
         if target == against:
-            raise LitVizError(f"--against must be another class than the target, got {name} for both")
+            raise LitVizError(f"against must be another class than the target, got {name} for both")
         name = f"{name} vs. {labels[against]}"
     return replace(task, label=label, target=target, target_name=name, options=options)
 
@@ -291,7 +315,7 @@ def class_tasks(
     contrasts = [against] if against is None or isinstance(against, (str, int)) else list(against)
     contrasts = contrasts * len(targets) if len(contrasts) == 1 else contrasts
     if len(contrasts) != len(targets):
-        raise LitVizError(f"--against must be one class, or one per target: got {len(contrasts)} for {len(targets)}")
+        raise LitVizError(f"against must be one class, or one per target: got {len(contrasts)} for {len(targets)}")
     tasks = []
     for index, (word, contrast) in enumerate(zip(targets, contrasts, strict=True)):
         options = {} if contrast is None else {"against": classifier.index_of(contrast)}
@@ -331,5 +355,5 @@ def check_goal(task: Task) -> Task:
         LitVizError: it has neither a label nor a target.
     """
     if task.goal is None:
-        raise LitVizError(f"{task.name} has neither a label nor a target: use --labels or --target")
+        raise LitVizError(f"{task.name} has neither a label nor a target: give labels= or targets=")
     return task

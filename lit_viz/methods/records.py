@@ -28,8 +28,8 @@ class ContrastRecord(Record, abstract=True):
     @property
     def title(self) -> str:
         """The name of the target, with a weight of the contrast other than 1."""
-        weight = "" if self.gamma in (None, 1) else f" (gamma {self.gamma:g})"
-        return super().title + weight
+        title = super().title
+        return title if self.gamma in (None, 1) else f"{title} (gamma {self.gamma:g})"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,6 +85,8 @@ class SaliencyRecord(ContrastRecord):
         method: name of the attribution.
         settings: what the attribution records of itself (see :meth:`~lit_viz.attributions.Attribution.record_fields`).
         layer: the layer that the method reads, if it reads one.
+        grid: rows and columns of the tokens of a transformer.
+        mask_sha256: checksum of the file with the regions of the image.
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
         original_size, original_box: size of the original photograph, and the part that the network received.
@@ -108,9 +110,13 @@ class SaliencyRecord(ContrastRecord):
         if "relative_error" not in self.metrics:
             return None
         error = self.metrics["relative_error"]
-        return math.nan if error is None else error
+        if error is None:
+            return math.nan
+        return error
 
     layer = Item[str]("settings")
+    grid = Item[Sequence[int]]("settings")
+    mask_sha256 = Item[str]("settings")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,17 +126,10 @@ class AttackRecord(Record, abstract=True):
     Attributes:
         attack: name of the attack.
         settings: what the attack records of itself (see :meth:`~lit_viz.attacks.Attack.record_fields`).
-        norm, eps: norm and radius of the ball, in units of [0, 1], of an attack with a budget.
-        l2, linf: Euclidean norm and largest absolute value of the change, in units of [0, 1].
     """
 
     attack: str
     settings: Mapping[str, Any] = flattened()
-
-    norm = Item[str]("settings")
-    eps = Item[float]("settings")
-    l2 = Item[float]("metrics")
-    linf = Item[float]("metrics")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -205,17 +204,16 @@ class UniversalRecord(AttackRecord):
 
 def label_with_lr(name: str, record: Record) -> str:
     """Return a name with the learning rate of its record, if the task sets one: ``zebra, lr 0.05``."""
-    lr = record.lr if isinstance(record, VisualizationRecord) else None
-    return name if lr is None else f"{name}, lr {lr:g}"
+    return name if record.lr is None else f"{name}, lr {record.lr:g}"
 
 
 def has_several_radii(records: Iterable[Record]) -> bool:
     """Return whether the records have more than one value of ``eps``."""
-    return len({record.eps for record in records if isinstance(record, AttackRecord)} - {None}) > 1
+    return len({record.eps for record in records} - {None}) > 1
 
 
 def label_with_eps(name: str, record: Record) -> str:
     """Return a name with the radius of its record: ``chelsea, eps 4/255``."""
-    if not isinstance(record, AttackRecord) or record.eps is None or record.norm is None:
+    if record.eps is None or record.norm is None:
         return name
     return f"{name}, eps {format_distance(record.eps, record.norm)}"

@@ -19,14 +19,15 @@ from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.classifiers.isolation import full_float32
 from lit_viz.engine.evaluation import Evaluator
-from lit_viz.engine.method import check_at_least_one
-from lit_viz.errors import LitVizError, check_shape, find_class
+from lit_viz.engine.method import Schedule, check_at_least_one
+from lit_viz.engine.snapshots import Snapshot
+from lit_viz.errors import LitVizError, check_shape, find_class, require
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.photographs import RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluation, State
-from lit_viz.types import Record, Snapshot, Task
+from lit_viz.types import Record, Task
 
 #: Names of uncertainties in records, where ``error`` is the message of a failed task.
 _METRIC_NAMES = {"error": "relative_error"}
@@ -56,28 +57,28 @@ class SaliencyMap(PhotographTraining):
         LitVizError: an argument is invalid, or a method does not support the classifier.
     """
 
+    presentation = "lit_viz.presentations.saliency_map.SaliencyMapPresentation"
     step_rule: Attribution  # that of the batch, whose tasks all have the same one (see can_batch)
 
     def __init__(
         self,
         classifier: Classifier | nn.Module | str,
+        *,
         method: Attribution | str | Sequence[Attribution | str] = "gradient",
         reducer: str | None = None,
         tolerance: float | None = None,
         batch: int = 16,
         gamma: float = 1.0,
-        *,
         iterations: int | None = None,
-        curve_at: str = "geometric",
+        curve_at: Schedule = "geometric",
         **options: Any,
     ) -> None:
         classifier = as_classifier(classifier)
         given = [method] if isinstance(method, (Attribution, str)) else method
         methods = [find_class(m, METHODS, "saliency method")() if isinstance(m, str) else copy.copy(m) for m in given]
         if not methods:
-            raise LitVizError("at least one saliency method is required: try --method gradient")
-        if tolerance is not None and not tolerance > 0:
-            raise LitVizError(f"--tolerance must be positive, got {tolerance}: try 0.5")
+            raise LitVizError("method must name at least one saliency method, got none: try gradient")
+        require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance, hint="try 0.5")
         check_at_least_one(batch=batch)
         self.methods = {name_of(m): m for m in methods}
         if len(self.methods) < len(methods):
@@ -91,12 +92,14 @@ class SaliencyMap(PhotographTraining):
                 m.objective.gamma = m.objective.checked_gamma(gamma)
         most = max(m.evaluations for m in methods) if iterations is None else iterations
         super().__init__(classifier, methods[0], iterations=most, curve_at=curve_at, **options)
+        self.record_argument("method", methods if len(methods) > 1 else methods[0])
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
+        self.tolerance = tolerance
         if reducer is not None:
             find_reducer(reducer)
         for name, m in self.methods.items():
             if iterations is not None and m.fixed and 1 < m.evaluations != iterations:
-                self.notes.append(f"{name} takes {m.evaluations} evaluations; --iterations has no effect")
+                self.notes.append(f"{name} takes {m.evaluations} evaluations; iterations={iterations} has no effect")
             if "layer" in (fields := m.record_fields()):
                 self.notes.append(f"{name} reads the layer {fields['layer']}")
 
@@ -109,12 +112,20 @@ class SaliencyMap(PhotographTraining):
             expanded: list[Task] = []
             for name in self.methods:
                 for task in tasks:
-                    options = {**task.options, "method": name}
-                    if task.target is None and options.get("target", "none") == "none":
-                        options["target"] = "label"
-                    expanded.append(replace(task, index=len(expanded), options=options))
+                    with_method = replace(task, index=len(expanded), options={**task.options, "method": name})
+                    expanded.append(self._with_target(with_method))
             tasks = expanded
         return [with_gamma(task, self.methods[_method_name(task)].objective) for task in tasks]
+
+    def _with_target(self, task: Task) -> Task:
+        """Return a task without a target as one of its label, which is resolved at once where it is known."""
+        if task.target is not None or "error" in task.options or task.options.get("target", "none") != "none":
+            return task
+        task = replace(task, options={**task.options, "target": "label"})
+        try:
+            return resolve(task, None, self.classifier.labels)
+        except LitVizError as error:
+            return replace(task, options={**task.options, "error": str(error)})
 
     def last_iteration(self, task: Task) -> int:
         method = self.methods[_method_name(task)]

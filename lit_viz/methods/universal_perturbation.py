@@ -15,13 +15,14 @@ from lit_viz.attacks import Universal, is_adversarial, name_of
 from lit_viz.attacks.norms import NORMS, lengths
 from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.classifiers import Classifier
-from lit_viz.errors import LitVizError
+from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
+from lit_viz.errors import LitVizError, require
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.methods.photographs import AttackTraining, check_goal, resolve
 from lit_viz.methods.records import UniversalRecord
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
-from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Result, Snapshot, Task
+from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device, to_list
 
 #: Option of a photograph's task: it is not trained on.
@@ -93,30 +94,39 @@ class UniversalPerturbation(AttackTraining):
         classifier: frozen classifier, a module or a name.
         attack: step rule and objective; by default :class:`~lit_viz.attacks.Universal`.
         views: photographs per iteration.
+        held_out: fraction of the photographs that the perturbation is not trained on.
         options: other arguments of :class:`~lit_viz.methods.photographs.AttackTraining`.
 
     Raises:
         LitVizError: an argument is invalid.
     """
 
+    presentation = "lit_viz.presentations.universal_perturbation.UniversalPerturbationPresentation"
     attack: Universal
 
     def __init__(
         self,
         classifier: Classifier | nn.Module | str,
+        *,
         attack: Universal | None = None,
         views: int = Universal.views,
+        held_out: float = 0.0,
         **options: Any,
     ) -> None:
+        require(0 <= held_out < 1, "held_out must be at least 0 and less than 1", held_out)
         super().__init__(classifier, attack or Universal(), views, **options)
+        self.record_argument("attack", self.attack)
+        self.held_out = held_out
         if self.classifier.multi_label:
             raise LitVizError("a universal perturbation requires classes that exclude each other, got multi-label")
         self._photographs: dict[int, PhotographSet] = {}  # by task
         self._perturbed: dict[int, list[PerturbedImage]] = {}  # by finished slot
 
     def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return a task per target for all photographs, unless the tasks list their photographs."""
-        return tasks if all("photographs" in task.options for task in tasks) else universal_tasks(tasks)
+        """Return a task per target and radius for all photographs, unless the tasks list their photographs."""
+        if all("photographs" in task.options for task in tasks):
+            return tasks
+        return universal_tasks(tasks, self.held_out)
 
     def start(self, task: Task) -> Tensor:
         """Read the photographs and return a zero perturbation ``(C, H, W)``.
@@ -137,9 +147,11 @@ class UniversalPerturbation(AttackTraining):
             return self._photographs[task.index]
         tasks: list[Task] = []
         pixels, logits, failed = [], [], []
-        for photograph in (Task(**fields) for fields in task.options["photographs"]):
+        for fields in task.options["photographs"]:
+            photograph = Task(**fields)
             try:
                 image = super().start(photograph)
+                photograph = self.with_dataset_label(photograph)
                 row = self.classifier.logits(image[None])[0].cpu()
                 tasks.append(check_goal(resolve(photograph, row, self.classifier.labels)))
             except LitVizError as error:
@@ -298,13 +310,18 @@ class UniversalPerturbation(AttackTraining):
         return figures
 
 
-def universal_tasks(
-    photographs: Sequence[Task], held_out: float = 0.0, seed: int = 0, radii: Sequence[float | None] = ()
-) -> list[Task]:
-    """Return a task per target and radius, each for all photographs, of which a fraction is held out."""
+def universal_tasks(photographs: Sequence[Task], held_out: float = 0.0) -> list[Task]:
+    """Return a task per target and radius, each for all photographs, of which a fraction is held out.
+
+    Photographs that are listed once per radius are counted once.
+    """
+    radii = list(dict.fromkeys(task.options["eps"] for task in photographs if "eps" in task.options))
+    if radii:
+        photographs = [_without_radius(task) for task in photographs if task.options.get("eps") == radii[0]]
+    seed = photographs[0].seed
     for task in photographs:
         if (rule := task.options.get("target")) is not None and rule != "none":
-            raise LitVizError(f"--target of a universal attack must be the same class for all photographs, got {rule}")
+            raise LitVizError(f"targets of a universal attack must be one class for all photographs, got {rule}")
     usable = [task for task in photographs if "error" not in task.options]
     tasks: list[Task] = []
     for target, target_name in {task.target: task.target_name for task in usable}.items():
@@ -322,6 +339,10 @@ def universal_tasks(
                 )
             )
     return tasks
+
+
+def _without_radius(task: Task) -> Task:
+    return replace(task, options={name: value for name, value in task.options.items() if name != "eps"})
 
 
 def _hold_out(photographs: Sequence[Task], fraction: float, seed: int) -> list[Task]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy as copy_shallow
 from dataclasses import dataclass, field
 from math import prod
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import check_shape, require
+from lit_viz.utils.parts import Part
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Outputs:
     inputs: int = 1
 
 
-class Objective(ABC):
+class Objective(Part, ABC):
     """Base class of differentiable scores to maximize.
 
     Subclasses implement :meth:`__call__`. Objectives support ``+``, ``-`` and ``*``, also with numbers.
@@ -62,7 +64,7 @@ class Objective(ABC):
     #: Whether the score of an input depends on the other inputs of its task.
     couples: bool = False
 
-    def bind(self, classifier: Classifier) -> None:  # noqa: B027 - most objectives don't depend on the classifier
+    def bind(self, classifier: Classifier) -> None:
         """Validate the objective for a classifier and read its properties; called before the first evaluation."""
 
     @abstractmethod
@@ -76,13 +78,27 @@ class Objective(ABC):
         return Sum([self, other], [1.0, -1.0])
 
     def __mul__(self, other: Objective | float) -> Objective:
-        return Product([self, other]) if isinstance(other, Objective) else Sum([self], [float(other)])
+        if isinstance(other, Objective):
+            return Product([self, other])
+        return Sum([self], [float(other)])
 
     def __rmul__(self, factor: float) -> Objective:
         return self * factor
 
     def __neg__(self) -> Objective:
         return self * -1.0
+
+
+def copied(objective: Objective) -> Objective:
+    """Return a copy of an objective, whose terms are copies too; :meth:`Objective.bind` changes the copy only."""
+    copy = copy_shallow(objective)
+    terms = getattr(objective, "terms", None)
+    if terms is not None:
+        copy.terms = [copied(term) for term in terms]  # type: ignore[attr-defined]
+        vars(copy)["_recorded_arguments"] = {**objective.arguments, "terms": copy.terms}  # type: ignore[attr-defined]
+    else:
+        vars(copy)["_recorded_arguments"] = objective.arguments
+    return copy
 
 
 def evaluate_objective(objective: Objective, outputs: Outputs) -> Tensor:
@@ -97,19 +113,26 @@ class _Composed(Objective):
 
     def __init__(self, terms: Sequence[Objective]) -> None:
         self.terms = list(terms)
-        self.task_fields = frozenset().union(*(term.task_fields for term in terms))
-        self.couples = any(term.couples for term in terms)
+        for term in self.terms:
+            self.task_fields |= term.task_fields
+            self.couples |= term.couples
 
     @property
     def layers(self) -> tuple[str, ...]:  # type: ignore[override]
         """Layers of all terms; some terms define theirs in :meth:`bind`."""
-        return tuple(dict.fromkeys(layer for term in self.terms for layer in term.layers))
+        layers: dict[str, None] = {}
+        for term in self.terms:
+            layers |= dict.fromkeys(term.layers)
+        return tuple(layers)
 
     def bind(self, classifier: Classifier) -> None:
         """Bind the terms; a task can select the channels that all of them have."""
+        counts = []
         for term in self.terms:
             term.bind(classifier)
-        self.channels = min((term.channels for term in self.terms if term.channels is not None), default=None)
+            if term.channels is not None:
+                counts.append(term.channels)
+        self.channels = min(counts, default=None)
 
 
 class Sum(_Composed):
@@ -128,8 +151,10 @@ class Sum(_Composed):
 
     def __call__(self, outputs: Outputs) -> Tensor:
         scores = [evaluate_objective(term, outputs) for term in self.terms]
-        first, *others = (weight * score for score, weight in zip(scores, self.weights, strict=True))
-        return sum(others, start=first)
+        total = self.weights[0] * scores[0]
+        for weight, score in zip(self.weights[1:], scores[1:], strict=True):
+            total = total + weight * score
+        return total
 
 
 class Product(_Composed):
@@ -140,5 +165,5 @@ class Product(_Composed):
         super().__init__(terms)
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        first, *others = (evaluate_objective(term, outputs) for term in self.terms)
+        first, *others = [evaluate_objective(term, outputs) for term in self.terms]
         return prod(others, start=first)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from itertools import compress
 from typing import ClassVar
 
 import torch
@@ -75,8 +76,9 @@ class LogProbability(ClassScore):
     """
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        log = functional.logsigmoid(outputs.logits) if self.multi_label else outputs.logits.log_softmax(1)
-        return self._pick(log, outputs)
+        if self.multi_label:
+            return self._pick(functional.logsigmoid(outputs.logits), outputs)
+        return self._pick(outputs.logits.log_softmax(1), outputs)
 
 
 class Probability(ClassScore):
@@ -102,7 +104,7 @@ class AttackObjective(Objective):
             targeted = torch.ones_like(outputs.targets, dtype=torch.bool)
         for mode in set(to_list(targeted)):
             self.check_classes(outputs.logits.shape[1], targeted=mode, hint="use CrossEntropy or Margin")
-        if any(target < 0 for target in to_list(outputs.targets)):
+        if min(to_list(outputs.targets), default=0) < 0:
             raise LitVizError("an attack requires a target or the true label, got neither")
         return self.score(outputs, targeted)
 
@@ -179,7 +181,7 @@ class DLR(AttackObjective):
         if not any(is_targeted):
             return untargeted_score
         labels = outputs.labels
-        if labels is None or any(t and label < 0 for t, label in zip(is_targeted, to_list(labels), strict=True)):
+        if labels is None or min(compress(to_list(labels), is_targeted), default=0) < 0:
             raise LitVizError("DLR requires the true label in targeted attacks, got none: use CrossEntropy")
         spread = (descending[:, 0] - descending[:, 2:4].mean(1)).clamp(min=_EPS)
         targeted_score = (_select(logits, targets) - _select(logits, labels.clamp(min=0))) / spread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import Layout, layout, layouts, statistics_of
+from lit_viz.classifiers.layers import Layout, layer_name, layout, layouts, statistics_of
 from lit_viz.errors import LitVizError, require
 from lit_viz.objectives.base import Objective, Outputs
+from lit_viz.objectives.classes import ClassScore
 from lit_viz.utils.device import to_list
 
 #: Channel of a layer of tokens: a feature of all tokens, or all features of one token.
 Axis = Literal["feature", "token"]
+#: Position in a channel: row and column, or the center.
+Place = tuple[int, int] | Literal["center"] | None
 _EPS = 1e-24  # under the square root: keeps the gradient finite where the activation is 0
 
 
@@ -38,20 +42,28 @@ class LayerObjective(Objective):
     Class tokens and registers are excluded. Patch tokens form a square if their number is a square, else a row.
 
     Args:
-        layer: name as listed by ``lit-viz layers``.
+        layer: name as listed by ``lit-viz layers``, or the module itself, which :meth:`bind` replaces by its name.
         axis: required for layers of tokens, where a channel can be a feature or a token.
     """
 
-    def __init__(self, layer: str, axis: Axis | None = None) -> None:
-        self.layer, self.axis = layer, axis
-        self.layers = (layer,)
+    def __init__(self, layer: str | nn.Module, axis: Axis | None = None) -> None:
+        self.layer: str = layer  # type: ignore[assignment]  # a module until it is bound
+        self.axis = axis
         self._prefix = 0
 
+    @property
+    def layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The layer."""
+        return (self.layer,)
+
     def bind(self, classifier: Classifier) -> None:
+        self.layer = layer_name(self.layer, classifier.original)
+        self.record_argument("layer", self.layer)
         found = layout(classifier, self.layer)
         self._check_layout(found)
         self._prefix = found.prefix
-        self._bind_channels(found.tokens if self.axis == "token" else found.channels)
+        channels = found.tokens if self.axis == "token" else found.channels
+        self._bind_channels(channels)
 
     def maps(self, outputs: Outputs) -> Tensor:
         """Return the activation as channels over positions, ``(M, C, H, W)``."""
@@ -79,11 +91,11 @@ class LayerObjective(Objective):
         constraint = f"layer {self.layer!r} must have channels for each image"
         require(found.kind != "other", constraint, f"shape {shape}", hint=hint)
         got = f"layer {self.layer!r} of shape {shape}"
-        require(self.axis is None or found.has_tokens, "--axis requires a layer of tokens", got)
+        require(self.axis is None or found.has_tokens, "axis requires a layer of tokens", got)
         if self.axis is None and found.has_tokens and not isinstance(self, Layer):
             raise LitVizError(
-                f"layer {self.layer!r} has {found.tokens} tokens of {found.channels} features: give --axis feature (a "
-                "channel is a feature of all tokens) or --axis token (a channel is a token)"
+                f"layer {self.layer!r} has {found.tokens} tokens of {found.channels} features: give axis=feature (a "
+                "channel is a feature of all tokens) or axis=token (a channel is a token)"
             )
 
 
@@ -94,7 +106,7 @@ class Layer(LayerObjective):
     Class tokens and registers are excluded.
     """
 
-    def __init__(self, layer: str) -> None:
+    def __init__(self, layer: str | nn.Module) -> None:
         super().__init__(layer)
 
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -110,7 +122,7 @@ class _ChannelObjective(LayerObjective):
         channel: index from 0; default: the channel of each task.
     """
 
-    def __init__(self, layer: str, channel: int | None = None, axis: Axis | None = None) -> None:
+    def __init__(self, layer: str | nn.Module, channel: int | None = None, axis: Axis | None = None) -> None:
         super().__init__(layer, axis)
         self.channel = channel
         self.task_fields = frozenset({"channel"} if channel is None else ())
@@ -123,8 +135,8 @@ class _ChannelObjective(LayerObjective):
         maps = self.maps(outputs)
         if self.channel is not None:
             return self.of_map(maps[:, self.channel])
-        if outputs.channels is None or any(channel < 0 for channel in to_list(outputs.channels)):
-            raise LitVizError(f"layer {self.layer!r} requires a channel, got none: give --channel")
+        if outputs.channels is None or min(to_list(outputs.channels), default=0) < 0:
+            raise LitVizError(f"layer {self.layer!r} requires a channel, got none: give channels=")
         return self.of_map(maps[torch.arange(len(maps), device=maps.device), outputs.channels])
 
     def _bind_channels(self, channels: int) -> None:
@@ -151,7 +163,7 @@ class Neuron(_ChannelObjective):
 
     def __init__(
         self,
-        layer: str,
+        layer: str | nn.Module,
         channel: int | None = None,
         place: tuple[int, int] | None = None,
         axis: Axis | None = None,
@@ -162,13 +174,13 @@ class Neuron(_ChannelObjective):
     def of_map(self, maps: Tensor) -> Tensor:
         height, width = maps.shape[1:]
         row, column = (height // 2, width // 2) if self.place is None else self.place
-        constraint = f"--neuron of layer {self.layer!r} must be between 0,0 and {height - 1},{width - 1}"
+        constraint = f"neuron of layer {self.layer!r} must be between 0,0 and {height - 1},{width - 1}"
         require(0 <= row < height and 0 <= column < width, constraint, f"{row},{column}")
         return maps[:, row, column]
 
     def _check_layout(self, found: Layout) -> None:
         got, hint = f"layer {self.layer!r} with {found.channels} values", "each of its channels is one neuron"
-        require(found.kind != "vector", "--neuron requires a layer with positions", got, hint=hint)
+        require(found.kind != "vector", "neuron requires a layer with positions", got, hint=hint)
         super()._check_layout(found)
 
 
@@ -192,7 +204,7 @@ class Direction(LayerObjective):
 
     def __init__(
         self,
-        layer: str,
+        layer: str | nn.Module,
         vector: list[float] | str,
         kind: Literal["dot", "cosine"] = "dot",
         axis: Axis | None = None,
@@ -249,7 +261,7 @@ class Diversity(LayerObjective):
         """Compute for each input the negative mean similarity to the other images of its group, in [-1, 1]."""
         members: list[int] = [] if outputs.members is None else to_list(outputs.members)
         if not any(members):
-            raise LitVizError("Diversity requires a group of images, got one image per task: give --model.group 2")
+            raise LitVizError("Diversity requires a group of images, got one image per task: give group=2")
         group, views = max(members) + 1, members.index(1)
         activation = self.maps(outputs).flatten(2)
         gram = torch.nn.functional.normalize((activation @ activation.transpose(1, 2)).flatten(1), dim=1)
@@ -257,6 +269,64 @@ class Diversity(LayerObjective):
         similarity = torch.einsum("tgvi,thvi->tghv", gram, gram)
         others = similarity.sum(2) - similarity.diagonal(dim1=1, dim2=2).movedim(-1, 1)
         return (others / (1 - group)).flatten()
+
+
+def layer_parts(objective: Objective) -> Iterator[Any]:
+    """Yield the objectives within an objective that have the argument ``layer``, itself included."""
+    if "layer" in objective.arguments:
+        yield objective
+        return
+    for term in getattr(objective, "terms", ()):
+        yield from layer_parts(term)
+
+
+def at_layer(objective: Objective, layer: str | nn.Module, axis: Axis | None = None, neuron: Place = None) -> Objective:
+    """Return an objective that reads another layer.
+
+    Args:
+        objective: objective with parts that read a layer.
+        layer: name of the layer, or the module itself.
+        axis: meaning of a channel in a layer of tokens; None keeps that of the objective.
+        neuron: row and column, or ``center``: each :class:`Channel` becomes a :class:`Neuron`.
+    """
+    arguments = objective.arguments
+    if "layer" not in arguments:
+        terms = [at_layer(term, layer, axis, neuron) for term in getattr(objective, "terms", ())]
+        return objective.with_arguments(terms=terms) if terms else objective
+    changes: dict[str, Any] = {"layer": layer}
+    if axis is not None and "axis" in arguments:
+        changes["axis"] = axis
+    if neuron is None or not isinstance(objective, (Channel, Neuron)):
+        return objective.with_arguments(**changes)
+    place = None if neuron == "center" else neuron
+    return Neuron(**{**arguments, **changes, "place": place})
+
+
+def objective_of_layer(
+    objective: Objective, layer: str | nn.Module, has_channels: bool, axis: Axis | None = None, neuron: Place = None
+) -> Objective:
+    """Return an objective that reads a layer, in place of one of classes or of another layer.
+
+    Args:
+        objective: score of a class, which becomes a :class:`Channel` or, without channels, a :class:`Layer`; or an
+            objective of layers, which then reads this one.
+        layer: name of the layer, or the module itself.
+        has_channels: whether the tasks select channels.
+        axis, neuron: see :func:`at_layer`.
+
+    Raises:
+        LitVizError: the objective can't read a layer.
+    """
+    if not any(layer_parts(objective)):
+        if not isinstance(objective, ClassScore):
+            raise LitVizError(
+                f"layer requires an objective that reads a layer, got {type(objective).__name__}: leave one of them out"
+            )
+        objective = Channel(layer, axis=axis) if has_channels else Layer(layer)
+    found = at_layer(objective, layer, axis, neuron)
+    if neuron is not None and not any(isinstance(part, Neuron) for part in layer_parts(found)):
+        raise LitVizError("neuron requires an objective with a Channel, and channels")
+    return found
 
 
 class BatchNormStatistics(Objective):
@@ -269,7 +339,7 @@ class BatchNormStatistics(Objective):
     depends on the network (EfficientNet-Lite0: 6000 for eight photographs together, 10000 for one photograph, 20000 for
     noise), so use it with a small weight: ``Logit() + 0.001 * BatchNormStatistics()``.
 
-    The statistics of few views differ from those of many images whatever the views show; use many (``--model.views``).
+    The statistics of few views differ from those of many images whatever the views show; use many (``views``).
     These batch norms are not folded, and an evaluation takes 1.5 times as long.
 
     Args:

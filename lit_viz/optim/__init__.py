@@ -4,7 +4,11 @@ from lit_viz.optim.ascent import SGD, Adam, Adapted, GradientAscent, NAdam, Norm
 from lit_viz.optim.evaluation import Evaluate, Evaluation
 from lit_viz.optim.rule import Constant, Cosine, LearningRate, State, StepRule
 
+#: Step rules for class images by name.
+RULES: dict[str, type[StepRule]] = {"adam": Adam, "nadam": NAdam, "sgd": SGD, "rmsprop": RMSprop}
+
 __all__ = [
+    "RULES",
     "SGD",
     "Adam",
     "Adapted",

@@ -75,8 +75,10 @@ class Adapted(StepRule):
         self._cpu_keys: tuple[str, ...] = ()  # of these, what torch keeps and reads on the CPU
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        zeros = {key: torch.stack([value] * len(x)) for key, value in self._zero_state(x[0]).items()}
-        return {**self.lr.init(x, tasks), **zeros}
+        state = self.lr.init(x, tasks)
+        for key, value in self._zero_state(x[0]).items():
+            state[key] = torch.stack([value] * len(x))
+        return state
 
     def _zero_state(self, image: Tensor) -> dict[str, Tensor]:
         """Return zeros in the shape of the optimizer's state after a step on a copy of the image."""
@@ -84,10 +86,16 @@ class Adapted(StepRule):
         parameter = optimizer.param_groups[0]["params"][0]
         parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        state = {key: value for key, value in optimizer.state[parameter].items() if torch.is_tensor(value)}
-        self._keys = tuple(state)
-        self._cpu_keys = tuple(key for key, value in state.items() if value.device != image.device)
-        return {key: torch.zeros_like(value, device=image.device) for key, value in state.items()}
+        zeros: dict[str, Tensor] = {}
+        cpu_keys: list[str] = []
+        for key, value in optimizer.state[parameter].items():
+            if not torch.is_tensor(value):
+                continue
+            zeros[key] = torch.zeros_like(value, device=image.device)
+            if value.device != image.device:
+                cpu_keys.append(key)
+        self._keys, self._cpu_keys = tuple(zeros), tuple(cpu_keys)
+        return zeros
 
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         return *self.ascend(x, evaluate(x).gradient, state), never(x)
@@ -101,8 +109,15 @@ class Adapted(StepRule):
         # channels-last.
         x, gradient = x.clone(memory_format=torch.contiguous_format), gradient.contiguous()
         optimizer = self._make_optimizer(list(x), to_list(self.lr(state)))
-        keys = self._keys if self._keys is not None else tuple(self._zero_state(x[0]))  # no init in a resumed run
-        rows = {key: (to_cpu(state[key]) if key in self._cpu_keys else state[key]).clone() for key in keys}
+        keys = self._keys
+        if keys is None:  # no init in a resumed run
+            keys = tuple(self._zero_state(x[0]))
+        rows = {}
+        for key in keys:
+            values = state[key]
+            if key in self._cpu_keys:
+                values = to_cpu(values)
+            rows[key] = values.clone()
         parameters = [group["params"][0] for group in optimizer.param_groups]
         for n, (parameter, iteration) in enumerate(zip(parameters, to_list(state["iteration"]), strict=True)):
             parameter.grad = gradient[n]
@@ -114,10 +129,15 @@ class Adapted(StepRule):
                 value = optimizer.state[parameter][key]
                 if value.data_ptr() != rows[key][n].data_ptr():  # not updated in place
                     rows[key][n] = value
-        return x, {**state, **{key: to_device(value, x.device) for key, value in rows.items()}}
+        state = dict(state)
+        for key, values in rows.items():
+            state[key] = to_device(values, x.device)
+        return x, state
 
     def _make_optimizer(self, rows: list[Tensor], rates: list[float]) -> torch.optim.Optimizer:
-        groups = [{"params": [row], "lr": rate} for row, rate in zip(rows, rates, strict=True)]
+        groups = []
+        for row, rate in zip(rows, rates, strict=True):
+            groups.append({"params": [row], "lr": rate})
         return self.optimizer(groups, maximize=True, **self.options)  # type: ignore[call-arg]
 
 

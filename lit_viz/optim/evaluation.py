@@ -81,19 +81,24 @@ class Evaluation:
     def metrics_by_row(self) -> list[dict[str, float]]:
         """Return the metrics of each image as numbers; transferred from the device once."""
         if self._metrics_by_row is None:
-            metrics = [metric.double() for metric in self.metrics.values()]
-            rows = torch.stack(metrics, 1).tolist() if metrics else [[]] * len(self.score)
+            rows: list[list[float]] = [[]] * len(self.score)
+            if self.metrics:
+                rows = torch.stack([metric.double() for metric in self.metrics.values()], 1).tolist()
             self._metrics_by_row = [dict(zip(self.metrics, row, strict=True)) for row in rows]
         return self._metrics_by_row
 
     def gradient_norms(self, rows: Sequence[int]) -> dict[int, float]:
         """Return the Euclidean norm of the gradient of each of these rows for which it was computed."""
         gradient, computed = self._gradient, self._gradient_rows
-        rows = [row for row in rows if computed is None or computed[row]]
-        if gradient is None or not rows:
+        if gradient is None:
             return {}
-        norms = torch.stack([torch.linalg.vector_norm(gradient[row]) for row in rows]).tolist()
-        return dict(zip(rows, norms, strict=True))
+        norms = {}
+        for row in rows:
+            if computed is None or computed[row]:
+                norms[row] = torch.linalg.vector_norm(gradient[row])
+        if not norms:
+            return {}
+        return dict(zip(norms, torch.stack([*norms.values()]).tolist(), strict=True))
 
     def backward(
         self, score_fn: BatchFunction | None = None, *, rows: Tensor | None = None, keep: bool = False
@@ -112,8 +117,11 @@ class Evaluation:
         # Read the rows before the backward is queued; a later read would wait for it.
         counted = None if rows is None else to_list(rows)
         with torch.enable_grad():
-            score = score if score_fn is None else self._average_views(score_fn(logits))
-            total = (score if rows is None else torch.where(rows, score, 0)).sum()
+            if score_fn is not None:
+                score = self._average_views(score_fn(logits))
+            if rows is not None:
+                score = torch.where(rows, score, 0)
+            total = score.sum()
         with sparse_backward(rows):
             gradient = self._sum_over_ranks(_differentiate(total, [x], keep=keep)[0])
         self._on_backward(counted)
@@ -133,14 +141,13 @@ class Evaluation:
         with torch.enable_grad():
             total = score.sum()
         found = _differentiate(total, [activations[layer] for layer in layers], allow_unused=True)
-        gradients = dict(zip(layers, found, strict=True))
-        for layer, gradient in gradients.items():
+        for layer, gradient in zip(layers, found, strict=True):
             if gradient is None:
                 path = "choose a layer on the path to the logits"
                 raise LitVizError(f"the score does not depend on layer {layer!r}: {path}")
         self._on_backward(None)
         self.close()
-        return {layer: self._sum_over_ranks(gradient) for layer, gradient in gradients.items()}
+        return dict(zip(layers, map(self._sum_over_ranks, found), strict=True))
 
     def average_views(self, function: BatchFunction) -> Tensor:
         """Return the mean over the views of a function of the logits, ``(M,)``; no evaluation is counted."""
@@ -228,7 +235,9 @@ def bare_evaluate(
         with torch.set_grad_enabled(gradient):
             x = x.detach().requires_grad_(gradient)
             logits, activations = networks[network](x, layers)
-            row_goals: Mapping[str, Any] = goals if slots is None else {name: row[slots] for name, row in goals.items()}
+            row_goals: dict[str, Any] = dict(goals)
+            if slots is not None:
+                row_goals = {name: values[slots] for name, values in goals.items()}
             score = evaluate_objective(objective, Outputs(logits, activations=activations, **row_goals))
         return Evaluation(x, score, logits, activations=activations)
 

@@ -13,6 +13,7 @@ from lit_viz.errors import require
 from lit_viz.optim.evaluation import Evaluate
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device
+from lit_viz.utils.parts import Part
 
 #: State of a step rule: tensors with a leading slot dimension. The engine adds ``iteration`` (updates made),
 #: ``iterations`` (updates allowed) and ``until`` (next logged iteration, or the last), each ``(N,)`` int64. Tensors may
@@ -23,7 +24,7 @@ ENGINE_KEYS = ("iteration", "iterations", "until")
 _SHORT = 1e-12  # below it, and above its inverse, the squared norm underflows or overflows in float32
 
 
-class StepRule(ABC):
+class StepRule(Part, ABC):
     """One update x_k -> x_k+1 of a batch. Row n of every tensor belongs to slot n; rows are independent.
 
     Attributes:
@@ -51,7 +52,7 @@ class StepRule(ABC):
         """
 
 
-class LearningRate(ABC):
+class LearningRate(Part, ABC):
     """Learning rate per slot, at the iteration of the slot's image.
 
     Args:

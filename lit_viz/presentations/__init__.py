@@ -4,52 +4,123 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from statistics import median
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
+from lit_viz import methods
+from lit_viz.engine.method import Method, half_precision
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.snapshots import Result
+from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import Evolution
-from lit_viz.methods.records import AdversarialRecord
+from lit_viz.presentations.evidence import EvidenceItem, evidence_items
+from lit_viz.presentations.tables import TableRow, format_value, median_of
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.results import Outcome, Storage
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, label_with_target, probability_text
 
-Row = dict[str, str]
+__all__ = [
+    "CAPTUM_SECONDS",
+    "EvidenceItem",
+    "EvidenceOptions",
+    "EvidenceSettings",
+    "FigureOptions",
+    "Presentation",
+    "TableRow",
+    "format_value",
+    "median_of",
+    "presentation_of",
+    "recorded_method",
+    "stored_presentation",
+]
 
+#: When saliency maps are compared with Captum.
+Check = Literal["auto", "captum", "none"]
+#: Format of the file of a figure.
+FigureFormat = Literal["png", "pdf", "svg"]
+#: Color scale of saliency maps: one for all, or one per map.
+Scale = Literal["shared", "map"]
 #: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
 CAPTUM_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class EvidenceSettings:
+class FigureOptions:
+    """How the figure of a run is drawn.
+
+    Attributes:
+        format: format of the file.
+        scale: whether saliency maps share one color scale, or each map has its own.
+        overlays: whether saliency maps are also drawn over the photographs.
+    """
+
+    format: FigureFormat = "png"
+    scale: Scale = "shared"
+    overlays: bool = False
+
+
+@dataclass(frozen=True)
+class EvidenceOptions:
     """Which evidence is computed.
 
     Attributes:
-        config: configuration of the run.
-        seconds: time limit of the comparison with Captum at the end of a run; None (``lit-viz check``) for no limit.
-        notify: receives lines for the terminal.
+        check: comparison of saliency maps with Captum at the end of a run: ``captum``, ``auto`` (only if it takes no
+            longer than the run), or ``none``.
+        localize: whether objects are localized by saliency maps.
+        boxes: file or folder of reference boxes, with which the boxes of the maps are compared; implies ``localize``.
+        explain: whether saliency maps of originals and adversarial images are drawn.
         faithfulness: whether saliency metrics are computed.
         trust: whether stronger attacks are run on images that an attack did not fool.
     """
 
-    config: Namespace
-    seconds: float | None
-    notify: Notify
+    check: Check = "captum"
+    localize: bool = False
+    boxes: str | Path | None = None
+    explain: bool = False
     faithfulness: bool = False
     trust: bool = False
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """Which evidence is computed, and how.
+
+    Attributes:
+        options: which evidence is computed.
+        seconds: time limit of the comparison with Captum at the end of a run; None (``lit-viz check``) for no limit.
+        notify: receives lines for the terminal.
+        precision: Lightning's name of the half precision of the run; None for another precision.
+    """
+
+    options: EvidenceOptions
+    seconds: float | None
+    notify: Notify
+    precision: str | None = None
 
     @property
     def at_end_of_run(self) -> bool:
         """Whether the evidence is computed at the end of a run, where the options of the run select it."""
         return self.seconds is not None
+
+    def add(self, part: Evidence, storage: Storage, *, table: bool = False) -> None:
+        """Add a part to the evidence of a run, and report it, with or without its table."""
+        storage.merge_evidence(part)
+        for item in evidence_items(part):
+            self.report(item, table=table)
+
+    def report(self, item: EvidenceItem, *, table: bool = False) -> None:
+        """Send an item of the evidence to the terminal, with or without its table."""
+        for line in item.lines(table=table):
+            self.notify(line)
 
 
 class Presentation(ABC):
@@ -60,7 +131,7 @@ class Presentation(ABC):
         result: caption of the result in the report.
         note: remark below the curves of the report.
         files: patterns of the files and folders that only runs of this method contain.
-        flags: options of the presentation without a value.
+        run_options: options of figure and evidence that apply to the method.
         resumable: options of the presentation that a resume may change.
         evidence_options: options of ``lit-viz check`` that apply to the method.
         task_options: formats of the task options that captions state.
@@ -70,10 +141,23 @@ class Presentation(ABC):
     result: ClassVar[str] = "image"
     note: ClassVar[str] = ""
     files: ClassVar[tuple[str, ...]] = ()
-    flags: ClassVar[tuple[str, ...]] = ()
+    run_options: ClassVar[tuple[str, ...]] = ()
     resumable: ClassVar[tuple[str, ...]] = ()
     evidence_options: ClassVar[tuple[str, ...]] = ()
     task_options: ClassVar[Mapping[str, str]] = {}
+
+    def attach(self, module: ImageTraining) -> None:
+        """Set the evidence of the test stage of a Trainer: that of the end of a run."""
+        module.verify = partial(self._test_numbers, module)
+
+    def _test_numbers(self, module: ImageTraining, results: Sequence[Result]) -> Mapping[str, float]:
+        """Verify results as the end of a run does, and return the numbers that loggers of runs have."""
+        precision = half_precision(module.trainer.precision)
+        settings = EvidenceSettings(EvidenceOptions(), CAPTUM_SECONDS, _ignore, precision)
+        storage = MemoryStorage(results)
+        outcomes = storage.outcomes()
+        self.verify(module, outcomes, storage, settings)
+        return self.scalars([outcome.record for outcome in outcomes], storage.evidence())
 
     def heading(self, records: Sequence[Record]) -> str:
         """Return the heading of a report about these records."""
@@ -84,10 +168,10 @@ class Presentation(ABC):
         return ""
 
     @abstractmethod
-    def table(self, records: Sequence[Record]) -> list[Row]:
+    def table(self, records: Sequence[Record]) -> list[TableRow]:
         """Return a row per record, by column."""
 
-    def summary(self, records: Sequence[Record]) -> list[Row]:
+    def summary(self, records: Sequence[Record]) -> list[TableRow]:
         """Return a row per class, the largest first, by column, for runs with more images than rows of a table."""
         groups: dict[Hashable, list[Record]] = defaultdict(list)
         for record in records:
@@ -95,17 +179,23 @@ class Presentation(ABC):
         rows = []
         for group in sorted(groups.values(), key=lambda group: (-len(group), _class_name(group))):
             done = [record for record in group if record.status == "done"]
-            counts = {"class": _class_name(group), "images": str(len(group)), "done": str(len(done))}
-            rows.append({**counts, **self.class_summary(done)})
+            row = {"class": _class_name(group), "images": str(len(group)), "done": str(len(done))}
+            rows.append(row | self.class_summary(done))
         return rows
 
-    def class_summary(self, records: Sequence[Record]) -> Row:
+    def class_summary(self, records: Sequence[Record]) -> TableRow:
         """Return the summary of the finished records of a class, by column."""
-        return {"probability": median_of(record.probability for record in records)}
+        return {"probability": median_of([record.probability for record in records])}
 
     @abstractmethod
-    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
-        """Return the figure of a run."""
+    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
+        """Return the figure of a run.
+
+        Args:
+            outcomes: outcomes of the run.
+            options: how it is drawn.
+            evidence: evidence of the run, of which the figure may show a verdict; None if there is none.
+        """
 
     def names(self, records: Sequence[Record]) -> list[str]:
         """Return the name of each record that distinguishes it in its run."""
@@ -117,39 +207,55 @@ class Presentation(ABC):
 
     def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
         """Return the logged images of each task with its name and curve; no image is read."""
+        names = self.names([outcome.record for outcome in outcomes])
         evolutions = []
-        for outcome, name in zip(outcomes, self.names([outcome.record for outcome in outcomes]), strict=True):
+        for outcome, name in zip(outcomes, names, strict=True):
             metric = self.curve(outcome.record)
             evolutions.append(Evolution(name, outcome.frames(), outcome.curve(metric), metric))
         return evolutions
 
     def task_name(self, task: Task) -> str:
         """Return the name of a task in captions."""
-        options = [text.format(task.options[key]) for key, text in self.task_options.items() if key in task.options]
-        return ", ".join([label_with_target(task.name, task.target_name), *options])
+        texts = [label_with_target(task.name, task.target_name)]
+        for key, text in self.task_options.items():
+            if key in task.options:
+                texts.append(text.format(task.options[key]))
+        return ", ".join(texts)
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
         """Return the metrics of a snapshot that its caption states."""
         if "probability" in metrics:
-            rank = f" (rank {metrics['rank']:.0f})" if "rank" in metrics else ""
-            return [probability_text(metrics["probability"]) + rank]
-        return [f"objective {metrics['objective']:.3g}"] if "objective" in metrics else []
+            text = probability_text(metrics["probability"])
+            if "rank" in metrics:
+                text += f" (rank {metrics['rank']:.0f})"
+            return [text]
+        if "objective" in metrics:
+            return [f"objective {metrics['objective']:.3g}"]
+        return []
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         """Return the numbers by which runs are compared in a logger: their cost and the results of the evidence."""
-        counts = {"forwards": [r.forwards for r in records], "backwards": [r.backwards for r in records]}
-        cost = {f"cost/{name}": sum(filter(None, values)) for name, values in counts.items()}
-        return {**cost, "cost/seconds": sum(record.seconds or 0.0 for record in records)}
+        return {
+            "cost/forwards": sum(record.forwards or 0 for record in records),
+            "cost/backwards": sum(record.backwards or 0 for record in records),
+            "cost/seconds": sum(record.seconds or 0.0 for record in records),
+        }
+
+    def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
+        """Return the items of the evidence of a run, and of evidence in its records."""
+        return evidence_items(evidence)
 
     def verify(
-        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+        self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
     ) -> bool:
-        """Compute the evidence of a run, and write it to its records and its folder.
+        """Compute the evidence of a run, and add it to its records and its storage.
+
+        Evidence that reads files is left out in memory: :meth:`~lit_viz.runs.results.Storage.files` gives them.
 
         Args:
             module: the method.
             outcomes: outcomes of the run.
-            folder: run folder, or None for a run in memory.
+            storage: results of the run.
             settings: which evidence is computed.
 
         Returns:
@@ -158,41 +264,59 @@ class Presentation(ABC):
         return True
 
 
-#: Modules of the presentations by method. The class of a presentation has the name of the method as prefix.
-_MODULES = {
-    "AdversarialExample": "adversarial_example",
-    "ClassVisualization": "class_visualization",
-    "SaliencyMap": "saliency_map",
-    "UniversalPerturbation": "universal_perturbation",
-}
+def _ignore(message: str) -> None:
+    """Do not print a message."""
 
 
-def method_name(kind: type) -> str:
-    """Return the name of the first base of a class that has a presentation; ``ClassVisualization`` if none has."""
-    return next((base.__name__ for base in kind.__mro__ if base.__name__ in _MODULES), "ClassVisualization")
+def presentation_of(method: type[Method]) -> Presentation:
+    """Return the presentation of a method, which its class or a base class names.
 
-
-def presentation_of(method: type | str) -> Presentation:
-    """Return the presentation of a method by its class or name; by default that of class visualizations."""
-    name = method_name(method) if isinstance(method, type) else method if method in _MODULES else "ClassVisualization"
-    presentation: Presentation = getattr(import_module(f"{__name__}.{_MODULES[name]}"), f"{name}Presentation")()
+    Raises:
+        LitVizError: the class has no presentation.
+    """
+    if method.presentation is None:
+        raise LitVizError(
+            f"{method.__name__} has no presentation: set its class attribute presentation to the dotted path of a "
+            "subclass of lit_viz.presentations.Presentation"
+        )
+    module, _, name = method.presentation.rpartition(".")
+    presentation: Presentation = getattr(import_module(module), name)()
     return presentation
+
+
+def recorded_method(method: type[Method]) -> dict[str, str]:
+    """Return what a run folder records of its method: the class, and its presentation (:func:`stored_presentation`).
+
+    Raises:
+        LitVizError: the class has no presentation.
+    """
+    return {"module": method.__name__, "presentation": type(presentation_of(method)).__name__}
+
+
+def stored_presentation(folder: FolderStorage) -> Presentation:
+    """Return the presentation of a run folder. Only those of lit_viz are found, since a folder must not import code.
+
+    Raises:
+        LitVizError: the recorded presentation, or in older folders the method, is not part of lit_viz.
+    """
+    recorded = folder.recorded
+    known = {name: recorded_method(getattr(methods, name)) for name in methods.__all__}
+    # Older folders record the method only.
+    name = recorded.get("presentation") or known.get(str(recorded.get("module")), {}).get("presentation")
+    for method, names in known.items():
+        if names["presentation"] == name:
+            return presentation_of(getattr(methods, method))
+    raise LitVizError(
+        f"the method of {folder.path} must be one of {', '.join(methods.__all__)} or a subclass with its presentation, "
+        f"got {recorded.get('module')}"
+    )
 
 
 def _class_name(records: Sequence[Record]) -> str:
     first = records[0]
     if first.target_name or first.label is None:
         return first.target_name or "-"
-    names = (record.label_name for record in records if isinstance(record, AdversarialRecord))
-    return next(filter(None, names), f"class {first.label}")
-
-
-def median_of(values: Iterable[float | None], template: str = "{:.3f}") -> str:
-    """Return the formatted median of the values that are not None."""
-    present = [value for value in values if value is not None]
-    return format_value(median(present) if present else None, template)
-
-
-def format_value(value: object, template: str = "{:.3f}") -> str:
-    """Return a formatted value; ``-`` for None."""
-    return "-" if value is None else template.format(value)
+    for record in records:
+        if record.label_name:
+            return record.label_name
+    return f"class {first.label}"

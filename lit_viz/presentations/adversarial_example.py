@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
-from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from lit_viz.attacks import BudgetAttack, name_of
 from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
-from lit_viz.attacks.rounding import is_singleton
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
@@ -23,15 +22,30 @@ from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
-from lit_viz.methods.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps
-from lit_viz.presentations import EvidenceSettings, Presentation, Row, format_value, median_of
-from lit_viz.runs import evidence as run_evidence
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome, records_of
+from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
+from lit_viz.presentations import (
+    EvidenceSettings,
+    FigureOptions,
+    Presentation,
+    TableRow,
+    format_value,
+    median_of,
+)
+from lit_viz.runs.evidence import (
+    DiagnosisEvidence,
+    DiagnosisPart,
+    Evidence,
+    FileEvidence,
+    RobustnessEvidence,
+    RobustnessPoint,
+)
+from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import label_with_target, pluralize
 
 _MAX_MISMATCHES = 10  # printed; evidence.json has all of them
+_EXPLANATION_EVALUATIONS = 32  # of each saliency map
+_VERDICTS = {True: "fooled", False: "not fooled", None: "-"}
 
 
 class AttackPresentation(Presentation):
@@ -42,22 +56,26 @@ class AttackPresentation(Presentation):
         "Curves show the image at each iteration, before rounding to 8 bits; the table shows the file."
     )
     files: ClassVar[tuple[str, ...]] = ("explained.*",)
-    flags: ClassVar[tuple[str, ...]] = ("--explain",)
+    run_options: ClassVar[tuple[str, ...]] = ("explain",)
     resumable: ClassVar[tuple[str, ...]] = ("explain",)
     evidence_options: ClassVar[tuple[str, ...]] = ("trust",)
     task_options: ClassVar[Mapping[str, str]] = {"eps": "eps {:.3g}"}
 
     def subtitle(self, record: Record) -> str:
-        texts = [f"target {record.target_name}"] if record.target_name else []
-        if isinstance(record, AttackRecord) and record.eps is not None and record.norm is not None:
+        texts = []
+        if record.target_name:
+            texts.append(f"target {record.target_name}")
+        if record.eps is not None and record.norm is not None:
             texts.append(f"eps {format_distance(record.eps, record.norm)}")
         return ", ".join(texts)
 
     def names(self, records: Sequence[Record]) -> list[str]:
-        names = [label_with_target(record.name, record.target_name) for record in records]
-        if not has_several_radii(records):
-            return names
-        return [label_with_eps(name, record) for name, record in zip(names, records, strict=True)]
+        several_radii = has_several_radii(records)
+        names = []
+        for record in records:
+            name = label_with_target(record.name, record.target_name)
+            names.append(label_with_eps(name, record) if several_radii else name)
+        return names
 
 
 class AdversarialExamplePresentation(AttackPresentation):
@@ -65,87 +83,96 @@ class AdversarialExamplePresentation(AttackPresentation):
 
     result: ClassVar[str] = "adversarial image"
 
-    def table(self, records: Sequence[Record]) -> list[Row]:
-        rows = [  # a task that failed before it started has a plain record
-            record if isinstance(record, AdversarialRecord) else AdversarialRecord.extend(record, attack="")
-            for record in records
-        ]
-        is_ensemble = any(record.tried is not None for record in rows)
-        several_radii = has_several_radii(rows)
-        return [
-            {
-                **_row(record),
-                **({"eps": format_distance(record.eps, record.norm or L2.name)} if several_radii else {}),
-                **({"by": record.by or "-"} if is_ensemble else {}),
-            }
-            for record in rows
-        ]
+    def table(self, records: Sequence[Record]) -> list[TableRow]:
+        attacked = [_extended(record) for record in records]
+        is_ensemble = any(record.tried is not None for record in attacked)
+        several_radii = has_several_radii(attacked)
+        rows = []
+        for record in attacked:
+            row = _row(record)
+            if several_radii:
+                row["eps"] = format_distance(record.eps, record.norm or L2.name)
+            if is_ensemble:
+                row["by"] = record.by or "-"
+            rows.append(row)
+        return rows
 
-    def class_summary(self, records: Sequence[Record]) -> Row:
-        fooled = [record for record in records if isinstance(record, AdversarialRecord) and record.success_file]
+    def class_summary(self, records: Sequence[Record]) -> TableRow:
+        fooled = [record for record in records if record.success_file]
+        levels = [LINF.display_scale * record.linf for record in fooled if record.linf is not None]
         return {
             "fooled in the file": str(len(fooled)),
-            "median L2": median_of(record.l2 for record in fooled),
-            "median Linf": median_of((r.linf and LINF.display_scale * r.linf for r in fooled), "{:.0f}/255"),
+            "median L2": median_of([record.l2 for record in fooled]),
+            "median Linf": median_of(levels, "{:.0f}/255"),
         }
 
-    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
         """Return originals, adversarial images and differences over their traces; for several radii the robustness
-        curve."""
-        if config.radii:
-            norms = [record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None]
-            trust = RunFolder.open(config.out).evidence().trust if config.out else None
-            return robustness_figure(outcomes, NORMS[(norms or [LINF.name])[0]], trust)
-        return attack_figure(outcomes)
+        curve, with the diagnosis of the attack."""
+        records = records_of(outcomes, AdversarialRecord)
+        if not has_several_radii(records):
+            return attack_figure(outcomes)
+        norm = next(record.norm for record in records if record.norm is not None)
+        return robustness_figure(outcomes, NORMS[norm], None if evidence is None else evidence.trust)
 
-    def scalars(self, records: Sequence[Record], evidence: run_evidence.Evidence) -> dict[str, float]:
+    def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+        scalars = super().scalars(records, evidence)
+        if evidence.robustness is not None:
+            for point in evidence.robustness.points:
+                scalars[f"robust/eps {point.eps}"] = point.share
         attacked = [r for r in records if isinstance(r, AdversarialRecord) and r.status == "done"]
-        points = () if evidence.robustness is None else evidence.robustness.points
-        scalars = {f"robust/eps {point.eps}": point.share for point in points}
         if attacked:
             scalars["fooled/file"] = sum(bool(record.success_file) for record in attacked) / len(attacked)
         if evidence.trust is not None:
             scalars["trust"] = float(not evidence.trust.reasons)
-        return {**super().scalars(records, evidence), **scalars}
+        return scalars
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
-        return [*super().metric_texts(metrics), *(["fooled"] if metrics.get("margin", 0.0) > 0 else [])]
+        texts = super().metric_texts(metrics)
+        if metrics.get("margin", 0.0) > 0:
+            texts.append("fooled")
+        return texts
 
     def verify(
-        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+        self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
     ) -> bool:
         """Re-read the files, evaluate the original network on them, and diagnose the failures."""
-        if folder is None:
+        if storage.path is None:
             return True
         assert isinstance(module, AdversarialExample)
-        if settings.at_end_of_run and settings.config.explain:
-            save_figure(_explanation_figure(outcomes, module.classifier), folder.path / "explained.png")
-        if settings.trust and not isinstance(module.attack, BudgetAttack):
-            raise LitVizError(f"{name_of(module.attack)} has no budget for stronger attacks: leave out --trust")
-        mismatched = _verify_files(module.classifier, outcomes, folder, settings)
+        options = settings.options
+        if settings.at_end_of_run and options.explain:
+            save_figure(_explanation_figure(outcomes, module.classifier), storage.path / "explained.png")
+        if options.trust and not isinstance(module.attack, BudgetAttack):
+            raise LitVizError(f"{name_of(module.attack)} has no budget for stronger attacks: leave out trust")
+        mismatched = _verify_files(module, outcomes, storage, settings)
         valid = [outcome for outcome in outcomes if outcome.record.index not in mismatched]
-        if members := robustness.ensemble_breakdown(outcomes):
-            folder.merge_evidence(run_evidence.Evidence(survivors=members))
-            settings.notify(f"evidence: as floats, {'; '.join(member.sentence for member in members)}")
-        if has_several_radii(outcome.record for outcome in _with_file(valid)):
-            _write_robustness(valid, folder, settings)
-        _write_diagnosis(module, valid, folder, settings)
+        members = robustness.ensemble_breakdown(outcomes)
+        if members:
+            settings.add(Evidence(survivors=members), storage)
+        if has_several_radii([outcome.record for outcome in _with_file(valid)]):
+            settings.add(Evidence(robustness=_robustness(valid)), storage, table=True)
+        settings.add(Evidence(trust=_diagnosis(module, valid, storage, settings)), storage)
         if not settings.at_end_of_run:
             predictions = robustness.transfers(outcomes, module.classifier)
-            folder.merge_evidence(run_evidence.Evidence(transfer=robustness.transfer_evidence(predictions)))
-            settings.notify(f"evidence: {robustness.transfer_summary(predictions, _count_fooled(outcomes))}")
+            settings.add(Evidence(transfer=robustness.transfer_evidence(predictions)), storage, table=True)
             if predictions:
                 settings.notify(robustness.transfer_table(predictions))
         return not mismatched
 
 
-def _row(record: AdversarialRecord) -> Row:
-    verdicts = {True: "fooled", False: "not fooled", None: "-"}
+def _extended(record: Record) -> AdversarialRecord:
+    """Return the record of an attack; a task that failed before it started has a plain record."""
+    return record if isinstance(record, AdversarialRecord) else AdversarialRecord.extend(record, attack="")
+
+
+def _row(record: AdversarialRecord) -> TableRow:
+    success = None if record.status == "skipped" else record.success_file
     return {
         "photograph": record.name,
         "target": record.target_name or "any other",
         "status": record.status,
-        "in the file": verdicts[None if record.status == "skipped" else record.success_file],
+        "in the file": _VERDICTS[success],
         "seen as": format_value(record.predicted_name, "{}"),
         "before": format_value(record.probability_before),
         "after": format_value(record.probability),
@@ -160,120 +187,129 @@ def _row(record: AdversarialRecord) -> Row:
 
 def _explanation_figure(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:
     """Return saliency maps of the predicted class, for each original and each outcome."""
-    panels = []
-    several = has_several_radii(outcome.record for outcome in outcomes)
+    several_radii = has_several_radii([outcome.record for outcome in outcomes])
+    panels: list[SaliencyPanel] = []
     for outcome in outcomes:
-        source, image, record = outcome.source(), outcome.image(), outcome.record
-        if source is None or image is None or not isinstance(record, AdversarialRecord):
-            continue
-        if record.predicted is None or record.predicted_before is None:
-            continue
-        label = label_with_eps(record.name, record) if several else record.name
-        classes = [record.predicted_before, record.predicted]
-        seeds = [record.seed or 0] * 2  # equal noise, so that the maps differ by the images only
-        x = torch.stack([source, image])
-        maps, _ = attribute(SmoothGrad(), classifier.fast(), x, classes, evaluations=32, seeds=seeds)
-        for name, picture, index, map_ in zip(("original", "attacked"), (source, image), classes, maps, strict=True):
-            subtitle = f"{name}, seen as {classifier.labels[index]}"
-            panels.append(SaliencyPanel(label, picture, {title_of("smoothgrad"): map_}, subtitle))
+        record = outcome.record
+        if isinstance(record, AdversarialRecord):
+            label = label_with_eps(record.name, record) if several_radii else record.name
+            panels += _explanations(outcome, record, label, classifier)
     return saliency_figure(panels, scale="map", columns=4 if len(panels) <= 8 else 8)
+
+
+def _explanations(
+    outcome: Outcome, record: AdversarialRecord, label: str, classifier: Classifier
+) -> list[SaliencyPanel]:
+    """Return the saliency maps of original and outcome; none if an image or a prediction is missing."""
+    source, image = outcome.source(), outcome.image()
+    before, after = record.predicted_before, record.predicted
+    if source is None or image is None or before is None or after is None:
+        return []
+    seeds = [record.seed or 0] * 2  # equal noise, so that the maps differ by the images only
+    maps, _ = attribute(
+        SmoothGrad(),
+        classifier.fast(),
+        torch.stack([source, image]),
+        [before, after],
+        evaluations=_EXPLANATION_EVALUATIONS,
+        seeds=seeds,
+    )
+    title = title_of("smoothgrad")
+    return [
+        SaliencyPanel(label, source, {title: maps[0]}, f"original, seen as {classifier.labels[before]}"),
+        SaliencyPanel(label, image, {title: maps[1]}, f"attacked, seen as {classifier.labels[after]}"),
+    ]
 
 
 # -- evidence
 
 
 def find_mismatches(
-    files: Sequence[RecordedFile], classifier: Classifier, folder: RunFolder, settings: EvidenceSettings
+    files: Sequence[RecordedFile], module: ImageTraining, folder: Path, settings: EvidenceSettings
 ) -> list[str | None]:
-    """Return the difference of each file from its record, or None, and print the first ones."""
-    reasons, missing = mismatches(files, classifier, settings.config.slots)
+    """Return the difference of each file in a run folder from its record, or None, and print the first ones."""
+    reasons, missing = mismatches(files, module.classifier, module.capacity)
     different = [(file.file, reason) for file, reason in zip(files, reasons, strict=True) if reason is not None]
     for path, reason in different[:_MAX_MISMATCHES]:
-        settings.notify(f"evidence: {path.relative_to(folder.path).as_posix()} is not as recorded: {reason}")
+        settings.notify(f"{path.relative_to(folder).as_posix()} is not as recorded: {reason}")
     if len(different) > _MAX_MISMATCHES:
-        settings.notify(f"evidence: {pluralize(len(different) - _MAX_MISMATCHES, 'further file')} not as recorded")
+        settings.notify(f"{pluralize(len(different) - _MAX_MISMATCHES, 'further file')} not as recorded")
     if missing:
-        settings.notify(f"evidence: {pluralize(missing, 'photograph')} missing, so their distances are not verified")
+        settings.notify(f"{pluralize(missing, 'photograph')} missing, so their distances are not verified")
     return reasons
 
 
 def _with_file(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    return [o for o in outcomes if o.record.status == "done" and o.record.file]
-
-
-def _count_fooled(outcomes: Sequence[Outcome]) -> int:
-    return sum(bool(record.success_file) for record in records_of(outcomes, AdversarialRecord))
+    return [outcome for outcome in outcomes if outcome.record.status == "done" and outcome.record.file]
 
 
 def _verify_files(
-    classifier: Classifier, outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings
+    module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
 ) -> set[int]:
     """Compare the files with their records, and withdraw the successes of those that differ; return their indices."""
+    folder = storage.path
+    assert folder is not None
     stored = _with_file(outcomes)
-    records = [robustness.attack_record(outcome) for outcome in stored]
-    files = [
-        RecordedFile(folder.path / str(record.file), record, outcome.source, record)
-        for outcome, record in zip(stored, records, strict=True)
-    ]
-    reasons = find_mismatches(files, classifier, folder, settings)
+    files = []
+    for outcome in stored:
+        record = robustness.attack_record(outcome)
+        files.append(RecordedFile(folder / str(record.file), record, outcome.source, record))
+    reasons = find_mismatches(files, module, folder, settings)
     different = [outcome for outcome, reason in zip(stored, reasons, strict=True) if reason is not None]
     for outcome in different:
         outcome.amend(success_file=False, success_jpeg95=False, success_jpeg75=False)
-    folder.amend(outcome.record for outcome in different)
-    fooled = _count_fooled(stored)
-    attacked = sum(o.record.status == "done" for o in outcomes)
-    names = [outcome.record.name for outcome in different]
-    folder.merge_evidence(
-        run_evidence.Evidence(files=run_evidence.FileEvidence(read=len(stored), fooled=fooled, wrong=names))
-    )
-    settings.notify(f"evidence: {fooled} of {attacked} files fool the original network, read back from the disk")
+    storage.amend([outcome.record for outcome in different])
+    fooled = sum(bool(record.success_file) for record in records_of(stored, AdversarialRecord))
+    wrong = [outcome.record.name for outcome in different]
+    settings.add(Evidence(files=FileEvidence(read=len(stored), fooled=fooled, wrong=wrong)), storage)
     return {outcome.record.index for outcome in different}
 
 
-def _write_robustness(outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings) -> None:
-    """Write the robust accuracy by radius."""
+def _robustness(outcomes: Sequence[Outcome]) -> RobustnessEvidence:
+    """Return the share of robust photographs by radius."""
     norm = next(record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None)
-    label, curve = robustness.accuracy_label(outcomes), robustness.robust_accuracy(outcomes)
-    points = [
-        run_evidence.RobustnessPoint(
-            eps=format_distance(point.eps, norm),
-            robust=point.robust,
-            photographs=point.total,
-            share=point.share,
-            low=point.interval[0],
-            high=point.interval[1],
+    points = []
+    for accuracy in robustness.robust_accuracy(outcomes):
+        low, high = accuracy.interval
+        point = RobustnessPoint(
+            eps=format_distance(accuracy.eps, norm),
+            robust=accuracy.robust,
+            photographs=accuracy.total,
+            share=accuracy.share,
+            low=low,
+            high=high,
         )
-        for point in curve
-    ]
-    folder.merge_evidence(
-        run_evidence.Evidence(robustness=run_evidence.RobustnessEvidence(what=label, norm=norm, points=points))
-    )
-    for point in curve:
-        note = ", since the ball holds no other 8-bit image" if is_singleton(point.eps) else ""
-        settings.notify(f"eps {format_distance(point.eps, norm)}: {label} {point.text}{note}")
+        points.append(point)
+    return RobustnessEvidence(what=robustness.accuracy_label(outcomes), norm=norm, points=points)
 
 
-def _write_diagnosis(
-    module: AdversarialExample, outcomes: Sequence[Outcome], folder: RunFolder, settings: EvidenceSettings
-) -> None:
-    """Write whether the failures of the attack are credible."""
+def _diagnosis(
+    module: AdversarialExample, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
+) -> DiagnosisEvidence:
+    """Return whether the failures of the attack are credible."""
+    parts = [diagnostics(outcomes, module.attack, module.iterations)]
+    harder = _stronger_attacks(module, outcomes, storage, settings)
+    if harder is not None:
+        parts.append(harder)
+    reasons: list[str] = []
+    tried: list[str] = []
+    for part in parts:
+        reasons += part.reasons
+        tried += part.tried
+    return DiagnosisEvidence(reasons=reasons, tried=tried, harder=harder)
+
+
+def _stronger_attacks(
+    module: AdversarialExample, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
+) -> DiagnosisPart | None:
+    """Return the results of stronger attacks, which ``trust`` selects; otherwise those of an earlier check."""
+    if not settings.options.trust:
+        earlier = None if settings.at_end_of_run else storage.evidence().trust
+        return None if earlier is None else earlier.harder  # of the same files
     attack = module.attack
-    from_traces = diagnostics(outcomes, attack, module.iterations)
-    harder: run_evidence.DiagnosisPart | None = None
-    if settings.trust:
-        assert isinstance(attack, BudgetAttack)
-        if module.classifier.multi_label:
-            raise LitVizError("--trust requires classes that exclude each other, got a multi-label network")
-        settings.notify(f"evidence: trying {cost_of_stronger_attacks(outcomes)}")
-        network = module.classifier.fast()
-        harder = stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
-    elif not settings.at_end_of_run and (earlier := folder.evidence().trust) is not None:
-        harder = earlier.harder  # of the same files
-    found = [from_traces, *([] if harder is None else [harder])]
-    diagnosis = run_evidence.DiagnosisEvidence(
-        reasons=[reason for part in found for reason in part.reasons],
-        tried=[name for part in found for name in part.tried],
-        harder=harder,
-    )
-    folder.merge_evidence(run_evidence.Evidence(trust=diagnosis))
-    settings.notify(f"evidence: {diagnosis.sentence}")
+    assert isinstance(attack, BudgetAttack)
+    if module.classifier.multi_label:
+        raise LitVizError("trust requires classes that exclude each other, got a multi-label network")
+    settings.notify(f"trying {cost_of_stronger_attacks(outcomes)}")
+    network = module.classifier.fast()
+    return stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)

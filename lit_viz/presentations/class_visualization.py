@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any, ClassVar
 
-from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from lit_viz.engine.module import ImageTraining
@@ -18,15 +18,24 @@ from lit_viz.figures.sheet import channel_grid, sweep_figure
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import Judges
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
-from lit_viz.presentations import EvidenceSettings, Presentation, Row, format_value
+from lit_viz.presentations import (
+    EvidenceItem,
+    EvidenceSettings,
+    FigureOptions,
+    Presentation,
+    TableRow,
+    format_value,
+)
+from lit_viz.presentations.evidence import held_out_item
 from lit_viz.runs.evidence import Evidence, ImageEvidence
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.results import Outcome, Storage
 from lit_viz.types import Record, Task
-from lit_viz.utils.formatting import pluralize, probability_text, unique_labels
+from lit_viz.utils.formatting import probability_text, unique_labels
 
 #: Tolerance of a probability, and relative one of an objective: the run evaluated the fast copy, in other batches.
 _TOLERANCE = 0.01
+#: Columns of options, which tables have only if their values differ.
+_OPTION_COLUMNS = ("iterations", "lr")
 
 
 class ClassVisualizationPresentation(Presentation):
@@ -35,26 +44,39 @@ class ClassVisualizationPresentation(Presentation):
     title: ClassVar[str] = "Class images"
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "lr": "lr {:g}"}
 
+    def attach(self, module: ImageTraining) -> None:
+        """Add the held-out networks too."""
+        super().attach(module)
+        assert isinstance(module, ClassVisualization)
+        if module.judges is None:
+            module.judges = held_out_judge(module.classifier)
+
     def heading(self, records: Sequence[Record]) -> str:
         is_layer = any(isinstance(record, LayerImageRecord) and record.layer for record in records)
         return "Layer images" if is_layer else self.title
 
-    def table(self, records: Sequence[Record]) -> list[Row]:
+    def table(self, records: Sequence[Record]) -> list[TableRow]:
         """Return probability and rank of the target, for the network and for each judge; of an image without a target
         the objective. Options that vary have a column."""
-        images = [record for record in records if isinstance(record, ClassImageRecord)]
-        judges = sorted({name for record in images for name in record.judges})
-        rows = [{**_row(record, judges), **_varying(record)} for record in records]
-        constant = {name for name in ("iterations", "lr") if len({row[name] for row in rows}) == 1}
-        return [{name: value for name, value in row.items() if name not in constant} for row in rows]
+        judges: set[str] = set()
+        for record in records:
+            if isinstance(record, ClassImageRecord):
+                judges |= record.judges.keys()
+        rows = [_row(record, sorted(judges)) for record in records]
+        for column in _OPTION_COLUMNS:
+            if len({row[column] for row in rows}) == 1:
+                for row in rows:
+                    del row[column]
+        return rows
 
-    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
         """Return the logged images over the curve of the probability or the objective; channels, and options that vary,
         as a grid."""
-        if config.vary:
-            return _grid(outcomes, config.vary)
         records = [outcome.record for outcome in outcomes]
-        if len(records) > 1 and all(isinstance(r, LayerImageRecord) and r.channel is not None for r in records):
+        varied = varied_options(records)
+        if varied:
+            return _grid(outcomes, varied)
+        if len(records) > 1 and all(_is_channel(record) for record in records):
             return channel_grid(outcomes)
         return evolution_figure(self.evolutions(outcomes))
 
@@ -66,105 +88,174 @@ class ClassVisualizationPresentation(Presentation):
         return "objective" if has_objective else "probability"
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
-        ranks = [v["rank"] for r in records if isinstance(r, ClassImageRecord) for v in r.judges.values()]
-        agreement = {"judges/agreement": ranks.count(1) / len(ranks)} if ranks else {}
-        return {**super().scalars(records, evidence), **agreement}
+        scalars = super().scalars(records, evidence)
+        ranks: list[float] = []
+        for record in records:
+            if isinstance(record, ClassImageRecord):
+                ranks += [verdict["rank"] for verdict in record.judges.values()]
+        if ranks:
+            scalars["judges/agreement"] = ranks.count(1) / len(ranks)
+        return scalars
+
+    def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
+        """Return the items of the evidence, and the predictions of held-out networks in the records."""
+        items = super().evidence_items(evidence, records)
+        held_out = held_out_item(records)
+        return items if held_out is None else [*items, held_out]
 
     def verify(
-        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+        self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
     ) -> bool:
         """Re-read the files and evaluate the original network and the judges on them (``lit-viz check`` only)."""
-        if folder is None or settings.at_end_of_run:
+        if storage.path is None or settings.at_end_of_run:
             return True
         assert isinstance(module, ClassVisualization)
         judges = held_out_judge(module.classifier)
         done = [outcome for outcome in outcomes if outcome.record.status == "done"]
-        verdicts = [_evaluate(outcome, module, judges) for outcome in done]
-        same = sum(_agrees(verdict, o.record) for verdict, o in zip(verdicts, done, strict=True))
-        for outcome, verdict in zip(done, verdicts, strict=True):
+        same = 0
+        verdicts = []
+        for outcome in done:
+            verdict = _evaluate(outcome, module, judges)
+            same += _agrees(verdict, outcome.record)
             if "judges" in verdict:
                 outcome.amend(judges=verdict["judges"])
-        folder.amend(outcome.record for outcome in done)
-        entries = [{"index": o.record.index, **verdict} for o, verdict in zip(done, verdicts, strict=True)]
-        folder.merge_evidence(Evidence(pictures=ImageEvidence(read=len(done), same=same, verdicts=entries)))
-        if not done:
-            settings.notify("evidence: no finished image")
-            return True
-        settings.notify(f"evidence: {same} of {pluralize(len(done), 'file')} classified as recorded")
-        for name in dict.fromkeys(name for verdict in verdicts for name in verdict.get("judges", ())):
-            right = sum(verdict["judges"][name]["rank"] == 1 for verdict in verdicts)
-            settings.notify(f"evidence: {name} predicts the class of {right} of {len(done)}")
+            verdicts.append({"index": outcome.record.index} | verdict)
+        records = [outcome.record for outcome in done]
+        storage.amend(records)
+        settings.add(Evidence(pictures=ImageEvidence(read=len(done), same=same, verdicts=verdicts)), storage)
+        held_out = held_out_item(records)
+        if held_out is not None:
+            settings.report(held_out)
         return same == len(done)
 
 
-def _grid(outcomes: Sequence[Outcome], vary: Mapping[str, Sequence[float]]) -> Figure:
-    """Return a grid with a column for each value of the last option of ``vary``, and a row for each image and
+def _is_channel(record: Record) -> bool:
+    return isinstance(record, LayerImageRecord) and record.channel is not None
+
+
+# -- options that vary
+
+
+def varied_options(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return the values of the options of which a run has every combination for each image, by option.
+
+    The options are the learning rate and the iterations; the one that changes from record to record is the last. The
+    result is empty if no image was optimized several times.
+    """
+    repetitions = Counter((record.name, record.target, record.seed) for record in records)
+    variants = max(repetitions.values(), default=0)
+    if variants < 2:
+        return {}
+    rates: dict[float, None] = {}  # in order of appearance
+    lengths: dict[float, None] = {}
+    first_rates = set()
+    for record in records:
+        if not isinstance(record, VisualizationRecord):
+            continue
+        if record.lr is not None:
+            rates[record.lr] = None
+        if record.status == "done":  # a failed image has the iterations until its failure
+            lengths[float(record.iterations or 0)] = None
+        if record.index % variants < 2:
+            first_rates.add(record.lr)
+    if len(rates) == variants:
+        return {"lr": list(rates)}
+    if len(lengths) == variants:
+        return {"iterations": list(lengths)}
+    if len(rates) * len(lengths) != variants:
+        return {}
+    if len(first_rates) > 1:
+        return {"iterations": list(lengths), "lr": list(rates)}
+    return {"lr": list(rates), "iterations": list(lengths)}
+
+
+def _grid(outcomes: Sequence[Outcome], varied: Mapping[str, Sequence[float]]) -> Figure:
+    """Return a grid with a column for each value of the last of the ``varied`` options, and a row for each image and
     combination of the others."""
-    *others, (across, columns) = vary.items()
-    combinations = list(product(*(values for _, values in others)))
+    *others, (across, columns) = varied.items()
+    combinations = list(product(*[values for _, values in others]))
+    variants = prod(map(len, varied.values()))
     rows: dict[tuple[int, int], list[Cell | None]] = {}
     labels: dict[tuple[int, int], list[str]] = {}
     for outcome in outcomes:
-        image, variant = divmod(outcome.record.index, prod(map(len, vary.values())))
+        image, variant = divmod(outcome.record.index, variants)
         row, column = divmod(variant, len(columns))
-        options = [f"{name} {value:g}" for (name, _), value in zip(others, combinations[row], strict=True)]
-        labels[image, row] = [outcome.record.title, *options]
-        cells = rows.setdefault((image, row), [None] * len(columns))
-        if (picture := outcome.pictures()[1]) is not None:
-            cells[column] = Cell(pixels(picture), [image_caption(outcome.record)])
+        if (image, row) not in rows:
+            rows[image, row] = [None] * len(columns)
+            labels[image, row] = [outcome.record.title]
+            for (name, _), value in zip(others, combinations[row], strict=True):
+                labels[image, row].append(f"{name} {value:g}")
+        picture = outcome.pictures()[1]
+        if picture is not None:
+            rows[image, row][column] = Cell(pixels(picture), [image_caption(outcome.record)])
     titles = [f"{across} {value:g}" for value in columns]
-    return sweep_figure(list(labels.values()), titles, list(rows.values()), grid_caption(o.record for o in outcomes))
+    caption = grid_caption([outcome.record for outcome in outcomes])
+    return sweep_figure(list(labels.values()), titles, list(rows.values()), caption)
+
+
+# -- texts of an image
 
 
 def image_caption(record: Record) -> str:
     """Return the probability of the class and the number of judges that predict it, or the objective of the file."""
     if not isinstance(record, ClassImageRecord):
         return f"objective {getattr(record, 'objective_file', None) or 0.0:.3g}"
-    correct = sum(judge["rank"] == 1 for judge in record.judges.values())
-    judges = f" · judges {correct} of {len(record.judges)}" if record.judges else ""
-    return probability_text(record.probability or 0.0) + judges
+    text = probability_text(record.probability or 0.0)
+    if record.judges:
+        correct = sum(judge["rank"] == 1 for judge in record.judges.values())
+        text += f" · judges {correct} of {len(record.judges)}"
+    return text
 
 
 def grid_caption(records: Iterable[Record]) -> str:
     """Return the caption of a grid of images with :func:`image_caption`."""
     images = [record for record in records if isinstance(record, ClassImageRecord)]
-    judges = " Judges: held-out networks that predict the class." if any(record.judges for record in images) else ""
-    return f"p: probability of the class.{judges}" if images else ""
+    if not images:
+        return ""
+    caption = "p: probability of the class."
+    if any(record.judges for record in images):
+        caption += " Judges: held-out networks that predict the class."
+    return caption
 
 
-def _row(record: Record, judges: Sequence[str]) -> Row:
+def _row(record: Record, judges: Sequence[str]) -> TableRow:
     image = record if isinstance(record, VisualizationRecord) else None
     if record.target is None:
-        return {
+        row = {
             "image": record.name,
             "status": record.status,
             "objective": format_value(image and image.objective, "{:.4g}"),
             "in the file": format_value(image and image.objective_file, "{:.4g}"),
         }
-    verdicts = record.judges if isinstance(record, ClassImageRecord) else {}
-    return {
-        "class": record.title,
-        "status": record.status,
-        "probability": format_value(record.probability),
-        "rank": format_value(image and image.rank, "{}"),
-        **{
-            f"by {name}": f"{verdicts[name]['probability']:.2f} ({verdicts[name]['rank']})" if name in verdicts else "-"
-            for name in judges
-        },
-    }
+    else:
+        row = {
+            "class": record.title,
+            "status": record.status,
+            "probability": format_value(record.probability),
+            "rank": format_value(image and image.rank, "{}"),
+        }
+        verdicts = record.judges if isinstance(record, ClassImageRecord) else {}
+        for name in judges:
+            row[f"by {name}"] = _judgment(verdicts.get(name))
+    row["iterations"] = format_value(record.iterations, "{:g}")
+    row["lr"] = format_value(record.lr, "{:g}")
+    return row
 
 
-def _varying(record: Record) -> Row:
-    lr = record.lr if isinstance(record, VisualizationRecord) else None
-    return {"iterations": format_value(record.iterations, "{:g}"), "lr": format_value(lr, "{:g}")}
+def _judgment(verdict: Mapping[str, Any] | None) -> str:
+    return "-" if verdict is None else f"{verdict['probability']:.2f} ({verdict['rank']})"
+
+
+# -- evidence
 
 
 def _evaluate(outcome: Outcome, module: ClassVisualization, judges: Judges) -> dict[str, Any]:
     """Return the predictions of the original network and the judges for the file of an outcome."""
     image, record = outcome.image(), outcome.record
     assert image is not None
-    channel = record.channel if isinstance(record, LayerImageRecord) else None
-    options = {} if channel is None else {"channel": channel}
+    options = {}
+    if isinstance(record, LayerImageRecord) and record.channel is not None:
+        options["channel"] = record.channel
     task = Task(record.index, record.name, record.seed or 0, target=record.target, options=options)
     logits, objective = module.evaluate_original(image, task)
     if task.target is None:
@@ -176,6 +267,7 @@ def _evaluate(outcome: Outcome, module: ClassVisualization, judges: Judges) -> d
 
 
 def _agrees(verdict: Mapping[str, Any], record: Record) -> bool:
+    """Return whether the prediction for a file is the recorded one."""
     if isinstance(record, LayerImageRecord):
         recorded = record.objective_file or 0.0
         return bool(abs(verdict["objective_file"] - recorded) <= _TOLERANCE * max(abs(recorded), 1e-6))

@@ -5,27 +5,36 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from lit_viz.attributions import title_of
-from lit_viz.engine.method import half_precision
 from lit_viz.engine.module import ImageTraining
-from lit_viz.evidence.saliency.evaluation import evaluate_maps
-from lit_viz.figures.saliency import MOST, SaliencyPanel, saliency_figure
+from lit_viz.evidence.saliency.faithfulness import evaluate_maps
+from lit_viz.figures.localization import localization_figure
+from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.localization import localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, Row, format_value
+from lit_viz.presentations import (
+    CAPTUM_SECONDS,
+    EvidenceItem,
+    EvidenceOptions,
+    EvidenceSettings,
+    FigureOptions,
+    Presentation,
+    TableRow,
+    format_value,
+)
+from lit_viz.presentations.evidence import recorded_captum_item
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
-from lit_viz.utils.formatting import pluralize, probability_text
+from lit_viz.utils.formatting import Notify, pluralize, probability_text
+from lit_viz.utils.limits import MOST_PHOTOGRAPHS
 
 if TYPE_CHECKING:
     from lit_viz.evidence.saliency.cross_check import CrossCheck  # imports Captum
@@ -41,7 +50,7 @@ class SaliencyMapPresentation(Presentation):
     title: ClassVar[str] = "Saliency maps"
     result: ClassVar[str] = "map"
     files: ClassVar[tuple[str, ...]] = ("masks", "localization.*")
-    flags: ClassVar[tuple[str, ...]] = ("--overlays", "--localize")
+    run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "check", "localize", "boxes")
     resumable: ClassVar[tuple[str, ...]] = ("check",)
     evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
@@ -52,9 +61,10 @@ class SaliencyMapPresentation(Presentation):
         method = record.method if record.layer is None else f"{record.method} of {record.layer}"
         return f"{method}, {record.title}"
 
-    def table(self, records: Sequence[Record]) -> list[Row]:
-        return [
-            {
+    def table(self, records: Sequence[Record]) -> list[TableRow]:
+        rows = []
+        for record in records:
+            row = {
                 "photograph": record.name,
                 "method": record.method if isinstance(record, SaliencyRecord) else "-",
                 "class": record.title if record.target_name else "-",
@@ -63,86 +73,75 @@ class SaliencyMapPresentation(Presentation):
                 "evaluations": str(record.iterations),
                 "error": _error_text(record),
             }
-            for record in records
-        ]
+            rows.append(row)
+        return rows
 
-    def figure(self, outcomes: Sequence[Outcome], config: Namespace) -> Figure:
+    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
         groups = _by_photograph(outcomes)
+        shown = groups[:MOST_PHOTOGRAPHS]
         reducers = {title_of(record.method): record.reducer for record in records_of(outcomes, SaliencyRecord)}
-        classes = Counter(group[0].record.target_name for group in groups[:MOST])
-        panels = [_panel(group, classes[group[0].record.target_name] > 1) for group in groups[:MOST]]
-        return saliency_figure(panels, reducers, scale=config.scale, overlays=config.overlays, total=len(groups))
+        classes = Counter([group[0].record.target_name for group in shown])
+        panels = [_panel(group, classes[group[0].record.target_name] > 1) for group in shown]
+        return saliency_figure(panels, reducers, scale=options.scale, overlays=options.overlays, total=len(groups))
 
     def names(self, records: Sequence[Record]) -> list[str]:
-        methods = [record.method if isinstance(record, SaliencyRecord) else None for record in records]
-        several = len({*methods} - {None}) > 1
-        return [
-            f"{record.title}, {title_of(method)}" if several and method else record.title
-            for record, method in zip(records, methods, strict=True)
-        ]
+        several_methods = len({record.method for record in records if isinstance(record, SaliencyRecord)}) > 1
+        names = []
+        for record in records:
+            name = record.title
+            if several_methods and isinstance(record, SaliencyRecord):
+                name += f", {title_of(record.method)}"
+            names.append(name)
+        return names
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
-        verdicts = [r.captum["passed"] for r in records if isinstance(r, SaliencyRecord) and r.captum is not None]
-        checked = {"captum/passed": verdicts.count(True), "captum/checked": len(verdicts) - verdicts.count(None)}
-        return {**super().scalars(records, evidence), **checked}
+        scalars = super().scalars(records, evidence)
+        verdicts = [record.captum["passed"] for record in records if record.captum is not None]
+        scalars["captum/passed"] = verdicts.count(True)
+        scalars["captum/checked"] = len(verdicts) - verdicts.count(None)
+        return scalars
+
+    def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
+        """Return the items of the evidence; without a comparison with Captum in it, the verdicts in the records."""
+        items = super().evidence_items(evidence, records)
+        if evidence.captum is None:
+            items.insert(0, recorded_captum_item(records))
+        return items
 
     def verify(
-        self, module: ImageTraining, outcomes: Sequence[Outcome], folder: RunFolder | None, settings: EvidenceSettings
+        self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
     ) -> bool:
         """Compare the maps with Captum's, and on request their boxes with reference boxes."""
         assert isinstance(module, SaliencyMap)
-        config, notify = settings.config, settings.notify
-        comparison = None
-        is_limited = settings.at_end_of_run and config.check == "auto"  # to the duration of the run
-        parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
-        if is_limited and _CHECK_SECONDS_PER_PARAMETER * parameters > _run_seconds(outcomes):
-            maps = [outcome for outcome in outcomes if isinstance(outcome.record, SaliencyRecord)]
-            for outcome in maps:
-                outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
-            if folder is not None:
-                folder.amend(outcome.record for outcome in maps)
-        elif not (settings.at_end_of_run and config.check == "none"):
-            comparison = _compare_with_captum(module, outcomes, folder, settings, is_limited)
+        comparison = _compare_with_captum(module, outcomes, storage, settings)
+        if comparison is not None:
             outcomes = [outcome for outcome in outcomes if outcome.record.index not in comparison.damaged]
-        tolerance = config.model.tolerance
-        errors = [(r, e) for r in records_of(outcomes, SaliencyRecord) if (e := r.relative_error) is not None]
-        if above := sum(tolerance is not None and not error <= tolerance for _, error in errors):
-            notify(f"tolerance: {above} of {len(outcomes)} maps ended above {tolerance:g}: give more --iterations")
-        noisy = Counter(r.method for r, error in errors if "standard_error" in r.metrics and not error <= 1)
-        for method, count in noisy.items():
-            notify(
-                f"{method}: {pluralize(count, 'map')} with an error above 100% or not resolved: give more --iterations"
-            )
-        references = reference_boxes(config)
-        truth, notes = match_boxes(references or (), (str(o.record.source) for o in outcomes if o.record.source))
+        _report_errors(records_of(outcomes, SaliencyRecord), len(outcomes), module.tolerance, settings.notify)
+        references = reference_boxes(settings.options)
+        sources = [str(outcome.record.source) for outcome in outcomes if outcome.record.source]
+        truth, notes = match_boxes(references or (), sources)
         for note in notes:
-            notify(note)
+            settings.notify(note)
         if references is not None:
-            from lit_viz.figures.evidence import localization_figure  # imports Captum
-
-            reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
-            localization = localize_run(outcomes, reducers, truth, folder)
-            if folder is not None and (figure := localization_figure(localization)) is not None:
-                save_figure(figure, folder.path / "localization.png")
-            notify(localization.sentence())
-        if settings.faithfulness:
+            _localize(module, outcomes, truth, storage, settings)
+        if settings.options.faithfulness:
             evaluate_maps(
                 outcomes,
                 module.methods,
                 module.classifier,
-                folder,
+                storage,
                 reducer=module.reducer,
                 truth=truth,
-                notify=notify,
+                notify=settings.notify,
             )
         return comparison is None or comparison.passed is not False
 
 
-def reference_boxes(config: Namespace) -> Sequence[ReferenceBoxes] | None:
-    """Return the reference boxes of a configuration; None without localization."""
-    if config.boxes is None:
-        return () if config.localize else None
-    return read_boxes(config.boxes)
+def reference_boxes(options: EvidenceOptions) -> Sequence[ReferenceBoxes] | None:
+    """Return the reference boxes that the options name; None without localization."""
+    if options.boxes is not None:
+        return read_boxes(options.boxes)
+    return () if options.localize else None
 
 
 def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
@@ -159,7 +158,8 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
     assert photograph is not None
     maps, errors = {}, {}
     for outcome in outcomes:
-        if not isinstance(outcome.record, SaliencyRecord) or (attribution := outcome.array()) is None:
+        attribution = outcome.array()
+        if not isinstance(outcome.record, SaliencyRecord) or attribution is None:
             continue
         title, error = title_of(outcome.record.method), _error_text(outcome.record)
         maps[title] = attribution
@@ -178,7 +178,9 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
 def _subtitle(record: Record, is_repeated: bool) -> str:
     """Return the probability of the class, and whether it is predicted; the photograph's name if the class is not its
     label, or that of several photographs."""
-    parts = [] if record.probability is None else [probability_text(record.probability)]
+    parts = []
+    if record.probability is not None:
+        parts.append(probability_text(record.probability))
     if record.target == record.label and record.label_source == "predicted":
         parts.append("predicted")
     if record.target != record.label or is_repeated:
@@ -193,10 +195,49 @@ def _error_text(record: Record) -> str:
     if not math.isfinite(record.relative_error):
         return "not resolved"
     sign = "gap" if "completeness" in record.metrics else "±"
-    return f"{sign} {record.relative_error:.{1 if record.relative_error < 0.1 else 0}%}"
+    digits = 1 if record.relative_error < 0.1 else 0
+    return f"{sign} {record.relative_error:.{digits}%}"
 
 
 # -- evidence
+
+
+def _compare_with_captum(
+    module: SaliencyMap, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
+) -> CrossCheck | None:
+    """Compare the maps with Captum's, and write the verdicts; None if the options exclude it."""
+    check = settings.options.check if settings.at_end_of_run else "captum"
+    if check == "none":
+        return None
+    is_limited = check == "auto"  # to the duration of the run
+    parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
+    if is_limited and _CHECK_SECONDS_PER_PARAMETER * parameters > _run_seconds(outcomes):
+        _record_unchecked(outcomes, storage)
+        return None
+    from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
+    from lit_viz.figures.agreement import agreement_figure
+
+    settings.notify(f"comparing {pluralize(len(outcomes), 'map')} with Captum")
+    result = cross_check(
+        outcomes,
+        module.methods,
+        module.classifier,
+        seconds=_run_seconds(outcomes) if is_limited else settings.seconds,
+        is_strict=is_limited,
+        half=settings.precision,
+        notify=settings.notify,
+    )
+    verdicts = result.verdicts()
+    _record_verdicts(outcomes, verdicts)
+    storage.amend([outcome.record for outcome in outcomes if outcome.record.index in verdicts])
+    if storage.path is not None:
+        figure = agreement_figure(result, outcomes)
+        if figure is not None:
+            save_figure(figure, storage.path / "evidence.png")
+    if not settings.at_end_of_run:
+        settings.notify(result.table(outcomes, module.methods))
+    settings.add(Evidence(captum=result.evidence(outcomes)), storage)
+    return result
 
 
 def _run_seconds(outcomes: Sequence[Outcome]) -> float:
@@ -204,39 +245,52 @@ def _run_seconds(outcomes: Sequence[Outcome]) -> float:
     return min(CAPTUM_SECONDS, max(1.0, sum(outcome.record.seconds or 0.0 for outcome in outcomes)))
 
 
-def _compare_with_captum(
-    module: SaliencyMap,
-    outcomes: Sequence[Outcome],
-    folder: RunFolder | None,
-    settings: EvidenceSettings,
-    is_limited: bool,
-) -> CrossCheck:
-    from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
-    from lit_viz.figures.evidence import evidence_figure
+def _record_unchecked(outcomes: Sequence[Outcome], storage: Storage) -> None:
+    maps = [outcome for outcome in outcomes if isinstance(outcome.record, SaliencyRecord)]
+    for outcome in maps:
+        outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
+    storage.amend([outcome.record for outcome in maps])
 
-    settings.notify(f"evidence: comparing {pluralize(len(outcomes), 'map')} with Captum")
-    result = cross_check(
-        outcomes,
-        module.methods,
-        module.classifier,
-        seconds=_run_seconds(outcomes) if is_limited else settings.seconds,
-        is_strict=is_limited,
-        half=half_precision(settings.config),
-        notify=settings.notify,
-    )
-    by_index = result.verdicts()
+
+def _record_verdicts(outcomes: Sequence[Outcome], verdicts: Mapping[int, Mapping[str, Any]]) -> None:
     for outcome in outcomes:
         record = outcome.record
         if isinstance(record, SaliencyRecord):
-            outcome.amend(captum=by_index.get(record.index))
+            outcome.amend(captum=verdicts.get(record.index))
         else:  # failed before the method made its record
-            outcome.amend(extra={**record.extra, "captum": None})
-    if folder is not None:
-        folder.amend(outcome.record for outcome in outcomes if outcome.record.index in by_index)
-        result.write(folder, outcomes)
-        if (figure := evidence_figure(result, outcomes)) is not None:
-            save_figure(figure, folder.path / "evidence.png")
-    if not settings.at_end_of_run:
-        settings.notify(result.table(outcomes, module.methods))
-    settings.notify(result.sentence(None if folder is None else str(folder.path)))
-    return result
+            outcome.amend(extra=dict(record.extra) | {"captum": None})
+
+
+def _report_errors(records: Sequence[SaliencyRecord], total: int, tolerance: float | None, notify: Notify) -> None:
+    """Report the number of maps above the tolerance, and of unresolved maps by method."""
+    above = 0
+    unresolved: Counter[str] = Counter()
+    for record in records:
+        error = record.relative_error
+        if error is None:
+            continue
+        if tolerance is not None and not error <= tolerance:  # also NaN
+            above += 1
+        if "standard_error" in record.metrics and not error <= 1:
+            unresolved[record.method] += 1
+    if above:
+        notify(f"tolerance: {above} of {total} maps ended above {tolerance:g}: give more iterations")
+    for method, count in unresolved.items():
+        notify(f"{method}: {pluralize(count, 'map')} with an error above 100% or not resolved: give more iterations")
+
+
+def _localize(
+    module: SaliencyMap,
+    outcomes: Sequence[Outcome],
+    truth: Mapping[str, ReferenceBoxes],
+    storage: Storage,
+    settings: EvidenceSettings,
+) -> None:
+    """Localize objects by the maps, and compare their boxes with reference boxes."""
+    reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
+    localization = localize_run(outcomes, reducers, truth, storage)
+    if storage.path is not None:
+        figure = localization_figure(localization)
+        if figure is not None:
+            save_figure(figure, storage.path / "localization.png")
+    settings.add(Evidence(localization=localization.evidence()), storage)

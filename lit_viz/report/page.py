@@ -6,9 +6,9 @@ import hashlib
 import shlex
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,16 @@ from lit_viz.classifiers.outputs import MULTI_LABEL_CAPTION
 from lit_viz.errors import printable
 from lit_viz.figures.style import notebook_png
 from lit_viz.images.listing import has_array_images
-from lit_viz.methods.records import SaliencyRecord
-from lit_viz.presentations import Presentation
-from lit_viz.report.cards import build_cards, data_uri, image_uri, is_embeddable, printed_width
-from lit_viz.report.evidence import EvidenceItem, evidence_items
+from lit_viz.presentations import Presentation, TableRow
+from lit_viz.report.cards import build_cards
+from lit_viz.report.images import data_uri, image_uri, is_embeddable, printed_width
 from lit_viz.runs import RECORDED
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import pluralize, status_summary
-
-Rows = Sequence[Mapping[str, str]]
 
 #: File name of the report in its run folder.
 REPORT = "report.html"
@@ -47,7 +44,7 @@ _THUMBNAIL = 96  # pixels
 _EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
 
 
-def write_report(folder: RunFolder, presentation: Presentation) -> Path:
+def write_report(folder: FolderStorage, presentation: Presentation) -> Path:
     """Write :data:`REPORT` into the folder of a finished run atomically and return its path.
 
     Images are data URIs, and the content security policy forbids any other resource. The page stays below 10 MB: the
@@ -55,12 +52,11 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     is stated where it is omitted.
     """
     config, records = folder.config, folder.records()
-    recorded = config.get(RECORDED) or {}
-    command, network = str(recorded.get("method") or recorded.get("module")), config.get("classifier") or {}
     rows = presentation.table(records)
     evidence_files = [folder.path / name for name in _EVIDENCE_FIGURES]
     evidence_figures, budget = _figures(evidence_files, FIGURE_BYTES)
     figures, budget = _figures(sorted(folder.path.glob("figure.*")), budget)
+    budget += TOTAL_BYTES - FIGURE_BYTES
     style, script = _resource("report.css"), _resource("report.js")
     page = (
         _environment()
@@ -69,32 +65,20 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
             policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
             style=Markup(style),
             script=Markup(script),
-            command=command,
             title=presentation.heading(records),
             name=folder.path.resolve().name,
             summary=f"{folder.path} · {pluralize(len(records), 'image')}: {status_summary(records)}",
-            remark=MULTI_LABEL_CAPTION if recorded.get("multi_label") else "",
-            evidence=evidence_items(folder.evidence(), records),
+            evidence=presentation.evidence_items(folder.evidence(), records),
             max_evidence_rows=MAX_EVIDENCE_ROWS,
             evidence_figures=evidence_figures,
-            cards=build_cards(
-                folder, records[:MAX_CARDS], rows[:MAX_CARDS], presentation, TOTAL_BYTES - FIGURE_BYTES + budget
-            ),
+            cards=build_cards(folder, records[:MAX_CARDS], rows[:MAX_CARDS], presentation, budget),
             more=_table(folder, records[MAX_CARDS:], rows[MAX_CARDS:]),
             more_count=len(records) - MAX_CARDS,
             max_thumbnails=MAX_THUMBNAILS,
             max_rows=MAX_ROWS,
             figures=figures,
-            repeat=f"lit-viz {command} --config {shlex.quote(str(folder.path / 'config.yaml'))} --out again"
-            if "method" in recorded  # otherwise of a plain Trainer
-            else "",
             has_array_images=has_array_images(config),
-            versions={
-                "classifier": network.get("name"),
-                "weights": network.get("weights"),
-                "seed": config.get("seed"),
-                **recorded,
-            },
+            **_provenance(folder.path, config),
         )
     )
     path = folder.path / REPORT
@@ -102,22 +86,31 @@ def write_report(folder: RunFolder, presentation: Presentation) -> Path:
     return path
 
 
+def _provenance(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return method, versions, and the command that repeats the run; of a plain Trainer's run there is none."""
+    recorded, network = config.get(RECORDED) or {}, config.get("classifier") or {}
+    command = str(recorded.get("method") or recorded.get("module"))
+    repeat = ""
+    if "method" in recorded:
+        repeat = f"lit-viz {command} --config {shlex.quote(str(path / 'config.yaml'))} --out again"
+    versions = {"classifier": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}
+    return {
+        "command": command,
+        "repeat": repeat,
+        "versions": versions | recorded,
+        "remark": MULTI_LABEL_CAPTION if recorded.get("multi_label") else "",
+    }
+
+
 def run_html(
     outcomes: Sequence[Outcome], figure: Figure, presentation: Presentation, evidence: Evidence | None, remark: str = ""
 ) -> str:
     """Return figure, table, a remark and verdicts of a run as an HTML fragment, which a notebook displays.
 
-    Without evidence, the verdicts are those in the records of saliency maps.
+    Without evidence, the verdicts are those in the records.
     """
     records = [outcome.record for outcome in outcomes]
     png, size = notebook_png(figure)
-    if evidence is None:
-        verdicts = [(record.captum or {}).get("passed") for record in records_of(outcomes, SaliencyRecord)]
-        checked = [bool(passed) for passed in verdicts if passed is not None]
-        text = f"{sum(checked)} of {len(checked)} compared maps agree with Captum."
-        items = [EvidenceItem(text, all(checked)) if checked else EvidenceItem("No map was compared with Captum.")]
-    else:
-        items = evidence_items(evidence, records)
     return (
         _environment()
         .get_template("run.html")
@@ -129,46 +122,75 @@ def run_html(
             rows=presentation.table(records),
             remark=remark,
             max_run_rows=MAX_RUN_ROWS,
-            evidence=items,
+            evidence=presentation.evidence_items(evidence or Evidence(), records),
         )
     )
 
 
-def _figures(paths: Sequence[Path], budget: int) -> tuple[list[tuple[str, str, int | None]], int]:
-    """Return name, data URI in twice the printed resolution (empty above the budget) and width in CSS pixels of the
-    existing figures, and the remaining budget in bytes."""
+@dataclass(frozen=True)
+class FigureImage:
+    """A figure of the run.
+
+    Attributes:
+        name: name of the file.
+        image: data URI in twice the printed resolution; empty if it does not fit.
+        width: printed width in CSS pixels, if it is known.
+    """
+
+    name: str
+    image: str
+    width: int | None
+
+
+def _figures(paths: Sequence[Path], budget: int) -> tuple[list[FigureImage], int]:
+    """Return the existing figures, and the remaining budget in bytes."""
     figures = []
-    for path in filter(Path.is_file, paths):
-        width = printed_width(path)
-        image = image_uri(path, width and 2 * width) if is_embeddable(path) else ""
-        image = image if len(image) <= budget else ""
+    for path in paths:
+        if not path.is_file():
+            continue
+        width, image = printed_width(path), ""
+        if is_embeddable(path):
+            image = image_uri(path, None if width is None else 2 * width)
+        if len(image) > budget:
+            image = ""
         budget -= len(image)
-        figures.append((path.name, image, width))
+        figures.append(FigureImage(path.name, image, width))
     return figures, budget
 
 
-def _table(folder: RunFolder, records: Sequence[Record], rows: Rows) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class TaskRow:
+    """A task without a card; ``image`` is a thumbnail, if there is one."""
+
+    index: int
+    name: str
+    image: str
+    cells: TableRow
+
+
+def _table(folder: FolderStorage, records: Sequence[Record], rows: Sequence[TableRow]) -> list[TaskRow]:
     """Return the rows of the tasks without a card."""
-    files = [folder.path / (record.file or "") for record in records[:MAX_THUMBNAILS]]
-    images = chain((image_uri(file, _THUMBNAIL) if is_embeddable(file) else "" for file in files), repeat(""))
-    return [
-        {"index": record.index, "name": record.name, "image": image, "cells": row}
-        for record, row, image in zip(records[:MAX_ROWS], rows, images, strict=False)
-    ]
+    table: list[TaskRow] = []
+    for record, row in zip(records[:MAX_ROWS], rows, strict=False):
+        file, image = folder.path / (record.file or ""), ""
+        if len(table) < MAX_THUMBNAILS and is_embeddable(file):
+            image = image_uri(file, _THUMBNAIL)
+        table.append(TaskRow(record.index, record.name, image, row))
+    return table
 
 
-def format_value(value: Any) -> str:
+def record_text(value: Any) -> str:
     """Return a value of a record as text: floats with four digits, nested values in one line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {format_value(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {record_text(item)}" for name, item in value.items())
     if isinstance(value, (list, tuple)):
         if all(isinstance(item, (list, tuple)) for item in value):
-            return "; ".join(" ".join(map(format_value, item)) for item in value)
-        return ", ".join(map(format_value, value))
+            return "; ".join(" ".join(map(record_text, item)) for item in value)
+        return ", ".join(map(record_text, value))
     return str(value)
 
 
@@ -183,7 +205,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         finalize=lambda value: printable(value) if type(value) is str else value,  # markup is of another type
     )
-    environment.filters["format_value"] = format_value
+    environment.filters["record_text"] = record_text
     return environment
 
 

@@ -23,11 +23,10 @@ RECORDED = "recorded"
 CONFIG, QUEUE, METRICS, RESULTS, EVIDENCE = (
     "config.yaml", "queue.jsonl", "metrics.csv", "results.jsonl", "evidence.json",
 )  # fmt: skip
-#: Patterns of the files that every method may write; ``--overwrite`` deletes these and those of the methods.
+#: Patterns of the files that every method may write; ``--overwrite`` deletes these and those of methods and loggers.
 _FILES = (
     QUEUE, METRICS, RESULTS, "sources", "images", "arrays", "frames", "photographs", "figure.*", "evolution.*",
-    "evidence.*", "report.html", "checkpoints", "wandb",
-    "tensorboard", "mlflow", "csv",
+    "evidence.*", "report.html", "checkpoints",
 )  # fmt: skip
 
 
@@ -46,7 +45,9 @@ def run_lock(path: str | Path) -> Iterator[None]:
     """
     path = Path(path)
     with creation_errors(path):
-        is_usable = not path.exists() or (os.access(path, os.W_OK) and (is_run(path) or is_empty(path)))
+        is_usable = True
+        if path.exists():
+            is_usable = os.access(path, os.W_OK) and (is_run(path) or is_empty(path))
         created = [parent for parent in path.parents if not parent.exists()]
         if is_usable:
             path.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def run_lock(path: str | Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise LitVizError(
-            f"{path} is in use, another process is writing this run: wait until it ends, or choose another --out"
+            f"{path} is in use, another process is writing this run: wait until it ends, or choose another folder"
         ) from error
     try:
         remove_temporary_files(path)
@@ -81,13 +82,14 @@ def check_entries(path: Path) -> None:
     """
     root = path.resolve()
     for folder, folders, files in os.walk(path):
-        for entry in (Path(folder, name) for name in (*folders, *files)):
+        for name in (*folders, *files):
+            entry = Path(folder, name)
             if entry.is_symlink() and not entry.resolve().is_relative_to(root):
                 raise LitVizError(f"a run folder must contain no links to other places, got {entry}: remove the link")
         for name in files:
             check_regular(Path(folder, name))
-        if Path(folder) == path:  # W&B has links to its logs, and replaces links
-            folders[:] = [name for name in folders if name != "wandb"]
+        if Path(folder) == path and "wandb" in folders:  # W&B has links to its logs, and replaces links
+            folders.remove("wandb")
 
 
 def is_run(path: str | Path) -> bool:
@@ -103,22 +105,35 @@ def is_empty(path: Path) -> bool:
     return path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())
 
 
-def entries_to_delete(path: Path, method_files: Sequence[str]) -> list[Path]:
+def entries_to_delete(path: Path, extra_files: Sequence[str]) -> list[Path]:
     """Return the entries of a run folder in the order of their deletion, ``config.yaml`` last.
+
+    Args:
+        path: run folder.
+        extra_files: patterns of the files of methods and loggers.
 
     Raises:
         LitVizError: the folder is no run of lit_viz, or contains other files.
     """
     config = path / CONFIG
     if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(MARK):
-        raise LitVizError(f"{path} is not a lit_viz run, so --overwrite doesn't delete it: choose another --out")
-    patterns = (*_FILES, *method_files)
-    entries = [entry for entry in path.iterdir() if entry.name not in (LOCK, CONFIG)]
-    foreign = sorted(e.name for e in entries if not any(fnmatch(e.name, pattern) for pattern in patterns))
+        raise LitVizError(f"{path} is not a lit_viz run, so overwrite=True doesn't delete it: choose another folder")
+    entries: list[Path] = []
+    foreign: list[str] = []
+    for entry in sorted(path.iterdir()):
+        if entry.name in (LOCK, CONFIG):
+            continue
+        entries.append(entry)
+        if not _is_file_of_run(entry.name, extra_files):
+            foreign.append(entry.name)
     if foreign:
         names = ", ".join(foreign[:3])
-        raise LitVizError(f"{path} also holds {names}, which is not of the run: move it away before --overwrite")
-    return [*sorted(entries), config]
+        raise LitVizError(f"{path} also holds {names}, which is not of the run: move it away before overwrite=True")
+    return [*entries, config]
+
+
+def _is_file_of_run(name: str, extra_files: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in (*_FILES, *extra_files))
 
 
 @contextmanager
@@ -128,4 +143,4 @@ def creation_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # ValueError: a null character
         reason = getattr(error, "strerror", error)
-        raise LitVizError(f"the run folder {path} can't be made ({reason}): give another by --out") from error
+        raise LitVizError(f"the run folder {path} can't be made ({reason}): choose another folder") from error

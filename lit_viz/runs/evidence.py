@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lit_viz.types import Row, flattened, nested, optional
+from lit_viz.types import JsonObject, flattened, nested, optional
+
+#: Reasons in the records of maps without a comparison: Captum lacks the method, or the time limit was reached.
+NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
 
 AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 
@@ -14,7 +17,7 @@ AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileEvidence(Row):
+class FileEvidence(JsonObject):
     """Adversarial files that were read and classified again; ``wrong`` are the names of those that differ."""
 
     read: int
@@ -23,7 +26,7 @@ class FileEvidence(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageEvidence(Row):
+class ImageEvidence(JsonObject):
     """Class images that were read and classified again, the number of those classified as recorded, and predictions."""
 
     read: int
@@ -32,7 +35,7 @@ class ImageEvidence(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnsembleMember(Row):
+class EnsembleMember(JsonObject):
     """Images that a member of an ensemble attacked, its successes as floats, and the images without a success after
     it."""
 
@@ -48,7 +51,7 @@ class EnsembleMember(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustnessPoint(Row):
+class RobustnessPoint(JsonObject):
     """Robust photographs at a radius, and their share with its 95 % Wilson interval."""
 
     eps: str
@@ -60,7 +63,7 @@ class RobustnessPoint(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustnessEvidence(Row):
+class RobustnessEvidence(JsonObject):
     """Robustness by radius; ``what`` is the name of the share."""
 
     what: str
@@ -69,7 +72,7 @@ class RobustnessEvidence(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnosisPart(Row):
+class DiagnosisPart(JsonObject):
     """Signs of a failed attack, as clauses, and the names of the diagnostics."""
 
     reasons: Sequence[str]
@@ -78,10 +81,14 @@ class DiagnosisPart(Row):
     @property
     def sentence(self) -> str:
         """The result in one line."""
-        if not self.reasons and not self.tried:
-            return "no diagnosis: no attacked image"
-        verdict = f"do not trust: {'; '.join(self.reasons)}" if self.reasons else "trust: no sign of a failed attack"
-        return f"{verdict} (checked: {', '.join(self.tried)})" if self.tried else verdict
+        if self.reasons:
+            verdict = f"Do not trust: {'; '.join(self.reasons)}"
+        elif self.tried:
+            verdict = "Trust: no sign of a failed attack"
+        else:
+            return "No diagnosis: no attacked image."
+        checks = f" (checked: {', '.join(self.tried)})" if self.tried else ""
+        return f"{verdict}{checks}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +99,7 @@ class DiagnosisEvidence(DiagnosisPart):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferCounts(Row):
+class TransferCounts(JsonObject):
     """Photographs that a held-out network classifies right and wrong, and the files and mirrored changes of the right
     ones that fool it."""
 
@@ -103,7 +110,7 @@ class TransferCounts(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferEvidence(Row):
+class TransferEvidence(JsonObject):
     """Transfer to held-out networks: counts by network, and predictions by file and network."""
 
     judges: Mapping[str, TransferCounts] = nested(TransferCounts, by_name=True)
@@ -114,7 +121,7 @@ class TransferEvidence(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapEvidence(Row):
+class MapEvidence(JsonObject):
     """A saliency map in a part of the evidence."""
 
     index: int
@@ -129,7 +136,7 @@ class MapEvidence(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Similarity(Row):
+class Similarity(JsonObject):
     """Similarity of a map ``(C, H, W)`` to a reference; NaN, or None in the file, for maps that are not finite.
 
     Attributes:
@@ -146,7 +153,7 @@ class Similarity(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FormulaGate(Row):
+class FormulaGate(JsonObject):
     """Difference of the formulas in float64, relative to the maximum of Captum's map."""
 
     difference: float | None
@@ -154,7 +161,7 @@ class FormulaGate(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeliveredGate(Row):
+class DeliveredGate(JsonObject):
     """Difference of the delivered map, the largest one allowed, and the error of Captum's own float32 maps."""
 
     difference: float | None
@@ -183,7 +190,7 @@ class UncheckedMap(MapEvidence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptumEvidence(Row):
+class CaptumEvidence(JsonObject):
     """Comparison of the maps with Captum; ``precision`` is the half precision of the network, if any."""
 
     version: str
@@ -208,7 +215,7 @@ class SaliencyMetrics(MapEvidence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricsEvidence(Row):
+class MetricsEvidence(JsonObject):
     """Saliency metrics of the maps, and their parameters."""
 
     settings: Mapping[str, Any]
@@ -229,7 +236,7 @@ class LocalizedObject(MapEvidence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalizationEvidence(Row):
+class LocalizationEvidence(JsonObject):
     """Localization by the maps; a box is correct from the IoU ``right_from_iou``."""
 
     seeds: Mapping[str, Any] = flattened()
@@ -243,7 +250,7 @@ class LocalizationEvidence(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence(Row):
+class Evidence(JsonObject):
     """The evidence of a run. A part that was not computed is None.
 
     Attributes:

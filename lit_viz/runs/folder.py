@@ -14,20 +14,22 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
 from torch import Tensor
 
+from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.images.reading import encode_png
+from lit_viz.images.reading import encode_png, read_png
 from lit_viz.runs import (
     CONFIG,
     EVIDENCE,
@@ -43,7 +45,8 @@ from lit_viz.runs import (
     is_run,
 )
 from lit_viz.runs.evidence import Evidence
-from lit_viz.types import PerturbedImage, PerturbedImageRecord, Record, Result, Snapshot, Task, key_of
+from lit_viz.runs.results import Outcome, Storage
+from lit_viz.types import Curve, Picture, Record, Task, index_of, key_of
 from lit_viz.utils.files import (
     append_bytes,
     complete_lines,
@@ -63,7 +66,7 @@ _TOP5 = "top5"  # text in the PNG files of logged images
 _HEADER = ("task", "iteration", "metric", "value")  # of metrics.csv
 
 
-class RunFolder:
+class FolderStorage(Storage):
     """A run folder, from :meth:`create` or :meth:`open`. Incomplete lines of a killed run are ignored.
 
     Attributes:
@@ -72,13 +75,17 @@ class RunFolder:
             ``metrics.csv``; complete in a new run, and in a resumed one if it was set to those that remain.
     """
 
+    is_slow: ClassVar[bool] = True
+    path: Path
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.checksums = {}
         self._rows: list[Sequence[str]] = []  # of metrics.csv, until the next flush
-        self.checksums: dict[int, dict[str, int]] = {}
+        self._curves: dict[str, Mapping[str, Curve]] = {}  # by metric, since outcomes were made
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | Path) -> FolderStorage:
         """Open an existing run.
 
         Raises:
@@ -92,44 +99,33 @@ class RunFolder:
         return folder
 
     @classmethod
-    def create(cls, path: str | Path, overwrite: bool = False, method_files: Sequence[str] = ()) -> RunFolder:
+    def create(cls, path: str | Path, overwrite: bool = False, extra_files: Sequence[str] = ()) -> FolderStorage:
         """Create a run folder and its parents.
 
         Args:
             path: a missing or empty folder, or with ``overwrite`` a run, whose files remain until :meth:`clear`.
             overwrite: whether an existing run may be replaced. Folders with other files are never deleted.
-            method_files: patterns of the files that only some methods write.
+            extra_files: patterns of the files of methods and loggers.
 
         Raises:
             LitVizError: the path is a file, or the folder is not empty or cannot be created.
         """
         path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise LitVizError(f"{path} is a file: give a folder for the run by --out")
+        check_new(path, overwrite, extra_files)
         with creation_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            is_free = is_empty(path)
-        if overwrite and not is_free:
-            entries_to_delete(path, method_files)  # raises if there are others
-        elif is_run(path):
-            raise LitVizError(
-                f"{path} already holds a run: --resume continues it, --overwrite replaces it, or choose another --out"
-            )
-        elif not is_free:
-            raise LitVizError(
-                f"{path} is not empty and not a run, so neither --overwrite nor --resume touches it: choose another "
-                "--out"
-            )
         return cls(path)
 
-    def clear(self, method_files: Sequence[str] = ()) -> None:
+    def clear(self, extra_files: Sequence[str] = ()) -> None:
         """Delete the files of an existing run.
 
         Raises:
             LitVizError: the folder contains other files, or cannot be deleted.
         """
         with translate_write_errors(self.path):
-            for entry in [] if is_empty(self.path) else entries_to_delete(self.path, method_files):
+            if is_empty(self.path):
+                return
+            for entry in entries_to_delete(self.path, extra_files):
                 _delete(entry)
 
     # -- reading
@@ -156,8 +152,9 @@ class RunFolder:
         """
         try:
             tasks = [Task(**json.loads(line)) for line in complete_lines(self.path / QUEUE)]
-            if [task.index for task in tasks] != list(range(len(tasks))):
-                raise ValueError("lines are missing")
+            for index, task in enumerate(tasks):
+                if task.index != index:
+                    raise ValueError("lines are missing")
             return tasks
         except (ValueError, TypeError) as error:
             raise _damaged_queue(self.path / QUEUE, first_line(error)) from error
@@ -169,18 +166,51 @@ class RunFolder:
             LitVizError: a recorded file is outside the folder.
         """
         by_index: dict[int, Record] = {}
-        for record in map(Record.read, filter(_is_record, map(_parse_object, complete_lines(self.path / RESULTS)))):
+        for values in _read_lines(self.path / RESULTS):
+            record = Record.read(values)
             _check_inside(record.file, record.array)
             by_index[record.index] = record
         return [by_index[index] for index in sorted(by_index)]
 
+    def outcomes(self) -> list[Outcome]:
+        self._curves.clear()
+        return super().outcomes()
+
+    def image(self, record: Record) -> Tensor | None:
+        return read_png(self.path / record.file) if record.file else None
+
+    def array(self, record: Record) -> Tensor | None:
+        return _read_array(self.path / record.array) if record.array else None
+
+    def source(self, key: str) -> Tensor | None:
+        path = self._source(key)
+        exact = path.with_suffix(".npy")  # of an image off the 8-bit lattice
+        if exact.exists():
+            return _read_array(exact)
+        return read_png(path) if path.exists() else None
+
+    def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
+        image = self.path / record.file if record.file else None
+        path = self._source(record.key)
+        if path.exists() and not path.with_suffix(".npy").exists():
+            return path, image
+        return self.source(record.key), image
+
+    def _source(self, key: str) -> Path:
+        return self.path / "sources" / f"{key}.png"
+
     def frames(self, key: str) -> list[tuple[int, Path]]:
         """Return the logged images of a task (``task.key``) as (iteration, PNG file), in order."""
-        return sorted((_iteration_of(file), file) for file in (self.path / "frames" / key).glob("iter_*.png"))
+        return sorted((_iteration_of(file), file) for file in (self._frames / key).glob("iter_*.png"))
+
+    def curve(self, key: str, metric: str) -> Curve:
+        if metric not in self._curves:  # one at a time: all metrics of thousands of tasks take gigabytes
+            self._curves[metric] = self.curves(metric)
+        return self._curves[metric].get(key, ())
 
     def metric_names(self) -> list[str]:
         """Return the names of all logged metrics, sorted."""
-        return sorted({name for _, _, name, _ in self._metric_rows()})
+        return sorted(set(map(itemgetter(2), self._metric_rows())))
 
     def curves(self, metric: str) -> dict[str, list[tuple[int, float]]]:
         """Return a metric of all tasks: by ``task.key``, (iteration, value) in order of iteration."""
@@ -188,7 +218,7 @@ class RunFolder:
         for key, iteration, name, value in self._metric_rows():
             if name == metric:
                 by_task.setdefault(key, {})[int(iteration)] = float(value)
-        return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=_index_of)}
+        return {key: sorted(by_task[key].items()) for key in sorted(by_task, key=index_of)}
 
     def metrics(self, keys: Collection[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
         """Return all metrics of some tasks: by ``task.key`` and name, (iteration, value) in order of iteration."""
@@ -196,12 +226,16 @@ class RunFolder:
         for key, iteration, name, value in self._metric_rows():
             if key in values:
                 values[key].setdefault(name, {})[int(iteration)] = float(value)
-        return {key: {name: sorted(curve.items()) for name, curve in curves.items()} for key, curves in values.items()}
+        metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        for key, curves in values.items():
+            metrics[key] = {name: sorted(curve.items()) for name, curve in curves.items()}
+        return metrics
 
     def _metric_rows(self) -> Iterator[list[str]]:
         self.flush()
-        rows = csv.reader(complete_lines(self.path / METRICS))
-        yield from (row for row in rows if len(row) == len(_HEADER) and row[1].isdecimal())
+        for row in csv.reader(complete_lines(self.path / METRICS)):
+            if len(row) == len(_HEADER) and row[1].isdecimal():
+                yield row
 
     def snapshots(self) -> Iterator[tuple[str, int, dict[str, float]]]:
         """Yield ``task.key``, iteration and metrics of each snapshot, in the order in which they were logged."""
@@ -210,10 +244,15 @@ class RunFolder:
 
     def images_at(self, key: str, iteration: int) -> dict[str, Path]:
         """Return the logged images of a task at an iteration as files: ``image``, and further ones by name."""
-        name = f"iter_{iteration:06d}.png"
-        folders = {"image": key, **{path.name[len(key) + 1 :]: path.name for path in self._frames.glob(f"{key}.*")}}
-        files = {kind: self._frames / folder / name for kind, folder in folders.items()}
-        return {kind: file for kind, file in files.items() if file.exists()}
+        folders = {"image": self._frames / key}
+        for path in self._frames.glob(f"{key}.*"):
+            folders[path.name[len(key) + 1 :]] = path
+        files: dict[str, Path] = {}
+        for name, folder in folders.items():
+            file = folder / f"iter_{iteration:06d}.png"
+            if file.exists():
+                files[name] = file
+        return files
 
     @property
     def _frames(self) -> Path:
@@ -221,13 +260,15 @@ class RunFolder:
 
     def perturbed_images(self, key: str) -> list[PerturbedImage]:
         """Return the photographs of a universal perturbation (``task.key``) as files; none for other tasks."""
-        lines = map(_parse_object, complete_lines(self.path / "photographs" / f"{key}.jsonl"))
         images = []
-        for record in map(PerturbedImageRecord.from_dict, filter(_is_record, lines)):
+        for values in _read_lines(self.path / "photographs" / f"{key}.jsonl"):
+            record = PerturbedImageRecord.from_dict(values)
             _check_inside(record.file, record.original)
-            file, original = (None if name is None else self.path / name for name in (record.file, record.original))
-            images.append(PerturbedImage(record, file, original))
+            images.append(PerturbedImage(record, self._file(record.file), self._file(record.original)))
         return images
+
+    def _file(self, name: str | None) -> Path | None:
+        return None if name is None else self.path / name
 
     def evidence(self) -> Evidence:
         """Return the content of ``evidence.json``; without parts if it is missing.
@@ -254,20 +295,21 @@ class RunFolder:
         queue = self.path / QUEUE
         text = MARK + options
         checksums = {"options": _digest(text), "queue": sha256(queue) if queue.exists() else None}
-        provenance = {RECORDED: plain({**(recorded or {}), "sha256": checksums})}
+        provenance = {RECORDED: plain(dict(recorded or {}, sha256=checksums))}
         write_text(self.path / CONFIG, text + yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
 
     def _check_checksums(self) -> None:
         """Compare configuration and queue with their recorded checksums."""
-        recorded = self.recorded
-        checksums = recorded.get("sha256") or {} if isinstance(recorded, dict) else None
+        recorded, checksums = self.recorded, None
+        if isinstance(recorded, dict):
+            checksums = recorded.get("sha256") or {}
         if not isinstance(checksums, dict):
             raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED} must be a mapping): restore it")
         options = _digest((self.path / CONFIG).read_text(encoding="utf-8").rpartition(f"\n{RECORDED}:\n")[0] + "\n")
         if checksums.get("options", options) != options:
             raise LitVizError(
                 f"{self.path / CONFIG} was changed after the start of the run: restore it, or start another run with "
-                f"--config {self.path / CONFIG}"
+                f"config={self.path / CONFIG}"
             )
         queue = self.path / QUEUE
         if checksums.get("queue") is not None and not (queue.exists() and sha256(queue) == checksums["queue"]):
@@ -275,19 +317,21 @@ class RunFolder:
 
     def write_queue(self, tasks: Sequence[Task]) -> None:
         """Write the tasks; a resume reads them even if the photographs' folder has changed."""
-        write_text(self.path / QUEUE, "".join(json_line(asdict(task)) for task in tasks))
+        write_text(self.path / QUEUE, "".join(map(json_line, map(asdict, tasks))))
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
         """Write the frames of a snapshot, and buffer its metrics until :meth:`flush`."""
         key, iteration = snapshot.task.key, snapshot.iteration
         if snapshot.image is not None:
-            top5 = {_TOP5: json.dumps([(name, round(p, 4)) for name, p in snapshot.top5])} if snapshot.top5 else None
-            self._write_png(f"frames/{key}/iter_{iteration:06d}.png", snapshot.image, top5)
+            texts: dict[str, str] = {}
+            if snapshot.top5:
+                texts[_TOP5] = json.dumps([(name, round(probability, 4)) for name, probability in snapshot.top5])
+            self._write_png(f"frames/{key}/iter_{iteration:06d}.png", snapshot.image, texts)
         for name, image in snapshot.extra_images.items():
             self._write_png(f"frames/{key}.{name}/iter_{iteration:06d}.png", image)
-        rows = [(key, str(iteration), name, f"{float(value):.9g}") for name, value in snapshot.metrics.items()]
-        self._rows += rows
-        for row in rows:
+        for name, value in snapshot.metrics.items():
+            row = (key, str(iteration), name, f"{float(value):.9g}")
+            self._rows.append(row)
             _add_row(self._checksums_of(key), row)
 
     def add_result(self, result: Result) -> Record:
@@ -311,8 +355,10 @@ class RunFolder:
         if not self._rows:
             return
         path = self.path / METRICS
-        has_header = path.exists() and path.stat().st_size > 0
-        append_bytes(path, _csv_bytes(self._rows if has_header else [_HEADER, *self._rows]), sync=False)
+        rows = self._rows
+        if not path.exists() or path.stat().st_size == 0:
+            rows = [_HEADER, *rows]
+        append_bytes(path, _csv_bytes(rows), sync=False)
         self._rows.clear()
 
     def settle(self) -> None:
@@ -329,32 +375,56 @@ class RunFolder:
 
     def amend(self, records: Iterable[Record]) -> None:
         """Replace the records of finished tasks by these."""
-        amended = {record.index: record for record in records}
-        self._write_records([amended.get(record.index, record) for record in self.records()])
+        stored = {record.index: record for record in self.records()}
+        for record in records:
+            if record.index in stored:
+                stored[record.index] = record
+        self._write_records(stored.values())
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""
-        merged = {**self.evidence().to_dict(), **evidence.to_dict()}
+        merged = self.evidence().to_dict()
+        merged |= evidence.to_dict()
         write_text(self.path / EVIDENCE, json.dumps(plain(merged), indent=2) + "\n")
+
+    @contextmanager
+    def files(self) -> Iterator[FolderStorage]:
+        """Yield the run folder."""
+        yield self
+
+    def save(self, path: str | Path) -> FolderStorage:
+        """Copy the run to a new run folder; return it."""
+        copy = FolderStorage.create(path)
+        with translate_write_errors(copy.path):
+            shutil.copytree(self.path, copy.path, dirs_exist_ok=True)
+        return copy
 
     def measure(self, done: Collection[int], iterations: Mapping[int, int]) -> dict[int, dict[str, int]]:
         """Return :attr:`checksums` as it is on the disk, without what :meth:`trim` would delete."""
-        measured: dict[int, dict[str, int]] = {index: {} for index in (*done, *iterations)}
+        measured: dict[int, dict[str, int]] = {}
+        for index in (*done, *iterations):
+            measured[index] = {}
         is_kept = _kept(done, iterations)
         for row in self._metric_rows():
             if is_kept(row[0], int(row[1])):
-                _add_row(measured[_index_of(row[0])], row)
-        for path in (path for name in _TASK_FOLDERS for path in (self.path / name).rglob("*")):
+                _add_row(measured[index_of(row[0])], row)
+        for path in self._task_files():
             relative = path.relative_to(self.path)
             folder, key = relative.parts[:2]
-            k = _iteration_of(path) if folder == "frames" else -1
-            if _index_of(key) in measured and is_kept(key, k) and path.is_file():
+            iteration = _iteration_of(path) if folder == "frames" else -1
+            if index_of(key) in measured and is_kept(key, iteration):
                 name = os.fsencode(relative.as_posix()).decode(errors="surrogateescape")  # as recorded, in any locale
-                measured[_index_of(key)][name] = zlib.crc32(path.read_bytes())
+                measured[index_of(key)][name] = zlib.crc32(path.read_bytes())
         for record in self.records():
             if record.index in done:
                 measured[record.index][RESULTS] = _record_checksum(record)
         return measured
+
+    def _task_files(self) -> Iterator[Path]:
+        for name in _TASK_FOLDERS:
+            for path in (self.path / name).rglob("*"):
+                if path.is_file():
+                    yield path
 
     def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
         """Delete what is not part of a checkpoint, because it will be computed again.
@@ -366,29 +436,32 @@ class RunFolder:
         self._rows.clear()
         is_kept = _kept(done, iterations)
         with translate_write_errors(self.path):
-            folders = [self.path / name for name in _TASK_FOLDERS if name != "frames"]
-            frames = [path for path in (self.path / "frames").glob("*") if path.is_dir()]
             if (self.path / METRICS).exists():
                 rows = [row for row in self._metric_rows() if is_kept(row[0], int(row[1]))]
                 write_bytes(self.path / METRICS, _csv_bytes([_HEADER, *rows]))
             if (self.path / RESULTS).exists():
                 self._write_records([record for record in self.records() if record.index in done])
-            for path in [path for folder in folders for path in folder.glob("*")]:
-                if (index := _index_of(path.name)) >= 0 and index not in done:
-                    _delete(path)
-            for folder in frames:
-                for file in folder.glob("*"):
-                    if not is_kept(folder.name, _iteration_of(file)):
-                        _delete(file)
-                with suppress(OSError):  # not empty
-                    folder.rmdir()
+            for name in _TASK_FOLDERS:
+                if name != "frames":
+                    self._trim_folder(self.path / name, done)
+            for folder in list(self._frames.glob("*")):
+                if folder.is_dir():
+                    _trim_frames(folder, is_kept)
+
+    def _trim_folder(self, folder: Path, done: Collection[int]) -> None:
+        """Delete the files of unfinished tasks."""
+        for path in list(folder.glob("*")):
+            index = index_of(path.name)
+            if index >= 0 and index not in done:
+                _delete(path)
 
     def _check_exists(self) -> None:
         if not is_run(self.path):
             raise LitVizError(f"the run folder {self.path} was deleted or moved during the run")
 
-    def _write_records(self, records: Sequence[Record]) -> None:
-        write_text(self.path / RESULTS, "".join(json_line(record.to_dict()) for record in records))
+    def _write_records(self, records: Iterable[Record]) -> None:
+        lines = [json_line(record.to_dict()) for record in records]
+        write_text(self.path / RESULTS, "".join(lines))
 
     def _write_source(self, key: str, image: Tensor) -> None:
         """Write a photograph ``(C, H, W)`` in [0, 1] as the network saw it, and off the 8-bit lattice also as an
@@ -425,7 +498,27 @@ class RunFolder:
         return relative
 
     def _checksums_of(self, name: str) -> dict[str, int]:
-        return self.checksums.setdefault(_index_of(name), {})
+        return self.checksums.setdefault(index_of(name), {})
+
+
+def check_new(path: Path, overwrite: bool = False, extra_files: Sequence[str] = ()) -> None:
+    """Check that a run can be created in a folder; arguments and errors of :meth:`FolderStorage.create`."""
+    if path.exists() and not path.is_dir():
+        raise LitVizError(f"{path} is a file: give a folder for the run by out=")
+    with creation_errors(path):
+        is_free = not path.exists() or is_empty(path)
+    if overwrite and not is_free:
+        entries_to_delete(path, extra_files)  # raises if there are others
+    elif is_run(path):
+        raise LitVizError(
+            f"{path} already holds a run: resume=True continues it, overwrite=True replaces it, or choose another "
+            "folder"
+        )
+    elif not is_free:
+        raise LitVizError(
+            f"{path} is not empty and not a run, so neither overwrite=True nor resume=True touches it: choose another "
+            "folder"
+        )
 
 
 def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
@@ -436,8 +529,16 @@ def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
     return tuple((name, probability) for name, probability in json.loads(text or "[]"))
 
 
-def _is_record(values: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
-    return values is not None and isinstance(values.get("index"), int) and "name" in values
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records in a file, without lines that are damaged."""
+    for line in complete_lines(path):
+        values = _parse_object(line)
+        if values is not None and isinstance(values.get("index"), int) and "name" in values:
+            yield values
+
+
+def _read_array(path: Path) -> Tensor:
+    return torch.from_numpy(np.load(path, allow_pickle=False))
 
 
 def _digest(text: str) -> str:
@@ -454,7 +555,7 @@ def _record_checksum(record: Record) -> int:
 
 def _damaged_queue(path: Path, reason: str) -> LitVizError:
     return LitVizError(
-        f"{path} is damaged ({reason}), so the tasks of the run are unknown: start it again with --overwrite, or in "
+        f"{path} is damaged ({reason}), so the tasks of the run are unknown: start it again with overwrite=True, or in "
         "another folder"
     )
 
@@ -481,12 +582,6 @@ def _csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _index_of(name: str) -> int:
-    """Return the task index at the start of a file name, as in ``0000_tarantula.png``; -1 for other names."""
-    number = name.partition("_")[0]
-    return int(number) if number.isdecimal() else -1
-
-
 def _iteration_of(frame: Path) -> int:
     """Return the iteration at the end of a frame's file name, as in ``iter_000050.png``; -1 for other names."""
     number = frame.stem.rpartition("_")[2]
@@ -494,14 +589,23 @@ def _iteration_of(frame: Path) -> int:
 
 
 def _kept(done: Collection[int], iterations: Mapping[int, int]) -> Callable[[str, int], bool]:
-    """Return whether the row or frame of a task at an iteration belongs to a checkpoint; see :meth:`RunFolder.trim`."""
+    """Return whether a task's row or frame at an iteration belongs to a checkpoint; see :meth:`FolderStorage.trim`."""
     finished = frozenset(done)
 
     def is_kept(key: str, iteration: int) -> bool:
-        index = _index_of(key)
+        index = index_of(key)
         return index in finished or iteration < iterations.get(index, 0)
 
     return is_kept
+
+
+def _trim_frames(folder: Path, is_kept: Callable[[str, int], bool]) -> None:
+    """Delete the frames of a task that are not kept, and the folder if it is then empty."""
+    for file in list(folder.glob("*")):
+        if not is_kept(folder.name, _iteration_of(file)):
+            _delete(file)
+    with suppress(OSError):  # not empty
+        folder.rmdir()
 
 
 def _delete(path: Path) -> None:

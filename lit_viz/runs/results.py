@@ -1,170 +1,170 @@
-"""Outcomes of a run, read from its folder or kept in memory."""
+"""The outcomes of a run, and the storage that holds them: a run folder or memory."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from lit_viz.images.reading import read_png
-from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Curve, PerturbedImage, Picture, Record, Result, Snapshot, Task
+from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
+from lit_viz.runs.evidence import Evidence
+from lit_viz.types import Curve, Picture, Record
 
 R = TypeVar("R", bound=Record)
 
 
-class Outcome(ABC):
+class Outcome:
     """The outcome of a task. Images and arrays are read when they are accessed.
 
-    Attributes:
+    Args:
         record: its record.
+        storage: where its images, arrays and metrics are.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, storage: Storage) -> None:
         self.record = record
+        self._storage = storage
 
     @property
     def name(self) -> str:
         """The target's name, or the task's where it has none."""
         return self.record.title
 
-    @abstractmethod
     def image(self) -> Tensor | None:
         """Return the final image ``(C, H, W)`` in [0, 1]; None if the task failed before it had one."""
+        return self._storage.image(self.record)
 
-    @abstractmethod
     def array(self) -> Tensor | None:
         """Return the raw float32 result; None if it would repeat the image."""
+        return self._storage.array(self.record)
 
-    @abstractmethod
     def source(self) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it; None if there is none."""
+        return self._storage.source(self.record.key)
 
     def pictures(self) -> tuple[Picture | None, Picture | None]:
         """Return photograph and final image for a figure, as files where there are any: a figure draws only some."""
-        return self.source(), self.image()
+        return self._storage.pictures(self.record)
 
     def perturbed_images(self) -> Sequence[PerturbedImage]:
         """Return the photographs of a universal perturbation; none for other tasks."""
-        return ()
+        return self._storage.perturbed_images(self.record.key)
 
-    @abstractmethod
     def frames(self) -> Sequence[tuple[int, Picture]]:
         """Return the logged images as (iteration, image)."""
+        return self._storage.frames(self.record.key)
 
-    @abstractmethod
     def curve(self, metric: str) -> Curve:
         """Return a metric as (iteration, value); empty if it was not logged."""
+        return self._storage.curve(self.record.key, metric)
 
     def amend(self, **values: Any) -> None:
-        """Replace fields of the record."""
+        """Replace fields of the record; :meth:`Storage.amend` stores them."""
         self.record = self.record.amend(**values)
 
 
-class _StoredOutcome(Outcome):
-    def __init__(self, record: Record, folder: RunFolder, curves: Callable[[str], Mapping[str, Curve]]) -> None:
-        super().__init__(record)
-        self._folder, self._curves = folder, curves
+class Storage(ABC):
+    """The results of a run. A task is named by its key (``task.key``), or by its record.
 
-    def image(self) -> Tensor | None:
-        file = self.record.file
-        return read_png(self._folder.path / file) if file else None
+    Attributes:
+        path: run folder; None in memory.
+        checksums: by task index and name, the checksums of what was written for it; none in memory.
+        is_slow: whether writing takes so long that a thread does it.
+    """
 
-    def array(self) -> Tensor | None:
-        file = self.record.array
-        return torch.from_numpy(np.load(self._folder.path / file, allow_pickle=False)) if file else None
+    is_slow: ClassVar[bool] = False
+    path: Path | None
+    checksums: dict[int, dict[str, int]]
 
-    def source(self) -> Tensor | None:
-        path = self._source_path
-        exact = path.with_suffix(".npy")  # of an image off the 8-bit lattice
-        if exact.exists():
-            return torch.from_numpy(np.load(exact, allow_pickle=False))
-        return read_png(path) if path.exists() else None
+    @abstractmethod
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        """Add a snapshot of a task."""
 
-    def pictures(self) -> tuple[Picture | None, Picture | None]:
-        path, file = self._source_path, self.record.file
-        is_file = path.exists() and not path.with_suffix(".npy").exists()
-        return path if is_file else self.source(), self._folder.path / file if file else None
+    @abstractmethod
+    def add_result(self, result: Result) -> Record:
+        """Add a finished task; return its record as it is stored."""
 
-    def perturbed_images(self) -> Sequence[PerturbedImage]:
-        return self._folder.perturbed_images(self.record.key)
+    @abstractmethod
+    def flush(self) -> None:
+        """Write what is buffered."""
 
-    def frames(self) -> Sequence[tuple[int, Picture]]:
-        return self._folder.frames(self.record.key)
+    @abstractmethod
+    def settle(self) -> None:
+        """Write everything so far, so that a checkpoint may refer to it."""
 
-    def curve(self, metric: str) -> Curve:
-        return self._curves(metric).get(self.record.key, ())
+    @abstractmethod
+    def finish(self) -> None:
+        """Complete the results of a run."""
 
-    @property
-    def _source_path(self) -> Path:
-        return self._folder.path / "sources" / f"{self.record.key}.png"
+    @abstractmethod
+    def records(self) -> list[Record]:
+        """Return the records of finished tasks, in task order."""
 
+    def outcomes(self) -> list[Outcome]:
+        """Return the outcomes of finished tasks, in task order."""
+        return [Outcome(record, self) for record in self.records()]
 
-class _MemoryOutcome(Outcome):
-    def __init__(self, result: Result, snapshots: Sequence[Snapshot]) -> None:
-        super().__init__(result.record)
-        self._result, self._snapshots = result, snapshots
+    @abstractmethod
+    def amend(self, records: Iterable[Record]) -> None:
+        """Replace the records of finished tasks by these."""
 
-    def image(self) -> Tensor | None:
-        return self._result.image
+    @abstractmethod
+    def evidence(self) -> Evidence:
+        """Return the evidence of the run; without parts if none was computed."""
 
-    def array(self) -> Tensor | None:
-        return self._result.array
+    @abstractmethod
+    def merge_evidence(self, evidence: Evidence) -> None:
+        """Replace these parts of the evidence; the other parts remain."""
 
-    def source(self) -> Tensor | None:
-        return self._result.source
+    @abstractmethod
+    def image(self, record: Record) -> Tensor | None:
+        """Return the final image ``(C, H, W)`` in [0, 1]; None if there is none."""
 
-    def perturbed_images(self) -> Sequence[PerturbedImage]:
-        return self._result.perturbed_images
+    @abstractmethod
+    def array(self, record: Record) -> Tensor | None:
+        """Return the raw float32 result; None if there is none."""
 
-    def frames(self) -> Sequence[tuple[int, Picture]]:
-        return [(snapshot.iteration, snapshot.image) for snapshot in self._snapshots if snapshot.image is not None]
+    @abstractmethod
+    def source(self, key: str) -> Tensor | None:
+        """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it; None if there is none."""
 
-    def curve(self, metric: str) -> Curve:
-        return [(s.iteration, s.metrics[metric]) for s in self._snapshots if metric in s.metrics]
+    def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
+        """Return photograph and final image, as files where there are any."""
+        return self.source(record.key), self.image(record)
 
-    @property
-    def task(self) -> Task:
-        """The task."""
-        return self._result.task
+    @abstractmethod
+    def perturbed_images(self, key: str) -> Sequence[PerturbedImage]:
+        """Return the photographs of a universal perturbation; none for other tasks."""
 
-    def write(self, folder: RunFolder, frames: bool) -> None:
-        """Write result, metrics and, if ``frames``, the logged images to a folder."""
-        for snapshot in self._snapshots:
-            folder.add_snapshot(snapshot if frames else replace(snapshot, image=None, extra_images={}))
-        folder.add_result(replace(self._result, record=self.record))
+    @abstractmethod
+    def frames(self, key: str) -> Sequence[tuple[int, Picture]]:
+        """Return the logged images as (iteration, image), in order of iteration."""
 
+    @abstractmethod
+    def curve(self, key: str, metric: str) -> Curve:
+        """Return a metric as (iteration, value), in order of iteration; empty if it was not logged."""
 
-def stored_outcomes(folder: RunFolder) -> list[Outcome]:
-    """Return the outcomes in a run folder, in task order."""
-    curves = cache(folder.curves)  # one metric at a time: all metrics of thousands of tasks take gigabytes
-    return [_StoredOutcome(record, folder, curves) for record in folder.records()]
+    @abstractmethod
+    def files(self) -> AbstractContextManager[Storage]:
+        """Give the run as a run folder, for evidence that reads files; its evidence and records are kept."""
 
+    @abstractmethod
+    def save(self, path: str | Path) -> Storage:
+        """Write the run to a new run folder, with its checkpoint and checksums; return it.
 
-def memory_outcomes(results: Mapping[int, Result], snapshots: Mapping[int, Sequence[Snapshot]]) -> list[Outcome]:
-    """Return the outcomes of a run without a folder, in task order."""
-    return [_MemoryOutcome(result, snapshots.get(index, ())) for index, result in sorted(results.items())]
-
-
-def write_memory_outcomes(
-    outcomes: Iterable[Outcome], folder: RunFolder, options: str, recorded: Mapping[str, Any], frames: bool = False
-) -> None:
-    """Write a run in memory to a folder, with its configuration as in :meth:`RunFolder.write_config`."""
-    in_memory = [outcome for outcome in outcomes if isinstance(outcome, _MemoryOutcome)]
-    folder.write_queue([outcome.task for outcome in in_memory])
-    folder.write_config(options, recorded)  # with the checksum of the queue
-    for outcome in in_memory:
-        outcome.write(folder, frames)
-    folder.finish()
+        Raises:
+            LitVizError: the folder exists, or the disk is full.
+        """
 
 
 def records_of(outcomes: Iterable[Outcome], kind: type[R]) -> list[R]:
     """Return the records of this kind. A task that failed before it started has a plain :class:`Record`."""
-    return [outcome.record for outcome in outcomes if isinstance(outcome.record, kind)]
+    records = []
+    for outcome in outcomes:
+        if isinstance(outcome.record, kind):
+            records.append(outcome.record)
+    return records

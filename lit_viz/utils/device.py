@@ -23,7 +23,9 @@ def to_list(tensor: Tensor) -> list[Any]:
     Changes through ``.data`` are not counted by torch and not detected. Callers must not modify nested lists.
     """
     values: list[Any] | None = _cached(tensor, _LIST)
-    return list(_cache(tensor, _LIST, tensor.tolist()) if values is None else values)
+    if values is None:
+        values = _cache(tensor, _LIST, tensor.tolist())
+    return list(values)
 
 
 def to_cpu(tensor: Tensor) -> Tensor:
@@ -31,7 +33,9 @@ def to_cpu(tensor: Tensor) -> Tensor:
     if tensor.is_cpu:
         return tensor
     copy: Tensor | None = _cached(tensor, _CPU_COPY)
-    return _cache(tensor, _CPU_COPY, tensor.cpu()) if copy is None else copy
+    if copy is None:
+        copy = _cache(tensor, _CPU_COPY, tensor.cpu())
+    return copy
 
 
 def to_device(values: Tensor | Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -43,9 +47,29 @@ def to_device(values: Tensor | Sequence[Any], device: torch.device, dtype: torch
     return copy
 
 
+def rows_equal(values: Tensor, value: Any) -> Tensor:
+    """Return the rows ``(M,)`` int64 at which ``values`` ``(N,)`` is equal to a value.
+
+    Cached values are compared on the CPU, so that no result is waited for, unlike with ``nonzero``.
+    """
+    rows = [row for row, item in enumerate(to_list(values)) if item == value]
+    return to_device(rows, values.device, torch.long)
+
+
+#: Index of a class or channel that there is not, in tensors.
+NO_INDEX = -1
+
+
+def index_or_none(index: int | None) -> int:
+    """Return an index for a tensor: ``NO_INDEX`` for None."""
+    return NO_INDEX if index is None else index
+
+
 def _cached(tensor: Tensor, attribute: str) -> Any:
+    if tensor.is_inference():  # inference tensors have no version
+        return None
     version, value = tensor.__dict__.get(attribute, (None, None))
-    return None if tensor.is_inference() or version != tensor._version else value  # inference tensors have no version
+    return value if version == tensor._version else None
 
 
 def _cache(tensor: Tensor, attribute: str, value: Any) -> Any:

@@ -142,7 +142,9 @@ def utf8_name(path: str | Path) -> str:
 def non_utf8_name_error(path: str | Path) -> str | None:
     """Return an error message if a path is not valid UTF-8, else None."""
     name = utf8_name(path)
-    return None if name == str(path) else f"the name of {name} is not UTF-8 text: rename the file"
+    if name == str(path):
+        return None
+    return f"the name of {name} is not UTF-8 text: rename the file"
 
 
 def remove_temporary_files(folder: str | Path) -> None:
@@ -173,9 +175,11 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -205,7 +209,6 @@ def _size(value: Any, known: dict[int, float]) -> float:
         return 1
     if id(value) not in known:
         known[id(value)] = math.inf  # for aliases of this value inside of it
-        known[id(value)] = 1 + sum(
-            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
-        )
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(item, known) for item in items)
     return known[id(value)]

@@ -9,6 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from lit_viz.errors import printable
@@ -32,13 +33,16 @@ def notify(message: str) -> None:
 
 def is_notebook() -> bool:
     """Return whether the code runs in a notebook, which shows the outputs of a kernel."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel")
+    if "IPython" not in sys.modules:
+        return False
+    return hasattr(sys.modules["IPython"].get_ipython(), "kernel")
 
 
 def choose_notify(progress: bool | None) -> Notify | None:
     """Return :func:`notify` if progress is shown, by default in notebooks only."""
-    return notify if (is_notebook() if progress is None else progress) else None
+    if progress is None:
+        progress = is_notebook()
+    return notify if progress else None
 
 
 def remark(message: str) -> None:
@@ -54,24 +58,32 @@ def command_line(name: str, folder: object) -> str:
 
 def label_with_target(name: str, target_name: str | None) -> str:
     """Return ``quail -> stingray``; the name alone without a target, or if both are equal."""
-    return name if target_name in (None, name) else f"{name} -> {target_name}"
+    if target_name in (None, name):
+        return name
+    return f"{name} -> {target_name}"
 
 
 def unique_labels(names: Sequence[str], records: Sequence[Record]) -> list[str]:
     """Append the number of iterations, and then the seed, to the names of records that are otherwise equal."""
     iterations = [f"{record.iterations} iterations" for record in records]
     seeds = [f"seed {record.seed}" for record in records]
+    labels = list(names)
     for parts in (iterations, seeds):
         values = defaultdict(set)
-        for name, part in zip(names, parts, strict=True):
-            values[name].add(part)
-        names = [f"{name}, {part}" if len(values[name]) > 1 else name for name, part in zip(names, parts, strict=True)]
-    return list(names)
+        for label, part in zip(labels, parts, strict=True):
+            values[label].add(part)
+        for place, part in enumerate(parts):
+            label = labels[place]
+            if len(values[label]) > 1:
+                labels[place] = f"{label}, {part}"
+    return labels
 
 
 def pluralize(count: int, noun: str) -> str:
     """Return ``1 iteration``, ``2,000 iterations`` ..."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    if count == 1:
+        return f"{count} {noun}"
+    return f"{count:,} {noun}s"
 
 
 def status_summary(records: Iterable[Record]) -> str:
@@ -87,7 +99,22 @@ def probability_text(probability: float) -> str:
         return "no p"
     if 0 <= probability < 0.005:
         return "p < 0.01"
-    return "p > 0.99" if probability >= 0.995 else f"p = {probability:.2f}"
+    if probability >= 0.995:
+        return "p > 0.99"
+    return f"p = {probability:.2f}"
+
+
+def number_text(value: float) -> str:
+    """Format a float with four significant digits, such as ``0.035``; a small one as ``0.25/255`` if that is exact and
+    the decimals are not. An integer has all its digits."""
+    if isinstance(value, int):
+        return str(value)
+    text = f"{value:.4g}"
+    levels = f"{255 * value:.4g}"
+    is_small = 0 < abs(value) < 0.25
+    if is_small and float(text) != value and math.isclose(float(levels) / 255, value, rel_tol=1e-9):
+        return f"{levels}/255"
+    return text
 
 
 def text_table(rows: Sequence[Mapping[str, str]], words: int) -> str:
@@ -99,9 +126,11 @@ def text_table(rows: Sequence[Mapping[str, str]], words: int) -> str:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < words else "right", overflow="fold")
+    columns = list(dict.fromkeys(chain.from_iterable(rows)))
+    for column in columns[:words]:
+        table.add_column(column, justify="left", overflow="fold")
+    for column in columns[words:]:
+        table.add_column(column, justify="right", overflow="fold")
     for row in rows:
         table.add_row(*(row.get(column, "") for column in columns))
     text = StringIO()

@@ -35,7 +35,11 @@ def tune_allocator() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    return all(any(mallopt(option, value) == 1 for value in values) for option, values in _SETTINGS)
+    for option, values in _SETTINGS:
+        accepted = any(mallopt(option, value) == 1 for value in values)
+        if not accepted:
+            return False
+    return True
 
 
 def _has_glibc() -> bool:
@@ -74,13 +78,18 @@ def _launcher_environment() -> tuple[int, int, int] | None:
         nodes = int(environment.get("SLURM_NNODES", "1"))
     else:
         return None
-    return (rank, world_size, nodes) if world_size > 1 else None
+    if world_size == 1:
+        return None
+    return rank, world_size, nodes
 
 
 def launcher_topology() -> tuple[int, int] | None:
     """Return (devices per node, nodes), or None unless torchrun or SLURM launched more than one process."""
     launched = _launcher_environment()
-    return None if launched is None else (launched[1] // launched[2], launched[2])
+    if launched is None:
+        return None
+    _, world_size, nodes = launched
+    return world_size // nodes, nodes
 
 
 def is_rank_zero() -> bool:
@@ -94,8 +103,10 @@ def is_rank_zero() -> bool:
 @contextmanager
 def single_process() -> Iterator[None]:
     """Hide the launcher's environment variables in the body: a run in it is a single process of rank 0."""
-    launched = [name for name in os.environ if name in _RANK_VARIABLES or name.startswith(("TORCHELASTIC_", "SLURM_"))]
-    hidden = {name: os.environ.pop(name) for name in launched}
+    hidden = {}
+    for name in list(os.environ):
+        if name in _RANK_VARIABLES or name.startswith(("TORCHELASTIC_", "SLURM_")):
+            hidden[name] = os.environ.pop(name)
     try:
         yield
     finally:

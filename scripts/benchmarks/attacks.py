@@ -22,7 +22,7 @@ from .material import EPS, PHOTOGRAPHS, WARM, bare, loaded, photographs, plain_m
 from .references import Problem, references_of
 from .running import Plan, Result, evidence, ratios, table
 
-_PGD = {"norm": "linf", "eps": EPS, "alpha": EPS / 10, "random_start": False}
+_PGD: dict[str, Any] = {"norm": "linf", "eps": EPS, "alpha": EPS / 10, "random_start": False}
 _NAMES = {"pgd": "PGD", "stopping": "PGD, stopping in slots", "ddn": "DDN"}
 
 
@@ -66,9 +66,11 @@ def lit_viz(attack: str, steps: int, count: int) -> Result:
     """Time a run of ``pgd``, ``stopping`` (PGD that stops at the first success) or ``ddn``."""
     net = prepared()
     x, labels = photographs(net, count)
-    chosen: Any = "ddn" if attack == "ddn" else {"pgd": {**_PGD, "early_stop": attack == "stopping"}}
+    chosen = DDN() if attack == "ddn" else PGD(**_PGD, early_stop=attack == "stopping")
     given: Result = {"attack": chosen, "log_at": "last", "curve_at": "last"}
-    result, done = evidence_apart(lambda n, k: lv.attack(net, x[:n], labels[:n], iterations=k, **given), count, steps)
+    result, done = evidence_apart(
+        lambda n, k: lv.attack(net, x[:n], labels=labels[:n], iterations=k, **given), count, steps
+    )
     floats, files = (sum(r[f"success_{kind}"] for r in done.results) for kind in ("float", "file"))
     return {**result, "floats": floats, "files": files, "l2": statistics.median(r["l2"] for r in done.results)}
 
@@ -85,17 +87,21 @@ def unrounded(steps: int, count: int) -> Result:
 def fooling(slots: int, steps: int, count: int) -> Result:
     """Time the fooling recipe, four targets an image; ``exact``: whether the counted evaluations are exact."""
     net = prepared()
-    pairs = _pairs(net, count)
+    x, labels, targets = _pairs(net, count)
     given: Result = {"slots": slots, "log_at": "last", "curve_at": "last"}
-    result, done = evidence_apart(
-        lambda n, k: lv.attack(net, *(values[:n] for values in pairs), iterations=k, **given), len(pairs[0]), steps
-    )
+
+    def start(images: int, iterations: int) -> Any:
+        return lv.attack(
+            net, x[:images], labels=labels[:images], targets=targets[:images], iterations=iterations, **given
+        )
+
+    result, done = evidence_apart(start, len(x), steps)
     exact = all(
         r["forwards"] == r["iterations"] + 1 and r["backwards"] == r["iterations"]
         for r in done.results
         if r["success_float"]
     )
-    return {**result, "exact": exact, "files": sum(r["success_file"] for r in done.results), "pairs": len(pairs[0])}
+    return {**result, "exact": exact, "files": sum(r["success_file"] for r in done.results), "pairs": len(x)}
 
 
 def fooling_alone(steps: int, count: int) -> Result:

@@ -73,7 +73,7 @@ def run(network: str, method: str, fused: bool, quick: bool) -> Result:
 
 def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Result, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        options: Result = {"model__views": views, "log_at": "every:20", "curve_at": "every:20", "wandb": "disabled"}
+        options: Result = {"views": views, "log_at": "every:20", "curve_at": "every:20", "wandb": "disabled"}
 
         def start(images: int, iterations: int) -> Any:
             out = f"{folder}/{iterations}"
@@ -92,9 +92,10 @@ def _photographs(net: Classifier, method: str, divisor: int, quick: bool) -> tup
     def start(images: int, iterations: int) -> Any:
         given: Result = {"iterations": iterations, "log_at": "last", "curve_at": "last"}
         if method not in ATTACKS:
-            return lv.saliency(net, x[:images], labels[:images], method=method, check="none", **given)
+            return lv.saliency(net, x[:images], targets=labels[:images], method=method, check="none", **given)
         target = others[:images] if method == "normalized_ascent" else None
-        return lv.attack(net, x[:images], labels[:images], target, attack={method: work.arguments}, **given)
+        attack = ATTACKS[method](**work.arguments)
+        return lv.attack(net, x[:images], labels=labels[:images], targets=target, attack=attack, **given)
 
     return evidence_apart(start, len(x), 2 if quick else iterations)
 

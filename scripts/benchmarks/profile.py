@@ -34,8 +34,8 @@ PARTS = ("forward", "backward", "views", "snapshots", "evidence", "rest of the s
 #: Command and options of each run.
 RUNS: dict[str, tuple[str, Result]] = {
     "class images, 4 views": ("visualize", {"log_at": "every:20"}),
-    "fooling": ("attack", {"target": 6}),
-    "PGD, no stop": ("attack", {"attack": {"pgd": {"early_stop": False}}, "eps": 4 / 255}),
+    "fooling": ("attack", {"targets": 6}),
+    "PGD, no stop": ("attack", {"attack": "pgd", "early_stop": False, "eps": 4 / 255}),
     "DDN": ("attack", {"attack": "ddn"}),
     "SmoothGrad": ("saliency", {"method": "smoothgrad"}),
     "integrated gradients": ("saliency", {"method": "integrated_gradients"}),
@@ -53,8 +53,9 @@ def run(name: str, iterations: int) -> Result:
         held_out_judge(net)  # loads them
         started = lambda: lv.visualize(net, list(range(SLOTS)), **given)  # noqa: E731
     else:
-        given |= {"log_at": "last", "curve_at": "last"} | ({"check": "none"} if command == "saliency" else {})
-        started = lambda: getattr(lv, command)(net, x, labels, **given)  # noqa: E731
+        classes = {"targets": labels, "check": "none"} if command == "saliency" else {"labels": labels}
+        given |= {"log_at": "last", "curve_at": "last", **classes}
+        started = lambda: getattr(lv, command)(net, x, **given)  # noqa: E731
     with time_parts(_PLACES) as clock:
         done = started()
     counts = {key: sum(record[key] for record in done.results) for key in ("forwards", "backwards")}

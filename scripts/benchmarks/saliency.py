@@ -115,7 +115,7 @@ def run(method: str, evaluations: int, count: int, check: str) -> Result:
     x, labels = photographs(net, count)
 
     def start(images: int, iterations: int) -> Any:
-        return lv.saliency(net, x[:images], labels[:images], method=method, iterations=iterations, check=check)
+        return lv.saliency(net, x[:images], targets=labels[:images], method=method, iterations=iterations, check=check)
 
     result, done = evidence_apart(start, count, evaluations)
     assert all(record["status"] == "done" for record in done.results)

@@ -340,7 +340,7 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: PGD("l1"), "norm must be l2 or linf, got 'l1'"),
+        (lambda: PGD("l1"), "norm must be linf or l2, got 'l1'"),
         (lambda: PGD(eps=-0.1), "eps of PGD must be 0 or more and finite, got -0.1"),
         (lambda: APGD(eps=float("nan")), "eps of APGD .* got nan"),
         (lambda: FGSM(eps=float("inf")), "eps of FGSM .* got inf"),
@@ -371,7 +371,7 @@ def test_invalid_arguments_are_rejected(make: Callable[[], object], words: str) 
 
 @pytest.mark.parametrize("attack", [PGD(restarts=50), APGD(restarts=50), CarliniWagner(steps=50)])
 def test_too_few_iterations_for_the_restarts_are_noted(attack: Attack, smooth: Classifier) -> None:
-    (note,) = AdversarialExample(smooth, attack, iterations=10).notes
+    (note,) = AdversarialExample(smooth, attack=attack, iterations=10).notes
     assert note.startswith("10 iterations allow 5 of 50 ")
     assert attack.restart_schedule.count(10) == 5
-    assert AdversarialExample(smooth, attack, iterations=100).notes == []
+    assert AdversarialExample(smooth, attack=attack, iterations=100).notes == []

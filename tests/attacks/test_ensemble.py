@@ -256,7 +256,9 @@ def queue(classifier: Classifier, eps: Sequence[float]) -> list[Task]:
 
 def module(classifier: Classifier, slots: int, iterations: int = 40) -> AdversarialExample:
     attack = Ensemble(eps=0.004, classes=2, queries=100)
-    return AdversarialExample(classifier, attack, images=noise(), slots=slots, iterations=iterations, log_at="every:1")
+    return AdversarialExample(
+        classifier, attack=attack, images=noise(), slots=slots, iterations=iterations, log_at="every:1"
+    )
 
 
 def known(record: Any) -> dict[str, Any]:
@@ -274,7 +276,7 @@ def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier,
             assert torch.equal(run.results[i].image, alone.image)
             for key in ("by", "tried", "iterations", "forwards", "success_float", "success_file"):
                 assert getattr(record, key) == getattr(alone.record, key)
-            # APGD returns to a point whose slope it knows, or not, where two scores are equal but for rounding.
+            # APGD returns to a point with a stored gradient, or not, where two scores are equal but for rounding.
             assert abs(record.backwards - alone.record.backwards) <= 2
             seen = run.snapshots[i]
             assert any(o.metrics.get("gradient_norm", 0.0) > 0 for o in seen)
@@ -313,8 +315,13 @@ def test_resumes_in_the_middle_of_the_third_member(smooth: Classifier, train: Tr
 
 def test_ensemble_breakdown_in_evidence_and_figures(smooth: Classifier, tmp_path: Path) -> None:
     """Also a curve after each member, of several radii."""
-    attack = {"ensemble": {"queries": 100, "classes": 2}}
-    options: dict[str, Any] = {"attack": attack, "iterations": 20, "wandb": "disabled"}
+    options: dict[str, Any] = {
+        "attack": "ensemble",
+        "queries": 100,
+        "classes": 2,
+        "iterations": 20,
+        "wandb": "disabled",
+    }
     run = lv.attack(smooth, noise(), eps=7 / 255, out=tmp_path / "one", **options)
     left = json.loads((tmp_path / "one" / "evidence.json").read_text())["survivors"]
     assert [one["member"] for one in left] == ["apgd_ce", "apgd_dlr", "fmn", "square"]
@@ -325,13 +332,13 @@ def test_ensemble_breakdown_in_evidence_and_figures(smooth: Classifier, tmp_path
     message = [text.get_text() for text in run.figure().texts]
     place = message.index("ensemble member") + 4
     assert message[place : place + 4] == ["apgd_ce", "5", str(left[0]["fooled"]), str(left[0]["left"])]
-    several = lv.attack(smooth, noise(), radii=[2 / 255, 12 / 255], **options)
+    several = lv.attack(smooth, noise(), eps=[2 / 255, 12 / 255], **options)
     assert {"after apgd_ce", "after square"} <= {text.get_text() for text in several.figure().texts}
 
 
 def test_an_image_outside_the_ball_is_no_missed_success(smooth: Classifier) -> None:
     """FMN leaves the ball temporarily."""
-    run = lv.attack(smooth, noise(), attack={"ensemble": {"queries": 100, "classes": 2}}, eps=1 / 255, iterations=20)
+    run = lv.attack(smooth, noise(), attack="ensemble", queries=100, classes=2, eps=1 / 255, iterations=20)
     failed = [o for o in run.outcomes if not o.record.success_float]
     assert any(margin > 0 for o in failed for _, margin in o.curve("margin"))
     assert not any(successes(o) for o in failed)

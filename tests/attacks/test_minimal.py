@@ -470,7 +470,7 @@ def test_learning_rate_of_a_task() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: DeepFool("l1"), "norm must be l2 or linf, got 'l1'"),
+        (lambda: DeepFool("l1"), "norm must be linf or l2, got 'l1'"),
         (lambda: DeepFool(overshoot=-0.1), "DeepFool: overshoot must be 0 or more, got -0.1"),
         (lambda: DeepFool(classes=1), "DeepFool: classes must be at least 2, got 1"),
         (lambda: FMN("l0"), "got 'l0'"),

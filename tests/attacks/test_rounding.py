@@ -139,24 +139,24 @@ def l2_cases(count: int, values: int) -> list[tuple[LatticeBall, float, Tensor, 
     found = []
     for seed in range(count):
         source = lattice_images(1, 1, 1, values, seed=seed, low=50, high=200)[0]
-        change, slope = (2 * random(2, 1, 1, values, seed=seed) - 1).double()
+        change, gradient = (2 * random(2, 1, 1, values, seed=seed) - 1).double()
         eps = (0.2 + 4 * float(random(1, seed=seed))) * math.sqrt(values) / 255
         image = source.double() + change * eps / change.norm()
-        found.append((LatticeBall(source, L2, eps), eps * 255, image, slope))
+        found.append((LatticeBall(source, L2, eps), eps * 255, image, gradient))
     return found
 
 
 def test_rounding_in_an_l2_ball_is_feasible_and_steps_back_as_little_as_can_be():
     outside = 0
-    for ball, radius, image, slope in l2_cases(1000, 8):
+    for ball, radius, image, gradient in l2_cases(1000, 8):
         rounded = ball.nearest(image)
-        levels = ball.shorten(rounded, slope)
+        levels = ball.shorten(rounded, gradient)
         assert float((levels - ball.source).norm()) <= radius * (1 + 1e-6)
         steps = (rounded - ball.source).sign()
         back = (rounded - levels) * steps
         assert set(back.unique().tolist()) <= {0.0, 1.0}
         outside += not ball.contains(rounded)
-        loss = (slope * steps).flatten()
+        loss = (gradient * steps).flatten()
         # Exhaustively: which single steps back bring it into the ball at the least cost?
         choices = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)), dtype=torch.float64)
         lengths = (rounded.flatten() - choices * steps.flatten() - ball.source.flatten()).square().sum(1)
@@ -616,5 +616,5 @@ def test_repair_of_a_network_without_gradient() -> None:
 
     net = load_classifier(Silent().eval(), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=2)
     images = torch.rand(2, 3, 2, 2)
-    slope = Verifier(net, torch.tensor([0, 1]), torch.tensor([True, True])).margin_gradient(images)
-    assert torch.equal(slope, torch.zeros(2, 3, 2, 2, dtype=torch.float64))
+    gradient = Verifier(net, torch.tensor([0, 1]), torch.tensor([True, True])).margin_gradient(images)
+    assert torch.equal(gradient, torch.zeros(2, 3, 2, 2, dtype=torch.float64))

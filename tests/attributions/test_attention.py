@@ -259,7 +259,7 @@ def test_legrad_of_a_class_against_another() -> None:
     method = LeGrad()
     method.objective = Logit(gamma=0.5)
     method.bind(classifier)
-    ours, _ = attribute(method, classifier.fast(method.layers, dtype=torch.float64), x, TARGETS, against=[1, 2])
+    actual, _ = attribute(method, classifier.fast(method.layers, dtype=torch.float64), x, TARGETS, against=[1, 2])
 
     def contrasted(x: Tensor) -> Trace:
         trace = written_out(net, x)
@@ -268,7 +268,7 @@ def test_legrad_of_a_class_against_another() -> None:
         trace.tail = lambda tokens, tail=trace.tail: tail(tokens) @ weight
         return trace
 
-    assert same(ours, expected(LeGrad, contrasted, x, [[0]], (4, 6)))
+    assert same(actual, expected(LeGrad, contrasted, x, [[0]], (4, 6)))
 
 
 def test_two_resolutions_of_one_network() -> None:
@@ -416,9 +416,7 @@ class Unfolded(nn.Module):
 
 def test_a_grid_that_is_named() -> None:
     classifier, x = classifier_of(Unfolded(), (16, 24)), photographs((16, 24))
-    with pytest.raises(
-        LitVizError, match=r"of the 28 tokens of Unfolded are unknown: give --method.grid ROWS,COLUMNS$"
-    ):
+    with pytest.raises(LitVizError, match=r"of the 28 tokens of Unfolded are unknown: give grid ROWS,COLUMNS$"):
         AttentionRollout().bind(classifier)
     assert torch.equal(our(AttentionRollout("4,6"), classifier, x), our(AttentionRollout((4, 6)), classifier, x))
     for grid, words in (("5,6", "at most the 28 tokens"), ("4", "must be rows,columns"), ((0, 6), "must be positive")):
@@ -473,7 +471,7 @@ def test_windows_and_networks_without_attention_are_rejected(make: Callable[[], 
 def test_a_run_gives_the_maps_of_the_loop() -> None:
     classifier, x = classifier_of(Attending(), (16, 24)), photographs((16, 24)).float()
     names = ["attention_rollout", "attention_gradient", "legrad", "layer_cam"]
-    run = lv.saliency(classifier, x, TARGETS, method=names, check="none")
+    run = lv.saliency(classifier, x, targets=TARGETS, method=names, check="none")
     for kind, arrays in zip(METHODS, torch.stack(list(run.attributions)).view(4, 2, 1, 16, 24), strict=False):
         torch.testing.assert_close(arrays.double(), our(kind(), classifier, x.double()), rtol=1e-3, atol=1e-6)
 
@@ -484,7 +482,7 @@ def test_other_methods_agree_with_captum_on_transformers(library: str) -> None:
     make, _, size, _ = LIBRARIES[library]
     methods = ["gradient", "smoothgrad", "integrated_gradients"]
     x = photographs(size)[:1].float()
-    run = lv.saliency(classifier_of(make(), size), x, TARGETS[:1], method=methods, iterations=6, check="captum")
+    run = lv.saliency(classifier_of(make(), size), x, targets=TARGETS[:1], method=methods, iterations=6, check="captum")
     assert [result["captum"]["passed"] for result in run.results] == [True] * 3
 
 

@@ -22,6 +22,7 @@ from tests.attributions.tools import Counted
 
 with torch.random.fork_rng(devices=[]):
     from captum.testing.attr.helpers.test_config import config
+    from captum.testing.helpers.basic_models import BasicModel_ConvNet
 
 Case = Mapping[str, Any]
 OURS = ("Saliency", "InputXGradient", "IntegratedGradients", "Occlusion")
@@ -68,6 +69,8 @@ def test_every_case_is_accounted_for() -> None:
 def test_case(case: Case, algorithm: type) -> None:
     arguments = {key: _double(value) for key, value in case["attribute_args"].items()}
     network = copy.deepcopy(case["model"]).double()
+    if isinstance(network, BasicModel_ConvNet):
+        _vary_the_last_layer(network)
     method, evaluations = _ours(algorithm, arguments, bool(case.get("noise_tunnel")))
     more = arguments.get("additional_forward_args", ())
     x = arguments["inputs"]
@@ -81,6 +84,12 @@ def test_case(case: Case, algorithm: type) -> None:
         actual.expand_as(reference), reference, rtol=0, atol=1e-12 * float(reference.abs().max())
     )
     assert reference.abs().max() > 0
+
+
+def _vary_the_last_layer(network: BasicModel_ConvNet) -> None:
+    """Give its classes different weights; with Captum's equal ones, probabilities do not depend on the image."""
+    with torch.no_grad():
+        network.fc2.weight.copy_(torch.linspace(-1e-3, 1e-3, network.fc2.weight.numel()).view_as(network.fc2.weight))
 
 
 def _ours(algorithm: type, arguments: Case, noisy: bool) -> tuple[Attribution, int | None]:

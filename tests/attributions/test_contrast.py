@@ -19,8 +19,7 @@ from lit_viz.methods.photographs import class_tasks
 from lit_viz.objectives import Logit, LogProbability, Outputs, Probability
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from tests.attributions.tools import MASK, distance
-from tests.evidence.saliency.test_cross_check import rectified
-from tests.figures.helpers import texts
+from tests.classifiers.networks import rectified
 
 AGAINST, SEEDS, GAMMA = [1, 4], [3, 1], 0.6
 #: Methods whose map is linear in the score.
@@ -101,23 +100,25 @@ def test_both_gates_compare_the_contrast(name: str) -> None:
 
 def test_gamma_is_at_least_zero(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match="gamma of Logit must be at least 0, got -1"):
-        lv.saliency(smooth, torch.rand(1, 3, 16, 16), 0, against=1, gamma=-1.0)
+        lv.saliency(smooth, torch.rand(1, 3, 16, 16), targets=0, against=1, gamma=-1.0)
 
 
-def test_runs_in_memory_take_one_class_or_one_per_image(smooth: Classifier) -> None:
+def test_runs_in_memory_take_one_class_or_one_per_image(smooth: Classifier, figures: Any) -> None:
     pictures = torch.rand(2, 3, 16, 16)
-    several = lv.saliency(smooth, pictures, 0, against=[1, "date"], gamma=0.5, method=["gradient", Occlusion(window=6)])
+    several = lv.saliency(
+        smooth, pictures, targets=0, against=[1, "date"], gamma=0.5, method=["gradient", Occlusion(window=6)]
+    )
     assert [(r["target_name"], r["against"], r["gamma"]) for r in several.results] == [
         ("apple vs. banana", 1, 0.5), ("apple vs. date", 3, 0.5),
     ] * 2  # fmt: skip
     assert [r["captum"]["passed"] for r in several.results[:2]] == [True, True]
-    assert {"apple vs. banana", "apple vs. date", "(gamma 0.5)"} <= set(texts(several.figure()))  # of two lines
-    single = lv.saliency(smooth, pictures, 0, against="banana", gamma=0.5)
+    assert {"apple vs. banana", "apple vs. date", "(gamma 0.5)"} <= set(figures.texts(several.figure()))  # of two lines
+    single = lv.saliency(smooth, pictures, targets=0, against="banana", gamma=0.5)
     assert torch.equal(single.maps[0], several.maps[0])
     assert not torch.equal(single.maps[1], several.maps[1])
-    failed = lv.saliency(smooth, pictures, [0, 1], against=0).results
+    failed = lv.saliency(smooth, pictures, targets=[0, 1], against=0).results
     assert [r["status"] for r in failed] == ["failed", "done"]
-    assert failed[0]["error"] == "--against must be another class than the target, got apple for both"
+    assert failed[0]["error"] == "against must be another class than the target, got apple for both"
 
 
 def test_runner_up_is_the_most_probable_other_class(smooth: Classifier) -> None:
@@ -128,7 +129,7 @@ def test_runner_up_is_the_most_probable_other_class(smooth: Classifier) -> None:
         ([row[2] for row in order], [row[0] for row in order]),
         (None, [row[1] for row in order]),
     ):
-        records = lv.saliency(smooth, pictures, targets, against="runner-up", check="none").results
+        records = lv.saliency(smooth, pictures, targets=targets, against="runner-up", check="none").results
         assert [r["against"] for r in records] == expected
         assert all(r["target_name"].endswith(f" vs. {smooth.labels[r['against']]}") for r in records)
 
@@ -141,19 +142,19 @@ def test_captions_of_class_images_have_a_gamma_other_than_1(smooth: Classifier, 
     assert module.expand_tasks([task]) == [task]
 
 
-def test_class_images_of_a_contrast(smooth: Classifier) -> None:
+def test_class_images_of_a_contrast(smooth: Classifier, figures: Any) -> None:
     run = lv.visualize(smooth, ["apple", "date"], against=["cherry", "elder"], gamma=5, iterations=40)
     plain = lv.visualize(smooth, ["apple", "date"], iterations=40)
     assert [(r["name"], r["target"], r["against"], r["gamma"]) for r in run.results] == [
         ("apple vs. cherry", 0, 2, 5), ("date vs. elder", 3, 4, 5),
     ]  # fmt: skip
-    assert "apple vs. cherry (gamma 5)" in " ".join(texts(run.figure()))
+    assert "apple vs. cherry (gamma 5)" in " ".join(figures.texts(run.figure()))
     for record, actual, reference in zip(
         run.results, smooth.logits(run.images), smooth.logits(plain.images), strict=True
     ):
         c, d = record["target"], record["against"]
         assert actual[c] - 5 * actual[d] > reference[c] - 5 * reference[d] + 0.1
-    with pytest.raises(LitVizError, match="--against must be one class, or one per target: got 3 for 2"):
+    with pytest.raises(LitVizError, match="against must be one class, or one per target: got 3 for 2"):
         lv.visualize(smooth, ["apple", "date"], against=[1, 2, 3])
-    with pytest.raises(LitVizError, match="--against requires a score of a class, such as Logit, got Channel"):
-        lv.visualize(smooth, layer="features.3", channel=1, against="apple")
+    with pytest.raises(LitVizError, match="against requires a score of a class, such as Logit, got Channel"):
+        lv.visualize(smooth, layer="features.3", channels=1, against="apple")

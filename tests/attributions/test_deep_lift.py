@@ -155,7 +155,7 @@ def test_graphs_of_calls_in_place_are_freed(monkeypatch: pytest.MonkeyPatch) -> 
             return super().elementwise(z, call)
 
     copied = classifier(Reused(nn.ReLU(inplace=True))).fast(backprop="rescale")
-    monkeypatch.setattr("lit_viz.classifiers.fast.frozen.Rescaling", Recorded)
+    monkeypatch.setattr("lit_viz.classifiers.fast.rescaling.Rescaling", Recorded)
     pairs = torch.rand(1, 2, 3, 12, 12).requires_grad_()
     gc.disable()
     try:

@@ -105,8 +105,8 @@ def test_sums_of_shifted_maps_are_a_convolution() -> None:
     expected = torch.nn.functional.conv2d(maps.flatten(0, 1), weight).unflatten(0, (2, 3))
     actual, upstream = _window_sum(maps, place), drawn(2, 3, 1, 7, 6)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
-    slopes = [torch.autograd.grad(of, maps, upstream)[0] for of in (actual, expected)]
-    torch.testing.assert_close(*slopes, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(total, maps, upstream)[0] for total in (actual, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=0)
 
 
 def test_a_cold_maximum_is_the_maximum_and_a_hot_one_the_mean() -> None:
@@ -195,10 +195,10 @@ def test_the_update_ascends_the_score_along_masks_of_equal_area_by_finite_differ
         ahead, behind = (goal(state["weights"] + sign * 1e-5 * direction) for sign in (1, -1))
         expected.append((ahead - behind) / 2e-5)
         found.append((after["velocity"] * direction).flatten(1).sum(1))
-    slopes, actual = torch.stack(expected), torch.stack(found)
-    scale = (slopes * actual).sum(0) / actual.square().sum(0)
+    gradients, actual = torch.stack(expected), torch.stack(found)
+    scale = (gradients * actual).sum(0) / actual.square().sum(0)
     assert (scale > 0).all()
-    torch.testing.assert_close(actual * scale, slopes, rtol=1e-4, atol=1e-4 * float(slopes.abs().max()))
+    torch.testing.assert_close(actual * scale, gradients, rtol=1e-4, atol=1e-4 * float(gradients.abs().max()))
 
 
 def test_the_area_shrinks_by_a_constant_factor_and_then_stays() -> None:

@@ -269,19 +269,18 @@ def test_a_reshape_that_cannot_be_imported_is_rejected(reshape: str, sentence: s
         GradCAM(reshape=reshape)
 
 
-def test_a_reshape_in_a_dictionary(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_reshape_is_a_function_or_its_path(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     classifier, x = classifier_of(conv_net(), 16), photographs(16).float()
     options: dict[str, Any] = {"check": "none", "wandb": "disabled"}
-    expected = lv.saliency(classifier, x, TARGETS, method=GradCAM("4", reshape=flipped), **options).maps
+    expected = lv.saliency(classifier, x, targets=TARGETS, method=GradCAM("4", reshape=flipped), **options).maps
     for number, reshape in enumerate((flipped, f"{__name__}:flipped")):
-        method = {"grad_cam": {"layer": "4", "reshape": reshape}}
-        run = lv.saliency(classifier, x, TARGETS, method=method, out=tmp_path / str(number), **options)
+        method = GradCAM("4", reshape=reshape)
+        run = lv.saliency(classifier, x, targets=TARGETS, method=method, out=tmp_path / str(number), **options)
         assert torch.equal(run.maps, expected)
     assert not [warning for warning in recwarn if "serialize" in str(warning.message)]
-    (tmp_path / "1" / "report.html").unlink()
-    assert torch.equal(lv.resume(tmp_path / "1", classifier).maps, expected)
-    with pytest.raises(LitVizError, match="started with an instance of function: continue in Python"):
-        lv.resume(tmp_path / "0", classifier)
+    for name in ("0", "1"):
+        (tmp_path / name / "report.html").unlink()
+        assert torch.equal(lv.resume(tmp_path / name, classifier).maps, expected)
 
 
 def patches(tokens: Tensor) -> Tensor:
@@ -300,7 +299,7 @@ def linear() -> nn.Module:
     ("net", "layer", "sentence"),
     [
         (linear(), None, r"^Grad-CAM requires a layer with feature maps .*, and Sequential has none: use gradient"),
-        (conv_net(), "7", r"got \(1, 8\) from layer '7' of Sequential: choose another layer, or give a function"),
+        (conv_net(), "7", r"got \(1, 8\) from layer '7' of Sequential: choose another layer, or give reshape"),
         (conv_net(), "33", "no layer '33'"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
@@ -16,8 +17,10 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import pixels
-from lit_viz.presentations import method_name
-from lit_viz.runs.folder import RunFolder
+from lit_viz.presentations import presentation_of, recorded_method, stored_presentation
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
+from lit_viz.presentations.saliency_map import SaliencyMapPresentation
+from lit_viz.runs.folder import FolderStorage
 
 
 def fit(smooth: Classifier, tmp_path: Path, *callbacks: pl.Callback, **options: Any) -> Any:
@@ -73,10 +76,10 @@ def test_the_run_folder_of_a_plain_trainer_continues(smooth: Classifier, tmp_pat
 
     callbacks = lv.callbacks.RunFolder(run), Stops(), lv.callbacks.ExactCheckpoint(checkpoint)
     fit(smooth, tmp_path, *callbacks)
-    assert len(RunFolder(run).records()) == 1
+    assert len(FolderStorage(run).records()) == 1
     assert not (run / "report.html").exists()  # marks a complete run
     module = fit(smooth, tmp_path, lv.callbacks.RunFolder(run), ckpt_path=checkpoint)
-    folder = RunFolder.open(run)
+    folder = FolderStorage.open(run)
     assert [record.name for record in folder.records()] == ["apple", "date"]
     assert folder.curves("probability")["0001_date"][-1][0] == 4
     assert (run / "report.html").exists()
@@ -97,11 +100,32 @@ def test_a_second_training_does_not_add_to_the_folder_of_a_failed_one(smooth: Cl
         fit(smooth, tmp_path, writer)
 
 
-def test_subclasses_of_a_method_have_its_presentation(smooth: Classifier) -> None:
+def test_subclasses_of_a_method_have_its_presentation(smooth: Classifier, tmp_path: Path) -> None:
     class OwnMap(lv.SaliencyMap):
         pass
 
-    assert method_name(OwnMap) == "SaliencyMap"
+    assert type(presentation_of(OwnMap)) is SaliencyMapPresentation
+    assert recorded_method(OwnMap) == {"module": "OwnMap", "presentation": "SaliencyMapPresentation"}
+    fit_maps = lv.callbacks.RunFolder(tmp_path / "run")
+    trainer = pl.Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=fit_maps)
+    trainer.fit(OwnMap(smooth), datamodule=lv.PhotographTasks(smooth, torch.rand(1, 3, 16, 16)))
+    folder = FolderStorage.open(tmp_path / "run")
+    assert folder.recorded["module"] == "OwnMap"
+    assert type(stored_presentation(folder)) is SaliencyMapPresentation
+
+
+def test_the_presentation_of_an_unknown_method_is_an_error(smooth: Classifier, tmp_path: Path) -> None:
+    class Unknown(lv.SaliencyMap):
+        presentation = None
+
+    with pytest.raises(LitVizError, match="Unknown has no presentation"):
+        presentation_of(Unknown)
+    folder = FolderStorage.create(tmp_path / "run")
+    folder.write_config("iterations: 1\n", {"module": "Unknown"})
+    with pytest.raises(LitVizError, match=r"must be one of AdversarialExample, .*, got Unknown"):
+        stored_presentation(folder)
+    folder.write_config("iterations: 1\n", {"module": "AdversarialExample"})  # as in earlier versions
+    assert type(stored_presentation(folder)) is AdversarialExamplePresentation
 
 
 def test_the_interval_of_checkpoints_must_be_positive(tmp_path: Path) -> None:

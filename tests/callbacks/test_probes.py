@@ -34,9 +34,8 @@ from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
 from lit_viz.launch.commands.visualize import Visualize
-from lit_viz.launch.config import ConfiguredMethod, read_config
-from lit_viz.runs.folder import RunFolder
-from tests.test_lightning import described
+from lit_viz.launch.config import ConfiguredMethod, config_argument
+from lit_viz.runs.folder import FolderStorage
 
 NAMES = ["zero", "one", "two"]
 Build = Callable[[], Any]
@@ -257,7 +256,7 @@ def test_logs_and_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         images = list(csv.DictReader(file))
     keys = [row["key"] for row in images if row["step"] == "6"]
     assert keys[:3] == ["probe/class/two", "probe/saliency/0000", "probe/saliency/0001"]
-    folder = RunFolder.open(epoch_folder(tmp_path / "class", 2))
+    folder = FolderStorage.open(epoch_folder(tmp_path / "class", 2))
     (record,) = folder.records()
     assert (record.target_name, record.iterations) == ("two", 2)
     assert float(final["probe/probability/two"]) == pytest.approx(record.probability)
@@ -267,7 +266,7 @@ def test_logs_and_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert (tmp_path / probe.name / "epochs.gif").exists() == (probe.name != "robustness")
     runs = [epoch_folder(probe.out, 2) for probe in callbacks]
     methods = ["ClassVisualization", "SaliencyMap", "AdversarialExample"]
-    assert [RunFolder.open(run).recorded["module"] for run in runs] == methods
+    assert [FolderStorage.open(run).recorded["module"] for run in runs] == methods
     assert all((run / "report.html").exists() for run in runs)
     lv.log(runs[1], "csv")
     with pytest.raises(LitVizError, match="epoch_0002 was written by a callback of a Trainer"):
@@ -359,7 +358,7 @@ def test_the_time_limit_stops_a_probe(tmp_path: Path, caplog: pytest.LogCaptureF
     assert re.search(
         r"RobustnessProbe: 1 probe, \d\.\d s, \d+% of the training; 1 stopped by the time limit", caplog.text
     )
-    records = RunFolder.open(epoch_folder(tmp_path / "out", 1)).records()
+    records = FolderStorage.open(epoch_folder(tmp_path / "out", 1)).records()
     assert {record.status for record in records} <= {"done", "skipped"}
     assert max(record.iterations for record in records) < 10**6
 
@@ -402,8 +401,13 @@ def test_invalid_arguments() -> None:
         lv.callbacks.RobustnessProbe(torch.rand(1, 1, 8, 8), attack="ddn")
 
 
-def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_weight_of_the_prior() -> None:
-    parts, recipe = ConfiguredMethod(Visualize(), read_config("visualize", "small")).parts, small_recipe()
+def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_weight_of_the_prior(
+    described: Any,
+) -> None:
+    parts, recipe = (
+        ConfiguredMethod(Visualize(), ["--config", config_argument("visualize", "small")]).parts,
+        small_recipe(),
+    )
     assert parts["views"] == recipe["views"]
     for name in ("parameterization", "step_rule"):
         assert described(parts[name]) == described(recipe[name])

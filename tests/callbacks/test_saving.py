@@ -8,10 +8,11 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from lit_viz.callbacks.saving import RunWriter
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Record, Result, Snapshot, Task
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.types import Record, Task
 
 
 class Emerging(LightningModule):
@@ -52,14 +53,14 @@ def train(module, *callbacks):
 
 @pytest.fixture
 def folder(tmp_path):
-    made = RunFolder.create(tmp_path / "run")
+    made = FolderStorage.create(tmp_path / "run")
     made.write_config("")
     return made
 
 
 def iterations(folder):
-    """What is on the disk now, read by somebody else."""
-    metrics = RunFolder.open(folder.path).metrics(["0000_tarantula"])
+    """The present content of the disk, by an independent reader."""
+    metrics = FolderStorage.open(folder.path).metrics(["0000_tarantula"])
     return [k for k, _ in metrics["0000_tarantula"].get("probability", [])]
 
 
@@ -104,14 +105,14 @@ def test_scalars_are_flushed_now_and_then_and_before_a_checkpoint(folder):
 
 
 def test_images_are_written_as_of_their_snapshot(folder):
-    slow, image = RunFolder.add_snapshot, torch.zeros(3, 4, 4)
+    slow, image = FolderStorage.add_snapshot, torch.zeros(3, 4, 4)
 
     def late(self, snapshot):
         time.sleep(0.1)
         slow(self, snapshot)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "add_snapshot", late)
+        patch.setattr(FolderStorage, "add_snapshot", late)
         files = RunWriter(folder)
         outputs = {"snapshots": [Snapshot(Task(0, "tarantula", seed=0), 0, {}, image)], "results": []}
         files.on_train_batch_end(None, None, outputs, None, 0)
@@ -127,7 +128,7 @@ def test_a_write_error_ends_the_run_and_later_writes(folder, monkeypatch):
         written.append(result.task.index)
         raise LitVizError("disk full while writing results.jsonl")
 
-    monkeypatch.setattr(RunFolder, "add_result", fails)
+    monkeypatch.setattr(FolderStorage, "add_result", fails)
     files = RunWriter(folder)
     results = [Result(task, Record.of(task)) for task in [Task(index, "image", seed=0) for index in range(5)]]
 
@@ -144,7 +145,7 @@ def test_a_write_error_ends_the_run_and_later_writes(folder, monkeypatch):
 
 
 def test_a_disk_slower_than_the_run_slows_it_down(folder, monkeypatch):
-    monkeypatch.setattr(RunFolder, "add_snapshot", lambda self, snapshot: time.sleep(0.002))
+    monkeypatch.setattr(FolderStorage, "add_snapshot", lambda self, snapshot: time.sleep(0.002))
     files = RunWriter(folder)
     for k in range(300):
         observed = [Snapshot(Task(0, "tarantula", seed=0), k, {}, torch.zeros(3, 4, 4))]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.fast.convolution import FastConvolution
 from lit_viz.classifiers.fast.folding import FrozenBatchNorm
 
@@ -127,6 +128,18 @@ class Lockable(nn.Module):
         raise TypeError("cannot pickle '_thread.lock' object")
 
 
+class Storing(nn.Module):
+    """Stores its last output, so it can't be deep-copied after a forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = conv_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.net(x)
+        return self.last
+
+
 class Attending(nn.Module):
     """A vision transformer of two blocks: ``prefix`` tokens without a place, patches of 4 pixels, 5 classes.
 
@@ -182,3 +195,17 @@ class SelfAttention(nn.Module):
         else:
             mixed = (query @ key.transpose(2, 3) / 2).softmax(dim=-1) @ value
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def rectified(kind: type[nn.Module] = nn.ReLU) -> Classifier:
+    """Return a network with in-place rectifiers and batch norm."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), kind(inplace=True),
+            nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), kind(inplace=True),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+        ).eval()  # fmt: skip
+    return load_classifier(
+        network, labels=["apple", "banana", "cherry", "date", "elder"], mean=[0.4] * 3, std=[0.2] * 3, size=16
+    )

@@ -28,7 +28,7 @@ def test_the_normalization_of_a_module_is_logged_at_load_and_in_every_run(caplog
         classifier = load_classifier(conv_net(), size=16)
         assert caplog.messages == [note]
         caplog.clear()
-        lv.saliency(classifier, torch.rand(1, 3, 16, 16), 0, check="none")
+        lv.saliency(classifier, torch.rand(1, 3, 16, 16), targets=0, check="none")
         assert caplog.messages == [note]
         caplog.clear()
         load_classifier(conv_net(), size=16, mean=0.5, std=0.5)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.classifiers import load_classifier
-from lit_viz.classifiers.hub import processor_options
+from lit_viz.classifiers.processors import KINDS, processor_options
+from lit_viz.classifiers.resizing import Resizing
 from lit_viz.errors import LitVizError
 from lit_viz.images import packaged_photograph, read_photograph
-from tests.test_cli import lit_viz, records
 
 NAMES = ["ant", "bee", "cat", "dog", "elk"]
 
@@ -127,7 +127,9 @@ def test_logits_are_those_of_timm(tmp_path: Path, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vit", "convnext", "resnet", "gray"])
 @pytest.mark.parametrize("library", ["transformers", "timm"])
-def test_a_folder_in_all_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, kind: str) -> None:
+def test_a_folder_in_all_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, kind: str, lit_viz: Any, records: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     _save(Path("saved"), f"{library}-{kind}")
     Image.fromarray(_picture(40, 40)).save("picture.png")
@@ -139,7 +141,9 @@ def test_a_folder_in_all_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert [record["status"] for record in records(Path(run))] == ["done"], run
 
 
-def test_published_labels_are_listed_by_the_command(vit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_labels_are_listed_by_the_command(
+    vit: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any
+) -> None:
     lit_viz("classes", "do", "--classifier", str(vit))
     assert capsys.readouterr().out.split() == ["3", "dog"]
 
@@ -267,7 +271,8 @@ def _shards(folder: Path) -> None:
         ),
         (_edit("config.json", hidden_size=32), r"transformers can't load .*\(.*mismatch"),
         (_write("preprocessor_config.json", b"{"), "^preprocessor_config.json in .* can't be used"),
-        (_edit("preprocessor_config.json", image_std=[0.0]), "processor must be an image processor"),
+        (_edit("preprocessor_config.json", image_std=[0.0]), "std must be positive, got"),
+        (_edit("preprocessor_config.json", image_mean="gray"), "ViTImageProcessor.* has invalid attributes"),
         (_write("model.safetensors", b"<html>"), "is damaged or no weights file: copy or download it again"),
         (_pickle, "contains Python objects, whose loading could run code"),
         (_shards, "must contain model.safetensors or pytorch_model.bin: .* with its weights in one file"),
@@ -310,7 +315,7 @@ def test_missing_transformers_is_one_sentence(vit: Path, monkeypatch: pytest.Mon
 # -- image processors
 
 
-def test_a_processor_is_measured_and_not_read() -> None:
+def test_a_second_division_and_an_unused_crop_size_are_read() -> None:
     """EfficientNet's divides by the standard deviation twice, and has a crop size that it does not use."""
     transformers = pytest.importorskip("transformers")
     network, _ = _hugging_face("resnet")
@@ -339,17 +344,25 @@ def _distance(read: Tensor, reference: Tensor) -> float:
         ("Bit", {"size": {"shortest_edge": 256}}, 224),
         ("CLIP", {}, 224),
         ("EfficientNet", {"size": {"height": 346, "width": 346}, "do_center_crop": True}, 289),
-        ("Perceiver", {}, 224),
+        ("Beit", {"size": {"height": 256, "width": 256}, "do_center_crop": True}, 224),
+        ("MobileNetV1", {}, 224),
+        ("MobileNetV2", {"do_rescale": False}, 224),
+        ("PoolFormer", {}, 224),
+        ("PoolFormer", {"crop_pct": None}, 224),
+        ("Pvt", {"do_normalize": False}, 224),
+        ("Segformer", {"rescale_factor": 1 / 127.5}, 512),
+        ("Siglip", {}, 224),
     ],
 )
 def test_photographs_have_the_pixels_of_the_image_processor(kind: str, options: dict[str, Any], size: int) -> None:
     """Size, crop and filter; the odd margins of a photograph of 300 x 451 pixels show the rounding of the crop."""
+    assert kind in KINDS
     processor = getattr(pytest.importorskip("transformers"), f"{kind}ImageProcessor")(**options)
     found = processor_options(processor, 3)
     assert found["size"] == (size, size)
     with Image.open(path := packaged_photograph("chelsea")) as picture:
         values = processor(images=picture, return_tensors="pt")["pixel_values"][0]
-    mean, std = (torch.tensor(found[name]).view(3, 1, 1) for name in ("mean", "std"))
+    mean, std = (torch.tensor(found[name]).view(-1, 1, 1) for name in ("mean", "std"))
     assert _distance(read_photograph(path, (size, size), fit=found["resizing"]).pixels, values * std + mean) < 0.3
 
 
@@ -392,10 +405,59 @@ def test_damaged_resizing_of_timm_is_rejected(tmp_path: Path, options: dict[str,
         load_classifier(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["MobileViTImageProcessor", "ViTImageProcessor", "ViTConfig"])
-def test_processors_that_cannot_be_used_are_rejected(name: str) -> None:
-    transformers = pytest.importorskip("transformers")
-    words = r"exchanges them \(BGR\)" if name.startswith("Mobile") else f"must be an image processor .* got {name}"
-    processor = getattr(transformers, name)(**({"image_std": [0.0] * 3} if name == "ViTImageProcessor" else {}))
+def test_every_kind_of_image_processor_is_compared() -> None:
+    (mark,) = test_photographs_have_the_pixels_of_the_image_processor.pytestmark  # type: ignore[attr-defined]
+    assert {case[0] for case in mark.args[1]} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "size"),
+    [
+        ("ViT", {"do_resize": False}, None),
+        ("ViT", {"size": {"shortest_edge": 224}}, None),
+        ("CLIP", {"do_resize": False}, (224, 224)),
+        ("CLIP", {"size": {"shortest_edge": 200}}, (224, 224)),  # adds borders
+        ("CLIP", {"crop_size": {"height": 224, "width": 200}}, (224, 200)),
+        ("Beit", {"size": {"shortest_edge": 224, "longest_edge": 300}}, None),
+    ],
+)
+def test_unknown_resizing_and_size(kind: str, options: dict[str, Any], size: tuple[int, int] | None) -> None:
+    found = processor_options(getattr(pytest.importorskip("transformers"), f"{kind}ImageProcessor")(**options), 3)
+    assert found["resizing"] is None
+    assert found.get("size") == size
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("MobileViTImageProcessor", {}, r"exchanges color channels \(BGR\), .* and a network that does so in its forw"),
+        ("PerceiverImageProcessor", {}, "processor must be timm's or an image processor of .* got PerceiverImageProc"),
+        ("LevitImageProcessor", {}, "got LevitImageProcessor: give mean=, std= and size= instead"),
+        ("ViTConfig", {}, "got ViTConfig: give mean="),
+        ("EfficientNetImageProcessor", {"rescale_offset": True}, "must not have the option rescale_offset: give mean="),
+        ("ViTImageProcessor", {"image_std": [0.0] * 3}, "std must be positive"),
+    ],
+)
+def test_processors_that_cannot_be_used_are_rejected(name: str, options: dict[str, Any], words: str) -> None:
+    processor = getattr(pytest.importorskip("transformers"), name)(**options)
+    network = _hugging_face("resnet")[0]
     with pytest.raises(LitVizError, match=words):
-        load_classifier(_hugging_face("resnet")[0], processor=processor)
+        load_classifier(network, processor=processor)
+    classifier = load_classifier(network, processor=processor, mean=0.4, std=0.2, size=40)
+    assert (classifier.mean, classifier.std, classifier.size) == ((0.4,) * 3, (0.2,) * 3, (40, 40))
+
+
+def test_a_stored_processor_that_cannot_be_used_needs_mean_std_and_size(vit: Path) -> None:
+    _write("preprocessor_config.json", b"{")(vit)
+    with pytest.raises(LitVizError, match=r"can't be used .*: give mean=, std= and size= instead"):
+        load_classifier(str(vit))
+    assert load_classifier(str(vit), mean=0.4, std=0.2, size=(24, 32)).mean == (0.4,) * 3
+
+
+def test_the_data_configuration_of_timm_is_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = {"input_size": (3, 96, 96), "mean": [0.1, 0.2, 0.3], "std": [0.3] * 3, "crop_pct": 0.75}
+    processor = transformers.TimmWrapperImageProcessor(config | {"interpolation": "bilinear"})
+    classifier = load_classifier(_hugging_face("resnet")[0], processor=processor)
+    assert (classifier.mean, classifier.std, classifier.size) == ((0.1, 0.2, 0.3), (0.3,) * 3, (96, 96))
+    assert classifier.resizing == Resizing(0.75, "bilinear")

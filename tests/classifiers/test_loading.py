@@ -273,7 +273,7 @@ def test_torchscript_is_used_as_it_is(how: str) -> None:
         made = torch.jit.trace(conv_net(), x) if how == "trace" else torch.jit.script(conv_net())
         net = load_classifier(torch.jit.freeze(made) if how == "freeze" else made, size=16)
         assert torch.allclose(net.fast()(x)[0], conv_net()(x), atol=1e-5)
-        run = lv.saliency(net, x, 0, check="none")
+        run = lv.saliency(net, x, targets=0, check="none")
     assert [record["status"] for record in run.results] == ["done", "done"]
 
 
@@ -284,7 +284,7 @@ def test_quantized_layers_without_a_gradient_are_rejected() -> None:
         net = load_classifier(network, size=16)
         net.fast()  # torch warns that the kernel has no gradient
     for made in (
-        lambda: lv.attack(net, torch.rand(1, 3, 16, 16), 0, attack="pgd", iterations=1),
+        lambda: lv.attack(net, torch.rand(1, 3, 16, 16), labels=0, attack="pgd", iterations=1),
         lambda: lv.visualize(net, 0, iterations=1, config="small"),
     ):  # which has priors, and followed them alone
         with pytest.raises(

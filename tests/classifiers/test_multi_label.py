@@ -56,7 +56,7 @@ def test_decision_logits_have_the_sigmoid_as_softmax() -> None:
 
 def test_maps_have_sigmoids_as_probabilities(classifier: Classifier) -> None:
     x = photographs()
-    run = lv.saliency(classifier, x, "cat", method=["gradient", "rise"], iterations=8, check="none")
+    run = lv.saliency(classifier, x, targets="cat", method=["gradient", "rise"], iterations=8, check="none")
     sigmoids = classifier.logits(x).sigmoid()
     for record in run.results:
         expected = sigmoids[record["index"] % 4]
@@ -100,10 +100,10 @@ def test_attacks_flip_the_decision_on_their_label(classifier: Classifier, attack
     logits, few = classifier.logits(x), {"iterations": 100} if attack == "carlini_wagner" else {}
     if targeted:
         goals = logits.argmin(1)
-        run = lv.attack(classifier, x, target=goals.tolist(), attack=attack, **few)
+        run = lv.attack(classifier, x, targets=goals.tolist(), attack=attack, **few)
     else:
         goals = torch.where(logits > 0, logits, torch.inf).argmin(1)  # not the most probable label
-        run = lv.attack(classifier, x, goals.tolist(), attack=attack, **few)
+        run = lv.attack(classifier, x, labels=goals.tolist(), attack=attack, **few)
     after = classifier.logits(run.images)
     flipped = 0
     for n, record in enumerate(run.results):
@@ -120,12 +120,12 @@ def test_attacks_flip_the_decision_on_their_label(classifier: Classifier, attack
 
 def test_a_label_that_is_absent_is_skipped_by_an_untargeted_attack(classifier: Classifier) -> None:
     x = photographs(1)
-    run = lv.attack(classifier, x, classifier.logits(x).argmin(1).tolist(), attack="pgd")
+    run = lv.attack(classifier, x, labels=classifier.logits(x).argmin(1).tolist(), attack="pgd")
     assert run.results[0]["status"] == "skipped"
 
 
 def test_a_run_records_multi_label_and_is_checked_and_resumed(classifier: Classifier, tmp_path: Path) -> None:
-    lv.attack(classifier, photographs(2), target="bee", attack="pgd", out=tmp_path / "run", wandb="disabled")
+    lv.attack(classifier, photographs(2), targets="bee", attack="pgd", out=tmp_path / "run", wandb="disabled")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["classifier"]["multi_label"] is True
     assert config["recorded"]["multi_label"] is True
@@ -138,9 +138,9 @@ def test_a_run_records_multi_label_and_is_checked_and_resumed(classifier: Classi
 
 
 def test_methods_for_classes_that_exclude_each_other_are_rejected(classifier: Classifier, tmp_path: Path) -> None:
-    for options in ({"attack": "universal"}, {"attack": {"apgd": {"loss": "dlr"}}}):
+    for options in ({"attack": "universal"}, {"attack": "apgd", "loss": "dlr"}):
         with pytest.raises(LitVizError, match=r"requires (classes that exclude|3 classes)"):
-            lv.attack(classifier, photographs(2), ["ant", "ant"], **options)  # type: ignore[arg-type]
+            lv.attack(classifier, photographs(2), labels=["ant", "ant"], **options)  # type: ignore[arg-type]
 
 
 def test_multi_label_is_read_from_a_hugging_face_configuration() -> None:

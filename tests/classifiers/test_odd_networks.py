@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lit_viz as lv
+from lit_viz.attributions import Occlusion, SmoothGrad
 from lit_viz.classifiers import load_classifier
 from lit_viz.errors import LitVizError, NetworkError
 from tests.classifiers.networks import scripted
@@ -134,7 +135,7 @@ def test_maps_of_unusual_networks(made: Callable[[], nn.Module], side: int, chec
     x = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
     state = {key: value.clone() for key, value in network.state_dict().items()}
     flags = [module.training for module in network.modules()]
-    run = lv.saliency(classifier, x, classifier.num_classes - 1, labels=[1] * count, check="captum")
+    run = lv.saliency(classifier, x, targets=classifier.num_classes - 1, labels=[1] * count, check="captum")
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     assert [module.training for module in network.modules()] == flags
     network.eval()
@@ -259,14 +260,14 @@ def test_errors_of_a_network_give_one_line_with_a_suggestion(tmp_path: Path) -> 
     classifier = load_classifier(Few(), size=24)
     x = torch.rand(5, 3, 24, 24)
     message = (
-        "the network fails on images of shape (5, 3, 24, 24) (at most 2 images, got 5): use fewer --slots (now 16) "
+        "the network fails on images of shape (5, 3, 24, 24) (at most 2 images, got 5): use fewer slots (now 16) "
         "if the batch is too large"
     )
     with pytest.raises(LitVizError, match=f"^{re.escape(message)}") as failed:
         lv.attack(classifier, x, attack="pgd", iterations=2, out=tmp_path / "run", wandb="disabled")
     assert isinstance(failed.value.__cause__, NetworkError)
     assert isinstance(failed.value.__cause__.__cause__, ValueError)
-    with pytest.raises(LitVizError, match=r"fewer --slots \(now 2\) and a smaller --model\.batch"):
+    with pytest.raises(LitVizError, match=r"fewer slots \(now 2\) and a smaller batch"):
         lv.saliency(classifier, x, method="smoothgrad", iterations=8, check="none", slots=2)
 
 
@@ -275,8 +276,8 @@ def test_batches_are_not_larger_than_slots(tmp_path: Path) -> None:
     x = (torch.rand(5, 3, 24, 24) * 255).round() / 255
     run = lv.attack(classifier, x, attack="pgd", iterations=2, slots=2, out=tmp_path / "run", wandb="disabled")
     assert {r["status"] for r in run.results} == {"done"}
-    methods = {"smoothgrad": {}, "occlusion": {"window": 8, "stride": 8}}
-    maps = lv.saliency(classifier, x, method=methods, iterations=8, check="none", slots=2, model__batch=2)
+    methods = [SmoothGrad(), Occlusion(window=8, stride=8)]
+    maps = lv.saliency(classifier, x, method=methods, iterations=8, check="none", slots=2, batch=2)
     assert len(maps.results) == 10
 
 
@@ -292,5 +293,5 @@ class Drawing(nn.Module):
 
 
 def test_maps_of_a_network_that_draws_are_not_compared() -> None:
-    run = lv.saliency(load_classifier(Drawing(), size=24), torch.rand(1, 3, 24, 24), 1)
+    run = lv.saliency(load_classifier(Drawing(), size=24), torch.rand(1, 3, 24, 24), targets=1)
     assert "the network draws random numbers" in run.results[0]["captum"]["why"]

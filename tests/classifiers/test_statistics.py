@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lit_viz.classifiers import load_classifier
-from lit_viz.classifiers.layers import activation_statistics, statistics_of
+from lit_viz.classifiers.layers import statistics_of
+from lit_viz.classifiers.reading import activation_statistics
 from lit_viz.errors import LitVizError
 from tests.conftest import smooth_network
 

@@ -58,6 +58,6 @@ def test_any_changed_byte_is_detected(tmp_path: Path) -> None:
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with pytest.raises(LitVizError, match="is damaged"):
             AtomicCheckpointIO().load_checkpoint(path)
-    torch.save({"image": torch.full((4,), torch.nan)}, path)  # saved by somebody else
+    torch.save({"image": torch.full((4,), torch.nan)}, path)  # not saved by lit_viz
     with pytest.raises(LitVizError, match=r"is damaged \(wrong checksum\)"):
         AtomicCheckpointIO().load_checkpoint(path)

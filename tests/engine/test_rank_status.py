@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from lit_viz.engine.ranks import RankExchange, RankGroup, RankStatus
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
-from lit_viz.types import Record, Result, Snapshot
-from tests.engine.stub import tasks
+from lit_viz.types import Record, Task
 
-(TASK,) = tasks(1)
+TASK = Task(0, "task 0", seed=10)
 
 
 class Ranks(RankGroup):

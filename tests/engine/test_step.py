@@ -1,36 +1,38 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from lit_viz.engine.slots import ITERATION
+from lit_viz.engine.snapshots import Snapshot
 from lit_viz.engine.step import Queue, Step, merge_final
 from lit_viz.optim import Evaluation
-from lit_viz.types import Snapshot, Task
-from tests.engine.stub import StubMethod, tasks
+from lit_viz.types import Task
 
 NEVER = torch.tensor([False, False])
 
 
-def started(iteration: int = 0) -> tuple[StubMethod, Step]:
-    method = StubMethod(iterations=4, slots=2)
-    Queue(tasks(2)).fill(method)
+def started(iteration: int = 0, *, stub: Any) -> tuple[Any, Step]:
+    method = stub.Method(iterations=4, slots=2)
+    Queue(stub.tasks(2)).fill(method)
     method.slots.put(ITERATION, [0, 1], torch.full((2,), iteration))
     return method, Step(method)
 
 
-def evaluate(method: StubMethod, step: Step) -> Evaluation:
+def evaluate(method: Any, step: Step) -> Evaluation:
     evaluation = method.score(method.slots.x, [0, 1], gradient=True)
     step.add_evaluation(evaluation, None, logged=True)
     return evaluation
 
 
-def advance(method: StubMethod, x: torch.Tensor, count: int = 1) -> None:
+def advance(method: Any, x: torch.Tensor, count: int = 1) -> None:
     method.slots.update(x, method.slots.state, torch.full((2,), count))
 
 
-def test_snapshots_have_the_metrics_of_the_first_logged_evaluation() -> None:
-    method, step = started()
+def test_snapshots_have_the_metrics_of_the_first_logged_evaluation(stub: Any) -> None:
+    method, step = started(stub=stub)
     due = dict(enumerate(method.snapshots(method.slots.x, [0, 1])))
     probe = method.score(method.slots.x + 5, [0, 1], gradient=False)
     step.add_evaluation(probe, torch.tensor([0, 1]), logged=False)
@@ -44,15 +46,15 @@ def test_snapshots_have_the_metrics_of_the_first_logged_evaluation() -> None:
 
 
 @pytest.mark.parametrize(("iteration", "logged"), [(1, False), (2, True)])
-def test_images_are_kept_only_at_logged_iterations(iteration: int, logged: bool) -> None:
-    method, step = started(iteration)
+def test_images_are_kept_only_at_logged_iterations(iteration: int, logged: bool, stub: Any) -> None:
+    method, step = started(iteration, stub=stub)
     (snapshot, _) = step.snapshots(dict(enumerate(method.snapshots(method.slots.x, [0, 1]))))
     assert (snapshot.image is not None) == logged
     assert snapshot.metrics == {"value": 0.0}
 
 
-def test_an_image_ends_when_it_is_done_broken_or_at_its_last_iteration() -> None:
-    method, step = started()
+def test_an_image_ends_when_it_is_done_broken_or_at_its_last_iteration(stub: Any) -> None:
+    method, step = started(stub=stub)
     evaluate(method, step)
     advance(method, method.slots.x)
     assert step.endings(NEVER) == {}
@@ -63,15 +65,15 @@ def test_an_image_ends_when_it_is_done_broken_or_at_its_last_iteration() -> None
     assert list(step.endings(NEVER)) == [0, 1]
 
 
-def test_a_non_finite_score_breaks_only_its_own_slot() -> None:
-    method, step = started()
+def test_a_non_finite_score_breaks_only_its_own_slot(stub: Any) -> None:
+    method, step = started(stub=stub)
     scores = torch.tensor([1.0, float("inf")])
     step.add_evaluation(Evaluation(method.slots.x, scores, scores), torch.tensor([1, 0]), logged=False)
     assert step.endings(NEVER) == {0: True}
 
 
-def test_finished_images_leave_their_slots_with_a_result() -> None:
-    method, step = started(iteration=3)
+def test_finished_images_leave_their_slots_with_a_result(stub: Any) -> None:
+    method, step = started(iteration=3, stub=stub)
     evaluate(method, step)
     advance(method, method.slots.x + 1)
     ((snapshot, result),) = step.finish({1: False})
@@ -88,8 +90,8 @@ def test_finished_images_leave_their_slots_with_a_result() -> None:
     ("iteration", "score", "error"),
     [(0, float("nan"), "the scores of the network must be finite"), (2, 0.0, "stopped being a finite number at iter")],
 )
-def test_a_broken_image_fails_with_its_last_finite_value(iteration: int, score: float, error: str) -> None:
-    method, step = started(iteration)
+def test_a_broken_image_fails_with_its_last_finite_value(iteration: int, score: float, error: str, stub: Any) -> None:
+    method, step = started(iteration, stub=stub)
     scores = torch.tensor([0.0, score])
     step.add_evaluation(Evaluation(method.slots.x, scores, scores), None, logged=True)
     advance(method, torch.tensor([[0.0], [float("nan")]]))

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,45 +11,33 @@ from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS, save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.images.rendering import difference, gray_levels
-from tests.figures.helpers import (
-    LONG,
-    assert_no_overlap,
-    assert_pixels_are_blocks,
-    attacked,
-    caption,
-    images,
-    levels,
-    plots,
-    texts,
-    trace,
-)
 
 
 @pytest.mark.parametrize(("size", "count"), [((8, 8), 1), ((33, 33), 5), ((224, 224), 1)])
-def test_each_pixel_is_a_block_of_the_file(tmp_path, size, count):
-    drawn = [attacked(seed, size) for seed in range(count)]
+def test_each_pixel_is_a_block_of_the_file(tmp_path, size, count, figures: Any):
+    drawn = [figures.attacked(seed, size) for seed in range(count)]
     figure = attack_figure(drawn)
-    assert_pixels_are_blocks(figure, images(figure), tmp_path / "figure.png")
+    figures.assert_pixels_are_blocks(figure, figures.images(figure), tmp_path / "figure.png")
     last = drawn[-1]
     expected = [to_uint8(last.source()), to_uint8(last.image())]
     expected += [gray_levels(difference(last.image(), last.source(), times)[0]) for times in (1, 10)]
-    for axes, picture in zip(images(figure)[-4:], expected, strict=True):
+    for axes, picture in zip(figures.images(figure)[-4:], expected, strict=True):
         assert np.array_equal(axes.images[0].get_array(), picture)
 
 
-def test_files_are_decoded_for_drawing_and_norms(tmp_path, monkeypatch):
-    made = attacked(result=levels(0) + torch.tensor([3.4 / 255]))
-    assert f"L2 {3.4 / 255 * math.sqrt(192):.3g} · L∞ 3.40/255" in texts(attack_figure([made]))
+def test_files_are_decoded_for_drawing_and_norms(tmp_path, monkeypatch, figures: Any):
+    made = figures.attacked(result=figures.levels(0) + torch.tensor([3.4 / 255]))
+    assert f"L2 {3.4 / 255 * math.sqrt(192):.3g} · L∞ 3.40/255" in figures.texts(attack_figure([made]))
     Image.fromarray(to_uint8(made.image())).save(tmp_path / "fooled.png")
-    monkeypatch.setattr(made, "pictures", lambda: (levels(0), tmp_path / "fooled.png"))
+    monkeypatch.setattr(made, "pictures", lambda: (figures.levels(0), tmp_path / "fooled.png"))
     figure = attack_figure([made])
-    assert np.array_equal(images(figure)[1].images[0].get_array(), pixels(tmp_path / "fooled.png"))
+    assert np.array_equal(figures.images(figure)[1].images[0].get_array(), pixels(tmp_path / "fooled.png"))
     norm = 3 / 255 * math.sqrt(192)
-    assert f"L2 {norm:.3g} · L∞ 3/255" in texts(figure)
+    assert f"L2 {norm:.3g} · L∞ 3/255" in figures.texts(figure)
 
 
-def test_text_contains_predictions_notes_and_verdicts():
-    written = texts(attack_figure([attacked(settings={"by": "square"})]))
+def test_text_contains_predictions_notes_and_verdicts(figures: Any):
+    written = figures.texts(attack_figure([figures.attacked(settings={"by": "square"})]))
     assert {"quail", "stingray: p = 0.03", "stingray", "stingray: p = 0.41", "12 iterations", "by square"} <= set(
         written
     )
@@ -57,8 +46,8 @@ def test_text_contains_predictions_notes_and_verdicts():
     assert written[first : first + 4] == ["original", "fooled", "difference", "difference × 10"]
 
 
-def test_verdicts_have_words_and_colors():
-    figure = attack_figure([attacked()])
+def test_verdicts_have_words_and_colors(figures: Any):
+    figure = attack_figure([figures.attacked()])
     rows = {text.get_text(): text for text in figure.texts if text.get_position()[0] < 0.1}
     assert rows["fooled"].get_color() == COLORS[2]
     assert rows["not fooled"].get_color() == COLORS[1]
@@ -67,39 +56,41 @@ def test_verdicts_have_words_and_colors():
     assert rows["not fooled"].get_position()[1] == heights["after JPEG 75"]
 
 
-def test_a_failed_attack_is_titled_attacked():
-    failed = attacked(1, success_file=False, curves=trace(flip=None))
-    figure = attack_figure([attacked(0), failed])
-    assert "attacked" in texts(figure)
-    assert "fooled at iteration 6, before rounding" in texts(figure)
+def test_a_failed_attack_is_titled_attacked(figures: Any):
+    failed = figures.attacked(1, success_file=False, curves=figures.trace(flip=None))
+    figure = attack_figure([figures.attacked(0), failed])
+    assert "attacked" in figures.texts(figure)
+    assert "fooled at iteration 6, before rounding" in figures.texts(figure)
     message = next(text for text in figure.texts if text.get_text() == "not fooled in 9 iterations")
     assert message.get_color() == COLORS[1]
-    assert caption(figure).startswith("1 of 2 fooled in the file.")
-    assert "attacked minus original" in caption(figure)
-    assert "attacked" in texts(attack_figure([attacked(success_file=None)]))  # no verification
+    assert figures.caption(figure).startswith("1 of 2 fooled in the file.")
+    assert "attacked minus original" in figures.caption(figure)
+    assert "attacked" in figures.texts(attack_figure([figures.attacked(success_file=None)]))  # no verification
 
 
-def test_clipped_share_is_noted():
-    quiet = attack_figure([attacked(result=levels(0) + 0.01)])
-    assert "no value is clipped" in caption(quiet)
-    assert not any(text.endswith("% clipped") for text in texts(quiet))
-    fooled = levels(0)
+def test_clipped_share_is_noted(figures: Any):
+    quiet = attack_figure([figures.attacked(result=figures.levels(0) + 0.01)])
+    assert "no value is clipped" in figures.caption(quiet)
+    assert not any(text.endswith("% clipped") for text in figures.texts(quiet))
+    fooled = figures.levels(0)
     fooled[0, 0, :2] = 1.2
-    loud = attack_figure([attacked(result=fooled)])
+    loud = attack_figure([figures.attacked(result=fooled)])
     share = f"{100 * 2 / 192:.3g} % clipped"
-    assert texts(loud).count(share) >= 2  # the fooled image itself, and the difference × 10
-    assert "values outside [0, 1] are clipped" in caption(loud)
+    assert figures.texts(loud).count(share) >= 2  # the fooled image itself, and the difference × 10
+    assert "values outside [0, 1] are clipped" in figures.caption(loud)
     one = torch.full((3, 224, 224), 0.5)
     one[0, 0, 0] = 0.6
-    assert "< 0.01 % clipped" in texts(attack_figure([attacked(original=torch.full((3, 224, 224), 0.5), result=one)]))
+    assert "< 0.01 % clipped" in figures.texts(
+        attack_figure([figures.attacked(original=torch.full((3, 224, 224), 0.5), result=one)])
+    )
 
 
-def test_curves_share_the_iteration_axis():
-    figure = attack_figure([attacked()])
-    strips = plots(figure)
+def test_curves_share_the_iteration_axis(figures: Any):
+    figure = attack_figure([figures.attacked()])
+    strips = figures.plots(figure)
     assert len(strips) == 4
     assert len({axes.get_xlim() for axes in strips}) == 1
-    made = trace()
+    made = figures.trace()
     required = [made["probability"], made["margin"], made["l2"], [(k, 255 * value) for k, value in made["linf"]]]
     for axes, curve in zip(strips, required, strict=True):
         line = max(axes.lines, key=lambda line: len(line.get_xdata()))
@@ -107,30 +98,30 @@ def test_curves_share_the_iteration_axis():
         assert any(set(line.get_xdata()) == {6} for line in axes.lines)
         assert axes.get_ylim()[0] <= 0 <= axes.get_ylim()[1]
     assert strips[0].get_ylim() == (0, 1)
-    assert {"probability of stingray", "margin", "L2", "L∞ (/255)"} <= set(texts(figure))
+    assert {"probability of stingray", "margin", "L2", "L∞ (/255)"} <= set(figures.texts(figure))
 
 
 @pytest.mark.parametrize("last", [1, 10, 13, 17, 100, 333])
-def test_iteration_axis_ends_at_a_labeled_tick(last):
+def test_iteration_axis_ends_at_a_labeled_tick(last, figures: Any):
     margins = [(k, k - last + 0.5) for k in range(last + 1)]
-    figure = attack_figure([attacked(curves={"margin": margins})])
-    ticks = plots(figure)[-1].get_xticks()
+    figure = attack_figure([figures.attacked(curves={"margin": margins})])
+    ticks = figures.plots(figure)[-1].get_xticks()
     assert [ticks[0], ticks[-1]] == [0, last]
-    assert_no_overlap(figure)
+    figures.assert_no_overlap(figure)
 
 
-def test_empty_curves_have_no_strip():
+def test_empty_curves_have_no_strip(figures: Any):
     only = {"margin": [(0, -1.0), (1, math.nan), (2, 1.0)]}
-    assert len(plots(attack_figure([attacked(curves=only)]))) == 1
-    assert plots(attack_figure([attacked(curves={})])) == []
-    assert_no_overlap(attack_figure([attacked(curves=only)]))
+    assert len(figures.plots(attack_figure([figures.attacked(curves=only)]))) == 1
+    assert figures.plots(attack_figure([figures.attacked(curves={})])) == []
+    figures.assert_no_overlap(attack_figure([figures.attacked(curves=only)]))
 
 
-def test_a_skipped_image_has_the_reason_and_no_curve():
-    figure = attack_figure([attacked(status="skipped", curves=trace(1))])
-    assert "skipped: target predicted" in " ".join(texts(figure))
-    assert "not tested" in texts(figure)
-    assert plots(figure) == []
+def test_a_skipped_image_has_the_reason_and_no_curve(figures: Any):
+    figure = attack_figure([figures.attacked(status="skipped", curves=figures.trace(1))])
+    assert "skipped: target predicted" in " ".join(figures.texts(figure))
+    assert "not tested" in figures.texts(figure)
+    assert figures.plots(figure) == []
 
 
 @pytest.mark.parametrize(
@@ -142,48 +133,50 @@ def test_a_skipped_image_has_the_reason_and_no_curve():
         {"probability": [(99_990, 0.1), (100_000, 0.9)]},
     ],
 )
-def test_degenerate_traces(tmp_path, odd):
-    figure = attack_figure([attacked(curves=odd, target_name=LONG)])
-    assert_no_overlap(figure)
+def test_degenerate_traces(tmp_path, odd, figures: Any):
+    figure = attack_figure([figures.attacked(curves=odd, target_name=figures.LONG)])
+    figures.assert_no_overlap(figure)
     assert all(np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all() for axes in figure.axes)
     save_figure(figure, tmp_path / "figure.png")
 
 
-def test_many_images_share_a_plot_and_rows_are_limited():
-    drawn = [attacked(seed, curves=trace(5 + seed, flip=3 if seed else None)) for seed in range(22)]
+def test_many_images_share_a_plot_and_rows_are_limited(figures: Any):
+    drawn = [figures.attacked(seed, curves=figures.trace(5 + seed, flip=3 if seed else None)) for seed in range(22)]
     figure = attack_figure(drawn)
-    assert len(images(figure)) == 4 * 20
-    assert len(plots(figure)) == 4
-    assert caption(figure).startswith("20 of 22 images. 22 of 22 fooled in the file.")
-    assert "22 images, one line each; dots: first logged success (21 of 22)" in texts(figure)
-    assert plots(figure)[0].get_xlim() == (0, 25)
+    assert len(figures.images(figure)) == 4 * 20
+    assert len(figures.plots(figure)) == 4
+    assert figures.caption(figure).startswith("20 of 22 images. 22 of 22 fooled in the file.")
+    assert "22 images, one line each; dots: first logged success (21 of 22)" in figures.texts(figure)
+    assert figures.plots(figure)[0].get_xlim() == (0, 25)
     assert figure.dpi >= 120
-    assert_no_overlap(figure)
+    figures.assert_no_overlap(figure)
 
 
-def test_shared_plot_of_several_targets_names_no_class():
-    drawn = [attacked(seed, target_name=str(seed)) for seed in range(4)]
-    assert any(text.startswith("probability of") and "stingray" not in text for text in texts(attack_figure(drawn)))
+def test_shared_plot_of_several_targets_names_no_class(figures: Any):
+    drawn = [figures.attacked(seed, target_name=str(seed)) for seed in range(4)]
+    assert any(
+        text.startswith("probability of") and "stingray" not in text for text in figures.texts(attack_figure(drawn))
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_long_names_do_not_overlap(count):
-    names = dict.fromkeys(("name", "predicted_before_name", "predicted_name", "target_name"), LONG)
+def test_long_names_do_not_overlap(count, figures: Any):
+    names = dict.fromkeys(("name", "predicted_before_name", "predicted_name", "target_name"), figures.LONG)
     drawn = [
-        attacked(seed, size, result=levels(seed + 1, size=size), settings={"by": LONG}, **names)
+        figures.attacked(seed, size, result=figures.levels(seed + 1, size=size), settings={"by": figures.LONG}, **names)
         for seed, size in ((seed, (33, 20 + 10 * seed)) for seed in range(count))
     ]
     figure = attack_figure(drawn)
-    assert_no_overlap(figure)
+    figures.assert_no_overlap(figure)
     if count < 7:
-        assert any("p = 0.41" in text for text in texts(figure))
+        assert any("p = 0.41" in text for text in figures.texts(figure))
 
 
-def test_gray_images_and_no_images():
-    assert len(images(attack_figure([attacked(channels=1)]))) == 4
+def test_gray_images_and_no_images(figures: Any):
+    assert len(figures.images(attack_figure([figures.attacked(channels=1)]))) == 4
     assert attack_figure([]).axes == []
 
 
 @pytest.mark.parametrize("suffix", [".pdf", ".svg"])
-def test_saves_vector_formats(tmp_path, suffix):
-    assert save_figure(attack_figure([attacked()]), tmp_path / f"figure{suffix}").stat().st_size > 1000
+def test_saves_vector_formats(tmp_path, suffix, figures: Any):
+    assert save_figure(attack_figure([figures.attacked()]), tmp_path / f"figure{suffix}").stat().st_size > 1000

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from lit_viz.engine.snapshots import Snapshot
 from lit_viz.figures.evolution import evolution_figure
 from lit_viz.figures.sheet import channel_grid
 from lit_viz.images.canvas import join_group
 from lit_viz.methods.records import LayerImageRecord
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
-from lit_viz.types import Snapshot, Task
-from tests.figures.helpers import assert_no_overlap, texts
+from lit_viz.types import Task
 
 
 class Known:
@@ -37,34 +39,34 @@ class Known:
         return {"objective": [(0, -0.2), (10, 12.34)]}.get(metric, [])
 
 
-def test_channels_are_numbered() -> None:
+def test_channels_are_numbered(figures: Any) -> None:
     figure = channel_grid([Known(c) for c in (3, 14, 127)])
-    assert texts(figure) == ["features.3 · 3 channels", "3", "14", "127"]
+    assert figures.texts(figure) == ["features.3 · 3 channels", "3", "14", "127"]
     assert len(figure.axes) == 3
-    assert_no_overlap(figure)
+    figures.assert_no_overlap(figure)
 
 
 @pytest.mark.slow
-def test_many_channels_and_groups_do_not_overlap() -> None:
+def test_many_channels_and_groups_do_not_overlap(figures: Any) -> None:
     for outcomes in ([Known(c) for c in range(240)], [Known(c, (16, 76)) for c in range(5)]):
         figure = channel_grid(outcomes)
-        assert texts(figure)[1:] == [str(c) for c in range(len(outcomes))]
-        assert_no_overlap(figure)
+        assert figures.texts(figure)[1:] == [str(c) for c in range(len(outcomes))]
+        figures.assert_no_overlap(figure)
 
 
-def test_evolution_without_class_shows_objective() -> None:
+def test_evolution_without_class_shows_objective(figures: Any) -> None:
     (evolution,) = ClassVisualizationPresentation().evolutions([Known(5)])
     assert evolution.metric == "objective"
     figure = evolution_figure([evolution])
-    assert "objective 12.3" in texts(figure)
-    assert not any("p =" in text for text in texts(figure))
+    assert "objective 12.3" in figures.texts(figure)
+    assert not any("p =" in text for text in figures.texts(figure))
     (curve,) = [axes for axes in figure.axes if axes.axison]
     assert curve.get_ylabel() == "objective"
     assert curve.get_ylim()[0] < -0.2 < 12.34 < curve.get_ylim()[1]
-    assert_no_overlap(figure)
+    figures.assert_no_overlap(figure)
 
 
-def test_groups_are_drawn_wider() -> None:
+def test_groups_are_drawn_wider(figures: Any) -> None:
     wide, square = Known(5, (16, 76)), Known(5)
     wide.frames = lambda: [(k, wide.image()) for k in range(0, 50, 10)]
     figure = evolution_figure(ClassVisualizationPresentation().evolutions([wide]))
@@ -73,10 +75,10 @@ def test_groups_are_drawn_wider() -> None:
     widths = [axes.get_position().width * figure.get_size_inches()[0] for axes in pictures]
     assert min(widths) > 4
     assert len(evolution_figure(ClassVisualizationPresentation().evolutions([square])).axes) == 3
-    assert_no_overlap(figure)
+    figures.assert_no_overlap(figure)
 
 
-def test_gap_between_groups_exceeds_gap_inside() -> None:
+def test_gap_between_groups_exceeds_gap_inside(figures: Any) -> None:
     group = join_group(torch.rand(3, 3, 16, 16))
     known = [Known(c, tuple(group.shape[1:])) for c in (1, 2)]
     for one in known:
@@ -86,7 +88,7 @@ def test_gap_between_groups_exceeds_gap_inside() -> None:
         first, second = [axes.get_position() for axes in figure.axes if not axes.axison][:2]
         inside = (group.shape[2] - 3 * 16) / 2 * first.width / group.shape[2]
         assert (second.x0 - first.x1) * wide > 2 * inside * wide
-        assert_no_overlap(figure)
+        figures.assert_no_overlap(figure)
 
 
 def test_wandb_and_progress_bar_show_objective() -> None:

@@ -1,18 +1,19 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from matplotlib import rcParams
 from PIL import Image
 
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import Evolution, evolution_figure, spread
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import stored_outcomes
-from lit_viz.types import Record, Result, Snapshot, Task
-from tests.figures.helpers import assert_no_overlap, texts
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.types import Record, Task
 
 LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"
 
@@ -40,12 +41,12 @@ def evolution(name="tabby", iterations=(0, 1, 50, 100, 200), channels=3, size=16
         [],
     ],
 )
-def test_labels_do_not_overlap(tasks):
-    assert_no_overlap(evolution_figure(tasks))
+def test_labels_do_not_overlap(tasks, figures: Any):
+    figures.assert_no_overlap(evolution_figure(tasks))
 
 
-def test_text_contains_class_iteration_and_probability():
-    written = texts(evolution_figure([evolution("tabby, $5", (0, 50))]))
+def test_text_contains_class_iteration_and_probability(figures: Any):
+    written = figures.texts(evolution_figure([evolution("tabby, $5", (0, 50))]))
     assert written == ["tabby, $5", "iteration 0", "p = 0.01", "iteration 50", "p = 0.26"]
 
 
@@ -94,9 +95,9 @@ def test_spread_includes_both_ends():
     assert spread(100, 1) == [99]
 
 
-def test_many_tasks_become_a_sheet_of_the_last_images():
+def test_many_tasks_become_a_sheet_of_the_last_images(figures: Any):
     figure = evolution_figure([evolution(f"class {n}") for n in range(7)])
-    assert texts(figure)[:2] == ["class 0", "iteration 200 · p > 0.99"]
+    assert figures.texts(figure)[:2] == ["class 0", "iteration 200 · p > 0.99"]
     assert len(figure.axes) == 7
 
 
@@ -111,15 +112,15 @@ def test_rejects_unsupported_suffix(tmp_path):
         save_figure(evolution_figure([]), tmp_path / "figure.jpg")
 
 
-def test_resumed_run_folder_is_drawn_completely(tmp_path):
-    folder = RunFolder.create(tmp_path / "run")
+def test_resumed_run_folder_is_drawn_completely(tmp_path, figures: Any):
+    folder = FolderStorage.create(tmp_path / "run")
     folder.write_config("")
     task = Task(0, "tabby", seed=0)
-    for opened, iterations in ((folder, (0, 50)), (RunFolder.open(folder.path), (100,))):
+    for opened, iterations in ((folder, (0, 50)), (FolderStorage.open(folder.path), (100,))):
         for k in iterations:
             opened.add_snapshot(Snapshot(task, k, {"probability": k / 100}, picture(k)))
         opened.flush()
     folder.add_result(Result(task, Record.of(task), picture(100)))
-    (drawn,) = ClassVisualizationPresentation().evolutions(stored_outcomes(RunFolder.open(folder.path)))
+    (drawn,) = ClassVisualizationPresentation().evolutions(FolderStorage.open(folder.path).outcomes())
     assert (drawn.name, list(drawn.curve)) == ("tabby", [(0, 0.0), (50, 0.5), (100, 1.0)])
-    assert texts(evolution_figure([drawn]))[1::2] == ["iteration 0", "iteration 50", "iteration 100"]
+    assert figures.texts(evolution_figure([drawn]))[1::2] == ["iteration 0", "iteration 50", "iteration 100"]

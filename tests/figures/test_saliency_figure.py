@@ -12,7 +12,6 @@ from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.scales import ColorBar
 from lit_viz.figures.style import save_figure
 from lit_viz.images.rendering import clip_limits, heat
-from tests.figures.helpers import LONG, assert_no_overlap, assert_pixels_are_blocks, caption, images, texts
 
 
 def draw(seed, *size):
@@ -33,13 +32,13 @@ def panels(count, methods=("gradient",), size=(8, 8)):
 
 @pytest.mark.parametrize("size", [(8, 8), (12, 10), (33, 33), (224, 224)])
 @pytest.mark.parametrize("methods", [("gradient",), ("gradient", "smoothgrad")])
-def test_each_pixel_of_a_map_is_a_block_of_the_file(tmp_path, size, methods):
+def test_each_pixel_of_a_map_is_a_block_of_the_file(tmp_path, size, methods, figures):
     drawn = panels(2, methods, size)
     figure = saliency_figure(drawn)
-    assert_pixels_are_blocks(figure, images(figure), tmp_path / "figure.png")
+    figures.assert_pixels_are_blocks(figure, figures.images(figure), tmp_path / "figure.png")
     maps = reduce_channels(torch.stack([panel.maps["gradient"] for panel in drawn]))
     expected = pixels(heat(maps[1], clip_limits(maps)[0]))
-    assert any(np.array_equal(axes.images[0].get_array(), expected) for axes in images(figure))
+    assert any(np.array_equal(axes.images[0].get_array(), expected) for axes in figures.images(figure))
 
 
 @pytest.mark.parametrize("suffix", [".pdf", ".svg"])
@@ -47,96 +46,96 @@ def test_saves_vector_formats(tmp_path, suffix):
     assert save_figure(saliency_figure(panels(1)), tmp_path / f"figure{suffix}").stat().st_size > 1000
 
 
-def test_maps_are_below_their_photographs():
+def test_maps_are_below_their_photographs(figures):
     figure = saliency_figure(panels(3))
-    drawn = [axes.get_window_extent() for axes in images(figure)]
+    drawn = [axes.get_window_extent() for axes in figures.images(figure)]
     photographs, maps = drawn[:3], drawn[3:6]
     for photograph, below in zip(photographs, maps, strict=True):
         assert photograph.x0 == pytest.approx(below.x0)
         assert photograph.y0 > below.y1
         assert photograph.width == pytest.approx(below.width)
-    assert {"class 0", "explains: class 0, p = 0.90", "gradient"} <= set(texts(figure))
+    assert {"class 0", "explains: class 0, p = 0.90", "gradient"} <= set(figures.texts(figure))
 
 
-def test_shared_scale():
+def test_shared_scale(figures):
     drawn = panels(2)
     figure = saliency_figure(drawn)
     maps = reduce_channels(torch.stack([panel.maps["gradient"] for panel in drawn]))
     limit = clip_limits(maps)[0]
-    for axes, values in zip(images(figure)[2:], maps, strict=True):
+    for axes, values in zip(figures.images(figure)[2:], maps, strict=True):
         assert np.array_equal(axes.images[0].get_array(), pixels(heat(values, limit)))
-    assert caption(figure) == (
+    assert figures.caption(figure) == (
         f"Maps: maximum absolute value over the channels. Scale: 0 to {limit:.3g}, shared by all maps; "
         "pixels above the 99.5 % quantile are clipped."
     )
-    assert {"0", f"≥ {limit:.3g}"} <= set(texts(figure))
+    assert {"0", f"≥ {limit:.3g}"} <= set(figures.texts(figure))
 
 
-def test_scale_per_map_is_noted_beneath_each():
+def test_scale_per_map_is_noted_beneath_each(figures):
     drawn = panels(2)
     figure = saliency_figure(drawn, scale="map")
     limits = [clip_limits(reduce_channels(panel.maps["gradient"]))[0] for panel in drawn]
-    for axes, panel, limit in zip(images(figure)[2:], drawn, limits, strict=True):
+    for axes, panel, limit in zip(figures.images(figure)[2:], drawn, limits, strict=True):
         values = reduce_channels(panel.maps["gradient"])[0]
         assert np.array_equal(axes.images[0].get_array(), pixels(heat(values, limit)))
-    assert {f"limit {limit:.3g}" for limit in limits} <= set(texts(figure))
-    assert caption(figure).endswith(
+    assert {f"limit {limit:.3g}" for limit in limits} <= set(figures.texts(figure))
+    assert figures.caption(figure).endswith(
         "Each map has its own scale, up to the limit beneath it; pixels above the 99.5 % quantile are clipped."
     )
 
 
-def test_faint_map_is_noted():
+def test_faint_map_is_noted(figures):
     some = panels(2)
     faint = replace(some[0], maps={"gradient": 0.1 * some[1].maps["gradient"]})
     limits = [
         clip_limits([reduce_channels(p.maps["gradient"])[0] for p in of], 0.995)[0]
         for of in ([faint], [faint, some[1]])
     ]
-    assert f"reaches {limits[0] / limits[1]:.2g} of the scale" in texts(saliency_figure([faint, some[1]]))
-    assert not any("of the scale" in text for text in texts(saliency_figure([faint, some[1]], scale="map")))
-    assert not any("of the scale" in text for text in texts(saliency_figure(some)))
+    assert f"reaches {limits[0] / limits[1]:.2g} of the scale" in figures.texts(saliency_figure([faint, some[1]]))
+    assert not any("of the scale" in text for text in figures.texts(saliency_figure([faint, some[1]], scale="map")))
+    assert not any("of the scale" in text for text in figures.texts(saliency_figure(some)))
 
 
-def test_methods_are_columns_with_one_scale_each():
+def test_methods_are_columns_with_one_scale_each(figures):
     drawn = panels(3, ("gradient", "grad-cam"))
     drawn = [replace(p, maps={**p.maps, "grad-cam": np.full((1, 8, 8), 7, np.float32)}) for p in drawn]
     figure = saliency_figure(drawn)
-    assert len(images(figure)) == 9
-    assert {"gradient", "grad-cam", "7.00"} <= set(texts(figure))
-    assert "one per method" in caption(figure)
-    assert_no_overlap(figure)
+    assert len(figures.images(figure)) == 9
+    assert {"gradient", "grad-cam", "7.00"} <= set(figures.texts(figure))
+    assert "one per method" in figures.caption(figure)
+    figures.assert_no_overlap(figure)
 
 
-def test_missing_map_leaves_an_empty_place():
+def test_missing_map_leaves_an_empty_place(figures):
     first, second = panels(2, ("gradient", "smoothgrad"))
     figure = saliency_figure([first, replace(second, maps={"gradient": second.maps["gradient"]})])
-    assert len(images(figure)) == 5
+    assert len(figures.images(figure)) == 5
 
 
-def test_zero_and_non_finite_maps_are_noted():
+def test_zero_and_non_finite_maps_are_noted(figures):
     zero, broken, sound = panels(3)
     broken.maps["gradient"][0, :2, :2] = math.nan
     figure = saliency_figure([replace(zero, maps={"gradient": torch.zeros(3, 8, 8)}), broken, sound], scale="map")
-    assert {"zero everywhere", "4 non-finite pixels (black)"} <= set(texts(figure))
-    shown = [axes.images[0].get_array() for axes in images(figure)[3:]]
+    assert {"zero everywhere", "4 non-finite pixels (black)"} <= set(figures.texts(figure))
+    shown = [axes.images[0].get_array() for axes in figures.images(figure)[3:]]
     assert shown[0].max() < 12
     assert (shown[1][:2, :2] == 0).all()
     assert shown[1].max() == shown[2].max() == 255
 
 
-def test_map_of_zeros():
+def test_map_of_zeros(figures):
     figure = saliency_figure([replace(panels(1)[0], maps={"gradient": torch.zeros(3, 8, 8)})])
-    assert "Scale: 0 to 0, shared by all maps; no pixel is clipped." in caption(figure)
+    assert "Scale: 0 to 0, shared by all maps; no pixel is clipped." in figures.caption(figure)
 
 
-def test_signed_maps_have_a_diverging_scale():
+def test_signed_maps_have_a_diverging_scale(figures):
     figure = saliency_figure(panels(2), how="sum")
-    assert any(text.startswith("≤ −") for text in texts(figure))
-    assert "Scale: −" in caption(figure)
+    assert any(text.startswith("≤ −") for text in figures.texts(figure))
+    assert "Scale: −" in figures.caption(figure)
 
 
 @pytest.mark.parametrize("vertical", [True, False])
-def test_a_color_bar_ends_white_at_the_label_of_the_limit(vertical):
+def test_a_color_bar_ends_white_at_the_label_of_the_limit(vertical, figures):
     figure = compose(Grid([[ColorBar(("0", "5"), False, 2.0, vertical)]]))
     colors = figure.axes[0].images[0].get_array()
     positions = {text.get_text(): text.get_position() for text in figure.texts}
@@ -146,56 +145,81 @@ def test_a_color_bar_ends_white_at_the_label_of_the_limit(vertical):
     assert colors.size == 3 * 256
 
 
-def test_overlays_are_an_additional_row():
+def test_overlays_are_an_additional_row(figures):
     plain, more = saliency_figure(panels(2)), saliency_figure(panels(2), overlays=True)
-    assert len(images(more)) == len(images(plain)) + 2
-    assert "gradient, overlaid" in texts(more)
+    assert len(figures.images(more)) == len(figures.images(plain)) + 2
+    assert "gradient, overlaid" in figures.texts(more)
     signed = saliency_figure(
         [replace(p, maps={"gradient": -p.maps["gradient"].abs()}) for p in panels(2)], "sum", overlays=True
     )
-    laid = images(signed)[-1].images[0].get_array().astype(int)
+    laid = figures.images(signed)[-1].images[0].get_array().astype(int)
     assert (laid[..., 2] - laid[..., 0]).max() > 100  # blue, as what speaks against the class
-    assert_no_overlap(more)
+    figures.assert_no_overlap(more)
 
 
-def test_uncertainty_is_noted():
+def test_overlays_do_not_widen_the_figure(figures):
+    methods = ("gradient", "grad-cam", "smoothgrad", "occlusion")
+    for drawn in (panels(2), panels(1), panels(2, methods)):
+        plain, more = saliency_figure(drawn), saliency_figure(drawn, overlays=True)
+        assert more.get_figwidth() == plain.get_figwidth()
+        figures.assert_no_overlap(more)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_headers_are_never_cut(count, figures):
+    name = "IMG_20240611_174523_PORTRAIT_edited_final_version_2.jpeg"
+    drawn = [
+        replace(panel, name=name) for panel in panels(count, (f"integrated gradients, {figures.LONG}, {figures.LONG}",))
+    ]
+    figure = saliency_figure(drawn, overlays=True)
+    assert not any("…" in text for text in figures.texts(figure))
+    assert name in "".join(figures.texts(figure))
+    figures.assert_no_overlap(figure)
+
+
+def test_uncertainty_is_noted(figures):
     figure = saliency_figure([replace(panel, uncertainty={"gradient": "± 2 %"}) for panel in panels(2)])
-    assert texts(figure).count("± 2 %") == 2
+    assert figures.texts(figure).count("± 2 %") == 2
 
 
 @pytest.mark.parametrize("methods", [("gradient",), ("gradient", "integrated gradients of many steps and names")])
 @pytest.mark.parametrize("count", [1, 3])
-def test_long_names_do_not_overlap(count, methods):
+def test_long_names_do_not_overlap(count, methods, figures):
     drawn = [
-        replace(panel, name=name, subtitle=f"explains: {LONG}, p = 0.93\nfile: {LONG}", uncertainty={methods[0]: LONG})
-        for panel, name in zip(panels(count, methods), [LONG, "", "x" * 30][:count], strict=True)
+        replace(
+            panel,
+            name=name,
+            subtitle=f"explains: {figures.LONG}, p = 0.93\nfile: {figures.LONG}",
+            uncertainty={methods[0]: figures.LONG},
+        )
+        for panel, name in zip(panels(count, methods), [figures.LONG, "", "x" * 30][:count], strict=True)
     ]
-    assert_no_overlap(saliency_figure(drawn, overlays=True, scale="map"))
+    figures.assert_no_overlap(saliency_figure(drawn, overlays=True, scale="map"))
 
 
-def test_color_bar_labels_do_not_overlap():
+def test_color_bar_labels_do_not_overlap(figures):
     drawn = [replace(panel, maps={"gradient": 1e-5 * panel.maps["gradient"]}) for panel in panels(7)]
-    assert_no_overlap(saliency_figure(drawn))
+    figures.assert_no_overlap(saliency_figure(drawn))
 
 
-def test_line_break_does_not_split_a_probability():
+def test_line_break_does_not_split_a_probability(figures):
     figure = saliency_figure([replace(p, subtitle="explains: Tibetan mastiff, p = 0.93") for p in panels(2)])
-    assert texts(figure).count("p = 0.93") == 2
+    assert figures.texts(figure).count("p = 0.93") == 2
 
 
-def test_many_photographs_wrap_and_are_limited():
+def test_many_photographs_wrap_and_are_limited(figures):
     figure = saliency_figure(panels(70))
-    assert len(images(figure)) == 120
-    assert caption(figure).startswith("60 of 70 photographs. Maps:")
+    assert len(figures.images(figure)) == 120
+    assert figures.caption(figure).startswith("60 of 70 photographs. Maps:")
     lefts = {round(box.x0) for box in (axes.get_window_extent() for axes in figure.axes)}
     assert len(lefts) == 7  # six columns and the color bars
     assert figure.dpi >= 120  # of 8 dots an inch, no letter could be read
 
 
-def test_run_without_maps():
+def test_run_without_maps(figures):
     figure = saliency_figure([replace(panel, maps={}) for panel in panels(2)])
-    assert len(images(figure)) == 2
-    assert texts(figure)[0] == "No map was computed."
+    assert len(figures.images(figure)) == 2
+    assert figures.texts(figure)[0] == "No map was computed."
     assert saliency_figure([]).axes == []
 
 

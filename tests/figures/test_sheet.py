@@ -48,6 +48,14 @@ def test_lines_break_at_spaces_and_end_with_an_ellipsis():
     ]
 
 
+def test_without_a_limit_no_text_is_lost():
+    def fits(line):
+        return len(line) <= 8
+
+    assert wrap_text("IMG_20240611.jpeg of a cat", fits, lines=None) == ["IMG_2024", "0611.jpe", "g of a", "cat"]
+    assert wrap_text("tabby", fits, lines=None) == ["tabby"]
+
+
 def test_probabilities_near_0_and_1():
     values = (0.0004, 0.93, 0.99, 0.996, 1.0, float("nan"))  # 1 is what float32 rounds to
     message = [probability_text(p) for p in values]

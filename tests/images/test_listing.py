@@ -98,7 +98,7 @@ def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("word", "says"),
+    ("word", "message"),
     [
         ("phtos", "there is no photograph or folder .*phtos'; did you mean 'photos'"),
         ("photos/image.jpg", "did you mean 'image.jpeg'"),
@@ -112,12 +112,12 @@ def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_an_unknown_photograph_gives_a_one_line_error(
-    word: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    word: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, "photos/image.jpeg", "others/a.txt", "others/b.txt", "empty/.hidden.jpg")
     (tmp_path / "photos" / "link.jpg").symlink_to("gone.jpg")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(LitVizError, match=says):
+    with pytest.raises(LitVizError, match=message):
         photographs([word])
 
 
@@ -174,7 +174,7 @@ def test_short_rows_are_filled_and_unused_columns_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "has no column file: it is empty"),
         ("\n", "has no column file: it is empty"),
@@ -190,8 +190,8 @@ def test_short_rows_are_filled_and_unused_columns_noted(tmp_path: Path) -> None:
         ('file,label\na.jpg,hay\n\n"b.jpg,hay\nc.jpg,hay\n', "the row at line 4"),
     ],
 )
-def test_a_malformed_table_gives_a_one_line_error(text: str, says: str, tmp_path: Path) -> None:
-    with pytest.raises(LitVizError, match=says) as raised:
+def test_a_malformed_table_gives_a_one_line_error(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match=message) as raised:
         read_table(write(tmp_path / "x.csv", text), ("file", "label"))
     assert len(str(raised.value).splitlines()) == 1
 
@@ -203,7 +203,7 @@ def test_a_table_of_another_encoding_or_place_gives_a_one_line_error(tmp_path: P
         read_table(tmp_path / "y.csv", ("file",))
 
 
-# -- what a table says of a photograph
+# -- the row of a photograph in a table
 
 
 def test_a_row_holds_for_its_path_or_for_the_only_one_that_ends_in_it(

@@ -148,9 +148,9 @@ def test_training_keeps_the_magnitude_and_finds_the_class(
     transforms = [RandomCrop(0.9, 1.0, shrink=0.8), Noise(0.01)]
     module = ClassVisualization(
         smooth,
-        maco,
-        NAdam(0.3),
-        transforms,
+        parameterization=maco,
+        step_rule=NAdam(0.3),
+        transforms=transforms,
         views=3,
         picture=PictureOptions(size),
         iterations=20,
@@ -174,7 +174,9 @@ def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: 
 
     def method() -> ClassVisualization:
         crop = [RandomCrop(0.8, 1.0, shrink=0.3)]
-        return ClassVisualization(smooth, MACO(), NAdam(0.5), crop, iterations=6, slots=2)
+        return ClassVisualization(
+            smooth, parameterization=MACO(), step_rule=NAdam(0.5), transforms=crop, iterations=6, slots=2
+        )
 
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: object, *args: object) -> None:

@@ -130,7 +130,7 @@ def test_rows_are_independent() -> None:
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: Pixels("rgb"), "'unit' or 'normalized'"),
+        (lambda: Pixels("rgb"), "unit or normalized"),
         (lambda: Pixels(sd=-1.0), "sd of Pixels"),
         (lambda: Fourier(sd=-1.0), "sd of Fourier"),
         (lambda: Fourier(clip=0.5), "clip of Fourier"),

@@ -210,17 +210,17 @@ def test_images_and_gradients_are_bit_equal_in_every_batch(views: int) -> None:
     many, keys = _images(4, 3, 20, 22), _keys(4, views)
     transform = Compose([RandomCrop(), Rotate(), Flip(), ColorShift(), Noise(0.1), Blur(0.3, 1.6, every=1)])
 
-    def seen(images: torch.Tensor, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor]:
+    def views_and_gradients(images: torch.Tensor, keys: list[Key]) -> tuple[torch.Tensor, torch.Tensor]:
         images = images.clone().requires_grad_()
         views = transform(images, Draws(keys), (16, 15))
         return views.detach(), torch.autograd.grad(views.square().sum(), images)[0]
 
-    together, slopes = seen(many, keys)
+    all_views, gradients = views_and_gradients(many, keys)
     for first, last in [(0, 1), (1, 3), (1, 4)]:
         rows = slice(first * views, last * views)
-        some, slope = seen(many[first:last], keys[rows])
-        assert torch.equal(some, together[rows])
-        assert torch.equal(slope, slopes[first:last])
+        own_views, own_gradients = views_and_gradients(many[first:last], keys[rows])
+        assert torch.equal(own_views, all_views[rows])
+        assert torch.equal(own_gradients, gradients[first:last])
 
 
 def test_another_size_resamples_the_whole_canvas() -> None:
@@ -230,7 +230,7 @@ def test_another_size_resamples_the_whole_canvas() -> None:
 
 
 def test_every_pixel_of_a_large_canvas_has_a_gradient() -> None:
-    """Four pixels in five were read by nobody: what was trained was a grid of dots."""
+    """No pixel is skipped; a skipped one has no gradient, and the image becomes a grid of dots."""
     images = _images(1, 1, 64, 96).requires_grad_()
     Compose()(images, Draws(_keys(2)), (8, 16)).sum().backward()
     assert images.grad is not None

@@ -8,36 +8,37 @@ import pytest
 import torch
 
 import lit_viz as lv
-from tests.figures.helpers import assert_no_overlap
 
 PHOTOGRAPHS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def visualize(network: Any, **options: Any) -> Any:
-    return lv.visualize(network, **{"targets": [1], "iterations": 2, "model__views": 2, "seed": 7, **options})
+    return lv.visualize(network, **{"targets": [1], "iterations": 2, "views": 2, "seed": 7, **options})
 
 
 def saliency(network: Any, **options: Any) -> Any:
-    return lv.saliency(network, PHOTOGRAPHS, [1, 2], check="none", **options)
+    return lv.saliency(network, PHOTOGRAPHS, targets=[1, 2], check="none", **options)
 
 
 def attack(network: Any, **options: Any) -> Any:
-    return lv.attack(network, PHOTOGRAPHS, [1, 2], iterations=2, **options)
+    return lv.attack(network, PHOTOGRAPHS, labels=[1, 2], iterations=2, **options)
 
 
 @pytest.mark.parametrize(
     ("run", "options", "settings"),
     [
         (visualize, {}, ["Fourier (decay 1.15, chroma 0.3), Adam (lr 0.035), RandomCrop", "2 iterations", "2 views"]),
-        (visualize, {"targets": (), "layer": "features.3", "channel": "0,1"}, ["seed 7"]),
-        (saliency, {"method": {"smoothgrad": {"sigma": 0.25}}}, ["SmoothGrad (sigma 0.25)", "seed 0"]),
+        (visualize, {"targets": (), "layer": "features.3", "channels": "0,1"}, ["seed 7"]),
+        (saliency, {"method": "smoothgrad", "sigma": 0.25}, ["SmoothGrad (sigma 0.25)", "seed 0"]),
         (saliency, {"method": ["gradient", "integrated_gradients"]}, ["Gradient, IntegratedGradients"]),
         (attack, {"attack": "pgd"}, ["PGD (eps 4/255", "2 iterations"]),
         (attack, {"attack": "pgd", "eps": [1 / 255, 2 / 255]}, ["PGD (eps 1/255, 2/255"]),
         (attack, {"attack": "universal"}, ["Universal (eps 10/255"]),
     ],
 )
-def test_each_figure_names_network_and_settings(smooth: Any, run: Any, options: Any, settings: list[str]) -> None:
+def test_each_figure_names_network_and_settings(
+    smooth: Any, run: Any, options: Any, settings: list[str], figures: Any
+) -> None:
     figure = run(smooth, **options).figure()
     smallest = min(text.get_fontsize() for text in figure.texts)
     line = " ".join(text.get_text() for text in figure.texts if text.get_fontsize() == smallest)
@@ -45,4 +46,4 @@ def test_each_figure_names_network_and_settings(smooth: Any, run: Any, options: 
     assert line.startswith(f"{smooth.name} · ")
     for setting in settings:
         assert setting in line
-    assert_no_overlap(figure)
+    figures.assert_no_overlap(figure)

@@ -21,8 +21,7 @@ from lit_viz.cli import main
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.launch.trainer import Interrupted
-from lit_viz.runs.folder import RunFolder
-from tests.loggers.wandb_server import WandbServer
+from lit_viz.runs.folder import FolderStorage
 
 OPTIONS = {"config": "small", "iterations": 4, "log_at": "0,2,4", "curve_at": "every:1", "slots": 1}
 ITERATIONS = [(name, k) for name in ("apple", "date") for k in range(5)]
@@ -107,26 +106,26 @@ def test_captions_of_a_replay_name_the_most_probable_classes(stored: Path) -> No
 
 @pytest.mark.slow
 def test_w_and_b_gets_an_offline_run_once(
-    stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wandb_server: Any
 ) -> None:
     """The same run, with images at their iterations, evidence and artifact."""
-    with WandbServer() as server:
+    with wandb_server() as server:
         import wandb
 
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
-        for limit in ("_START_SECONDS", "_INIT_SECONDS", "_PROBE_SECONDS"):  # of a busy machine
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "60")
+        for limit in ("_START_SECONDS", "_LOGIN_SECONDS", "_INIT_SECONDS"):  # of a busy machine
             monkeypatch.setattr(f"lit_viz.loggers.wandb.{limit}", 60.0)
-        settings = wandb.setup().settings
-        before, settings.base_url = settings.base_url, server.url
+        wandb.teardown()  # W&B reads the environment at its next start
         try:
             main(["log", str(stored), "--to", "wandb", "--wandb", "offline"])
             run_id = (stored / "wandb" / "run_id.txt").read_text().strip()
             for _ in range(2):
                 main(["log", str(stored), "--to", "wandb", "--tags", "a,b", "--wandb", "online"])
         finally:
-            settings.base_url = before
             wandb.teardown()
     (rows,) = server.history.values()
     assert list(server.history) == [run_id]
@@ -180,7 +179,7 @@ def test_a_logger_that_is_not_installed_ends_before_the_run(smooth: Classifier, 
 
 
 def test_an_unfinished_run_is_logged_as_far_as_it_is(stored: Path, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
+    folder = FolderStorage(tmp_path / "run")
     for name in ("config.yaml", "queue.jsonl", "metrics.csv"):
         (folder.path / name).parent.mkdir(exist_ok=True)
         (folder.path / name).write_bytes((stored / name).read_bytes())

@@ -21,11 +21,11 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
 from lit_viz.launch import execute as execute_module
-from lit_viz.launch.resume import LAST_CHECKPOINT
 from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import PhotographTraining
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.checkpoint import LAST_CHECKPOINT
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Task
 from tests.conftest import NAMES
 
@@ -62,7 +62,9 @@ def damage_records(run: Path) -> None:
 
 
 def recorded(run: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.to_dict().items() if k != "seconds"} for record in RunFolder.open(run).records()]
+    return [
+        {k: v for k, v in record.to_dict().items() if k != "seconds"} for record in FolderStorage.open(run).records()
+    ]
 
 
 def unlink(pattern: str) -> Callable[[Path], None]:
@@ -128,7 +130,7 @@ def contents(run: Path) -> dict[str, Any]:
 )
 def test_a_damaged_queue_gives_a_one_line_error(lines: str, run: Path, smooth: Classifier) -> None:
     (run / "queue.jsonl").write_text(lines)
-    with pytest.raises(LitVizError, match=r"queue\.jsonl is damaged .*: start it again with --overwrite"):
+    with pytest.raises(LitVizError, match=r"queue\.jsonl is damaged .*: start it again with overwrite=True"):
         lv.resume(run, smooth)
 
 
@@ -153,11 +155,11 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 def test_a_resume_keeps_the_precision(run: Path, smooth: Classifier) -> None:
     """Aliases of a precision are equal."""
-    lv.resume(run, smooth, trainer__precision=32)
+    lv.resume(run, smooth, trainer={"precision": 32})
     with pytest.raises(
-        LitVizError, match=r"--trainer.precision can't be changed: .* was started with 32-true, got bf16-mi"
+        LitVizError, match=r"trainer.precision can't be changed: .* was started with 32-true, got bf16-mi"
     ):
-        lv.resume(run, smooth, trainer__precision="bf16-mixed")
+        lv.resume(run, smooth, trainer={"precision": "bf16-mixed"})
 
 
 @pytest.mark.parametrize("labels", ["predicted", 2])

@@ -16,7 +16,7 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier, sources
 from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import load_run
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 
 
 @pytest.mark.parametrize("name", ["http.server:test", "os:abort", "builtins:exit", "webbrowser:open", "own_os:abort"])
@@ -29,21 +29,42 @@ def test_factories_of_the_standard_library_are_rejected(
         load_classifier(name, size=8)
 
 
-@pytest.mark.parametrize("path", ["os.abort", "subprocess.Popen", "http.server.test", "torch.nn.Linear"])
-@pytest.mark.parametrize("part", ["attack", "transforms", "strategy"])
-def test_a_class_path_of_another_base_class_is_not_called(
-    part: str, path: str, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+PARTS: dict[str, Any] = {
+    "attack": lambda path: {"model": {"attack": path}},
+    "transforms": lambda path: {"model": {"attack": "PGD", "transforms": [{"class_path": path}]}},
+    "strategy": lambda path: {"model": {"attack": "PGD"}, "trainer": {"strategy": {"class_path": path}}},
+}
+
+
+@pytest.fixture
+def _uncalled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "abort", lambda: pytest.fail("called"))
     monkeypatch.setattr(subprocess.Popen, "__init__", lambda *_, **__: pytest.fail("called"))
-    options: dict[str, Any] = {
-        "attack": {"attack": path},
-        "transforms": {"model__transforms": [{"class_path": path}]},
-        "strategy": {"trainer__strategy": {"class_path": path}},
-    }[part]
+
+
+@pytest.mark.usefixtures("_uncalled")
+@pytest.mark.parametrize("path", ["os.abort", "subprocess.Popen", "http.server.test", "torch.nn.Linear"])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_class_path_of_another_base_class_is_not_called(
+    part: str, path: str, smooth: Classifier, tmp_path: Path
+) -> None:
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(PARTS[part](path)))
     words = None if path.startswith("torch") else f"must not be of Python's standard library, got {path}$"
     with pytest.raises(LitVizError, match=words):
-        lv.attack(smooth, torch.rand(1, 3, 16, 16), 0, **options)
+        lv.attack(smooth, torch.rand(1, 3, 16, 16), labels=0, config=tmp_path / "own.yaml")
+
+
+@pytest.mark.usefixtures("_uncalled")
+@pytest.mark.parametrize("path", ["os.abort", "subprocess.Popen", "lit_viz.attacks.PGD"])
+@pytest.mark.parametrize("part", ["attack", "transforms", "trainer"])
+def test_class_paths_are_no_parts_in_python(part: str, path: str, smooth: Classifier) -> None:
+    options: dict[str, Any] = {
+        "attack": {"attack": path},
+        "transforms": {"transforms": [{"class_path": path}]},
+        "trainer": {"trainer": {"strategy": {"class_path": path}}},
+    }[part]
+    with pytest.raises(LitVizError):
+        lv.attack(smooth, torch.rand(1, 3, 16, 16), labels=0, **options)
 
 
 HUB = "timm/hf-hub:someone/vit"  # data, no code
@@ -53,7 +74,7 @@ HUB = "timm/hf-hub:someone/vit"  # data, no code
 def received(tmp_path: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder with a module that its configuration names."""
     folder = tmp_path / "received"
-    lv.saliency(smooth, torch.rand(1, 3, 16, 16), 0, out=folder, wandb="disabled", check="none")
+    lv.saliency(smooth, torch.rand(1, 3, 16, 16), targets=0, out=folder, wandb="disabled", check="none")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["recorded"].pop("sha256")
     config["classifier"] |= {"name": "harmful:make", "weights": "DEFAULT"}
@@ -113,4 +134,4 @@ def test_a_configuration_with_another_record_is_rejected(received: Path) -> None
 def test_damaged_evidence_is_a_one_line_error(received: Path) -> None:
     (received / "evidence.json").write_text('{"transfer": 5}')
     with pytest.raises(LitVizError, match=r"evidence\.json is damaged: delete it"):
-        RunFolder.open(received).evidence()
+        FolderStorage.open(received).evidence()

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 import lit_viz as lv
-from lit_viz.callbacks.saving import ExactCheckpoint, Memory
-from lit_viz.classifiers import Classifier
+from lit_viz.callbacks.saving import ExactCheckpoint, RunWriter
+from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.errors import LitVizError
@@ -24,31 +24,32 @@ from lit_viz.images import Fourier
 from lit_viz.launch import execute as execute_module
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import ConfiguredMethod, with_config
+from lit_viz.launch.options import RunOptions
+from lit_viz.launch.recording import recorded_options, to_yaml
 from lit_viz.launch.resume import load_run
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, resume_hint
 from lit_viz.methods import ClassVisualization
 from lit_viz.optim import Adam
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.memory import MemoryStorage
 from tests.conftest import tasks_for
 
 
-def config(**trainer: Any) -> Namespace:
-    given = {"accelerator": "auto", "devices": "1", "num_nodes": 1, **trainer}
-    network = Namespace(weights="DEFAULT")
-    return Namespace(trainer=Namespace(given), out=None, slots=8, checkpoint_every=None, classifier=network, model={})
+def options_of(**trainer: Any) -> RunOptions:
+    return RunOptions(trainer={"devices": "1", **trainer})
 
 
 def test_the_processor_is_taken_without_a_word_where_a_gpu_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytorch_lightning.trainer.setup.CUDAAccelerator.is_available", lambda: True)
-    assert build_trainer(config(accelerator="cpu"), "/nowhere").strategy.root_device.type == "cpu"
+    assert build_trainer(options_of(accelerator="cpu"), "/nowhere").strategy.root_device.type == "cpu"
 
 
 @pytest.mark.parametrize(("processors", "most"), [(2, 8), (16, 16)])
 def test_processes_on_cpus_are_limited(monkeypatch: pytest.MonkeyPatch, processors: int, most: int) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
-    assert build_trainer(config(accelerator="cpu", devices=str(most)), "/nowhere").num_devices == most
-    with pytest.raises(LitVizError, match=f"--devices on CPUs must be at most {most} processes, got 99"):
-        build_trainer(config(accelerator="cpu", devices="99"), "/nowhere")
+    assert build_trainer(options_of(accelerator="cpu", devices=str(most)), "/nowhere").num_devices == most
+    with pytest.raises(LitVizError, match=f"devices on CPUs must be at most {most} processes, got 99"):
+        build_trainer(options_of(accelerator="cpu", devices="99"), "/nowhere")
 
 
 def photographs(count: int = 3) -> torch.Tensor:
@@ -56,7 +57,7 @@ def photographs(count: int = 3) -> torch.Tensor:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
     """Return of every forward of a fast copy that is trained against: the dtype of its weights, and whether autocast is
     on."""
     seen: list[tuple[torch.dtype, bool]] = []
@@ -72,11 +73,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
     return seen
 
 
-def test_mixed_precision_applies_to_the_network_only(smooth: Classifier, asked: list[tuple[torch.dtype, bool]]) -> None:
-    options: dict[str, Any] = {"trainer__precision": "bf16-mixed"}
-    image = lv.visualize(smooth, [1], iterations=30, model__views=2, **options)
+def test_mixed_precision_applies_to_the_network_only(smooth: Classifier, calls: list[tuple[torch.dtype, bool]]) -> None:
+    options: dict[str, Any] = {"trainer": {"precision": "bf16-mixed"}}
+    image = lv.visualize(smooth, [1], iterations=30, views=2, **options)
     assert image.results[0]["status"] == "done"
-    output = float(smooth.logits(image.images).softmax(1)[0, 1])  # of a file the original says what is recorded
+    output = float(
+        smooth.logits(image.images).softmax(1)[0, 1]
+    )  # the record describes the file and the original network
     assert image.results[0]["probability"] == pytest.approx(output, abs=1e-6)
     levels = image.images * 255
     assert (levels - levels.round()).abs().max() < 1e-3
@@ -84,41 +87,41 @@ def test_mixed_precision_applies_to_the_network_only(smooth: Classifier, asked: 
     assert all(record["success_file"] for record in fooled.results if record["status"] == "done")
     maps = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, check="none", **options)
     exact = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, check="none")
-    assert {dtype for dtype, _ in asked} == {torch.bfloat16, torch.float32}
-    assert not any(autocast for _, autocast in asked)
+    assert {dtype for dtype, _ in calls} == {torch.bfloat16, torch.float32}
+    assert not any(autocast for _, autocast in calls)
     difference = (maps.attributions - exact.attributions).norm() / exact.attributions.norm()
     assert 1e-4 < difference < 0.05
     assert [record["label"] for record in maps.results] == smooth.logits(photographs()).argmax(1).tolist()
-    aimed = lv.saliency(smooth, photographs(), 1, method="gradient", iterations=1, check="none", **options)
-    left = lv.attack(smooth, photographs(), 1, attack="pgd", eps=0.2, iterations=2, **options)
+    aimed = lv.saliency(smooth, photographs(), targets=1, method="gradient", iterations=1, check="none", **options)
+    left = lv.attack(smooth, photographs(), labels=1, attack="pgd", eps=0.2, iterations=2, **options)
     probability = smooth.logits(photographs()).softmax(1)[:, 1].tolist()  # of the original
     assert [record["probability"] for record in aimed.results] == pytest.approx(probability, abs=1e-6)
     assert [record["probability_before"] for record in left.results] == pytest.approx(probability, abs=1e-6)
 
 
-def test_half_precision_needs_no_loss_scaling(smooth: Classifier, asked: list[tuple[torch.dtype, bool]]) -> None:
+def test_half_precision_needs_no_loss_scaling(smooth: Classifier, calls: list[tuple[torch.dtype, bool]]) -> None:
     """On a processor Lightning takes bfloat16 for float16, so its part for GPUs is put in by hand."""
-    module = ClassVisualization(smooth, Fourier(), Adam(0.05), iterations=5)
-    memory = Memory()
+    module = ClassVisualization(smooth, parameterization=Fourier(), step_rule=Adam(0.05), iterations=5)
+    storage = MemoryStorage()
     trainer = pl.Trainer(
         max_epochs=-1,
         accelerator="cpu",
         plugins=[MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))],
-        callbacks=[memory],
+        callbacks=[RunWriter(storage)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, datamodule=TaskQueue(tasks_for(smooth, [0, 1])))
-    assert [result.record.status for result in memory.results.values()] == ["done", "done"]
-    assert set(asked) == {(torch.float16, False)}
+    assert [result.record.status for result in storage.results.values()] == ["done", "done"]
+    assert set(calls) == {(torch.float16, False)}
 
 
 def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in {"NTASKS": "1", "JOB_NAME": "job", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    trainer = build_trainer(config(accelerator="cpu"), str(tmp_path))
+    trainer = build_trainer(options_of(accelerator="cpu"), str(tmp_path))
     environment = trainer._accelerator_connector.cluster_environment
     assert isinstance(environment, SLURMEnvironment)
     assert not environment.auto_requeue
@@ -142,11 +145,9 @@ def test_a_signal_before_the_first_step_is_no_success(smooth: Classifier, monkey
 
 def test_a_gpu_without_float64_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert isinstance(build_trainer(config(), str(tmp_path)).accelerator, pl.accelerators.CPUAccelerator)
-    with pytest.raises(
-        LitVizError, match=r"GPUs of Apple have no float64 and are not supported: use --trainer.accelerator cpu"
-    ):
-        build_trainer(config(accelerator="mps"), str(tmp_path))
+    assert isinstance(build_trainer(options_of(), str(tmp_path)).accelerator, pl.accelerators.CPUAccelerator)
+    with pytest.raises(LitVizError, match=r"GPUs of Apple have no float64 and are not supported: use accelerator=cpu"):
+        build_trainer(options_of(accelerator="mps"), str(tmp_path))
 
 
 def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_run(
@@ -154,17 +155,19 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
 ) -> None:
     folder = tmp_path / "run"
     lv.visualize(smooth, [1], iterations=1, out=folder, wandb="disabled")
-    configured = load_run(folder, trainer__devices="2", trainer__accelerator="cpu")
+    configured = load_run(folder, trainer={"devices": "2", "accelerator": "cpu"})
+    module, options = configured.build(smooth), configured.options()
     joined: list[Any] = []
-    monkeypatch.setattr(execute_module, "build_trainer", lambda *_: None)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    monkeypatch.setattr(execute_module, "build_trainer", lambda *_: trainer)
     monkeypatch.setattr(execute_module, "fit", lambda *args: joined.append(args))
     monkeypatch.setenv("LOCAL_RANK", "1")
-    execute_module.execute(configured, smooth)
+    execute_module.execute(module, configured.stored_tasks(module), options)
     assert not joined  # it is finished
     for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt"):
         (folder / path).unlink()
-    RunFolder(folder).write_config(configured.dump())
-    execute_module.execute(configured, smooth)
+    FolderStorage(folder).write_config(to_yaml(recorded_options(module, configured.tasks(module), options)))
+    execute_module.execute(module, configured.stored_tasks(module), options)
     assert len(joined) == 1
 
 
@@ -180,38 +183,44 @@ def test_a_further_process_leaves_a_run_of_one_process_to_the_first(
     monkeypatch.setattr(execute_module, "_FOLLOWED_RUNS", ["run"])
     assert not lv.visualize(smooth, [1], iterations=1, out=tmp_path / "run", wandb="disabled").results
     assert not (tmp_path / "run").exists()
-    assert len(lv.visualize(smooth, [1], iterations=1).results) == 1  # in no folder nobody is in the way
+    assert len(lv.visualize(smooth, [1], iterations=1).results) == 1  # a run in memory needs no lock
 
 
 @pytest.mark.parametrize("steps", [0, -3])
-def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int, tmp_path: Path) -> None:
+def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int) -> None:
     """It divided by zero, or was saved after every step."""
-    with pytest.raises(LitVizError, match=f"--checkpoint-every must be at least 1, got {steps}"):
-        build_trainer(Namespace({**vars(config()), "checkpoint_every": steps}), str(tmp_path))
+    with pytest.raises(LitVizError, match=rf"^checkpoint_every must be at least 1, got {steps}"):
+        RunOptions(checkpoint_every=steps)
+
+
+def method(**arguments: Any) -> ClassVisualization:
+    """Return a method whose network was loaded by its name."""
+    network = load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
+    return ClassVisualization(network, iterations=1, slots=8, **arguments)
 
 
 def test_a_run_from_an_array_is_continued_in_python(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").touch()
-    started = Namespace({**vars(config()), "out": str(tmp_path), "init": "array:0"})
-    assert resume_hint(started) == "; continue in Python with the same call and resume=True"
+    options = RunOptions(out=tmp_path)
+    assert resume_hint(method(), options) == f"; continue with: lit-viz resume {tmp_path}"
+    started = method(init=torch.zeros(3, 16, 16))
+    assert resume_hint(started, options) == "; continue in Python with the same call and resume=True"
 
 
 def test_exhausted_memory_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").touch()
-    message = Namespace({**vars(config()), "out": str(tmp_path)})
+    module = method()
     with (
-        pytest.raises(
-            LitVizError, match=r"out of CPU memory: use fewer --slots \(now 8\).*resume .* and fewer --slots"
-        ),
-        failures_reported(message),
+        pytest.raises(LitVizError, match=r"out of CPU memory: use fewer slots \(now 8\).*resume .* and fewer slots"),
+        failures_reported(module, RunOptions(out=tmp_path)),
     ):
         torch.empty(1 << 60)
-    with pytest.raises(LitVizError, match="out of GPU memory"), failures_reported(config()):
+    with pytest.raises(LitVizError, match="out of GPU memory"), failures_reported(module, RunOptions()):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     for words in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "CUDA out of memory."):
-        with pytest.raises(LitVizError, match="out of GPU memory"), failures_reported(config()):
+        with pytest.raises(LitVizError, match="out of GPU memory"), failures_reported(module, RunOptions()):
             raise RuntimeError(words)
-    with pytest.raises(RuntimeError, match="size mismatch"), failures_reported(config()):
+    with pytest.raises(RuntimeError, match="size mismatch"), failures_reported(module, RunOptions()):
         raise RuntimeError("size mismatch")
 
 
@@ -219,12 +228,12 @@ def test_too_little_memory_for_the_weights_is_reported_without_a_resume(tmp_path
     def load(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("lit_viz.launch.run.load", load)
+    monkeypatch.setattr("lit_viz.launch.config.load", load)
     configured = ConfiguredMethod(
         COMMANDS["visualize"], with_config(COMMANDS["visualize"], ["--out", str(tmp_path / "run")])
     )
     with pytest.raises(LitVizError) as caught:
-        execute_module.execute(configured)
+        configured.module_and_tasks()
     assert "out of memory while efficientnet_lite0 is loaded" in str(caught.value)
     assert "slots" not in str(caught.value)
     assert "resume" not in str(caught.value)

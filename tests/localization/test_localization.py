@@ -5,6 +5,7 @@ import sys
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,14 +14,18 @@ import torch
 from PIL import Image
 
 from lit_viz.errors import LitVizError
-from lit_viz.figures.evidence import localization_figure
+from lit_viz.figures.localization import localization_figure
 from lit_viz.images.reading import Photograph, read_photograph
 from lit_viz.localization import Seeds, box_in_original, localize, localize_run, mask_in_original, segment
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.runs.folder import RunFolder
+from lit_viz.presentations.evidence import evidence_items
+from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
-from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
+
+ROOT = Path(__file__).parents[2]
 
 RED, BLUE = (0.85, 0.2, 0.15), (0.1, 0.3, 0.6)
 BARE = Seeds(smoothing=0)
@@ -244,7 +249,8 @@ class Kept(Outcome):
 
     def __init__(self, index, source, values, picture, **more):
         common = {"index": index, "name": f"n{index}", "method": "gradient", "target_name": "disc", "source": source}
-        super().__init__(SaliencyRecord.from_dict({**common, "reducer": "max_abs", "top5": [], **more}))
+        record = SaliencyRecord.from_dict({**common, "reducer": "max_abs", "top5": [], **more})
+        super().__init__(record, MemoryStorage())
         self._values, self._picture = values, picture
 
     def array(self):
@@ -278,7 +284,7 @@ def outcomes():
 
 
 def test_a_run_is_compared_with_reference_boxes(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = FolderStorage(tmp_path)
     of_run = outcomes()
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(one.record.to_dict()) + "\n" for one in of_run))
     twice = tuple(2 * end + shift for end, shift in zip(around(30, 34, 14), (64, 0, 64, 0), strict=True))
@@ -296,15 +302,19 @@ def test_a_run_is_compared_with_reference_boxes(tmp_path):
     assert c.box == d.box == run.maps[3].box_in_image
     assert folder.records()[4].box is None
     assert [one.record.box for one in of_run] == [record.box for record in folder.records()]
+    folder.merge_evidence(Evidence(localization=run.evidence()))
     held = folder.evidence().localization
     whole = 28 * 28 / 64**2
     assert held.corloc == {"gradient": {"corloc": 0.5, "whole_photograph": 0.0, "maps": 2}}
     assert [entry.iou_whole for entry in held.maps] == [pytest.approx(whole), pytest.approx(whole), None, None]
     assert (held.seeds["foreground"], held.seeds["background"], held.opencv) == (0.95, 0.3, cv2.__version__)
     assert "c.d.xml ignored: annotated at 65 x 64 pixels, got 64 x 64" in held.maps[2].error
-    assert run.sentence().startswith(
-        "evidence: boxes of 3 of 4 maps, gradient CorLoc 50% of 2 (whole photographs: 0%), n1: no box: 4096 of 4096"
+    (item,) = evidence_items(Evidence(localization=run.evidence()))
+    assert item.text == (
+        "Boxes of 3 of 4 maps. CorLoc, IoU with a reference box ≥ 0.5: gradient 50% of 2 (whole photographs: 0%)."
     )
+    assert item.notes[0].startswith("n1: no box: 4096 of 4096")
+    assert item.notes[1:] == ["1 more in evidence.json"]
     masks = {entry.index: entry.mask for entry in held.maps}
     assert masks == {0: "masks/0000_n0.png", 1: None, 2: "masks/0002_n2.png", 3: "masks/0003_n3.png"}
     mask = np.asarray(Image.open(tmp_path / masks[0]))
@@ -346,8 +356,10 @@ def photographs(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_command_compares_boxes_with_reference_boxes(photographs, capsys):
-    words = [str(photographs / "one.png"), str(photographs / "two.png"), *SMALL, "--check", "none", "--boxes"]
+def test_the_command_compares_boxes_with_reference_boxes(
+    photographs, capsys, lit_viz: Any, records: Any, small_options: Any
+):
+    words = [str(photographs / "one.png"), str(photographs / "two.png"), *small_options, "--check", "none", "--boxes"]
     run = photographs / "run"
     lit_viz("saliency", *words, str(photographs), "--out", str(run))
     one, two = records(run)
@@ -365,27 +377,31 @@ def test_the_command_compares_boxes_with_reference_boxes(photographs, capsys):
     assert (run / "localization.png").read_bytes() == before
 
 
-def test_unmatched_reference_boxes_and_other_sizes_are_reported(photographs, capsys):
+def test_unmatched_reference_boxes_and_other_sizes_are_reported(photographs, capsys, lit_viz: Any, small_options: Any):
     (photographs / "two.xml").write_text(VOC.replace("40", "41"))
     (photographs / "one.xml").write_text(VOC.replace("30</h", "31</h"))
     (photographs / "three.xml").write_text(VOC)
-    words = [str(photographs / "one.png"), str(photographs / "two.png"), *SMALL, "--check", "none", "--boxes"]
+    words = [str(photographs / "one.png"), str(photographs / "two.png"), *small_options, "--check", "none", "--boxes"]
     lit_viz("saliency", *words, str(photographs), "--out", str(photographs / "run"))
     message = " ".join(capsys.readouterr().err.split())
     assert "reference boxes: 1 of 3 entries match no photograph of this run, such as three.xml" in message
-    assert "ignored: annotated at 40 x 31 pixels, got 40 x 30, 1 more in evidence.json" in message
+    assert "ignored: annotated at 40 x 31 pixels, got 40 x 30 1 more in evidence.json" in message
 
 
-def test_localize_needs_no_reference_boxes(photographs):
+def test_localize_needs_no_reference_boxes(photographs, lit_viz: Any, records: Any, small_options: Any):
     run = photographs / "run"
-    lit_viz("saliency", "--localize", str(photographs / "one.png"), *SMALL, "--check", "none", "--out", str(run))
+    lit_viz(
+        "saliency", "--localize", str(photographs / "one.png"), *small_options, "--check", "none", "--out", str(run)
+    )
     assert records(run)[0]["iou"] is None
     assert len(records(run)[0]["box"]) == 4
     assert json.loads((run / "evidence.json").read_text())["localization"]["corloc"] == {}
 
 
-def test_missing_requirements_are_reported_before_the_run(photographs, capsys, monkeypatch):
-    words = ["saliency", str(photographs / "one.png"), *SMALL, "--out", str(photographs / "run")]
+def test_missing_requirements_are_reported_before_the_run(
+    photographs, capsys, monkeypatch, lit_viz: Any, sentence: Any, small_options: Any
+):
+    words = ["saliency", str(photographs / "one.png"), *small_options, "--out", str(photographs / "run")]
     lit_viz(*words, "--boxes", str(photographs / "nowhere"), expect=1)
     assert "reference boxes must be an existing COCO file" in sentence(capsys)
     monkeypatch.setitem(sys.modules, "cv2", None)

@@ -36,7 +36,7 @@ def queue(classifier: Classifier, n: int = 5, target: int | None = None, **optio
 
 
 def module(classifier: Classifier, attack: Attack, **options: Any) -> AdversarialExample:
-    return AdversarialExample(classifier, attack, **{"images": images(), "slots": 2, **options})
+    return AdversarialExample(classifier, attack=attack, **{"images": images(), "slots": 2, **options})
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -72,17 +72,17 @@ def test_k_updates_cost_k_evaluations_and_one_forward(smooth: Classifier, train:
         def score(self, x: Tensor, rows_: Sequence[int], **how: Any) -> Any:
             rows["forward"] += len(x)
             evaluation = super().score(x, rows_, **how)
-            slope = evaluation.backward
+            backward = evaluation.backward
 
             def counted(*args: Any, **kwargs: Any) -> Tensor:
                 calls = kwargs.get("rows")
                 rows["backward"] += len(x) if calls is None else int(calls.sum())
-                return slope(*args, **kwargs)
+                return backward(*args, **kwargs)
 
             evaluation.backward = counted
             return evaluation
 
-    made = Counts(smooth, NormalizedAscentAttack(lr=0.05), images=images(), slots=3)
+    made = Counts(smooth, attack=NormalizedAscentAttack(lr=0.05), images=images(), slots=3)
     memory = train(made, queue(smooth, target=1))
     records = [result.record for result in memory.results.values()]
     assert all(record.success_float for record in records)

@@ -126,11 +126,15 @@ def test_an_unknown_layer_is_rejected_with_suggestions(smooth: Classifier, train
 
 def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Classifier, train: Train) -> None:
     tasks = tasks_for(smooth, [0, 1, 2, 3, 4])
-    many = Recorder(smooth, Fourier(), SGD(0.5), VIEWS, views=2, iterations=4, slots=3)
+    many = Recorder(
+        smooth, parameterization=Fourier(), step_rule=SGD(0.5), transforms=VIEWS, views=2, iterations=4, slots=3
+    )
     train(many, tasks)
     assert len(many.seen) == 20
     for task in tasks:
-        one = Recorder(smooth, Fourier(), SGD(0.5), VIEWS, views=2, iterations=4, slots=1)
+        one = Recorder(
+            smooth, parameterization=Fourier(), step_rule=SGD(0.5), transforms=VIEWS, views=2, iterations=4, slots=1
+        )
         train(one, [task])
         for key, (x, drawn, score, gradient) in one.seen.items():
             its_x, its_drawn, its_score, its_gradient = many.seen[key]
@@ -159,7 +163,10 @@ def test_the_batch_shrinks_when_the_queue_is_empty(smooth: Classifier, train: Tr
             sizes.append(len(x)) if gradient else None
             return super().score(x, rows, gradient=gradient, **how)
 
-    train(Sizes(smooth, Fourier(), Adam(0.05), iterations=2, slots=3), tasks_for(smooth, [0, 1, 2, 3]))
+    train(
+        Sizes(smooth, parameterization=Fourier(), step_rule=Adam(0.05), iterations=2, slots=3),
+        tasks_for(smooth, [0, 1, 2, 3]),
+    )
     assert sizes == [3, 3, 1, 1]
 
 
@@ -218,9 +225,9 @@ def test_the_original_experiment_starts_unclamped_and_is_clamped_after_every_upd
 
     module = Watch(
         smooth,
-        Pixels("normalized"),
-        NormalizedAscent(1.0),
-        [Roll(4)],
+        parameterization=Pixels("normalized"),
+        step_rule=NormalizedAscent(1.0),
+        transforms=[Roll(4)],
         priors=[L2(1e-3)],
         projections=[GaussianBlur(0.5, 2), Clamp()],
         iterations=3,
@@ -280,7 +287,7 @@ def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: 
     assert path.stat().st_size < 200_000
 
 
-def test_the_classifier_stays_a_guest(smooth: Classifier, train: Train) -> None:
+def test_the_classifier_is_unchanged(smooth: Classifier, train: Train) -> None:
     network = smooth.original.train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     random_state = torch.get_rng_state()
@@ -300,13 +307,13 @@ def test_the_classifier_stays_a_guest(smooth: Classifier, train: Train) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"iterations": 0}, "--iterations must be at least 1, got 0"),
-        ({"iterations": -3}, "--iterations must be at least 1, got -3"),
-        ({"slots": 0}, "--slots must be at least 1, got 0"),
-        ({"views": 0}, "--views must be at least 1, got 0"),
+        ({"iterations": 0}, "iterations must be at least 1, got 0"),
+        ({"iterations": -3}, "iterations must be at least 1, got -3"),
+        ({"slots": 0}, "slots must be at least 1, got 0"),
+        ({"views": 0}, "views must be at least 1, got 0"),
         ({"picture": lambda: PictureOptions(size=0)}, "size must be at least 1 x 1, got 0 x 0"),
         ({"picture": lambda: PictureOptions(oversample=0.0)}, "oversample must be between 0.5 and 8, got 0.0"),
-        ({"picture": lambda: PictureOptions(shown=0.0)}, r"--model.shown must be in \[0.1, 1\], got 0.0"),
+        ({"picture": lambda: PictureOptions(shown=0.0)}, r"shown must be in \[0.1, 1\], got 0.0"),
         ({"log_at": "sometimes"}, "a log schedule must be .*, got 'sometimes'"),
         ({"projections": [Clamp()]}, "Clamp requires the parameterization Pixels"),
     ],
@@ -328,10 +335,12 @@ def test_a_part_of_the_residual_gradient_is_another_way_to_the_same_score(train:
         net = load_classifier(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     seen = {}
     for part in (0.3, 1.0):
-        made = ClassVisualization(net, Pixels(), Adam(0.05), iterations=2, log_at="every:1", residual_gradient=part)
+        made = ClassVisualization(
+            net, parameterization=Pixels(), step_rule=Adam(0.05), iterations=2, log_at="every:1", residual_gradient=part
+        )
         memory = train(made, tasks_for(net, [1]))
         seen[part] = [snapshot.metrics for snapshot in memory.snapshots[0]]
     assert seen[0.3][0]["objective"] == seen[1.0][0]["objective"]
     assert seen[0.3][0]["gradient_norm"] != pytest.approx(seen[1.0][0]["gradient_norm"], rel=0.01)
     with pytest.raises(LitVizError, match="residual_gradient must be above 0 and at most 1, got -1"):
-        ClassVisualization(net, Pixels(), Adam(0.05), residual_gradient=-1)
+        ClassVisualization(net, parameterization=Pixels(), step_rule=Adam(0.05), residual_gradient=-1)

@@ -1,4 +1,4 @@
-"""Diverse input turns the slopes of an attack; whether it succeeds is what the image itself says."""
+"""Diverse input changes the gradients of an attack; success is tested on the image itself."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
+from lit_viz.attacks import PGD
 from lit_viz.classifiers import Classifier
+from lit_viz.images import DiverseInput, Noise
+from lit_viz.images.transforms import Transform
 from lit_viz.launch.run import Run
-from tests.test_cli import ROOT, SMALL, lit_viz, records
 
-DIVERSE = {"class_path": "lit_viz.images.DiverseInput", "init_args": {"probability": 1.0, "low": 0.3}}
-NOISE = {"class_path": "lit_viz.images.Noise", "init_args": {"sd": 0.5}}
+ROOT = Path(__file__).parents[2]
+
+DIVERSE = DiverseInput(probability=1.0, low=0.3)
+NOISE = Noise(sd=0.5)
 
 
 def images() -> Tensor:
     return (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
 
 
-def attacked(smooth: Classifier, *transforms: dict[str, Any]) -> Run:
+def attacked(smooth: Classifier, *transforms: Transform) -> Run:
     labels = smooth.logits(images()).argmax(1).tolist()
-    options = {"model__transforms": list(transforms)} if transforms else {}
-    attack = {"pgd": {"random_start": False}}
-    return lv.attack(smooth, images(), labels, attack=attack, eps=0.2, norm="linf", iterations=40, **options)
+    options = {"transforms": list(transforms)} if transforms else {}
+    attack = PGD(eps=0.2, norm="linf", random_start=False)
+    return lv.attack(smooth, images(), labels=labels, attack=attack, iterations=40, **options)
 
 
 def test_success_is_that_of_the_image_itself(smooth: Classifier) -> None:
@@ -41,7 +45,7 @@ def test_success_is_that_of_the_image_itself(smooth: Classifier) -> None:
 
 
 def test_the_gradients_are_those_of_the_views(smooth: Classifier) -> None:
-    """From the same photographs, of which the same is said, the first step leads elsewhere."""
+    """Records of the photographs are equal, and the first step differs."""
     plain, diverse = attacked(smooth).outcomes, attacked(smooth, DIVERSE).outcomes
     for one, other in zip(plain, diverse, strict=True):
         assert abs(one.curve("margin")[0][1] - other.curve("margin")[0][1]) < 1e-5
@@ -56,10 +60,12 @@ def test_it_costs_a_forward_more(smooth: Classifier) -> None:
             assert record["backwards"] == record["iterations"]
 
 
-def test_the_packaged_configuration(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_packaged_configuration(
+    tmp_path: Path, monkeypatch: Any, lit_viz: Any, records: Any, small_options: Any
+) -> None:
     monkeypatch.chdir(ROOT)
     run = tmp_path / "run"
     words = ["--config", "diverse_pgd", "--iterations", "3", "--out", str(run)]
-    lit_viz("attack", "packaged:chelsea", "packaged:coffee", *SMALL, *words)
+    lit_viz("attack", "packaged:chelsea", "packaged:coffee", *small_options, *words)
     assert [record["iterations"] for record in records(run)] == [3, 3]
     assert "DiverseInput" in (run / "config.yaml").read_text()

@@ -1,4 +1,4 @@
-"""Class visualization of layers: groups of images, octaves, views of any size, and the network as a guest."""
+"""Class visualization of layers: groups of images, octaves, views of any size, and the state of the network."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train)
         calls.append(picture)
         return {"judge": {"probability": 0.2 * len(calls), "rank": len(calls)}}
 
-    module = ClassVisualization(smooth, Fourier(), Adam(0.1), picture=PictureOptions(group=3), iterations=2)
+    module = ClassVisualization(
+        smooth, parameterization=Fourier(), step_rule=Adam(0.1), picture=PictureOptions(group=3), iterations=2
+    )
     module.judges = judges
     (record,) = [result.record for result in train(module, tasks_for(smooth, [2])).results.values()]
     assert [tuple(picture.shape) for picture in calls] == [(3, 16, 16)] * 3
@@ -308,7 +310,7 @@ def kinked() -> Classifier:
 
 
 @pytest.mark.parametrize("layer", ["body.0", "body.1", "body.2"])
-def test_layers_that_are_read_are_not_folded_and_the_network_stays_a_guest(
+def test_layers_that_are_read_are_not_folded_and_the_network_is_unchanged(
     kinked: Classifier, train: Train, layer: str
 ) -> None:
     network = kinked.original
@@ -341,11 +343,11 @@ def test_no_hook_stays_where_the_objective_raises(kinked: Classifier) -> None:
 
 
 def test_an_unsupported_size_is_rejected(kinked: Classifier) -> None:
-    with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: give --model\.native false"):
+    with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: give native=False"):
         method(kinked, Channel("body.0"), picture=PictureOptions(native=True, size=24))
     method(kinked, Channel("body.0"), picture=PictureOptions(size=24))
 
 
 def test_an_empty_group_is_rejected(smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match=r"--model\.group must be at least 1, got 0"):
+    with pytest.raises(LitVizError, match=r"group must be at least 1, got 0"):
         PictureOptions(group=0)

@@ -1,4 +1,4 @@
-"""Labels and targets that depend on what the network says of a photograph."""
+"""Labels and targets that depend on the prediction for a photograph."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SQUEEZENET = SHARED / "data" / "squeezenet1_0.pth"
 def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
     """With oneDNN's kernels for AVX-512 to the last bit; elsewhere the class and its logit within 5 %."""
     classes = [76, 1, 294, 340]
-    options: dict[str, Any] = {"iterations": 60, "model__views": 2}
+    options: dict[str, Any] = {"iterations": 60, "views": 2}
     together = lv.visualize(lite0, classes, slots=3, **options)
     exact = torch.backends.cpu.get_cpu_capability() == "AVX512"
     for index, target in enumerate(classes):
@@ -35,7 +35,7 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
     "options",
     [
         {"target": "stingray"},
-        {"attack": {"pgd": {"momentum": 0.75}}, "eps": 1.0, "norm": "l2", "target": "stingray"},
+        {"attack": "pgd", "momentum": 0.75, "eps": 1.0, "norm": "l2", "targets": "stingray"},
         {"attack": "apgd", "eps": 1 / 255, "iterations": 10},
         {"attack": "ddn", "iterations": 10},
         {"attack": {"fmn": {"norm": "linf"}}, "iterations": 10},
@@ -44,7 +44,7 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
     ids=["normalized ascent", "pgd", "apgd", "ddn", "fmn", "deepfool"],
 )
 def test_an_attack_is_bit_equal_in_every_batch(lite0: Classifier, options: Any) -> None:
-    """An image that is done beside others, whose gradient is zero then, once changed how theirs were rounded."""
+    """A finished image has a zero gradient, which must not change the rounding of the other images."""
     pictures = [f"packaged:{name}" for name in ("chelsea", "coffee", "rocket")]
     together, alone = (lv.attack(lite0, pictures, slots=slots, **options).images for slots in (3, 1))
     assert torch.equal(together, alone)

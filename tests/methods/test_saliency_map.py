@@ -18,7 +18,7 @@ from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
-from lit_viz.types import Task
+from lit_viz.types import Record, Task
 from tests.conftest import Around, Train, smooth_network
 
 
@@ -36,7 +36,7 @@ def queue(n: int = 5, method: str = "gradient", **options: Any) -> list[Task]:
 
 
 def module(classifier: Classifier, method: Attribution, **options: Any) -> SaliencyMap:
-    return SaliencyMap(classifier, method, **{"images": images(), "slots": 2, **options})
+    return SaliencyMap(classifier, method=method, **{"images": images(), "slots": 2, **options})
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,14 @@ def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, tr
     memory = train(module(smooth, method_of(name), iterations=count), queue(method=name), precision="64-true")
     method = method_of(name)
     method.bind(smooth)
-    network = smooth.fast(method.layers, dtype=torch.float64)
+    networks = {copy: smooth.fast(method.layers, dtype=torch.float64, backprop=copy) for copy in method.networks}
     x, targets, seeds = images().double(), [t.target for t in queue()], [t.seed for t in queue()]
-    expected, uncertainty = attribute(method, network, x, targets, evaluations=count, seeds=seeds)
+    expected, uncertainty = attribute(method, networks, x, targets, evaluations=count, seeds=seeds)
     actual = torch.stack([memory.results[i].array for i in range(5)])
     assert (actual - expected).abs().max() <= 1e-6 * expected.abs().max()  # arrays are float32
     for i, (_, result) in enumerate(sorted(memory.results.items())):
         assert result.record.method == name
+        assert Record.read(dict(sorted(result.record.to_dict().items()))).settings == result.record.settings
         if name == "feature_ablation":  # images have fewer superpixels than allowed
             assert result.record.iterations <= method.evaluations
         else:
@@ -69,7 +70,7 @@ def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, tr
 
 
 def test_evaluations_are_counted_and_none_is_wasted(smooth: Classifier, train: Train) -> None:
-    """With targets given, a gradient costs one evaluation, and what the network says comes with it."""
+    """With given targets, a gradient and the prediction cost one evaluation."""
     memory = train(module(smooth, Gradient()), queue())
     for i, result in memory.results.items():
         assert (result.record.forwards, result.record.backwards) == (1, 1)
@@ -77,7 +78,7 @@ def test_evaluations_are_counted_and_none_is_wasted(smooth: Classifier, train: T
         assert result.record.probability == pytest.approx(float(logits.softmax(0)[i % 5]), abs=1e-6)
         assert result.record.top5[0][0] == smooth.labels[int(logits.argmax())]
     memory = train(module(smooth, SmoothGrad(), iterations=9), queue(method="smoothgrad"))
-    for result in memory.results.values():  # noisy copies only: the photograph itself is asked about once
+    for result in memory.results.values():  # noisy copies only: the photograph itself is evaluated once
         assert (result.record.forwards, result.record.backwards) == (9 + 1, 9)
 
 
@@ -90,7 +91,7 @@ def test_a_single_photograph_fills_the_batch(smooth: Classifier, train: Train) -
             return super().score(x, rows, **how)
 
     train(
-        Sizes(smooth, SmoothGrad(), images=images(), iterations=20, batch=6, log_at="last", curve_at="last"),
+        Sizes(smooth, method=SmoothGrad(), images=images(), iterations=20, batch=6, log_at="last", curve_at="last"),
         queue(1, "smoothgrad"),
     )
     assert sizes == [6, 6, 6, 2, 1]  # the last one asks about the photograph itself
@@ -167,7 +168,7 @@ def test_only_the_broken_photograph_fails(smooth: Classifier, train: Train, tmp_
         Task(i, file, i, target=1, source=str(tmp_path / file), options={"method": "gradient"})
         for i, file in enumerate(files)
     ]
-    memory = train(module(smooth, Gradient(), images=None), tasks)
+    memory = train(module(smooth, Gradient(), images=()), tasks)
     assert [memory.results[i].record.status for i in range(4)] == ["done", "failed", "failed", "done"]
     assert "is empty" in memory.results[1].record.error
     assert "not an image" in memory.results[2].record.error
@@ -203,11 +204,11 @@ def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"method": []}, "at least one saliency method is required"),
-        ({"tolerance": 0.0}, "--tolerance must be positive, got 0.0"),
-        ({"batch": 0}, "--batch must be at least 1, got 0"),
+        ({"method": []}, "method must name at least one saliency method"),
+        ({"tolerance": 0.0}, "tolerance must be positive, got 0.0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"reducer": "max-abs"}, "reducer must be one of .*, got 'max-abs'"),
-        ({"iterations": 0}, "--iterations must be at least 1, got 0"),
+        ({"iterations": 0}, "iterations must be at least 1, got 0"),
     ],
 )
 def test_invalid_runs_give_a_one_line_error(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
@@ -217,7 +218,7 @@ def test_invalid_runs_give_a_one_line_error(smooth: Classifier, options: dict[st
 
 def test_a_repeated_method_is_rejected(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match="must be named once"):
-        SaliencyMap(smooth, [SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5)])
+        SaliencyMap(smooth, method=[SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5)])
 
 
 def test_a_map_that_is_not_finite_has_failed() -> None:
@@ -225,7 +226,7 @@ def test_a_map_that_is_not_finite_has_failed() -> None:
 
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     rooted = Around(smooth_network(), lambda net, x: net((x * (x > 0.5)).sqrt()))
-    (record,) = lv.saliency(lv.load_classifier(rooted, size=16), x, 0, check="none").results
+    (record,) = lv.saliency(lv.load_classifier(rooted, size=16), x, targets=0, check="none").results
     assert record["status"] == "failed"
     assert "all values of a map must be finite" in record["error"]
 
@@ -239,7 +240,7 @@ def test_guided_grad_cam_reads_a_layer_before_its_rectifier() -> None:
         ).eval()  # fmt: skip
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     (record,) = lv.saliency(
-        lv.load_classifier(network, size=16), x, 0, method={"guided_grad_cam": {"layer": "2"}}
+        lv.load_classifier(network, size=16), x, targets=0, method="guided_grad_cam", layer="2"
     ).results
     assert record["captum"]["passed"]
 
@@ -247,7 +248,7 @@ def test_guided_grad_cam_reads_a_layer_before_its_rectifier() -> None:
 def test_methods_are_copied(smooth: Classifier) -> None:
     given = SmoothGrad()
     tolerance = given.tolerance
-    made = SaliencyMap(smooth, given, tolerance=0.25)
+    made = SaliencyMap(smooth, method=given, tolerance=0.25)
     assert made.methods["smoothgrad"].tolerance == 0.25
     assert given.tolerance == tolerance
     default = SaliencyMap(smooth, tolerance=0.5).methods["gradient"]

@@ -20,7 +20,7 @@ from lit_viz.methods.universal_perturbation import add_to_views
 from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
 from lit_viz.presentations.universal_perturbation import saturated_since
 from lit_viz.rng import Draws, Key
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Task
 from tests.conftest import Train
 
@@ -43,7 +43,9 @@ def task_of(places: Sequence[int], index: int = 0, out: Sequence[int] = (), targ
 
 def module(classifier: Classifier, **options: Any) -> UniversalPerturbation:
     attack = options.pop("attack", None) or Universal(eps=EPS)
-    return UniversalPerturbation(classifier, attack, **{"views": 4, "images": images(), "iterations": 12, **options})
+    return UniversalPerturbation(
+        classifier, attack=attack, **{"views": 4, "images": images(), "iterations": 12, **options}
+    )
 
 
 def linear(seed: int = 0) -> tuple[Classifier, Tensor]:
@@ -104,8 +106,8 @@ def test_the_score_is_the_mean_over_the_mini_batch(smooth: Classifier, train: Tr
     x = images()[places]
     labels = smooth.logits(images()).argmax(1)[places]
     loss = nn.functional.cross_entropy(network(x + delta)[0], labels)
-    (slope,) = torch.autograd.grad(loss, delta)
-    torch.testing.assert_close(memory.results[0].array, 0.1 * slope / slope.norm(), rtol=1e-3, atol=1e-6)
+    (gradient,) = torch.autograd.grad(loss, delta)
+    torch.testing.assert_close(memory.results[0].array, 0.1 * gradient / gradient.norm(), rtol=1e-3, atol=1e-6)
     seen = memory.snapshots[0][0].metrics
     assert seen["objective"] == pytest.approx(loss.item(), rel=1e-4)
     assert seen["fooling_rate"] == 0
@@ -193,9 +195,9 @@ def test_photographs_beyond_the_limit_contribute_no_gradient() -> None:
     outputs = Outputs(logits, torch.zeros(3).long(), targeted=torch.tensor([False, False, True]))
     score = ClippedCrossEntropy(9.0)(outputs)
     torch.testing.assert_close(score, CrossEntropy()(outputs).clamp(max=9.0))
-    (slope,) = torch.autograd.grad(score.sum(), logits)
-    assert slope[0].any()
-    assert not slope[1].any()
+    (gradient,) = torch.autograd.grad(score.sum(), logits)
+    assert gradient[0].any()
+    assert not gradient[1].any()
 
 
 @pytest.mark.parametrize(
@@ -213,18 +215,18 @@ def test_since_when_nothing_was_learned(values: list[float], since: int | None) 
 
 
 def test_a_vanished_gradient_is_reported(smooth: Classifier, tmp_path: Path) -> None:
-    attack = {"universal": {"eps": 0.5, "clip": 0.01}}
-    lv.attack(smooth, images(), attack=attack, iterations=30, out=tmp_path / "run", wandb="disabled")
+    how: dict[str, Any] = {"attack": "universal", "eps": 0.5, "clip": 0.01}
+    lv.attack(smooth, images(), **how, iterations=30, out=tmp_path / "run", wandb="disabled")
     lines = json.loads((tmp_path / "run" / "evidence.json").read_text())["universal"]["universal"]
     assert len(lines) == 2
-    assert "the cross-entropy of every photograph is at --attack.clip 0.01" in lines[1]
+    assert "the cross-entropy of every photograph is at the attack's clip 0.01" in lines[1]
 
 
 def test_radii_have_distinct_names(smooth: Classifier, tmp_path: Path) -> None:
     """Their rates had one name, and the last one's stood for all."""
     run = tmp_path / "run"
     lv.attack(
-        smooth, images(), attack="universal", radii=[0.001, 0.5], norm="linf", iterations=8, wandb="disabled", out=run
+        smooth, images(), attack="universal", eps=[0.001, 0.5], norm="linf", iterations=8, wandb="disabled", out=run
     )
     rates = json.loads((run / "evidence.json").read_text())["universal"]
     assert len({tuple(message) for message in rates.values()}) == len(rates) == 2
@@ -244,7 +246,7 @@ def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path) -> Non
     record = run.results[0]
     assert len(run.results) == 1
     assert (record["trained_on"], record["held_out"]) == (4, 2)
-    folder = RunFolder.open(tmp_path / "run")
+    folder = FolderStorage.open(tmp_path / "run")
     perturbed_images = folder.perturbed_images("0000_universal")
     assert [b.record.index for b in perturbed_images] == list(range(6))
     assert all(Path(b.image).is_file() and Path(b.source).is_file() for b in perturbed_images)
@@ -262,7 +264,7 @@ def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path) -> Non
 
 
 def test_a_task_a_target_and_radius(smooth: Classifier) -> None:
-    run = lv.attack(smooth, images(3), target="banana", attack="universal", radii=[0.02, 0.1], iterations=2)
+    run = lv.attack(smooth, images(3), targets="banana", attack="universal", eps=[0.02, 0.1], iterations=2)
     assert [(r["name"], r["eps"], r["target"]) for r in run.results] == [
         ("universal banana", 0.02, 1),
         ("universal banana", 0.1, 1),
@@ -272,9 +274,9 @@ def test_a_task_a_target_and_radius(smooth: Classifier) -> None:
     run.figure()
 
 
-@pytest.mark.parametrize(("views", "shown"), [({}, 8), ({"model__views": 1}, 1), ({"model__views": 2}, 2)])
+@pytest.mark.parametrize(("views", "shown"), [({}, 8), ({"views": 1}, 1), ({"views": 2}, 2)])
 def test_number_of_photographs_per_iteration(views: dict[str, int], shown: int, smooth: Classifier) -> None:
-    """One was taken for nothing said, and became eight."""
+    """A given number of 1 is not replaced by the default."""
     run = lv.attack(smooth, images(3), attack="universal", iterations=5, **views)
     assert run.results[0]["backwards"] == 5 * shown
 
@@ -282,11 +284,11 @@ def test_number_of_photographs_per_iteration(views: dict[str, int], shown: int, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"attack": "pgd", "held_out": 0.5}, "requires --attack universal"),
-        ({"attack": "universal", "held_out": 1.0}, "--held-out must be at least 0 and less than 1, got 1.0"),
-        ({"attack": "universal", "target": "random"}, "must be the same class for all photographs, got random"),
-        ({"attack": {"universal": {"alpha": 0.0}}}, "alpha must be positive, got 0.0"),
-        ({"attack": {"universal": {"clip": 0.0}}}, "limit of ClippedCrossEntropy must be positive"),
+        ({"attack": "pgd", "held_out": 0.5}, "held_out is not an argument of AdversarialExample"),
+        ({"attack": "universal", "held_out": 1.0}, "held_out must be at least 0 and less than 1, got 1.0"),
+        ({"attack": "universal", "targets": "random"}, "must be one class for all photographs, got random"),
+        ({"attack": "universal", "alpha": 0.0}, "alpha must be positive, got 0.0"),
+        ({"attack": "universal", "clip": 0.0}, "limit of ClippedCrossEntropy must be positive"),
     ],
 )
 def test_invalid_arguments_are_rejected(smooth: Classifier, options: dict[str, Any], words: str) -> None:
@@ -296,24 +298,24 @@ def test_invalid_arguments_are_rejected(smooth: Classifier, options: dict[str, A
 
 def test_it_is_no_attack_of_one_photograph(smooth: Classifier) -> None:
     with pytest.raises(LitVizError, match="UniversalPerturbation"):
-        AdversarialExample(smooth, Universal())
-    AdversarialExample(smooth, PGD())
+        AdversarialExample(smooth, attack=Universal())
+    AdversarialExample(smooth, attack=PGD())
 
 
 @pytest.mark.slow
 def test_real_weights_are_fooled(lite0: Classifier) -> None:
     photographs = [f"packaged:{name}" for name in ("chelsea", "coffee", "rocket")]
-    run = lv.attack(lite0, photographs, attack="universal", eps=10 / 255, norm="linf", iterations=40, model__views=3)
+    run = lv.attack(lite0, photographs, attack="universal", eps=10 / 255, norm="linf", iterations=40, views=3)
     assert run.results[0]["fooling_rate"] > 0.5
 
 
 def test_files_outside_their_ball_are_no_lies(smooth: Classifier, tmp_path: Path) -> None:
-    """Off the lattice a small ball holds no 8-bit image: what fools then is no success, and its record says so."""
+    """Off the lattice a small ball holds no 8-bit image: an image that fools is no success, nor in its record."""
     x = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     labels = smooth.logits(x).argmax(1).tolist()
     labels[1] = (labels[1] + 1) % 5
     lv.attack(
-        smooth, x, labels, attack="universal", eps=0.3 / 255, norm="linf", iterations=2, wandb="disabled",
+        smooth, x, labels=labels, attack="universal", eps=0.3 / 255, norm="linf", iterations=2, wandb="disabled",
         out=tmp_path / "run",
     )  # fmt: skip
     assert lv.check(tmp_path / "run", smooth)
@@ -324,8 +326,7 @@ class Renamed(Universal):
 
 
 def test_a_subclass_under_another_name_is_a_universal_attack(smooth: Classifier) -> None:
-    path = f"{__name__}.Renamed"
-    run = lv.attack(smooth, images(), attack=path, eps=EPS, norm="linf", iterations=4, held_out=0.34)
+    run = lv.attack(smooth, images(), attack=Renamed, eps=EPS, norm="linf", iterations=4, held_out=0.34)
     (record,) = run.results
     assert (record["attack"], record["held_out"]) == ("Renamed", 2)
     assert any("fools" in text.get_text() for text in run.figure().texts)

@@ -144,7 +144,14 @@ def _method(classifier: Classifier, slots: int) -> Recorder:
     objective = Sum([Logit(), BatchNormStatistics()], [1.0, 0.1])
     transforms = [RandomCrop(0.5, 1.0), Noise(0.05)]
     module = Recorder(
-        classifier, Fourier(), Adam(0.05), transforms, objective=objective, views=3, iterations=3, slots=slots
+        classifier,
+        parameterization=Fourier(),
+        step_rule=Adam(0.05),
+        transforms=transforms,
+        objective=objective,
+        views=3,
+        iterations=3,
+        slots=slots,
     )
     module.seen = {}
     return module
@@ -180,7 +187,9 @@ def test_statistics_approach_the_target_and_the_network_is_preserved(normed: Cla
     network = normed.original
     before = {key: value.clone() for key, value in network.state_dict().items()}
     options = {"transforms": [RandomCrop(0.5, 1.0)], "views": 4, "iterations": 20, "slots": 2}
-    module = ClassVisualization(normed, Fourier(), Adam(0.1), objective=BatchNormStatistics(), **options)
+    module = ClassVisualization(
+        normed, parameterization=Fourier(), step_rule=Adam(0.1), objective=BatchNormStatistics(), **options
+    )
     memory = train(module, tasks_for(normed, [0, 1]))
     for seen in memory.snapshots.values():
         assert seen[-1].metrics["objective"] > 0.8 * seen[0].metrics["objective"]
@@ -200,5 +209,5 @@ def test_a_network_without_batch_norms_is_rejected() -> None:
 def test_views_that_are_compared_are_not_shared_among_devices(normed: Classifier) -> None:
     module = _method(normed, 1)
     module.ranks = RankGroup(0, 2, "views")
-    with pytest.raises(LitVizError, match="give --devices_mode images"):
+    with pytest.raises(LitVizError, match="give devices_mode=images"):
         module.prepare(torch.device("cpu"))

@@ -116,7 +116,7 @@ def test_diversity_is_minus_the_mean_likeness_within_each_task() -> None:
 
 def test_diversity_of_one_image_is_rejected() -> None:
     for members in (None, [0, 0, 0, 0]):
-        with pytest.raises(LitVizError, match=r"--model\.group 2"):
+        with pytest.raises(LitVizError, match=r"group=2"):
             Diversity("a")(outputs(A, members))
 
 
@@ -144,7 +144,7 @@ def test_bound_objectives_know_their_layer(smooth: Classifier) -> None:
         (Channel("features.3", 12), "must be between 0 and 11, got 12"),
         (Neuron("features.3", -1), "must be between 0 and 11, got -1"),
         (Direction("features.3", [1.0, 2.0]), "must have 12 numbers, one per channel .*, got 2"),
-        (Channel("features.3", axis="feature"), "--axis requires a layer of tokens"),
+        (Channel("features.3", axis="feature"), "axis requires a layer of tokens"),
         (Logit() + Channel("fetures.3"), "did you mean 'features"),
     ],
 )

@@ -178,10 +178,10 @@ def test_the_whole_layer_leaves_the_class_token_out(vit: Classifier) -> None:
 @pytest.mark.parametrize(("layer", "axis"), [("vit", None), ("swin", None), ("other", "feature"), ("maps", "token")])
 def test_an_ambiguous_axis_is_rejected(layer: str, axis: Any, vit: Classifier, swin: Classifier) -> None:
     cases = {
-        "vit": (vit, MLP, "16 tokens of 96 features: give --axis feature .* or --axis token"),
-        "swin": (swin, STAGE, "64 tokens of 16 features: give --axis feature"),
+        "vit": (vit, MLP, "16 tokens of 96 features: give axis=feature .* or axis=token"),
+        "swin": (swin, STAGE, "64 tokens of 16 features: give axis=feature"),
         "other": (swin, "layers.1.blocks.0.attn.qkv", "must have channels for each image"),
-        "maps": (vit, "patch_embed.proj", "--axis requires a layer of tokens"),
+        "maps": (vit, "patch_embed.proj", "axis requires a layer of tokens"),
     }
     classifier, name, message = cases[layer]
     with pytest.raises(LitVizError, match=message):
@@ -229,9 +229,9 @@ def test_the_gradient_is_that_of_finite_differences(
     (gradient,) = torch.autograd.grad(total(x), x)
     step = 1e-5
     with torch.no_grad():
-        slope = (total(x + step * direction) - total(x - step * direction)) / (2 * step)
-    assert float(slope.abs()) > 1e-9
-    assert math.isclose(float((gradient * direction).sum()), float(slope), rel_tol=1e-6)
+        derivative = (total(x + step * direction) - total(x - step * direction)) / (2 * step)
+    assert float(derivative.abs()) > 1e-9
+    assert math.isclose(float((gradient * direction).sum()), float(derivative), rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
@@ -240,14 +240,16 @@ def test_transformers_are_trained_against(name: str, train: Train, request: pyte
     classifier = request.getfixturevalue(name)
     layer = MLP if name == "vit" else STAGE
     options: dict[str, Any] = {"iterations": 15, "picture": PictureOptions(40, oversample=1.2)}
-    module = ClassVisualization(classifier, Fourier(), Adam(0.1), **options)
+    module = ClassVisualization(classifier, parameterization=Fourier(), step_rule=Adam(0.1), **options)
     seen = train(module, tasks_for(classifier, [1])).snapshots[0]
     assert seen[-1].metrics["probability"] > seen[0].metrics["probability"]
     assert seen[-1].image.shape == (3, 40, 40)
     channel = Task(0, "c", 0, options={"layer": layer, "channel": 2})
-    module = ClassVisualization(classifier, Fourier(), Adam(0.1), objective=Channel(layer, axis="feature"), **options)
+    module = ClassVisualization(
+        classifier, parameterization=Fourier(), step_rule=Adam(0.1), objective=Channel(layer, axis="feature"), **options
+    )
     seen = train(module, [channel]).snapshots[0]
     assert seen[-1].metrics["objective"] > seen[0].metrics["objective"]
     native = {"objective": Channel(layer, axis="feature"), "picture": PictureOptions(40, native=True)}
     with pytest.raises(LitVizError, match="takes no images of 40 x 40 pixels"):
-        ClassVisualization(classifier, Fourier(), Adam(0.1), **native)
+        ClassVisualization(classifier, parameterization=Fourier(), step_rule=Adam(0.1), **native)

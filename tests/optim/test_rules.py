@@ -84,7 +84,7 @@ def test_rules_increase_the_score_and_preserve_their_input(name: str) -> None:
     assert (hill(path[-1]).score > hill(x).score / 5).all()
 
 
-class _SlopesOfANetwork(torch.autograd.Function):
+class _ChannelsLastGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
@@ -97,13 +97,13 @@ class _SlopesOfANetwork(torch.autograd.Function):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", RULES)
 def test_results_do_not_depend_on_the_memory_layout(name: str, layout: torch.memory_format) -> None:
-    """A network's slopes are channels-last; torch's fused Adam takes the memory of both for one of one order."""
+    """Gradients of a network are channels-last; the fused Adam of torch requires images and gradients of one layout."""
     tops = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1))
 
     def other_hill(x: Tensor, *, gradient: bool = True, slots: Tensor | None = None) -> Evaluation:
         with torch.set_grad_enabled(gradient):
             leaf = x.detach().requires_grad_(gradient)
-            inner = _SlopesOfANetwork.apply(leaf)  # type: ignore[no-untyped-call]
+            inner = _ChannelsLastGradient.apply(leaf)  # type: ignore[no-untyped-call]
             return Evaluation(leaf, -((inner - tops).flatten(1) ** 2).sum(1) / 2, torch.zeros(len(x), 2))
 
     x = torch.zeros(3, 2, 4, 4)

@@ -20,22 +20,22 @@ import lit_viz as lv
 from lit_viz.images.reading import encode_png
 from lit_viz.methods.records import ClassImageRecord
 from lit_viz.presentations import Presentation
+from lit_viz.presentations.evidence import evidence_items, held_out_item
 from lit_viz.report import page as report
-from lit_viz.report.cards import EXACT_BYTES, image_uri, plot_curves
-from lit_viz.report.evidence import evidence_items, held_out_item
-from lit_viz.report.page import format_value, write_report
+from lit_viz.report.images import EXACT_BYTES, image_uri
+from lit_viz.report.page import record_text, write_report
+from lit_viz.report.plots import plot_curves
 from lit_viz.runs.evidence import Evidence, FileEvidence, ImageEvidence, TransferCounts, TransferEvidence
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import key_of
 from lit_viz.utils.files import plain
-from tests.browser import needs_browser, probe, probe_page
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 
 
-def write_run(path: Path, count: int = 1, frames: int = 3, name: str = "cat", side: int = 4) -> RunFolder:
+def write_run(path: Path, count: int = 1, frames: int = 3, name: str = "cat", side: int = 4) -> FolderStorage:
     """Write a run folder; each frame has another gray level."""
-    folder = RunFolder.create(path)
+    folder = FolderStorage.create(path)
     recorded = {"method": "visualize", "torch": "2.6.0", "weights_sha256": "0123abcd"}
     folder.write_config("iterations: 5\nclassifier:\n  name: tiny\n", recorded)
     records, rows = [], ["task,iteration,metric,value\n"]
@@ -66,7 +66,7 @@ class Plain(Presentation):
     def table(self, records: Any) -> list[dict[str, str]]:
         return [{"class": record.name, "place": f"row {record.index}"} for record in records]
 
-    def figure(self, outcomes: Any, config: Any) -> Any:
+    def figure(self, outcomes: Any, options: Any, evidence: Any = None) -> Any:
         raise NotImplementedError
 
     def evolutions(self, outcomes: Any) -> Any:
@@ -84,7 +84,7 @@ class Sketches(Plain):
         return "of a <cat>"
 
 
-def page_of(folder: RunFolder) -> str:
+def page_of(folder: FolderStorage) -> str:
     return write_report(folder, Plain()).read_text(encoding="utf-8")
 
 
@@ -154,7 +154,7 @@ def test_linf_is_displayed_in_levels() -> None:
 
 def test_values_of_records() -> None:
     values = [True, 0.123456, {"a": 1.0, "b": None}, [["cat", 0.5], ["dog", 0.25]], [1, 2]]
-    assert [format_value(value) for value in values] == ["yes", "0.1235", "a 1, b None", "cat 0.5; dog 0.25", "1, 2"]
+    assert [record_text(value) for value in values] == ["yes", "0.1235", "a 1, b None", "cat 0.5; dog 0.25", "1, 2"]
 
 
 def test_figures_have_their_printed_width(tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_figures_have_their_printed_width(tmp_path: Path) -> None:
 
 def test_cards_of_several_radii_are_distinguishable(smooth: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options: dict[str, Any] = {"attack": "pgd", "radii": [1 / 255, 4 / 255], "iterations": 2, "wandb": "disabled"}
-    lv.attack(smooth, torch.rand(1, 3, 16, 16), target=1, out=out, **options)
+    options: dict[str, Any] = {"attack": "pgd", "eps": [1 / 255, 4 / 255], "iterations": 2, "wandb": "disabled"}
+    lv.attack(smooth, torch.rand(1, 3, 16, 16), targets=1, out=out, **options)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert re.findall(r"<small>(.*?)</small>", page) == [f"target banana, eps {level}/255" for level in (1, 4)]
 
@@ -310,10 +310,10 @@ def test_evidence_in_words() -> None:
     assert held_out is not None
     texts = [item.text for item in items]
     for text in (
-        "3 files re-read and classified by the original network; 2 of them adversarial. Mismatches: dog.",
-        "The robustness is not reliable: it is masked. Checks: restarts.",
-        "0 of 1 compared maps agree with Captum 1. 1: not in Captum.",
-        "2 of 2 files, re-read, are classified by the original network as recorded.",
+        "2 of 3 files fool the original network, re-read from the disk; not as recorded: dog.",
+        "Do not trust: it is masked (checked: restarts).",
+        "0 of 1 compared maps agree with Captum 1; 1 not in Captum.",
+        "2 of 2 files classified as recorded by the original network, re-read from the disk.",
         "Part more of evidence.json.",
     ):
         assert text in texts
@@ -376,8 +376,7 @@ _MOVE_SLIDER = """
 
 
 @pytest.mark.slow
-@needs_browser
-def test_the_slider_selects_the_image_in_a_browser(tmp_path: Path) -> None:
+def test_the_slider_selects_the_image_in_a_browser(tmp_path: Path, probe: Any, probe_page: Any) -> None:
     script = probe(_MOVE_SLIDER)
     allowed = f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}' "
     text = page_of(write_run(tmp_path / "run", name=EVIL, side=32)).replace("script-src ", allowed)

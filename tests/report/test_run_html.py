@@ -15,7 +15,7 @@ from PIL import Image
 import lit_viz as lv
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
-from lit_viz.launch.resume import LAST_CHECKPOINT
+from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 
 PHOTOGRAPHS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -31,7 +31,7 @@ def test_the_view_has_figure_table_and_verdicts(smooth: Any) -> None:
     assert Image.open(BytesIO(b64decode(image[0]))).width >= int(image[1]) == round(96 * run.figure().get_figwidth())
     assert page.count("<tr>") == 1 + 2
     assert "Adversarial examples" in page
-    assert "2 files re-read and classified by the original network" in page
+    assert " of 2 files fool the original network, re-read from the disk; all match their records." in page
     assert "<script" not in page
 
 
@@ -42,7 +42,7 @@ def test_the_view_of_maps_has_the_result_of_the_comparison_with_captum(smooth: A
 
 
 def test_a_run_is_a_sequence_of_outcomes(smooth: Any) -> None:
-    run = lv.visualize(smooth, [1, 2], iterations=4, model__views=1, log_at="every:2")
+    run = lv.visualize(smooth, [1, 2], iterations=4, views=1, log_at="every:2")
     assert len(run) == 2
     assert [outcome.name for outcome in run] == [run[0].name, run[1].name]
     assert [iteration for iteration, _ in run[0].frames()] == [0, 2, 4]
@@ -53,8 +53,8 @@ def test_a_run_is_a_sequence_of_outcomes(smooth: Any) -> None:
 def test_a_saved_run_is_a_run_folder(smooth: Any, tmp_path: Path, method: str) -> None:
     runs = {
         "attack": lambda: attack(smooth),
-        "visualize": lambda: lv.visualize(smooth, [1, 2], iterations=2, model__views=1),
-        "saliency": lambda: lv.saliency(smooth, PHOTOGRAPHS, [1, 2]),
+        "visualize": lambda: lv.visualize(smooth, [1, 2], iterations=2, views=1),
+        "saliency": lambda: lv.saliency(smooth, PHOTOGRAPHS, targets=[1, 2]),
     }
     run = runs[method]()
     saved = run.save(tmp_path / "run")
@@ -79,7 +79,7 @@ def test_a_saved_run_is_a_run_folder(smooth: Any, tmp_path: Path, method: str) -
 def test_damage_of_a_saved_run_is_found(
     is_earlier: bool, smooth: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = lv.visualize(smooth, [1, 2], iterations=2, model__views=1).save(tmp_path / "run")
+    run = lv.visualize(smooth, [1, 2], iterations=2, views=1).save(tmp_path / "run")
     if is_earlier:  # runs of earlier versions have no state of a Trainer
         path, checkpoints = tmp_path / "run" / LAST_CHECKPOINT, AtomicCheckpointIO()
         checkpoint = checkpoints.load_checkpoint(path)

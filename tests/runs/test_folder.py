@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
-from lit_viz.runs.folder import RunFolder
-from lit_viz.types import Record, Result, Snapshot, Task
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.types import Record, Task
 
 
 def task(index, name="tarantula"):
@@ -41,7 +42,7 @@ def finish(folder, index, **record):
 
 @pytest.fixture
 def folder(tmp_path):
-    made = RunFolder.create(tmp_path / "run")
+    made = FolderStorage.create(tmp_path / "run")
     made.write_config("seed: 7\n")
     return made
 
@@ -55,10 +56,12 @@ def tree(path):
 
 def test_a_run_is_not_overwritten_by_default(folder):
     finish(folder, 0)
-    with pytest.raises(LitVizError, match=r"run already holds a run: --resume continues it, --overwrite replaces it"):
-        RunFolder.create(folder.path)
+    with pytest.raises(
+        LitVizError, match=r"run already holds a run: resume=True continues it, overwrite=True replaces it"
+    ):
+        FolderStorage.create(folder.path)
     before = tree(folder.path)
-    replaced = RunFolder.create(folder.path, overwrite=True)
+    replaced = FolderStorage.create(folder.path, overwrite=True)
     assert tree(folder.path) == before  # until the new run is known to be possible
     replaced.clear()
     assert tree(folder.path) == []
@@ -67,7 +70,7 @@ def test_a_run_is_not_overwritten_by_default(folder):
 
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "run").mkdir()
-    RunFolder.create(tmp_path / "run")
+    FolderStorage.create(tmp_path / "run")
 
 
 @pytest.mark.parametrize("config", [None, "# Lightning's own\nseed_everything: 1\n"])
@@ -79,7 +82,7 @@ def test_overwrite_never_deletes_the_folder_of_somebody_else(tmp_path, config):
     before = tree(tmp_path)
     for overwrite in (False, True):
         with pytest.raises(LitVizError):
-            RunFolder.create(tmp_path, overwrite=overwrite)
+            FolderStorage.create(tmp_path, overwrite=overwrite)
     assert tree(tmp_path) == before
 
 
@@ -88,8 +91,8 @@ def test_overwrite_rejects_a_folder_of_lightning(tmp_path):
     for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt"):  # as LightningCLI and CSVLogger leave it
         (tmp_path / name).write_text("seed_everything: 1\n")
     before = tree(tmp_path)
-    with pytest.raises(LitVizError, match="is not a lit_viz run, so --overwrite doesn't delete it"):
-        RunFolder.create(tmp_path, overwrite=True)
+    with pytest.raises(LitVizError, match="is not a lit_viz run, so overwrite=True doesn't delete it"):
+        FolderStorage.create(tmp_path, overwrite=True)
     assert tree(tmp_path) == before
 
 
@@ -98,7 +101,7 @@ def test_overwrite_stops_at_files_that_were_put_into_a_run(folder):
     (folder.path / "notes.md").write_text("what I saw")
     before = tree(folder.path)
     with pytest.raises(LitVizError, match=r"also holds notes\.md"):
-        RunFolder.create(folder.path, overwrite=True)
+        FolderStorage.create(folder.path, overwrite=True)
     assert tree(folder.path) == before
 
 
@@ -106,7 +109,7 @@ def test_overwrite_does_not_follow_links(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept.png").touch()
     (folder.path / "images").symlink_to(tmp_path / "elsewhere")
-    RunFolder.create(folder.path, overwrite=True).clear()
+    FolderStorage.create(folder.path, overwrite=True).clear()
     assert (tmp_path / "elsewhere" / "kept.png").exists()
     assert not (folder.path / "images").exists()
 
@@ -114,17 +117,17 @@ def test_overwrite_does_not_follow_links(folder, tmp_path):
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "run").write_text("x")
     with pytest.raises(LitVizError, match="is a file"):
-        RunFolder.create(tmp_path / "run", overwrite=True)
+        FolderStorage.create(tmp_path / "run", overwrite=True)
     with pytest.raises(LitVizError, match="can't be made"):
-        RunFolder.create(tmp_path / "run" / "below")
+        FolderStorage.create(tmp_path / "run" / "below")
 
 
 def test_open_rejects_other_folders(folder, tmp_path):
-    assert RunFolder.open(folder.path).path == folder.path
+    assert FolderStorage.open(folder.path).path == folder.path
     with pytest.raises(LitVizError, match=r"not a lit_viz run: give the folder"):
-        RunFolder.open(tmp_path)
+        FolderStorage.open(tmp_path)
     with pytest.raises(LitVizError, match=r"not a lit_viz run: give the folder"):
-        RunFolder.open(tmp_path / "runn")
+        FolderStorage.open(tmp_path / "runn")
 
 
 def test_the_configuration_holds_the_options_as_given(folder):
@@ -145,11 +148,11 @@ def test_the_configuration_holds_the_options_as_given(folder):
 def test_a_changed_configuration_or_queue_is_rejected(folder, name, damage):
     folder.write_queue([task(0), task(1)])
     folder.write_config("seed: 7\n", {"method": "visualize"})
-    RunFolder.open(folder.path)
+    FolderStorage.open(folder.path)
     file = folder.path / name
     file.unlink() if damage is None else file.write_text(damage(file.read_text()))
     with pytest.raises(LitVizError, match=rf"{name} (was changed after the start|is damaged)"):
-        RunFolder.open(folder.path)
+        FolderStorage.open(folder.path)
 
 
 def test_a_deleted_folder_is_not_created_again(folder):
@@ -230,7 +233,7 @@ def test_metrics_are_long_form_and_read_back(folder):
     assert np.float32(rows[3][3]) == np.float32(0.7)
     observe(folder, 0, 1, 0.2, frame=False)
     keys = ["0000_tarantula", "0002_tarantula", "0010_tarantula"]
-    metrics = RunFolder.open(folder.path).metrics(keys)
+    metrics = FolderStorage.open(folder.path).metrics(keys)
     assert {key: of["probability"] for key, of in metrics.items()} == {
         "0000_tarantula": [(0, 0.1)],
         "0002_tarantula": [(50, 1e-30)],
@@ -330,7 +333,7 @@ def test_trim_removes_entries_after_the_checkpoint(folder):
 
 
 def test_a_resumed_run_has_the_files_of_one_that_was_never_stopped(tmp_path):
-    whole, broken = (RunFolder.create(tmp_path / name) for name in ("whole", "broken"))
+    whole, broken = (FolderStorage.create(tmp_path / name) for name in ("whole", "broken"))
     for folder in (whole, broken):
         folder.write_config("")
     interrupted(broken)

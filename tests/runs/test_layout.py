@@ -1,4 +1,4 @@
-"""A run folder has one writer at a time; what is left of a killed one hinders nobody."""
+"""A run folder has one writer at a time; the remains of a killed writer do not block others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from lit_viz.errors import LitVizError
 from lit_viz.runs import LOCK, run_lock
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 
 HOLD = """
 import sys
@@ -33,7 +33,7 @@ def holder(path: Path) -> subprocess.Popen[str]:
 
 
 def made(path: Path) -> Path:
-    RunFolder.create(path).write_config("seed: 1\n")
+    FolderStorage.create(path).write_config("seed: 1\n")
     return path
 
 
@@ -55,7 +55,7 @@ def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
         process.communicate()
     assert (run / LOCK).exists()
     with run_lock(run):
-        RunFolder.create(run, overwrite=True).write_config("seed: 2\n")
+        FolderStorage.create(run, overwrite=True).write_config("seed: 2\n")
         assert (run / LOCK).exists()
     assert not (run / LOCK).exists()
 
@@ -83,10 +83,10 @@ def test_existing_or_used_parent_folders_are_kept(tmp_path: Path) -> None:
 def test_a_failed_creation_leaves_no_folder(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("mine")
     with pytest.raises(LitVizError, match="not empty and not a run"), run_lock(tmp_path):
-        RunFolder.create(tmp_path)
+        FolderStorage.create(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["photo.jpg"]
     with pytest.raises(LitVizError, match="is a file"), run_lock(tmp_path / "photo.jpg"):
-        RunFolder.create(tmp_path / "photo.jpg")
+        FolderStorage.create(tmp_path / "photo.jpg")
 
 
 def test_a_run_that_can_not_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../photos/x.png", "/etc/passwd", "images/../../x.png"])
 def test_recorded_files_outside_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
-    folder = RunFolder(made(tmp_path / "run"))
+    folder = FolderStorage(made(tmp_path / "run"))
     (folder.path / "results.jsonl").write_text(json.dumps({"index": 0, "name": "x", "file": name}) + "\n")
     with pytest.raises(LitVizError, match="a recorded file must be in the run folder, got "):
         folder.records()

@@ -29,7 +29,7 @@ def test_a_tensor_is_read_once_until_it_is_changed(numbers: Tensor) -> None:
     first = to_list(numbers)
     assert (first, to_list(numbers), Counted.reads) == ([0, 1, 2], [0, 1, 2], 1)
     first.append(3)
-    assert to_list(numbers) == [0, 1, 2]  # whoever asks has a list of its own
+    assert to_list(numbers) == [0, 1, 2]  # each call returns its own list
     numbers[0] = 7
     assert (to_list(numbers), Counted.reads) == ([7, 1, 2], 2)
     numbers[1:].zero_()  # by a view of it

@@ -5,13 +5,21 @@ from __future__ import annotations
 import pytest
 
 from lit_viz.types import Record
-from lit_viz.utils.formatting import notify, status_summary, text_table
+from lit_viz.utils.formatting import notify, number_text, status_summary, text_table
 
 
 def test_the_summary_has_every_status() -> None:
     status = ["failed", "unfinished", "done", "done"]
     records = [Record(index=i, name="a", status=name) for i, name in enumerate(status)]
     assert status_summary(records) == "2 done, 1 unfinished, 1 failed"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.25 / 255, "0.25/255"), (4 / 255, "4/255"), (0.035, "0.035"), (1 / 3, "0.3333"), (12_345, "12345"), (0.0, "0")],
+)
+def test_numbers_of_levels_are_fractions(value: float, text: str) -> None:
+    assert number_text(value) == text
 
 
 def test_names_between_colons_do_not_become_emoji(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,9 @@ normalized images that it accepts; ``keep`` are names of layers that are neither
 """
 
 from lit_viz.classifiers.fast.backward import Backprop, is_rectifier, sparse_backward
+from lit_viz.classifiers.fast.compiling import CompileMode
 from lit_viz.classifiers.fast.copying import SWITCHES, fast_copy
-from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork
+from lit_viz.classifiers.fast.frozen import FrozenNetwork
 
 __all__ = [
     "SWITCHES",

@@ -249,9 +249,7 @@ def nonlinearities(logits: Tensor, *, selecting: bool) -> Iterator[str]:
     for step in sorted(upstream(logits.grad_fn), key=lambda step: step._sequence_nr()):
         factors = sum(source is not None for source, _ in step.next_functions)
         product = _PRODUCT.fullmatch(step.name()) is not None
-        by_statistics = getattr(
-            step, "_saved_training", False
-        )  # of an instance norm, which torch computes as batch norm
+        by_statistics = getattr(step, "_saved_training", False)  # an instance norm, which torch computes as batch norm
         if (product and factors == 1) or (_LINEAR.fullmatch(step.name()) and not by_statistics):
             continue
         if not selecting and _SELECTING.fullmatch(step.name()):
@@ -259,8 +257,13 @@ def nonlinearities(logits: Tensor, *, selecting: bool) -> Iterator[str]:
         if getattr(getattr(step, "_forward_cls", None), "handled", False):
             continue
         kind = re.sub(r"^Native|Backward\d*$", "", step.name().rsplit("::")[-1]).lower()
-        kind = "attention" if "dotproduct" in kind else "instancenorm" if by_statistics else kind
-        yield "a product of activations" if product else kind
+        if product:
+            kind = "a product of activations"
+        elif "dotproduct" in kind:
+            kind = "attention"
+        elif by_statistics:
+            kind = "instancenorm"
+        yield kind
 
 
 def upstream(node: Node | None) -> set[Node]:

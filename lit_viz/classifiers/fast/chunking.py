@@ -53,11 +53,14 @@ def chunk_bottlenecks(network: nn.Module, x: Tensor, keep: Collection[str]) -> l
     Inside of them only the last chunk can be read, so layers around a kept layer are not replaced.
     """
     calls = _calls(network, x)
-    widenings = {name: _widening(name, network.get_submodule(name), calls, len(x)) for name in calls}
-    wide = [name for name, widening in widenings.items() if widening and not _any_inside(name, keep)]
+    wide: dict[str, float] = {}  # widening by name
+    for name in calls:
+        widening = _widening(name, network.get_submodule(name), calls, len(x))
+        if widening and not _any_inside(name, keep):
+            wide[name] = widening
     innermost = [name for name in wide if not _any_inside(name, wide)]
     for name in innermost:
-        network.set_submodule(name, Chunked(network.get_submodule(name), widenings[name]))
+        network.set_submodule(name, Chunked(network.get_submodule(name), wide[name]))
     return innermost
 
 
@@ -82,13 +85,16 @@ def _calls(network: nn.Module, x: Tensor) -> dict[str, list[_Call]]:
     calls: dict[str, list[_Call]] = {}
 
     def record(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        output_shape = output.shape if isinstance(output, Tensor) else None
-        calls.setdefault(name, []).append((args[0].shape if single else None, output_shape))
+        is_single = len(args) == 1 and not kwargs
+        calls.setdefault(name, []).append((_shape(args[0]) if is_single else None, _shape(output)))
 
     with hooked(readable_layers(network), record, with_kwargs=True), torch.no_grad():
         network(x.clone())
     return calls
+
+
+def _shape(value: Any) -> torch.Size | None:
+    return value.shape if isinstance(value, Tensor) else None
 
 
 def _widening(name: str, module: nn.Module, calls: dict[str, list[_Call]], images: int) -> float:
@@ -98,13 +104,25 @@ def _widening(name: str, module: nn.Module, calls: dict[str, list[_Call]], image
         return 0
     if not len(inputs) == len(outputs) == 4 or not inputs[0] == outputs[0] == images:
         return 0
-    inside = [f"{name}.{inner}" for inner, layer in module.named_modules() if isinstance(layer, FastConvolution)]
-    shapes = [output for inner in inside for _, output in calls.get(inner, ())]
-    widest = max((shape.numel() for shape in shapes if shape is not None), default=0)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
-    light = weights * _MIN_LIGHTNESS <= CHUNK_BYTES
-    wide = widest >= _MIN_WIDENING * (inputs.numel() + outputs.numel())
-    return widest / inputs.numel() if light and wide else 0
+    weights = 0
+    for parameter in module.parameters():
+        weights += parameter.numel() * parameter.element_size()
+    widest = _widest_inside(name, module, calls)
+    is_light = weights * _MIN_LIGHTNESS <= CHUNK_BYTES
+    is_wide = widest >= _MIN_WIDENING * (inputs.numel() + outputs.numel())
+    return widest / inputs.numel() if is_light and is_wide else 0
+
+
+def _widest_inside(name: str, module: nn.Module, calls: dict[str, list[_Call]]) -> int:
+    """Return the number of values of the largest output of a convolution inside, of all images."""
+    widest = 0
+    for inner, layer in module.named_modules():
+        if not isinstance(layer, FastConvolution):
+            continue
+        for _, shape in calls.get(f"{name}.{inner}", ()):
+            if shape is not None:
+                widest = max(widest, shape.numel())
+    return widest
 
 
 def _any_inside(name: str, others: Collection[str]) -> bool:

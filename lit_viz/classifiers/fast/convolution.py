@@ -65,7 +65,7 @@ class FastConvolution(nn.Conv2d):
         key = (*same, self.weight._version)
         if key not in self.kernels:
             with torch.inference_mode(False):  # a later call may need a gradient
-                weight, padding = self.weight, tuple(int(p) for p in self.padding)
+                weight, padding = self.weight, tuple(map(int, self.padding))
                 if same:
                     left, right, top, bottom = same
                     weight, padding = F.pad(weight, (right - left, 0, bottom - top, 0)), (bottom, right)
@@ -107,20 +107,21 @@ def _replaceable(module: nn.Module) -> bool:
 
 def replace_convolutions(network: nn.Module, keep: Collection[str]) -> None:
     """Replace the convolutions of ``network`` that have no fused activation."""
-    layers = [(n, m) for n, m in network.named_modules() if n and n not in keep and _replaceable(m)]
-    for name, convolution in layers:
-        network.set_submodule(name, FastConvolution(convolution))
+    for name, layer in list(network.named_modules()):
+        if name and name not in keep and _replaceable(layer):
+            network.set_submodule(name, FastConvolution(layer))
 
 
 def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
     """Fuse the rectifiers of ``network`` in place; return the pairs (convolution, activation)."""
     found, _ = links(network, x, _replaceable, lambda module: backward.activation_of(module) is not None)
     pairs = [pair for pair in found if not {*pair} & set(keep)]
-    rectifiers = {pair.reader: network.get_submodule(pair.reader) for pair in pairs}
+    replaced: dict[nn.Module, FusedActivation] = {}
     for writer, reader in pairs:
         convolution: nn.Conv2d = network.get_submodule(writer)  # type: ignore[assignment]
-        network.set_submodule(writer, FastConvolution(convolution, backward.activation_of(rectifiers[reader])))
-    replaced = {module: FusedActivation(module) for module in rectifiers.values()}
+        rectifier = network.get_submodule(reader)
+        network.set_submodule(writer, FastConvolution(convolution, backward.activation_of(rectifier)))
+        replaced.setdefault(rectifier, FusedActivation(rectifier))
     for name, module in list(network.named_modules(remove_duplicate=False)):  # a module may have several names
         if module in replaced:
             network.set_submodule(name, replaced[module])
@@ -141,9 +142,9 @@ def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> No
     readers = {link.reader for link in found if calls[link.reader] == 1} - {*keep}
     chained = {network.get_submodule(reader) for reader in readers}
     convolutions = [module for module in network.modules() if isinstance(module, FastConvolution)]
-    threshold = _THRESHOLD_IN_CHAINS if 2 * len(chained & {*convolutions}) > len(convolutions) else _THRESHOLD
+    mostly_chained = 2 * len(chained & {*convolutions}) > len(convolutions)
     for convolution in convolutions:
-        convolution.threshold = threshold
+        convolution.threshold = _THRESHOLD_IN_CHAINS if mostly_chained else _THRESHOLD
     for step in chained:
         step.sole_reader = True  # type: ignore[assignment]
     leaf, logits = differentiable_logits(network, x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from lit_viz.classifiers import isolation
 from lit_viz.classifiers.fast.backward import Backprop, nonlinearities, replace_rectifiers
 from lit_viz.classifiers.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
+from lit_viz.classifiers.fast.compiling import CompileMode
 from lit_viz.classifiers.fast.convolution import find_chains, fuse_activations, replace_convolutions
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
-from lit_viz.classifiers.fast.frozen import CompileMode, FrozenNetwork, residual_branches, scale_branches
+from lit_viz.classifiers.fast.frozen import FrozenNetwork
 from lit_viz.classifiers.fast.kernels import kernels_available, replace_linears
-from lit_viz.classifiers.fast.rescaling import EqualHalves, Rescaling
+from lit_viz.classifiers.fast.rescaling import EqualHalves, RescaledNetwork, Rescaling
+from lit_viz.classifiers.fast.residual import residual_branches, scale_branches
 from lit_viz.classifiers.layers import hooked, layer_names, reading_all
 from lit_viz.classifiers.outputs import (
     LOGITS_TOLERANCE,
@@ -63,6 +65,29 @@ class _NonDifferentiable(_Rejected):
     """The logits have no gradient with respect to the input."""
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What a copy is made for; attributes as the arguments of :meth:`~lit_viz.classifiers.Classifier.fast`."""
+
+    keep: frozenset[str]
+    device: torch.device
+    dtype: torch.dtype
+    backprop: Backprop
+    residual_gradient: float
+    compiled: CompileMode | None
+
+    @property
+    def fuses(self) -> bool:
+        """Whether activations may be fused: the rescale rule can't intercept fused ones."""
+        return self.backprop != "rescale"
+
+    @property
+    def own_kernels(self) -> bool:
+        """Whether lit_viz's own kernels are used."""
+        computable = self.device.type == "cpu" and self.dtype == torch.float32 and kernels_available()
+        return computable and self.compiled is None and SWITCHES.kernels
+
+
 def fast_copy(
     classifier: isolation.Original,
     *,
@@ -77,58 +102,75 @@ def fast_copy(
 
     Arguments and errors are those of :meth:`~lit_viz.classifiers.Classifier.fast`.
     """
-    module, name, mean, std = classifier.original, classifier.name, classifier.mean, classifier.std
     if backprop == "rescale":
         dtype = torch.promote_types(dtype, torch.float32)  # small differences are divided
+    request = _Request(keep, device, dtype, backprop, residual_gradient, compiled)
     with (
         torch.inference_mode(False),
         isolation.full_float32(),
-        isolation.random_state_preserved(module),
+        isolation.random_state_preserved(classifier.original),
         isolation.torch_warnings_ignored(),
         isolation.network_errors_wrapped((2, classifier.channels, *classifier.size)),
     ):
-        x, expected = classifier.probe()
         try:
-            plain, draws = _plain_copy(module, x, expected)
-            unscaled: list[str] = []
-            if backprop == "plain":
-                _check_gradient(plain, x)
-            elif backprop == "rescale":
-                unscaled = _unscaled(plain, x, draws)
-            else:
-                _replace_backward(plain, x, backprop)
-            branches = residual_branches(plain, x) if residual_gradient != 1 else []
-            if draws:
-                note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
-                copied = FrozenNetwork(_moved(plain, device, dtype), mean, std, draws=True, notes=[note])
-            else:
-                own_kernels = compiled is None and device.type == "cpu" and dtype == torch.float32
-                own_kernels = own_kernels and SWITCHES.kernels and kernels_available()
-                fuses = backprop != "rescale"  # fused activations can't be intercepted
-                copied = _optimized(classifier, plain, x, keep, device, dtype, own_kernels, fuses)
-                _verify(classifier, copied, dtype)
+            return _copy(classifier, request)
         except _Rejected as reason:
             if backprop != "plain":
                 method = _METHODS.get(backprop, backprop)
                 raise LitVizError(
-                    f"{method} can't be used with {name}: {reason}; use gradient or smoothgrad"
+                    f"{method} can't be used with {classifier.name}: {reason}; use gradient or smoothgrad"
                 ) from reason
-            notes = [f"{name} is used as it is, which is slower: {reason}"]
-            if residual_gradient != 1:
-                notes.append(f"{name} is used as it is: residual_gradient has no effect")
-            no_gradient = isinstance(reason, _NonDifferentiable)
-            return FrozenNetwork(module, mean, std, is_original=True, non_differentiable=no_gradient, notes=notes)
-        if branches:
-            scale_branches(copied.get_submodule("_own"), branches, residual_gradient)
-        elif residual_gradient != 1:
-            note = f"{name} has no residual branches that end in a layer: residual_gradient has no effect"
-            copied.notes = (*copied.notes, note)
-        if unscaled:
-            note = f"DeepLIFT of {name} keeps the derivative of {', '.join(unscaled)}; its gap is their effect"
-            copied.notes = (*copied.notes, note)
-        if compiled is not None and backprop != "rescale":
-            _compile(classifier, copied, compiled)
-        return copied
+            return _uncopied(classifier, reason, residual_gradient)
+
+
+def _copy(classifier: isolation.Original, request: _Request) -> FrozenNetwork:
+    """Return the copy: a plain one, its rule of backward, its optimizations, and what could not be done as notes."""
+    name = classifier.name
+    x, expected = classifier.probe()
+    plain, draws = _plain_copy(classifier.original, x, expected)
+    unscaled: list[str] = []
+    if request.backprop == "plain":
+        _check_gradient(plain, x)
+    elif request.backprop == "rescale":
+        unscaled = _unscaled(plain, x, draws)
+    else:
+        _replace_backward(plain, x, request.backprop)
+    branches: list[str] = []
+    if request.residual_gradient != 1:
+        branches = residual_branches(plain, x)
+    if draws:
+        network = _moved(plain, request.device, request.dtype)
+        note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
+        copied = FrozenNetwork(network, classifier.mean, classifier.std, draws=True, notes=[note])
+    else:
+        copied = _optimized(classifier, plain, x, request)
+        _verify(classifier, copied, request.dtype)
+    if branches:
+        scale_branches(copied.get_submodule("_own"), branches, request.residual_gradient)
+    elif request.residual_gradient != 1:
+        copied.add_note(f"{name} has no residual branches that end in a layer: residual_gradient has no effect")
+    if unscaled:
+        copied.add_note(f"DeepLIFT of {name} keeps the derivative of {', '.join(unscaled)}; its gap is their effect")
+    if request.backprop == "rescale":
+        return RescaledNetwork(copied)
+    if request.compiled is not None:
+        _compile(classifier, copied, request.compiled)
+    return copied
+
+
+def _uncopied(classifier: isolation.Original, reason: _Rejected, residual_gradient: float) -> FrozenNetwork:
+    """Return the original behind the interface of a copy."""
+    notes = [f"{classifier.name} is used as it is, which is slower: {reason}"]
+    if residual_gradient != 1:
+        notes.append(f"{classifier.name} is used as it is: residual_gradient has no effect")
+    return FrozenNetwork(
+        classifier.original,
+        classifier.mean,
+        classifier.std,
+        is_original=True,
+        non_differentiable=isinstance(reason, _NonDifferentiable),
+        notes=notes,
+    )
 
 
 def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Module, bool]:
@@ -143,7 +185,10 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Modu
     except Exception as error:  # any error of the user's modules and attributes
         raise _Rejected(f"it can't be copied ({first_line(error)})") from error
     before, calls = isolation.random_state(x.device), list[str]()
-    parts = {name: part for name, part in module.named_modules() if not isinstance(part, torch.jit.ScriptModule)}
+    parts: dict[str, nn.Module] = {}
+    for name, part in module.named_modules():
+        if not isinstance(part, torch.jit.ScriptModule):
+            parts[name] = part
     with isolation.state_preserved(module), hooked(parts, lambda name, *_: calls.append(name), before=True):
         try:
             logits = logits_without_graph(network, x.contiguous(memory_format=torch.channels_last))
@@ -201,18 +246,10 @@ def _check_gradient(network: nn.Module, x: Tensor) -> None:
     raise _NonDifferentiable("its forward gives no gradient")
 
 
-def _optimized(
-    classifier: isolation.Original,
-    plain: nn.Module,
-    x: Tensor,
-    keep: frozenset[str],
-    device: torch.device,
-    dtype: torch.dtype,
-    own_kernels: bool,
-    fuses: bool,
-) -> FrozenNetwork:
+def _optimized(classifier: isolation.Original, plain: nn.Module, x: Tensor, request: _Request) -> FrozenNetwork:
     """Return the folded, moved and fused network."""
     notes: list[str] = []
+    keep, dtype = request.keep, request.dtype
     outputs = _layer_outputs(plain, x)
     try:
         network = _folded(plain, x, keep)
@@ -221,27 +258,33 @@ def _optimized(
     except _Rejected as reason:
         network = copy.deepcopy(plain)
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
-    modified = set() if own_kernels else _modified_layers(network, x.to(isolation.dtype_of(network)), outputs)
-    network = _moved(network, device, dtype)
-    images = x.to(device, dtype, memory_format=torch.channels_last)
+    if not request.own_kernels:
+        modified = _modified_layers(network, x.to(isolation.dtype_of(network)), outputs)
+    network = _moved(network, request.device, dtype)
+    images = x.to(request.device, dtype, memory_format=torch.channels_last)
     try:
         logits_without_graph(network, images)
     except Exception as error:  # most often a cast in the user's code
         raise _Rejected(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
-    if own_kernels:
+    if request.own_kernels:
         try:
-            network = _with_kernels(network, images, keep, fuses)
+            network = _with_kernels(network, images, keep, request.fuses)
         except _Rejected as reason:
             notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
-        if SWITCHES.chunking and fuses:
+        if SWITCHES.chunking and request.fuses:
             _chunk(network, images, keep)
         modified = _modified_layers(network, images, outputs)
         set_chunk_bytes(network)
-    # A kept container may end in a layer that was folded or fused: its layers have to be kept as well.
-    inside = {n for n in layer_names(plain) for k in modified & keep if n.startswith(k + ".")}
+    inside = _layers_inside(modified & keep, plain)
     if not inside <= keep:
-        return _optimized(classifier, plain, x, keep | inside, device, dtype, own_kernels, fuses)
+        return _optimized(classifier, plain, x, replace(request, keep=keep | inside))
     return FrozenNetwork(network, classifier.mean, classifier.std, modified_layers=modified, kept=keep, notes=notes)
+
+
+def _layers_inside(containers: Collection[str], network: nn.Module) -> set[str]:
+    """Return the layers inside modified containers: one of them was folded or fused, and has to be kept as well."""
+    prefixes = tuple(f"{container}." for container in containers)
+    return {name for name in layer_names(network) if name.startswith(prefixes)}
 
 
 def _folded(plain: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
@@ -314,10 +357,10 @@ def _compile(classifier: isolation.Original, copied: FrozenNetwork, mode: Compil
         difference = first_line(error)
     if difference is not None:
         copied.compile_as(None)
-        copied.notes = (*copied.notes, f"{name} is not compiled, which is slower: {difference}")
+        copied.add_note(f"{name} is not compiled, which is slower: {difference}")
     elif device.type == "cpu":
         slower = "on a CPU this is slower than lit_viz's own kernels, which it replaces (omit --compile)"
-        copied.notes = (*copied.notes, f"{name} is compiled: {slower}")
+        copied.add_note(f"{name} is compiled: {slower}")
 
 
 def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -358,8 +401,8 @@ def _layer_outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def _modified_layers(network: nn.Module, x: Tensor, outputs: dict[str, Tensor]) -> set[str]:
     """Return the layers whose output differs from that of the plain copy."""
     current = _layer_outputs(network, x)
-    return {
-        name
-        for name, output in outputs.items()
-        if name not in current or relative_difference(current[name], output) > KERNEL_TOLERANCE
-    }
+    modified = set()
+    for name, output in outputs.items():
+        if name not in current or relative_difference(current[name], output) > KERNEL_TOLERANCE:
+            modified.add(name)
+    return modified

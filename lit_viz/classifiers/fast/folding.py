@@ -37,11 +37,15 @@ class _Uses(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        used = [_state(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        used = list(map(_state, _tensors((args, kwargs))))
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # excludes reads of the shape
+        if _tensors(result):  # excludes reads of the shape
             self.counts.update(used)
         return result
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _state(tensor: Tensor) -> tuple[int, int]:
@@ -73,10 +77,9 @@ def links(
         if args and isinstance(args[0], Tensor) and _state(args[0]) in outputs:
             candidates.append((Link(outputs[_state(args[0])][0], name), _state(args[0])))
 
-    writers, readers = ({n: m for n, m in network.named_modules() if chosen(m)} for chosen in (writes, reads))
     with (
-        hooked(writers, write),
-        hooked(readers, read, before=True),
+        hooked(_chosen(network, writes), write),
+        hooked(_chosen(network, reads), read, before=True),
         torch.no_grad(),
         torch.compiler.set_stance("force_eager"),  # compiled code is not observed
         _Uses() as uses,
@@ -84,6 +87,10 @@ def links(
         network(x)
     found = [link for link, state in candidates if writer_calls[link.writer] == 1 and uses.counts[state] == 1]
     return found, reader_calls
+
+
+def _chosen(network: nn.Module, chooses: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
+    return {name: module for name, module in network.named_modules() if chooses(module)}
 
 
 class FrozenBatchNorm(nn.Sequential):
@@ -122,7 +129,8 @@ def _is_plain_batch_norm(module: nn.Module) -> bool:
 
 
 def _has_forward_of(module: nn.Module, kind: type[nn.Module], timm_kind: str) -> bool:
-    return any(type(module).forward is base.forward for base in (kind, *timm_types(timm_kind)))
+    forwards = [base.forward for base in (kind, *timm_types(timm_kind))]
+    return type(module).forward in forwards
 
 
 def foldable_pairs(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:

@@ -66,9 +66,11 @@ class Kernel:
 
     def __call__(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         stride, padding, dilation, groups = self.geometry
-        name, limits = ("none" if activation is None else "relu"), list[float]()
+        name, limits = "none", list[float]()
         if activation is not None and activation.top < math.inf:
             name, limits = "hardtanh", [0.0, activation.top]
+        elif activation is not None:
+            name = "relu"
         return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
             x, self._weight_for(x), self.bias, padding, stride, dilation, groups, name, limits, None
         )

@@ -1,7 +1,7 @@
 """Rescale rule of DeepLIFT (Shrikumar et al. 2017, arXiv:1704.02685): multipliers in place of derivatives.
 
-The calls of non-linear functions are intercepted, not their modules, so that reused modules and functions are handled.
-A batch holds images and then their baselines.
+:class:`RescaledNetwork` evaluates a frozen network on images and then their baselines in one batch. The calls of
+non-linear functions are intercepted, not their modules, so that reused modules and functions are handled.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from lit_viz.classifiers.fast.frozen import FrozenNetwork
 from lit_viz.classifiers.outputs import relative_difference
 
 #: Element-wise functions by their name in torch, of one tensor and constants; in place with ``_``.
@@ -26,6 +27,32 @@ ELEMENTWISE = {
 }  # fmt: skip
 _SMALLEST = 1e-10  # difference of inputs below which the derivative is used, as in Captum
 _ROUNDING = 0.01  # relative difference of equal rows of a batch, which kernels may compute in another order
+
+
+class RescaledNetwork(FrozenNetwork):
+    """A frozen network with the rescale rule: maps pairs of an image and a baseline to the outputs of the images.
+
+    Shares the attributes and layers of ``network``, in which no activation is fused.
+    """
+
+    def __init__(self, network: FrozenNetwork) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(network.__dict__)
+
+    def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits and the activations of the images, whose gradients are multipliers.
+
+        Args:
+            x: pairs ``(N, 2, C, H, W)`` of an image and its baseline, in [0, 1].
+            layers: as of :meth:`FrozenNetwork.forward`.
+        """
+        with Rescaling():
+            logits, activations = super().forward(torch.cat(x.unbind(1)), layers)
+        image, baseline = logits.chunk(2)
+        # The rows of the baselines have the same gradient, which the rule for max pooling reads.
+        logits = image + (baseline - baseline.detach())
+        of_images = {name: activation.chunk(2)[0] for name, activation in activations.items()}
+        return logits, of_images
 
 
 class Call(NamedTuple):

@@ -47,44 +47,64 @@ def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) ->
 
     The curves ``gradient_norm``, ``objective`` and ``margin`` of the outcomes are read.
     """
-    done = [o for o in outcomes if o.record.status == "done"]
+    done = _done(outcomes)
     if not done:
         return DiagnosisPart(reasons=[], tried=[])
-    failed = [o for o in done if not attack_record(o).success_float]
-    lost = [o for o in done if attack_record(o).success_float and not attack_record(o).success_file]
+    failed, lost = [], []
+    for outcome in done:
+        record = attack_record(outcome)
+        if not record.success_float:
+            failed.append(outcome)
+        elif not record.success_file:
+            lost.append(outcome)
     advice = "an attack of more steps, such as pgd" if attack.fixed else "more iterations"
     restart_of = restarts_of(attack, iterations)
     restart_length = iterations // attack.restart_schedule.count(iterations)
     is_short = attack.backwards_per_step > 0 and restart_length < _MIN_GRADIENTS
-    if is_short and restart_length < iterations:
-        per_restart, short = f" in each restart ({advice}, or fewer restarts)", lambda o: not _masked(o)
-    else:
-        per_restart, short = f" ({advice})", _few_gradients
     # The successes of an attack that minimizes the perturbation may have too few gradients as well.
     examined = done if attack.minimal and is_short else failed
+    if is_short and restart_length < iterations:
+        short = len(examined) - _count(_masked, examined)
+        per_restart = f" in each restart ({advice}, or fewer restarts)"
+    else:
+        short = _count(_few_gradients, examined)
+        per_restart = f" ({advice})"
     counts = {
-        "the ball of {} holds no other 8-bit image (a larger eps)": sum(map(_only_source_in_ball, done)),
-        f"the file of {{}} equals the photograph ({advice}, or larger steps)": sum(
-            attack_record(o).l2 == 0 and not _only_source_in_ball(o) for o in failed
-        ),
-        "rounding to 8 bits undid the success of {}": sum(not _only_source_in_ball(o) for o in lost),
-        f"{{}} had fewer than {_MIN_GRADIENTS} gradients{per_restart}": sum(map(short, examined)),
-        f"{{}} had fewer than {QUERIES} queries ({advice})": sum(map(_few_queries, failed)),
-        f"the score of {{}} never exceeded that of the photograph ({advice})": sum(map(_not_improved, failed)),
-        "the gradients of {} vanish (masked gradients)": sum(map(_masked, done)),
-        f"the score of {{}} was still rising at the end ({advice})": sum(map(_rising, failed)),
-        f"the perturbation of {{}} was still shrinking at the end ({advice})": sum(map(_shrinking, done)),
-        "{} had a success that was not returned": sum(bool(successes(o)) for o in failed),
+        "the ball of {} holds no other 8-bit image (a larger eps)": _count(_only_source_in_ball, done),
+        f"the file of {{}} equals the photograph ({advice}, or larger steps)": _count(_equals_photograph, failed),
+        "rounding to 8 bits undid the success of {}": len(lost) - _count(_only_source_in_ball, lost),
+        f"{{}} had fewer than {_MIN_GRADIENTS} gradients{per_restart}": short,
+        f"{{}} had fewer than {QUERIES} queries ({advice})": _count(_few_queries, failed),
+        f"the score of {{}} never exceeded that of the photograph ({advice})": _count(_not_improved, failed),
+        "the gradients of {} vanish (masked gradients)": _count(_masked, done),
+        f"the score of {{}} was still rising at the end ({advice})": _count(_rising, failed),
+        f"the perturbation of {{}} was still shrinking at the end ({advice})": _count(_shrinking, done),
+        "{} had a success that was not returned": _count(_has_success, failed),
     }
     reasons = [text.format(pluralize(count, "image")) for text, count in counts.items() if count]
     reasons += restart_disagreement(done, restart_of, final=restart_of(iterations))
-    tried = {
-        "gradients": any(outcome.curve("gradient_norm") for outcome in done),
-        "final scores": all(len(outcome.curve("objective")) > 1 for outcome in failed),
-        "missed successes": True,
-        "restarts": restart_of(iterations) > 0,
-    }
-    return DiagnosisPart(reasons=reasons, tried=[name for name, examined in tried.items() if examined])
+    tried = []
+    if any(outcome.curve("gradient_norm") for outcome in done):
+        tried.append("gradients")
+    if all(len(outcome.curve("objective")) > 1 for outcome in failed):
+        tried.append("final scores")
+    tried.append("missed successes")
+    if restart_of(iterations) > 0:
+        tried.append("restarts")
+    return DiagnosisPart(reasons=reasons, tried=tried)
+
+
+def _count(test: Callable[[Outcome], bool], outcomes: Sequence[Outcome]) -> int:
+    return sum(map(test, outcomes))
+
+
+def _equals_photograph(outcome: Outcome) -> bool:
+    """Return whether the file equals the photograph, although the ball holds other images."""
+    return attack_record(outcome).l2 == 0 and not _only_source_in_ball(outcome)
+
+
+def _has_success(outcome: Outcome) -> bool:
+    return bool(successes(outcome))
 
 
 def _masked(outcome: Outcome) -> bool:
@@ -92,11 +112,9 @@ def _masked(outcome: Outcome) -> bool:
     record = attack_record(outcome)
     success = record.success_float
     fooled = {k for k, margin in outcome.curve("margin") if margin > 0}
-    norms = [
-        norm
-        for k, norm in outcome.curve("gradient_norm")
-        if k not in fooled and not (success and k == record.iterations)
-    ]
+    if success and record.iterations is not None:
+        fooled.add(record.iterations)
+    norms = [norm for k, norm in outcome.curve("gradient_norm") if k not in fooled]
     if success and len(norms) < _MIN_LOGGED:
         return False
     return bool(norms) and norms.count(0) > MASKED * len(norms)
@@ -141,7 +159,8 @@ def _shrinking(outcome: Outcome) -> bool:
     lengths = {k: length for k, length in outcome.curve(_norm_name(outcome)) if k in fooled}
     if attack_record(outcome).eps is not None or not lengths:
         return False
-    earlier = [length for k, length in lengths.items() if k <= _final_tenth(margins)]
+    end = _final_tenth(margins)
+    earlier = [length for k, length in lengths.items() if k <= end]
     return bool(earlier) and min(lengths.values()) < (1 - SHRINKING) * min(earlier)
 
 
@@ -195,11 +214,14 @@ def restart_disagreement(outcomes: Sequence[Outcome], restart_of: RestartOf, fin
         groups[record.source or record.name, record.label, record.target, record.eps].append(outcome)
     partial, wide = 0, []
     for group in groups.values():
-        fooled = [bool(attack_record(o).success_float) for o in group]
+        fooled = [bool(attack_record(outcome).success_float) for outcome in group]
         if any(fooled):
-            partial += not all(fooled) or all(2 * _success_restart(o, restart_of) > final for o in group)
+            is_late = all(2 * _success_restart(outcome, restart_of) > final for outcome in group)
+            partial += not all(fooled) or is_late
             continue
-        best = [margin for o in group for margin in best_margins(o, restart_of)]
+        best: list[float] = []
+        for outcome in group:
+            best += best_margins(outcome, restart_of)
         if len(best) > 1 and max(best) - min(best) > -max(best):
             wide.append((max(best) - min(best), -max(best)))
     reasons = []
@@ -230,19 +252,28 @@ def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
 
 def _success_restart(outcome: Outcome, restart_of: RestartOf) -> int:
     """Return the restart of the first success; the final one if only the success of the file is logged."""
-    first = (k for k, margin in outcome.curve("margin") if k > 0 and margin > 0)
-    return restart_of(next(first, outcome.record.iterations or 0))
+    for k, margin in outcome.curve("margin"):
+        if k > 0 and margin > 0:
+            return restart_of(k)
+    return restart_of(outcome.record.iterations or 0)
 
 
 def robust_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return the failures, as floats, with another 8-bit image in the ball."""
-    failed = [o for o in outcomes if o.record.status == "done" and not attack_record(o).success_float]
-    return [o for o in failed if not _only_source_in_ball(o)]
+    robust = []
+    for outcome in _done(outcomes):
+        if not attack_record(outcome).success_float and not _only_source_in_ball(outcome):
+            robust.append(outcome)
+    return robust
+
+
+def _done(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.record.status == "done"]
 
 
 def cost_of_stronger_attacks(outcomes: Sequence[Outcome]) -> str:
     """Return a description of :func:`stronger_attacks` with the number of evaluations."""
-    robust, done = len(robust_outcomes(outcomes)), sum(o.record.status == "done" for o in outcomes)
+    robust, done = len(robust_outcomes(outcomes)), len(_done(outcomes))
     return (
         f"{POINTS} random points and Square with {QUERIES:,} queries on {pluralize(robust, 'image')} that resisted, "
         f"and {LARGE_STEPS} steps in a large ball on {pluralize(done, 'image')}: {robust * (POINTS + QUERIES):,} "
@@ -263,11 +294,14 @@ def stronger_attacks(
     for batch in _batches(robust_outcomes(outcomes), eps):
         by_points += _random_points(batch, network, norm)
         by_square += _successes_of(square, batch, network, QUERIES, batch.radii)
-    counts = {f"{POINTS} random points": by_points, f"Square with {QUERIES} queries": by_square}
-    reasons = [f"{name} fooled {pluralize(count, 'image')} that resisted" for name, count in counts.items() if count]
+    reasons = []
+    if by_points:
+        reasons.append(f"{POINTS} random points fooled {pluralize(by_points, 'image')} that resisted")
+    if by_square:
+        reasons.append(f"Square with {QUERIES} queries fooled {pluralize(by_square, 'image')} that resisted")
     large = PGD(norm.name, norm.large_eps, random_start=False)
     fooled = total = 0
-    for batch in _batches([o for o in outcomes if o.record.status == "done"], eps):
+    for batch in _batches(_done(outcomes), eps):
         fooled += _successes_of(large, batch, network, LARGE_STEPS)
         total += len(batch.x)
     if fooled < total:
@@ -288,20 +322,28 @@ class _Batch(NamedTuple):
 
 def _batches(outcomes: Sequence[Outcome], eps: float) -> Iterator[_Batch]:
     """Yield batches that are either targeted or untargeted."""
-    for targeted in (False, True):
-        group = [
-            (attack_record(o), source)
-            for o in outcomes
-            if (o.record.target is not None) == targeted and (source := o.source()) is not None
-        ]
+    photographs: list[tuple[Outcome, Tensor]] = []
+    for outcome in outcomes:
+        source = outcome.source()
+        if source is not None:
+            photographs.append((outcome, source))
+    untargeted = [entry for entry in photographs if entry[0].record.target is None]
+    targeted = [entry for entry in photographs if entry[0].record.target is not None]
+    for group in (untargeted, targeted):
         for first in range(0, len(group), _BATCH):
-            records, sources = zip(*group[first : first + _BATCH], strict=True)
-            yield _Batch(
-                torch.stack(sources),
-                [-1 if record.label is None else record.label for record in records],
-                [record.target for record in records] if targeted else None,
-                [eps if record.eps is None else record.eps for record in records],
-            )
+            yield _batch(group[first : first + _BATCH], eps)
+
+
+def _batch(photographs: Sequence[tuple[Outcome, Tensor]], eps: float) -> _Batch:
+    sources, labels, targets, radii = [], [], [], []
+    for outcome, source in photographs:
+        record = attack_record(outcome)
+        sources.append(source)
+        labels.append(-1 if record.label is None else record.label)
+        if record.target is not None:
+            targets.append(record.target)
+        radii.append(eps if record.eps is None else record.eps)
+    return _Batch(torch.stack(sources), labels, targets or None, radii)
 
 
 def _successes_of(

@@ -13,10 +13,11 @@ from torch import Tensor
 from lit_viz.attacks.norms import NORMS, lengths
 from lit_viz.attacks.rounding import LEVELS, LatticeBall, Verifier, image_of, levels_of
 from lit_viz.classifiers import Classifier
+from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.methods.records import AdversarialRecord, AttackRecord
-from lit_viz.types import PerturbedImageRecord, Record
+from lit_viz.methods.records import AdversarialRecord
+from lit_viz.types import Record
 
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
 _BATCH = 16  # reduces the time of a file by a quarter
@@ -47,7 +48,7 @@ class RecordedFile:
     @property
     def goal(self) -> int:
         """Class to reach or to leave."""
-        goal = self.record.label if self.record.target is None else self.record.target
+        goal = self.record.target if self.targeted else self.record.label
         assert goal is not None
         return goal
 
@@ -109,7 +110,9 @@ def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, clas
     rounding on another machine explains."""
     predicted, recorded = int(logits.argmax()), file.record.predicted
     assert recorded is not None
-    is_goal = (file.record.probability or 0) > 0.5 if classifier.multi_label else recorded == file.goal
+    is_goal = recorded == file.goal
+    if classifier.multi_label:
+        is_goal = (file.record.probability or 0) > 0.5
     recorded_success = is_goal == file.targeted  # a file outside its ball may be predicted as the goal
     verifier = Verifier(classifier, torch.tensor([file.goal]), torch.tensor([file.targeted]))
     tolerance = float(verifier.tolerance(logits[None]))
@@ -122,8 +125,8 @@ def _distance_mismatches(file: RecordedFile, source: Tensor) -> list[str]:
     """Return where the file violates its ball, or its distances to the photograph differ from the record."""
     levels, reasons = levels_of(read_png(file.file)), []
     slack = {name: length / LEVELS for name, length in lengths(torch.full_like(levels, file.tolerance)).items()}
-    attack = file.attack if isinstance(file.attack, AttackRecord) else None
-    if attack is not None and attack.norm is not None and attack.eps is not None and file.record.success_file:
+    attack = file.attack
+    if attack.norm is not None and attack.eps is not None and file.record.success_file:
         norm, eps = NORMS[attack.norm], attack.eps
         if not LatticeBall(source, norm, eps + slack[norm.name]).contains(levels):
             reasons.append(f"outside its ball, {norm} {norm.format(eps)}")

@@ -16,8 +16,8 @@ from lit_viz.runs.evidence import EnsembleMember, TransferCounts, TransferEviden
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.formatting import text_table
+from lit_viz.utils.limits import MOST_PRINTED
 
-_MAX_ROWS = 40  # files in the terminal; evidence.json has all
 _TOLERANCE = 1e-6  # relative, of a radius in float32
 
 
@@ -48,9 +48,12 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     share, z = successes / n, 1.96
     center = share + z**2 / (2 * n)
     margin = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    low, high = ((center + sign * margin) / (1 + z**2 / n) for sign in (-1, 1))
-    # Exact at the ends, despite rounding.
-    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+    low, high = (center - margin) / (1 + z**2 / n), (center + margin) / (1 + z**2 / n)
+    if successes == 0:  # exact at the ends, despite rounding
+        low = 0.0
+    if successes == n:
+        high = 1.0
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ class RobustAccuracy:
 
 def clean_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy:
     """Count the photographs of one radius that are classified correctly before the attack. Failed tasks are omitted."""
-    status = [outcome.record.status for outcome in outcomes if outcome.record.status != "failed"]
-    return RobustAccuracy(0.0, status.count("done"), len(status))
+    statuses = [outcome.record.status for outcome in outcomes]
+    return RobustAccuracy(0.0, statuses.count("done"), len(statuses) - statuses.count("failed"))
 
 
 def robust_accuracy(outcomes: Sequence[Outcome], members: Sequence[str] | None = None) -> list[RobustAccuracy]:
@@ -92,14 +95,22 @@ def robust_accuracy(outcomes: Sequence[Outcome], members: Sequence[str] | None =
     an ensemble, only the successes of ``members`` count, if given.
     """
     photographs: dict[Hashable, list[AdversarialRecord]] = defaultdict(list)
-    for record in (attack_record(outcome) for outcome in outcomes if outcome.record.status != "failed"):
+    radii: set[float] = set()
+    for outcome in outcomes:
+        if outcome.record.status == "failed":
+            continue
+        record = attack_record(outcome)
         if record.eps is not None:
             photographs[photograph_key(record)].append(record)
+            radii.add(float(record.eps))
     results = []
-    for eps in sorted({float(record.eps or 0) for records in photographs.values() for record in records}):
-        attacked = [records for records in photographs.values() if any(record.eps == eps for record in records)]
-        robust = sum(not any(_fools_within(eps, record, members) for record in records) for records in attacked)
-        results.append(RobustAccuracy(eps, robust, len(attacked)))
+    for eps in sorted(radii):
+        robust = total = 0
+        for records in photographs.values():
+            if any(record.eps == eps for record in records):
+                total += 1
+                robust += not any(_fools_within(eps, record, members) for record in records)
+        results.append(RobustAccuracy(eps, robust, total))
     return results
 
 
@@ -109,8 +120,10 @@ def _fools_within(eps: float, record: AdversarialRecord, members: Sequence[str] 
         return True
     if not record.success_file or (members is not None and record.by not in members):
         return False
-    distance = None if record.norm is None else record.metrics.get(record.norm)
-    return (record.eps or 0) <= eps or (distance is not None and distance <= eps * (1 + _TOLERANCE))
+    if (record.eps or 0) <= eps:
+        return True
+    distance = record.metrics.get(record.norm) if record.norm is not None else None
+    return distance is not None and distance <= eps * (1 + _TOLERANCE)
 
 
 def accuracy_label(outcomes: Sequence[Outcome]) -> str:
@@ -125,14 +138,20 @@ def accuracy_label(outcomes: Sequence[Outcome]) -> str:
 
 def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[EnsembleMember]:
     """Return the result of each member of an ensemble, in order; empty for other attacks."""
-    done = [attack_record(outcome) for outcome in outcomes if outcome.record.status == "done"]
-    records = [(record.by, record.tried) for record in done if record.tried is not None]
-    members = max((tried for _, tried in records), key=len, default=())
-    breakdown, remaining = [], len(records)
+    successful: list[str | None] = []  # member of each image
+    attempted: list[Sequence[str]] = []  # members that attacked each image
+    for outcome in outcomes:
+        if outcome.record.status == "done":
+            record = attack_record(outcome)
+            if record.tried is not None:
+                successful.append(record.by)
+                attempted.append(record.tried)
+    members = max(attempted, key=len, default=())
+    breakdown, remaining = [], len(successful)
     for member in members:
-        fooled = sum(by == member for by, _ in records)
+        fooled = successful.count(member)
         remaining -= fooled
-        attacked = sum(member in tried for _, tried in records)
+        attacked = sum(member in tried for tried in attempted)
         breakdown.append(EnsembleMember(member=member, tried=attacked, fooled=fooled, left=remaining))
     return breakdown
 
@@ -164,10 +183,10 @@ def transfers(outcomes: Sequence[Outcome], classifier: Classifier) -> list[Trans
     """Evaluate the installed held-out networks on the photograph, the file and the mirrored change of each success."""
     successes = [o for o in outcomes if isinstance(o.record, AdversarialRecord) and o.record.success_file]
     several = has_several_radii(outcome.record for outcome in successes)
-    labels = classifier.labels
-    return [
-        _transfer(judge, outcome, labels, several) for judge in installed_judges(classifier) for outcome in successes
-    ]
+    rows = []
+    for judge in installed_judges(classifier):
+        rows += [_transfer(judge, outcome, classifier.labels, several) for outcome in successes]
+    return rows
 
 
 def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -> Transfer:
@@ -177,20 +196,24 @@ def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool
     mirrored = (source + (image - source).flip(-1)).clamp(0, 1)
     logits = judge_logits(judge, torch.stack([source.to(image), image, mirrored.to(image)]))
     before, after, control = logits.argmax(1).tolist()
-    fooled, mirrored_fooled = (
-        predicted != record.label if record.target is None else predicted == record.target
-        for predicted in (after, control)
-    )
+    right = before != record.target if record.label is None else before == record.label
     return Transfer(
         index=record.index,
         name=label_with_eps(record.name, record) if several else record.name,
         judge=judge,
         before=labels[before],
         after=labels[after],
-        right=before != record.target if record.label is None else before == record.label,
-        fooled=fooled,
-        mirrored=mirrored_fooled,
+        right=right,
+        fooled=_meets_goal(record, after),
+        mirrored=_meets_goal(record, control),
     )
+
+
+def _meets_goal(record: Record, predicted: int) -> bool:
+    """Return whether a predicted class is the target; without a target, whether it is not the label."""
+    if record.target is None:
+        return predicted != record.label
+    return predicted == record.target
 
 
 def transfer_counts(rows: Sequence[Transfer]) -> dict[str, TransferCounts]:
@@ -208,22 +231,6 @@ def transfer_counts(rows: Sequence[Transfer]) -> dict[str, TransferCounts]:
     return counts
 
 
-def transfer_summary(rows: Sequence[Transfer], successes: int) -> str:
-    """Return one line with the number of files that fool each judge, of the photographs that it classifies right;
-    ``successes`` files fool the attacked network."""
-    if not rows:
-        reason = "no other network with these classes is installed" if successes else "no file fools the network"
-        return f"transfer: not evaluated: {reason}"
-    parts = []
-    for name, count in transfer_counts(rows).items():
-        note = f"; {count.wrong} omitted, photograph misclassified" if count.wrong else ""
-        if count.right:
-            parts.append(f"{name} {count.fooled} of {count.right} (mirrored changes {count.mirrored}{note})")
-        else:
-            parts.append(f"{name} no result (all {count.wrong} photographs misclassified)")
-    return f"transfer: {', '.join(parts)}"
-
-
 def transfer_evidence(rows: Sequence[Transfer]) -> TransferEvidence:
     """Return the counts by judge and the predictions."""
     return TransferEvidence(judges=transfer_counts(rows), files=[asdict(row) for row in rows])
@@ -233,7 +240,10 @@ def transfer_table(rows: Sequence[Transfer]) -> str:
     """Return a row a file with the predictions of each judge, for the photograph and for the file."""
     by_file: dict[tuple[int, str], dict[str, str]] = {}
     for row in rows:
-        verdict = "wrong" if not row.right else "fooled" if row.fooled else "not"
-        by_file.setdefault((row.index, row.name), {})[row.judge] = f"{row.before} -> {row.after} ({verdict})"
-    lines = [{"photograph": name, **predictions} for (_, name), predictions in by_file.items()]
-    return text_table(lines[:_MAX_ROWS], words=len(lines[0]))
+        verdict = "fooled" if row.fooled else "not"
+        if not row.right:
+            verdict = "wrong"
+        line = by_file.setdefault((row.index, row.name), {"photograph": row.name})
+        line[row.judge] = f"{row.before} -> {row.after} ({verdict})"
+    lines = list(by_file.values())
+    return text_table(lines[:MOST_PRINTED], words=len(lines[0]))

@@ -59,12 +59,8 @@ class OriginalNetwork(nn.Module):
             network = isolation.private_copy(classifier.original, memo)
         except Exception as error:  # raised by the network's own code
             raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
-        for module in network.modules() if hooked else ():
-            if hasattr(module, "inplace"):
-                setattr(module, "inplace", False)  # noqa: B010 - not an attribute of every module type
-            for name, child in module.named_children():
-                if is_rectifier(child) and isinstance(child, nn.Hardtanh):
-                    module._modules[name] = _hooked(partial(functional.hardtanh, min_val=0, max_val=child.max_val))
+        if hooked:
+            _prepare_for_hooks(network)
         self.network = isolation.cast(network, dtype).eval().requires_grad_(False)
         self._normalize, self.against, self.gamma = classifier.normalize, against, gamma
 
@@ -72,6 +68,16 @@ class OriginalNetwork(nn.Module):
         """Return the logits."""
         logits = logits_of(self.network(self._normalize(x)), len(x))
         return logits if self.against is None else logits - self.gamma * logits[:, self.against, None]
+
+
+def _prepare_for_hooks(network: nn.Module) -> None:
+    """Replace activations in place by others, and each ReLU6 by an instance of ReLU."""
+    for module in network.modules():
+        if hasattr(module, "inplace"):
+            setattr(module, "inplace", False)  # noqa: B010 - not an attribute of every module type
+        for name, child in module.named_children():
+            if is_rectifier(child) and isinstance(child, nn.Hardtanh):
+                module._modules[name] = _hooked(partial(functional.hardtanh, min_val=0, max_val=child.max_val))
 
 
 class UnsharedNetwork(nn.Module):
@@ -127,10 +133,11 @@ class _Calls(Interception):
             _pair(options[name]) for name in ("kernel_size", "stride", "padding", "dilation")
         )
         sides = nn.functional.max_pool2d(z[:1].detach(), **options).shape[2:]
-        ends = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(sides, stride, dilation, window, strict=True)]
-        (top, bottom), (left, right) = (
-            (p, max(0, end - length - p)) for p, end, length in zip(padding, ends, z.shape[2:], strict=True)
-        )
+        after = []  # padding below and on the right
+        for axis in (0, 1):
+            end = (sides[axis] - 1) * stride[axis] + dilation[axis] * (window[axis] - 1) + 1
+            after.append(max(0, end - z.shape[2 + axis] - padding[axis]))
+        (top, left), (bottom, right) = padding, after
         padded = nn.functional.pad(z, (left, right, top, bottom), value=-torch.inf)
         windows = nn.functional.unfold(padded, window, dilation, stride=stride)
         rows = windows.view(*z.shape[:2], -1, windows.shape[2]).mT
@@ -315,10 +322,12 @@ def _gradient_shap(r: CaptumReference) -> Tensor:
     Captum draws the positions from the global random state: the forward function replaces its points with lit_viz's.
     """
     assert isinstance(r.method, own.GradientShap)
-    total, baselines = torch.zeros_like(r.x), torch.stack([b(r.x, [r.seed]) for b in r.method.baselines], 1)
+    total = torch.zeros_like(r.x)
+    baselines = torch.stack([baseline(r.x, [r.seed]) for baseline in r.method.baselines], 1)
     for first in range(0, r.evaluations, _BATCH):
         keys = [Key(r.seed, k) for k in range(first, min(first + _BATCH, r.evaluations))]
-        images, starts = (rows.expand(len(keys), *rows.shape[1:]) for rows in (r.x, baselines))
+        images = r.x.expand(len(keys), *r.x.shape[1:])
+        starts = baselines.expand(len(keys), *baselines.shape[1:])
         start, end, positions = r.method.draw(keys, images, starts)
         points = start.lerp(end, per_slot(positions, end))
         product = InputBaselineXGradient(lambda z, points=points: r.network(points + (z - z.detach())))
@@ -431,8 +440,17 @@ def counterpart_of(method: own.Attribution) -> Counterpart | None:
     base = next((kind for kind in classes if kind in COUNTERPARTS), None)
     if base is None or not isinstance(method.objective, Logit):
         return None
-    names = {name for kind in classes[: classes.index(base)] for name in vars(kind)}
-    overridden = {n for n in names - _SETTINGS if hasattr(base, n) and not n.startswith(("__", "_abc_"))}
-    if overridden or (isinstance(method, own.GradCAM) and not method.reads_feature_maps):
+    names: set[str] = set()
+    for kind in classes[: classes.index(base)]:
+        names.update(vars(kind))
+    if any(_is_computation(base, name) for name in names):
+        return None
+    if isinstance(method, own.GradCAM) and not method.reads_feature_maps:
         return None
     return COUNTERPARTS[base]
+
+
+def _is_computation(method: type[own.Attribution], name: str) -> bool:
+    """Return whether an attribute of a subclass overrides what the method computes."""
+    is_setting = name in _SETTINGS or name.startswith(("__", "_abc_"))
+    return hasattr(method, name) and not is_setting

@@ -28,9 +28,10 @@ from lit_viz.images.rendering import clip_limits, heat, rank_correlation, ssim
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.optim.evaluation import Network
 from lit_viz.runs import evidence as run_evidence
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.utils.formatting import Notify, command_line, pluralize, text_table
+from lit_viz.utils.formatting import Notify, text_table
+from lit_viz.utils.limits import MOST_ROWS
 
 #: Gate of the formula in float64: largest difference, relative to the map's maximum.
 FORMULA_TOLERANCE = 1e-8
@@ -38,10 +39,6 @@ FORMULA_TOLERANCE = 1e-8
 DELIVERED_FACTOR, DELIVERED_SLACK = 2.0, 1e-6
 #: Upper limit of the second gate. A larger tolerance would pass maps of another class or of a randomized network.
 MAX_ALLOWED = 0.2
-#: Reasons in the records of maps without a comparison: the method is missing, or the time limit was reached.
-NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
-#: Number of passed and of failed maps whose reference is kept for the figure.
-MAX_REFERENCES = 20
 _TOP = 0.1  # share of the pixels that count as the most salient
 _FORMULA_EVALUATIONS = 16  # the formula does not depend on their number, and float64 is slow
 _CONTROL_EVALUATIONS = 8
@@ -59,25 +56,32 @@ def largest_difference(values: Tensor, reference: Tensor) -> float:
     """Return ``max |values - reference| / max |reference|``: 0 for equal maps, infinite for non-finite values."""
     difference = (values.double() - reference.double()).abs().max()
     largest = reference.double().abs().max()
-    if not bool(difference.isfinite()):
+    if difference == 0:
+        return 0.0
+    if not bool(difference.isfinite()) or largest <= 0:
         return math.inf
-    return 0.0 if difference == 0 else float(difference / largest) if largest > 0 else math.inf
+    return float(difference / largest)
 
 
 def similarity_of(values: Tensor, reference: Tensor) -> run_evidence.Similarity:
     """Return the similarity of ``values`` to ``reference``, maps ``(C, H, W)``."""
     if not bool(values.isfinite().all() and reference.isfinite().all()):
         return run_evidence.Similarity(difference=math.inf, spearman=math.nan, ssim=math.nan, top_iou=math.nan)
-    reduced, expected = (a.double().abs().amax(0) for a in (values, reference))
+    reduced, expected = values.double().abs().amax(0), reference.double().abs().amax(0)
     span = float(expected.max()) or 1.0
-    count = max(1, round(_TOP * expected.numel()))
-    top, expected_top = (set(a.flatten().topk(count).indices.tolist()) for a in (reduced, expected))
+    top, expected_top = _top_pixels(reduced), _top_pixels(expected)
     return run_evidence.Similarity(
         difference=largest_difference(values, reference),
         spearman=rank_correlation(values, reference),
         ssim=ssim((reduced / span).float()[None], (expected / span).float()[None]),
         top_iou=len(top & expected_top) / len(top | expected_top),
     )
+
+
+def _top_pixels(values: Tensor) -> set[int]:
+    """Return the flat indices of the most salient pixels of a map ``(H, W)``."""
+    count = max(1, round(_TOP * values.numel()))
+    return set(values.flatten().topk(count).indices.tolist())
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,9 @@ def check_map(
 
     few = exact.with_evaluations(_FORMULA_EVALUATIONS)
     networks = _float64_networks(few)
+    known = expected if few.evaluations == exact.evaluations else None
     agreement = Agreement(
-        formula=_formula_difference(few, networks, expected if few.evaluations == exact.evaluations else None),
+        formula=_formula_difference(few, networks, known),
         delivered=largest_difference(delivered[None], expected),
         captum_float32=float32_error(single, *(single.with_rounding(k) for k in range(1, 1 + _ROUNDED_MAPS))),
         similarity=similarity_of(delivered, expected[0]),
@@ -280,23 +285,14 @@ class CrossCheck:
     @property
     def passed(self) -> bool | None:
         """Whether no map is damaged and all compared maps agree; None if no map was compared."""
-        verdicts = [agreement.passed for agreement, _ in self.agreements.values()] + [False] * len(self.damaged)
-        return all(verdicts) if verdicts else None
+        if not self.agreements and not self.damaged:
+            return None
+        return not self.damaged and not self.failed
 
-    def sentence(self, folder: str | None = None) -> str:
-        """Return the result in one line."""
-        checked = len(self.agreements)
-        failed = sum(not agreement.passed for agreement, _ in self.agreements.values())
-        clauses = [f"{checked - failed} of {checked} checked maps agree with Captum"] if checked else []
-        if self.damaged:
-            clauses.append(f"{pluralize(len(self.damaged), 'map')} damaged ({next(iter(self.damaged.values()))})")
-        counts = Counter(self.unchecked.values())
-        clauses += [f"{counts[reason]} {reason}" for reason in (NOT_IN_CAPTUM, NOT_CHECKED) if counts[reason]]
-        if failed and self.half is not None:
-            clauses.append(f"{self.half} is less accurate than the float32 gates (omit --trainer.precision)")
-        clauses += [reason for reason in counts if reason not in (NOT_IN_CAPTUM, NOT_CHECKED)][:1]
-        advice = f" ({command_line('check', folder)} checks them)" if folder and counts[NOT_CHECKED] else ""
-        return f"evidence: {', '.join(clauses) or 'no map to check'}{advice}"
+    @property
+    def failed(self) -> int:
+        """Number of compared maps that do not agree."""
+        return sum(not agreement.passed for agreement, _ in self.agreements.values())
 
     def table(self, outcomes: Sequence[Outcome], methods: Mapping[str, Attribution]) -> str:
         """Return a table with a row per method: its counterpart in Captum, what is compared, and the largest errors.
@@ -310,46 +306,67 @@ class CrossCheck:
 
     def _row(self, name: str, method: Attribution, indices: Sequence[int]) -> dict[str, str]:
         counterpart = counterpart_of(method)
-        row = {"method": name, "Captum": "-" if counterpart is None else counterpart.name}
+        row = {"method": name, "Captum": "-", "compared": ""}
+        if counterpart is not None:
+            row["Captum"] = counterpart.name
         found = [self.agreements[index][0] for index in indices if index in self.agreements]
         if counterpart is None or not found:
-            reasons = [reason for index in indices if (reason := self.damaged.get(index) or self.unchecked.get(index))]
-            return {**row, "compared": next(iter(reasons), "")}
+            row["compared"] = self._first_reason(indices)
+            return row
         closest = max(found, key=lambda agreement: agreement.delivered / agreement.allowed)
-        return {
-            **row,
-            "compared": counterpart.compared,
-            "agree": f"{sum(agreement.passed for agreement in found)} of {len(indices)}",
-            "formula": f"{max(agreement.formula for agreement in found):.1e}",
-            "allowed ": f"{FORMULA_TOLERANCE + max(agreement.rounding for agreement in found):.1e}",
-            "delivered": f"{closest.delivered:.1e}",
-            "allowed": f"{closest.allowed:.1e}",
-        }
+        passed = sum(agreement.passed for agreement in found)
+        formula = max(agreement.formula for agreement in found)
+        rounding = max(agreement.rounding for agreement in found)
+        row["compared"] = counterpart.compared
+        row["agree"] = f"{passed} of {len(indices)}"
+        row["formula"] = f"{formula:.1e}"
+        row["allowed "] = f"{FORMULA_TOLERANCE + rounding:.1e}"
+        row["delivered"] = f"{closest.delivered:.1e}"
+        row["allowed"] = f"{closest.allowed:.1e}"
+        return row
+
+    def _first_reason(self, indices: Sequence[int]) -> str:
+        """Return the reason of the first of some maps that was not compared; empty without any."""
+        for index in indices:
+            reason = self.damaged.get(index) or self.unchecked.get(index)
+            if reason:
+                return reason
+        return ""
 
     def verdicts(self) -> dict[int, dict[str, Any]]:
         """Return the field ``captum`` of the records by task index; ``passed`` is None without a comparison."""
-        names = ("passed", "formula", "delivered", "allowed")
-        checked = {
-            i: {name: getattr(agreement, name) for name in names} for i, (agreement, _) in self.agreements.items()
-        }
-        reasons = ((None, self.unchecked), (False, self.damaged))
-        return {**checked, **{i: {"passed": p, "why": why} for p, of_maps in reasons for i, why in of_maps.items()}}
+        verdicts: dict[int, dict[str, Any]] = {}
+        for index, (agreement, _) in self.agreements.items():
+            verdicts[index] = {
+                "passed": agreement.passed,
+                "formula": agreement.formula,
+                "delivered": agreement.delivered,
+                "allowed": agreement.allowed,
+            }
+        for index, reason in self.unchecked.items():
+            verdicts[index] = {"passed": None, "why": reason}
+        for index, reason in self.damaged.items():
+            verdicts[index] = {"passed": False, "why": reason}
+        return verdicts
 
-    def write(self, folder: RunFolder, outcomes: Sequence[Outcome]) -> None:
-        """Write the part ``captum`` of ``evidence.json``."""
+    def evidence(self, outcomes: Sequence[Outcome]) -> run_evidence.CaptumEvidence:
+        """Return the part ``captum`` of ``evidence.json``."""
         records = {record.index: record for record in records_of(outcomes, SaliencyRecord)}
-        damaged = [run_evidence.UncheckedMap.of(records[i], damaged=reason) for i, reason in self.damaged.items()]
-        evidence = run_evidence.CaptumEvidence(
+        maps, unchecked, damaged = [], [], []
+        for index, (agreement, _) in self.agreements.items():
+            maps.append(agreement.evidence(records[index]))
+        for index, reason in self.unchecked.items():
+            unchecked.append(run_evidence.UncheckedMap.of(records[index], unchecked=reason))
+        for index, reason in self.damaged.items():
+            damaged.append(run_evidence.UncheckedMap.of(records[index], damaged=reason))
+        return run_evidence.CaptumEvidence(
             version=metadata.version("captum"),
             passed=self.passed,
             precision=self.half,
-            maps=[agreement.evidence(records[i]) for i, (agreement, _) in self.agreements.items()],
-            unchecked=[
-                run_evidence.UncheckedMap.of(records[i], unchecked=reason) for i, reason in self.unchecked.items()
-            ],
+            maps=maps,
+            unchecked=unchecked,
             damaged=damaged or None,
         )
-        folder.merge_evidence(run_evidence.Evidence(captum=evidence))
 
 
 def cross_check(
@@ -380,7 +397,10 @@ def cross_check(
     kept: Counter[bool] = Counter()
     randomized = cache(lambda: randomize(classifier))
     queue = _order(outcomes)
-    total = sum(record.iterations or 0 for _, record in queue if counterpart_of(methods[record.method]))
+    total = 0
+    for _, record in queue:
+        if counterpart_of(methods[record.method]) is not None:
+            total += record.iterations or 0
     start, evaluations, notified = time.monotonic(), 0, False
     for outcome, record in queue:
         index, method, count = record.index, methods[record.method], record.iterations or 0
@@ -391,10 +411,15 @@ def cross_check(
             unchecked[index] = NOT_IN_CAPTUM
             continue
         elapsed = time.monotonic() - start
-        expected = count * elapsed / evaluations if evaluations else _RELATIVE_COST * (record.seconds or 0.0)
-        if seconds is not None and elapsed + expected > seconds * (1 if evaluations or is_strict else _FIRST_LIMIT):
-            unchecked[index] = NOT_CHECKED
-            continue
+        expected = _RELATIVE_COST * (record.seconds or 0.0)
+        if evaluations:
+            expected = count * elapsed / evaluations
+        if seconds is not None:
+            is_first = not evaluations and not is_strict
+            limit = seconds * _FIRST_LIMIT if is_first else seconds
+            if elapsed + expected > limit:
+                unchecked[index] = NOT_CHECKED
+                continue
         photograph, delivered = outcome.source(), outcome.array()
         assert photograph is not None
         assert delivered is not None
@@ -412,7 +437,8 @@ def cross_check(
             unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
             continue
         kept[agreement.passed] += 1
-        agreements[index] = agreement, reference if kept[agreement.passed] <= MAX_REFERENCES else None
+        is_drawn = kept[agreement.passed] <= MOST_ROWS  # of passed and of failed maps
+        agreements[index] = agreement, reference if is_drawn else None
         evaluations += count
         elapsed = time.monotonic() - start
         remaining = elapsed * (total / max(1, evaluations) - 1)
@@ -448,5 +474,9 @@ def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:
 def _order(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, SaliencyRecord]]:
     """Return the finished maps: the first of each method before any second, those with few evaluations first."""
     places: dict[str, Iterator[int]] = defaultdict(itertools.count)
-    maps = [(o, o.record) for o in outcomes if isinstance(o.record, SaliencyRecord) and o.record.status == "done"]
+    maps = []
+    for outcome in outcomes:
+        record = outcome.record
+        if isinstance(record, SaliencyRecord) and record.status == "done":
+            maps.append((outcome, record))
     return sorted(maps, key=lambda entry: (next(places[entry[1].method]), entry[1].iterations or 0))

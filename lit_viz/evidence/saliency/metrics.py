@@ -28,7 +28,7 @@ UNCHANGED = 0.9
 
 
 @dataclass(frozen=True)
-class Curve:
+class ReplacementCurve:
     """A score while pixels are replaced.
 
     Attributes:
@@ -53,7 +53,7 @@ def saliency_order(saliency: Tensor) -> Tensor:
 @torch.no_grad()
 def replacement_curve(
     score: ImageFunction, start: Tensor, end: Tensor, saliency: Tensor, *, steps: int = 32, batch: int = 16
-) -> Curve:
+) -> ReplacementCurve:
     """Return the score while pixels of ``start`` are replaced by those of ``end``, the most salient first.
 
     From the photograph to an uninformative image this is *deletion*, where a small area is good; from a blurred image
@@ -72,11 +72,11 @@ def replacement_curve(
     ranks = torch.empty(pixels, dtype=torch.long, device=start.device)
     ranks[saliency_order(saliency).to(start.device)] = torch.arange(pixels, device=start.device)
     ranks = ranks.view(1, 1, *saliency.shape)
-    scores = [
-        score(torch.where(ranks < counts[first : first + batch].view(-1, 1, 1, 1), end, start))
-        for first in range(0, len(counts), batch)
-    ]
-    return Curve((counts / pixels).double().cpu(), torch.cat(scores).double().cpu())
+    scores = []
+    for first in range(0, len(counts), batch):
+        replaced = ranks < counts[first : first + batch].view(-1, 1, 1, 1)
+        scores.append(score(torch.where(replaced, end, start)))
+    return ReplacementCurve((counts / pixels).double().cpu(), torch.cat(scores).double().cpu())
 
 
 def max_sensitivity(
@@ -104,7 +104,9 @@ def max_sensitivity(
         perturbed = (x + rows.uniform("perturbation", -radius, radius, x.shape).to(x.dtype)).clamp(0, 1)
         changes.append((explain(perturbed).double() - attribution.double()).flatten(1).norm(dim=1))
     largest = torch.cat(changes).max()
-    return 0.0 if largest == 0 else float(largest / attribution.double().norm())
+    if largest == 0:
+        return 0.0
+    return float(largest / attribution.double().norm())
 
 
 def is_pointing_hit(saliency: Tensor, boxes: Sequence[Box], tolerance: float = POINTING_TOLERANCE) -> bool:
@@ -117,10 +119,11 @@ def is_pointing_hit(saliency: Tensor, boxes: Sequence[Box], tolerance: float = P
     """
     row, column = divmod(int(saliency_order(saliency)[0]), saliency.shape[1])
     x, y = column + 0.5, row + 0.5
-    return any(
-        math.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom)) <= tolerance
-        for left, top, right, bottom in boxes
-    )
+    for left, top, right, bottom in boxes:
+        distance = math.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom))
+        if distance <= tolerance:
+            return True
+    return False
 
 
 def random_map(reference: Tensor, seed: int = 0) -> Tensor:
@@ -175,8 +178,10 @@ def cascading_randomization(
         if next(network.parameters(), None) is None:
             raise LitVizError("the layers of a network that can't be copied can't be randomized")
     copies = {name: copy.deepcopy(network) for name, network in networks.items()}
-    modules = next(iter(copies.values())).named_modules()
-    layers = [name for name, module in modules if next(module.parameters(recurse=False), None) is not None][::-1]
+    layers: list[str] = []  # the uppermost first
+    for name, module in next(iter(copies.values())).named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            layers.insert(0, name)
     counts = sorted(set(torch.linspace(1, len(layers), stages).round().int().tolist()))
     for previous, count in zip([0, *counts], counts, strict=False):
         for layer in layers[previous:count]:
@@ -197,8 +202,14 @@ def randomize_layer(layer: nn.Module, name: str, seed: int) -> None:
 def map_similarity(values: Tensor, reference: Tensor, reducer: str = "max_abs") -> tuple[float, float]:
     """Return rank correlation and SSIM of two maps ``(C, H, W)``, reduced over the channels and divided by their
     maximum; NaN if ``values`` is not finite."""
-    first, second = (reduce_channels(a.double(), reducer)[0] for a in (values, reference))
+    first, second = reduce_channels(values.double(), reducer)[0], reduce_channels(reference.double(), reducer)[0]
     if not bool(first.isfinite().all()):
         return math.nan, math.nan
-    first, second = (a / (a.max() if a.max() > 0 else 1.0) for a in (first, second))
+    first, second = _to_maximum_1(first), _to_maximum_1(second)
     return rank_correlation(first, second), ssim(first.float()[None], second.float()[None])
+
+
+def _to_maximum_1(values: Tensor) -> Tensor:
+    """Divide a map by its maximum if that is positive."""
+    largest = values.max()
+    return values / largest if largest > 0 else values

@@ -28,3 +28,13 @@ class _Commands(dict[str, "Command"]):
 
 
 COMMANDS: Mapping[str, Command] = _Commands()
+
+
+def extra_files() -> tuple[str, ...]:
+    """Return the patterns of the files that only runs of some methods or with some loggers contain."""
+    from lit_viz.loggers import LOGGERS
+
+    patterns: list[str] = []
+    for name in SUMMARIES:
+        patterns += COMMANDS[name].presented("files")
+    return (*patterns, *LOGGERS)

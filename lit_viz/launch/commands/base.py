@@ -1,25 +1,28 @@
-"""Base classes of the commands: their options, tasks and module."""
+"""Base classes of the commands: their options, and the module and tasks that these describe."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 from importlib import import_module
-from types import NoneType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from jsonargparse import ArgumentParser, Namespace
-from torch import Tensor
 
-from lit_viz.classifiers import Classifier
+from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, find_class
 from lit_viz.images.reading import Fit
-from lit_viz.launch.commands.queue import photograph_tasks
-from lit_viz.optim import StepRule
+from lit_viz.methods.tasks import listed_tasks
 from lit_viz.presentations import presentation_of
-from lit_viz.types import Task
+
+#: Options of all methods that are arguments of the module.
+COMMON = ("iterations", "slots", "log_at", "curve_at", "fit", "compile", "devices_mode")
+#: Options that describe the tasks of a run.
+TASK_OPTIONS = (
+    "photographs", "target", "targets", "labels", "against", "layer", "channel", "neuron", "axis", "vary", "radii",
+    "seed",
+)  # fmt: skip
 
 
 class Command(ABC):
@@ -36,6 +39,7 @@ class Command(ABC):
         demo: arguments in ``lit-viz demo``.
         flat: classes whose arguments replace those of the method as options.
         short: short options, and the options of the parser.
+        flags: options without a value.
         listed: arguments of the method that are one part or a list of parts, with the classes by name.
         iterations, slots, log_at, curve_at: default values.
     """
@@ -50,6 +54,7 @@ class Command(ABC):
     demo: ClassVar[tuple[str, ...]]
     flat: ClassVar[tuple[type, ...]] = ()
     short: ClassVar[Mapping[str, str]] = {}
+    flags: ClassVar[tuple[str, ...]] = ()
     listed: ClassVar[Mapping[str, Mapping[str, type]]] = {}
     iterations: ClassVar[int | None] = 200
     slots: ClassVar[int] = 8
@@ -65,7 +70,7 @@ class Command(ABC):
         return self.default_config
 
     def settle(self, config: Namespace) -> None:  # noqa: B027
-        """Apply the command's own options to the configuration, before its parts are instantiated."""
+        """Convert options that have several forms, before the parts are instantiated."""
 
     @abstractmethod
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -76,43 +81,32 @@ class Command(ABC):
         """Validate a configuration before anything is loaded."""
 
     @abstractmethod
-    def tasks(
-        self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
-    ) -> tuple[Sequence[Task], Sequence[str]]:
-        """Return the queue, and notes for the user."""
+    def module_arguments(self, config: Namespace, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the module: its instantiated parts and the common options."""
 
     @abstractmethod
-    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
-        """Return the method with its instantiated parts."""
+    def tasks(self, config: Namespace, module: ImageTraining) -> TaskQueue:
+        """Return the tasks of a module."""
 
     def method(self, config: Namespace) -> type[Any]:
         """Return the class of the method that a configuration selects."""
         return self.module
 
     def presented(self, attribute: str) -> tuple[str, ...]:
-        """Return the values of a class attribute of the presentations of all methods, such as ``flags``."""
-        presentations = map(presentation_of, (self.module, *self.variants))
-        return tuple(value for presentation in presentations for value in getattr(presentation, attribute))
+        """Return the values of a class attribute of the presentations of all methods, such as ``files``."""
+        values: list[str] = []
+        for method in (self.module, *self.variants):
+            values += getattr(presentation_of(method), attribute)
+        return tuple(values)
 
 
 class PhotographCommand(Command):
-    """A command whose tasks start from photographs.
-
-    Attributes:
-        default_target: target of a photograph unless ``--target`` is given.
-
-    Args:
-        images: pictures ``(C, H, W)`` from Python; the file ``array:3`` is the fourth.
-    """
+    """A command whose tasks start from photographs."""
 
     positional = "photographs"
     iterations = None
     slots = 16  # one input each: the fastest batch on CPUs
     log_at = "geometric"
-    default_target: ClassVar[Literal["label", "none"]]
-
-    def __init__(self, images: Sequence[Tensor] = ()) -> None:
-        self.images = images
 
     def settle(self, config: Namespace) -> None:
         if isinstance(config.photographs, str):
@@ -143,64 +137,38 @@ class PhotographCommand(Command):
         if not config.photographs:
             raise LitVizError(f"no photograph was given: try {self.example}")
 
-    def queue(
-        self, config: Namespace, classifier: Classifier, variants: Sequence[Mapping[str, Any]] = ({},)
-    ) -> tuple[list[Task], list[str]]:
-        """Return a task per variant, photograph and target, ordered by variant, and notes for the user."""
-        tasks, notes = photograph_tasks(
-            config.photographs,
-            classifier,
-            target=config.target,
-            against=config.get("against"),
-            has_contrast="against" in config,
-            labels=config.labels,
-            seed=config.seed,
-            default=self.default_target,
-        )
-        return [
-            replace(task, index=task.index + i * len(tasks), options={**task.options, **variant})
-            for i, variant in enumerate(variants)
-            for task in tasks
-        ], notes
+    def module_arguments(self, config: Namespace, parts: Mapping[str, Any]) -> dict[str, Any]:
+        return {**parts, **{name: config[name] for name in COMMON}}
 
-    def build(self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier) -> ImageTraining:
-        """Return the method."""
-        options = {name: config[name] for name in ("fit", "iterations", "slots", "log_at", "curve_at")}
-        method: ImageTraining = self.method(config)(classifier, **parts, images=self.images, **options)
-        return method
+    def tasks(self, config: Namespace, module: ImageTraining) -> TaskQueue:
+        return listed_tasks(
+            module.classifier,
+            config.photographs,
+            target=config.target,
+            labels=config.labels,
+            against=config.get("against"),
+            radii=config.get("radii") or (),
+            seed=config.seed,
+        )
 
 
 def class_of_part(part: Any) -> Any:
-    """Return the class of a configured part: of its class path, or of the instance."""
-    if not isinstance(part, Namespace):
-        return type(part)
+    """Return the class of a configured part."""
     module, _, name = part.class_path.rpartition(".")
     return getattr(import_module(module), name)
 
 
-def class_paths(given: Any, classes: Mapping[str, type], noun: str) -> list[Any]:
-    """Return class paths and arguments of ``name``, ``name,name``, a list of names, or ``{name: arguments}``.
+def class_paths(words: str, classes: Mapping[str, type], noun: str) -> list[dict[str, str]]:
+    """Return the class paths of ``name,name``: short names in any case, or dotted paths.
 
-    An instance of a step rule, alone or in the list, is unchanged.
+    Raises:
+        LitVizError: there is no class of a name.
     """
-    names = given.split(",") if isinstance(given, str) else given
-    names = list(names) if isinstance(names, (Mapping, list, tuple)) else [names]
-    paths: list[Any] = [
-        name if isinstance(name, StepRule) else {"class_path": _class_path(name, classes, noun)} for name in names
-    ]
-    if isinstance(given, Mapping):
-        for path, (name, arguments) in zip(paths, given.items(), strict=True):
-            if not isinstance(arguments, (Mapping, NoneType)):
-                raise LitVizError(f"arguments of {noun} {name!r} must be a mapping, got {arguments!r}")
-            path["init_args"] = dict(arguments or {})
+    paths = []
+    for word in words.split(","):
+        path = word.strip()
+        if "." not in path:
+            found: type = find_class(path, classes, noun)
+            path = f"{found.__module__}.{found.__name__}"
+        paths.append({"class_path": path})
     return paths
-
-
-def _class_path(name: str, classes: Mapping[str, type], noun: str) -> str:
-    """Return the import path of a class given by its short name, in any case; a dotted path is unchanged."""
-    if not isinstance(name, str):
-        raise LitVizError(f"{noun} must be a name, {{name: arguments}} or an instance, got {type(name).__name__}")
-    if "." in name:
-        return name.strip()
-    found: type = find_class(name, classes, noun)
-    return f"{found.__module__}.{found.__name__}"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lit_viz.attributions import METHODS, Attribution, Gradient, name_of
-from lit_viz.classifiers import Classifier
+from lit_viz.attributions import METHODS, Attribution, Gradient
+from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.base import PhotographCommand, class_paths
 from lit_viz.localization import import_opencv
 from lit_viz.methods import SaliencyMap
+from lit_viz.presentations import EvidenceOptions
 from lit_viz.presentations.saliency_map import reference_boxes
-from lit_viz.types import Task
 
 
 class SaliencyOptions:
@@ -42,9 +41,9 @@ class Saliency(PhotographCommand):
     )
     example = "lit-viz saliency packaged:chelsea --method smoothgrad"
     short: ClassVar = {f"--{name}": f"--model.{name}" for name in ("method", "tolerance", "reducer", "batch", "gamma")}
+    flags = ("--overlays", "--localize")
     listed: ClassVar = {"method": METHODS}
     demo = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods")
-    default_target = "label"
     curve_at = "geometric"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -77,12 +76,8 @@ class Saliency(PhotographCommand):
 
     def check(self, config: Namespace) -> None:
         super().check(config)
-        if reference_boxes(config) is not None:
+        targets = config.target if isinstance(config.target, list) else [config.target]
+        if "none" in targets:
+            raise LitVizError("target of a saliency map must be a class, got none: leave it out for the label")
+        if reference_boxes(EvidenceOptions(localize=config.localize, boxes=config.boxes)) is not None:
             import_opencv()
-
-    def tasks(
-        self, config: Namespace, parts: Mapping[str, Any], classifier: Classifier
-    ) -> tuple[list[Task], list[str]]:
-        """Return a task per method, photograph and target, ordered by method."""
-        methods = parts["method"] if isinstance(parts["method"], (list, tuple)) else [parts["method"]]
-        return self.queue(config, classifier, [{"method": name_of(method)} for method in methods])

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.fast.backward import Backprop, Rectifier
 from lit_viz.errors import LitVizError
-from tests.classifiers.fast.test_copying import Storing
-from tests.classifiers.networks import Lockable, Residual, conv_net, merged, scripted, trained
+from tests.classifiers.networks import Lockable, Residual, Storing, conv_net, merged, scripted, trained
 
 BOTH: tuple[Backprop, ...] = ("guided", "deconvolution")
 
@@ -35,7 +34,7 @@ def gradient(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def with_rectifiers(net: nn.Module, backprop: Backprop) -> nn.Module:
-    """Every ReLU rewritten from the papers' sentences, in tensor hooks: a reference that shares nothing with ours."""
+    """Every ReLU rewritten from the papers' sentences, in tensor hooks: an independent reference."""
 
     class Hooked(nn.Module):
         def __init__(self, top: float) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast import frozen as frozen_module
+from lit_viz.classifiers.fast import compiling
 from lit_viz.optim import Evaluation
 from tests.conftest import smooth_network
 
@@ -34,7 +34,7 @@ def photographs(count: int) -> Tensor:
     return (torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
 
 
-def slope(frozen: Callable[..., Any], x: Tensor) -> tuple[Tensor, Tensor]:
+def logits_and_gradient(frozen: Callable[..., Any], x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.clone().requires_grad_()
     logits, _ = frozen(x)
     return logits.detach(), torch.autograd.grad(logits[:, 1].sum(), x)[0]
@@ -47,7 +47,11 @@ def test_a_compiled_copy_is_equal_and_compiled_once_for_all_batches(traced: None
     assert plain._compiled is None
     with torch._dynamo.config.patch(error_on_recompile=True):
         for count in (4, 1, 3, 2, 7):
-            for actual, its in zip(slope(result, photographs(count)), slope(plain, photographs(count)), strict=True):
+            for actual, its in zip(
+                logits_and_gradient(result, photographs(count)),
+                logits_and_gradient(plain, photographs(count)),
+                strict=True,
+            ):
                 torch.testing.assert_close(actual, its)
 
 
@@ -85,8 +89,8 @@ def test_a_failed_compilation_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compiled_code_with_other_results_is_not_used(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = frozen_module.Compiled.__call__
-    monkeypatch.setattr(frozen_module.Compiled, "__call__", lambda self, x: right(self, x) * 1.1)
+    right = compiling.Compiled.__call__
+    monkeypatch.setattr(compiling.Compiled, "__call__", lambda self, x: right(self, x) * 1.1)
     frozen = load_classifier(smooth_network(), size=16).fast(compiled="default")
     assert frozen._compiled is None
     assert "other logits" in frozen.notes[-1]
@@ -98,7 +102,7 @@ def test_compiled_code_with_other_results_is_not_used(traced: None, monkeypatch:
 def test_runs_have_the_same_outcomes(traced: None, smooth: Classifier, attack: str) -> None:
     runs = [
         lv.attack(
-            smooth, photographs(3), attack=attack, iterations=8, slots=2, trainer__precision="64-true", compile=mode
+            smooth, photographs(3), attack=attack, iterations=8, slots=2, trainer={"precision": "64-true"}, compile=mode
         )
         for mode in (None, "default")
     ]
@@ -110,14 +114,14 @@ def test_runs_have_the_same_outcomes(traced: None, smooth: Classifier, attack: s
 def test_a_run_compiles_only_the_training_copy(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     steps: list[None] = []
-    build = frozen_module.Compiled.__init__
+    build = compiling.Compiled.__init__
 
     @functools.wraps(build)
     def init(self: Any, network: Any, mode: Any) -> None:
         made.append(mode)
         build(self, network, mode)
 
-    monkeypatch.setattr(frozen_module.Compiled, "__init__", init)
+    monkeypatch.setattr(compiling.Compiled, "__init__", init)
     monkeypatch.setattr("torch.compiler.cudagraph_mark_step_begin", lambda: steps.append(None))
     lv.saliency(load_classifier(smooth_network(), size=16), photographs(2), compile="max-autotune", iterations=3)
     assert made == ["max-autotune"]
@@ -133,5 +137,7 @@ def test_the_embedded_network_is_compiled(lite0: Classifier) -> None:
     assert frozen._compiled is not None
     with torch._dynamo.config.patch(error_on_recompile=True):
         for count in (3, 1):
-            for actual, its in zip(slope(frozen, x[:count]), slope(lite0.fast(), x[:count]), strict=True):
+            for actual, its in zip(
+                logits_and_gradient(frozen, x[:count]), logits_and_gradient(lite0.fast(), x[:count]), strict=True
+            ):
                 assert (actual - its).norm() < 1e-2 * its.norm()  # at kinks the last bit decides

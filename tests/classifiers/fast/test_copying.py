@@ -14,7 +14,7 @@ from lit_viz.classifiers import Classifier, layer_names, load_classifier
 from lit_viz.classifiers.fast import convolution
 from lit_viz.classifiers.fast import copying as copying_module
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import Residual, conv_net, merged, scripted, trained
+from tests.classifiers.networks import Residual, Storing, conv_net, merged, scripted, trained
 from tests.conftest import Around, smooth_network
 
 
@@ -34,14 +34,14 @@ def weighted(logits: Tensor) -> Tensor:
 def test_the_float64_copy_agrees_with_the_original_to_float64(net: nn.Module) -> None:
     classifier = load_classifier(net, size=16, mean=0.5, std=0.25)
     x = torch.rand(2, 3, 16, 16)
-    expected, slope = exact(classifier, x)
+    expected, expected_gradient = exact(classifier, x)
     frozen = classifier.fast(dtype=torch.float64)
     x64 = x.double().requires_grad_()
     logits, _ = frozen(x64)
     (gradient,) = torch.autograd.grad(weighted(logits), x64)
     assert merged(frozen, net)[0] == 2
     assert torch.allclose(logits, expected, rtol=1e-10, atol=1e-12)
-    assert torch.allclose(gradient, slope, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("net", [conv_net(), trained(Residual())])
@@ -82,16 +82,6 @@ def test_the_copy_is_private_frozen_and_without_user_hooks() -> None:
     assert not any(m.training for m in frozen.modules())
     assert not any(p.requires_grad or p.grad is not None for p in frozen.parameters())
     assert {id(p) for p in frozen.parameters()}.isdisjoint(id(p) for p in net.parameters())
-
-
-class Storing(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = conv_net()
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.last = self.net(x)
-        return self.last
 
 
 class Locked(nn.Module):
@@ -322,8 +312,10 @@ def test_activations_between_fused_convolutions_have_their_own_gradient() -> Non
     logits, activations = frozen(leaf, ["2"])
     actual = torch.autograd.grad(weighted(logits), [activations["2"], leaf])
     assert merged(frozen, net)[1] == 2
-    for gradient, slope in zip(actual, expected, strict=True):
-        assert torch.allclose(gradient.double(), slope, rtol=1e-4, atol=1e-5 * slope.abs().max().item())
+    for gradient, expected_gradient in zip(actual, expected, strict=True):
+        assert torch.allclose(
+            gradient.double(), expected_gradient, rtol=1e-4, atol=1e-5 * expected_gradient.abs().max().item()
+        )
 
 
 def test_a_layout_in_which_a_kernel_is_wrong_is_not_used() -> None:

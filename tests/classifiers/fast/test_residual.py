@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast.frozen import residual_branches, scale_branches
+from lit_viz.classifiers.fast.residual import residual_branches, scale_branches
 from tests.classifiers.networks import Lockable, Residual, conv_net, merged, trained
 
 LABELS = ["apple", "banana", "cherry", "date"]

@@ -1,4 +1,4 @@
-"""Rows that want no gradient are left out of backwards, and the others get theirs to the last bit."""
+"""Rows without a gradient are omitted from backwards, and the gradients of the others are bit-equal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_nan_rows_are_not_zero() -> None:
         assert torch.equal(found[1].nan_to_num(7), gradient[[1, 3]].nan_to_num(7))
         assert nonzero_rows(gradient[1:2], 0.5) is None
     with torch.no_grad():
-        assert nonzero_rows(gradient, 0.5) is None  # nobody has said that some are zero
+        assert nonzero_rows(gradient, 0.5) is None  # no rows are known to be zero
 
 
 def test_selected_rows_are_scattered_back() -> None:

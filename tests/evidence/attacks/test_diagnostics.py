@@ -18,6 +18,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.attacks.diagnostics import diagnostics, stronger_attacks
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
 from tests.conftest import amend_items, smooth_network
 
@@ -29,7 +30,7 @@ class Traced(Outcome):
         length = max(map(len, curves.values()), default=1) - 1
         known = {"label": 0, "target": None, "name": "x", "iterations": length, "success_file": success}
         record = {"index": 0, "attack": "pgd", "status": "done", "success_float": success, **known}
-        super().__init__(AdversarialRecord.from_dict(record))
+        super().__init__(AdversarialRecord.from_dict(record), MemoryStorage())
         self.curves = curves
 
     def with_record(self, **record: Any) -> Traced:
@@ -113,7 +114,7 @@ def test_diagnostics_from_curves(outcome: Outcome, message: str) -> None:
     trust = diagnostics([outcome], PGD(), 20)
     assert bool(trust.reasons) == bool(message)
     assert message in trust.sentence
-    assert trust.sentence.startswith("do not trust" if message else "trust")
+    assert trust.sentence.startswith("Do not trust" if message else "Trust")
 
 
 def test_few_gradients_per_restart_are_reported_for_successes_of_minimal_attacks() -> None:
@@ -129,10 +130,10 @@ def test_few_gradients_per_restart_are_reported_for_successes_of_minimal_attacks
     assert "had fewer than 10 gradients (more" in diagnostics([once], CarliniWagner(steps=1), 8).sentence
 
 
-@pytest.mark.parametrize(("attack", "hasty"), [("carlini_wagner", True), ({"carlini_wagner": {"steps": 2}}, False)])
+@pytest.mark.parametrize(("attack", "hasty"), [("carlini_wagner", True), (CarliniWagner(steps=2), False)])
 def test_values_of_c_share_the_iterations(attack: Any, hasty: bool, smooth: Classifier, tmp_path: Path) -> None:
     labels = smooth.logits(images(2)).argmax(1).tolist()
-    lv.attack(smooth, images(2), labels, attack=attack, iterations=60, out=tmp_path / "run", wandb="disabled")
+    lv.attack(smooth, images(2), labels=labels, attack=attack, iterations=60, out=tmp_path / "run", wandb="disabled")
     reasons = json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
     assert any("2 images had fewer than 10 gradients in each restart" in reason for reason in reasons) is hasty
 
@@ -175,7 +176,7 @@ def logits_of(classifier: Classifier) -> Callable[[Tensor], Tensor]:
 
 def attacked(classifier: Classifier, eps: float) -> Sequence[Outcome]:
     labels = classifier.logits(images()).argmax(1).tolist()
-    run = lv.attack(classifier, images(), labels, attack={"pgd": {"random_start": False}}, eps=eps, norm="linf")
+    run = lv.attack(classifier, images(), labels=labels, attack="pgd", random_start=False, eps=eps, norm="linf")
     return run.outcomes
 
 
@@ -227,7 +228,7 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
     classifier = load_classifier(network.eval(), labels=["left", "right"], mean=[0.0] * 3, std=[1.0] * 3, size=16)
     photographs = (x[:8] * 255).round() / 255
     run = lv.attack(
-        classifier, photographs, y[:8].tolist(), attack={"pgd": {"random_start": False}}, eps=0.05, norm="linf"
+        classifier, photographs, labels=y[:8].tolist(), attack="pgd", random_start=False, eps=0.05, norm="linf"
     )
     assert sum(r["success_float"] for r in run.results) <= 2
     assert diagnostics(run.outcomes, PGD(), 20).reasons == []
@@ -276,7 +277,7 @@ def test_stronger_attacks_use_the_radius_of_each_image() -> None:
         outcomes = [Pictured(x, label=y, **record) for x, y in zip(images(), labels, strict=True)]
         return stronger_attacks(outcomes, logits_of(classifier), LINF, default).sentence
 
-    assert "trust: no sign" in diagnosis(0.001, 0.4)
+    assert "Trust: no sign" in diagnosis(0.001, 0.4)
     assert "Square with 100 queries fooled" in diagnosis(0.4, 0.001)
 
 
@@ -305,10 +306,10 @@ def test_traces_that_were_not_logged_are_not_listed_as_checked() -> None:
 
 
 def test_runs_without_attacked_or_moved_images_are_not_trusted() -> None:
-    assert diagnostics([], PGD(), 20).sentence == "no diagnosis: no attacked image"
+    assert diagnostics([], PGD(), 20).sentence == "No diagnosis: no attacked image."
     still = Traced(False, objective=FLAT, margin=[-1.0] * 20)
     amend_items(still, l2=0.0)
-    assert "do not trust: the file of 1 image equals the photograph" in diagnostics([still], PGD(), 20).sentence
+    assert "Do not trust: the file of 1 image equals the photograph" in diagnostics([still], PGD(), 20).sentence
     amend_items(still, l2=0.1)
     assert diagnostics([still], PGD(), 20).reasons == []
 

@@ -24,7 +24,7 @@ def tried(success: bool, *best: float, **record: Any) -> Traced:
     return outcome
 
 
-def said(*outcomes: Traced) -> list[str]:
+def messages(*outcomes: Traced) -> list[str]:
     return restart_disagreement(outcomes, RESTART, final=RESTART(12))
 
 
@@ -49,7 +49,7 @@ def test_images_belong_to_the_restart_that_made_them() -> None:
     ],
 )
 def test_restart_disagreement(outcomes: list[Traced], expected: str | None) -> None:
-    found = said(*outcomes)
+    found = messages(*outcomes)
     assert len(found) == (expected is not None)
     assert expected is None or expected in found[0]
     assert (expected or "") in diagnostics(outcomes, PGD(restarts=3), 12).sentence
@@ -71,8 +71,7 @@ def test_the_restarts_of_a_real_run() -> None:
     """The margins that a run logged are those of its restarts, and on a smooth network these agree."""
     classifier = wrapped(smooth_network())
     labels = classifier.logits(images()).argmax(1).tolist()
-    options = {"pgd": {"restarts": 3}}
-    run = lv.attack(classifier, images(), labels, attack=options, eps=0.02, norm="linf", iterations=30)
+    run = lv.attack(classifier, images(), labels=labels, attack="pgd", restarts=3, eps=0.02, norm="linf", iterations=30)
     restart_of = restarts_of(PGD(restarts=3), 30)
     failed = [o for o in run.outcomes if not o.record.success_float]
     assert failed

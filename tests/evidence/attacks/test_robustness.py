@@ -56,8 +56,8 @@ def test_counts_are_those_of_the_files(norm: Any, smooth: Classifier, tmp_path: 
     labels = smooth.logits(x).argmax(1).tolist()
     labels[5] = (labels[5] + 1) % 5  # misclassified before the attack
     radii = [2 / 255, 6 / 255, 20 / 255] if norm == "linf" else [0.1, 0.4, 1.5]
-    options: dict[str, Any] = {"attack": "pgd", "radii": radii, "norm": norm, "iterations": 3, "wandb": "disabled"}
-    run = lv.attack(smooth, x, labels, out=tmp_path / "run", **options)
+    options: dict[str, Any] = {"attack": "pgd", "eps": radii, "norm": norm, "iterations": 3, "wandb": "disabled"}
+    run = lv.attack(smooth, x, labels=labels, out=tmp_path / "run", **options)
     found: dict[int, list[float]] = {n: [] for n in range(6)}  # distances of the adversarial files
     for record in run.results:
         n = int(record["name"].split()[-1])

@@ -14,9 +14,12 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks import robustness
-from lit_viz.evidence.attacks.robustness import Transfer, transfer_evidence, transfer_summary, transfer_table, transfers
+from lit_viz.evidence.attacks.robustness import Transfer, transfer_evidence, transfer_table, transfers
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.presentations.evidence import evidence_items
+from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
 from tests.conftest import amend_items
 
@@ -26,7 +29,7 @@ class PairOutcome(Outcome):
 
     def __init__(self, source: Tensor, image: Tensor, **record: Any) -> None:
         defaults = {"index": 0, "name": "x", "label": None, "target": None, "success_file": True}
-        super().__init__(AdversarialRecord.from_dict({"attack": "pgd", **defaults, **record}))
+        super().__init__(AdversarialRecord.from_dict({"attack": "pgd", **defaults, **record}), MemoryStorage())
         self.pair = source, image
 
     def source(self) -> Tensor:
@@ -100,20 +103,16 @@ def made(judge: str, right: bool, fooled: bool, index: int = 0) -> Transfer:
 
 def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() -> None:
     results = [made("a", True, True), made("a", True, False, 1), made("a", False, True, 2), made("b", True, False)]
-    assert transfer_summary(results, 3) == (
-        "transfer: a 1 of 2 (mirrored changes 0; 1 omitted, photograph misclassified), b 0 of 1 (mirrored changes 0)"
-    )
+    (item,) = evidence_items(Evidence(transfer=transfer_evidence(results)))
+    assert [list(row.values()) for row in item.rows] == [["a", "2", "1", "0", "1"], ["b", "1", "0", "0", "0"]]
     assert transfer_evidence(results).judges["a"].to_dict() == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
     lines = transfer_table(results).splitlines()
     assert [line.split()[0] for line in lines] == ["photograph", "photo0", "photo1", "photo2"]
     assert "hay -> quail (fooled)" in lines[1]
     assert "hay -> quail (not)" in lines[2]
     assert "(wrong)" in lines[3]
-    assert "no other network" in transfer_summary([], 3)
-    assert "no file fools" in transfer_summary([], 0)
-    assert transfer_summary([made("a", False, True), made("a", False, False, 1)], 2) == (
-        "transfer: a no result (all 2 photographs misclassified)"
-    )
+    (item,) = evidence_items(Evidence(transfer=transfer_evidence([])))
+    assert item.text.startswith("Transfer was not measured: no held-out network")
 
 
 @pytest.mark.usefixtures("judged")
@@ -123,7 +122,7 @@ def test_check_prints_and_stores_the_transfer(
     """The transfer is not part of the evidence at the end of a run."""
     images = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
     labels: Sequence[int] = smooth.logits(images).argmax(1).tolist()
-    run = lv.attack(smooth, images, labels, attack="ddn", iterations=20, out=tmp_path / "run", wandb="disabled")
+    run = lv.attack(smooth, images, labels=labels, attack="ddn", iterations=20, out=tmp_path / "run", wandb="disabled")
     evidence = tmp_path / "run" / "evidence.json"
     assert "transfer" not in json.loads(evidence.read_text())
     assert lv.check(tmp_path / "run", smooth)

@@ -41,23 +41,14 @@ from lit_viz.evidence.saliency.cross_check import (
 )
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.presentations.evidence import evidence_items
 from lit_viz.rng import Key
+from lit_viz.runs.evidence import Evidence
 from tests.attributions.tools import MASK
+from tests.classifiers.networks import rectified
 from tests.conftest import NAMES, Around, smooth_network
 
 SEED, TARGET = 5, 2
-
-
-def rectified(kind: type[nn.Module] = nn.ReLU) -> Classifier:
-    """Return a network with in-place rectifiers and batch norm."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        network = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), kind(inplace=True),
-            nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), kind(inplace=True),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-        ).eval()  # fmt: skip
-    return load_classifier(network, labels=NAMES, mean=[0.4] * 3, std=[0.2] * 3, size=16)
 
 
 def photograph() -> Tensor:
@@ -409,7 +400,10 @@ def test_missing_methods_are_reported_despite_the_time_limit() -> None:
     outcomes = [outcome(i, method, 8) for i, method in enumerate(("rise", "gradient"))]
     found = cross_check(outcomes, TIMED, None, seconds=-1)  # type: ignore[arg-type]
     assert found.unchecked == {0: NOT_IN_CAPTUM, 1: NOT_CHECKED}
-    assert "1 not in Captum, 1 not checked (lit-viz check run checks them)" in found.sentence("run")
+    (item,) = evidence_items(Evidence(captum=found.evidence(outcomes)))
+    assert item.text == "No map was compared with Captum; 1 not in Captum; 1 not checked."
+    assert item.notes == ["lit-viz check compares the maps that were not checked."]
+    assert item.verdict == "no verdict"
 
 
 def test_the_table_has_a_row_per_method() -> None:
@@ -427,7 +421,9 @@ def test_the_table_has_a_row_per_method() -> None:
 
 def test_a_failure_of_captum_is_a_reason() -> None:
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    run = lv.saliency(lv.load_classifier(Around(smooth_network(), lambda net, x: net(x.float())), size=16), x, 0)
+    run = lv.saliency(
+        lv.load_classifier(Around(smooth_network(), lambda net, x: net(x.float())), size=16), x, targets=0
+    )
     assert run.results[0]["status"] == "done"
     assert run.results[0]["captum"]["why"].startswith("not checked, since Captum fails on this network (")
     assert cross_check([], TIMED, None).passed is None  # type: ignore[arg-type]

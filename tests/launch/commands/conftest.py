@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.test_cli import ROOT
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)

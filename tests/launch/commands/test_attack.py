@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 import lit_viz as lv
+from lit_viz.attacks import APGD, DDN, PGD, NormalizedAscentAttack
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
+from lit_viz.images import Noise
 from lit_viz.images.reading import read_png
 from lit_viz.launch.commands import COMMANDS
+from lit_viz.objectives import DLR
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from lit_viz.runs.folder import RunFolder
+from lit_viz.runs.folder import FolderStorage
 from tests.conftest import smooth_network
-from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
 @pytest.fixture
@@ -33,10 +36,12 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_files_are_fooled_and_read_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_fooled_and_read_back(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
     words = ["--attack", "pgd", "--eps", "24/255", "--norm", "linf", "--iterations", "30"]
-    lit_viz("attack", str(folder), *SMALL, *words, "--out", str(run), expect=1)
+    lit_viz("attack", str(folder), *small_options, *words, "--out", str(run), expect=1)
     message = capsys.readouterr()
     found = records(run)
     assert [r["status"] for r in found] == ["done", "done", "done", "failed"]
@@ -61,15 +66,17 @@ def test_files_are_fooled_and_read_back(folder: Path, tmp_path: Path, capsys: py
     assert {"sources/0000_p0.png", "metrics.csv"} <= names
 
 
-def fool(folder: Path, run: Path) -> None:
+def fool(folder: Path, run: Path, *, lit_viz: Any, small_options: Any) -> None:
     """Attack the three photographs so strongly that all are fooled."""
     photographs = [str(folder / f"p{n}.png") for n in range(3)]
-    lit_viz("attack", *photographs, *SMALL, "--attack", "pgd", "--eps", "60/255", "--out", str(run))
+    lit_viz("attack", *photographs, *small_options, "--attack", "pgd", "--eps", "60/255", "--out", str(run))
 
 
-def test_check_notices_the_file_that_was_changed(folder: Path, tmp_path: Path) -> None:
+def test_check_notices_the_file_that_was_changed(
+    folder: Path, tmp_path: Path, lit_viz: Any, records: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    fool(folder, run)
+    fool(folder, run, lit_viz=lit_viz, small_options=small_options)
     before = records(run)
     assert [record["success_file"] for record in before] == [True] * 3
     lit_viz("check", str(run))
@@ -82,11 +89,11 @@ def test_check_notices_the_file_that_was_changed(folder: Path, tmp_path: Path) -
 
 
 def test_check_notices_another_file_that_fools_as_well(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
 ) -> None:
     """Distance, ball and class of the record were those of the file before."""
     run = tmp_path / "run"
-    fool(folder, run)
+    fool(folder, run, lit_viz=lit_viz, small_options=small_options)
     before = records(run)
     capsys.readouterr()
     lit_viz("check", str(run))
@@ -97,7 +104,7 @@ def test_check_notices_another_file_that_fools_as_well(
     lit_viz("check", str(run), expect=1)
     message = capsys.readouterr().err
     assert "images/0001_p1.png is not as recorded: outside its ball, L∞ 60/255; L2 distance" in message
-    assert "trust: no sign of a failed attack" in message  # the attack itself did not fail
+    assert "Trust: no sign of a failed attack" in message  # the attack itself did not fail
     after = records(run)
     assert [record["success_file"] for record in after] == [True, False, True]
     assert not any(after[1][f"success_jpeg{quality}"] for quality in (95, 75))
@@ -105,9 +112,11 @@ def test_check_notices_another_file_that_fools_as_well(
     assert json.loads((run / "evidence.json").read_text())["files"]["wrong"] == ["p1"]
 
 
-def test_check_notices_another_photograph(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_notices_another_photograph(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    fool(folder, run)
+    fool(folder, run, lit_viz=lit_viz, small_options=small_options)
     (run / "sources" / "0001_p1.png").write_bytes((run / "sources" / "0000_p0.png").read_bytes())
     (run / "sources" / "0002_p2.png").unlink()
     lit_viz("check", str(run), expect=1)
@@ -118,10 +127,12 @@ def test_check_notices_another_photograph(folder: Path, tmp_path: Path, capsys: 
     assert [record["success_file"] for record in records(run)] == [True, False, True]  # it fools as before
 
 
-def test_check_notices_another_class(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Seen as one that fools too: the record said another."""
+def test_check_notices_another_class(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+) -> None:
+    """The prediction of the file must equal that of the record."""
     run = tmp_path / "run"
-    fool(folder, run)
+    fool(folder, run, lit_viz=lit_viz, small_options=small_options)
     record, *others = records(run)
     another = next(n for n in range(5) if n not in (record["predicted"], record["label"]))
     lines = [json.dumps(one) + "\n" for one in ({**record, "predicted": another}, *others)]
@@ -131,17 +142,17 @@ def test_check_notices_another_class(folder: Path, tmp_path: Path, capsys: pytes
 
 
 def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any, records: Any, small_options: Any
 ) -> None:
     """The file differs from the verified image."""
-    run, write = tmp_path / "run", RunFolder._write_png
+    run, write = tmp_path / "run", FolderStorage._write_png
 
-    def swapped(self: RunFolder, relative: str, image: Tensor, *texts: object) -> str:
+    def swapped(self: FolderStorage, relative: str, image: Tensor, *texts: object) -> str:
         source = self.path / "sources" / Path(relative).name
         return write(self, relative, read_png(source) if relative.startswith("images/0001") else image, *texts)
 
-    monkeypatch.setattr(RunFolder, "_write_png", swapped)
-    fool(folder, run)
+    monkeypatch.setattr(FolderStorage, "_write_png", swapped)
+    fool(folder, run, lit_viz=lit_viz, small_options=small_options)
     assert [record["success_file"] for record in records(run)] == [True, False, True]
 
 
@@ -154,28 +165,36 @@ def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
         (["--attack", "pgd", "--norm", "l3"], "linf"),
         (["--target", "7"], "7"),
         (["--attack", "ddn", "--attack.gama", "1"], "gama"),
-        (["--attack", "ddn", "--eps", "1/255"], "DDN minimizes the perturbation: leave out --eps"),
-        (["--attack", "ddn", "--eps", "1/255,2/255"], "minimizes the perturbation: leave out --eps"),
-        (["--eps", "1/255"], "NormalizedAscentAttack has no budget: leave out --eps"),
+        (["--attack", "ddn", "--eps", "1/255"], "DDN minimizes the perturbation: leave out eps"),
+        (["--attack", "ddn", "--eps", "1/255,2/255"], "minimizes the perturbation: leave out eps"),
+        (["--eps", "1/255"], "NormalizedAscentAttack has no budget: leave out eps"),
     ],
 )
 def test_invalid_options_give_a_one_line_error(
-    words: list[str], message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    sentence: Any,
+    small_options: Any,
 ) -> None:
     run = tmp_path / "run"
-    lit_viz("attack", str(folder / "p0.png"), *SMALL, *words, "--out", str(run), expect=1)
+    lit_viz("attack", str(folder / "p0.png"), *small_options, *words, "--out", str(run), expect=1)
     assert message in sentence(capsys)
     assert not run.exists()
 
 
-def test_target_equal_to_the_label(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_target_equal_to_the_label(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "label", "--out", str(run))
+    lit_viz("attack", str(folder / "p0.png"), *small_options, "--target", "label", "--out", str(run))
     (record,) = records(run)
     assert record["status"] == "skipped"
     assert (
-        f"p0: predicted as {record['predicted_name']} before the attack: give another --target"
-        in capsys.readouterr().out
+        f"p0: predicted as {record['predicted_name']} before the attack: give another target" in capsys.readouterr().out
     )
 
 
@@ -183,7 +202,7 @@ def test_from_python(smooth: Classifier) -> None:
     images = (torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
     labels = smooth.logits(images).argmax(1).tolist()
     targets = [(label + 1) % 5 for label in labels]
-    run = lv.attack(smooth, images, labels, targets, attack={"pgd": {"alpha": 0.01}}, eps=0.2, iterations=60)
+    run = lv.attack(smooth, images, labels=labels, targets=targets, attack="pgd", alpha=0.01, eps=0.2, iterations=60)
     assert run.images.shape == images.shape
     assert (run.images - images).abs().max() <= 0.2 + 1e-6
     assert smooth.logits(run.images).argmax(1).tolist() == targets
@@ -192,24 +211,27 @@ def test_from_python(smooth: Classifier) -> None:
 
 
 def test_several_radii_make_a_robustness_curve(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
 ) -> None:
     run = tmp_path / "run"
     words = ["--attack", "pgd", "--eps", "1/255,30/255", "--iterations", "20"]
-    lit_viz("attack", str(folder), *SMALL, *words, "--out", str(run), expect=1)
+    lit_viz("attack", str(folder), *small_options, *words, "--out", str(run), expect=1)
     found = records(run)
     assert [round(r["eps"] * 255, 6) for r in found if r["status"] == "done"] == [1, 1, 1, 30, 30, 30]
     assert all(r["linf"] <= r["eps"] + 1e-9 for r in found if r["status"] == "done")
     message = capsys.readouterr().err
     fooled = [sum(r["success_file"] for r in found if r.get("eps") and round(r["eps"] * 255) == e) for e in (1, 30)]
-    assert f"eps 1/255: not fooled {3 - fooled[0]} of 3" in message
-    assert f"eps 30/255: not fooled {3 - fooled[1]} of 3" in message
+    assert "evidence: Robustness by radius, L∞ norm." in message
+    rows = [line.split()[:4] for line in message.splitlines() if line.startswith(("1/255", "30/255"))]
+    assert rows == [["1/255", str(3 - fooled[0]), "of", "3"], ["30/255", str(3 - fooled[1]), "of", "3"]]
     assert (run / "figure.png").exists()
 
 
-def test_the_saliency_of_original_and_outcome_side_by_side(folder: Path, tmp_path: Path) -> None:
+def test_the_saliency_of_original_and_outcome_side_by_side(
+    folder: Path, tmp_path: Path, lit_viz: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    lit_viz("attack", str(folder / "p0.png"), *SMALL, "--target", "random", "--explain", "--out", str(run))
+    lit_viz("attack", str(folder / "p0.png"), *small_options, "--target", "random", "--explain", "--out", str(run))
     assert (run / "explained.png").exists()
 
 
@@ -217,10 +239,10 @@ def test_a_number_is_an_index_also_where_classes_are_called_by_numbers() -> None
     net = load_classifier(smooth_network(), labels=["2", "0", "1", "4", "3"], size=16)
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = net.logits(x).argmax(1).tolist()
-    run = lv.attack(net, x, labels, [(label + 1) % 5 for label in labels], iterations=1)
+    run = lv.attack(net, x, labels=labels, targets=[(label + 1) % 5 for label in labels], iterations=1)
     assert [record["label"] for record in run.results] == labels
     assert [record["target"] for record in run.results] == [(label + 1) % 5 for label in labels]
-    by_name = lv.attack(net, x, [net.labels[label] for label in labels], iterations=1)
+    by_name = lv.attack(net, x, labels=[net.labels[label] for label in labels], iterations=1)
     assert [record["label"] for record in by_name.results] == labels
 
 
@@ -228,7 +250,7 @@ def test_misclassified_photographs_are_no_success_without_early_stop(smooth: Cla
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
     labels[1] = (labels[1] + 1) % 5
-    run = lv.attack(smooth, x, labels, attack={"pgd": {"early_stop": False}}, eps=0.001, iterations=3)
+    run = lv.attack(smooth, x, labels=labels, attack="pgd", early_stop=False, eps=0.001, iterations=3)
     assert [record["status"] for record in run.results] == ["done", "skipped", "done"]
     assert not any(record["success_file"] for record in run.results)
 
@@ -236,19 +258,19 @@ def test_misclassified_photographs_are_no_success_without_early_stop(smooth: Cla
 def test_views_do_not_decide_whether_there_is_anything_to_attack(smooth: Classifier) -> None:
     x = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
-    noisy = {"model__transforms": [{"class_path": "lit_viz.images.Noise", "init_args": {"sd": 0.5}}], "model__views": 2}
-    run = lv.attack(smooth, x, labels, attack="pgd", eps=0.2, iterations=4, **noisy)
+    noisy: dict[str, Any] = {"transforms": [Noise(sd=0.5)], "views": 2}
+    run = lv.attack(smooth, x, labels=labels, attack="pgd", eps=0.2, iterations=4, **noisy)
     assert all(record["status"] == "done" for record in run.results)
     assert all(record["predicted_before"] == label for record, label in zip(run.results, labels, strict=True))
-    wrong = lv.attack(smooth, x, [(label + 1) % 5 for label in labels], attack="pgd", iterations=4, **noisy)
+    wrong = lv.attack(smooth, x, labels=[(label + 1) % 5 for label in labels], attack="pgd", iterations=4, **noisy)
     assert all(record["status"] == "skipped" for record in wrong.results)
 
 
 def test_single_step_attacks_get_no_advice_on_iterations(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
     words = ["--attack", "fgsm", "--eps", "1/255", "--iterations", "15", "--out", str(tmp_path / "run")]
-    lit_viz("attack", str(folder / "p0.png"), *SMALL, *words)
+    lit_viz("attack", str(folder / "p0.png"), *small_options, *words)
     message = capsys.readouterr().err
     assert "1 update at most" in message
     assert "fgsm takes 1 update" in message
@@ -261,8 +283,8 @@ def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
 
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
-    untargeted = lv.attack(smooth, x, labels, iterations=1)
-    targeted = lv.attack(smooth, x, labels, [(label + 1) % 5 for label in labels], iterations=1)
+    untargeted = lv.attack(smooth, x, labels=labels, iterations=1)
+    targeted = lv.attack(smooth, x, labels=labels, targets=[(label + 1) % 5 for label in labels], iterations=1)
     assert accuracy_label(untargeted.outcomes) == "robust accuracy"
     assert accuracy_label(targeted.outcomes) == "target not reached"
 
@@ -270,7 +292,7 @@ def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
 def test_records_of_an_ensemble_have_the_prediction_before_the_attack(smooth: Classifier) -> None:
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
-    run = lv.attack(smooth, x, labels, attack="ensemble", eps=0.002, iterations=40, slots=2)
+    run = lv.attack(smooth, x, labels=labels, attack="ensemble", eps=0.002, iterations=40, slots=2)
     assert [record["predicted_before"] for record in run.results] == labels
     assert all(0 < record["probability_before"] < 1 for record in run.results)
 
@@ -284,7 +306,7 @@ def test_weights_that_torch_has_not_counted_are_noticed() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.3, fused=True)
     torch.nn.functional.cross_entropy(network(x), torch.tensor([4, 4])).backward()
     optimizer.step()
-    run = lv.saliency(net, x, [1, 2], check="none")
+    run = lv.saliency(net, x, targets=[1, 2], check="none")
     expected = net.logits(x).softmax(1)
     assert [record["probability"] for record in run.results] == pytest.approx(
         [float(expected[0, 1]), float(expected[1, 2])], rel=1e-4
@@ -294,17 +316,17 @@ def test_weights_that_torch_has_not_counted_are_noticed() -> None:
 def test_only_computed_gradients_have_a_norm(smooth: Classifier, tmp_path: Path) -> None:
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
-    run = lv.attack(smooth, x, labels, attack={"apgd": {"early_stop": False}}, eps=0.02, iterations=30, slots=4)
+    run = lv.attack(smooth, x, labels=labels, attack="apgd", early_stop=False, eps=0.02, iterations=30, slots=4)
     norms = [norm for outcome in run.outcomes for _, norm in outcome.curve("gradient_norm")]
     assert len(norms) > 50
     assert min(norms) > 0
 
 
-def test_a_file_that_fools_outside_its_ball_is_as_recorded(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_file_that_fools_outside_its_ball_is_as_recorded(smooth: Classifier, tmp_path: Path, records: Any) -> None:
     """Off the 8-bit lattice a small ball holds no file at all: such a record is no success, and no lie."""
     x, run = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)), tmp_path / "run"
     label = smooth.logits(x).argmax(1).tolist()
-    done = lv.attack(smooth, x, label, attack="pgd", eps=0.5, iterations=20, out=run, wandb="disabled")
+    done = lv.attack(smooth, x, labels=label, attack="pgd", eps=0.5, iterations=20, out=run, wandb="disabled")
     assert done.results[0]["success_file"]
     outside = {**records(run)[0], "success_file": False}
     (run / "results.jsonl").write_text(json.dumps(outside) + "\n")
@@ -322,7 +344,7 @@ def test_misclassified_photographs_are_neither_success_nor_failure(smooth: Class
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
     labels[1] = (labels[1] + 1) % 5
-    run = lv.attack(smooth, x, labels, attack="pgd", eps=0.5, iterations=20)
+    run = lv.attack(smooth, x, labels=labels, attack="pgd", eps=0.5, iterations=20)
     assert [r["status"] for r in run.results] == ["done", "skipped", "done"]
     message = " ".join(text.get_text().replace("\n", " ") for text in run.figure().texts)
     assert "2 of 2 fooled in the file" in message
@@ -342,11 +364,11 @@ def test_a_radius_may_be_any_fraction() -> None:
 
 
 def test_results_of_stronger_attacks_are_kept(smooth: Classifier, tmp_path: Path) -> None:
-    """A plain check after a deep one said "trust" of the same files."""
+    """A plain check keeps the verdict of an earlier deep check of the same files."""
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     labels = smooth.logits(x).argmax(1).tolist()
-    given = {"alpha": 1e-6, "random_start": False}  # which gets nowhere, where Square does
-    lv.attack(smooth, x, labels, attack={"pgd": given}, eps=0.5, iterations=12, out=tmp_path / "run", wandb="disabled")
+    futile = PGD(eps=0.5, alpha=1e-6, random_start=False)  # which gets nowhere, where Square does
+    lv.attack(smooth, x, labels=labels, attack=futile, iterations=12, out=tmp_path / "run", wandb="disabled")
 
     def reasons() -> list[str]:
         return json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
@@ -360,37 +382,53 @@ def test_results_of_stronger_attacks_are_kept(smooth: Classifier, tmp_path: Path
 @pytest.mark.parametrize(
     ("attack", "classes", "target", "message"),
     [
-        ({"apgd": {"loss": "dlr"}}, 2, None, "DLR requires 3 classes .* a network with 2: use the cross-entropy"),
-        ({"apgd": {"loss": "dlr"}}, 3, 1, "DLR requires 4 classes in targeted .* with 3: use the cross-entropy"),
-        ({"apgd": {"loss": "dlr"}}, 3, "random", "DLR requires 4 classes in targeted"),
-        ({"pgd": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "with 2: use the cross-entropy"),
-        ({"normalized_ascent": {"objective": "lit_viz.objectives.DLR"}}, 2, None, "use the cross-entropy"),
+        (APGD(loss="dlr"), 2, None, "DLR requires 3 classes .* a network with 2: use the cross-entropy"),
+        (APGD(loss="dlr"), 3, 1, "DLR requires 4 classes in targeted .* with 3: use the cross-entropy"),
+        (APGD(loss="dlr"), 3, "random", "DLR requires 4 classes in targeted"),
+        (PGD(objective=DLR()), 2, None, "with 2: use the cross-entropy"),
+        (NormalizedAscentAttack(objective=DLR()), 2, None, "use the cross-entropy"),
     ],
 )
 def test_too_few_classes_are_rejected_before_a_run_is_replaced(
-    attack: dict[str, dict[str, str]], classes: int, target: int | str | None, message: str, tmp_path: Path
+    attack: Any,
+    classes: int,
+    target: int | str | None,
+    message: str,
+    tmp_path: Path,
+    records: Any,
 ) -> None:
     net, out = load_classifier(smooth_network(classes=classes), size=16), tmp_path / "run"
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     options = {"iterations": 2, "out": out, "wandb": "disabled"}
-    lv.attack(net, x, [0], **options)
+    lv.attack(net, x, labels=[0], **options)
     with pytest.raises(LitVizError, match=message):
-        lv.attack(net, x, [0], target, attack=attack, overwrite=True, **options)
+        lv.attack(net, x, labels=[0], targets=target, attack=attack, overwrite=True, **options)
     assert len(records(out)) == 1
     if classes == 3:
-        assert lv.attack(net, x, [0], attack=attack, iterations=2).results
+        assert lv.attack(net, x, labels=[0], attack=attack, iterations=2).results
 
 
 def test_radii_in_python_are_as_on_the_command_line(smooth: Classifier) -> None:
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
 
     def radii(eps: object) -> list[float]:
-        return [record["eps"] for record in lv.attack(smooth, x, [0], attack="pgd", eps=eps, iterations=1).results]
+        return [
+            record["eps"] for record in lv.attack(smooth, x, labels=[0], attack="pgd", eps=eps, iterations=1).results
+        ]
 
     assert radii("4/255") == radii(4 / 255) == radii(np.float64(4 / 255)) == [4 / 255]
     assert radii([1 / 255, "2/255"]) == radii("1/255,2/255") == radii(np.array([1, 2]) / 255) == [1 / 255, 2 / 255]
     with pytest.raises(LitVizError, match="got 'four'"):
         radii("four")
+    with pytest.raises(LitVizError, match=r"^eps of PGD must be at most 1, got 4: write 4/255"):
+        radii([0.1, 4.0])
+
+
+def test_radii_require_an_attack_with_a_budget_in_every_run(smooth: Classifier) -> None:
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
+    module = lv.AdversarialExample(smooth, attack=DDN(), iterations=1)
+    with pytest.raises(LitVizError, match="DDN minimizes the perturbation"):
+        lv.run(module, lv.PhotographTasks(smooth, x, labels=0, radii=[0.1, 0.2]))
 
 
 def test_images_with_nan_are_rejected(smooth: Classifier) -> None:

@@ -1,4 +1,4 @@
-"""What ``lit-viz attack`` counts and says of radii, files and classes."""
+"""Counts and messages of ``lit-viz attack`` about radii, files and classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from lit_viz.launch.config import ConfiguredMethod
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from tests.test_cli import SMALL, lit_viz, sentence
 
 
 def photographs(count: int = 4) -> Tensor:
@@ -37,19 +36,27 @@ def files(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("eps", "message"),
     [
-        ("-8/255,4/255", "eps of --eps must be 0 or more and finite, got -0.0313725"),
-        ("4/255,4", "eps of --eps must be at most 1, got 4: write 4/255"),
+        ("-8/255,4/255", "must be 0 or more and finite, got -0.0313725"),
+        ("4/255,4", "must be at most 1, got 4: write 4/255"),
         ("4/255,x", "got '4/255,x'"),
         ("4/255,", "got '4/255,'"),
-        ("1/255,4/255,1/255", "the radii of --eps must differ, got 1/255, 4/255, 1/255"),
+        ("1/255,4/255,1/255", "--eps must have different radii, got 1/255, 4/255, 1/255"),
     ],
 )
 @pytest.mark.parametrize("attack", ["pgd", "universal"])
 def test_invalid_radii_leave_no_folder(
-    attack: str, eps: str, message: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    attack: str,
+    eps: str,
+    message: str,
+    files: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    sentence: Any,
+    small_options: Any,
 ) -> None:
     out = tmp_path / "run"
-    lit_viz("attack", *files, *SMALL, "--attack", attack, f"--eps={eps}", "--out", str(out), expect=1)
+    lit_viz("attack", *files, *small_options, "--attack", attack, f"--eps={eps}", "--out", str(out), expect=1)
     assert message in sentence(capsys)
     assert not out.exists()
 
@@ -63,7 +70,15 @@ def test_radii_are_printed_in_their_unit_and_stored_as_evidence(
     labels = smooth.logits(photographs()).argmax(1)
     out = tmp_path / "run"
     lv.attack(
-        smooth, photographs(), labels, attack="pgd", norm=norm, radii=radii, iterations=12, out=out, wandb="disabled"
+        smooth,
+        photographs(),
+        labels=labels,
+        attack="pgd",
+        norm=norm,
+        eps=radii,
+        iterations=12,
+        out=out,
+        wandb="disabled",
     )
     found = json.loads((out / "evidence.json").read_text())["robustness"]
     assert next(point["eps"] for point in found["points"]) == output
@@ -74,24 +89,26 @@ def test_radii_are_printed_in_their_unit_and_stored_as_evidence(
 def test_the_caption_names_several_targets(files: list[str]) -> None:
     """A photograph that is given twice, untargeted, has one."""
     net = lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
-    options: dict[str, Any] = {"attack": "pgd", "radii": [0.01, 0.1], "iterations": 3}
+    options: dict[str, Any] = {"attack": "pgd", "eps": [0.01, 0.1], "iterations": 3}
     twice = [files[0], *files]
 
     def texts(run: lv.Run) -> str:
         return " ".join(text.get_text() for text in run.figure().texts)
 
     assert "at any radius, fools" in texts(lv.attack(net, twice, **options))
-    several = lv.attack(net, twice, labels=[3, 3, 3], target=[0, 1, 2], **options)
+    several = lv.attack(net, twice, labels=[3, 3, 3], targets=[0, 1, 2], **options)
     assert "at any radius and target, fools" in texts(several)
     (axes,) = (axes for axes in several.figure().axes if axes.get_ylabel())
     assert {text.get_text().split(" of ")[1] for text in axes.texts} == {"2"}
 
 
-def test_a_universal_run_is_named_by_its_target(files: list[str], tmp_path: Path) -> None:
+def test_a_universal_run_is_named_by_its_target(
+    files: list[str], tmp_path: Path, lit_viz: Any, small_options: Any
+) -> None:
     table, out = tmp_path / "list.csv", tmp_path / "run"
     table.write_text(f"file,label\n{files[0]},nonsense\n{files[1]},2\n")
     words = ["--attack", "universal", "--target", "1", "--iterations", "2", "--out", str(out)]
-    lit_viz("attack", str(table), *SMALL, *words)
+    lit_viz("attack", str(table), *small_options, *words)
     (record,) = (json.loads(line) for line in (out / "results.jsonl").read_text().splitlines())
     assert (record["name"], record["target"], record["target_name"]) == ("universal class 1", 1, "class 1")
 
@@ -102,7 +119,7 @@ def test_a_universal_run_keeps_a_part_of_the_residual_gradient(smooth: Classifie
     command = COMMANDS["attack"]
     words = ["--model.attack", "lit_viz.attacks.universal.Universal", "--model.residual_gradient", "0.5"]
     configured = ConfiguredMethod(command, ["--photographs", "[x]", *words])
-    module = command.build(configured.config, configured.parts, smooth)
+    module = configured.build(smooth)
     assert isinstance(module, UniversalPerturbation)
     assert module.residual_gradient == 0.5
 
@@ -111,7 +128,7 @@ def test_the_curve_of_an_image_ends_before_rounding(smooth: Classifier, tmp_path
     """The last values logged were those of the file: an image that had fooled as floats seemed never to have."""
     x = photographs()
     labels, out = smooth.logits(x).argmax(1), tmp_path / "run"
-    run = lv.attack(smooth, x, labels, attack="pgd", eps=0.9 / 255, iterations=4, out=out, wandb="disabled")
+    run = lv.attack(smooth, x, labels=labels, attack="pgd", eps=0.9 / 255, iterations=4, out=out, wandb="disabled")
     for outcome in run.outcomes:
         assert outcome.record.l2 == outcome.record.linf == 0  # no other file lies so near
         last = outcome.curve("linf")[-1][1]
@@ -132,12 +149,15 @@ def test_images_of_a_class_form_one_row() -> None:
 
 
 def test_a_map_is_of_a_class(smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match="must be a class, got none"):
-        lv.saliency(smooth, photographs(), "none")
+    with pytest.raises(LitVizError, match="must be classes, got none"):
+        lv.saliency(smooth, photographs(), targets="none")
 
 
 def test_occlusion_evaluates_every_window_for_any_number_of_iterations(smooth: Classifier) -> None:
-    maps = [lv.saliency(smooth, photographs(1), 0, method="occlusion", iterations=k, check="none") for k in (None, 3)]
+    maps = [
+        lv.saliency(smooth, photographs(1), targets=0, method="occlusion", iterations=k, check="none")
+        for k in (None, 3)
+    ]
     assert torch.equal(*(run.attributions for run in maps))
 
 
@@ -150,13 +170,13 @@ def test_occlusion_evaluates_every_window_for_any_number_of_iterations(smooth: C
     ],
 )
 def test_count_prints_the_cost_of_every_method(
-    words: list[str], files: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str], files: list[str], capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
-    lit_viz(words[0], files[0], *SMALL, *words[1:], "--count")
+    lit_viz(words[0], files[0], *small_options, *words[1:], "--count")
     assert "1 image, " in capsys.readouterr().out
 
 
 def test_none_is_a_value_in_python(smooth: Classifier) -> None:
-    """``channel=None`` is the whole layer; it was dropped, and the recipe's eight channels were shown."""
-    run = lv.visualize(smooth, [], layer="features.3", channel=None, iterations=1, model__views=1)
+    """``channels=None`` is one image of the whole layer, not of the eight channels of the configuration."""
+    run = lv.visualize(smooth, [], layer="features.3", channels=None, iterations=1, views=1)
     assert [record.get("channel") for record in run.results] == [None]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,11 @@ import yaml
 from PIL import Image
 
 import lit_viz as lv
+from lit_viz.attributions import SmoothGrad
 from lit_viz.classifiers import Classifier
 from lit_viz.presentations import saliency_map
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
-from lit_viz.runs.folder import RunFolder
-from tests.test_cli import SMALL, lit_viz, records, sentence
+from lit_viz.runs.folder import FolderStorage
 
 GREY = np.full((30, 40), 120, np.uint8)
 
@@ -46,10 +48,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_each_photograph_of_a_folder_has_a_map_or_an_error(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
 ) -> None:
     run = tmp_path / "run"
-    lit_viz("saliency", str(folder), *SMALL, "--slots", "3", "--out", str(run), expect=1)
+    lit_viz("saliency", str(folder), *small_options, "--slots", "3", "--out", str(run), expect=1)
     out, err = capsys.readouterr()
     found = records(run)
     assert [r["status"] for r in found] == ["done"] * 6 + ["failed"] * 3
@@ -72,26 +74,27 @@ def test_each_photograph_of_a_folder_has_a_map_or_an_error(
 
 
 def test_a_failed_photograph_is_printed_once_for_all_methods(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
     words = ["--method", "gradient,rise", "--iterations", "2", "--check", "none", "--out", str(tmp_path / "run")]
-    lit_viz("saliency", str(folder), *SMALL, *words, expect=1)
+    lit_viz("saliency", str(folder), *small_options, *words, expect=1)
     message = [line for line in capsys.readouterr().out.splitlines() if ": the photograph " in line]
     assert message
     assert len(set(message)) == len(message)
 
 
 def test_failed_maps_in_half_precision_have_a_reason(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
     words = ["--method", "gradient", "--trainer.precision", "bf16-mixed", "--out", str(tmp_path / "run")]
-    lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words)
-    why = "bf16-mixed is less accurate than the float32 gates (omit --trainer.precision)"
-    assert f"0 of 1 checked maps agree with Captum, {why}" in capsys.readouterr().err
+    lit_viz("saliency", str(folder / "a_colour.jpg"), *small_options, *words)
+    message = capsys.readouterr().err
+    assert "evidence: 0 of 1 compared maps agree with Captum" in message
+    assert "bf16-mixed is less accurate than the float32 gates: use the precision 32-true." in message
     assert json.loads((tmp_path / "run" / "evidence.json").read_text())["captum"]["precision"] == "bf16-mixed"
 
 
-def test_labels_targets_and_methods(tmp_path: Path) -> None:
+def test_labels_targets_and_methods(tmp_path: Path, lit_viz: Any, records: Any, small_options: Any) -> None:
     for name in ("banana", "date"):
         (tmp_path / "in" / name).mkdir(parents=True)
         Image.fromarray(GREY).save(tmp_path / "in" / name / "x.png")
@@ -99,7 +102,7 @@ def test_labels_targets_and_methods(tmp_path: Path) -> None:
     words = ["--labels", "folders", "--target", "label", "--target", "0", "--method", "gradient,smoothgrad"]
     (tmp_path / "names.txt").write_text("apple\nbanana\ncherry\ndate\nelder\n")
     labels = ["--classifier.labels", str(tmp_path / "names.txt")]
-    lit_viz("saliency", str(tmp_path / "in"), *SMALL, *labels, *words, "--out", str(run))
+    lit_viz("saliency", str(tmp_path / "in"), *small_options, *labels, *words, "--out", str(run))
     found = records(run)
     assert [(r["method"], r["label"], r["target"]) for r in found] == [
         (method, label, target) for method in ("gradient", "smoothgrad") for label, target in
@@ -109,10 +112,12 @@ def test_labels_targets_and_methods(tmp_path: Path) -> None:
     assert [r["iterations"] for r in found] == [1] * 4 + [128] * 4
 
 
-def test_an_option_of_the_method_and_a_tolerance(tmp_path: Path) -> None:
+def test_an_option_of_the_method_and_a_tolerance(
+    tmp_path: Path, lit_viz: Any, records: Any, small_options: Any
+) -> None:
     Image.fromarray(GREY).save(tmp_path / "x.png")
     words = ["--method", "smoothgrad", "--method.sigma", "0.01", "--tolerance", "0.2", "--check", "none"]
-    lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, *words, "--out", str(tmp_path / "run"))
+    lit_viz("saliency", str(tmp_path / "x.png"), *small_options, *words, "--out", str(tmp_path / "run"))
     (record,) = records(tmp_path / "run")
     assert record["iterations"] == 8
     assert record["relative_error"] <= 0.2
@@ -121,10 +126,12 @@ def test_an_option_of_the_method_and_a_tolerance(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "evidence.json").exists()
 
 
-def test_check_compares_with_captum_and_detects_a_changed_map(tmp_path: Path) -> None:
+def test_check_compares_with_captum_and_detects_a_changed_map(
+    tmp_path: Path, lit_viz: Any, records: Any, small_options: Any
+) -> None:
     Image.fromarray(GREY).save(tmp_path / "x.png")
     run = tmp_path / "run"
-    lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, "--check", "none", "--out", str(run))
+    lit_viz("saliency", str(tmp_path / "x.png"), *small_options, "--check", "none", "--out", str(run))
     lit_viz("check", str(run))
     assert json.loads((run / "evidence.json").read_text())["captum"]["maps"][0]["passed"]
     assert records(run)[0]["captum"]["passed"]
@@ -135,37 +142,45 @@ def test_check_compares_with_captum_and_detects_a_changed_map(tmp_path: Path) ->
 
 
 def test_python_compares_with_captum_if_that_takes_no_longer_than_the_run(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, records: Any
 ) -> None:
     images = torch.rand(1, 3, 16, 16)
-    assert lv.saliency(smooth, images, 0).results[0]["captum"]["passed"]
+    assert lv.saliency(smooth, images, targets=0).results[0]["captum"]["passed"]
     monkeypatch.setattr(saliency_map, "_CHECK_SECONDS_PER_PARAMETER", 1.0)
-    assert lv.saliency(smooth, images, 0).results[0]["captum"]["why"].startswith("not checked, since it would take")
-    lv.saliency(smooth, images, 0, out=tmp_path / "run", wandb="disabled")
+    assert (
+        lv.saliency(smooth, images, targets=0)
+        .results[0]["captum"]["why"]
+        .startswith("not checked, since it would take")
+    )
+    lv.saliency(smooth, images, targets=0, out=tmp_path / "run", wandb="disabled")
     assert records(tmp_path / "run")[0]["captum"]["why"].startswith("not checked, since it would take")
-    assert lv.saliency(smooth, images, 0, check="captum").results[0]["captum"]["passed"]
+    assert lv.saliency(smooth, images, targets=0, check="captum").results[0]["captum"]["passed"]
 
 
-def test_target_against_another_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_target_against_another_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+) -> None:
     for name in ("x", "y"):
         Image.fromarray(GREY).save(tmp_path / f"{name}.png")
     (tmp_path / "list.csv").write_text("file,target,against\nx.png,0,3\ny.png,0,\n")
     run = tmp_path / "run"
-    lit_viz("saliency", str(tmp_path / "list.csv"), *SMALL, "--against", "1", "--gamma", "0.5", "--out", str(run))
+    lit_viz(
+        "saliency", str(tmp_path / "list.csv"), *small_options, "--against", "1", "--gamma", "0.5", "--out", str(run)
+    )
     assert [(r["target_name"], r["against"], r["gamma"]) for r in records(run)] == [
         ("class 0 vs. class 3", 3, 0.5),
         ("class 0 vs. class 1", 1, 0.5),
     ]
     assert all(r["captum"]["passed"] for r in records(run))
     assert "class 0 vs. class 3" in capsys.readouterr().out
-    names = [SaliencyMapPresentation().task_name(task) for task in RunFolder(run).queue()]
+    names = [SaliencyMapPresentation().task_name(task) for task in FolderStorage(run).queue()]
     assert names == ["x -> class 0 vs. class 3, gamma 0.5, gradient", "y -> class 0 vs. class 1, gamma 0.5, gradient"]
     lit_viz("check", str(run))
     edited = (run / "results.jsonl").read_text().replace('"against": 3', '"against": 2')
     (run / "results.jsonl").write_text(edited)
     lit_viz("check", str(run), expect=1)
     words = ["--against", "2", "--gamma", "0.5", "--out", str(run), "--resume"]
-    lit_viz("saliency", str(tmp_path / "list.csv"), *SMALL, *words, expect=1)
+    lit_viz("saliency", str(tmp_path / "list.csv"), *small_options, *words, expect=1)
     assert "--against can't be changed" in capsys.readouterr().err
 
 
@@ -195,7 +210,13 @@ PICTURE_DAMAGES: dict[str, Callable[[Path], object]] = {
     ],
 )
 def test_check_reports_a_damaged_file(
-    damaged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder_name: str, damage: str
+    damaged_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    folder_name: str,
+    damage: str,
+    lit_viz: Any,
+    records: Any,
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(damaged_run, run)
@@ -203,14 +224,14 @@ def test_check_reports_a_damaged_file(
     (DAMAGES | ARRAY_DAMAGES | PICTURE_DAMAGES)[damage](path)
     lit_viz("check", str(run), expect=1)
     text = capsys.readouterr().err
-    assert "1 of 1 checked maps agree with Captum, 1 map damaged (" in text
+    assert re.search(r"1 of 1 compared maps agree with Captum \S+; 1 map damaged \(", text)
     assert ("photograph" if folder_name == "sources" else f"{folder_name}/{path.name}") in text
     assert records(run)[1]["captum"]["passed"] is False
     assert json.loads((run / "evidence.json").read_text())["captum"]["damaged"][0]["name"] == records(run)[1]["name"]
 
 
 def test_check_names_an_array_of_which_one_byte_has_changed(
-    damaged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damaged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any
 ) -> None:
     """The lowest bits of a value that is not the maximum: neither the picture nor Captum shows it."""
     run = tmp_path / "run"
@@ -221,27 +242,27 @@ def test_check_names_an_array_of_which_one_byte_has_changed(
     path.write_bytes(content)
     lit_viz("check", str(run), expect=1)
     text = capsys.readouterr().err
-    assert "2 of 2 checked maps agree with Captum" in text
+    assert "2 of 2 compared maps agree with Captum" in text
     assert f"arrays/{path.name} is damaged: its checksum is not that of the checkpoint" in text
 
 
 @pytest.fixture(scope="module")
-def damaged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def damaged_run(tmp_path_factory: pytest.TempPathFactory, lit_viz: Any, small_options: Any) -> Path:
     """Return a run of two maps, to be copied and damaged."""
     folder = tmp_path_factory.mktemp("run")
     for name in "xy":
         Image.fromarray(GREY).save(folder / f"{name}.png")
     words = ["--check", "none", "--out", str(folder / "run")]
-    lit_viz("saliency", str(folder / "x.png"), str(folder / "y.png"), *SMALL, *words)
+    lit_viz("saliency", str(folder / "x.png"), str(folder / "y.png"), *small_options, *words)
     return folder / "run"
 
 
 def test_a_finished_run_is_printed_again_and_a_figure_that_is_missing_is_drawn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
     Image.fromarray(GREY).save(tmp_path / "x.png")
     run = tmp_path / "run"
-    lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, "--check", "none", "--out", str(run))
+    lit_viz("saliency", str(tmp_path / "x.png"), *small_options, "--check", "none", "--out", str(run))
     before = capsys.readouterr().out
     (run / "figure.png").unlink()
     lit_viz("resume", str(run))
@@ -268,10 +289,16 @@ def test_a_finished_run_is_printed_again_and_a_figure_that_is_missing_is_drawn(
     ],
 )
 def test_invalid_options_give_a_one_line_error(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    sentence: Any,
+    small_options: Any,
 ) -> None:
     run = tmp_path / "run"
-    lit_viz("saliency", *words, *SMALL, "--config", _empty(tmp_path), "--out", str(run), expect=1)
+    lit_viz("saliency", *words, *small_options, "--config", _empty(tmp_path), "--out", str(run), expect=1)
     assert message in sentence(capsys)
     assert not run.exists()
 
@@ -283,8 +310,8 @@ def _empty(folder: Path) -> str:
 
 def test_from_python(smooth: Classifier) -> None:
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    method = {"smoothgrad": {"sigma": 0.2}}
-    run = lv.saliency(smooth, images, ["apple", 1, "date"], method=method, iterations=5, check="captum")
+    method = SmoothGrad(sigma=0.2)
+    run = lv.saliency(smooth, images, targets=["apple", 1, "date"], method=method, iterations=5, check="captum")
     assert run.attributions.shape == (3, 3, 16, 16)
     assert torch.equal(run.maps, run.attributions.abs().amax(1))
     assert [r["target"] for r in run.results] == [0, 1, 3]
@@ -298,28 +325,30 @@ def test_from_python(smooth: Classifier) -> None:
     [
         (torch.full((2, 3, 16, 16), -0.1), None, r"images must be in \[0, 1\], got -0.1 to -0.1"),
         (torch.full((2, 3, 16, 16), 255.0), None, r"images must be in \[0, 1\], got 255 to 255"),
-        (torch.zeros(2, 3, 16, 16), [1], "must be one target, or one per image: got 1 for 2 images"),
+        (torch.zeros(2, 3, 16, 16), [1], "targets must be one class, or one per image: got 1 for 2 images"),
         (torch.zeros(2, 3, 16, 16), "appel", "did you mean 'apple'"),
     ],
 )
 def test_invalid_images_are_rejected(smooth: Classifier, images: torch.Tensor, targets: object, message: str) -> None:
     with pytest.raises(lv.LitVizError, match=message):
-        lv.saliency(smooth, images, targets)  # type: ignore[arg-type]
+        lv.saliency(smooth, images, targets=targets)  # type: ignore[arg-type]
 
 
 def test_images_off_the_8_bit_lattice_are_stored_exactly(smooth: Classifier, tmp_path: Path) -> None:
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    lv.saliency(smooth, images, 1, out=tmp_path / "run", wandb="disabled")
+    lv.saliency(smooth, images, targets=1, out=tmp_path / "run", wandb="disabled")
     assert np.array_equal(np.load(tmp_path / "run" / "sources" / "0000_image_0.npy"), images[0].numpy())
     assert lv.check(tmp_path / "run", smooth)
 
 
-def test_a_resume_ignores_photographs_added_later(tmp_path: Path) -> None:
+def test_a_resume_ignores_photographs_added_later(
+    tmp_path: Path, lit_viz: Any, records: Any, small_options: Any
+) -> None:
     (tmp_path / "in").mkdir()
     Image.fromarray(GREY).save(tmp_path / "in" / "m.png")
     Image.fromarray(GREY).save(tmp_path / "in" / "n.png")
     run = tmp_path / "run"
-    lit_viz("saliency", str(tmp_path / "in"), *SMALL, "--check", "none", "--out", str(run))
+    lit_viz("saliency", str(tmp_path / "in"), *small_options, "--check", "none", "--out", str(run))
     (run / "checkpoints" / "last.ckpt").unlink()  # as if it had been killed at the start
     (run / "results.jsonl").unlink()
     Image.fromarray(GREY).save(tmp_path / "in" / "a.png")
@@ -330,19 +359,21 @@ def test_a_resume_ignores_photographs_added_later(tmp_path: Path) -> None:
 def test_maps_and_attacks_in_inference_mode(smooth: Classifier) -> None:
     """Which run under inference mode, where nothing can be differentiated."""
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    expected = lv.saliency(smooth, images, 1, check="none").attributions
+    expected = lv.saliency(smooth, images, targets=1, check="none").attributions
     with torch.inference_mode():
-        run = lv.saliency(smooth, images * 1, 1, method="gradient")
+        run = lv.saliency(smooth, images * 1, targets=1, method="gradient")
         assert torch.equal(run.attributions, expected)
         assert all(r["captum"]["passed"] for r in run.results)
-        assert lv.attack(smooth, images, [0, 1], attack="pgd", eps=0.1).images.shape == images.shape
+        assert lv.attack(smooth, images, labels=[0, 1], attack="pgd", eps=0.1).images.shape == images.shape
     assert not expected.is_inference()
 
 
-def test_the_selected_layer_is_printed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_selected_layer_is_printed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+) -> None:
     """Nobody could know which it was."""
     run, words = tmp_path / "run", ["--method", "grad_cam,gradient", "--check", "none"]
-    lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words, "--out", str(run))
+    lit_viz("saliency", str(folder / "a_colour.jpg"), *small_options, *words, "--out", str(run))
     assert [record.get("layer") for record in records(run)] == ["features", None]
     assert "grad_cam reads the layer features\n" in capsys.readouterr().err
     assert "grad_cam of features, " in (run / "report.html").read_text()
@@ -352,31 +383,52 @@ def test_guided_grad_cam_records_its_layer() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(5))
     network(torch.zeros(1, 3, 16, 16))
     net = lv.load_classifier(network, size=16)
-    (record,) = lv.saliency(net, torch.rand(1, 3, 16, 16), 0, method="guided_grad_cam", check="none").results
+    (record,) = lv.saliency(net, torch.rand(1, 3, 16, 16), targets=0, method="guided_grad_cam", check="none").results
     assert record["layer"] == "1"
 
 
 def test_the_error_of_a_single_sample_is_not_resolved(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
     run, words = tmp_path / "run", ["--method", "smoothgrad,gradient", "--iterations", "1", "--check", "none"]
-    lit_viz("saliency", str(folder / "a_colour.jpg"), *SMALL, *words, "--out", str(run))
-    assert "smoothgrad: 1 map with an error above 100% or not resolved: give more --iterations" in (
+    lit_viz("saliency", str(folder / "a_colour.jpg"), *small_options, *words, "--out", str(run))
+    assert "smoothgrad: 1 map with an error above 100% or not resolved: give more iterations" in (
         capsys.readouterr().err
     )
-    errors = [[row["error"] for row in SaliencyMapPresentation().table(RunFolder(run).records())]]
+    errors = [[row["error"] for row in SaliencyMapPresentation().table(FolderStorage(run).records())]]
     outcome = lv.saliency(
         lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25),
-        torch.rand(1, 3, 16, 16), 0, method=["smoothgrad", "gradient"], iterations=1, check="none",
+        torch.rand(1, 3, 16, 16), targets=0, method=["smoothgrad", "gradient"], iterations=1, check="none",
     )  # fmt: skip
     errors.append([row["error"] for row in SaliencyMapPresentation().table([one.record for one in outcome.outcomes])])
     assert errors == [["not resolved", "-"]] * 2
     assert any(text.get_text() == "not resolved" for text in outcome.figure().texts)
 
 
-def test_an_unreached_tolerance_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["saliency", "packaged:chelsea", *SMALL, "--method", "smoothgrad", "--iterations", "8", "--tolerance"]
+def test_an_unreached_tolerance_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
+    words = [
+        "saliency",
+        "packaged:chelsea",
+        *small_options,
+        "--method",
+        "smoothgrad",
+        "--iterations",
+        "8",
+        "--tolerance",
+    ]
     lit_viz(*words, "1e-9", "--out", str(tmp_path / "missed"))
-    assert "tolerance: 1 of 1 maps ended above 1e-09: give more --iterations" in capsys.readouterr().err
+    assert "tolerance: 1 of 1 maps ended above 1e-09: give more iterations" in capsys.readouterr().err
     lit_viz(*words, "0.9", "--out", str(tmp_path / "reached"))
     assert "tolerance" not in capsys.readouterr().err
+
+
+def test_a_configuration_in_python_gives_seed_and_options_of_the_run(smooth: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("seed: 5\ncheck: none\nmodel: {method: Gradient}\n")
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    (record,) = lv.saliency(smooth, x, targets=0, config=tmp_path / "own.yaml").results
+    assert (record["seed"], record.get("captum")) == (5, None)
+    (record,) = lv.saliency(smooth, x, targets=0, config=tmp_path / "own.yaml", seed=0, check="captum").results
+    assert record["seed"] == 0
+    assert record["captum"]["passed"]

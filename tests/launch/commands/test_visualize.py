@@ -19,17 +19,19 @@ from lit_viz.attributions import METHODS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges
+from lit_viz.objectives import Logit
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.rule import never
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from scripts.judge import judge
 from tests.conftest import NAMES, smooth_network
-from tests.test_cli import SMALL, lit_viz, records, sentence
 
 
-def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reads_the_pictures_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    lit_viz("visualize", "0", "3", *SMALL, "--iterations", "12", "--out", str(run))
+    lit_viz("visualize", "0", "3", *small_options, "--iterations", "12", "--out", str(run))
     lit_viz("check", str(run))
     assert "evidence: 2 of 2 files classified as recorded" in capsys.readouterr().err
     held = json.loads((run / "evidence.json").read_text())["pictures"]
@@ -42,12 +44,14 @@ def test_check_reads_the_pictures_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 1
 
 
-def test_next_steps_name_no_missing_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_next_steps_name_no_missing_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
-    broken = ["--classifier", "tests.launch.commands.test_visualize:broken_network", *SMALL[2:]]
+    broken = ["--classifier", "tests.launch.commands.test_visualize:broken_network", *small_options[2:]]
     lit_viz("visualize", "0", *broken, "--iterations", "2", "--out", str(run), expect=1)
     lit_viz("check", str(run))
-    assert "evidence: no finished image" in capsys.readouterr().err
+    assert "evidence: No image was verified." in capsys.readouterr().err
 
 
 def broken_network() -> nn.Module:
@@ -60,7 +64,7 @@ def broken_network() -> nn.Module:
 
 def test_a_canvas_of_another_shape_is_resized_for_all_networks(smooth: Classifier) -> None:
     """The record describes the resized canvas, as in the training."""
-    run = lv.visualize(smooth, [1], iterations=8, model__views=2, model__size=(16, 48))
+    run = lv.visualize(smooth, [1], iterations=8, views=2, size=(16, 48))
     assert run.images.shape[-2:] == (16, 48)
     stretched = interpolate(run.images, (16, 16), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
     expected = float(smooth.logits(stretched).softmax(1)[0, 1])
@@ -76,11 +80,16 @@ class Still(StepRule):
 
 @pytest.mark.parametrize("rule", [ATTACKS["pgd"], ATTACKS["square"], METHODS["gradient"], METHODS["rise"]])
 def test_attacks_and_saliency_methods_are_no_step_rules(
-    rule: type[StepRule], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rule: type[StepRule],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    sentence: Any,
+    small_options: Any,
 ) -> None:
-    words = ["visualize", "0", *SMALL, "--model.step_rule", f"{rule.__module__}.{rule.__name__}"]
-    command = "attack" if issubclass(rule, Attack) else "saliency"
-    message = f"--model.step_rule must be an optimizer, got {rule.__name__}: use it with lit-viz {command}"
+    words = ["visualize", "0", *small_options, "--model.step_rule", f"{rule.__module__}.{rule.__name__}"]
+    method = "AdversarialExample" if issubclass(rule, Attack) else "SaliencyMap"
+    message = f"--model.step_rule must be an optimizer, got {rule.__name__}: it is a part of {method}"
     for options in (["--count"], ["--out", str(tmp_path / "runs" / "run")]):
         lit_viz(*words, *options, expect=1)
         assert sentence(capsys) == f"lit-viz: {message}"
@@ -88,12 +97,12 @@ def test_attacks_and_saliency_methods_are_no_step_rules(
 
 
 def test_a_rate_can_not_vary_where_the_rule_has_none(smooth: Classifier) -> None:
-    with pytest.raises(LitVizError, match="--vary lr requires a step rule with a learning rate, got Still"):
-        lv.visualize(smooth, [1], iterations=2, model__step_rule=f"{__name__}.Still", vary={"lr": [0.01, 0.5]})
+    with pytest.raises(LitVizError, match=r"^vary of lr requires a step rule with a learning rate, got Still"):
+        lv.visualize(smooth, [1], iterations=2, step_rule=Still(), vary={"lr": [0.01, 0.5]})
 
 
 def test_varied_options_are_drawn_as_a_grid(smooth: Classifier) -> None:
-    options: dict[str, Any] = {"model__views": 1, "vary": {"lr": [0.01, 0.5], "iterations": [1, 2, 3]}}
+    options: dict[str, Any] = {"views": 1, "vary": {"lr": [0.01, 0.5], "iterations": [1, 2, 3]}}
     run = lv.visualize(smooth, [1, 2], **options)
     assert [record["lr"] for record in run.results] == [0.01] * 3 + [0.5] * 3 + [0.01] * 3 + [0.5] * 3
     figure = run.figure()
@@ -108,9 +117,9 @@ def test_varied_options_are_drawn_as_a_grid(smooth: Classifier) -> None:
     layer = lv.visualize(
         smooth,
         iterations=2,
-        model__views=1,
+        views=1,
         layer="features.3",
-        channel="1,2",
+        channels="1,2",
         vary={"lr": [0.01, 0.5]},
         config="channels",
     )
@@ -120,7 +129,7 @@ def test_varied_options_are_drawn_as_a_grid(smooth: Classifier) -> None:
 
 
 def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Classifier, tmp_path: Path) -> None:
-    how: dict[str, Any] = {"model__views": 1, "config": "small"}
+    how: dict[str, Any] = {"views": 1, "config": "small"}
     run = lv.visualize(smooth, [1, 1, 2], vary={"iterations": [2, 3]}, **how)
     seeds = [f"banana, {k} iterations, seed {seed}" for seed in (0, 1) for k in (2, 3)]
     assert [one.name for one in ClassVisualizationPresentation().evolutions(run.outcomes)] == [
@@ -134,7 +143,7 @@ def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Classi
             lv.visualize(smooth, [1, 2], iterations=2, **how).outcomes
         )
     ] == NAMES[1:3]
-    twice = lv.visualize(smooth, layer="features.3", channel="3,3,4", iterations=2, **how)
+    twice = lv.visualize(smooth, layer="features.3", channels="3,3,4", iterations=2, **how)
     texts = [text.get_text() for text in twice.figure().texts]
     assert [text for text in texts if text.startswith(("features.3", "3", "4"))] == [
         "features.3 · 2 channels",
@@ -145,16 +154,16 @@ def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Classi
 
 
 def test_images_of_an_objective_without_class_have_no_class_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
 ) -> None:
     run = tmp_path / "run"
     fixed = ["--model.objective", "Logit", "--model.objective.target", "2"]
-    lit_viz("visualize", "0", *SMALL, *fixed, "--iterations", "2", "--out", str(run))
+    lit_viz("visualize", "0", *small_options, *fixed, "--iterations", "2", "--out", str(run))
     assert "the objective has no class: 0 ignored" in capsys.readouterr().err
     (record,) = records(run)
     assert (record["name"], record["target"]) == ("Logit", None)
     with pytest.raises(LitVizError, match="must be a class of Smooth, from 0 to 4, got 7"):
-        lv.visualize(load_classifier(smooth_network(), mean=0.5, std=0.5, size=16), model__objective__target=7)
+        lv.visualize(load_classifier(smooth_network(), mean=0.5, std=0.5, size=16), objective=Logit(7))
 
 
 def test_judges_take_images_of_as_many_channels(lite0: Classifier) -> None:
@@ -163,9 +172,11 @@ def test_judges_take_images_of_as_many_channels(lite0: Classifier) -> None:
     assert installed_judges(grey) == ()
 
 
-def test_ignored_options_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ignored_options_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
     """Iterations after the last one, and a parameterization that does not preserve the photograph."""
-    words = ["visualize", "0", *SMALL, "--iterations", "4", "--log-at", "2,9,300", "--curve-at", "1,4"]
+    words = ["visualize", "0", *small_options, "--iterations", "4", "--log-at", "2,9,300", "--curve-at", "1,4"]
     lit_viz(*words, "--vary", '{"iterations": [3, 9]}', "--out", str(tmp_path / "run"))
     printed = capsys.readouterr().err
     assert "--log-at 300 is not reached: the last iteration is 9" in printed
@@ -173,24 +184,26 @@ def test_ignored_options_are_reported(tmp_path: Path, capsys: pytest.CaptureFixt
     photograph = ["--init", "packaged:chelsea"]
     lit_viz(*words, *photograph, "--model.parameterization", "MACO", "--out", str(tmp_path / "phases"))
     printed = capsys.readouterr().err
-    assert "--log-at 9, 300 is not reached: the last iteration is 4" in printed
+    assert "--log-at 9,300 is not reached: the last iteration is 4" in printed
     assert "MACO does not preserve the photograph: it keeps its phases only" in printed
     assert "training starts from the photograph" not in printed
     lit_viz(*words, *photograph, "--out", str(tmp_path / "photograph"))
     assert "training starts from the photograph to within" in capsys.readouterr().err
 
 
-def test_an_empty_folder_name_is_rejected(capsys: pytest.CaptureFixture[str], smooth: Classifier) -> None:
-    lit_viz("visualize", "0", *SMALL, "--out", "", expect=1)
+def test_an_empty_folder_name_is_rejected(
+    capsys: pytest.CaptureFixture[str], smooth: Classifier, lit_viz: Any, sentence: Any, small_options: Any
+) -> None:
+    lit_viz("visualize", "0", *small_options, "--out", "", expect=1)
     assert sentence(capsys) == "lit-viz: --out must not be empty"
-    with pytest.raises(LitVizError, match=r"^--out must not be empty$"):
+    with pytest.raises(LitVizError, match=r"^out must not be empty"):
         lv.visualize(smooth, [1], out="")
 
 
 def test_judges_evaluate_the_images_of_a_group_separately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Classifier, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options: dict[str, Any] = {"model__views": 2, "model__group": 2, "wandb": "disabled"}
+    options: dict[str, Any] = {"views": 2, "group": 2, "wandb": "disabled"}
     run = lv.visualize(smooth, [1], iterations=6, out=tmp_path / "run", **options)
     monkeypatch.setattr("scripts.judge.load_classifier", lambda name, weights: smooth)
     judge(str(tmp_path / "run"), ["same"])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.test_cli import SMALL, lit_viz, records
 
-
-def test_deepdream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deepdream(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+) -> None:
     run = tmp_path / "run"
     few = ["--layer", "features.3", "--iterations", "8", "--model.size", "64", "--log-at", "0,4"]
-    lit_viz("visualize", "--config", "deepdream", *SMALL, *few, "--out", str(run))
+    lit_viz("visualize", "--config", "deepdream", *small_options, *few, "--out", str(run))
     (record,) = records(run)
     assert (record["name"], record["channel"], record["source"]) == ("features.3", None, "packaged:chelsea")
     assert record["iterations"] == record["backwards"] == 8

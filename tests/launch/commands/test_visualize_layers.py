@@ -18,19 +18,25 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.commands.visualize import channels, place
-from lit_viz.launch.config import ConfiguredMethod, find_config
-from lit_viz.launch.execute import default_folder
+from lit_viz.launch.commands.visualize import parse_place
+from lit_viz.launch.config import ConfiguredMethod, config_argument
+from lit_viz.methods.tasks import parse_channels
 from lit_viz.objectives import Objective, Outputs
 from tests.conftest import smooth_network
-from tests.test_cli import ROOT, SMALL, lit_viz, records, sentence
 
-FEW = [*SMALL, "--iterations", "6", "--log-at", "0,3", "--model.size", "16"]
+ROOT = Path(__file__).parents[3]
 
 
-def test_channels_from_words_to_a_labelled_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="session")
+def few_options(small_options: list[str]) -> list[str]:
+    return [*small_options, "--iterations", "6", "--log-at", "0,3", "--model.size", "16"]
+
+
+def test_channels_from_words_to_a_labelled_grid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], few_options: Any, lit_viz: Any, records: Any
+) -> None:
     run = tmp_path / "run"
-    lit_viz("visualize", "--layer", "features.3", "--channel", "3,7-8", *FEW, "--out", str(run))
+    lit_viz("visualize", "--layer", "features.3", "--channel", "3,7-8", *few_options, "--out", str(run))
     found = records(run)
     assert [record["name"] for record in found] == [f"features.3_ch{c}" for c in (3, 7, 8)]
     assert [(record["layer"], record["channel"]) for record in found] == [("features.3", c) for c in (3, 7, 8)]
@@ -47,10 +53,12 @@ def test_channels_from_words_to_a_labelled_grid(tmp_path: Path, capsys: pytest.C
     assert "probability" not in message.out + message.err
 
 
-def test_the_objective_of_the_file_equals_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_objective_of_the_file_equals_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], few_options: Any, lit_viz: Any, records: Any
+) -> None:
     """The saved picture through the plain network, by hand."""
     run = tmp_path / "run"
-    lit_viz("visualize", "--layer", "features.3", "--channel", "5", *FEW, "--out", str(run))
+    lit_viz("visualize", "--layer", "features.3", "--channel", "5", *few_options, "--out", str(run))
     (record,) = records(run)
     pixels = read_png(run / record["file"]).double()
     with torch.no_grad():
@@ -63,20 +71,26 @@ def test_the_objective_of_the_file_equals_the_record(tmp_path: Path, capsys: pyt
     assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 0
 
 
-def test_a_neuron_a_layer_and_a_group(tmp_path: Path) -> None:
+def test_a_neuron_a_layer_and_a_group(tmp_path: Path, few_options: Any, lit_viz: Any, records: Any) -> None:
     neuron, layer, group = (tmp_path / name for name in ("neuron", "layer", "group"))
-    lit_viz("visualize", "--layer", "features.3", "--channel", "1", "--neuron", "0,3", *FEW, "--out", str(neuron))
+    lit_viz(
+        "visualize", "--layer", "features.3", "--channel", "1", "--neuron", "0,3", *few_options, "--out", str(neuron)
+    )
     objective = yaml.safe_load((neuron / "config.yaml").read_text())["model"]["objective"]
     assert objective["init_args"]["place"] == [0, 3]
-    lit_viz("visualize", "--layer", "features.3", "--channel", "null", *FEW, "--out", str(layer))
+    lit_viz("visualize", "--layer", "features.3", "--channel", "null", *few_options, "--out", str(layer))
     assert [(r["name"], r["channel"]) for r in records(layer)] == [("features.3", None)]
-    lit_viz("visualize", "--layer", "features.3", "--channel", "1", "--model.group", "3", *FEW, "--out", str(group))
+    lit_viz(
+        "visualize", "--layer", "features.3", "--channel", "1", "--model.group", "3", *few_options, "--out", str(group)
+    )
     for file in ("images/0000_features.3_ch1.png", "frames/0000_features.3_ch1/iter_000003.png"):
         assert read_png(group / file).shape == (3, 16, 3 * 16 + 2)
     lit_viz("check", str(group))
 
 
-def test_a_composed_objective_takes_its_channels_from_the_words(tmp_path: Path) -> None:
+def test_a_composed_objective_takes_its_channels_from_the_words(
+    tmp_path: Path, few_options: Any, lit_viz: Any, records: Any
+) -> None:
     term = {"layer": "features.3"}
     parts = [{"class_path": f"lit_viz.objectives.{name}", "init_args": term} for name in ("Channel", "Diversity")]
     objective = {"class_path": "lit_viz.objectives.Sum", "init_args": {"terms": parts, "weights": [1.0, 2.0]}}
@@ -94,7 +108,7 @@ def test_a_composed_objective_takes_its_channels_from_the_words(tmp_path: Path) 
             }
         )
     )
-    lit_viz("visualize", "--config", str(config), *FEW, "--out", str(tmp_path / "run"))
+    lit_viz("visualize", "--config", str(config), *few_options, "--out", str(tmp_path / "run"))
     assert [record["channel"] for record in records(tmp_path / "run")] == [2, 3]
 
 
@@ -115,27 +129,38 @@ def composed(config: Path, *names: str) -> Path:
     ],
 )
 def test_a_layer_is_passed_to_the_objective_of_a_configuration(
-    words: list[str], terms: list[tuple[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    terms: list[tuple[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    few_options: Any,
+    lit_viz: Any,
 ) -> None:
     config = composed(tmp_path / "diverse.yaml", "Channel", "Diversity")
-    line = ["visualize", "--layer", "features.3", *words, "--config", str(config), *FEW]
+    line = ["visualize", "--layer", "features.3", *words, "--config", str(config), *few_options]
     lit_viz(*line, "--out", str(tmp_path / "run"))
+    of = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["objective"]["init_args"]["terms"]
+    assert [(t["class_path"].rpartition(".")[2], t["init_args"].get("place")) for t in of] == terms
+    assert {t["init_args"]["layer"] for t in of} == {"features.3"}
     capsys.readouterr()
     lit_viz(*line, "--print_config")
-    for text in ((tmp_path / "run" / "config.yaml").read_text(), capsys.readouterr().out):
-        of = yaml.safe_load(text)["model"]["objective"]["init_args"]["terms"]
-        assert [(t["class_path"].rpartition(".")[2], t["init_args"].get("place")) for t in of] == terms
-        assert {t["init_args"]["layer"] for t in of} == {"features.3"}
+    as_given = yaml.safe_load(capsys.readouterr().out)
+    of = as_given["model"]["objective"]["init_args"]["terms"]
+    assert [t["class_path"].rpartition(".")[2] for t in of] == ["Channel", "Diversity"]
+    assert {t["init_args"]["layer"] for t in of} == {"features.0"}
+    assert (as_given["layer"], as_given["neuron"]) == ("features.3", words[1] if words else None)
 
 
-def test_an_objective_that_takes_no_layer_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_objective_that_takes_no_layer_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], few_options: Any, lit_viz: Any, sentence: Any
+) -> None:
     of = ["--model.objective", "tests.launch.commands.test_visualize_layers.Brightest"]
-    lit_viz("visualize", "--layer", "features.3", *of, *FEW, "--out", str(tmp_path / "run"), expect=1)
-    assert "requires an objective that reads a layer, got Brightest" in sentence(capsys)
+    lit_viz("visualize", "--layer", "features.3", *of, *few_options, "--out", str(tmp_path / "run"), expect=1)
+    assert "--layer requires an objective that reads a layer, got Brightest" in sentence(capsys)
     of = ["--model.objective", '{"class_path": "Layer", "init_args": {"layer": "features.0"}}']
-    lit_viz("visualize", "--layer", "features.3", *of, *FEW, "--out", str(tmp_path / "run"), expect=1)
-    assert "--channel requires an objective such as Channel, got Layer" in sentence(capsys)
-    lit_viz("visualize", "--layer", "features.3", "--neuron", "centre", *of, *FEW, expect=1)
+    lit_viz("visualize", "--layer", "features.3", *of, *few_options, "--out", str(tmp_path / "run"), expect=1)
+    assert "--channel applies to objectives such as Channel, got Layer" in sentence(capsys)
+    lit_viz("visualize", "--layer", "features.3", "--neuron", "centre", *of, *few_options, expect=1)
     assert "requires an objective with a Channel" in sentence(capsys)
     assert not (tmp_path / "run").exists()
 
@@ -148,7 +173,7 @@ class Brightest(Objective):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--layer", "fetures.3", "--channel", "1"], "did you mean 'features"),
         (["--layer", "features.3", "--channel", "12"], "must be between 0 and 11, got 12"),
@@ -157,73 +182,81 @@ class Brightest(Objective):
         (["--layer", "features.3", "--channel", "1", "--neuron", "9,9"], "must be between 0,0 and 3,3, got 9,9"),
         (["--layer", "features.3", "--channel", "1", "--neuron", "left"], "or centre, got left"),
         (["--layer", "features.3", "--channel", "null", "--neuron", "1,1"], "--neuron requires --channel"),
-        (["--layer", "features.3", "--channel", "1", "--axis", "feature"], "--axis requires a layer of tokens"),
-        (["--layer", "head", "--channel", "1", "--neuron", "centre"], "--neuron requires a layer with positions"),
+        (["--layer", "features.3", "--channel", "1", "--axis", "feature"], "axis requires a layer of tokens"),
+        (["--layer", "head", "--channel", "1", "--neuron", "centre"], "neuron requires a layer with positions"),
         (["tarantula", "--layer", "features.3", "--channel", "1"], "a run must have classes or a layer"),
         (["--neuron", "1,1"], "require --layer"),
-        (["--channel", "1", "0"], "--channel requires --layer"),
+        (["--channel", "1", "0"], "--channel applies to objectives such as Channel"),
     ],
 )
 def test_invalid_layer_options_give_a_one_line_error(
-    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    few_options: Any,
+    lit_viz: Any,
+    sentence: Any,
 ) -> None:
-    lit_viz("visualize", *words, *FEW, "--out", str(tmp_path / "run"), expect=1)
-    assert says in sentence(capsys)
+    lit_viz("visualize", *words, *few_options, "--out", str(tmp_path / "run"), expect=1)
+    assert message in sentence(capsys)
     assert not (tmp_path / "run").exists()
 
 
 def test_channels_and_places_are_read() -> None:
-    assert channels("3, 14-16", 20) == [3, 14, 15, 16]
-    assert channels(7, 20) == [7]
-    assert channels("all", 3) == [0, 1, 2]
-    assert place("3,14") == [3, 14]
-    assert place("centre") is None
+    assert parse_channels("3, 14-16", 20) == [3, 14, 15, 16]
+    assert parse_channels(7, 20) == [7]
+    assert parse_channels("all", 3) == [0, 1, 2]
+    assert parse_place("3,14") == (3, 14)
+    assert parse_place("centre") == "center"
     for words in ("3-", "-3", "", "3,,4"):
-        with pytest.raises(LitVizError, match="--channel must be numbers and ranges"):
-            channels(words, 20)
+        with pytest.raises(LitVizError, match=r"^channels must be numbers and ranges"):
+            parse_channels(words, 20)
 
 
 def test_a_run_is_named_by_its_layer_and_has_a_cost(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], few_options: Any, lit_viz: Any
 ) -> None:
-    words = ["--layer", "features.3", "--channel", "1-3", "--model.group", "2", *FEW]
+    words = ["--layer", "features.3", "--channel", "1-3", "--model.group", "2", *few_options]
     lit_viz("visualize", *words, "--count")
     assert "3 images, 6 steps, 72 evaluations" in capsys.readouterr().out
-    channels_of = ["--config", str(find_config("visualize", "channels")), "--layer", "features.3"]
-    config = ConfiguredMethod(COMMANDS["visualize"], channels_of).config
-    assert default_folder(COMMANDS["visualize"], config).name.endswith("_features.3")
+    channels_of = ["--config", config_argument("visualize", "channels"), "--layer", "features.3"]
+    configured = ConfiguredMethod(COMMANDS["visualize"], channels_of)
+    configured.choose_folder()
+    assert configured.config.out.startswith("runs/visualize/")
+    assert configured.config.out.endswith("_features.3")
 
 
 def test_the_same_from_python(smooth: Classifier) -> None:
-    run = lv.visualize(smooth, layer="features.3", channel="2,4", iterations=2, model__size=16)
+    run = lv.visualize(smooth, layer="features.3", channels="2,4", iterations=2, size=16)
     assert [record["channel"] for record in run.results] == [2, 4]
     assert run.images.shape == (2, 3, 16, 16)
-    with pytest.raises(LitVizError, match="no class was given"):
+    with pytest.raises(LitVizError, match="there must be at least one class, got none"):
         lv.visualize(smooth)
 
 
 def test_sums_of_objectives_in_the_documentation(
     smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``lv.visualize`` was promised sums of instances, which it refuses."""
+    """The blocks run, with a small network in place of that of the page."""
     page = (ROOT / "docs" / "visualize_layers.md").read_text(encoding="utf-8").replace("blocks.3.2", "features.3")
     python = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    in_python, part = (next(block for block in python if word in block) for word in ("terms = ", "class Diverse"))
+    in_python, part = (next(block for block in python if word in block) for word in ("8 * Diversity(", "class Diverse"))
     known: dict[str, Any] = {"lv": lv}
-    few = 'smooth, iterations=2, channel=5, model__size=16, config="small"'
-    in_python = re.sub(r'"efficientnet_lite0", config="channels", channel=15', few, in_python)
+    few = 'smooth, iterations=2, channels=5, size=16, config="small"'
+    in_python = re.sub(r'"efficientnet_lite0", config="channels", channels=15', few, in_python)
     exec(in_python, {**known, "smooth": smooth}, known)
     (tmp_path / "documented_parts.py").write_text(part)
     monkeypatch.syspath_prepend(tmp_path)
-    how: dict[str, Any] = {"layer": "features.0", "channel": 5, "model__group": 4, "model__size": 16}
-    own = lv.visualize(
-        smooth, iterations=2, config="small", model__objective="documented_parts.Diverse", **how
-    ).results[0]
+    from documented_parts import Diverse
+
+    how: dict[str, Any] = {"layer": "features.0", "channels": 5, "group": 4, "size": 16}
+    own = lv.visualize(smooth, iterations=2, config="small", objective=Diverse(), **how).results[0]
     assert known["run"].results[0]["name"] == "features.3_ch5"
     assert (own["name"], own["layer"], own["status"]) == ("features.0_ch5", "features.0", "done")
 
 
-def test_layers_are_listed_with_their_outputs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_are_listed_with_their_outputs(capsys: pytest.CaptureFixture[str], lit_viz: Any) -> None:
     lit_viz("layers")
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()}
     assert lines["blocks.3.2"] == "InvertedResidual 80 x 14 x 14, 80 channels"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lit_viz.figures.sheet import channel_grid
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import stored_outcomes
-from tests.test_cli import lit_viz, records
+from lit_viz.runs.folder import FolderStorage
 
 VIT = [
     "--classifier", "tests.objectives.test_token_layers:vit_network",
@@ -19,7 +18,7 @@ VIT = [
 ]  # fmt: skip
 
 
-def test_vit(tmp_path: Path) -> None:
+def test_vit(tmp_path: Path, lit_viz: Any, records: Any) -> None:
     run = tmp_path / "run"
     few = ["--iterations", "8", "--model.views", "2", "--log-at", "0,4"]
     lit_viz("visualize", "--config", "vit", *VIT, "--layer", "blocks.1.mlp.act", *few, "--out", str(run))
@@ -29,7 +28,7 @@ def test_vit(tmp_path: Path) -> None:
     lit_viz("check", str(run))
 
 
-def test_tokens_are_called_so(tmp_path: Path) -> None:
+def test_tokens_are_called_so(tmp_path: Path, lit_viz: Any, records: Any) -> None:
     """They were called channels, as the features of the same layer are."""
     run, few = tmp_path / "run", ["--iterations", "2", "--model.views", "2", "--channel", "0-1"]
     words = ["visualize", "--config", "vit", *VIT, "--layer", "blocks.1.mlp.act", *few, "--out", str(run)]
@@ -38,11 +37,11 @@ def test_tokens_are_called_so(tmp_path: Path) -> None:
         found = records(run)
         assert [record["name"] for record in found] == [f"blocks.1.mlp.act_{axis}{n}" for n in (0, 1)]
         assert {(record["layer"], record["axis"]) for record in found} == {("blocks.1.mlp.act", axis)}
-        heading = channel_grid(stored_outcomes(RunFolder.open(run))).texts[0].get_text()
+        heading = channel_grid(FolderStorage.open(run).outcomes()).texts[0].get_text()
         assert heading == f"blocks.1.mlp.act · 2 {axis}s"
 
 
-def test_vit_of_a_class(tmp_path: Path) -> None:
+def test_vit_of_a_class(tmp_path: Path, lit_viz: Any, records: Any) -> None:
     run, none = tmp_path / "run", ["--layer", "null", "--channel", "null", "--axis", "null"]
     lit_viz("visualize", "3", "--config", "vit", *VIT, *none, "--iterations", "4", "--out", str(run))
     assert records(run)[0]["target"] == 3

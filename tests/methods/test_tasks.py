@@ -1,8 +1,7 @@
-"""From the words of a command to its queue."""
+"""From photographs and classes to the tasks of a queue."""
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 import time
@@ -11,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonargparse import ArgumentParser
 from torch import nn
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.labels import imagenet_labels
 from lit_viz.errors import LitVizError
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.commands.base import PhotographCommand
-from lit_viz.launch.commands.queue import class_of, photograph_tasks
+from lit_viz.methods import SaliencyMap
 from lit_viz.methods.photographs import needs_logits
+from lit_viz.methods.tasks import class_of, listed_tasks
 from lit_viz.types import Task
 
 
@@ -46,7 +43,12 @@ def write(file: Path, text: str) -> str:
 
 
 def queue(given: str | list[str], classifier: Classifier = FRUIT, **options: Any) -> list[Task]:
-    return photograph_tasks([given] if isinstance(given, str) else given, classifier, **options)[0]
+    return list(listed_tasks(classifier, [given] if isinstance(given, str) else given, **options).tasks)
+
+
+def saliency_queue(given: str | list[str], classifier: Classifier = FRUIT, **options: Any) -> list[Task]:
+    """Return the tasks of maps, which explain the label without a target."""
+    return list(SaliencyMap(classifier).expand_tasks(queue(given, classifier, **options)))
 
 
 # -- the queue
@@ -69,11 +71,12 @@ def test_tasks_are_ordered_by_photograph(tmp_path: Path) -> None:
 
 
 def test_without_a_target_it_is_the_label_or_none() -> None:
-    (saliency,) = queue("packaged:chelsea")
-    (attack,) = queue("packaged:chelsea", default="none")
-    assert (saliency.name, saliency.source, saliency.options) == ("chelsea", "packaged:chelsea", {"target": "label"})
+    (saliency,) = saliency_queue("packaged:chelsea")
+    (attack,) = queue("packaged:chelsea")
+    options = {"target": "label", "method": "gradient"}
+    assert (saliency.name, saliency.source, saliency.options) == ("chelsea", "packaged:chelsea", options)
     assert (attack.target, attack.options) == (None, {"target": "none"})
-    assert queue("packaged:chelsea", target=[]) == [saliency]
+    assert queue("packaged:chelsea", target=[]) == [attack]
     assert needs_logits(attack)  # its label has to be predicted
 
 
@@ -97,7 +100,7 @@ def test_random_targets_follow_the_seed_of_the_task(tmp_path: Path) -> None:
 
 
 def test_notes_are_forwarded(tmp_path: Path) -> None:
-    assert photograph_tasks([make(tmp_path, "a.jpg", "b.txt")], FRUIT)[1] == ["1 other file skipped (b.txt)"]
+    assert listed_tasks(FRUIT, [make(tmp_path, "a.jpg", "b.txt")]).notes == ["1 other file skipped (b.txt)"]
 
 
 def seconds_to_queue(root: Path, count: int) -> tuple[float, float]:
@@ -129,7 +132,7 @@ def test_the_time_to_queue_grows_linearly(tmp_path: Path) -> None:
     [("n01443537", 1), ("n01774750", 76), ("n15075141", 999), ("0076", 76), ("tiger_shark", 3), ("Tarantula", 76)],
 )
 def test_a_folder_is_called_by_name_index_or_wordnet_id(folder: str, label: int, tmp_path: Path) -> None:
-    (task,) = queue(make(tmp_path, f"{folder}/x.jpg"), IMAGENET, labels="folders")
+    (task,) = saliency_queue(make(tmp_path, f"{folder}/x.jpg"), IMAGENET, labels="folders")
     assert (task.label, task.target) == (label, label)
     assert task.target_name == IMAGENET.labels[label]
 
@@ -208,7 +211,7 @@ def test_a_run_without_any_label_is_rejected(tmp_path: Path) -> None:
 def test_labels_from_a_table(tmp_path: Path) -> None:
     folder = make(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     table = write(tmp_path / "truth.csv", "file,label\r\na.jpg,76\r\nphotos/b.jpg,n01443537\r\nd.jpg,crane\r\n")
-    first, second, third, fourth = queue(folder, IMAGENET, labels=table)
+    first, second, third, fourth = saliency_queue(folder, IMAGENET, labels=table)
     assert [(t.label, t.label_source, t.target) for t in (first, second)] == [(76, table, 76), (1, table, 1)]
     assert third.options["error"] == f"{tmp_path / 'photos' / 'c.jpg'} has no label in {table}"
     assert (
@@ -223,15 +226,15 @@ def test_a_label_that_holds_a_comma(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "says"),
+    ("labels", "message"),
     [
         ("folder", "got 'folder'; did you mean 'folders'"),
         ("truth.txt", "got 'truth.txt'"),
         ("nowhere.csv", "the table nowhere.csv can't be read"),
     ],
 )
-def test_unknown_sources_of_labels_are_rejected(labels: str, says: str) -> None:
-    with pytest.raises(LitVizError, match=says):
+def test_unknown_sources_of_labels_are_rejected(labels: str, message: str) -> None:
+    with pytest.raises(LitVizError, match=message):
         queue("packaged:coffee", labels=labels)
 
 
@@ -239,7 +242,7 @@ def test_unknown_sources_of_labels_are_rejected(labels: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "says"),
+    ("target", "message"),
     [
         ("crane", r"class 'crane' is ambiguous: give one of the indices 134"),
         ("tarantulla", "unknown class 'tarantulla'; did you mean 'tarantula'"),
@@ -250,8 +253,8 @@ def test_unknown_sources_of_labels_are_rejected(labels: str, says: str) -> None:
         ("nowhere.csv", "the table nowhere.csv can't be read"),
     ],
 )
-def test_invalid_targets_are_rejected_at_once(target: str | int | list[str], says: str) -> None:
-    with pytest.raises(LitVizError, match=says):
+def test_invalid_targets_are_rejected_at_once(target: str | int | list[str], message: str) -> None:
+    with pytest.raises(LitVizError, match=message):
         queue("packaged:coffee", IMAGENET, target=target)
 
 
@@ -264,7 +267,7 @@ def test_an_index_is_no_name() -> None:
 def test_targets_from_a_table(tmp_path: Path) -> None:
     folder = make(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     table = write(tmp_path / "wanted.csv", "file,target\na.jpg,cherry\nb.jpg,least-likely\nd.jpg,fig\n")
-    first, second, third, fourth = queue(folder, target=table, default="none")
+    first, second, third, fourth = queue(folder, target=table)
     assert (first.target, first.target_name) == (2, "cherry")
     assert second.options == {"target": "least-likely"}
     assert third.options["error"].endswith(f"c.jpg has no target in {table}")
@@ -291,63 +294,8 @@ def test_a_random_target_of_one_class_fails(tmp_path: Path) -> None:
         queue(make(tmp_path, "only/x.jpg"), classifier_of(["only"]), labels="folders", target="random")
 
 
-# -- the options
-
-
-@pytest.fixture
-def parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    PhotographCommand.add_arguments(COMMANDS["attack"], parser)  # type: ignore[arg-type]
-    return parser
-
-
-@pytest.mark.parametrize(
-    ("words", "target"),
-    [
-        ([], None),
-        (["--target", "stingray"], "stingray"),
-        (["--target", "6"], "6"),
-        (["--target=tench, Tinca tinca"], "tench, Tinca tinca"),
-        (["--target", '["stingray", 6, "6"]'], ["stingray", 6, "6"]),
-        (["--target+", "hay", "--target+", "6"], ["hay", "6"]),
-    ],
-)
-def test_a_target_is_parsed_as_one_or_several(words: list[str], target: Any, parser: ArgumentParser) -> None:
-    config = parser.parse_args(["--photographs", '["a b.jpg", "6"]', *words])
-    assert config.target == target
-    assert config.photographs == ["a b.jpg", "6"]
-    assert (config.labels, config.fit) == ("predicted", None)
-
-
-def test_options_are_parsed_from_a_dictionary_and_dumped_to_the_same(parser: ArgumentParser) -> None:
-    given = {"photographs": ["größe.jpg"], "target": [6, "hay"], "labels": "x.csv", "fit": "pad"}
-    config = parser.parse_object(given)
-    assert config.as_dict() == given
-    assert parser.parse_string(parser.dump(config)).as_dict() == given
-
-
-def test_a_long_list_is_not_copied_for_each_of_its_items(
-    parser: ArgumentParser, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copies: list[Any] = []
-    monkeypatch.setattr("jsonargparse._typehints.deepcopy", lambda value: copies.append(value) or copy.deepcopy(value))
-
-    def copied(count: int) -> int:
-        copies.clear()
-        rows = [{"file": f"{i}.jpg", "target": i} for i in range(count)]
-        assert parser.parse_object({"photographs": rows}).photographs == rows
-        return len(copies)
-
-    assert copied(100) == copied(3)
-
-
 def test_rows_without_a_photograph_or_class_are_reported() -> None:
     with pytest.raises(LitVizError, match=r"must be named by strings, got 6"):
-        photograph_tasks([6], FRUIT)  # type: ignore[list-item]
+        listed_tasks(FRUIT, [6])  # type: ignore[list-item]
     with pytest.raises(LitVizError, match=r"the name or index of a class, got None"):
-        photograph_tasks(["packaged:chelsea"], FRUIT, target=[None])  # type: ignore[list-item]
-
-
-def test_an_unknown_fit_is_rejected(parser: ArgumentParser) -> None:
-    with pytest.raises(Exception, match="fit"):
-        parser.parse_args(["--fit", "cut"])
+        listed_tasks(FRUIT, ["packaged:chelsea"], target=[None])  # type: ignore[list-item]

@@ -1,18 +1,24 @@
-"""A simulated device: its tensors are stored in CPU memory, but do not mix with CPU tensors, as those of a GPU.
+"""Run every method on a simulated device, and bound the number of synchronizations per step.
 
-It counts synchronizations: operations for which the CPU would wait. As a program, this module executes the runs of the
-given names, or all, on the device and prints a report as JSON for test_imagined_device.py. It is a process of its own,
-because torch can't unregister a device.
+Tensors of the simulated device are stored in CPU memory, but do not mix with CPU tensors, as those of a GPU. It counts
+synchronizations: operations for which the CPU would wait; their number must not depend on the number of images. The
+test starts this module as a program, which executes the named runs on the device and prints a report as JSON: torch
+can't unregister a device. Real GPUs are tested in test_gpu.py.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import median_low
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import Accelerator
@@ -34,18 +40,41 @@ from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import ConfiguredMethod, with_config
 from lit_viz.launch.execute import execute
-from tests.conftest import smooth_network
+
+ROOT = Path(__file__).parents[1]
+
+
+#: Largest number of synchronizations per step of eight images. A step of the ensemble runs several attacks; attacks
+#: record a curve point in every iteration. Slow steps log their means each time.
+LIMITS = {"attack": 16, "attack ensemble": 24, "saliency": 6, "visualize": 10}
+#: One run per command, which the fast test executes.
+FEW = ("attack by name", "saliency by name", "visualize Adam")
+
+
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="requires a version of torch that supports device backends in Python",
+)
+@pytest.mark.parametrize("names", [FEW, pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_runs_on_another_device(names: tuple[str, ...]) -> None:
+    program = [sys.executable, "-m", "tests.test_simulated_device", *names]
+    process = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout.splitlines()[-1])
+    assert len(report) == len(names) if names else len(report) > 25
+    for name, run in report.items():
+        assert "error" not in run, f"{name}: {run['error']}"
+        assert set(run["statuses"]) == {"done"}, name
+        steps = [after - before for before, after in pairwise(run["counts"])][:-1]  # without start and final evidence
+        per_step = median_low(steps or [0])  # images that end early are saved in some steps
+        assert per_step <= LIMITS.get(name, LIMITS[name.split()[0]]), f"{name}: {per_step} synchronizations per step"
+
+
+# -- the program: the device
+
 
 aten = torch.ops.aten
 
-
-class _Backend(backend_registration._DummyBackendModule):  # type: ignore[misc]
-    def get_amp_supported_dtype(self) -> list[torch.dtype]:
-        return [torch.float16, torch.bfloat16]
-
-
-backend_registration._setup_privateuseone_for_python_backend("simulated", _Backend())
-DEVICE = torch.device("simulated", 0)
 
 #: Operations that accept tensors of both devices. An index on the CPU is transferred.
 _MIXING = {aten.copy_, aten._to_copy, aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
@@ -255,19 +284,21 @@ def runs() -> dict[str, Run]:
     common: dict[str, Any] = {"slots": SLOTS, "wandb": "disabled", "log_at": "last"}
 
     def attack(name: str) -> Run:
-        how = {"attack": {name: {"eps": 1e-4}} if name in ("pgd", "apgd", "square", "ensemble") else name}
+        how: dict[str, Any] = {"attack": name}
+        if name in ("pgd", "apgd", "square", "ensemble"):
+            how["eps"] = 1e-4
         return lambda smooth, kinked, k: lv.attack(smooth, x, iterations=k, curve_at="every:1", **how, **common)
 
     def saliency(name: str) -> Run:
-        method: Any = {name: {"window": 8}} if name == "occlusion" else name
+        method: Any = METHODS[name](window=8) if name == "occlusion" else name
         return lambda smooth, kinked, k: lv.saliency(
-            kinked, x, method=method, iterations=k, check="none", curve_at="last", model__batch=SLOTS, **common
+            kinked, x, method=method, iterations=k, check="none", curve_at="last", batch=SLOTS, **common
         )
 
     def class_images(how: dict[str, Any]) -> Run:
         targets = [n % 5 for n in range(SLOTS)]
         return lambda smooth, kinked, k: lv.visualize(
-            smooth, targets, iterations=k, model__views=2, curve_at="last", **how, **common
+            smooth, targets, iterations=k, views=2, curve_at="last", **how, **common
         )
 
     def command_line(words: str) -> Run:
@@ -276,27 +307,32 @@ def runs() -> dict[str, Run]:
         network = "--classifier tests.conftest:smooth_network --classifier.size 16"
         options = f"{words} {network} --wandb disabled --log-at last --curve-at last"
         arguments = rewrite_arguments(options.split()[1:], command)
-        return lambda smooth, kinked, k: execute(
-            ConfiguredMethod(command, [*with_config(command, arguments), "--iterations", str(k)])
-        )
+
+        def run(smooth: Classifier, kinked: Classifier, k: int) -> lv.Run:
+            configured = ConfiguredMethod(command, [*with_config(command, arguments), "--iterations", str(k)])
+            return execute(*configured.module_and_tasks(), configured.options())
+
+        return run
 
     rules = ("Adam", "NAdam", "SGD")
     return {
         **{f"attack {name}": attack(name) for name in ATTACKS},
         **{f"saliency {name}": saliency(name) for name, kind in METHODS.items() if not issubclass(kind, AttentionMap)},
-        **{f"visualize {rule}": class_images({"model__step_rule": f"lit_viz.optim.{rule}"}) for rule in rules},
+        **{f"visualize {rule}": class_images({"step_rule": rule.lower()}) for rule in rules},
         "visualize maco": class_images({"config": "maco"}),
         "attack by name": command_line("attack packaged:chelsea packaged:coffee --attack pgd --attack.eps 1e-4"),
         "saliency by name": command_line("saliency packaged:chelsea --method smoothgrad --check none"),
         "visualize by name": command_line("visualize 1 2 --config small"),
         "visualize channels": lambda smooth, kinked, k: lv.visualize(
-            kinked, layer="0", channel="all", config="channels", iterations=k, curve_at="last", **common
+            kinked, layer="0", channels="all", config="channels", iterations=k, curve_at="last", **common
         ),
     }
 
 
 def main(names: Sequence[str]) -> None:
-    """Run the named runs, or all of them."""
+    """Execute the named runs, or all of them."""
+    from tests.conftest import smooth_network
+
     trainer_options = training.trainer_options
 
     def device_options(options: Any) -> dict[str, Any]:
@@ -329,7 +365,19 @@ def main(names: Sequence[str]) -> None:
     print(json.dumps(report))
 
 
+def register_device() -> torch.device:
+    """Register the device with torch, which can't unregister it."""
+
+    class Backend(backend_registration._DummyBackendModule):  # type: ignore[misc]
+        def get_amp_supported_dtype(self) -> list[torch.dtype]:
+            return [torch.float16, torch.bfloat16]
+
+    backend_registration._setup_privateuseone_for_python_backend("simulated", Backend())
+    return torch.device("simulated", 0)
+
+
 if __name__ == "__main__":
+    DEVICE = register_device()
     pl.seed_everything(0)
     main(sys.argv[1:])
     sys.exit(0)

@@ -6,16 +6,29 @@ import json
 import re
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
+
+import pytest
 
 #: Who logs in, whatever the key.
 WHO = {"id": "1", "name": "me", "username": "me", "email": "me@here", "entity": "me", "admin": False, "flags": "{}"}
 
 
+#: What a server does instead of its work: an HTTP status, no answer, an endless answer.
+Fault = int | Literal["silent", "trickle"]
+
+
 class WandbServer:
     """Listens as long as it is entered.
+
+    Args:
+        fault: what it does instead of answering.
+        healthy: number of requests that it answers before.
+        errors: messages of the errors that it returns instead of data, by operation.
 
     Attributes:
         history: rows by the run's id, as they were payload.
@@ -25,13 +38,18 @@ class WandbServer:
         unknown: operations that it has no answer to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fault: Fault | None = None, healthy: int = 0, errors: Mapping[str, str] | None = None) -> None:
+        self.fault = fault
+        self.healthy = healthy
+        self.errors = errors or {}
+        self._exited = threading.Event()
         self.history: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.runs: dict[str, dict[str, Any]] = {}
         self.exits: dict[str, list[int]] = defaultdict(list)
         self.files: dict[str, bytes] = {}
         self.unknown: list[str] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http.daemon_threads = True
         self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # of a client that has gone
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
@@ -40,16 +58,24 @@ class WandbServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._exited.set()
         self._http.shutdown()
         self._http.server_close()
 
-    def answer(self, operation: str, given: dict[str, Any]) -> Any:
-        """Return the data of a GraphQL operation."""
+    def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a GraphQL operation."""
+        if operation in self.errors:
+            return {"data": None, "errors": [{"message": self.errors[operation]}]}
         answer = getattr(self, f"_{operation}", None)
         if answer is None:
             self.unknown.append(operation)
-            return None
-        return answer(given)
+            return {"data": None}
+        return {"data": answer(given)}
+
+    def fails(self) -> bool:
+        """Return whether the server has its fault at this request."""
+        self.healthy -= 1
+        return self.fault is not None and self.healthy < 0
 
     def stream(self, run: str, payload: dict[str, Any]) -> None:
         """Keep what a run streams."""
@@ -129,7 +155,9 @@ class WandbServer:
 
             def do_POST(self) -> None:
                 body = self._body()
-                if self.path.endswith("/file_stream"):
+                if server.fails():
+                    self._fail()
+                elif self.path.endswith("/file_stream"):
                     server.stream(self.path.split("/")[-2], json.loads(body))
                     self._reply({})
                 elif self.path == "/graphql":
@@ -137,14 +165,27 @@ class WandbServer:
                     query = payload["query"]
                     operation = re.match(r"\s*(?:query|mutation)\s+(?:(\w+).*?)?\{\s*(\w+)", query, re.DOTALL)
                     assert operation is not None, payload
-                    data = server.answer(operation[1] or operation[2], payload.get("variables") or {})
-                    self._reply({"data": data})
+                    self._reply(server.answer(operation[1] or operation[2], payload.get("variables") or {}))
                 else:  # telemetry
                     self._reply({})
 
             def do_PUT(self) -> None:
                 server.files[unquote(self.path).removeprefix("/upload/")] = self._body()
                 self._reply({})
+
+            def _fail(self) -> None:
+                self.close_connection = True
+                if isinstance(server.fault, int):
+                    self.send_error(server.fault)
+                    return
+                if server.fault == "trickle":
+                    self.send_response(200)
+                    self.send_header("Content-Type", "application/json")
+                    self.end_headers()
+                with suppress(OSError):
+                    while not server._exited.wait(0.5):
+                        if server.fault == "trickle":
+                            self.wfile.write(b" ")
 
             def _body(self) -> bytes:
                 return self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -161,3 +202,9 @@ class WandbServer:
                 pass
 
         return Handler
+
+
+@pytest.fixture(scope="session")
+def wandb_server() -> type[WandbServer]:
+    """Return the class of the server, which runs in a ``with`` block."""
+    return WandbServer

@@ -18,15 +18,16 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.attributions import METHODS, Gradient
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.evidence.saliency import evaluation
-from lit_viz.evidence.saliency.evaluation import evaluate_maps, reference_boxes_in_image, remarks, rounded, table
+from lit_viz.evidence.saliency import faithfulness
+from lit_viz.evidence.saliency.faithfulness import evaluate_maps, reference_boxes_in_image, remarks, rounded, table
 from lit_viz.evidence.saliency.metrics import Stage, replacement_curve
 from lit_viz.launch.run import Run
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.evidence import SaliencyMetrics
 from lit_viz.runs.results import Outcome
-from tests.test_cli import ROOT, SMALL, lit_viz
+
+ROOT = Path(__file__).parents[3]
 
 KEYS = {"index", "name", "method", "target_name", "deletion", "insertion", "max_sensitivity", "randomization"}
 
@@ -36,13 +37,13 @@ def images() -> Tensor:
 
 
 def explained(smooth: Classifier, method: str = "gradient", **options: Any) -> Run:
-    return lv.saliency(smooth, images(), "banana", method=method, check="none", **options)
+    return lv.saliency(smooth, images(), targets="banana", method=method, check="none", **options)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name, value in {"STEPS": 4, "SAMPLES": 2, "STAGES": 2}.items():
-        monkeypatch.setattr(evaluation, name, value)
+        monkeypatch.setattr(faithfulness, name, value)
     return monkeypatch
 
 
@@ -100,7 +101,7 @@ def test_the_values_are_those_of_the_metrics(smooth: Classifier, quick: pytest.M
     assert found.deletion["moved"] == pytest.approx(moved, abs=1e-5)
     blurred = torch.from_numpy(gaussian_filter(x.double().numpy(), (0, 10, 10), mode="reflect")).float()
     assert found.insertion["curve"][0] == pytest.approx(float(score(blurred[None])), abs=1e-5)
-    quick.setattr(evaluation, "SAMPLES", 1)
+    quick.setattr(faithfulness, "SAMPLES", 1)
     assert metrics_of(smooth, run.outcomes).max_sensitivity <= found.max_sensitivity + 1e-6  # fewer draws
 
 
@@ -115,11 +116,11 @@ def test_the_cost_is_as_reported(smooth: Classifier, quick: pytest.MonkeyPatch) 
     metrics_of(smooth, run.outcomes, "smoothgrad")  # creates the copies of the network
     quick.setattr(FrozenNetwork, "forward", counted)
     metrics_of(smooth, run.outcomes, "smoothgrad", notify=message.append)
-    assert sum(rows) == sum(evaluation.cost(3)) == 6 * 5 + 4 * 3
+    assert sum(rows) == sum(faithfulness.cost(3)) == 6 * 5 + 4 * 3
     assert max(rows) <= 16
     assert message[0] == "saliency metrics of 1 maps: 30 forward passes, 12 evaluations of the methods"
     quick.undo()
-    assert evaluation.cost(32) == (198, 14 * 32)
+    assert faithfulness.cost(32) == (198, 14 * 32)
 
 
 def test_expensive_maps_are_not_recomputed(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
@@ -147,7 +148,7 @@ def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path, quick: pytest
 
 def test_reference_boxes_are_cropped_to_the_image(smooth: Classifier, tmp_path: Path) -> None:
     Image.new("RGB", (64, 32), (90, 120, 200)).save(tmp_path / "sky.png")  # the middle 32 are halved
-    run = lv.saliency(smooth, tmp_path / "sky.png", 1, check="none")
+    run = lv.saliency(smooth, tmp_path / "sky.png", targets=1, check="none")
     boxes = ((0.0, 0.0, 15.0, 32.0), (20.0, 8.0, 64.0, 16.0), (16.0, 0.0, 18.0, 4.0))
     sky = str(tmp_path / "sky.png")
     truth = {sky: ReferenceBoxes(boxes, (32, 64), tmp_path)}
@@ -158,7 +159,11 @@ def test_reference_boxes_are_cropped_to_the_image(smooth: Classifier, tmp_path: 
 
 
 def test_the_command_evaluates_the_pointing_game(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lit_viz: Any,
+    small_options: Any,
 ) -> None:
     pytest.importorskip("cv2")
     monkeypatch.chdir(ROOT)
@@ -166,7 +171,7 @@ def test_the_command_evaluates_the_pointing_game(
     named = [{"id": 1, "file_name": "x.png"}], [{"image_id": 1, "bbox": [0, 0, 40, 30]}]
     (tmp_path / "boxes.json").write_text(json.dumps(dict(zip(("images", "annotations"), named, strict=True))))
     words = ["--boxes", str(tmp_path / "boxes.json"), "--check", "none", "--out", str(tmp_path / "run")]
-    lit_viz("saliency", str(tmp_path / "x.png"), *SMALL, *words)
+    lit_viz("saliency", str(tmp_path / "x.png"), *small_options, *words)
     capsys.readouterr()
     lit_viz("check", str(tmp_path / "run"), "--faithfulness")
     output = capsys.readouterr()
@@ -183,7 +188,7 @@ def test_the_command_evaluates_the_pointing_game(
 
 def test_maps_are_recomputed_with_their_own_draws(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
     """Other draws would increase the sensitivity of a stochastic method."""
-    quick.setattr(evaluation, "RADIUS", 1e-6)
+    quick.setattr(faithfulness, "RADIUS", 1e-6)
     outcomes = explained(smooth, "smoothgrad", iterations=4, seed=11).outcomes
     assert metrics_of(smooth, outcomes, "smoothgrad").max_sensitivity < 1e-3
 
@@ -245,6 +250,6 @@ def test_values_that_are_not_finite_are_written_as_null() -> None:
 
 
 def test_only_saliency_maps_have_metrics(smooth: Classifier, tmp_path: Path) -> None:
-    lv.visualize(smooth, 1, iterations=1, out=tmp_path / "run", wandb="disabled", model__size=16)
-    with pytest.raises(lv.LitVizError, match="--faithfulness does not apply"):
+    lv.visualize(smooth, 1, iterations=1, out=tmp_path / "run", wandb="disabled", size=16)
+    with pytest.raises(lv.LitVizError, match="faithfulness does not apply"):
         lv.check(tmp_path / "run", smooth, faithfulness=True)

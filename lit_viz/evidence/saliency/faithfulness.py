@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, attribute, title_of
@@ -19,7 +19,7 @@ from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names
 from lit_viz.classifiers.outputs import probabilities
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.metrics import (
-    Curve,
+    ReplacementCurve,
     Stage,
     cascading_randomization,
     is_pointing_hit,
@@ -30,14 +30,14 @@ from lit_viz.evidence.saliency.metrics import (
     replacement_curve,
 )
 from lit_viz.images.reading import Box
-from lit_viz.localization import photograph_of
+from lit_viz.localization import box_in_image, photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.evidence import Evidence, MetricsEvidence, SaliencyMetrics
-from lit_viz.runs.folder import RunFolder
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.results import Outcome, Storage
 from lit_viz.utils.formatting import Notify, text_table
+from lit_viz.utils.limits import MOST_PRINTED
 
 #: Steps of deletion and insertion, replacement of deleted pixels, and initial image of insertion.
 STEPS, DELETED, INSERTED = 32, Baseline("mean"), Baseline("blurred")
@@ -52,7 +52,6 @@ _CONTROLS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "random": random_map,
     "moved": lambda saliency, seed: saliency.roll([side // 2 for side in saliency.shape], (0, 1)),
 }
-_MAX_ROWS = 40  # of the printed table
 _LEGEND = (
     "deletion, insertion: mean probability of the class while pixels are replaced, the most salient first; also for a "
     "random map and for the map moved by half an image. sensitivity: largest relative L2 change of the map under small "
@@ -70,10 +69,15 @@ def cost(evaluations: int) -> tuple[int, int]:
 def remarks(record: SaliencyRecord, stages: Sequence[Stage], omitted: str | None) -> list[str]:
     """Return sentences about omitted metrics, and about the insensitivity of a map to the network."""
     title, last = title_of(record.method), last_unchanged(stages)
-    sentences = [] if omitted is None else [f"sensitivity and randomization of {title} omitted: {omitted}"]
+    sentences = []
+    if omitted is not None:
+        sentences.append(f"sensitivity and randomization of {title} omitted: {omitted}")
     if last is not None:
-        count = "all" if last is stages[-1] else f"the {last.layers} uppermost"
-        layers = f"{count} layers are" if last.layers > 1 else "the uppermost layer is"
+        layers = f"the {last.layers} uppermost layers are"
+        if last.layers == 1:
+            layers = "the uppermost layer is"
+        elif last is stages[-1]:
+            layers = "all layers are"
         sentences.append(
             f"{title} of {record.name} is insensitive to the network: the map does not change (Spearman "
             f"{last.spearman:.2f}) when {layers} randomized"
@@ -87,14 +91,18 @@ def rounded(value: Any) -> Any:
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
         return [rounded(item) for item in value]
-    return value if not isinstance(value, float) else round(value, 6) if math.isfinite(value) else None
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return round(value, 6)
 
 
 def evaluate_maps(
     outcomes: Sequence[Outcome],
     methods: Mapping[str, Attribution],
     classifier: Classifier,
-    folder: RunFolder | None = None,
+    storage: Storage | None = None,
     *,
     reducer: str | None = None,
     truth: Mapping[str, ReferenceBoxes] | None = None,
@@ -107,25 +115,39 @@ def evaluate_maps(
         outcomes: of the run.
         methods: by name, bound to the classifier.
         classifier: the network.
-        folder: run folder, for the part ``faithfulness`` of ``evidence.json``.
+        storage: results of the run, for the part ``faithfulness`` of the evidence.
         reducer: of the channels; the method's default if None.
         truth: reference boxes by the ``source`` of the photograph, for the pointing game.
         notify: receives the cost, the table and the remarks.
     """
-    done = [o for o in outcomes if isinstance(o.record, SaliencyRecord) and o.record.status == "done"]
-    costs = [cost(outcome.record.iterations or 0) for outcome in done]
-    forwards, evaluations = (sum(cost[place] for cost in costs) for place in (0, 1))
+    done, forwards, evaluations = [], 0, 0
+    for outcome in outcomes:
+        if isinstance(outcome.record, SaliencyRecord) and outcome.record.status == "done":
+            passes, of_method = cost(outcome.record.iterations or 0)
+            forwards += passes
+            evaluations += of_method
+            done.append(outcome)
     notify(f"saliency metrics of {len(done)} maps: {forwards} forward passes, {evaluations} evaluations of the methods")
-    metrics = [
-        _MeasuredMap(outcome, methods, classifier, reducer).metrics(reference_boxes_in_image(outcome, truth or {}))
-        for outcome in done
-    ]
-    if folder is not None:
-        kinds = {"deleted": DELETED.kind, "inserted": INSERTED.kind}
-        settings = {"steps": STEPS, **kinds, "samples": SAMPLES, "radius": RADIUS, "stages": STAGES, "dearest": DEAREST}
-        folder.merge_evidence(Evidence(faithfulness=MetricsEvidence(settings=settings, maps=metrics)))
+    metrics = []
+    for outcome in done:
+        boxes = reference_boxes_in_image(outcome, truth or {})
+        metrics.append(_MeasuredMap(outcome, methods, classifier, reducer).metrics(boxes))
+    if storage is not None:
+        settings = {
+            "steps": STEPS,
+            "deleted": DELETED.kind,
+            "inserted": INSERTED.kind,
+            "samples": SAMPLES,
+            "radius": RADIUS,
+            "stages": STAGES,
+            "dearest": DEAREST,
+        }
+        storage.merge_evidence(Evidence(faithfulness=MetricsEvidence(settings=settings, maps=metrics)))
     notify(table(metrics))
-    for remark in dict.fromkeys(remark for entry in metrics for remark in entry.remarks):
+    distinct: dict[str, None] = {}
+    for entry in metrics:
+        distinct |= dict.fromkeys(entry.remarks)
+    for remark in distinct:
         notify(remark)
     return metrics
 
@@ -138,10 +160,12 @@ def reference_boxes_in_image(outcome: Outcome, truth: Mapping[str, ReferenceBoxe
     photograph = photograph_of(outcome.record, pixels)
     if reference.size not in (None, photograph.original_size):
         return []
-    height, width = pixels.shape[-2:]
-    limits = torch.tensor([width, height, width, height])
-    cropped = [photograph.from_original(box).clamp(min=0).minimum(limits).tolist() for box in reference.boxes]
-    return [(left, top, right, bottom) for left, top, right, bottom in cropped if left < right and top < bottom]
+    boxes = []
+    for box in reference.boxes:
+        left, top, right, bottom = box_in_image(photograph, box)
+        if left < right and top < bottom:
+            boxes.append((left, top, right, bottom))
+    return boxes
 
 
 class _MeasuredMap:
@@ -161,8 +185,7 @@ class _MeasuredMap:
 
     def metrics(self, boxes: Sequence[Box]) -> SaliencyMetrics:
         saliency = reduce_channels(self.attribution, self.reducer)[0]
-        curves = self.curves(saliency)
-        controls = {name: self.curves(control(saliency, self.seed)) for name, control in _CONTROLS.items()}
+        deletion, insertion = self.areas(saliency)
         omitted, sensitivity, stages = None, None, list[Stage]()
         if self.evaluations > DEAREST:
             omitted = f"they take {SAMPLES + STAGES} more maps of {self.evaluations} evaluations each"
@@ -172,14 +195,6 @@ class _MeasuredMap:
                 stages = self.randomization()
             except LitVizError as error:
                 omitted = str(error)
-        deletion, insertion = (
-            {
-                "area": curves[place].area,
-                **{name: control[place].area for name, control in controls.items()},
-                "curve": curves[place].scores.tolist(),
-            }
-            for place in (0, 1)
-        )
         return SaliencyMetrics.of(
             self.record,
             deletion=rounded(deletion),
@@ -191,12 +206,24 @@ class _MeasuredMap:
             remarks=remarks(self.record, stages, omitted),
         )
 
-    def curves(self, saliency: Tensor) -> tuple[Curve, Curve]:
-        blank, blurred = (baseline(self.x[None], [self.seed])[0] for baseline in (DELETED, INSERTED))
-        deletion, insertion = (
-            replacement_curve(self.score, start, end, saliency, steps=STEPS)
-            for start, end in ((self.x, blank), (blurred, self.x))
-        )
+    def areas(self, saliency: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the areas of deletion and of insertion, for the map and the controls, and the curve of the map."""
+        deletion_curve, insertion_curve = self.curves(saliency)
+        deletion: dict[str, Any] = {"area": deletion_curve.area}
+        insertion: dict[str, Any] = {"area": insertion_curve.area}
+        for name, control in _CONTROLS.items():
+            control_deletion, control_insertion = self.curves(control(saliency, self.seed))
+            deletion[name] = control_deletion.area
+            insertion[name] = control_insertion.area
+        deletion["curve"] = deletion_curve.scores.tolist()
+        insertion["curve"] = insertion_curve.scores.tolist()
+        return deletion, insertion
+
+    def curves(self, saliency: Tensor) -> tuple[ReplacementCurve, ReplacementCurve]:
+        blank = DELETED(self.x[None], [self.seed])[0]
+        blurred = INSERTED(self.x[None], [self.seed])[0]
+        deletion = replacement_curve(self.score, self.x, blank, saliency, steps=STEPS)
+        insertion = replacement_curve(self.score, blurred, self.x, saliency, steps=STEPS)
         return deletion, insertion
 
     def score(self, images: Tensor) -> Tensor:
@@ -211,11 +238,12 @@ class _MeasuredMap:
 
     def randomization(self) -> list[Stage]:
         networks = self.copies(layer_names(self.classifier.original))  # named layers are not folded into others
-        stages = cascading_randomization(networks, self.seed, STAGES)
-        return [
-            Stage(layer, count, *map_similarity(self.maps(copies, self.x[None])[0], self.attribution, self.reducer))
-            for layer, count, copies in stages
-        ]
+        stages = []
+        for layer, count, copies in cascading_randomization(networks, self.seed, STAGES):
+            attribution = self.maps(copies, self.x[None])[0]
+            spearman, similarity = map_similarity(attribution, self.attribution, self.reducer)
+            stages.append(Stage(layer, count, spearman, similarity))
+        return stages
 
     def copies(self, keep: Sequence[str]) -> dict[str, FrozenNetwork]:
         return {name: self.classifier.fast(keep, backprop=name) for name in self.method.networks}
@@ -233,36 +261,61 @@ class _MeasuredMap:
 
 def table(metrics: Sequence[SaliencyMetrics]) -> str:
     """Return a table with a row per map, and a row of means per method with several maps."""
-    rows = [((m.name, m.method, m.target_name or "-"), _row(m)) for m in metrics]
-    by_method: dict[str, list[dict[str, float | None]]] = defaultdict(list)
-    for (_, method, _), row in rows:
-        by_method[method].append(row)
-    columns = dict.fromkeys(column for _, row in rows for column in row)
-    means = [
-        ((f"mean of {len(of_method)}", method, ""), {column: _mean(of_method, column) for column in columns})
-        for method, of_method in by_method.items()
-        if len(of_method) > 1
-    ]
-    cells = [
-        {
-            **dict(zip(("photograph", "method", "class"), names, strict=True)),
-            **{column: "-" if (value := row.get(column)) is None else f"{value:.3f}" for column in columns},
-        }
-        for names, row in [*rows[:_MAX_ROWS], *means]
-    ]
-    return f"{text_table(cells, words=3)}\n{_LEGEND}"
+    rows = []
+    by_method: dict[str, list[_TableRow]] = defaultdict(list)
+    for entry in metrics:
+        row = _TableRow(entry.name, entry.method, entry.target_name or "-", _columns(entry))
+        rows.append(row)
+        by_method[entry.method].append(row)
+    shown = rows[:MOST_PRINTED]
+    for method, of_method in by_method.items():
+        if len(of_method) > 1:
+            shown.append(_TableRow(f"mean of {len(of_method)}", method, "", _means(of_method)))
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns |= dict.fromkeys(row.values)
+    return f"{text_table([row.cells(list(columns)) for row in shown], words=3)}\n{_LEGEND}"
 
 
-def _row(metrics: SaliencyMetrics) -> dict[str, float | None]:
-    areas: dict[str, float | None] = {}
-    for name, values in {"deletion ↓": metrics.deletion, "insertion ↑": metrics.insertion}.items():
-        areas |= {name: values["area"], **{f"{name[-1]} {control}": values[control] for control in _CONTROLS}}
-    stages = metrics.randomization
-    first, last = (stages[place]["spearman"] if stages else None for place in (0, -1))
-    hit = {} if metrics.points_at_box is None else {"hit": float(metrics.points_at_box)}
-    return {**areas, "sensitivity ↓": metrics.max_sensitivity, "top randomized": first, "all randomized": last, **hit}
+@dataclass(frozen=True)
+class _TableRow:
+    """The metrics of a map, or the means of a method, by column; None where a metric was not computed."""
+
+    photograph: str
+    method: str
+    target: str
+    values: Mapping[str, float | None]
+
+    def cells(self, columns: Sequence[str]) -> dict[str, str]:
+        """Return the texts of the row by column."""
+        cells = {"photograph": self.photograph, "method": self.method, "class": self.target}
+        for column in columns:
+            value = self.values.get(column)
+            cells[column] = "-" if value is None else f"{value:.3f}"
+        return cells
 
 
-def _mean(rows: Sequence[Mapping[str, float | None]], column: str) -> float | None:
-    values = [value for row in rows if (value := row.get(column)) is not None]
-    return fmean(values) if values else None
+def _columns(metrics: SaliencyMetrics) -> dict[str, float | None]:
+    """Return the metrics of a map by column of the table."""
+    values: dict[str, float | None] = {}
+    for name, areas in {"deletion ↓": metrics.deletion, "insertion ↑": metrics.insertion}.items():
+        values[name] = areas["area"]
+        for control in _CONTROLS:
+            values[f"{name[-1]} {control}"] = areas[control]
+    values |= {"sensitivity ↓": metrics.max_sensitivity, "top randomized": None, "all randomized": None}
+    if metrics.randomization:
+        values["top randomized"] = metrics.randomization[0]["spearman"]
+        values["all randomized"] = metrics.randomization[-1]["spearman"]
+    if metrics.points_at_box is not None:
+        values["hit"] = float(metrics.points_at_box)
+    return values
+
+
+def _means(rows: Sequence[_TableRow]) -> dict[str, float]:
+    """Return the means of the columns, over the rows that have a value."""
+    computed: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for column, value in row.values.items():
+            if value is not None:
+                computed[column].append(value)
+    return {column: fmean(values) for column, values in computed.items()}

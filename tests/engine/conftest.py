@@ -1,19 +1,22 @@
-"""A method on scalars whose every number is known, for tests of the engine without a network."""
+"""Fixture with a method on scalars, all of whose numbers are known, for tests of the engine without a network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.method import Method
+from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, GradientAscent
-from lit_viz.types import Record, Snapshot, Task
+from lit_viz.types import Record, Task
 from tests.conftest import smooth_network
 
 
@@ -70,3 +73,9 @@ class StubMethod(Method):
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> Record:
         return common
+
+
+@pytest.fixture(scope="session")
+def stub() -> SimpleNamespace:
+    """Return the class of the method, and a function that makes tasks for it."""
+    return SimpleNamespace(Method=StubMethod, tasks=tasks)

@@ -1,4 +1,4 @@
-"""A SLURM of our own on this machine: a controller, two nodes of one processor, and a partition that preempts."""
+"""Fixture that starts SLURM on this machine: a controller, two nodes of one processor, a partition that preempts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-
-from tests.engine.test_distributed import free_port
-
-#: As root, who may start jobs on nodes.
-HERE = shutil.which("slurmctld") is not None and shutil.which("slurmd") is not None and os.geteuid() == 0
 
 #: Nodes are named by the addresses at which their processes meet.
 CONFIGURATION = """
@@ -69,9 +64,9 @@ class Slurm:
 
 
 @contextmanager
-def slurm(folder: Path, environment: dict[str, str]) -> Iterator[Slurm]:
+def running_slurm(folder: Path, environment: dict[str, str]) -> Iterator[Slurm]:
     """Run SLURM; its files lie in the folder, and jobs get the environment."""
-    ports = [free_port() for _ in range(3)]
+    ports = [_free_port() for _ in range(3)]
     text = CONFIGURATION.format(host=socket.gethostname(), folder=folder, nodes=NODES, ports=ports)
     (folder / "slurm.conf").write_text(text)
     (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
@@ -101,3 +96,17 @@ def ready(commands: Slurm) -> bool:
     words = ["sinfo", "--noheader", "--Node", "--format", "%t"]
     states = subprocess.run(words, env=commands.environment, capture_output=True, text=True).stdout.split()
     return states == ["idle"] * 4
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Callable[[Path, dict[str, str]], AbstractContextManager[Slurm]]:
+    """Return a context manager that runs SLURM in a folder; only root may start jobs on nodes."""
+    if shutil.which("slurmctld") is None or shutil.which("slurmd") is None or os.geteuid() != 0:
+        pytest.skip("needs SLURM, and to be root")
+    return running_slurm

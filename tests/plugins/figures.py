@@ -1,20 +1,23 @@
-"""Text, axes and geometry of figures for assertions."""
+"""Fixture with functions that make outcomes for figures, and that read texts, axes and geometry of figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.figures.style import save_figure
 from lit_viz.methods.records import AdversarialRecord
-from lit_viz.runs.results import memory_outcomes
-from lit_viz.types import Result, Snapshot, Task
+from lit_viz.runs.memory import MemoryStorage
+from lit_viz.types import Task
 
 LONG = "American Staffordshire terrier, American pit bull terrier"
 
@@ -108,4 +111,24 @@ def attacked(seed=0, size=(8, 8), channels=3, *, original=None, result=None, cur
         for k, value in curve:
             values.setdefault(k, {})[metric] = value
     snapshots = [Snapshot(task, k, metrics) for k, metrics in sorted(values.items())]
-    return memory_outcomes({seed: Result(task, record, result, source=original)}, {seed: snapshots})[0]
+    storage = MemoryStorage([Result(task, record, result, source=original)])
+    for snapshot in snapshots:
+        storage.add_snapshot(snapshot)
+    return storage.outcomes()[0]
+
+
+@pytest.fixture(scope="session")
+def figures() -> SimpleNamespace:
+    """Return the functions of this module by name, and a label that is long."""
+    return SimpleNamespace(
+        texts=texts,
+        caption=caption,
+        images=images,
+        plots=plots,
+        assert_no_overlap=assert_no_overlap,
+        assert_pixels_are_blocks=assert_pixels_are_blocks,
+        levels=levels,
+        trace=trace,
+        attacked=attacked,
+        LONG=LONG,
+    )

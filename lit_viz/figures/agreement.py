@@ -1,0 +1,150 @@
+"""Figure of the comparison of saliency maps with Captum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lit_viz.attributions import title_of
+from lit_viz.attributions.reducers import reduce_channels, reducer
+from lit_viz.evidence.saliency.cross_check import FORMULA_TOLERANCE, Agreement, CrossCheck
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, pixels, selection, stack, wrap
+from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
+from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, INK, TITLE
+from lit_viz.runs.evidence import Similarity
+from lit_viz.runs.results import Outcome
+from lit_viz.utils.limits import MOST_ROWS
+
+_WIDTH = 3 * CELL + 2 * GAP  # of three maps in inches
+_VERDICT = 0.5  # widths of the columns of the gates and the table in inches
+_GATE_VALUES = 1.25
+_TABLE_HEAD = 1.4
+_REDUCER = reducer("max_abs")  # in a sum, differences in two channels could cancel
+_VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1])}
+
+
+def agreement_figure(result: CrossCheck, outcomes: Sequence[Outcome]) -> Figure | None:
+    """Draw each map, Captum's and their difference on one scale, with gates and similarity metrics beneath.
+
+    The difference is computed before the channels are reduced, so that it contains all channels. Of more than
+    :data:`~lit_viz.utils.limits.MOST_ROWS` maps, failed ones take precedence. None is returned if no map was compared.
+    """
+    rows = _compared(result, outcomes)
+    if not rows:
+        return None
+    if len(rows) > MOST_ROWS:
+        rows = sorted(rows, key=lambda row: row.agreement.passed)[:MOST_ROWS]
+    blocks, clipped = [], False
+    for row in rows:
+        maps = row.maps()
+        scale = Scale.of(maps[:2], _REDUCER, shared=True)
+        blocks.append(_comparison(row, maps, scale, result.half))
+        clipped |= scale.clipped
+    columns = 3
+    if len(blocks) <= 2:
+        columns = 1
+    elif len(blocks) <= 6:
+        columns = 2
+    return compose(wrap(blocks, columns, 2.5 * GAP), _caption(result, len(rows), clipped))
+
+
+@dataclass(frozen=True)
+class _ComparedMap:
+    """A map with its reference, both ``(C, H, W)``."""
+
+    outcome: Outcome
+    agreement: Agreement
+    reference: Tensor
+
+    def maps(self) -> list[Tensor]:
+        """Return the map, the reference and their difference, ``(H, W)`` in float64."""
+        delivered = self.outcome.array()
+        assert delivered is not None
+        own, reference = delivered.double(), self.reference.double()
+        return [reduce_channels(attribution, "max_abs")[0] for attribution in (own, reference, own - reference)]
+
+
+def _compared(result: CrossCheck, outcomes: Sequence[Outcome]) -> list[_ComparedMap]:
+    """Return the compared maps whose reference is kept."""
+    by_index = {outcome.record.index: outcome for outcome in outcomes}
+    rows = []
+    for index, (agreement, reference) in result.agreements.items():
+        if reference is not None:
+            rows.append(_ComparedMap(by_index[index], agreement, reference))
+    return rows
+
+
+def _caption(result: CrossCheck, drawn: int, clipped: bool) -> str:
+    total = len(result.agreements)
+    passed = sum(agreement.passed for agreement, _ in result.agreements.values())
+    return (
+        f"{selection(drawn, total, 'maps, failed maps first')}{passed} of {total} checked maps passed. "
+        f"Maps: {_REDUCER.description}. Each row of maps shares one scale; {clipping(clipped)}. Gates compare "
+        "the largest difference, relative to the maximum."
+    )
+
+
+def _comparison(row: _ComparedMap, maps: Sequence[Tensor], scale: Scale, half: str | None) -> Grid:
+    outcome, agreement = row.outcome, row.agreement
+    verdict, color = _VERDICTS[agreement.passed]
+    method = title_of(getattr(outcome.record, "method", ""))
+    name = Text(f"{method} · {outcome.name}", _WIDTH - 0.9, TITLE, lines=None, weight="bold")
+    heading = Grid([[name, Text(verdict, 0.9 - GAP, TITLE, align="right", weight="bold", color=color)]])
+    images: list[Block | None] = []
+    for place, values in enumerate(maps):
+        notes = map_notes(values)
+        largest = float(values.max())
+        if place == len(maps) - 1 and math.isfinite(largest):
+            notes = [f"largest: {number(largest)}"]
+        images.append(Cell(pixels(scale.colors(values, scale.limit)), notes))
+    captions = [Text(title, CELL, color=GRAY) for title in ("lit_viz", "Captum", "difference")]
+    compared = Grid([[*captions, None], [*images, ColorBar(scale.labels(), scale.signed)]], gap=(GAP, 0.3 * GAP))
+    allowed = FORMULA_TOLERANCE + agreement.rounding
+    delivered = "map as delivered" if half is None else f"map in {half}"
+    gates = [
+        _gate("formula in float64", agreement.formula, allowed, agreement.formula_passed),
+        _gate(delivered, agreement.delivered, agreement.allowed, agreement.delivered_passed),
+    ]
+    return stack(heading, compared, Grid(gates, gap=0), _table(agreement), gap=0.6 * GAP)
+
+
+def _gate(name: str, difference: float, allowed: float, passed: bool) -> list[Block]:
+    verdict, color = _VERDICTS[passed]
+    relation = "≤" if passed else ">"
+    values = f"{number(difference)} {relation} {number(allowed)}"
+    return [
+        Text(verdict, _VERDICT, weight="bold", color=color),
+        Text(name, _WIDTH - _VERDICT - _GATE_VALUES),
+        Text(values, _GATE_VALUES, align="right"),
+    ]
+
+
+def _table(agreement: Agreement) -> Grid:
+    """Return the similarity of the map and its controls, one line each, with a right-aligned column per metric."""
+    width = (_WIDTH - _TABLE_HEAD) / 3 - GAP
+
+    def row(name: str, values: Sequence[str], color: str) -> list[Block | None]:
+        cells = [Text(value, width, align="right", color=color) for value in values]
+        return [Text(name, _TABLE_HEAD, lines=None, color=color), *cells]
+
+    rows = [row("", ["Spearman", "SSIM", "top 10 % IoU"], GRAY), row("this map", _values(agreement.similarity), INK)]
+    for name, similarity in agreement.controls.items():
+        rows.append(row(name, _values(similarity), GRAY))
+    return Grid(rows, gap=(GAP, 0))
+
+
+def _values(similarity: Similarity) -> list[str]:
+    return [_decimals(value) for value in (similarity.spearman, similarity.ssim, similarity.top_iou)]
+
+
+def _decimals(value: float | None) -> str:
+    """Format with four decimals, or with three significant digits if the decimals would all be zero."""
+    if value is None or math.isnan(value):
+        return "undefined"
+    if 0 < abs(value) < 0.00005:
+        return number(value)
+    return f"{value:.4f}"

@@ -1,0 +1,100 @@
+"""Figure of the localization of objects by saliency maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from lit_viz.attributions import title_of
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, titles
+from lit_viz.figures.scales import clipping, map_notes
+from lit_viz.figures.style import CELL, COLORS, GROUP_GAP, HEAD
+from lit_viz.images.rendering import clip_limits, heat
+from lit_viz.localization import SEEDS, Localization, LocalizedMap
+from lit_viz.runs.results import Outcome
+from lit_viz.utils.limits import MOST_ROWS
+
+_BLUE, _ORANGE, _GREEN = COLORS[:3]
+_LINE = 1.6  # width of the outline of a box in points
+
+
+def localization_figure(result: Localization) -> Figure | None:
+    """Draw one row per map: photograph, map, seeds, mask and boxes; more than six rows are arranged in two columns.
+
+    None is returned without a map; of many maps, the first are drawn.
+    """
+    if not result.panels:
+        return None
+    drawn = result.panels[:MOST_ROWS]
+    columns = 1 if len(drawn) <= 6 else 2
+    length = math.ceil(len(drawn) / columns)
+    header: list[Block | None] = [Text("", HEAD), *titles(["photograph", "map", "seeds", "mask", "box"], CELL)]
+    grids = []
+    for first in range(0, len(drawn), length):
+        rows = [_localized(outcome, found) for outcome, found in drawn[first : first + length]]
+        grids.append(Grid([header, *rows]))
+    return compose(Grid([grids], gap=GROUP_GAP), _caption(drawn, len(result.maps)))
+
+
+def _caption(drawn: Sequence[tuple[Outcome, LocalizedMap]], total: int) -> str:
+    reference = ""
+    if any(found.evidence.true_boxes for _, found in drawn):
+        reference = ", reference boxes dashed in green. IoU: with the best reference box of any class"
+    return (
+        f"{selection(len(drawn), total, 'maps')}Each map has its own scale; {clipping(True)}. Seeds: object "
+        f"in orange, from the {100 * SEEDS.foreground:g} % quantile of the blurred map; background in blue, up "
+        f"to its {100 * SEEDS.background:g} % quantile. Mask: largest connected component of the graph cut. "
+        f"Box: bounding box of the mask in orange{reference}."
+    )
+
+
+def _localized(outcome: Outcome, found: LocalizedMap) -> list[Block | None]:
+    photograph = pixels(found.photograph.pixels)
+    seeds = mask = None
+    if found.segment is not None:
+        dark = np.repeat(photograph.mean(2, keepdims=True) * 0.35, 3, axis=2).astype(np.uint8)
+        colored = dark.copy()
+        colored[found.segment.seeds > 0] = _levels(_ORANGE)
+        colored[found.segment.seeds < 0] = _levels(_BLUE)
+        seeds, mask = Cell(colored), Cell(np.where(found.segment.mask[..., None], photograph, dark))
+    notes = []
+    if found.evidence.iou is not None:
+        notes.append(f"IoU {found.evidence.iou:.2f}")
+    if found.evidence.error:
+        notes.append(found.evidence.error)
+    return [
+        head(outcome.name, notes=title_of(getattr(outcome.record, "method", ""))),
+        Cell(photograph),
+        Cell(pixels(heat(found.values, clip_limits([found.values])[0])), map_notes(found.values)),
+        seeds,
+        mask,
+        Cell(photograph, notes, lines=5, annotate=partial(_draw_boxes, found)),
+    ]
+
+
+def _levels(color: str) -> list[int]:
+    """Return a color as three 8-bit levels."""
+    return [round(255 * share) for share in to_rgb(color)]
+
+
+def _draw_boxes(found: LocalizedMap, axes: Axes) -> None:
+    """Outline the boxes, reference boxes last: an equal box would hide them."""
+    inset = _LINE / 2 / 72 * axes.images[0].get_size()[1] / CELL  # half a line in pixels: lines stay inside the box
+
+    def outline(box: Sequence[float], color: str, line: str) -> None:
+        left, top, right, bottom = box
+        corner = (left - 0.5 + inset, top - 0.5 + inset)  # pixel k extends from k - 0.5 to k + 0.5
+        width, height = right - left - 2 * inset, bottom - top - 2 * inset
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linestyle=line, lw=_LINE))
+
+    if found.segment is not None:
+        outline(found.segment.box, _ORANGE, "-")
+    for box in found.evidence.true_boxes:
+        outline(found.photograph.from_original(box).tolist(), _GREEN, "--")

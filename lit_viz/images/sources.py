@@ -1,0 +1,253 @@
+"""Images as Python users pass them: files, Pillow images, arrays, tensors, datasets and data loaders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from lit_viz.errors import LitVizError
+from lit_viz.images.listing import ARRAY_PREFIX
+from lit_viz.images.reading import from_pil
+
+#: An image: a file or folder, ``packaged:NAME``, a Pillow image, or an array or tensor ``(H, W, C)``, ``(C, H, W)`` or
+#: ``(N, ...)``, uint8 or floating-point in [0, 1], of any size.
+ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
+#: One or several images, or a map-style dataset of images or of (image, label), or the loader of one.
+Images: TypeAlias = "ImageLike | Iterable[ImageLike] | Dataset[Any] | DataLoader[Any]"
+#: Mean and standard deviation, one value or one per channel.
+Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
+
+#: Keys of the image and of the label in the items of a dataset that are mappings.
+_IMAGE_KEYS = ("image", "pixel_values", "img")
+_LABEL_KEYS = ("label", "labels", "target")
+
+
+def image_inputs(images: ImageLike | Iterable[ImageLike]) -> tuple[list[Tensor], list[str]]:
+    """Split one or several images into pictures and names.
+
+    Returns:
+        Pictures as :func:`~lit_viz.images.reading.read_photograph` takes them, and the name of each image: a file, or
+        ``array:<index of the picture>``.
+    """
+    is_one = isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor)) or not isinstance(images, Iterable)
+    listed: Any = [images] if is_one else images
+    pictures: list[Tensor] = []
+    names: list[str] = []
+    for image in listed:
+        if isinstance(image, (str, Path)):
+            names.append(str(image))
+            continue
+        batch = to_pictures(image)
+        names += [f"{ARRAY_PREFIX}{len(pictures) + index}" for index in range(len(batch))]
+        pictures += batch
+    if not names:
+        raise LitVizError("there must be at least one image, got 0")
+    return pictures, names
+
+
+def initial_image(image: ImageLike) -> tuple[str | Tensor, str]:
+    """Return one image as a file or a picture, and its name as in :func:`image_inputs`."""
+    pictures, names = image_inputs(image)
+    if len(names) > 1:
+        raise LitVizError(f"init must be one image, got {len(names)}")
+    return (pictures[0] if pictures else names[0]), names[0]
+
+
+def to_pictures(image: Any) -> list[Tensor]:
+    """Convert a Pillow image, or an array or tensor with one or several images, to pictures ``(C, H, W)``.
+
+    Raises:
+        LitVizError: it is no image, or its values are not in [0, 1].
+    """
+    if isinstance(image, Image.Image):
+        return [from_pil(image)]
+    values = _as_tensor(image)
+    if values is not None:
+        images = _with_batch(values)
+        if images.ndim == 4 and images.numel() and (images.dtype == torch.uint8 or images.is_floating_point()):
+            first, last = images.shape[1] in (1, 3), images.shape[3] in (1, 3)
+            if last and (not first or images.dtype == torch.uint8):
+                images, first = images.movedim(3, 1), True
+            if first:
+                return [checked_picture(picture) for picture in images]
+    actual = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
+    if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
+        actual += f", {image.layout} on {image.device}"
+    raise LitVizError(
+        "an image must be a file, a Pillow image, or an array or tensor (H, W, C), (C, H, W) or (N, ...) with 1 or 3 "
+        f"channels, uint8 or floating-point, got {actual}"
+    )
+
+
+def _as_tensor(image: Any) -> Tensor | None:
+    """Return the values of an array or tensor; None if they are no image."""
+    if isinstance(image, Tensor):
+        return image.detach() if image.layout == torch.strided and not image.is_meta else None
+    if isinstance(image, np.ndarray) and (image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating)):
+        dtype = image.dtype if image.dtype in (np.uint8, np.float64) else np.float32
+        return torch.from_numpy(np.array(image, dtype=dtype, order="C"))
+    return None
+
+
+def _with_batch(values: Tensor) -> Tensor:
+    if values.ndim == 2:
+        return values[None, None]
+    return values[None] if values.ndim == 3 else values
+
+
+def checked_picture(picture: Tensor) -> Tensor:
+    """Return a copy of a picture in [0, 1]; 8-bit pictures have any values.
+
+    Raises:
+        LitVizError: values are outside of [0, 1], as those of a normalized image, or NaN.
+    """
+    with torch.inference_mode(False):  # inference tensors cannot be optimized
+        copy = picture.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if copy.dtype == torch.uint8:
+        return copy
+    low, high = float(copy.min()), float(copy.max())
+    if math.isnan(low):
+        raise LitVizError("images must not contain NaN")
+    if low < -1e-6 or high > 1 + 1e-6:
+        raise LitVizError(
+            f"floating-point images must be in [0, 1], got {low:.3g} to {high:.3g}: pass them without normalization, "
+            "which the classifier applies, or as uint8"
+        )
+    return (copy if copy.dtype == torch.float64 else copy.float()).clamp_(0, 1)
+
+
+# -- datasets
+
+
+class Pictures(Protocol):
+    """Pictures ``(C, H, W)`` by index: a list, or a dataset that reads them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+class DatasetImages:
+    """Pictures of a map-style dataset, read by index when they are needed; no picture is kept.
+
+    Items are images, ``(image, label, ...)``, or mappings with the keys ``image`` and ``label``. The normalization of a
+    ``torchvision`` transform that ends in ``Normalize`` is removed.
+
+    Args:
+        dataset: map-style dataset, or a loader, of which the dataset is taken.
+        normalization: mean and standard deviation that the images were normalized by; by default those of the
+            dataset's transform.
+
+    Attributes:
+        class_names: names of the dataset's classes by label; None if it does not state them.
+        network_classes: the network's class of each label; None if labels are classes of the network.
+
+    Raises:
+        LitVizError: the dataset is empty or can only be iterated.
+    """
+
+    def __init__(self, dataset: Dataset[Any] | DataLoader[Any], normalization: Normalization | None = None) -> None:
+        source: Any = dataset.dataset if isinstance(dataset, DataLoader) else dataset
+        if isinstance(source, IterableDataset) or not hasattr(source, "__len__"):
+            raise LitVizError(
+                f"images must be a map-style dataset, whose items have an index, got {type(source).__name__}: "
+                "pass a list of its images"
+            )
+        if len(source) == 0:
+            raise LitVizError("there must be at least one image, got a dataset of 0")
+        self.dataset = source
+        self.normalization = normalization or _normalization(_transform(source))
+        names = _attribute(source, "classes")
+        self.class_names: list[str] | None = None if names is None else [str(name) for name in names]
+        self.network_classes: Sequence[int] | None = None
+        self._labels: dict[int, int] = {}  # of images that were read
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Tensor:
+        item = self.dataset[index]
+        image, label = _image_and_label(item)
+        if label is not None:
+            self._labels[index] = int(label)
+        picture = self._without_normalization(image)
+        (checked,) = to_pictures(picture)
+        return checked
+
+    def known_labels(self) -> list[int] | None:
+        """Return the classes that the dataset lists without reading its images; None if it lists none."""
+        labels = _listed_labels(self.dataset)
+        return None if labels is None else [self._network_class(label) for label in labels]
+
+    def label(self, index: int) -> int | None:
+        """Return the class of an image that has been read; None if the dataset has none."""
+        label = self._labels.get(index)
+        return None if label is None else self._network_class(label)
+
+    def _network_class(self, label: int) -> int:
+        return label if self.network_classes is None else self.network_classes[label]
+
+    def _without_normalization(self, image: Any) -> Any:
+        if self.normalization is None or not (isinstance(image, Tensor) and image.is_floating_point()):
+            return image
+        mean, std = (torch.as_tensor(value, dtype=image.dtype).view(-1, 1, 1) for value in self.normalization)
+        return image * std + mean
+
+
+def is_dataset(images: object) -> bool:
+    """Return whether images are a dataset or a loader of one."""
+    return isinstance(images, (Dataset, DataLoader))
+
+
+def _image_and_label(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        image = next((item[key] for key in _IMAGE_KEYS if key in item), None)
+        label = next((item[key] for key in _LABEL_KEYS if key in item), None)
+        if image is None:
+            raise LitVizError(f"an item of the dataset must have the key image, got {', '.join(map(str, item))}")
+        return image, label
+    if isinstance(item, (tuple, list)):
+        label = item[1] if len(item) > 1 else None
+        is_number = isinstance(label, (int, np.integer)) or (isinstance(label, Tensor) and label.numel() == 1)
+        return item[0], label if is_number else None
+    return item, None
+
+
+def _attribute(dataset: Any, name: str) -> Any:
+    """Return an attribute of a dataset, or of that in a subset; None if there is none."""
+    while isinstance(dataset, Subset) and not hasattr(dataset, name):
+        dataset = dataset.dataset
+    return getattr(dataset, name, None)
+
+
+def _transform(dataset: Any) -> Any:
+    return _attribute(dataset, "transform")
+
+
+def _listed_labels(dataset: Any) -> list[int] | None:
+    if isinstance(dataset, Subset):
+        labels = _listed_labels(dataset.dataset)
+        return None if labels is None else [labels[index] for index in dataset.indices]
+    listed = getattr(dataset, "targets", None)
+    if listed is None or len(listed) != len(dataset):
+        return None
+    values = listed.tolist() if hasattr(listed, "tolist") else list(listed)
+    return values if all(isinstance(value, int) for value in values) else None
+
+
+def _normalization(transform: Any) -> Normalization | None:
+    """Return mean and standard deviation of the last step of a transform, if it normalizes."""
+    if type(transform).__name__ == "Normalize" and hasattr(transform, "mean") and hasattr(transform, "std"):
+        return tuple(transform.mean), tuple(transform.std)
+    if hasattr(transform, "mean") and hasattr(transform, "std") and not hasattr(transform, "transforms"):
+        return tuple(transform.mean), tuple(transform.std)  # the presets of torchvision's weights
+    steps = getattr(transform, "transforms", None)
+    return _normalization(list(steps)[-1]) if steps else None

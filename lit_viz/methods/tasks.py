@@ -1,0 +1,580 @@
+"""The queues of the methods: tasks of classes, of the channels of a layer, and of photographs."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lit_viz.attacks.norms import parse_radius
+from lit_viz.classifiers import Classifier, as_classifier
+from lit_viz.classifiers.layers import layer_name, layer_of, layout
+from lit_viz.engine.lightning import TaskQueue
+from lit_viz.errors import LitVizError, did_you_mean, require
+from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, column_values
+from lit_viz.images.listing import photographs as list_photographs
+from lit_viz.images.reading import PACKAGED_PREFIX
+from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
+from lit_viz.methods.photographs import DATASET, RUNNER_UP, TARGET_RULES, class_tasks, resolve
+from lit_viz.objectives import Objective
+from lit_viz.objectives.layers import Axis, check_channel, layer_parts
+from lit_viz.types import Task
+from lit_viz.utils.process import is_rank_zero
+
+#: One class or several, by name or index.
+Classes = Sequence[str | int] | str | int
+#: A classifier, a module, or the name of a network.
+AnyClassifier = Classifier | nn.Module | str
+#: Task options that may vary between the images of a run.
+VARYING = ("iterations", "lr")
+#: A class index, or one of _OPEN.
+Target = int | str
+_LABEL_SOURCES = ("predicted", "folders")
+_OPEN = (*TARGET_RULES, "none")
+
+
+class ClassTasks(TaskQueue):
+    """A task per class, for :class:`~lit_viz.methods.ClassVisualization`.
+
+    Args:
+        classifier: classifier with the classes, a module or a name.
+        classes: class names or indices, one or several.
+        against: classes that they are contrasted with, one for all or one per class.
+        vary: values of ``iterations`` and ``lr`` by name; every class has a task for each combination.
+        seed: seed of the first task; task i uses ``seed + i``. The combinations of a class have its seed.
+
+    Raises:
+        LitVizError: a class does not exist, or a value is invalid.
+    """
+
+    def __init__(
+        self,
+        classifier: AnyClassifier,
+        classes: Classes,
+        *,
+        against: Classes | None = None,
+        vary: Mapping[str, Sequence[float]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        words = to_classes(classes)
+        require(words, "there must be at least one class", "none", hint="give its name or index")
+        contrasts = None if against is None else to_classes(against)
+        tasks = class_tasks(as_classifier(classifier), words, contrasts, seed)
+        super().__init__(varied(tasks, vary or {}))
+        self.options = {"targets": words, "against": _one_or_list(contrasts), "vary": dict(vary or {}), "seed": seed}
+
+
+class LayerTasks(TaskQueue):
+    """A task per channel of a layer, or one task for the whole layer.
+
+    Args:
+        classifier: classifier with the layer, a module or a name.
+        layer: name of the layer (see ``lit-viz layers``), or the module itself.
+        channels: indices from 0, a text such as ``"3,14-20"``, or ``"all"``; None for one task without a channel.
+        axis: meaning of a channel in a layer of tokens, as in the objective: ``feature`` (default) or ``token``.
+        vary: see :class:`ClassTasks`.
+        seed: seed of the first task; task i uses ``seed + i``.
+
+    Raises:
+        LitVizError: the layer or a channel does not exist.
+    """
+
+    def __init__(
+        self,
+        classifier: AnyClassifier,
+        layer: str | nn.Module,
+        *,
+        channels: Sequence[int] | str | int | None = None,
+        axis: Axis | None = None,
+        vary: Mapping[str, Sequence[float]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        network = as_classifier(classifier)
+        name = layer_name(layer, network.original)
+        tasks = [Task(0, name, seed, options={"layer": name})]
+        if channels is not None:
+            found = layout(network, name)
+            count = found.tokens if axis == "token" else found.channels
+            tasks = _channel_tasks(name, parse_channels(channels, count), count, axis, seed)
+        super().__init__(varied(tasks, vary or {}))
+        given = channels
+        if channels is not None and not isinstance(channels, (str, int)):
+            given = ",".join(str(int(channel)) for channel in channels)
+        self.options = {"layer": name, "channel": given, "axis": axis, "vary": dict(vary or {}), "seed": seed}
+
+
+def _channel_tasks(layer: str, channels: Sequence[int], count: int, axis: Axis | None, seed: int) -> list[Task]:
+    tasks = []
+    for index, channel in enumerate(channels):
+        check_channel(channel, count, layer)
+        options: dict[str, Any] = {"layer": layer, "channel": channel}
+        if axis is not None:
+            options["axis"] = axis
+        tasks.append(Task(index, f"{layer}_{axis or 'ch'}{channel}", seed + index, options=options))
+    return tasks
+
+
+class PhotographTasks(TaskQueue):
+    """A task per photograph, for saliency maps, adversarial examples and universal perturbations.
+
+    A saliency map explains the label unless a target is given; an attack without a target is untargeted.
+
+    Args:
+        classifier: classifier with the classes, a module or a name.
+        images: files and folders, Pillow images, arrays and tensors of one or several images; or a map-style dataset of
+            images or (image, label), or its loader. The images of a dataset are read by index when their tasks start.
+        targets: target classes, one for all photographs or one per photograph: a name, an index, ``label``,
+            ``predicted``, ``random`` or ``least-likely``; or a CSV file (file,target).
+        labels: true classes, one for all photographs or one per photograph, or their source: ``predicted``,
+            ``folders``, or a CSV file (file,label). By default those of the dataset, else predicted.
+        against: classes that the targets of saliency maps are contrasted with, one for all photographs or one per
+            photograph, ``runner-up``, or a CSV file (file,against).
+        radii: radii of the attack, in units of [0, 1]; every photograph has a task for each, ordered by radius.
+        normalization: mean and standard deviation by which the images of a dataset were normalized; by default those
+            of its transform.
+        seed: seed of the first task; task i uses ``seed + i``. The radii of a photograph have its seed.
+
+    Attributes:
+        notes: remarks about the photographs, such as files that are no images.
+
+    Raises:
+        LitVizError: a class does not exist, or no photograph can be read.
+    """
+
+    def __init__(
+        self,
+        classifier: AnyClassifier,
+        images: Images,
+        *,
+        targets: Classes | None = None,
+        labels: Classes | None = None,
+        against: Classes | None = None,
+        radii: Sequence[float | str] = (),
+        normalization: Normalization | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not is_rank_zero():  # which broadcasts its tasks
+            super().__init__((), _pictures(images, normalization))
+            return
+        network = as_classifier(classifier)
+        labels = _labels_for_all(labels, network)
+        if is_dataset(images):
+            dataset = DatasetImages(images, normalization)  # type: ignore[arg-type]
+            tasks, notes = _dataset_tasks(dataset, network, targets, labels, against, seed)
+            pictures: Pictures = dataset
+            options: dict[str, Any] = {"photographs": [f"{ARRAY_PREFIX}dataset"]}
+        else:
+            pictures, files = image_inputs(images)  # type: ignore[arg-type]
+            options = _photograph_options(files, targets, labels, against)
+            tasks, notes = _photograph_tasks(
+                network, **{**options, "labels": options["labels"] or "predicted"}, seed=seed
+            )
+        sizes = _different_radii(radii)
+        super().__init__(with_variants(tasks, "eps", sizes), pictures, notes=notes)
+        self.options = {**options, "radii": sizes, "seed": seed}
+
+
+def listed_tasks(
+    classifier: Classifier,
+    photographs: Sequence[str | Mapping[str, Any]],
+    *,
+    target: Classes | None = None,
+    labels: str = "predicted",
+    against: str | int | None = None,
+    radii: Sequence[float | str] = (),
+    seed: int = 0,
+) -> TaskQueue:
+    """Return the tasks of photographs that a configuration lists; see :class:`PhotographTasks`.
+
+    Args:
+        classifier: classifier with the classes.
+        photographs: files, folders and CSV files, or rows with the keys ``file``, ``label``, ``target`` and
+            ``against``.
+        target: target classes of every photograph.
+        labels, against, radii, seed: see :class:`PhotographTasks`.
+    """
+    tasks, notes = _photograph_tasks(classifier, photographs, target=target, labels=labels, against=against, seed=seed)
+    sizes = _different_radii(radii)
+    queue = TaskQueue(with_variants(tasks, "eps", sizes), notes=notes)
+    given = {"target": target, "labels": labels, "against": against}
+    queue.options = {"photographs": list(photographs), **given, "radii": sizes, "seed": seed}
+    return queue
+
+
+def _different_radii(radii: Sequence[float | str]) -> list[float]:
+    sizes = [parse_radius(radius) for radius in radii]
+    require(len(set(sizes)) == len(sizes), "radii must differ", list(radii))
+    return sizes
+
+
+def _pictures(images: Images, normalization: Normalization | None) -> Pictures:
+    if is_dataset(images):
+        return DatasetImages(images, normalization)  # type: ignore[arg-type]
+    return image_inputs(images)[0]  # type: ignore[arg-type]
+
+
+# -- orders of tasks
+
+
+def varied(tasks: Sequence[Task], values: Mapping[str, Sequence[float]]) -> list[Task]:
+    """Return each task once per combination of the values of its options, ordered by task.
+
+    Raises:
+        LitVizError: an option can't vary, or its values are not positive and different.
+    """
+    for name, numbers in values.items():
+        got = f"{name}: {list(numbers)}"
+        is_valid = name in VARYING and len(numbers) > 0 and all(number > 0 for number in numbers)
+        require(is_valid, f"vary takes positive values of {' and '.join(VARYING)}", got)
+        require(len(set(numbers)) == len(numbers), "vary must have different values", got)
+    counts = list(values.get("iterations", ()))
+    require(not any(count % 1 for count in counts), "vary must have whole numbers of iterations", counts)
+    variants: list[Task] = []
+    for task in tasks:
+        for combination in product(*values.values()):
+            options = {**task.options, **dict(zip(values, combination, strict=True))}
+            variants.append(replace(task, index=len(variants), options=options))
+    return variants
+
+
+def with_variants(tasks: Sequence[Task], option: str, values: Sequence[Any]) -> list[Task]:
+    """Return the tasks once per value of an option, ordered by value; unchanged without values."""
+    if not values:
+        return list(tasks)
+    variants: list[Task] = []
+    for value in values:
+        for task in tasks:
+            variants.append(replace(task, index=len(variants), options={**task.options, option: value}))
+    return variants
+
+
+# -- classes and channels
+
+
+def to_class(value: Any) -> str | int:
+    """Return a class name or index."""
+    if isinstance(value, str):
+        return value
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise LitVizError(f"a class must be a name or an index, got {value!r}")
+
+
+def to_classes(value: Any) -> list[str | int]:
+    """Return one or several class names or indices as a list."""
+    plain = _to_plain(value)
+    words = plain if isinstance(plain, list) else [plain]
+    return [to_class(word) for word in words]
+
+
+def _one_or_list(words: list[str | int] | None) -> Any:
+    return words[0] if words is not None and len(words) == 1 else words
+
+
+def _to_plain(value: Any) -> Any:
+    """Return one value or a list of values from a tensor, array or sequence."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+
+def parse_channels(words: Sequence[int] | str | int, count: int) -> list[int]:
+    """Return channels given by numbers, or by ``3,14-20`` or ``all`` of a layer with ``count`` channels."""
+    if not isinstance(words, (str, int)):
+        return [int(channel) for channel in _to_plain(words)]
+    text = str(words).replace(" ", "")
+    if text == "all":
+        return list(range(count))
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise LitVizError(f"channels must be numbers and ranges such as 3,14-20, or all, got {words}")
+    channels: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        start, end = int(first), int(last or first)
+        if end < start:
+            raise LitVizError(f"a range of channels must ascend, got {part}: write {end}-{start}")
+        # One missing channel suffices for the error: a mistyped range may be huge.
+        channels += range(start, min(end, max(start, count)) + 1)
+    return channels
+
+
+def objective_tasks(
+    classifier: Classifier,
+    objective: Objective,
+    *,
+    classes: Classes | None = None,
+    against: Classes | None = None,
+    channels: Sequence[int] | str | int | None = None,
+    vary: Mapping[str, Sequence[float]] | None = None,
+    seed: int = 0,
+) -> TaskQueue:
+    """Return the tasks that an objective requires: of classes, of channels, or a single one.
+
+    Args:
+        classifier: classifier with the classes and layers.
+        objective: objective of the images, bound to the classifier.
+        classes, against: see :class:`ClassTasks`.
+        channels: see :class:`LayerTasks`.
+        vary, seed: see :class:`ClassTasks`.
+
+    Raises:
+        LitVizError: the objective has no class or channel to select, or one is missing.
+    """
+    name = type(objective).__name__
+    given = [] if classes is None else to_classes(classes)
+    layer = _layer_of(objective)
+    if channels is not None and "channel" not in objective.task_fields:
+        hint = "leave channels out" if objective.layers else "give layer= too"
+        raise LitVizError(f"channels applies to objectives such as Channel, got {name}: {hint}")
+    if against is not None and "against" not in objective.task_fields:
+        raise LitVizError(f"against requires a score of a class, such as Logit, got {name}")
+    if "target" in objective.task_fields:
+        require(given, "there must be at least one class", "none", hint="give targets=, or an objective of a layer")
+        return ClassTasks(classifier, given, against=against, vary=vary, seed=seed)
+    if "channel" in objective.task_fields:
+        if channels is None:
+            raise LitVizError(f'the objective of layer {layer!r} requires channels, got none: try channels="3,14-20"')
+        assert layer is not None
+        axis = _axis_of(objective)
+        queue: TaskQueue = LayerTasks(classifier, layer, channels=channels, axis=axis, vary=vary, seed=seed)
+    elif layer is not None:
+        queue = LayerTasks(classifier, layer, vary=vary, seed=seed)
+    else:
+        queue = TaskQueue(varied([Task(0, name, seed)], vary or {}))
+        queue.options = {"vary": dict(vary or {}), "seed": seed}
+    if given:
+        queue.notes.append(f"the objective has no class: {', '.join(map(str, given))} ignored")
+    return queue
+
+
+def _layer_of(objective: Objective) -> str | None:
+    given = [part.arguments["layer"] for part in layer_parts(objective)]
+    read = [layer_of(name) for name in objective.layers]
+    return next((layer for layer in (*given, *read) if isinstance(layer, str)), None)
+
+
+def _axis_of(objective: Objective) -> Axis | None:
+    axes = [part.arguments.get("axis") for part in layer_parts(objective)]
+    return next((axis for axis in axes if axis is not None), None)
+
+
+# -- photographs
+
+
+def _photograph_tasks(
+    classifier: Classifier,
+    photographs: Sequence[str | Mapping[str, Any]],
+    *,
+    target: Classes | None = None,
+    against: str | int | None = None,
+    labels: str = "predicted",
+    seed: int = 0,
+) -> tuple[list[Task], list[str]]:
+    """Return a task per photograph and target, ordered by photograph, and notes for the user.
+
+    Labels and targets that depend on a prediction are resolved later, by :func:`~lit_viz.methods.photographs.resolve`.
+    A photograph without a valid class becomes one task with the reason as its option ``error``. A class in the table
+    that lists the photographs takes precedence.
+    """
+    listing = list_photographs(photographs)
+    is_table = _is_table(labels)
+    if not is_table and labels not in _LABEL_SOURCES:
+        hint = did_you_mean(labels, _LABEL_SOURCES)
+        raise LitVizError(f"labels must be predicted, folders or a CSV file (file,label), got {labels!r}{hint}")
+    words = [target] if isinstance(target, (str, int)) else list(target or ["none"])
+    for word in words:
+        if not isinstance(word, (str, int)):
+            raise LitVizError(f"a target must be the name or index of a class, got {word!r}")
+    classes = _ClassReader(classifier, listing)
+    label_of = classes.column("label", labels if is_table else None, (None,))
+    targets_of = [classes.column("target", word, _OPEN) for word in words]
+    contrast_of = classes.column("against", against, (None, RUNNER_UP))
+    tasks: list[Task] = []
+    for entry, name in zip(listing.entries, listing.names(), strict=True):
+        options: dict[str, Any] = {}
+        if entry.path.startswith(ARRAY_PREFIX):
+            options["image"] = int(entry.path.removeprefix(ARRAY_PREFIX))
+            name = f"image {options['image']}"
+        first = Task(len(tasks), name, seed + len(tasks), source=None if options else entry.path, options=options)
+        try:
+            if entry.error is not None:
+                raise LitVizError(entry.error)
+            label, label_source = label_of(entry), labels if entry.label is None else str(entry.listed_in)
+            if label is None and labels == "folders":
+                label = classes.read(entry, "folder", _folder(entry))
+            if (contrast := contrast_of(entry)) is not None:
+                options = {**options, "against": contrast}
+            labelled = replace(first, label=label, label_source=label_source, options=options)
+            targets = [target_of(entry) for target_of in (targets_of if entry.target is None else targets_of[:1])]
+            tasks += [_with_target(labelled, i, target, classifier) for i, target in enumerate(targets)]
+        except LitVizError as error:
+            tasks.append(replace(first, options={**first.options, "error": str(error)}))
+    errors = [task.options["error"] for task in tasks if "error" in task.options]
+    if len(errors) == len(tasks):
+        prefix = f"none of the {len(tasks)} photographs can be used; of the first: " if len(tasks) > 1 else ""
+        raise LitVizError(f"{prefix}{errors[0]}")
+    return tasks, list(listing.notes)
+
+
+def _with_target(first: Task, i: int, target: Target, classifier: Classifier) -> Task:
+    """Return the task of a photograph's i-th target, resolved unless it depends on a prediction."""
+    task = replace(first, index=first.index + i, seed=first.seed + i)
+    if isinstance(target, str):
+        task = replace(task, options={**task.options, "target": target})
+    else:
+        task = replace(task, target=target)
+    return resolve(task, None, classifier.labels)
+
+
+class _ClassReader:
+    """Reader of the classes of photographs; its errors name the photograph."""
+
+    def __init__(self, classifier: Classifier, listing: Listing) -> None:
+        self._classifier = classifier
+        self._paths = [entry.path for entry in listing.entries]
+        # Errors too: the search for similar names is slow, and a thousand photographs may share a folder.
+        self._indices: dict[str | int, int | LitVizError] = {}
+
+    def read(self, entry: Entry, noun: str, word: str | int) -> int:
+        """Return the index of the class of a photograph."""
+        if word not in self._indices:
+            try:
+                self._indices[word] = class_of(self._classifier, word)
+            except LitVizError as error:
+                self._indices[word] = error
+        index = self._indices[word]
+        if isinstance(index, LitVizError):
+            raise LitVizError(f"the {noun} of {entry.path} is no class: {index}")
+        return index
+
+    def column(self, name: str, word: str | int | None, rules: Sequence[str | None]) -> Callable[[Entry], Any]:
+        """Return a function from a photograph to its class or rule.
+
+        Args:
+            name: column of the table that lists the photographs, which takes precedence.
+            word: CSV file with this column, or the class or rule of all photographs.
+            rules: words that are no classes.
+        """
+        table = column_values(self._paths, str(word), name) if _is_table(word) else None
+        for_all = word if word is None or word in rules or table is not None else class_of(self._classifier, word)
+        noun = "contrasted class" if name == "against" else name
+
+        def class_or_rule(entry: Entry) -> int | str | None:
+            cell = getattr(entry, name)
+            if cell is None and table is None:
+                return for_all
+            if cell is None and table is not None:
+                cell = table[entry.path]
+            if isinstance(cell, LitVizError):
+                raise cell
+            return cell if cell in rules else self.read(entry, noun, cell)
+
+        return class_or_rule
+
+
+def class_of(classifier: Classifier, word: str | int) -> int:
+    """Return the index of a class given by name, index, or WordNet id if the classes are ImageNet's 1000."""
+    if isinstance(word, str) and re.fullmatch(r"n\d{8}", word) and _is_imagenet(classifier.labels):
+        index = _wordnet_ids().get(word)
+        if index is not None:
+            return index
+    return classifier.index_of(word)
+
+
+def _is_imagenet(labels: Sequence[str]) -> bool:
+    """Return whether the labels are ImageNet's 1000 classes in their usual order, by a few common names."""
+    samples = {1: "goldfish", 76: "tarantula", 999: "toilet tissue"}
+    return len(labels) == 1000 and all(name in labels[index].casefold() for index, name in samples.items())
+
+
+@cache
+def _wordnet_ids() -> Mapping[str, int]:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    names: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
+    return {name: index for index, name in enumerate(names)}
+
+
+def _is_table(word: str | int | None) -> bool:
+    return Path(str(word)).suffix.casefold() == ".csv"
+
+
+def _folder(entry: Entry) -> str:
+    if entry.path.startswith((PACKAGED_PREFIX, ARRAY_PREFIX)):
+        raise LitVizError(f"{entry.path} has no folder with the name of its class: give its label in a CSV file")
+    parent = Path(entry.path).parent
+    return parent.name if parent.name not in ("", "..") else parent.resolve().name
+
+
+def _photograph_options(files: Sequence[str], targets: Any, labels: Any, against: Any) -> dict[str, Any]:
+    """Return photographs with their classes, and the classes and rules of all photographs, as a configuration."""
+    rows: list[dict[str, Any]] = [{"file": file} for file in files]
+    options: dict[str, Any] = {}
+    columns = {"target": ("targets", targets), "label": ("labels", labels), "against": ("against", against)}
+    for column, (argument, given) in columns.items():
+        plain = _to_plain(given)
+        default = "predicted" if column == "label" else None
+        options["labels" if column == "label" else column] = plain if isinstance(plain, str) else default
+        if plain is None or isinstance(plain, str):
+            continue
+        values = plain if isinstance(plain, list) else [plain] * len(files)
+        if len(values) != len(files):
+            got = f"{len(values)} for {len(files)} images"
+            raise LitVizError(f"{argument} must be one class, or one per image: got {got}")
+        for row, value in zip(rows, values, strict=True):
+            row[column] = to_class(value)
+    has_classes = any(len(row) > 1 for row in rows)
+    return {"photographs": rows if has_classes else list(files), **options}
+
+
+def _labels_for_all(labels: Any, classifier: Classifier) -> Any:
+    """Return the index of a class that is given by its name; other labels, and the names of sources, are unchanged."""
+    if not isinstance(labels, str) or labels in _LABEL_SOURCES or _is_table(labels):
+        return labels
+    try:
+        return class_of(classifier, labels)
+    except LitVizError:
+        return labels  # a mistyped source, or an unknown class
+
+
+def _dataset_tasks(
+    dataset: DatasetImages, classifier: Classifier, targets: Any, labels: Any, against: Any, seed: int
+) -> tuple[list[Task], list[str]]:
+    """Return a task per image of a dataset; its labels are used unless others are given."""
+    files = [f"{ARRAY_PREFIX}{index}" for index in range(len(dataset))]
+    if labels is None:
+        dataset.network_classes = class_indices(dataset, classifier)
+        labels = dataset.known_labels()
+    options = _photograph_options(files, targets, labels, against)
+    tasks, notes = _photograph_tasks(classifier, **options, seed=seed)
+    if labels is None:  # of the items, when they are read
+        tasks = [replace(task, label_source=DATASET) for task in tasks]
+    return tasks, notes
+
+
+def class_indices(dataset: DatasetImages, classifier: Classifier) -> list[int] | None:
+    """Return the network's class of each label of a dataset, by the names of its classes; None for equal indices.
+
+    Raises:
+        LitVizError: the dataset has other classes than the network.
+    """
+    names = dataset.class_names
+    if names is None:
+        return None
+    try:
+        return [class_of(classifier, name) for name in names]
+    except LitVizError as error:
+        if len(names) == classifier.num_classes:
+            return None
+        raise LitVizError(
+            f"the classes of the dataset must be classes of {classifier.name} ({error}): give labels="
+        ) from error

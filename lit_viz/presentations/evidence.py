@@ -1,0 +1,322 @@
+"""Items of evidence: one result with its text, verdict, table and notes, equal in the terminal, notebooks and pages."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lit_viz.attacks.norms import NORMS
+from lit_viz.attacks.rounding import is_singleton
+from lit_viz.figures.scales import number
+from lit_viz.methods.records import ClassImageRecord, SaliencyRecord, label_with_lr
+from lit_viz.presentations.tables import TableRow, format_value
+from lit_viz.runs import evidence as run_evidence
+from lit_viz.types import Record
+from lit_viz.utils.formatting import pluralize, text_table
+from lit_viz.utils.limits import MOST_PRINTED
+
+_MAX_NAMES = 10  # of files in a text
+_VERDICTS = {True: "passed", False: "failed", None: "no verdict"}
+
+
+@dataclass(frozen=True)
+class EvidenceItem:
+    """A result of the evidence.
+
+    Attributes:
+        text: the result in one or two sentences.
+        passed: verdict; None for a measurement without one.
+        rows: table below the text, by column.
+        notes: sentences below the table.
+    """
+
+    text: str
+    passed: bool | None = None
+    rows: Sequence[TableRow] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def verdict(self) -> str:
+        """Verdict in words."""
+        return _VERDICTS[self.passed]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the table in order of appearance."""
+        columns: dict[str, None] = {}
+        for row in self.rows:
+            columns |= dict.fromkeys(row)
+        return list(columns)
+
+    def lines(self, *, table: bool) -> list[str]:
+        """Return the item as lines for the terminal, with or without its table."""
+        lines = [f"evidence: {self.text}"]
+        if table and self.rows:
+            lines.append(text_table(self.rows[:MOST_PRINTED], words=1))
+        return [*lines, *self.notes]
+
+
+def evidence_items(evidence: run_evidence.Evidence) -> list[EvidenceItem]:
+    """Return the items of the evidence; unknown parts are only named."""
+    items = []
+    for name, make_item in _PARTS.items():
+        part = getattr(evidence, name)
+        if part is not None:
+            items.append(make_item(part))
+    for name in evidence.extra:
+        items.append(EvidenceItem(f"Part {name} of evidence.json."))
+    return items
+
+
+# -- class images
+
+
+def held_out_item(records: Sequence[Record]) -> EvidenceItem | None:
+    """Return the predictions of held-out networks for class images; None if no image was judged."""
+    judged = [record for record in records if isinstance(record, ClassImageRecord) and record.judges]
+    if not judged:
+        return None
+    first_places: Counter[str] = Counter()
+    rows = []
+    for record in judged:
+        row = {
+            "class": label_with_lr(f"{record.index} {record.target_name}", record),
+            "this network": _prediction(record.probability, record.rank),
+        }
+        for name, verdict in record.judges.items():
+            row[name] = _prediction(verdict["probability"], verdict["rank"])
+            first_places[name] += verdict["rank"] == 1
+        rows.append(row)
+    counts = [f"{name} predicts the class for {count} of {len(judged)}" for name, count in first_places.items()]
+    return EvidenceItem(f"Held-out networks: {', '.join(counts)}.", rows=rows)
+
+
+def _prediction(probability: float | None, rank: float | None) -> str:
+    return "-" if probability is None else f"{probability:.2f} (rank {rank})"
+
+
+def _images(part: run_evidence.ImageEvidence) -> EvidenceItem:
+    if not part.read:
+        return EvidenceItem("No image was verified.")
+    count = f"{part.same} of {pluralize(part.read, 'file')}"
+    text = f"{count} classified as recorded by the original network, re-read from the disk."
+    return EvidenceItem(text, part.same == part.read)
+
+
+# -- attacks
+
+
+def _files(part: run_evidence.FileEvidence) -> EvidenceItem:
+    if not part.read and not part.wrong:
+        return EvidenceItem("No file was verified.")
+    if part.fooled is None:
+        count = f"{pluralize(part.read, 'file')} re-read from the disk"
+    else:
+        count = f"{part.fooled} of {part.read} files fool the original network, re-read from the disk"
+    if not part.wrong:
+        return EvidenceItem(f"{count}; all match their records.", True)
+    names = ", ".join(part.wrong[:_MAX_NAMES])
+    if len(part.wrong) > _MAX_NAMES:
+        names += f" and {len(part.wrong) - _MAX_NAMES} more"
+    return EvidenceItem(f"{count}; not as recorded: {names}.", False)
+
+
+def _diagnosis(part: run_evidence.DiagnosisEvidence) -> EvidenceItem:
+    is_diagnosed = bool(part.tried or part.reasons)
+    return EvidenceItem(part.sentence, not part.reasons if is_diagnosed else None)
+
+
+def _ensemble(part: Sequence[run_evidence.EnsembleMember]) -> EvidenceItem:
+    members = "; ".join(member.sentence for member in part)
+    return EvidenceItem(f"Attacks of the ensemble in order, before rounding to 8 bits: {members}.")
+
+
+def _robustness(part: run_evidence.RobustnessEvidence) -> EvidenceItem:
+    norm = NORMS[part.norm]
+    rows, notes = [], []
+    for point in part.points:
+        rows.append(
+            {
+                "eps": point.eps,
+                part.what: f"{point.robust} of {point.photographs}",
+                "95 % (Wilson)": f"{point.low:.0%} to {point.high:.0%}",
+            }
+        )
+        if is_singleton(float(point.eps.partition("/")[0]) / norm.display_scale):
+            notes.append(f"The ball of eps {point.eps} holds no 8-bit image but the photograph.")
+    return EvidenceItem(f"Robustness by radius, {norm} norm.", rows=rows, notes=notes)
+
+
+def _universal(part: Mapping[str, Sequence[str]]) -> EvidenceItem:
+    rows = [{"perturbation": name, "photographs": "; ".join(rates) or "none evaluated"} for name, rates in part.items()]
+    return EvidenceItem("Fooling rates of the universal perturbations.", rows=rows)
+
+
+def _transfer(part: run_evidence.TransferEvidence) -> EvidenceItem:
+    if not part.judges:
+        reason = "no held-out network with these classes is installed, or no file is adversarial"
+        return EvidenceItem(f"Transfer was not measured: {reason}.")
+    rows = []
+    for name, counts in part.judges.items():
+        row = {
+            "network": name,
+            "correct on the photograph": str(counts.right),
+            "fooled by the file": str(counts.fooled),
+            "fooled by the mirrored perturbation": str(counts.mirrored),
+            "excluded (misclassified before)": str(counts.wrong),
+        }
+        rows.append(row)
+    return EvidenceItem("Transfer of the adversarial files to held-out networks.", rows=rows)
+
+
+# -- saliency maps
+
+
+@dataclass(frozen=True)
+class MapVerdicts:
+    """Verdicts of the comparison with Captum.
+
+    Attributes:
+        passed: verdict of each map that was compared.
+        unchecked: reason of each map that was not compared.
+        damaged: reason of each map whose files do not belong to its record.
+        version: of Captum, if it is known.
+    """
+
+    passed: Sequence[bool]
+    unchecked: Sequence[str]
+    damaged: Sequence[str] = ()
+    version: str = ""
+
+    @property
+    def text(self) -> str:
+        """The verdicts in one sentence."""
+        if self.passed:
+            count = f"{sum(self.passed)} of {len(self.passed)}"
+            clauses = [f"{count} compared maps agree with Captum {self.version}".rstrip()]
+        else:
+            clauses = ["No map was compared with Captum"]
+        if self.damaged:
+            clauses.append(f"{pluralize(len(self.damaged), 'map')} damaged ({self.damaged[0]})")
+        clauses += [f"{count} {reason}" for reason, count in Counter(self.unchecked).items()]
+        return f"{'; '.join(clauses)}."
+
+    @property
+    def notes(self) -> list[str]:
+        """What compares the remaining maps."""
+        is_complete = run_evidence.NOT_CHECKED not in self.unchecked
+        return [] if is_complete else ["lit-viz check compares the maps that were not checked."]
+
+
+def recorded_captum_item(records: Sequence[Record]) -> EvidenceItem:
+    """Return the verdicts of the comparison with Captum in the records of saliency maps."""
+    passed, unchecked, damaged = [], [], []
+    for record in records:
+        verdict = record.captum if isinstance(record, SaliencyRecord) else None
+        if verdict is None:
+            continue
+        if "why" not in verdict:
+            passed.append(bool(verdict["passed"]))
+        elif verdict["passed"] is None:
+            unchecked.append(verdict["why"])
+        else:
+            damaged.append(verdict["why"])
+    verdicts = MapVerdicts(passed, unchecked, damaged)
+    is_compared = bool(passed or damaged)
+    return EvidenceItem(verdicts.text, all(passed) and not damaged if is_compared else None, notes=verdicts.notes)
+
+
+def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:
+    verdicts = MapVerdicts(
+        passed=[entry.passed for entry in part.maps],
+        unchecked=[str(entry.unchecked) for entry in part.unchecked],
+        damaged=[str(entry.damaged) for entry in part.damaged or ()],
+        version=part.version,
+    )
+    notes = verdicts.notes
+    if part.precision is not None and not all(verdicts.passed):
+        notes.append(f"{part.precision} is less accurate than the float32 gates: use the precision 32-true.")
+    return EvidenceItem(verdicts.text, part.passed, [_gates(entry) for entry in part.maps], notes)
+
+
+def _gates(entry: run_evidence.MapAgreement) -> TableRow:
+    """Return both gates of a map, and its similarity beside that of the most similar control."""
+    controls = [_float(control.spearman) for control in entry.controls.values()]
+    return {
+        "map": _map_name(entry),
+        "method": entry.method,
+        "verdict": _VERDICTS[entry.passed],
+        "formula in float64: difference": number(_float(entry.formula.difference)),
+        "delivered map: difference": number(_float(entry.delivered.difference)),
+        "allowed": number(_float(entry.delivered.allowed)),
+        "Spearman": f"{_float(entry.similarity.spearman):.4f}",
+        "most similar control": f"{max(controls, default=math.nan):.4f}",
+    }
+
+
+def _map_name(entry: run_evidence.MapEvidence) -> str:
+    return f"{entry.name}, {entry.target_name or '-'}"
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _saliency_metrics(part: run_evidence.MetricsEvidence) -> EvidenceItem:
+    text = (
+        "Saliency metrics: mean probability of the class while pixels are replaced in order of saliency, for each map "
+        "and its controls, and maximum sensitivity."
+    )
+    rows: list[TableRow] = []
+    notes: list[str] = []
+    for entry in part.maps:
+        row = {"map": _map_name(entry), "method": entry.method}
+        row |= _areas("deletion ↓", entry.deletion)
+        row |= _areas("insertion ↑", entry.insertion)
+        row["sensitivity ↓"] = format_value(entry.max_sensitivity)
+        rows.append(row)
+        notes += entry.remarks
+    return EvidenceItem(text, rows=rows, notes=notes)
+
+
+def _areas(metric: str, curves: Mapping[str, Any]) -> TableRow:
+    """Return the area of a map's curve and of its controls' curves."""
+    areas = {metric: format_value(curves["area"])}
+    for name, area in curves.items():
+        if name not in ("area", "curve"):
+            areas[f"{metric} {name}"] = format_value(area)
+    return areas
+
+
+def _localization(part: run_evidence.LocalizationEvidence) -> EvidenceItem:
+    boxes = sum(entry.box is not None for entry in part.maps)
+    text = f"Boxes of {boxes} of {len(part.maps)} maps."
+    shares = []
+    for method, result in part.corloc.items():
+        whole = f"whole photographs: {result['whole_photograph']:.0%}"
+        shares.append(f"{method} {result['corloc']:.0%} of {result['maps']} ({whole})")
+    if shares:
+        text += f" CorLoc, IoU with a reference box ≥ {part.right_from_iou:g}: {', '.join(shares)}."
+    errors = [f"{entry.name}: {entry.error}" for entry in part.maps if entry.error]
+    notes = errors[:1]
+    if len(errors) > 1:
+        notes.append(f"{len(errors) - 1} more in evidence.json")
+    return EvidenceItem(text, notes=notes)
+
+
+#: In the order of the page.
+_PARTS: Mapping[str, Callable[[Any], EvidenceItem]] = {
+    "files": _files,
+    "pictures": _images,
+    "trust": _diagnosis,
+    "survivors": _ensemble,
+    "robustness": _robustness,
+    "universal": _universal,
+    "transfer": _transfer,
+    "captum": _captum,
+    "faithfulness": _saliency_metrics,
+    "localization": _localization,
+}

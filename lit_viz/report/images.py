@@ -1,0 +1,51 @@
+"""Images as data URIs, which a page without external resources contains."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from pathlib import Path
+
+from PIL import Image
+
+_MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".svg": "image/svg+xml"}
+#: Size in bytes up to which a file is embedded unchanged.
+EXACT_BYTES = 16_000
+
+
+def is_embeddable(path: Path) -> bool:
+    """Return whether ``path`` is an existing file in an image format that browsers display."""
+    return path.suffix.lower() in _MEDIA_TYPES and path.is_file()
+
+
+def image_uri(path: Path, width: int | None = None) -> str:
+    """Return an image file as a data URI: a PNG of more than :data:`EXACT_BYTES` as JPEG, other files unchanged.
+
+    Args:
+        path: file.
+        width: maximum width in pixels.
+    """
+    return data_uri(path.read_bytes(), _MEDIA_TYPES[path.suffix.lower()], width)
+
+
+def data_uri(data: bytes, media_type: str = "image/png", width: int | None = None) -> str:
+    """Return an encoded image as :func:`image_uri` does."""
+    if media_type == "image/png" and len(data) > EXACT_BYTES:
+        with Image.open(io.BytesIO(data)) as file:
+            image = file.convert("RGB")
+        image.thumbnail((width or image.width, image.height))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=90)
+        if len(buffer.getvalue()) < len(data):
+            media_type, data = "image/jpeg", buffer.getvalue()
+    return f"data:{media_type};base64,{b64encode(data).decode('ascii')}"
+
+
+def printed_width(path: Path) -> int | None:
+    """Return the width of a PNG in CSS pixels (1/96 inch); None if it has no resolution."""
+    if path.suffix.lower() != ".png":
+        return None
+    with Image.open(path) as file:
+        dpi = file.info.get("dpi", (0.0,))[0]
+        width = file.width
+    return round(96 * width / dpi) if dpi else None

@@ -1,0 +1,26 @@
+"""Numbers of items in figures and printed tables. What exceeds them is in the files of the run; captions say so."""
+
+#: Images or maps with a row of their own. No more comparisons and localizations are kept for the figures.
+MOST_ROWS = 20
+#: Photographs with saliency maps.
+MOST_PHOTOGRAPHS = 60
+#: Images of a contact sheet.
+MOST_IMAGES = 200
+#: Images of channels.
+MOST_CHANNELS = 1280
+#: Curves in one plot.
+MOST_CURVES = 100
+#: Tasks with a row of images by iteration; more are drawn by their last image.
+MOST_EVOLUTIONS = 6
+#: Tasks of an animation, and of a figure by epoch.
+MOST_TILES = 16
+#: Frames of an animation.
+MOST_FRAMES = 80
+#: Epochs of a figure.
+MOST_EPOCHS = 10
+#: Photographs beneath a robustness curve.
+MOST_EXAMPLES = 4
+#: Rows of a printed table.
+MOST_PRINTED = 40
+#: Printed notes on ambiguous reference boxes.
+MOST_NOTES = 3

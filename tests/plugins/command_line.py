@@ -1,0 +1,95 @@
+"""Fixtures that run commands in this process and read their run folders."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_viz.cli import main
+
+
+@pytest.fixture(scope="session")
+def small_options() -> list[str]:
+    """Options of a small network."""
+    return [
+        "--classifier", "tests.conftest:smooth_network",
+        "--classifier.weights", "none",
+        "--classifier.size", "16",
+        "--classifier.mean", "[0.5,0.5,0.5]",
+        "--classifier.std", "[0.25,0.25,0.25]",
+        "--wandb", "disabled",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def lit_viz() -> Callable[..., None]:
+    """Return a function that runs a command and compares its exit status."""
+
+    def run(*words: str, expect: int = 0) -> None:
+        try:
+            main(list(words))
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        assert status == expect
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sentence() -> Callable[[pytest.CaptureFixture[str]], str]:
+    """Return a function for stderr, which must be one line, apart from the note about imports of a run."""
+
+    def read(capsys: pytest.CaptureFixture[str]) -> str:
+        lines = [line for line in capsys.readouterr().err.splitlines() if line and "names parts to import" not in line]
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def records() -> Callable[[Path], list[dict[str, Any]]]:
+    """Return a function that reads the records of a run folder."""
+
+    def read(folder: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def contents(records: Callable[[Path], list[dict[str, Any]]]) -> Callable[[Path], dict[str, Any]]:
+    """Return a function for what must not depend on an interruption: images, metrics, and records without seconds."""
+
+    def read(run: Path) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for path in sorted([*run.glob("images/*"), *run.glob("frames/*/*")]):
+            kept[path.relative_to(run).as_posix()] = np.asarray(Image.open(path)).tobytes()
+        kept["metrics"] = sorted((run / "metrics.csv").read_text().splitlines())
+        kept["records"] = [{k: v for k, v in record.items() if k != "seconds"} for record in records(run)]
+        return kept
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[Callable[[], bool], Callable[[], bool]], None]:
+    """Return a function that waits for a condition while something runs."""
+
+    def wait(condition: Callable[[], bool], is_running: Callable[[], bool]) -> None:
+        for _ in range(20000):
+            if condition():
+                return
+            assert is_running()
+            time.sleep(0.01)
+        raise AssertionError("timeout")
+
+    return wait
