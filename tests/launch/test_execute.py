@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.attacks import PGD
+from lit_viz.attributions import SmoothGrad
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.module import ImageTraining
+from lit_viz.errors import LitVizError
+from lit_viz.objectives import Channel
+
+Pair = tuple[ImageTraining, lv.TaskQueue]
+
+
+def photographs() -> Tensor:
+    return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+
+
+def visualization(smooth: Classifier) -> Pair:
+    return lv.ClassVisualization(smooth, iterations=4, views=2), lv.ClassTasks(smooth, [1, 3])
+
+
+def channels(smooth: Classifier) -> Pair:
+    module = lv.ClassVisualization(smooth, objective=Channel("features.0"), iterations=4, views=2)
+    return module, lv.LayerTasks(smooth, "features.0", channels=[0, 2])
+
+
+def saliency(smooth: Classifier) -> Pair:
+    module = lv.SaliencyMap(smooth, method=[SmoothGrad(sigma=0.2)], iterations=4)
+    return module, lv.PhotographTasks(smooth, photographs(), targets=2)
+
+
+def attack(smooth: Classifier) -> Pair:
+    module = lv.AdversarialExample(smooth, attack=PGD(eps="4/255"), iterations=4)
+    return module, lv.PhotographTasks(smooth, photographs(), targets=2)
+
+
+def universal(smooth: Classifier) -> Pair:
+    module = lv.UniversalPerturbation(smooth, iterations=4, held_out=0)
+    return module, lv.PhotographTasks(smooth, photographs())
+
+
+METHODS = [visualization, channels, saliency, attack, universal]
+
+
+@pytest.mark.parametrize("build", METHODS, ids=lambda build: build.__name__)
+def test_a_run_of_objects_equals_a_plain_trainer(build: Any, smooth: Classifier, tmp_path: Path) -> None:
+    module, tasks = build(smooth)
+    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(**settings, accelerator="cpu", max_epochs=1)
+    trainer.fit(module, tasks)
+    in_memory = lv.run(*build(smooth))
+    in_folder = lv.run(*build(smooth), out=tmp_path / "run", logger="none")
+    assert (tmp_path / "run" / "report.html").is_file()
+    for run in (in_memory, in_folder):
+        assert len(run.results) == len(module.results)
+        for outcome, expected in zip(run, sorted(module.results, key=lambda result: result.task.index), strict=True):
+            if expected.array is None:
+                torch.testing.assert_close(outcome.image(), expected.image, rtol=0, atol=1 / 255)
+            else:
+                torch.testing.assert_close(outcome.array(), expected.array, rtol=0, atol=0)
+    assert [r["forwards"] for r in in_memory.results] == [r["forwards"] for r in in_folder.results]
+
+
+def test_a_logger_of_lightning_logs_the_run(smooth: Classifier, tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path / "logs", name="own")
+    lv.run(*visualization(smooth), out=tmp_path / "run", logger=logger)
+    assert "probability" in (Path(logger.log_dir) / "metrics.csv").read_text()
+
+
+def test_a_plain_trainer_logs_the_arguments_of_the_method(smooth: Classifier, tmp_path: Path) -> None:
+    module, tasks = attack(smooth)
+    logger = CSVLogger(tmp_path, name="plain")
+    pl.Trainer(logger=logger, enable_checkpointing=False, enable_progress_bar=False, max_epochs=1).fit(module, tasks)
+    logged = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())
+    assert logged["iterations"] == 4
+    assert logged["attack"]["class_path"].endswith(".PGD")
+    assert logged["attack"]["init_args"]["eps"] == 4 / 255
+
+
+def test_a_run_of_objects_is_resumed_by_the_same_objects(smooth: Classifier, tmp_path: Path) -> None:
+    first = lv.run(*visualization(smooth), out=tmp_path / "run", logger="none")
+    again = lv.run(*visualization(smooth), out=tmp_path / "run", logger="none", resume=True)
+    torch.testing.assert_close(again.images, first.images, rtol=0, atol=0)
+    module = lv.ClassVisualization(smooth, iterations=5, views=2)
+    with pytest.raises(LitVizError, match="iterations"):
+        lv.run(module, lv.ClassTasks(smooth, [1, 3]), out=tmp_path / "run", logger="none", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"module": 3}, "module must be a method, such as ClassVisualization, got 3"),
+        ({"tasks": [1]}, r"tasks must be a TaskQueue, such as ClassTasks, got \[1\]"),
+        ({"out": ""}, "out must not be empty"),
+        ({"out": 3}, "out must be a path, got 3"),
+        ({"check": "captun"}, "check must be auto or captum or none, got 'captun'; did you mean 'captum'?"),
+    ],
+)
+def test_invalid_arguments_are_named(arguments: dict[str, Any], message: str, smooth: Classifier) -> None:
+    module, tasks = visualization(smooth)
+    with pytest.raises(LitVizError, match=message):
+        lv.run(**{"module": module, "tasks": tasks, **arguments})
