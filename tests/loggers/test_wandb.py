@@ -337,6 +337,7 @@ def closed_port() -> int:
 OPEN_AND_FINISH = """
 import sys, time
 from lit_viz.launch.logs import *
+from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.utils.formatting import notify
 import lit_viz.loggers.wandb
 
@@ -344,7 +345,7 @@ print(time.time())  # after the imports
 folder = FolderStorage.create(sys.argv[1])
 folder.write_queue([])
 folder.write_config("seed: 0\\n")
-log = open_loggers(folder, ["wandb"], LoggerSettings(), presentation_of("ClassVisualization"), notify)
+log = open_loggers(folder, ["wandb"], RunOptions(), ClassVisualizationPresentation(), notify)
 assert log.threads[0].adapter.logger.experiment.offline
 log.finish()
 """
