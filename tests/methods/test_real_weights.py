@@ -34,11 +34,11 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"target": "stingray"},
+        {"targets": "stingray"},
         {"attack": "pgd", "momentum": 0.75, "eps": 1.0, "norm": "l2", "targets": "stingray"},
         {"attack": "apgd", "eps": 1 / 255, "iterations": 10},
         {"attack": "ddn", "iterations": 10},
-        {"attack": {"fmn": {"norm": "linf"}}, "iterations": 10},
+        {"attack": FMN(norm="linf"), "iterations": 10},
         {"attack": "deepfool"},
     ],
     ids=["normalized ascent", "pgd", "apgd", "ddn", "fmn", "deepfool"],
