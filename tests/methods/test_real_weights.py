@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lit_viz as lv
+from lit_viz.attacks import FMN
 from lit_viz.classifiers import Classifier
 from tests.conftest import SHARED
 
