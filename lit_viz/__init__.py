@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lit_viz.methods.tasks import ClassTasks, LayerTasks, PhotographTasks
     from lit_viz.runs.results import Outcome
 
-# Modules of the public names; imported on first use, so that `lit-viz --help` does not import torch.
+# Modules of the public names; imported on first use, so that the help of the command line does not import torch.
 _MODULES = {
     "lit_viz.api": ("attack", "check", "log", "resume", "run", "saliency", "visualize"),
     "lit_viz.classifiers": ("load_classifier",),

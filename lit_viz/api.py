@@ -18,7 +18,7 @@ from lit_viz.images import PARAMETERIZATIONS, Parameterization
 from lit_viz.images.sources import ImageLike, Images, Normalization
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.visualize import parse_place
-from lit_viz.launch.config import ConfiguredMethod, read_config, with_config
+from lit_viz.launch.config import ConfiguredMethod, configured_by, read_config
 from lit_viz.launch.execute import execute, run
 from lit_viz.launch.keywords import (
     RUN_KEYWORDS,
@@ -422,8 +422,7 @@ def _configured(method: str, config: str | Path | None) -> ConfiguredMethod | No
     """Return the parts and values of a configuration; None without one."""
     if config is None:
         return None
-    command = COMMANDS[method]
-    return ConfiguredMethod(command, with_config(command, ["--config", _path("config", config)]))
+    return configured_by(COMMANDS[method], _path("config", config))
 
 
 def _seed(seed: int | None, configured: ConfiguredMethod | None) -> int:

@@ -368,9 +368,11 @@ def _classes(arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.classifiers.loading import class_names
         from lit_viz.launch.arguments import parse_classifier_options
+        from lit_viz.launch.messages import options_named
 
         options, positionals = parse_classifier_options(arguments)
-        labels = class_names(**options)  # imports torchvision or timm
+        with options_named():
+            labels = class_names(**options)  # imports torchvision or timm
     part = " ".join(positionals).casefold().replace("_", " ")
     matches = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
     if not matches:
@@ -384,10 +386,12 @@ def _layers(arguments: list[str]) -> None:
         from lit_viz.classifiers import layer_names, load_classifier
         from lit_viz.classifiers.layers import layouts
         from lit_viz.launch.arguments import parse_classifier_options
+        from lit_viz.launch.messages import options_named
 
     is_named = arguments and not arguments[0].startswith("-")
     options, positionals = parse_classifier_options(["--classifier", *arguments] if is_named else arguments)
-    classifier = load_classifier(options.pop("name"), **options)
+    with options_named():
+        classifier = load_classifier(options.pop("name"), **options)
     if positionals:
         raise LitVizError(f"lit-viz layers takes one network, got also {positionals[0]}")
     modules = dict(classifier.original.named_modules())

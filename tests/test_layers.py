@@ -123,3 +123,20 @@ def test_contributing_names_files_that_exist() -> None:
     missing = [name for name in names if not (root / name).is_file() and not (PACKAGE / name).is_file()]
     assert names
     assert not missing
+
+
+#: Commands of other programs, as messages state them.
+OTHER_COMMANDS = ("tensorboard --logdir", "wandb login --relogin")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file for file in FILES if layer(unit(file)) < layer("launch")],
+    ids=lambda file: str(file.relative_to(PACKAGE)),
+)
+def test_no_file_below_launch_spells_an_option(file: Path) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for command in OTHER_COMMANDS:
+        lines = [line.replace(command, "") for line in lines]
+    options = [line.strip() for line in lines if re.search(r"(?<![\w-])--[a-z]", line)]
+    assert not options, "name the argument; lit_viz.launch.messages names options"

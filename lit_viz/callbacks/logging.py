@@ -174,7 +174,7 @@ class LoggerThread:
     def _fail(self, event: str) -> None:
         if not self.failed:
             self.failed = True
-            later = f"{command_line('log', self._folder.path)} --to {self.name}"
+            later = command_line("log", self._folder.path, to=self.name)
             self._notify(f"{LOGGERS[self.name].title} {event}, nothing more is logged; later: {later}")
 
 

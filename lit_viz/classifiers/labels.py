@@ -92,10 +92,10 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
 def _hint(target: str, labels: Sequence[str]) -> str:
     """Return what to give instead of an unknown name."""
     if tuple(labels) == numbered_labels(len(labels)):
-        return "; the classes have no names: give an index, or names by --classifier.labels FILE (labels=)"
+        return "; the classes have no names: give an index, or names by labels= of the classifier"
     names = set[str]().union(*_indices(tuple(labels)))
     if "," in target and names.issuperset(map(_normalized, target.split(","))):
-        return "; give classes separately: visualize A B, or --target A --target B"
+        return f"; give classes separately: targets={target.split(',')}"
     return did_you_mean(target.replace("_", " "), labels) or ": see lit-viz classes"
 
 

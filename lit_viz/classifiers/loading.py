@@ -284,8 +284,8 @@ def _copied(module: nn.Module, purpose: str) -> nn.Module:
 def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
     if size is None:
         raise LitVizError(
-            f"the input size of {name} is required: give size= in pixels, and mean=, std= as in training (on the "
-            "command line --classifier.size, .mean, .std)"
+            f"the input size of {name} is required: give size= of the classifier in pixels, and mean=, std= as in "
+            "training"
         )
     sides = (size, size) if isinstance(size, int) else tuple(size)
     valid = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)

@@ -28,7 +28,7 @@ _NESTED = ("state_dict", "model_state_dict", "model", "net")  # usual keys of a 
 _MAX_LISTED = 5  # keys in an error
 _TIMEOUT = 20.0  # seconds without a response of a server
 _NO_DOWNLOAD = "or use efficientnet_lite0, which needs no download"
-_ALTERNATIVES = f"give a file by --classifier.weights FILE, {_NO_DOWNLOAD}"
+_ALTERNATIVES = f"give a file by weights= of the classifier, {_NO_DOWNLOAD}"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -157,7 +157,7 @@ class Method(Part, pl.LightningModule):
 
     @property
     def image_dtype(self) -> torch.dtype:
-        """float64 for ``--trainer.precision 64-true``, else float32."""
+        """float64 for the precision ``64-true`` of the Trainer, else float32."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @property

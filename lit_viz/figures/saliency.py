@@ -27,7 +27,7 @@ _ERRORS = {
     "±": "estimated L2 error of the map before the reduction, relative to the norm of the map of unlimited samples; "
     "above 100% the map is mostly noise",
     "not resolved": f"the error exceeds {MAX_ERROR:.0%} (RISE, KernelSHAP: {MAX_COARSE_ERROR:.0%}) or can't be "
-    "estimated: give more --iterations",
+    "estimated: give more iterations",
     "gap": "sum of the map less the change of the score from the baseline, relative to the latter",
 }
 _OVERLAID = "overlaid"

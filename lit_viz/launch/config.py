@@ -344,6 +344,11 @@ def with_config(command: Command, arguments: Sequence[str]) -> list[str]:
     return words
 
 
+def configured_by(command: Command, name: str) -> ConfiguredMethod:
+    """Return the configuration of a file, or of a packaged one by its name."""
+    return ConfiguredMethod(command, with_config(command, ["--config", name]))
+
+
 def _with_listed_options(words: list[str], key: str, classes: Mapping[str, type]) -> list[str]:
     """Move options of one of several parts, ``--model.method.smoothgrad.sigma 0.2``, into the list of parts.
 

@@ -220,7 +220,7 @@ def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = n
                     except Exception as error:  # server overloaded, no access to the project, version too old, ...
                         problem = first_line(error)
                         arguments["id"] = _new_id()  # wandb blocks the id of a failed run in this process
-                notify(f"W&B is offline ({problem}); later: {command_line('log', folder.path)} --to wandb")
+                notify(f"W&B is offline ({problem}); later: {command_line('log', folder.path, to='wandb')}")
             return _init_within(end - time.monotonic(), folder, "offline", arguments)
     except Exception as error:  # logging must not stop the run
         notify(f"W&B is off: {' '.join(str(error).split())[:200]}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.files import write_text
-from lit_viz.utils.formatting import pluralize, status_summary
+from lit_viz.utils.formatting import command_line, pluralize, status_summary
 
 #: File name of the report in its run folder.
 REPORT = "report.html"
@@ -92,7 +91,7 @@ def _provenance(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     command = str(recorded.get("method") or recorded.get("module"))
     repeat = ""
     if "method" in recorded:
-        repeat = f"lit-viz {command} --config {shlex.quote(str(path / 'config.yaml'))} --out again"
+        repeat = command_line(command, config=path / "config.yaml", out="again")
     versions = {"classifier": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}
     return {
         "command": command,

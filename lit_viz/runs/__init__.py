@@ -15,7 +15,7 @@ from lit_viz.utils.files import check_regular, remove_temporary_files
 
 #: Locked by the process that writes the run. The operating system releases the lock when the process ends.
 LOCK = ".lock"
-#: First line of ``config.yaml``. LightningCLI writes the file too; ``--overwrite`` deletes only runs of lit_viz.
+#: First line of ``config.yaml``. LightningCLI writes the file too; ``overwrite`` deletes only runs of lit_viz.
 MARK = "# lit_viz run\n"
 #: Key of ``config.yaml`` for the provenance of the run (method, versions, network); it is no option.
 RECORDED = "recorded"
@@ -23,7 +23,7 @@ RECORDED = "recorded"
 CONFIG, QUEUE, METRICS, RESULTS, EVIDENCE = (
     "config.yaml", "queue.jsonl", "metrics.csv", "results.jsonl", "evidence.json",
 )  # fmt: skip
-#: Patterns of the files that every method may write; ``--overwrite`` deletes these and those of methods and loggers.
+#: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
 _FILES = (
     QUEUE, METRICS, RESULTS, "sources", "images", "arrays", "frames", "photographs", "figure.*", "evolution.*",
     "evidence.*", "report.html", "checkpoints",

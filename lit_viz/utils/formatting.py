@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lit_viz.errors import printable
 from lit_viz.utils.process import is_rank_zero
 
-if TYPE_CHECKING:  # it imports torch, for which ``lit-viz --help`` should not wait
+if TYPE_CHECKING:  # it imports torch, for which the help should not wait
     from lit_viz.types import Record
 
 #: Receives messages for the console, one line each.
@@ -51,9 +51,12 @@ def remark(message: str) -> None:
         logging.getLogger("lit_viz").warning(message)
 
 
-def command_line(name: str, folder: object) -> str:
+def command_line(name: str, *folders: object, **options: object) -> str:
     """Return a command that can be pasted into a shell, such as ``lit-viz resume 'my run'``."""
-    return f"lit-viz {name} {shlex.quote(str(folder))}"
+    words = ["lit-viz", name, *map(str, folders)]
+    for option, value in options.items():
+        words += [f"--{option}", str(value)]
+    return shlex.join(words)
 
 
 def label_with_target(name: str, target_name: str | None) -> str:

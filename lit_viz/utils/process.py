@@ -1,4 +1,4 @@
-"""Rank and CPU performance of the process. torch is imported when needed, so that ``lit-viz --help`` is fast."""
+"""Rank and CPU performance of the process. torch is imported when needed, so that the help is fast."""
 
 from __future__ import annotations
 
