@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lit_viz._version import __version__
 
 if TYPE_CHECKING:
-    from lit_viz import callbacks
+    from lit_viz import attacks, attributions, callbacks, images, objectives, optim
     from lit_viz.api import attack, check, log, resume, run, saliency, visualize
     from lit_viz.classifiers import load_classifier
     from lit_viz.engine.lightning import TaskQueue
@@ -37,6 +37,9 @@ _MODULES = {
     "lit_viz.runs.results": ("Outcome",),
 }
 
+# Modules with the parts of methods, such as ``lv.attacks.PGD``; imported on first use too.
+_PARTS = ("attacks", "attributions", "callbacks", "images", "objectives", "optim")
+
 __all__ = [
     "AdversarialExample",
     "ClassTasks",
@@ -51,10 +54,15 @@ __all__ = [
     "UniversalPerturbation",
     "__version__",
     "attack",
+    "attacks",
+    "attributions",
     "callbacks",
     "check",
+    "images",
     "load_classifier",
     "log",
+    "objectives",
+    "optim",
     "resume",
     "run",
     "saliency",
@@ -65,8 +73,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name == "callbacks":
-        return import_module("lit_viz.callbacks")
+    if name in _PARTS:
+        return import_module(f"lit_viz.{name}")
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(module), name)
@@ -74,4 +82,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return list(__all__)

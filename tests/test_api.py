@@ -36,6 +36,14 @@ def network(**described: Any) -> Classifier:
     return load_classifier(smooth_network(), **{"labels": NAMES, "mean": 0.5, "std": 0.25, "size": 16, **described})
 
 
+def test_dir_lists_the_public_names() -> None:
+    """IPython completes from it."""
+    names = dir(lv)
+    assert set(names) == set(lv.__all__)
+    assert all(getattr(lv, name) is not None for name in names)
+    assert lv.attacks.PGD is PGD
+
+
 @pytest.mark.parametrize("given", [2, np.int64(2), torch.tensor(2), [2, 2, 2], torch.tensor([2, 2, 2]), np.full(3, 2)])
 def test_a_label_for_all_or_one_an_image(given: Any, smooth: Classifier) -> None:
     """One label for all was taken for none."""

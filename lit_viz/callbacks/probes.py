@@ -6,9 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
@@ -25,7 +23,7 @@ from lit_viz.figures.curves import spread
 from lit_viz.figures.sheet import tile
 from lit_viz.images import Fourier, Jitter, Noise, Rotate, Scale
 from lit_viz.images.priors import L2
-from lit_viz.images.reading import to_uint8
+from lit_viz.images.rendering import enlarged
 from lit_viz.loggers.base import CaptionedImage
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
 from lit_viz.methods.photographs import class_tasks
@@ -39,7 +37,6 @@ __all__ = ["ClassVisualizationProbe", "ImageProbe", "Probe", "RobustnessProbe", 
 #: Images ``(N, C, H, W)`` in [0, 1], a list of images and files, a batch (images, labels), a dataset or a loader.
 ProbeImages = Tensor | Sequence[Any] | Dataset[Any] | DataLoader[Any]
 
-_SHOWN = 128  # pixels; smaller pictures are enlarged in the logs
 _SMALL = 96  # pixels; the recipe for photographs crops and blurs smaller inputs too much
 _PICTURES = 8  # adversarial examples in the logs
 
@@ -294,10 +291,3 @@ def result_caption(result: Result) -> str:
     probability = result.record.probability
     parts = [result.record.title, "" if probability is None else probability_text(probability)]
     return " · ".join(filter(None, parts))
-
-
-def enlarged(image: Tensor) -> NDArray[np.uint8]:
-    """Return an image ``(H, W, 3)``; the pixels of a small one are repeated."""
-    pixels = to_uint8(image)
-    times = max(1, _SHOWN // max(pixels.shape[:2]))
-    return pixels.repeat(times, 0).repeat(times, 1)

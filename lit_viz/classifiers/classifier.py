@@ -78,6 +78,23 @@ class Classifier(Original):
         """Number of classes of a decision: K, or of a multi-label network 2, a label and its absence."""
         return 2 if self.multi_label else self.num_classes
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits ``(N, K)`` of the original network in eval mode, differentiable with respect to the images.
+
+        The state of the network is preserved. :meth:`fast` gives the same logits in less time.
+
+        Args:
+            x: images ``(N, C, H, W)``, floating-point in [0, 1].
+
+        Raises:
+            LitVizError: ``x`` has another shape or type, or requires a gradient that the network does not give.
+        """
+        self._check(x)
+        if not x.is_floating_point():
+            raise LitVizError(f"{self.name} takes floating-point images in [0, 1], got {x.dtype}: divide them by 255")
+        logits: Tensor = self.original_network()(x)[0]
+        return logits
+
     def prediction(self, logits: Tensor, target: int) -> dict[str, float]:
         """Return logit, probability and rank of a class for logits ``(K,)``."""
         return prediction_summary(logits, target, multi_label=self.multi_label)

@@ -17,6 +17,7 @@ from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles
 from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
 from lit_viz.figures.style import CELL, GAP, GRAY, HEAD, NORMAL, SMALL_CELL
+from lit_viz.images.reading import to_uint8
 from lit_viz.images.rendering import overlay
 from lit_viz.types import Picture
 from lit_viz.utils.limits import MOST_PHOTOGRAPHS
@@ -142,6 +143,25 @@ def _series(
             overlaid[index] = Cell(pixels(overlay(photograph, values, limit, colors=scales.colors)), width=width)
     labels = scales.labels() if scale == "shared" else _limit_labels(scales.signed)
     return _Series(method, cells, overlaid, labels, scales)
+
+
+def overlaid_maps(
+    photographs: Sequence[Tensor], maps: Sequence[Tensor], how: str = "max_abs", scale: ScaleOf = "shared"
+) -> list[NDArray[np.uint8]]:
+    """Return the maps of one method over their photographs as bytes ``(H, W, 3)``, as the figure draws them.
+
+    Args:
+        photographs: ``(C, H, W)`` in [0, 1].
+        maps: attributions ``(C, H, W)`` or ``(1, H, W)``, one per photograph.
+        how: channel reducer (see :data:`lit_viz.attributions.reducers.REDUCERS`).
+        scale: ``"shared"`` by all maps, or one per ``"map"``.
+    """
+    reduced = [reduce_channels(attribution, how)[0] for attribution in maps]
+    scales = Scale.of(reduced, reducer(how), shared=scale == "shared")
+    pictures = []
+    for photograph, values, limit in zip(photographs, reduced, scales.limits, strict=True):
+        pictures.append(to_uint8(overlay(photograph, values, limit, colors=scales.colors)))
+    return pictures
 
 
 def _limit_labels(signed: bool) -> tuple[str, str]:

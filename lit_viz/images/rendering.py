@@ -19,6 +19,8 @@ from lit_viz.images.reading import LUMA, to_uint8
 #: Magnification of differences in frames and figures.
 MAGNIFIED = 10.0
 _TOLERANCE = 1e-6  # float32 rounding of a difference at the end of the scale
+_SHOWN = 128  # pixels; the pixels of a smaller picture are repeated
+_BETWEEN = 8  # white pixels between pictures
 _WINDOW, _SIGMA = 11, 1.5  # side and standard deviation of SSIM's Gaussian window, in pixels
 _POSITIVE, _NEGATIVE = "#ca0020", "#0571b0"  # ColorBrewer RdBu, distinguishable with color vision deficiency
 
@@ -132,6 +134,27 @@ def out_of_range_fraction(image: Tensor) -> float:
     """Return the fraction of values outside [0, 1] or non-finite."""
     values = image.detach().cpu().double()
     return 1.0 - float(((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE)).double().mean())
+
+
+# -- pictures for people
+
+
+def enlarged(image: Tensor) -> NDArray[np.uint8]:
+    """Return an image ``(C, H, W)`` as bytes ``(H, W, 3)``; the pixels of a small one are repeated."""
+    pixels = to_uint8(image)
+    times = max(1, _SHOWN // max(pixels.shape[:2]))
+    return pixels.repeat(times, 0).repeat(times, 1)
+
+
+def beside(images: Sequence[Tensor]) -> NDArray[np.uint8]:
+    """Return images ``(C, H, W)`` as bytes in a row on white, :func:`enlarged` and aligned at their upper edges."""
+    pictures = [enlarged(image) for image in images]
+    height = max(picture.shape[0] for picture in pictures)
+    row = []
+    for picture in pictures:
+        padding = ((0, height - picture.shape[0]), (0, _BETWEEN), (0, 0))
+        row.append(np.pad(picture, padding, constant_values=255))
+    return np.concatenate(row, axis=1)[:, :-_BETWEEN]
 
 
 # -- similarity

@@ -10,8 +10,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -25,15 +27,16 @@ from lit_viz.errors import LitVizError, require
 from lit_viz.figures.evolution import save_evolution
 from lit_viz.figures.layout import footer
 from lit_viz.figures.style import save_figure, with_notebook_png
+from lit_viz.launch.commands import extra_files
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import LastCheckpoint, check_identity
 from lit_viz.launch.trainer import failures_reported
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, presentation_of
+from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, Scale, presentation_of
 from lit_viz.report.page import run_html, write_report
-from lit_viz.runs import run_lock
+from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.folder import FolderStorage, check_new
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Task
 from lit_viz.utils.formatting import (
@@ -47,6 +50,7 @@ from lit_viz.utils.formatting import (
 )
 from lit_viz.utils.parts import Part
 from lit_viz.utils.process import tune_allocator
+from lit_viz.utils.typecheck import checked_types
 
 
 class Run:
@@ -140,6 +144,52 @@ class Run:
             maps.append(None if array is None else reduce_channels(array, reducer)[0])
         return _stack(maps)
 
+    def to_pandas(self) -> Any:
+        """Return the records as a ``pandas.DataFrame``: a row per task, a column per key of ``results.jsonl``.
+
+        Raises:
+            LitVizError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise LitVizError("to_pandas requires pandas: pip install pandas") from error
+        return pd.DataFrame(self.results)
+
+    @checked_types
+    def overlays(self, scale: Scale | None = None) -> NDArray[np.uint8]:
+        """Return the saliency maps over their photographs, as the figure draws them with ``overlays=True``.
+
+        Args:
+            scale: color scale, ``shared`` by the maps of a method or one per ``map``. Default: that of the run.
+
+        Returns:
+            Bytes ``(N, H, W, 3)``; black for a task without a map.
+
+        Raises:
+            LitVizError: the run has no saliency maps.
+        """
+        drawn = self.presentation.overlays(self.outcomes, scale or self._options.figure.scale)
+        known = [picture for picture in drawn if picture is not None]
+        if not known:
+            return np.zeros((len(drawn), *self._classifier.size, 3), np.uint8)
+        blank = np.zeros_like(known[0])
+        return np.stack([blank if picture is None else picture for picture in drawn])
+
+    def save_gif(self, path: str | Path) -> Path:
+        """Write the logged images of the tasks over their iterations as a repeating GIF, and return its path.
+
+        Up to 16 tasks are drawn; those whose image changes come first.
+
+        Raises:
+            LitVizError: the path does not end in .gif, no image was logged, or the disk is full.
+        """
+        require(Path(path).suffix.lower() == ".gif", "the path of an animation must end in .gif", path)
+        saved = save_evolution(self.presentation.evolutions(self.outcomes), Path(path))
+        if saved is None:
+            raise LitVizError("an animation requires logged images, and the run has none: give log_at=")
+        return saved
+
     def figure(self) -> Figure:
         """Return the figure of the run; a notebook displays it."""
         evidence = None if self._storage is None else self._storage.evidence()
@@ -166,19 +216,26 @@ class Run:
         figure.savefig(buffer, format="png", dpi=figure.dpi)
         Image.open(buffer).show()
 
-    def save(self, folder: str | Path) -> Run:
+    @checked_types
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Run:
         """Write images, arrays, logged images, records, figure and report to a new run folder; return the run in it.
 
         :func:`lit_viz.check` accepts the folder.
 
+        Args:
+            folder: a missing or empty folder.
+            overwrite: whether an existing run in the folder is replaced.
+
         Raises:
-            LitVizError: the folder exists, or the disk is full.
+            LitVizError: the folder exists, or contains other files than a run, or the disk is full.
         """
         storage = self._on_rank_zero()
-        require(isinstance(folder, (str, Path)), "folder must be a path", repr(folder))
+        check_new(Path(folder), overwrite, extra_files())
         in_memory = self.folder is None
         if in_memory:
             self._verify_once()
+        if overwrite:
+            self._clear(Path(folder))
         saved = storage.save(folder)
         run = self._in(saved)
         if in_memory:
@@ -186,6 +243,14 @@ class Run:
             assert isinstance(saved, FolderStorage)
             write_report(saved, self.presentation)
         return run
+
+    def _clear(self, folder: Path) -> None:
+        """Delete an existing run in a folder that is not the run's own."""
+        if self.folder is not None and folder.resolve() == self.folder.resolve():
+            raise LitVizError(f"{folder} is the folder of this run: choose another one")
+        if is_run(folder):
+            with run_lock(folder):
+                FolderStorage(folder).clear(extra_files())
 
     def _in(self, storage: Storage) -> Run:
         """Return this run in another storage."""

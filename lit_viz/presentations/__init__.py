@@ -11,7 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from lit_viz import methods
 from lit_viz.engine.method import Method, half_precision
@@ -213,6 +215,14 @@ class Presentation(ABC):
             metric = self.curve(outcome.record)
             evolutions.append(Evolution(name, outcome.frames(), outcome.curve(metric), metric))
         return evolutions
+
+    def overlays(self, outcomes: Sequence[Outcome], scale: Scale) -> list[NDArray[np.uint8] | None]:
+        """Return the map of each outcome over its photograph as bytes ``(H, W, 3)``; None for one without a map.
+
+        Raises:
+            LitVizError: the method has no maps.
+        """
+        raise LitVizError(f"overlays requires saliency maps, got {self.title.lower()}")
 
     def task_name(self, task: Task) -> str:
         """Return the name of a task in captions."""

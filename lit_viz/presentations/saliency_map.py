@@ -7,13 +7,16 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
 
 from lit_viz.attributions import title_of
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
 from lit_viz.figures.localization import localization_figure
-from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
+from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.localization import localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
@@ -26,6 +29,7 @@ from lit_viz.presentations import (
     EvidenceSettings,
     FigureOptions,
     Presentation,
+    Scale,
     TableRow,
     format_value,
 )
@@ -83,6 +87,20 @@ class SaliencyMapPresentation(Presentation):
         classes = Counter([group[0].record.target_name for group in shown])
         panels = [_panel(group, classes[group[0].record.target_name] > 1) for group in shown]
         return saliency_figure(panels, reducers, scale=options.scale, overlays=options.overlays, total=len(groups))
+
+    def overlays(self, outcomes: Sequence[Outcome], scale: Scale) -> list[NDArray[np.uint8] | None]:
+        """Return each map over its photograph; with a shared scale, that of the maps of the same method."""
+        groups: dict[tuple[str, str], dict[int, tuple[Tensor, Tensor]]] = defaultdict(dict)
+        for place, outcome in enumerate(outcomes):
+            record, photograph, attribution = outcome.record, outcome.source(), outcome.array()
+            if isinstance(record, SaliencyRecord) and photograph is not None and attribution is not None:
+                groups[record.method, record.reducer][place] = (photograph, attribution)
+        pictures: list[NDArray[np.uint8] | None] = [None] * len(outcomes)
+        for (_, how), group in groups.items():
+            photographs, maps = zip(*group.values(), strict=True)
+            for place, picture in zip(group, overlaid_maps(photographs, maps, how, scale), strict=True):
+                pictures[place] = picture
+        return pictures
 
     def names(self, records: Sequence[Record]) -> list[str]:
         several_methods = len({record.method for record in records if isinstance(record, SaliencyRecord)}) > 1

@@ -5,20 +5,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from PIL import Image
 from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
+from lit_viz.images.rendering import beside
 from lit_viz.runs.evidence import Evidence
 from lit_viz.types import Curve, Picture, Record
+from lit_viz.utils.formatting import probability_text
 
 R = TypeVar("R", bound=Record)
 
 
 class Outcome:
     """The outcome of a task. Images and arrays are read when they are accessed.
+
+    A notebook displays the photograph, if there is one, beside the final image.
 
     Args:
         record: its record.
@@ -28,6 +34,19 @@ class Outcome:
     def __init__(self, record: Record, storage: Storage) -> None:
         self.record = record
         self._storage = storage
+
+    def __repr__(self) -> str:
+        probability = "" if self.record.probability is None else f", {probability_text(self.record.probability)}"
+        return f"Outcome({self.record.key}: {self.record.status}{probability})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Return photograph and final image as PNG, which a notebook displays."""
+        pictures = [picture for picture in (self.source(), self.image()) if picture is not None]
+        if not pictures:
+            return None
+        buffer = BytesIO()
+        Image.fromarray(beside(pictures)).save(buffer, "PNG")
+        return buffer.getvalue()
 
     @property
     def name(self) -> str:

@@ -29,6 +29,24 @@ def test_the_fast_copy_is_made_once_and_again_when_the_weights_change() -> None:
     assert len(classifier._copies) == 3  # copies of weights that are gone are dropped
 
 
+def test_a_call_gives_differentiable_logits_of_the_original() -> None:
+    net = conv_net().train()
+    classifier = load_classifier(net, mean=0.5, std=0.25, size=16)
+    x = torch.rand(2, 3, 16, 16, requires_grad=True)
+    expected = net.eval()((x - 0.5) / 0.25)
+    net.train()
+    logits = classifier(x)
+    assert torch.allclose(logits, expected, atol=1e-5)
+    gradients = [torch.autograd.grad(value[:, 1].sum(), x)[0] for value in (logits, expected)]
+    assert torch.allclose(*gradients, atol=1e-5)
+    assert net.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+    with pytest.raises(LitVizError, match=r"takes floating-point images in \[0, 1\], got torch.uint8"):
+        classifier(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    with pytest.raises(LitVizError, match=r"takes images \(N, 3, H, W\) as a tensor, got shape \(3, 16, 16\)"):
+        classifier(x[0])
+
+
 class _Tempered(torch.nn.Module):
     """Logits over a temperature, which is a plain attribute, plus a buffer that no state dict holds."""
 

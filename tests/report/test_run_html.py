@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +17,8 @@ from PIL import Image
 import lit_viz as lv
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
+from lit_viz.images.reading import to_uint8
+from lit_viz.images.rendering import clip_limits, overlay
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 
 PHOTOGRAPHS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -73,6 +77,62 @@ def test_a_saved_run_is_a_run_folder(smooth: Any, tmp_path: Path, method: str) -
         run.save(tmp_path / "run")
     with pytest.raises(LitVizError, match="folder must be a path, got 5"):
         run.save(5)  # type: ignore[arg-type]
+
+
+def test_a_saved_run_is_replaced_on_request(smooth: Any, tmp_path: Path) -> None:
+    first, second = (lv.visualize(smooth, target, iterations=2, views=1) for target in (1, 2))
+    saved = first.save(tmp_path / "run")
+    replaced = second.save(tmp_path / "run", overwrite=True)
+    assert [record["target"] for record in replaced.results] == [2]
+    assert sorted(path.name for path in (tmp_path / "run" / "images").iterdir()) == [f"{second[0].record.key}.png"]
+    assert lv.check(tmp_path / "run", smooth)
+    with pytest.raises(LitVizError, match="is the folder of this run"):
+        saved.save(tmp_path / "run", overwrite=True)
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(LitVizError, match=r"also holds notes\.txt"):
+        second.save(tmp_path / "run", overwrite=True)
+
+
+def test_a_notebook_shows_the_picture_of_an_outcome(smooth: Any) -> None:
+    photograph = Image.open(BytesIO(attack(smooth)[0]._repr_png_()))
+    assert photograph.size == (2 * 128 + 8, 128)  # each pixel of 16 is repeated
+    outcome = lv.visualize(smooth, 1, iterations=1, views=1, size=20)[0]
+    assert Image.open(BytesIO(outcome._repr_png_())).size == (120, 120)
+    assert re.fullmatch(r"Outcome\(0000_banana: done, p [=<>] \d\.\d\d\)", repr(outcome))
+
+
+def test_records_as_a_data_frame(smooth: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = attack(smooth)
+    table = pytest.importorskip("pandas").DataFrame
+    frame = run.to_pandas()
+    assert isinstance(frame, table)
+    assert frame["name"].tolist() == [record["name"] for record in run.results]
+    assert frame["l2"].tolist() == [record["l2"] for record in run.results]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(LitVizError, match="to_pandas requires pandas"):
+        run.to_pandas()
+
+
+def test_overlays_are_those_of_the_figure(smooth: Any) -> None:
+    run = lv.saliency(smooth, PHOTOGRAPHS, method=["gradient", "smoothgrad"], iterations=2, check="none")
+    drawn = run.overlays()
+    assert drawn.shape == (4, 16, 16, 3)
+    assert drawn.dtype == np.uint8
+    limits = clip_limits(list(run.maps[:2]))
+    expected = [overlay(PHOTOGRAPHS[i], run.maps[i], limits[i]) for i in range(2)]
+    assert np.array_equal(drawn[:2], np.stack([to_uint8(picture) for picture in expected]))
+    own = overlay(PHOTOGRAPHS[1], run.maps[1], clip_limits([run.maps[1]])[0])
+    assert np.array_equal(run.overlays(scale="map")[1], to_uint8(own))
+    with pytest.raises(LitVizError, match="overlays requires saliency maps, got adversarial examples"):
+        attack(smooth).overlays()
+
+
+def test_an_animation_of_a_run_in_memory(smooth: Any, tmp_path: Path) -> None:
+    run = lv.visualize(smooth, [1, 2], iterations=4, views=1, log_at="every:1")
+    with Image.open(run.save_gif(tmp_path / "run.gif")) as animation:
+        assert animation.n_frames == 5
+    with pytest.raises(LitVizError, match=r"must end in \.gif, got run\.png"):
+        run.save_gif("run.png")
 
 
 @pytest.mark.parametrize("is_earlier", [False, True])
