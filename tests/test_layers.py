@@ -18,6 +18,7 @@ LAYERS = (
     ("errors", "types", "_version"),
     ("utils",),
     ("rng",),
+    ("zoo",),
     ("classifiers",),
     ("images", "objectives"),
     ("optim",),

@@ -49,11 +49,11 @@ def load_classifier(
     """Load a trained image classifier; log what was assumed about it, such as a normalization that was not given.
 
     Args:
-        classifier: ``efficientnet_lite0`` (also 1 and 2; no download); ``torchvision/NAME``, or a member of its
-            ``Weights``; ``timm/NAME``; ``transformers/ORG/NAME`` or ``timm/hf-hub:ORG/NAME`` of the Hugging Face Hub,
-            or a folder saved as there; ``package.module:factory`` (importable, also from the current folder); or a
-            module, which is used as it is. Of a module without ``forward``, such as a Lightning module, the only
-            network in it is used.
+        classifier: ``efficientnet_lite0`` (also 1 and 2; no download); ``zoo/NAME``, a small network of
+            :mod:`lit_viz.zoo` (no download); ``torchvision/NAME``, or a member of its ``Weights``; ``timm/NAME``;
+            ``transformers/ORG/NAME`` or ``timm/hf-hub:ORG/NAME`` of the Hugging Face Hub, or a folder saved as there;
+            ``package.module:factory`` (importable, also from the current folder); or a module, which is used as it is.
+            Of a module without ``forward``, such as a Lightning module, the only network in it is used.
         weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
             or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
         labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from lit_viz import zoo
 from lit_viz.classifiers.hub import repository_network
 from lit_viz.classifiers.labels import imagenet_labels
 from lit_viz.classifiers.processors import processor_options, stored_processor
@@ -25,7 +26,10 @@ from lit_viz.classifiers.weights import WEIGHTS_FILES, fill, fit_keys, read_weig
 from lit_viz.errors import LitVizError, did_you_mean, first_line, require
 
 _EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
-_FORMS = "efficientnet_lite0, torchvision/NAME, timm/NAME, transformers/ORG/NAME, a folder or package.module:factory"
+_FORMS = (
+    "efficientnet_lite0, zoo/NAME, torchvision/NAME, timm/NAME, transformers/ORG/NAME, a folder or "
+    "package.module:factory"
+)
 _SCHEMES = ("hf-hub:", "hf_hub:", "local-dir:")  # of timm, for networks that are not its own
 
 
@@ -62,6 +66,8 @@ def find_source(name: str) -> Source:
     """
     if name in _EMBEDDED_SIZES:
         return _embedded(name)
+    if name.startswith("zoo/"):
+        return _zoo(name)
     if name.startswith("torchvision/"):
         return _torchvision(name)
     if name.startswith("timm/"):
@@ -81,7 +87,9 @@ def find_source(name: str) -> Source:
         raise LitVizError(f"{name} must name a function that builds the network, such as {file.stem}:build")
     import timm
 
-    available = [*map("torchvision/{}".format, _torchvision_names()), *map("timm/{}".format, timm.list_models())]
+    available = [f"zoo/{network}" for network in zoo.NAMES]
+    available += map("torchvision/{}".format, _torchvision_names())
+    available += map("timm/{}".format, timm.list_models())
     same = [repr(other) for other in available if other.split("/")[1] == name]
     hint = f"; did you mean {' or '.join(same)}?"
     if not same:
@@ -108,6 +116,20 @@ def _embedded(name: str) -> Source:
 
     side = _EMBEDDED_SIZES[name]
     return Source(name, build, publish, imagenet_labels(), (0.5,) * 3, (0.5,) * 3, (side, side))
+
+
+def _zoo(name: str) -> Source:
+    card = zoo.read_card(name.removeprefix("zoo/"))
+
+    def build(classes: int | None) -> nn.Module:
+        return zoo.build(card.name, classes)
+
+    def publish() -> tuple[nn.Module, Path | None]:
+        network, path = build(None), zoo.weights_file(card.name)
+        fill(network, read_weights(path), str(path))
+        return network, path
+
+    return Source(name, build, publish, card.labels, (card.mean,), (card.std,), (zoo.SIDE, zoo.SIDE))
 
 
 def _torchvision_names() -> list[str]:

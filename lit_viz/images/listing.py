@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.errors import LitVizError, printable
-from lit_viz.images.reading import PACKAGED_PREFIX, missing_file_error, packaged_photograph
+from lit_viz.images.reading import (
+    NAMED_PREFIXES,
+    PACKAGED_PREFIX,
+    ZOO_PREFIX,
+    missing_file_error,
+    packaged_photograph,
+)
 from lit_viz.utils.files import check_regular, non_utf8_name_error, utf8_name
 from lit_viz.utils.formatting import pluralize
+from lit_viz.zoo import photograph_names
 
 #: Prefix of images passed from Python as arrays, followed by their index.
 ARRAY_PREFIX = "array:"
@@ -55,7 +62,7 @@ class Entry:
     @property
     def names(self) -> tuple[str, ...]:
         """Display names from short to long: file name without and with suffix, then both with the folder's name."""
-        path = Path(self.path.removeprefix(PACKAGED_PREFIX))
+        path = Path(self.path.removeprefix(PACKAGED_PREFIX).removeprefix(ZOO_PREFIX))
         folder = f"{path.parent.name}/".lstrip("/")
         names = (path.stem, path.name, folder + path.stem, folder + path.name)
         return tuple(printable(" ".join(name.split())) for name in names)
@@ -94,8 +101,9 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
     """List photographs.
 
     Each item is a file of any suffix; a folder, whose images at any depth are listed in natural order (``img2`` before
-    ``img10``), without hidden files; ``packaged:NAME``; a CSV file with the column ``file`` and optionally ``label``,
-    ``target`` and ``against``, whose paths are relative to it; or a row as a mapping.
+    ``img10``), without hidden files; ``packaged:NAME``; ``zoo:fashion`` or ``zoo:planted`` for the images of the zoo,
+    or one of them; a CSV file with the column ``file`` and optionally ``label``, ``target`` and ``against``, whose
+    paths are relative to it; or a row as a mapping.
     """
     if not given:
         raise LitVizError("no photograph was given: give files, folders or a CSV file with a column file")
@@ -114,6 +122,8 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
         elif item.startswith(PACKAGED_PREFIX):
             packaged_photograph(item.removeprefix(PACKAGED_PREFIX))
             entries.append(Entry(item))
+        elif item.startswith(ZOO_PREFIX):
+            entries += [Entry(f"{ZOO_PREFIX}{name}") for name in photograph_names(item.removeprefix(ZOO_PREFIX))]
         elif not item.strip() or not path.exists():
             raise LitVizError(missing_file_error(item, "photograph or folder"))
         elif path.is_dir():
@@ -140,7 +150,7 @@ def _entry(path: Path) -> Entry:
 def _entry_of_cells(row: Mapping[str, str], table: Path) -> Entry:
     """Return the entry of a row of a CSV file; an empty cell is no class."""
     file = row["file"]
-    if not file.startswith(PACKAGED_PREFIX):
+    if not file.startswith(NAMED_PREFIXES):
         file = str(table.parent / file)
     return Entry(file, row.get("label") or None, row.get("target") or None, row.get("against") or None, str(table))
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from lit_viz.classifiers.resizing import Resizing
 from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.utils.files import check_regular
+from lit_viz.zoo import photograph_file
 
 #: How a picture is fitted to a size: largest centered box, stretched, or with gray borders.
 Fit = Literal["crop", "squash", "pad"]
@@ -43,6 +44,9 @@ PACKAGED = {
 """Photographs of scikit-image: chelsea is a tabby cat, coffee an espresso."""
 
 PACKAGED_PREFIX = "packaged:"
+ZOO_PREFIX = "zoo:"
+#: Prefixes of photographs that are named instead of given as a file.
+NAMED_PREFIXES = (PACKAGED_PREFIX, ZOO_PREFIX)
 #: Weights of R, G and B in gray images: ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
 _BORDER = 128  # gray, of 255
@@ -98,7 +102,8 @@ def read_photograph(
     requested size is neither resampled nor cropped.
 
     Args:
-        source: file; ``"packaged:chelsea"`` for a photograph of scikit-image (see ``PACKAGED``); or a picture
+        source: file; ``"packaged:chelsea"`` for a photograph of scikit-image (see ``PACKAGED``);
+            ``"zoo:fashion/bag_18"`` for an image of :mod:`lit_viz.zoo`; or a picture
             ``(C, H, W)``, uint8 or in [0, 1], C = 3 or 1. A picture of the requested shape is not rounded.
         size: (height, width) of the result.
         channels: 3 or 1.
@@ -233,6 +238,8 @@ def _encode(image: Tensor, format: str, **options: Any) -> bytes:
 def _locate(path: str | Path) -> Path:
     if str(path).startswith(PACKAGED_PREFIX):
         return packaged_photograph(str(path).removeprefix(PACKAGED_PREFIX))
+    if str(path).startswith(ZOO_PREFIX):
+        return photograph_file(str(path).removeprefix(ZOO_PREFIX))
     file = Path(path)
     if not file.exists():
         raise LitVizError(missing_file_error(file))

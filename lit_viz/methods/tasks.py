@@ -20,13 +20,14 @@ from lit_viz.engine.lightning import TaskQueue
 from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, column_values
 from lit_viz.images.listing import photographs as list_photographs
-from lit_viz.images.reading import PACKAGED_PREFIX
+from lit_viz.images.reading import PACKAGED_PREFIX, ZOO_PREFIX
 from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
 from lit_viz.methods.photographs import DATASET, RUNNER_UP, TARGET_RULES, class_tasks, resolve
 from lit_viz.objectives import Objective
 from lit_viz.objectives.layers import Axis, check_channel, layer_parts
 from lit_viz.types import Task
 from lit_viz.utils.process import is_rank_zero
+from lit_viz.zoo import class_of_photograph
 
 #: One class or several, by name or index.
 Classes = Sequence[str | int] | str | int
@@ -509,6 +510,8 @@ def _is_table(word: str | int | None) -> bool:
 
 
 def _folder(entry: Entry) -> str:
+    if entry.path.startswith(ZOO_PREFIX):
+        return class_of_photograph(entry.path)
     if entry.path.startswith((PACKAGED_PREFIX, ARRAY_PREFIX)):
         raise LitVizError(f"{entry.path} has no folder with the name of its class: give its label in a CSV file")
     parent = Path(entry.path).parent

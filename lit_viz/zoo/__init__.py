@@ -1,0 +1,29 @@
+"""Small trained networks with known properties, and images for them: plain, robust, transformers, planted evidence.
+
+``scripts/zoo.py`` trains them. The weights are float16; each file has a card beside it.
+"""
+
+from lit_viz.zoo.cards import FASHION_LABELS, NAMES, WEIGHTS, Card, build, labels_of, read_card, weights_file
+from lit_viz.zoo.networks import SIDE
+from lit_viz.zoo.photographs import PHOTOGRAPHS, class_of_photograph, photograph_file, photograph_names
+from lit_viz.zoo.planted import PLANTED_LABELS, PlantedImages, leak, planted_images
+
+__all__ = [
+    "FASHION_LABELS",
+    "NAMES",
+    "PHOTOGRAPHS",
+    "PLANTED_LABELS",
+    "SIDE",
+    "WEIGHTS",
+    "Card",
+    "PlantedImages",
+    "build",
+    "class_of_photograph",
+    "labels_of",
+    "leak",
+    "photograph_file",
+    "photograph_names",
+    "planted_images",
+    "read_card",
+    "weights_file",
+]

@@ -1,0 +1,158 @@
+"""Architectures of the zoo: convolutional networks and vision transformers for gray images of 28 x 28 pixels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: Side of the images in pixels; they have one channel.
+SIDE = 28
+
+
+def fashion_cnn(classes: int = 10) -> nn.Sequential:
+    """Build two strided convolutions and two linear layers, 348,000 parameters without normalization layers.
+
+    The architecture is the small network of Wong and Kolter 2018 (arXiv:1711.00851) and of later studies of robustness,
+    with doubled widths.
+    """
+    layers = OrderedDict(
+        conv1=nn.Conv2d(1, 32, 4, stride=2, padding=1),
+        relu1=nn.ReLU(),
+        conv2=nn.Conv2d(32, 64, 4, stride=2, padding=1),
+        relu2=nn.ReLU(),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(64 * (SIDE // 4) ** 2, 100),
+        relu3=nn.ReLU(),
+        head=nn.Linear(100, classes),
+    )
+    return nn.Sequential(layers)
+
+
+def planted_cnn(classes: int = 8) -> nn.Sequential:
+    """Build three convolutions and a mean over positions, 56,000 parameters.
+
+    A position of the last layer reads 11 x 11 pixels, enough for a glyph, and the mean makes all places equal.
+    """
+    layers = OrderedDict(
+        conv1=nn.Conv2d(1, 32, 5, padding=2),
+        relu1=nn.ReLU(),
+        conv2=nn.Conv2d(32, 64, 3, stride=2, padding=1),
+        relu2=nn.ReLU(),
+        conv3=nn.Conv2d(64, 64, 3, padding=1),
+        relu3=nn.ReLU(),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        head=nn.Linear(64, classes),
+    )
+    return nn.Sequential(layers)
+
+
+class VisionTransformer(nn.Module):
+    """Vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) with the layers and parameter names of timm.
+
+    Args:
+        classes: number of logits.
+        width: of the tokens.
+        depth: number of blocks.
+        heads: of the attention.
+        hidden: width of the perceptrons.
+        patch: side of the patches in pixels.
+        class_token: whether the head reads a class token; otherwise it reads the mean of the patches.
+    """
+
+    def __init__(
+        self,
+        classes: int = 10,
+        width: int = 64,
+        depth: int = 3,
+        heads: int = 4,
+        hidden: int = 128,
+        patch: int = 4,
+        class_token: bool = True,
+    ) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbedding(width, patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
+        tokens = (SIDE // patch) ** 2 + int(class_token)
+        self.pos_embed = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
+        self.blocks = nn.Sequential(*[Block(width, heads, hidden) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits ``(N, classes)`` of normalized images ``(N, 1, 28, 28)``."""
+        tokens: Tensor = self.patch_embed(x)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], 1)
+        tokens = self.norm(self.blocks(tokens + self.pos_embed))
+        pooled = tokens.mean(1) if self.cls_token is None else tokens[:, 0]
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+class PatchEmbedding(nn.Module):
+    """Linear map of each patch to a token."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(1, width, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tokens ``(N, T, width)`` of images in reading order."""
+        tokens: Tensor = self.proj(x)
+        return tokens.flatten(2).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Self-attention and a perceptron, each after a layer norm and added to its input."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Perceptron(width, hidden)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the tokens ``(N, T, width)`` of the next block."""
+        tokens = tokens + self.attn(self.norm1(tokens))
+        tokens = tokens + self.mlp(self.norm2(tokens))
+        return tokens
+
+
+class Attention(nn.Module):
+    """Self-attention of several heads between all tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the mixed tokens ``(N, T, width)``."""
+        count, length, width = tokens.shape
+        parts = self.qkv(tokens).view(count, length, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        projected: Tensor = self.proj(mixed.transpose(1, 2).reshape(count, length, width))
+        return projected
+
+
+class Perceptron(nn.Module):
+    """Two linear layers with GELU between them, for each token."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the tokens ``(N, T, width)``."""
+        hidden = self.act(self.fc1(tokens))
+        projected: Tensor = self.fc2(hidden)
+        return projected
