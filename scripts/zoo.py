@@ -1,0 +1,376 @@
+"""Train the networks of lit_viz/zoo, with probes of what they learn, and write their weights and cards.
+
+python scripts/zoo.py --data FOLDER                              # all six, into lit_viz/zoo/weights
+python scripts/zoo.py --data FOLDER --only fashion_vit --out my_zoo
+python scripts/zoo.py --only planted_cnn --only planted_vit      # their images are drawn, no data set is read
+python scripts/zoo.py --data FOLDER --photographs                # the images zoo:fashion/... and zoo:planted/...
+
+FOLDER is that of torchvision's data sets: it contains FashionMNIST/raw with the four files of Fashion-MNIST, which
+--download writes there. All networks take at most 30 minutes on two cores. Each gets a float16 .safetensors file and a
+card, whose accuracies are measured with the weights as stored. --probes is the folder of the probes' figures by epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.datasets import FashionMNIST
+
+import lit_viz as lv
+from lit_viz.cli import errors_reported
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import encode_png
+from lit_viz.zoo import FASHION_LABELS, NAMES, PHOTOGRAPHS, PLANTED_LABELS, WEIGHTS, Card, build, leak, planted_images
+
+SEED = 0
+
+DATA = {
+    "fashion": "Fashion-MNIST, 60,000 training images (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747)",
+    "planted": "lit_viz.zoo.planted_images",
+}
+LICENCES = {"fashion": "weights Apache-2.0; data MIT, copyright 2017 Zalando SE", "planted": "Apache-2.0"}
+ARCHITECTURES = {
+    "fashion_cnn": "two strided convolutions, two linear layers",
+    "fashion_robust_cnn": "as fashion_cnn",
+    "fashion_vit": "vision transformer of three blocks with a class token, patches of 4 x 4 pixels",
+    "fashion_vit_mean": "vision transformer of three blocks that averages its tokens, patches of 4 x 4 pixels",
+    "planted_cnn": "three convolutions, mean over positions, linear layer",
+    "planted_vit": "as fashion_vit",
+}
+LABELS = {"fashion": FASHION_LABELS, "planted": PLANTED_LABELS}
+#: Of the training images of Fashion-MNIST; the mean of planted images is near 0.5.
+NORMALIZATION = {"fashion": (0.286, 0.353), "planted": (0.5, 0.25)}
+#: Radii of the accuracies under attack on the cards.
+RADII = {"8/255": 8 / 255, "0.1": 0.1}
+
+
+# -- Data
+
+
+def fashion(folder: str, *, train: bool, download: bool = False) -> TensorDataset:
+    """Read images ``(N, 1, 28, 28)`` in [0, 1] and labels."""
+    try:
+        stored = FashionMNIST(folder, train=train, download=download)
+    except RuntimeError as error:
+        raise LitVizError(f"{folder} must contain FashionMNIST/raw/*-ubyte: give --data, or --download") from error
+    return TensorDataset(stored.data[:, None].float() / 255, stored.targets)
+
+
+# -- Training
+
+
+class Training(pl.LightningModule):
+    """Cross-entropy of mirrored and shifted images.
+
+    Args:
+        name: of the network.
+        steps: number of updates.
+        lr: largest learning rate of the one-cycle schedule.
+        decay: weight decay.
+        shift: largest shift of a batch in pixels.
+    """
+
+    def __init__(self, name: str, kind: str, steps: int, lr: float, decay: float, shift: int = 0) -> None:
+        super().__init__()
+        self.net = build(name)
+        self.kind, self.steps, self.lr, self.decay, self.shift = kind, steps, lr, decay, shift
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, std = NORMALIZATION[self.kind]
+        logits: Tensor = self.net((images - mean) / std)
+        return logits
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, labels = batch
+        loss = F.cross_entropy(self(shifted(mirrored(images), self.shift)), labels)
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        images, labels = batch[0], batch[-1]
+        self.log("accuracy", (self(images).argmax(1) == labels).float().mean(), batch_size=len(images))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, self.steps, pct_start=0.2)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class RobustTraining(Training):
+    """Cross-entropy of adversarial examples by PGD (Madry et al. 2018, arXiv:1706.06083), section 4.
+
+    The radius grows linearly to ``eps`` over the first third of the updates.
+    """
+
+    eps, attack_steps = 0.1, 3
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, labels = batch
+        eps = self.eps * min(1.0, 3 * (self.global_step + 1) / self.steps)
+        attacked = pgd(self, mirrored(images), labels, eps, self.attack_steps, 2.5 * eps / self.attack_steps)
+        loss = F.cross_entropy(self(attacked), labels)
+        self.log("loss", loss)
+        return loss
+
+
+class PlantedTraining(Training):
+    """Cross-entropy of planted images, with equal logits in two surroundings and logits of zero without the glyph.
+
+    The batch contains the indices of the images; every epoch draws new ones. Two terms are added to the loss: the mean
+    squares of the logits' difference between the surroundings, and of the logits without the glyph, both relative to
+    the mean square of the target's logit, so that smaller logits do not reduce them.
+    """
+
+    seed = 1_000_000  # of the first epoch
+    consistency, absence = 20.0, 1.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        indices, seed = batch[0].tolist(), self.seed + self.current_epoch
+        first, second = (planted_images(indices, seed, surroundings) for surroundings in (0, 1))
+        removed = first.removed[: len(indices) // 4]
+        outputs = self(torch.cat([first.images, second.images, removed]))
+        logits, exchanged, absent = outputs.split([len(indices), len(indices), len(removed)])
+        labels = torch.cat([first.labels, second.labels])
+        loss = F.cross_entropy(torch.cat([logits, exchanged]), labels)
+        effect = logits.gather(1, first.labels[:, None]).square().mean()
+        difference = (logits - exchanged).square().mean() / effect
+        remainder = absent.square().mean() / effect
+        # Both grow over the first half: logits that are equal from the start remain zero.
+        weight = min(1.0, 2 * self.global_step / self.steps)
+        self.log_dict({"loss": loss, "difference": difference, "remainder": remainder})
+        return loss + weight * (self.consistency * difference + self.absence * remainder)
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Mirror each image with probability one half."""
+    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images, images.flip(3))
+
+
+def shifted(images: Tensor, most: int) -> Tensor:
+    """Shift a batch by up to ``most`` pixels in both directions."""
+    side = images.shape[-1]
+    top, left = torch.randint(0, 2 * most + 1, (2,)).tolist()
+    return F.pad(images, [most] * 4)[:, :, top : top + side, left : left + side]
+
+
+def pgd(
+    network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, eps: float, steps: int, size: float
+) -> Tensor:
+    """Maximize the cross-entropy by signed gradient steps in a ball of the maximum norm, from a random start."""
+    low, high = (images - eps).clamp_min(0), (images + eps).clamp_max(1)
+    x = torch.rand_like(images) * (high - low) + low
+    for _ in range(steps):
+        x.requires_grad_()
+        gradient = torch.autograd.grad(F.cross_entropy(network(x), labels, reduction="sum"), x)[0]
+        x = torch.clamp(x.detach() + size * gradient.sign(), low, high)
+    return x
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training of a network."""
+
+    kind: str
+    epochs: int
+    module: type[Training] = Training
+    batch: int = 128
+    images: int = 60_000  # of an epoch
+    options: dict[str, Any] = field(default_factory=lambda: {"lr": 2e-3, "decay": 0.05})
+    minutes: float = 4.0  # on two cores
+
+
+RECIPES = {
+    "fashion_cnn": Recipe("fashion", 10, options={"lr": 2e-3, "decay": 0.05, "shift": 2}, minutes=2),
+    "fashion_robust_cnn": Recipe("fashion", 6, RobustTraining, minutes=8),
+    "fashion_vit": Recipe("fashion", 8, minutes=6),
+    "fashion_vit_mean": Recipe("fashion", 8, minutes=6),
+    "planted_cnn": Recipe("planted", 8, PlantedTraining, images=16_384, options={"lr": 5e-3, "decay": 0.01}, minutes=3),
+    "planted_vit": Recipe("planted", 8, PlantedTraining, images=16_384, options={"lr": 3e-3, "decay": 0.01}, minutes=4),
+}
+
+
+class TimeLeft(pl.Callback):
+    """Print the accuracy after every epoch, and the time left for all networks."""
+
+    def __init__(self, name: str, following: Sequence[str]) -> None:
+        self.name, self.expected = name, RECIPES[name].minutes
+        self.after = sum(RECIPES[other].minutes for other in following)
+        self.started = time.monotonic()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        done, epochs = trainer.current_epoch + 1, RECIPES[self.name].epochs
+        minutes = (time.monotonic() - self.started) / 60
+        speed = minutes / (self.expected * done / epochs)
+        left = minutes * (epochs - done) / done + self.after * speed
+        accuracy = float(trainer.callback_metrics["accuracy"])
+        print(f"{self.name:18}  epoch {done:2} of {epochs}  accuracy {accuracy:.2%}  {left:4.1f} min left", flush=True)
+
+
+def probes(kind: str, every: int, validation: TensorDataset, out: Path) -> list[pl.Callback]:
+    """Return the probes of class images, saliency maps and accuracy under attack, each with its folder in ``out``."""
+    mean, std = NORMALIZATION[kind]
+    common: dict[str, Any] = {"every_n_epochs": every, "network": "net", "labels": LABELS[kind]}
+    common |= {"mean": mean, "std": std, "size": 28, "max_seconds": 10}
+    images, labels = validation[:64]
+    attack = {"attack": "pgd", "eps": 8 / 255, "iterations": 10}
+    return [
+        lv.callbacks.ClassVisualizationProbe(LABELS[kind][:4], iterations=60, out=out / "classes", **common),
+        lv.callbacks.SaliencyProbe(images[:8], method="gradient", out=out / "saliency", **common),
+        lv.callbacks.RobustnessProbe((images, labels), out=out / "robustness", **attack, **common),
+    ]
+
+
+def train(name: str, data: TensorDataset, validation: TensorDataset, following: Sequence[str], out: Path) -> Training:
+    """Train a network; its probes and metrics are written to ``out``."""
+    recipe = RECIPES[name]
+    pl.seed_everything(SEED, verbose=False)
+    loader = DataLoader(data, recipe.batch, shuffle=True, drop_last=True)
+    module = recipe.module(name, recipe.kind, recipe.epochs * len(loader), **recipe.options)
+    trainer = pl.Trainer(
+        max_epochs=recipe.epochs,
+        accelerator="cpu",
+        logger=CSVLogger(out, name="metrics"),
+        callbacks=[TimeLeft(name, following), *probes(recipe.kind, recipe.epochs // 2, validation, out)],
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader, DataLoader(validation, 1000))
+    return module
+
+
+# -- Weights and cards
+
+
+def accuracy(network: Callable[[Tensor], Tensor], test: TensorDataset) -> float:
+    """Return the share of the test images that are classified correctly."""
+    images, labels = test.tensors
+    with torch.no_grad():
+        predicted = torch.cat([network(batch).argmax(1) for batch in images.split(1000)])
+    return round(float((predicted == labels).float().mean()), 4)
+
+
+def robust_accuracy(network: Callable[[Tensor], Tensor], test: TensorDataset, eps: float) -> float:
+    """Return the share of the test images that are classified correctly, also after PGD of 3 and of 20 steps.
+
+    Images that the few steps change are not attacked again, which saves most of the time with networks that are not
+    robust.
+    """
+    pl.seed_everything(SEED, verbose=False)
+    count = len(test)
+    images, labels = test.tensors
+    for steps in (0, 3, 20):
+        kept = []
+        for batch, classes in zip(images.split(500), labels.split(500), strict=True):
+            attacked = pgd(network, batch, classes, eps, steps, 2.5 * eps / steps) if steps else batch
+            with torch.no_grad():
+                kept.append(network(attacked).argmax(1) == classes)
+        images, labels = images[torch.cat(kept)], labels[torch.cat(kept)]
+    return round(len(labels) / count, 4)
+
+
+def store(name: str, module: Training, test: TensorDataset, out: Path) -> Card:
+    """Write the float16 weights of a network and its card, with accuracies measured with these weights."""
+    recipe = RECIPES[name]
+    path = out / f"{name}.safetensors"
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(save({key: value.half().contiguous() for key, value in module.net.state_dict().items()}))
+    module.net.load_state_dict(load_file(path))
+    module.eval().requires_grad_(False)
+
+    shares = {"clean": accuracy(module, test)}
+    if recipe.kind == "fashion":
+        shares |= {f"pgd20 {text}": robust_accuracy(module, test, eps) for text, eps in RADII.items()}
+    mean, std = NORMALIZATION[recipe.kind]
+    card = Card(
+        name=name,
+        architecture=ARCHITECTURES[name],
+        parameters=sum(parameter.numel() for parameter in module.net.parameters()),
+        labels=LABELS[recipe.kind],
+        mean=mean,
+        std=std,
+        data=DATA[recipe.kind],
+        licence=LICENCES[recipe.kind],
+        seed=SEED,
+        epochs=recipe.epochs,
+        command=f"python scripts/zoo.py --only {name}" + (" --data FOLDER" if recipe.kind == "fashion" else ""),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        accuracy=shares,
+        leak=round(leak(module, 10_000), 4) if recipe.kind == "planted" else None,
+    )
+    (out / f"{name}.json").write_text(card.to_json(), encoding="utf-8")
+    return card
+
+
+def data_of(kind: str, options: argparse.Namespace) -> tuple[TensorDataset, TensorDataset]:
+    """Return the training data and 10,000 test images; of planted images the former are indices."""
+    if kind == "fashion":
+        training = fashion(options.data, train=True, download=options.download)
+        return training, fashion(options.data, train=False)
+    planted = planted_images(range(10_000))
+    indices = torch.arange(RECIPES["planted_cnn"].images)
+    return TensorDataset(indices), TensorDataset(planted.images, planted.labels)
+
+
+def write_photographs(data: str) -> None:
+    """Write the images of the package: six test images of each class of Fashion-MNIST, and 24 planted images."""
+    planted = planted_images(range(24))
+    images, labels = fashion(data, train=False).tensors
+    chosen = [int(n) for label in range(10) for n in (labels == label).nonzero()[:6, 0]]
+    groups = {
+        "fashion": (FASHION_LABELS, chosen, images[chosen], labels[chosen]),
+        "planted": (PLANTED_LABELS, range(24), planted.images, planted.labels),
+    }
+    for group, (names, numbers, pictures, classes) in groups.items():
+        (PHOTOGRAPHS / group).mkdir(parents=True, exist_ok=True)
+        for number, picture, label in zip(numbers, pictures, classes.tolist(), strict=True):
+            file = PHOTOGRAPHS / group / f"{names[label].replace(' ', '_')}_{number}.png"
+            file.write_bytes(encode_png(picture))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="data", metavar="FOLDER", help="folder of torchvision's data sets [data]")
+    parser.add_argument("--download", action="store_true", help="download Fashion-MNIST into --data if it is missing")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="folder of weights and cards")
+    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--probes", type=Path, default=Path("runs/zoo"), help="folder of the probes [runs/zoo]")
+    parser.add_argument("--photographs", action="store_true", help="write the images of the package, and train nothing")
+    options = parser.parse_args()
+    if options.photographs:
+        write_photographs(options.data)
+        return
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec)")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    names = options.only or NAMES
+    started = time.monotonic()
+    for position, name in enumerate(names):
+        training, test = data_of(RECIPES[name].kind, options)
+        module = train(name, training, test, names[position + 1 :], options.probes / name)
+        card = store(name, module, test, options.out)
+        measured = dict(card.accuracy) if card.leak is None else {**card.accuracy, "leak": card.leak}
+        text = ", ".join(f"{kind} {share:.2%}" for kind, share in measured.items())
+        print(f"{name:18}  {options.out / name}.safetensors: {text}", flush=True)
+    minutes, processor = (time.monotonic() - started) / 60, time.process_time() / 60
+    print(f"{len(names)} networks in {minutes:.1f} min, {processor:.1f} min of processor time")
+
+
+if __name__ == "__main__":
+    with errors_reported("zoo"):
+        main()
