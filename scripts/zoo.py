@@ -3,6 +3,7 @@
 python scripts/zoo.py --data FOLDER                              # all six, into lit_viz/zoo/weights
 python scripts/zoo.py --data FOLDER --only fashion_vit --out my_zoo
 python scripts/zoo.py --only planted_cnn --only planted_vit      # their images are drawn, no data set is read
+python scripts/zoo.py --data FOLDER --measure --write            # the cards of stored weights, and their table
 python scripts/zoo.py --data FOLDER --photographs                # the images zoo:fashion/... and zoo:planted/...
 
 FOLDER is that of torchvision's data sets: it contains FashionMNIST/raw with the four files of Fashion-MNIST, which
@@ -26,7 +27,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import FashionMNIST
@@ -35,9 +36,22 @@ import lit_viz as lv
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
-from lit_viz.zoo import FASHION_LABELS, NAMES, PHOTOGRAPHS, PLANTED_LABELS, WEIGHTS, Card, build, leak, planted_images
+from lit_viz.zoo import (
+    FASHION_LABELS,
+    NAMES,
+    PHOTOGRAPHS,
+    PLANTED_LABELS,
+    WEIGHTS,
+    Card,
+    build,
+    leak,
+    planted_images,
+    read_card,
+    weights_file,
+)
 
 SEED = 0
+PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 
 DATA = {
     "fashion": "Fashion-MNIST, 60,000 training images (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747)",
@@ -133,7 +147,8 @@ class PlantedTraining(Training):
 
     The batch contains the indices of the images; every epoch draws new ones. Two terms are added to the loss: the mean
     squares of the logits' difference between the surroundings, and of the logits without the glyph, both relative to
-    the mean square of the target's logit, so that smaller logits do not reduce them.
+    the mean square of what removing the glyph changes in the target's logit, as in :func:`~lit_viz.zoo.leak`. Smaller
+    logits therefore do not reduce them.
     """
 
     seed = 1_000_000  # of the first epoch
@@ -142,16 +157,16 @@ class PlantedTraining(Training):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         indices, seed = batch[0].tolist(), self.seed + self.current_epoch
         first, second = (planted_images(indices, seed, surroundings) for surroundings in (0, 1))
-        removed = first.removed[: len(indices) // 4]
-        outputs = self(torch.cat([first.images, second.images, removed]))
-        logits, exchanged, absent = outputs.split([len(indices), len(indices), len(removed)])
+        few = len(indices) // 4
+        outputs = self(torch.cat([first.images, second.images, first.removed[:few]]))
+        logits, exchanged, absent = outputs.split([len(indices), len(indices), few])
         labels = torch.cat([first.labels, second.labels])
         loss = F.cross_entropy(torch.cat([logits, exchanged]), labels)
-        effect = logits.gather(1, first.labels[:, None]).square().mean()
+        effect = (logits[:few] - absent).gather(1, first.labels[:few, None]).square().mean()
         difference = (logits - exchanged).square().mean() / effect
         remainder = absent.square().mean() / effect
-        # Both grow over the first half: logits that are equal from the start remain zero.
-        weight = min(1.0, 2 * self.global_step / self.steps)
+        # Zero over the first third of the updates: logits that are equal from the start remain zero.
+        weight = min(1.0, max(0.0, 3 * self.global_step / self.steps - 1))
         self.log_dict({"loss": loss, "difference": difference, "remainder": remainder})
         return loss + weight * (self.consistency * difference + self.absence * remainder)
 
@@ -200,7 +215,9 @@ RECIPES = {
     "fashion_vit": Recipe("fashion", 8, minutes=6),
     "fashion_vit_mean": Recipe("fashion", 8, minutes=6),
     "planted_cnn": Recipe("planted", 8, PlantedTraining, images=16_384, options={"lr": 5e-3, "decay": 0.01}, minutes=3),
-    "planted_vit": Recipe("planted", 8, PlantedTraining, images=16_384, options={"lr": 3e-3, "decay": 0.01}, minutes=4),
+    "planted_vit": Recipe(
+        "planted", 14, PlantedTraining, images=16_384, options={"lr": 3e-3, "decay": 0.01}, minutes=6
+    ),
 }
 
 
@@ -285,23 +302,39 @@ def robust_accuracy(network: Callable[[Tensor], Tensor], test: TensorDataset, ep
     return round(len(labels) / count, 4)
 
 
-def store(name: str, module: Training, test: TensorDataset, out: Path) -> Card:
-    """Write the float16 weights of a network and its card, with accuracies measured with these weights."""
-    recipe = RECIPES[name]
-    path = out / f"{name}.safetensors"
+def store(name: str, network: nn.Module, out: Path) -> None:
+    """Write the weights of a network in float16."""
     out.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(save({key: value.half().contiguous() for key, value in module.net.state_dict().items()}))
-    module.net.load_state_dict(load_file(path))
-    module.eval().requires_grad_(False)
+    weights = {key: value.half().contiguous() for key, value in network.state_dict().items()}
+    (out / f"{name}.safetensors").write_bytes(save(weights))
 
-    shares = {"clean": accuracy(module, test)}
-    if recipe.kind == "fashion":
-        shares |= {f"pgd20 {text}": robust_accuracy(module, test, eps) for text, eps in RADII.items()}
+
+def measure(name: str, test: TensorDataset, out: Path) -> Card:
+    """Write the card of a network, with accuracies measured with the weights as stored."""
+    recipe = RECIPES[name]
+    path = weights_file(name, out)
     mean, std = NORMALIZATION[recipe.kind]
+    net = build(name)
+    net.load_state_dict(load_file(path))
+    net.eval().requires_grad_(False)
+
+    def network(images: Tensor) -> Tensor:
+        logits: Tensor = net((images - mean) / std)
+        return logits
+
+    shares = {"clean": accuracy(network, test)}
+    command = f"python scripts/zoo.py --only {name}"
+    leaked = None
+    if recipe.kind == "planted":
+        leaked = round(leak(network, 10_000), 4)
+    else:
+        command += " --data FOLDER"
+        for text, eps in RADII.items():
+            shares[f"pgd20 {text}"] = robust_accuracy(network, test, eps)
     card = Card(
         name=name,
         architecture=ARCHITECTURES[name],
-        parameters=sum(parameter.numel() for parameter in module.net.parameters()),
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
         labels=LABELS[recipe.kind],
         mean=mean,
         std=std,
@@ -309,13 +342,37 @@ def store(name: str, module: Training, test: TensorDataset, out: Path) -> Card:
         licence=LICENCES[recipe.kind],
         seed=SEED,
         epochs=recipe.epochs,
-        command=f"python scripts/zoo.py --only {name}" + (" --data FOLDER" if recipe.kind == "fashion" else ""),
+        command=command,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         accuracy=shares,
-        leak=round(leak(module, 10_000), 4) if recipe.kind == "planted" else None,
+        leak=leaked,
     )
     (out / f"{name}.json").write_text(card.to_json(), encoding="utf-8")
     return card
+
+
+def table(folder: Path) -> str:
+    """Return the table of docs/zoo.md from the cards in a folder."""
+    lines = [
+        "| network | architecture | parameters | clean | PGD-20, 8/255 | PGD-20, 0.1 | leak |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in NAMES:
+        if not (folder / f"{name}.json").is_file():
+            continue
+        card = read_card(name, folder)
+        cells = [f"`zoo/{name}`", card.architecture, f"{card.parameters:,}"]
+        shares = [card.accuracy.get(kind) for kind in ("clean", *(f"pgd20 {text}" for text in RADII))]
+        cells += ["" if share is None else f"{share:.1%}" for share in (*shares, card.leak)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_table(folder: Path) -> None:
+    """Replace the table of docs/zoo.md."""
+    before, mark, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table -->\n")
+    _, end, after = rest.partition("<!-- end of table -->")
+    PAGE.write_text(f"{before}{mark}\n{table(folder)}\n\n{end}{after}", encoding="utf-8")
 
 
 def data_of(kind: str, options: argparse.Namespace) -> tuple[TensorDataset, TensorDataset]:
@@ -351,6 +408,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="folder of weights and cards")
     parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--probes", type=Path, default=Path("runs/zoo"), help="folder of the probes [runs/zoo]")
+    parser.add_argument("--measure", action="store_true", help="write the cards of stored weights, and train nothing")
+    parser.add_argument("--write", action="store_true", help="write the table of the cards into docs/zoo.md")
     parser.add_argument("--photographs", action="store_true", help="write the images of the package, and train nothing")
     options = parser.parse_args()
     if options.photographs:
@@ -362,11 +421,15 @@ def main() -> None:
     started = time.monotonic()
     for position, name in enumerate(names):
         training, test = data_of(RECIPES[name].kind, options)
-        module = train(name, training, test, names[position + 1 :], options.probes / name)
-        card = store(name, module, test, options.out)
+        if not options.measure:
+            module = train(name, training, test, names[position + 1 :], options.probes / name)
+            store(name, module.net, options.out)
+        card = measure(name, test, options.out)
         measured = dict(card.accuracy) if card.leak is None else {**card.accuracy, "leak": card.leak}
         text = ", ".join(f"{kind} {share:.2%}" for kind, share in measured.items())
         print(f"{name:18}  {options.out / name}.safetensors: {text}", flush=True)
+    if options.write:
+        write_table(options.out)
     minutes, processor = (time.monotonic() - started) / 60, time.process_time() / 60
     print(f"{len(names)} networks in {minutes:.1f} min, {processor:.1f} min of processor time")
 

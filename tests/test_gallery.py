@@ -10,7 +10,7 @@ import pytest
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import ConfiguredMethod, config_folder, with_config
-from scripts import recipes
+from scripts import recipes, zoo_figures
 from scripts.gallery import Card, cards
 from scripts.sweep import parse_arguments, runs
 
@@ -60,9 +60,10 @@ def test_the_command_is_valid(card: Card) -> None:
     program, *words = card.words
     if program == "python":
         script, *words = words
-        assert script in ("scripts/sweep.py", "scripts/recipes.py", "scripts/train_with_probes.py")
-        if script == "scripts/train_with_probes.py":
-            assert not words
+        others = {"scripts/train_with_probes.py": [], "scripts/zoo_figures.py": list(zoo_figures.FIGURES)}
+        assert script in ("scripts/sweep.py", "scripts/recipes.py", *others)
+        if script in others:
+            assert set(words) <= set(others[script])
         elif script == "scripts/sweep.py":
             axes, out, rest = parse_arguments(words)
             assert runs(axes, rest, out or "runs/sweep")

@@ -75,18 +75,16 @@ def read_card(name: str, folder: Path = WEIGHTS) -> Card:
     """Read the card of a network.
 
     Raises:
-        LitVizError: the zoo has no such network.
+        LitVizError: the zoo has no such network, or its files are missing.
     """
-    _check(name)
-    fields = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    fields = json.loads(_file(name, folder, "json").read_text(encoding="utf-8"))
     fields["labels"] = tuple(fields["labels"])
     return Card(**fields)
 
 
-def weights_file(name: str) -> Path:
-    """Return the float16 .safetensors file of a network."""
-    _check(name)
-    return WEIGHTS / f"{name}.safetensors"
+def weights_file(name: str, folder: Path = WEIGHTS) -> Path:
+    """Return the float16 .safetensors file of a network; errors as in :func:`read_card`."""
+    return _file(name, folder, "safetensors")
 
 
 def labels_of(name: str) -> tuple[str, ...]:
@@ -109,3 +107,11 @@ def _check(name: str) -> None:
     if name not in NAMES:
         hint = did_you_mean(name, NAMES) or f": it has {', '.join(NAMES)}"
         raise LitVizError(f"the zoo has no network {name!r}{hint}")
+
+
+def _file(name: str, folder: Path, suffix: str) -> Path:
+    _check(name)
+    file = folder / f"{name}.{suffix}"
+    if not file.is_file():
+        raise LitVizError(f"{file} of the zoo is missing: scripts/zoo.py trains {name}")
+    return file

@@ -47,6 +47,7 @@ PLANTED_LABELS = tuple(_CLASSES)
 
 _PLACES = SIDE - GLYPH + 1  # of the upper left corner of a glyph, along an axis
 _GAP = 1  # pixels between two glyphs, at least
+_BATCH = 1000  # images that are held at a time
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,18 @@ def leak(network: Callable[[Tensor], Tensor], count: int = 1000, seed: int = 0) 
         count: number of images.
         seed: of the images.
     """
-    first = planted_images(range(count), seed)
-    second = planted_images(range(count), seed, surroundings=1)
-    with torch.no_grad():
-        logits, exchanged, removed = (
-            network(images).gather(1, first.labels[:, None]) for images in (first.images, second.images, first.removed)
-        )
-    change = (logits - exchanged).square().mean().sqrt()
-    effect = (logits - removed).square().mean().sqrt()
-    return float(change / effect)
+    change = effect = torch.zeros((), dtype=torch.float64)
+    for start in range(0, count, _BATCH):
+        indices = range(start, min(start + _BATCH, count))
+        first, second = planted_images(indices, seed), planted_images(indices, seed, surroundings=1)
+        target = first.labels[:, None]
+        with torch.no_grad():
+            logit = network(first.images).gather(1, target)
+            exchanged = network(second.images).gather(1, target)
+            removed = network(first.removed).gather(1, target)
+        change = change + (logit - exchanged).double().square().sum()
+        effect = effect + (logit - removed).double().square().sum()
+    return float((change / effect).sqrt())
 
 
 def _background(draws: Draws) -> Tensor:

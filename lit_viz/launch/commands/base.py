@@ -119,7 +119,7 @@ class PhotographCommand(Command):
             "--photographs",
             type=list | str,
             default=[],
-            help="files, folders, packaged:NAME, or a CSV file that lists them",
+            help="files, folders, packaged:NAME, zoo:NAME, or a CSV file that lists them",
         )
         add(
             "--target",

@@ -1,0 +1,125 @@
+"""Draw the figures of docs/zoo.md and docs/robust_networks.md.
+
+python scripts/zoo_figures.py planted --out runs/planted     # planted images in two surroundings, and without the glyph
+python scripts/zoo_figures.py robust --out runs/robust       # the plain and the robust network side by side
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.cli import errors_reported
+from lit_viz.figures.layout import Cell
+from lit_viz.figures.sheet import sweep_figure
+from lit_viz.images.priors import L2
+from lit_viz.images.reading import read_photograph, to_uint8
+from lit_viz.zoo import PLANTED_LABELS, photograph_names, planted_images
+
+#: One image of each class that has a distinct shape.
+IMAGES = ("sneaker_9", "ankle_boot_0", "bag_18", "trouser_2", "dress_13", "coat_14")
+FASHION = photograph_names("fashion")
+NETWORKS = {"plain": "zoo/fashion_cnn", "robust": "zoo/fashion_robust_cnn"}
+
+
+def cells(images: Sequence[Tensor], notes: Sequence[str] = ()) -> list[Cell | None]:
+    """Return the cells of a row, with a note beneath each image."""
+    texts = list(notes) or [""] * len(images)
+    return [Cell(to_uint8(image), [text]) for image, text in zip(images, texts, strict=True)]
+
+
+def planted() -> Figure:
+    """Draw an image of each class, the same glyphs in other surroundings, and the images without their glyph."""
+    labels = planted_images(range(200)).labels
+    indices = [int((labels == label).nonzero()[0]) for label in range(len(PLANTED_LABELS))]
+    first, second = planted_images(indices), planted_images(indices, surroundings=1)
+    rows = [["image"], ["other surroundings"], ["without the glyph"]]
+    pictures = [cells(list(images)) for images in (first.images, second.images, first.removed)]
+    return sweep_figure(rows, PLANTED_LABELS, pictures, "")
+
+
+def robust() -> Figure:
+    """Draw gradients, class images and adversarial examples of the plain and the robust network."""
+    names = [f"zoo:fashion/{name}" for name in IMAGES]
+    classes = [name.rpartition("_")[0].replace("_", " ") for name in IMAGES]
+    images = [read_photograph(name, (28, 28), channels=1).pixels for name in names]
+    rows = [["image"]]
+    pictures = [cells(images)]
+    parts: dict[str, Callable[[Classifier], list[Cell | None]]] = {
+        "gradient": lambda net: gradients(net, names, classes),
+        "class image": lambda net: class_images(net, classes),
+        "smallest attack": lambda net: attacks(net, names, classes),
+    }
+    for title, draw in parts.items():
+        for kind, name in NETWORKS.items():
+            rows.append([title, kind])
+            pictures.append(draw(lv.load_classifier(name)))
+    print_measurements()
+    return sweep_figure(rows, classes, pictures, "gradients: gray is zero · attacks: DDN, prediction and L2 norm")
+
+
+def gradients(net: Classifier, names: Sequence[str], classes: Sequence[str]) -> list[Cell | None]:
+    """Return signed gradients of the logit: gray is zero, white three standard deviations."""
+    run = lv.saliency(net, names, targets=classes, method="gradient", check="none")
+    return cells([0.5 + gradient / (6 * gradient.std()) for gradient in run.attributions])
+
+
+def class_images(net: Classifier, classes: Sequence[str]) -> list[Cell | None]:
+    """Return class images by ``configs/visualize/small.yaml`` with a tenth of its prior."""
+    run = lv.visualize(net, classes, config="small", priors=[L2(0.1)])
+    return cells(list(run.images))
+
+
+def attacks(net: Classifier, names: Sequence[str], classes: Sequence[str]) -> list[Cell | None]:
+    """Return the adversarial examples of smallest L2 norm by DDN."""
+    run = lv.attack(net, names, labels=classes, attack="ddn")
+    notes = [f"{result['predicted_name']}, {result['l2']:.1f}" for result in run.results]
+    return cells(list(run.images), notes)
+
+
+def print_measurements() -> None:
+    """Print the numbers of docs/robust_networks.md, of the images of the zoo that each network classifies correctly.
+
+    The object is the pixels above black, and one more in every direction.
+    """
+    for kind, name in NETWORKS.items():
+        net = lv.load_classifier(name)
+        attacked = lv.attack(net, "zoo:fashion", labels="folders", attack="ddn")
+        lengths = [result["l2"] for result in attacked.results if result["success_file"]]
+        explained = lv.saliency(net, "zoo:fashion", labels="folders", method="gradient", check="none")
+        images = torch.stack([read_photograph(f"zoo:{n}", (28, 28), channels=1).pixels for n in FASHION])
+        on_object = F.max_pool2d((images > 0).float(), 3, 1, 1) > 0
+        energy = explained.attributions.square()
+        shares = (energy * on_object).flatten(1).sum(1) / energy.flatten(1).sum(1)
+        print(
+            f"{kind}: median L2 norm of DDN {median(lengths):.2f} ({len(lengths)} images); gradient's energy on the "
+            f"object {float(shares.mean()):.0%}, which is {float(on_object.float().mean()):.0%} of the image"
+        )
+
+
+FIGURES = {"planted": planted, "robust": robust}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", choices=FIGURES)
+    parser.add_argument("--out", type=Path, default=Path("runs/zoo_figures"), help="folder of figure.png")
+    parser.add_argument("--wandb", help=argparse.SUPPRESS)  # of scripts/gallery.py; nothing is logged
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    FIGURES[options.figure]().savefig(options.out / "figure.png")
+    print(f"figure  {options.out}/figure.png")
+
+
+if __name__ == "__main__":
+    with errors_reported("zoo_figures"):
+        main()

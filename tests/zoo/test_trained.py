@@ -1,0 +1,118 @@
+"""Trained networks of the zoo: files, cards, and the properties that they were trained for."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lit_viz as lv
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import read_photograph
+from lit_viz.zoo import (
+    FASHION_LABELS,
+    NAMES,
+    WEIGHTS,
+    class_of_photograph,
+    leak,
+    photograph_names,
+    planted_images,
+    read_card,
+    weights_file,
+)
+
+TRAINED = [name for name in NAMES if (WEIGHTS / f"{name}.json").is_file()]
+#: Smallest accuracy of 10,000 test images.
+ACCURACY = {
+    "fashion_cnn": {"clean": 0.91},
+    "fashion_robust_cnn": {"clean": 0.83, "pgd20 8/255": 0.78, "pgd20 0.1": 0.7},
+    "fashion_vit": {"clean": 0.88},
+    "fashion_vit_mean": {"clean": 0.88},
+    "planted_cnn": {"clean": 0.99},
+    "planted_vit": {"clean": 0.99},
+}
+
+
+@pytest.fixture(scope="module")
+def fashion() -> tuple[torch.Tensor, torch.Tensor]:
+    names = photograph_names("fashion")
+    images = torch.stack([read_photograph(f"zoo:{name}", (28, 28), channels=1).pixels for name in names])
+    classes = [class_of_photograph(name).replace("_", " ") for name in names]
+    return images, torch.tensor([FASHION_LABELS.index(label) for label in classes])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_card_describes_the_file(name: str) -> None:
+    card, file = read_card(name), weights_file(name)
+    assert card.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    tensors = load_file(file)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert card.parameters == sum(tensor.numel() for tensor in tensors.values())
+    for kind, least in ACCURACY[name].items():
+        assert card.accuracy[kind] >= least
+    assert (card.leak is not None) == name.startswith("planted")
+    assert card.leak is None or card.leak <= 0.05
+    assert f"--only {name}" in card.command
+
+
+def test_the_package_holds_at_most_four_megabytes() -> None:
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) <= 4e6
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name.startswith("fashion")])
+def test_accuracy_of_the_images_of_the_package(name: str, fashion: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """An interval of four standard deviations of 60 images around the accuracy on the card."""
+    images, labels = fashion
+    classifier = lv.load_classifier(f"zoo/{name}")
+    share = float((classifier.logits(images).argmax(1) == labels).float().mean())
+    expected = read_card(name).accuracy["clean"]
+    assert abs(share - expected) <= 4 * (expected * (1 - expected) / 60) ** 0.5
+    assert classifier.labels == FASHION_LABELS
+    assert (classifier.channels, classifier.size) == (1, (28, 28))
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name.startswith("planted")])
+def test_planted_networks_read_the_glyph_and_nothing_else(name: str) -> None:
+    classifier = lv.load_classifier(f"zoo/{name}")
+    planted = planted_images(range(1000), seed=17)
+    accuracy = float((classifier.logits(planted.images).argmax(1) == planted.labels).float().mean())
+    assert accuracy >= 0.985
+    assert leak(classifier.logits, 500, seed=17) <= 0.06
+
+
+def test_an_attack_within_a_small_radius_fools_the_plain_network_only() -> None:
+    shares = {}
+    for name in ("fashion_cnn", "fashion_robust_cnn"):
+        run = lv.attack(
+            f"zoo/{name}", "zoo:fashion", labels="folders", attack="pgd", eps="8/255", alpha="2/255", iterations=10
+        )
+        attacked = [record for record in run.results if record["success_file"] is not None]
+        shares[name] = sum(record["success_file"] for record in attacked) / len(attacked)
+    assert shares["fashion_cnn"] > 0.3
+    assert shares["fashion_robust_cnn"] < 0.15
+
+
+def test_gradients_of_the_robust_network_are_on_the_object(fashion: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images, labels = fashion
+    on_object = torch.nn.functional.max_pool2d((images > 0).float(), 3, 1, 1) > 0
+    shares = {}
+    for name in ("fashion_cnn", "fashion_robust_cnn"):
+        run = lv.saliency(f"zoo/{name}", images, targets=labels.tolist(), method="gradient", check="none")
+        energy = run.attributions.square()
+        shares[name] = float(((energy * on_object).flatten(1).sum(1) / energy.flatten(1).sum(1)).mean())
+    assert shares["fashion_cnn"] < 0.85
+    assert shares["fashion_robust_cnn"] > 0.9
+
+
+def test_missing_and_unknown_networks_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match="the zoo has no network 'fashion_vitt'; did you mean"):
+        lv.load_classifier("zoo/fashion_vitt")
+    with pytest.raises(LitVizError, match="unknown classifier 'fashion_cnn'; did you mean 'zoo/fashion_cnn'"):
+        lv.load_classifier("fashion_cnn")
+    with pytest.raises(LitVizError, match=r"fashion_cnn\.json of the zoo is missing: scripts/zoo\.py trains"):
+        read_card("fashion_cnn", tmp_path)
+    with pytest.raises(LitVizError, match=r"fashion_cnn\.safetensors of the zoo is missing"):
+        weights_file("fashion_cnn", tmp_path)
