@@ -283,7 +283,7 @@ def attack(
     chosen = chosen_attack("normalized_ascent" if attack is None else attack)
     if attack is None and configured is not None:
         chosen = Choice(arguments["attack"])
-    radii = _radii(eps)
+    radii = _listed_radii(eps)
     if len(radii) == 1:
         options["eps"], radii = radii[0], []
     elif radii:
@@ -444,7 +444,7 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _radii(eps: Any) -> list[float | str]:
+def _listed_radii(eps: Any) -> list[float | str]:
     """Return one or several radii as a list; ``1/255,2/255`` are several."""
     if eps is None:
         return []

@@ -246,7 +246,7 @@ def _method(name: str, arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.launch.arguments import rewrite_arguments
         from lit_viz.launch.config import ConfiguredMethod, with_config
-        from lit_viz.launch.cost import cost, format_cost
+        from lit_viz.launch.cost import format_cost, run_cost
         from lit_viz.launch.execute import execute
         from lit_viz.launch.messages import naming_options, options_named
 
@@ -262,7 +262,7 @@ def _method(name: str, arguments: list[str]) -> None:
             configured.choose_folder()
         module, tasks = configured.module_and_tasks()
         if configured.config.count:
-            print(format_cost([cost(module, tasks)]))
+            print(format_cost([run_cost(module, tasks)]))
             return
         run = execute(module, tasks, configured.options(), notify=naming_options(notify, command))
     _print_results(run)

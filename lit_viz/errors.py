@@ -79,7 +79,7 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"
 
 
-def find_class(name: str, classes: Mapping[str, type[T]], noun: str) -> type[T]:
+def find_part(name: str, classes: Mapping[str, type[T]], noun: str) -> type[T]:
     """Return the class with a short name, in any case and with dashes or underscores."""
     key = name.strip().lower().replace("-", "_")
     if key not in classes:

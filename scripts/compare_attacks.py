@@ -30,7 +30,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from benchmarks.references import INSTALL, Problem, Reference, installed, references_of
 
-from lit_viz.attacks import Attack, Ensemble, name_of
+from lit_viz.attacks import Attack, Ensemble, attack_name
 from lit_viz.attacks.norms import format_distance
 from lit_viz.attacks.rounding import LEVELS, LatticeBall, levels_of
 from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
@@ -122,7 +122,7 @@ def compare(
         notify("compare: the run has no attacked image")
     elif not solvable:
         members = "; attack with its members in separate runs" if isinstance(attack, Ensemble) else ""
-        notify(f"compare: {' and '.join(INSTALL)} have no {name_of(attack)} with these options{members}")
+        notify(f"compare: {' and '.join(INSTALL)} have no {attack_name(attack)} with these options{members}")
     missing = [name for name in dict.fromkeys(ref.package for ref, *_ in solvable) if installed(name) is None]
     for name in missing:
         notify(f"compare: {name} is not installed: {INSTALL[name]}")

@@ -34,7 +34,7 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import ConfiguredMethod, config_argument
-from lit_viz.launch.cost import cost, format_cost
+from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
 from lit_viz.launch.options import utc_now
 from lit_viz.objectives.base import Outputs
@@ -173,7 +173,7 @@ def spread(features: Tensor, count: int) -> tuple[list[float], float]:
 
 def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
     """Print the cost of the runs, finished or not."""
-    costs = [cost(*planned(recipe, classes, options).module_and_tasks()) for recipe in options.recipes]
+    costs = [run_cost(*planned(recipe, classes, options).module_and_tasks()) for recipe in options.recipes]
     for recipe, one in zip(options.recipes, costs, strict=True):
         print(f"{recipe}: {format_cost([one])}")
     if len(costs) > 1:

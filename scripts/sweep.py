@@ -35,7 +35,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import ConfiguredMethod, with_config
-from lit_viz.launch.cost import cost, format_cost
+from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
 from lit_viz.launch.messages import options_named
 from lit_viz.launch.options import utc_now
@@ -247,7 +247,7 @@ def sweep(words: Sequence[str]) -> None:
     axes, out, rest = parse_arguments(words)
     planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
     if planned[0][1].config.count:
-        print(format_cost([cost(*configured.module_and_tasks()) for _, configured in planned]))
+        print(format_cost([run_cost(*configured.module_and_tasks()) for _, configured in planned]))
         return
     validate(planned)
     os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # groups the runs

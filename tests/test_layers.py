@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -112,6 +113,14 @@ def test_no_modules_import_each_other() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    defined: list[str] = []
+    for file in FILES:
+        nodes = ast.parse(file.read_text(encoding="utf-8")).body
+        defined += [node.name.lstrip("_") for node in nodes if isinstance(node, ast.ClassDef)]
+    assert [name for name, count in Counter(defined).items() if count > 1] == []
 
 
 def test_the_top_level_has_few_modules() -> None:

@@ -21,7 +21,7 @@ from lit_viz.attacks import PGD
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.loading import class_names
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
-from lit_viz.launch.commands.visualize import Visualize
+from lit_viz.launch.commands.visualize import VisualizeCommand
 from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.methods.class_visualization import Recipe, default_recipe
 from lit_viz.presentations import presentation_of
@@ -72,7 +72,7 @@ def test_class_visualization(smooth: Classifier, fit: Fit) -> None:
 
 
 def test_the_default_recipe_is_that_of_the_configuration(described: Any) -> None:
-    parts = ConfiguredMethod(Visualize(), ["--config", config_argument("visualize", "tarantula")]).parts
+    parts = ConfiguredMethod(VisualizeCommand(), ["--config", config_argument("visualize", "tarantula")]).parts
     recipe = default_recipe()
     assert (parts["views"], parts["residual_gradient"]) == (recipe.views, recipe.residual_gradient)
     assert (parts["oversample"], parts["shown"]) == (recipe.picture.oversample, recipe.picture.shown)

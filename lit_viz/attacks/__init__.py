@@ -37,7 +37,7 @@ ATTACKS: dict[str, type[Attack]] = {
 }
 
 
-def name_of(attack: Attack) -> str:
+def attack_name(attack: Attack) -> str:
     """Return the attack's registered name, or the name of its class."""
     for name, kind in ATTACKS.items():
         if kind is type(attack):
@@ -67,9 +67,9 @@ __all__ = [
     "NormalizedAscentAttack",
     "Square",
     "Universal",
+    "attack_name",
     "is_adversarial",
     "masked_gradient",
-    "name_of",
     "run_attack",
     "without_radius",
 ]

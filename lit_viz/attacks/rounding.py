@@ -230,8 +230,8 @@ class Verifier:
 # -- repair
 
 
-_Evaluation = Literal["margin_gradient", "fast_margin", "logits"]  # methods of Verifier
-_Request = tuple[_Evaluation, Tensor]  # an evaluation that a search waits for, and its image
+_VerifierMethod = Literal["margin_gradient", "fast_margin", "logits"]  # methods of Verifier
+_Request = tuple[_VerifierMethod, Tensor]  # an evaluation that a search waits for, and its image
 _Candidate = tuple[Tensor, float]  # levels, and their margin by the fast copy
 _Repaired = tuple[Tensor, Tensor, Tensor]  # levels of a success, the image decoded from their file, and its logits
 _Search = Generator[_Request, Any, _Repaired | None]
@@ -244,7 +244,7 @@ def _repair(searches: Mapping[int, _Search], verifier: Verifier) -> dict[int, _R
     while requests:
         # One method at a time; the original network comes after all others, so that its batch is large.
         requested = {method for method, _ in requests.values()}
-        method = next(name for name in get_args(_Evaluation) if name in requested)
+        method = next(name for name in get_args(_VerifierMethod) if name in requested)
         images = {n: image for n, (own_method, image) in requests.items() if own_method == method}
         values = getattr(verifier[[*images]], method)(torch.stack([*images.values()]))
         for n, value in zip(images, values, strict=True):

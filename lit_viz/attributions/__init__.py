@@ -71,7 +71,7 @@ def title_of(name: str) -> str:
     return _TITLES.get(name, name.replace("_", " "))
 
 
-def name_of(method: Attribution) -> str:
+def method_name(method: Attribution) -> str:
     """Return the name of a method in ``METHODS``, or the name of its class."""
     for name, kind in METHODS.items():
         if kind is type(method):
@@ -112,6 +112,6 @@ __all__ = [
     "attribute",
     "gather_rows",
     "keys",
-    "name_of",
+    "method_name",
     "title_of",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_viz.attributions.gradient import Gradient
-from lit_viz.attributions.tokens import Grid, logit_gradient, parse_grid, patch_grid
+from lit_viz.attributions.tokens import TokenGrid, logit_gradient, parse_grid, patch_grid
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.attention import attention_layers
 from lit_viz.classifiers.layers import attention_of, layouts
@@ -35,7 +35,7 @@ class AttentionMap(Gradient):
     spatial = True
     reducer: ClassVar[str] = "above_least"
 
-    def __init__(self, grid: Grid = None) -> None:
+    def __init__(self, grid: TokenGrid = None) -> None:
         self.grid = parse_grid(grid)
         self._patches = self.grid or (1, 1)
         self._pooled: Sequence[float] = ()

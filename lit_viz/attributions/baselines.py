@@ -14,7 +14,7 @@ from lit_viz.errors import require
 from lit_viz.images.filters import gaussian_blur
 from lit_viz.rng import Draws, Key
 
-Kind = Literal["black", "mean", "blurred", "random"]
+BaselineKind = Literal["black", "mean", "blurred", "random"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Baseline:
         sigma: of the blur, in pixels.
     """
 
-    kind: Kind | float
+    kind: BaselineKind | float
     sigma: float = 10.0
 
     def __post_init__(self) -> None:
-        valid = self.kind in get_args(Kind) or (not isinstance(self.kind, str) and math.isfinite(self.kind))
-        require(valid, f"baseline must be one of {', '.join(get_args(Kind))} or a gray value", repr(self.kind))
+        valid = self.kind in get_args(BaselineKind) or (not isinstance(self.kind, str) and math.isfinite(self.kind))
+        require(valid, f"baseline must be one of {', '.join(get_args(BaselineKind))} or a gray value", repr(self.kind))
         valid = 0 < self.sigma < math.inf
         require(valid, "sigma of the blurred baseline must be positive", self.sigma, hint="10 is usual")
 

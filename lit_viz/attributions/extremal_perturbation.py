@@ -88,7 +88,7 @@ class ExtremalPerturbation(Attribution):
         with torch.enable_grad():
             weights = state["weights"].clone().requires_grad_()
             mask = self._mask(weights, offset)
-            inputs = perturbed(state["blurs"], enlarged(mask, x))
+            inputs = perturbed(state["blurs"], upsampled(mask, x))
             evaluation = evaluate(inputs.detach())
             (gain,) = torch.autograd.grad(inputs, weights, evaluation.gradient, retain_graph=True)
             (growth,) = torch.autograd.grad(mask.sum(), weights)
@@ -114,7 +114,7 @@ class ExtremalPerturbation(Attribution):
         weights = torch.where(shrunk.view(-1, 1, 1, 1), state["best_weights"], state["weights"])
         area = self._area(state).to(x.dtype).masked_fill(shrunk, self.area).view(-1, 1, 1, 1)
         offset = self._bisect_offset(weights, area)
-        return enlarged(self._mask(weights, offset), x) * per_slot(state["iteration"] > 0, x)
+        return upsampled(self._mask(weights, offset), x) * per_slot(state["iteration"] > 0, x)
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """Return ``area_error``, the difference of the mask's mean and ``area``, as a fraction of the image.
@@ -237,7 +237,7 @@ def _window_size(maps: Tensor, index: list[list[int]]) -> tuple[int, int]:
     return maps.shape[-2] - margin, maps.shape[-1] - margin
 
 
-def enlarged(mask: Tensor, x: Tensor) -> Tensor:
+def upsampled(mask: Tensor, x: Tensor) -> Tensor:
     """Upsample masks ``(N, 1, h, w)`` to the height and width of ``x``, bilinear."""
     return F.interpolate(mask, x.shape[2:], mode="bilinear", align_corners=False)
 

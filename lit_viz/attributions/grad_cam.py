@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_viz.attributions.gradient import Gradient
-from lit_viz.attributions.tokens import Grid, logit_gradient, parse_grid, patch_grid
+from lit_viz.attributions.tokens import TokenGrid, logit_gradient, parse_grid, patch_grid
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.attention import attention_layers
 from lit_viz.classifiers.layers import Layout, layer_name, layouts, unreadable
@@ -47,7 +47,7 @@ class GradCAM(Gradient):
         layer: str | nn.Module | None = None,
         relu: bool = True,
         reshape: str | Reshape | None = None,
-        grid: Grid = None,
+        grid: TokenGrid = None,
     ) -> None:
         self.layer: Any = layer  # a module until it is bound
         self.relu, self.grid = relu, parse_grid(grid)
@@ -161,7 +161,7 @@ class GuidedGradCAM(GradCAM):
     networks = ("plain", "guided")
 
     def __init__(
-        self, layer: str | nn.Module | None = None, reshape: str | Reshape | None = None, grid: Grid = None
+        self, layer: str | nn.Module | None = None, reshape: str | Reshape | None = None, grid: TokenGrid = None
     ) -> None:
         super().__init__(layer, reshape=reshape, grid=grid)
 

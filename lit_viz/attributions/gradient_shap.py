@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Sampling, gather_rows, keys
-from lit_viz.attributions.baselines import Baseline, Kind
+from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
@@ -34,7 +34,7 @@ class GradientShap(Sampling):
     fewest: ClassVar[int] = 128  # the samples have heavy tails
 
     def __init__(
-        self, baselines: Kind | float | Sequence[Kind | float] = ("black", 0.5, 1.0), sigma: float = 0.0
+        self, baselines: BaselineKind | float | Sequence[BaselineKind | float] = ("black", 0.5, 1.0), sigma: float = 0.0
     ) -> None:
         if isinstance(baselines, (str, float, int)):
             baselines = [baselines]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, add_rows, completeness, gather_rows, relative
-from lit_viz.attributions.baselines import Baseline, Kind
+from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
 from lit_viz.types import Task
@@ -44,7 +44,7 @@ class IntegratedGradients(Estimator):
 
     evaluations = 50
 
-    def __init__(self, baseline: Kind | float = "black", sigma: float = 10.0) -> None:
+    def __init__(self, baseline: BaselineKind | float = "black", sigma: float = 10.0) -> None:
         self.baseline = Baseline(baseline, sigma)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import EVERY, MAX_COARSE_ERROR, Estimator, add_rows, gather_rows, keys, relative_error
-from lit_viz.attributions.baselines import Baseline, Kind
+from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
 from lit_viz.optim import Evaluate, State
@@ -45,7 +45,7 @@ class KernelShap(Estimator):
     spatial: ClassVar[bool] = True
     reducer: ClassVar[str] = "positive"
 
-    def __init__(self, segments: int | str = 50, baseline: Kind | float = "mean", sigma: float = 10.0) -> None:
+    def __init__(self, segments: int | str = 50, baseline: BaselineKind | float = "mean", sigma: float = 10.0) -> None:
         self.segments, self.baseline = Segments(segments), Baseline(baseline, sigma)
 
     def bind(self, classifier: Classifier) -> None:

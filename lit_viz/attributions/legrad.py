@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.attention import AttentionMap
-from lit_viz.attributions.tokens import Grid
+from lit_viz.attributions.tokens import TokenGrid
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import block_logits_of, layouts
 from lit_viz.errors import require
@@ -27,7 +27,7 @@ class LeGrad(AttentionMap):
         grid: see :class:`~lit_viz.attributions.attention.AttentionMap`.
     """
 
-    def __init__(self, grid: Grid = None) -> None:
+    def __init__(self, grid: TokenGrid = None) -> None:
         super().__init__(grid)
         self.objective: _BlockLogits = _BlockLogits(())
 

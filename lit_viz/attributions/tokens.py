@@ -14,10 +14,10 @@ from lit_viz.classifiers.outputs import probe_images
 from lit_viz.errors import LitVizError, require
 
 #: Rows and columns of patches, such as (14, 14) or "14,14"; None for those of the network.
-Grid = Sequence[int] | str | None
+TokenGrid = Sequence[int] | str | None
 
 
-def parse_grid(grid: Grid) -> tuple[int, int] | None:
+def parse_grid(grid: TokenGrid) -> tuple[int, int] | None:
     """Return rows and columns; raise :class:`LitVizError` unless they are two positive integers."""
     if grid is None:
         return None

@@ -17,7 +17,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
-from lit_viz.errors import LitVizError, find_class
+from lit_viz.errors import LitVizError, find_part
 from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_accuracy
 from lit_viz.figures.curves import spread
 from lit_viz.figures.sheet import tile
@@ -265,7 +265,7 @@ class RobustnessProbe(ImageProbe):
         super().__init__(images, every_n_epochs, **{"slots": options.get("limit", 64), **options})
         if isinstance(attack, Attack) and eps is not None:
             raise LitVizError("eps must be an argument of the attack's instance")
-        kind = type(attack) if isinstance(attack, Attack) else find_class(attack, ATTACKS, "attack")
+        kind = type(attack) if isinstance(attack, Attack) else find_part(attack, ATTACKS, "attack")
         if not issubclass(kind, BudgetAttack):
             raise LitVizError(without_radius(kind))
         radius: dict[str, Any] = {} if eps is None else {"eps": eps}

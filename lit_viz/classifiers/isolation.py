@@ -131,7 +131,7 @@ def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
     user's hooks stay active. Flags are set directly, because a module may override :meth:`~torch.nn.Module.train`.
     """
     with random_state_preserved(module):
-        state = _State(module)
+        state = _ModuleState(module)
         try:
             state.freeze()
             yield module
@@ -139,7 +139,7 @@ def state_preserved(module: nn.Module) -> Iterator[nn.Module]:
             state.restore()
 
 
-class _State:
+class _ModuleState:
     """The state of a module that :func:`state_preserved` restores."""
 
     def __init__(self, module: nn.Module) -> None:

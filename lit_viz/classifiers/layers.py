@@ -23,7 +23,7 @@ CONV2D_SAME = "timm.layers.conv2d_same.Conv2dSame"
 STATISTICS, ATTENTION, LOGITS = ":statistics", ":attention", ":logits"
 #: Possible strides, in pixels, of patches and of stages of convolutions.
 _STRIDES = tuple(factor * 2**power for factor, power in product((1, 3, 5, 7), range(9)))
-Kind = Literal["maps", "grid", "tokens", "vector", "other"]
+LayerKind = Literal["maps", "grid", "tokens", "vector", "other"]
 
 
 def timm_types(path: str) -> tuple[type[Any], ...]:
@@ -167,7 +167,7 @@ class Layout:
     """
 
     shape: tuple[int, ...]
-    kind: Kind
+    kind: LayerKind
     prefix: int = 0
 
     @property

@@ -102,7 +102,7 @@ def load(
         classifier = f"torchvision/{classifier}"
     is_complete = mean is not None and std is not None and size is not None
     with torch.inference_mode(False), isolation.random_state_preserved():
-        module, source, recorded, digest = _load(classifier, weights)
+        module, source, recorded, digest = _load_module(classifier, weights)
         name = source.name
         if device is not None:
             module = _on_device(module, device, is_given=isinstance(classifier, nn.Module))
@@ -199,7 +199,7 @@ def class_names(
 _Loaded = tuple[nn.Module, Source, str, str | None]
 
 
-def _load(classifier: str | nn.Module, weights: Weights) -> _Loaded:
+def _load_module(classifier: str | nn.Module, weights: Weights) -> _Loaded:
     if isinstance(classifier, nn.Module):  # which keeps its mode
         given = _network_of(classifier)
         source = Source(type(given).__name__, lambda classes: given, lambda: (given, None))

@@ -14,17 +14,17 @@ from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, prediction_summary, pr
 from lit_viz.images.canvas import resize
 
 #: Networks installed as packages, which need no download.
-PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+CANDIDATES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
-@lru_cache(maxsize=len(PACKAGED))
+@lru_cache(maxsize=len(CANDIDATES))
 def _load_judge(name: str) -> Classifier:
     return load_classifier(name)
 
 
 def installed_judges(classifier: Classifier) -> tuple[str, ...]:
     """Return the installed packaged networks with the classifier's classes and channels, except the network itself."""
-    return tuple(name for name in PACKAGED if _is_judge(name, classifier))
+    return tuple(name for name in CANDIDATES if _is_judge(name, classifier))
 
 
 def _is_judge(name: str, classifier: Classifier) -> bool:

@@ -13,7 +13,7 @@ from lit_viz.attributions import title_of
 from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.evidence.saliency.cross_check import FORMULA_TOLERANCE, Agreement, CrossCheck
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, pixels, selection, stack, wrap
-from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
+from lit_viz.figures.scales import ColorBar, ColorScale, clipping, map_notes, number
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, INK, TITLE
 from lit_viz.runs.evidence import Similarity
 from lit_viz.runs.results import Outcome
@@ -41,7 +41,7 @@ def agreement_figure(result: CrossCheck, outcomes: Sequence[Outcome]) -> Figure 
     blocks, clipped = [], False
     for row in rows:
         maps = row.maps()
-        scale = Scale.of(maps[:2], _REDUCER, shared=True)
+        scale = ColorScale.of(maps[:2], _REDUCER, shared=True)
         blocks.append(_comparison(row, maps, scale, result.half))
         clipped |= scale.clipped
     columns = 3
@@ -88,7 +88,7 @@ def _caption(result: CrossCheck, drawn: int, clipped: bool) -> str:
     )
 
 
-def _comparison(row: _ComparedMap, maps: Sequence[Tensor], scale: Scale, half: str | None) -> Grid:
+def _comparison(row: _ComparedMap, maps: Sequence[Tensor], scale: ColorScale, half: str | None) -> Grid:
     outcome, agreement = row.outcome, row.agreement
     verdict, color = _VERDICTS[agreement.passed]
     method = title_of(getattr(outcome.record, "method", ""))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,14 +14,13 @@ from torch import Tensor
 from lit_viz.attributions.base import MAX_COARSE_ERROR, MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles
-from lit_viz.figures.scales import ColorBar, Scale, clipping, map_notes, number
+from lit_viz.figures.scales import ColorBar, ColorScale, ScaleOf, clipping, map_notes, number
 from lit_viz.figures.style import CELL, GAP, GRAY, HEAD, NORMAL, SMALL_CELL
 from lit_viz.images.reading import to_uint8
 from lit_viz.images.rendering import overlay
 from lit_viz.types import Picture
 from lit_viz.utils.limits import MOST_PHOTOGRAPHS
 
-ScaleOf = Literal["shared", "map"]
 #: Meaning of the errors of maps.
 _ERRORS = {
     "±": "estimated L2 error of the map before the reduction, relative to the norm of the map of unlimited samples; "
@@ -54,7 +52,7 @@ class _Series:
     cells: Sequence[Cell | None]
     overlaid: Sequence[Cell | None] = ()  # the maps over the photographs
     labels: tuple[str, str] = ("", "")  # of the color bar
-    scale: Scale | None = None
+    scale: ColorScale | None = None
 
     def color_bar(self, length: float, vertical: bool) -> ColorBar | None:
         if self.scale is None:
@@ -124,8 +122,8 @@ def _series(
     for index, panel in enumerate(panels):
         if method in panel.maps:
             maps[index] = reduce_channels(torch.as_tensor(panel.maps[method]), how)[0]
-    scales = Scale.of(list(maps.values()), reducer(how), shared=scale == "shared")
-    own_limits = Scale.of(list(maps.values()), reducer(how), shared=False).limits
+    scales = ColorScale.of(list(maps.values()), reducer(how), shared=scale == "shared")
+    own_limits = ColorScale.of(list(maps.values()), reducer(how), shared=False).limits
     cells: list[Cell | None] = [None] * len(panels)
     overlaid: list[Cell | None] = []
     if overlays:
@@ -157,7 +155,7 @@ def overlaid_maps(
         scale: ``"shared"`` by all maps, or one per ``"map"``.
     """
     reduced = [reduce_channels(attribution, how)[0] for attribution in maps]
-    scales = Scale.of(reduced, reducer(how), shared=scale == "shared")
+    scales = ColorScale.of(reduced, reducer(how), shared=scale == "shared")
     pictures = []
     for photograph, values, limit in zip(photographs, reduced, scales.limits, strict=True):
         pictures.append(to_uint8(overlay(photograph, values, limit, colors=scales.colors)))
@@ -169,7 +167,7 @@ def _limit_labels(signed: bool) -> tuple[str, str]:
     return ("−limit", "limit") if signed else ("0", "limit")
 
 
-def _caption(scales: Sequence[Scale], reducers: Mapping[str, str], scale: ScaleOf) -> str:
+def _caption(scales: Sequence[ColorScale], reducers: Mapping[str, str], scale: ScaleOf) -> str:
     """Return the sentences about the reduction of the channels and the scales."""
     if not scales:
         return "No map was computed."

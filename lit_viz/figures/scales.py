@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -14,13 +15,15 @@ from lit_viz.figures.layout import Text, axes_at
 from lit_viz.figures.style import CELL, GRAY
 from lit_viz.images.rendering import clip_limits, heat, signed_heat
 
+#: Color scale of saliency maps: one for all, or one per map.
+ScaleOf = Literal["shared", "map"]
 _QUANTILE = 0.995  # of the pixels, the limit of the colors
 _THICKNESS = 0.07  # of a color bar in inches
 _LABEL_GAP = 0.05
 
 
 @dataclass(frozen=True)
-class Scale:
+class ColorScale:
     """Color scale of some maps."""
 
     limits: Sequence[float]  # value of each map at the end of the scale
@@ -28,7 +31,7 @@ class Scale:
     clipped: bool  # whether a pixel exceeds the limit of its map
 
     @classmethod
-    def of(cls, maps: Sequence[Tensor], reducer: Reducer, shared: bool) -> Scale:
+    def of(cls, maps: Sequence[Tensor], reducer: Reducer, shared: bool) -> ColorScale:
         """Compute the scale of maps ``(H, W)``; see :func:`~lit_viz.images.rendering.clip_limits`."""
         limits = clip_limits(maps, _QUANTILE, shared)
         clipped = False

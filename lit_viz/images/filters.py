@@ -25,11 +25,11 @@ def gaussian_blur(images: Tensor, sigma: Tensor, truncate: float = 4.0) -> Tenso
         sigma: ``(N,)`` in pixels, non-negative; 0 leaves the image unchanged.
         truncate: radius of the kernel in sigmas.
     """
-    blurred: Tensor = _Blur.apply(images, sigma, truncate)  # type: ignore[no-untyped-call]
+    blurred: Tensor = _BlurFunction.apply(images, sigma, truncate)  # type: ignore[no-untyped-call]
     return blurred
 
 
-class _Blur(torch.autograd.Function):
+class _BlurFunction(torch.autograd.Function):
     """Blur with reflected border: a symmetric matrix (the DCT diagonalizes it), so backward equals forward."""
 
     @staticmethod

@@ -124,7 +124,7 @@ def read_photograph(
             planes, original_size = _picture(source)
         else:
             path = str(source)
-            planes, original_size = _decode(_locate(source), size)
+            planes, original_size = _decode_planes(_locate(source), size)
         box = _box(original_size, size, fit)
         kind = fit.interpolation if isinstance(fit, Resizing) else "bicubic"
         rgb = np.stack([_resample(plane, original_size, box, size, kind) for plane in planes])
@@ -256,7 +256,7 @@ def _picture(picture: Tensor) -> tuple[Iterator[_Plane], tuple[int, int]]:
     return iter(levels.expand(3, -1, -1).numpy()), (picture.shape[1], picture.shape[2])
 
 
-def _decode(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[int, int]]:
+def _decode_planes(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[int, int]]:
     """Return the planes R, G, B and (height, width) of the picture; the planes can be downsampled."""
     least = 2 * max(size)
     with Image.open(file) as opened:

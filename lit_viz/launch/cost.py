@@ -20,7 +20,7 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def cost(module: ImageTraining, queue: TaskQueue) -> Cost:
+def run_cost(module: ImageTraining, queue: TaskQueue) -> Cost:
     """Return the cost of a run, from the time of one step on this machine's CPU."""
     tune_allocator()
     tasks = module.expand_tasks(queue.tasks)

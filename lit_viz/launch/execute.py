@@ -20,12 +20,13 @@ from lit_viz.classifiers import Classifier
 from lit_viz.engine.lightning import TaskQueue, is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status, require
+from lit_viz.figures.scales import ScaleOf
 from lit_viz.launch.commands import extra_files
 from lit_viz.launch.logs import incomplete_loggers, open_loggers
 from lit_viz.launch.options import RunOptions, loggers_of
 from lit_viz.launch.recording import provenance, recorded_options, to_yaml
 from lit_viz.launch.resume import LastCheckpoint, check_identity, has_progress, open_or_create
-from lit_viz.launch.run import Run, evidence_settings, gradients_enabled, ignore
+from lit_viz.launch.run import Run, evidence_settings, gradients_enabled
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.loggers.base import LoggerSettings, WandbMode
 from lit_viz.presentations import (
@@ -34,7 +35,6 @@ from lit_viz.presentations import (
     FigureFormat,
     FigureOptions,
     Presentation,
-    Scale,
     presentation_of,
 )
 from lit_viz.report.page import REPORT, write_report
@@ -42,7 +42,7 @@ from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.utils.files import translate_write_errors
-from lit_viz.utils.formatting import Notify, choose_notify
+from lit_viz.utils.formatting import Notify, choose_notify, ignore
 from lit_viz.utils.process import is_rank_zero, tune_allocator
 from lit_viz.utils.typecheck import checked_types
 
@@ -69,7 +69,7 @@ def run(
     boxes: str | Path | None = None,
     explain: bool = False,
     figure: FigureFormat = "png",
-    scale: Scale = "shared",
+    scale: ScaleOf = "shared",
     overlays: bool = False,
     resume: bool = False,
     overwrite: bool = False,

@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_viz.attacks import ATTACKS, Attack, without_radius
 from lit_viz.attributions import METHODS, Attribution
-from lit_viz.errors import LitVizError, did_you_mean, find_class
+from lit_viz.errors import LitVizError, did_you_mean, find_part
 from lit_viz.launch.execute import run
 from lit_viz.utils.parts import Part, constructor_parameters
 
@@ -152,7 +152,7 @@ def chosen_part(value: Any, kind: type[Any], classes: Mapping[str, type[Any]], n
         return Choice(value())
     if not isinstance(value, str):
         raise LitVizError(f"{noun} must be a name or an instance, got {value!r}")
-    return Choice(find_class(value, classes, noun)())
+    return Choice(find_part(value, classes, noun)())
 
 
 def chosen_methods(given: Any) -> list[Choice]:

@@ -26,13 +26,14 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.figures.evolution import save_evolution
 from lit_viz.figures.layout import footer
+from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.commands import extra_files
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import LastCheckpoint, check_identity
 from lit_viz.launch.trainer import failures_reported
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, Scale, presentation_of
+from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, presentation_of
 from lit_viz.report.page import run_html, write_report
 from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.evidence import Evidence
@@ -43,6 +44,7 @@ from lit_viz.utils.formatting import (
     Notify,
     choose_notify,
     command_line,
+    ignore,
     is_notebook,
     number_text,
     pluralize,
@@ -77,7 +79,7 @@ class Run:
         self.folder = None if storage is None else storage.path
         self._module, self._options, self._storage = module, options, storage
         self._seed = tasks[0].seed if tasks else 0
-        self._radii = _radii(tasks)
+        self._radii = _task_radii(tasks)
 
     def __len__(self) -> int:
         return len(self.outcomes)
@@ -157,7 +159,7 @@ class Run:
         return pd.DataFrame(self.results)
 
     @checked_types
-    def overlays(self, scale: Scale | None = None) -> NDArray[np.uint8]:
+    def overlays(self, scale: ScaleOf | None = None) -> NDArray[np.uint8]:
         """Return the saliency maps over their photographs, as the figure draws them with ``overlays=True``.
 
         Args:
@@ -341,7 +343,7 @@ def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
     return torch.stack([blank if tensor is None else tensor for tensor in tensors])
 
 
-def _radii(tasks: Sequence[Task]) -> list[float]:
+def _task_radii(tasks: Sequence[Task]) -> list[float]:
     """Return the different radii of tasks."""
     radii = [float(task.options["eps"]) for task in tasks if "eps" in task.options]
     return list(dict.fromkeys(radii))
@@ -421,7 +423,3 @@ def gradients_enabled() -> Iterator[None]:
     """Enable gradients, also inside an evaluation loop of Lightning."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
-
-
-def ignore(message: str) -> None:
-    """Do not print a message."""

@@ -101,7 +101,7 @@ def fit(
     trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
     module.keep_results = False
     try:
-        _fit(trainer, options, module, queue, resumed)
+        _train(trainer, options, module, queue, resumed)
     finally:
         module.keep_results = True
         # A Trainer is freed late, since it contains itself.
@@ -117,7 +117,7 @@ def fit(
     raise Interrupted(message, exit_status=128 + stopped)
 
 
-def _fit(
+def _train(
     trainer: pl.Trainer, options: RunOptions, module: ImageTraining, queue: TaskQueue, resumed: Path | None
 ) -> None:
     """Run the Trainer; an interrupt, and the end of another rank, become errors that name the next command."""

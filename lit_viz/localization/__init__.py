@@ -224,7 +224,7 @@ def localize_run(
         if pixels is None or attribution is None or not isinstance(record, SaliencyRecord):
             continue
         values = reduce_channels(attribution, reducers[record.method])[0]
-        found = _localize(record, pixels, values, truth.get(str(record.source)), folder)
+        found = _localize_map(record, pixels, values, truth.get(str(record.source)), folder)
         outcome.amend(box=found.evidence.box, iou=found.evidence.iou)
         amended.append(outcome.record)
         result.maps.append(found.evidence)
@@ -235,7 +235,7 @@ def localize_run(
     return result
 
 
-def _localize(
+def _localize_map(
     record: SaliencyRecord,
     pixels: Tensor,
     values: Tensor,

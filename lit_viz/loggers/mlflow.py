@@ -37,7 +37,7 @@ class MLflowAdapter(ImageAdapter):
             client.log_text(run_id, caption, f"captions/{_valid(key)}/{step:06d}.txt")
 
 
-class _RunAdapter(MLflowAdapter):
+class _MLflowRunAdapter(MLflowAdapter):
     """Adapter of a run folder: continues its MLflow run, and logs what that run lacks."""
 
     def __init__(self, folder: FolderStorage, settings: LoggerSettings) -> None:
@@ -117,7 +117,7 @@ class _RunAdapter(MLflowAdapter):
 
 def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
     """Return the adapter of a run folder, in the store of ``MLFLOW_TRACKING_URI`` or MLflow's default."""
-    return _RunAdapter(folder, settings)
+    return _MLflowRunAdapter(folder, settings)
 
 
 def _valid(key: str) -> str:

@@ -135,7 +135,7 @@ class FolderRows:
             tasks = self.tasks[first : first + _GRID]
             if not all(task.index in finished for task in tasks):
                 return
-            grid = _Grid(self.folder, self.presentation, tasks)
+            grid = _TaskGrid(self.folder, self.presentation, tasks)
             for iteration in grid.iterations():
                 yield partial(grid.log, iteration)
 
@@ -152,7 +152,7 @@ class FolderRows:
             yield methodcaller("log", means[iteration], {}, iteration)
 
 
-class _Grid:
+class _TaskGrid:
     """Rows of consecutive tasks that share an image and the means of their metrics.
 
     A task without a frame at an iteration shows its latest frame. Curves and records are read when the first row is

@@ -80,7 +80,7 @@ class WandbAdapter(ImageAdapter):
         run.log({self.axis: step, **row})
 
 
-class _RunAdapter(WandbAdapter):
+class _WandbRunAdapter(WandbAdapter):
     """Adapter to the W&B run of a run folder; a call of ``run.log`` is a row."""
 
     def __init__(self, run: wandb.Run) -> None:
@@ -132,7 +132,7 @@ class _RunAdapter(WandbAdapter):
 def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter | None:
     """Return the adapter of a run folder; None if W&B is disabled or cannot write offline files."""
     run = open_run(folder, settings, notify)
-    return None if run is None else _RunAdapter(run)
+    return None if run is None else _WandbRunAdapter(run)
 
 
 def _record_table(folder: FolderStorage) -> wandb.Table:

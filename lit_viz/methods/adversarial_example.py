@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, name_of
+from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, attack_name
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import Saved, Verifier, save_and_verify
 from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.outputs import decision_logits
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.errors import LitVizError, find_class
+from lit_viz.errors import LitVizError, find_part
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
@@ -59,7 +59,7 @@ class AdversarialExample(AttackTraining):
         **options: Any,
     ) -> None:
         classifier = as_classifier(classifier)
-        attack = find_class(attack, ATTACKS, "attack")() if isinstance(attack, str) else copy.copy(attack)
+        attack = find_part(attack, ATTACKS, "attack")() if isinstance(attack, str) else copy.copy(attack)
         attack.bind(classifier)
         super().__init__(classifier, attack, 1 if views is None else views, **options)
         self.record_argument("attack", attack)
@@ -188,7 +188,7 @@ class AdversarialExample(AttackTraining):
         label = self.slots.tasks[n].label
         record = AdversarialRecord.extend(
             common,
-            attack=name_of(self.attack),
+            attack=attack_name(self.attack),
             settings=self.attack.record_fields(self.slots.state_of([n])),
             **({} if label is None else {"label_name": self.classifier.labels[label]}),
             **self._photograph_fields(n),

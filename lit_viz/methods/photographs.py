@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attacks import Attack, BudgetAttack, name_of, without_radius
+from lit_viz.attacks import Attack, BudgetAttack, attack_name, without_radius
 from lit_viz.classifiers import Classifier
-from lit_viz.engine.evaluation import Evaluator
+from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
@@ -210,7 +210,7 @@ class AttackTraining(PhotographTraining):
         self.attack = attack
         if attack.fixed and iterations not in (None, attack.iterations):
             count = pluralize(attack.iterations, "update")
-            self.notes.append(f"{name_of(attack)} takes {count}; iterations={iterations} has no effect")
+            self.notes.append(f"{attack_name(attack)} takes {count}; iterations={iterations} has no effect")
         self.notes += attack.restart_schedule.notes(self.iterations)
         require(0 < residual_gradient <= 1, "residual_gradient must be above 0 and at most 1", residual_gradient)
         self.residual_gradient = residual_gradient

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attributions import METHODS, Attribution, name_of
+from lit_viz.attributions import METHODS, Attribution, method_name
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.classifiers.isolation import full_float32
-from lit_viz.engine.evaluation import Evaluator
+from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule, check_at_least_one
 from lit_viz.engine.snapshots import Snapshot
-from lit_viz.errors import LitVizError, check_shape, find_class, require
+from lit_viz.errors import LitVizError, check_shape, find_part, require
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.photographs import RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
 from lit_viz.methods.records import SaliencyRecord
@@ -75,12 +75,12 @@ class SaliencyMap(PhotographTraining):
     ) -> None:
         classifier = as_classifier(classifier)
         given = [method] if isinstance(method, (Attribution, str)) else method
-        methods = [find_class(m, METHODS, "saliency method")() if isinstance(m, str) else copy.copy(m) for m in given]
+        methods = [find_part(m, METHODS, "saliency method")() if isinstance(m, str) else copy.copy(m) for m in given]
         if not methods:
             raise LitVizError("method must name at least one saliency method, got none: try gradient")
         require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance, hint="try 0.5")
         check_at_least_one(batch=batch)
-        self.methods = {name_of(m): m for m in methods}
+        self.methods = {method_name(m): m for m in methods}
         if len(self.methods) < len(methods):
             raise LitVizError("each saliency method must be named once per run: use two runs")
         for m in methods:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attacks import Universal, is_adversarial, name_of
+from lit_viz.attacks import Universal, attack_name, is_adversarial
 from lit_viz.attacks.norms import NORMS, lengths
 from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.classifiers import Classifier
@@ -284,7 +284,7 @@ class UniversalPerturbation(AttackTraining):
         return UniversalRecord.extend(
             common,
             metrics={**common.metrics, "fooling_rate": _fooling_rate(images, "success_file", held_out=False)},
-            attack=name_of(self.attack),
+            attack=attack_name(self.attack),
             settings=self.attack.record_fields({"eps": self.slots.state["eps"][n]}),
             magnified=self._magnification(n),
             photographs=len(images),

@@ -21,14 +21,15 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.figures.evolution import Evolution
-from lit_viz.presentations.evidence import EvidenceItem, evidence_items
+from lit_viz.figures.scales import ScaleOf
+from lit_viz.presentations.items import EvidenceItem, evidence_items
 from lit_viz.presentations.tables import TableRow, format_value, median_of
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome, Storage
 from lit_viz.types import Record, Task
-from lit_viz.utils.formatting import Notify, label_with_target, probability_text
+from lit_viz.utils.formatting import Notify, ignore, label_with_target, probability_text
 
 __all__ = [
     "CAPTUM_SECONDS",
@@ -49,8 +50,6 @@ __all__ = [
 Check = Literal["auto", "captum", "none"]
 #: Format of the file of a figure.
 FigureFormat = Literal["png", "pdf", "svg"]
-#: Color scale of saliency maps: one for all, or one per map.
-Scale = Literal["shared", "map"]
 #: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
 CAPTUM_SECONDS = 15.0
 
@@ -66,7 +65,7 @@ class FigureOptions:
     """
 
     format: FigureFormat = "png"
-    scale: Scale = "shared"
+    scale: ScaleOf = "shared"
     overlays: bool = False
 
 
@@ -155,7 +154,7 @@ class Presentation(ABC):
     def _test_numbers(self, module: ImageTraining, results: Sequence[Result]) -> Mapping[str, float]:
         """Verify results as the end of a run does, and return the numbers that loggers of runs have."""
         precision = half_precision(module.trainer.precision)
-        settings = EvidenceSettings(EvidenceOptions(), CAPTUM_SECONDS, _ignore, precision)
+        settings = EvidenceSettings(EvidenceOptions(), CAPTUM_SECONDS, ignore, precision)
         storage = MemoryStorage(results)
         outcomes = storage.outcomes()
         self.verify(module, outcomes, storage, settings)
@@ -216,7 +215,7 @@ class Presentation(ABC):
             evolutions.append(Evolution(name, outcome.frames(), outcome.curve(metric), metric))
         return evolutions
 
-    def overlays(self, outcomes: Sequence[Outcome], scale: Scale) -> list[NDArray[np.uint8] | None]:
+    def overlays(self, outcomes: Sequence[Outcome], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
         """Return the map of each outcome over its photograph as bytes ``(H, W, 3)``; None for one without a map.
 
         Raises:
@@ -272,10 +271,6 @@ class Presentation(ABC):
             False if the evidence contradicts a record.
         """
         return True
-
-
-def _ignore(message: str) -> None:
-    """Do not print a message."""
 
 
 def presentation_of(method: type[Method]) -> Presentation:

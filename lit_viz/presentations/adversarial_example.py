@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from matplotlib.figure import Figure
 
-from lit_viz.attacks import BudgetAttack, name_of
+from lit_viz.attacks import BudgetAttack, attack_name
 from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.attributions import SmoothGrad, attribute, title_of
 from lit_viz.classifiers import Classifier
@@ -144,7 +144,7 @@ class AdversarialExamplePresentation(AttackPresentation):
         if settings.at_end_of_run and options.explain:
             save_figure(_explanation_figure(outcomes, module.classifier), storage.path / "explained.png")
         if options.trust and not isinstance(module.attack, BudgetAttack):
-            raise LitVizError(f"{name_of(module.attack)} has no budget for stronger attacks: leave out trust")
+            raise LitVizError(f"{attack_name(module.attack)} has no budget for stronger attacks: leave out trust")
         mismatched = _verify_files(module, outcomes, storage, settings)
         valid = [outcome for outcome in outcomes if outcome.record.index not in mismatched]
         members = robustness.ensemble_breakdown(outcomes)

@@ -26,7 +26,7 @@ from lit_viz.presentations import (
     TableRow,
     format_value,
 )
-from lit_viz.presentations.evidence import held_out_item
+from lit_viz.presentations.items import held_out_item
 from lit_viz.runs.evidence import Evidence, ImageEvidence
 from lit_viz.runs.results import Outcome, Storage
 from lit_viz.types import Record, Task

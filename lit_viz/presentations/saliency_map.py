@@ -17,6 +17,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
 from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
+from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure
 from lit_viz.localization import localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
@@ -29,11 +30,10 @@ from lit_viz.presentations import (
     EvidenceSettings,
     FigureOptions,
     Presentation,
-    Scale,
     TableRow,
     format_value,
 )
-from lit_viz.presentations.evidence import recorded_captum_item
+from lit_viz.presentations.items import recorded_captum_item
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
@@ -88,7 +88,7 @@ class SaliencyMapPresentation(Presentation):
         panels = [_panel(group, classes[group[0].record.target_name] > 1) for group in shown]
         return saliency_figure(panels, reducers, scale=options.scale, overlays=options.overlays, total=len(groups))
 
-    def overlays(self, outcomes: Sequence[Outcome], scale: Scale) -> list[NDArray[np.uint8] | None]:
+    def overlays(self, outcomes: Sequence[Outcome], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
         """Return each map over its photograph; with a shared scale, that of the maps of the same method."""
         groups: dict[tuple[str, str], dict[int, tuple[Tensor, Tensor]]] = defaultdict(dict)
         for place, outcome in enumerate(outcomes):

@@ -31,6 +31,10 @@ def notify(message: str) -> None:
     Console(stderr=True, emoji=False).print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
+def ignore(message: str) -> None:
+    """Do not print a message."""
+
+
 def is_notebook() -> bool:
     """Return whether the code runs in a notebook, which shows the outputs of a kernel."""
     if "IPython" not in sys.modules:

@@ -13,7 +13,7 @@ import torch
 
 import lit_viz as lv
 from lit_viz.classifiers import FrozenNetwork
-from lit_viz.engine.evaluation import Evaluator
+from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.judges import held_out_judge
 

@@ -24,7 +24,7 @@ from lit_viz.attacks import (
     DeepFool,
     NormalizedAscentAttack,
     Square,
-    name_of,
+    attack_name,
     run_attack,
 )
 from lit_viz.attacks.apgd import checkpoints
@@ -329,12 +329,12 @@ def test_ddn_starts_with_its_initial_norm() -> None:
 
 def test_names() -> None:
     for name, kind in ATTACKS.items():
-        assert name_of(kind()) == name
+        assert attack_name(kind()) == name
 
     class Mine(PGD):
         pass
 
-    assert name_of(Mine()) == "Mine"
+    assert attack_name(Mine()) == "Mine"
 
 
 @pytest.mark.parametrize(

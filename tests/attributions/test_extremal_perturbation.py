@@ -15,10 +15,10 @@ from lit_viz.attributions.base import attribute
 from lit_viz.attributions.extremal_perturbation import (
     ExtremalPerturbation,
     _window_sum,
-    enlarged,
     perturbed,
     pyramid,
     smoothed,
+    upsampled,
 )
 from lit_viz.errors import LitVizError
 from lit_viz.images.filters import gaussian_blur
@@ -182,7 +182,7 @@ def test_the_update_ascends_the_score_along_masks_of_equal_area_by_finite_differ
             middle = (low + high) / 2
             larger = mask(weights, middle).mean((1, 2, 3), keepdim=True) > area
             low, high = torch.where(larger, middle, low), torch.where(larger, high, middle)
-        return scored(perturbed(state["blurs"], enlarged(mask(weights, low), photographs()))).detach()
+        return scored(perturbed(state["blurs"], upsampled(mask(weights, low), photographs()))).detach()
 
     assert torch.equal(after["weights"], state["weights"] + 0.3 * after["velocity"])
     root_mean_square = after["velocity"].square().mean((1, 2, 3)).sqrt()
@@ -249,7 +249,7 @@ def test_the_best_mask_that_has_the_area_is_kept() -> None:
 def network_inputs(after: dict[str, Tensor], state: dict[str, Tensor]) -> Tensor:
     """Return the images that the network evaluated in the step."""
     mask = smoothed((state["weights"] - after["offset"]).sigmoid(), 2 / 3)
-    return perturbed(state["blurs"], enlarged(mask, photographs()))
+    return perturbed(state["blurs"], upsampled(mask, photographs()))
 
 
 def test_a_mask_does_not_depend_on_the_others() -> None:

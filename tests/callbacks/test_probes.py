@@ -33,7 +33,7 @@ from lit_viz.classifiers.isolation import eager_copy
 from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
-from lit_viz.launch.commands.visualize import Visualize
+from lit_viz.launch.commands.visualize import VisualizeCommand
 from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.runs.folder import FolderStorage
 
@@ -405,7 +405,7 @@ def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_wei
     described: Any,
 ) -> None:
     parts, recipe = (
-        ConfiguredMethod(Visualize(), ["--config", config_argument("visualize", "small")]).parts,
+        ConfiguredMethod(VisualizeCommand(), ["--config", config_argument("visualize", "small")]).parts,
         small_recipe(),
     )
     assert parts["views"] == recipe["views"]

@@ -20,7 +20,7 @@ import lit_viz as lv
 from lit_viz.images.reading import encode_png
 from lit_viz.methods.records import ClassImageRecord
 from lit_viz.presentations import Presentation
-from lit_viz.presentations.evidence import evidence_items, held_out_item
+from lit_viz.presentations.items import evidence_items, held_out_item
 from lit_viz.report import page as report
 from lit_viz.report.images import EXACT_BYTES, image_uri
 from lit_viz.report.page import record_text, write_report

@@ -78,11 +78,11 @@ def set_chunk_bytes(network: nn.Module, chunk_bytes: float = CHUNK_BYTES) -> Non
 
 
 #: Shapes of a call's only input and its output; None for anything but one tensor.
-_Call = tuple[torch.Size | None, torch.Size | None]
+_CallShapes = tuple[torch.Size | None, torch.Size | None]
 
 
-def _calls(network: nn.Module, x: Tensor) -> dict[str, list[_Call]]:
-    calls: dict[str, list[_Call]] = {}
+def _calls(network: nn.Module, x: Tensor) -> dict[str, list[_CallShapes]]:
+    calls: dict[str, list[_CallShapes]] = {}
 
     def record(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         is_single = len(args) == 1 and not kwargs
@@ -97,7 +97,7 @@ def _shape(value: Any) -> torch.Size | None:
     return value.shape if isinstance(value, Tensor) else None
 
 
-def _widening(name: str, module: nn.Module, calls: dict[str, list[_Call]], images: int) -> float:
+def _widening(name: str, module: nn.Module, calls: dict[str, list[_CallShapes]], images: int) -> float:
     """Return the values of the widest maps inside relative to the input's; 0 where chunks have no advantage."""
     (inputs, outputs), *further = calls[name]
     if further or inputs is None or outputs is None:
@@ -113,7 +113,7 @@ def _widening(name: str, module: nn.Module, calls: dict[str, list[_Call]], image
     return widest / inputs.numel() if is_light and is_wide else 0
 
 
-def _widest_inside(name: str, module: nn.Module, calls: dict[str, list[_Call]]) -> int:
+def _widest_inside(name: str, module: nn.Module, calls: dict[str, list[_CallShapes]]) -> int:
     """Return the number of values of the largest output of a convolution inside, of all images."""
     widest = 0
     for inner, layer in module.named_modules():

@@ -66,7 +66,7 @@ class _NonDifferentiable(_Rejected):
 
 
 @dataclass(frozen=True)
-class _Request:
+class _CopyOptions:
     """What a copy is made for; attributes as the arguments of :meth:`~lit_viz.classifiers.Classifier.fast`."""
 
     keep: frozenset[str]
@@ -104,7 +104,7 @@ def fast_copy(
     """
     if backprop == "rescale":
         dtype = torch.promote_types(dtype, torch.float32)  # small differences are divided
-    request = _Request(keep, device, dtype, backprop, residual_gradient, compiled)
+    options = _CopyOptions(keep, device, dtype, backprop, residual_gradient, compiled)
     with (
         torch.inference_mode(False),
         isolation.full_float32(),
@@ -113,7 +113,7 @@ def fast_copy(
         isolation.network_errors_wrapped((2, classifier.channels, *classifier.size)),
     ):
         try:
-            return _copy(classifier, request)
+            return _copy(classifier, options)
         except _Rejected as reason:
             if backprop != "plain":
                 method = _METHODS.get(backprop, backprop)
@@ -123,38 +123,38 @@ def fast_copy(
             return _uncopied(classifier, reason, residual_gradient)
 
 
-def _copy(classifier: isolation.Original, request: _Request) -> FrozenNetwork:
+def _copy(classifier: isolation.Original, options: _CopyOptions) -> FrozenNetwork:
     """Return the copy: a plain one, its rule of backward, its optimizations, and what could not be done as notes."""
     name = classifier.name
     x, expected = classifier.probe()
     plain, draws = _plain_copy(classifier.original, x, expected)
     unscaled: list[str] = []
-    if request.backprop == "plain":
+    if options.backprop == "plain":
         _check_gradient(plain, x)
-    elif request.backprop == "rescale":
+    elif options.backprop == "rescale":
         unscaled = _unscaled(plain, x, draws)
     else:
-        _replace_backward(plain, x, request.backprop)
+        _replace_backward(plain, x, options.backprop)
     branches: list[str] = []
-    if request.residual_gradient != 1:
+    if options.residual_gradient != 1:
         branches = residual_branches(plain, x)
     if draws:
-        network = _moved(plain, request.device, request.dtype)
+        network = _moved(plain, options.device, options.dtype)
         note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
         copied = FrozenNetwork(network, classifier.mean, classifier.std, draws=True, notes=[note])
     else:
-        copied = _optimized(classifier, plain, x, request)
-        _verify(classifier, copied, request.dtype)
+        copied = _optimized(classifier, plain, x, options)
+        _verify(classifier, copied, options.dtype)
     if branches:
-        scale_branches(copied.get_submodule("_own"), branches, request.residual_gradient)
-    elif request.residual_gradient != 1:
+        scale_branches(copied.get_submodule("_own"), branches, options.residual_gradient)
+    elif options.residual_gradient != 1:
         copied.add_note(f"{name} has no residual branches that end in a layer: residual_gradient has no effect")
     if unscaled:
         copied.add_note(f"DeepLIFT of {name} keeps the derivative of {', '.join(unscaled)}; its gap is their effect")
-    if request.backprop == "rescale":
+    if options.backprop == "rescale":
         return RescaledNetwork(copied)
-    if request.compiled is not None:
-        _compile(classifier, copied, request.compiled)
+    if options.compiled is not None:
+        _compile(classifier, copied, options.compiled)
     return copied
 
 
@@ -246,10 +246,10 @@ def _check_gradient(network: nn.Module, x: Tensor) -> None:
     raise _NonDifferentiable("its forward gives no gradient")
 
 
-def _optimized(classifier: isolation.Original, plain: nn.Module, x: Tensor, request: _Request) -> FrozenNetwork:
+def _optimized(classifier: isolation.Original, plain: nn.Module, x: Tensor, options: _CopyOptions) -> FrozenNetwork:
     """Return the folded, moved and fused network."""
     notes: list[str] = []
-    keep, dtype = request.keep, request.dtype
+    keep, dtype = options.keep, options.dtype
     outputs = _layer_outputs(plain, x)
     try:
         network = _folded(plain, x, keep)
@@ -258,26 +258,26 @@ def _optimized(classifier: isolation.Original, plain: nn.Module, x: Tensor, requ
     except _Rejected as reason:
         network = copy.deepcopy(plain)
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
-    if not request.own_kernels:
+    if not options.own_kernels:
         modified = _modified_layers(network, x.to(isolation.dtype_of(network)), outputs)
-    network = _moved(network, request.device, dtype)
-    images = x.to(request.device, dtype, memory_format=torch.channels_last)
+    network = _moved(network, options.device, dtype)
+    images = x.to(options.device, dtype, memory_format=torch.channels_last)
     try:
         logits_without_graph(network, images)
     except Exception as error:  # most often a cast in the user's code
         raise _Rejected(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
-    if request.own_kernels:
+    if options.own_kernels:
         try:
-            network = _with_kernels(network, images, keep, request.fuses)
+            network = _with_kernels(network, images, keep, options.fuses)
         except _Rejected as reason:
             notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
-        if SWITCHES.chunking and request.fuses:
+        if SWITCHES.chunking and options.fuses:
             _chunk(network, images, keep)
         modified = _modified_layers(network, images, outputs)
         set_chunk_bytes(network)
     inside = _layers_inside(modified & keep, plain)
     if not inside <= keep:
-        return _optimized(classifier, plain, x, replace(request, keep=keep | inside))
+        return _optimized(classifier, plain, x, replace(options, keep=keep | inside))
     return FrozenNetwork(network, classifier.mean, classifier.std, modified_layers=modified, kept=keep, notes=notes)
 
 

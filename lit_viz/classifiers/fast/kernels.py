@@ -128,7 +128,7 @@ def sub_pixel_gradient(gradient: Tensor, weight: Tensor, geometry: Geometry, sha
     return pixels.permute(0, 3, 1, 2)[:, :, : shape[2], : shape[3]]
 
 
-class _Axis(NamedTuple):
+class _KernelAxis(NamedTuple):
     """One axis of a sub-pixel convolution."""
 
     taps: Tensor  # (block, U): index of the kernel's row for each phase and offset; the last index is a zero row
@@ -139,7 +139,7 @@ class _Axis(NamedTuple):
     block: int  # pixels per block
 
 
-def _axis(kernel: int, stride: int, padding: int, size: int, outputs: int) -> _Axis:
+def _axis(kernel: int, stride: int, padding: int, size: int, outputs: int) -> _KernelAxis:
     """Return the layout of one axis, from ``outputs`` values of a gradient to ``size`` pixels.
 
     Pixel ``i = block q + r`` receives ``gradient[p] kernel[i + padding - stride p]`` from every ``p``. With
@@ -154,7 +154,7 @@ def _axis(kernel: int, stride: int, padding: int, size: int, outputs: int) -> _A
     zeros = max(-lowest, step * (blocks - 1) + highest - (outputs - 1), 0)
     zeros += -(zeros + lowest) % step  # the first block starts at a multiple of the step
     taps = taps.where((taps >= 0) & (taps < kernel), kernel)
-    return _Axis(taps, step, zeros, (zeros + lowest) // step, blocks, block)
+    return _KernelAxis(taps, step, zeros, (zeros + lowest) // step, blocks, block)
 
 
 class FastLinear(nn.Linear):

@@ -150,7 +150,7 @@ class _Elementwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, call: Call) -> Tensor:
-        delta = difference(z)
+        delta = baseline_difference(z)
         is_equal = delta.abs() < _SMALLEST
         leaf = None
         if is_equal.any():  # before a call in place
@@ -159,7 +159,7 @@ class _Elementwise(torch.autograd.Function):
         y = call.function(z)
         if y is z:
             ctx.mark_dirty(z)
-        multiplier = difference(y).div_(delta)
+        multiplier = baseline_difference(y).div_(delta)
         if leaf is not None:
             with torch.enable_grad():
                 leaf.requires_grad_()
@@ -177,7 +177,7 @@ class _Elementwise(torch.autograd.Function):
         return rescaled, None
 
 
-def difference(batch: Tensor) -> Tensor:
+def baseline_difference(batch: Tensor) -> Tensor:
     """Return the images less the baselines, ``(N, ...)`` of a batch ``(2 N, ...)``."""
     image, baseline = batch.chunk(2)
     return image - baseline
@@ -208,6 +208,6 @@ class _MaxPool(torch.autograd.Function):
 
         image, baseline = unpooled(gradient * parts).chunk(2)
         total, derivative = image + baseline, unpooled(gradient).chunk(2)[0]
-        delta = difference(z)
+        delta = baseline_difference(z)
         multiplier = torch.where(delta.abs() < _SMALLEST, derivative, total / delta)
         return multiplier.repeat(2, 1, 1, 1), None, None

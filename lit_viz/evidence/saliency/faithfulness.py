@@ -19,8 +19,8 @@ from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names
 from lit_viz.classifiers.outputs import probabilities
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.metrics import (
+    RandomizationStage,
     ReplacementCurve,
-    Stage,
     cascading_randomization,
     is_pointing_hit,
     last_unchanged,
@@ -60,13 +60,13 @@ _LEGEND = (
 )
 
 
-def cost(evaluations: int) -> tuple[int, int]:
+def evaluation_counts(evaluations: int) -> tuple[int, int]:
     """Return the number of forward passes, and of evaluations of the method, for a map of ``evaluations``."""
     maps = SAMPLES + STAGES if evaluations <= DEAREST else 0
     return 2 * (1 + len(_CONTROLS)) * (STEPS + 1), maps * evaluations
 
 
-def remarks(record: SaliencyRecord, stages: Sequence[Stage], omitted: str | None) -> list[str]:
+def remarks(record: SaliencyRecord, stages: Sequence[RandomizationStage], omitted: str | None) -> list[str]:
     """Return sentences about omitted metrics, and about the insensitivity of a map to the network."""
     title, last = title_of(record.method), last_unchanged(stages)
     sentences = []
@@ -123,7 +123,7 @@ def evaluate_maps(
     done, forwards, evaluations = [], 0, 0
     for outcome in outcomes:
         if isinstance(outcome.record, SaliencyRecord) and outcome.record.status == "done":
-            passes, of_method = cost(outcome.record.iterations or 0)
+            passes, of_method = evaluation_counts(outcome.record.iterations or 0)
             forwards += passes
             evaluations += of_method
             done.append(outcome)
@@ -186,7 +186,7 @@ class _MeasuredMap:
     def metrics(self, boxes: Sequence[Box]) -> SaliencyMetrics:
         saliency = reduce_channels(self.attribution, self.reducer)[0]
         deletion, insertion = self.areas(saliency)
-        omitted, sensitivity, stages = None, None, list[Stage]()
+        omitted, sensitivity, stages = None, None, list[RandomizationStage]()
         if self.evaluations > DEAREST:
             omitted = f"they take {SAMPLES + STAGES} more maps of {self.evaluations} evaluations each"
         else:
@@ -236,13 +236,13 @@ class _MeasuredMap:
         scoped = draws.scoped("max_sensitivity")
         return max_sensitivity(explain, self.x, self.attribution, scoped, radius=RADIUS)
 
-    def randomization(self) -> list[Stage]:
+    def randomization(self) -> list[RandomizationStage]:
         networks = self.copies(layer_names(self.classifier.original))  # named layers are not folded into others
         stages = []
         for layer, count, copies in cascading_randomization(networks, self.seed, STAGES):
             attribution = self.maps(copies, self.x[None])[0]
             spearman, similarity = map_similarity(attribution, self.attribution, self.reducer)
-            stages.append(Stage(layer, count, spearman, similarity))
+            stages.append(RandomizationStage(layer, count, spearman, similarity))
         return stages
 
     def copies(self, keep: Sequence[str]) -> dict[str, FrozenNetwork]:
@@ -262,15 +262,15 @@ class _MeasuredMap:
 def table(metrics: Sequence[SaliencyMetrics]) -> str:
     """Return a table with a row per map, and a row of means per method with several maps."""
     rows = []
-    by_method: dict[str, list[_TableRow]] = defaultdict(list)
+    by_method: dict[str, list[_MetricsRow]] = defaultdict(list)
     for entry in metrics:
-        row = _TableRow(entry.name, entry.method, entry.target_name or "-", _columns(entry))
+        row = _MetricsRow(entry.name, entry.method, entry.target_name or "-", _columns(entry))
         rows.append(row)
         by_method[entry.method].append(row)
     shown = rows[:MOST_PRINTED]
     for method, of_method in by_method.items():
         if len(of_method) > 1:
-            shown.append(_TableRow(f"mean of {len(of_method)}", method, "", _means(of_method)))
+            shown.append(_MetricsRow(f"mean of {len(of_method)}", method, "", _means(of_method)))
     columns: dict[str, None] = {}
     for row in rows:
         columns |= dict.fromkeys(row.values)
@@ -278,7 +278,7 @@ def table(metrics: Sequence[SaliencyMetrics]) -> str:
 
 
 @dataclass(frozen=True)
-class _TableRow:
+class _MetricsRow:
     """The metrics of a map, or the means of a method, by column; None where a metric was not computed."""
 
     photograph: str
@@ -311,7 +311,7 @@ def _columns(metrics: SaliencyMetrics) -> dict[str, float | None]:
     return values
 
 
-def _means(rows: Sequence[_TableRow]) -> dict[str, float]:
+def _means(rows: Sequence[_MetricsRow]) -> dict[str, float]:
     """Return the means of the columns, over the rows that have a value."""
     computed: dict[str, list[float]] = defaultdict(list)
     for row in rows:

@@ -133,7 +133,7 @@ def random_map(reference: Tensor, seed: int = 0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Stage:
+class RandomizationStage:
     """Similarity of the map of a partly randomized network to that of the trained one.
 
     Attributes:
@@ -149,7 +149,7 @@ class Stage:
     ssim: float
 
 
-def last_unchanged(stages: Sequence[Stage]) -> Stage | None:
+def last_unchanged(stages: Sequence[RandomizationStage]) -> RandomizationStage | None:
     """Return the last stage before the first change of the map; None if the first stage changes it."""
     unchanged = list(takewhile(lambda stage: stage.spearman >= UNCHANGED, stages))
     return unchanged[-1] if unchanged else None

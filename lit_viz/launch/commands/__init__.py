@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lit_viz.launch.commands.base import Command
 
-#: Arguments and summary of each method in ``lit-viz --help``. The class ``Name`` is defined in the module ``name``.
+#: Arguments and summary of each method in ``lit-viz --help``. The module ``name`` defines the class ``NameCommand``.
 SUMMARIES = {
     "visualize": ("tarantula goldfish", "class images; --layer NAME --channel 3,14-20: channels"),
     "saliency": ("PHOTO_OR_FOLDER ...", "saliency maps, cross-checked with Captum"),
@@ -23,7 +23,7 @@ class _Commands(dict[str, "Command"]):
     def __missing__(self, name: str) -> Command:
         if name not in SUMMARIES:
             raise KeyError(name)
-        self[name] = getattr(import_module(f"{__name__}.{name}"), name.capitalize())()
+        self[name] = getattr(import_module(f"{__name__}.{name}"), f"{name.capitalize()}Command")()
         return self[name]
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lit_viz.attacks import ATTACKS, BudgetAttack, Universal, without_radius
-from lit_viz.attacks import Attack as AttackRule
+from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, Universal, without_radius
 from lit_viz.attacks.norms import LINF, format_distance, parse_radius
 from lit_viz.errors import LitVizError
 from lit_viz.launch.commands.base import PhotographCommand, class_of_part, class_paths
@@ -26,10 +25,10 @@ class AttackOptions:
         attack: step rule and objective.
     """
 
-    attack: AttackRule
+    attack: Attack
 
 
-class Attack(PhotographCommand):
+class AttackCommand(PhotographCommand):
     """Adversarial examples of photographs, verified in the files that are saved."""
 
     name = "attack"

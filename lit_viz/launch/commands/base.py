@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError, find_class
+from lit_viz.errors import LitVizError, find_part
 from lit_viz.images.reading import Fit
 from lit_viz.methods.tasks import listed_tasks
 from lit_viz.presentations import presentation_of
@@ -168,7 +168,7 @@ def class_paths(words: str, classes: Mapping[str, type], noun: str) -> list[dict
     for word in words.split(","):
         path = word.strip()
         if "." not in path:
-            found: type = find_class(path, classes, noun)
+            found: type = find_part(path, classes, noun)
             path = f"{found.__module__}.{found.__name__}"
         paths.append({"class_path": path})
     return paths

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lit_viz.attributions import METHODS, Attribution, Gradient
 from lit_viz.errors import LitVizError
+from lit_viz.figures.scales import ScaleOf
 from lit_viz.launch.commands.base import PhotographCommand, class_paths
 from lit_viz.localization import import_opencv
 from lit_viz.methods import SaliencyMap
@@ -27,7 +28,7 @@ class SaliencyOptions:
         self.method = method
 
 
-class Saliency(PhotographCommand):
+class SaliencyCommand(PhotographCommand):
     """Saliency maps of photographs, cross-checked with Captum."""
 
     name = "saliency"
@@ -51,7 +52,7 @@ class Saliency(PhotographCommand):
         add = parser.add_argument
         against_help = "class that the target is contrasted with, runner-up, or a CSV file (file,against)"
         add("--against", type=str | int | None, default=None, help=against_help)
-        add("--scale", type=Literal["shared", "map"], default="shared", help="color scale of the figure")
+        add("--scale", type=ScaleOf, default="shared", help="color scale of the figure")
         add("--overlays", action="store_true", help="also draw the maps over the photographs")
         add(
             "--check",

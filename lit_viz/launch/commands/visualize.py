@@ -20,7 +20,7 @@ from lit_viz.methods.tasks import objective_tasks
 from lit_viz.objectives.layers import Axis, Place, objective_of_layer
 
 
-class Visualize(Command):
+class VisualizeCommand(Command):
     """Images of classes, or of a layer's channels, from noise or from a photograph."""
 
     name = "visualize"

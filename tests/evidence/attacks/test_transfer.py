@@ -17,7 +17,7 @@ from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.robustness import Transfer, transfer_evidence, transfer_table, transfers
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import AdversarialRecord
-from lit_viz.presentations.evidence import evidence_items
+from lit_viz.presentations.items import evidence_items
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome

@@ -41,7 +41,7 @@ from lit_viz.evidence.saliency.cross_check import (
 )
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.presentations.evidence import evidence_items
+from lit_viz.presentations.items import evidence_items
 from lit_viz.rng import Key
 from lit_viz.runs.evidence import Evidence
 from tests.attributions.tools import MASK

@@ -20,7 +20,7 @@ from lit_viz.attributions import METHODS, Gradient
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.evidence.saliency import faithfulness
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps, reference_boxes_in_image, remarks, rounded, table
-from lit_viz.evidence.saliency.metrics import Stage, replacement_curve
+from lit_viz.evidence.saliency.metrics import RandomizationStage, replacement_curve
 from lit_viz.launch.run import Run
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
@@ -116,11 +116,11 @@ def test_the_cost_is_as_reported(smooth: Classifier, quick: pytest.MonkeyPatch) 
     metrics_of(smooth, run.outcomes, "smoothgrad")  # creates the copies of the network
     quick.setattr(FrozenNetwork, "forward", counted)
     metrics_of(smooth, run.outcomes, "smoothgrad", notify=message.append)
-    assert sum(rows) == sum(faithfulness.cost(3)) == 6 * 5 + 4 * 3
+    assert sum(rows) == sum(faithfulness.evaluation_counts(3)) == 6 * 5 + 4 * 3
     assert max(rows) <= 16
     assert message[0] == "saliency metrics of 1 maps: 30 forward passes, 12 evaluations of the methods"
     quick.undo()
-    assert faithfulness.cost(32) == (198, 14 * 32)
+    assert faithfulness.evaluation_counts(32) == (198, 14 * 32)
 
 
 def test_expensive_maps_are_not_recomputed(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
@@ -205,8 +205,8 @@ def test_a_method_that_ignores_the_network_is_reported(smooth: Classifier, quick
 # -- table and evidence
 
 
-def stages_of(values: Sequence[float]) -> list[Stage]:
-    return [Stage(f"layer{i}", i, value, value - 0.05) for i, value in enumerate(values, 1)]
+def stages_of(values: Sequence[float]) -> list[RandomizationStage]:
+    return [RandomizationStage(f"layer{i}", i, value, value - 0.05) for i, value in enumerate(values, 1)]
 
 
 def made(method: str, area: float, stages: Sequence[float] = ()) -> SaliencyMetrics:

@@ -18,7 +18,7 @@ from lit_viz.attributions.base import Network
 from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.metrics import (
-    Stage,
+    RandomizationStage,
     cascading_randomization,
     is_pointing_hit,
     last_unchanged,
@@ -232,9 +232,9 @@ def stages_of(
     map_: Tensor,
     stages: int,
     seed: int = 0,
-) -> list[Stage]:
+) -> list[RandomizationStage]:
     found = cascading_randomization(networks, seed, stages)
-    return [Stage(layer, count, *map_similarity(explain(drawn), map_)) for layer, count, drawn in found]
+    return [RandomizationStage(layer, count, *map_similarity(explain(drawn), map_)) for layer, count, drawn in found]
 
 
 def test_layers_are_randomized_from_the_top_down() -> None:
@@ -331,7 +331,7 @@ def test_the_map_of_a_linear_network_is_its_random_weight() -> None:
 
 
 def test_stages_after_the_first_change_are_ignored() -> None:
-    stages = [Stage(str(i), i, value, 0.0) for i, value in enumerate((0.99, 0.95, 0.5, 0.99), 1)]
+    stages = [RandomizationStage(str(i), i, value, 0.0) for i, value in enumerate((0.99, 0.95, 0.5, 0.99), 1)]
     assert last_unchanged(stages) == stages[1]
     assert last_unchanged(stages[2:]) is None
     assert last_unchanged([]) is None
