@@ -27,6 +27,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.robustness import wilson_interval
+from lit_viz.evidence.judges import MOBILENET, mobilenet_weights
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
@@ -185,7 +186,12 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipes", type=lambda names: names.split(","), required=True, help="configurations")
     parser.add_argument("--classes", type=int, default=20, help="number of classes [20]")
     parser.add_argument("--seed", type=int, default=0, help="seed of the classes; image i has seed + i [0]")
-    parser.add_argument("--judges", nargs="+", default=["efficientnet_lite1", "efficientnet_lite2"])
+    judges = ["efficientnet_lite1", "efficientnet_lite2"]
+    if (weights := mobilenet_weights()) is not None:
+        judges.append(f"{MOBILENET}={weights}")
+    parser.add_argument(
+        "--judges", nargs="+", default=judges, help="names of networks, each with =FILE for its weights"
+    )
     parser.add_argument("--shown", type=int, default=8, help="classes on the sheet [8]")
     parser.add_argument("--seeds", type=int, default=0, help="images of each class, at least 2")
     parser.add_argument("--out", type=Path, default=Path("runs", "recipes", utc_now()))

