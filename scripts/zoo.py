@@ -42,7 +42,7 @@ from lit_viz.zoo import (
     PHOTOGRAPHS,
     PLANTED_LABELS,
     WEIGHTS,
-    Card,
+    NetworkCard,
     build,
     leak,
     planted_images,
@@ -309,7 +309,7 @@ def store(name: str, network: nn.Module, out: Path) -> None:
     (out / f"{name}.safetensors").write_bytes(save(weights))
 
 
-def measure(name: str, test: TensorDataset, out: Path) -> Card:
+def measure(name: str, test: TensorDataset, out: Path) -> NetworkCard:
     """Write the card of a network, with accuracies measured with the weights as stored."""
     recipe = RECIPES[name]
     path = weights_file(name, out)
@@ -331,7 +331,7 @@ def measure(name: str, test: TensorDataset, out: Path) -> Card:
         command += " --data FOLDER"
         for text, eps in RADII.items():
             shares[f"pgd20 {text}"] = robust_accuracy(network, test, eps)
-    card = Card(
+    card = NetworkCard(
         name=name,
         architecture=ARCHITECTURES[name],
         parameters=sum(parameter.numel() for parameter in net.parameters()),

@@ -3,7 +3,7 @@
 ``scripts/zoo.py`` trains them. The weights are float16; each file has a card beside it.
 """
 
-from lit_viz.zoo.cards import FASHION_LABELS, NAMES, WEIGHTS, Card, build, labels_of, read_card, weights_file
+from lit_viz.zoo.cards import FASHION_LABELS, NAMES, WEIGHTS, NetworkCard, build, labels_of, read_card, weights_file
 from lit_viz.zoo.networks import SIDE
 from lit_viz.zoo.photographs import PHOTOGRAPHS, class_of_photograph, photograph_file, photograph_names
 from lit_viz.zoo.planted import PLANTED_LABELS, PlantedImages, leak, planted_images
@@ -15,7 +15,7 @@ __all__ = [
     "PLANTED_LABELS",
     "SIDE",
     "WEIGHTS",
-    "Card",
+    "NetworkCard",
     "PlantedImages",
     "build",
     "class_of_photograph",

@@ -35,7 +35,7 @@ NAMES = tuple(_BUILDERS)
 
 
 @dataclass(frozen=True)
-class Card:
+class NetworkCard:
     """Description of a network, stored as JSON beside its weights.
 
     Attributes:
@@ -71,7 +71,7 @@ class Card:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def read_card(name: str, folder: Path = WEIGHTS) -> Card:
+def read_card(name: str, folder: Path = WEIGHTS) -> NetworkCard:
     """Read the card of a network.
 
     Raises:
@@ -79,7 +79,7 @@ def read_card(name: str, folder: Path = WEIGHTS) -> Card:
     """
     fields = json.loads(_file(name, folder, "json").read_text(encoding="utf-8"))
     fields["labels"] = tuple(fields["labels"])
-    return Card(**fields)
+    return NetworkCard(**fields)
 
 
 def weights_file(name: str, folder: Path = WEIGHTS) -> Path:

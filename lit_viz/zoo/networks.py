@@ -78,7 +78,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
         tokens = (SIDE // patch) ** 2 + int(class_token)
         self.pos_embed = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
-        self.blocks = nn.Sequential(*[Block(width, heads, hidden) for _ in range(depth)])
+        self.blocks = nn.Sequential(*[TransformerBlock(width, heads, hidden) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, classes)
 
@@ -106,7 +106,7 @@ class PatchEmbedding(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Self-attention and a perceptron, each after a layer norm and added to its input."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:

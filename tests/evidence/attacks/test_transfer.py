@@ -15,6 +15,7 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.robustness import Transfer, transfer_evidence, transfer_table, transfers
+from lit_viz.evidence.judges import installed_judges
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.presentations.items import evidence_items
@@ -136,7 +137,8 @@ def test_real_judges(lite0: Classifier) -> None:
     """A photograph of espresso, as the result of an attack on a cat, fools every judge."""
     cat, cup = (read_photograph(f"packaged:{name}", lite0.size).pixels for name in ("chelsea", "coffee"))
     both = transfers([PairOutcome(cat, cup, label=285), PairOutcome(cat, cat, label=285, index=1)], lite0)
-    assert {row.judge for row in both} == {"efficientnet_lite1", "efficientnet_lite2"}
-    assert [row.after for row in both if row.index == 0] == ["espresso"] * 2
-    assert [row.fooled for row in both] == [True, False] * 2
+    judges = installed_judges(lite0)
+    assert {"efficientnet_lite1", "efficientnet_lite2"} <= set(judges) == {row.judge for row in both}
+    assert [row.after for row in both if row.index == 0] == ["espresso"] * len(judges)
+    assert [row.fooled for row in both] == [True, False] * len(judges)
     assert all(row.before == "Egyptian cat" and row.right for row in both)
