@@ -91,7 +91,7 @@ class LoggerThread:
     logged and the run continues.
 
     Args:
-        name: name of the logger.
+        name: name of the logger, or the class of a logger of the user.
         adapter: its adapter.
         folder: run folder.
         notify: receives the line about an error.
@@ -105,7 +105,9 @@ class LoggerThread:
         self._calls: Queue[Callable[[], object] | None] = Queue(_MAX_CALLS)
         self._limit = _CALL_SECONDS
         self._returned = time.monotonic()
-        complete_mark(folder, name).unlink(missing_ok=True)
+        self._has_folder = name in LOGGERS  # in the run folder, which a logger of the user has not
+        if self._has_folder:
+            complete_mark(folder, name).unlink(missing_ok=True)
         self._thread = threading.Thread(target=self._call_all, name=f"lit_viz-{name}", daemon=True)
         self._thread.start()
         self.submit(adapter.open)
@@ -150,7 +152,7 @@ class LoggerThread:
         while self._thread.is_alive() and not self.failed:
             self._thread.join(0.1)
             self._give_up_if_late()
-        if success and not self.failed:
+        if success and self._has_folder and not self.failed:
             write_text(complete_mark(self._folder, self.name), "")
 
     def _call_all(self) -> None:
@@ -172,10 +174,13 @@ class LoggerThread:
             self.adapter.abandon(None)
 
     def _fail(self, event: str) -> None:
-        if not self.failed:
-            self.failed = True
-            later = command_line("log", self._folder.path, to=self.name)
-            self._notify(f"{LOGGERS[self.name].title} {event}, nothing more is logged; later: {later}")
+        if self.failed:
+            return
+        self.failed = True
+        title, later = self.name, f"lit_viz.log({str(self._folder.path)!r}, logger)"
+        if self._has_folder:
+            title, later = LOGGERS[self.name].title, command_line("log", self._folder.path, to=self.name)
+        self._notify(f"{title} {event}, nothing more is logged; later: {later}")
 
 
 def complete_mark(folder: FolderStorage, name: str) -> Path:
@@ -197,6 +202,10 @@ class FolderLogger(Callback):
     def __init__(self, rows: FolderRows, threads: Sequence[LoggerThread]) -> None:
         self.rows = rows
         self.threads = threads
+        if threads:
+            hyperparameters = rows.hyperparameters()
+            for thread in threads:
+                thread.submit(partial(thread.adapter.log_hyperparameters, hyperparameters))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the rows of the folder that the loggers lack."""

@@ -19,7 +19,7 @@ from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.types import Record, Task
-from lit_viz.utils.parts import Part, plain_arguments
+from lit_viz.utils.parts import Part, constructor_parameters, plain_arguments
 
 #: Half precisions by Lightning's name.
 _HALF = {
@@ -105,7 +105,7 @@ class Method(Part, pl.LightningModule):
         devices_mode: whether several devices share the images, or the views of each image.
 
     Attributes:
-        hparams: method, classifier and the other arguments, parts as ``class_path`` and ``init_args``.
+        hparams: ``module``, the name of the class, and the arguments, as :meth:`plain_arguments` returns them.
         presentation: dotted path of the class that presents the outcomes, which belongs to a higher layer; subclasses
             inherit it.
         slots: the images in training.
@@ -145,11 +145,21 @@ class Method(Part, pl.LightningModule):
 
     def on_constructed(self) -> None:
         """Set :attr:`hparams`, which loggers list and checkpoints contain."""
-        self.save_hyperparameters({"method": type(self).__name__, **self.plain_arguments()})
+        self.save_hyperparameters({"module": type(self).__name__, **self.plain_arguments()})
 
     def plain_arguments(self) -> dict[str, Any]:
-        """Return the arguments as a configuration holds them, with the classifier by its name."""
-        arguments = {**self.arguments, "classifier": self.classifier.name}
+        """Return the arguments, those with defaults included, as a configuration holds them.
+
+        Parts are written as ``class_path`` and ``init_args``, the classifier by its name. Images in memory are left
+        out.
+        """
+        arguments: dict[str, Any] = {}
+        for name, parameter in constructor_parameters(type(self)).items():
+            if parameter.default is not parameter.empty:
+                arguments[name] = parameter.default
+        arguments |= self.arguments
+        arguments["classifier"] = self.classifier.name
+        arguments.pop("images", None)
         plain: dict[str, Any] = plain_arguments(arguments)
         return plain
 

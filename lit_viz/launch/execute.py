@@ -136,6 +136,8 @@ def execute(module: ImageTraining, tasks: TaskQueue, options: RunOptions, *, not
     """Run a method to its end, or continue the run in its folder; see :func:`run`."""
     presentation = presentation_of(type(module))
     _check_options(presentation, options)
+    if options.out is None and options.own_loggers:
+        raise LitVizError("logger requires out: loggers log a run folder")
     assert options.logger_names is not None  # first, because it may fail
     for task in tasks.tasks[:1]:
         require(abs(task.seed) < _SEED_LIMIT, "seed must have at most 18 digits", task.seed)

@@ -77,6 +77,7 @@ def log_run(
         raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
     with run_lock(folder.path):
         for logs in adapters:
+            logs.log_hyperparameters(rows.hyperparameters())
             for row in rows.all() if is_complete else rows.rows(_finished(folder)):
                 row(logs)
             if is_complete:

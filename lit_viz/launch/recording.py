@@ -19,13 +19,10 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
 from lit_viz.launch.commands.base import COMMON, Command
 from lit_viz.launch.options import RunOptions
-from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.presentations import presentation_of, recorded_method
 from lit_viz.utils.files import plain
-from lit_viz.utils.parts import INSTANCE, constructor_parameters, plain_arguments
+from lit_viz.utils.parts import INSTANCE, plain_arguments
 
-#: Arguments of a module that are no options of their own: the network, and pictures in memory.
-_OMITTED = ("classifier", "images")
 #: Arguments of modules that are options of the command, beside those of all methods.
 _COMMAND_OPTIONS = (*COMMON, "init", "held_out")
 #: Packages whose versions are recorded.
@@ -43,30 +40,18 @@ def recorded_options(module: ImageTraining, tasks: TaskQueue, options: RunOption
         if value is not None and value != []:
             recorded[name] = plain_arguments(value)
     method_options: dict[str, Any] = {}
-    for name, value in _module_arguments(module).items():
+    for name, value in module.plain_arguments().items():
         if name in _COMMAND_OPTIONS:
             recorded[name] = value
         elif name == "picture":
             method_options |= value
-        elif name not in _OMITTED:
+        elif name != "classifier":
             method_options[name] = value
     recorded |= _run_options(options, presentation_of(type(module)).run_options)
     recorded["classifier"] = classifier_options(module.classifier)
     recorded["model"] = method_options
     recorded["trainer"] = plain(vars(options.trainer_arguments))
     return recorded
-
-
-def _module_arguments(module: ImageTraining) -> dict[str, Any]:
-    """Return all arguments of a module, those with defaults included, as plain values."""
-    arguments: dict[str, Any] = {}
-    for name, parameter in constructor_parameters(type(module)).items():
-        if parameter.default is not parameter.empty:
-            arguments[name] = plain_arguments(parameter.default)
-    arguments |= module.plain_arguments()
-    if arguments.get("picture") is None and "picture" in arguments:
-        arguments["picture"] = plain_arguments(PictureOptions())
-    return arguments
 
 
 def _run_options(options: RunOptions, presented: Sequence[str]) -> dict[str, Any]:

@@ -49,11 +49,13 @@ class RunResults:
 
     Attributes:
         folder: the complete run folder.
+        hyperparameters: configuration of the run.
         summary: numbers by which runs are compared.
         iteration: the last iteration.
     """
 
     folder: FolderStorage
+    hyperparameters: Mapping[str, Any]
     summary: Mapping[str, float]
     iteration: int
 
@@ -99,6 +101,10 @@ class ImageAdapter:
 
     def open(self) -> None:
         """Connect to the logger, before anything else."""
+
+    def log_hyperparameters(self, hyperparameters: Mapping[str, Any]) -> None:
+        """Log the configuration of the run, by which runs are filtered; repeating it changes nothing."""
+        self.logger.log_hyperparams(dict(hyperparameters))
 
     def log_results(self, results: RunResults) -> None:
         """Log the figures of a complete run, as its last row."""

@@ -51,6 +51,4 @@ class CSVAdapter(ImageAdapter):
 def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
     """Return the adapter of a run folder, whose earlier files are deleted."""
     shutil.rmtree(folder.path / "csv", ignore_errors=True)
-    logger = CSVLogger(folder.path, name="csv", version="")
-    logger.log_hyperparams(folder.config)
-    return CSVAdapter(logger, "iteration")
+    return CSVAdapter(CSVLogger(folder.path, name="csv", version=""), "iteration")

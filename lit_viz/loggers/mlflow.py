@@ -42,7 +42,6 @@ class _MLflowRunAdapter(MLflowAdapter):
 
     def __init__(self, folder: FolderStorage, settings: LoggerSettings) -> None:
         self._id_file = folder.path / "mlflow" / "run_id.txt"
-        self._config = folder.config
         self._steps: dict[str, set[int]] = {}  # that the MLflow run already has, by key
         self._is_new = True
         self._options: dict[str, Any] = {
@@ -60,8 +59,6 @@ class _MLflowRunAdapter(MLflowAdapter):
             self.logger = MLFlowLogger(**self._options, run_id=stored)
             self._is_new = False
         write_text(self._id_file, f"{self.logger.run_id}\n")
-        if self._is_new:
-            self.logger.log_hyperparams(self._config)
 
     def _stored_run(self) -> str | None:
         """Return the id of the run of the folder, which is set to running; None if the store does not have it."""
@@ -75,6 +72,11 @@ class _MLflowRunAdapter(MLflowAdapter):
                 raise  # the server does not respond
             return None
         return run_id
+
+    def log_hyperparameters(self, hyperparameters: Mapping[str, Any]) -> None:
+        """Log the hyperparameters of a new run; MLflow rejects other values, such as ``slots`` of a resume."""
+        if self._is_new:
+            super().log_hyperparameters(hyperparameters)
 
     def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
         """Log what the run lacks; a caption is logged after its image."""

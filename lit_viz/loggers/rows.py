@@ -6,18 +6,20 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property, partial
 from operator import itemgetter, methodcaller
 from pathlib import Path
 from statistics import fmean, median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lit_viz.engine.snapshots import Snapshot
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow, RunResults
+from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.presentations import Presentation
+from lit_viz.runs import RECORDED
 from lit_viz.runs.folder import FolderStorage, top5_of
 from lit_viz.types import Curve, Picture, Record, Task, slug
 
@@ -103,13 +105,34 @@ class FolderRows:
             rows += self._mean_rows()
         return rows
 
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return the configuration of the run with the keys that ``hparams`` of its module has, and its other
+        options."""
+        options = self.folder.config
+        recorded = options.get(RECORDED) or {}
+        arguments = dict(options.pop("model", None) or {})
+        picture: dict[str, Any] = {}
+        for field in fields(PictureOptions):
+            if field.name in arguments:
+                picture[field.name] = arguments.pop(field.name)
+        if picture:
+            arguments["picture"] = picture
+        network = dict(options.pop("classifier", None) or {})
+        return {
+            "module": recorded.get("module"),
+            "classifier": network.pop("name", None),
+            **arguments,
+            **options,
+            "network": network,
+        }
+
     def results(self) -> RunResults:
         """Return the results of a complete run."""
         records = self.folder.records()
         last = max((record.iterations or 0 for record in records), default=0)
         summary = _summary(records)
         summary.update(self.presentation.scalars(records, self.folder.evidence()))
-        return RunResults(self.folder, summary, last)
+        return RunResults(self.folder, self.hyperparameters(), summary, last)
 
     def _separate_rows(self) -> Iterator[LogRow]:
         """Yield a row per snapshot."""

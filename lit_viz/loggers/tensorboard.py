@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -23,9 +24,12 @@ class TensorBoardAdapter(ImageAdapter):
             writer.add_image(key, image, step, dataformats="HWC")
             writer.add_text(f"{key}/caption", caption.replace("\n", "  \n"), step)  # a line break in Markdown
 
+    def log_hyperparameters(self, hyperparameters: Mapping[str, Any]) -> None:
+        """Do nothing: TensorBoard's table of hyperparameters takes them with the summary, at the end of the run."""
+
     def log_summary(self, results: RunResults) -> None:
-        """Log the summary with the configuration, so that TensorBoard's table of hyperparameters compares runs."""
-        self.logger.log_hyperparams(results.folder.config, dict(results.summary), results.iteration)
+        """Log the summary with the hyperparameters, so that TensorBoard's table compares runs."""
+        self.logger.log_hyperparams(dict(results.hyperparameters), dict(results.summary), results.iteration)
 
     @property
     def place(self) -> str:

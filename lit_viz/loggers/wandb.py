@@ -240,7 +240,6 @@ def _arguments(folder: FolderStorage, settings: LoggerSettings) -> dict[str, Any
     return {
         "project": settings.project or os.environ.get("WANDB_PROJECT") or "lit_viz",
         "name": folder.path.resolve().name,
-        "config": folder.config,
         "id": run_id,
         "tags": list(settings.tags) or None,
         "group": settings.group,

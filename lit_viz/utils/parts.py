@@ -54,9 +54,10 @@ class Part:
         """Hook called after the constructor."""
 
     def record_argument(self, name: str, value: Any) -> None:
-        """Replace a recorded argument by an equivalent one, such as a module by the name that it has in a network."""
+        """Replace a recorded argument by an equivalent one, such as a module by the name that it has in a network, or
+        None by what it stands for."""
         recorded = vars(self).get(_RECORDED, {})
-        if name in recorded:
+        if name in recorded or name in constructor_parameters(type(self)):
             recorded[name] = value
 
     def with_arguments(self: PartT, **changes: Any) -> PartT:

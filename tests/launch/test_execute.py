@@ -75,16 +75,41 @@ def test_a_logger_of_lightning_logs_the_run(smooth: Classifier, tmp_path: Path) 
     logger = CSVLogger(tmp_path / "logs", name="own")
     lv.run(*visualization(smooth), out=tmp_path / "run", logger=logger)
     assert "probability" in (Path(logger.log_dir) / "metrics.csv").read_text()
+    assert not list(tmp_path.glob("run/CSVLogger"))
+    again = CSVLogger(tmp_path / "logs", name="own")
+    lv.run(*visualization(smooth), out=tmp_path / "run", logger=again, overwrite=True)
+    assert (Path(again.log_dir) / "metrics.csv").exists()
 
 
-def test_a_plain_trainer_logs_the_arguments_of_the_method(smooth: Classifier, tmp_path: Path) -> None:
-    module, tasks = attack(smooth)
-    logger = CSVLogger(tmp_path, name="plain")
-    pl.Trainer(logger=logger, enable_checkpointing=False, enable_progress_bar=False, max_epochs=1).fit(module, tasks)
-    logged = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())
-    assert logged["iterations"] == 4
-    assert logged["attack"]["class_path"].endswith(".PGD")
-    assert logged["attack"]["init_args"]["eps"] == 4 / 255
+def hparams_of(logger: CSVLogger) -> dict[str, Any]:
+    hparams: dict[str, Any] = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())
+    return hparams
+
+
+@pytest.mark.parametrize("build", METHODS, ids=lambda build: build.__name__)
+def test_a_run_logs_the_hparams_of_a_plain_trainer(build: Any, smooth: Classifier, tmp_path: Path) -> None:
+    """By the same keys, so that one filter of a logger finds both."""
+    plain, own = CSVLogger(tmp_path, name="plain"), CSVLogger(tmp_path, name="own")
+    module, tasks = build(smooth)
+    pl.Trainer(logger=plain, enable_checkpointing=False, enable_progress_bar=False, max_epochs=1).fit(module, tasks)
+    lv.run(*build(smooth), out=tmp_path / "run", logger=[own, "csv"])
+    replayed = CSVLogger(tmp_path, name="replayed")
+    lv.log(tmp_path / "run", replayed)
+    expected = hparams_of(plain)
+    assert expected["module"] == type(module).__name__
+    assert expected["iterations"] == module.iterations
+    named = CSVLogger(tmp_path / "run", name="csv", version="")
+    for logger in (own, named, replayed):
+        logged = hparams_of(logger)
+        assert {name: logged[name] for name in expected} == expected
+        assert (logged["seed"], logged["network"]["size"]) == (0, [16, 16])
+
+
+def test_hparams_contain_the_arguments_of_parts(smooth: Classifier) -> None:
+    module, _ = attack(smooth)
+    assert module.hparams["attack"]["class_path"].endswith(".PGD")
+    assert module.hparams["attack"]["init_args"]["eps"] == 4 / 255
+    assert module.hparams["slots"] == module.capacity  # a default of a base class
 
 
 def test_a_run_of_objects_is_resumed_by_the_same_objects(smooth: Classifier, tmp_path: Path) -> None:
@@ -103,6 +128,7 @@ def test_a_run_of_objects_is_resumed_by_the_same_objects(smooth: Classifier, tmp
         ({"tasks": [1]}, r"tasks must be a TaskQueue, such as ClassTasks, got \[1\]"),
         ({"out": ""}, "out must not be empty"),
         ({"out": 3}, "out must be a path, got 3"),
+        ({"logger": CSVLogger("logs")}, "logger requires out: loggers log a run folder"),
         ({"check": "captun"}, "check must be auto or captum or none, got 'captun'; did you mean 'captum'?"),
     ],
 )

@@ -56,7 +56,7 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Tem
 def new_folder(path: Path, tasks: Sequence[Task] = ()) -> FolderStorage:
     folder = FolderStorage.create(path)
     folder.write_queue(tasks)
-    folder.write_config("seed: 0\n")
+    folder.write_config("seed: 0\nmodel:\n  step_rule:\n    lr: 0.1\n")
     return folder
 
 
@@ -140,6 +140,11 @@ def test_a_resume_logs_every_row_once(offline: SimpleNamespace) -> None:
     assert keys == 2 * [["probability/0000_tarantula"], ["probability/0001_tarantula"]]
     assert [row["probability/0001_tarantula"] for row in rows[1:4:2]] == [0.0, 0.5]
     assert rows[0]["logit/0000_tarantula"] == 3.0
+
+
+def test_the_configuration_of_the_run_is_logged(offline: SimpleNamespace) -> None:
+    (config,) = [record["config"]["update"] for record in offline.records if record["type"] == "config"]
+    assert (config["seed"], config["step_rule"]) == (0, {"lr": 0.1})
 
 
 def test_iteration_is_the_step_metric(offline: SimpleNamespace) -> None:
@@ -391,7 +396,7 @@ def test_a_process_ends_in_time_if_the_server_stops_after_the_login(
 
 def test_settings_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _ = opened(tmp_path, OFFLINE)
-    assert (run.project, run.name, run.tags, run.config["seed"]) == ("lit_viz", "run", (), 0)
+    assert (run.project, run.name, run.tags) == ("lit_viz", "run", ())
     run, _ = opened(tmp_path / "b", LoggerSettings("mine", ["x", "y"], "group", "job", "offline"))
     assert (run.project, run.tags, run.group, run.job_type) == ("mine", ("x", "y"), "group", "job")
     monkeypatch.setenv("WANDB_PROJECT", "spiders")
