@@ -42,6 +42,7 @@ from lit_viz.runs import QUEUE, RECORDED, is_run
 from lit_viz.runs.folder import FolderStorage, check_new
 from lit_viz.utils.files import check_regular, read_yaml
 from lit_viz.utils.parts import constructor_parameters
+from lit_viz.utils.process import is_rank_zero
 
 #: jsonargparse has process-wide state while it parses.
 _PARSING = threading.RLock()
@@ -237,7 +238,8 @@ class ConfiguredMethod:
         self.command.check(config)
         options = self.options()
         assert options.logger_names is not None
-        if options.out is not None and not (options.resume and is_run(options.out)):
+        is_continued = options.out is not None and options.resume and is_run(options.out)
+        if options.out is not None and not is_continued and is_rank_zero():  # other ranks find the folder of rank zero
             check_new(options.out, options.overwrite, extra_files())
 
     def choose_folder(self) -> None:
