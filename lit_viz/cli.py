@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 #: Help by command; methods have a parser with its own help.
 _USAGES = {
     "demo": """\
-usage: lit-viz demo [--out RUN] [--iterations N] ...
+usage: lit-viz demo [--out RUN] [--resume] [--iterations N] ...
 
 Run all methods on packaged images, offline. The options are those of the methods.
+--resume  continue the demo in RUN
 
 Example: lit-viz demo --out runs/first --iterations 20
 """,
@@ -282,16 +283,36 @@ def _demo(arguments: list[str]) -> None:
         from lit_viz.launch.arguments import rewrite_arguments
         from lit_viz.launch.options import utc_now
 
-    out = f"runs/demo/{utc_now()}"
+    given = [word for word in arguments if word not in ("--resume", "--overwrite")]
     words = rewrite_arguments(arguments)
     if "--out" in words:
         place = words.index("--out")
         out = words[place + 1]
         del words[place : place + 2]
+    else:
+        out = f"runs/demo/{utc_now()}"
+        given = ["--out", out, *given]
+    continuation = shlex.join(["lit-viz", "demo", *given, "--resume"])
     for name in SUMMARIES:
         demo = COMMANDS[name].demo
         notify(f"lit-viz {name} {' '.join(demo)}")
-        _method(name, [*demo, "--out", f"{out}/{name}", *words])
+        with _continued_by(continuation):
+            _method(name, [*demo, "--out", f"{out}/{name}", *words])
+
+
+@contextmanager
+def _continued_by(command: str) -> Iterator[None]:
+    """Name a command that continues several runs when one of them is interrupted, in place of that of the run."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        message = f"stopped; continue with: {command}"
+        raise LitVizError(message, exit_status=interrupt_exit_status(interrupt)) from interrupt
+    except LitVizError as error:
+        if error.exit_status <= 128:
+            raise
+        event = str(error).partition("; continue with: ")[0]
+        raise LitVizError(f"{event}; continue with: {command}", exit_status=error.exit_status) from error
 
 
 def _check(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -766,6 +767,35 @@ def test_the_demo_has_an_out_option(
     lit_viz("demo", *out, "--iterations", "3")
     assert [words[words.index("--out") + 1] for words in called] == ["RUN/visualize", "RUN/saliency", "RUN/attack"]
     assert all(words[-2:] == ["--iterations", "3"] for words in called)
+
+
+def test_an_interrupted_demo_is_continued_by_one_command(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lit_viz: Any,
+    small_options: Any,
+) -> None:
+    """The command continued the interrupted method only."""
+    from lit_viz import cli
+    from lit_viz.launch.commands.visualize import VisualizeCommand
+
+    monkeypatch.setattr(cli, "SUMMARIES", {"visualize": cli.SUMMARIES["visualize"]})
+    monkeypatch.setattr(VisualizeCommand, "demo", ("2",))
+    out, options = tmp_path / "my demo", [*small_options, "--iterations", "2"]
+    with monkeypatch.context() as patched:
+        patched.setattr("lit_viz.launch.execute.write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        lit_viz("demo", "--out", str(out), "--overwrite", *options, expect=130)
+    message = capsys.readouterr().err.splitlines()[-1]
+    event, _, command = message.partition("; continue with: lit-viz ")
+    assert event == "lit-viz: stopped: all images are done, figure and evidence are not"
+    assert shlex.split(command) == ["demo", "--out", str(out), *options, "--resume"]
+    lit_viz(*shlex.split(command))
+    assert (out / "visualize" / "report.html").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr("lit_viz.launch.config.load", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        lit_viz(*shlex.split(command), expect=130)
+    assert capsys.readouterr().err.splitlines()[-1] == f"lit-viz: stopped; continue with: lit-viz {command}"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

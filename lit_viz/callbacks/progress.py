@@ -16,6 +16,7 @@ from lit_viz.utils.formatting import Notify, is_notebook, notify, pluralize, rem
 
 _MIN_IMAGES_FOR_RATE = 32  # below it, images per second are not shown
 _REFRESH_SECONDS = 0.1
+_LINE_SECONDS = 30.0  # between lines in a log file
 
 
 class Progress(Callback):
@@ -23,7 +24,7 @@ class Progress(Callback):
     objective, speed and remaining time on stderr.
 
     A notebook shows a line that is updated. If stderr is neither a terminal nor a notebook, one line is printed at the
-    start and one at the end.
+    start, every 30 seconds, and at the end.
 
     Args:
         notify: receives the notes; None shows nothing, and logs the notes of the classifier.
@@ -63,6 +64,7 @@ class Progress(Callback):
         if not self.console.is_terminal:
             updates = pluralize(progress.updates_total, "update")
             self._print(f"{pluralize(progress.total, 'image')}, {updates} at most")
+            self._refreshed = self._started
             return
         columns = (TextColumn("{task.fields[images]}"), BarColumn(24), TextColumn("{task.fields[state]}"))
         self._bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
@@ -73,8 +75,12 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Refresh the bar, at most ten times per second."""
-        if (self._bar or self._display) and time.monotonic() - self._refreshed >= _REFRESH_SECONDS:
+        """Refresh the bar, at most ten times per second; without one, print a line every 30 seconds."""
+        if self.quiet:
+            return
+        is_updated = self._bar is not None or self._display is not None
+        due = _REFRESH_SECONDS if is_updated else _LINE_SECONDS
+        if time.monotonic() - self._refreshed >= due:
             self._refresh(cast(ImageTraining, pl_module).progress())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -90,7 +96,9 @@ class Progress(Callback):
         images = f"{progress.ended}/{progress.total} images"
         if self._display is not None:
             self._display.update({"text/plain": f"{images} · {self._state(progress)}"}, raw=True)
+            return
         if self._bar is None:
+            self._print(f"{images} · {self._state(progress)}")
             return
         self._bar.update(
             self._bar_task,

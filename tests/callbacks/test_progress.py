@@ -65,6 +65,19 @@ def test_a_log_file_gets_two_lines(clock):
     ]
 
 
+def test_a_log_file_of_a_long_run_gets_a_line_every_half_minute(clock):
+    file, callback = on(terminal=False)
+    module = Module()
+    run(callback, module, clock, steps_a_second=4)
+    callback.on_train_end(ZERO, module)
+    lines = file.getvalue().splitlines()
+    assert lines[1:-1] == [
+        "1/4 images · iteration 20 · p = 0.30 · 4 it/s · 0:01:10 left",
+        "2/4 images · iteration 40 · p = 0.60 · 4 it/s · 0:00:40 left",
+        "3/4 images · iteration 60 · p = 0.90 · 4 it/s · 0:00:10 left",
+    ]
+
+
 def test_a_terminal_shows_images_iteration_probability_speed_and_remaining_time(clock):
     file, callback = on(terminal=True)
     module = Module()

@@ -44,7 +44,10 @@ class SaliencyCommand(PhotographCommand):
     short: ClassVar = {f"--{name}": f"--model.{name}" for name in ("method", "tolerance", "reducer", "batch", "gamma")}
     flags = ("--overlays", "--localize")
     listed: ClassVar = {"method": METHODS}
-    demo = ("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods")
+    demo = (
+        "packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods",
+        "--method.occlusion.window", "48", "--method.occlusion.stride", "24",  # half of the configuration's forwards
+    )  # fmt: skip
     curve_at = "geometric"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
