@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lit_viz.launch.run import Run
     from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
     from lit_viz.methods.tasks import ClassTasks, LayerTasks, PhotographTasks
+    from lit_viz.outputs import load_network
     from lit_viz.runs.results import Outcome
 
 # Modules of the public names; imported on first use, so that the help of the command line does not import torch.
@@ -34,6 +35,7 @@ _MODULES = {
     "lit_viz.launch.run": ("Run",),
     "lit_viz.methods": ("AdversarialExample", "ClassVisualization", "SaliencyMap", "UniversalPerturbation"),
     "lit_viz.methods.tasks": ("ClassTasks", "LayerTasks", "PhotographTasks"),
+    "lit_viz.outputs": ("load_network",),
     "lit_viz.runs.results": ("Outcome",),
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "check",
     "images",
     "load_classifier",
+    "load_network",
     "log",
     "objectives",
     "optim",

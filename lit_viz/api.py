@@ -247,6 +247,7 @@ def attack(
     labels: Classes | None = None,
     attack: str | Attack | None = None,
     eps: float | str | Sequence[float | str] | None = None,
+    goal: str | None = None,
     normalization: Normalization | None = None,
     seed: int | None = None,
     config: str | Path | None = None,
@@ -265,6 +266,8 @@ def attack(
             ``normalized_ascent``.
         eps: radius in units of [0, 1], such as ``"4/255"``, for attacks with a budget; several give a robustness
             curve.
+        goal: of a network whose scores are numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
+            the unit of the score.
         normalization, seed, config, out, progress: as in :func:`saliency`.
         options: other arguments of :class:`~lit_viz.methods.AdversarialExample` (``iterations=``, ``transforms=`` ...),
             of the attack (``norm=``, ``alpha=``, ``restarts=`` ...) and of :func:`run` (``explain=``, ``logger=`` ...).
@@ -300,6 +303,7 @@ def attack(
         targets=targets,
         labels=labels,
         radii=radii,
+        goal=goal,
         normalization=normalization,
         seed=_seed(seed, configured),
     )

@@ -219,7 +219,8 @@ class Record(JsonObject):
         forwards, backwards: evaluations of the network.
         seconds: time in the slot.
         file, array: paths of the image and of the raw result, relative to the run folder.
-        metrics: scalars of the final image, by name; ``probability`` is that of the target or the label.
+        metrics: scalars of the final image, by name; ``probability`` is that of the target or the label, and
+            ``score`` the one of a network whose scores are numbers.
         norm, eps: norm and radius of the ball, in units of [0, 1], of an attack with a budget; else None.
         l2, linf: Euclidean norm and largest absolute value of a change, in units of [0, 1].
     """
@@ -245,6 +246,7 @@ class Record(JsonObject):
     metrics: Mapping[str, float | None] = flattened()
 
     probability = Item[float]("metrics")
+    score = Item[float]("metrics")
     norm = Item[str]("settings")
     eps = Item[float]("settings")
     l2 = Item[float]("metrics")

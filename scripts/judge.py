@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.outputs import group_summary, prediction_summary
+from lit_viz.classifiers.summaries import group_summary, prediction_summary
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.images.canvas import resize, split_group

@@ -22,6 +22,7 @@ LAYERS = (
     ("zoo",),
     ("classifiers",),
     ("images", "objectives"),
+    ("outputs",),
     ("optim",),
     ("attacks", "attributions"),
     ("engine",),

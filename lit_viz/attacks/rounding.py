@@ -18,7 +18,7 @@ from lit_viz.attacks.base import is_adversarial
 from lit_viz.attacks.norms import TOLERANCE, Norm, lengths
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.isolation import dtype_of
-from lit_viz.classifiers.outputs import decision_logits
+from lit_viz.classifiers.summaries import decision_logits
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import decode, encode_jpeg, encode_png
 from lit_viz.images.rendering import psnr, ssim
@@ -63,12 +63,14 @@ class Saved:
     jpeg: Mapping[int, bool]
     distances: Mapping[str, float]
 
-    def record_fields(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Return the prediction of the file and its success as record fields."""
-        predicted = int(self.logits.argmax())
+    def record_fields(self, labels: Sequence[str], *, is_predicted: bool = True) -> dict[str, Any]:
+        """Return the prediction of the file, unless its scores are numbers, and its success as record fields."""
+        prediction: dict[str, Any] = {}
+        if is_predicted:
+            predicted = int(self.logits.argmax())
+            prediction = {"predicted": predicted, "predicted_name": labels[predicted]}
         return {
-            "predicted": predicted,
-            "predicted_name": labels[predicted],
+            **prediction,
             "success_file": self.success,
             "success_jpeg95": self.success and self.jpeg[95],
             "success_jpeg75": self.success and self.jpeg[75],
@@ -86,6 +88,7 @@ def save_and_verify(
     *,
     norm: Norm | None = None,
     eps: Tensor | None = None,
+    thresholds: Tensor | None = None,
 ) -> list[Saved]:
     """Round adversarial examples to 8 bits inside their balls, repair rounding failures, and verify the files.
 
@@ -97,8 +100,9 @@ def save_and_verify(
         goals, targeted: ``(N,)`` class to reach, or to leave; whether it is the class to reach.
         float_success: ``(N,)`` bool, success before rounding; only these images are repaired.
         norm, eps: of the balls, with radii ``(N,)`` in units of [0, 1]; None for an attack without budget.
+        thresholds: ``(N,)``, of scores that are numbers.
     """
-    verifier = Verifier(classifier, goals, targeted)
+    verifier = Verifier(classifier, goals, targeted, thresholds)
     images = images.detach().cpu().float()
     radii = [None] * len(images) if eps is None else eps.tolist()
     balls = [LatticeBall(source, norm, radius) for source, radius in zip(sources, radii, strict=True)]
@@ -165,11 +169,14 @@ def _round(images: Tensor, balls: Sequence[LatticeBall], verifier: Verifier) -> 
 class Verifier:
     """Predictions of a classifier, tested against the goals ``(N,)`` of N images."""
 
-    def __init__(self, classifier: Classifier, goals: Tensor, targeted: Tensor) -> None:
+    def __init__(
+        self, classifier: Classifier, goals: Tensor, targeted: Tensor, thresholds: Tensor | None = None
+    ) -> None:
         self.classifier, self.goals, self.targeted = classifier, goals.cpu(), targeted.cpu()
+        self.thresholds = torch.zeros(len(goals)) if thresholds is None else thresholds.cpu()
 
     def __getitem__(self, rows: Sequence[int]) -> Verifier:
-        return Verifier(self.classifier, self.goals[rows], self.targeted[rows])
+        return Verifier(self.classifier, self.goals[rows], self.targeted[rows], self.thresholds[rows])
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the original network's logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1], on the CPU.
@@ -177,10 +184,10 @@ class Verifier:
         Rounding depends on the batch size. An image whose margin is within :meth:`tolerance` is evaluated again alone,
         so that its verdict is the same in any batch.
         """
-        logits = self.classifier.logits(images).cpu()
+        logits = self.classifier.logits(images, final=True).cpu()
         if len(images) > 1:
             for n in (self.margin(logits).abs() < self.tolerance(logits)).nonzero()[:, 0].tolist():
-                logits[n] = self.classifier.logits(images[n : n + 1])[0]
+                logits[n] = self.classifier.logits(images[n : n + 1], final=True)[0]
         return logits
 
     def success(self, logits: Tensor) -> Tensor:
@@ -193,9 +200,9 @@ class Verifier:
         return Margin()(Outputs(self._decisions(logits), self.goals.to(device), targeted=self.targeted.to(device)))
 
     def _decisions(self, logits: Tensor) -> Tensor:
-        if self.classifier.multi_label:
-            return decision_logits(logits, self.goals.to(logits.device))
-        return logits
+        if self.classifier.decision == "exclusive":
+            return logits
+        return decision_logits(logits, self.goals.to(logits.device), self.thresholds.to(logits.device))
 
     def tolerance(self, logits: Tensor) -> Tensor:
         """Return the margins ``(N,)`` above which a verdict is the same in any batch.

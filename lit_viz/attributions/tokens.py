@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import Layout, prefix_tokens
-from lit_viz.classifiers.outputs import probe_images
+from lit_viz.classifiers.summaries import probe_images
 from lit_viz.errors import LitVizError, require
 
 #: Rows and columns of patches, such as (14, 14) or "14,14"; None for those of the network.

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from lit_viz.classifiers.isolation import Original, dtype_of
 from lit_viz.classifiers.layers import hooked, layer_names, modules_of
-from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, probe_images, relative_difference
+from lit_viz.classifiers.summaries import LOGITS_TOLERANCE, probe_images, relative_difference
 from lit_viz.errors import NetworkError, first_line
 
 _SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)

@@ -14,8 +14,9 @@ from lit_viz.classifiers.fast import Backprop, CompileMode, FrozenNetwork, fast_
 from lit_viz.classifiers.isolation import Original
 from lit_viz.classifiers.labels import find_class
 from lit_viz.classifiers.layers import check_layers, layer_of
-from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, prediction_summary, relative_difference, top5
+from lit_viz.classifiers.outputs import LOGITS, Decision, Output
 from lit_viz.classifiers.resizing import Resizing
+from lit_viz.classifiers.summaries import LOGITS_TOLERANCE, prediction_summary, relative_difference, top5
 from lit_viz.errors import LitVizError, printable
 
 #: Value of ``Classifier.weights`` for a network that was passed as a module.
@@ -35,7 +36,9 @@ class Classifier(Original):
         mean, std: of the normalization ``(x - mean) / std``, one value per channel, in units of [0, 1].
         size: height and width of the input in pixels.
         channels, num_classes: C of the input and K of the logits.
-        multi_label: whether labels do not exclude each other, so that a probability is a sigmoid and no softmax.
+        output: what of the network's return value is scored; by default the logits.
+        decision: what the scores decide: a class (``exclusive``), one thing each (``independent``), or nothing
+            (``number``); see :data:`~lit_viz.classifiers.outputs.base.Decision`.
         resizing: how photographs are fitted to the input, as published with the network; None if unknown.
         weights: ``DEFAULT``, the path of a file, ``none``, or ``given`` for a module.
         sha256: of the weights file, or None.
@@ -56,10 +59,11 @@ class Classifier(Original):
         weights: str = GIVEN_WEIGHTS,
         sha256: str | None = None,
         notes: Sequence[str] = (),
+        output: Output = LOGITS,
     ) -> None:
-        super().__init__(name, original, mean, std, size, len(labels))
+        super().__init__(name, original, mean, std, size, len(labels), output)
         self.labels = tuple(map(printable, labels))
-        self.multi_label = multi_label
+        self.decision: Decision = "independent" if multi_label else self.output.decision
         self.resizing = resizing
         self.weights = weights
         self.sha256 = sha256
@@ -75,8 +79,13 @@ class Classifier(Original):
 
     @property
     def exclusive_classes(self) -> int:
-        """Number of classes of a decision: K, or of a multi-label network 2, a label and its absence."""
-        return 2 if self.multi_label else self.num_classes
+        """Number of classes of a decision: K of exclusive scores; of others 2, such as a label and its absence."""
+        return self.num_classes if self.decision == "exclusive" else 2
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether labels do not exclude each other, so that a probability is a sigmoid and no softmax."""
+        return self.decision == "independent"
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits ``(N, K)`` of the original network in eval mode, differentiable with respect to the images.
@@ -97,11 +106,11 @@ class Classifier(Original):
 
     def prediction(self, logits: Tensor, target: int) -> dict[str, float]:
         """Return logit, probability and rank of a class for logits ``(K,)``."""
-        return prediction_summary(logits, target, multi_label=self.multi_label)
+        return prediction_summary(logits, target, self.decision)
 
     def top5(self, logits: Tensor) -> tuple[tuple[str, float], ...]:
         """Return label and probability of the five most probable classes for logits ``(K,)``."""
-        return top5(logits, self.labels, multi_label=self.multi_label)
+        return top5(logits, self.labels, self.decision)
 
     def index_of(self, target: str | SupportsIndex) -> int:
         """Return the index of a class given by name or index; see :func:`~lit_viz.classifiers.labels.find_class`."""
@@ -155,7 +164,7 @@ class Classifier(Original):
 
     def original_network(self) -> FrozenNetwork:
         """Return the original behind the interface of the fast copy: exact and slower, with its state preserved."""
-        return FrozenNetwork(self.original, self.mean, self.std, is_original=True)
+        return FrozenNetwork(self.original, self.mean, self.std, is_original=True, output=self.output)
 
     def refresh(self) -> None:
         """Discard notes about copies, and the copies if the network has changed; called at the start of every run.

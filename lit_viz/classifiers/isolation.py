@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.outputs import forward, logits_of, logits_without_graph, probe_images
+from lit_viz.classifiers.outputs import LOGITS, Output
+from lit_viz.classifiers.summaries import probe_images
 from lit_viz.errors import LitVizError, NetworkError, first_line
 
 _LOCK = threading.RLock()
@@ -34,8 +35,10 @@ class Original:
         std: Sequence[float],
         size: tuple[int, int],
         num_classes: int = 0,
+        output: Output = LOGITS,
     ) -> None:
         self.name, self.original = name, original
+        self.output = output
         self.mean, self.std, self.size = tuple(mean), tuple(std), size
         self.channels, self.num_classes = len(self.mean), num_classes
 
@@ -51,17 +54,19 @@ class Original:
         std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         return (x - mean) / std
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the network's logits in eval mode, float32 ``(N, K)`` on the device of ``x``, without a gradient.
+    def logits(self, x: Tensor, *, final: bool = False) -> Tensor:
+        """Return the network's scores in eval mode, float32 ``(N, K)`` on the device of ``x``, without a gradient.
 
-        ``x`` are images ``(N, C, H, W)`` in [0, 1], on any device.
+        ``x`` are images ``(N, C, H, W)`` in [0, 1], on any device. With ``final``, the scores are those on which the
+        success of an attack is judged (:meth:`~lit_viz.classifiers.outputs.Output.final`).
         """
         self._check(x)
         with torch.inference_mode(False), torch.no_grad(), full_float32(), state_preserved(self.original) as network:
             images = self.normalize(x.to(self.device, dtype_of(network)))
             with network_errors_wrapped(x.shape):
-                output = forward(network, images)
-            return logits_of(output, len(x)).to(x.device, torch.float32)
+                returned = self.output.returned(network, images)
+            scores = self.output.final if final else self.output.scores
+            return scores(returned, len(x)).to(x.device, torch.float32)
 
     def _check(self, x: Any) -> None:
         got = type(x).__name__
@@ -83,7 +88,7 @@ class Original:
             return small, logits
         full = self._probe_images(self.size)
         with state_preserved(self.original) as network:
-            return full, logits_without_graph(network, full)
+            return full, self.output.without_graph(network, full)
 
     def accepts(self, size: tuple[int, int]) -> bool:
         """Return whether the network gives logits for inputs of a size (H, W), and keeps its state."""
@@ -97,8 +102,8 @@ class Original:
         """Return logits ``(2, K)``; None where the network does not accept the size or adapts its attributes to it."""
         with state_preserved(self.original) as network, suppress(Exception):  # networks raise any kind of error
             before = _settings(network)
-            logits = logits_without_graph(network, images)
-            if logits.shape == (2, self.num_classes) and not _is_adapted(network, before, images):
+            logits = self.output.without_graph(network, images)
+            if logits.shape == (2, self.num_classes) and not _is_adapted(network, before, images, self.output):
                 return logits
         return None
 
@@ -193,12 +198,12 @@ def _settings(module: nn.Module) -> list[_Settings]:
     return settings
 
 
-def _is_adapted(module: nn.Module, before: Sequence[_Settings], images: Tensor) -> bool:
+def _is_adapted(module: nn.Module, before: Sequence[_Settings], images: Tensor, output: Output) -> bool:
     """Return whether a forward of images has changed attributes, apart from those that change in every forward."""
     after = _settings(module)
     if after == before:
         return False
-    logits_without_graph(module, images)
+    output.without_graph(module, images)
     again = _settings(module)
     for (_, old), (_, values), (_, new) in zip(before, after, again, strict=True):
         for name, value in values.items():

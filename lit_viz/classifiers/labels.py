@@ -22,9 +22,9 @@ def imagenet_labels() -> tuple[str, ...]:
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
-def numbered_labels(count: int) -> tuple[str, ...]:
+def numbered_labels(count: int, noun: str = "class") -> tuple[str, ...]:
     """Return ``class 0``, ``class 1`` ..."""
-    return tuple(f"class {i}" for i in range(count))
+    return tuple(f"{noun} {i}" for i in range(count))
 
 
 def read_labels(labels: Sequence[str] | str | Path) -> tuple[str, ...]:

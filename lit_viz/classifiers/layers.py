@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers.isolation import Original
-from lit_viz.classifiers.outputs import probe_images
+from lit_viz.classifiers.summaries import probe_images
 from lit_viz.errors import LitVizError, did_you_mean
 
 CONV2D_SAME = "timm.layers.conv2d_same.Conv2dSame"

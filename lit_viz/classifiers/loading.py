@@ -16,8 +16,9 @@ from torch.nn.parameter import is_lazy
 from lit_viz.classifiers import isolation
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS, Classifier
 from lit_viz.classifiers.labels import numbered_labels, read_labels
-from lit_viz.classifiers.outputs import detect_probability_head, forward, logits_of, probe_images, relative_difference
+from lit_viz.classifiers.outputs import LOGITS, Logits, Output, probability_head
 from lit_viz.classifiers.sources import Source, find_source, module_source, networks_in
+from lit_viz.classifiers.summaries import probe_images, relative_difference
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights, state_dict_of
 from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.utils.files import sha256
@@ -94,8 +95,12 @@ def load(
     multi_label: bool | None = None,
     processor: Any = None,
     device: str | torch.device | None = None,
+    output: Output = LOGITS,
 ) -> Classifier:
-    """Load a classifier as :func:`load_classifier`, without logging its notes, which every run prints."""
+    """Load a classifier as :func:`load_classifier`, without logging its notes, which every run prints.
+
+    Of a network that is no classifier, ``output`` says what is scored, and the labels name the scores.
+    """
     if not isinstance(classifier, (nn.Module, str, Enum)):
         raise LitVizError(f"classifier must be an nn.Module or a name, got {classifier!r}")
     if isinstance(classifier, Enum):
@@ -113,8 +118,8 @@ def load(
             source = module_source(module, source, processor, strict=not is_complete)
         means = source.mean if mean is None else mean
         stds = source.std if std is None else std
-        tested = _tested(name, module, means, stds, _checked_size(source.size if size is None else size, name))
-    if multi_label is None:
+        tested = _tested(name, module, means, stds, _checked_size(source.size if size is None else size, name), output)
+    if multi_label is None and output.decision == "exclusive":
         multi_label = source.multi_label
     notes = []
     if (mean is None or std is None) and (is_own or recorded not in ("DEFAULT", "none")):
@@ -135,6 +140,7 @@ def load(
         weights=recorded,
         sha256=digest,
         notes=notes,
+        output=tested.output,
     )
 
 
@@ -171,8 +177,10 @@ def _labels(labels: Sequence[str] | str | Path | None, source: Source, tested: i
     """Return the given labels, else the published ones if their number matches, else numbers."""
     classes = tested.num_classes
     if labels is None:
-        published = tuple(source.labels or ())
-        return published if len(published) == classes else numbered_labels(classes)
+        for names in (tested.output.names, source.labels):
+            if names and len(names) == classes:
+                return tuple(names)
+        return numbered_labels(classes, "score" if tested.output.decision == "number" else "class")
     names = read_labels(labels)
     if len(names) != classes:
         raise LitVizError(f"labels must be one per class: {tested.name} has {classes} classes, got {len(names)} labels")
@@ -294,7 +302,12 @@ def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int
 
 
 def _tested(
-    name: str, module: nn.Module, mean: PerChannel | None, std: PerChannel | None, size: tuple[int, int]
+    name: str,
+    module: nn.Module,
+    mean: PerChannel | None,
+    std: PerChannel | None,
+    size: tuple[int, int],
+    output: Output,
 ) -> isolation.Original:
     """Return the tested network, with as many channels as it accepts."""
     first = 0
@@ -311,7 +324,8 @@ def _tested(
         try:
             means, stds = _per_channel("mean", mean, 0.0, channels), _per_channel("std", std, 1.0, channels)
             require(all(value > 0 for value in stds), "std must be positive", stds)
-            tested = isolation.Original(name, module, means, stds, size)
+            tested = isolation.Original(name, module, means, stds, size, output=output)
+            tested.output = _prepared(output, tested)
             tested.num_classes = _test(tested)
             return tested
         except LitVizError as error:
@@ -334,26 +348,38 @@ def _per_channel(option: str, values: PerChannel | None, default: float, channel
     return given * channels if len(given) == 1 else given
 
 
+def _prepared(output: Output, classifier: isolation.Original) -> Output:
+    """Return the output for a network."""
+
+    def normalize(images: Tensor) -> Tensor:
+        return classifier.normalize(images.to(classifier.device, isolation.dtype_of(classifier.original)))
+
+    with torch.no_grad(), isolation.state_preserved(classifier.original) as network:
+        return output.prepare(network, normalize, classifier.size)
+
+
 def _test(classifier: isolation.Original) -> int:
     """Run the network on probe images; return the number of classes.
 
     Raises:
         LitVizError: its forward fails, or its outputs are no logits or depend on the other images of a batch.
     """
-    name, channels, size = classifier.name, classifier.channels, classifier.size
+    name, channels, size, output = classifier.name, classifier.channels, classifier.size, classifier.output
     images = probe_images(channels, size).to(classifier.device, isolation.dtype_of(classifier.original))
     with torch.no_grad(), isolation.state_preserved(classifier.original) as network:
         try:
             before = isolation.random_state(classifier.device)
-            logits, probabilities = detect_probability_head(network, classifier.normalize(images))
+            returned = output.returned_with_graph(network, classifier.normalize(images))
+            logits = output.scores(returned, len(images)).detach()
+            probabilities = probability_head(returned) if isinstance(output, Logits) else None
             draws = not torch.equal(before, isolation.random_state(classifier.device))
-            single = [logits_of(forward(network, classifier.normalize(image)), 1) for image in (images[:1], images[1:])]
+            single = [output(network, classifier.normalize(image)) for image in (images[:1], images[1:])]
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error
         except Exception as error:  # any error of the network
             reason = first_line(error)
             with suppress(Exception):
-                forward(network, classifier.normalize(images[:1]))
+                output.returned(network, classifier.normalize(images[:1]))
                 reason = "it accepts one image, but batches of several are required"
             raise LitVizError(
                 f"{name} fails on images of shape (2, {channels}, {size[0]}, {size[1]}): give the size= it was trained "

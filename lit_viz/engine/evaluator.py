@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import FrozenNetwork
-from lit_viz.classifiers.outputs import decision_logits
+from lit_viz.classifiers.summaries import decision_logits
 from lit_viz.engine.ranks import InputShard, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError, check_shape
@@ -82,7 +82,7 @@ class Evaluator:
             goals["members"] = to_device(self._members() * len(rows), x.device)
             goals |= self.view_goals
             if self.decisions:
-                logits = decision_logits(logits, goals["targets"])
+                logits = decision_logits(logits, goals["targets"], goals.get("thresholds"))
             outputs = Outputs(logits, activations=activations, inputs=self.views, **goals)
             scores = evaluate_objective(self.objective, outputs)
             if gradient and not scores.requires_grad:

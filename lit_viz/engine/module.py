@@ -336,7 +336,9 @@ class ImageTraining(Method):
         means: dict[str, float | Tensor] = dict(self._progress_metrics)
         if self._step is not None and self._step.first is not None:
             metrics = self._step.first.metrics
-            means |= {name: metrics[name].float().mean() for name in ("objective", "probability") if name in metrics}
+            means |= {
+                name: metrics[name].float().mean() for name in ("objective", "probability", "score") if name in metrics
+            }
         means |= {name: total / count for name, (total, count) in self._sums.items()}
         return {**means, "images_done": float(len(self.finished))}
 

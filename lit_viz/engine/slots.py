@@ -79,13 +79,14 @@ class Slots(nn.Module):
     def goals(self, rows: Sequence[int], device: torch.device, views: int = 1) -> dict[str, Tensor]:
         """Return the goals of these slots, ``(len(rows) * views,)`` each, as :class:`~lit_viz.objectives.Outputs` takes
         them: the class to reach, or to leave if ``targeted`` is False; the true class, the channel and the class that
-        the target is contrasted with, -1 if there is none.
+        the target is contrasted with, -1 if there is none; and the thresholds of scores that are numbers.
         """
         targets: list[int] = []
         labels: list[int] = []
         targeted: list[bool] = []
         channels: list[int] = []
         against: list[int] = []
+        thresholds: list[float] = []
         for n in rows:
             task = self.tasks[n]
             targets += [index_or_none(task.goal)] * views
@@ -93,13 +94,17 @@ class Slots(nn.Module):
             targeted += [task.target is not None] * views
             channels += [task.options.get("channel", NO_INDEX)] * views
             against += [task.options.get("against", NO_INDEX)] * views
-        return {
+            thresholds += [task.options.get("threshold", 0.0)] * views
+        goals = {
             "targets": to_device(targets, device),
             "labels": to_device(labels, device),
             "targeted": to_device(targeted, device),
             "channels": to_device(channels, device),
             "against": to_device(against, device),
         }
+        if any(thresholds):  # of scores that are numbers
+            goals["thresholds"] = to_device(thresholds, device)
+        return goals
 
     def clear(self, x: Tensor) -> None:
         """Remove all slots; ``x`` is allocated until the first are appended."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.loading import class_names, load
-from lit_viz.classifiers.outputs import LOGITS_TOLERANCE, prediction_summary, probe_images, relative_difference
+from lit_viz.classifiers.summaries import LOGITS_TOLERANCE, prediction_summary, probe_images, relative_difference
 from lit_viz.images.canvas import resize
 from lit_viz.utils.files import sha256
 from lit_viz.utils.formatting import remark

@@ -153,6 +153,8 @@ class _Comparison:
         images = [*map(pixels, self.files), *map(gray_levels, self.differences)]
         before = prediction_text(record, record.predicted_before_name, record.probability_before)
         after = prediction_text(record, record.predicted_name, record.probability)
+        if record.score is not None:
+            before, after = _score_text(record.score_before), f"{_score_text(record.score)}\n{record.target_name}"
         cells = []
         for image, text, share in zip(images, [before, after, _norms(self.change), ""], self.clipped, strict=True):
             cells.append(Cell(image, [*text.split("\n"), _clipped(share)], width, lines=3))
@@ -174,6 +176,10 @@ def prediction_text(
     if probability is None:
         return prediction
     return f"{prediction}\n{goal_name(record)}: {probability_text(probability)}"
+
+
+def _score_text(score: float | None) -> str:
+    return "" if score is None else f"score {number(score)}"
 
 
 def _norms(change: Tensor) -> str:

@@ -138,6 +138,7 @@ class Trace:
         """Return the curves of an attacked image; ``goal`` is the class of the probability."""
         logged = {
             f"probability of {goal}": outcome.curve("probability"),
+            "score": outcome.curve("score"),
             "margin": outcome.curve("margin"),
             L2.axis_label: outcome.curve(L2.name),
             LINF.axis_label: [(k, LINF.display_scale * value) for k, value in outcome.curve(LINF.name)],

@@ -23,6 +23,7 @@ PARSER_ERRORS = (ArgumentError, argparse.ArgumentError, TypeError, ValueError, R
 #: Short options of all commands.
 SHORT = {
     "--classifier": "--classifier.name",
+    "--output": "--classifier.output",
     "--views": "--model.views",
     "--size": "--model.size",
     "--devices": "--trainer.devices",
@@ -117,6 +118,8 @@ class ClassifierOptions:
         std: standard deviation of the normalization, one number per channel; inferred unless given.
         size: input height and width; inferred unless given.
         multi_label: whether labels do not exclude each other: a probability is a sigmoid; inferred unless given.
+        output: what of the network's return value is scored: region, detection, zero_shot, regression, keypoint,
+            module:function or a key, or class_path and init_args of an output; the logits unless given.
     """
 
     name: str = "efficientnet_lite0"
@@ -126,6 +129,7 @@ class ClassifierOptions:
     std: float | list[float] | None = None
     size: int | tuple[int, int] | None = None
     multi_label: bool | None = None
+    output: dict[str, Any] | str | None = None
 
 
 def add_logger_options(add: Callable[..., Any]) -> None:

@@ -37,6 +37,7 @@ from lit_viz.launch.commands import extra_files
 from lit_viz.launch.commands.base import COMMON, TASK_OPTIONS, Command
 from lit_viz.launch.options import RunOptions, default_folder, loggers_of
 from lit_viz.loggers.base import LoggerSettings
+from lit_viz.outputs import configured_output
 from lit_viz.presentations import EvidenceOptions, FigureOptions, Presentation, presentation_of
 from lit_viz.runs import QUEUE, RECORDED, is_run
 from lit_viz.runs.folder import FolderStorage, check_new
@@ -198,7 +199,7 @@ class ConfiguredMethod:
                 "lit_viz.resume(folder, network) or check(folder, network)"
             )
         try:
-            return load(name, **options)
+            return load(name, output=configured_output(options.pop("output", None)), **options)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

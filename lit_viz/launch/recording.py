@@ -14,6 +14,8 @@ from pytorch_lightning.loggers import Logger
 from lit_viz._version import __version__
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
+from lit_viz.classifiers.outputs import Logits
+from lit_viz.classifiers.summaries import scores_caption
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
@@ -84,6 +86,7 @@ def classifier_options(classifier: Classifier) -> dict[str, Any]:
         "std": list(classifier.std),
         "size": list(classifier.size),
         "multi_label": classifier.multi_label,
+        "output": None if isinstance(classifier.output, Logits) else plain_arguments(classifier.output),
     }
 
 
@@ -114,6 +117,8 @@ def provenance(method: type[Any], classifier: Classifier) -> dict[str, Any]:
     if classifier.weights == GIVEN_WEIGHTS:
         recorded["labels"] = list(classifier.labels)
     recorded["multi_label"] = classifier.multi_label
+    if not isinstance(classifier.output, Logits):
+        recorded["scores"] = scores_caption(classifier.output, classifier.decision)
     return recorded
 
 

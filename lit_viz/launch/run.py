@@ -21,7 +21,7 @@ from lit_viz.attacks import BudgetAttack
 from lit_viz.attacks.norms import format_distance
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.outputs import MULTI_LABEL_CAPTION
+from lit_viz.classifiers.summaries import scores_caption
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.figures.evolution import save_evolution
@@ -367,8 +367,8 @@ def _describe(part: Part, radii: Sequence[float]) -> str:
 
 
 def output_caption(classifier: Classifier) -> str:
-    """Return the meaning of the outputs of a multi-label network; empty for exclusive classes."""
-    return MULTI_LABEL_CAPTION if classifier.multi_label else ""
+    """Return what captions state of the scores of a network; empty for the logits of exclusive classes."""
+    return scores_caption(classifier.output, classifier.decision)
 
 
 # -- evidence

@@ -13,12 +13,13 @@ from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, attack_name
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import Saved, Verifier, save_and_verify
 from lit_viz.classifiers import Classifier, as_classifier
-from lit_viz.classifiers.outputs import decision_logits
+from lit_viz.classifiers.summaries import decision_logits
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, find_part
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
+from lit_viz.methods.goals import THRESHOLD, check_goals, resolve_goal
 from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.objectives import Margin, Outputs
@@ -71,6 +72,7 @@ class AdversarialExample(AttackTraining):
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require enough classes for the attack, of targeted or untargeted tasks, and the images of the tasks."""
         super().validate_tasks(tasks)
+        check_goals(tasks, self.classifier)
         for targeted in {is_targeted(task) for task in tasks}:
             self.attack.check_classes(self.classifier, targeted=targeted)
 
@@ -79,6 +81,8 @@ class AdversarialExample(AttackTraining):
 
     def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
         """Return the task with label and target, which must differ unless the label is predicted."""
+        if self.classifier.decision == "number":
+            return resolve_goal(task, logits, self.classifier)
         task = check_goal(super().resolve_task(task, logits))
         if task.target is not None and task.target == task.label and task.label_source != "predicted":
             raise LitVizError(f"{task.name}: the target must differ from the label {task.target_name}")
@@ -93,10 +97,14 @@ class AdversarialExample(AttackTraining):
             self.store_photograph_logits(x, rows, evaluation)
         goals = self.slots.goals(rows, x.device)
         outputs = Outputs(evaluation.logits, goals["targets"], targeted=goals["targeted"])
-        evaluation.metrics |= {
-            "probability": torch.softmax(evaluation.logits, 1).gather(1, goals["targets"][:, None])[:, 0],
-            "margin": Margin()(outputs),
-        }
+        margin = Margin()(outputs)
+        if self.classifier.decision == "number":
+            sign = torch.where(goals["targeted"], 1.0, -1.0)
+            evaluation.metrics["score"] = sign * margin + goals.get("thresholds", torch.zeros_like(margin))
+        else:
+            probabilities = torch.softmax(evaluation.logits, 1)
+            evaluation.metrics["probability"] = probabilities.gather(1, goals["targets"][:, None])[:, 0]
+        evaluation.metrics["margin"] = margin
         if tests_random_views:
             self._replace_photograph_logits(x, rows, evaluation, network)
         return evaluation
@@ -109,9 +117,11 @@ class AdversarialExample(AttackTraining):
         return logits
 
     def _decisions(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        """Return logits ``(N, K)`` of slots; of a multi-label network, those of the decision on their goals."""
-        goals = self.slots.goals(rows, logits.device)["targets"]
-        return decision_logits(logits, goals) if self.classifier.multi_label else logits
+        """Return logits ``(N, K)`` of slots; of scores that are not exclusive, those of the decision on their goals."""
+        goals = self.slots.goals(rows, logits.device)
+        if self.classifier.decision == "exclusive":
+            return logits
+        return decision_logits(logits, goals["targets"], goals.get("thresholds"))
 
     def _replace_photograph_logits(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation, network: str) -> None:
         """Test success at iteration 0 on the photograph itself instead of its views."""
@@ -153,6 +163,7 @@ class AdversarialExample(AttackTraining):
             state["fooled"],
             norm=None if budget is None else budget.norm,
             eps=None if budget is None else state["eps"],
+            thresholds=self._thresholds(rows),
         )
         fooled = state["fooled"].tolist()
         self._saved = {n: (file, success) for n, file, success in zip(rows, saved, fooled, strict=True)}
@@ -201,7 +212,7 @@ class AdversarialExample(AttackTraining):
             success_float=success_float,
             repaired=saved.repaired,
             **{name: saved.distances[name] for name in ("l0", "ssim", "psnr")},
-            **saved.record_fields(self.classifier.labels),
+            **saved.record_fields(self.classifier.labels, is_predicted=self.classifier.decision != "number"),
             top5=snapshot.ranking,
         )
         return _skipped(record) if self.slots.iteration[n] == 0 and success_float else record
@@ -216,9 +227,11 @@ class AdversarialExample(AttackTraining):
         done = [r for r in results if r.image is not None and r.task.goal is not None and r.record.status == "done"]
         if not done:
             return super().evidence(results)
-        logits = self.classifier.logits(torch.stack([decode(encode_png(r.image)) for r in done if r.image is not None]))
+        files = torch.stack([decode(encode_png(r.image)) for r in done if r.image is not None])
+        logits = self.classifier.logits(files, final=True)
         goals = torch.tensor([r.task.goal for r in done]), torch.tensor([r.task.target is not None for r in done])
-        fooled = Verifier(self.classifier, *goals).success(logits.cpu())
+        thresholds = torch.tensor([r.task.options.get(THRESHOLD, 0.0) for r in done])
+        fooled = Verifier(self.classifier, *goals, thresholds).success(logits.cpu())
         records = [r.record for r, is_fooled in zip(done, fooled.tolist(), strict=True) if is_fooled]
         norms = ("l2", "linf") if records else ()
         means = {name: sum(record.metrics[name] or 0.0 for record in records) / len(records) for name in norms}
@@ -229,6 +242,8 @@ class AdversarialExample(AttackTraining):
         logits, goal = self.photograph_logits(n), self.slots.tasks[n].goal
         if logits is None or goal is None:
             return {}
+        if self.classifier.decision == "number":
+            return {"score_before": float(logits[goal])}
         predicted = int(logits.argmax())
         return {
             "predicted_before": predicted,
@@ -239,19 +254,29 @@ class AdversarialExample(AttackTraining):
     def _file_metrics(self, n: int, saved: Saved) -> Mapping[str, float]:
         """Return the norms of the change, and probability and margin by the original network."""
         state = self.slots.state_of([n])
+        verifier = Verifier(self.classifier, state["goal"], state["targeted"], self._thresholds([n]))
+        prediction = self.classifier.prediction(saved.logits, int(state["goal"]))
+        value = "score" if self.classifier.decision == "number" else "probability"
         return {
             **{name: saved.distances[name] for name in NORMS},
-            "probability": self.classifier.prediction(saved.logits, int(state["goal"]))["probability"],
-            "margin": float(Verifier(self.classifier, state["goal"], state["targeted"]).margin(saved.logits[None])),
+            value: prediction[value],
+            "margin": float(verifier.margin(saved.logits[None])),
         }
+
+    def _thresholds(self, rows: Sequence[int]) -> Tensor:
+        """Return the scores that divide success from failure ``(N,)``; 0 for classes."""
+        return torch.tensor([self.slots.tasks[n].options.get(THRESHOLD, 0.0) for n in rows])
 
 
 def _skipped(record: AdversarialRecord) -> AdversarialRecord:
     """Return the record of a photograph that is misclassified, or classified as the target, before the attack."""
-    reason = "misclassified" if record.target is None else "give another target"
+    error = f"{record.target_name} before the attack: give another goal"
+    if record.predicted_name is not None:
+        reason = "misclassified" if record.target is None else "give another target"
+        error = f"predicted as {record.predicted_name} before the attack: {reason}"
     return record.amend(
         status="skipped",
-        error=f"predicted as {record.predicted_name} before the attack: {reason}",
+        error=error,
         success_float=False,
         success_file=False,
         success_jpeg95=False,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.classifiers.outputs import group_summary
 from lit_viz.classifiers.resizing import Resizing
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import check_at_least_one
@@ -418,6 +417,9 @@ class ClassVisualization(ImageTraining):
                 continue
             logits, _ = self.evaluate_original(result.image, result.task)
             own = self.classifier.prediction(logits, result.task.target)
+            if "score" in own:
+                numbers["score"].append(own["score"])
+                continue
             numbers["probability"].append(own["probability"])
             for name, summary in {"rank_1": own, **getattr(result.record, "judges", {})}.items():
                 numbers[name].append(float(summary["rank"] == 1))

@@ -123,7 +123,7 @@ class PhotographTraining(ImageTraining):
 
     def needs_original(self, task: Task) -> bool:
         """Return whether the original network must evaluate the photograph before training."""
-        return self.is_half or self.classifier.multi_label or needs_logits(task)
+        return self.is_half or self.classifier.decision != "exclusive" or needs_logits(task)
 
     def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
         """Return the task with label and target, as far as they can be resolved.
@@ -233,7 +233,7 @@ class AttackTraining(PhotographTraining):
             make_inputs=self.make_inputs,
             views=self.views,
             ranks=self.ranks,
-            decisions=self.classifier.multi_label,
+            decisions=self.classifier.decision != "exclusive",
         )
 
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:

@@ -140,6 +140,7 @@ class AdversarialRecord(AttackRecord):
         label_name: name of the label.
         predicted_before, predicted_before_name: prediction of the photograph.
         probability_before: probability of the target or the label on the photograph.
+        score_before: score of the photograph, of a network whose scores are numbers.
         original_size, original_box: size of the original photograph, and the part that the network received.
         success_float: the image before rounding fools the network.
         success_file: the 8-bit file fools the original network.
@@ -158,6 +159,7 @@ class AdversarialRecord(AttackRecord):
     predicted_before: int | None = optional()
     predicted_before_name: str | None = optional()
     probability_before: float | None = optional()
+    score_before: float | None = optional()
     original_size: Sequence[int] | None = optional()
     original_box: Sequence[float] | None = optional()
     success_float: bool | None = optional()

@@ -22,6 +22,7 @@ from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, column_values
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.images.reading import PACKAGED_PREFIX, ZOO_PREFIX
 from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
+from lit_viz.methods.goals import with_goals
 from lit_viz.methods.photographs import DATASET, RUNNER_UP, TARGET_RULES, class_tasks, resolve
 from lit_viz.objectives import Objective
 from lit_viz.objectives.layers import Axis, check_channel, layer_parts
@@ -138,6 +139,8 @@ class PhotographTasks(TaskQueue):
         against: classes that the targets of saliency maps are contrasted with, one for all photographs or one per
             photograph, ``runner-up``, or a CSV file (file,against).
         radii: radii of the attack, in units of [0, 1]; every photograph has a task for each, ordered by radius.
+        goal: of attacks on scores that are numbers: ``above:V``, ``below:V`` or ``change:T``, which is two tasks (see
+            :mod:`~lit_viz.methods.goals`).
         normalization: mean and standard deviation by which the images of a dataset were normalized; by default those
             of its transform.
         seed: seed of the first task; task i uses ``seed + i``. The radii of a photograph have its seed.
@@ -158,6 +161,7 @@ class PhotographTasks(TaskQueue):
         labels: Classes | None = None,
         against: Classes | None = None,
         radii: Sequence[float | str] = (),
+        goal: str | None = None,
         normalization: Normalization | None = None,
         seed: int = 0,
     ) -> None:
@@ -178,8 +182,8 @@ class PhotographTasks(TaskQueue):
                 network, **{**options, "labels": options["labels"] or "predicted"}, seed=seed
             )
         sizes = _different_radii(radii)
-        super().__init__(with_variants(tasks, "eps", sizes), pictures, notes=notes)
-        self.options = {**options, "radii": sizes, "seed": seed}
+        super().__init__(with_variants(with_goals(tasks, goal), "eps", sizes), pictures, notes=notes)
+        self.options = {**options, "radii": sizes, "goal": goal, "seed": seed}
 
 
 def listed_tasks(
@@ -190,6 +194,7 @@ def listed_tasks(
     labels: str = "predicted",
     against: str | int | None = None,
     radii: Sequence[float | str] = (),
+    goal: str | None = None,
     seed: int = 0,
 ) -> TaskQueue:
     """Return the tasks of photographs that a configuration lists; see :class:`PhotographTasks`.
@@ -199,13 +204,13 @@ def listed_tasks(
         photographs: files, folders and CSV files, or rows with the keys ``file``, ``label``, ``target`` and
             ``against``.
         target: target classes of every photograph.
-        labels, against, radii, seed: see :class:`PhotographTasks`.
+        labels, against, radii, goal, seed: see :class:`PhotographTasks`.
     """
     tasks, notes = _photograph_tasks(classifier, photographs, target=target, labels=labels, against=against, seed=seed)
     sizes = _different_radii(radii)
-    queue = TaskQueue(with_variants(tasks, "eps", sizes), notes=notes)
+    queue = TaskQueue(with_variants(with_goals(tasks, goal), "eps", sizes), notes=notes)
     given = {"target": target, "labels": labels, "against": against}
-    queue.options = {"photographs": list(photographs), **given, "radii": sizes, "seed": seed}
+    queue.options = {"photographs": list(photographs), **given, "radii": sizes, "goal": goal, "seed": seed}
     return queue
 
 

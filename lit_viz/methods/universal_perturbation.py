@@ -117,8 +117,11 @@ class UniversalPerturbation(AttackTraining):
         super().__init__(classifier, attack or Universal(), views, **options)
         self.record_argument("attack", self.attack)
         self.held_out = held_out
-        if self.classifier.multi_label:
-            raise LitVizError("a universal perturbation requires classes that exclude each other, got multi-label")
+        if self.classifier.decision != "exclusive":
+            raise LitVizError(
+                "a universal perturbation requires classes that exclude each other, got "
+                f"{self.classifier.decision} scores"
+            )
         self._photographs: dict[int, PhotographSet] = {}  # by task
         self._perturbed: dict[int, list[PerturbedImage]] = {}  # by finished slot
 

@@ -32,6 +32,7 @@ class Outputs:
         against: ``(M,)`` int64, class that the target is contrasted with; -1 if there is none.
         members: ``(M,)`` int64, index of the input's image in the group of its task. None means one image per task.
         inputs: number of inputs per task; M is a multiple.
+        thresholds: ``(M,)``, score that divides success from failure, of scores that are numbers; None means 0.
     """
 
     logits: Tensor
@@ -43,6 +44,7 @@ class Outputs:
     against: Tensor | None = None
     members: Tensor | None = None
     inputs: int = 1
+    thresholds: Tensor | None = None
 
 
 class Objective(Part, ABC):

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.outputs import probabilities
+from lit_viz.classifiers.outputs import Decision
+from lit_viz.classifiers.summaries import probabilities
 from lit_viz.errors import LitVizError, require
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list
@@ -38,7 +39,7 @@ class ClassScore(Objective):
     def __init__(self, target: int | None = None, gamma: float = 1.0) -> None:
         self.target, self.gamma = target, self.checked_gamma(gamma)
         self.task_fields = frozenset({"target", "against"} if target is None else ())
-        self.multi_label = False
+        self.decision: Decision = "exclusive"
 
     def checked_gamma(self, gamma: float) -> float:
         """Return a weight; raise :class:`LitVizError` if it is negative."""
@@ -46,7 +47,7 @@ class ClassScore(Objective):
         return gamma
 
     def bind(self, classifier: Classifier) -> None:
-        self.multi_label = classifier.multi_label
+        self.decision = classifier.decision
         classes = f"a class of {classifier.name}, from 0 to {classifier.num_classes - 1}"
         valid = self.target is None or 0 <= self.target < classifier.num_classes
         require(valid, f"target of {type(self).__name__} must be {classes}", self.target)
@@ -76,7 +77,7 @@ class LogProbability(ClassScore):
     """
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        if self.multi_label:
+        if self.decision == "independent":
             return self._pick(functional.logsigmoid(outputs.logits), outputs)
         return self._pick(outputs.logits.log_softmax(1), outputs)
 
@@ -85,7 +86,7 @@ class Probability(ClassScore):
     """Probability of the class: softmax, or of a multi-label network the sigmoid."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        return self._pick(probabilities(outputs.logits, multi_label=self.multi_label), outputs)
+        return self._pick(probabilities(outputs.logits, self.decision), outputs)
 
 
 class AttackObjective(Objective):

@@ -204,7 +204,7 @@ class Presentation(ABC):
 
     def curve(self, record: Record) -> str:
         """Return the metric that is plotted below the logged images."""
-        return "probability"
+        return "probability" if record.score is None else "score"
 
     def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
         """Return the logged images of each task with its name and curve; no image is read."""
@@ -238,6 +238,8 @@ class Presentation(ABC):
             if "rank" in metrics:
                 text += f" (rank {metrics['rank']:.0f})"
             return [text]
+        if "score" in metrics:
+            return [f"score {metrics['score']:.3g}"]
         if "objective" in metrics:
             return [f"objective {metrics['objective']:.3g}"]
         return []

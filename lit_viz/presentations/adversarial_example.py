@@ -174,8 +174,8 @@ def _row(record: AdversarialRecord) -> TableRow:
         "status": record.status,
         "in the file": _VERDICTS[success],
         "seen as": format_value(record.predicted_name, "{}"),
-        "before": format_value(record.probability_before),
-        "after": format_value(record.probability),
+        "before": format_value(record.probability_before if record.score is None else record.score_before),
+        "after": format_value(record.probability if record.score is None else record.score),
         "iterations": str(record.iterations),
         "L2": format_value(record.l2),
         "Linf": format_distance(record.linf, LINF.name),
@@ -308,8 +308,8 @@ def _stronger_attacks(
         return None if earlier is None else earlier.harder  # of the same files
     attack = module.attack
     assert isinstance(attack, BudgetAttack)
-    if module.classifier.multi_label:
-        raise LitVizError("trust requires classes that exclude each other, got a multi-label network")
+    if module.classifier.decision != "exclusive":
+        raise LitVizError(f"trust requires classes that exclude each other, got {module.classifier.decision} scores")
     settings.notify(f"trying {cost_of_stronger_attacks(outcomes)}")
     network = module.classifier.fast()
     return stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)

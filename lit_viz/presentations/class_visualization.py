@@ -85,7 +85,7 @@ class ClassVisualizationPresentation(Presentation):
 
     def curve(self, record: Record) -> str:
         has_objective = isinstance(record, LayerImageRecord) and record.objective_file is not None
-        return "objective" if has_objective else "probability"
+        return "objective" if has_objective else super().curve(record)
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
@@ -200,6 +200,8 @@ def image_caption(record: Record) -> str:
     """Return the probability of the class and the number of judges that predict it, or the objective of the file."""
     if not isinstance(record, ClassImageRecord):
         return f"objective {getattr(record, 'objective_file', None) or 0.0:.3g}"
+    if record.score is not None:
+        return f"score {record.score:.3g}"
     text = probability_text(record.probability or 0.0)
     if record.judges:
         correct = sum(judge["rank"] == 1 for judge in record.judges.values())
@@ -212,7 +214,7 @@ def grid_caption(records: Iterable[Record]) -> str:
     images = [record for record in records if isinstance(record, ClassImageRecord)]
     if not images:
         return ""
-    caption = "p: probability of the class."
+    caption = "" if images[0].probability is None else "p: probability of the class."
     if any(record.judges for record in images):
         caption += " Judges: held-out networks that predict the class."
     return caption
@@ -234,6 +236,8 @@ def _row(record: Record, judges: Sequence[str]) -> TableRow:
             "probability": format_value(record.probability),
             "rank": format_value(image and image.rank, "{}"),
         }
+        if record.score is not None:
+            row = {"score of": record.title, "status": record.status, "score": format_value(record.score)}
         verdicts = record.judges if isinstance(record, ClassImageRecord) else {}
         for name in judges:
             row[f"by {name}"] = _judgment(verdicts.get(name))
@@ -261,7 +265,7 @@ def _evaluate(outcome: Outcome, module: ClassVisualization, judges: Judges) -> d
     if task.target is None:
         return {"objective_file": objective}
     return {
-        "probability": module.classifier.prediction(logits, task.target)["probability"],
+        **module.classifier.prediction(logits, task.target),
         "judges": module.judge(image, task.target, judges),
     }
 
@@ -271,4 +275,6 @@ def _agrees(verdict: Mapping[str, Any], record: Record) -> bool:
     if isinstance(record, LayerImageRecord):
         recorded = record.objective_file or 0.0
         return bool(abs(verdict["objective_file"] - recorded) <= _TOLERANCE * max(abs(recorded), 1e-6))
+    if record.score is not None:
+        return bool(abs(verdict["score"] - record.score) <= _TOLERANCE * max(abs(record.score), 1e-6))
     return record.probability is not None and abs(verdict["probability"] - record.probability) < _TOLERANCE

@@ -73,7 +73,9 @@ class SaliencyMapPresentation(Presentation):
                 "method": record.method if isinstance(record, SaliencyRecord) else "-",
                 "class": record.title if record.target_name else "-",
                 "status": record.status,
-                "probability": format_value(record.probability),
+                "probability" if record.score is None else "score": format_value(
+                    record.probability if record.score is None else record.score
+                ),
                 "evaluations": str(record.iterations),
                 "error": _error_text(record),
             }
@@ -199,6 +201,8 @@ def _subtitle(record: Record, is_repeated: bool) -> str:
     parts = []
     if record.probability is not None:
         parts.append(probability_text(record.probability))
+    if record.score is not None:
+        parts.append(f"score {record.score:.3g}")
     if record.target == record.label and record.label_source == "predicted":
         parts.append("predicted")
     if record.target != record.label or is_repeated:

@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lit_viz.classifiers.outputs import MULTI_LABEL_CAPTION
+from lit_viz.classifiers.summaries import MULTI_LABEL_CAPTION
 from lit_viz.errors import printable
 from lit_viz.figures.style import notebook_png
 from lit_viz.images.listing import has_array_images
@@ -97,7 +97,7 @@ def _provenance(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "command": command,
         "repeat": repeat,
         "versions": versions | recorded,
-        "remark": MULTI_LABEL_CAPTION if recorded.get("multi_label") else "",
+        "remark": recorded.get("scores") or (MULTI_LABEL_CAPTION if recorded.get("multi_label") else ""),
     }
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.outputs import MULTI_LABEL_CAPTION, decision_logits
+from lit_viz.classifiers.summaries import MULTI_LABEL_CAPTION, decision_logits
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Outputs
 from tests.conftest import smooth_network

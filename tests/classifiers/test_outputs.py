@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lit_viz.classifiers import load_classifier
-from lit_viz.classifiers.outputs import relative_difference
+from lit_viz.classifiers.summaries import relative_difference
 from lit_viz.errors import LitVizError
 from tests.classifiers.networks import Answering, conv_net
 

@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.outputs import prediction_summary, top5
+from lit_viz.classifiers.summaries import prediction_summary, top5
 from lit_viz.evidence import judges
 from lit_viz.evidence.judges import MOBILENET, MOBILENET_PACKAGE, held_out_judge, installed_judges, mobilenet_weights
 from lit_viz.images.reading import read_photograph

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers.fast.convolution import FastConvolution, usable
 from lit_viz.classifiers.layers import hooked, readable_layers
+from lit_viz.classifiers.outputs import LOGITS, Output
 
 #: Bytes of the widest maps of a chunk. 10 million was the fastest of 5, 10, 20 and 40 million for EfficientNet-Lite0 on
 #: two cores with 1 MiB and 16 MiB of cache each.
@@ -46,13 +47,13 @@ class Chunked(nn.Module):
         return torch.cat([compute(part) for part in torch.split(x, images)])
 
 
-def chunk_bottlenecks(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[str]:
+def chunk_bottlenecks(network: nn.Module, x: Tensor, keep: Collection[str], output: Output = LOGITS) -> list[str]:
     """Replace the layers of ``network`` that are wide inside, in place; return their names.
 
     Until :func:`set_chunk_bytes` is called they compute one image at a time, so that two images show any difference.
     Inside of them only the last chunk can be read, so layers around a kept layer are not replaced.
     """
-    calls = _calls(network, x)
+    calls = _calls(network, x, output)
     wide: dict[str, float] = {}  # widening by name
     for name in calls:
         widening = _widening(name, network.get_submodule(name), calls, len(x))
@@ -81,7 +82,7 @@ def set_chunk_bytes(network: nn.Module, chunk_bytes: float = CHUNK_BYTES) -> Non
 _CallShapes = tuple[torch.Size | None, torch.Size | None]
 
 
-def _calls(network: nn.Module, x: Tensor) -> dict[str, list[_CallShapes]]:
+def _calls(network: nn.Module, x: Tensor, output: Output) -> dict[str, list[_CallShapes]]:
     calls: dict[str, list[_CallShapes]] = {}
 
     def record(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -89,7 +90,7 @@ def _calls(network: nn.Module, x: Tensor) -> dict[str, list[_CallShapes]]:
         calls.setdefault(name, []).append((_shape(args[0]) if is_single else None, _shape(output)))
 
     with hooked(readable_layers(network), record, with_kwargs=True), torch.no_grad():
-        network(x.clone())
+        output.returned(network, x.clone())
     return calls
 
 

@@ -17,7 +17,7 @@ from lit_viz.classifiers.fast import backward
 from lit_viz.classifiers.fast.folding import Link, is_plain_convolution, links
 from lit_viz.classifiers.fast.kernels import Geometry, Kernel, computable, is_sub_pixel, sub_pixel_gradient
 from lit_viz.classifiers.layers import CONV2D_SAME, timm_types
-from lit_viz.classifiers.outputs import differentiable_logits
+from lit_viz.classifiers.outputs import LOGITS, Output
 
 #: Largest fraction of rows with a gradient at which a row-sparse backward is faster, measured on EfficientNet-Lite0 and
 #: ResNet-50: where most convolutions pass their rows directly to each other, and elsewhere.
@@ -112,9 +112,9 @@ def replace_convolutions(network: nn.Module, keep: Collection[str]) -> None:
             network.set_submodule(name, FastConvolution(layer))
 
 
-def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
+def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str], output: Output = LOGITS) -> list[Link]:
     """Fuse the rectifiers of ``network`` in place; return the pairs (convolution, activation)."""
-    found, _ = links(network, x, _replaceable, lambda module: backward.activation_of(module) is not None)
+    found, _ = links(network, x, _replaceable, lambda module: backward.activation_of(module) is not None, output)
     pairs = [pair for pair in found if not {*pair} & set(keep)]
     replaced: dict[nn.Module, FusedActivation] = {}
     for writer, reader in pairs:
@@ -128,7 +128,7 @@ def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str]) -> li
     return pairs
 
 
-def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> None:
+def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = (), output: Output = LOGITS) -> None:
     """Set ``sole_reader`` of the convolutions and rectifiers that alone read the output of another one.
 
     They are observed in a forward and verified by a backward. The input of a kept layer may be read as well. The
@@ -138,7 +138,7 @@ def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> No
     def is_row_sparse(module: nn.Module) -> bool:
         return isinstance(module, (FastConvolution, backward.Rectifier))
 
-    found, calls = links(network, x, is_row_sparse, is_row_sparse)
+    found, calls = links(network, x, is_row_sparse, is_row_sparse, output)
     readers = {link.reader for link in found if calls[link.reader] == 1} - {*keep}
     chained = {network.get_submodule(reader) for reader in readers}
     convolutions = [module for module in network.modules() if isinstance(module, FastConvolution)]
@@ -147,7 +147,7 @@ def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = ()) -> No
         convolution.threshold = _THRESHOLD_IN_CHAINS if mostly_chained else _THRESHOLD
     for step in chained:
         step.sole_reader = True  # type: ignore[assignment]
-    leaf, logits = differentiable_logits(network, x)
+    leaf, logits = output.with_graph(network, x)
     with backward.sparse_backward(torch.arange(100) == 0):  # a fraction below every threshold
         (gradient,) = torch.autograd.grad(logits[:1].sum(), leaf)
     if not bool(gradient.isfinite().all()):  # the NaN of a placeholder was read by an operation that was not observed

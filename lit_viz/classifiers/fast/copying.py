@@ -25,13 +25,8 @@ from lit_viz.classifiers.fast.kernels import kernels_available, replace_linears
 from lit_viz.classifiers.fast.rescaling import EqualHalves, RescaledNetwork, Rescaling
 from lit_viz.classifiers.fast.residual import residual_branches, scale_branches
 from lit_viz.classifiers.layers import hooked, layer_names, reading_all
-from lit_viz.classifiers.outputs import (
-    LOGITS_TOLERANCE,
-    differentiable_logits,
-    logits_without_graph,
-    probe_images,
-    relative_difference,
-)
+from lit_viz.classifiers.outputs import LOGITS, Output
+from lit_viz.classifiers.summaries import LOGITS_TOLERANCE, probe_images, relative_difference
 from lit_viz.errors import LitVizError, first_line
 
 # Largest relative differences:
@@ -67,8 +62,10 @@ class _NonDifferentiable(_Rejected):
 
 @dataclass(frozen=True)
 class _CopyOptions:
-    """What a copy is made for; attributes as the arguments of :meth:`~lit_viz.classifiers.Classifier.fast`."""
+    """What a copy is made for; attributes as the arguments of :meth:`~lit_viz.classifiers.Classifier.fast`, and the
+    output of the network."""
 
+    output: Output
     keep: frozenset[str]
     device: torch.device
     dtype: torch.dtype
@@ -104,7 +101,7 @@ def fast_copy(
     """
     if backprop == "rescale":
         dtype = torch.promote_types(dtype, torch.float32)  # small differences are divided
-    options = _CopyOptions(keep, device, dtype, backprop, residual_gradient, compiled)
+    options = _CopyOptions(classifier.output, keep, device, dtype, backprop, residual_gradient, compiled)
     with (
         torch.inference_mode(False),
         isolation.full_float32(),
@@ -127,21 +124,22 @@ def _copy(classifier: isolation.Original, options: _CopyOptions) -> FrozenNetwor
     """Return the copy: a plain one, its rule of backward, its optimizations, and what could not be done as notes."""
     name = classifier.name
     x, expected = classifier.probe()
-    plain, draws = _plain_copy(classifier.original, x, expected)
+    output = options.output
+    plain, draws = _plain_copy(classifier.original, x, expected, output)
     unscaled: list[str] = []
     if options.backprop == "plain":
-        _check_gradient(plain, x)
+        _check_gradient(plain, x, output)
     elif options.backprop == "rescale":
-        unscaled = _unscaled(plain, x, draws)
+        unscaled = _unscaled(plain, x, draws, output)
     else:
-        _replace_backward(plain, x, options.backprop)
+        _replace_backward(plain, x, options.backprop, output)
     branches: list[str] = []
     if options.residual_gradient != 1:
-        branches = residual_branches(plain, x)
+        branches = residual_branches(plain, x, output)
     if draws:
         network = _moved(plain, options.device, options.dtype)
         note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
-        copied = FrozenNetwork(network, classifier.mean, classifier.std, draws=True, notes=[note])
+        copied = FrozenNetwork(network, classifier.mean, classifier.std, draws=True, notes=[note], output=output)
     else:
         copied = _optimized(classifier, plain, x, options)
         _verify(classifier, copied, options.dtype)
@@ -170,10 +168,11 @@ def _uncopied(classifier: isolation.Original, reason: _Rejected, residual_gradie
         is_original=True,
         non_differentiable=isinstance(reason, _NonDifferentiable),
         notes=notes,
+        output=classifier.output,
     )
 
 
-def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Module, bool]:
+def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor, output: Output) -> tuple[nn.Module, bool]:
     """Return a frozen, channels-last copy without the user's hooks, and whether it draws random numbers."""
     try:
         with torch.no_grad():
@@ -191,7 +190,7 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor) -> tuple[nn.Modu
             parts[name] = part
     with isolation.state_preserved(module), hooked(parts, lambda name, *_: calls.append(name), before=True):
         try:
-            logits = logits_without_graph(network, x.contiguous(memory_format=torch.channels_last))
+            logits = output.without_graph(network, x.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # most often a view of a tensor that is not contiguous in channels-last
             raise _Rejected(f"a copy of it (without its hooks, channels-last) fails ({first_line(error)})") from error
         draws = not torch.equal(before, isolation.random_state(x.device))
@@ -207,16 +206,16 @@ def _reject_compiled(network: nn.Module) -> None:
         raise _Rejected("it is compiled (give it as it was before torch.compile)")
 
 
-def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None:
+def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop, output: Output) -> None:
     """Replace the backward of the rectifiers; check that there is no other non-linearity and the logits stay."""
     _reject_compiled(network)
     try:
         with isolation.random_state_preserved(network):
-            expected = logits_without_graph(network, x)
+            expected = output.without_graph(network, x)
         replace_rectifiers(network, backprop)
         with isolation.random_state_preserved(network):
-            logits = logits_without_graph(network, x)
-        hidden = next(nonlinearities(differentiable_logits(network, x)[1], selecting=False), None)
+            logits = output.without_graph(network, x)
+        hidden = next(nonlinearities(output.with_graph(network, x)[1], selecting=False), None)
     except Exception as error:  # any error of the user's code or its compiler
         raise _Rejected(first_line(error)) from error
     if hidden is not None:
@@ -225,20 +224,20 @@ def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop) -> None
         raise _Rejected("its logits change when its rectifier modules are replaced")
 
 
-def _unscaled(network: nn.Module, x: Tensor, draws: bool) -> list[str]:
+def _unscaled(network: nn.Module, x: Tensor, draws: bool, output: Output) -> list[str]:
     """Return the non-linear operations that the rescale rule does not handle."""
     _reject_compiled(network)
     try:
         with Rescaling() if draws else EqualHalves():  # random numbers differ between the halves
-            _, logits = differentiable_logits(network, torch.cat([x, x]))
+            _, logits = output.with_graph(network, torch.cat([x, x]))
         return list(dict.fromkeys(nonlinearities(logits, selecting=True)))
     except Exception as error:  # any error of the user's code
         raise _Rejected(first_line(error)) from error
 
 
-def _check_gradient(network: nn.Module, x: Tensor) -> None:
+def _check_gradient(network: nn.Module, x: Tensor, output: Output) -> None:
     try:
-        leaf, logits = differentiable_logits(network, x)
+        leaf, logits = output.with_graph(network, x)
         if logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None:
             return
     except RuntimeError as error:  # raised by torch.autograd.grad
@@ -249,36 +248,38 @@ def _check_gradient(network: nn.Module, x: Tensor) -> None:
 def _optimized(classifier: isolation.Original, plain: nn.Module, x: Tensor, options: _CopyOptions) -> FrozenNetwork:
     """Return the folded, moved and fused network."""
     notes: list[str] = []
-    keep, dtype = options.keep, options.dtype
-    outputs = _layer_outputs(plain, x)
+    keep, dtype, output = options.keep, options.dtype, options.output
+    outputs = _layer_outputs(plain, x, output)
     try:
-        network = _folded(plain, x, keep)
+        network = _folded(plain, x, keep, output)
         # Rounded once to the dtype of the copy, also if the original is in half precision.
         network = isolation.cast(network.to(x.device), torch.promote_types(x.dtype, dtype))
     except _Rejected as reason:
         network = copy.deepcopy(plain)
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
     if not options.own_kernels:
-        modified = _modified_layers(network, x.to(isolation.dtype_of(network)), outputs)
+        modified = _modified_layers(network, x.to(isolation.dtype_of(network)), outputs, output)
     network = _moved(network, options.device, dtype)
     images = x.to(options.device, dtype, memory_format=torch.channels_last)
     try:
-        logits_without_graph(network, images)
+        output.without_graph(network, images)
     except Exception as error:  # most often a cast in the user's code
         raise _Rejected(f"a copy of it in {str(dtype).removeprefix('torch.')} fails ({first_line(error)})") from error
     if options.own_kernels:
         try:
-            network = _with_kernels(network, images, keep, options.fuses)
+            network = _with_kernels(network, images, options)
         except _Rejected as reason:
             notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
         if SWITCHES.chunking and options.fuses:
-            _chunk(network, images, keep)
-        modified = _modified_layers(network, images, outputs)
+            _chunk(network, images, keep, output)
+        modified = _modified_layers(network, images, outputs, output)
         set_chunk_bytes(network)
     inside = _layers_inside(modified & keep, plain)
     if not inside <= keep:
         return _optimized(classifier, plain, x, replace(options, keep=keep | inside))
-    return FrozenNetwork(network, classifier.mean, classifier.std, modified_layers=modified, kept=keep, notes=notes)
+    return FrozenNetwork(
+        network, classifier.mean, classifier.std, modified_layers=modified, kept=keep, notes=notes, output=output
+    )
 
 
 def _layers_inside(containers: Collection[str], network: nn.Module) -> set[str]:
@@ -287,16 +288,17 @@ def _layers_inside(containers: Collection[str], network: nn.Module) -> set[str]:
     return {name for name in layer_names(network) if name.startswith(prefixes)}
 
 
-def _folded(plain: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
+def _folded(plain: nn.Module, x: Tensor, keep: Collection[str], output: Output) -> nn.Module:
     """Return the folded network in float64, verified."""
     if not SWITCHES.folding or not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules()):
         return copy.deepcopy(plain)
     device = torch.device("cpu") if x.device.type == "mps" else x.device  # MPS has no float64
     try:
         network, exact_x = isolation.cast(copy.deepcopy(plain).to(device), torch.float64), x.to(device, torch.float64)
-        expected = logits_without_graph(network, exact_x)
-        fold_batch_norms(network, foldable_pairs(plain, x, keep))  # pairs in the network's own dtype, which is faster
-        logits = logits_without_graph(network, exact_x)
+        expected = output.without_graph(network, exact_x)
+        pairs = foldable_pairs(plain, x, keep, output)  # in the network's own dtype, which is faster
+        fold_batch_norms(network, pairs)
+        logits = output.without_graph(network, exact_x)
     except Exception as error:  # any error of the user's code in float64
         raise _Rejected(f"it doesn't run in float64, in which folding is verified ({first_line(error)})") from error
     difference = relative_difference(logits, expected)
@@ -305,30 +307,32 @@ def _folded(plain: nn.Module, x: Tensor, keep: Collection[str]) -> nn.Module:
     return network
 
 
-def _with_kernels(network: nn.Module, x: Tensor, keep: Collection[str], fuses: bool) -> nn.Module:
-    """Return the network with own kernels and, with ``fuses``, fused activations, verified."""
+def _with_kernels(network: nn.Module, x: Tensor, options: _CopyOptions) -> nn.Module:
+    """Return the network with own kernels and, if the options fuse, fused activations, verified."""
+    keep, fuses, output = options.keep, options.fuses, options.output
     candidate = copy.deepcopy(network)
     if SWITCHES.fusion and fuses:
-        fuse_activations(candidate, x, keep)
+        fuse_activations(candidate, x, keep, output)
     replace_convolutions(candidate, keep)
     replace_linears(candidate)
     if SWITCHES.folding:
         freeze_batch_norms(candidate)
     if fuses:
         replace_rectifiers(candidate, "plain")
-    difference = _difference(candidate, x, _logits_and_gradient(network, x), KERNEL_TOLERANCE, GRADIENT_TOLERANCE)
+    expected = _logits_and_gradient(network, x, output)
+    difference = _difference(candidate, x, expected, KERNEL_TOLERANCE, GRADIENT_TOLERANCE, output)
     if difference is not None:
         raise _Rejected(difference)
     if SWITCHES.sparse_rows and fuses:
-        find_chains(candidate, x, keep)
+        find_chains(candidate, x, keep, output)
     return candidate
 
 
-def _chunk(network: nn.Module, x: Tensor, keep: Collection[str]) -> None:
+def _chunk(network: nn.Module, x: Tensor, keep: Collection[str], output: Output) -> None:
     """Compute wide layers in chunks, if chunks of one image give the same results as the whole batch."""
-    whole = _logits_and_gradient(network, x)
-    layers = chunk_bottlenecks(network, x, keep)
-    if layers and _difference(network, x, whole, LOGITS_TOLERANCE, KERNEL_TOLERANCE) is not None:
+    whole = _logits_and_gradient(network, x, output)
+    layers = chunk_bottlenecks(network, x, keep, output)
+    if layers and _difference(network, x, whole, LOGITS_TOLERANCE, KERNEL_TOLERANCE, output) is not None:
         undo_chunking(network, layers)
 
 
@@ -348,18 +352,18 @@ def _compile(classifier: isolation.Original, copied: FrozenNetwork, mode: Compil
     """Compile the copy, unless that fails or changes its results; add a note."""
     name, dtype, device = classifier.name, copied.scale.dtype, copied.scale.device
     x = probe_images(classifier.channels, classifier.size).to(device, dtype)
-    expected = _logits_and_gradient(copied, x)
+    expected = _logits_and_gradient(copied, x, LOGITS)
     tolerance = max(KERNEL_TOLERANCE, math.sqrt(torch.finfo(dtype).eps))
     try:
         copied.compile_as(mode)
-        difference = _difference(copied, x, expected, tolerance, GRADIENT_TOLERANCE)
+        difference = _difference(copied, x, expected, tolerance, GRADIENT_TOLERANCE, LOGITS)
     except Exception as error:  # any error of torch.compile or of a missing compiler
         difference = first_line(error)
     if difference is not None:
         copied.compile_as(None)
         copied.add_note(f"{name} is not compiled, which is slower: {difference}")
     elif device.type == "cpu":
-        slower = "on a CPU this is slower than lit_viz's own kernels, which it replaces (omit compile=)"
+        slower = "on a CPU this is slower than lit_viz's own kernels, which it replaces (omit --compile)"
         copied.add_note(f"{name} is compiled: {slower}")
 
 
@@ -368,18 +372,23 @@ def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.M
     return moved
 
 
-def _logits_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    leaf, logits = differentiable_logits(network, x)
+def _logits_and_gradient(network: nn.Module, x: Tensor, output: Output) -> tuple[Tensor, Tensor]:
+    leaf, logits = output.with_graph(network, x)
     (gradient,) = torch.autograd.grad(logits[:, ::2].sum(), leaf)
     return logits.detach(), gradient
 
 
 def _difference(
-    network: nn.Module, x: Tensor, expected: tuple[Tensor, Tensor], logits_tolerance: float, gradient_tolerance: float
+    network: nn.Module,
+    x: Tensor,
+    expected: tuple[Tensor, Tensor],
+    logits_tolerance: float,
+    gradient_tolerance: float,
+    output: Output,
 ) -> str | None:
     """Return a description of how logits or gradient differ from the expected ones; None if they do not."""
     try:
-        logits, gradient = _logits_and_gradient(network, x)
+        logits, gradient = _logits_and_gradient(network, x, output)
     except (RuntimeError, IndexError) as error:  # a saved tensor is changed in place, or no kernel exists
         return first_line(error)
     if relative_difference(logits, expected[0]) > logits_tolerance:
@@ -389,20 +398,20 @@ def _difference(
     return None
 
 
-def _layer_outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def _layer_outputs(network: nn.Module, x: Tensor, output: Output) -> dict[str, Tensor]:
     try:
         with torch.no_grad(), reading_all(network) as outputs:
-            network(x.clone())
+            output.returned(network, x.clone())
     except Exception as error:  # tensors that can't leave their layer (vmap)
         raise _Rejected(f"its layers can't be read ({first_line(error)})") from error
     return outputs
 
 
-def _modified_layers(network: nn.Module, x: Tensor, outputs: dict[str, Tensor]) -> set[str]:
+def _modified_layers(network: nn.Module, x: Tensor, outputs: dict[str, Tensor], output: Output) -> set[str]:
     """Return the layers whose output differs from that of the plain copy."""
-    current = _layer_outputs(network, x)
+    current = _layer_outputs(network, x, output)
     modified = set()
-    for name, output in outputs.items():
-        if name not in current or relative_difference(current[name], output) > KERNEL_TOLERANCE:
+    for name, expected in outputs.items():
+        if name not in current or relative_difference(current[name], expected) > KERNEL_TOLERANCE:
             modified.add(name)
     return modified

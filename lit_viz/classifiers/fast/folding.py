@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lit_viz.classifiers.layers import CONV2D_SAME, hooked, timm_types
+from lit_viz.classifiers.outputs import LOGITS, Output
 
 _NORM = "timm.layers.norm_act.BatchNormAct2d"
 
@@ -53,7 +54,11 @@ def _state(tensor: Tensor) -> tuple[int, int]:
 
 
 def links(
-    network: nn.Module, x: Tensor, writes: Callable[[nn.Module], bool], reads: Callable[[nn.Module], bool]
+    network: nn.Module,
+    x: Tensor,
+    writes: Callable[[nn.Module], bool],
+    reads: Callable[[nn.Module], bool],
+    output: Output = LOGITS,
 ) -> tuple[list[Link], Counter[str]]:
     """Run ``network`` on ``x`` and return the links between two kinds of layers, and how often each reader is called.
 
@@ -84,7 +89,7 @@ def links(
         torch.compiler.set_stance("force_eager"),  # compiled code is not observed
         _Uses() as uses,
     ):
-        network(x)
+        output.returned(network, x)
     found = [link for link, state in candidates if writer_calls[link.writer] == 1 and uses.counts[state] == 1]
     return found, reader_calls
 
@@ -133,9 +138,9 @@ def _has_forward_of(module: nn.Module, kind: type[nn.Module], timm_kind: str) ->
     return type(module).forward in forwards
 
 
-def foldable_pairs(network: nn.Module, x: Tensor, keep: Collection[str]) -> list[Link]:
+def foldable_pairs(network: nn.Module, x: Tensor, keep: Collection[str], output: Output = LOGITS) -> list[Link]:
     """Return the links from convolutions to batch norms."""
-    pairs, calls = links(network, x, is_plain_convolution, _is_plain_batch_norm)
+    pairs, calls = links(network, x, is_plain_convolution, _is_plain_batch_norm, output)
     return [pair for pair in pairs if calls[pair.reader] == 1 and not {*pair} & set(keep)]
 
 

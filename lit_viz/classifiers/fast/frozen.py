@@ -18,7 +18,7 @@ from lit_viz.classifiers.isolation import (
     state_preserved,
 )
 from lit_viz.classifiers.layers import STATISTICS, layer_of
-from lit_viz.classifiers.outputs import forward, logits_of
+from lit_viz.classifiers.outputs import LOGITS, Output
 from lit_viz.classifiers.reading import reading
 from lit_viz.errors import NO_GRADIENT, LitVizError
 
@@ -38,6 +38,7 @@ class FrozenNetwork(nn.Module):
         non_differentiable: whether it is known to give no gradient.
         draws: whether the network draws random numbers in eval mode; the global random state is then preserved.
         notes: messages about the copy.
+        output: what is scored; by default the logits.
     """
 
     scale: Tensor
@@ -55,8 +56,10 @@ class FrozenNetwork(nn.Module):
         non_differentiable: bool = False,
         draws: bool = False,
         notes: Sequence[str] = (),
+        output: Output = LOGITS,
     ) -> None:
         super().__init__()
+        self.output = output
         self.is_original = is_original
         # The original is no submodule, so that a trainer does not move, train or save it.
         self._original: tuple[nn.Module, ...] = (network,) if is_original else ()
@@ -100,8 +103,8 @@ class FrozenNetwork(nn.Module):
             images = self._normalized(scaling.input(x.to(device_of(network))), dtype)
             call = network if self._compiled is None or layers else self._compiled
             with network_errors_wrapped(x.shape):
-                output = forward(call, images)
-        logits = logits_of(output, len(x) * read.rows)
+                returned = self.output.returned(call, images)
+        logits = self.output.scores(returned, len(x) * read.rows)
         requires_gradient = torch.is_grad_enabled() and x.requires_grad
         if requires_gradient and (self.non_differentiable or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from lit_viz.classifiers.fast.frozen import FrozenNetwork
-from lit_viz.classifiers.outputs import relative_difference
+from lit_viz.classifiers.summaries import relative_difference
 
 #: Element-wise functions by their name in torch, of one tensor and constants; in place with ``_``.
 ELEMENTWISE = {

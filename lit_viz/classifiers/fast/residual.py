@@ -11,10 +11,10 @@ from torch.autograd.graph import Node
 
 from lit_viz.classifiers.fast.backward import upstream
 from lit_viz.classifiers.layers import hooked, readable_layers
-from lit_viz.classifiers.outputs import differentiable_logits
+from lit_viz.classifiers.outputs import LOGITS, Output
 
 
-def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
+def residual_branches(network: nn.Module, x: Tensor, output: Output = LOGITS) -> list[str]:
     """Return the names of the layers whose output is added to a tensor that it was computed from, in forward order.
 
     The additions are searched in the backward graph, so their form in the code does not matter. Blocks with a computed
@@ -29,7 +29,7 @@ def residual_branches(network: nn.Module, x: Tensor) -> list[str]:
             writers[output.grad_fn] = name
 
     with hooked(readable_layers(network), record):
-        _, logits = differentiable_logits(network, x)
+        _, logits = output.with_graph(network, x)
     ends: set[Node] = set()
     for node in upstream(logits.grad_fn):
         if type(node).__name__ == "AddBackward0":

@@ -108,6 +108,9 @@ def evaluate_files(
 def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, classifier: Classifier) -> list[str]:
     """Return a mismatch if the success differs from the record, or the logits of the two predictions by more than
     rounding on another machine explains."""
+    score = getattr(file.record, "score", None)
+    if score is not None:
+        return _score_mismatch(score, float(logits[file.goal]))
     predicted, recorded = int(logits.argmax()), file.record.predicted
     assert recorded is not None
     is_goal = recorded == file.goal
@@ -119,6 +122,13 @@ def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, clas
     if success == recorded_success and not float(logits[predicted] - logits[recorded]) > tolerance:
         return []
     return [f"predicted {classifier.labels[predicted]}, recorded {classifier.labels[recorded]}"]
+
+
+def _score_mismatch(recorded: float, score: float) -> list[str]:
+    """Return a mismatch if the scores differ by more than rounding on another machine explains."""
+    if math.isclose(score, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+        return []
+    return [f"score {score:.4g}, recorded {recorded:.4g}"]
 
 
 def _distance_mismatches(file: RecordedFile, source: Tensor) -> list[str]:

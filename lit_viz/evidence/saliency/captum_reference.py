@@ -20,7 +20,6 @@ from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier, isolation
 from lit_viz.classifiers.fast import is_rectifier
 from lit_viz.classifiers.fast.rescaling import Call, Interception
-from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Logit
 from lit_viz.optim.rule import per_slot
@@ -63,10 +62,11 @@ class OriginalNetwork(nn.Module):
             _prepare_for_hooks(network)
         self.network = isolation.cast(network, dtype).eval().requires_grad_(False)
         self._normalize, self.against, self.gamma = classifier.normalize, against, gamma
+        self.output = classifier.output
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        logits = logits_of(self.network(self._normalize(x)), len(x))
+        logits = self.output(self.network, self._normalize(x))
         return logits if self.against is None else logits - self.gamma * logits[:, self.against, None]
 
 

@@ -243,8 +243,10 @@ def _controls(
     """Return the similarity of maps that must not agree: of another class, of a randomized network, and noise."""
     classes = reference.classifier.num_classes
     cheap = replace(reference, x=reference.x.float()).with_evaluations(_CONTROL_EVALUATIONS)
-    maps = {
-        "another class": replace(cheap, target=(reference.target + classes // 2) % classes).compute(),
+    maps = {}
+    if classes > 1:
+        maps["another class"] = replace(cheap, target=(reference.target + classes // 2) % classes).compute()
+    maps |= {
         "randomized network": replace(cheap, classifier=randomized()).compute(),
         "random map": random_map(expected[None]),
     }
@@ -263,6 +265,7 @@ def randomize(classifier: Classifier) -> Classifier:
         std=list(classifier.std),
         size=classifier.size,
         multi_label=classifier.multi_label,
+        output=classifier.output,
     )
 
 

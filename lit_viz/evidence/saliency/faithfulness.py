@@ -16,7 +16,7 @@ from lit_viz.attributions import Attribution, attribute, title_of
 from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names
-from lit_viz.classifiers.outputs import probabilities
+from lit_viz.classifiers.summaries import probabilities
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.metrics import (
     RandomizationStage,
@@ -228,7 +228,9 @@ class _MeasuredMap:
 
     def score(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)[0]
-        return probabilities(logits, multi_label=self.classifier.multi_label)[:, self.record.target]
+        if self.classifier.decision == "number":
+            return logits[:, self.record.target]
+        return probabilities(logits, self.classifier.decision)[:, self.record.target]
 
     def sensitivity(self) -> float:
         draws = Draws([Key(self.seed, 0, view) for view in range(SAMPLES)], self.x.device)

@@ -21,7 +21,7 @@ COMMON = ("iterations", "slots", "log_at", "curve_at", "fit", "compile", "device
 #: Options that describe the tasks of a run.
 TASK_OPTIONS = (
     "photographs", "target", "targets", "labels", "against", "layer", "channel", "neuron", "axis", "vary", "radii",
-    "seed",
+    "goal", "seed",
 )  # fmt: skip
 
 
@@ -148,6 +148,7 @@ class PhotographCommand(Command):
             labels=config.labels,
             against=config.get("against"),
             radii=config.get("radii") or (),
+            goal=config.get("goal"),
             seed=config.seed,
         )
 

@@ -1,0 +1,133 @@
+"""Embeddings: the cosine similarity to reference images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lit_viz.classifiers.outputs import Decision, Output
+from lit_viz.errors import LitVizError, require
+from lit_viz.images.reading import PACKAGED_PREFIX, Fit, read_photograph
+from lit_viz.images.sources import image_inputs
+
+
+class Embedding(Output):
+    """Cosine similarity of an image's embedding to those of reference images, ``(N, K)``.
+
+    Several references are classes: the nearest is the decision. With one, the similarity is a number.
+
+    Args:
+        references: files, Pillow images, arrays or tensors, or a mapping of them by name.
+        select: index or key of the return value, or a function of it, that gives the embeddings ``(N, D)``; by default
+            the return value itself, or what Hugging Face calls ``image_embeds`` or ``pooler_output``.
+        method: method of the network that computes embeddings, such as ``get_image_features``; by default its forward.
+        fit: how references are fitted to the input: ``crop``, ``squash`` or ``pad``.
+
+    Raises:
+        LitVizError: there is no reference, or one can't be read.
+    """
+
+    unit = "cosine similarity"
+
+    def __init__(
+        self,
+        references: Any,
+        *,
+        select: int | str | Callable[..., Any] | None = None,
+        method: str | None = None,
+        fit: Fit = "crop",
+    ) -> None:
+        listed = list(references.values()) if isinstance(references, Mapping) else references
+        pictures, sources = image_inputs(listed)
+        self._references: list[str | Tensor] = [*pictures, *sources]
+        require(self._references, "references must have at least one image", "none")
+        self.references, self.select, self.method, self.fit = references, select, method, fit
+        self._names = self._reference_names(references)
+        self.decision: Decision = "number" if len(self._references) == 1 else "exclusive"
+        self._embeddings: Tensor | None = None  # (K, D), of length 1
+
+    def _reference_names(self, references: Any) -> tuple[str, ...]:
+        if isinstance(references, Mapping):
+            return tuple(map(str, references))
+        names = []
+        for index, reference in enumerate(self._references):
+            names.append(
+                Path(reference.removeprefix(PACKAGED_PREFIX)).stem
+                if isinstance(reference, str)
+                else f"reference {index}"
+            )
+        return tuple(names)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._names
+
+    def call(self, network: Callable[..., Any], x: Tensor) -> Any:
+        return call_method(network, self.method, x)
+
+    def prepare(self, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Embedding:
+        prepared = copy.copy(self)
+        embeddings = []
+        for reference in self._references:
+            channels = 3 if isinstance(reference, str) else reference.shape[0]
+            pixels = read_photograph(reference, size, channels, self.fit).pixels[None]
+            embeddings.append(unit_length(embeddings_in(self.returned(network, normalize(pixels)), 1, self.select)))
+        prepared._embeddings = torch.cat(embeddings)
+        return prepared
+
+    def scores(self, returned: Any, images: int) -> Tensor:
+        assert self._embeddings is not None
+        own = unit_length(embeddings_in(returned, images, self.select))
+        return own @ self._embeddings.to(own).T
+
+
+def call_method(network: Callable[..., Any], method: str | None, x: Tensor) -> Any:
+    """Call a method of a network, or its forward, on images.
+
+    Raises:
+        LitVizError: the network has no such method.
+    """
+    if method is None:
+        return network(x)
+    if not hasattr(network, method):
+        raise LitVizError(f"the network has no method {method!r}: give method= the name of one that takes images")
+    return getattr(network, method)(x)
+
+
+def embeddings_in(returned: Any, images: int, select: int | str | Callable[..., Any] | None = None) -> Tensor:
+    """Return the embeddings ``(N, D)`` in a network's return value.
+
+    Raises:
+        LitVizError: there are none.
+    """
+    found = returned
+    if callable(select):
+        found = select(returned)
+    elif isinstance(select, str) and hasattr(returned, select):
+        found = getattr(returned, select)
+    elif select is not None:
+        found = returned[select]
+    elif not isinstance(returned, Tensor):
+        for name in ("image_embeds", "pooler_output"):
+            if getattr(returned, name, None) is not None:
+                found = getattr(returned, name)
+                break
+        else:
+            found = returned[0] if isinstance(returned, (tuple, list)) and returned else None
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != images:
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(returned).__name__}"
+        raise LitVizError(
+            f"embeddings must be a tensor (N, D), got {got}: give select=, a function of the return value"
+        )
+    return found
+
+
+def unit_length(embeddings: Tensor) -> Tensor:
+    """Return embeddings ``(N, D)`` of length 1."""
+    return functional.normalize(embeddings, dim=1)

@@ -1,0 +1,137 @@
+"""Segmentation: the mean logits of the classes in a region."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lit_viz.classifiers.outputs import Output
+from lit_viz.errors import LitVizError, require
+
+
+class Region(Output):
+    """Mean logits of each class over a region of a segmentation, ``(N, K)``.
+
+    The network returns logits ``(N, K, h, w)``: a tensor, ``"out"`` of a mapping (torchvision), or ``.logits``
+    (transformers). A place of the output counts by the share of it that lies in the region. The class with the largest
+    mean is the decision. Seg-Grad-CAM sums the logits of the same pixels (Vinogradova et al. 2020, arXiv:2002.11434).
+
+    Args:
+        where: ``"everywhere"``; ``"predicted"``, the places where the class has the largest logit in the image that is
+            evaluated, or the place of its largest logit if there is none; a box (x0, y0, x1, y1) in pixels of the
+            input; or a mask of the input, a file, an array or a tensor ``(H, W)``, not zero in the region.
+
+    Raises:
+        LitVizError: the box is empty, or the mask can't be read.
+    """
+
+    unit = "mean logit"
+
+    def __init__(self, where: Any = "everywhere") -> None:
+        self.where = where
+        self._mask: Tensor | None = None  # (H, W) in [0, 1], of a box or a mask
+
+    def prepare(self, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Region:
+        prepared = copy.copy(self)
+        if not isinstance(self.where, str) or self.where not in ("everywhere", "predicted"):
+            prepared._mask = region_mask(self.where, size)
+        return prepared
+
+    def scores(self, returned: Any, images: int) -> Tensor:
+        maps = dense_maps(returned, images, "Region", ("out",))
+        if self.where == "predicted":
+            return _mean_where_predicted(maps)
+        if self._mask is None:
+            return maps.mean((2, 3))
+        weights = place_weights(self._mask, maps)
+        return (maps * weights).sum((2, 3)) / weights.sum()
+
+
+def _mean_where_predicted(maps: Tensor) -> Tensor:
+    """Return the mean of each class over the places where it is predicted ``(N, K)``."""
+    classes = maps.shape[1]
+    predicted = functional.one_hot(maps.detach().argmax(1), classes).movedim(3, 1).to(maps)
+    counts = predicted.sum((2, 3))
+    means = (maps * predicted).sum((2, 3)) / counts.clamp(min=1)
+    return torch.where(counts > 0, means, maps.amax((2, 3)))
+
+
+def dense_maps(returned: Any, images: int, owner: str, keys: Sequence[str]) -> Tensor:
+    """Return the maps ``(N, K, h, w)`` in a network's return value.
+
+    Raises:
+        LitVizError: there are none.
+    """
+    found = returned
+    if isinstance(returned, Mapping):
+        found = next((returned[key] for key in (*keys, "logits") if key in returned), None)
+    elif hasattr(returned, "logits"):
+        found = returned.logits
+    elif isinstance(returned, (tuple, list)) and returned:
+        found = returned[0]
+    if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != images:
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(returned).__name__}"
+        raise LitVizError(f"{owner} requires a network that returns maps (N, K, h, w), got {got}")
+    return found
+
+
+def place_weights(mask: Tensor, maps: Tensor) -> Tensor:
+    """Return the share of each place of maps ``(N, K, h, w)`` inside a mask ``(H, W)`` of the input, ``(h, w)``."""
+    sides = maps.shape[2:]
+    weights = functional.interpolate(mask[None, None].to(maps), sides, mode="bilinear", antialias=True)[0, 0]
+    return weights.clamp(min=0)
+
+
+def region_mask(where: Any, size: tuple[int, int]) -> Tensor:
+    """Return a region as a mask ``(H, W)`` of 0 and 1, float32.
+
+    Args:
+        where: a box (x0, y0, x1, y1) in pixels of the input, or a mask: a file, an array or a tensor ``(H, W)``.
+        size: height and width of the input.
+
+    Raises:
+        LitVizError: the region is empty, or it is neither.
+    """
+    height, width = size
+    if isinstance(where, (str, Path)):
+        mask = _read_mask(where, size)
+    elif isinstance(where, (Tensor, np.ndarray)) and where.ndim == 2:
+        mask = torch.as_tensor(where).float().ne(0).float()
+        if mask.shape != size:
+            mask = functional.interpolate(mask[None, None], size, mode="nearest")[0, 0]
+    else:
+        x0, y0, x1, y1 = _box(where)
+        mask = torch.zeros(size)
+        mask[max(0, round(y0)) : round(y1), max(0, round(x0)) : round(x1)] = 1
+    require(bool(mask.any()), f"the region must contain pixels of the input ({height} x {width})", repr(where))
+    return mask
+
+
+def _box(where: Any) -> tuple[float, float, float, float]:
+    try:
+        x0, y0, x1, y1 = map(float, where)
+    except (TypeError, ValueError) as error:
+        raise LitVizError(
+            f"where must be everywhere, predicted, a box (x0, y0, x1, y1) or a mask (H, W), got {where!r}"
+        ) from error
+    require(x0 < x1 and y0 < y1, "a box must have x0 < x1 and y0 < y1, in pixels of the input", repr(where))
+    return x0, y0, x1, y1
+
+
+def _read_mask(path: str | Path, size: tuple[int, int]) -> Tensor:
+    try:
+        with Image.open(path) as file:
+            resized = file.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
+    except OSError as error:
+        raise LitVizError(
+            f"mask {str(path)!r} can't be read as an image: give everywhere, predicted or a box"
+        ) from error
+    return torch.from_numpy(np.asarray(resized).copy()).ne(0).float()

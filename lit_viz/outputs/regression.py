@@ -1,0 +1,69 @@
+"""An element or a function of what a network returns, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lit_viz.classifiers.outputs import Decision, Output, checked_scores
+from lit_viz.classifiers.sources import import_object
+from lit_viz.errors import LitVizError, first_line
+
+
+class Regression(Output):
+    """Numbers in a network's return value, or a function of it.
+
+    Args:
+        element: index or key of the return value, or a function of it (also ``module:function``), that gives the scores
+            ``(N, K)`` or ``(N,)``; the whole return value by default.
+        names: K names of the scores.
+        unit: what one score is, for captions: ``years``.
+        decision: what the scores decide, if they are no numbers; see
+            :data:`~lit_viz.classifiers.outputs.Decision`.
+    """
+
+    def __init__(
+        self,
+        element: int | str | Callable[..., Any] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        unit: str = "score",
+        decision: Decision = "number",
+    ) -> None:
+        if isinstance(element, str) and ":" in element:  # as configurations name a function
+            element = import_object(element, "output")
+        self.element, self.unit, self.decision = element, unit, decision
+        self._names = None if names is None else tuple(names)
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        return self._names
+
+    def scores(self, returned: Any, images: int) -> Tensor:
+        return checked_scores(self._selected(returned), images, f"output {self._element_name}")
+
+    @property
+    def _element_name(self) -> str:
+        if self.element is None:
+            return "of the network"
+        return getattr(self.element, "__name__", repr(self.element))
+
+    def _selected(self, returned: Any) -> Any:
+        if self.element is None:
+            return returned
+        try:
+            if callable(self.element):
+                return self.element(returned)
+            if isinstance(self.element, str) and hasattr(returned, self.element):
+                return getattr(returned, self.element)
+            return returned[self.element]
+        except LitVizError:
+            raise
+        except Exception as error:  # any error of the user's function
+            kind = type(returned).__name__
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise LitVizError(
+                f"output {self._element_name} fails on what the network returned, a {kind} ({reason})"
+            ) from error
