@@ -15,6 +15,7 @@ from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.resizing import Resizing
+from lit_viz.classifiers.summaries import group_summary
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining

@@ -10,6 +10,7 @@ import torch
 import lit_viz as lv
 from lit_viz.attacks import FMN
 from lit_viz.classifiers import Classifier
+from lit_viz.evidence.judges import installed_judges
 from tests.conftest import SHARED
 
 pytestmark = pytest.mark.slow
@@ -55,8 +56,9 @@ def test_the_default_recipe_transfers_to_held_out_networks(lite0: Classifier) ->
     records = lv.visualize(lite0, ["tarantula", "zebra", "goldfish", "volcano"]).results
     assert all(record["backwards"] <= 1000 for record in records)
     ranks = [message["rank"] for record in records for message in record["judges"].values()]
-    assert len(ranks) == 8
-    assert sum(rank == 1 for rank in ranks) >= 7
+    judges = installed_judges(lite0)
+    assert len(ranks) == 4 * len(judges) >= 8
+    assert sum(rank == 1 for rank in ranks) >= 4 * len(judges) - 1
 
 
 @pytest.mark.skipif(not SQUEEZENET.exists(), reason="the published SqueezeNet weights are not here")

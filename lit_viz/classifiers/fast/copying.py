@@ -363,7 +363,7 @@ def _compile(classifier: isolation.Original, copied: FrozenNetwork, mode: Compil
         copied.compile_as(None)
         copied.add_note(f"{name} is not compiled, which is slower: {difference}")
     elif device.type == "cpu":
-        slower = "on a CPU this is slower than lit_viz's own kernels, which it replaces (omit --compile)"
+        slower = "on a CPU this is slower than lit_viz's own kernels, which it replaces (omit compile=)"
         copied.add_note(f"{name} is compiled: {slower}")
 
 

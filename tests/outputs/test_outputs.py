@@ -1,0 +1,310 @@
+"""Outputs of networks that are no classifiers: shapes, float64 autograd, the three methods, and misuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional
+
+import lit_viz as lv
+from lit_viz.outputs import (
+    Detection,
+    Embedding,
+    Keypoint,
+    Output,
+    Region,
+    Regression,
+    ZeroShot,
+    as_output,
+    configured_output,
+)
+from lit_viz.utils.parts import plain_arguments
+
+SIDE = 64
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, SIDE, SIDE)
+
+
+def body() -> nn.Sequential:
+    """Return a network with embeddings ``(N, 32)``."""
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.Tanh()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
+
+
+def regressor() -> nn.Sequential:
+    return nn.Sequential(body(), nn.Linear(32, 1)).eval()
+
+
+def segmenter() -> nn.Module:
+    make = torchvision.models.segmentation.lraspp_mobilenet_v3_large
+    return make(weights=None, weights_backbone=None, num_classes=5).eval()
+
+
+def load(network: nn.Module, output: Any, **options: Any) -> Any:
+    return lv.load_network(network, output=output, **{"size": SIDE, "mean": 0.4, "std": 0.5, **options})
+
+
+class Pose(nn.Module):
+    """Heat maps of two keypoints, as large as the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 5, padding=2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"heatmaps": self.conv(x).sigmoid()}
+
+
+class Clip(nn.Module):
+    """The interface of a CLIP: embeddings of images and of texts, and a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vision = body()
+        self.text = nn.EmbeddingBag(50, 32)
+        self.logit_scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        raise NotImplementedError("a CLIP's forward takes texts too")
+
+    def get_image_features(self, pixel_values: Tensor) -> Any:
+        return SimpleNamespace(pooler_output=self.vision(pixel_values))
+
+    def get_text_features(self, input_ids: Tensor) -> Tensor:
+        return self.text(input_ids)
+
+
+def tokenizer(texts: list[str], **options: Any) -> dict[str, Tensor]:
+    return {"input_ids": torch.tensor([[len(text) % 50, ord(text[-2]) % 50] for text in texts])}
+
+
+def expected_scores(kind: str, network: nn.Module, x: Tensor) -> Tensor:
+    """Return the scores of an output by its definition, in plain torch."""
+    if kind == "regression":
+        return network(x)
+    if kind == "embedding":
+        reference = read("packaged:chelsea").to(x)
+        return functional.cosine_similarity(network(x), network((reference - 0.4) / 0.5))[:, None]
+    if kind == "zero_shot":
+        texts = network.text(tokenizer(["a photo of a cat.", "a photo of a bus."])["input_ids"])
+        return torch.tensor(2.0, dtype=x.dtype).exp() * functional.cosine_similarity(
+            network.vision(x)[:, None], texts[None], dim=2
+        )
+    if kind == "region":
+        return network(x)["out"][:, :, 16:48, 8:40].mean((2, 3))
+    return network(x)["heatmaps"][:, :, 20, 30]
+
+
+def read(name: str) -> Tensor:
+    from lit_viz.images.reading import read_photograph
+
+    return read_photograph(name, (SIDE, SIDE)).pixels[None]
+
+
+def cases() -> dict[str, tuple[nn.Module, Output]]:
+    return {
+        "regression": (regressor(), Regression(unit="years")),
+        "embedding": (body(), Embedding("packaged:chelsea")),
+        "zero_shot": (Clip().eval(), ZeroShot(["cat", "bus"], tokenizer=tokenizer)),
+        "region": (segmenter(), Region((8, 16, 40, 48))),
+        "keypoint": (Pose().eval(), Keypoint((30.5, 20.5))),
+    }
+
+
+@pytest.mark.parametrize("kind", ["regression", "embedding", "zero_shot", "region", "keypoint"])
+def test_scores_and_gradients_equal_float64_autograd(kind: str, images: Tensor) -> None:
+    network, output = cases()[kind]
+    net = load(network, output)
+    x = images.double().requires_grad_()
+    exact = network.double()
+    expected = expected_scores(kind, exact, (x - 0.4) / 0.5)
+    (gradient,) = torch.autograd.grad(expected[:, -1].sum(), x)
+    network.float()
+    leaf = images.clone().requires_grad_()
+    scores, _ = net.fast()(leaf)
+    (fast,) = torch.autograd.grad(scores[:, -1].sum(), leaf)
+    assert torch.allclose(scores.double(), expected, rtol=1e-4, atol=1e-6)
+    assert (fast - gradient).abs().max() <= 1e-4 * gradient.abs().max()
+    copy = load(network.double(), output).fast(dtype=torch.float64)
+    leaf64 = images.double().requires_grad_()
+    (own,) = torch.autograd.grad(copy(leaf64)[0][:, -1].sum(), leaf64)
+    assert (own - gradient).abs().max() <= 1e-8 * gradient.abs().max()
+
+
+def test_a_region_of_predicted_places_has_the_mean_logits_of_its_classes() -> None:
+    maps = torch.randn(2, 3, 8, 8)
+    scores = Region("predicted").scores({"out": maps}, 2)
+    for image in range(2):
+        for k in range(3):
+            places = maps[image].argmax(0) == k
+            expected = maps[image, k][places].mean() if places.any() else maps[image, k].max()
+            assert torch.allclose(scores[image, k], expected)
+
+
+DETECTORS = (
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "ssdlite320_mobilenet_v3_large",
+    "fcos_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+)
+
+
+@pytest.mark.parametrize("make", DETECTORS)
+@pytest.mark.slow
+def test_detectors_of_torchvision(make: str) -> None:
+    network = getattr(torchvision.models.detection, make)(weights=None, weights_backbone=None, num_classes=4).eval()
+    if hasattr(network, "transform"):
+        network.transform.min_size, network.transform.max_size = (128,), 128
+    net = load(network, Detection((10, 10, 90, 90), iou=0.1), size=96, mean=0.0, std=1.0)
+    x = torch.rand(1, 3, 96, 96)
+    leaf = x.clone().requires_grad_()
+    scores, _ = net.fast()(leaf)
+    assert scores.shape[1] == net.num_classes
+    assert torch.autograd.grad(scores[:, 1].sum(), leaf)[0].abs().max() > 0
+    run = lv.attack(net, x, targets=1, iterations=2)
+    assert run.results[0]["status"] in ("done", "skipped")
+
+
+def test_the_scores_of_a_detector_are_the_log_sum_exp_of_overlapping_candidates() -> None:
+    from lit_viz.outputs.detection import _Candidates
+
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 9, 10], [50, 50, 60, 60]])
+    log_odds = torch.tensor([[1.0, -1.0], [2.0, 0.0], [9.0, 9.0]])
+    found = {"boxes": boxes, "labels": torch.tensor([0, 1, 1]), "scores": torch.tensor([0.9, 0.2, 0.99])}
+    returned = (([_Candidates(boxes, log_odds)], [found]), (64, 64))
+    inside = Detection((0, 0, 10, 10), score=0.5)
+    assert torch.allclose(inside.scores(returned, 1)[0], log_odds[:2].logsumexp(0))
+    assert torch.allclose(inside.final(returned, 1)[0], torch.logit(torch.tensor([0.9, 0.2])))
+    anywhere = Detection(score=0.8)
+    assert torch.allclose(anywhere.scores(returned, 1)[0], log_odds.logsumexp(0) - torch.logit(torch.tensor(0.8)))
+
+
+@pytest.mark.parametrize(("goal", "upward"), [("above:{}", True), ("below:{}", False)])
+def test_an_attack_moves_a_number_to_its_goal(goal: str, upward: bool, images: Tensor) -> None:
+    net = load(regressor(), Regression(unit="years"), labels=["age"])
+    images = images[:1]
+    clean = net.logits(images)[:, 0]
+    moved = clean.item() + (0.004 if upward else -0.004)
+    run = lv.attack(net, images, goal=goal.format(moved), attack="pgd", eps="8/255", iterations=30)
+    for n, record in enumerate(run.results):
+        assert record["success_file"] is True
+        score = float(net.logits(run.images[n : n + 1])[0, 0])
+        assert (score > moved) is upward
+        assert record["score"] == pytest.approx(score, abs=1e-6)
+        assert record["score_before"] == pytest.approx(float(clean[n]), abs=1e-6)
+        assert "probability" not in record
+        assert "predicted" not in record
+
+
+def test_a_change_is_attempted_in_both_directions(images: Tensor) -> None:
+    net = load(regressor(), "regression", labels=["age"])
+    run = lv.attack(net, images[:1], goal="change:0.002", attack="pgd", eps="8/255", iterations=20)
+    up, down = run.results
+    assert up["score"] >= up["score_before"] + 0.002
+    assert down["score"] <= down["score_before"] - 0.002
+
+
+def test_a_photograph_that_meets_the_goal_is_skipped(images: Tensor) -> None:
+    net = load(regressor(), "regression")
+    run = lv.attack(net, images[:1], goal="above:-100")
+    assert run.results[0]["status"] == "skipped"
+    assert "before the attack" in run.results[0]["error"]
+
+
+def test_captum_agrees_on_numbers_and_regions(images: Tensor) -> None:
+    for network, output in ((regressor(), Regression()), (segmenter(), Region())):
+        run = lv.saliency(load(network, output), images, method=["gradient", "input_x_gradient"], check="captum")
+        assert [record["captum"]["passed"] for record in run.results] == [True] * 4
+
+
+def test_a_run_folder_of_numbers_is_checked_and_states_the_score(tmp_path: Path, images: Tensor) -> None:
+    net = load(regressor(), Regression(unit="years"), labels=["age"])
+    run = lv.attack(net, images, goal="above:100", iterations=3, out=tmp_path / "run", logger=None)
+    assert run.check()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "years" in page
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["classifier"]["output"]["class_path"].endswith("Regression")
+    assert lv.resume(tmp_path / "run", net).results == run.results
+
+
+def test_outputs_are_written_and_read_back() -> None:
+    outputs = [
+        Region((1, 2, 3, 4)),
+        Detection((1, 2, 3, 4), iou=0.3),
+        Embedding("packaged:chelsea"),
+        Regression("age", unit="years", names=["age"]),
+        Keypoint((1, 2)),
+        ZeroShot(["a", "b"], text_embeddings=[[1.0, 0.0], [0.0, 1.0]]),
+    ]
+    for output in outputs:
+        plain = plain_arguments(output)
+        again = configured_output(yaml.safe_load(yaml.safe_dump(plain)))
+        assert plain_arguments(again) == plain
+        assert type(again) is type(output)
+
+
+def test_functions_indices_and_keys_are_outputs(images: Tensor) -> None:
+    class Tuple(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"first": self.body(x)[:, :2], "second": self.body(x)[:, 2:5]}
+
+    network = Tuple().eval()
+    assert load(network, "second").num_classes == 3
+    assert load(network, lambda returned: returned["first"].sum(1)).num_classes == 1
+    assert load(network, "first", labels=["x", "y"]).labels == ("x", "y")
+    assert as_output(0).element == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda returned: returned["no"], "fails on what the network returned"),
+        (lambda returned: returned.sum(), "a number per image and name"),
+        (lambda returned: returned.argmax(1), "floating-point"),
+        (lambda returned: "text", "must return a tensor"),
+        (Region(), "requires a network that returns maps"),
+        (Detection(), "requires a Faster R-CNN"),
+        (3.5, "output must be"),
+        ("embedding", "requires arguments"),
+    ],
+)
+def test_a_wrong_output_is_one_sentence(output: Any, message: str) -> None:
+    with pytest.raises(lv.LitVizError, match=message):
+        load(body(), output)
+
+
+def test_a_score_without_a_gradient_is_one_sentence(images: Tensor) -> None:
+    net = load(body(), lambda returned: returned.detach()[:, :1])
+    with pytest.raises(lv.LitVizError, match="not differentiable"):
+        lv.saliency(net, images)
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"), [(None, "requires goal="), ("up:3", "goal must be above"), ("change:-1", "goal must be above")]
+)
+def test_goals_of_numbers(goal: str | None, message: str, images: Tensor) -> None:
+    net = load(regressor(), "regression")
+    with pytest.raises(lv.LitVizError, match=message):
+        lv.attack(net, images, goal=goal)
+    with pytest.raises(lv.LitVizError, match="goal applies to"):
+        lv.attack(lv.load_classifier(body(), size=SIDE, mean=0.0, std=1.0), images, goal="above:1")
