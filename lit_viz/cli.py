@@ -404,15 +404,16 @@ def _classes(arguments: list[str]) -> None:
 
 def _layers(arguments: list[str]) -> None:
     with _gc_paused():
-        from lit_viz.classifiers import layer_names, load_classifier
+        from lit_viz.classifiers import layer_names
         from lit_viz.classifiers.layers import layouts
         from lit_viz.launch.arguments import parse_classifier_options
         from lit_viz.launch.messages import options_named
+        from lit_viz.outputs import load_network
 
     is_named = arguments and not arguments[0].startswith("-")
     options, positionals = parse_classifier_options(["--classifier", *arguments] if is_named else arguments)
     with options_named():
-        classifier = load_classifier(options.pop("name"), **options)
+        classifier = load_network(options.pop("name"), **options)
     if positionals:
         raise LitVizError(f"lit-viz layers takes one network, got also {positionals[0]}")
     modules = dict(classifier.original.named_modules())

@@ -199,7 +199,8 @@ def class_names(
 
     The network is not built if its published labels apply.
     """
-    published = find_source(name).labels if labels is None and weights == "DEFAULT" else None
+    are_published = labels is None and weights == "DEFAULT" and "output" not in options
+    published = find_source(name).labels if are_published else None
     return tuple(published or load(name, weights=weights, labels=labels, **options).labels)
 
 

@@ -147,7 +147,14 @@ def parse_classifier_options(arguments: Sequence[str]) -> tuple[dict[str, Any], 
     parser = ArgumentParser(exit_on_error=False, prog="lit-viz")
     parser.add_class_arguments(ClassifierOptions, "classifier")
     config = _parse(parser, arguments)
-    return config.classifier.as_dict(), config.bare
+    options = config.classifier.as_dict()
+    if options["output"] is None:
+        del options["output"]
+    else:
+        from lit_viz.outputs import configured_output  # imports torch
+
+        options["output"] = configured_output(options["output"])
+    return options, config.bare
 
 
 def parse_logger_options(arguments: Sequence[str]) -> tuple[Any, list[str]]:
