@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status, printable
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
+from lit_viz.launch.commands.usage import USAGES
 from lit_viz.utils.formatting import command_line, notify, pluralize, status_summary
 from lit_viz.utils.process import is_rank_zero
 
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from lit_viz.launch.run import Run
     from lit_viz.types import Record
 
-#: Help by command; methods have a parser with its own help.
+#: Help by command.
 _USAGES = {
+    **USAGES,
     "demo": """\
 usage: lit-viz demo [--out RUN] [--resume] [--iterations N] ...
 
@@ -100,6 +102,13 @@ List the layers of a network and their outputs.
 
 Example: lit-viz layers torchvision/resnet18 --classifier.weights none
 """,
+    "completion": """\
+usage: lit-viz completion SHELL
+
+Print the completion of commands and options for bash, zsh, fish or another shell of shtab (pip install shtab).
+
+Example: lit-viz completion bash > ~/.local/share/bash-completion/completions/lit-viz
+""",
 }
 #: Arguments and summaries of all commands.
 _SUMMARIES = {
@@ -111,6 +120,7 @@ _SUMMARIES = {
     "epochs": ("FOLDER", "draw the results of a probe by epoch"),
     "classes": ("tarant", "find a class by a part of its name"),
     "layers": ("CLASSIFIER", "list the layers of a network"),
+    "completion": ("bash", "print the completion for a shell"),
 }
 _HELP = """\
 usage: lit-viz COMMAND ...
@@ -123,6 +133,7 @@ Options of a command: lit-viz COMMAND --help. Configurations, with papers and co
     "\n".join(f"  {f'lit-viz {name} {words}':<40}{summary}" for name, (words, summary) in _SUMMARIES.items())
 )
 _HELP_OPTIONS = {"--help", "-h"}
+_ALL_OPTIONS = "--help-all"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -197,7 +208,7 @@ def errors_reported(program: str) -> Iterator[None]:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("--help", "-h", "help"):
+    if not arguments or arguments[0] in (*_HELP_OPTIONS, _ALL_OPTIONS, "help"):
         print(_HELP)
         return
     name, *rest = arguments
@@ -215,11 +226,15 @@ def _dispatch(arguments: list[str]) -> None:
         "epochs": _epochs,
         "classes": _classes,
         "layers": _layers,
+        "completion": _completion,
     }
     if name not in commands:
         raise LitVizError(f"there is no command {name!r}{did_you_mean(name, commands) or ': see lit-viz --help'}")
-    if name in _USAGES and _HELP_OPTIONS & set(rest):
+    if _HELP_OPTIONS & set(rest):
         print(_USAGES[name], end="")
+        return
+    if _ALL_OPTIONS in rest:
+        print(_all_options(name), end="")
         return
     commands[name](rest)
 
@@ -240,6 +255,16 @@ def _gc_paused() -> Iterator[None]:
         atexit.register(lambda: gc.unfreeze() if "triton" in sys.modules else None)
 
 
+def _all_options(name: str) -> str:
+    """Return the help of a command with all options."""
+    if name not in SUMMARIES:
+        return _USAGES[name]
+    with _gc_paused():
+        from lit_viz.launch.config import all_options
+
+    return all_options(COMMANDS[name])
+
+
 # -- commands
 
 
@@ -254,8 +279,6 @@ def _method(name: str, arguments: list[str]) -> None:
     command = COMMANDS[name]
     with options_named(command):
         arguments = rewrite_arguments(arguments, command)
-        if _HELP_OPTIONS & set(arguments):
-            ConfiguredMethod(command, ["--help"])  # prints and exits
         configured = ConfiguredMethod(command, with_config(command, arguments))
         configured.check()
         _notify_of_defaults(configured, arguments)
@@ -422,6 +445,15 @@ def _layers(arguments: list[str]) -> None:
         print(f"{name:<40} {type(modules[name]).__name__:<24} {outputs.get(name, 'not called, or no tensor')}")
 
 
+def _completion(arguments: list[str]) -> None:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise _usage_error("completion", arguments)
+    with _gc_paused():
+        from lit_viz.launch.completion import completion_script
+
+    print(completion_script(arguments[0], {name: summary for name, (_, summary) in _SUMMARIES.items()}))
+
+
 def _usage_error(command: str, arguments: Sequence[str]) -> LitVizError:
     return LitVizError(f"{_USAGES[command].splitlines()[0]}; got: {shlex.join(['lit-viz', command, *arguments])}")
 
@@ -474,11 +506,20 @@ def _print_results(run: Run) -> None:
             print_line(f"figure   {figure}")
         print_line(f"report   {run.folder}/report.html")
         files = " and ".join(file.name for file in [*figures, *evolutions])
-        logs = {"wandb": ", or the run in W&B", "tensorboard": f", or tensorboard --logdir {run.folder}/tensorboard"}
-        loggers = "".join(text for name, text in logs.items() if (run.folder / name).is_dir())
-        print_line(f"next     open {files}{loggers}; verify: {command_line('check', run.folder)}")
+        print_line(f"next     open {files}{_logs(run.folder)}; verify: {command_line('check', run.folder)}")
     if failed:
         sys.exit(1)
+
+
+def _logs(folder: Path) -> str:
+    """Return where the loggers of a run show it, as clauses; an offline run of W&B can't be opened."""
+    clauses = ""
+    is_offline = any((folder / "wandb").glob("offline-run-*"))
+    if (folder / "wandb" / "complete").exists() and not is_offline:
+        clauses += ", or the run in W&B"
+    if (folder / "tensorboard").is_dir():
+        clauses += f", or tensorboard --logdir {folder}/tensorboard"
+    return clauses
 
 
 def _print_table(console: Console, rows: Sequence[Mapping[str, str]], records: Sequence[Record] | None = None) -> None:

@@ -418,8 +418,7 @@ def test_the_error_of_an_initial_photograph_is_printed(
 
 @pytest.mark.parametrize("method", ["visualize", "saliency", "attack"])
 def test_help_has_no_markup(method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([method, "--help"])
+    main([method, "--help-all"])
     message = capsys.readouterr().out
     assert "``" not in message
     assert not re.search(r":\w+:`", message)
@@ -430,13 +429,6 @@ def test_help_has_no_markup(method: str, capsys: pytest.CaptureFixture[str]) -> 
         "Lightning's Trainer",
     ]
     assert message.count("--classifier NAME") == 2  # in the usage and on its own
-
-
-def test_help_shows_the_defaults_of_the_configuration(capsys: pytest.CaptureFixture[str], lit_viz: Any) -> None:
-    lit_viz("visualize", "--help")
-    message = " ".join(capsys.readouterr().out.split())
-    assert "tarantula.yaml" in message
-    assert "updates per image; evaluations per map (type: int | null, default: 225)" in message
 
 
 def test_default_photographs_are_printed(
@@ -753,9 +745,11 @@ def test_next_steps_name_existing_files(
         lit_viz("visualize", "2", *small_options, "--iterations", steps, "--out", str(run))
         assert f"next     open {pictures}; verify: lit-viz check {run}" in capsys.readouterr().out
         assert (run / "evolution.gif").exists() == ("evolution" in pictures)
-    (run / "wandb").mkdir()
-    lit_viz("resume", str(run))
-    assert "evolution.gif, or the run in W&B; verify" in capsys.readouterr().out
+    (run / "wandb" / "run-1").mkdir(parents=True)
+    for name, mentions in (("run-1", False), ("complete", True), ("offline-run-1", False)):
+        (run / "wandb" / name).mkdir(exist_ok=True)
+        lit_viz("resume", str(run))
+        assert (", or the run in W&B" in capsys.readouterr().out) == mentions
 
 
 @pytest.mark.parametrize("out", [["--out", "RUN"], ["--out=RUN"]])

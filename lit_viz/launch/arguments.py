@@ -29,7 +29,7 @@ SHORT = {
     "--devices": "--trainer.devices",
 }
 #: Options without a value of all commands.
-_FLAGS = ("--overwrite", "--resume", "--print_config", "--help", "-h", "--count")
+_FLAGS = ("--overwrite", "--resume", "--print_config", "--count")
 #: Names in other tools, and the option to use.
 _REPLACED = {
     **dict.fromkeys(("--trainer.max_steps", "--trainer.max_epochs", "--steps"), "--iterations"),

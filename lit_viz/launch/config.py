@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import threading
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Action
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
@@ -95,11 +95,13 @@ def _add_common_arguments(parser: ArgumentParser, command: Command) -> None:
 
 
 @cache  # to build a parser takes longer than to parse
-def build_parser(kind: type[Command], is_help: bool = False, module: type[Any] | None = None) -> ArgumentParser:
+def build_parser(kind: type[Command], module: type[Any] | None = None, is_help: bool = False) -> ArgumentParser:
     """Return the parser of a command: its own options, and those of the classifier, the method and the Trainer.
 
-    The defaults in the help are those of the default configuration, which otherwise is an argument of the parser.
-    ``module`` is the class of the method if it is not the command's own.
+    Args:
+        kind: class of the command.
+        module: class of the method, if it is not the command's own.
+        is_help: whether the defaults are those of the default configuration, which otherwise is an argument.
     """
     command, prog = kind(), f"lit-viz {kind.name}"
     module = module or command.module
@@ -111,6 +113,7 @@ def build_parser(kind: type[Command], is_help: bool = False, module: type[Any] |
             f"{command.__doc__} {command.shorts} Options that are not given are taken from --config NAME "
             f"[{command.default_config}]; its values are the defaults below. Example: {command.example}"
         ),
+        formatter_class=_HelpFormatter,
         default_config_files=[str(find_config(command.name, command.default_config))] if is_help else [],
         dump_header=[f"pytorch_lightning=={metadata.version('pytorch-lightning')}"],
     )
@@ -137,6 +140,40 @@ def build_parser(kind: type[Command], is_help: bool = False, module: type[Any] |
     return parser
 
 
+class _HelpFormatter(DefaultHelpFormatter):
+    """Name parts by their classes, and offer the classes of their own package only."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = super()._get_help_string(action).replace("%(default)s", _default_text(action.default))
+        text, known, classes = text.partition(", known subclasses: ")
+        if not known:
+            return text
+        paths = classes.removesuffix(")").split(", ")
+        package = ".".join(paths[0].split(".")[:2])
+        names = [path.rpartition(".")[2] for path in paths if path.startswith(f"{package}.")]
+        return f"{text}, classes: {', '.join(names)})"
+
+
+def _default_text(value: Any) -> str:
+    """Return a default value in the help; a part is named by its class, with its arguments."""
+    if value is None:
+        return "null"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_default_text, value))}]"
+    part = value.as_dict() if isinstance(value, Namespace) else value
+    if not isinstance(part, Mapping) or "class_path" not in part:
+        return str(part)
+    arguments = part.get("init_args") or {}
+    texts = [f"{name}={_default_text(argument)}" for name, argument in arguments.items()]
+    return f"{part['class_path'].rpartition('.')[2]}({', '.join(texts)})"
+
+
+def all_options(command: Command) -> str:
+    """Return the help of a method with all options and the defaults of its default configuration."""
+    text = build_parser(type(command), is_help=True).format_help()
+    return re.sub(r"default config file locations:\n(?:  .*\n)+\n", "", text)
+
+
 class ConfiguredMethod:
     """The configuration of a run, parsed, and the objects that it describes.
 
@@ -157,7 +194,7 @@ class ConfiguredMethod:
         self.command = command
         self._module = module
         with _PARSING, current_folder_importable():
-            parser = build_parser(type(command), "--help" in arguments, module)  # type: ignore[arg-type]
+            parser = build_parser(type(command), module)  # type: ignore[arg-type]
             try:
                 self.config = parser.parse_args([word for word in arguments if word != "--print_config"])
                 self._check_nulls(parser)
@@ -342,6 +379,8 @@ def with_config(command: Command, arguments: Sequence[str]) -> list[str]:
         config_argument(command.name, word) if option == "--config" else word
         for option, word in zip(["", *arguments], arguments, strict=False)
     ]
+    last = 2 * arguments.count("--config")  # they come first
+    words[last:last] = command.implied(arguments)
     for key, classes in command.listed.items():
         words = _with_listed_options(words, key, classes)
     return words

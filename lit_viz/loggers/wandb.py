@@ -319,7 +319,7 @@ def _within(seconds: float, function: Callable[[], T]) -> T:
 
     threading.Thread(target=call, daemon=True).start()  # an executor would wait for it at the exit of Python
     if not wait([future], seconds).done:
-        raise TimeoutError(f"no response within {seconds:g} s")
+        raise TimeoutError(f"no response within {max(1, round(seconds))} s")
     return future.result()
 
 

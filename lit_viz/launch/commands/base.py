@@ -69,6 +69,10 @@ class Command(ABC):
         """Return the configuration that is used with these options if none is given."""
         return self.default_config
 
+    def implied(self, options: Collection[str]) -> list[str]:
+        """Return options of the parser that these ones imply; they replace values of the configuration."""
+        return []
+
     def settle(self, config: Namespace) -> None:  # noqa: B027
         """Convert options that have several forms, before the parts are instantiated."""
 

@@ -36,6 +36,10 @@ class VisualizeCommand(Command):
     def config_for(self, options: Collection[str]) -> str:
         return "channels" if "--layer" in options else self.default_config
 
+    def implied(self, options: Collection[str]) -> list[str]:
+        """Return no classes for an explicit layer, in place of those of the configuration."""
+        return ["--targets", "[]"] if "--layer" in options and "--targets" not in options else []
+
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
         add("--targets", type=list[str | int], default=[], help="class names or indices")

@@ -203,6 +203,13 @@ def test_invalid_layer_options_give_a_one_line_error(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_layer_takes_the_place_of_the_classes_of_a_configuration(
+    tmp_path: Path, few_options: Any, lit_viz: Any, records: Any
+) -> None:
+    lit_viz("visualize", "--layer", "features.3", "--config", "small", *few_options, "--out", str(tmp_path / "run"))
+    assert [record["name"] for record in records(tmp_path / "run")] == ["features.3"]
+
+
 def test_channels_and_places_are_read() -> None:
     assert parse_channels("3, 14-16", 20) == [3, 14, 15, 16]
     assert parse_channels(7, 20) == [7]
