@@ -12,6 +12,7 @@ from lit_viz.attributions import METHODS
 from lit_viz.attributions.reducers import REDUCERS
 from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError
+from lit_viz.figures.scales import ScaleOf
 from lit_viz.images.reading import Fit
 from lit_viz.launch.arguments import SHORT
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
@@ -19,7 +20,7 @@ from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import build_parser, config_folder
 from lit_viz.loggers import LOGGERS
 from lit_viz.loggers.base import WandbMode
-from lit_viz.presentations import Check, FigureFormat, ScaleOf
+from lit_viz.presentations import Check, FigureFormat
 
 #: Values of options that are completed, beside files.
 _VALUES: Mapping[str, Sequence[str]] = {
