@@ -98,7 +98,7 @@ def test_layers_of_images_and_of_maps_are_different_names() -> None:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        (SaliencyRecord, {"layer", "grid", "mask_sha256", "norm", "eps"}),
+        (SaliencyRecord, {"layer", "grid", "mask_sha256", "baselines_sha256", "norm", "eps"}),
         (AdversarialRecord, {"norm", "eps", "by", "tried", "fewest"}),
     ],
 )

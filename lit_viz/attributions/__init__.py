@@ -7,6 +7,7 @@ from lit_viz.attributions.attention_gradient import AttentionGradient
 from lit_viz.attributions.attention_rollout import AttentionRollout
 from lit_viz.attributions.base import Attribution, Estimator, Sampling, add_rows, attribute, gather_rows, keys
 from lit_viz.attributions.deep_lift import DeepLift
+from lit_viz.attributions.expected_gradients import ExpectedGradients
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
 from lit_viz.attributions.feature_ablation import FeatureAblation
 from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Attribution]] = {
     "vargrad": VarGrad,
     "integrated_gradients": IntegratedGradients,
     "gradient_shap": GradientShap,
+    "expected_gradients": ExpectedGradients,
     "deep_lift": DeepLift,
     "guided_backprop": GuidedBackprop,
     "deconvolution": Deconvolution,
@@ -89,6 +91,7 @@ __all__ = [
     "Deconvolution",
     "DeepLift",
     "Estimator",
+    "ExpectedGradients",
     "ExtremalPerturbation",
     "FeatureAblation",
     "GradCAM",

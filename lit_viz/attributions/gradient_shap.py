@@ -14,13 +14,12 @@ from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
-from lit_viz.rng import Draws, Key
+from lit_viz.rng import Draws
 from lit_viz.types import Task
 
 
 class GradientShap(Sampling):
-    """Mean of ``(x' - b) * gradient at b + a (x' - b)`` (Lundberg and Lee 2017, arXiv:1705.07874; expected gradients:
-    Erion et al. 2021, arXiv:1906.10670).
+    """Mean of ``(x' - b) * gradient at b + a (x' - b)`` (Lundberg and Lee 2017, arXiv:1705.07874).
 
     Each sample draws the position a uniformly from [0, 1], the baseline b from ``baselines``, and noise, ``x' = x +
     sigma z``. Without noise the map sums to the score less the mean score of the baselines, in expectation.
@@ -43,26 +42,27 @@ class GradientShap(Sampling):
         self.baselines, self.sigma = list(map(Baseline, baselines)), sigma
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        seeds = [task.seed for task in tasks]
-        baselines = torch.stack([baseline(x, seeds) for baseline in self.baselines], 1)
-        return super().init(x, tasks) | {"baselines": baselines}
+        return super().init(x, tasks) | self.baseline_state(x, [task.seed for task in tasks])
+
+    def baseline_state(self, x: Tensor, seeds: Sequence[int]) -> State:
+        """Return the state that :meth:`draw_baselines` reads, of images ``(N, ...)`` with these seeds."""
+        return {"baselines": torch.stack([baseline(x, seeds) for baseline in self.baselines], 1)}
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
-        start, end, position = self.draw(keys(state, slots, numbers), gather_rows(x, slots), state["baselines"][slots])
+        start, end, position = self.draw(x, state, slots, numbers)
         return (end - start) * evaluate(start.lerp(end, per_slot(position, x)), slots=slots).gradient
 
-    def draw(self, keys: Sequence[Key], x: Tensor, baselines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw baseline ``(M, ...)``, noisy image ``(M, ...)`` and position between them ``(M,)``.
-
-        Args:
-            keys: keys of the draws: seed of the task, number of the evaluation from 0.
-            x: images ``(M, ...)``.
-            baselines: their baselines ``(M, B, ...)``.
-        """
-        draws = Draws(keys, x.device).scoped("gradient_shap")
-        chosen = draws.integers("baseline", 0, baselines.shape[1] - 1)
-        start = baselines[torch.arange(len(x), device=x.device), chosen]
-        end = x
+    def draw(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw baseline ``(M, ...)``, noisy image ``(M, ...)`` and position between them ``(M,)``; arguments as for
+        :meth:`accumulate`."""
+        draws = Draws(keys(state, slots, numbers), x.device).scoped("gradient_shap")
+        start = self.draw_baselines(draws, x, state, slots)
+        end = gather_rows(x, slots)
         if self.sigma > 0:
-            end = x + draws.noise("noise", x.shape[1:]).to(x.dtype).mul_(self.sigma)
+            end = end + draws.noise("noise", x.shape[1:]).to(x.dtype).mul_(self.sigma)
         return start, end, draws.uniform("position").to(x.dtype)
+
+    def draw_baselines(self, draws: Draws, x: Tensor, state: State, slots: Tensor) -> Tensor:
+        """Draw a baseline of ``x[slots]`` for each row of the draws, ``(M, ...)``."""
+        baselines: Tensor = state["baselines"][slots, draws.integers("baseline", 0, len(self.baselines) - 1)]
+        return baselines

@@ -87,6 +87,7 @@ class SaliencyRecord(ContrastRecord):
         layer: the layer that the method reads, if it reads one.
         grid: rows and columns of the tokens of a transformer.
         mask_sha256: checksum of the file with the regions of the image.
+        baselines_sha256: checksum of the pixels of the photographs that are baselines.
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
         original_size, original_box: size of the original photograph, and the part that the network received.
@@ -117,6 +118,7 @@ class SaliencyRecord(ContrastRecord):
     layer = Item[str]("settings")
     grid = Item[Sequence[int]]("settings")
     mask_sha256 = Item[str]("settings")
+    baselines_sha256 = Item[str]("settings")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -24,6 +24,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.objectives import Logit
 from lit_viz.optim.rule import per_slot
 from lit_viz.rng import Key
+from lit_viz.types import Task
 
 _BATCH = 8  # inputs per forward pass, so that memory does not grow with the number of samples
 _INFINITE = 1e12  # weight of the two coalitions that a regression must fit; Captum's 1e6 leaves an error of 1e-6
@@ -323,12 +324,10 @@ def _gradient_shap(r: CaptumReference) -> Tensor:
     """
     assert isinstance(r.method, own.GradientShap)
     total = torch.zeros_like(r.x)
-    baselines = torch.stack([baseline(r.x, [r.seed]) for baseline in r.method.baselines], 1)
+    state = r.method.init(r.x, [Task(0, "image", r.seed)])
     for first in range(0, r.evaluations, _BATCH):
-        keys = [Key(r.seed, k) for k in range(first, min(first + _BATCH, r.evaluations))]
-        images = r.x.expand(len(keys), *r.x.shape[1:])
-        starts = baselines.expand(len(keys), *baselines.shape[1:])
-        start, end, positions = r.method.draw(keys, images, starts)
+        numbers = torch.arange(first, min(first + _BATCH, r.evaluations), device=r.x.device)
+        start, end, positions = r.method.draw(r.x, state, torch.zeros_like(numbers), numbers)
         points = start.lerp(end, per_slot(positions, end))
         product = InputBaselineXGradient(lambda z, points=points: r.network(points + (z - z.detach())))
         total += product.attribute(end, start, r.target).detach().sum(0, keepdim=True)
@@ -415,6 +414,9 @@ COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
         "IntegratedGradients", "map of the same nodes and baseline", _integrated_gradients
     ),
     own.GradientShap: Counterpart("GradientShap", "map of the same baselines, positions and noise", _gradient_shap),
+    own.ExpectedGradients: Counterpart(
+        "GradientShap", "map of the same photographs, positions and noise", _gradient_shap
+    ),
     own.DeepLift: Counterpart("DeepLift", "map with one module per call", _deep_lift),
     own.GuidedBackprop: Counterpart(
         "GuidedBackprop", "map", lambda r: attr.GuidedBackprop(r.network).attribute(r.x, r.target)
