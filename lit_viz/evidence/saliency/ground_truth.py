@@ -1,0 +1,395 @@
+"""Saliency methods on images and networks of which the relevant pixels are known.
+
+Known answers: planted evidence, where a glyph alone decides the class, and disconnected cells (DiFull, Rao et al. 2022,
+arXiv:2205.10435), of which all but one cannot influence the score. Proxies: mosaics of photographs (grid pointing game,
+Boehle et al. 2021, arXiv:2104.00032), where the evidence is assumed to lie in the cell of the class, and removal of
+pixels (Petsiuk et al. 2018, arXiv:1806.07421). :mod:`~lit_viz.evidence.saliency.closed_forms` has networks whose maps
+are known exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_viz.attributions import (
+    METHODS,
+    RISE,
+    Attribution,
+    ExpectedGradients,
+    ExtremalPerturbation,
+    FeatureAblation,
+    GradCAM,
+    GradientShap,
+    IntegratedGradients,
+    KernelShap,
+    Occlusion,
+    SmoothGrad,
+    VarGrad,
+    attribute,
+)
+from lit_viz.attributions.baselines import Baseline
+from lit_viz.attributions.reducers import reduce_channels
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.summaries import probabilities
+from lit_viz.errors import require
+from lit_viz.evidence.saliency.metrics import replacement_curve, saliency_order
+from lit_viz.zoo import planted_images
+
+#: Evaluations of a map (forward and backward); a forward alone counts a third.
+BUDGETS = (1, 16, 128, 1024)
+#: A budget, or the number of evaluations of the method's own default.
+Budget = int | Literal["default"]
+
+_FORWARDS = 3  # forwards of an evaluation
+_SIDE = 224  # pixels for which the sizes of extremal perturbation are chosen
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Images with the pixels that are relevant for the score of a class.
+
+    Attributes:
+        images: ``(N, C, H, W)`` in [0, 1].
+        targets: ``(N,)`` explained classes.
+        regions: bool ``(N, H, W)``.
+    """
+
+    images: Tensor
+    targets: Tensor
+    regions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+# -- Scores
+
+
+def rank_accuracy(saliency: Tensor, region: Tensor) -> float:
+    """Return the share of the most salient pixels, as many as the region has, that are in the region.
+
+    Arras et al. 2022, arXiv:2003.07258, section 3.3. Ties count with the share of the region among the tied pixels, so
+    that a constant map has the share of the region in the image.
+
+    Args:
+        saliency: ``(H, W)``.
+        region: bool ``(H, W)``.
+    """
+    values, inside = saliency.double().flatten(), region.flatten()
+    count = int(inside.sum())
+    threshold = values[saliency_order(saliency)[count - 1]]
+    above, tied = values > threshold, values == threshold
+    rest = (count - int(above.sum())) * float(inside[tied].double().mean())
+    return (float(inside[above].sum()) + rest) / count
+
+
+def mass_accuracy(saliency: Tensor, region: Tensor) -> float:
+    """Return the share of the positive saliency ``(H, W)`` in a region; that of the region for a map without any."""
+    positive = saliency.double().clamp_min(0)
+    total = float(positive.sum())
+    if total == 0:
+        return float(region.double().mean())
+    return float(positive[region].sum()) / total
+
+
+def removal_score(
+    classifier: Classifier, image: Tensor, target: int, saliency: Tensor, steps: int = 32, batch: int = 16
+) -> float:
+    """Return the area of insertion less that of deletion, of the class probability (higher is better).
+
+    Deleted pixels become the mean color; insertion starts from the blurred image.
+    """
+    network = classifier.fast()
+
+    def score(images: Tensor) -> Tensor:
+        logits: Tensor = network(images)[0]
+        shares: Tensor = probabilities(logits, classifier.decision)[:, target]
+        return shares
+
+    blank, blurred = (Baseline(kind)(image[None], [0])[0] for kind in ("mean", "blurred"))
+    deletion = replacement_curve(score, image, blank, saliency, steps=steps, batch=batch)
+    insertion = replacement_curve(score, blurred, image, saliency, steps=steps, batch=batch)
+    return insertion.area - deletion.area
+
+
+# -- Images
+
+
+def planted_truth(count: int, seed: int = 0) -> GroundTruth:
+    """Draw images with planted evidence, whose regions are the glyphs; see :func:`~lit_viz.zoo.planted_images`."""
+    planted = planted_images(range(count), seed)
+    return GroundTruth(planted.images, planted.labels, planted.masks)
+
+
+def mosaics(
+    classifier: Classifier, photographs: Tensor, count: int, cells: int, seed: int = 0, least: float = 0.8
+) -> GroundTruth:
+    """Draw mosaics of photographs of different predicted classes; the class of one cell is explained.
+
+    Args:
+        classifier: of which the photographs are the input.
+        photographs: ``(P, C, H, W)`` in [0, 1]; only those classified with probability ``least`` are used.
+        count: number of mosaics.
+        cells: along a side.
+        seed: of the draws.
+        least: smallest probability.
+
+    Returns:
+        Mosaics of ``(cells * H) x (cells * W)`` pixels.
+
+    Raises:
+        LitVizError: the photographs have too few classes.
+    """
+    shares = []
+    for first in range(0, len(photographs), _BATCH):
+        shares.append(classifier.logits(photographs[first : first + _BATCH]).softmax(1))
+    probability, classes = torch.cat(shares).max(1)
+    by_class = defaultdict(list)
+    for index in (probability >= least).nonzero()[:, 0].tolist():
+        by_class[int(classes[index])].append(index)
+    constraint = f"the photographs must have {cells**2} classes with a probability of at least {least:g}"
+    require(len(by_class) >= cells**2, constraint, len(by_class))
+    generator = random.Random(seed)
+    height, width = photographs.shape[2:]
+    images, targets, regions = [], [], []
+    for _ in range(count):
+        drawn = generator.sample(sorted(by_class), cells**2)
+        chosen = torch.stack([photographs[generator.choice(by_class[label])] for label in drawn])
+        cell = generator.randrange(cells**2)
+        images.append(stitched(chosen, cells)[0])
+        targets.append(drawn[cell])
+        regions.append(_cell(cell, cells, height, width))
+    return GroundTruth(torch.stack(images), torch.tensor(targets), torch.stack(regions))
+
+
+def disconnected_truth(
+    classifier: Classifier, photographs: Tensor, count: int, cells: int, classes: int, seed: int = 0
+) -> GroundTruth:
+    """Draw mosaics for :class:`DisconnectedCells`, of any photographs; the predicted class of one cell is explained.
+
+    Args:
+        classifier: of one cell.
+        photographs: ``(P, C, H, W)`` in [0, 1].
+        count: number of mosaics.
+        cells: along a side.
+        classes: of a cell.
+        seed: of the draws.
+    """
+    generator = random.Random(seed)
+    height, width = photographs.shape[2:]
+    images, targets, regions = [], [], []
+    for _ in range(count):
+        chosen = photographs[generator.sample(range(len(photographs)), cells**2)]
+        cell = generator.randrange(cells**2)
+        images.append(stitched(chosen, cells)[0])
+        targets.append(cell * classes + int(classifier.logits(chosen[cell : cell + 1]).argmax()))
+        regions.append(_cell(cell, cells, height, width))
+    return GroundTruth(torch.stack(images), torch.tensor(targets), torch.stack(regions))
+
+
+def _cell(cell: int, cells: int, height: int, width: int) -> Tensor:
+    region = torch.zeros(cells * height, cells * width, dtype=torch.bool)
+    row, column = divmod(cell, cells)
+    region[row * height : (row + 1) * height, column * width : (column + 1) * width] = True
+    return region
+
+
+class DisconnectedCells(nn.Module):
+    """A network for each cell of a mosaic, with logits of their own: no cell influences those of another.
+
+    The feature maps of the cells, side by side, are the output of the layer ``maps``.
+
+    Args:
+        features: returns maps ``(N, C, h, w)`` of normalized cells.
+        head: returns logits ``(N, K)`` of maps.
+        cells: along a side. The logits of cell i are ``i * K`` to ``i * K + K - 1``.
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module, cells: int) -> None:
+        super().__init__()
+        self.features, self.maps, self.head, self.cells = features, nn.Identity(), head, cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits ``(N, cells * cells * K)`` of mosaics."""
+        features = self.features(separated(x, self.cells))
+        stacked = self.maps(stitched(features, self.cells))
+        logits: Tensor = self.head(separated(stacked, self.cells))
+        return logits.reshape(len(x), -1)
+
+
+def stitched(parts: Tensor, cells: int) -> Tensor:
+    """Return mosaics ``(N, C, cells * h, cells * w)`` of parts ``(N * cells * cells, C, h, w)`` in reading order."""
+    count, channels, height, width = parts.shape
+    grid = parts.reshape(count // cells**2, cells, cells, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return grid.reshape(-1, channels, cells * height, cells * width)
+
+
+def separated(images: Tensor, cells: int) -> Tensor:
+    """Return the parts of mosaics: the inverse of :func:`stitched`."""
+    count, channels, height, width = images.shape
+    grid = images.reshape(count, channels, cells, height // cells, cells, width // cells).permute(0, 2, 4, 1, 3, 5)
+    return grid.reshape(count * cells**2, channels, height // cells, width // cells)
+
+
+# -- Maps
+
+
+def method_at(
+    name: str, budget: Budget, shape: tuple[int, int, int], baselines: Tensor | None = None, layer: str | None = None
+) -> tuple[Attribution, int] | None:
+    """Return a method and its number of evaluations for a budget; None if it needs a larger one.
+
+    Windows, superpixels and coalitions of methods that only evaluate forwards follow from the budget.
+
+    Args:
+        name: of :data:`~lit_viz.attributions.METHODS`.
+        budget: one of :data:`BUDGETS`, or ``default``.
+        shape: of the input, ``(C, H, W)``.
+        baselines: photographs of expected gradients ``(B, C, H, W)``.
+        layer: that variants of Grad-CAM read; by default their own choice.
+    """
+    options = _options(name, shape, baselines, layer)
+    kind = METHODS[name]
+    if budget == "default":
+        method = kind(**options)
+        return method, method.default_evaluations(shape)
+    side, forwards = min(shape[1:]), _FORWARDS * budget
+    if issubclass(kind, Occlusion):
+        windows = math.isqrt(forwards - 1)  # along a side
+        if windows < 2:
+            return None
+        stride = math.ceil(side / (windows + 1))
+        method = Occlusion(window=2 * stride, stride=stride)
+        return method, method.default_evaluations(shape)
+    if issubclass(kind, FeatureAblation):
+        method = FeatureAblation(segments=min(forwards - 1, side**2 // 4))
+        return method, method.default_evaluations(shape)
+    if issubclass(kind, (RISE, KernelShap)):
+        return (kind(**options), forwards) if budget > 1 else None
+    if issubclass(kind, (VarGrad, ExtremalPerturbation)) and budget == 1:
+        return None
+    if issubclass(kind, (SmoothGrad, IntegratedGradients, GradientShap, ExtremalPerturbation)):
+        return kind(**options), budget
+    return kind(**options), 1
+
+
+def _options(name: str, shape: tuple[int, int, int], baselines: Tensor | None, layer: str | None) -> dict[str, Any]:
+    kind = METHODS[name]
+    if issubclass(kind, ExpectedGradients) and baselines is not None:
+        return {"baselines": baselines}
+    if issubclass(kind, GradCAM) and layer is not None:
+        return {"layer": layer}
+    if issubclass(kind, ExtremalPerturbation):
+        scale = min(shape[1:]) / _SIDE
+        cell = max(1, round(7 * scale))
+        return {"sigma": max(1.0, 8 * scale), "cell": cell, "blur": max(1.0, 10 * scale)}
+    return {}
+
+
+def saliency_maps(
+    method: Attribution, classifier: Classifier, truth: GroundTruth, evaluations: int, seed: int = 0
+) -> Tensor:
+    """Return maps ``(N, H, W)`` as a run delivers them: with the method's own reducer.
+
+    Raises:
+        LitVizError: the method does not apply to the classifier.
+    """
+    method.bind(classifier)
+    method.objective.bind(classifier)
+    method.batch = _BATCH
+    networks: dict[str, Any] = {}
+    for name in method.networks:
+        networks[name] = classifier.fast(method.layers, backprop=name)
+    maps = []
+    for first in range(0, len(truth), _BATCH):
+        images, targets = truth.images[first : first + _BATCH], truth.targets[first : first + _BATCH]
+        seeds = [seed + first + n for n in range(len(images))]
+        attribution, _ = attribute(method, networks, images, targets, evaluations=evaluations, seeds=seeds)
+        maps.append(reduce_channels(attribution, method.reducer))
+    return torch.cat(maps)
+
+
+# -- Ranks
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A score of a map.
+
+    Attributes:
+        test, network, method, budget: what was measured.
+        image: index of the image.
+        seed: of the method's draws.
+        score: higher is better.
+    """
+
+    test: str
+    network: str
+    method: str
+    budget: Budget
+    image: int
+    seed: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of a method's scores, with a 95 % bootstrap interval over networks, images and seeds."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def summarize(measurements: Sequence[Measurement], draws: int = 1000) -> Summary:
+    """Return the mean over networks of the means over images, and its percentile interval.
+
+    Networks are drawn with replacement, then the images of each, then the seeds of each image.
+    """
+    scores: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for measurement in measurements:
+        scores[measurement.network][measurement.image].append(measurement.score)
+    generator = random.Random(0)
+
+    def redrawn(items: Sequence[Any]) -> list[Any]:
+        return generator.choices(items, k=len(items))
+
+    networks = [list(of_network.values()) for of_network in scores.values()]
+    means = []
+    for _ in range(draws):
+        drawn = []
+        for images in redrawn(networks):
+            drawn.append(fmean(fmean(redrawn(seeds)) for seeds in redrawn(images)))
+        means.append(fmean(drawn))
+    means.sort()
+    mean = fmean(fmean(fmean(seeds) for seeds in images) for images in networks)
+    images = sum(map(len, networks))
+    return Summary(mean, means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))], images)
+
+
+def kendall_tau(first: Mapping[str, float], second: Mapping[str, float]) -> float:
+    """Return Kendall's rank correlation (tau-b) of the scores of the same methods; NaN if one side has ties only."""
+    names = sorted(first.keys() & second.keys())
+    a, b = (torch.tensor([scores[name] for name in names], dtype=torch.float64) for scores in (first, second))
+    signs_a, signs_b = (values[:, None].sub(values).sign() for values in (a, b))
+    return float((signs_a * signs_b).sum() / (signs_a.square().sum() * signs_b.square().sum()).sqrt())
+
+
+def agreement_of_halves(measurements: Iterable[Measurement]) -> float:
+    """Return Kendall's tau of the order of the methods on images of even and of odd index."""
+    halves: list[dict[str, list[float]]] = [defaultdict(list), defaultdict(list)]
+    for measurement in measurements:
+        halves[measurement.image % 2][measurement.method].append(measurement.score)
+    even, odd = ({name: fmean(scores) for name, scores in half.items()} for half in halves)
+    return kendall_tau(even, odd)
