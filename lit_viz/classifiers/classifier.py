@@ -217,5 +217,8 @@ def _fingerprint(network: nn.Module) -> str:
     for name, value in sorted(network.state_dict().items()):
         if isinstance(value, Tensor) and value.layout == torch.strided:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            flat = value.detach().cpu().contiguous().view(-1)
+            if flat.stride(0) != 1:  # a single value may have any stride
+                flat = flat.clone(memory_format=torch.contiguous_format)
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

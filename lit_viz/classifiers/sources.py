@@ -20,6 +20,7 @@ from torch import nn
 from lit_viz import zoo
 from lit_viz.classifiers.hub import repository_network
 from lit_viz.classifiers.labels import imagenet_labels
+from lit_viz.classifiers.onnx_file import read_onnx
 from lit_viz.classifiers.processors import processor_options, stored_processor
 from lit_viz.classifiers.resizing import Resizing, resizing_of_timm
 from lit_viz.classifiers.weights import WEIGHTS_FILES, fill, fit_keys, read_weights, repository_file, torch_hub_file
@@ -27,8 +28,8 @@ from lit_viz.errors import LitVizError, did_you_mean, first_line, require
 
 _EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 _FORMS = (
-    "efficientnet_lite0, zoo/NAME, torchvision/NAME, timm/NAME, transformers/ORG/NAME, a folder or "
-    "package.module:factory"
+    "efficientnet_lite0, zoo/NAME, torchvision/NAME, timm/NAME, transformers/ORG/NAME, a folder, a file NAME.onnx "
+    "or package.module:factory"
 )
 _SCHEMES = ("hf-hub:", "hf_hub:", "local-dir:")  # of timm, for networks that are not its own
 
@@ -77,10 +78,7 @@ def find_source(name: str) -> Source:
     if name and Path(name).is_dir():
         return _repository(name, name)
     if name.endswith(".onnx"):
-        raise LitVizError(
-            f"classifier must be a PyTorch network, got the ONNX file {name!r}: give the network that was exported, or "
-            "a package.module:factory that converts the file, such as by onnx2torch"
-        )
+        return _onnx(name)
     if ":" in name:
         return Source(name, lambda classes: _call_factory(name), lambda: (_call_factory(name), None))
     if (file := Path(name.removesuffix(".py") + ".py")).is_file():
@@ -116,6 +114,18 @@ def _embedded(name: str) -> Source:
 
     side = _EMBEDDED_SIZES[name]
     return Source(name, build, publish, imagenet_labels(), (0.5,) * 3, (0.5,) * 3, (side, side))
+
+
+def _onnx(name: str) -> Source:
+    def build(classes: int | None) -> nn.Module:
+        raise LitVizError(f"{name} has its own weights: leave weights out")
+
+    def publish() -> tuple[nn.Module, Path | None]:
+        if not Path(name).is_file():
+            raise LitVizError(f"there is no ONNX file {name!r}")
+        return read_onnx(name), Path(name)
+
+    return Source(name, build, publish)
 
 
 def _zoo(name: str) -> Source:

@@ -344,8 +344,3 @@ def test_weights_of_torchvision_are_names(monkeypatch: pytest.MonkeyPatch) -> No
         load_classifier("torchvision/ResNet50_Weights.IMAGENET1K_V3")
     with pytest.raises(LitVizError, match=r"torchvision has no classifier 'FCN_ResNet50_Weights.COCO"):
         load_classifier(torchvision.models.segmentation.FCN_ResNet50_Weights.DEFAULT)
-
-
-def test_an_onnx_file_is_rejected_with_a_suggestion() -> None:
-    with pytest.raises(LitVizError, match=r"got the ONNX file 'net.onnx': give the network that was exported, or a"):
-        load_classifier("net.onnx")
