@@ -28,6 +28,7 @@ from lit_viz.errors import LitVizError, first_line
 from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, save_epochs
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import CaptionedImage
+from lit_viz.outputs import as_output
 from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
 from lit_viz.utils.formatting import pluralize, remark
@@ -55,6 +56,7 @@ class Probe(Callback):
             Default: the LightningModule itself, or without a ``forward`` the only network in it.
         labels, mean, std, size: see :func:`~lit_viz.classifiers.load_classifier`. ``size`` is by default that of the
             images of the first batch.
+        output: what is scored of a network that is no classifier; see :func:`~lit_viz.load_network`.
         hook: ``train_epoch_end``, or ``validation_epoch_end`` for the weights that the validation uses. A callback that
             exchanges weights for it, such as ``WeightAveraging``, must follow the probe in the list of callbacks.
         out: folder without epochs of another training, that gets a run folder with ``report.html`` per epoch, and at
@@ -79,6 +81,7 @@ class Probe(Callback):
         mean: PerChannel | None = None,
         std: PerChannel | None = None,
         size: int | Sequence[int] | None = None,
+        output: Any = "logits",
         hook: Literal["train_epoch_end", "validation_epoch_end"] = "train_epoch_end",
         out: str | Path | None = None,
         max_seconds: float | None = None,
@@ -95,6 +98,7 @@ class Probe(Callback):
                 raise LitVizError(f"{name} must be positive, got {limit}")
         self.every_n_epochs, self.network, self.hook = every_n_epochs, network, hook
         self.labels, self.mean, self.std, self.size = labels, mean, std, size
+        self.output = as_output(output)
         self.out = None if out is None else Path(out)
         self.max_seconds, self.max_fraction = max_seconds, max_fraction
         self.prefix, self.slots = prefix, slots
@@ -240,7 +244,7 @@ class Probe(Callback):
             network = eager_copy(network)
         except Exception:  # any error of its attributes; the original is used, with its state preserved
             network = getattr(network, "_orig_mod", network)
-        classifier = load(network, labels=self.labels, mean=self.mean, std=self.std, size=self.size)
+        classifier = load(network, labels=self.labels, mean=self.mean, std=self.std, size=self.size, output=self.output)
         if not self._noted:
             for note in classifier.notes:
                 remark(note)

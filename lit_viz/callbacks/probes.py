@@ -118,8 +118,8 @@ class ImageProbe(Probe):
 
     Args:
         images: tensor ``(N, C, H, W)`` in [0, 1], list of images ``(C, H, W)`` and files, batch ``(images, labels)``,
-            or dataset or loader of (image, label). The images of a dataset or loader are network inputs: ``mean`` and
-            ``std`` are removed.
+            or dataset or loader of (image, label); labels that are masks or boxes are ignored. The images of a dataset
+            or loader are network inputs: ``mean`` and ``std`` are removed.
         limit: number of images that are taken from a dataset or loader, evenly spaced; a loader is not iterated.
         iterations: updates per image, or evaluations per map; by default those of the method.
         every_n_epochs, options: see :class:`Probe`.
@@ -169,7 +169,14 @@ class ImageProbe(Probe):
             dataset = Subset(dataset, spread(len(dataset), self.limit))  # type: ignore[arg-type]
         images, labels, *_ = next(iter(DataLoader(dataset, self.limit, collate_fn=collate)))
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (classifier.mean, classifier.std))
-        return images * std + mean, labels
+        return images * std + mean, labels if _are_classes(labels) else None
+
+
+def _are_classes(labels: Any) -> bool:
+    """Return whether the labels of a batch are a class each, and no masks or boxes."""
+    if isinstance(labels, Tensor):
+        return labels.ndim == 1
+    return all(isinstance(label, (int, str)) for label in labels)
 
 
 def _checked(image: Tensor) -> Tensor:

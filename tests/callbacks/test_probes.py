@@ -35,6 +35,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
 from lit_viz.launch.commands.visualize import VisualizeCommand
 from lit_viz.launch.config import ConfiguredMethod, config_argument
+from lit_viz.outputs import Region
 from lit_viz.runs.folder import FolderStorage
 
 NAMES = ["zero", "one", "two"]
@@ -467,3 +468,38 @@ def test_two_processes(tmp_path: Path) -> None:
         assert plain[:3] == probed[:3]
         assert probed[3] == [[1, 2]] * 4
     assert states["plain"][0][0] != states["plain"][1][0]  # losses of different batches
+
+
+class Segmentation(pl.LightningModule):
+    """A segmenter in training on masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(1, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, masks = batch
+        return nn.functional.cross_entropy(self(images), masks)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def test_a_segmenter_in_training_is_probed_by_its_output(tmp_path: Path) -> None:
+    masks = TensorDataset(torch.rand(8, 1, 8, 8), torch.randint(0, 3, (8, 8, 8)))
+    options: dict[str, Any] = {"every_n_epochs": 1, "iterations": 2, "output": Region((2, 2, 6, 6)), "out": None}
+    callbacks = [
+        lv.callbacks.ClassVisualizationProbe(["class 2"], **options),
+        lv.callbacks.SaliencyProbe(masks, limit=2, **options),
+        lv.callbacks.RobustnessProbe(masks, eps=0.1, limit=3, **options),
+    ]
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=CSVLogger(tmp_path), enable_progress_bar=False, callbacks=callbacks,
+        enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Segmentation(), DataLoader(masks, 4))
+    assert [probe.failures for probe in callbacks] == [{}, {}, {}]
+    assert 0 <= trainer.callback_metrics.get("probe/robust_accuracy", torch.tensor(0.0)) <= 1
