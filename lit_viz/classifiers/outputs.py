@@ -41,6 +41,11 @@ class Output(Part, ABC):
         """Names of the scores, or None if the network determines their number."""
         return None
 
+    @property
+    def box(self) -> Sequence[float] | None:
+        """Box (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None."""
+        return None
+
     def call(self, network: Callable[..., Any], x: Tensor) -> Any:
         """Call the network on normalized images ``(N, C, H, W)``, and return what :meth:`scores` reads."""
         return network(x)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -25,7 +25,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_viz.figures.style import CELL, FAMILIES, GAP, GRAY, HEAD, INK, NORMAL, RULE, SMALL, TINY, TITLE, WIDE, style
+from lit_viz.figures.style import (
+    CELL,
+    COLORS,
+    FAMILIES,
+    GAP,
+    GRAY,
+    HEAD,
+    INK,
+    NORMAL,
+    RULE,
+    SMALL,
+    TINY,
+    TITLE,
+    WIDE,
+    style,
+)
 from lit_viz.images.reading import to_uint8
 from lit_viz.types import Picture
 
@@ -37,6 +52,7 @@ _MIN_DPI = 120  # legible text in figures of small images
 _DOTS = 450  # per image: sharp in print and on high-density screens
 _MOST_MAGNIFIED = 60  # more images have one dot per pixel, if that is legible
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
+_BOX_LINE = 1.6  # width of the outline of a box in points
 _FRAME = 0.5  # line width in points
 _HINTING = 1.04  # width of a long line of small text as drawn, relative to the measured outlines
 _FOOTER: ContextVar[tuple[str, str]] = ContextVar("footer", default=("", ""))
@@ -118,6 +134,20 @@ class Text:
             offset = row * self._line
             left, top = (x + offset, y) if self.rotated else (x, y + offset)
             figure.text(left / total_width, 1 - top / total_height, line, **self.font)
+
+
+def outline(axes: Axes, box: Sequence[float], color: str = COLORS[1], line: str = "-") -> None:
+    """Outline a box (x0, y0, x1, y1) in pixels of the image that axes of the default width show."""
+    inset = _BOX_LINE / 2 / 72 * axes.images[0].get_size()[1] / CELL  # half a line in pixels: lines stay inside the box
+    left, top, right, bottom = box
+    corner = (left - 0.5 + inset, top - 0.5 + inset)  # pixel k extends from k - 0.5 to k + 0.5
+    width, height = right - left - 2 * inset, bottom - top - 2 * inset
+    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linestyle=line, lw=_BOX_LINE))
+
+
+def outlined(box: Sequence[float] | None) -> Callable[[Axes], None] | None:
+    """Return what draws a box on an image; None without one."""
+    return None if box is None else partial(outline, box=box)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from lit_viz.attributions import title_of
-from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, titles
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, outline, pixels, selection, titles
 from lit_viz.figures.scales import clipping, map_notes
 from lit_viz.figures.style import CELL, COLORS, GROUP_GAP, HEAD
 from lit_viz.images.rendering import clip_limits, heat
@@ -22,7 +21,6 @@ from lit_viz.runs.results import Outcome
 from lit_viz.utils.limits import MOST_ROWS
 
 _BLUE, _ORANGE, _GREEN = COLORS[:3]
-_LINE = 1.6  # width of the outline of a box in points
 
 
 def localization_figure(result: Localization) -> Figure | None:
@@ -86,15 +84,7 @@ def _levels(color: str) -> list[int]:
 
 def _draw_boxes(found: LocalizedMap, axes: Axes) -> None:
     """Outline the boxes, reference boxes last: an equal box would hide them."""
-    inset = _LINE / 2 / 72 * axes.images[0].get_size()[1] / CELL  # half a line in pixels: lines stay inside the box
-
-    def outline(box: Sequence[float], color: str, line: str) -> None:
-        left, top, right, bottom = box
-        corner = (left - 0.5 + inset, top - 0.5 + inset)  # pixel k extends from k - 0.5 to k + 0.5
-        width, height = right - left - 2 * inset, bottom - top - 2 * inset
-        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linestyle=line, lw=_LINE))
-
     if found.segment is not None:
-        outline(found.segment.box, _ORANGE, "-")
+        outline(axes, found.segment.box, _ORANGE)
     for box in found.evidence.true_boxes:
-        outline(found.photograph.from_original(box).tolist(), _GREEN, "--")
+        outline(axes, found.photograph.from_original(box).tolist(), _GREEN, "--")

@@ -91,6 +91,7 @@ class SaliencyRecord(ContrastRecord):
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
         original_size, original_box: size of the original photograph, and the part that the network received.
+        output_box: box in the network's input that its scores are about.
         captum: verdict of the comparison with Captum.
         box, iou: box of the object in the original, and its overlap with the true one.
     """
@@ -101,6 +102,7 @@ class SaliencyRecord(ContrastRecord):
     top5: Ranking
     original_size: Sequence[int] | None = optional()
     original_box: Sequence[float] | None = optional()
+    output_box: Sequence[float] | None = optional()
     captum: Mapping[str, Any] | None = optional(evidence=True)
     box: Sequence[float] | None = optional(evidence=True)
     iou: float | None = optional(evidence=True)
@@ -144,6 +146,7 @@ class AdversarialRecord(AttackRecord):
         probability_before: probability of the target or the label on the photograph.
         score_before: score of the photograph, of a network whose scores are numbers.
         original_size, original_box: size of the original photograph, and the part that the network received.
+        output_box: box in the network's input that its scores are about.
         success_float: the image before rounding fools the network.
         success_file: the 8-bit file fools the original network.
         success_jpeg95, success_jpeg75: the file still does after JPEG compression.
@@ -164,6 +167,7 @@ class AdversarialRecord(AttackRecord):
     score_before: float | None = optional()
     original_size: Sequence[int] | None = optional()
     original_box: Sequence[float] | None = optional()
+    output_box: Sequence[float] | None = optional()
     success_float: bool | None = optional()
     success_file: bool | None = optional(evidence=True)
     success_jpeg95: bool | None = optional(evidence=True)

@@ -192,6 +192,7 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
         maps=maps,
         subtitle=_subtitle(record, is_repeated),
         uncertainty=errors,
+        box=getattr(record, "output_box", None),
     )
 
 
