@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,11 +37,18 @@ class Reading:
         maps: layers and their attention maps, in the order of the forward.
         blocks: blocks whose mean token was scored. The network then returns N rows of logits for the images, and N for
             each block.
+        calls: number of calls of each layer whose output was read.
     """
 
     outputs: dict[str, Tensor]
     maps: list[tuple[str, Tensor]]
     blocks: tuple[str, ...]
+    calls: Counter[str]
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether a forward may stop at the last layer: outputs alone are read, each by one call."""
+        return not self.maps and not self.blocks and set(self.calls.values()) == {1}
 
     @property
     def rows(self) -> int:
@@ -58,17 +66,28 @@ class Reading:
         return of_images, values
 
 
+class Stopped(BaseException):
+    """The forward has computed all that is read; no error, so that code of the network does not catch it."""
+
+
 @contextmanager
-def reading(network: nn.Module, names: Sequence[str], device: torch.device | None = None) -> Iterator[Reading]:
+def reading(
+    network: nn.Module, names: Sequence[str], device: torch.device | None = None, *, stops: bool = False
+) -> Iterator[Reading]:
     """Read outputs, input statistics, attention maps and block logits in the body's forward, with their graph.
 
     Outputs and attention maps are on ``device``. Of a layer that is called several times the last output is read, of a
     tuple its first tensor. The forward continues from a copy of the output, because many networks change an output in
     place.
 
+    With ``stops`` the forward raises :class:`Stopped` once every name was read, which needs :attr:`Reading.can_stop`
+    of an earlier forward.
+
     Raises:
         LitVizError: a layer is unknown, or the forward does not call it.
+        Stopped: in the forward.
     """
+    calls: Counter[str] = Counter()
     attention, blocks, others = list[str](), list[str](), list[str]()
     for name in dict.fromkeys(names):
         if name.endswith(ATTENTION):
@@ -78,16 +97,16 @@ def reading(network: nn.Module, names: Sequence[str], device: torch.device | Non
         else:
             others.append(name)
     with (
-        _reading_outputs(network, others, device) as outputs,
+        _reading_outputs(network, others, device, calls, stops) as outputs,
         reading_attention(network, attention, device) as maps,
         scoring_blocks(network, blocks),
     ):
-        yield Reading(outputs, maps, tuple(blocks))
+        yield Reading(outputs, maps, tuple(blocks), calls)
 
 
 @contextmanager
 def _reading_outputs(
-    network: nn.Module, names: Sequence[str], device: torch.device | None
+    network: nn.Module, names: Sequence[str], device: torch.device | None, calls: Counter[str], stops: bool
 ) -> Iterator[dict[str, Tensor]]:
     check_layers(names, network)
     outputs: dict[str, Tensor] = {}
@@ -97,12 +116,16 @@ def _reading_outputs(
         if tensor is None:
             return output
         outputs[name] = tensor.clone().to(device)
+        calls[name] += 1
+        if stops and len(outputs) == len(names):
+            raise Stopped
         copied = outputs[name].to(tensor.device, copy=True)
         return tree_map(lambda leaf: copied if leaf is tensor else leaf, output)
 
     def read_statistics(name: str, module: nn.Module, args: Any) -> None:
         if args and isinstance(args[0], Tensor):
             outputs[name] = activation_statistics(args[0])
+            calls[name] += 1
 
     layers: dict[str, nn.Module] = {}
     of_inputs: dict[str, nn.Module] = {}

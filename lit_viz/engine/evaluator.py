@@ -68,7 +68,7 @@ class Evaluator:
         def average_views(values: Tensor) -> Tensor:
             if shard is not None:
                 values = shard.mask(values)
-            return values.view(-1, self.views, *values.shape[1:]).mean(1)
+            return values.view(len(values) // self.views, self.views, *values.shape[1:]).mean(1)
 
         def count_backward(computed: Sequence[bool] | None) -> None:
             counted = rows if computed is None else list(compress(rows, computed))
@@ -136,10 +136,18 @@ class Evaluator:
         draws = slots.draws(rows, self.views, images.device)
         layers = (*self.objective.layers, *self.layers)
         if shard is None:
-            logits, activations = self.networks[network](self.make_inputs(images, draws), layers=layers)
-            return logits, activations
+            return self._evaluate(self.networks[network], self.make_inputs(images, draws), layers)
         if self.views == 1:  # the ranks share the rows
             images = images[shard.inputs.to(images.device)]
         inputs = self.make_inputs(images, draws.rows(shard.inputs.tolist()))
-        logits, activations = self.networks[network](inputs, layers=layers)
+        logits, activations = self._evaluate(self.networks[network], inputs, layers)
         return shard.scatter(logits), {name: shard.scatter(activation) for name, activation in activations.items()}
+
+    def _evaluate(
+        self, network: FrozenNetwork, inputs: Tensor, layers: Sequence[str]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return logits and activations; no logits ``(N, 0)`` if the objective reads none, after a shorter forward."""
+        if self.objective.reads_logits or network.scale.dtype == torch.float16:  # whose gradients are scaled
+            logits, activations = network(inputs, layers=layers)
+            return logits, activations
+        return inputs.new_zeros(len(inputs), 0), network.activations(inputs, layers)

@@ -65,6 +65,8 @@ class Objective(Part, ABC):
     channels: int | None = None
     #: Whether the score of an input depends on the other inputs of its task.
     couples: bool = False
+    #: Whether the objective reads the logits; a forward for other objectives stops at the last of their layers.
+    reads_logits: bool = True
 
     def bind(self, classifier: Classifier) -> None:
         """Validate the objective for a classifier and read its properties; called before the first evaluation."""
@@ -115,9 +117,11 @@ class _Composed(Objective):
 
     def __init__(self, terms: Sequence[Objective]) -> None:
         self.terms = list(terms)
+        self.reads_logits = False
         for term in self.terms:
             self.task_fields |= term.task_fields
             self.couples |= term.couples
+            self.reads_logits |= term.reads_logits
 
     @property
     def layers(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -46,6 +46,8 @@ class LayerObjective(Objective):
         axis: required for layers of tokens, where a channel can be a feature or a token.
     """
 
+    reads_logits = False
+
     def __init__(self, layer: str | nn.Module, axis: Axis | None = None) -> None:
         self.layer: str = layer  # type: ignore[assignment]  # a module until it is bound
         self.axis = axis

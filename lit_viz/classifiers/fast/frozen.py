@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from lit_viz.classifiers.isolation import (
 )
 from lit_viz.classifiers.layers import STATISTICS, layer_of
 from lit_viz.classifiers.outputs import LOGITS, Output
-from lit_viz.classifiers.reading import reading
+from lit_viz.classifiers.reading import Stopped, reading
 from lit_viz.errors import NO_GRADIENT, LitVizError
 
 
@@ -66,6 +66,7 @@ class FrozenNetwork(nn.Module):
         # The name of the copy is part of the keys of random draws (randomization test).
         self._own = None if is_original else network
         self._compiled: Compiled | None = None
+        self._stopping: set[frozenset[str]] = set()  # layers at whose last a forward may stop
         self.non_differentiable = non_differentiable
         self.modified_layers = frozenset(modified_layers)
         self.kept = None if kept is None else frozenset(kept)
@@ -77,6 +78,24 @@ class FrozenNetwork(nn.Module):
         self.register_buffer("scale", scale.view(1, -1, 1, 1).to(device, dtype), persistent=False)
         self.register_buffer("shift", shift.view(1, -1, 1, 1).to(device, dtype), persistent=False)
         super().train(False)
+
+    def activations(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return the activations of the named layers; the forward stops at the last of them.
+
+        Arguments and errors as of :meth:`forward`. The first forward of these layers is complete: it shows whether each
+        is called once, since the last output of a layer is returned.
+        """
+        key = frozenset(layers)
+        self._check_unmodified(layers)
+        with self._running() as network, reading(network, layers, x.device, stops=key in self._stopping) as read:
+            images = self._normalized(x.to(device_of(network)), dtype_of(network))
+            with network_errors_wrapped(x.shape), suppress(Stopped):
+                self.output.returned(network, images)
+        if read.can_stop:
+            self._stopping.add(key)
+        if torch.is_grad_enabled() and x.requires_grad and self.non_differentiable:
+            raise LitVizError(NO_GRADIENT)
+        return {name: activation.to(x.device) for name, activation in read.outputs.items()}
 
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and the activations of the named layers.
