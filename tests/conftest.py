@@ -17,7 +17,6 @@ import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor, nn
 
 from lit_viz.callbacks.saving import RunWriter
 from lit_viz.classifiers import Classifier, load_classifier
@@ -25,7 +24,9 @@ from lit_viz.engine.lightning import AtomicCheckpointIO, TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.images.reading import encode_png
 from lit_viz.runs.memory import MemoryStorage
-from lit_viz.types import Item, Task
+from lit_viz.types import Task
+from tests.support.networks import NAMES, smooth_network
+from tests.support.runs import Train
 
 pytest_plugins = [
     "tests.plugins.browser",
@@ -34,8 +35,6 @@ pytest_plugins = [
     "tests.plugins.slurm",
     "tests.plugins.wandb_server",
 ]
-
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,44 +67,6 @@ def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_viz.evidence.attacks.diagnostics.QUERIES", 100)
 
 
-NAMES = ["apple", "banana", "cherry", "date", "elder"]
-
-
-class Smooth(nn.Module):
-    """A convolutional network without kinks, so that close inputs stay close."""
-
-    def __init__(self, channels: int = 3, classes: int = 5) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Softplus(), nn.Conv2d(8, 12, 3, 2, 1), nn.Tanh()
-        )
-        self.head = nn.Linear(12, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x).mean((2, 3)))
-
-
-def smooth_network(channels: int = 3, classes: int = 5) -> Smooth:
-    """Return the network with weights that depend on nothing else, leaving the global random state alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = Smooth(channels, classes).eval()
-        network.features[1].running_mean.uniform_(-0.1, 0.1)
-        network.head.weight.data.mul_(8)
-    return network
-
-
-class Around(nn.Module):
-    """A network around another one: ``forward(network, x)`` is its forward."""
-
-    def __init__(self, network: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.net, self._forward_around = network, forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward_around(self.net, x)
-
-
 @pytest.fixture(scope="session")
 def smooth() -> Classifier:
     return load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
@@ -114,14 +75,6 @@ def smooth() -> Classifier:
 @pytest.fixture(scope="session")
 def lite0() -> Classifier:
     return load_classifier("efficientnet_lite0")
-
-
-def tasks_for(classifier: Classifier, targets: Sequence[int], seed: int = 0) -> list[Task]:
-    names = classifier.labels
-    return [Task(i, names[t], seed + i, target=t, target_name=names[t]) for i, t in enumerate(targets)]
-
-
-Train = Callable[..., MemoryStorage]
 
 
 @pytest.fixture
@@ -149,17 +102,6 @@ def train(tmp_path: Path) -> Train:
         return storage
 
     return run
-
-
-def amend_items(outcome: Any, **items: Any) -> None:
-    """Replace items of an outcome's record, also those of its metrics and settings."""
-    record = outcome.record
-    for name, value in items.items():
-        item = next((vars(kind)[name] for kind in type(record).__mro__ if name in vars(kind)), None)
-        if isinstance(item, Item):
-            name, value = item.home, {**getattr(record, item.home), name: value}
-        record = record.amend(**{name: value})
-    outcome.record = record
 
 
 @pytest.fixture(scope="session")

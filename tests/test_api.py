@@ -25,7 +25,7 @@ from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png, from_pil, read_photograph
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from tests.conftest import NAMES, Around, smooth_network
+from tests.support.networks import NAMES, Around, smooth_network
 
 
 def photographs(count: int = 3) -> Tensor:

@@ -102,8 +102,9 @@ def test_contents_of_a_run_folder(
 
 def test_the_record_describes_the_file(tmp_path: Path, lit_viz: Any, records: Any, small_options: Any) -> None:
     """Re-read the PNG and classify it by the original network."""
+    from lit_viz.classifiers import load_classifier
     from lit_viz.images.reading import read_photograph
-    from tests.conftest import NAMES, load_classifier, smooth_network
+    from tests.support.networks import NAMES, smooth_network
 
     run = tmp_path / "run"
     lit_viz("visualize", "2", *small_options, "--iterations", "12", "--out", str(run))
@@ -343,7 +344,7 @@ def test_options_that_a_resume_may_change(started_run: Path, monkeypatch: pytest
 def test_resume_rejects_other_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, sentence: Any, small_options: Any
 ) -> None:
-    from tests.conftest import smooth_network
+    from tests.support.networks import smooth_network
 
     network, weights, run = smooth_network(), tmp_path / "weights.pth", tmp_path / "run"
     torch.save(network.state_dict(), weights)
@@ -361,7 +362,8 @@ def test_resume_rejects_other_weights(
 
 def test_resume_rejects_another_module(tmp_path: Path) -> None:
     import lit_viz as lv
-    from tests.conftest import load_classifier, smooth_network
+    from lit_viz.classifiers import load_classifier
+    from tests.support.networks import smooth_network
 
     network, run = smooth_network(), tmp_path / "run"
     lv.visualize(load_classifier(network, size=16), [1], iterations=2, out=run, wandb="disabled")
@@ -379,7 +381,8 @@ def test_resume_rejects_another_module(tmp_path: Path) -> None:
 
 def test_a_run_killed_before_its_report_gets_its_evidence_on_resume(tmp_path: Path, records: Any) -> None:
     import lit_viz as lv
-    from tests.conftest import load_classifier, smooth_network
+    from lit_viz.classifiers import load_classifier
+    from tests.support.networks import smooth_network
 
     network, run = load_classifier(smooth_network(), size=16), tmp_path / "run"
     photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
@@ -629,7 +632,8 @@ def test_a_run_can_be_repeated_from_its_configuration(
     tmp_path: Path, contents: Any, lit_viz: Any, small_options: Any
 ) -> None:
     import lit_viz as lv
-    from tests.conftest import NAMES, load_classifier, smooth_network
+    from lit_viz.classifiers import load_classifier
+    from tests.support.networks import NAMES, smooth_network
 
     words = [
         "visualize",
@@ -683,7 +687,8 @@ def test_a_run_in_python_equals_its_resume(tmp_path: Path) -> None:
     import torch
 
     import lit_viz as lv
-    from tests.conftest import NAMES, load_classifier, smooth_network
+    from lit_viz.classifiers import load_classifier
+    from tests.support.networks import NAMES, smooth_network
 
     network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     options = {"iterations": 5, "views": 1, "seed": 3}

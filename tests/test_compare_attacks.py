@@ -18,7 +18,7 @@ from lit_viz.attacks.norms import NORMS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.launch.run import Run
 from scripts.compare_attacks import Comparison, compare, compare_run, references_of, table
-from tests.conftest import NAMES, smooth_network
+from tests.support.networks import NAMES, smooth_network
 
 Given = list[dict[str, Any]]
 #: Function from the network, the photographs and the other arguments of a fake attack to its images.

@@ -40,7 +40,7 @@ from lit_viz.cli import main
 from lit_viz.launch.commands import SUMMARIES
 from lit_viz.rng import Draws, Key, generator_for
 from lit_viz.types import Task
-from tests.classifiers.networks import Attending
+from tests.support.networks import Attending
 
 pytestmark = pytest.mark.draws
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import torch
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.saliency.cross_check import NOT_CHECKED
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 ROOT = Path(__file__).parents[1]
 

@@ -151,3 +151,17 @@ def test_no_file_below_launch_spells_an_option(file: Path) -> None:
         lines = [line.replace(command, "") for line in lines]
     options = [line.strip() for line in lines if re.search(r"(?<![\w-])--[a-z]", line)]
     assert not options, "name the argument; lit_viz.launch.messages names options"
+
+
+TESTS = Path(__file__).parent
+
+
+def test_tests_import_no_other_tests() -> None:
+    """What several tests need is a fixture, or lies in ``tests/support``."""
+    others = []
+    for file in TESTS.rglob("*.py"):
+        own = ".".join(file.relative_to(TESTS.parent).with_suffix("").parts)
+        for name in re.findall(r"^\s*(?:from|import) (tests[\w.]*)", file.read_text(encoding="utf-8"), re.MULTILINE):
+            if name != own and not name.startswith("tests.support."):
+                others.append(f"{own} imports {name}")
+    assert not others

@@ -27,7 +27,7 @@ from lit_viz.methods.class_visualization import Recipe, default_recipe
 from lit_viz.presentations import presentation_of
 from lit_viz.runs.evidence import Evidence
 from lit_viz.types import Task
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 ROOT = Path(__file__).parents[1]
 Fit = Callable[..., pl.Trainer]

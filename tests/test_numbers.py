@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.judges import MOBILENET, installed_judges, mobilenet_weights
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 Array = NDArray[np.float64]
 MEAN, STD = 0.5, 0.25

@@ -25,7 +25,7 @@ from lit_viz.optim import Adam, Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.rule import never
 from lit_viz.rng import Draws
 from lit_viz.types import Task
-from tests.conftest import Train, tasks_for
+from tests.support.runs import Train, tasks_for
 
 HERE = __name__
 

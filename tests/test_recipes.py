@@ -17,7 +17,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.types import Record
 from scripts.recipes import Made, main, planned, spread
 
-OWN = "tests.conftest:smooth_network"
+OWN = "tests.support.networks:smooth_network"
 
 
 @pytest.fixture(scope="session")

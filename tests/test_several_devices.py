@@ -132,7 +132,7 @@ def test_an_error_of_one_process_ends_all(tmp_path: Path, own_words: Any) -> Non
     run = tmp_path / "run"
     began = time.monotonic()
     command = [sys.executable, "-m", "lit_viz", *own_words, *TWO, "--out", str(run)]
-    command[command.index("tests.conftest:smooth_network")] = "tests.engine.test_distributed:only_on_the_first"
+    command[command.index("tests.support.networks:smooth_network")] = "tests.support.networks:only_on_the_first"
     process = start(command)
     message = finish(process, 60)
     assert process.returncode != 0
@@ -236,7 +236,7 @@ import sys
 import pytorch_lightning as pl
 import torch
 import lit_viz as lv
-from tests.conftest import NAMES, smooth_network
+from tests.support.networks import NAMES, smooth_network
 
 net = lv.load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
 module, tasks = lv.ClassVisualization(net, iterations=4, slots=1), lv.ClassTasks(net, NAMES)

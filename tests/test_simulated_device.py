@@ -304,7 +304,7 @@ def runs() -> dict[str, Run]:
     def command_line(words: str) -> Run:
         """Return a run of a command line, which loads the network itself."""
         command = COMMANDS[words.split()[0]]
-        network = "--classifier tests.conftest:smooth_network --classifier.size 16"
+        network = "--classifier tests.support.networks:smooth_network --classifier.size 16"
         options = f"{words} {network} --wandb disabled --log-at last --curve-at last"
         arguments = rewrite_arguments(options.split()[1:], command)
 
@@ -331,7 +331,7 @@ def runs() -> dict[str, Run]:
 
 def main(names: Sequence[str]) -> None:
     """Execute the named runs, or all of them."""
-    from tests.conftest import smooth_network
+    from tests.support.networks import smooth_network
 
     trainer_options = training.trainer_options
 

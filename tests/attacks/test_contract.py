@@ -35,7 +35,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample
 from lit_viz.optim import State
 from lit_viz.types import Task
-from tests.attacks.tools import Curved, Linear, Watched, margins, photographs
+from tests.support.attacks import Curved, Linear, Watched, margins, photographs
 
 MADE: dict[str, Callable[[], Attack]] = {
     "normalized ascent": lambda: NormalizedAscentAttack(lr=0.05),

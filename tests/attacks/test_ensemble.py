@@ -22,8 +22,8 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.diagnostics import successes
 from lit_viz.methods import AdversarialExample
 from lit_viz.types import Task
-from tests.attacks.tools import Curved, Watched, margins, photographs
-from tests.conftest import Train
+from tests.support.attacks import Curved, Watched, margins, photographs
+from tests.support.runs import Train
 
 both = pytest.mark.parametrize("norm", ["linf", "l2"])
 CURVED = Curved()

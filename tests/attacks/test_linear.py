@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_viz.attacks import APGD, DDN, FGSM, PGD, Attack, BudgetAttack, NormalizedAscentAttack, run_attack
 from lit_viz.attacks.norms import NormName
-from tests.attacks.tools import Linear, longest, margins, photographs, saturated
+from tests.support.attacks import Linear, longest, margins, photographs, saturated
 
 BUDGET = {
     "pgd": lambda norm, eps: PGD(norm, eps, alpha=eps, early_stop=False),

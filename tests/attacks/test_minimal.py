@@ -16,7 +16,7 @@ from lit_viz.attacks.norms import NormName
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Task
-from tests.attacks.tools import Curved, Linear, Watched, margins, photographs, saturated
+from tests.support.attacks import Curved, Linear, Watched, margins, photographs, saturated
 
 Case = tuple[Callable[[], Attack], NormName]
 CASES: dict[str, Case] = {

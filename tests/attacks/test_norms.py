@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.norms import NORMS, NormName
-from tests.attacks.tools import photographs, saturated
+from tests.support.attacks import photographs, saturated
 
 EPS = torch.tensor([0.02, 0.3, 1.0, 4.0], dtype=torch.float64)
 both = pytest.mark.parametrize("ball", ["linf", "l2"])

@@ -30,7 +30,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.mismatches import evaluate_files
 from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 #: Margin in logits that a repair aims at, for a network whose logits are below 1.
 DOUBT = torch.finfo(torch.float32).eps ** 0.5

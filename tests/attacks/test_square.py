@@ -12,7 +12,7 @@ from lit_viz.attacks import Square, run_attack
 from lit_viz.attacks.norms import NormName
 from lit_viz.attacks.square import _tile, _transfer
 from lit_viz.errors import LitVizError
-from tests.attacks.tools import Curved, Linear, Watched, margins, photographs
+from tests.support.attacks import Curved, Linear, Watched, margins, photographs
 
 both = pytest.mark.parametrize("norm", ["linf", "l2"])
 targeted = pytest.mark.parametrize("targeted", [False, True])

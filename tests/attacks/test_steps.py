@@ -16,8 +16,8 @@ from lit_viz.attacks.norms import NORMS, NormName
 from lit_viz.classifiers import Classifier
 from lit_viz.objectives import Margin
 from lit_viz.types import Task
-from tests.attacks.tools import Curved, Watched, margins, photographs
-from tests.conftest import smooth_network
+from tests.support.attacks import Curved, Watched, margins, photographs
+from tests.support.networks import smooth_network
 
 CURVED = Curved()
 X = photographs(6)

@@ -16,7 +16,7 @@ from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad, noise
 from lit_viz.objectives import Probability
 from lit_viz.rng import Key
-from tests.attributions.tools import SMOOTH, TARGETS, Counted, distance, photographs
+from tests.support.attributions import SMOOTH, TARGETS, Counted, distance, photographs
 
 SEEDS = [11, 7, 5]
 SAMPLES = 20

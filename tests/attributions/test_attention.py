@@ -25,9 +25,10 @@ from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Logit
 from lit_viz.rng import Key
-from tests.attributions.test_guided import MEAN, STD, TARGETS, made
-from tests.classifiers.networks import Attending, conv_net
+from tests.support.attributions import MEAN, STD, made
+from tests.support.networks import Attending, conv_net
 
+TARGETS = [3, 0]
 METHODS = [AttentionRollout, AttentionGradient, LeGrad]
 
 

@@ -12,7 +12,7 @@ from lit_viz.attributions import METHODS, Sampling
 from lit_viz.classifiers import Classifier
 from lit_viz.images.reading import read_photograph
 from scripts.calibrate_saliency_error import compare, resample, within
-from tests.conftest import SHARED
+from tests.support.runs import SHARED
 
 DAISY = SHARED / "data" / "images" / "n11939491_daisy.JPEG"
 PHOTOGRAPHS = ["packaged:chelsea", "packaged:coffee", *([str(DAISY)] if DAISY.exists() else [])]

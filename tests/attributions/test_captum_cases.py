@@ -18,7 +18,7 @@ from lit_viz.attributions.gradient import Gradient, InputXGradient
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.smoothgrad import SmoothGrad
-from tests.attributions.tools import Counted
+from tests.support.attributions import Counted
 
 with torch.random.fork_rng(devices=[]):
     from captum.testing.attr.helpers.test_config import config

@@ -23,7 +23,7 @@ from lit_viz.objectives import Logit
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Key
 from lit_viz.types import Task
-from tests.attributions.tools import SMOOTH, TARGETS, Counted, distance, photographs
+from tests.support.attributions import SMOOTH, TARGETS, Counted, distance, photographs
 
 SIZE = 6
 GENERATOR = torch.Generator().manual_seed(2)

@@ -18,8 +18,8 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import class_tasks
 from lit_viz.objectives import Logit, LogProbability, Outputs, Probability
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
-from tests.attributions.tools import MASK, distance
-from tests.classifiers.networks import rectified
+from tests.support.attributions import MASK, distance
+from tests.support.networks import rectified
 
 AGAINST, SEEDS, GAMMA = [1, 4], [3, 1], 0.6
 #: Methods whose map is linear in the score.

@@ -18,7 +18,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast.rescaling import Call, Rescaling
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.captum_reference import CaptumReference
-from tests.attributions.tools import distance
+from tests.support.attributions import distance
 
 
 class Reused(nn.Module):

@@ -19,7 +19,7 @@ from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from tests.attributions.tools import MASK, SMOOTH, TARGETS, Counted, distance, photographs
+from tests.support.attributions import MASK, SMOOTH, TARGETS, Counted, distance, photographs
 
 METHODS: dict[str, Callable[[], Attribution]] = {
     "gradient": Gradient,

@@ -25,7 +25,7 @@ from lit_viz.images.filters import gaussian_blur
 from lit_viz.objectives import Logit
 from lit_viz.optim import Evaluation
 from lit_viz.types import Task
-from tests.attributions.tools import SMOOTH, TARGETS, Counted, photographs
+from tests.support.attributions import SMOOTH, TARGETS, Counted, photographs
 
 SIDE, PLACE = 96, (slice(36, 84), slice(12, 60))  # a quarter of the image
 

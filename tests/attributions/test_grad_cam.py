@@ -21,8 +21,8 @@ from lit_viz.attributions.base import attribute
 from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from tests.attributions.test_guided import MEAN, STD, TARGETS, Normalized, made
-from tests.classifiers.networks import Lockable, conv_net
+from tests.support.attributions import MEAN, STD, Normalized, made
+from tests.support.networks import Lockable, conv_net
 
 
 def classifier_of(net: nn.Module, size: int | tuple[int, int]) -> Classifier:
@@ -48,6 +48,7 @@ def same(actual: Tensor, expected: Tensor) -> bool:
     return bool((actual - expected).abs().max() <= 1e-8 * expected.abs().max())
 
 
+TARGETS = [3, 0]
 NETS = [
     pytest.param(conv_net(), 16, "4", id="batch norm that is not folded"),
     pytest.param(conv_net(), 16, "3", id="changed in place later"),

@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any
 
 import captum.attr
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, squeezenet1_1
 
 from lit_viz.attributions.base import attribute
 from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop
 from lit_viz.classifiers import load_classifier
-from tests.classifiers.networks import conv_net, trained
+from tests.support.attributions import MEAN, STD, Normalized, made
+from tests.support.networks import conv_net
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU:UserWarning")
 
-MEAN, STD = (0.45, 0.5, 0.4), (0.25, 0.2, 0.3)
 TARGETS = [3, 0]
-
-
-class Capped(nn.ReLU):
-    """A ReLU6 that Captum takes for a ReLU, whose backward it then changes."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(0, 6)
-
-
-class Normalized(nn.Module):
-    """The network as Captum is given it: the owner's, in float64, not in place, and with its normalization."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = copy.deepcopy(net).double().eval().requires_grad_(False)
-        for name, module in list(self.net.named_modules()):
-            if isinstance(module, nn.ReLU6):
-                self.net.set_submodule(name, Capped())
-            elif isinstance(module, nn.ReLU):
-                module.inplace = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean, std = (torch.tensor(values, dtype=x.dtype).view(3, 1, 1) for values in (MEAN, STD))
-        return self.net((x - mean) / std)
-
-
-def made(make: Callable[..., nn.Module], **options: Any) -> nn.Module:
-    """Return a network with weights that depend on nothing else, and batch norms as trained ones have."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return trained(make(num_classes=5, **options))
 
 
 def wide(net: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_photograph
-from tests.attributions.tools import MASK, SMOOTH, Counted, distance
+from tests.support.attributions import MASK, SMOOTH, Counted, distance
 
 
 def photographs() -> Tensor:

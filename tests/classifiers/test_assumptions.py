@@ -12,7 +12,7 @@ import torchvision
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
-from tests.classifiers.networks import conv_net
+from tests.support.networks import conv_net
 
 
 def normalization(classifier: Classifier) -> list[str]:

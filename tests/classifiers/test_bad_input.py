@@ -14,8 +14,7 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.classifiers import load_classifier
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import conv_net
-from tests.conftest import Around
+from tests.support.networks import Around, conv_net
 
 
 def test_weights_may_be_a_state_dict() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names, load_classifier
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import Lockable, conv_net
+from tests.support.networks import Lockable, conv_net
 
 
 def test_the_fast_copy_is_made_once_and_again_when_the_weights_change() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.isolation import full_float32, state_preserved
 from lit_viz.errors import NetworkError
-from tests.classifiers.networks import Lockable, conv_net
+from tests.support.networks import Lockable, conv_net
 
 
 class Counting(nn.Module):

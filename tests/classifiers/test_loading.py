@@ -21,8 +21,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.sources import find_source
 from lit_viz.errors import LitVizError
 from lit_viz.utils.files import sha256
-from tests.classifiers.networks import conv_net
-from tests.conftest import Around
+from tests.support.networks import Around, conv_net
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SLOW = pytest.mark.slow

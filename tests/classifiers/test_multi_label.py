@@ -16,7 +16,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.summaries import MULTI_LABEL_CAPTION, decision_logits
 from lit_viz.errors import LitVizError
 from lit_viz.objectives.base import Outputs
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 NAMES = ["ant", "bee", "cat", "dog", "elk"]
 

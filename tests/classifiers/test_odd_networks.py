@@ -15,8 +15,7 @@ import lit_viz as lv
 from lit_viz.attributions import Occlusion, SmoothGrad
 from lit_viz.classifiers import load_classifier
 from lit_viz.errors import LitVizError, NetworkError
-from tests.classifiers.networks import scripted
-from tests.conftest import Around
+from tests.support.networks import Around, scripted
 
 
 def body(classes: int = 4) -> nn.Sequential:

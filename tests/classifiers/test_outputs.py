@@ -9,7 +9,7 @@ from torch import nn
 from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.summaries import relative_difference
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import Answering, conv_net
+from tests.support.networks import Answering, conv_net
 
 
 @pytest.mark.parametrize("way", ["tuple", "list", "object", "dict"])

@@ -10,7 +10,7 @@ from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.layers import statistics_of
 from lit_viz.classifiers.reading import activation_statistics
 from lit_viz.errors import LitVizError
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 NORM = "features.1"
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.weights import fit_keys, read_weights
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import conv_net
+from tests.support.networks import conv_net
 
 
 def another() -> nn.Sequential:

@@ -17,7 +17,7 @@ from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, GradientAscent
 from lit_viz.types import Record, Task
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 
 def tasks(count: int, **options: Any) -> list[Task]:

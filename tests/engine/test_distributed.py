@@ -16,9 +16,8 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.engine.ranks import InputShard, RankGroup
-from lit_viz.errors import LitVizError
 from lit_viz.utils.process import launcher_topology
-from tests.conftest import NAMES, smooth_network
+from tests.support.networks import NAMES, smooth_network
 
 Case = tuple[str, str, int]  # method, devices mode, slots
 
@@ -65,13 +64,6 @@ def given(case: Case, **options: Any) -> dict[str, Any]:
         "curves": [outcome.curve("objective") for outcome in run.outcomes],
         "frames": [[k for k, _ in outcome.frames()] for outcome in run.outcomes],
     }
-
-
-def only_on_the_first() -> Any:
-    """Return a network on rank 0; raise on the others."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        raise LitVizError("there is no network for the other processes.")
-    return smooth_network()
 
 
 def run_rank(rank: int, size: int, port: int, file: Path) -> None:

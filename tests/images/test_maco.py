@@ -18,7 +18,7 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.optim import NAdam
 from lit_viz.rng import Draws, Key
-from tests.conftest import Train, tasks_for
+from tests.support.runs import Train, tasks_for
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = [(3, 8, 8), (3, 7, 9), (3, 8, 5), (3, 5, 8), (1, 6, 7), (3, 1, 4), (1, 2, 1)]

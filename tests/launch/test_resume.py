@@ -27,7 +27,7 @@ from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Task
-from tests.conftest import NAMES
+from tests.support.networks import NAMES
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.optim import Adam
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
-from tests.conftest import tasks_for
+from tests.support.runs import tasks_for
 
 
 def options_of(**trainer: Any) -> RunOptions:
@@ -195,7 +195,7 @@ def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int) -> None:
 
 def method(**arguments: Any) -> ClassVisualization:
     """Return a method whose network was loaded by its name."""
-    network = load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
+    network = load_classifier("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
     return ClassVisualization(network, iterations=1, slots=8, **arguments)
 
 

@@ -15,8 +15,8 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
 from lit_viz.methods import AdversarialExample
 from lit_viz.types import Task
-from tests.classifiers.networks import Residual, trained
-from tests.conftest import Train
+from tests.support.networks import Residual, trained
+from tests.support.runs import Train
 
 FAST = ("normalized_ascent", "fgsm", "pgd", "apgd", "ddn", "ensemble")
 

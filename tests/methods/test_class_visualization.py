@@ -30,9 +30,9 @@ from lit_viz.objectives import Logit
 from lit_viz.optim import SGD, Adam, Evaluation, NormalizedAscent, StepRule
 from lit_viz.rng import Draws
 from lit_viz.types import Task
-from tests.classifiers.networks import Residual, trained
-from tests.conftest import Train, tasks_for
-from tests.optim.test_rules import ExtraGradient, HillClimb
+from tests.support.networks import Residual, trained
+from tests.support.runs import Train, tasks_for
+from tests.support.step_rules import ExtraGradient, HillClimb
 
 VIEWS = (RandomCrop(0.5, 1.0), Rotate(15), Flip(), ColorShift(), Blur(), Noise(0.05))
 

@@ -19,7 +19,8 @@ from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.objectives import Channel, Diversity, Layer, Objective, Outputs
 from lit_viz.optim import Adam, NormalizedAscent
 from lit_viz.types import Task
-from tests.conftest import NAMES, Train, tasks_for
+from tests.support.networks import NAMES
+from tests.support.runs import Train, tasks_for
 
 VIEWS = (RandomCrop(0.6, 1.0), Noise(0.05))
 OCTAVES = PictureOptions(octaves=Octaves(3, 2.0), native=True, size=32)

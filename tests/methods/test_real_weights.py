@@ -11,7 +11,7 @@ import lit_viz as lv
 from lit_viz.attacks import FMN
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.judges import installed_judges
-from tests.conftest import SHARED
+from tests.support.runs import SHARED
 
 pytestmark = pytest.mark.slow
 SQUEEZENET = SHARED / "data" / "squeezenet1_0.pth"

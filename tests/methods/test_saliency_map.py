@@ -19,7 +19,8 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
 from lit_viz.types import Record, Task
-from tests.conftest import Around, Train, smooth_network
+from tests.support.networks import Around, smooth_network
+from tests.support.runs import Train
 
 
 def method_of(name: str) -> Attribution:

@@ -22,7 +22,7 @@ from lit_viz.presentations.universal_perturbation import saturated_since
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Task
-from tests.conftest import Train
+from tests.support.runs import Train
 
 EPS = 8 / 255
 

@@ -16,7 +16,8 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.objectives import BatchNormStatistics, Logit, Objective, Outputs, Sum
 from lit_viz.optim import Adam
 from lit_viz.rng import Draws, Key
-from tests.conftest import NAMES, Train, tasks_for
+from tests.support.networks import NAMES
+from tests.support.runs import Train, tasks_for
 
 LAYERS = ("stem.1", "late")
 

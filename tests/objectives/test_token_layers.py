@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import pytest
-import timm
 import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
@@ -20,21 +19,14 @@ from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.objectives import Channel, Direction, Diversity, Layer, Logit, Neuron, Objective, Outputs
 from lit_viz.optim import Adam
 from lit_viz.types import Task
-from tests.conftest import NAMES, Train, tasks_for
+from tests.support.networks import NAMES, vit_network
+from tests.support.runs import Train, tasks_for
 
 MLP, STAGE, FLAT = "blocks.1.mlp.act", "layers.1.blocks.0", "layers.1.blocks.0.mlp.act"
 
 
 def loaded(network: nn.Module) -> Classifier:
     return load_classifier(network.eval(), labels=NAMES, mean=[0.5] * 3, std=[0.5] * 3, size=32)
-
-
-def vit_network(**options: Any) -> nn.Module:
-    """A ViT of 4 x 4 patches, a class token and 24 features, as timm makes it."""
-    given = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5, **options}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return timm.create_model("vit_tiny_patch16_224", **given)
 
 
 @pytest.fixture(scope="module")

@@ -11,30 +11,10 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.optim import SGD, Adam, Adapted, Cosine, Evaluation, GradientAscent, NAdam, NormalizedAscent, RMSprop
-from lit_viz.optim.evaluation import Evaluate
-from lit_viz.optim.rule import State, StepRule, never, norm, per_slot, unit
+from lit_viz.optim.rule import State, StepRule, norm, unit
 from lit_viz.types import Task
+from tests.support.step_rules import TOP, ExtraGradient, HillClimb
 
-
-class HillClimb(StepRule):
-    """Evaluates forwards only: keeps a fixed probe step where it raises the score."""
-
-    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        here = evaluate(x, gradient=False).score
-        probe = x + 0.1 * torch.where(x < TOP, 1.0, -1.0)
-        better = evaluate(probe, gradient=False).score > here
-        return torch.where(per_slot(better, x) > 0, probe, x), state, ~better
-
-
-class ExtraGradient(StepRule):
-    """Evaluates twice a step: the gradient at a look-ahead moves the image (Korpelevich 1976)."""
-
-    def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
-        ahead = x + 0.1 * evaluate(x).gradient
-        return x + 0.1 * evaluate(ahead).gradient, state, never(x)
-
-
-TOP = 3.0
 RULES: dict[str, Callable[[], StepRule]] = {
     "adam": lambda: Adam(0.1),
     "adam_cosine": lambda: Adam(Cosine(0.2, final=0.1)),

@@ -19,7 +19,7 @@ from lit_viz.cli import main
 def small_options() -> list[str]:
     """Options of a small network."""
     return [
-        "--classifier", "tests.conftest:smooth_network",
+        "--classifier", "tests.support.networks:smooth_network",
         "--classifier.weights", "none",
         "--classifier.size", "16",
         "--classifier.mean", "[0.5,0.5,0.5]",

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.fast.backward import Backprop, Rectifier
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import Lockable, Residual, Storing, conv_net, merged, scripted, trained
+from tests.support.networks import Lockable, Residual, Storing, conv_net, merged, scripted, trained
 
 BOTH: tuple[Backprop, ...] = ("guided", "deconvolution")
 

@@ -13,7 +13,7 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.fast import compiling
 from lit_viz.optim import Evaluation
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 COMPILE = torch.compile
 # Of torch's own compiler, which hides the second from users.

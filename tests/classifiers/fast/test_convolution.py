@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lit_viz.classifiers.fast.backward import Activation, Rectifier, sparse_backward
 from lit_viz.classifiers.fast.convolution import FastConvolution, find_chains, replace_convolutions
 from lit_viz.classifiers.fast.kernels import kernels_available
-from tests.classifiers.networks import conv_net, scripted
+from tests.support.networks import conv_net, scripted
 
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
 

@@ -14,8 +14,7 @@ from lit_viz.classifiers import Classifier, layer_names, load_classifier
 from lit_viz.classifiers.fast import convolution
 from lit_viz.classifiers.fast import copying as copying_module
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import Residual, Storing, conv_net, merged, scripted, trained
-from tests.conftest import Around, smooth_network
+from tests.support.networks import Around, Residual, Storing, conv_net, merged, scripted, smooth_network, trained
 
 
 def exact(classifier: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lit_viz.classifiers import load_classifier
 from lit_viz.classifiers.fast.folding import FrozenBatchNorm, Link, fold_batch_norms, foldable_pairs, freeze_batch_norms
-from tests.classifiers.networks import Residual, conv_net, trained
+from tests.support.networks import Residual, conv_net, trained
 
 
 def folded_and_plain(net: nn.Module, side: int = 16, keep: tuple[str, ...] = ()) -> tuple[int, float]:

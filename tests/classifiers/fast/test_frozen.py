@@ -5,7 +5,7 @@ import torch
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import Lockable, conv_net
+from tests.support.networks import Lockable, conv_net
 
 
 @pytest.mark.parametrize("make", [conv_net, lambda: Lockable(conv_net())])

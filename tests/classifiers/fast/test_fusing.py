@@ -13,7 +13,7 @@ from lit_viz.classifiers.fast.backward import Backprop, replace_rectifiers
 from lit_viz.classifiers.fast.convolution import FastConvolution, fuse_activations
 from lit_viz.classifiers.fast.folding import fold_batch_norms, foldable_pairs
 from lit_viz.classifiers.fast.kernels import kernels_available
-from tests.classifiers.networks import Residual, conv_net, merged
+from tests.support.networks import Residual, conv_net, merged
 
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.fast.residual import residual_branches, scale_branches
-from tests.classifiers.networks import Lockable, Residual, conv_net, merged, trained
+from tests.support.networks import Lockable, Residual, conv_net, merged, trained
 
 LABELS = ["apple", "banana", "cherry", "date"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 
 def gradient(classifier: Classifier, dtype: torch.dtype, weights: Tensor) -> Tensor:

@@ -17,38 +17,9 @@ from lit_viz.attacks.norms import LINF, NORMS
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.attacks.diagnostics import diagnostics, stronger_attacks
 from lit_viz.images.reading import read_photograph
-from lit_viz.methods.records import AdversarialRecord
-from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
-from tests.conftest import amend_items, smooth_network
-
-
-class Traced(Outcome):
-    """An outcome with curves only."""
-
-    def __init__(self, success: bool, **curves: list[float]) -> None:
-        length = max(map(len, curves.values()), default=1) - 1
-        known = {"label": 0, "target": None, "name": "x", "iterations": length, "success_file": success}
-        record = {"index": 0, "attack": "pgd", "status": "done", "success_float": success, **known}
-        super().__init__(AdversarialRecord.from_dict(record), MemoryStorage())
-        self.curves = curves
-
-    def with_record(self, **record: Any) -> Traced:
-        amend_items(self, **record)
-        return self
-
-    def curve(self, metric: str) -> list[tuple[int, float]]:
-        return list(enumerate(self.curves.get(metric, [])))
-
-    def image(self) -> Tensor | None:
-        return None
-
-    array = source = image
-
-    def frames(self) -> list[Any]:
-        return []
-
-    perturbed_images = frames
+from tests.support.networks import smooth_network
+from tests.support.runs import Traced, amend_items
 
 
 class Pictured(Traced):

@@ -16,7 +16,7 @@ import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, robust_accuracy, wilson_interval
 from lit_viz.methods.records import AdversarialRecord
-from tests.conftest import amend_items
+from tests.support.runs import amend_items
 
 
 def outcome(photograph: str, eps: float, fooled: bool, status: str = "done", linf: float | None = None) -> Any:

@@ -22,7 +22,7 @@ from lit_viz.presentations.items import evidence_items
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
-from tests.conftest import amend_items
+from tests.support.runs import amend_items
 
 
 class PairOutcome(Outcome):

@@ -44,9 +44,8 @@ from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations.items import evidence_items
 from lit_viz.rng import Key
 from lit_viz.runs.evidence import Evidence
-from tests.attributions.tools import MASK
-from tests.classifiers.networks import rectified
-from tests.conftest import NAMES, Around, smooth_network
+from tests.support.attributions import MASK
+from tests.support.networks import NAMES, Around, rectified, smooth_network
 
 SEED, TARGET = 5, 2
 

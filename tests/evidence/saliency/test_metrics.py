@@ -29,7 +29,7 @@ from lit_viz.evidence.saliency.metrics import (
 )
 from lit_viz.images.rendering import rank_correlation
 from lit_viz.rng import Draws, Key
-from tests.conftest import NAMES, smooth_network
+from tests.support.networks import NAMES, smooth_network
 
 HEIGHT, WIDTH = 5, 6
 PIXELS = HEIGHT * WIDTH

@@ -22,7 +22,7 @@ from lit_viz.launch.commands import COMMANDS
 from lit_viz.objectives import DLR
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.runs.folder import FolderStorage
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_files_are_fooled_and_read_back(
     assert [r["status"] for r in found] == ["done", "done", "done", "failed"]
     assert "0 bytes" in message.out
     classifier = lv.load_classifier(
-        "tests.conftest:smooth_network", weights="none", size=16, mean=[0.5] * 3, std=[0.25] * 3
+        "tests.support.networks:smooth_network", weights="none", size=16, mean=[0.5] * 3, std=[0.25] * 3
     )
     fooled = 0
     for record in found[:3]:

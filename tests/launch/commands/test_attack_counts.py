@@ -88,7 +88,7 @@ def test_radii_are_printed_in_their_unit_and_stored_as_evidence(
 
 def test_the_caption_names_several_targets(files: list[str]) -> None:
     """A photograph that is given twice, untargeted, has one."""
-    net = lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
+    net = lv.load_classifier("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
     options: dict[str, Any] = {"attack": "pgd", "eps": [0.01, 0.1], "iterations": 3}
     twice = [files[0], *files]
 
@@ -164,7 +164,7 @@ def test_occlusion_evaluates_every_window_for_any_number_of_iterations(smooth: C
 @pytest.mark.parametrize(
     "words",
     [
-        ["saliency", "--method", "guided_backprop", "--classifier", "tests.classifiers.networks:conv_net"],
+        ["saliency", "--method", "guided_backprop", "--classifier", "tests.support.networks:conv_net"],
         ["saliency", "--method", "rise"],
         ["attack", "--target", "predicted"],
     ],

@@ -397,7 +397,7 @@ def test_the_error_of_a_single_sample_is_not_resolved(
     )
     errors = [[row["error"] for row in SaliencyMapPresentation().table(FolderStorage(run).records())]]
     outcome = lv.saliency(
-        lv.load_classifier("tests.conftest:smooth_network", weights="none", size=16, mean=0.5, std=0.25),
+        lv.load_classifier("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25),
         torch.rand(1, 3, 16, 16), targets=0, method=["smoothgrad", "gradient"], iterations=1, check="none",
     )  # fmt: skip
     errors.append([row["error"] for row in SaliencyMapPresentation().table([one.record for one in outcome.outcomes])])

@@ -24,7 +24,7 @@ from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.rule import never
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from scripts.judge import judge
-from tests.conftest import NAMES, smooth_network
+from tests.support.networks import NAMES, smooth_network
 
 
 def test_check_reads_the_pictures_again(

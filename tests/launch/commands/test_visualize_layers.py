@@ -22,7 +22,7 @@ from lit_viz.launch.commands.visualize import parse_place
 from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.objectives import Objective, Outputs
-from tests.conftest import smooth_network
+from tests.support.networks import smooth_network
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,7 +9,7 @@ from lit_viz.figures.sheet import channel_grid
 from lit_viz.runs.folder import FolderStorage
 
 VIT = [
-    "--classifier", "tests.objectives.test_token_layers:vit_network",
+    "--classifier", "tests.support.networks:vit_network",
     "--classifier.weights", "none",
     "--classifier.size", "32",
     "--classifier.mean", "[0.5,0.5,0.5]",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.fast.convolution import FastConvolution
 from lit_viz.classifiers.fast.folding import FrozenBatchNorm
+from lit_viz.errors import LitVizError
+
+NAMES = ["apple", "banana", "cherry", "date", "elder"]
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -209,3 +214,55 @@ def rectified(kind: type[nn.Module] = nn.ReLU) -> Classifier:
     return load_classifier(
         network, labels=["apple", "banana", "cherry", "date", "elder"], mean=[0.4] * 3, std=[0.2] * 3, size=16
     )
+
+
+class Smooth(nn.Module):
+    """A convolutional network without kinks, so that close inputs stay close."""
+
+    def __init__(self, channels: int = 3, classes: int = 5) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Softplus(), nn.Conv2d(8, 12, 3, 2, 1), nn.Tanh()
+        )
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+def smooth_network(channels: int = 3, classes: int = 5) -> Smooth:
+    """Return the network with weights that depend on nothing else, leaving the global random state alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Smooth(channels, classes).eval()
+        network.features[1].running_mean.uniform_(-0.1, 0.1)
+        network.head.weight.data.mul_(8)
+    return network
+
+
+class Around(nn.Module):
+    """A network around another one: ``forward(network, x)`` is its forward."""
+
+    def __init__(self, network: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self._forward_around = network, forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward_around(self.net, x)
+
+
+def vit_network(**options: Any) -> nn.Module:
+    """A ViT of 4 x 4 patches, a class token and 24 features, as timm makes it."""
+    import timm
+
+    given = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5, **options}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return timm.create_model("vit_tiny_patch16_224", **given)
+
+
+def only_on_the_first() -> Any:
+    """Return a network on rank 0; raise on the others."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        raise LitVizError("there is no network for the other processes.")
+    return smooth_network()
