@@ -316,7 +316,7 @@ def test_grad_cam_reads_the_last_layer_with_a_shared_rectifier() -> None:
 
 
 def test_resume_requires_the_python_module_of_the_run(tmp_path: Path) -> None:
-    """It was looked for by its class's name among the known ones."""
+    """Its class name is that of no known network."""
     lv.visualize(network(), [0], iterations=1, config="small", out=tmp_path / "run", wandb="disabled")
     for again in (lv.resume, lv.check):
         with pytest.raises(LitVizError, match=r"was started with a Python module \(Smooth\)"):
@@ -445,7 +445,7 @@ def test_progress_is_shown_on_request_and_in_notebooks(
     assert "1 of 1 image done" in capsys.readouterr().err
 
 
-def test_lightning_prints_no_messages_beside_the_package_lightning(
+def test_lightning_prints_no_messages_with_the_package_lightning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Importing ``lightning`` redirects the messages of ``pytorch_lightning`` to its own loggers."""

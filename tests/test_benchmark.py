@@ -1,4 +1,4 @@
-"""The benchmark: its loops ask as often as they say, its figures are ratios, and every comparison runs."""
+"""The benchmark: the evaluations of its loops, ratios as figures, and a run of every comparison."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_ratios_are_of_the_same_round() -> None:
     assert running.evidence(runs) == "2.5 s (83%)"
 
 
-def test_a_clock_counts_each_moment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_counts_each_interval_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now)
 

@@ -22,7 +22,7 @@ from tests.support.networks import NAMES, smooth_network
 
 Given = list[dict[str, Any]]
 #: Function from the network, the photographs and the other arguments of a fake attack to its images.
-Answer = Callable[[nn.Module, Tensor, dict[str, Any]], Tensor]
+FakeAttack = Callable[[nn.Module, Tensor, dict[str, Any]], Tensor]
 
 
 def images(count: int = 4) -> Tensor:
@@ -50,14 +50,14 @@ def compared(classifier: Classifier, run: Run, name: str, iterations: int = 20, 
 
 
 @pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
-    """Fakes of both packages, which record the arguments of each call and return ``answers["answer"]`` of them."""
+def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, FakeAttack]]:
+    """Fakes of both packages, which record the arguments of each call and return ``fake_attacks["attack"]`` of them."""
     given: Given = []
-    answers: dict[str, Answer] = {"answer": lambda network, x, options: x}
+    fake_attacks: dict[str, FakeAttack] = {"attack": lambda network, x, options: x}
 
     def write(package: str, name: str, network: nn.Module, x: Tensor, **output: Any) -> Tensor:
         given.append({"package": package, "name": name, "x": x, **output})
-        return answers["answer"](network, x, output)
+        return fake_attacks["attack"](network, x, output)
 
     class Foolbox(ModuleType):
         criteria = SimpleNamespace(
@@ -106,7 +106,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, Answer]]:
 
     monkeypatch.setitem(sys.modules, "foolbox", Foolbox("foolbox"))
     monkeypatch.setitem(sys.modules, "torchattacks", Torchattacks("torchattacks"))
-    return given, answers
+    return given, fake_attacks
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -185,7 +185,7 @@ def test_rows_are_evaluated_by_the_original_network(smooth: Classifier, fakes: t
     result = run.images
     assert all(r["success_file"] for r in run.results)
     source = images()
-    fakes[1]["answer"] = lambda network, x, output: (
+    fakes[1]["attack"] = lambda network, x, output: (
         source + 2 * (result - source) * torch.tensor([1, 1, 1, 0]).view(4, 1, 1, 1)
     )
     (comparison,) = compared(smooth, run, "ddn", 100)
@@ -225,7 +225,7 @@ def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tupl
     for _ in range(25):
         middle = (low + high) / 2
         low, high = torch.where(fooled(middle), low, middle), torch.where(fooled(middle), middle, high)
-    fakes[1]["answer"] = lambda network, x, output: across(high)
+    fakes[1]["attack"] = lambda network, x, output: across(high)
     (comparison,) = compared(smooth, run, "ddn", 100)
     assert comparison.float_successes == 4
     assert comparison.file_successes == int(fooled(high.round()).sum()) < 4
@@ -234,7 +234,7 @@ def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tupl
 def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
     labels = smooth.logits(images()).argmax(1).tolist()
     run = lv.attack(smooth, images(), labels=labels, attack="pgd", norm="linf", eps=[0.02, 0.3], iterations=20)
-    fakes[1]["answer"] = lambda network, x, output: (x + output["eps"]).clamp(0, 1)
+    fakes[1]["attack"] = lambda network, x, output: (x + output["eps"]).clamp(0, 1)
     comparisons = compared(smooth, run, "pgd")
     assert [round(comparison.eps, 3) for comparison in comparisons] == [0.02, 0.02, 0.3, 0.3]
     assert comparisons[-1].norm == "linf"
@@ -257,7 +257,7 @@ def test_images_beyond_the_radius_are_no_success(smooth: Classifier, fakes: tupl
     adversarial = source + change * away
     adversarial[2, 0, 0, 0] += away[2, 0, 0, 0] / 255
     fooled = smooth.logits(adversarial).argmax(1) != torch.tensor(labels)
-    fakes[1]["answer"] = lambda network, x, output: adversarial
+    fakes[1]["attack"] = lambda network, x, output: adversarial
     comparisons = compared(smooth, run, "pgd", 5, norm=norm)
     assert {(comparison.float_successes, comparison.file_successes) for comparison in comparisons} == {
         (int(fooled[:2].sum()), int(fooled[:2].sum()))
@@ -287,7 +287,7 @@ def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
         model(x).sum().backward()
         return x.detach().zero_()
 
-    fakes[1]["answer"] = vandal
+    fakes[1]["attack"] = vandal
     compared(result, run, "ddn")
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -307,7 +307,7 @@ def test_a_failing_library_is_reported_and_skipped(smooth: Classifier, fakes: tu
             raise ValueError("no such thing\nat all")
         return x
 
-    fakes[1]["answer"] = breaks
+    fakes[1]["attack"] = breaks
     foolbox, torchattacks = comparisons = compared(smooth, attacked(smooth, "pgd"), "pgd")
     assert foolbox.error is None
     assert torchattacks.error == "no such thing"

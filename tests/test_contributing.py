@@ -28,7 +28,7 @@ OTHERS = ("__init__", "classifiers/", "errors", "evidence/", "figures/", "presen
 class Trace:
     """Files of the package in the order of their first call, those of the main thread first.
 
-    It begins when a slot is filled, and ends with the report.
+    From the first filled slot to the report.
     """
 
     def __init__(self) -> None:

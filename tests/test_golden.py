@@ -157,7 +157,7 @@ def run_attack(attack: Any, steps: int, side: int = 8, **goals: Any) -> dict[str
     attack.bind(of)
     fast, rows = frozen(of), {"forward": 0, "backward": 0}
 
-    def ask(x: Tensor) -> Tensor:
+    def counted(x: Tensor) -> Tensor:
         rows["forward"] += len(x)
         logits: Tensor = fast(x)[0]
         if logits.requires_grad:
@@ -169,7 +169,7 @@ def run_attack(attack: Any, steps: int, side: int = 8, **goals: Any) -> dict[str
 
     x = photographs(3, side)
     goals = goals or {"labels": fast(x)[0].argmax(1).tolist()}
-    outcome, state = attacks.run_attack(attack, ask, x, iterations=steps, **goals)
+    outcome, state = attacks.run_attack(attack, counted, x, iterations=steps, **goals)
     return {"images": outcome, "success": state["fooled"], **rows}
 
 
@@ -249,9 +249,9 @@ def differences(found: Any, expected: Any, case: str, where: str = "") -> list[s
             )
         ]
     if isinstance(expected, dict) and isinstance(found, dict) and expected.keys() == found.keys() == {"pairs"}:
-        keys, wanted = ([key for key, _ in pairs["pairs"]] for pairs in (found, expected))
-        if keys != wanted:
-            return [f"{where}: keys {keys}, expected {wanted}"]
+        keys, expected_keys = ([key for key, _ in pairs["pairs"]] for pairs in (found, expected))
+        if keys != expected_keys:
+            return [f"{where}: keys {keys}, expected {expected_keys}"]
         pairs = zip(found["pairs"], expected["pairs"], strict=True)
         return [line for (key, a), (_, b) in pairs for line in differences(a, b, case, f"{where}.{key}")]
     if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):

@@ -47,7 +47,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def unit(file: Path) -> str:
-    """Return the folder of a file, or its name where it lies at the top level."""
+    """Return the folder of a file, or its name at the top level."""
     parts = file.relative_to(PACKAGE).with_suffix("").parts
     return parts[0]
 
@@ -157,7 +157,7 @@ TESTS = Path(__file__).parent
 
 
 def test_tests_import_no_other_tests() -> None:
-    """What several tests need is a fixture, or lies in ``tests/support``."""
+    """What several tests need is a fixture, or part of ``tests/support``."""
     others = []
     for file in TESTS.rglob("*.py"):
         own = ".".join(file.relative_to(TESTS.parent).with_suffix("").parts)

@@ -1,4 +1,4 @@
-"""The lab as a notebook: its blanks say what belongs there, and with the solutions filled in it runs to its end."""
+"""The lab as a notebook: its blanks have instructions, and it runs with the solutions filled in."""
 
 from __future__ import annotations
 

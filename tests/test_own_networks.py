@@ -50,7 +50,7 @@ def ending(): return nn.Sequential(Net(3), nn.Softmax(1))
 
 @pytest.fixture
 def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return a module's name, whose file lies in the current folder."""
+    """Return a module's name, of a file in the current folder."""
     name = f"nets_{abs(hash(str(tmp_path)))}"
     (tmp_path / f"{name}.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)

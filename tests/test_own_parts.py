@@ -65,7 +65,7 @@ class Summed(Estimator):
 
 
 class Remembering(ClassVisualization):
-    """Keeps a state of its own beside the rule's."""
+    """Keeps a state in addition to that of the rule."""
 
     def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
         return {**super().init_state(x, tasks), "extra": torch.zeros(len(x))}
@@ -84,7 +84,7 @@ class EveryLogit(Objective):
 
 
 class ScalarInASum(Sum):
-    """Beside another term the number was added to every score, and coupled the images."""
+    """With another term the number was added to every score, and coupled the images."""
 
     def __init__(self) -> None:
         super().__init__([Logit(), ScalarScore()])
@@ -165,20 +165,20 @@ def test_a_custom_attack_by_its_class(smooth: Classifier) -> None:
 def test_a_module_of_the_current_folder_is_importable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any, records: Any, small_options: Any
 ) -> None:
-    (tmp_path / "my_attacks.py").write_text(f"from {HERE} import SignSteps\n\nclass Mine(SignSteps): pass\n")
+    (tmp_path / "my_attacks.py").write_text(f"from {HERE} import SignSteps\n\nclass Own(SignSteps): pass\n")
     root = Path(__file__).parents[1]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(root))
     lit_viz(
-        "attack", "packaged:chelsea", *small_options, "--attack", "my_attacks.Mine", "--iterations", "3", "--out", "run"
+        "attack", "packaged:chelsea", *small_options, "--attack", "my_attacks.Own", "--iterations", "3", "--out", "run"
     )
-    assert records(tmp_path / "run")[0]["attack"] == "Mine"
+    assert records(tmp_path / "run")[0]["attack"] == "Own"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["attack", "packaged:chelsea", "--attack", "nowhere.Mine"], "--attack: No module named 'nowhere'"),
+        (["attack", "packaged:chelsea", "--attack", "nowhere.Own"], "--attack: No module named 'nowhere'"),
         (
             ["saliency", "packaged:chelsea", "--method", f"gradient,{HERE}.Nix"],
             f"module '{HERE}' has no attribute 'Nix'",

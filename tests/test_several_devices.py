@@ -96,12 +96,12 @@ def test_a_killed_process_ends_all_and_the_run_resumes_bit_equal(
     wait_for((run / "checkpoints" / "last.ckpt").exists, lambda: process.poll() is None)
     other = other_process(process)
     os.kill(process.pid if target == "first" else other, signal.SIGKILL)
-    began = time.monotonic()
+    start_time = time.monotonic()
     finish(process)
     while Path(f"/proc/{other}").exists() and "Z" not in Path(f"/proc/{other}/stat").read_text().split(")")[1][:3]:
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - start_time < 15
         time.sleep(0.05)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - start_time < 15
     assert process.returncode != 0
     resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)])
     message = finish(resumed)
@@ -130,14 +130,14 @@ def test_a_signal_stops_all_processes_and_another_number_resumes(
 
 def test_an_error_of_one_process_ends_all(tmp_path: Path, own_words: Any) -> None:
     run = tmp_path / "run"
-    began = time.monotonic()
+    start_time = time.monotonic()
     command = [sys.executable, "-m", "lit_viz", *own_words, *TWO, "--out", str(run)]
     command[command.index("tests.support.networks:smooth_network")] = "tests.support.networks:only_on_the_first"
     process = start(command)
     message = finish(process, 60)
     assert process.returncode != 0
     assert "there is no network for the other processes" in message
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - start_time < 60
 
 
 def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path, contents: Any, own_words: Any) -> None:

@@ -77,7 +77,7 @@ def test_a_line_is_written_with_the_keys_that_were_read() -> None:
         assert json_line(Record.read(line).to_dict()) == json_line(line)
 
 
-def test_metrics_and_settings_are_told_apart_by_name() -> None:
+def test_metrics_and_settings_are_distinguished_by_name() -> None:
     values: dict[str, Any] = {"index": 0, "name": "cat", "method": "grad_cam", "reducer": "mean", "top5": []}
     values |= {"relative_error": 0.25, "layer": "features.3", "novel": 2.0, "probability": 0.5}
     record = SaliencyRecord.from_dict(dict(sorted(values.items())))

@@ -238,7 +238,7 @@ def test_results_do_not_depend_on_the_iterations_of_other_slots(name: str) -> No
         for m in ended.nonzero()[:, 0].tolist():
             out[present[m]] = attack.result(x[m : m + 1], {key: value[m : m + 1] for key, value in state.items()})[0]
         x, state = x[~ended], {key: value[~ended] for key, value in state.items()}
-        present = [n for n, gone in zip(present, ended.tolist(), strict=True) if not gone]
+        present = [n for n, is_ended in zip(present, ended.tolist(), strict=True) if not is_ended]
     assert sorted(out) == list(range(8))
     torch.testing.assert_close(torch.stack([out[n] for n in range(8)]), expected, rtol=0, atol=1e-9)
 
@@ -331,10 +331,10 @@ def test_names() -> None:
     for name, kind in ATTACKS.items():
         assert attack_name(kind()) == name
 
-    class Mine(PGD):
+    class Own(PGD):
         pass
 
-    assert attack_name(Mine()) == "Mine"
+    assert attack_name(Own()) == "Own"
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,14 @@ def test_a_projection_does_not_depend_on_the_batch() -> None:
     for _ in range(100):
         x, source = torch.rand(2, 2, 3, 9, 9, generator=generator)
         once = NORMS["l2"].project(x, source, eps)
-        on_the_sphere_beside = [
+        with_one_on_the_sphere = [
             NORMS["l2"].project(torch.stack([once[0], other]), source, eps)[0] for other in (x[1], source[1])
         ]
-        assert torch.equal(*on_the_sphere_beside)
-        far_beside = [NORMS["l2"].project(torch.stack([x[0], other]), source, eps)[0] for other in (x[1], source[1])]
-        assert torch.equal(*far_beside)
+        assert torch.equal(*with_one_on_the_sphere)
+        with_a_distant_one = [
+            NORMS["l2"].project(torch.stack([x[0], other]), source, eps)[0] for other in (x[1], source[1])
+        ]
+        assert torch.equal(*with_a_distant_one)
 
 
 @both

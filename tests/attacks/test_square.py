@@ -235,9 +235,9 @@ def test_draws_depend_on_the_seed_only(norm: NormName) -> None:
         run_attack(Square(norm, early_stop=False), network, X[:rows], LABELS[:rows], iterations=12, seeds=seeds)
         return [images[:1] for images in network.inputs[1:]]
 
-    for alone, again, beside, other in zip(proposals(3), proposals(3), proposals(3, 4), proposals(4), strict=True):
+    for alone, again, batched, other in zip(proposals(3), proposals(3), proposals(3, 4), proposals(4), strict=True):
         assert torch.equal(alone, again)
-        torch.testing.assert_close(alone, beside, rtol=0, atol=1e-12)
+        torch.testing.assert_close(alone, batched, rtol=0, atol=1e-12)
         assert not torch.equal(alone, other)
 
 

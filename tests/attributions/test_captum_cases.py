@@ -25,17 +25,17 @@ with torch.random.fork_rng(devices=[]):
     from captum.testing.helpers.basic_models import BasicModel_ConvNet
 
 Case = Mapping[str, Any]
-OURS = ("Saliency", "InputXGradient", "IntegratedGradients", "Occlusion")
-ELSEWHERE = ("GuidedBackprop", "Deconvolution", "GuidedGradCam", "LayerGradCam")
+IMPLEMENTED = ("Saliency", "InputXGradient", "IntegratedGradients", "Occlusion")
+TESTED_ELSEWHERE = ("GuidedBackprop", "Deconvolution", "GuidedGradCam", "LayerGradCam")
 PAIRS = [(case, algorithm) for case in config for algorithm in case["algorithms"]]
 
 
 def reason(case: Case, algorithm: type) -> str | None:
     """Return why the case is not for these methods, or None."""
     name = algorithm.__name__
-    if name in ELSEWHERE:
-        return "tested beside the methods that change the network or read a layer"
-    if name not in OURS:
+    if name in TESTED_ELSEWHERE:
+        return "tested with the methods that change the network or read a layer"
+    if name not in IMPLEMENTED:
         return (
             "explains a layer or neuron"
             if name.startswith(("Layer", "Neuron", "Internal"))
@@ -71,7 +71,7 @@ def test_case(case: Case, algorithm: type) -> None:
     network = copy.deepcopy(case["model"]).double()
     if isinstance(network, BasicModel_ConvNet):
         _vary_the_last_layer(network)
-    method, evaluations = _ours(algorithm, arguments, bool(case.get("noise_tunnel")))
+    method, evaluations = _method(algorithm, arguments, bool(case.get("noise_tunnel")))
     more = arguments.get("additional_forward_args", ())
     x = arguments["inputs"]
     outputs = network(x, *more)
@@ -92,8 +92,8 @@ def _vary_the_last_layer(network: BasicModel_ConvNet) -> None:
         network.fc2.weight.copy_(torch.linspace(-1e-3, 1e-3, network.fc2.weight.numel()).view_as(network.fc2.weight))
 
 
-def _ours(algorithm: type, arguments: Case, noisy: bool) -> tuple[Attribution, int | None]:
-    """Return our method and its number of evaluations."""
+def _method(algorithm: type, arguments: Case, noisy: bool) -> tuple[Attribution, int | None]:
+    """Return the method and its number of evaluations."""
     if noisy:
         method = SmoothGrad()
         method.sigma = arguments["stdevs"]

@@ -275,7 +275,7 @@ def test_masks_of_rise_have_the_moments_of_the_paper() -> None:
 
 
 def test_masks_of_rise_are_shifted_independently_in_both_directions() -> None:
-    """Measured along the direction in which the moments would move, were both shifts one draw."""
+    """Measured along the direction in which the moments would move if both shifts were one draw."""
     count = 12000
     drawn = masks([Key(1, k) for k in range(count)], torch.zeros(1, 3, HEIGHT, WIDTH, dtype=torch.float64), GRID, P)
     flat = drawn.flatten(1)

@@ -43,7 +43,7 @@ class Reused(nn.Module):
 
 
 class Unshared(Reused):
-    """The same function of modules that Captum knows, each called once."""
+    """The same function of modules that Captum supports, each called once."""
 
     def __init__(self) -> None:
         super().__init__()

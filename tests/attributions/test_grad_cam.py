@@ -92,7 +92,7 @@ def by_definition(
     x: Tensor,
     weights: Callable[[Tensor, Tensor], Tensor] = mean_gradient,
 ) -> Tensor:
-    """Return Grad-CAM with the gradient that a hook of autograd sees."""
+    """Return Grad-CAM with the gradient that a hook of autograd receives."""
     net = copy.deepcopy(net).double().eval()
     seen: list[Tensor] = []
 

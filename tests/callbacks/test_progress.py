@@ -90,7 +90,7 @@ def test_a_terminal_shows_images_iteration_probability_speed_and_remaining_time(
     assert len(set(shown)) == 125  # at 16 steps a second every second one: no faster than ten times a second
 
 
-def test_updates_that_were_spared_are_no_speed(clock):
+def test_updates_that_were_omitted_do_not_count_as_speed(clock):
     file, callback = on(terminal=True)
     module = Module(early=4)
     run(callback, module, clock, until=200, steps_a_second=10)

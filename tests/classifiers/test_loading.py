@@ -73,7 +73,7 @@ def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytes
         load_classifier("efficientnet_lite1")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the photographs beside the checkout")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="requires the photographs of shared/")
 @pytest.mark.parametrize("dtype", ["original", "fast"])
 def test_squeezenet_predicts_the_quail(dtype: str) -> None:
     classifier = load_classifier("torchvision/squeezenet1_0", weights=SHARED / "squeezenet1_0.pth")

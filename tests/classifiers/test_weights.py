@@ -152,8 +152,8 @@ def test_extra_keys_are_rejected_except_next_to_a_prefix() -> None:
     state = conv_net().state_dict()
     with pytest.raises(LitVizError, match=r"don't match the network; not in the network: extra.weight: give"):
         fit_keys({**state, "extra.weight": torch.zeros(1)}, conv_net(), "the file")
-    beside = {**prefixed("net.", state), "extra.weight": torch.zeros(1)}
-    assert fit_keys(beside, conv_net(), "the file").keys() == state.keys()
+    with_prefix = {**prefixed("net.", state), "extra.weight": torch.zeros(1)}
+    assert fit_keys(with_prefix, conv_net(), "the file").keys() == state.keys()
 
 
 def test_a_wrong_file_lists_only_some_of_many_keys() -> None:

@@ -15,8 +15,8 @@ from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.types import Task
 
 
-class Back(StepRule):
-    """Goes back to where it began, which it keeps, and is done in the first slot."""
+class Return(StepRule):
+    """Returns to the initial image, which its state holds, and is done in the first slot."""
 
     done: Tensor
 
@@ -29,20 +29,20 @@ class Back(StepRule):
 
 @pytest.mark.parametrize("done", [torch.tensor([True, False]), torch.tensor([1, 0])])
 def test_finished_images_and_tensors_of_the_rule_are_not_overwritten(done: Tensor) -> None:
-    slots, rule = Slots(), Back()
+    slots, rule = Slots(), Return()
     rule.done = done
-    began, now = torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3)
+    initial, now = torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3)
     count = torch.zeros(2, dtype=torch.long)
     slots.append(
         [Task(n, str(n), n) for n in range(2)],
         now,
-        {"source": began.clone(), "iteration": count, "iterations": count + 5},
+        {"source": initial.clone(), "iteration": count, "iterations": count + 5},
     )
 
     method = SimpleNamespace(slots=slots, step_rule=rule, project=lambda x: x)
     optimizer = StepRuleOptimizer(method, lambda *_, **__: None)  # type: ignore[arg-type, return-value]
     optimizer.step()
 
-    assert torch.equal(slots.x, torch.stack([now[0], began[1]]))
-    assert torch.equal(slots.state["source"], began)
+    assert torch.equal(slots.x, torch.stack([now[0], initial[1]]))
+    assert torch.equal(slots.state["source"], initial)
     assert slots.iteration == [0, 1]

@@ -1,4 +1,4 @@
-"""The grid of channels, and what stands in the place of a probability where there is no class."""
+"""The grid of channels, and its labels where there is no class."""
 
 from __future__ import annotations
 

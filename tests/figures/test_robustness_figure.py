@@ -68,7 +68,7 @@ def test_legend_does_not_overlap(tmp_path: Path, count: int, figures: Any) -> No
     figure = compose(
         robustness_chart(curves(count, figures=figures) | ({"empty": []} if count else {}), LINF, "robust")
     )
-    looks = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines]
-    assert len(set(looks)) == len(looks)
+    styles = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines]
+    assert len(set(styles)) == len(styles)
     figures.assert_no_overlap(figure)
     save_figure(figure, tmp_path / "figure.png")

@@ -35,7 +35,7 @@ def _start(maco: MACO, canvas: Canvas, count: int = 2) -> Tensor:
 
 
 def _planes(images: Tensor, chroma: float = 1.0) -> np.ndarray:
-    """Return what lies before the sigmoid and the colours, ``(N, C, H, W)``."""
+    """Return the values before the sigmoid and the colours, ``(N, C, H, W)``."""
     pixels = images.double().numpy()
     logits = np.log(pixels) - np.log1p(-pixels)
     if logits.shape[1] == 1:
@@ -64,7 +64,7 @@ def test_any_phases_have_the_given_magnitude(maco: MACO, shape: tuple[int, int, 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (3, 7, 6)])
 def test_agrees_with_a_direct_sum_of_waves(shape: tuple[int, int, int]) -> None:
-    """Of the inner columns, each wave of which stands for two."""
+    """Each wave of the inner columns represents two."""
     maco, canvas = MACO(), _canvas(*shape)
     x = _start(maco, canvas, 1)
     _, height, width = shape

@@ -74,11 +74,14 @@ def test_the_crop_is_the_centre(tmp_path: Path) -> None:
 def test_padding_is_grey_and_keeps_the_shape(tmp_path: Path) -> None:
     levels = _levels(20, 30)
     path = _save(tmp_path / "a.png", Image.fromarray(levels))
-    below, beside = read_photograph(path, (40, 30), fit="pad"), read_photograph(path, (20, 51), fit="pad")
+    below, at_the_sides = (
+        read_photograph(path, (40, 30), fit="pad"),
+        read_photograph(path, (20, 51), fit="pad"),
+    )
     assert below.box == (0, -10, 30, 30)
-    assert beside.box == (-10, 0, 41, 20)
-    assert beside.to_original([10, 0]).tolist() == [0, 0]
-    for photograph, inside in ((below, np.s_[10:30]), (beside, np.s_[:, 10:40])):
+    assert at_the_sides.box == (-10, 0, 41, 20)
+    assert at_the_sides.to_original([10, 0]).tolist() == [0, 0]
+    for photograph, inside in ((below, np.s_[10:30]), (at_the_sides, np.s_[:, 10:40])):
         found = to_uint8(photograph.pixels)
         assert np.array_equal(found[inside], levels)
         found[inside] = 128

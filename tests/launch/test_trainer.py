@@ -174,8 +174,8 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
 def test_a_further_process_leaves_a_run_of_one_process_to_the_first(
     smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A script's second run, of one device: Lightning has started the script twice for the first run, of two. Somebody
-    else's process, which takes part in no run of ours, has its own."""
+    """A script's second run, of one device: Lightning has started the script twice for the first run, of two. A
+    process that takes part in no run of lit_viz has its own."""
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(execute_module, "_FOLLOWED_RUNS", [])
     own = lv.visualize(smooth, [1], iterations=1, out=tmp_path / "own", wandb="disabled")

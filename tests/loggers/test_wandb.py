@@ -132,7 +132,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def test_a_resume_logs_every_row_once(offline: SimpleNamespace) -> None:
-    """Offline files are written anew."""
+    """Offline files are rewritten."""
     assert [row["iteration"] for row in history(offline.before)] == [0, 0, 50, 50]
     rows = history(offline.records)
     assert [row["iteration"] for row in rows] == [0, 0, 50, 50, 100, 100, 100]
@@ -296,7 +296,7 @@ def test_offline_without_access_to_the_project(
     assert line.endswith(f"; later: lit-viz log '{folder.path}' --to wandb")
 
 
-def test_a_run_is_offline_beside_an_offline_run_of_the_user(
+def test_a_run_is_offline_while_the_user_has_an_offline_run(
     tmp_path: Path, use_server: Callable[[Any], None], wandb_server: Any
 ) -> None:
     with wandb_server() as server:
@@ -372,7 +372,7 @@ def check_fallback(url: str, run: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["silent", "trickle", 404, 500])
 def test_a_process_with_a_bad_server_ends_in_time(tmp_path: Path, fault: Any, wandb_server: Any) -> None:
-    """Servers without an answer, with endless answers, without the API, and with internal errors."""
+    """Servers that do not respond, that respond endlessly, without the API, and with internal errors."""
     with wandb_server(fault) as server:
         line = check_fallback(server.url, tmp_path / "run")
     assert server.url in line

@@ -33,7 +33,7 @@ def attacked(smooth: Classifier, *transforms: Transform) -> Run:
 
 
 def test_success_is_that_of_the_image_itself(smooth: Classifier) -> None:
-    """No image stops before it fools by itself, and none goes on after; with views that decide some do."""
+    """Each image stops when it fools by itself; if views decide, some stop earlier or later."""
     outcomes = attacked(smooth, DIVERSE).outcomes
     assert sum(o.record.success_float for o in outcomes) >= 4
     for outcome in outcomes:

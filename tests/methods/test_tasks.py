@@ -22,7 +22,7 @@ from lit_viz.types import Task
 
 
 def classifier_of(labels: Sequence[str]) -> Classifier:
-    """Return a classifier whose classes have these names; nothing here asks its network."""
+    """Return a classifier with these classes; its network is not evaluated."""
     return Classifier("named", nn.Identity(), labels=labels, mean=[0.5] * 3, std=[0.5] * 3, size=(8, 8))
 
 

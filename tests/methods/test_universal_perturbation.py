@@ -49,7 +49,7 @@ def module(classifier: Classifier, **options: Any) -> UniversalPerturbation:
 
 
 def linear(seed: int = 0) -> tuple[Classifier, Tensor]:
-    """A linear network of two classes that sees class 0 everywhere, and the weight that leads out of it."""
+    """A linear network of two classes that predicts class 0 everywhere, and the weight that leads out of it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = nn.Linear(3 * 16 * 16, 2)
@@ -174,7 +174,7 @@ def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: 
 
 
 def test_evaluating_in_parts_equals_one_batch() -> None:
-    """What several processes ask for: some views of every perturbation."""
+    """The evaluations of several processes: some views of every perturbation."""
     keys = [Key(seed, 0, view) for seed in (3, 4) for view in range(4)]
     photographs, delta, draws = torch.rand(8, 3, 5, 5), 0.1 * torch.rand(2, 3, 5, 5), Draws(keys)
     whole = add_to_views(delta, draws, photographs, keys)
@@ -223,7 +223,7 @@ def test_a_vanished_gradient_is_reported(smooth: Classifier, tmp_path: Path) -> 
 
 
 def test_radii_have_distinct_names(smooth: Classifier, tmp_path: Path) -> None:
-    """Their rates had one name, and the last one's stood for all."""
+    """Their rates had one name, and the last one replaced all."""
     run = tmp_path / "run"
     lv.attack(
         smooth, images(), attack="universal", eps=[0.001, 0.5], norm="linf", iterations=8, wandb="disabled", out=run
@@ -309,7 +309,7 @@ def test_real_weights_are_fooled(lite0: Classifier) -> None:
     assert run.results[0]["fooling_rate"] > 0.5
 
 
-def test_files_outside_their_ball_are_no_lies(smooth: Classifier, tmp_path: Path) -> None:
+def test_files_outside_their_ball_match_their_records(smooth: Classifier, tmp_path: Path) -> None:
     """Off the lattice a small ball holds no 8-bit image: an image that fools is no success, nor in its record."""
     x = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     labels = smooth.logits(x).argmax(1).tolist()

@@ -1,4 +1,4 @@
-"""Objectives on layers against closed forms, written out anew in float64."""
+"""Objectives on layers against closed forms, written out in float64."""
 
 from __future__ import annotations
 

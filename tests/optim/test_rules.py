@@ -184,9 +184,9 @@ def test_an_invalid_learning_rate_is_rejected(lr: float) -> None:
 
 def test_a_row_does_not_depend_on_the_batch() -> None:
     x = torch.randn(2, 3, 7, 5, generator=torch.Generator().manual_seed(0))
-    beside = torch.stack([x[0], torch.zeros_like(x[0])])  # an image that is done has no gradient
-    assert torch.equal(unit(beside)[0], unit(x)[0])
-    assert not unit(beside)[1].any()
+    batch_with_zeros = torch.stack([x[0], torch.zeros_like(x[0])])  # an image that is done has no gradient
+    assert torch.equal(unit(batch_with_zeros)[0], unit(x)[0])
+    assert not unit(batch_with_zeros)[1].any()
 
 
 def test_a_row_whose_square_underflows_or_overflows_has_a_direction() -> None:

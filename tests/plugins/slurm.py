@@ -53,7 +53,7 @@ class Slurm:
         return ran.stdout
 
     def job(self, number: str) -> dict[str, str]:
-        """Return what SLURM knows of a job, such as ``JobState``."""
+        """Return the properties of a job, such as ``JobState``."""
         return dict(word.split("=", 1) for word in self("scontrol", "show", "job", number).split() if "=" in word)
 
     def wait(self, what: Callable[[], bool], seconds: float = 300) -> None:

@@ -1,4 +1,4 @@
-"""A server of W&B on this machine: as much of it as runs need, which keeps what they send."""
+"""A server of W&B on this machine: the operations that runs need, and a record of the data that they send."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from urllib.parse import unquote
 
 import pytest
 
-#: Who logs in, whatever the key.
+#: The user that every key belongs to.
 WHO = {"id": "1", "name": "me", "username": "me", "email": "me@here", "entity": "me", "admin": False, "flags": "{}"}
 
 
-#: What a server does instead of its work: an HTTP status, no answer, an endless answer.
+#: Fault of a server: an HTTP status, no response, or an endless response.
 Fault = int | Literal["silent", "trickle"]
 
 
@@ -26,16 +26,16 @@ class WandbServer:
     """Listens as long as it is entered.
 
     Args:
-        fault: what it does instead of answering.
-        healthy: number of requests that it answers before.
+        fault: fault of the requests after the healthy ones; None for no fault.
+        healthy: number of requests before the fault.
         errors: messages of the errors that it returns instead of data, by operation.
 
     Attributes:
-        history: rows by the run's id, as they were payload.
-        runs: what a run was opened with, by its id.
-        exits: by the run's id, the statuses with which it has ended.
-        files: by name, what was uploaded.
-        unknown: operations that it has no answer to.
+        history: rows by the id of the run.
+        runs: runs by id.
+        exits: exit statuses by the id of the run.
+        files: uploaded files by name.
+        unknown: operations without a response.
     """
 
     def __init__(self, fault: Fault | None = None, healthy: int = 0, errors: Mapping[str, str] | None = None) -> None:
@@ -62,15 +62,15 @@ class WandbServer:
         self._http.shutdown()
         self._http.server_close()
 
-    def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to a GraphQL operation."""
+    def reply(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the response to a GraphQL operation."""
         if operation in self.errors:
             return {"data": None, "errors": [{"message": self.errors[operation]}]}
-        answer = getattr(self, f"_{operation}", None)
-        if answer is None:
+        response = getattr(self, f"_{operation}", None)
+        if response is None:
             self.unknown.append(operation)
             return {"data": None}
-        return {"data": answer(given)}
+        return {"data": response(given)}
 
     def fails(self) -> bool:
         """Return whether the server has its fault at this request."""
@@ -165,7 +165,7 @@ class WandbServer:
                     query = payload["query"]
                     operation = re.match(r"\s*(?:query|mutation)\s+(?:(\w+).*?)?\{\s*(\w+)", query, re.DOTALL)
                     assert operation is not None, payload
-                    self._reply(server.answer(operation[1] or operation[2], payload.get("variables") or {}))
+                    self._reply(server.reply(operation[1] or operation[2], payload.get("variables") or {}))
                 else:  # telemetry
                     self._reply({})
 
@@ -190,8 +190,8 @@ class WandbServer:
             def _body(self) -> bytes:
                 return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-            def _reply(self, answer: dict[str, Any]) -> None:
-                body = json.dumps(answer).encode()
+            def _reply(self, response: dict[str, Any]) -> None:
+                body = json.dumps(response).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))

@@ -74,7 +74,7 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("config", [None, "# Lightning's own\nseed_everything: 1\n"])
-def test_overwrite_never_deletes_the_folder_of_somebody_else(tmp_path, config):
+def test_overwrite_never_deletes_a_folder_that_is_no_run(tmp_path, config):
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "checkpoints").mkdir()
     if config is not None:
@@ -98,7 +98,7 @@ def test_overwrite_rejects_a_folder_of_lightning(tmp_path):
 
 def test_overwrite_stops_at_files_that_were_put_into_a_run(folder):
     finish(folder, 0)
-    (folder.path / "notes.md").write_text("what I saw")
+    (folder.path / "notes.md").write_text("observations")
     before = tree(folder.path)
     with pytest.raises(LitVizError, match=r"also holds notes\.md"):
         FolderStorage.create(folder.path, overwrite=True)

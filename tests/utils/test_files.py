@@ -84,7 +84,7 @@ def raise_(error):
 
 
 def test_aliases_of_a_configuration_are_counted(tmp_path):
-    """A few hundred bytes of aliases stood for more values than fit in memory."""
+    """A few hundred bytes of aliases expand to more values than fit in memory."""
     lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))]
     for content in ("\n".join(lines), "a: &a [*a]"):
         (tmp_path / "bomb.yaml").write_text(content)

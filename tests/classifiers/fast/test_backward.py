@@ -28,8 +28,8 @@ def seeded() -> Iterator[None]:
 
 def gradient(net: nn.Module, x: Tensor) -> Tensor:
     x = x.clone().requires_grad_()
-    answer = net(x)
-    logits = answer[0] if isinstance(answer, tuple) else answer
+    output = net(x)
+    logits = output[0] if isinstance(output, tuple) else output
     return torch.autograd.grad((logits * torch.linspace(-1, 2, logits.shape[1])).sum(), x)[0]
 
 

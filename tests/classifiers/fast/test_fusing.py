@@ -18,7 +18,7 @@ from tests.support.networks import Residual, conv_net, merged
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
 
 
-def answers(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def outputs(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.clone().requires_grad_()
     y = net(x)
     weights = torch.linspace(-1, 1, y.shape[1])
@@ -38,8 +38,8 @@ def test_fused_equals_unfused_in_value_and_gradient(activation: nn.Module, optio
     x = 6 * torch.randn(2, 4, 12, 12, generator=torch.Generator().manual_seed(0))
     net, fused, count = plain_and_fused(nn.Sequential(nn.Conv2d(4, 8, 3, **options), activation, nn.Flatten()), x)
     assert count == 1
-    y, gradient = answers(net, x)
-    value, fused_gradient = answers(fused, x)
+    y, gradient = outputs(net, x)
+    value, fused_gradient = outputs(fused, x)
     assert 0.2 < (y > 0).float().mean() < 0.8  # both sides of the kink occur
     assert torch.allclose(value, y, atol=1e-6)
     assert torch.allclose(fused_gradient, gradient, atol=1e-6)
@@ -55,8 +55,8 @@ def test_rectifiers_with_another_backward_are_fused_with_it(activation: nn.Modul
     x = 6 * torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     net, fused, count = plain_and_fused(net, x)
     assert count == 3
-    y, gradient = answers(net, x)
-    value, fused_gradient = answers(fused, x)
+    y, gradient = outputs(net, x)
+    value, fused_gradient = outputs(fused, x)
     assert torch.allclose(value, y, atol=1e-6)
     assert torch.allclose(fused_gradient, gradient, atol=1e-6)
     x.requires_grad_()
@@ -70,7 +70,7 @@ def test_same_padding_of_timm() -> None:
     x = torch.randn(1, 3, 11, 12)
     net, fused, count = plain_and_fused(nn.Sequential(Conv2dSame(3, 4, 3, stride=2), nn.ReLU6(), nn.Flatten()), x)
     assert count == 1
-    for value, expected in zip(answers(fused, x), answers(net, x), strict=True):
+    for value, expected in zip(outputs(fused, x), outputs(net, x), strict=True):
         assert torch.allclose(value, expected, atol=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_a_shared_relu_still_activates_other_tensors() -> None:
     net.bn1, net.bn2 = nn.Identity(), nn.Identity()
     net, fused, count = plain_and_fused(net, x)
     assert count == 1  # after conv1; not after the addition
-    for value, expected in zip(answers(fused, x), answers(net, x), strict=True):
+    for value, expected in zip(outputs(fused, x), outputs(net, x), strict=True):
         assert torch.allclose(value, expected, atol=1e-6)
 
 

@@ -16,7 +16,7 @@ LABELS = ["apple", "banana", "cherry", "date"]
 
 
 class Sums(nn.Module):
-    """Additions of every kind; only ``outer`` is a layer that ends a branch beside what it was computed from."""
+    """Additions of every kind; only ``outer`` is a layer at the end of a branch that is added to its input."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -371,7 +371,6 @@ def test_maps_and_attacks_in_inference_mode(smooth: Classifier) -> None:
 def test_the_selected_layer_is_printed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
 ) -> None:
-    """Nobody could know which it was."""
     run, words = tmp_path / "run", ["--method", "grad_cam,gradient", "--check", "none"]
     lit_viz("saliency", str(folder / "a_colour.jpg"), *small_options, *words, "--out", str(run))
     assert [record.get("layer") for record in records(run)] == ["features", None]
