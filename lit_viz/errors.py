@@ -62,7 +62,9 @@ class Terminated(KeyboardInterrupt):
 
 def interrupt_exit_status(interrupt: BaseException | None) -> int:
     """Return the exit status after a KeyboardInterrupt: 128 + the signal number."""
-    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+    if isinstance(interrupt, Terminated):
+        return 128 + signal.SIGTERM
+    return 128 + signal.SIGINT
 
 
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
@@ -71,12 +73,17 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     for choice in choices:
         by_folded.setdefault(choice.casefold(), choice)
     folded = name.casefold()
-    near = [c for c in by_folded if len(folded) > 2 and folded in c]
-    near += [c for c in difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.7) if c not in near]
-    near = near or [word for word in re.split(r"[\W_]+", folded) if len(word) > 2 and word in by_folded]
+    near: dict[str, None] = {}  # in their order
+    if len(folded) > 2:
+        near.update(dict.fromkeys(choice for choice in by_folded if folded in choice))
+    near.update(dict.fromkeys(difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.7)))
+    if not near:
+        words = re.split(r"[\W_]+", folded)
+        near.update(dict.fromkeys(word for word in words if len(word) > 2 and word in by_folded))
     if not near:
         return ""
-    return "; did you mean " + " or ".join(repr(by_folded[c]) for c in near[:limit]) + "?"
+    names = [repr(by_folded[choice]) for choice in list(near)[:limit]]
+    return f"; did you mean {' or '.join(names)}?"
 
 
 def find_part(name: str, classes: Mapping[str, type[T]], noun: str) -> type[T]:
@@ -90,9 +97,12 @@ def find_part(name: str, classes: Mapping[str, type[T]], noun: str) -> type[T]:
 
 def require(valid: object, constraint: str, *values: object, hint: str = "") -> None:
     """Raise a LitVizError ``<constraint>, got <values>: <hint>`` unless ``valid`` is true."""
-    if not valid:
-        got = " and ".join(map(str, values))
-        raise LitVizError(f"{constraint}, got {got}" + (f": {hint}" if hint else ""))
+    if valid:
+        return
+    message = f"{constraint}, got {' and '.join(map(str, values))}"
+    if hint:
+        message += f": {hint}"
+    raise LitVizError(message)
 
 
 def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: str) -> None:
@@ -100,13 +110,19 @@ def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: 
 
     ``meaning`` describes the expected value, such as ``a score for each input``.
     """
-    actual = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
-    if actual not in [tuple(shape) for shape in shapes]:
-        expected = " or ".join(str(tuple(shape)) for shape in shapes)
-        raise LitVizError(f"{type(component).__name__} must return {meaning}, shape {expected}, got {actual}")
+    actual: object = type(value).__name__
+    if hasattr(value, "shape"):
+        actual = tuple(value.shape)
+    expected = list(map(tuple, shapes))
+    if actual not in expected:
+        shape = " or ".join(map(str, expected))
+        raise LitVizError(f"{type(component).__name__} must return {meaning}, shape {shape}, got {actual}")
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error message (TorchScript: the last) without a full stop, or the error's class."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1 if "TorchScript" in lines[0] else 0][:200].rstrip(".")
+    line = lines[0]
+    if "TorchScript" in line:
+        line = lines[-1]
+    return line[:200].rstrip(".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -56,6 +56,11 @@ class Task:
 def key_of(index: int, name: str) -> str:
     """Return ``0000_tarantula``, the key of the task with this index and name."""
     return f"{index:04d}_{slug(name)}"
+
+
+def seeds_of(tasks: Iterable[Task]) -> list[int]:
+    """Return the seeds of tasks."""
+    return [task.seed for task in tasks]
 
 
 def index_of(key: str) -> int:

@@ -19,7 +19,7 @@ from lit_viz.objectives.classes import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.evaluation import bare_evaluate
 from lit_viz.optim.rule import chosen
-from lit_viz.types import Task
+from lit_viz.types import Task, seeds_of
 from lit_viz.utils.device import index_or_none, to_device, to_list
 
 
@@ -120,7 +120,7 @@ class Attack(StepRule):
             "goal": to_device([task.goal for task in tasks], device),
             "targeted": to_device([task.target is not None for task in tasks], device),
             "label": to_device([index_or_none(task.label) for task in tasks], device),
-            "seed": to_device([task.seed for task in tasks], device),
+            "seed": to_device(seeds_of(tasks), device),
             "best": x.clone(),
             "size": torch.full((len(x),), torch.inf, dtype=x.dtype, device=device),
             "fooled": torch.zeros(len(x), dtype=torch.bool, device=device),

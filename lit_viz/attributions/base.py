@@ -17,7 +17,7 @@ from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.evaluation import Network, bare_evaluate
 from lit_viz.optim.rule import never, norm
 from lit_viz.rng import Key
-from lit_viz.types import Task
+from lit_viz.types import Task, seeds_of
 from lit_viz.utils.device import to_device, to_list
 
 #: Samples between two tests of the tolerance. Small samples can have a small variance by chance, and the number of
@@ -84,7 +84,7 @@ class Attribution(StepRule):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the common part of the state: the seeds of the tasks ``(N,)``."""
-        return {"seed": to_device([task.seed for task in tasks], x.device)}
+        return {"seed": to_device(seeds_of(tasks), x.device)}
 
     def zero_map(self, x: Tensor) -> Tensor:
         """Return zeros in the shape of the maps of ``x``."""

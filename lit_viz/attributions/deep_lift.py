@@ -12,7 +12,7 @@ from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.optim import Evaluate, State
-from lit_viz.types import Task
+from lit_viz.types import Task, seeds_of
 
 
 class DeepLift(Gradient):
@@ -36,7 +36,7 @@ class DeepLift(Gradient):
         self.baseline = Baseline(baseline, sigma)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        baseline = self.baseline(x, [task.seed for task in tasks])
+        baseline = self.baseline(x, seeds_of(tasks))
         return super().init(x, tasks) | {"baseline": baseline, "difference": x.new_zeros(len(x))}
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:

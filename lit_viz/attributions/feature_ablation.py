@@ -14,7 +14,7 @@ from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
 from lit_viz.optim import Evaluate, State
-from lit_viz.types import Task
+from lit_viz.types import Task, seeds_of
 from lit_viz.utils.device import rows_equal
 
 
@@ -50,7 +50,7 @@ class Ablation(Estimator):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         state = super().init(x, tasks) | self.regions(x)
-        state["baseline"] = self.baseline(x, [task.seed for task in tasks])
+        state["baseline"] = self.baseline(x, seeds_of(tasks))
         state["score"] = x.new_zeros(len(x))
         state["losses"] = self.zero_map(x)
         state["covered"] = self.zero_map(x)

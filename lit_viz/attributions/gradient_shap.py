@@ -15,7 +15,7 @@ from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
 from lit_viz.rng import Draws
-from lit_viz.types import Task
+from lit_viz.types import Task, seeds_of
 
 
 class GradientShap(Sampling):
@@ -42,7 +42,7 @@ class GradientShap(Sampling):
         self.baselines, self.sigma = list(map(Baseline, baselines)), sigma
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
-        return super().init(x, tasks) | self.baseline_state(x, [task.seed for task in tasks])
+        return super().init(x, tasks) | self.baseline_state(x, seeds_of(tasks))
 
     def baseline_state(self, x: Tensor, seeds: Sequence[int]) -> State:
         """Return the state that :meth:`draw_baselines` reads, of images ``(N, ...)`` with these seeds."""

@@ -13,7 +13,7 @@ from lit_viz.attributions.base import Estimator, add_rows, completeness, gather_
 from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
-from lit_viz.types import Task
+from lit_viz.types import Task, seeds_of
 from lit_viz.utils.device import to_device, to_list
 
 #: Quadrature rule: pairs of node and weight.
@@ -50,7 +50,7 @@ class IntegratedGradients(Estimator):
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         zero = x.new_zeros(len(x))
         return super().init(x, tasks) | {
-            "baseline": self.baseline(x, [task.seed for task in tasks]),
+            "baseline": self.baseline(x, seeds_of(tasks)),
             "difference": zero,
             "sum": torch.zeros_like(x),
             "weight": zero.clone(),

@@ -14,7 +14,7 @@ from lit_viz.attributions.segments import Segments
 from lit_viz.classifiers import Classifier
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws
-from lit_viz.types import Task
+from lit_viz.types import Task, seeds_of
 from lit_viz.utils.device import rows_equal, to_list
 
 _ENDS = 2  # evaluations of the image and of its baseline, before the coalitions
@@ -58,7 +58,7 @@ class KernelShap(Estimator):
         segments, zeros = self.segments(x), x.new_zeros(len(x), dtype=torch.float64)
         most = self.segments.most
         return super().init(x, tasks) | {
-            "baseline": self.baseline(x, [task.seed for task in tasks]),
+            "baseline": self.baseline(x, seeds_of(tasks)),
             "segments": segments,
             "count": 1 + segments.flatten(1).amax(1),
             "full": zeros,

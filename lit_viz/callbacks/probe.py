@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -222,7 +222,9 @@ class Probe(Callback):
         classifier = self._classifier(pl_module)
         module, tasks = self.method(classifier), self.tasks(classifier)
         results = self._fit(module, tasks)
-        images = {key: (image, f"epoch {epoch} · {caption}") for key, (image, caption) in self.images(results).items()}
+        images: dict[str, CaptionedImage] = {}
+        for key, (image, caption) in self.images(results).items():
+            images[key] = image, f"epoch {epoch} · {caption}"
         self._log(trainer, images, self.metrics(results))
         if self.out is not None:
             folder = create_run(epoch_folder(self.out, epoch), module, probe=self.name, global_step=trainer.global_step)
@@ -267,17 +269,24 @@ class Probe(Callback):
         with interrupts_raised():
             trainer.fit(module, datamodule=tasks)
         self._limited += len(module.finished) < len(tasks.tasks)
-        return [
-            result if result.is_finished else replace(result, record=result.record.amend(status="done"))
-            for result in module.results
-        ]
+        results: list[Result] = []
+        for result in module.results:
+            if not result.is_finished:
+                result = replace(result, record=result.record.amend(status="done"))
+            results.append(result)
+        return results
 
     def _remaining_time(self) -> timedelta | None:
-        epoch_seconds = self._started - self._epoch_started
-        limits = [self.max_seconds, None if self.max_fraction is None else self.max_fraction * epoch_seconds]
-        seconds = min((limit for limit in limits if limit is not None), default=None)
+        """Return the time until the earlier of both limits; None without a limit."""
+        limits: list[float] = []
+        if self.max_seconds is not None:
+            limits.append(self.max_seconds)
+        if self.max_fraction is not None:
+            limits.append(self.max_fraction * (self._started - self._epoch_started))
+        if not limits:
+            return None
         used = time.perf_counter() - self._started
-        return None if seconds is None else timedelta(seconds=max(seconds - used, _LEAST_SECONDS))
+        return timedelta(seconds=max(min(limits) - used, _LEAST_SECONDS))
 
     def _log(self, trainer: Trainer, images: Mapping[str, CaptionedImage], metrics: Mapping[str, float]) -> None:
         named = {f"{self.prefix}/{key}": image for key, image in images.items()}
@@ -313,6 +322,16 @@ def _training_preserved(module: nn.Module) -> Iterator[None]:
 def _image_size(batch: Any) -> tuple[int, int] | None:
     """Return the size of the first images ``(N, C, H, W)`` of a batch."""
     if isinstance(batch, Tensor):
-        return (batch.shape[2], batch.shape[3]) if batch.ndim == 4 else None
-    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((size for size in map(_image_size, items) if size is not None), None)
+        if batch.ndim != 4:
+            return None
+        return batch.shape[2], batch.shape[3]
+    items: Iterable[Any] = ()
+    if isinstance(batch, Mapping):
+        items = batch.values()
+    elif isinstance(batch, (list, tuple)):
+        items = batch
+    for item in items:
+        size = _image_size(item)
+        if size is not None:
+            return size
+    return None

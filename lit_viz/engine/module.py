@@ -112,13 +112,17 @@ class ImageTraining(Method):
             self.exchange.finished = dict(self._restored["finished"])
             self.decision.updates = sum(int(entry["state"][ITERATION]) for entry in entries)
             self._restored = None
-        self._updates_finished = sum(self.last_iteration(task) for task in self.tasks if task.index in self.finished)
-        self._updates_total = sum(map(self.last_iteration, self.tasks))
-        self.queue = Queue(
-            [task for task in self.tasks if self.ranks.owns(task.index)],
-            self.finished,
-            [entry for entry in entries if self.ranks.owns(entry["task"])],
-        )
+        self._updates_finished = self._updates_total = 0
+        own_tasks: list[Task] = []
+        for task in self.tasks:
+            updates = self.last_iteration(task)
+            self._updates_total += updates
+            if task.index in self.finished:
+                self._updates_finished += updates
+            if self.ranks.owns(task.index):
+                own_tasks.append(task)
+        own_entries = [entry for entry in entries if self.ranks.owns(entry["task"])]
+        self.queue = Queue(own_tasks, self.finished, own_entries)
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
         """Fill the slots, make one update of the batch, and empty the slots of finished images.
@@ -155,23 +159,33 @@ class ImageTraining(Method):
         entries, tasks = self.slots.dump(), list(self.slots.tasks)
         with torch.no_grad(), _default_dtype(self.image_dtype):
             finished = Step(self).finish(dict.fromkeys(range(len(tasks)), False))
-        results = [replace(result, record=result.record.amend(status="unfinished")) for _, result in finished]
-        self._results |= {result.task.index: result for result in self.ranks.gather(results)}
+        results: list[Result] = []
+        for _, result in finished:
+            results.append(replace(result, record=result.record.amend(status="unfinished")))
+        for result in self.ranks.gather(results):
+            self._results[result.task.index] = result
         for entry, task in zip(entries, tasks, strict=True):  # for a later checkpoint
             self.slots.restore(entry, task, self.device)
 
     def test_step(self, batch: int, batch_idx: int) -> None:
         """Log the evidence of the results."""
         with torch.inference_mode(False), torch.enable_grad():
-            numbers = {} if self.verify is None else self.verify(self.results)
-            self.log_dict({**numbers, **self.evidence(self.results)}, batch_size=1)
+            numbers: dict[str, float] = {}
+            if self.verify is not None:
+                numbers.update(self.verify(self.results))
+            numbers.update(self.evidence(self.results))
+            self.log_dict(numbers, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save unfinished images by task and the finished tasks, without the classifier."""
         checkpoint["state_dict"] = {}
         entries = self.ranks.gather([*self.slots.dump(), *self.queue.entries])
-        state = {"slots": entries, "finished": dict(self.finished), "sums": dict(self._sums)}
-        checkpoint["lit_viz"] = {"version": CHECKPOINT_VERSION, **state}
+        checkpoint["lit_viz"] = {
+            "version": CHECKPOINT_VERSION,
+            "slots": entries,
+            "finished": dict(self.finished),
+            "sums": dict(self._sums),
+        }
         if self.keep_results:
             checkpoint["lit_viz"]["results"] = [result.dump() for result in self.results if result.is_finished]
 
@@ -179,8 +193,9 @@ class ImageTraining(Method):
         """Keep the saved state until :meth:`on_fit_start`, where the device is known."""
         self._restored = check_run_state(checkpoint["lit_viz"])
         self._sums = dict(self._restored.get("sums", {}))
-        results = map(Result.restore, self._restored.get("results", ()))
-        self._results = {result.task.index: result for result in results}
+        self._results = {}
+        for result in map(Result.restore, self._restored.get("results", ())):
+            self._results[result.task.index] = result
 
     # Steps
 
@@ -211,10 +226,13 @@ class ImageTraining(Method):
         status.unfinished = len(self.slots) > 0 or len(self.queue) > 0
         status.updates = sum(self.slots.iteration) + self.queue.updates
         status.seconds = time.perf_counter() - start
-        status.digest = float(self.slots.x.double().sum()) if self.ranks.shares_views else 0.0
+        status.digest = 0.0
+        if self.ranks.shares_views:
+            status.digest = float(self.slots.x.double().sum())
         outputs = self.exchange.synchronize(self.ranks)
-        self._updates_finished += sum(self.last_iteration(result.task) for result in outputs["results"])
-        self._updates_made += sum(result.record.iterations or 0 for result in outputs["results"])
+        for result in outputs["results"]:
+            self._updates_finished += self.last_iteration(result.task)
+            self._updates_made += result.record.iterations or 0
         if not self.decision.unfinished:
             self.trainer.should_stop = True
         return outputs
@@ -336,31 +354,34 @@ class ImageTraining(Method):
         means: dict[str, float | Tensor] = dict(self._progress_metrics)
         if self._step is not None and self._step.first is not None:
             metrics = self._step.first.metrics
-            means |= {
-                name: metrics[name].float().mean() for name in ("objective", "probability", "score") if name in metrics
-            }
-        means |= {name: total / count for name, (total, count) in self._sums.items()}
-        return {**means, "images_done": float(len(self.finished))}
+            for name in ("objective", "probability", "score"):
+                if name in metrics:
+                    means[name] = metrics[name].float().mean()
+        for name, (total, count) in self._sums.items():
+            means[name] = total / count
+        means["images_done"] = float(len(self.finished))
+        return means
 
     def _next_logged(self) -> Tensor:
         """Return the next logged iteration of each slot, ``(N,)``."""
-        until = [
-            min(schedule.after(k, self.last_iteration(task)) for schedule in (self.log_at, self.curve_at))
-            for k, task in zip(self.slots.iteration, self.slots.tasks, strict=True)
-        ]
+        until: list[int] = []
+        for k, task in zip(self.slots.iteration, self.slots.tasks, strict=True):
+            last = self.last_iteration(task)
+            until.append(min(self.log_at.after(k, last), self.curve_at.after(k, last)))
         return to_device(until, self.slots.x.device)
 
     def _due_snapshots(self, x: Tensor) -> dict[int, Snapshot]:
         """Return the snapshots of images that are logged at their current iteration, by slot."""
-        due = [
-            n
-            for n, (k, task) in enumerate(zip(self.slots.iteration, self.slots.tasks, strict=True))
-            if any(schedule.due(k, self.last_iteration(task)) for schedule in (self.log_at, self.curve_at))
-        ]
+        due: list[int] = []
+        for n, (k, task) in enumerate(zip(self.slots.iteration, self.slots.tasks, strict=True)):
+            last = self.last_iteration(task)
+            if self.log_at.due(k, last) or self.curve_at.due(k, last):
+                due.append(n)
         if not due:
             return {}
-        images = x if len(due) == len(x) else x[to_device(due, x.device)]
-        return dict(zip(due, self.snapshots(images, due), strict=True))
+        if len(due) < len(x):
+            x = x[to_device(due, x.device)]
+        return dict(zip(due, self.snapshots(x, due), strict=True))
 
     def _update_progress_metrics(self, snapshots: Sequence[Snapshot]) -> None:
         """Keep the mean probability, or else the mean objective, until the next snapshots."""

@@ -98,7 +98,7 @@ def _label_iterations(axes: Axes, iterations: Sequence[int]) -> None:
             ticks.append(k)
     if last != first:
         ticks.append(last)
-    axes.set_xticks(ticks, [str(k) for k in ticks])
+    axes.set_xticks(ticks, list(map(str, ticks)))
     if len(ticks) > 1 and len(str(last)) > 4:  # a centered label would exceed the margin
         axes.get_xticklabels()[-1].set_horizontalalignment("right")
     axes.minorticks_off()
@@ -130,20 +130,26 @@ def goal_name(record: AdversarialRecord | PerturbedImageRecord) -> str:
 class Trace:
     """Curves of the attack on one image."""
 
-    curves: Mapping[str, Curve]  # by title of the strip, without those that are not logged
+    curves: Mapping[str, Curve]  # by title of the strip; empty ones are left out
     flip: int | None  # first logged iteration with a success
 
     @classmethod
     def of(cls, outcome: Outcome, goal: str) -> Trace:
         """Return the curves of an attacked image; ``goal`` is the class of the probability."""
-        logged = {
-            f"probability of {goal}": outcome.curve("probability"),
-            "score": outcome.curve("score"),
-            "margin": outcome.curve("margin"),
-            L2.axis_label: outcome.curve(L2.name),
-            LINF.axis_label: [(k, LINF.display_scale * value) for k, value in outcome.curve(LINF.name)],
+        metrics = {
+            f"probability of {goal}": "probability",
+            "score": "score",
+            "margin": "margin",
+            L2.axis_label: L2.name,
+            LINF.axis_label: LINF.name,
         }
-        curves = {title: curve for title, curve in logged.items() if curve}
+        curves: dict[str, Curve] = {}
+        for title, metric in metrics.items():
+            curve = outcome.curve(metric)
+            if metric == LINF.name:
+                curve = [(k, LINF.display_scale * value) for k, value in curve]
+            if curve:
+                curves[title] = curve
         return cls(curves, next(iter(successes(outcome)), None))
 
     @property
@@ -151,7 +157,7 @@ class Trace:
         """All iterations with a value, in order."""
         logged: set[int] = set()
         for curve in self.curves.values():
-            logged.update(k for k, _ in curve)
+            logged.update(dict(curve))
         return sorted(logged)
 
 
@@ -177,9 +183,15 @@ def _traces(outcomes: Sequence[Outcome]) -> list[Trace]:
     """Return the curves of the first attacked images that have any."""
     attacked = [outcome for outcome in outcomes if outcome.record.status != "skipped"][:MOST_CURVES]
     goals = {goal_name(attack_record(outcome)) for outcome in attacked}
-    goal = goals.pop() if len(goals) == 1 else "the target or source class"
-    traces = [Trace.of(outcome, goal) for outcome in attacked]
-    return [trace for trace in traces if trace.curves]
+    goal = "the target or source class"
+    if len(goals) == 1:
+        (goal,) = goals
+    traces: list[Trace] = []
+    for outcome in attacked:
+        trace = Trace.of(outcome, goal)
+        if trace.curves:
+            traces.append(trace)
+    return traces
 
 
 def _heading(traces: Sequence[Trace]) -> Text:
@@ -224,10 +236,13 @@ def _plot_strip(traces: Sequence[Trace], title: str, is_last: bool, axes: Axes) 
 
 def plot_band(axes: Axes, positions: Sequence[float], points: Sequence[RobustAccuracy], color: str) -> list[float]:
     """Shade the 95 % intervals of some shares, and return the shares."""
-    low = [point.interval[0] for point in points]
-    high = [point.interval[1] for point in points]
+    shares, low, high = [], [], []
+    for point in points:
+        shares.append(point.share)
+        low.append(point.interval[0])
+        high.append(point.interval[1])
     axes.fill_between(positions, low, high, color=color, alpha=0.15, linewidth=0)
-    return [point.share for point in points]
+    return shares
 
 
 def robustness_chart(curves: Mapping[str, Sequence[RobustAccuracy]], norm: Norm, what: str) -> Grid:

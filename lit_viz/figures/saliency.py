@@ -95,7 +95,10 @@ def saliency_figure(
     series = [_Series("", photographs)]
     for method, reducer_name in reducers.items():
         series.append(_series(drawn, method, reducer_name, scale, overlays, width))
-    scales = [kind.scale for kind in series if kind.scale]
+    scales = []
+    for kind in series:
+        if kind.scale is not None:
+            scales.append(kind.scale)
     caption = (
         selection(len(drawn), total or len(panels), "photographs")
         + _caption(scales, reducers, scale)
@@ -197,11 +200,15 @@ def _reduction_text(reducers: Mapping[str, str]) -> str:
 
 def _error_caption(panels: Sequence[SaliencyPanel]) -> str:
     """Return the meaning of each kind of error that is noted beneath a map."""
-    noted: set[str] = set()
+    errors: list[str] = []
     for panel in panels:
-        for error in panel.uncertainty.values():
-            noted.update(mark for mark in _ERRORS if mark in error)
-    return "".join(f" {mark}: {meaning}." for mark, meaning in _ERRORS.items() if mark in noted)
+        errors += panel.uncertainty.values()
+    noted = " ".join(errors)
+    caption = ""
+    for mark, meaning in _ERRORS.items():
+        if mark in noted:
+            caption += f" {mark}: {meaning}."
+    return caption
 
 
 def _rows_of_maps(panels: Sequence[SaliencyPanel], series: Sequence[_Series], width: float, columns: int) -> Grid:

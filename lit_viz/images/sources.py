@@ -100,7 +100,9 @@ def _as_tensor(image: Any) -> Tensor | None:
 def _with_batch(values: Tensor) -> Tensor:
     if values.ndim == 2:
         return values[None, None]
-    return values[None] if values.ndim == 3 else values
+    if values.ndim == 3:
+        return values[None]
+    return values
 
 
 def checked_picture(picture: Tensor) -> Tensor:
@@ -185,15 +187,21 @@ class DatasetImages:
     def known_labels(self) -> list[int] | None:
         """Return the classes that the dataset lists without reading its images; None if it lists none."""
         labels = _listed_labels(self.dataset)
-        return None if labels is None else [self._network_class(label) for label in labels]
+        if labels is None:
+            return None
+        return list(map(self._network_class, labels))
 
     def label(self, index: int) -> int | None:
         """Return the class of an image that has been read; None if the dataset has none."""
         label = self._labels.get(index)
-        return None if label is None else self._network_class(label)
+        if label is None:
+            return None
+        return self._network_class(label)
 
     def _network_class(self, label: int) -> int:
-        return label if self.network_classes is None else self.network_classes[label]
+        if self.network_classes is None:
+            return label
+        return self.network_classes[label]
 
     def _without_normalization(self, image: Any) -> Any:
         if self.normalization is None or not (isinstance(image, Tensor) and image.is_floating_point()):
@@ -209,16 +217,28 @@ def is_dataset(images: object) -> bool:
 
 def _image_and_label(item: Any) -> tuple[Any, Any]:
     if isinstance(item, Mapping):
-        image = next((item[key] for key in _IMAGE_KEYS if key in item), None)
-        label = next((item[key] for key in _LABEL_KEYS if key in item), None)
+        image = _first_value(item, _IMAGE_KEYS)
         if image is None:
             raise LitVizError(f"an item of the dataset must have the key image, got {', '.join(map(str, item))}")
-        return image, label
+        return image, _first_value(item, _LABEL_KEYS)
     if isinstance(item, (tuple, list)):
-        label = item[1] if len(item) > 1 else None
-        is_number = isinstance(label, (int, np.integer)) or (isinstance(label, Tensor) and label.numel() == 1)
-        return item[0], label if is_number else None
+        image, *rest = item
+        if rest and _is_number(rest[0]):
+            return image, rest[0]
+        return image, None
     return item, None
+
+
+def _first_value(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """Return the value of the first of these keys that an item has; None if it has none."""
+    for key in keys:
+        if key in item:
+            return item[key]
+    return None
+
+
+def _is_number(label: Any) -> bool:
+    return isinstance(label, (int, np.integer)) or (isinstance(label, Tensor) and label.numel() == 1)
 
 
 def _attribute(dataset: Any, name: str) -> Any:
@@ -235,12 +255,18 @@ def _transform(dataset: Any) -> Any:
 def _listed_labels(dataset: Any) -> list[int] | None:
     if isinstance(dataset, Subset):
         labels = _listed_labels(dataset.dataset)
-        return None if labels is None else [labels[index] for index in dataset.indices]
+        if labels is None:
+            return None
+        return [labels[index] for index in dataset.indices]
     listed = getattr(dataset, "targets", None)
     if listed is None or len(listed) != len(dataset):
         return None
-    values = listed.tolist() if hasattr(listed, "tolist") else list(listed)
-    return values if all(isinstance(value, int) for value in values) else None
+    if hasattr(listed, "tolist"):
+        listed = listed.tolist()
+    for label in listed:
+        if not isinstance(label, int):
+            return None
+    return list(listed)
 
 
 def _normalization(transform: Any) -> Normalization | None:
@@ -250,4 +276,6 @@ def _normalization(transform: Any) -> Normalization | None:
     if hasattr(transform, "mean") and hasattr(transform, "std") and not hasattr(transform, "transforms"):
         return tuple(transform.mean), tuple(transform.std)  # the presets of torchvision's weights
     steps = getattr(transform, "transforms", None)
-    return _normalization(list(steps)[-1]) if steps else None
+    if not steps:
+        return None
+    return _normalization(list(steps)[-1])

@@ -41,6 +41,7 @@ from lit_viz.report.page import REPORT, write_report
 from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.results import records_of
 from lit_viz.utils.files import translate_write_errors
 from lit_viz.utils.formatting import Notify, choose_notify, ignore
 from lit_viz.utils.process import is_rank_zero, tune_allocator
@@ -190,7 +191,7 @@ def _run_in_memory(
     settings = evidence_settings(module, options, notify or ignore)
     outcomes = storage.outcomes()
     presentation_of(type(module)).verify(module, outcomes, storage, settings)
-    storage.amend(outcome.record for outcome in outcomes)
+    storage.amend(records_of(outcomes))
     return Run(module, tasks.tasks, options, storage)
 
 

@@ -98,7 +98,7 @@ class Run:
 
     def __repr__(self) -> str:
         where = "kept in memory" if self.folder is None else str(self.folder)
-        summary = status_summary(outcome.record for outcome in self.outcomes)
+        summary = status_summary(records_of(self.outcomes))
         return f"Run({pluralize(len(self.outcomes), 'image')}: {summary}; {where})"
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ class AdversarialExample(AttackTraining):
         """Require enough classes for the attack, of targeted or untargeted tasks, and the images of the tasks."""
         super().validate_tasks(tasks)
         check_goals(tasks, self.classifier)
-        for targeted in {is_targeted(task) for task in tasks}:
+        for targeted in set(map(is_targeted, tasks)):
             self.attack.check_classes(self.classifier, targeted=targeted)
 
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
@@ -126,8 +127,13 @@ class AdversarialExample(AttackTraining):
     def _replace_photograph_logits(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation, network: str) -> None:
         """Test success at iteration 0 on the photograph itself instead of its views."""
         iteration = self.slots.iteration
-        photographs = [m for m, n in enumerate(rows) if iteration[n] == 0 and torch.equal(x[m], self.slots.x[n])]
-        missing = [m for m in photographs if self.photograph_logits(rows[m]) is None]
+        photographs, missing = [], []
+        for m, n in enumerate(rows):
+            if iteration[n] > 0 or not torch.equal(x[m], self.slots.x[n]):
+                continue
+            photographs.append(m)
+            if self.photograph_logits(n) is None:
+                missing.append(m)
         if missing:
             logits = self._logits(x[missing], [rows[m] for m in missing], network)
             for m, row in zip(missing, logits, strict=True):
@@ -142,7 +148,7 @@ class AdversarialExample(AttackTraining):
     ) -> list[dict[str, float]]:
         """Round the outcomes to 8 bits and verify them on the original network; images that were not evaluated since
         their last update are evaluated first."""
-        metrics = [evaluated.get(n, {}) for n in rows]
+        metrics = dict(evaluated)
         unevaluated = [m for m, n in enumerate(rows) if n not in evaluated]
         if unevaluated:
             slots = [rows[m] for m in unevaluated]
@@ -150,10 +156,11 @@ class AdversarialExample(AttackTraining):
             state = self.attack.track_best(x[unevaluated], self.slots.state_of(slots), evaluation)
             for key, value in state.items():
                 self.slots.put(key, slots, value)
-            for m, values in zip(unevaluated, evaluation.metrics_by_row(), strict=True):
-                metrics[m] = values
+            metrics.update(zip(slots, evaluation.metrics_by_row(), strict=True))
         state = self.slots.state_of(rows)
-        budget = self.attack if isinstance(self.attack, BudgetAttack) else None
+        norm, eps = None, None
+        if isinstance(self.attack, BudgetAttack):
+            norm, eps = self.attack.norm, state["eps"]
         saved = save_and_verify(
             self.classifier,
             self.attack.result(x, state),
@@ -161,13 +168,12 @@ class AdversarialExample(AttackTraining):
             state["goal"],
             state["targeted"],
             state["fooled"],
-            norm=None if budget is None else budget.norm,
-            eps=None if budget is None else state["eps"],
+            norm=norm,
+            eps=eps,
             thresholds=self._thresholds(rows),
         )
-        fooled = state["fooled"].tolist()
-        self._saved = {n: (file, success) for n, file, success in zip(rows, saved, fooled, strict=True)}
-        return metrics
+        self._saved = dict(zip(rows, zip(saved, state["fooled"].tolist(), strict=True), strict=True))
+        return [metrics[n] for n in rows]
 
     @torch.no_grad()
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
@@ -179,32 +185,37 @@ class AdversarialExample(AttackTraining):
             if not final and not self.log_at.due(iteration[n], self.last_iteration(self.slots.tasks[n])):
                 snapshots.append(self.snapshot(n, metrics))  # no image is transferred from the GPU
                 continue
-            saved = self._saved[n][0] if final and n in self._saved else None
             source = sources[n].cpu()
-            image = x[m].cpu() if saved is None else saved.image
+            of_file: dict[str, Any] = {}
+            if final and n in self._saved:
+                saved, _ = self._saved[n]
+                image = saved.image
+                of_file = {"file_metrics": self._file_metrics(n, saved), "top5": self.classifier.top5(saved.logits)}
+            else:
+                image = x[m].cpu()
             snapshots.append(
                 self.snapshot(
                     n,
                     metrics,
                     image.float(),
-                    file_metrics=None if saved is None else self._file_metrics(n, saved),
-                    top5=() if saved is None else self.classifier.top5(saved.logits),
                     source=source.float(),
                     extra_images={"difference": difference(image, source, MAGNIFIED)[0]},
+                    **of_file,
                 )
             )
         return snapshots
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> AdversarialRecord:
-        label = self.slots.tasks[n].label
         record = AdversarialRecord.extend(
             common,
             attack=attack_name(self.attack),
             settings=self.attack.record_fields(self.slots.state_of([n])),
-            **({} if label is None else {"label_name": self.classifier.labels[label]}),
             **self._photograph_fields(n),
             **self.crop_fields(n),
         )
+        label = self.slots.tasks[n].label
+        if label is not None:
+            record = record.amend(label_name=self.classifier.labels[label])
         if n not in self._saved:
             return record
         saved, success_float = self._saved.pop(n)
@@ -215,7 +226,9 @@ class AdversarialExample(AttackTraining):
             **saved.record_fields(self.classifier.labels, is_predicted=self.classifier.decision != "number"),
             top5=snapshot.ranking,
         )
-        return _skipped(record) if self.slots.iteration[n] == 0 and success_float else record
+        if self.slots.iteration[n] == 0 and success_float:
+            return _skipped(record)
+        return record
 
     def finished_metrics(self, record: Record) -> dict[str, float]:
         """Return whether the file fools the original network, unless the photograph did."""
@@ -224,19 +237,27 @@ class AdversarialExample(AttackTraining):
         return {"fooled": float(bool(record.success_file))}
 
     def evidence(self, results: Sequence[Result]) -> dict[str, float]:
-        done = [r for r in results if r.image is not None and r.task.goal is not None and r.record.status == "done"]
+        numbers = super().evidence(results)
+        done, images = [], []
+        for result in results:
+            if result.image is not None and result.task.goal is not None and result.record.status == "done":
+                done.append(result)
+                images.append(decode(encode_png(result.image)))
         if not done:
-            return super().evidence(results)
-        files = torch.stack([decode(encode_png(r.image)) for r in done if r.image is not None])
-        logits = self.classifier.logits(files, final=True)
-        goals = torch.tensor([r.task.goal for r in done]), torch.tensor([r.task.target is not None for r in done])
-        thresholds = torch.tensor([r.task.options.get(THRESHOLD, 0.0) for r in done])
-        fooled = Verifier(self.classifier, *goals, thresholds).success(logits.cpu())
-        records = [r.record for r, is_fooled in zip(done, fooled.tolist(), strict=True) if is_fooled]
-        norms = ("l2", "linf") if records else ()
-        means = {name: sum(record.metrics[name] or 0.0 for record in records) / len(records) for name in norms}
-        jpeg = sum(bool(getattr(r.record, "success_jpeg75", False)) for r in done) / len(done)
-        return {**super().evidence(results), "fooled": float(fooled.float().mean()), "fooled_jpeg75": jpeg, **means}
+            return numbers
+        goals = torch.tensor([result.task.goal for result in done])
+        targeted = torch.tensor([result.task.target is not None for result in done])
+        thresholds = torch.tensor([result.task.options.get(THRESHOLD, 0.0) for result in done])
+        logits = self.classifier.logits(torch.stack(images), final=True).cpu()
+        fooled = Verifier(self.classifier, goals, targeted, thresholds).success(logits)
+        jpeg = [bool(getattr(result.record, "success_jpeg75", False)) for result in done]
+        numbers["fooled"] = float(fooled.float().mean())
+        numbers["fooled_jpeg75"] = sum(jpeg) / len(done)
+        records = [result.record for result in compress(done, fooled.tolist())]
+        if records:
+            for name in ("l2", "linf"):
+                numbers[name] = sum(record.metrics[name] or 0.0 for record in records) / len(records)
+        return numbers
 
     def _photograph_fields(self, n: int) -> dict[str, Any]:
         logits, goal = self.photograph_logits(n), self.slots.tasks[n].goal
@@ -257,11 +278,10 @@ class AdversarialExample(AttackTraining):
         verifier = Verifier(self.classifier, state["goal"], state["targeted"], self._thresholds([n]))
         prediction = self.classifier.prediction(saved.logits, int(state["goal"]))
         value = "score" if self.classifier.decision == "number" else "probability"
-        return {
-            **{name: saved.distances[name] for name in NORMS},
-            value: prediction[value],
-            "margin": float(verifier.margin(saved.logits[None])),
-        }
+        metrics: dict[str, float] = {name: saved.distances[name] for name in NORMS}
+        metrics[value] = prediction[value]
+        metrics["margin"] = float(verifier.margin(saved.logits[None]))
+        return metrics
 
     def _thresholds(self, rows: Sequence[int]) -> Tensor:
         """Return the scores that divide success from failure ``(N,)``; 0 for classes."""
@@ -286,6 +306,8 @@ def _skipped(record: AdversarialRecord) -> AdversarialRecord:
 
 def _norms(changes: Sequence[Tensor]) -> list[dict[str, float]]:
     """Return the norms of each change; one transfer for all."""
-    doubles = [change[None].double() for change in changes]
-    norms = torch.stack([torch.cat([norm.length(change) for norm in NORMS.values()]) for change in doubles])
-    return [dict(zip(NORMS, row, strict=True)) for row in norms.tolist()]
+    norms: list[Tensor] = []
+    for change in changes:
+        double = change[None].double()
+        norms.append(torch.cat([norm.length(double) for norm in NORMS.values()]))
+    return [dict(zip(NORMS, row, strict=True)) for row in torch.stack(norms).tolist()]

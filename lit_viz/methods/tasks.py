@@ -178,12 +178,10 @@ class PhotographTasks(TaskQueue):
         else:
             pictures, files = image_inputs(images)  # type: ignore[arg-type]
             options = _photograph_options(files, targets, labels, against)
-            tasks, notes = _photograph_tasks(
-                network, **{**options, "labels": options["labels"] or "predicted"}, seed=seed
-            )
+            tasks, notes = _photograph_tasks(network, **options, seed=seed)
         sizes = _different_radii(radii)
         super().__init__(with_variants(with_goals(tasks, goal), "eps", sizes), pictures, notes=notes)
-        self.options = {**options, "radii": sizes, "goal": goal, "seed": seed}
+        self.options = dict(options, radii=sizes, goal=goal, seed=seed)
 
 
 def listed_tasks(
@@ -209,8 +207,15 @@ def listed_tasks(
     tasks, notes = _photograph_tasks(classifier, photographs, target=target, labels=labels, against=against, seed=seed)
     sizes = _different_radii(radii)
     queue = TaskQueue(with_variants(with_goals(tasks, goal), "eps", sizes), notes=notes)
-    given = {"target": target, "labels": labels, "against": against}
-    queue.options = {"photographs": list(photographs), **given, "radii": sizes, "goal": goal, "seed": seed}
+    queue.options = {
+        "photographs": list(photographs),
+        "target": target,
+        "labels": labels,
+        "against": against,
+        "radii": sizes,
+        "goal": goal,
+        "seed": seed,
+    }
     return queue
 
 
@@ -245,8 +250,8 @@ def varied(tasks: Sequence[Task], values: Mapping[str, Sequence[float]]) -> list
     variants: list[Task] = []
     for task in tasks:
         for combination in product(*values.values()):
-            options = {**task.options, **dict(zip(values, combination, strict=True))}
-            variants.append(replace(task, index=len(variants), options=options))
+            options = dict(zip(values, combination, strict=True))
+            variants.append(_with_options(replace(task, index=len(variants)), options))
     return variants
 
 
@@ -257,8 +262,13 @@ def with_variants(tasks: Sequence[Task], option: str, values: Sequence[Any]) -> 
     variants: list[Task] = []
     for value in values:
         for task in tasks:
-            variants.append(replace(task, index=len(variants), options={**task.options, option: value}))
+            variants.append(_with_options(replace(task, index=len(variants)), {option: value}))
     return variants
+
+
+def _with_options(task: Task, options: Mapping[str, Any]) -> Task:
+    """Return a task with these options in addition to its own."""
+    return replace(task, options=dict(task.options, **options))
 
 
 # -- classes and channels
@@ -279,18 +289,24 @@ def to_class(value: Any) -> str | int:
 def to_classes(value: Any) -> list[str | int]:
     """Return one or several class names or indices as a list."""
     plain = _to_plain(value)
-    words = plain if isinstance(plain, list) else [plain]
-    return [to_class(word) for word in words]
+    if not isinstance(plain, list):
+        return [to_class(plain)]
+    return list(map(to_class, plain))
 
 
 def _one_or_list(words: list[str | int] | None) -> Any:
-    return words[0] if words is not None and len(words) == 1 else words
+    if words is not None and len(words) == 1:
+        return words[0]
+    return words
 
 
 def _to_plain(value: Any) -> Any:
     """Return one value or a list of values from a tensor, array or sequence."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return list(value)
+    return value
 
 
 def parse_channels(words: Sequence[int] | str | int, count: int) -> list[int]:
@@ -363,14 +379,23 @@ def objective_tasks(
 
 
 def _layer_of(objective: Objective) -> str | None:
-    given = [part.arguments["layer"] for part in layer_parts(objective)]
-    read = [layer_of(name) for name in objective.layers]
-    return next((layer for layer in (*given, *read) if isinstance(layer, str)), None)
+    """Return the first layer of an objective; None if it reads the logits only."""
+    for part in layer_parts(objective):
+        layer = part.arguments["layer"]
+        if isinstance(layer, str):
+            return layer
+    for name in objective.layers:
+        return layer_of(name)
+    return None
 
 
 def _axis_of(objective: Objective) -> Axis | None:
-    axes = [part.arguments.get("axis") for part in layer_parts(objective)]
-    return next((axis for axis in axes if axis is not None), None)
+    """Return the first axis that a part of an objective states."""
+    for part in layer_parts(objective):
+        axis: Axis | None = part.arguments.get("axis")
+        if axis is not None:
+            return axis
+    return None
 
 
 # -- photographs
@@ -396,46 +421,64 @@ def _photograph_tasks(
     if not is_table and labels not in _LABEL_SOURCES:
         hint = did_you_mean(labels, _LABEL_SOURCES)
         raise LitVizError(f"labels must be predicted, folders or a CSV file (file,label), got {labels!r}{hint}")
-    words = [target] if isinstance(target, (str, int)) else list(target or ["none"])
+    words: list[Any] = ["none"]
+    if isinstance(target, (str, int)):
+        words = [target]
+    elif target:
+        words = list(target)
     for word in words:
         if not isinstance(word, (str, int)):
             raise LitVizError(f"a target must be the name or index of a class, got {word!r}")
     classes = _ClassReader(classifier, listing)
-    label_of = classes.column("label", labels if is_table else None, (None,))
+    label_table = labels if is_table else None
+    label_of = classes.column("label", label_table, (None,))
     targets_of = [classes.column("target", word, _OPEN) for word in words]
     contrast_of = classes.column("against", against, (None, RUNNER_UP))
     tasks: list[Task] = []
     for entry, name in zip(listing.entries, listing.names(), strict=True):
-        options: dict[str, Any] = {}
-        if entry.path.startswith(ARRAY_PREFIX):
-            options["image"] = int(entry.path.removeprefix(ARRAY_PREFIX))
-            name = f"image {options['image']}"
-        first = Task(len(tasks), name, seed + len(tasks), source=None if options else entry.path, options=options)
+        first = _task_of_entry(entry, name, len(tasks), seed)
         try:
             if entry.error is not None:
                 raise LitVizError(entry.error)
-            label, label_source = label_of(entry), labels if entry.label is None else str(entry.listed_in)
+            label, label_source = label_of(entry), labels
+            if entry.label is not None:
+                label_source = str(entry.listed_in)
             if label is None and labels == "folders":
                 label = classes.read(entry, "folder", _folder(entry))
-            if (contrast := contrast_of(entry)) is not None:
-                options = {**options, "against": contrast}
-            labelled = replace(first, label=label, label_source=label_source, options=options)
-            targets = [target_of(entry) for target_of in (targets_of if entry.target is None else targets_of[:1])]
-            tasks += [_with_target(labelled, i, target, classifier) for i, target in enumerate(targets)]
+            labelled = replace(first, label=label, label_source=label_source)
+            contrast = contrast_of(entry)
+            if contrast is not None:
+                labelled = _with_options(labelled, {"against": contrast})
+            of_entry: list[Task] = []
+            for target_of in targets_of:
+                of_entry.append(_with_target(labelled, len(of_entry), target_of(entry), classifier))
+                if entry.target is not None:  # takes precedence over all
+                    break
+            tasks += of_entry
         except LitVizError as error:
-            tasks.append(replace(first, options={**first.options, "error": str(error)}))
+            tasks.append(_with_options(first, {"error": str(error)}))
     errors = [task.options["error"] for task in tasks if "error" in task.options]
     if len(errors) == len(tasks):
-        prefix = f"none of the {len(tasks)} photographs can be used; of the first: " if len(tasks) > 1 else ""
-        raise LitVizError(f"{prefix}{errors[0]}")
+        message = errors[0]
+        if len(tasks) > 1:
+            message = f"none of the {len(tasks)} photographs can be used; of the first: {message}"
+        raise LitVizError(message)
     return tasks, list(listing.notes)
+
+
+def _task_of_entry(entry: Entry, name: str, index: int, seed: int) -> Task:
+    """Return the task of a photograph, without classes."""
+    if not entry.path.startswith(ARRAY_PREFIX):
+        return Task(index, name, seed + index, source=entry.path)
+    image = int(entry.path.removeprefix(ARRAY_PREFIX))
+    return Task(index, f"image {image}", seed + index, options={"image": image})
 
 
 def _with_target(first: Task, i: int, target: Target, classifier: Classifier) -> Task:
     """Return the task of a photograph's i-th target, resolved unless it depends on a prediction."""
     task = replace(first, index=first.index + i, seed=first.seed + i)
     if isinstance(target, str):
-        task = replace(task, options={**task.options, "target": target})
+        task = _with_options(task, {"target": target})
     else:
         task = replace(task, target=target)
     return resolve(task, None, classifier.labels)
@@ -470,19 +513,25 @@ class _ClassReader:
             word: CSV file with this column, or the class or rule of all photographs.
             rules: words that are no classes.
         """
-        table = column_values(self._paths, str(word), name) if _is_table(word) else None
-        for_all = word if word is None or word in rules or table is not None else class_of(self._classifier, word)
         noun = "contrasted class" if name == "against" else name
+        is_table, for_all = _is_table(word), word
+        table: Mapping[str, Any] = {}
+        if is_table:
+            table = column_values(self._paths, str(word), name)
+        elif word is not None and word not in rules:
+            for_all = class_of(self._classifier, word)
 
         def class_or_rule(entry: Entry) -> int | str | None:
-            cell = getattr(entry, name)
-            if cell is None and table is None:
+            cell: int | str | LitVizError | None = getattr(entry, name)
+            if cell is None and not is_table:
                 return for_all
-            if cell is None and table is not None:
+            if cell is None:
                 cell = table[entry.path]
             if isinstance(cell, LitVizError):
                 raise cell
-            return cell if cell in rules else self.read(entry, noun, cell)
+            if cell in rules:
+                return cell
+            return self.read(entry, noun, cell)
 
         return class_or_rule
 
@@ -520,28 +569,38 @@ def _folder(entry: Entry) -> str:
     if entry.path.startswith((PACKAGED_PREFIX, ARRAY_PREFIX)):
         raise LitVizError(f"{entry.path} has no folder with the name of its class: give its label in a CSV file")
     parent = Path(entry.path).parent
-    return parent.name if parent.name not in ("", "..") else parent.resolve().name
+    if parent.name in ("", ".."):
+        parent = parent.resolve()
+    return parent.name
 
 
 def _photograph_options(files: Sequence[str], targets: Any, labels: Any, against: Any) -> dict[str, Any]:
     """Return photographs with their classes, and the classes and rules of all photographs, as a configuration."""
     rows: list[dict[str, Any]] = [{"file": file} for file in files]
-    options: dict[str, Any] = {}
-    columns = {"target": ("targets", targets), "label": ("labels", labels), "against": ("against", against)}
-    for column, (argument, given) in columns.items():
-        plain = _to_plain(given)
-        default = "predicted" if column == "label" else None
-        options["labels" if column == "label" else column] = plain if isinstance(plain, str) else default
-        if plain is None or isinstance(plain, str):
-            continue
-        values = plain if isinstance(plain, list) else [plain] * len(files)
-        if len(values) != len(files):
-            got = f"{len(values)} for {len(files)} images"
-            raise LitVizError(f"{argument} must be one class, or one per image: got {got}")
-        for row, value in zip(rows, values, strict=True):
-            row[column] = to_class(value)
-    has_classes = any(len(row) > 1 for row in rows)
-    return {"photographs": rows if has_classes else list(files), **options}
+    options: dict[str, Any] = {
+        "photographs": list(files),
+        "target": _fill_column(rows, "target", targets, "targets"),
+        "labels": _fill_column(rows, "label", labels, "labels") or "predicted",
+        "against": _fill_column(rows, "against", against, "against"),
+    }
+    if any(len(row) > 1 for row in rows):
+        options["photographs"] = rows
+    return options
+
+
+def _fill_column(rows: Sequence[dict[str, Any]], column: str, given: Any, argument: str) -> str | None:
+    """Write the classes of photographs to their rows; return a class or rule that is given as one text instead."""
+    plain = _to_plain(given)
+    if plain is None or isinstance(plain, str):
+        return plain
+    values = plain
+    if not isinstance(plain, list):
+        values = [plain] * len(rows)
+    if len(values) != len(rows):
+        raise LitVizError(f"{argument} must be one class, or one per image: got {len(values)} for {len(rows)} images")
+    for row, value in zip(rows, values, strict=True):
+        row[column] = to_class(value)
+    return None
 
 
 def _labels_for_all(labels: Any, classifier: Classifier) -> Any:

@@ -56,15 +56,22 @@ class PhotographSet:
 
     def images(self, indices: Sequence[int], like: Tensor) -> Tensor:
         """Return photographs ``(len(indices), C, H, W)`` in [0, 1], with device and dtype of ``like``."""
-        pixels = (self.pixels[index] for index in indices)
-        floats = [image.float() / 255 if image.dtype == torch.uint8 else image for image in pixels]
-        return to_device(torch.stack(floats), like.device, like.dtype)
+        images: list[Tensor] = []
+        for index in indices:
+            image = self.pixels[index]
+            if image.dtype == torch.uint8:
+                image = image.float() / 255
+            images.append(image)
+        return to_device(torch.stack(images), like.device, like.dtype)
 
     def batch(self, seed: int, iteration: int, views: int) -> list[int]:
         """Return the indices of the mini-batch of an iteration: consecutive parts of shuffled epochs."""
         count = len(self.trained_on)
-        positions = range(iteration * views, (iteration + 1) * views)
-        return [self.trained_on[_permutation(seed, p // count, count)[p % count]] for p in positions]
+        indices: list[int] = []
+        for position in range(iteration * views, (iteration + 1) * views):
+            epoch, place = divmod(position, count)
+            indices.append(self.trained_on[_permutation(seed, epoch, count)[place]])
+        return indices
 
 
 @lru_cache(maxsize=64)
@@ -166,9 +173,14 @@ class UniversalPerturbation(AttackTraining):
         targeted = torch.tensor([photograph.target is not None for photograph in tasks], dtype=torch.bool)
         all_logits = torch.stack(logits) if logits else torch.empty(0, self.classifier.num_classes)
         counted = ~is_adversarial(all_logits, goal, targeted)
-        trained_on = [i for i, usable in enumerate(counted.tolist()) if usable and not tasks[i].options.get(HELD_OUT)]
+        trained_on: list[int] = []
+        for index, photograph in enumerate(tasks):
+            if counted[index] and not photograph.options.get(HELD_OUT):
+                trained_on.append(index)
         if not trained_on:
-            reason = f" ({failed[0][1]})" if failed else ""
+            reason = ""
+            if failed:
+                reason = f" ({failed[0][1]})"
             raise LitVizError(
                 "a universal perturbation requires a readable photograph that is classified correctly, and not as the "
                 f"target, got none{reason}"
@@ -211,20 +223,24 @@ class UniversalPerturbation(AttackTraining):
     def final_metrics(
         self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
     ) -> list[dict[str, float]]:
+        metrics = []
         for m, n in enumerate(rows):
             photographs = self.photographs(self.slots.tasks[n])
-            self._perturbed[n] = self._perturb(x[m], photographs, self.slots.state["eps"][n])
+            images = self._perturb(x[m], photographs, self.slots.state["eps"][n])
+            self._perturbed[n] = images
             self.slots.count_evaluations([n], forwards=len(photographs.tasks))
-        return [{"fooling_rate": _fooling_rate(self._perturbed[n], "success_float", held_out=False)} for n in rows]
+            metrics.append({"fooling_rate": _fooling_rate(images, "success_float", held_out=False)})
+        return metrics
 
     def _perturb(self, delta: Tensor, photographs: PhotographSet, eps: Tensor) -> list[PerturbedImage]:
         """Add a perturbation ``(C, H, W)`` to all photographs, round the sums to 8 bits and verify them."""
-        perturbed = [
-            PerturbedImage(PerturbedImageRecord(**_common_fields(task), status="failed", error=error), None, None)
-            for task, error in photographs.failed
-        ]
+        perturbed: list[PerturbedImage] = []
+        for task, error in photographs.failed:
+            record = PerturbedImageRecord(**_common_fields(task), status="failed", error=error)
+            perturbed.append(PerturbedImage(record, None, None))
         count = len(photographs.tasks)
-        for indices in (list(range(first, min(first + _CHUNK, count))) for first in range(0, count, _CHUNK)):
+        for first in range(0, count, _CHUNK):
+            indices = list(range(first, min(first + _CHUNK, count)))
             sources = photographs.images(indices, delta)
             goal, targeted = photographs.goal[indices], photographs.targeted[indices]
             sums = (sources + delta).clamp(0, 1)
@@ -280,10 +296,10 @@ class UniversalPerturbation(AttackTraining):
         self._photographs.pop(self.slots.tasks[n].index, None)
         counted = [image.record for image in images if image.record.status == "done"]
         held_out = sum(record.held_out for record in counted)
-        held_out_rates = {
-            "held_out_fooling_rate": _fooling_rate(images, "success_file", held_out=True),
-            "held_out_fooling_rate_float": _fooling_rate(images, "success_float", held_out=True),
-        }
+        held_out_rates: dict[str, float] = {}
+        if held_out:
+            held_out_rates["held_out_fooling_rate"] = _fooling_rate(images, "success_file", held_out=True)
+            held_out_rates["held_out_fooling_rate_float"] = _fooling_rate(images, "success_float", held_out=True)
         return UniversalRecord.extend(
             common,
             metrics={**common.metrics, "fooling_rate": _fooling_rate(images, "success_file", held_out=False)},
@@ -294,7 +310,7 @@ class UniversalPerturbation(AttackTraining):
             trained_on=len(counted) - held_out,
             held_out=held_out,
             fooling_rate_float=_fooling_rate(images, "success_float", held_out=False),
-            **(held_out_rates if held_out else {}),
+            **held_out_rates,
         )
 
     def finished_metrics(self, record: Record) -> dict[str, float]:
@@ -307,8 +323,12 @@ class UniversalPerturbation(AttackTraining):
         """Return the mean fooling rates; the files were verified when the perturbation was finished."""
         figures = super().evidence(results)
         for name in ("fooled", "fooled_held_out"):
-            found = (self.finished_metrics(result.record).get(name) for result in results)
-            if rates := [rate for rate in found if rate is not None]:
+            rates: list[float] = []
+            for result in results:
+                metrics = self.finished_metrics(result.record)
+                if name in metrics:
+                    rates.append(metrics[name])
+            if rates:
                 figures[name] = sum(rates) / len(rates)
         return figures
 
@@ -322,40 +342,49 @@ def universal_tasks(photographs: Sequence[Task], held_out: float = 0.0) -> list[
     if radii:
         photographs = [_without_radius(task) for task in photographs if task.options.get("eps") == radii[0]]
     seed = photographs[0].seed
+    targets: dict[int | None, str | None] = {}
     for task in photographs:
-        if (rule := task.options.get("target")) is not None and rule != "none":
+        rule = task.options.get("target")
+        if rule not in (None, "none"):
             raise LitVizError(f"targets of a universal attack must be one class for all photographs, got {rule}")
-    usable = [task for task in photographs if "error" not in task.options]
+        if "error" not in task.options:
+            targets[task.target] = task.target_name
     tasks: list[Task] = []
-    for target, target_name in {task.target: task.target_name for task in usable}.items():
+    for target, target_name in targets.items():
+        name = "universal"
+        if target is None:
+            target_name = None
+        else:
+            name = f"universal {target_name}"
         members = [task for task in photographs if "error" in task.options or task.target == target]
         rows = [asdict(member) for member in _hold_out(members, held_out, seed)]
         for radius in radii or [None]:
+            options: dict[str, Any] = {"photographs": rows}
+            if radius is not None:
+                options["eps"] = radius
             tasks.append(
-                Task(
-                    len(tasks),
-                    "universal" if target is None else f"universal {target_name}",
-                    seed + len(tasks),
-                    target=target,
-                    target_name=None if target is None else target_name,
-                    options={"photographs": rows, **({} if radius is None else {"eps": radius})},
-                )
+                Task(len(tasks), name, seed + len(tasks), target=target, target_name=target_name, options=options)
             )
     return tasks
 
 
 def _without_radius(task: Task) -> Task:
-    return replace(task, options={name: value for name, value in task.options.items() if name != "eps"})
+    options = dict(task.options)
+    options.pop("eps", None)
+    return replace(task, options=options)
 
 
 def _hold_out(photographs: Sequence[Task], fraction: float, seed: int) -> list[Task]:
     """Return the photographs, renumbered, with a random fraction marked as held out."""
     order = Draws([Key(seed, 0)]).uniform("held out", shape=(len(photographs),))[0].argsort().tolist()
-    out = set(order[: round(fraction * len(photographs))])
-    return [
-        replace(task, index=i, options={**task.options, **({HELD_OUT: True} if i in out else {})})
-        for i, task in enumerate(photographs)
-    ]
+    held_out = set(order[: round(fraction * len(photographs))])
+    marked: list[Task] = []
+    for index, task in enumerate(photographs):
+        options = dict(task.options)
+        if index in held_out:
+            options[HELD_OUT] = True
+        marked.append(replace(task, index=index, options=options))
+    return marked
 
 
 def _common_fields(task: Task) -> dict[str, Any]:
@@ -365,9 +394,13 @@ def _common_fields(task: Task) -> dict[str, Any]:
 
 def _fooling_rate(images: Sequence[PerturbedImage], field: str, *, held_out: bool) -> float:
     """Return the fraction of counted photographs whose record field is true; NaN if there are none."""
-    records = [image.record for image in images if image.record.status == "done"]
-    fooled = [getattr(record, field) for record in records if record.held_out == held_out]
-    return sum(fooled) / len(fooled) if fooled else math.nan
+    fooled: list[bool] = []
+    for image in images:
+        if image.record.status == "done" and image.record.held_out == held_out:
+            fooled.append(getattr(image.record, field))
+    if not fooled:
+        return math.nan
+    return sum(fooled) / len(fooled)
 
 
 def add_to_views(delta: Tensor, draws: Draws, photographs: Tensor, keys: Sequence[Key]) -> Tensor:

@@ -27,7 +27,7 @@ from lit_viz.presentations.tables import TableRow, format_value, median_of
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
-from lit_viz.runs.results import Outcome, Storage
+from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, ignore, label_with_target, probability_text
 
@@ -158,7 +158,7 @@ class Presentation(ABC):
         storage = MemoryStorage(results)
         outcomes = storage.outcomes()
         self.verify(module, outcomes, storage, settings)
-        return self.scalars([outcome.record for outcome in outcomes], storage.evidence())
+        return self.scalars(records_of(outcomes), storage.evidence())
 
     def heading(self, records: Sequence[Record]) -> str:
         """Return the heading of a report about these records."""
@@ -208,7 +208,7 @@ class Presentation(ABC):
 
     def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
         """Return the logged images of each task with its name and curve; no image is read."""
-        names = self.names([outcome.record for outcome in outcomes])
+        names = self.names(records_of(outcomes))
         evolutions = []
         for outcome, name in zip(outcomes, names, strict=True):
             metric = self.curve(outcome.record)

@@ -98,11 +98,17 @@ class AdversarialExamplePresentation(AttackPresentation):
         return rows
 
     def class_summary(self, records: Sequence[Record]) -> TableRow:
-        fooled = [record for record in records if record.success_file]
-        levels = [LINF.display_scale * record.linf for record in fooled if record.linf is not None]
+        fooled, norms, levels = 0, [], []
+        for record in records:
+            if not record.success_file:
+                continue
+            fooled += 1
+            norms.append(record.l2)
+            if record.linf is not None:
+                levels.append(LINF.display_scale * record.linf)
         return {
-            "fooled in the file": str(len(fooled)),
-            "median L2": median_of([record.l2 for record in fooled]),
+            "fooled in the file": str(fooled),
+            "median L2": median_of(norms),
             "median Linf": median_of(levels, "{:.0f}/255"),
         }
 
@@ -112,17 +118,20 @@ class AdversarialExamplePresentation(AttackPresentation):
         records = records_of(outcomes, AdversarialRecord)
         if not has_several_radii(records):
             return attack_figure(outcomes)
-        norm = next(record.norm for record in records if record.norm is not None)
-        return robustness_figure(outcomes, NORMS[norm], None if evidence is None else evidence.trust)
+        trust = None if evidence is None else evidence.trust
+        return robustness_figure(outcomes, NORMS[_norm_of(records)], trust)
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
         if evidence.robustness is not None:
             for point in evidence.robustness.points:
                 scalars[f"robust/eps {point.eps}"] = point.share
-        attacked = [r for r in records if isinstance(r, AdversarialRecord) and r.status == "done"]
-        if attacked:
-            scalars["fooled/file"] = sum(bool(record.success_file) for record in attacked) / len(attacked)
+        fooled: list[bool] = []
+        for record in records:
+            if isinstance(record, AdversarialRecord) and record.status == "done":
+                fooled.append(bool(record.success_file))
+        if fooled:
+            scalars["fooled/file"] = sum(fooled) / len(fooled)
         if evidence.trust is not None:
             scalars["trust"] = float(not evidence.trust.reasons)
         return scalars
@@ -150,7 +159,7 @@ class AdversarialExamplePresentation(AttackPresentation):
         members = robustness.ensemble_breakdown(outcomes)
         if members:
             settings.add(Evidence(survivors=members), storage)
-        if has_several_radii([outcome.record for outcome in _with_file(valid)]):
+        if has_several_radii(records_of(_with_file(valid))):
             settings.add(Evidence(robustness=_robustness(valid)), storage, table=True)
         settings.add(Evidence(trust=_diagnosis(module, valid, storage, settings)), storage)
         if not settings.at_end_of_run:
@@ -163,7 +172,14 @@ class AdversarialExamplePresentation(AttackPresentation):
 
 def _extended(record: Record) -> AdversarialRecord:
     """Return the record of an attack; a task that failed before it started has a plain record."""
-    return record if isinstance(record, AdversarialRecord) else AdversarialRecord.extend(record, attack="")
+    if isinstance(record, AdversarialRecord):
+        return record
+    return AdversarialRecord.extend(record, attack="")
+
+
+def _norm_of(records: Sequence[AdversarialRecord]) -> str:
+    """Return the norm of an attack with several radii."""
+    return next(record.norm for record in records if record.norm is not None)
 
 
 def _row(record: AdversarialRecord) -> TableRow:
@@ -187,7 +203,7 @@ def _row(record: AdversarialRecord) -> TableRow:
 
 def _explanation_figure(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:
     """Return saliency maps of the predicted class, for each original and each outcome."""
-    several_radii = has_several_radii([outcome.record for outcome in outcomes])
+    several_radii = has_several_radii(records_of(outcomes))
     panels: list[SaliencyPanel] = []
     for outcome in outcomes:
         record = outcome.record
@@ -229,11 +245,15 @@ def find_mismatches(
 ) -> list[str | None]:
     """Return the difference of each file in a run folder from its record, or None, and print the first ones."""
     reasons, missing = mismatches(files, module.classifier, module.capacity)
-    different = [(file.file, reason) for file, reason in zip(files, reasons, strict=True) if reason is not None]
-    for path, reason in different[:_MAX_MISMATCHES]:
-        settings.notify(f"{path.relative_to(folder).as_posix()} is not as recorded: {reason}")
-    if len(different) > _MAX_MISMATCHES:
-        settings.notify(f"{pluralize(len(different) - _MAX_MISMATCHES, 'further file')} not as recorded")
+    different = 0
+    for file, reason in zip(files, reasons, strict=True):
+        if reason is None:
+            continue
+        different += 1
+        if different <= _MAX_MISMATCHES:
+            settings.notify(f"{file.file.relative_to(folder).as_posix()} is not as recorded: {reason}")
+    if different > _MAX_MISMATCHES:
+        settings.notify(f"{pluralize(different - _MAX_MISMATCHES, 'further file')} not as recorded")
     if missing:
         settings.notify(f"{pluralize(missing, 'photograph')} missing, so their distances are not verified")
     return reasons
@@ -255,19 +275,22 @@ def _verify_files(
         record = robustness.attack_record(outcome)
         files.append(RecordedFile(folder / str(record.file), record, outcome.source, record))
     reasons = find_mismatches(files, module, folder, settings)
-    different = [outcome for outcome, reason in zip(stored, reasons, strict=True) if reason is not None]
-    for outcome in different:
-        outcome.amend(success_file=False, success_jpeg95=False, success_jpeg75=False)
-    storage.amend([outcome.record for outcome in different])
-    fooled = sum(bool(record.success_file) for record in records_of(stored, AdversarialRecord))
-    wrong = [outcome.record.name for outcome in different]
+    fooled = 0
+    different: dict[int, AdversarialRecord] = {}  # by task
+    for outcome, reason in zip(stored, reasons, strict=True):
+        if reason is not None:
+            outcome.amend(success_file=False, success_jpeg95=False, success_jpeg75=False)
+            different[outcome.record.index] = robustness.attack_record(outcome)
+        fooled += bool(robustness.attack_record(outcome).success_file)
+    storage.amend(different.values())
+    wrong = [record.name for record in different.values()]
     settings.add(Evidence(files=FileEvidence(read=len(stored), fooled=fooled, wrong=wrong)), storage)
-    return {outcome.record.index for outcome in different}
+    return set(different)
 
 
 def _robustness(outcomes: Sequence[Outcome]) -> RobustnessEvidence:
     """Return the share of robust photographs by radius."""
-    norm = next(record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None)
+    norm = _norm_of(records_of(outcomes, AdversarialRecord))
     points = []
     for accuracy in robustness.robust_accuracy(outcomes):
         low, high = accuracy.interval

@@ -28,7 +28,7 @@ from lit_viz.presentations import (
 )
 from lit_viz.presentations.items import held_out_item
 from lit_viz.runs.evidence import Evidence, ImageEvidence
-from lit_viz.runs.results import Outcome, Storage
+from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import probability_text, unique_labels
 
@@ -52,8 +52,10 @@ class ClassVisualizationPresentation(Presentation):
             module.judges = held_out_judge(module.classifier)
 
     def heading(self, records: Sequence[Record]) -> str:
-        is_layer = any(isinstance(record, LayerImageRecord) and record.layer for record in records)
-        return "Layer images" if is_layer else self.title
+        for record in records:
+            if isinstance(record, LayerImageRecord) and record.layer:
+                return "Layer images"
+        return self.title
 
     def table(self, records: Sequence[Record]) -> list[TableRow]:
         """Return probability and rank of the target, for the network and for each judge; of an image without a target
@@ -72,11 +74,11 @@ class ClassVisualizationPresentation(Presentation):
     def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
         """Return the logged images over the curve of the probability or the objective; channels, and options that vary,
         as a grid."""
-        records = [outcome.record for outcome in outcomes]
+        records = records_of(outcomes)
         varied = varied_options(records)
         if varied:
             return _grid(outcomes, varied)
-        if len(records) > 1 and all(_is_channel(record) for record in records):
+        if len(records) > 1 and all(map(_is_channel, records)):
             return channel_grid(outcomes)
         return evolution_figure(self.evolutions(outcomes))
 
@@ -89,12 +91,13 @@ class ClassVisualizationPresentation(Presentation):
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
-        ranks: list[float] = []
+        verdicts = correct = 0
         for record in records:
             if isinstance(record, ClassImageRecord):
-                ranks += [verdict["rank"] for verdict in record.judges.values()]
-        if ranks:
-            scalars["judges/agreement"] = ranks.count(1) / len(ranks)
+                verdicts += len(record.judges)
+                correct += _correct_judges(record)
+        if verdicts:
+            scalars["judges/agreement"] = correct / verdicts
         return scalars
 
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
@@ -120,7 +123,7 @@ class ClassVisualizationPresentation(Presentation):
             if "judges" in verdict:
                 outcome.amend(judges=verdict["judges"])
             verdicts.append({"index": outcome.record.index} | verdict)
-        records = [outcome.record for outcome in done]
+        records = records_of(done)
         storage.amend(records)
         settings.add(Evidence(pictures=ImageEvidence(read=len(done), same=same, verdicts=verdicts)), storage)
         held_out = held_out_item(records)
@@ -189,7 +192,7 @@ def _grid(outcomes: Sequence[Outcome], varied: Mapping[str, Sequence[float]]) ->
         if picture is not None:
             rows[image, row][column] = Cell(pixels(picture), [image_caption(outcome.record)])
     titles = [f"{across} {value:g}" for value in columns]
-    caption = grid_caption([outcome.record for outcome in outcomes])
+    caption = grid_caption(records_of(outcomes))
     return sweep_figure(list(labels.values()), titles, list(rows.values()), caption)
 
 
@@ -204,18 +207,26 @@ def image_caption(record: Record) -> str:
         return f"score {record.score:.3g}"
     text = probability_text(record.probability or 0.0)
     if record.judges:
-        correct = sum(judge["rank"] == 1 for judge in record.judges.values())
-        text += f" · judges {correct} of {len(record.judges)}"
+        text += f" · judges {_correct_judges(record)} of {len(record.judges)}"
     return text
+
+
+def _correct_judges(record: ClassImageRecord) -> int:
+    """Return the number of judges that predict the class of an image."""
+    return sum(judge["rank"] == 1 for judge in record.judges.values())
 
 
 def grid_caption(records: Iterable[Record]) -> str:
     """Return the caption of a grid of images with :func:`image_caption`."""
-    images = [record for record in records if isinstance(record, ClassImageRecord)]
-    if not images:
-        return ""
-    caption = "" if images[0].probability is None else "p: probability of the class."
-    if any(record.judges for record in images):
+    has_probability = has_judges = False
+    for record in records:
+        if isinstance(record, ClassImageRecord):
+            has_probability |= record.probability is not None
+            has_judges |= bool(record.judges)
+    caption = ""
+    if has_probability:
+        caption = "p: probability of the class."
+    if has_judges:
         caption += " Judges: held-out networks that predict the class."
     return caption
 

@@ -272,7 +272,7 @@ def _record_unchecked(outcomes: Sequence[Outcome], storage: Storage) -> None:
     maps = [outcome for outcome in outcomes if isinstance(outcome.record, SaliencyRecord)]
     for outcome in maps:
         outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
-    storage.amend([outcome.record for outcome in maps])
+    storage.amend(records_of(maps))
 
 
 def _record_verdicts(outcomes: Sequence[Outcome], verdicts: Mapping[int, Mapping[str, Any]]) -> None:

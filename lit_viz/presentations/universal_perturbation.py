@@ -27,7 +27,7 @@ from lit_viz.methods.records import UniversalRecord, has_several_radii, label_wi
 from lit_viz.presentations import EvidenceSettings, FigureOptions, TableRow, format_value
 from lit_viz.presentations.adversarial_example import AttackPresentation, find_mismatches
 from lit_viz.runs.evidence import Evidence, FileEvidence
-from lit_viz.runs.results import Outcome, Storage
+from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Curve, Record
 
 _WIDTH = 1.25  # of an image in inches
@@ -91,7 +91,7 @@ class UniversalPerturbationPresentation(AttackPresentation):
         read = 0
         wrong: list[str] = []
         rates: dict[str, list[str]] = {}
-        several_radii = has_several_radii([outcome.record for outcome in outcomes])
+        several_radii = has_several_radii(records_of(outcomes))
         for outcome in outcomes:
             images = outcome.perturbed_images()
             stored = [image for image in images if isinstance(image.image, Path)]

@@ -25,7 +25,7 @@ from lit_viz.report.images import data_uri, image_uri, is_embeddable, printed_wi
 from lit_viz.runs import RECORDED
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import command_line, pluralize, status_summary
@@ -108,7 +108,7 @@ def run_html(
 
     Without evidence, the verdicts are those in the records.
     """
-    records = [outcome.record for outcome in outcomes]
+    records = records_of(outcomes)
     png, size = notebook_png(figure)
     return (
         _environment()

@@ -57,9 +57,10 @@ def plot_curves(metrics: Mapping[str, Curve], stops: Sequence[int | None]) -> li
     iterations: set[int] = set()
     for name in sorted(metrics, key=_order):
         curve = _displayed(name, metrics[name])
-        if len({value for _, value in curve}) > 1:
+        values = dict(curve)
+        if len(set(values.values())) > 1:
             curves[name] = curve
-            iterations |= {k for k, _ in curve}
+            iterations |= values.keys()
     if not curves:
         return []
     is_logarithmic = is_geometric(np.array(sorted(iterations), dtype=float))

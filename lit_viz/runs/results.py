@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, overload
 
 from PIL import Image
 from torch import Tensor
@@ -180,8 +180,12 @@ class Storage(ABC):
         """
 
 
-def records_of(outcomes: Iterable[Outcome], kind: type[R]) -> list[R]:
-    """Return the records of this kind. A task that failed before it started has a plain :class:`Record`."""
+@overload
+def records_of(outcomes: Iterable[Outcome]) -> list[Record]: ...
+@overload
+def records_of(outcomes: Iterable[Outcome], kind: type[R]) -> list[R]: ...
+def records_of(outcomes: Iterable[Outcome], kind: type[Any] = Record) -> list[Any]:
+    """Return the records, or those of a kind. A task that failed before it started has a plain :class:`Record`."""
     records = []
     for outcome in outcomes:
         if isinstance(outcome.record, kind):

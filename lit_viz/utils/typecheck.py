@@ -59,19 +59,22 @@ def check_types(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
 def _annotations(function: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
     """Return the names of positional parameters, and the annotations that can be checked."""
     parameters = inspect.signature(function).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    named = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
-    named -= {parameter.name for parameter in parameters if parameter.kind is parameter.VAR_POSITIONAL}
+    annotations = inspect.get_annotations(inspect.unwrap(function))
+    positional: list[str] = []
     checkable: dict[str, Any] = {}
-    for name, annotation in inspect.get_annotations(inspect.unwrap(function)).items():
-        hint = _evaluated(annotation, function)
-        if name in named and _is_checkable(hint):
-            checkable[name] = hint
-    return names, checkable
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            positional.append(parameter.name)
+        hint = _evaluated(annotations.get(parameter.name), function)
+        if _is_checkable(hint):
+            checkable[parameter.name] = hint
+    return positional, checkable
 
 
 def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
-    """Return the type of an annotation; None if its names are only imported for type checkers."""
+    """Return the type of an annotation; None without one, or if its names are only imported for type checkers."""
     if not isinstance(annotation, str):
         return annotation
     try:
@@ -81,14 +84,24 @@ def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
 
 
 def _is_checkable(hint: Any) -> bool:
+    if hint is None:
+        return False
     if isinstance(hint, Hashable) and hint in _NAMES:
         return True
-    origin = get_origin(hint)
-    if origin is Literal:
+    if get_origin(hint) is Literal:
         return True
-    if origin in (Union, types.UnionType) or _is_list(hint):
-        return all(_is_checkable(option) for option in get_args(hint) if option is not Ellipsis)
+    if _is_union(hint) or _is_list(hint):
+        return all(map(_is_checkable, _options(hint)))
     return False
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def _options(hint: Any) -> list[Any]:
+    """Return the types of a union, or those of the elements of a list."""
+    return [option for option in get_args(hint) if option is not Ellipsis]
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -96,10 +109,10 @@ def _matches(value: Any, hint: Any) -> bool:
     origin = get_origin(hint)
     if origin is Literal:
         return any(value is choice or (type(value) is type(choice) and value == choice) for choice in get_args(hint))
-    if origin in (Union, types.UnionType):
-        return any(_matches(value, option) for option in get_args(hint))
+    if _is_union(hint):
+        return any(_matches(value, option) for option in _options(hint))
     if origin is not None:
-        return _is_list_of(value, get_args(hint))
+        return _is_list_of(value, _options(hint))
     if hint is int:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if hint is float:
@@ -113,16 +126,16 @@ def _is_list_of(value: Any, options: Sequence[Any]) -> bool:
         return False
     if not isinstance(value, (list, tuple, range)):
         return hasattr(value, "tolist")  # arrays and tensors
-    hints = [option for option in options if option is not Ellipsis]
     for element in value[:_MOST_ELEMENTS]:
-        if not any(_matches(element, hint) for hint in hints):
+        if not any(_matches(element, option) for option in options):
             return False
     return True
 
 
 def _message(name: str, value: Any, hint: Any) -> str:
-    choices = [choice for choice in _choices(hint) if isinstance(choice, str)]
-    near = did_you_mean(value, choices) if isinstance(value, str) else ""
+    near = ""
+    if isinstance(value, str):
+        near = did_you_mean(value, _choices(hint))
     return f"{name} must be {_described(hint)}, got {value!r}{near}"
 
 
@@ -130,12 +143,13 @@ def _is_list(hint: Any) -> bool:
     return get_origin(hint) in (list, tuple, Sequence)
 
 
-def _choices(hint: Any) -> list[Any]:
+def _choices(hint: Any) -> list[str]:
+    """Return the texts that a choice or a union with choices accepts."""
     if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    choices: list[Any] = []
-    if get_origin(hint) in (Union, types.UnionType):
-        for option in get_args(hint):
+        return [choice for choice in get_args(hint) if isinstance(choice, str)]
+    choices: list[str] = []
+    if _is_union(hint):
+        for option in _options(hint):
             choices += _choices(option)
     return choices
 
@@ -144,17 +158,25 @@ def _described(hint: Any) -> str:
     """Return an annotation in words; None is not named beside other types."""
     origin = get_origin(hint)
     if origin is Literal:
-        return " or ".join(str(choice) for choice in get_args(hint))
-    if origin in (Union, types.UnionType):
-        options = [option for option in get_args(hint) if option is not type(None)]
-        if Path in options:
-            options.remove(str)
-        single = [_described(option) for option in options if not _is_list(option)]
-        lists = [_described(option) for option in options if _is_list(option)]
-        if single and lists:
-            lists = ["a list of them"]
-        return " or ".join(dict.fromkeys([*single, *lists]))
+        return " or ".join(map(str, get_args(hint)))
+    if _is_union(hint):
+        return " or ".join(_described_options(hint))
     if origin is not None:
-        elements = dict.fromkeys(_described(option) for option in get_args(hint) if option is not Ellipsis)
+        elements = dict.fromkeys(map(_described, _options(hint)))
         return f"a list of {' or '.join(elements)}".replace("list of a ", "list of ")
     return _NAMES[hint]
+
+
+def _described_options(union: Any) -> list[str]:
+    """Return the types of a union in words; a list of them has no words of its own."""
+    options = [option for option in _options(union) if option is not type(None)]
+    if Path in options:
+        options.remove(str)
+    single: list[str] = []
+    lists: list[str] = []
+    for option in options:
+        words = lists if _is_list(option) else single
+        words.append(_described(option))
+    if single and lists:
+        lists = ["a list of them"]
+    return list(dict.fromkeys([*single, *lists]))

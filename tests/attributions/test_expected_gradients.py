@@ -15,7 +15,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.types import Task
-from tests.attributions.tools import Counted
+from tests.support.attributions import Counted
 
 SHAPE = (3, 2, 3)
 GENERATOR = torch.Generator().manual_seed(8)

@@ -13,7 +13,7 @@ import torch
 
 from lit_viz.classifiers import load_classifier, onnx_file
 from lit_viz.errors import LitVizError
-from tests.classifiers.networks import conv_net
+from tests.support.networks import conv_net
 
 has_onnx = pytest.mark.skipif(
     not (importlib.util.find_spec("onnx2torch") and importlib.util.find_spec("onnx")), reason="needs onnx2torch"

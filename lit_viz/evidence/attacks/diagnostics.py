@@ -81,7 +81,10 @@ def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) ->
         f"the perturbation of {{}} was still shrinking at the end ({advice})": _count(_shrinking, done),
         "{} had a success that was not returned": _count(_has_success, failed),
     }
-    reasons = [text.format(pluralize(count, "image")) for text, count in counts.items() if count]
+    reasons: list[str] = []
+    for text, count in counts.items():
+        if count:
+            reasons.append(text.format(pluralize(count, "image")))
     reasons += restart_disagreement(done, restart_of, final=restart_of(iterations))
     tried = []
     if any(outcome.curve("gradient_norm") for outcome in done):
@@ -111,10 +114,13 @@ def _masked(outcome: Outcome) -> bool:
     """Return whether most gradients before a success are zero."""
     record = attack_record(outcome)
     success = record.success_float
-    fooled = {k for k, margin in outcome.curve("margin") if margin > 0}
+    margins = dict(outcome.curve("margin"))
     if success and record.iterations is not None:
-        fooled.add(record.iterations)
-    norms = [norm for k, norm in outcome.curve("gradient_norm") if k not in fooled]
+        margins[record.iterations] = math.inf
+    norms: list[float] = []
+    for k, norm in outcome.curve("gradient_norm"):
+        if margins.get(k, 0.0) <= 0:
+            norms.append(norm)
     if success and len(norms) < _MIN_LOGGED:
         return False
     return bool(norms) and norms.count(0) > MASKED * len(norms)
@@ -241,13 +247,14 @@ def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
 
     The photograph belongs to no restart; nor does the final margin of several, which is that of the file.
     """
-    margins: dict[int, list[float]] = defaultdict(list)
+    margins: dict[int, float] = {}
     final = outcome.record.iterations or 0
     several = final > 0 and restart_of(final) != restart_of(1)
     for k, margin in outcome.curve("margin"):
         if k > 0 and not (several and k == final):
-            margins[restart_of(k)].append(margin)
-    return [max(values) for _, values in sorted(margins.items())]
+            restart = restart_of(k)
+            margins[restart] = max(margin, margins.get(restart, margin))
+    return [margins[restart] for restart in sorted(margins)]
 
 
 def _success_restart(outcome: Outcome, restart_of: RestartOf) -> int:
@@ -322,13 +329,14 @@ class _Batch(NamedTuple):
 
 def _batches(outcomes: Sequence[Outcome], eps: float) -> Iterator[_Batch]:
     """Yield batches that are either targeted or untargeted."""
-    photographs: list[tuple[Outcome, Tensor]] = []
+    untargeted: list[tuple[Outcome, Tensor]] = []
+    targeted: list[tuple[Outcome, Tensor]] = []
     for outcome in outcomes:
         source = outcome.source()
-        if source is not None:
-            photographs.append((outcome, source))
-    untargeted = [entry for entry in photographs if entry[0].record.target is None]
-    targeted = [entry for entry in photographs if entry[0].record.target is not None]
+        if source is None:
+            continue
+        group = untargeted if outcome.record.target is None else targeted
+        group.append((outcome, source))
     for group in (untargeted, targeted):
         for first in range(0, len(group), _BATCH):
             yield _batch(group[first : first + _BATCH], eps)

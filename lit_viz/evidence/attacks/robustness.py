@@ -13,7 +13,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.evidence.judges import installed_judges, judge_logits
 from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.runs.evidence import EnsembleMember, TransferCounts, TransferEvidence
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import text_table
 from lit_viz.utils.limits import MOST_PRINTED
@@ -128,12 +128,15 @@ def _fools_within(eps: float, record: AdversarialRecord, members: Sequence[str] 
 
 def accuracy_label(outcomes: Sequence[Outcome]) -> str:
     """Return the name of the measured share: "robust accuracy" requires true labels and an untargeted attack."""
-    records = [outcome.record for outcome in outcomes]
-    targeted = [record.target is not None for record in records]
-    if all(targeted):
+    targeted = predicted = 0
+    for outcome in outcomes:
+        targeted += outcome.record.target is not None
+        predicted += outcome.record.label_source in (None, "predicted")
+    if targeted == len(outcomes):
         return "target not reached"
-    predicted = any(record.label_source in (None, "predicted") for record in records)
-    return "not fooled" if predicted or any(targeted) else "robust accuracy"
+    if targeted or predicted:
+        return "not fooled"
+    return "robust accuracy"
 
 
 def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[EnsembleMember]:
@@ -182,10 +185,11 @@ class Transfer:
 def transfers(outcomes: Sequence[Outcome], classifier: Classifier) -> list[Transfer]:
     """Evaluate the installed held-out networks on the photograph, the file and the mirrored change of each success."""
     successes = [o for o in outcomes if isinstance(o.record, AdversarialRecord) and o.record.success_file]
-    several = has_several_radii(outcome.record for outcome in successes)
+    several = has_several_radii(records_of(successes))
     rows = []
     for judge in installed_judges(classifier):
-        rows += [_transfer(judge, outcome, classifier.labels, several) for outcome in successes]
+        for outcome in successes:
+            rows.append(_transfer(judge, outcome, classifier.labels, several))
     return rows
 
 
@@ -224,10 +228,14 @@ def transfer_counts(rows: Sequence[Transfer]) -> dict[str, TransferCounts]:
         by_judge[row.judge].append(row)
     counts = {}
     for judge, of_judge in by_judge.items():
-        right = [row for row in of_judge if row.right]
-        fooled, mirrored = sum(row.fooled for row in right), sum(row.mirrored for row in right)
-        wrong = len(of_judge) - len(right)
-        counts[judge] = TransferCounts(right=len(right), fooled=fooled, mirrored=mirrored, wrong=wrong)
+        right = fooled = mirrored = 0
+        for row in of_judge:
+            if row.right:
+                right += 1
+                fooled += row.fooled
+                mirrored += row.mirrored
+        wrong = len(of_judge) - right
+        counts[judge] = TransferCounts(right=right, fooled=fooled, mirrored=mirrored, wrong=wrong)
     return counts
 
 
