@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.objectives import Channel, Logit
-from tests.classifiers.networks import conv_net
+from tests.support.networks import conv_net
 
 
 class Twice(nn.Module):
