@@ -404,8 +404,14 @@ def _epochs(arguments: list[str]) -> None:
     with _gc_paused():
         from lit_viz.figures.epochs import save_epochs
 
-    for name, path in zip(("figure   ", "animation"), save_epochs(arguments[0]), strict=False):
+    left_out: list[str] = []
+    paths = save_epochs(arguments[0], left_out.append)
+    for name, path in zip(("figure   ", "animation"), paths, strict=False):
         print(f"{name} {path}")
+    for line in left_out:
+        notify(line)
+    if left_out:
+        sys.exit(1)
 
 
 def _classes(arguments: list[str]) -> None:

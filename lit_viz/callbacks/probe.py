@@ -232,6 +232,7 @@ class Probe(Callback):
                 folder.add_result(result)
             folder.finish()
             write_report(folder, presentation_of(type(module)))
+            folder.seal()
         errors = [result.record.error for result in results if result.record.status == "failed"]
         if errors:
             raise LitVizError(f"{len(errors)} of {pluralize(len(results), 'image')}: {errors[0]}")

@@ -20,12 +20,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_viz._version import __version__
-from lit_viz.engine.module import ImageTraining, check_run_state
+from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.ranks import RankStatus
-from lit_viz.engine.slots import ITERATION
 from lit_viz.errors import LitVizError, Terminated
 from lit_viz.presentations import presentation_of, recorded_method
-from lit_viz.report.page import REPORT, write_report
+from lit_viz.report.page import write_report
+from lit_viz.runs import REPORT
+from lit_viz.runs.checkpoint import IN_PROGRESS, LastCheckpoint, contents_in_progress
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Storage
 from lit_viz.utils.files import plain
@@ -76,10 +77,10 @@ class RunWriter(Callback):
             self._flushed = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Flush before a checkpoint, because a resumed run does not repeat what precedes it, and add its
-        checksums."""
+        """Flush before a checkpoint, because a resumed run does not repeat what precedes it, and add the contents of
+        unfinished tasks."""
         self.flush()
-        checkpoint["checksums"] = {index: dict(parts) for index, parts in self.storage.checksums.items()}
+        checkpoint[IN_PROGRESS] = contents_in_progress(self.storage.in_progress)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Flush; a failure is a warning, so that it does not hide the exception."""
@@ -149,7 +150,7 @@ class RunFolder(Callback):
         overwrite: whether an existing run is replaced.
 
     Raises:
-        LitVizError: the folder is not empty, or the disk is full.
+        LitVizError: the folder is not empty, the disk is full, or files of the run were changed before it continues.
     """
 
     def __init__(self, path: str | Path, overwrite: bool = False) -> None:
@@ -161,10 +162,14 @@ class RunFolder(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Open the folder, and delete what is later than the checkpoint."""
         if trainer.is_global_zero and trainer.training:
-            folder, state = FolderStorage.open(self.path), check_run_state(checkpoint["lit_viz"])
-            iterations = {slot["task"]: int(slot["state"][ITERATION]) for slot in state["slots"]}
-            folder.trim(state["finished"], iterations)
-            folder.checksums = dict(checkpoint["checksums"])
+            folder = FolderStorage.open(self.path)
+            last = LastCheckpoint(folder, checkpoint)
+            if last.incomplete:
+                raise LitVizError(
+                    f"files of task {min(last.incomplete)} in {self.path} are not those of the checkpoint: start again "
+                    "in another folder"
+                )
+            last.restore()
             (self.path / REPORT).unlink(missing_ok=True)
             self._write_to(folder)
 
@@ -202,6 +207,7 @@ class RunFolder(Callback):
         assert isinstance(pl_module, ImageTraining)
         if len(pl_module.finished) == len(pl_module.tasks):
             write_report(self._folder, presentation_of(type(pl_module)))
+            self._folder.seal()
         self._writer = None
 
 

@@ -22,10 +22,13 @@ from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs import is_run
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome
+from lit_viz.runs.verification import Unverified, verify
 from lit_viz.types import Picture
+from lit_viz.utils.formatting import Notify, remark
 from lit_viz.utils.limits import MOST_EPOCHS, MOST_TILES
 
 _PREFIX = "epoch_"
+_MOST_DIGITS = 10
 
 
 def epoch_folder(folder: str | Path, epoch: int) -> Path:
@@ -37,9 +40,16 @@ def epoch_folders(folder: str | Path) -> dict[int, Path]:
     """Return the run folders of a probe by epoch, in order."""
     paths = {}
     for path in Path(folder).glob(f"{_PREFIX}*"):
-        if is_run(path):
-            paths[int(path.name.removeprefix(_PREFIX))] = path
+        epoch = _epoch_of(path)
+        if epoch is not None and is_run(path):
+            paths[epoch] = path
     return dict(sorted(paths.items()))
+
+
+def _epoch_of(path: Path) -> int | None:
+    """Return the epoch in a folder's name; None for other names."""
+    number = path.name.removeprefix(_PREFIX)
+    return int(number) if number.isdecimal() and len(number) < _MOST_DIGITS else None
 
 
 def delete_epochs(folder: str | Path, after: int) -> None:
@@ -50,20 +60,35 @@ def delete_epochs(folder: str | Path, after: int) -> None:
             path.rmdir()
 
 
-def read_epochs(folder: str | Path) -> dict[int, list[Outcome]]:
-    """Return the outcomes in the run folders of a probe, by epoch.
+def read_epochs(folder: str | Path, notify: Notify = remark) -> dict[int, list[Outcome]]:
+    """Return the outcomes in the run folders of a probe, by epoch, compared with their manifests.
+
+    Args:
+        folder: ``out`` of a probe.
+        notify: receives a line for each epoch that can't be verified, which is left out.
 
     Raises:
-        LitVizError: there are none.
+        LitVizError: no epoch is left.
     """
     epochs = {}
-    for epoch, path in epoch_folders(folder).items():
-        outcomes = FolderStorage.open(path).outcomes()
+    for path in sorted(Path(folder).glob(f"{_PREFIX}*")):
+        epoch = _epoch_of(path)
+        if epoch is None:
+            notify(f"{path} is left out: its name has no number of an epoch")
+            continue
+        try:
+            stored = FolderStorage.open(path)
+            verify(stored, remark)
+            outcomes = stored.outcomes()
+        except LitVizError as error:
+            reason = error.reason if isinstance(error, Unverified) else str(error)
+            notify(f"epoch {epoch} is left out ({reason}): delete {path} if it is lost")
+            continue
         if outcomes:
             epochs[epoch] = outcomes
     if not epochs:
         raise LitVizError(f"{folder} contains no run folders {_PREFIX}0001 ...: give the folder out= of a probe")
-    return epochs
+    return dict(sorted(epochs.items()))
 
 
 def epoch_figure(folder: str | Path) -> Figure:
@@ -126,13 +151,16 @@ def _complete(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.record.file is not None]
 
 
-def save_epochs(folder: str | Path) -> list[Path]:
+def save_epochs(folder: str | Path, notify: Notify = remark) -> list[Path]:
     """Write :func:`epoch_figure` as ``epochs.png``, and images of several epochs as ``epochs.gif``; return the paths.
 
+    Args:
+        folder, notify: see :func:`read_epochs`.
+
     Raises:
-        LitVizError: the folder contains no run folders, or the disk is full.
+        LitVizError: the folder contains no run folders that are verified, or the disk is full.
     """
-    epochs = read_epochs(folder)
+    epochs = read_epochs(folder, notify)
     saved = [save_figure(_figure(epochs), Path(folder) / "epochs.png")]
     if len(epochs) > 1 and not _is_robustness(epochs):
         animation = save_evolution(_evolutions(epochs), Path(folder) / "epochs.gif")

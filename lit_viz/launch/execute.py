@@ -25,7 +25,7 @@ from lit_viz.launch.commands import extra_files
 from lit_viz.launch.logs import incomplete_loggers, open_loggers
 from lit_viz.launch.options import RunOptions, loggers_of
 from lit_viz.launch.recording import provenance, recorded_options, to_yaml
-from lit_viz.launch.resume import LastCheckpoint, check_identity, has_progress, open_or_create
+from lit_viz.launch.resume import check_identity, has_progress, open_or_create
 from lit_viz.launch.run import Run, evidence_settings, gradients_enabled
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.loggers.base import LoggerSettings, WandbMode
@@ -37,12 +37,14 @@ from lit_viz.presentations import (
     Presentation,
     presentation_of,
 )
-from lit_viz.report.page import REPORT, write_report
-from lit_viz.runs import is_run, run_lock
+from lit_viz.report.page import write_report
+from lit_viz.runs import EVIDENCE, REPORT, is_run, run_lock
+from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.manifest import is_derived, is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
-from lit_viz.utils.files import translate_write_errors
+from lit_viz.runs.verification import changed_files, is_complete
 from lit_viz.utils.formatting import Notify, choose_notify, ignore
 from lit_viz.utils.process import is_rank_zero, tune_allocator
 from lit_viz.utils.typecheck import checked_types
@@ -226,24 +228,24 @@ def _run_in_folder(
 ) -> Run:
     """Create or open the run folder, and run the method in it."""
     folder, queue = _open_folder(module, tasks, options, presentation)
-    checkpoint, names, send = LastCheckpoint(folder), options.logger_names, notify or ignore
+    checkpoint, send = LastCheckpoint(folder), notify or ignore
     finished = checkpoint.is_finished(queue.tasks)
-    if finished and (folder.path / REPORT).exists():
-        run = Run(module, queue.tasks, options, folder)
-        if not (folder.path / f"figure.{options.figure.format}").exists():
-            run.draw()
-        open_loggers(folder, incomplete_loggers(folder, names), options, presentation, send).finish()
-        return run
-    if not finished:
-        with translate_write_errors(folder.path):
-            (folder.path / REPORT).unlink(missing_ok=True)  # a report marks a complete run
+    changed = changed_files(folder)
+    is_untouched = finished and is_complete(folder) and all(map(is_derived, changed))
+    names = options.logger_names
+    if is_untouched:
+        names = incomplete_loggers(folder, names)
+    else:
+        # The report marks a complete run of an earlier version. Evidence that is not of a complete run is not verified.
+        changed += [REPORT, EVIDENCE]
         checkpoint.restore()
+    folder.discard(changed)
     log = open_loggers(folder, names, options, presentation, send)
     try:
-        if not finished:  # a finished run without a report was killed before its evidence
+        if not finished:
             fit(trainer, options, module, queue, [RunWriter(folder), log, Progress(notify)])
         run = Run(module, queue.tasks, options, folder)
-        _complete(run, module, options, folder, send)
+        _complete(run, module, options, folder, send, changed)
         log.finish()
     finally:
         log.close(success=False)  # no effect after finish()
@@ -278,13 +280,31 @@ def _open_folder(
     return folder, queue
 
 
-def _complete(run: Run, module: ImageTraining, options: RunOptions, folder: FolderStorage, send: Notify) -> None:
-    """Compute the evidence, and draw figure and report of a run whose images are done."""
+def _complete(
+    run: Run,
+    module: ImageTraining,
+    options: RunOptions,
+    folder: FolderStorage,
+    send: Notify,
+    discarded: Sequence[str],
+) -> None:
+    """Compute the evidence, and draw figure and report of a run whose images are done.
+
+    ``discarded`` are the derived files that are missing: the evidence is computed if one of its files is among them,
+    and what shows it is drawn again.
+    """
+    needs_evidence = any(map(is_evidence, discarded))
+    needs_figure = needs_evidence or not run.is_drawn or any(map(is_drawing, discarded))
+    if not needs_figure and REPORT not in discarded:
+        return
     try:
-        with run.captions():
-            run.presentation.verify(module, run.outcomes, folder, evidence_settings(module, options, send))
-        run.draw()  # the figure shows evidence
+        if needs_evidence:
+            with run.captions():
+                run.presentation.verify(module, run.outcomes, folder, evidence_settings(module, options, send))
+        if needs_figure:
+            run.draw()  # the figure shows evidence
         write_report(folder, run.presentation)
+        folder.seal()
     except KeyboardInterrupt as interrupt:
         exit_status = interrupt_exit_status(interrupt)
         raise Interrupted(stopped_before_evidence(module, options), exit_status=exit_status) from interrupt

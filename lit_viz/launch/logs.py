@@ -12,13 +12,13 @@ from lit_viz.callbacks.logging import FolderLogger, LoggerThread, complete_mark
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.launch.options import RunOptions
 from lit_viz.loggers import LOGGERS, adapter, logger_names
-from lit_viz.loggers.base import FINISH_SECONDS, LoggerSettings
+from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows
 from lit_viz.presentations import Presentation, stored_presentation
-from lit_viz.report.page import REPORT
 from lit_viz.runs import run_lock
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.utils.formatting import Notify
+from lit_viz.runs.verification import verify
+from lit_viz.utils.formatting import Notify, command_line
 
 
 def open_loggers(
@@ -64,39 +64,34 @@ def log_run(
         notify: receives lines about errors.
 
     Raises:
-        LitVizError: the folder is not a run or is in use, there is no such logger, or a logger fails.
+        LitVizError: the folder is not a run, is in use, is not complete or was changed, there is no such logger, or a
+            logger fails.
     """
     folder = FolderStorage.open(path)
     presentation = stored_presentation(folder)
-    rows = FolderRows(folder, presentation)
-    is_complete = (folder.path / REPORT).exists()
     requested = [to] if isinstance(to, (str, Logger)) else to
     adapters = [adapter(logger, "iteration") for logger in requested if isinstance(logger, Logger)]
     names = logger_names([name for word in requested if isinstance(word, str) for name in word.split(",")])
     if not (names or adapters):
         raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
     with run_lock(folder.path):
+        damaged = verify(folder, notify)
+        if damaged:
+            remedy = f"{command_line('resume', folder.path)} draws it again"
+            raise LitVizError(f"{folder.path / damaged[0]} is missing or was changed: {remedy}")
+        rows = FolderRows(folder, presentation)
+        results = rows.results()
         for logs in adapters:
             logs.log_hyperparameters(rows.hyperparameters())
-            for row in rows.all() if is_complete else rows.rows(_finished(folder)):
+            for row in rows.all():
                 row(logs)
-            if is_complete:
-                results = rows.results()
-                logs.log_results(results)
-                logs.log_summary(results)
+            logs.log_results(results)
+            logs.log_summary(results)
             logs.logger.finalize("success")
         log = open_loggers(folder, names, RunOptions(logger=(), logger_settings=settings), presentation, notify)
-        if is_complete:
-            log.finish()
-        else:
-            log.log_rows(_finished(folder))
-            for thread in log.threads:
-                thread.close(success=False, seconds=FINISH_SECONDS)
+        log.finish()
     logged = {thread.name: thread.adapter.place for thread in log.threads if not thread.failed}
-    if missing := [LOGGERS[name].title for name in names if name not in logged]:
+    missing = [LOGGERS[name].title for name in names if name not in logged]
+    if missing:
         raise LitVizError(f"{path} was not logged to {', '.join(missing)}")
     return [*(logs.place for logs in adapters), *logged.values()]
-
-
-def _finished(folder: FolderStorage) -> list[int]:
-    return [record.index for record in folder.records()]

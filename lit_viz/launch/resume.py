@@ -1,4 +1,4 @@
-"""Continuation of a run: which options may change, whether it is the same classifier, and where it continues."""
+"""Continuation of a run: which options may change, and whether it is the same classifier."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import yaml
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.sources import exclude_from_imports, import_object
-from lit_viz.engine.lightning import AtomicCheckpointIO
-from lit_viz.engine.module import ImageTraining, check_run_state
+from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS, SUMMARIES, extra_files
@@ -23,9 +21,8 @@ from lit_viz.launch.config import ConfiguredMethod
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.recording import instances_in
 from lit_viz.runs import RECORDED, RESULTS, is_run
-from lit_viz.runs.checkpoint import LAST_CHECKPOINT, new_trainer_state
+from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, command_line, remark
 from lit_viz.utils.parts import INSTANCE, plain_arguments
 
@@ -212,56 +209,3 @@ def check_identity(folder: FolderStorage, classifier: Classifier) -> None:
                 f"{folder.path} was started with a network of the same weights but other logits: use the same layers "
                 "and hooks, or start another run"
             )
-
-
-class LastCheckpoint:
-    """The last checkpoint of a run folder, compared once with the rows, files and records in the folder.
-
-    Raises:
-        LitVizError: the checkpoint is damaged, or of another version.
-    """
-
-    def __init__(self, folder: FolderStorage) -> None:
-        self._folder, self._path = folder, folder.path / LAST_CHECKPOINT
-        self._checkpoint: dict[str, Any] = {"lit_viz": {"finished": {}, "slots": []}, "checksums": {}}
-        if self._path.exists():
-            self._checkpoint = AtomicCheckpointIO().load_checkpoint(self._path)
-            check_run_state(self._checkpoint["lit_viz"])
-        self._state = self._checkpoint["lit_viz"]
-        self._recorded: dict[int, dict[str, int]] = self._checkpoint.get("checksums", {})
-
-    @cached_property
-    def _on_disk(self) -> dict[int, dict[str, int]]:
-        return self._folder.measure(self._state["finished"], _iterations(self._state))
-
-    @cached_property
-    def incomplete(self) -> set[int]:
-        """Tasks whose rows, files or record are not those of the time of the checkpoint."""
-        return {index for index, checksums in self._on_disk.items() if checksums != self._recorded.get(index, {})}
-
-    @property
-    def damaged_files(self) -> list[str]:
-        """Names of the files of tasks that have been changed since the checkpoint."""
-        pairs = ((self._recorded.get(index, {}), checksums) for index, checksums in self._on_disk.items())
-        files = ((name, recorded.get(name), crc) for recorded, of_task in pairs for name, crc in of_task.items())
-        return [name for name, recorded, crc in files if "/" in name and recorded not in (None, crc)]
-
-    def is_finished(self, tasks: Sequence[Task]) -> bool:
-        """Return whether every task is finished and complete."""
-        return len(self._state["finished"]) == len(tasks) and not self.incomplete
-
-    def restore(self) -> None:
-        """Remove everything later than the checkpoint from the folder, and the incomplete tasks from both; they are
-        computed again."""
-        state, lost = self._state, self.incomplete
-        if lost:
-            state["finished"] = {i: status for i, status in state["finished"].items() if i not in lost}
-            state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
-            AtomicCheckpointIO().save_checkpoint({**new_trainer_state(), **self._checkpoint}, self._path)
-        self._folder.trim(state["finished"].keys(), _iterations(state))
-        self._folder.checksums = {i: parts for i, parts in self._on_disk.items() if i not in lost}
-
-
-def _iterations(state: Mapping[str, Any]) -> dict[int, int]:
-    """Return the iteration of each task in progress, by index."""
-    return {slot["task"]: int(slot["state"]["iteration"]) for slot in state["slots"]}

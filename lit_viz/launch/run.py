@@ -30,7 +30,7 @@ from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.commands import extra_files
 from lit_viz.launch.options import RunOptions
-from lit_viz.launch.resume import LastCheckpoint, check_identity
+from lit_viz.launch.resume import check_identity
 from lit_viz.launch.trainer import failures_reported
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, presentation_of
@@ -38,12 +38,13 @@ from lit_viz.report.page import run_html, write_report
 from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage, check_new
+from lit_viz.runs.manifest import is_drawing
 from lit_viz.runs.results import Outcome, Storage, records_of
+from lit_viz.runs.verification import verify
 from lit_viz.types import Task
 from lit_viz.utils.formatting import (
     Notify,
     choose_notify,
-    command_line,
     ignore,
     is_notebook,
     number_text,
@@ -198,13 +199,21 @@ class Run:
         with self.captions():
             return with_notebook_png(self.presentation.figure(self.outcomes, self._options.figure, evidence))
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the folder has the figure in its format."""
+        return self.folder is not None and self._figure_file(self.folder).exists()
+
+    def _figure_file(self, folder: Path) -> Path:
+        return folder / f"figure.{self._options.figure.format}"
+
     def draw(self) -> None:
         """Write the animation, if an image changes over the iterations, and then the figure."""
         assert self.folder is not None
         changes = self.presentation.evolutions(self.outcomes)
         if any(evolution.is_animated for evolution in changes):
             save_evolution(changes, self.folder / "evolution.gif")
-        save_figure(self.figure(), self.folder / f"figure.{self._options.figure.format}")
+        save_figure(self.figure(), self._figure_file(self.folder))
 
     def show(self) -> None:
         """Display figure, table and verdicts in a notebook; elsewhere open the figure in the image viewer."""
@@ -244,6 +253,7 @@ class Run:
             run.draw()
             assert isinstance(saved, FolderStorage)
             write_report(saved, self.presentation)
+            saved.seal()
         return run
 
     def _clear(self, folder: Path) -> None:
@@ -398,24 +408,26 @@ def check_settings(
 def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStorage, settings: EvidenceSettings) -> bool:
     """Compute evidence for the outcomes in a run folder, and write it there; return whether no check has failed.
 
+    Before, the folder is compared with its manifest. Afterwards, figures that are missing or damaged are drawn again.
+
     Raises:
-        LitVizError: the folder is in use, has no results, or is of another network.
+        LitVizError: the folder is in use, is not complete, was changed, or is of another network.
     """
     tune_allocator()
     module.classifier.refresh()
     presentation = presentation_of(type(module))
     with gradients_enabled(), run_lock(folder.path), failures_reported(module, options):
+        damaged = verify(folder, settings.notify)
         check_identity(folder, module.classifier)
-        outcomes = folder.outcomes()
-        if not outcomes:
-            raise LitVizError(f"{folder.path} has no results yet: {command_line('resume', folder.path)}")
-        with Run(module, folder.queue(), options, folder).captions():
-            passed = presentation.verify(module, outcomes, folder, settings)
-            damaged = LastCheckpoint(folder).damaged_files
-            for name in damaged:
-                settings.notify(f"{folder.path / name} is damaged: its checksum is not that of the checkpoint")
-            write_report(folder, presentation)
-    return passed and not damaged
+        folder.discard(damaged)
+        run = Run(module, folder.queue(), options, folder)
+        with run.captions():
+            passed = presentation.verify(module, run.outcomes, folder, settings)
+        if not run.is_drawn or any(map(is_drawing, damaged)):
+            run.draw()
+        write_report(folder, presentation)
+        folder.seal()
+    return passed
 
 
 @contextmanager

@@ -150,8 +150,9 @@ class AdversarialExamplePresentation(AttackPresentation):
             return True
         assert isinstance(module, AdversarialExample)
         options = settings.options
-        if settings.at_end_of_run and options.explain:
-            save_figure(_explanation_figure(outcomes, module.classifier), storage.path / "explained.png")
+        explanation = storage.path / "explained.png"
+        if options.explain and (settings.at_end_of_run or not explanation.exists()):
+            save_figure(_explanation_figure(outcomes, module.classifier), explanation)
         if options.trust and not isinstance(module.attack, BudgetAttack):
             raise LitVizError(f"{attack_name(module.attack)} has no budget for stronger attacks: leave out trust")
         mismatched = _verify_files(module, outcomes, storage, settings)
@@ -284,7 +285,8 @@ def _verify_files(
         fooled += bool(robustness.attack_record(outcome).success_file)
     storage.amend(different.values())
     wrong = [record.name for record in different.values()]
-    settings.add(Evidence(files=FileEvidence(read=len(stored), fooled=fooled, wrong=wrong)), storage)
+    found = FileEvidence(read=len(stored), tasks=len(outcomes), fooled=fooled, wrong=wrong)
+    settings.add(Evidence(files=found), storage)
     return set(different)
 
 

@@ -125,7 +125,8 @@ class ClassVisualizationPresentation(Presentation):
             verdicts.append({"index": outcome.record.index} | verdict)
         records = records_of(done)
         storage.amend(records)
-        settings.add(Evidence(pictures=ImageEvidence(read=len(done), same=same, verdicts=verdicts)), storage)
+        found = ImageEvidence(read=len(done), tasks=len(outcomes), same=same, verdicts=verdicts)
+        settings.add(Evidence(pictures=found), storage)
         held_out = held_out_item(records)
         if held_out is not None:
             settings.report(held_out)

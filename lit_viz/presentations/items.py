@@ -101,9 +101,16 @@ def _prediction(probability: float | None, rank: float | None) -> str:
 def _images(part: run_evidence.ImageEvidence) -> EvidenceItem:
     if not part.read:
         return EvidenceItem("No image was verified.")
-    count = f"{part.same} of {pluralize(part.read, 'file')}"
-    text = f"{count} classified as recorded by the original network, re-read from the disk."
+    count = f"{part.same} of {pluralize(part.tasks or part.read, 'file')}"
+    text = f"{count} classified as recorded by the original network, {_files_read(part.read, part.tasks)}."
     return EvidenceItem(text, part.same == part.read)
+
+
+def _files_read(read: int, tasks: int | None) -> str:
+    """Return how many files of the tasks were read; of runs of earlier versions, the number of tasks is unknown."""
+    if tasks in (None, read):
+        return "re-read from the disk"
+    return f"{read} re-read from the disk, the others have none"
 
 
 # -- attacks
@@ -115,7 +122,8 @@ def _files(part: run_evidence.FileEvidence) -> EvidenceItem:
     if part.fooled is None:
         count = f"{pluralize(part.read, 'file')} re-read from the disk"
     else:
-        count = f"{part.fooled} of {part.read} files fool the original network, re-read from the disk"
+        total = part.tasks or part.read
+        count = f"{part.fooled} of {total} files fool the original network, {_files_read(part.read, part.tasks)}"
     if not part.wrong:
         return EvidenceItem(f"{count}; all match their records.", True)
     names = ", ".join(part.wrong[:_MAX_NAMES])

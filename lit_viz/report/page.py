@@ -22,7 +22,7 @@ from lit_viz.images.listing import has_array_images
 from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.cards import build_cards
 from lit_viz.report.images import data_uri, image_uri, is_embeddable, printed_width
-from lit_viz.runs import RECORDED
+from lit_viz.runs import RECORDED, REPORT
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome, records_of
@@ -30,8 +30,6 @@ from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import command_line, pluralize, status_summary
 
-#: File name of the report in its run folder.
-REPORT = "report.html"
 #: Number of tasks with a card.
 MAX_CARDS = 24
 #: Budgets of the embedded images in bytes: total, and share of the run's figures.

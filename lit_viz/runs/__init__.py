@@ -20,13 +20,13 @@ MARK = "# lit_viz run\n"
 #: Key of ``config.yaml`` for the provenance of the run (method, versions, network); it is no option.
 RECORDED = "recorded"
 
-CONFIG, QUEUE, METRICS, RESULTS, EVIDENCE = (
-    "config.yaml", "queue.jsonl", "metrics.csv", "results.jsonl", "evidence.json",
+CONFIG, QUEUE, METRICS, RESULTS, EVIDENCE, REPORT = (
+    "config.yaml", "queue.jsonl", "metrics.csv", "results.jsonl", "evidence.json", "report.html",
 )  # fmt: skip
 #: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
 _FILES = (
-    QUEUE, METRICS, RESULTS, "sources", "images", "arrays", "frames", "photographs", "figure.*", "evolution.*",
-    "evidence.*", "report.html", "checkpoints",
+    QUEUE, METRICS, RESULTS, "manifest.jsonl", "sources", "images", "arrays", "frames", "photographs", "figure.*",
+    "evolution.*", "evidence.*", REPORT, "checkpoints",
 )  # fmt: skip
 
 

@@ -1,17 +1,28 @@
-"""The checkpoint of a run folder."""
+"""The checkpoint of a run folder, compared with the files, rows and records in the folder."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
-from lit_viz.engine.module import CHECKPOINT_VERSION
+from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
+from lit_viz.engine.slots import ITERATION
+from lit_viz.errors import LitVizError
+from lit_viz.runs.checksums import checksums_on_disk
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.manifest import TaskContents
+from lit_viz.types import Task
 
 #: File of the last checkpoint, relative to the run folder.
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
+#: Entry of a checkpoint for the files and rows of the tasks that are not finished.
+IN_PROGRESS = "in_progress"
+#: Entry of checkpoints of earlier versions: checksums of all tasks.
+_CHECKSUMS = "checksums"
 
 
 def new_trainer_state() -> dict[str, Any]:
@@ -21,12 +32,127 @@ def new_trainer_state() -> dict[str, Any]:
 
 
 def write_checkpoint(folder: FolderStorage) -> None:
-    """Write the checkpoint of a complete run: finished tasks and checksums, with the state of a new Trainer."""
+    """Write the checkpoint of a complete run: its finished tasks, with the state of a new Trainer."""
     checkpoint = new_trainer_state()
     checkpoint["lit_viz"] = {
         "version": CHECKPOINT_VERSION,
         "slots": [],
         "finished": {record.index: record.status for record in folder.records()},
     }
-    checkpoint["checksums"] = folder.checksums
+    checkpoint[IN_PROGRESS] = {}
     AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
+
+
+def contents_in_progress(in_progress: Mapping[int, TaskContents]) -> dict[int, dict[str, Any]]:
+    """Return the contents of unfinished tasks as a checkpoint stores them."""
+    return {index: contents.to_dict() for index, contents in in_progress.items()}
+
+
+class LastCheckpoint:
+    """The last checkpoint of a run folder, compared once with the files, rows and records in the folder.
+
+    Finished tasks are compared with the manifest, and those in progress with the checkpoint. In runs of earlier
+    versions, which have no manifest, all are compared with the checksums in the checkpoint. A complete run whose
+    checkpoint is missing is that of its manifest.
+
+    Args:
+        folder: run folder.
+        checkpoint: content of another checkpoint of the run. Default: that of ``checkpoints/last.ckpt``.
+
+    Raises:
+        LitVizError: the checkpoint is damaged, or of another version.
+    """
+
+    def __init__(self, folder: FolderStorage, checkpoint: dict[str, Any] | None = None) -> None:
+        self._folder, self._path = folder, folder.path / LAST_CHECKPOINT
+        self.manifest = folder.manifest()
+        self._checkpoint = checkpoint if checkpoint is not None else self._read()
+        self._state = check_run_state(self._checkpoint["lit_viz"])
+
+    def _read(self) -> dict[str, Any]:
+        """Return the content of the file; of a complete run without a readable one, the tasks of the manifest."""
+        finished: dict[int, str] = {}
+        if self.manifest.is_complete:
+            finished = dict.fromkeys(self.manifest.tasks, "done")
+        state = {"version": CHECKPOINT_VERSION, "finished": finished, "slots": []}
+        known: dict[str, Any] = {"lit_viz": state, IN_PROGRESS: {}}
+        if not self._path.exists():
+            return known
+        try:
+            return AtomicCheckpointIO().load_checkpoint(self._path)
+        except LitVizError:
+            if not finished:
+                raise
+        return known
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether the run was written by a version without manifests."""
+        return not self.manifest.exists and self._folder.is_earlier
+
+    @property
+    def _finished(self) -> Mapping[int, str]:
+        finished: Mapping[int, str] = self._state["finished"]
+        return finished
+
+    @cached_property
+    def _iterations(self) -> dict[int, int]:
+        """Iteration of each task in progress, by index."""
+        return {slot["task"]: int(slot["state"][ITERATION]) for slot in self._state["slots"]}
+
+    @cached_property
+    def _on_disk(self) -> dict[int, TaskContents]:
+        return self._folder.measure(self._finished, self._iterations)
+
+    @cached_property
+    def incomplete(self) -> set[int]:
+        """Tasks whose rows, files or record are not those of the time of the checkpoint."""
+        if self.is_earlier:
+            return self._incomplete_by_checksums()
+        in_progress = self._checkpoint.get(IN_PROGRESS, {})
+        nothing = TaskContents().to_dict()
+        lost = set()
+        for index, contents in self._on_disk.items():
+            if index in self._finished:
+                is_as_written = self.manifest.is_as_listed(index, contents)
+            else:
+                is_as_written = contents.to_dict() == in_progress.get(index, nothing)
+            if not is_as_written:
+                lost.add(index)
+        return lost
+
+    def _incomplete_by_checksums(self) -> set[int]:
+        return {index for index in self._checksums if self.changed_files(index)}
+
+    @cached_property
+    def _checksums(self) -> dict[int, dict[str, int]]:
+        return checksums_on_disk(self._folder.path, self._folder.records(), self._finished, self._iterations)
+
+    def changed_files(self, index: int) -> list[str]:
+        """Return the files of a task of an earlier version that are not those of the time of the checkpoint."""
+        recorded = self._checkpoint.get(_CHECKSUMS, {}).get(index, {})
+        found = self._checksums.get(index, {})
+        return [name for name in sorted({*recorded, *found}) if recorded.get(name) != found.get(name)]
+
+    def is_finished(self, tasks: Sequence[Task]) -> bool:
+        """Return whether every task is finished and complete."""
+        return len(self._finished) == len(tasks) and not self.incomplete
+
+    def restore(self) -> None:
+        """Remove everything later than the checkpoint from the folder, and the incomplete tasks from both; they are
+        computed again."""
+        state, lost = self._state, self.incomplete
+        finished: dict[int, TaskContents] = {}
+        in_progress: dict[int, TaskContents] = {}
+        for index, contents in self._on_disk.items():
+            if index in lost:
+                continue
+            of_state = finished if index in self._finished else in_progress
+            of_state[index] = contents
+        if lost or self.is_earlier:
+            state["finished"] = {index: status for index, status in self._finished.items() if index not in lost}
+            state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
+            self._checkpoint[IN_PROGRESS] = contents_in_progress(in_progress)
+            AtomicCheckpointIO().save_checkpoint({**new_trainer_state(), **self._checkpoint}, self._path)
+        self._folder.trim(finished, {index: self._iterations[index] for index in in_progress})
+        self._folder.continue_tasks(finished, in_progress)

@@ -18,18 +18,22 @@ AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 
 @dataclass(frozen=True, kw_only=True)
 class FileEvidence(JsonObject):
-    """Adversarial files that were read and classified again; ``wrong`` are the names of those that differ."""
+    """Adversarial files that were read and classified again; ``wrong`` are the names of those that differ. ``tasks`` is
+    the number of tasks of the run, of which some may have no file."""
 
     read: int
+    tasks: int | None = optional()
     fooled: int | None = optional()
     wrong: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEvidence(JsonObject):
-    """Class images that were read and classified again, the number of those classified as recorded, and predictions."""
+    """Class images that were read and classified again, the number of those classified as recorded, and predictions.
+    ``tasks`` is the number of tasks of the run, of which some may have no image."""
 
     read: int
+    tasks: int | None = optional()
     same: int
     verdicts: Sequence[Mapping[str, Any]] = ()
 

@@ -7,12 +7,9 @@ each checkpoint everything is flushed to the disk. Only rank zero writes.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
-import os
 import shutil
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -45,6 +42,19 @@ from lit_viz.runs import (
     is_run,
 )
 from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.layout import FRAMES, TASK_FOLDERS, iteration_of, kept, kept_files, row_position
+from lit_viz.runs.manifest import (
+    MANIFEST,
+    Manifest,
+    Signature,
+    TaskContents,
+    append,
+    digest,
+    is_derived,
+    is_evidence,
+    run_files,
+    signature,
+)
 from lit_viz.runs.results import Outcome, Storage
 from lit_viz.types import Curve, Picture, Record, Task, index_of, key_of
 from lit_viz.utils.files import (
@@ -60,10 +70,8 @@ from lit_viz.utils.files import (
     write_text,
 )
 
-#: Folders of files whose names begin with the key of their task.
-_TASK_FOLDERS = ("sources", "images", "arrays", "photographs", "frames")
 _TOP5 = "top5"  # text in the PNG files of logged images
-_HEADER = ("task", "iteration", "metric", "value")  # of metrics.csv
+_HEADER_LINE = "task,iteration,metric,value\n"  # of metrics.csv
 
 
 class FolderStorage(Storage):
@@ -71,8 +79,8 @@ class FolderStorage(Storage):
 
     Attributes:
         path: the folder.
-        checksums: by task index and name, CRC-32 of its files, of its record, and the sum for its rows in
-            ``metrics.csv``; complete in a new run, and in a resumed one if it was set to those that remain.
+        in_progress: contents of the tasks that are not finished, by index; of a resumed run as
+            :meth:`continue_tasks` sets them.
     """
 
     is_slow: ClassVar[bool] = True
@@ -80,8 +88,9 @@ class FolderStorage(Storage):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.checksums = {}
-        self._rows: list[Sequence[str]] = []  # of metrics.csv, until the next flush
+        self.in_progress: dict[int, TaskContents] = {}
+        self._rows: list[str] = []  # lines of metrics.csv, until the next flush
+        self._finished: list[Mapping[str, Any]] = []  # lines of the manifest, until the next flush
         self._curves: dict[str, Mapping[str, Curve]] = {}  # by metric, since outcomes were made
 
     @classmethod
@@ -95,7 +104,7 @@ class FolderStorage(Storage):
             raise LitVizError(f"{path} is not a lit_viz run: give the folder that a run was written to")
         folder = cls(path)
         check_entries(folder.path)
-        folder._check_checksums()
+        folder._check_digests()
         return folder
 
     @classmethod
@@ -143,6 +152,11 @@ class FolderStorage(Storage):
     def recorded(self) -> dict[str, Any]:
         """Provenance of the run: method, versions, network."""
         return self.config.get(RECORDED) or {}
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether the run was started by an earlier version, whose runs have no manifest."""
+        return "manifest" not in self.recorded
 
     def queue(self) -> list[Task]:
         """Return the tasks of the run; none if it was killed before they were written.
@@ -201,7 +215,12 @@ class FolderStorage(Storage):
 
     def frames(self, key: str) -> list[tuple[int, Path]]:
         """Return the logged images of a task (``task.key``) as (iteration, PNG file), in order."""
-        return sorted((_iteration_of(file), file) for file in (self._frames / key).glob("iter_*.png"))
+        frames = []
+        for file in (self._frames / key).glob("iter_*.png"):
+            iteration = iteration_of(file)
+            if iteration >= 0:
+                frames.append((iteration, file))
+        return sorted(frames)
 
     def curve(self, key: str, metric: str) -> Curve:
         if metric not in self._curves:  # one at a time: all metrics of thousands of tasks take gigabytes
@@ -232,10 +251,16 @@ class FolderStorage(Storage):
         return metrics
 
     def _metric_rows(self) -> Iterator[list[str]]:
-        self.flush()
-        for row in csv.reader(complete_lines(self.path / METRICS)):
-            if len(row) == len(_HEADER) and row[1].isdecimal():
+        for row in csv.reader(self._metric_lines()):
+            if len(row) == 4 and row[1].isdecimal():
                 yield row
+
+    def _metric_lines(self) -> Iterator[str]:
+        """Yield the lines of ``metrics.csv`` without the header."""
+        self.flush()
+        for line in complete_lines(self.path / METRICS):
+            if line != _HEADER_LINE:
+                yield line
 
     def snapshots(self) -> Iterator[tuple[str, int, dict[str, float]]]:
         """Yield ``task.key``, iteration and metrics of each snapshot, in the order in which they were logged."""
@@ -256,7 +281,7 @@ class FolderStorage(Storage):
 
     @property
     def _frames(self) -> Path:
-        return self.path / "frames"
+        return self.path / FRAMES
 
     def perturbed_images(self, key: str) -> list[PerturbedImage]:
         """Return the photographs of a universal perturbation (``task.key``) as files; none for other tasks."""
@@ -294,25 +319,59 @@ class FolderStorage(Storage):
         """
         queue = self.path / QUEUE
         text = MARK + options
-        checksums = {"options": _digest(text), "queue": sha256(queue) if queue.exists() else None}
-        provenance = {RECORDED: plain(dict(recorded or {}, sha256=checksums))}
+        digests = {"options": digest(text), "queue": sha256(queue) if queue.exists() else None}
+        provenance = {RECORDED: plain(dict(recorded or {}, manifest=MANIFEST, sha256=digests))}
         write_text(self.path / CONFIG, text + yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
+        if queue.exists():
+            append(self.path / MANIFEST, [{"files": self._signatures(CONFIG, QUEUE), "tasks": self._task_count()}])
 
-    def _check_checksums(self) -> None:
-        """Compare configuration and queue with their recorded checksums."""
-        recorded, checksums = self.recorded, None
+    def seal(self) -> None:
+        """Append the line of a complete run to the manifest, with the files as they are on the disk.
+
+        Call it only when the contents of all tasks are verified or newly written. A run of an earlier version, whose
+        evidence is not verified, gets no manifest.
+        """
+        if not self.manifest().exists:
+            return
+        names = [path.relative_to(self.path).as_posix() for path in run_files(self.path)]
+        line = {"files": self._signatures(*names), "tasks": self._task_count(), "complete": True}
+        append(self.path / MANIFEST, [line])
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Delete those of some files that are drawn or computed from the others, so that they are made again."""
+        with translate_write_errors(self.path):
+            for name in names:
+                if is_derived(name) or is_evidence(name):
+                    (self.path / name).unlink(missing_ok=True)
+
+    def manifest(self) -> Manifest:
+        """Return the manifest as it is on the disk."""
+        return Manifest(self.path / MANIFEST)
+
+    def _signatures(self, *names: str) -> dict[str, Signature]:
+        return {name: signature((self.path / name).read_bytes()) for name in names}
+
+    def _task_count(self) -> int:
+        return sum(1 for _ in complete_lines(self.path / QUEUE))
+
+    def _check_digests(self) -> None:
+        """Compare configuration and queue with their recorded digests."""
+        recorded, digests = self.recorded, None
         if isinstance(recorded, dict):
-            checksums = recorded.get("sha256") or {}
-        if not isinstance(checksums, dict):
+            digests = recorded.get("sha256") or {}
+        if not isinstance(digests, dict):
             raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED} must be a mapping): restore it")
-        options = _digest((self.path / CONFIG).read_text(encoding="utf-8").rpartition(f"\n{RECORDED}:\n")[0] + "\n")
-        if checksums.get("options", options) != options:
+        options = digest((self.path / CONFIG).read_text(encoding="utf-8").rpartition(f"\n{RECORDED}:\n")[0] + "\n")
+        if digests.get("options", options) != options:
             raise LitVizError(
                 f"{self.path / CONFIG} was changed after the start of the run: restore it, or start another run with "
                 f"config={self.path / CONFIG}"
             )
+        manifest = self.manifest()
+        if CONFIG in manifest.files and self._signatures(CONFIG)[CONFIG] != manifest.files[CONFIG]:
+            raise LitVizError(f"{self.path / CONFIG} was changed after the start of the run: restore it")
         queue = self.path / QUEUE
-        if checksums.get("queue") is not None and not (queue.exists() and sha256(queue) == checksums["queue"]):
+        if digests.get("queue") is not None and not (queue.exists() and sha256(queue) == digests["queue"]):
             raise _damaged_queue(queue, "wrong checksum")
 
     def write_queue(self, tasks: Sequence[Task]) -> None:
@@ -329,10 +388,11 @@ class FolderStorage(Storage):
             self._write_png(f"frames/{key}/iter_{iteration:06d}.png", snapshot.image, texts)
         for name, image in snapshot.extra_images.items():
             self._write_png(f"frames/{key}.{name}/iter_{iteration:06d}.png", image)
+        contents = self._contents_of(key)
         for name, value in snapshot.metrics.items():
-            row = (key, str(iteration), name, f"{float(value):.9g}")
-            self._rows.append(row)
-            _add_row(self._checksums_of(key), row)
+            line = _csv_line((key, str(iteration), name, f"{float(value):.9g}"))
+            self._rows.append(line)
+            contents.add_row(line)
 
     def add_result(self, result: Result) -> Record:
         """Write image and array of a finished task, then its record; return the record."""
@@ -346,20 +406,26 @@ class FolderStorage(Storage):
         if result.perturbed_images:
             self._write_perturbed_images(key, result.perturbed_images)
         record = result.record.amend(file=file, array=array)
-        append_bytes(self.path / RESULTS, json_line(record.to_dict()).encode(), sync=False)
-        self._checksums_of(key)[RESULTS] = _record_checksum(record)
+        line = json_line(record.to_dict())
+        append_bytes(self.path / RESULTS, line.encode(), sync=False)
+        contents = self._contents_of(key)
+        contents.record = digest(line)
+        self._finished.append({"task": result.task.index, **contents.to_dict()})
+        del self.in_progress[result.task.index]
         return record
 
     def flush(self) -> None:
-        """Append the buffered metrics to ``metrics.csv``; after an error they remain buffered."""
-        if not self._rows:
-            return
-        path = self.path / METRICS
-        rows = self._rows
-        if not path.exists() or path.stat().st_size == 0:
-            rows = [_HEADER, *rows]
-        append_bytes(path, _csv_bytes(rows), sync=False)
-        self._rows.clear()
+        """Append the buffered metrics to ``metrics.csv``, and then the finished tasks to the manifest; after an error
+        they remain buffered."""
+        if self._rows:
+            path = self.path / METRICS
+            lines = self._rows
+            if not path.exists() or path.stat().st_size == 0:
+                lines = [_HEADER_LINE, *lines]
+            append_bytes(path, "".join(lines).encode(), sync=False)
+            self._rows.clear()
+        append(self.path / MANIFEST, self._finished, sync=False)
+        self._finished.clear()
 
     def settle(self) -> None:
         """Flush metrics and file system, so that a checkpoint may refer to everything written so far."""
@@ -371,15 +437,20 @@ class FolderStorage(Storage):
         """Flush, and sort ``results.jsonl`` by task, keeping the last record of each."""
         self.flush()
         if (self.path / RESULTS).exists():
-            self.amend(())
+            self._write_records(self._record_lines())
 
     def amend(self, records: Iterable[Record]) -> None:
-        """Replace the records of finished tasks by these."""
-        stored = {record.index: record for record in self.records()}
+        """Replace the records of finished tasks by these, in the manifest first: each digest in it is valid until the
+        run is complete."""
+        stored = self._record_lines()
+        amended = []
         for record in records:
-            if record.index in stored:
-                stored[record.index] = record
-        self._write_records(stored.values())
+            line = json_line(record.to_dict())
+            if stored.get(record.index, line) != line:
+                stored[record.index] = line
+                amended.append({"task": record.index, "record": digest(line)})
+        append(self.path / MANIFEST, amended)
+        self._write_records(stored)
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""
@@ -399,32 +470,40 @@ class FolderStorage(Storage):
             shutil.copytree(self.path, copy.path, dirs_exist_ok=True)
         return copy
 
-    def measure(self, done: Collection[int], iterations: Mapping[int, int]) -> dict[int, dict[str, int]]:
-        """Return :attr:`checksums` as it is on the disk, without what :meth:`trim` would delete."""
-        measured: dict[int, dict[str, int]] = {}
+    def measure(self, done: Collection[int], iterations: Mapping[int, int]) -> dict[int, TaskContents]:
+        """Return the contents of tasks on the disk, without what :meth:`trim` would delete.
+
+        Args:
+            done, iterations: see :meth:`trim`.
+        """
+        measured: dict[int, TaskContents] = {}
         for index in (*done, *iterations):
-            measured[index] = {}
-        is_kept = _kept(done, iterations)
-        for row in self._metric_rows():
-            if is_kept(row[0], int(row[1])):
-                _add_row(measured[index_of(row[0])], row)
-        for path in self._task_files():
-            relative = path.relative_to(self.path)
-            folder, key = relative.parts[:2]
-            iteration = _iteration_of(path) if folder == "frames" else -1
-            if index_of(key) in measured and is_kept(key, iteration):
-                name = os.fsencode(relative.as_posix()).decode(errors="surrogateescape")  # as recorded, in any locale
-                measured[index_of(key)][name] = zlib.crc32(path.read_bytes())
-        for record in self.records():
-            if record.index in done:
-                measured[record.index][RESULTS] = _record_checksum(record)
+            measured[index] = TaskContents()
+        is_kept = kept(done, iterations)
+        for line in self._metric_lines():
+            key, iteration = row_position(line)
+            if is_kept(key, iteration):
+                measured[index_of(key)].add_row(line)
+        for index, name, path in kept_files(self.path, done, iterations):
+            measured[index].add_file(name, path.read_bytes())
+        for index, line in self._record_lines().items():
+            if index in done:
+                measured[index].record = digest(line)
         return measured
 
-    def _task_files(self) -> Iterator[Path]:
-        for name in _TASK_FOLDERS:
-            for path in (self.path / name).rglob("*"):
-                if path.is_file():
-                    yield path
+    def continue_tasks(self, finished: Mapping[int, TaskContents], in_progress: Mapping[int, TaskContents]) -> None:
+        """Continue a run from the verified contents of its tasks; finished ones that the manifest lacks are added."""
+        manifest = self.manifest()
+        lines: list[Mapping[str, Any]] = []
+        if manifest.exists:
+            manifest.repair()
+        else:
+            lines.append({"files": self._signatures(CONFIG, QUEUE), "tasks": self._task_count()})
+        for index, contents in finished.items():
+            if index not in manifest.tasks:
+                lines.append({"task": index, **contents.to_dict()})
+        append(self.path / MANIFEST, lines)
+        self.in_progress = dict(in_progress)
 
     def trim(self, done: Collection[int], iterations: Mapping[int, int]) -> None:
         """Delete what is not part of a checkpoint, because it will be computed again.
@@ -434,15 +513,17 @@ class FolderStorage(Storage):
             iterations: by task index, the iteration of the tasks in progress; earlier rows and frames remain.
         """
         self._rows.clear()
-        is_kept = _kept(done, iterations)
+        self._finished.clear()
+        self.in_progress.clear()
+        is_kept = kept(done, iterations)
         with translate_write_errors(self.path):
             if (self.path / METRICS).exists():
-                rows = [row for row in self._metric_rows() if is_kept(row[0], int(row[1]))]
-                write_bytes(self.path / METRICS, _csv_bytes([_HEADER, *rows]))
+                lines = [line for line in self._metric_lines() if is_kept(*row_position(line))]
+                write_text(self.path / METRICS, "".join([_HEADER_LINE, *lines]))
             if (self.path / RESULTS).exists():
-                self._write_records([record for record in self.records() if record.index in done])
-            for name in _TASK_FOLDERS:
-                if name != "frames":
+                self._write_records({i: line for i, line in self._record_lines().items() if i in done})
+            for name in TASK_FOLDERS:
+                if name != FRAMES:
                     self._trim_folder(self.path / name, done)
             for folder in list(self._frames.glob("*")):
                 if folder.is_dir():
@@ -459,9 +540,17 @@ class FolderStorage(Storage):
         if not is_run(self.path):
             raise LitVizError(f"the run folder {self.path} was deleted or moved during the run")
 
-    def _write_records(self, records: Iterable[Record]) -> None:
-        lines = [json_line(record.to_dict()) for record in records]
-        write_text(self.path / RESULTS, "".join(lines))
+    def _record_lines(self) -> dict[int, str]:
+        """Return the lines of ``results.jsonl`` as they are, by task index; of several, the last one."""
+        lines = {}
+        for line in complete_lines(self.path / RESULTS):
+            values = _parse_object(line)
+            if values is not None and isinstance(values.get("index"), int):
+                lines[values["index"]] = line
+        return lines
+
+    def _write_records(self, lines: Mapping[int, str]) -> None:
+        write_text(self.path / RESULTS, "".join([lines[index] for index in sorted(lines)]))
 
     def _write_source(self, key: str, image: Tensor) -> None:
         """Write a photograph ``(C, H, W)`` in [0, 1] as the network saw it, and off the 8-bit lattice also as an
@@ -494,11 +583,12 @@ class FolderStorage(Storage):
         """Write a file of a task, which begins with the task's key in one of the folders."""
         self._check_exists()
         write_bytes(self.path / relative, content, sync=False)
-        self._checksums_of(relative.split("/")[1])[relative] = zlib.crc32(content)
+        self._contents_of(relative.split("/")[1]).add_file(relative, content)
         return relative
 
-    def _checksums_of(self, name: str) -> dict[str, int]:
-        return self.checksums.setdefault(index_of(name), {})
+    def _contents_of(self, key: str) -> TaskContents:
+        """Return the contents of a task in progress, by the start of the names of its files."""
+        return self.in_progress.setdefault(index_of(key), TaskContents())
 
 
 def check_new(path: Path, overwrite: bool = False, extra_files: Sequence[str] = ()) -> None:
@@ -541,18 +631,6 @@ def _read_array(path: Path) -> Tensor:
     return torch.from_numpy(np.load(path, allow_pickle=False))
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _add_row(checksums: dict[str, int], row: Sequence[str]) -> None:
-    checksums[METRICS] = checksums.get(METRICS, 0) + zlib.crc32("\0".join(row).encode())
-
-
-def _record_checksum(record: Record) -> int:
-    return zlib.crc32(json_line(dict(sorted(record.without_evidence().items()))).encode())
-
-
 def _damaged_queue(path: Path, reason: str) -> LitVizError:
     return LitVizError(
         f"{path} is damaged ({reason}), so the tasks of the run are unknown: start it again with overwrite=True, or in "
@@ -571,38 +649,22 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     """Return a JSON object; None if the text is anything else."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def _csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+def _csv_line(row: Sequence[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
-
-
-def _iteration_of(frame: Path) -> int:
-    """Return the iteration at the end of a frame's file name, as in ``iter_000050.png``; -1 for other names."""
-    number = frame.stem.rpartition("_")[2]
-    return int(number) if number.isdecimal() else -1
-
-
-def _kept(done: Collection[int], iterations: Mapping[int, int]) -> Callable[[str, int], bool]:
-    """Return whether a task's row or frame at an iteration belongs to a checkpoint; see :meth:`FolderStorage.trim`."""
-    finished = frozenset(done)
-
-    def is_kept(key: str, iteration: int) -> bool:
-        index = index_of(key)
-        return index in finished or iteration < iterations.get(index, 0)
-
-    return is_kept
+    csv.writer(text, lineterminator="\n").writerow(row)
+    return text.getvalue()
 
 
 def _trim_frames(folder: Path, is_kept: Callable[[str, int], bool]) -> None:
     """Delete the frames of a task that are not kept, and the folder if it is then empty."""
     for file in list(folder.glob("*")):
-        if not is_kept(folder.name, _iteration_of(file)):
+        iteration = iteration_of(file)
+        if iteration >= 0 and not is_kept(folder.name, iteration):
             _delete(file)
     with suppress(OSError):  # not empty
         folder.rmdir()

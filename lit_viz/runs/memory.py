@@ -38,7 +38,7 @@ class MemoryStorage(Storage):
 
     def __init__(self, results: Iterable[Result] = (), configure: Callable[[], Configuration] | None = None) -> None:
         self.path = None
-        self.checksums = {}
+        self.in_progress = {}
         self.results: dict[int, Result] = {}
         self.snapshots: dict[int, list[Snapshot]] = defaultdict(list)
         self._configure = configure

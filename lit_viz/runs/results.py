@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.images.rendering import beside
 from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.manifest import TaskContents
 from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.formatting import probability_text
 
@@ -91,13 +92,13 @@ class Storage(ABC):
 
     Attributes:
         path: run folder; None in memory.
-        checksums: by task index and name, the checksums of what was written for it; none in memory.
+        in_progress: what was written for the tasks that are not finished, by index; nothing in memory.
         is_slow: whether writing takes so long that a thread does it.
     """
 
     is_slow: ClassVar[bool] = False
     path: Path | None
-    checksums: dict[int, dict[str, int]]
+    in_progress: dict[int, TaskContents]
 
     @abstractmethod
     def add_snapshot(self, snapshot: Snapshot) -> None:
@@ -173,7 +174,7 @@ class Storage(ABC):
 
     @abstractmethod
     def save(self, path: str | Path) -> Storage:
-        """Write the run to a new run folder, with its checkpoint and checksums; return it.
+        """Write the run to a new run folder, with its checkpoint; return it.
 
         Raises:
             LitVizError: the folder exists, or the disk is full.

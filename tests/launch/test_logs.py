@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from lit_viz.cli import main
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.launch.trainer import Interrupted
-from lit_viz.runs.folder import FolderStorage
 
 OPTIONS = {"config": "small", "iterations": 4, "log_at": "0,2,4", "curve_at": "every:1", "slots": 1}
 ITERATIONS = [(name, k) for name in ("apple", "date") for k in range(5)]
@@ -178,14 +177,11 @@ def test_a_logger_that_is_not_installed_ends_before_the_run(smooth: Classifier, 
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unfinished_run_is_logged_as_far_as_it_is(stored: Path, tmp_path: Path) -> None:
-    folder = FolderStorage(tmp_path / "run")
-    for name in ("config.yaml", "queue.jsonl", "metrics.csv"):
-        (folder.path / name).parent.mkdir(exist_ok=True)
-        (folder.path / name).write_bytes((stored / name).read_bytes())
-    lines = (stored / "results.jsonl").read_text().splitlines(keepends=True)
-    (folder.path / "results.jsonl").write_text(lines[0])
-    lv.log(folder.path, "csv")
-    assert csv_rows(folder.path) == ITERATIONS
-    assert not (folder.path / "csv" / "complete").exists()
-    assert json.loads(lines[0])["index"] == 0
+def test_an_unfinished_run_is_not_logged(stored: Path, tmp_path: Path) -> None:
+    """Its last rows are computed again."""
+    run = shutil.copytree(stored, tmp_path / "run", ignore=shutil.ignore_patterns("csv"))
+    lines = (run / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (run / "manifest.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(LitVizError, match=f"run is unfinished: lit-viz resume {run}"):
+        lv.log(run, "csv")
+    assert not (run / "csv").exists()

@@ -71,7 +71,7 @@ HUB = "timm/hf-hub:someone/vit"  # data, no code
 
 
 @pytest.fixture
-def received(tmp_path: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> Path:
+def received(tmp_path: Path, smooth: Classifier, reseal: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder with a module that its configuration names."""
     folder = tmp_path / "received"
     lv.saliency(smooth, torch.rand(1, 3, 16, 16), targets=0, out=folder, wandb="disabled", check="none")
@@ -79,6 +79,7 @@ def received(tmp_path: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
     config["recorded"].pop("sha256")
     config["classifier"] |= {"name": "harmful:make", "weights": "DEFAULT"}
     (folder / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
+    reseal(folder)
     (folder / "harmful.py").write_text("raise KeyboardInterrupt")
     monkeypatch.setattr(sources, "_RUN_FOLDERS", set())
     return folder
@@ -97,6 +98,7 @@ def test_nothing_is_imported_from_a_run_folder(
 
 
 def test_imports_of_a_run_are_printed_first(received: Path) -> None:
+    (received / "manifest.jsonl").unlink()
     lines: list[str] = []
     load_run(received, notify=lines.append)
     assert lines == [f"{received} names parts to import, which run as code: harmful:make"]
@@ -133,5 +135,6 @@ def test_a_configuration_with_another_record_is_rejected(received: Path) -> None
 
 def test_damaged_evidence_is_a_one_line_error(received: Path) -> None:
     (received / "evidence.json").write_text('{"transfer": 5}')
+    (received / "manifest.jsonl").unlink()
     with pytest.raises(LitVizError, match=r"evidence\.json is damaged: delete it"):
         FolderStorage.open(received).evidence()

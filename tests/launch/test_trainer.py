@@ -164,7 +164,7 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
     monkeypatch.setenv("LOCAL_RANK", "1")
     execute_module.execute(module, configured.stored_tasks(module), options)
     assert not joined  # it is finished
-    for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt"):
+    for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt", "manifest.jsonl"):
         (folder / path).unlink()
     FolderStorage(folder).write_config(to_yaml(recorded_options(module, configured.tasks(module), options)))
     execute_module.execute(module, configured.stored_tasks(module), options)

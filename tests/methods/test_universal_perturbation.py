@@ -238,7 +238,7 @@ def test_photographs_of_finished_tasks_are_released(smooth: Classifier, train: T
     assert not method._photographs
 
 
-def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path, reseal: Any) -> None:
     run = lv.attack(
         smooth, images(), attack="universal", eps=EPS, norm="linf", iterations=8, held_out=0.34, wandb="disabled",
         out=tmp_path / "run",
@@ -255,6 +255,9 @@ def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path) -> Non
     assert evidence["files"] == {"read": 6, "wrong": []}
     assert lv.check(tmp_path / "run", smooth)
     Path(perturbed_images[0].image).write_bytes(Path(perturbed_images[0].source).read_bytes())
+    with pytest.raises(LitVizError, match="photographs/0000_universal/0000"):
+        lv.check(tmp_path / "run", smooth)
+    reseal(tmp_path / "run")
     assert not lv.check(tmp_path / "run", smooth)  # seen otherwise, or no longer as far from its photograph
     folder.trim([], {})
     assert not any((tmp_path / "run" / "photographs").iterdir())

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from lit_viz.cli import main
+from lit_viz.runs.folder import FolderStorage
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +79,20 @@ def contents(records: Callable[[Path], list[dict[str, Any]]]) -> Callable[[Path]
         return kept
 
     return read
+
+
+@pytest.fixture(scope="session")
+def reseal() -> Callable[[Path], None]:
+    """Return a function that lets the manifest of a changed run folder confirm what is in it, as a forger would."""
+
+    def change(run: Path) -> None:
+        (run / "manifest.jsonl").unlink(missing_ok=True)
+        folder = FolderStorage(run)
+        tasks = range(len((run / "queue.jsonl").read_text().splitlines()))
+        folder.continue_tasks(folder.measure(tasks, {}), {})
+        folder.seal()
+
+    return change
 
 
 @pytest.fixture(scope="session")

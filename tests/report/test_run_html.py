@@ -15,11 +15,9 @@ import torch
 from PIL import Image
 
 import lit_viz as lv
-from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import to_uint8
 from lit_viz.images.rendering import clip_limits, overlay
-from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 
 PHOTOGRAPHS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -133,25 +131,3 @@ def test_an_animation_of_a_run_in_memory(smooth: Any, tmp_path: Path) -> None:
         assert animation.n_frames == 5
     with pytest.raises(LitVizError, match=r"must end in \.gif, got run\.png"):
         run.save_gif("run.png")
-
-
-@pytest.mark.parametrize("is_earlier", [False, True])
-def test_damage_of_a_saved_run_is_found(
-    is_earlier: bool, smooth: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = lv.visualize(smooth, [1, 2], iterations=2, views=1).save(tmp_path / "run")
-    if is_earlier:  # runs of earlier versions have no state of a Trainer
-        path, checkpoints = tmp_path / "run" / LAST_CHECKPOINT, AtomicCheckpointIO()
-        checkpoint = checkpoints.load_checkpoint(path)
-        checkpoints.save_checkpoint({key: checkpoint[key] for key in ("lit_viz", "checksums")}, path)
-    (frame, *_) = sorted((tmp_path / "run" / "frames").glob("0001*/*.png"))
-    before, results = frame.read_bytes(), [record["probability"] for record in run.results]
-    frame.write_bytes(before[:-20] + bytes([before[-20] ^ 4]) + before[-19:])
-    assert not lv.check(tmp_path / "run", smooth, progress=True)
-    assert f"{frame} is damaged: its checksum is not that of the checkpoint" in capsys.readouterr().err
-    intact = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "images").glob("0000*")}
-    resumed = lv.resume(tmp_path / "run", smooth)
-    assert [record["probability"] for record in resumed.results] == results
-    assert frame.read_bytes() == before
-    assert intact == {file: file.stat().st_mtime_ns for file in intact}
-    assert resumed.check()

@@ -134,13 +134,15 @@ def test_a_saved_run_is_complete(storage: FolderStorage | MemoryStorage, tmp_pat
     assert opened.evidence().universal == {"cat": []}
 
 
-def test_a_saved_run_of_memory_has_a_checkpoint_with_checksums(tmp_path: Path) -> None:
+def test_a_saved_run_of_memory_has_a_checkpoint_and_a_manifest(tmp_path: Path) -> None:
     storage = MemoryStorage()
     fill(storage)
     folder = storage.save(tmp_path / "saved")
     checkpoint = AtomicCheckpointIO().load_checkpoint(folder.path / LAST_CHECKPOINT)
     assert checkpoint["lit_viz"]["finished"] == {0: "done", 1: "done", 2: "failed"}
-    assert checkpoint["checksums"] == FolderStorage.open(folder.path).measure([0, 1, 2], {})
+    assert checkpoint["in_progress"] == {}
+    measured = FolderStorage.open(folder.path).measure([0, 1, 2], {})
+    assert folder.manifest().tasks == {index: contents.to_dict() for index, contents in measured.items()}
 
 
 def test_memory_writes_no_file_until_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

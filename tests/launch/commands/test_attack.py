@@ -59,7 +59,8 @@ def test_files_are_fooled_and_read_back(
         assert record["label_source"] == "predicted"
         fooled += record["success_file"]
     assert fooled
-    assert f"evidence: {fooled} of 3 files fool the original network" in message.err
+    verdict = f"{fooled} of 4 files fool the original network, 3 re-read from the disk, the others have none"
+    assert f"evidence: {verdict}; all match their records." in message.err
     assert json.loads((run / "evidence.json").read_text())["files"]["fooled"] == fooled
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert {"figure.png", "frames/0000_p0/iter_000000.png", "frames/0000_p0.difference/iter_000000.png"} <= names
@@ -73,7 +74,7 @@ def fool(folder: Path, run: Path, *, lit_viz: Any, small_options: Any) -> None:
 
 
 def test_check_notices_the_file_that_was_changed(
-    folder: Path, tmp_path: Path, lit_viz: Any, records: Any, small_options: Any
+    folder: Path, tmp_path: Path, lit_viz: Any, records: Any, reseal: Any, small_options: Any
 ) -> None:
     run = tmp_path / "run"
     fool(folder, run, lit_viz=lit_viz, small_options=small_options)
@@ -82,6 +83,7 @@ def test_check_notices_the_file_that_was_changed(
     lit_viz("check", str(run))
     assert records(run) == before
     (run / before[1]["file"]).write_bytes((folder / "p1.png").read_bytes())
+    reseal(run)
     lit_viz("check", str(run), expect=1)
     assert [record["success_file"] for record in records(run)] == [True, False, True]
     files = json.loads((run / "evidence.json").read_text())["files"]
@@ -89,7 +91,13 @@ def test_check_notices_the_file_that_was_changed(
 
 
 def test_check_notices_another_file_that_fools_as_well(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    records: Any,
+    reseal: Any,
+    small_options: Any,
 ) -> None:
     """Distance, ball and class of the record were those of the file before."""
     run = tmp_path / "run"
@@ -101,6 +109,7 @@ def test_check_notices_another_file_that_fools_as_well(
     source, saved = (np.asarray(Image.open(run / part / "0001_p1.png")) for part in ("sources", "images"))
     further = (source + 1.5 * (saved.astype(float) - source)).round().clip(0, 255).astype(np.uint8)
     Image.fromarray(further).save(run / "images" / "0001_p1.png")
+    reseal(run)
     lit_viz("check", str(run), expect=1)
     message = capsys.readouterr().err
     assert "images/0001_p1.png is not as recorded: outside its ball, L∞ 60/255; L2 distance" in message
@@ -113,12 +122,19 @@ def test_check_notices_another_file_that_fools_as_well(
 
 
 def test_check_notices_another_photograph(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    records: Any,
+    reseal: Any,
+    small_options: Any,
 ) -> None:
     run = tmp_path / "run"
     fool(folder, run, lit_viz=lit_viz, small_options=small_options)
     (run / "sources" / "0001_p1.png").write_bytes((run / "sources" / "0000_p0.png").read_bytes())
     (run / "sources" / "0002_p2.png").unlink()
+    reseal(run)
     lit_viz("check", str(run), expect=1)
     message = capsys.readouterr().err
     assert "images/0001_p1.png is not as recorded: outside its ball" in message
@@ -128,7 +144,13 @@ def test_check_notices_another_photograph(
 
 
 def test_check_notices_another_class(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    records: Any,
+    reseal: Any,
+    small_options: Any,
 ) -> None:
     """The prediction of the file must equal that of the record."""
     run = tmp_path / "run"
@@ -137,6 +159,7 @@ def test_check_notices_another_class(
     another = next(n for n in range(5) if n not in (record["predicted"], record["label"]))
     lines = [json.dumps(one) + "\n" for one in ({**record, "predicted": another}, *others)]
     (run / "results.jsonl").write_text("".join(lines))
+    reseal(run)
     lit_viz("check", str(run), expect=1)
     assert f"images/0000_p0.png is not as recorded: predicted {record['predicted_name']}" in capsys.readouterr().err
 
@@ -322,7 +345,9 @@ def test_only_computed_gradients_have_a_norm(smooth: Classifier, tmp_path: Path)
     assert min(norms) > 0
 
 
-def test_a_file_that_fools_outside_its_ball_is_as_recorded(smooth: Classifier, tmp_path: Path, records: Any) -> None:
+def test_a_file_that_fools_outside_its_ball_is_as_recorded(
+    smooth: Classifier, tmp_path: Path, records: Any, reseal: Any
+) -> None:
     """Off the 8-bit lattice a small ball holds no file at all: such a record is no success, and no lie."""
     x, run = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)), tmp_path / "run"
     label = smooth.logits(x).argmax(1).tolist()
@@ -330,6 +355,7 @@ def test_a_file_that_fools_outside_its_ball_is_as_recorded(smooth: Classifier, t
     assert done.results[0]["success_file"]
     outside = {**records(run)[0], "success_file": False}
     (run / "results.jsonl").write_text(json.dumps(outside) + "\n")
+    reseal(run)
     assert lv.check(run, smooth)
     assert json.loads((run / "evidence.json").read_text())["files"]["wrong"] == []
 

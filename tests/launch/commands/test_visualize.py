@@ -28,7 +28,7 @@ from tests.support.networks import NAMES, smooth_network
 
 
 def test_check_reads_the_pictures_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, reseal: Any, small_options: Any
 ) -> None:
     run = tmp_path / "run"
     lit_viz("visualize", "0", "3", *small_options, "--iterations", "12", "--out", str(run))
@@ -40,6 +40,7 @@ def test_check_reads_the_pictures_again(
     )
     file = run / records(run)[0]["file"]
     Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
+    reseal(run)
     lit_viz("check", str(run), expect=1)
     assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 1
 

@@ -54,7 +54,7 @@ def test_channels_from_words_to_a_labelled_grid(
 
 
 def test_the_objective_of_the_file_equals_the_record(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], few_options: Any, lit_viz: Any, records: Any
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], few_options: Any, lit_viz: Any, records: Any, reseal: Any
 ) -> None:
     """The saved picture through the plain network, by hand."""
     run = tmp_path / "run"
@@ -67,6 +67,7 @@ def test_the_objective_of_the_file_equals_the_record(
     lit_viz("check", str(run))
     assert "evidence: 1 of 1 file classified as recorded" in capsys.readouterr().err
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(run / record["file"])
+    reseal(run)
     lit_viz("check", str(run), expect=1)
     assert json.loads((run / "evidence.json").read_text())["pictures"]["same"] == 0
 

@@ -1,0 +1,253 @@
+"""``manifest.jsonl`` of a run folder: size and SHA-256 of its files, and digests of its records and metrics.
+
+Lines are appended. A later line about the same task or file replaces an earlier one. The kinds of lines::
+
+    {"files": {...}, "tasks": 3}                                            start of the run: configuration and queue
+    {"task": 0, "files": {...}, "record": "...", "rows": 8, "metrics": "..."}    a finished task
+    {"task": 0, "record": "..."}                                            its record was amended by evidence
+    {"files": {...}, "tasks": 3, "complete": true}                          end of the run, of a check or of a resume
+
+A run is complete if the last line says so. The manifest finds accidents. It is no protection against forgers, who can
+change it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from lit_viz.runs import CONFIG, METRICS, QUEUE, REPORT, RESULTS
+from lit_viz.utils.files import append_bytes, complete_lines, json_line, write_text
+
+MANIFEST = "manifest.jsonl"
+#: Files of a run beside those of its tasks. Loggers' files and checkpoints are not listed.
+_FACTS = (CONFIG, QUEUE, RESULTS, METRICS, "masks/*")
+_DRAWINGS = ("figure.*", "evolution.*")
+_EVIDENCE = ("evidence.*", "localization.*", "explained.*", "masks/*")
+_DERIVED = (*_DRAWINGS, "evidence.*", "localization.*", "explained.*", REPORT)
+
+#: Reason of a mismatch by a file that is not listed.
+NOT_OF_THE_RUN = "is not of the run"
+#: Size and SHA-256 of a file, as the manifest states them.
+Signature = Mapping[str, Any]
+
+
+def signature(content: bytes) -> Signature:
+    """Return size and SHA-256 of the content of a file."""
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of a text as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_derived(name: str) -> bool:
+    """Return whether a file of a run can be drawn or computed again from the others."""
+    return _matches(name, _DERIVED)
+
+
+def is_drawing(name: str) -> bool:
+    """Return whether a file of a run is its figure or animation."""
+    return _matches(name, _DRAWINGS)
+
+
+def is_evidence(name: str) -> bool:
+    """Return whether a file of a run is computed with its evidence."""
+    return _matches(name, _EVIDENCE)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+class TaskContents:
+    """Files, rows of ``metrics.csv`` and record of a task, as they are written or read.
+
+    Attributes:
+        files: signatures by name.
+        rows: number of rows.
+        record: digest of the line in ``results.jsonl``; None before the task is finished.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, Signature] = {}
+        self.rows = 0
+        self.record: str | None = None
+        self._metrics = hashlib.sha256()
+
+    def add_file(self, name: str, content: bytes) -> None:
+        """Add a file of the task."""
+        self.files[name] = signature(content)
+
+    def add_row(self, line: str) -> None:
+        """Add a line of ``metrics.csv``."""
+        self.rows += 1
+        self._metrics.update(line.encode())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents as the manifest and checkpoints state them."""
+        return {
+            "files": dict(sorted(self.files.items())),
+            "record": self.record,
+            "rows": self.rows,
+            "metrics": self._metrics.hexdigest(),
+        }
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A file that is not as the manifest states.
+
+    Attributes:
+        name: the file, relative to the run folder.
+        reason: what is wrong with it.
+    """
+
+    name: str
+    reason: str
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether the file can be drawn or computed again from the others."""
+        return is_derived(self.name)
+
+
+class Manifest:
+    """The lines of a manifest. A last line without a line end is ignored.
+
+    Args:
+        path: ``manifest.jsonl``.
+
+    Attributes:
+        exists: whether there is a file.
+        tasks: contents of finished tasks, by index.
+        records: all digests of each record. A process that is killed while it amends records leaves an earlier one.
+        files: signatures of the other files.
+        total: number of tasks of the run.
+        is_complete: whether the last line is that of a complete run.
+        is_damaged: whether there are lines that are none of a manifest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.exists = path.exists()
+        self.tasks: dict[int, dict[str, Any]] = {}
+        self.records: dict[int, list[str]] = {}
+        self.files: dict[str, Signature] = {}
+        self.total: int | None = None
+        self.is_complete = self.is_damaged = False
+        self._lines: list[str] = []
+        for line in complete_lines(path):
+            if self._add(line):
+                self._lines.append(line)
+            else:
+                self.is_damaged = True
+        self.is_complete &= not self.is_damaged
+
+    def _add(self, line: str) -> bool:
+        """Take over a line; return whether it is one of a manifest."""
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(values, dict) or not _are_signatures(values.get("files", {})):
+            return False
+        if "task" in values:
+            return self._add_task(values)
+        if not isinstance(values.get("tasks"), int):
+            return False
+        self.total = values["tasks"]
+        self.is_complete = values.get("complete") is True
+        if self.is_complete:
+            self.files.clear()
+        self.files.update(values.get("files", {}))
+        return True
+
+    def _add_task(self, values: dict[str, Any]) -> bool:
+        index = values.pop("task")
+        record = values.get("record")
+        if not isinstance(index, int) or not isinstance(record, str):
+            return False
+        if "files" in values:
+            self.tasks[index], self.records[index] = values, []
+        elif index not in self.tasks:
+            return False
+        self.tasks[index]["record"] = record
+        self.records[index].append(record)
+        self.is_complete = False
+        return True
+
+    def is_as_listed(self, index: int, found: TaskContents) -> bool:
+        """Return whether the contents of a finished task are those of the manifest."""
+        listed, actual = self.tasks.get(index, {}), found.to_dict()
+        return actual["record"] in self.records.get(index, ()) and {**actual, "record": listed["record"]} == listed
+
+    def task_mismatches(self, index: int, found: TaskContents) -> list[Mismatch]:
+        """Return the files of a task that are not as listed."""
+        listed = self.tasks.get(index)
+        if listed is None:
+            return [Mismatch(MANIFEST, f"has no line about task {index}")]
+        mismatches = list(_file_mismatches(listed["files"], found.files))
+        if found.record != listed["record"]:
+            mismatches.append(Mismatch(RESULTS, f"has another record of task {index}"))
+        if (found.rows, found.to_dict()["metrics"]) != (listed.get("rows"), listed.get("metrics")):
+            mismatches.append(Mismatch(METRICS, f"has other metrics of task {index}"))
+        return mismatches
+
+    def run_mismatches(self, root: Path) -> list[Mismatch]:
+        """Return the other files of a complete run that are not as listed."""
+        found: dict[str, Signature] = {}
+        for path in run_files(root):
+            name = path.relative_to(root).as_posix()
+            found[name] = signature(path.read_bytes())
+        return list(_file_mismatches(self.files, found))
+
+    def repair(self) -> None:
+        """Remove the lines that are none of a manifest, before others are appended."""
+        if self.is_damaged or _has_torn_line(self.path):
+            write_text(self.path, "".join(self._lines))
+
+
+def append(path: Path, lines: Iterable[Mapping[str, Any]], *, sync: bool = True) -> None:
+    """Append lines to a manifest."""
+    text = "".join(map(json_line, lines))
+    if text:
+        append_bytes(path, text.encode(), sync=sync)
+
+
+def run_files(root: Path) -> Iterator[Path]:
+    """Yield the files of a run folder that are listed for the whole run."""
+    for pattern in (*_FACTS, *_DERIVED):
+        for path in sorted(root.glob(pattern)):
+            if path.is_file():
+                yield path
+
+
+def _file_mismatches(listed: Mapping[str, Signature], found: Mapping[str, Signature]) -> Iterator[Mismatch]:
+    for name, expected in listed.items():
+        if name not in found:
+            yield Mismatch(name, "is missing")
+        elif found[name] != expected:
+            yield Mismatch(name, "was changed after it was written")
+    for name in found:
+        if name not in listed and not is_derived(name):  # such as a figure in another format
+            yield Mismatch(name, NOT_OF_THE_RUN)
+
+
+def _are_signatures(files: Any) -> bool:
+    return isinstance(files, dict) and all(isinstance(value, dict) for value in files.values())
+
+
+def _has_torn_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"

@@ -1,0 +1,107 @@
+"""Verification of a run folder before anything is stated from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_viz.errors import LitVizError
+from lit_viz.runs import CONFIG, REPORT
+from lit_viz.runs.checkpoint import LAST_CHECKPOINT, LastCheckpoint
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.manifest import MANIFEST, NOT_OF_THE_RUN, Mismatch
+from lit_viz.utils.formatting import Notify, command_line
+
+
+class Unverified(LitVizError):
+    """A run folder from which nothing is stated.
+
+    Attributes:
+        reason: the file, and what is wrong with it.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}: {remedy}")
+        self.reason = reason
+
+
+def is_complete(folder: FolderStorage) -> bool:
+    """Return whether a run folder states that it is complete: in its manifest, or before those by its report."""
+    manifest = folder.manifest()
+    if manifest.exists:
+        return manifest.is_complete
+    return folder.is_earlier and (folder.path / REPORT).exists()
+
+
+def changed_files(folder: FolderStorage) -> list[str]:
+    """Return the files of a complete run, beside those of its tasks, that are not as written; none of other runs."""
+    manifest = folder.manifest()
+    if not manifest.is_complete:
+        return []
+    return [mismatch.name for mismatch in manifest.run_mismatches(folder.path)]
+
+
+def verify(folder: FolderStorage, notify: Notify) -> list[str]:
+    """Compare all files, records and metrics of a complete run with its manifest.
+
+    A run of an earlier version, which has none, is compared with the checksums of its checkpoint, and a note says so.
+
+    Args:
+        folder: run folder.
+        notify: receives the note.
+
+    Returns:
+        Names of the derived files (figure, animation, report, evidence) that are not as written.
+
+    Raises:
+        Unverified: the run is not complete, or another file is not as written.
+    """
+    if not is_complete(folder):
+        raise _unfinished(folder)
+    manifest = folder.manifest()
+    if not manifest.exists:
+        with_what = "nothing confirms its files"
+        if (folder.path / LAST_CHECKPOINT).exists():
+            with_what = "its files are compared with the checksums of its checkpoint"
+        notify(f"{folder.path} is of an earlier version, {with_what}")
+        _reject(folder.path, _earlier_mismatches(folder))
+        return []
+    tasks = range(manifest.total or 0)
+    mismatches = manifest.run_mismatches(folder.path)
+    for index, contents in folder.measure(tasks, {}).items():
+        mismatches += manifest.task_mismatches(index, contents)
+    _reject(folder.path, [mismatch for mismatch in mismatches if not mismatch.is_derived])
+    return [mismatch.name for mismatch in mismatches]
+
+
+def _unfinished(folder: FolderStorage) -> Unverified:
+    """Return the error about a run that is not complete."""
+    command = command_line("resume", folder.path)
+    if folder.manifest().is_damaged:
+        return Unverified(f"{folder.path / MANIFEST} is damaged", f"{command} computes what it does not confirm")
+    return Unverified(f"{folder.path} is unfinished", command)
+
+
+def _earlier_mismatches(folder: FolderStorage) -> list[Mismatch]:
+    checkpoint = LastCheckpoint(folder)
+    mismatches = []
+    for index in sorted(checkpoint.incomplete):
+        for name in checkpoint.changed_files(index):
+            mismatches.append(Mismatch(name, "is not as its checkpoint states"))
+    return mismatches
+
+
+def _reject(path: Path, mismatches: Sequence[Mismatch]) -> None:
+    """Raise an error about the first one of mismatches that can't be drawn again."""
+    if not mismatches:
+        return
+    first = mismatches[0]
+    others = ""
+    if len(mismatches) > 1:
+        others = f" (and {len(mismatches) - 1} more)"
+    remedy = f"{command_line('resume', path)} computes its task again"
+    if first.name == CONFIG:
+        remedy = "restore it, or start another run"
+    elif first.reason == NOT_OF_THE_RUN:
+        remedy = "move it away"
+    raise Unverified(f"{path / first.name} {first.reason}{others}", remedy)

@@ -1,0 +1,310 @@
+"""``check``, ``log``, ``epochs`` and ``resume`` believe a run folder only as far as its manifest confirms it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.engine.lightning import AtomicCheckpointIO
+from lit_viz.engine.step import Step
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import encode_png
+from lit_viz.launch import execute as execute_module
+from lit_viz.runs.checkpoint import LAST_CHECKPOINT
+from lit_viz.runs.checksums import checksums_on_disk
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.verification import verify
+
+Edit = Callable[[Path], None]
+
+
+def saliency(smooth: Classifier, run: Path, **options: Any) -> Any:
+    """Explain three photographs, which are files beside the run."""
+    photographs = [run.with_name(f"{index}.png") for index in range(3)]
+    for index, path in enumerate(photographs):
+        image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(index))
+        path.write_bytes(encode_png(image))
+    options = {"slots": 1, "check": "none", "logger": "none", **options}
+    return lv.saliency(smooth, photographs, targets=[1, 2, 3], iterations=8, method="smoothgrad", out=run, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that has been checked: with evidence and its figure."""
+    run: Path = tmp_path_factory.mktemp("finished") / "run"
+    saliency(smooth, run)
+    assert lv.check(run, smooth)
+    return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Return the facts of a run; of the records all but their seconds."""
+    kept: dict[str, Any] = {}
+    for pattern in ("images/*", "arrays/*", "sources/*", "frames/*/*"):
+        for path in run.glob(pattern):
+            kept[path.relative_to(run).as_posix()] = path.read_bytes()
+    kept["metrics.csv"] = sorted((run / "metrics.csv").read_text().splitlines())
+    for line in (run / "results.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        kept[f"record {record['index']}"] = {key: record[key] for key in record if key not in ("seconds", "captum")}
+    return kept
+
+
+def replace(name: str, old: str, new: str) -> Edit:
+    def edit(run: Path) -> None:
+        text = (run / name).read_text()
+        assert old in text
+        (run / name).write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def append(name: str, text: str) -> Edit:
+    def edit(run: Path) -> None:
+        with (run / name).open("a") as file:
+            file.write(text)
+
+    return edit
+
+
+def cut(pattern: str) -> Edit:
+    def edit(run: Path) -> None:
+        path = sorted(run.glob(pattern))[0]
+        path.write_bytes(path.read_bytes()[:-1])
+
+    return edit
+
+
+def flip(pattern: str) -> Edit:
+    def edit(run: Path) -> None:
+        path = sorted(run.glob(pattern))[0]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    return edit
+
+
+def unlink(pattern: str) -> Edit:
+    return lambda run: sorted(run.glob(pattern))[0].unlink()
+
+
+def reverse(name: str) -> Edit:
+    def edit(run: Path) -> None:
+        lines = (run / name).read_text().splitlines(keepends=True)
+        (run / name).write_text("".join(reversed(lines)))
+
+    return edit
+
+
+def drop_lines(name: str, place: slice) -> Edit:
+    def edit(run: Path) -> None:
+        lines = (run / name).read_text().splitlines(keepends=True)
+        del lines[place]
+        (run / name).write_text("".join(lines))
+
+    return edit
+
+
+def add_mask(run: Path) -> None:
+    (run / "masks").mkdir()
+    (run / "masks" / "0000_a.png").write_bytes(b"x")
+
+
+#: Edits of facts by the file that is named, and of them those that a resume mends.
+FACTS: dict[str, tuple[str, Edit]] = {
+    "verdict": ("results.jsonl", replace("results.jsonl", '"status": "done"', '"status": "failed"')),
+    "number": ("results.jsonl", replace("results.jsonl", '"iterations": 8', '"iterations": 9')),
+    "evidence in a record": ("results.jsonl", replace("results.jsonl", '"passed": true', '"passed": false')),
+    "first record": ("results.jsonl", drop_lines("results.jsonl", slice(0, 1))),
+    "last record": ("results.jsonl", drop_lines("results.jsonl", slice(-1, None))),
+    "further record": ("results.jsonl", append("results.jsonl", '{"index": 7, "name": "x"}\n')),
+    "torn record": ("results.jsonl", append("results.jsonl", '{"index": 7')),
+    "order of records": ("results.jsonl", reverse("results.jsonl")),
+    "no records": ("results.jsonl", unlink("results.jsonl")),
+    "cut metrics": ("metrics.csv", lambda run: cut("metrics.csv")(run)),
+    "metric": ("metrics.csv", replace("metrics.csv", ",probability,0.", ",probability,1.")),
+    "word": ("metrics.csv", append("metrics.csv", "0000_0,1,probability,high\n")),
+    "header": ("metrics.csv", drop_lines("metrics.csv", slice(0, 1))),
+    "no metrics": ("metrics.csv", unlink("metrics.csv")),
+    "image": ("images/", flip("images/*")),
+    "cut array": ("arrays/", cut("arrays/*")),
+    "no source": ("sources/", unlink("sources/*")),
+    "no frame": ("frames/", unlink("frames/*/*")),
+    "empty image": ("images/", lambda run: sorted(run.glob("images/*"))[0].write_bytes(b"")),
+    "mask": ("masks/", add_mask),
+    "task line": ("manifest.jsonl", drop_lines("manifest.jsonl", slice(1, 2))),
+    "line of the run": ("run is unfinished", drop_lines("manifest.jsonl", slice(-1, None))),
+    "manifest": ("run is unfinished", unlink("manifest.jsonl")),
+    "word in the manifest": ("manifest.jsonl is damaged", append("manifest.jsonl", "word\n")),
+    "size": ("arrays/", replace("manifest.jsonl", 'arrays/0000_0.npy": {"size": 3', 'arrays/0000_0.npy": {"size": 4')),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_nothing_is_stated_from_a_changed_fact(
+    name: str, run: Path, smooth: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, edit = FACTS[name]
+    edit(run)
+    evidence = (run / "evidence.json").read_bytes()
+    with pytest.raises(LitVizError, match=words) as error:
+        lv.check(run, smooth, progress=True)
+    assert "\n" not in str(error.value)
+    with pytest.raises(LitVizError, match=words):
+        lv.log(run, "csv")
+    assert "evidence:" not in capsys.readouterr().err
+    assert (run / "evidence.json").read_bytes() == evidence
+    assert not (run / "csv").exists()
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_resume_computes_again_what_the_manifest_does_not_confirm(
+    name: str, run: Path, finished: Path, smooth: Classifier
+) -> None:
+    FACTS[name][1](run)
+    lv.resume(run, smooth)
+    assert contents(run) == contents(finished)
+    assert not (run / "masks" / "0000_a.png").exists()
+    assert verify(FolderStorage.open(run), pytest.fail) == []
+    assert lv.check(run, smooth)
+
+
+@pytest.mark.parametrize("pattern", ["figure.png", "evidence.json", "report.html", "evidence.png"])
+@pytest.mark.parametrize("change", [flip, cut, unlink])
+def test_derived_files_are_made_again(
+    change: Callable[[str], Edit], pattern: str, run: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without computing an image."""
+    before = (run / pattern).read_bytes()
+    change(pattern)(run)
+    with pytest.raises(LitVizError, match=rf"{pattern} is missing or was changed: lit-viz resume \S+ draws it again"):
+        lv.log(run, "csv")
+    monkeypatch.setattr(Step, "__init__", lambda *_: pytest.fail("a step was made"))
+    for make in (lv.resume, lv.check):
+        again = shutil.copytree(run, run.with_name(make.__name__))
+        make(again, smooth)  # type: ignore[operator]
+        assert verify(FolderStorage.open(again), pytest.fail) == []
+        if pattern == "figure.png":
+            assert (again / pattern).read_bytes() == before
+        if make is lv.check or pattern not in ("evidence.json", "evidence.png"):  # a run with check='none' has none
+            assert (again / pattern).exists()
+
+
+def test_an_animation_is_drawn_again(smooth: Classifier, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lv.visualize(smooth, [1], config="small", iterations=4, log_at="every:1", out=run, logger="none")
+    before = (run / "evolution.gif").read_bytes()
+    (run / "evolution.gif").write_bytes(b"")
+    lv.resume(run, smooth)
+    assert (run / "evolution.gif").read_bytes() == before
+
+
+def test_a_resume_of_a_verified_run_changes_nothing(run: Path, smooth: Classifier) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    lv.resume(run, smooth)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_changed_configuration_is_named(run: Path, smooth: Classifier) -> None:
+    """Also its part that is not of the options."""
+    replace("config.yaml", "python: ", "python: x")(run)
+    for command in (lv.check, lv.resume):
+        with pytest.raises(LitVizError, match=r"config\.yaml was changed after the start of the run: restore it"):
+            command(run, smooth)  # type: ignore[operator]
+
+
+def test_a_run_without_its_checkpoint_is_that_of_its_manifest(
+    run: Path, finished: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / LAST_CHECKPOINT).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "__init__", lambda *_: pytest.fail("a step was made"))
+        lv.resume(run, smooth)
+    unlink("images/*")(run)
+    intact = sorted(run.glob("images/*"))[0].stat().st_mtime_ns
+    lv.resume(run, smooth)
+    assert contents(run) == contents(finished)
+    assert intact in {path.stat().st_mtime_ns for path in run.glob("images/*")}
+
+
+@pytest.mark.parametrize("place", ["verify", "draw", "write_report", "seal"])
+def test_a_run_that_was_killed_after_its_images_computes_none_again(
+    place: str, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    owners = {
+        "verify": "lit_viz.presentations.saliency_map.SaliencyMapPresentation.verify",
+        "draw": "lit_viz.launch.run.Run.draw",
+        "seal": "lit_viz.runs.folder.FolderStorage.seal",
+    }
+    with monkeypatch.context() as patch:
+        if place == "write_report":
+            patch.setattr(execute_module, place, lambda *_: pytest.fail("killed"))
+        else:
+            patch.setattr(owners[place], lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            saliency(smooth, run, check="captum")
+    with pytest.raises(LitVizError, match="run is unfinished: lit-viz resume"):
+        lv.check(run, smooth)
+    before = contents(run)
+    monkeypatch.setattr(Step, "__init__", lambda *_: pytest.fail("a step was made"))
+    lv.resume(run, smooth)
+    assert contents(run) == before
+    assert lv.check(run, smooth)
+
+
+# -- runs of earlier versions
+
+
+def make_earlier(run: Path) -> None:
+    """Give a complete run the form of earlier versions: checksums in the checkpoint, and no manifest."""
+    path, files = run / LAST_CHECKPOINT, AtomicCheckpointIO()
+    checkpoint = files.load_checkpoint(path)
+    del checkpoint["in_progress"]
+    done = checkpoint["lit_viz"]["finished"]
+    checkpoint["checksums"] = checksums_on_disk(run, FolderStorage(run).records(), done, {})
+    files.save_checkpoint(checkpoint, path)
+    (run / "manifest.jsonl").unlink()
+    replace("config.yaml", "  manifest: manifest.jsonl\n", "")(run)
+
+
+def test_a_run_of_an_earlier_version_is_compared_with_its_checkpoint(
+    run: Path, smooth: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_earlier(run)
+    assert lv.check(run, smooth, progress=True)
+    assert lv.check(run, smooth)
+    assert "is of an earlier version, its files are compared with the checksums" in capsys.readouterr().err
+    lv.log(run, "csv")
+    assert (run / "csv" / "complete").exists()
+    assert not (run / "manifest.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["number", "first record", "metric", "image", "cut array", "no source", "no frame"])
+def test_damage_of_a_run_of_an_earlier_version_is_found_and_computed_again(
+    name: str, run: Path, finished: Path, smooth: Classifier
+) -> None:
+    make_earlier(run)
+    words, edit = FACTS[name]
+    edit(run)
+    with pytest.raises(LitVizError, match=rf"{words}\S* is not as its checkpoint states"):
+        lv.check(run, smooth)
+    intact = {path: path.stat().st_mtime_ns for path in run.glob("images/0002*")}
+    lv.resume(run, smooth)
+    assert intact == {path: path.stat().st_mtime_ns for path in intact}
+    assert contents(run) == contents(finished)
+    assert verify(FolderStorage.open(run), pytest.fail) == []
