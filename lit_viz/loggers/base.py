@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lit_viz.errors import require
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.utils.files import read_regular_text
 
 #: Image ``(H, W, 3)`` uint8, and its caption.
 CaptionedImage = tuple[NDArray[np.uint8], str]
@@ -20,6 +24,7 @@ CaptionedImage = tuple[NDArray[np.uint8], str]
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 #: After which the calls at the end of a run are given up; W&B and MLflow upload files.
 FINISH_SECONDS = 60.0
+_MOST_ID = 200  # bytes
 _ARTIFACT_FILES = ("config.yaml", "results.jsonl", "metrics.csv", "evidence.*", "figure.*", "evolution.*")
 _ARTIFACT_FOLDERS = ("images", "sources", "arrays", "photographs")
 
@@ -73,6 +78,19 @@ class RunResults:
             for file in sorted((self.folder.path / name).rglob("*")):
                 if file.is_file():
                     yield file, str(file.parent.relative_to(self.folder.path))
+
+
+def stored_run_id(path: Path) -> str | None:
+    """Return the id of a logger's run in a file of a run folder; None if there is none.
+
+    Raises:
+        LitVizError: the file is none of lit_viz.
+    """
+    if not os.path.lexists(path):
+        return None
+    run_id = read_regular_text(path, most=_MOST_ID).strip()
+    require(re.fullmatch(r"[\w.-]*", run_id), f"{path} must hold the id of a run", repr(run_id), hint="delete the file")
+    return run_id or None
 
 
 class ImageAdapter:

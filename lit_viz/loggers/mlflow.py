@@ -12,7 +12,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from pytorch_lightning.loggers import MLFlowLogger
 
-from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults
+from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults, stored_run_id
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify
@@ -62,9 +62,9 @@ class _MLflowRunAdapter(MLflowAdapter):
 
     def _stored_run(self) -> str | None:
         """Return the id of the run of the folder, which is set to running; None if the store does not have it."""
-        if not self._id_file.exists():
+        run_id = stored_run_id(self._id_file)
+        if run_id is None:
             return None
-        run_id = self._id_file.read_text().strip()
         try:
             mlflow.MlflowClient(self._options["tracking_uri"]).update_run(run_id, status="RUNNING")
         except MlflowException as error:

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import threading
 import time
@@ -26,10 +25,18 @@ from wandb.errors import AuthenticationError
 
 from lit_viz.errors import first_line
 from lit_viz.figures.layout import pixels
-from lit_viz.loggers.base import FINISH_SECONDS, CaptionedImage, ImageAdapter, LoggerSettings, RunResults, WandbMode
+from lit_viz.loggers.base import (
+    FINISH_SECONDS,
+    CaptionedImage,
+    ImageAdapter,
+    LoggerSettings,
+    RunResults,
+    WandbMode,
+    stored_run_id,
+)
 from lit_viz.runs.folder import FolderStorage, top5_of
 from lit_viz.types import Record
-from lit_viz.utils.files import write_text
+from lit_viz.utils.files import delete_entry, write_text
 from lit_viz.utils.formatting import Notify, command_line, notify
 
 T = TypeVar("T")
@@ -230,13 +237,10 @@ def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = n
 def _arguments(folder: FolderStorage, settings: LoggerSettings) -> dict[str, Any]:
     """Return the arguments of ``wandb.init``; write the id of the run and delete earlier offline files."""
     id_file = folder.path / ID_FILE
-    run_id = ""
-    if id_file.exists():
-        run_id = id_file.read_text().strip()
-    run_id = run_id or _new_id()
+    run_id = stored_run_id(id_file) or _new_id()
     write_text(id_file, run_id + "\n")
     for part in (folder.path / "wandb").glob("offline-run-*"):
-        shutil.rmtree(part)
+        delete_entry(part)
     return {
         "project": settings.project or os.environ.get("WANDB_PROJECT") or "lit_viz",
         "name": folder.path.resolve().name,

@@ -84,12 +84,22 @@ def check_entries(path: Path) -> None:
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
             entry = Path(folder, name)
-            if entry.is_symlink() and not entry.resolve().is_relative_to(root):
+            if entry.is_symlink() and not _is_inside(entry, root):
                 raise LitVizError(f"a run folder must contain no links to other places, got {entry}: remove the link")
         for name in files:
             check_regular(Path(folder, name))
-        if Path(folder) == path and "wandb" in folders:  # W&B has links to its logs, and replaces links
+        if (
+            Path(folder) == path and "wandb" in folders
+        ):  # W&B has links to its logs; lit_viz opens no files there but one
             folders.remove("wandb")
+
+
+def _is_inside(entry: Path, root: Path) -> bool:
+    """Return whether a link leads to a place in a folder; a loop does not."""
+    try:
+        return entry.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # the latter for loops, before Python 3.13
+        return False
 
 
 def is_run(path: str | Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lit_viz.runs import METRICS, RESULTS
 from lit_viz.runs.layout import kept, kept_files
 from lit_viz.types import Record, index_of
-from lit_viz.utils.files import complete_lines, json_line
+from lit_viz.utils.files import complete_lines, json_line, read_regular
 
 
 def checksums_on_disk(
@@ -32,7 +32,7 @@ def checksums_on_disk(
             checksums = measured[index_of(row[0])]
             checksums[METRICS] = checksums.get(METRICS, 0) + zlib.crc32("\0".join(row).encode())
     for index, name, path in kept_files(root, done, iterations):
-        measured[index][name] = zlib.crc32(path.read_bytes())
+        measured[index][name] = zlib.crc32(read_regular(path))
     for record in records:
         if record.index in measured and record.index in done:
             values = dict(sorted(record.without_evidence().items()))

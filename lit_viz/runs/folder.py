@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.images.reading import encode_png, read_png
+from lit_viz.images.reading import decode, encode_png
 from lit_viz.runs import (
     CONFIG,
     EVIDENCE,
@@ -60,8 +60,12 @@ from lit_viz.types import Curve, Picture, Record, Task, index_of, key_of
 from lit_viz.utils.files import (
     append_bytes,
     complete_lines,
+    delete_entry,
     json_line,
+    open_regular,
     plain,
+    read_regular,
+    read_regular_text,
     read_yaml,
     sha256,
     sync_filesystem,
@@ -70,6 +74,9 @@ from lit_viz.utils.files import (
     write_text,
 )
 
+#: Exceptions of Pillow and NumPy for damaged files.
+_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
+_ARRAY_ERRORS = (OSError, ValueError, TypeError, EOFError)
 _TOP5 = "top5"  # text in the PNG files of logged images
 _HEADER_LINE = "task,iteration,metric,value\n"  # of metrics.csv
 
@@ -135,7 +142,7 @@ class FolderStorage(Storage):
             if is_empty(self.path):
                 return
             for entry in entries_to_delete(self.path, extra_files):
-                _delete(entry)
+                delete_entry(entry)
 
     # -- reading
 
@@ -191,7 +198,7 @@ class FolderStorage(Storage):
         return super().outcomes()
 
     def image(self, record: Record) -> Tensor | None:
-        return read_png(self.path / record.file) if record.file else None
+        return _read_image(self.path / record.file) if record.file else None
 
     def array(self, record: Record) -> Tensor | None:
         return _read_array(self.path / record.array) if record.array else None
@@ -201,7 +208,7 @@ class FolderStorage(Storage):
         exact = path.with_suffix(".npy")  # of an image off the 8-bit lattice
         if exact.exists():
             return _read_array(exact)
-        return read_png(path) if path.exists() else None
+        return _read_image(path) if path.exists() else None
 
     def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
         image = self.path / record.file if record.file else None
@@ -302,7 +309,7 @@ class FolderStorage(Storage):
             LitVizError: a part has another type.
         """
         path = self.path / EVIDENCE
-        parts = _parse_object(path.read_text(encoding="utf-8")) if path.exists() else None
+        parts = _parse_object(read_regular_text(path)) if path.exists() else None
         try:
             return Evidence.from_dict(parts or {})
         except (AttributeError, TypeError, ValueError) as error:
@@ -349,7 +356,7 @@ class FolderStorage(Storage):
         return Manifest(self.path / MANIFEST)
 
     def _signatures(self, *names: str) -> dict[str, Signature]:
-        return {name: signature((self.path / name).read_bytes()) for name in names}
+        return {name: signature(read_regular(self.path / name)) for name in names}
 
     def _task_count(self) -> int:
         return sum(1 for _ in complete_lines(self.path / QUEUE))
@@ -361,7 +368,7 @@ class FolderStorage(Storage):
             digests = recorded.get("sha256") or {}
         if not isinstance(digests, dict):
             raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED} must be a mapping): restore it")
-        options = digest((self.path / CONFIG).read_text(encoding="utf-8").rpartition(f"\n{RECORDED}:\n")[0] + "\n")
+        options = digest(read_regular_text(self.path / CONFIG).rpartition(f"\n{RECORDED}:\n")[0] + "\n")
         if digests.get("options", options) != options:
             raise LitVizError(
                 f"{self.path / CONFIG} was changed after the start of the run: restore it, or start another run with "
@@ -485,7 +492,7 @@ class FolderStorage(Storage):
             if is_kept(key, iteration):
                 measured[index_of(key)].add_row(line)
         for index, name, path in kept_files(self.path, done, iterations):
-            measured[index].add_file(name, path.read_bytes())
+            measured[index].add_file(name, read_regular(path))
         for index, line in self._record_lines().items():
             if index in done:
                 measured[index].record = digest(line)
@@ -534,7 +541,7 @@ class FolderStorage(Storage):
         for path in list(folder.glob("*")):
             index = index_of(path.name)
             if index >= 0 and index not in done:
-                _delete(path)
+                delete_entry(path)
 
     def _check_exists(self) -> None:
         if not is_run(self.path):
@@ -627,8 +634,19 @@ def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield values
 
 
+def _read_image(path: Path) -> Tensor:
+    try:
+        return decode(read_regular(path))
+    except _IMAGE_ERRORS as error:
+        raise LitVizError(f"{path} is no image ({first_line(error)})") from error
+
+
 def _read_array(path: Path) -> Tensor:
-    return torch.from_numpy(np.load(path, allow_pickle=False))
+    with open_regular(path) as file:
+        try:
+            return torch.from_numpy(np.load(file, allow_pickle=False))
+        except _ARRAY_ERRORS as error:
+            raise LitVizError(f"{path} is no array ({first_line(error)})") from error
 
 
 def _damaged_queue(path: Path, reason: str) -> LitVizError:
@@ -665,14 +683,6 @@ def _trim_frames(folder: Path, is_kept: Callable[[str, int], bool]) -> None:
     for file in list(folder.glob("*")):
         iteration = iteration_of(file)
         if iteration >= 0 and not is_kept(folder.name, iteration):
-            _delete(file)
+            delete_entry(file)
     with suppress(OSError):  # not empty
         folder.rmdir()
-
-
-def _delete(path: Path) -> None:
-    """Delete a file, a link or a folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.runs import CONFIG, METRICS, QUEUE, REPORT, RESULTS
-from lit_viz.utils.files import append_bytes, complete_lines, json_line, write_text
+from lit_viz.utils.files import append_bytes, complete_lines, json_line, open_regular, read_regular, write_text
 
 MANIFEST = "manifest.jsonl"
 #: Files of a run beside those of its tasks. Loggers' files and checkpoints are not listed.
@@ -206,7 +206,7 @@ class Manifest:
         found: dict[str, Signature] = {}
         for path in run_files(root):
             name = path.relative_to(root).as_posix()
-            found[name] = signature(path.read_bytes())
+            found[name] = signature(read_regular(path))
         return list(_file_mismatches(self.files, found))
 
     def repair(self) -> None:
@@ -246,7 +246,7 @@ def _are_signatures(files: Any) -> bool:
 
 
 def _has_torn_line(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False
         file.seek(-1, os.SEEK_END)

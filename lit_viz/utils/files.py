@@ -5,18 +5,25 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import io
 import json
 import math
 import os
+import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lit_viz.errors import LitVizError, WriteError
 
 _TEMPORARY = ".part"
+#: Sizes of files and lines of a run folder; metrics of 100,000 images have some 10 GB.
+_MOST_BYTES, _MOST_CHARACTERS = 1 << 36, 1 << 26
+# Windows has no FIFOs in folders, and none of these flags.
+_NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
 # Flushes a file system to disk, given a descriptor of one of its folders.
 _SYNCFS: Callable[[int], int] | None = ctypes.CDLL(None, use_errno=True).syncfs if sys.platform == "linux" else None
 
@@ -127,6 +134,46 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def open_regular(path: str | Path, most: int = _MOST_BYTES) -> BinaryIO:
+    """Open a file of a run folder, which others may have made: a regular file, no link, of a bounded size.
+
+    A FIFO does not block.
+
+    Raises:
+        LitVizError: the file is missing, a link, a folder, a FIFO, device or socket, or larger than ``most`` bytes.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINK | _NO_WAIT)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise LitVizError(f"{path} must be a regular file, got a link") from error
+        raise LitVizError(f"{path} can't be read ({error.strerror})") from error
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= most:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    check_regular(path)
+    raise LitVizError(f"{path} must have at most {most:,} bytes, got {status.st_size:,}")
+
+
+def read_regular(path: str | Path, most: int = _MOST_BYTES) -> bytes:
+    """Return the content of a file of a run folder; see :func:`open_regular`."""
+    with open_regular(path, most) as file:
+        return file.read()
+
+
+def read_regular_text(path: str | Path, most: int = _MOST_BYTES) -> str:
+    """Return a UTF-8 file of a run folder; see :func:`open_regular`.
+
+    Raises:
+        LitVizError: it is no UTF-8 text, or can't be opened.
+    """
+    try:
+        return read_regular(path, most).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise LitVizError(f"{path} must be UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
 def check_regular(path: str | Path) -> None:
     """Raise a LitVizError for a folder, and for a FIFO, device or socket, whose content may be endless."""
     if Path(path).exists() and not Path(path).is_file():
@@ -147,6 +194,14 @@ def non_utf8_name_error(path: str | Path) -> str | None:
     return f"the name of {name} is not UTF-8 text: rename the file"
 
 
+def delete_entry(path: Path) -> None:
+    """Delete a file, a link, a FIFO or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def remove_temporary_files(folder: str | Path) -> None:
     """Remove the temporary files that a killed process left in a folder and its subfolders."""
     for path in Path(folder).rglob(f".*{_TEMPORARY}*"):
@@ -154,10 +209,19 @@ def remove_temporary_files(folder: str | Path) -> None:
 
 
 def complete_lines(path: str | Path) -> Iterator[str]:
-    """Yield the lines of a text file, if it exists; a last line without a line end is skipped."""
-    if Path(path).exists():
-        with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as file:
-            yield from (line for line in file if line.endswith("\n"))
+    """Yield the lines of a text file of a run folder, if it exists; a last line without a line end is skipped.
+
+    Raises:
+        LitVizError: see :func:`open_regular`, or a line is too long.
+    """
+    if not os.path.lexists(path):
+        return
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace", newline="\n") as file:
+        while line := file.readline(_MOST_CHARACTERS):
+            if line.endswith("\n"):
+                yield line
+            elif len(line) == _MOST_CHARACTERS:
+                raise LitVizError(f"the lines of {path} must have less than {_MOST_CHARACTERS:,} characters")
 
 
 def json_line(record: Mapping[str, Any]) -> str:
@@ -189,7 +253,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     check_regular(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise LitVizError(f"the configuration {path} can't be read ({reason}): give a YAML file") from error
     if _size(content, {}) > _MAX_YAML_NODES:

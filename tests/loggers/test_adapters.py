@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
+from lit_viz.errors import LitVizError
 from lit_viz.loggers import adapter
+from lit_viz.loggers.base import stored_run_id
 
 PIXELS = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
 
@@ -74,3 +77,25 @@ def test_an_unknown_logger_gets_the_metrics() -> None:
 
     log(Unknown(), "iteration")
     assert rows == [(0, {"probability/goldfish": 0.0}), (50, {"probability/goldfish": 0.5})]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_the_id_of_a_run_is_read_from_a_regular_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name / "run_id.txt"
+    path.parent.mkdir()
+    assert stored_run_id(path) is None
+    path.write_text("ab12-c_d\n")
+    assert stored_run_id(path) == "ab12-c_d"
+    (tmp_path / "secret").write_text("secret")
+    for content in ("a b", "../x", "x" * 300):
+        path.write_text(content)
+        with pytest.raises(LitVizError):
+            stored_run_id(path)
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(LitVizError, match="got a link"):
+        stored_run_id(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(LitVizError, match="got a FIFO"):
+        stored_run_id(path)

@@ -29,6 +29,7 @@ from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.figures.layout import pixels
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows
+from lit_viz.loggers.wandb import _arguments as arguments_of
 from lit_viz.loggers.wandb import open_adapter
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.folder import FolderStorage
@@ -503,3 +504,15 @@ def test_the_images_of_a_plain_trainer(smooth: Classifier, tmp_path: Path) -> No
     assert axes["*"] == "trainer/global_step"
     assert axes["image/date"] == axes["probability/date"] == "iteration"
     assert any("objective" in row and "trainer/global_step" in row for row in history(records))
+
+
+def test_a_fifo_in_place_of_offline_files_is_deleted(tmp_path: Path) -> None:
+    """To open it would block for good."""
+    folder = new_folder(tmp_path / "run")
+    (tmp_path / "outside").mkdir()
+    (folder.path / "wandb").mkdir()
+    os.mkfifo(folder.path / "wandb" / "offline-run-1")
+    (folder.path / "wandb" / "offline-run-2").symlink_to(tmp_path / "outside")
+    arguments_of(folder, LoggerSettings())
+    assert [path.name for path in (folder.path / "wandb").iterdir()] == ["run_id.txt"]
+    assert (tmp_path / "outside").exists()

@@ -145,3 +145,10 @@ def test_recorded_files_outside_the_folder_are_rejected(tmp_path: Path, name: st
     )
     with pytest.raises(LitVizError, match="a recorded file must be in the run folder, got "):
         folder.perturbed_images("0000_x")
+
+
+def test_a_link_loop_is_rejected(tmp_path):
+    (tmp_path / "config.yaml").write_text("# lit_viz run\n")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(LitVizError, match=r"must contain no links to other places, got .*loop"), run_lock(tmp_path):
+        pass

@@ -165,3 +165,36 @@ def test_sha256(tmp_path):
     data = os.urandom(3_000_000)
     (tmp_path / "weights.pth").write_bytes(data)
     assert files.sha256(tmp_path / "weights.pth") == hashlib.sha256(data).hexdigest()
+
+
+def test_regular_files_are_opened_without_waiting_or_following(tmp_path):
+    (tmp_path / "a.txt").write_text("text\n")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("a.txt")
+    (tmp_path / "loop").symlink_to("loop")
+    assert files.read_regular(tmp_path / "a.txt") == b"text\n"
+    assert list(files.complete_lines(tmp_path / "a.txt")) == ["text\n"]
+    kinds = {"fifo": "got a FIFO, device or socket", "link": "got a link", "loop": "got a link", ".": "got a folder"}
+    for name, words in kinds.items():
+        for read in (files.read_regular, lambda path: list(files.complete_lines(path))):
+            with pytest.raises(LitVizError, match=f"must be a regular file, {words}"):
+                read(tmp_path / name)
+    with pytest.raises(LitVizError, match="device or socket"):
+        files.read_regular("/dev/zero")
+    with pytest.raises(LitVizError, match="No such file"):
+        files.read_regular(tmp_path / "missing")
+    assert list(files.complete_lines(tmp_path / "missing")) == []
+    with pytest.raises(LitVizError, match="must have at most 4 bytes, got 5"):
+        files.read_regular(tmp_path / "a.txt", most=4)
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(LitVizError, match="must be UTF-8 text"):
+        files.read_regular_text(tmp_path / "a.txt")
+
+
+def test_a_line_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_MOST_CHARACTERS", 8)
+    (tmp_path / "a.txt").write_text("1234567\n1234567")
+    assert list(files.complete_lines(tmp_path / "a.txt")) == ["1234567\n"]
+    (tmp_path / "a.txt").write_text("12345678\n")
+    with pytest.raises(LitVizError, match="must have less than 8 characters"):
+        list(files.complete_lines(tmp_path / "a.txt"))
