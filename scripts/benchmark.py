@@ -28,11 +28,12 @@ the end.
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks import COMPARISONS, GROUPS, environment, running
+from benchmarks import COMPARISONS, FOLDER, GROUPS, environment, running
 
 from lit_viz.cli import errors_reported
 
@@ -52,6 +53,7 @@ def parsed() -> argparse.Namespace:
         "--judge", action="append", default=[], help="additional held-out network, as NAME or NAME=FILE"
     )
     parser.add_argument("--out", type=Path, help="folder for a sheet of the class images")
+    parser.add_argument("--photographs", metavar="FOLDER", help="photographs, instead of those of Foolbox")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.serve and (not options.what or set(options.what) - {*COMPARISONS, *GROUPS}):
@@ -68,6 +70,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     peers = options.peers or environment.default_folder()
     environment.use(peers)
+    if options.photographs:
+        os.environ[FOLDER] = options.photographs
     if options.serve:
         running.serve()
         return

@@ -1,6 +1,7 @@
 """Compare the reported error of sampled saliency maps with the measured error.
 
     python scripts/calibrate_saliency_error.py photographs/*.jpg packaged:chelsea --method smoothgrad
+    python scripts/calibrate_saliency_error.py FOLDER --count 100 --method smoothgrad
 
 Each photograph has two independent maps. The measured error of each after n samples is the L2 distance to the other
 one after all samples, over the norm of the latter, both corrected for its noise. That norm is not known well enough for
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 from collections.abc import Sequence
 from statistics import median
 
@@ -21,6 +23,7 @@ import lit_viz as lv
 from lit_viz.attributions import METHODS, RISE, Sampling, attribute
 from lit_viz.attributions.base import relative_error
 from lit_viz.classifiers.fast import FrozenNetwork
+from lit_viz.images.listing import photographs
 from lit_viz.images.reading import read_photograph
 
 #: Pairs of reported and measured error by number of samples.
@@ -93,7 +96,8 @@ def within(pairs: Sequence[tuple[float, float]], factor: float = 1.5) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photographs", nargs="+", help="files or packaged:NAME")
+    parser.add_argument("photographs", nargs="+", help="files, folders or packaged:NAME")
+    parser.add_argument("--count", type=int, help="number of photographs, drawn by a seed; all by default")
     names = [name for name, kind in METHODS.items() if issubclass(kind, Sampling)]
     parser.add_argument("--method", choices=names, default="smoothgrad")
     parser.add_argument("--samples", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64, 128, 256])
@@ -105,7 +109,10 @@ def main() -> None:
     method, network = METHODS[options.method](), classifier.fast()
     assert isinstance(method, Sampling)
     rows: Pairs = {count: [] for count in options.samples}
-    for path in options.photographs:
+    paths = [entry.path for entry in photographs(options.photographs).entries]
+    if options.count is not None:
+        paths = random.Random(0).sample(paths, min(options.count, len(paths)))
+    for path in paths:
         x = read_photograph(path, classifier.size).pixels.float()[None]
         target = int(classifier.logits(x).argmax(1))
         if isinstance(method, RISE):

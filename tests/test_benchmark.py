@@ -12,8 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts.benchmarks import COMPARISONS, GROUPS, clock, environment, running
+from lit_viz.classifiers import load_classifier
+from lit_viz.images.reading import encode_png
+from scripts.benchmarks import COMPARISONS, FOLDER, GROUPS, clock, environment, material, running
 from scripts.benchmarks.material import loop
+from tests.support.networks import smooth_network
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,3 +145,17 @@ def test_a_kept_process_runs_one_side_after_another(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"environment.missing {} failed:\n(.|\n)*missing 1 required positional"):
         plan.side("environment.missing", "a")
     plan.processes["b"].close()
+
+
+def test_photographs_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn by a seed, each once, and repeated beyond their number."""
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(encode_png(torch.full((3, 4, 4), number / 255)))
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    net = load_classifier(smooth_network(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=224)
+    x, labels = material.photographs(net, 7)
+    levels = (x[:, 0, 0, 0] * 255).round().int().tolist()
+    assert sorted(levels[:5]) == [0, 1, 2, 3, 4] != levels[:5]
+    assert levels[5:] == levels[:2]
+    assert labels == net.logits(x).argmax(1).tolist()
+    assert (x.shape, len(material.photographs(net, 3)[1])) == ((7, 3, 224, 224), 3)

@@ -14,3 +14,5 @@ COMPARISONS = {
     "devices": (),
 }
 GROUPS = {"peers": ("saliency", "attacks", "classes"), "all": tuple(COMPARISONS)}
+#: Environment variable with a folder of photographs, which the processes of the sides inherit.
+FOLDER = "LIT_VIZ_BENCHMARK_PHOTOGRAPHS"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +14,11 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.classifiers.fast import SWITCHES
+from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.images.reading import PACKAGED, read_photograph
 from lit_viz.utils.process import tune_allocator
+
+from . import FOLDER
 
 #: Name and weights; the speed of the large network is independent of its weights.
 NETWORKS = {"lite0": ("efficientnet_lite0", "DEFAULT"), "resnet50": ("torchvision/resnet50", "none")}
@@ -44,19 +49,33 @@ def prepared(network: str = "lite0", *, fused: bool = True, own_kernels: bool = 
     return net
 
 
+def folder_files() -> list[str]:
+    """Return the photographs of the folder in :data:`FOLDER`, drawn by a seed; none without it."""
+    if FOLDER not in os.environ:
+        return []
+    files = [entry.path for entry in list_photographs([os.environ[FOLDER]]).entries]
+    random.Random(0).shuffle(files)  # folders are sorted by class
+    return files
+
+
 def photographs(net: Classifier, count: int = PHOTOGRAPHS) -> tuple[Tensor, list[int]]:
     """Return images ``(count, 3, 224, 224)`` in [0, 1] on the 8-bit lattice, and their predicted classes.
 
-    Foolbox's ImageNet photographs, or crops of scikit-image's without Foolbox; repeated if ``count`` is larger.
+    Those of the folder in the environment variable :data:`FOLDER`, drawn by a seed; else Foolbox's ImageNet
+    photographs, or crops of scikit-image's without Foolbox. Repeated if ``count`` is larger.
     """
     package = find_spec("foolbox")
-    if package is not None and package.submodule_search_locations:
+    most = PHOTOGRAPHS
+    if files := folder_files():
+        images = [read_photograph(file, (224, 224)).pixels for file in files[:count]]
+        most = count
+    elif package is not None and package.submodule_search_locations:
         files = sorted(Path(package.submodule_search_locations[0], "data").glob("imagenet_*"))
         images = [read_photograph(file, (224, 224)).pixels for file in files]
     else:
         large = [read_photograph(f"packaged:{name}", (300, 300)).pixels for name in PACKAGED]
         images = [image[:, y : y + 224, x : x + 224] for image in large for y in (0, 76) for x in (0, 76)]
-    x = torch.stack(images[: min(count, PHOTOGRAPHS)])
+    x = torch.stack(images[: min(count, most)])
     repeats = -(-count // len(x))
     return x.repeat(repeats, 1, 1, 1)[:count], (net.logits(x).argmax(1).tolist() * repeats)[:count]
 

@@ -1,6 +1,6 @@
 """Robust accuracy under APGD at 8 radii: 20 steps, best of three seeds, without times.
 
-The references are torchattacks' APGD (untargeted, cross-entropy) and its PGD (targeted), on 64 crops of 128 pixels,
+The references are torchattacks' APGD (untargeted, cross-entropy) and its PGD (targeted), on crops of 128 pixels,
 four of each photograph. Both tools attack the same fast copy of the network. Success is measured with the original
 module on the floating-point images. Both compute the same number of gradients: lit_viz has one iteration more, because
 its random start counts as an iteration. Each new seed attacks the images that are still robust.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lit_viz.attacks import APGD, run_attack
 from lit_viz.classifiers import Classifier
 
-from .material import photographs, plain_module, prepared
+from .material import PHOTOGRAPHS, folder_files, photographs, plain_module, prepared
 from .running import Plan, Result, table
 
 RADII = {  # /255
@@ -30,8 +30,11 @@ Attack = Callable[[Tensor, Tensor, Tensor | None, float, list[int]], Tensor]
 
 
 def crops(net: Classifier) -> tuple[Tensor, Tensor]:
-    """Return 64 images ``(64, 3, 128, 128)``, four crops of each photograph, and their predicted classes."""
-    x, _ = photographs(net)
+    """Return images ``(4 N, 3, 128, 128)``, four crops of each photograph, and their predicted classes.
+
+    Of 16 photographs, or of up to 100 of a given folder.
+    """
+    x, _ = photographs(net, min(100, len(folder_files())) or PHOTOGRAPHS)
     large = torch.nn.functional.interpolate(x, 160, mode="bilinear", align_corners=False, antialias=True)
     images = torch.cat([large[..., i : i + 128, j : j + 128] for i in (0, 32) for j in (0, 32)])
     images = (images.clamp(0, 1) * 255).round() / 255

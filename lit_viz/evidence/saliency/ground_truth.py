@@ -205,14 +205,15 @@ def _cell(cell: int, cells: int, height: int, width: int) -> Tensor:
 
 
 class DisconnectedCells(nn.Module):
-    """A network for each cell of a mosaic, with logits of their own: no cell influences those of another.
+    """A network for each cell of a mosaic, with scores of their own: no cell influences those of another.
 
-    The feature maps of the cells, side by side, are the output of the layer ``maps``.
+    The feature maps of the cells, side by side, are the output of the layer ``maps``. Scores are logarithms of the
+    probabilities in a cell, so that the probabilities of a class among all scores do not depend on other cells either.
 
     Args:
         features: returns maps ``(N, C, h, w)`` of normalized cells.
         head: returns logits ``(N, K)`` of maps.
-        cells: along a side. The logits of cell i are ``i * K`` to ``i * K + K - 1``.
+        cells: along a side. The scores of cell i are ``i * K`` to ``i * K + K - 1``.
     """
 
     def __init__(self, features: nn.Module, head: nn.Module, cells: int) -> None:
@@ -220,11 +221,12 @@ class DisconnectedCells(nn.Module):
         self.features, self.maps, self.head, self.cells = features, nn.Identity(), head, cells
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits ``(N, cells * cells * K)`` of mosaics."""
+        """Return the scores ``(N, cells * cells * K)`` of mosaics."""
         features = self.features(separated(x, self.cells))
         stacked = self.maps(stitched(features, self.cells))
         logits: Tensor = self.head(separated(stacked, self.cells))
-        return logits.reshape(len(x), -1)
+        scores = logits - logits.logsumexp(1, keepdim=True)
+        return scores.reshape(len(x), -1)
 
 
 def stitched(parts: Tensor, cells: int) -> Tensor:
@@ -246,10 +248,11 @@ def separated(images: Tensor, cells: int) -> Tensor:
 
 def method_at(
     name: str, budget: Budget, shape: tuple[int, int, int], baselines: Tensor | None = None, layer: str | None = None
-) -> tuple[Attribution, int] | None:
+) -> tuple[Attribution, int | None] | None:
     """Return a method and its number of evaluations for a budget; None if it needs a larger one.
 
-    Windows, superpixels and coalitions of methods that only evaluate forwards follow from the budget.
+    Windows, superpixels and coalitions of methods that only evaluate forwards follow from the budget. The number of
+    the method's own default is None.
 
     Args:
         name: of :data:`~lit_viz.attributions.METHODS`.
@@ -261,19 +264,18 @@ def method_at(
     options = _options(name, shape, baselines, layer)
     kind = METHODS[name]
     if budget == "default":
-        method = kind(**options)
-        return method, method.default_evaluations(shape)
+        return kind(**options), None
     side, forwards = min(shape[1:]), _FORWARDS * budget
     if issubclass(kind, Occlusion):
         windows = math.isqrt(forwards - 1)  # along a side
         if windows < 2:
             return None
         stride = math.ceil(side / (windows + 1))
-        method = Occlusion(window=2 * stride, stride=stride)
-        return method, method.default_evaluations(shape)
+        occlusion = Occlusion(window=2 * stride, stride=stride)
+        return occlusion, occlusion.default_evaluations(shape)
     if issubclass(kind, FeatureAblation):
-        method = FeatureAblation(segments=min(forwards - 1, side**2 // 4))
-        return method, method.default_evaluations(shape)
+        ablation = FeatureAblation(segments=min(forwards - 1, side**2 // 4))
+        return ablation, ablation.default_evaluations(shape)
     if issubclass(kind, (RISE, KernelShap)):
         return (kind(**options), forwards) if budget > 1 else None
     if issubclass(kind, (VarGrad, ExtremalPerturbation)) and budget == 1:
@@ -297,9 +299,9 @@ def _options(name: str, shape: tuple[int, int, int], baselines: Tensor | None, l
 
 
 def saliency_maps(
-    method: Attribution, classifier: Classifier, truth: GroundTruth, evaluations: int, seed: int = 0
+    method: Attribution, classifier: Classifier, truth: GroundTruth, evaluations: int | None = None, seed: int = 0
 ) -> Tensor:
-    """Return maps ``(N, H, W)`` as a run delivers them: with the method's own reducer.
+    """Return maps ``(N, H, W)`` as a run delivers them: with the method's own reducer, and by default its evaluations.
 
     Raises:
         LitVizError: the method does not apply to the classifier.

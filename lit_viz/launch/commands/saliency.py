@@ -38,7 +38,7 @@ class SaliencyCommand(PhotographCommand):
     shorts = (
         f"--method NAME is one or several, with commas, of {', '.join(METHODS)}; --method.OPTION VALUE is an option of "
         "the method (--method.sigma 0.2), --method.NAME.OPTION VALUE of one of several; --tolerance 0.5, --reducer, "
-        "--batch and --gamma apply to all."
+        "--batch and --gamma apply to all. Which method: docs/which_map.md."
     )
     example = "lit-viz saliency packaged:chelsea --method smoothgrad"
     short: ClassVar = {f"--{name}": f"--model.{name}" for name in ("method", "tolerance", "reducer", "batch", "gamma")}

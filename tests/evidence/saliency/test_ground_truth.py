@@ -124,10 +124,14 @@ def test_only_the_cell_of_a_class_influences_it() -> None:
     for image, target, region in zip(truth.images, truth.targets.tolist(), truth.regions, strict=True):
         cell = image[:, region].view(1, 3, 8, 8)
         assert one.logits(cell).argmax() == target % 3
-    gradients = saliency_maps(Gradient(), four, truth, 1)
+    shares = four.logits(truth.images).softmax(1).gather(1, truth.targets[:, None])
+    for image, target, share in zip(truth.images, truth.targets.tolist(), shares, strict=True):
+        cell = separated(image[None], 2)[target // 3 : target // 3 + 1]
+        torch.testing.assert_close(share[0], one.logits(cell).softmax(1)[0, target % 3] / 4)
+    gradients = saliency_maps(Gradient(), four, truth)
     assert (gradients * ~truth.regions).max() == 0
     assert [mass_accuracy(*pair) for pair in zip(gradients, truth.regions, strict=True)] == [1] * 5
-    cams = saliency_maps(GradCAM(layer="maps"), four, truth, 1)
+    cams = saliency_maps(GradCAM(layer="maps"), four, truth)
     assert min(mass_accuracy(*pair) for pair in zip(cams, truth.regions, strict=True)) < 0.9  # Rao et al., figure 4
 
 
@@ -158,6 +162,7 @@ def test_a_budget_is_not_exceeded(name: str, budget: int) -> None:
         assert budget == 1
         return
     method, evaluations = given
+    assert evaluations is not None
     is_forward_only = name in ("rise", "occlusion", "feature_ablation", "kernel_shap")
     assert 1 <= evaluations <= (3 * budget if is_forward_only else budget)
     if name not in ("occlusion", "feature_ablation") and not method.fixed:
@@ -167,7 +172,8 @@ def test_a_budget_is_not_exceeded(name: str, budget: int) -> None:
 def test_the_default_is_that_of_the_method() -> None:
     default = method_at("smoothgrad", "default", (3, 56, 56))
     assert default is not None
-    assert default[1] == 128
+    assert default[1] is None
+    assert default[0].evaluations == 128
 
 
 def measured(method: str, scores: list[float], network: str = "a") -> list[Measurement]:

@@ -1,0 +1,435 @@
+"""Rank the saliency methods on images and networks of which the relevant pixels are known (docs/which_map.md).
+
+python scripts/rank_saliency.py --tests closed planted cells                       # without photographs
+python scripts/rank_saliency.py --photographs FOLDER                               # all tests
+python scripts/rank_saliency.py --tests planted --networks planted_vit --images 40 --seed 1    # a hidden test
+python scripts/rank_saliency.py --write                                            # tables and figure of the page
+
+  closed    largest errors on networks whose maps are known exactly
+  planted   planted evidence: share of the glyph among the 36 most salient pixels
+  cells     disconnected cells: share of the map in the cell that alone influences the score
+  mosaics   proxy: share of the map in the cell of the class, of 2 x 2; mosaics9: of 3 x 3
+  removal   proxy: insertion less deletion
+
+Scores are appended to a file in --out, and those that it contains are not computed again. Methods are compared with
+equal numbers of evaluations, a forward alone counting a third; `default` is each method's own number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.attributions import METHODS, title_of
+from lit_viz.classifiers import Classifier
+from lit_viz.cli import errors_reported
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.judges import MOBILENET, load_judge, mobilenet_weights
+from lit_viz.evidence.saliency.closed_forms import closed_form_errors
+from lit_viz.evidence.saliency.ground_truth import (
+    BUDGETS,
+    Budget,
+    DisconnectedCells,
+    GroundTruth,
+    Measurement,
+    agreement_of_halves,
+    disconnected_truth,
+    mass_accuracy,
+    method_at,
+    mosaics,
+    planted_truth,
+    rank_accuracy,
+    removal_score,
+    saliency_maps,
+    summarize,
+)
+from lit_viz.images.listing import photographs as list_photographs
+from lit_viz.images.reading import read_photograph
+from lit_viz.zoo import WEIGHTS, planted_images
+
+#: Agreement of two halves of the images below which the order of the methods is noise.
+LEAST_TAU = 0.8
+PAGE = Path(__file__).parents[1] / "docs" / "which_map.md"
+TESTS = ("closed", "planted", "cells", "mosaics", "mosaics9", "removal")
+TITLES = {
+    "planted": "planted evidence: share of the glyph among the 36 most salient pixels",
+    "cells": "disconnected cells: share of the map in the only cell that influences the score",
+    "mosaics": "mosaics of 2 x 2: share of the map in the cell of the class",
+    "mosaics9": "mosaics of 3 x 3: share of the map in the cell of the class",
+    "removal": "removal: insertion less deletion",
+}
+EVERY_BUDGET: tuple[Budget, ...] = (*BUDGETS, "default")
+#: Kinds of networks, as the page groups them.
+KINDS = {
+    "planted_cnn": "CNN",
+    "fashion_cnn": "CNN",
+    "efficientnet_lite0": "CNN",
+    "mobilenet_v2": "CNN",
+    "fashion_robust_cnn": "robust",
+    "planted_vit": "ViT",
+    "fashion_vit": "ViT",
+    "fashion_vit_mean": "ViT",
+}
+
+
+@dataclass
+class Setting:
+    """A test with a network.
+
+    Attributes:
+        test, network: names.
+        classifier: whose maps are measured.
+        truth: images with the relevant pixels; all pixels where a proxy needs none.
+        score: of a map, given the index of its image.
+        baselines: photographs of expected gradients ``(B, C, H, W)``.
+        layer: of the variants of Grad-CAM; None for their own choice.
+    """
+
+    test: str
+    network: str
+    classifier: Classifier
+    truth: GroundTruth
+    score: Callable[[int, Tensor], float]
+    baselines: Tensor
+    layer: str | None = None
+
+
+# -- Networks and images
+
+
+def network(name: str) -> Classifier:
+    """Return a network by the last part of its name."""
+    if name == "mobilenet_v2":
+        return load_judge(MOBILENET)
+    return lv.load_classifier(name if name.startswith("efficientnet") else f"zoo/{name}")
+
+
+def parts_of(name: str, module: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Return the layers of a network up to its last feature maps, and the others."""
+    if name in ("fashion_cnn", "fashion_robust_cnn"):
+        assert isinstance(module, nn.Sequential)
+        return module[:4], module[4:]
+    if name == "planted_cnn":
+        assert isinstance(module, nn.Sequential)
+        return module[:6], module[6:]
+    if name == "mobilenet_v2":
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return module.features, nn.Sequential(pool, module.classifier)  # type: ignore[arg-type]
+    raise LitVizError(f"the feature maps of {name} are unknown: leave out the test of disconnected cells")
+
+
+def pictures(names: Sequence[str], classifier: Classifier) -> Tensor:
+    """Return photographs ``(P, C, H, W)`` fitted to a network."""
+    fit = classifier.resizing or "crop"
+    read = [read_photograph(name, classifier.size, classifier.channels, fit).pixels for name in names]
+    return torch.stack(read)
+
+
+def of_images(truth: GroundTruth, score: Callable[[Tensor, Tensor], float]) -> Callable[[int, Tensor], float]:
+    return lambda index, saliency: score(saliency, truth.regions[index])
+
+
+def planted(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setting:
+    truth = planted_truth(count, seed)
+    others = planted_images(range(100), seed=900_000 + seed).images
+    return Setting("planted", name, network(name), truth, of_images(truth, rank_accuracy), others)
+
+
+def cells(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setting:
+    """Return four disconnected cells of a network, with images of its kind."""
+    one = network(name)
+    if name.startswith("planted"):
+        images = planted_images(range(200), seed).images
+    elif name.startswith("fashion"):
+        images = pictures([entry.path for entry in list_photographs(["zoo:fashion"]).entries], one)
+    else:
+        images = pictures(photographs[:100], one)
+    labels = [f"{label} {cell}" for cell in range(4) for label in one.labels]
+    module = DisconnectedCells(*parts_of(name, one.original), cells=2)
+    size = (2 * one.size[0], 2 * one.size[1])
+    classifier = lv.load_classifier(module, labels=labels, mean=one.mean, std=one.std, size=size)
+    truth = disconnected_truth(one, images, count, 2, len(one.labels), seed)
+    others = disconnected_truth(one, images, 30, 2, len(one.labels), seed + 900_000).images
+    return Setting("cells", name, classifier, truth, of_images(truth, mass_accuracy), others, "maps")
+
+
+def mosaic(name: str, count: int, seed: int, photographs: Sequence[str], cells: int = 2) -> Setting:
+    """Return mosaics of ``cells`` x ``cells`` photographs, as large as these together."""
+    one = network(name)
+    images = pictures(photographs, one)
+    truth = mosaics(one, images, count, cells, seed)
+    size = (cells * one.size[0], cells * one.size[1])
+    classifier = lv.load_classifier(one.original, labels=one.labels, mean=one.mean, std=one.std, size=size)
+    others = mosaics(one, images, 20, cells, seed + 900_000).images
+    return Setting(
+        "mosaics" if cells == 2 else "mosaics9", name, classifier, truth, of_images(truth, mass_accuracy), others
+    )
+
+
+def removal(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setting:
+    """Return photographs, of which the predicted class is explained."""
+    classifier = network(name)
+    if name.startswith("planted"):
+        images, others = planted_truth(count, seed).images, planted_images(range(100), 900_000 + seed).images
+    elif name.startswith("fashion"):
+        everything = pictures([entry.path for entry in list_photographs(["zoo:fashion"]).entries], classifier)
+        order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
+        images, others = everything[order[:count]], everything[order[count:]]
+    else:
+        images, others = (
+            pictures(photographs[:count], classifier),
+            pictures(photographs[count : count + 100], classifier),
+        )
+    targets = classifier.logits(images).argmax(1)
+    everywhere = torch.ones(len(images), *classifier.size, dtype=torch.bool)
+    truth = GroundTruth(images, targets, everywhere)
+
+    def score(index: int, saliency: Tensor) -> float:
+        return removal_score(classifier, images[index], int(targets[index]), saliency)
+
+    return Setting("removal", name, classifier, truth, score, others)
+
+
+#: Tests with their networks.
+SETTINGS: dict[str, tuple[Callable[[str, int, int, Sequence[str]], Setting], tuple[str, ...]]] = {
+    "planted": (planted, ("planted_cnn", "planted_vit")),
+    "cells": (cells, ("planted_cnn", "fashion_cnn", "fashion_robust_cnn", "mobilenet_v2")),
+    "mosaics": (mosaic, ("efficientnet_lite0", "mobilenet_v2")),
+    "mosaics9": (partial(mosaic, cells=3), ("efficientnet_lite0", "mobilenet_v2")),
+    "removal": (
+        removal,
+        ("fashion_cnn", "fashion_robust_cnn", "fashion_vit", "fashion_vit_mean", "efficientnet_lite0", "mobilenet_v2"),
+    ),
+}
+
+
+def is_available(name: str) -> bool:
+    """Return whether the weights of a network are installed."""
+    if name == "mobilenet_v2":
+        return mobilenet_weights() is not None
+    return name.startswith("efficientnet") or (WEIGHTS / f"{name}.json").is_file()
+
+
+# -- Measurements
+
+
+class Scores:
+    """Measurements in a CSV file, to which new ones are appended.
+
+    Args:
+        path: of the file.
+    """
+
+    columns = tuple(field.name for field in fields(Measurement))
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.measurements = path, list[Measurement]()
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(",".join(self.columns) + "\n", encoding="utf-8")
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                budget: Budget = "default" if row["budget"] == "default" else int(row["budget"])
+                numbers = int(row["image"]), int(row["seed"]), float(row["score"])
+                self.measurements.append(Measurement(row["test"], row["network"], row["method"], budget, *numbers))
+
+    def count(self, setting: Setting, method: str, budget: Budget, seed: int) -> int:
+        """Return the number of images that have been measured."""
+        key = (setting.test, setting.network, method, budget, seed)
+        return sum((m.test, m.network, m.method, m.budget, m.seed) == key for m in self.measurements)
+
+    def add(self, measurements: Sequence[Measurement]) -> None:
+        """Append measurements."""
+        self.measurements += measurements
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(map(astuple, measurements))
+
+
+def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str], seed: int, scores: Scores) -> None:
+    """Measure all methods that apply to the network."""
+    classifier = setting.classifier
+    shape = (classifier.channels, *classifier.size)
+    for name in methods:
+        for budget in budgets:
+            if scores.count(setting, name, budget, seed) >= len(setting.truth):
+                continue
+            try:
+                given = method_at(name, budget, shape, setting.baselines, setting.layer)
+                if given is None:
+                    continue
+                method, evaluations = given
+                maps = saliency_maps(method, classifier, setting.truth, evaluations, seed=1000 * seed)
+            except LitVizError as error:
+                print(f"{setting.test:8} {setting.network:20} {name:22} not defined: {error}", flush=True)
+                break
+            values = [setting.score(index, saliency) for index, saliency in enumerate(maps)]
+            key = setting.test, setting.network, name, budget
+            scores.add([Measurement(*key, index, seed, value) for index, value in enumerate(values)])
+            mean = sum(values) / len(values)
+            print(f"{setting.test:8} {setting.network:20} {name:22} {budget!s:>8} {mean:7.3f}", flush=True)
+
+
+def print_closed_forms() -> None:
+    print(closed_table())
+
+
+# -- Tables
+
+
+def closed_table() -> str:
+    """Return the errors of the closed forms by method."""
+    lines = ["| method | linear | quadratic | outside of the reach |", "|---|---|---|---|"]
+    for name in METHODS:
+        try:
+            errors = closed_form_errors(name)
+        except LitVizError:
+            continue  # attention
+        cells = [f"`{name}`"]
+        for form in ("linear", "quadratic", "outside"):
+            cells.append(_error(errors[form]) if form in errors else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _error(value: float) -> str:
+    return "exact" if value < 1e-12 else f"{value:.1g}"
+
+
+def table(measurements: Sequence[Measurement], test: str, kind: str) -> str:
+    """Return a table of a test: a row per method, a column per budget, the best first."""
+    chosen = [m for m in measurements if m.test == test and KINDS[m.network] == kind]
+    by_cell: dict[tuple[str, Budget], list[Measurement]] = defaultdict(list)
+    for measurement in chosen:
+        by_cell[measurement.method, measurement.budget].append(measurement)
+    budgets = [budget for budget in EVERY_BUDGET if any(of == budget for _, of in by_cell)]
+    summaries = {key: summarize(found) for key, found in by_cell.items()}
+    methods = sorted({method for method, _ in by_cell}, key=lambda method: -_best(summaries, method))
+    header = ["method", *(_heading(budget) for budget in budgets)]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for method in methods:
+        cells = [f"`{method}`"]
+        for budget in budgets:
+            summary = summaries.get((method, budget))
+            cells.append("" if summary is None else f"{summary.mean:.2f} ({summary.low:.2f}-{summary.high:.2f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    networks = sorted({m.network for m in chosen})
+    lines += ["", f"Networks: {', '.join(networks)}."]
+    for budget in budgets:
+        found = [m for m in chosen if m.budget == budget]
+        images = len({(m.network, m.seed, m.image) for m in found})
+        tau = agreement_of_halves(found)
+        note = "" if tau >= LEAST_TAU else ": the order is noise"
+        lines.append(f"{_heading(budget)}: {images} images, Kendall's tau between their halves {tau:.2f}{note}.")
+    return "\n".join(lines)
+
+
+def _best(summaries: dict[tuple[str, Budget], object], method: str) -> float:
+    return max(summary.mean for (name, _), summary in summaries.items() if name == method)  # type: ignore[attr-defined]
+
+
+def _heading(budget: Budget) -> str:
+    return "default" if budget == "default" else f"{budget:,}"
+
+
+def report(measurements: Sequence[Measurement]) -> str:
+    """Return all tables, the tests of known answers first."""
+    texts = []
+    for test, title in TITLES.items():
+        for kind in ("CNN", "robust", "ViT"):
+            if any(m.test == test and KINDS[m.network] == kind for m in measurements):
+                texts.append(f"### {kind}, {title}\n\n{table(measurements, test, kind)}")
+    return "\n\n".join(texts)
+
+
+def figure(measurements: Sequence[Measurement]) -> Figure:
+    """Draw the scores of planted evidence at the default, a row per method, with intervals."""
+    kinds = ("CNN", "ViT")
+    chosen: dict[str, dict[str, list[Measurement]]] = defaultdict(lambda: defaultdict(list))
+    for m in measurements:
+        if m.test == "planted" and m.budget == "default":
+            chosen[m.method][KINDS[m.network]].append(m)
+    rows = {name: {kind: summarize(found) for kind, found in by_kind.items()} for name, by_kind in chosen.items()}
+    names = sorted(rows, key=lambda name: max(summary.mean for summary in rows[name].values()))
+    drawing = Figure(figsize=(8, 0.28 * len(names) + 1.2))
+    axes = drawing.subplots()
+    for kind, marker, offset in zip(kinds, "os", (0.12, -0.12), strict=True):
+        places = [place for place, name in enumerate(names) if kind in rows[name]]
+        found = [rows[names[place]][kind] for place in places]
+        means = [summary.mean for summary in found]
+        below = [summary.mean - summary.low for summary in found]
+        above = [summary.high - summary.mean for summary in found]
+        heights = [place + offset for place in places]
+        axes.errorbar(means, heights, xerr=[below, above], fmt=marker, markersize=5, capsize=2, label=kind)
+    axes.axvline(36 / 784, color="0.6", linewidth=1, linestyle=":")
+    axes.set_yticks(range(len(names)), [title_of(name) for name in names])
+    axes.set_xlabel("share of the glyph among the 36 most salient pixels (dotted: chance)")
+    axes.legend(frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    drawing.tight_layout()
+    return drawing
+
+
+def write(measurements: Sequence[Measurement], folder: Path) -> None:
+    """Replace the tables of the page, and draw its figure into ``folder/figure.png``."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, content in (("closed", closed_table()), ("tables", report(measurements))):
+        before, mark, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        text = f"{before}{mark}\n{content}\n\n{end}{after}"
+    PAGE.write_text(text, encoding="utf-8")
+    figure(measurements).savefig(folder / "figure.png", dpi=140)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tests", nargs="+", choices=TESTS, default=TESTS, help="all by default")
+    parser.add_argument("--networks", nargs="+", choices=KINDS, default=list(KINDS), help="all by default")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="all by default")
+    parser.add_argument("--budgets", nargs="+", default=[*map(str, BUDGETS), "default"], help="evaluations of a map")
+    parser.add_argument("--images", type=int, default=100, help="images of each network and test [100]")
+    parser.add_argument("--seed", type=int, default=0, help="of images and draws [0]")
+    parser.add_argument("--photographs", metavar="FOLDER", help="photographs of ImageNet's classes")
+    parser.add_argument("--out", type=Path, default=Path("runs/rank_saliency"), help="folder of scores.csv")
+    parser.add_argument("--write", action="store_true", help="write tables and figure of the page, and measure nothing")
+    parser.add_argument("--wandb", help=argparse.SUPPRESS)  # of scripts/gallery.py; nothing is logged
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    scores = Scores(options.out / "scores.csv")
+    if options.write:
+        write(scores.measurements, options.out)
+        return
+    budgets: list[Budget] = ["default" if budget == "default" else int(budget) for budget in options.budgets]
+    found = []
+    if options.photographs:
+        found = [entry.path for entry in list_photographs([options.photographs]).entries]
+        random.Random(0).shuffle(found)  # folders are sorted by class
+    for test in options.tests:
+        if test == "closed":
+            print_closed_forms()
+            continue
+        make, networks = SETTINGS[test]
+        for name in networks:
+            needs = name in ("efficientnet_lite0", "mobilenet_v2")
+            if name not in options.networks or not is_available(name) or (needs and not found):
+                continue
+            setting = make(name, options.images, options.seed, found)
+            measure(setting, budgets, options.methods, options.seed, scores)
+    print(report(scores.measurements))
+
+
+if __name__ == "__main__":
+    with errors_reported("rank_saliency"):
+        main()

@@ -1,0 +1,102 @@
+"""The ranking of saliency methods: scores are kept, each once, and the page has its tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_viz.attributions import METHODS
+from lit_viz.classifiers import FrozenNetwork
+from lit_viz.evidence.saliency.ground_truth import Measurement
+from lit_viz.zoo import NAMES
+from scripts import rank_saliency
+from scripts.rank_saliency import KINDS, PAGE, SETTINGS, Scores, closed_table, is_available, parts_of, report
+
+ROOT = Path(__file__).parents[1]
+
+
+def rank(*words: str) -> str:
+    command = [sys.executable, "scripts/rank_saliency.py", *words]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_scores_are_measured_once(tmp_path: Path) -> None:
+    words = ["--tests", "removal", "--networks", "fashion_cnn", "--methods", "gradient", "occlusion", "legrad"]
+    words += ["--budgets", "1", "16", "--images", "2", "--out", str(tmp_path)]
+    printed = rank(*words)
+    assert "legrad" in printed
+    assert "not defined: LeGrad requires attention maps" in printed
+    assert "| `gradient` |" in printed
+    scores = (tmp_path / "scores.csv").read_text().splitlines()
+    assert len(scores) == 1 + 2 * 3  # occlusion needs more than one evaluation
+    rank(*words)
+    assert (tmp_path / "scores.csv").read_text().splitlines() == scores
+    assert len(Scores(tmp_path / "scores.csv").measurements) == 6
+
+
+def measurements() -> list[Measurement]:
+    found = []
+    for image in range(6):
+        for method, score in (("gradient", 0.25), ("rise", 0.75)):
+            for budget in (16, "default"):
+                key = "planted", "planted_cnn", method, budget
+                found.append(Measurement(*key, image, 0, score + image / 1000))  # type: ignore[arg-type]
+    return found
+
+
+def test_the_best_method_is_the_first_row() -> None:
+    text = report(measurements())
+    assert text.index("`rise`") < text.index("`gradient`")
+    assert "| `gradient` | 0.25 (0.25-0.25) | 0.25 (0.25-0.25) |" in text
+    assert "16: 6 images, Kendall's tau between their halves 1.00." in text
+    contradicting = [m for m in measurements() if m.image % 2 or m.method == "gradient"]
+    contradicting += [Measurement("planted", "planted_cnn", "rise", 16, image, 0, 0.1) for image in (0, 2, 4)]
+    assert "halves -1.00: the order is noise." in report([m for m in contradicting if m.budget == 16])
+
+
+def test_tables_and_figure_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- closed -->\nold\n<!-- end of closed -->\nb\n<!-- tables -->\n<!-- end of tables -->\nc\n")
+    monkeypatch.setattr(rank_saliency, "PAGE", page)
+    monkeypatch.setattr(rank_saliency, "closed_table", lambda: "| closed |")
+    rank_saliency.write(measurements(), tmp_path)
+    text = page.read_text()
+    assert text.startswith("a\n<!-- closed -->\n\n| closed |\n\n<!-- end of closed -->\nb\n")
+    assert "### CNN, planted evidence" in text
+    assert text.endswith("<!-- end of tables -->\nc\n")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_the_page_has_the_closed_forms_of_today() -> None:
+    """Numbers of sampled coalitions may differ in the last digits between processors."""
+    written = PAGE.read_text(encoding="utf-8").partition("<!-- closed -->\n\n")[2].partition("\n\n<!--")[0].splitlines()
+    expected = closed_table().splitlines()
+    assert len(written) == len(expected)
+    assert [line for line in expected if line not in written and "kernel_shap" not in line] == []
+
+
+def test_every_network_is_of_a_kind() -> None:
+    used = {name for _, networks in SETTINGS.values() for name in networks}
+    assert used <= KINDS.keys()
+    assert set(NAMES) <= KINDS.keys()
+    assert set(METHODS) >= {"gradient"}
+
+
+@pytest.mark.parametrize("name", SETTINGS["cells"][1])
+def test_features_and_head_are_the_network(name: str) -> None:
+    if not is_available(name):
+        pytest.skip(f"the weights of {name} are not installed")
+    classifier = rank_saliency.network(name)
+    features, head = parts_of(name, classifier.original)
+    x = torch.rand(2, classifier.channels, *classifier.size)
+    with torch.no_grad():
+        maps = features(x)
+        assert maps.ndim == 4
+        torch.testing.assert_close(head(maps), classifier.original(x))
+    assert isinstance(classifier.fast(), FrozenNetwork)
