@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lit_viz.methods.tasks import ClassTasks, LayerTasks, PhotographTasks
     from lit_viz.outputs import load_network
     from lit_viz.runs.results import Outcome
+    from lit_viz.units import microscope
 
 # Modules of the public names; imported on first use, so that the help of the command line does not import torch.
 _MODULES = {
@@ -33,6 +34,7 @@ _MODULES = {
     "lit_viz.errors": ("LitVizError",),
     "lit_viz.engine.lightning": ("TaskQueue",),
     "lit_viz.launch.run": ("Run",),
+    "lit_viz.units": ("microscope",),
     "lit_viz.methods": ("AdversarialExample", "ClassVisualization", "SaliencyMap", "UniversalPerturbation"),
     "lit_viz.methods.tasks": ("ClassTasks", "LayerTasks", "PhotographTasks"),
     "lit_viz.outputs": ("load_network",),
@@ -64,6 +66,7 @@ __all__ = [
     "load_classifier",
     "load_network",
     "log",
+    "microscope",
     "objectives",
     "optim",
     "resume",

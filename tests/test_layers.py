@@ -36,6 +36,7 @@ LAYERS = (
     ("callbacks",),
     ("launch",),
     ("api",),
+    ("units",),
     ("__init__",),
     ("cli",),
     ("__main__",),

@@ -144,6 +144,11 @@ class FrozenNetwork(nn.Module):
         images = images.to(dtype).contiguous(memory_format=memory_format)
         return torch.addcmul(self.shift.to(images), images, self.scale.to(images))
 
+    def layer(self, name: str) -> nn.Module:
+        """Return a layer of the network by its name, to hook it."""
+        network = self._original[0] if self._own is None else self._own
+        return network.get_submodule(name)
+
     def add_note(self, note: str) -> None:
         """Append a message about the copy."""
         self.notes = (*self.notes, note)

@@ -1,0 +1,91 @@
+"""Receptive fields of layers, and the classes that a unit raises and lowers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.layers import first_tensor, hooked
+from lit_viz.objectives import Outputs
+from lit_viz.units.survey import channel_of
+
+_RANDOM_IMAGES = 2
+_BATCH = 32
+
+
+def receptive_field(classifier: Classifier, layer: str) -> tuple[int, int]:
+    """Return height and width of the part of the input that the central position of a layer depends on, in pixels.
+
+    It is the support of the gradient, measured on random images. Behind attention, squeeze-and-excitation or a pooling
+    of the whole image it is the whole input.
+    """
+    objective = channel_of(classifier, layer)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(_RANDOM_IMAGES, classifier.channels, *classifier.size, generator=generator)
+    images.requires_grad_()
+    activations = classifier.fast([layer]).activations(images, [layer])
+    maps = objective.maps(Outputs(torch.zeros(len(images), 0), torch.zeros(len(images)), activations))
+    row, column = maps.shape[2] // 2, maps.shape[3] // 2
+    (gradient,) = torch.autograd.grad(maps[:, :, row, column].abs().sum(), images)
+    used = gradient.ne(0).flatten(0, 1).any(0)
+    rows, columns = used.any(1).nonzero()[:, 0], used.any(0).nonzero()[:, 0]
+    if not len(rows):
+        return classifier.size
+    return int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
+
+
+def crop_box(place: Sequence[float], field: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the box (x0, y0, x1, y1) of a receptive field around a place, moved into the image.
+
+    Args:
+        place: row and column as shares of the sides.
+        field: height and width of the receptive field in pixels.
+        size: height and width of the image.
+    """
+    corners = []
+    for share, extent, side in zip(place, field, size, strict=True):
+        extent = min(extent, side)
+        first = round(share * side - extent / 2)
+        first = max(0, min(first, side - extent))
+        corners.append((first, first + extent))
+    (y0, y1), (x0, x1) = corners
+    return x0, y0, x1, y1
+
+
+def class_effects(classifier: Classifier, layer: str, unit: int, images: Tensor, mean: float) -> Tensor:
+    """Return how a unit changes the scores: those of the images less those with the unit at its mean, ``(K,)``.
+
+    Args:
+        classifier: the network.
+        layer: name.
+        unit: channel or feature.
+        images: ``(N, C, H, W)`` in [0, 1], the photographs that activate the unit most.
+        mean: its mean activation over all photographs.
+    """
+    network = classifier.fast([layer])
+    module = network.layer(layer)
+    is_map = channel_of(classifier, layer).axis is None
+
+    def replace(name: str, module: object, args: object, output: object) -> object:
+        tensor = first_tensor(output)
+        if not isinstance(output, Tensor) or tensor is None:
+            return output
+        changed = output.clone()
+        if is_map:
+            changed[:, unit] = mean
+        else:
+            changed[..., unit] = mean
+        return changed
+
+    differences = []
+    with torch.no_grad():
+        for first in range(0, len(images), _BATCH):
+            part = images[first : first + _BATCH]
+            whole = network(part)[0]
+            with hooked({layer: module}, replace):
+                ablated = network(part)[0]
+            differences.append(whole - ablated)
+    return torch.cat(differences).mean(0)

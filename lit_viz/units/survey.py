@@ -1,0 +1,149 @@
+"""Activations of all units of several layers over photographs, in one streaming pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import read_photograph
+from lit_viz.objectives import Channel, Outputs
+
+_BATCH = 16
+#: Photographs of each unit that are kept.
+TOP = 9
+
+
+@dataclass(frozen=True)
+class LayerSurvey:
+    """What the photographs do to the units of a layer.
+
+    A unit is a channel, or of a layer of tokens a feature. Its activation by a photograph is the mean over positions,
+    which :class:`~lit_viz.objectives.Channel` maximizes.
+
+    Attributes:
+        layer: name.
+        activations: ``(P, U)`` float32 of P photographs and U units, mapped from a file.
+        top: ``(U, TOP)`` indices of the photographs with the largest activations, in descending order; -1 for none.
+        places: ``(U, TOP, 2)`` row and column of the largest value in each, as shares of the sides in [0, 1].
+    """
+
+    layer: str
+    activations: NDArray[np.float32]
+    top: NDArray[np.int64]
+    places: NDArray[np.float32]
+
+
+def channel_of(classifier: Classifier, layer: str) -> Channel:
+    """Return the objective that reads a layer as channels over positions, bound to the network.
+
+    Raises:
+        LitVizError: the layer has none.
+    """
+    try:
+        objective = Channel(layer)
+        objective.bind(classifier)
+    except LitVizError as error:
+        if "axis=feature" not in str(error):
+            raise
+        objective = Channel(layer, axis="feature")
+        objective.bind(classifier)
+    return objective
+
+
+def survey(
+    classifier: Classifier,
+    layers: Sequence[str],
+    photographs: Sequence[str],
+    folder: Path,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, LayerSurvey], list[str]]:
+    """Evaluate every photograph once; return the survey of each layer, and the files that could be read.
+
+    Memory does not grow with the photographs: activations are written to ``folder``, and nine entries kept per unit.
+
+    Args:
+        classifier: the network.
+        layers: names of the layers.
+        photographs: files; those that can't be read are left out.
+        folder: receives a file of activations per layer.
+        progress: called with the number of photographs after each batch.
+
+    Raises:
+        LitVizError: no photograph can be read.
+    """
+    objectives = {layer: channel_of(classifier, layer) for layer in layers}
+    network = classifier.fast(layers)
+    tables: dict[str, _Table] = {}
+    readable: list[str] = []
+    for first in range(0, len(photographs), _BATCH):
+        images = _read(classifier, photographs[first : first + _BATCH], readable)
+        if len(images):
+            with torch.no_grad():
+                activations = network.activations(images, layers)
+            for layer, objective in objectives.items():
+                empty = torch.zeros(len(images), 0)
+                maps = objective.maps(Outputs(empty, torch.zeros(len(images)), {layer: activations[layer]}))
+                table = tables.get(layer)
+                if table is None:
+                    table = tables[layer] = _Table(folder / f"{layer}.npy", len(photographs), maps.shape[1])
+                table.add(maps)
+        progress(min(first + _BATCH, len(photographs)))
+    if not readable:
+        raise LitVizError("no photograph can be read: give a folder of images")
+    return {layer: table.finished(layer) for layer, table in tables.items()}, readable
+
+
+def _read(classifier: Classifier, paths: Sequence[str], readable: list[str]) -> Tensor:
+    """Return the photographs that can be read ``(N, C, H, W)``, and append their paths."""
+    images = []
+    for path in paths:
+        try:
+            fit: Any = classifier.resizing or "crop"
+            images.append(read_photograph(path, classifier.size, classifier.channels, fit).pixels)
+            readable.append(path)
+        except LitVizError:
+            continue
+    return torch.stack(images) if images else torch.empty(0)
+
+
+class _Table:
+    """Activations of a layer in a file, and the largest of each unit."""
+
+    def __init__(self, path: Path, photographs: int, units: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = np.lib.format.open_memmap(path, "w+", np.float32, (photographs, units))
+        self._count = 0
+        self._values = torch.full((TOP, units), -torch.inf)
+        self._top = torch.full((TOP, units), -1, dtype=torch.long)
+        self._places = torch.zeros(TOP, units, 2)
+
+    def add(self, maps: Tensor) -> None:
+        """Add the maps ``(N, U, H, W)`` of the next photographs."""
+        maps = maps.float().cpu()
+        means = maps.mean((2, 3))
+        height, width = maps.shape[2:]
+        largest = maps.flatten(2).argmax(2)
+        rows, columns = (largest // width + 0.5) / height, (largest % width + 0.5) / width
+        indices = torch.arange(self._count, self._count + len(maps))[:, None].expand(-1, maps.shape[1])
+        self._file[self._count : self._count + len(maps)] = means.numpy()
+        self._count += len(maps)
+        values = torch.cat([self._values, means])
+        self._values, order = values.topk(TOP, dim=0)
+        self._top = torch.cat([self._top, indices]).gather(0, order)
+        places = torch.cat([self._places, torch.stack([rows, columns], 2)])
+        self._places = places.gather(0, order[..., None].expand(-1, -1, 2))
+
+    def finished(self, layer: str) -> LayerSurvey:
+        """Return the survey of the layer."""
+        self._file.flush()
+        activations = self._file[: self._count]
+        return LayerSurvey(layer, activations, self._top.T.numpy(), self._places.transpose(0, 1).numpy())
