@@ -5,6 +5,7 @@ torch is imported within the commands, so that ``lit-viz --help`` is fast.
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import gc
 import io
@@ -102,6 +103,20 @@ List the layers of a network and their outputs.
 
 Example: lit-viz layers torchvision/resnet18 --classifier.weights none
 """,
+    "microscope": """\
+usage: lit-viz microscope NETWORK --layers PATTERNS --photographs FOLDER --out FOLDER [--channels all] ...
+
+Make pages of the units of a network: synthetic images, the photographs that activate each unit most, the distribution
+of its activation, and the classes that it raises and lowers. The same command continues an interrupted one.
+--layers PATTERNS    names of layers or patterns, with commas: "blocks.4.*"; lit-viz layers lists them
+--photographs FOLDER files and folders, with commas
+--out FOLDER         receives site/index.html, and a run folder per layer
+--channels UNITS     numbers and ranges such as 3,14-20, or all
+--config NAME        configuration of the synthetic images; --iterations N
+--count              print units, evaluations and photographs, and end
+
+Example: lit-viz microscope efficientnet_lite0 --layers blocks.1.0,blocks.4.1 --photographs photos --out runs/microscope
+""",
     "completion": """\
 usage: lit-viz completion SHELL
 
@@ -120,6 +135,7 @@ _SUMMARIES = {
     "epochs": ("FOLDER", "draw the results of a probe by epoch"),
     "classes": ("tarant", "find a class by a part of its name"),
     "layers": ("CLASSIFIER", "list the layers of a network"),
+    "microscope": ("NETWORK --layers PATTERN", "pages of the units of a network"),
     "completion": ("bash", "print the completion for a shell"),
 }
 _HELP = """\
@@ -226,6 +242,7 @@ def _dispatch(arguments: list[str]) -> None:
         "epochs": _epochs,
         "classes": _classes,
         "layers": _layers,
+        "microscope": _microscope,
         "completion": _completion,
     }
     if name not in commands:
@@ -429,6 +446,41 @@ def _classes(arguments: list[str]) -> None:
         raise LitVizError(f"no class of {options['name']} contains {part!r}{did_you_mean(part, labels)}")
     for index, label in matches:
         print(f"{index:>5}  {label}")
+
+
+def _microscope(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="lit-viz microscope", add_help=False, exit_on_error=False)
+    parser.add_argument("network", nargs="?", default="efficientnet_lite0")
+    for option in ("--layers", "--photographs", "--out"):
+        parser.add_argument(option)
+    parser.add_argument("--channels", default="all")
+    parser.add_argument("--config", default=None)
+    parser.add_argument("--iterations", type=int, default=None)
+    parser.add_argument("--count", action="store_true")
+    try:
+        options, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise LitVizError(f"{error}: see lit-viz microscope --help") from error
+    for name in ("layers", "photographs", "out"):
+        if getattr(options, name) is None:
+            raise LitVizError(f"--{name} is required: see lit-viz microscope --help")
+    if unknown:
+        raise LitVizError(f"unrecognized option {unknown[0]}: see lit-viz microscope --help")
+    with _gc_paused():
+        from lit_viz.classifiers.loading import load
+        from lit_viz.launch.messages import options_named
+        from lit_viz.units import cost_text, microscope
+    network, photographs = load(options.network), options.photographs.split(",")
+    with options_named():
+        if options.count:
+            print(cost_text(network, options.layers, photographs, options.channels, options.iterations))
+            return
+        iterations = {} if options.iterations is None else {"iterations": options.iterations}
+        made = microscope(
+            network, options.layers, photographs, options.out, channels=options.channels, config=options.config,
+            progress=True, **iterations,
+        )  # fmt: skip
+    print(f"site     {made.index}")
 
 
 def _layers(arguments: list[str]) -> None:

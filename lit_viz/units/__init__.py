@@ -21,13 +21,14 @@ from lit_viz.images.canvas import resize
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.images.reading import read_photograph, to_uint8
 from lit_viz.launch.run import Run
+from lit_viz.methods import ClassVisualization
 from lit_viz.methods.records import LayerImageRecord
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.objectives import Outputs
 from lit_viz.types import slug
 from lit_viz.units.effects import class_effects, crop_box, receptive_field
 from lit_viz.units.site import Crop, UnitPage, save_thumbnail, write_site
-from lit_viz.units.survey import LayerSurvey, channel_of, survey
+from lit_viz.units.survey import TOP, LayerSurvey, channel_of, survey
 from lit_viz.utils.formatting import choose_notify, pluralize
 
 _CLASSES = 5  # raised and lowered, on the page of a unit
@@ -102,6 +103,29 @@ def microscope(
 
 def _silent(message: str) -> None:
     """Show nothing."""
+
+
+def cost_text(
+    classifier: Classifier,
+    layers: str | Sequence[str],
+    photographs: str | Path | Sequence[str | Path],
+    channels: str | Sequence[int] = "all",
+    iterations: int | None = None,
+) -> str:
+    """Return the number of units, evaluations and photographs of a microscope."""
+    found = layouts(classifier)
+    units = 0
+    for layer in matching_layers(classifier, layers):
+        units += len(parse_channels(channels, found[layer].channels))
+    module = (
+        ClassVisualization(classifier) if iterations is None else ClassVisualization(classifier, iterations=iterations)
+    )
+    evaluations = units * module.iterations * module.views
+    files = len(_photograph_files(photographs))
+    return (
+        f"{pluralize(units, 'unit')}: {evaluations:,} evaluations, {pluralize(files, 'photograph')} once, and "
+        f"{2 * TOP * units:,} forwards for the classes"
+    )
 
 
 def matching_layers(classifier: Classifier, patterns: str | Sequence[str]) -> list[str]:

@@ -1,0 +1,173 @@
+"""The microscope: against a brute-force pass, known receptive fields, and in a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.cli import main
+from lit_viz.images.reading import read_photograph
+from lit_viz.units import matching_layers
+from lit_viz.units.effects import class_effects, crop_box, receptive_field
+from lit_viz.units.survey import TOP, survey
+
+SIDE = 48
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1), nn.Tanh()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+
+
+@pytest.fixture
+def net() -> Classifier:
+    return load_classifier(network(), size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for n in range(21):
+        coarse = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"{n:02d}.png")
+    (folder / "20.png").write_bytes(b"no image")
+    return folder
+
+
+def plain_activations(paths: list[str], depth: int) -> Tensor:
+    """Return the maps ``(P, U, H, W)`` after some layers, by the plain network."""
+    images = torch.stack([read_photograph(path, (SIDE, SIDE)).pixels for path in paths])
+    with torch.no_grad():
+        return network()[:depth]((images - 0.5) / 0.5)
+
+
+def test_the_survey_equals_a_brute_force_pass(net: Classifier, photographs: Path, tmp_path: Path) -> None:
+    files = [str(path) for path in sorted(photographs.iterdir())]
+    surveys, readable = survey(net, ["0", "3"], files, tmp_path / "activations")
+    assert readable == files[:-1]
+    for layer, depth in (("0", 1), ("3", 4)):
+        maps = plain_activations(readable, depth)
+        means = maps.mean((2, 3))
+        found = surveys[layer]
+        assert np.allclose(found.activations, means, atol=1e-5)
+        assert found.top.tolist() == means.topk(TOP, dim=0).indices.T.tolist()
+        for unit in range(maps.shape[1]):
+            for index, place in zip(found.top[unit], found.places[unit], strict=True):
+                largest = int(maps[index, unit].argmax())
+                height, width = maps.shape[2:]
+                assert place.tolist() == pytest.approx(
+                    [(largest // width + 0.5) / height, (largest % width + 0.5) / width], abs=1e-6
+                )
+
+
+@pytest.mark.parametrize(("layer", "side"), [("0", 3), ("2", 7)])
+def test_receptive_fields_are_those_of_the_kernels(net: Classifier, layer: str, side: int) -> None:
+    assert receptive_field(net, layer) == (side, side)
+
+
+def test_a_pooled_layer_sees_the_whole_image(net: Classifier) -> None:
+    assert receptive_field(net, "5") == (SIDE - 1, SIDE - 1) or receptive_field(net, "5") == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize(
+    ("place", "box"), [((0.5, 0.5), (20, 20, 28, 28)), ((0.0, 1.0), (40, 0, 48, 8)), ((1.0, 0.0), (0, 40, 8, 48))]
+)
+def test_crops_are_moved_into_the_image(place: tuple[float, float], box: tuple[int, ...]) -> None:
+    assert crop_box(place, (8, 8), (SIDE, SIDE)) == box
+
+
+def test_class_effects_are_differences_of_logits(net: Classifier) -> None:
+    images = torch.rand(3, 3, SIDE, SIDE)
+    plain = network()
+    with torch.no_grad():
+        hidden = plain[:4]((images - 0.5) / 0.5)
+        ablated = hidden.clone()
+        ablated[:, 2] = 0.25
+        expected = (plain[4:](hidden) - plain[4:](ablated)).mean(0)
+    assert torch.allclose(class_effects(net, "3", 2, images, 0.25), expected, atol=1e-5)
+
+
+def test_layers_by_patterns(net: Classifier) -> None:
+    assert matching_layers(net, "3,0") == ["0", "3"]
+    assert matching_layers(net, "[0-2]") == ["0", "1", "2"]
+    with pytest.raises(lv.LitVizError, match="no layer of Sequential matches 'blocks"):
+        matching_layers(net, "blocks.*")
+
+
+def test_pages_are_written_and_continued(
+    net: Classifier, photographs: Path, tmp_path: Path, probe: Any, probe_page: Any
+) -> None:
+    made = lv.microscope(net, "0,3", photographs, tmp_path / "out", iterations=3)
+    site = made.index.parent
+    pages = sorted(path.name for path in (site / "units").iterdir())
+    assert len(pages) == 6 + 4
+    page = (site / "units" / "3_2.html").read_text()
+    assert "unit 2" in page
+    assert page.count("<figure>") == TOP
+    records = (tmp_path / "out" / "layers" / "3" / "results.jsonl").read_text()
+    again = lv.microscope(net, "0,3", photographs, tmp_path / "out", iterations=3)
+    assert (tmp_path / "out" / "layers" / "3" / "results.jsonl").read_text() == records
+    assert torch.equal(again.runs["3"].images, made.runs["3"].images)
+    index = made.index.read_text()
+    script = probe(
+        "report.links = document.querySelectorAll('.grid a').length;"
+        "const search = document.getElementById('search');"
+        "search.value = '3 2'; search.dispatchEvent(new Event('input'));"
+        "report.matches = document.querySelectorAll('.grid a').length;"
+        "search.value = ''; search.dispatchEvent(new Event('input'));"
+        "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));"
+        "report.focused = document.activeElement.getAttribute('href');"
+    )
+    start = index.index('<meta http-equiv="Content-Security-Policy"')
+    open_index = index[:start] + index[index.index(">", start) + 1 :]
+    tested = site / "tested.html"
+    tested.write_text(open_index.replace("</body>", f"<script>{script}</script></body>"))
+    report = probe_page(tested.as_uri(), tmp_path)
+    assert report["errors"] == []
+    assert report["broken"] == []
+    assert not report["wide"]
+    assert report["links"] == 10
+    assert report["matches"] >= 1
+    assert report["focused"].startswith("units/0_0")
+    assert all(request.startswith("file:") for request in report["requests"])
+
+
+def test_the_command_counts_and_rejects(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "microscope",
+        "zoo/fashion_cnn",
+        "--layers",
+        "*",
+        "--photographs",
+        str(photographs),
+        "--out",
+        str(tmp_path),
+    ]
+    main([*words, "--count", "--channels", "0"])
+    assert "evaluations" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words, "--chanels", "3"])
+    assert "unrecognized option --chanels" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["microscope", "zoo/fashion_cnn"])
+    assert "required" in capsys.readouterr().err
+
+
+def test_the_data_of_the_index_is_small(net: Classifier, photographs: Path, tmp_path: Path) -> None:
+    made = lv.microscope(net, "0", photographs, tmp_path / "out", iterations=1)
+    text = (made.index.parent / "data.js").read_text().removeprefix("const UNITS = ").rstrip(";\n")
+    rows = json.loads(text)
+    assert [row[1] for row in rows] == list(range(6))
+    assert 2000 * len(text) / len(rows) < 2_000_000
