@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from importlib import import_module
@@ -11,7 +12,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    RichProgressBar,
+    TQDMProgressBar,
+)
+from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.model_summary import summarize
 from torch import Tensor
@@ -24,6 +32,8 @@ from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
 from lit_viz.launch.commands.visualize import VisualizeCommand
 from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.methods.class_visualization import Recipe, default_recipe
+from lit_viz.objectives import Channel
+from lit_viz.optim import Adam, Cosine
 from lit_viz.presentations import presentation_of
 from lit_viz.runs.evidence import Evidence
 from lit_viz.types import Task
@@ -151,6 +161,147 @@ def test_a_trainer_of_the_package_lightning_rejects_the_module(smooth: Classifie
 def test_a_trainer_without_tasks_is_rejected(smooth: Classifier, fit: Fit) -> None:
     with pytest.raises(lv.LitVizError, match="must be a TaskQueue"):
         fit(lv.ClassVisualization(smooth), pl.LightningDataModule())
+    with pytest.raises(lv.LitVizError, match=r"ClassTasks are for methods such as .*, got BoringModel"):
+        fit(BoringModel(), lv.ClassTasks(smooth, 1))
+
+
+def _layer_tasks(net: Classifier, layer: str = "features.3") -> TaskQueue:
+    return lv.LayerTasks(net, layer, channels=[1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda net: (lv.ClassVisualization(net), lv.PhotographTasks(net, photographs(), targets=1)),
+            "ClassVisualization takes tasks of classes or layers, got the photograph 'image 0': init= starts from one",
+        ),
+        (
+            lambda net: (lv.SaliencyMap(net), lv.ClassTasks(net, 1)),
+            "SaliencyMap takes tasks of photographs, such as PhotographTasks, got 'banana'",
+        ),
+        (
+            lambda net: (lv.AdversarialExample(net), _layer_tasks(net)),
+            "AdversarialExample takes tasks of photographs, such as PhotographTasks, got 'features.3_ch1'",
+        ),
+        (
+            lambda net: (lv.UniversalPerturbation(net), lv.ClassTasks(net, 1)),
+            "UniversalPerturbation takes tasks of photographs, such as PhotographTasks, got 'banana'",
+        ),
+        (
+            lambda net: (lv.ClassVisualization(net), _layer_tasks(net)),
+            "the objective Logit takes tasks of classes, got 'features.3_ch1': give objective=Channel(...), or "
+            "ClassTasks",
+        ),
+        (
+            lambda net: (lv.ClassVisualization(net, objective=Channel("features.3")), lv.ClassTasks(net, 1)),
+            "the objective Channel takes tasks of channels, got 'banana': give LayerTasks with channels=",
+        ),
+        (
+            lambda net: (lv.ClassVisualization(net, objective=Channel("features.3")), _layer_tasks(net, "features.0")),
+            "tasks must be of the layer of the objective, features.3, got features.0",
+        ),
+    ],
+)
+def test_tasks_of_another_kind_are_rejected(
+    smooth: Classifier, fit: Fit, make: Callable[[Classifier], tuple[Any, TaskQueue]], message: str
+) -> None:
+    """They failed with KeyError('image') or were computed as something else."""
+    with pytest.raises(lv.LitVizError, match=f"^{re.escape(message)}$"):
+        fit(*make(smooth))
+
+
+@pytest.mark.parametrize("kind", ["classes", "photographs", "layers"])
+def test_tasks_of_another_network_are_rejected(smooth: Classifier, fit: Fit, kind: str) -> None:
+    """Their class c was reported as the third class of the module's network."""
+    letters = lv.load_classifier(smooth_network(), labels=list("abcde"), mean=0.5, std=0.25, size=16)
+    fewer = lv.load_classifier(smooth_network(classes=3), labels=["apple", "banana", "cherry"], size=16)
+    tasks: dict[str, Callable[[Classifier], tuple[Any, TaskQueue]]] = {
+        "classes": lambda net: (lv.ClassVisualization(smooth), lv.ClassTasks(net, 2)),
+        "photographs": lambda net: (lv.SaliencyMap(smooth), lv.PhotographTasks(net, photographs(), targets=2)),
+        "layers": lambda net: (lv.ClassVisualization(smooth, objective=Channel("features.3")), _layer_tasks(net)),
+    }
+    message = r"for another network \(its class 0 is 'a' instead of 'apple'\): give that of the module"
+    with pytest.raises(lv.LitVizError, match=message):
+        fit(*tasks[kind](letters))
+    with pytest.raises(lv.LitVizError, match=r"\(3 classes instead of 5\)"):
+        fit(*tasks[kind](fewer))
+
+
+def test_a_checkpoint_of_other_tasks_is_rejected(smooth: Classifier, fit: Fit) -> None:
+    module = lv.ClassVisualization(smooth, iterations=6, slots=1)
+    path = fit(module, lv.ClassTasks(smooth, ["apple", "date"]), max_steps=2).checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    for others in (["apple", "cherry"], ["apple"]):
+        with pytest.raises(lv.LitVizError, match=r"^the checkpoint is of other tasks: give those that"):
+            fit(lv.ClassVisualization(smooth, iterations=6, slots=1), lv.ClassTasks(smooth, others), ckpt_path=path)
+    resumed = lv.ClassVisualization(smooth, iterations=6, slots=1)
+    fit(resumed, lv.ClassTasks(smooth, ["apple", "date"]), ckpt_path=path)
+    assert records(resumed) == [("done", 6)] * 2
+
+
+def test_a_test_without_results_warns(smooth: Classifier, tmp_path: Path) -> None:
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    with pytest.warns(UserWarning, match=r"trainer\.test evaluates the results of trainer\.fit, and there are none"):
+        (figures,) = trainer.test(lv.ClassVisualization(smooth), lv.ClassTasks(smooth, 1))
+    assert figures["done"] == 0
+
+
+class Rates(Callback):
+    """Learning rates as LearningRateMonitor reads them."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_the_learning_rate_monitor_logs_the_rate_of_the_rule(smooth: Classifier, fit: Fit, tmp_path: Path) -> None:
+    """It raised KeyError('lr')."""
+    steps = 4
+    rules: dict[str, tuple[Any, list[float]]] = {
+        "Adam": (lv.ClassVisualization(smooth, step_rule=Adam(lr=0.02), iterations=steps), [0.02] * steps),
+        "cosine": (
+            lv.ClassVisualization(smooth, step_rule=Adam(Cosine(0.02, 0.5)), iterations=steps),
+            [0.01 * (1 + (1 + math.cos(math.pi * k / steps)) / 2) for k in range(steps)],
+        ),
+        "PGD": (lv.AdversarialExample(smooth, attack=PGD(eps=0.1, alpha=0.02), iterations=steps), [0.02] * steps),
+        "steps": (lv.AdversarialExample(smooth, attack=PGD(eps=0.1, random_start=False), iterations=5), [0.05] * 5),
+        "saliency": (lv.SaliencyMap(smooth), [0.0]),
+    }
+    for name, (module, expected) in rules.items():
+        photograph = lv.PhotographTasks(smooth, photographs(1), targets="elder")
+        tasks = lv.ClassTasks(smooth, 1) if name in ("Adam", "cosine") else photograph
+        rates = Rates()
+        logger = CSVLogger(tmp_path / name)
+        fit(module, tasks, callbacks=[rates, LearningRateMonitor()], logger=logger, log_every_n_steps=1)
+        assert rates.rates == pytest.approx(expected[: len(rates.rates)]), name
+        logged = (Path(logger.log_dir) / "metrics.csv").read_text()
+        assert "lr-StepRuleOptimizer" in logged
+
+
+class Descriptions(Callback):
+    """Descriptions and totals of the progress bar, as they are after the previous step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, float | None]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        bar: Any = trainer.progress_bar_callback
+        if isinstance(bar, TQDMProgressBar):
+            self.seen.append((bar.train_progress_bar.desc.rstrip(": "), bar.train_progress_bar.total))
+        else:
+            (task,) = bar.progress.tasks
+            self.seen.append((task.description, task.total))
+
+
+@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
+def test_the_progress_bar_counts_images(smooth: Classifier, fit: Fit, bar: Any) -> None:
+    """It showed Epoch 0/-2."""
+    descriptions = Descriptions()
+    module, tasks = lv.ClassVisualization(smooth, iterations=3, slots=1), lv.ClassTasks(smooth, ["apple", "date"])
+    fit(module, tasks, callbacks=[bar(), descriptions], enable_progress_bar=True, max_epochs=-1)
+    assert descriptions.seen[1:] == [("0/2 images", 6)] * 2 + [("1/2 images", 6)] * 3
 
 
 @pytest.mark.parametrize("limit", [{"max_steps": 5}, {"max_time": {"seconds": 1}}])

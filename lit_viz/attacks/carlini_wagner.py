@@ -54,6 +54,9 @@ class CarliniWagner(Attack):
         self.adam = Adam(lr, eps=_ADAM_EPS)
         self.objective = Margin()
 
+    def nominal_rate(self, iteration: int, iterations: int) -> float:
+        return self.adam.nominal_rate(iteration, iterations)
+
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Add ``w``, Adam's state, ``c`` with its bounds ``low`` and ``high``, and whether it was ``enough``."""
         c = torch.full((len(x),), self.c, dtype=torch.float64, device=x.device)

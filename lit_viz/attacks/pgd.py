@@ -80,6 +80,10 @@ class PGD(ClimbingAttack):
         alpha = per_slot(self.step_size(state), x)
         return self.project(torch.addcmul(x, alpha, self.norm.steepest(gradient)), state), state
 
+    def nominal_rate(self, iteration: int, iterations: int) -> float:
+        state = {"iteration": torch.tensor([iteration]), "iterations": torch.tensor([iterations])}
+        return float(self.step_size(state | {"eps": torch.tensor([self.eps])}))
+
     def step_size(self, state: State) -> Tensor:
         """Return the lengths of the steps ``(N,)``."""
         if self.alpha is not None:

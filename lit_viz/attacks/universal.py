@@ -65,12 +65,19 @@ class Universal(BudgetAttack):
         return *self.update(x, state, evaluate(x), ~done), done
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:
+        moved = x + per_slot(self._step_size(state), x) * self.norm.steepest(evaluation.gradient)
+        return self.project(moved, state), state
+
+    def nominal_rate(self, iteration: int, iterations: int) -> float:
+        state = {"iteration": torch.tensor([iteration]), "iterations": torch.tensor([iterations])}
+        return float(self._step_size(state | {"eps": torch.tensor([self.eps])}))
+
+    def _step_size(self, state: State) -> Tensor:
+        """Return the lengths of the steps ``(N,)``."""
         first = _FIRST_STEP * state["eps"]
         if self.alpha is not None:
             first = torch.full_like(first, self.alpha)
-        alpha = first * Cosine(1.0, _DECAY).factor(state["iteration"].double() / state["iterations"])
-        moved = x + per_slot(alpha, x) * self.norm.steepest(evaluation.gradient)
-        return self.project(moved, state), state
+        return first * Cosine(1.0, _DECAY).factor(state["iteration"].double() / state["iterations"])
 
     def project(self, x: Tensor, state: State) -> Tensor:
         return self.norm.shorten(x, torch.full_like(x, -1.0), torch.ones_like(x), state["eps"])

@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
@@ -55,6 +56,7 @@ class TaskQueue(Part, pl.LightningDataModule):
 
     Attributes:
         options: what a configuration states of the tasks, by name.
+        network_classes: classes of the network that the tasks were listed for; None if they are not known.
     """
 
     def __init__(
@@ -70,12 +72,22 @@ class TaskQueue(Part, pl.LightningDataModule):
         self.notes = list(notes)
         self.evidence = evidence
         self.options: dict[str, Any] = {}
+        self.network_classes: Sequence[str] | None = None
 
     def setup(self, stage: str) -> None:
-        """Broadcast the queue of rank 0, which alone has listed the photographs."""
+        """Broadcast the queue of rank 0, which alone has listed the photographs.
+
+        Raises:
+            LitVizError: the module is not a method, or of another network than the tasks.
+        """
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
-        self.tasks = tuple(module.expand_tasks(self.trainer.strategy.broadcast(self.tasks)))
+        if not hasattr(module, "expand_tasks"):
+            name = type(module).__name__
+            raise LitVizError(f"{type(self).__name__} are for methods such as lit_viz.ClassVisualization, got {name}")
+        self.tasks, self.network_classes = self.trainer.strategy.broadcast((self.tasks, self.network_classes))
+        _check_classes(self.network_classes, module.classifier.labels)
+        self.tasks = tuple(module.expand_tasks(self.tasks))
         if len(self.images):
             module.images = self.images
         if stage == "fit":
@@ -94,6 +106,22 @@ class TaskQueue(Part, pl.LightningDataModule):
     def test_dataloader(self) -> list[int]:
         """Return a single batch; the evidence is computed from the results of the module."""
         return [0]
+
+
+def _check_classes(classes: Sequence[str] | None, expected: Sequence[str]) -> None:
+    """Check that tasks are of the network of a module, whose classes are expected.
+
+    Raises:
+        LitVizError: the classes differ.
+    """
+    if classes is None or list(classes) == list(expected):
+        return
+    difference = f"{len(classes)} classes instead of {len(expected)}"
+    for index, (name, other) in enumerate(zip(classes, expected, strict=False)):
+        if name != other:
+            difference = f"its class {index} is {name!r} instead of {other!r}"
+            break
+    raise LitVizError(f"the tasks were listed for another network ({difference}): give that of the module")
 
 
 _DIGEST = 32  # bytes of the SHA-256 digest at the end of a checkpoint
@@ -191,14 +219,33 @@ def adapt_trainer(trainer: pl.Trainer) -> None:
     """Adapt a Trainer to the training of images.
 
     Raises:
-        LitVizError: the strategy would wrap the module.
+        LitVizError: the strategy divides the module between the devices.
     """
-    if trainer.world_size > 1 and not isinstance(trainer.strategy, LaunchOnlyStrategy):
-        raise LitVizError(f"several devices require strategy='lit_viz', got {type(trainer.strategy).__name__}")
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy.model = trainer.lightning_module  # there are no weights with gradients to average
+    elif trainer.world_size > 1:
+        name = type(trainer.strategy).__name__
+        raise LitVizError(f"several devices require strategy='lit_viz' or 'ddp', got {name}")
     if isinstance(trainer.precision_plugin, MixedPrecision):
         trainer.precision_plugin.scaler = None  # there is no scaled loss
     # Lightning broadcasts the SIGTERM of rank 0 here before every step.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def describe_bar(trainer: pl.Trainer, text: str, steps: int) -> None:
+    """Describe the bar of the training, which Lightning calls ``Epoch 0/-2`` in a run without a number of epochs.
+
+    Args:
+        trainer: its progress bar is one of Lightning's; others are unchanged.
+        text: description.
+        steps: maximum number of steps.
+    """
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and bar.progress is not None and bar.train_progress_bar_id is not None:
+        bar.progress.update(bar.train_progress_bar_id, description=text, total=steps)
+    elif isinstance(bar, TQDMProgressBar) and not bar.is_disabled:
+        bar.train_progress_bar.total = steps
+        bar.train_progress_bar.set_description(text, refresh=False)
 
 
 @contextmanager

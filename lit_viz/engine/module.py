@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lit_viz.engine.lightning import adapt_trainer
+from lit_viz.engine.lightning import adapt_trainer, describe_bar
 from lit_viz.engine.method import Method
 from lit_viz.engine.ranks import RankExchange, RankGroup, RankStatus
 from lit_viz.engine.slots import ITERATION, UNTIL
@@ -87,19 +90,22 @@ class ImageTraining(Method):
         self._updates_finished = self._updates_total = self._updates_made = 0
         self._restored: dict[str, Any] | None = None
         self._progress_metrics: dict[str, float] = {}
+        self._bar_text = ""
 
     # Lightning hooks
 
     def configure_optimizers(self) -> StepRuleOptimizer:
         """Return the optimizer of the step rule."""
-        return StepRuleOptimizer(self, self._evaluate)
+        optimizer = StepRuleOptimizer(self, self._evaluate)
+        optimizer.set_rate(0, self.iterations)
+        return optimizer
 
     def setup(self, stage: str) -> None:
         """Allocate the images of a full batch, for the model summary, and discard the state of an earlier run."""
         if stage == "fit":
             self.slots.clear(torch.zeros(min(self.capacity, len(self.tasks)), *self.image_shape))
             self.exchange, self._results, self._sums = RankExchange(), {}, {}
-            self._updates_made, self._progress_metrics = 0, {}
+            self._updates_made, self._progress_metrics, self._bar_text = 0, {}, ""
 
     def on_fit_start(self) -> None:
         """Prepare the networks and restore the state of a checkpoint."""
@@ -112,6 +118,7 @@ class ImageTraining(Method):
             self.exchange.finished = dict(self._restored["finished"])
             self.decision.updates = sum(int(entry["state"][ITERATION]) for entry in entries)
             self._restored = None
+        self._tasks_digest = tasks_digest(self.tasks)
         self._updates_finished = self._updates_total = 0
         own_tasks: list[Task] = []
         for task in self.tasks:
@@ -150,12 +157,26 @@ class ImageTraining(Method):
         for callback in self.trainer.early_stopping_callbacks:
             if callback.monitor in self.trainer.callback_metrics:
                 callback.on_train_epoch_end(self.trainer, self)
+        if self.trainer.progress_bar_callback is not None:
+            self._describe_bar()
+
+    def _describe_bar(self) -> None:
+        """Show the number of finished images in the progress bar, when it changes."""
+        text = f"{len(self.finished)}/{len(self.tasks)} images"
+        if text != self._bar_text:
+            self._bar_text = text
+            describe_bar(self.trainer, text, self.cost(self.tasks)[0])
 
     def on_train_end(self) -> None:
-        """Keep the images that the Trainer has stopped before their last iteration, as ``unfinished`` results."""
-        # Equal on all ranks, which therefore all gather below.
-        if not self.keep_results or self.decision.signal or not self.decision.unfinished:
+        """Keep the results of all ranks on every rank, with those of unfinished images."""
+        if not self.keep_results or self.decision.signal:  # equal on all ranks, which exchange results below
             return
+        if self.decision.unfinished:
+            self._keep_unfinished()
+        self._results = self.ranks.broadcast(self._results)
+
+    def _keep_unfinished(self) -> None:
+        """Keep the images that the Trainer has stopped before their last iteration, as ``unfinished`` results."""
         entries, tasks = self.slots.dump(), list(self.slots.tasks)
         with torch.no_grad(), _default_dtype(self.image_dtype):
             finished = Step(self).finish(dict.fromkeys(range(len(tasks)), False))
@@ -168,13 +189,21 @@ class ImageTraining(Method):
             self.slots.restore(entry, task, self.device)
 
     def test_step(self, batch: int, batch_idx: int) -> None:
-        """Log the evidence of the results."""
-        with torch.inference_mode(False), torch.enable_grad():
-            numbers: dict[str, float] = {}
-            if self.verify is not None:
-                numbers.update(self.verify(self.results))
-            numbers.update(self.evidence(self.results))
-            self.log_dict(numbers, batch_size=1)
+        """Log the evidence of the results, which rank 0 computes, on every rank."""
+        results = self.results
+        if not results:
+            rank_zero_warn(
+                "trainer.test evaluates the results of trainer.fit, and there are none: fit the module first, or give "
+                "ckpt_path="
+            )
+        numbers: dict[str, float] = {}
+        if self.trainer.is_global_zero:
+            with torch.inference_mode(False), torch.enable_grad():
+                if self.verify is not None:
+                    numbers.update(self.verify(results))
+                numbers.update(self.evidence(results))
+        numbers = self.trainer.strategy.broadcast(numbers)
+        self.log_dict(numbers, batch_size=1, sync_dist=self.trainer.world_size > 1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save unfinished images by task and the finished tasks, without the classifier."""
@@ -185,13 +214,21 @@ class ImageTraining(Method):
             "slots": entries,
             "finished": dict(self.finished),
             "sums": dict(self._sums),
+            "tasks": self._tasks_digest,
         }
         if self.keep_results:
             checkpoint["lit_viz"]["results"] = [result.dump() for result in self.results if result.is_finished]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the saved state until :meth:`on_fit_start`, where the device is known."""
+        """Keep the saved state until :meth:`on_fit_start`, where the device is known.
+
+        Raises:
+            LitVizError: the checkpoint has another version, or is of other tasks.
+        """
         self._restored = check_run_state(checkpoint["lit_viz"])
+        digest = self._restored.get("tasks")  # absent in checkpoints of earlier versions
+        if digest is not None and digest != tasks_digest(self.tasks):
+            raise LitVizError("the checkpoint is of other tasks: give those that it was saved with, or no ckpt_path=")
         self._sums = dict(self._restored.get("sums", {}))
         self._results = {}
         for result in map(Result.restore, self._restored.get("results", ())):
@@ -210,6 +247,7 @@ class ImageTraining(Method):
             due = self._due_snapshots(self.slots.x)
             self._step = step = Step(self)
             self.slots.state[UNTIL] = self._next_logged()
+            self.optimizer.set_rate(step.iteration[0], self.last_iteration(self.slots.tasks[0]))
             self.optimizers().step()  # type: ignore[union-attr]
             snapshots = step.snapshots(due)
             self._update_progress_metrics(snapshots)
@@ -275,7 +313,10 @@ class ImageTraining(Method):
 
     @property
     def results(self) -> list[Result]:
-        """The results in task order, on rank 0. Images that the Trainer stopped have the status ``unfinished``."""
+        """The results in task order, on every rank after the training.
+
+        Images that the Trainer stopped have the status ``unfinished``.
+        """
         return [result for _, result in sorted(self._results.items())]
 
     @property
@@ -399,6 +440,14 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def tasks_digest(tasks: Sequence[Task]) -> str:
+    """Return the SHA-256 of the tasks of a queue."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(json.dumps(asdict(task), default=str, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def check_run_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -106,6 +106,14 @@ class RankGroup:
             dist.all_gather_object(gathered, item, group=self.group)
         return gathered
 
+    def broadcast(self, item: T) -> T:
+        """Return the item of rank 0 on every rank."""
+        if self.size == 1:
+            return item
+        boxed = [item]
+        dist.broadcast_object_list(boxed, group=self.group)
+        return boxed[0]
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over the ranks that share views, bitwise equal on each."""
         if not self.shares_views:

@@ -119,14 +119,20 @@ class StepRuleOptimizer(torch.optim.Optimizer):
         method: its slots, step rule and projection.
         evaluate: evaluation of the images by the network.
 
+    The parameter group has ``lr``, the nominal rate of the rule, for callbacks such as ``LearningRateMonitor``.
+
     Attributes:
         done: ``(N,)`` bool, images that the rule reported as done in the last step, which does not change them.
     """
 
     def __init__(self, method: Method, evaluate: Evaluate) -> None:
-        super().__init__([method.slots.image], {})
+        super().__init__([method.slots.image], {"lr": 0.0})
         self.method, self.evaluate = method, evaluate
         self.done = torch.zeros(0, dtype=torch.bool)
+
+    def set_rate(self, iteration: int, iterations: int) -> None:
+        """Set the rate that callbacks read, of an image after ``iteration`` of its ``iterations`` updates."""
+        self.param_groups[0]["lr"] = self.method.step_rule.nominal_rate(iteration, iterations)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

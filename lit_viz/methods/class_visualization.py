@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.classifiers.layers import layer_of
 from lit_viz.classifiers.resizing import Resizing
 from lit_viz.classifiers.summaries import group_summary
 from lit_viz.engine.evaluator import Evaluator
@@ -274,7 +275,10 @@ class ClassVisualization(ImageTraining):
         return expanded
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
-        """Require the initial photograph of a resumed run, and a learning rate where it varies."""
+        """Require what the objective reads, the initial photograph of a resumed run, and a learning rate where it
+        varies."""
+        for task in tasks:
+            self._check_kind(task)
         if any("lr" in task.options for task in tasks):
             has_rate = hasattr(self.step_rule, "lr")
             name = type(self.step_rule).__name__
@@ -288,6 +292,23 @@ class ClassVisualization(ImageTraining):
                 "the initial image of this run is an array: resume it in Python, with the same call and resume=True"
             )
         raise LitVizError(f"the initial photograph of this run, {source}, cannot be read: restore the file")
+
+    def _check_kind(self, task: Task) -> None:
+        """Check that a task has what the objective reads."""
+        name, objective = type(self).__name__, type(self.objective).__name__
+        if task.label_source is not None or "image" in task.options:
+            hint = "init= starts from one"
+            raise LitVizError(f"{name} takes tasks of classes or layers, got the photograph {task.name!r}: {hint}")
+        if "target" in self.objective.task_fields and task.target is None:
+            hint = "give objective=Channel(...), or ClassTasks"
+            raise LitVizError(f"the objective {objective} takes tasks of classes, got {task.name!r}: {hint}")
+        if "channel" in self.objective.task_fields and "channel" not in task.options:
+            hint = "give LayerTasks with channels="
+            raise LitVizError(f"the objective {objective} takes tasks of channels, got {task.name!r}: {hint}")
+        layers = {layer_of(layer) for layer in self.objective.layers}
+        if "layer" in task.options and layers and task.options["layer"] not in layers:
+            got = task.options["layer"]
+            raise LitVizError(f"tasks must be of the layer of the objective, {', '.join(layers)}, got {got}")
 
     def _note_late_iterations(self, tasks: Sequence[Task]) -> None:
         """Add a note about iterations to log that are later than the last one."""

@@ -71,11 +71,23 @@ class PhotographTraining(ImageTraining):
         return (self.classifier.channels, *self.classifier.size)
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
-        """Require the images of tasks that have no file."""
+        """Require photographs, and the images of tasks that have no file."""
+        self.check_photographs(tasks)
         if not len(self.images) and any(task.source is None and "image" in task.options for task in tasks):
             raise LitVizError(
                 "the photographs of this run are arrays: resume it in Python, with the original call and resume=True"
             )
+
+    def check_photographs(self, tasks: Sequence[Task]) -> None:
+        """Check that tasks are of photographs.
+
+        Raises:
+            LitVizError: a task has neither a file nor an image.
+        """
+        for task in tasks:
+            if task.source is None and not {"image", "photographs"} & task.options.keys():
+                name = type(self).__name__
+                raise LitVizError(f"{name} takes tasks of photographs, such as PhotographTasks, got {task.name!r}")
 
     def start(self, task: Task) -> Tensor:
         """Return the photograph ``(C, H, W)``, on the 8-bit lattice unless it is a floating-point picture of this size.

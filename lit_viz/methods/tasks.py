@@ -68,8 +68,10 @@ class ClassTasks(TaskQueue):
         words = to_classes(classes)
         require(words, "there must be at least one class", "none", hint="give its name or index")
         contrasts = None if against is None else to_classes(against)
-        tasks = class_tasks(as_classifier(classifier), words, contrasts, seed)
+        network = as_classifier(classifier)
+        tasks = class_tasks(network, words, contrasts, seed)
         super().__init__(varied(tasks, vary or {}))
+        self.network_classes = network.labels
         self.options = {"targets": words, "against": _one_or_list(contrasts), "vary": dict(vary or {}), "seed": seed}
 
 
@@ -106,6 +108,7 @@ class LayerTasks(TaskQueue):
             count = found.tokens if axis == "token" else found.channels
             tasks = _channel_tasks(name, parse_channels(channels, count), count, axis, seed)
         super().__init__(varied(tasks, vary or {}))
+        self.network_classes = network.labels
         given = channels
         if channels is not None and not isinstance(channels, (str, int)):
             given = ",".join(str(int(channel)) for channel in channels)
@@ -181,6 +184,7 @@ class PhotographTasks(TaskQueue):
             tasks, notes = _photograph_tasks(network, **options, seed=seed)
         sizes = _different_radii(radii)
         super().__init__(with_variants(with_goals(tasks, goal), "eps", sizes), pictures, notes=notes)
+        self.network_classes = network.labels
         self.options = dict(options, radii=sizes, goal=goal, seed=seed)
 
 

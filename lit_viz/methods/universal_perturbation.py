@@ -136,6 +136,7 @@ class UniversalPerturbation(AttackTraining):
         """Return a task per target and radius for all photographs, unless the tasks list their photographs."""
         if all("photographs" in task.options for task in tasks):
             return tasks
+        self.check_photographs(tasks)
         return universal_tasks(tasks, self.held_out)
 
     def start(self, task: Task) -> Tensor:

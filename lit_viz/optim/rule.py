@@ -43,6 +43,19 @@ class StepRule(Part, ABC):
         """Return the number of iterations that the next step counts for, ``(N,)`` int64; ones by default."""
         return torch.ones_like(state["iteration"])
 
+    def nominal_rate(self, iteration: int, iterations: int) -> float:
+        """Return the learning rate or length of a step, as callbacks of Lightning log it; 0.0 for a rule without one.
+
+        Args:
+            iteration: updates made.
+            iterations: updates of the image in total.
+        """
+        rate = getattr(self, "lr", getattr(self, "alpha", None))
+        if isinstance(rate, LearningRate):
+            progress = torch.tensor([iteration / max(iterations, 1)], dtype=torch.float64)
+            return rate.lr * float(rate.factor(progress))
+        return 0.0 if rate is None else float(rate)
+
     @abstractmethod
     def step(self, x: Tensor, state: State, evaluate: Evaluate) -> tuple[Tensor, State, Tensor]:
         """Return the next images, the next state, and which images are done ``(N,)`` bool.
