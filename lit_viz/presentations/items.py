@@ -253,6 +253,7 @@ def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:
 def _gates(entry: run_evidence.MapAgreement) -> TableRow:
     """Return both gates of a map, and its similarity beside that of the most similar control."""
     controls = [_float(control.spearman) for control in entry.controls.values()]
+    most_similar = f"{max(controls):.4f}" if controls else ""  # computed for one map of each method
     return {
         "map": _map_name(entry),
         "method": entry.method,
@@ -261,7 +262,7 @@ def _gates(entry: run_evidence.MapAgreement) -> TableRow:
         "delivered map: difference": number(_float(entry.delivered.difference)),
         "allowed": number(_float(entry.delivered.allowed)),
         "Spearman": f"{_float(entry.similarity.spearman):.4f}",
-        "most similar control": f"{max(controls, default=math.nan):.4f}",
+        "most similar control": most_similar,
     }
 
 

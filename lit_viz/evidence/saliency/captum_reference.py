@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -32,12 +32,19 @@ _INFINITE = 1e12  # weight of the two coalitions that a regression must fit; Cap
 _SETTINGS = {"batch", "evaluations", "objective", "record_fields", "reducer", "tolerance", "uncertainty"}
 
 
+#: Copies of networks by classifier, precision, and whether they are prepared for hooks.
+NetworkCopies = dict[tuple[Classifier, torch.dtype, bool], nn.Module]
+
+
 class OriginalNetwork(nn.Module):
     """A frozen copy of the original network in eval mode: images ``(N, C, H, W)`` in [0, 1] -> logits ``(N, K)``.
 
     If the target is contrasted with another class (``against``), ``gamma`` times its logit is subtracted from each.
 
     For Captum's hooks on rectifiers (``hooked``), activations are not in place and a ReLU6 is an instance of ReLU.
+
+    Args:
+        copies: copies that exist already, by classifier, precision and ``hooked``; a new one is added.
 
     Raises:
         LitVizError: the network can't be copied.
@@ -51,8 +58,19 @@ class OriginalNetwork(nn.Module):
         hooked: bool = False,
         against: int | None = None,
         gamma: float = 1.0,
+        copies: NetworkCopies | None = None,
     ) -> None:
         super().__init__()
+        self._normalize, self.against, self.gamma = classifier.normalize, against, gamma
+        self.output = classifier.output
+        key = classifier, dtype, hooked
+        if copies is None:
+            copies = {}
+        if key not in copies:
+            copies[key] = self._copied(classifier, dtype, hooked)
+        self.network = copies[key]
+
+    def _copied(self, classifier: Classifier, dtype: torch.dtype, hooked: bool) -> nn.Module:
         # Without a fast copy, the network's own hooks change its output and must be kept.
         memo = {} if classifier.fast().is_original else isolation.memo_without_hooks(classifier.original)
         try:
@@ -61,9 +79,7 @@ class OriginalNetwork(nn.Module):
             raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
         if hooked:
             _prepare_for_hooks(network)
-        self.network = isolation.cast(network, dtype).eval().requires_grad_(False)
-        self._normalize, self.against, self.gamma = classifier.normalize, against, gamma
-        self.output = classifier.output
+        return isolation.cast(network, dtype).eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
@@ -200,6 +216,7 @@ class CaptumReference:
         against: index of the class that the target is contrasted with, if any.
         noise_seed: if not 0, perturb photograph and weights by float32 rounding errors of this seed.
         noise_steps: largest perturbation, in units of the float32 epsilon.
+        copies: unperturbed copies of the network, which references share.
     """
 
     method: own.Attribution
@@ -211,13 +228,17 @@ class CaptumReference:
     against: int | None = None
     noise_seed: int = 0
     noise_steps: int = 1
+    copies: NetworkCopies = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def network(self) -> OriginalNetwork:
         """The copy of the network."""
         hooked = isinstance(self.method, (own.GuidedBackprop, own.GuidedGradCAM))
         gamma = getattr(self.method.objective, "gamma", 1.0)
-        network = OriginalNetwork(self.classifier, self.x.dtype, hooked=hooked, against=self.against, gamma=gamma)
+        copies = {} if self.noise_seed else self.copies
+        network = OriginalNetwork(
+            self.classifier, self.x.dtype, hooked=hooked, against=self.against, gamma=gamma, copies=copies
+        )
         if self.noise_seed:
             for parameter in network.parameters():
                 real = torch.view_as_real(parameter) if parameter.is_complex() else parameter

@@ -22,7 +22,7 @@ from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.classifiers.loading import load
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterpart_of
+from lit_viz.evidence.saliency.captum_reference import CaptumReference, NetworkCopies, counterpart_of
 from lit_viz.evidence.saliency.metrics import random_map, randomize_layer
 from lit_viz.images.rendering import clip_limits, heat, rank_correlation, ssim
 from lit_viz.methods.records import SaliencyRecord
@@ -150,7 +150,7 @@ class Agreement:
 
 
 def check_map(
-    reference: CaptumReference, delivered: Tensor, randomized: Callable[[], Classifier]
+    reference: CaptumReference, delivered: Tensor, randomized: Callable[[], Classifier] | None
 ) -> tuple[Agreement, Tensor]:
     """Compare a delivered map with Captum elementwise.
 
@@ -162,7 +162,8 @@ def check_map(
         reference: with the photograph as the network sees it, in float64, and a method that is bound to the classifier
             and in Captum (see :func:`counterpart_of`).
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
-        randomized: returns the classifier with randomized weights for a control (see :func:`randomize`).
+        randomized: returns the classifier with randomized weights for a control (see :func:`randomize`); None for a
+            comparison without controls.
 
     Returns:
         the comparison and Captum's float64 map.
@@ -182,12 +183,15 @@ def check_map(
     few = exact.with_evaluations(_FORMULA_EVALUATIONS)
     networks = _float64_networks(few)
     known = expected if few.evaluations == exact.evaluations else None
+    controls: Mapping[str, run_evidence.Similarity] = {}
+    if randomized is not None:
+        controls = _controls(exact, expected[0], randomized)
     agreement = Agreement(
         formula=_formula_difference(few, networks, known),
         delivered=largest_difference(delivered[None], expected),
         captum_float32=float32_error(single, *(single.with_rounding(k) for k in range(1, 1 + _ROUNDED_MAPS))),
         similarity=similarity_of(delivered, expected[0]),
-        controls=_controls(exact, expected[0], randomized),
+        controls=controls,
         rounding=few.formula_rounding,
     )
     if not agreement.formula_passed:
@@ -399,6 +403,8 @@ def cross_check(
     damaged: dict[int, str] = {}
     kept: Counter[bool] = Counter()
     randomized = cache(lambda: randomize(classifier))
+    copies: NetworkCopies = {}
+    controlled: set[str] = set()  # methods whose controls were computed
     queue = _order(outcomes)
     total = 0
     for _, record in queue:
@@ -431,14 +437,19 @@ def cross_check(
         try:
             with torch_warnings_ignored():
                 x = photograph[None].double()
-                task = CaptumReference(method, classifier, x, record.target, record.seed, count, record.against)
-                agreement, reference = check_map(task, delivered, randomized)
+                task = CaptumReference(
+                    method, classifier, x, record.target, record.seed, count, record.against, copies=copies
+                )
+                is_controlled = record.method in controlled
+                agreement, reference = check_map(task, delivered, None if is_controlled else randomized)
         except LitVizError as error:
             unchecked[index] = str(error)
             continue
         except Exception as error:  # raised by the network's own code in float64 or under Captum's hooks
+            copies.clear()  # hooks may be left on them
             unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
             continue
+        controlled.add(record.method)
         kept[agreement.passed] += 1
         is_drawn = kept[agreement.passed] <= MOST_ROWS  # of passed and of failed maps
         agreements[index] = agreement, reference if is_drawn else None

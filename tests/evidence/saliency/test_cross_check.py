@@ -27,7 +27,7 @@ from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency import cross_check as module
-from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterpart_of
+from lit_viz.evidence.saliency.captum_reference import CaptumReference, OriginalNetwork, counterpart_of
 from lit_viz.evidence.saliency.cross_check import (
     NOT_CHECKED,
     NOT_IN_CAPTUM,
@@ -98,6 +98,29 @@ def test_the_documentation_lists_what_captum_has() -> None:
         counterpart = counterpart_of(kind())
         columns = ("-", NOT_IN_CAPTUM) if counterpart is None else (f"`{counterpart.name}`", counterpart.compared)
         assert f"| `{name}` | {columns[0]} | {columns[1]} |\n" in page
+
+
+def test_one_copy_of_the_network_and_controls_of_one_map_per_method(
+    monkeypatch: pytest.MonkeyPatch, smooth: Classifier
+) -> None:
+    copied: list[tuple[torch.dtype, bool]] = []
+    original = OriginalNetwork._copied
+
+    def copy(self: OriginalNetwork, classifier: Classifier, dtype: torch.dtype, hooked: bool) -> nn.Module:
+        copied.append((dtype, classifier is smooth))
+        return original(self, classifier, dtype, hooked)
+
+    monkeypatch.setattr(OriginalNetwork, "_copied", copy)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    run = lv.saliency(smooth, images, targets=2, method=["gradient", "smoothgrad"], iterations=4, check="captum")
+    assert run.evidence.captum is not None
+    agreements = run.evidence.captum.maps
+    assert all(agreement.passed for agreement in agreements)
+    controls = {(agreement.name, agreement.method): len(agreement.controls) for agreement in agreements}
+    assert sorted(controls.values()) == [0, 0, 3, 3]
+    assert copied.count((torch.float64, True)) == 1
+    assert copied.count((torch.float32, False)) == 1  # of the randomized network
+    assert copied.count((torch.float32, True)) == 1 + 2 * 4  # and with rounding errors in the weights, for each map
 
 
 class Renamed(Gradient):
