@@ -1,0 +1,65 @@
+"""The sanity figure of synthetic images: against scipy, and on images whose answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from lit_viz.classifiers import load_classifier
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.naturalness import channel_means, compared_layers, naturalness, spearman
+
+
+def test_spearman_equals_scipy_with_ties() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randint(0, 5, (3, 20)).float(), torch.randn(4, 20)
+    ours = spearman(a, b)
+    for i in range(3):
+        for j in range(4):
+            assert float(ours[i, j]) == pytest.approx(spearmanr(a[i], b[j]).statistic, abs=1e-9)
+
+
+def means(center: torch.Tensor, count: int, noise: float = 0.3) -> torch.Tensor:
+    return center + noise * torch.randn(count, len(center))
+
+
+def test_the_scale_has_natural_images_at_one_and_random_ones_at_zero() -> None:
+    torch.manual_seed(0)
+    shared, own = torch.randn(60), torch.randn(60)
+    natural, random = means(shared + own, 9), means(shared, 60, noise=1.0)
+    like_natural = naturalness({"a": means(shared + own, 1)[0]}, {"a": natural}, {"a": random})[0]
+    like_random = naturalness({"a": means(shared, 1, noise=1.0)[0]}, {"a": natural}, {"a": random})[0]
+    assert like_natural.is_decidable
+    assert like_natural.value == pytest.approx(1.0, abs=0.15)
+    assert like_random.value == pytest.approx(0.0, abs=0.35)
+    assert like_natural.low <= like_natural.value <= like_natural.high
+    opposite = naturalness({"a": -(shared + own)}, {"a": natural}, {"a": random})[0]
+    assert opposite.value < -1
+
+
+def test_natural_images_that_are_random_photographs_decide_nothing() -> None:
+    torch.manual_seed(1)
+    images = torch.randn(30, 40)
+    figure = naturalness({"a": torch.randn(40)}, {"a": images[:9]}, {"a": images[9:]})[0]
+    assert not figure.is_decidable
+
+
+def test_channel_means_are_those_of_the_plain_network() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 9)
+    ).eval()
+    net = load_classifier(network, size=16, mean=0.5, std=0.5)
+    assert compared_layers(net) == ["0", "1", "2", "3", "4"]
+    assert compared_layers(net, "1") == ["0", "1"]
+    images = torch.rand(20, 3, 16, 16)
+    with torch.no_grad():
+        expected = network[:2]((images - 0.5) / 0.5).mean((2, 3))
+    assert torch.allclose(channel_means(net, ["0", "1"], images)["1"], expected, atol=1e-5)
+
+
+def test_too_few_images_are_one_sentence() -> None:
+    with pytest.raises(LitVizError, match="at least 3 natural images"):
+        naturalness({"a": torch.ones(4)}, {"a": torch.ones(2, 4)}, {"a": torch.ones(5, 4)})
