@@ -33,12 +33,13 @@ from benchmarks.references import INSTALL, Problem, Reference, installed, refere
 from lit_viz.attacks import Attack, Ensemble, attack_name
 from lit_viz.attacks.norms import format_distance
 from lit_viz.attacks.rounding import LEVELS, LatticeBall, levels_of
-from lit_viz.classifiers import Classifier, FrozenNetwork, load_classifier
+from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.launch.resume import load_run
 from lit_viz.methods import AdversarialExample
+from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import Notify, notify, text_table
@@ -226,7 +227,7 @@ def compare_run(folder: Path | str, classifier: Classifier | None = None) -> lis
     configured = load_run(folder)
     if classifier is None:
         options: dict[str, Any] = configured.config.classifier.as_dict()
-        classifier = load_classifier(options.pop("name"), **options)
+        classifier = load_network(options.pop("name"), **options)
     module = configured.build(classifier) if configured.command.name == "attack" else None
     if not isinstance(module, AdversarialExample):
         raise LitVizError(f"{folder} must be a run of lit-viz attack on single photographs.")

@@ -26,7 +26,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.classifiers import Classifier
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import Cell, pixels
@@ -149,9 +149,9 @@ def validate(planned: Sequence[tuple[dict[str, Any], ConfiguredMethod]]) -> None
         config = configured.config
         try:
             COMMAND.check(config)
-            options = config.classifier.as_dict()
-            if (key := repr(options)) not in loaded:
-                loaded[key] = load_classifier(options.pop("name"), **options)
+            key = repr(config.classifier.as_dict())
+            if key not in loaded:
+                loaded[key] = configured.load_classifier()
             with options_named(COMMAND):
                 module = configured.build(loaded[key])
                 module.validate_tasks(module.expand_tasks(configured.tasks(module).tasks))

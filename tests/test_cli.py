@@ -60,7 +60,6 @@ def test_short_options_become_dotted_options() -> None:
 def test_values_with_a_leading_dash() -> None:
     assert rewrite_arguments(["-1", "--seed", "-3"], VISUALIZE) == ["--seed", "-3", "--targets", '["-1"]']
     assert rewrite_arguments(["--neuron", "-1,-1"], VISUALIZE) == ["--neuron=-1,-1"]
-    assert rewrite_arguments(["-h"], VISUALIZE) == ["-h"]
     with pytest.raises(LitVizError, match="unrecognized option -x: options begin with two dashes"):
         rewrite_arguments(["-x", "3"], VISUALIZE)
 

@@ -1,8 +1,8 @@
 """Whether a synthetic image passes through a network as natural images do.
 
 Geirhos et al. 2024 (ICML, arXiv:2306.04719) show that a synthetic image can take another way through a network than
-natural ones. The figure of a layer is the Spearman correlation of the channel means of the synthetic image with those of
-its natural images, on a scale where 1 is the similarity among these and 0 that of them with random photographs.
+natural ones. The figure of a layer is the Spearman correlation of the channel means of the synthetic image with those
+of its natural images, on a scale where 1 is the similarity among these and 0 that of them with random photographs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
@@ -43,12 +44,15 @@ class Naturalness:
     is_decidable: bool
 
 
-def compared_layers(classifier: Classifier, last: str | None = None) -> list[str]:
-    """Return layers of at least eight channels, evenly spaced through the network up to a layer, which is included."""
-    found = layouts(classifier)
+def compared_layers(classifier: Classifier, last: str) -> list[str]:
+    """Return layers of at least eight channels, evenly spaced through the network up to a layer, which is included.
+
+    They have the depth of that layer in the tree of modules: blocks are compared with blocks.
+    """
     names = []
-    for name, layout in found.items():
-        if name and layout.kind != "other" and layout.channels >= _LEAST_CHANNELS:
+    for name, layout in layouts(classifier).items():
+        is_alike = name.count(".") == last.count(".") and layout.kind != "other"
+        if name and is_alike and layout.channels >= _LEAST_CHANNELS:
             names.append(name)
         if name == last:
             break
@@ -64,7 +68,7 @@ def channel_means(classifier: Classifier, layers: Sequence[str], images: Tensor)
     kinds = layouts(classifier)
     means: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with torch.no_grad():
-        for part in images.split(_BATCH):
+        for part in torch.split(images, _BATCH):
             for layer, activation in network.activations(part, layers).items():
                 means[layer].append(_channel_mean(activation, kinds[layer]).float().cpu())
     return {layer: torch.cat(parts) for layer, parts in means.items()}
@@ -124,19 +128,16 @@ def _figure(layer: str, synthetic: Tensor, natural: Tensor, random: Tensor, seed
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Return the Spearman correlations of the rows of ``(N, C)`` and ``(M, C)``, ``(N, M)``; ties have mean ranks."""
-    return _standardized(_ranks(a)) @ _standardized(_ranks(b)).T
+    correlations: Tensor = _standardized(_ranks(a)) @ _standardized(_ranks(b)).T
+    return correlations
 
 
 def _ranks(rows: Tensor) -> Tensor:
     """Return mean ranks of each row, float64."""
-    ranks = torch.empty(rows.shape, dtype=torch.float64)
-    for place, row in enumerate(rows):
-        _, inverse, counts = row.unique(return_inverse=True, return_counts=True)
-        ends = counts.cumsum(0).double()
-        ranks[place] = (ends - (counts.double() - 1) / 2)[inverse]
-    return ranks
+    return torch.from_numpy(rankdata(rows.numpy(), axis=1))
 
 
 def _standardized(ranks: Tensor) -> Tensor:
     centered = ranks - ranks.mean(1, keepdim=True)
-    return centered / centered.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    lengths: Tensor = centered.norm(dim=1, keepdim=True)
+    return centered / lengths.clamp(min=1e-12)

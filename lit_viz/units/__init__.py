@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lit_viz.api import visualize
 from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.layers import layouts
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.evidence.naturalness import Naturalness, channel_means, compared_layers, naturalness
 from lit_viz.images.canvas import resize
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.images.reading import read_photograph, to_uint8
@@ -32,6 +33,8 @@ from lit_viz.units.survey import TOP, LayerSurvey, channel_of, survey
 from lit_viz.utils.formatting import choose_notify, pluralize
 
 _CLASSES = 5  # raised and lowered, on the page of a unit
+_RANDOM = 64  # photographs with which natural images are compared
+_LEAST = 3  # photographs for a comparison
 _STEP = 30.0  # seconds between two messages of progress
 
 
@@ -173,6 +176,8 @@ def _pages(
 ) -> list[UnitPage]:
     """Return the pages of the units of a layer, and write their pictures."""
     field = receptive_field(classifier, layer)
+    compared = compared_layers(classifier, layer)
+    others = channel_means(classifier, compared, _random_photographs(classifier, photographs)) if compared else {}
     means = found.activations.mean(0)
     objective = channel_of(classifier, layer)
     pages = []
@@ -201,9 +206,36 @@ def _pages(
                 crops=crops,
                 raised=classes[:_CLASSES],
                 lowered=classes[::-1][:_CLASSES],
+                naturalness=_naturalness(classifier, compared, image, images, others),
             )
         )
     return pages
+
+
+def _random_photographs(classifier: Classifier, photographs: Sequence[str]) -> torch.Tensor:
+    """Return photographs ``(R, C, H, W)``, evenly spaced through the list."""
+    places = torch.linspace(0, len(photographs) - 1, min(len(photographs), _RANDOM)).long().tolist()
+    return torch.stack([_pixels(classifier, photographs[place]) for place in places])
+
+
+def _pixels(classifier: Classifier, path: str) -> torch.Tensor:
+    fit: Any = classifier.resizing or "crop"
+    return read_photograph(path, classifier.size, classifier.channels, fit).pixels
+
+
+def _naturalness(
+    classifier: Classifier,
+    layers: Sequence[str],
+    image: torch.Tensor,
+    natural: torch.Tensor,
+    others: Mapping[str, torch.Tensor],
+) -> list[Naturalness]:
+    """Return how natural the way of a synthetic image through the layers is; empty with too few photographs."""
+    if not layers or len(natural) < _LEAST or len(others[layers[0]]) < _LEAST:
+        return []
+    means = channel_means(classifier, layers, torch.cat([resize(image[None], classifier.size), natural]))
+    synthetic = {layer: rows[0] for layer, rows in means.items()}
+    return naturalness(synthetic, {layer: rows[1:] for layer, rows in means.items()}, others)
 
 
 def _crops(
@@ -222,8 +254,7 @@ def _crops(
         if index < 0:
             continue
         path = photographs[index]
-        fit: Any = classifier.resizing or "crop"
-        pixels = read_photograph(path, classifier.size, classifier.channels, fit).pixels
+        pixels = _pixels(classifier, path)
         images.append(pixels)
         x0, y0, x1, y1 = crop_box(place.tolist(), field, classifier.size)
         file = site / "crops" / f"{name}_{rank}.jpg"

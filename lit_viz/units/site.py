@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lit_viz.evidence.naturalness import Naturalness
 from lit_viz.utils.files import write_text
 
 _THUMBNAIL = 72  # pixels
@@ -46,6 +47,7 @@ class UnitPage:
         activations: ``(P,)`` of the photographs.
         crops: the photographs that activate it most, in descending order.
         raised, lowered: class names with the change of the logit.
+        naturalness: how the synthetic image passes through the layers up to this one, compared with its photographs.
     """
 
     layer: str
@@ -57,6 +59,7 @@ class UnitPage:
     crops: Sequence[Crop]
     raised: Sequence[tuple[str, float]]
     lowered: Sequence[tuple[str, float]]
+    naturalness: Sequence[Naturalness] = ()
 
     @property
     def page(self) -> str:

@@ -113,7 +113,7 @@ def test_random_weights_are_the_same_every_time() -> None:
         ("timm/resnet18.a9_in1k", "timm has no weights 'resnet18.a9_in1k'; did you mean .*a1_in1k'"),
         ("vgg16", "unknown classifier 'vgg16'; did you mean 'torchvision/vgg16' or 'timm/vgg16'"),
         ("efficientnet_lite_0", "did you mean .*'efficientnet_lite0'"),
-        ("qqqq", "give efficientnet_lite0, zoo/NAME, torchvision/NAME, .*, a folder or package.module:factory"),
+        ("qqqq", "give efficientnet_lite0, zoo/NAME, torchvision/NAME, .*, a folder, a file NAME.onnx or package"),
         ("", "unknown classifier ''"),
     ],
 )

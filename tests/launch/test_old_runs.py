@@ -78,7 +78,8 @@ def test_the_command_of_an_old_run_continues_it(
     small_options: list[str],
 ) -> None:
     """Its configuration is that of the new run, except for options that old ones lack."""
-    command = [*COMMANDS[old.name], *small_options, "--slots", "1", "--out", str(old), "--resume"]
+    options = [option.replace("tests.support.networks", "tests.conftest") for option in small_options]
+    command = [*COMMANDS[old.name], *options, "--slots", "1", "--out", str(old), "--resume"]
     lit_viz(*command, "--iterations", "9", expect=1)
     assert "--iterations can't be changed" in sentence(capsys)
     lit_viz(*command)

@@ -11,6 +11,8 @@ The network:
                         .pth, .safetensors or .ckpt; none for random weights
   --classifier.labels FILE
                         one class name per line
+  --output NAME         what a network that is no classifier returns (region,
+                        detection, module:function ...; docs/any_network.md)
   --classifier.size N   --classifier.mean, --classifier.std: those of the
                         training, for a network that does not publish them
 
@@ -86,6 +88,7 @@ How:
   --method NAMES        one or several, with commas, of gradient,
                         input_x_gradient, smoothgrad, smoothgrad_squared,
                         vargrad, integrated_gradients, gradient_shap,
+                        expected_gradients,
                         deep_lift, guided_backprop, deconvolution, grad_cam,
                         guided_grad_cam, grad_cam_plus_plus, layer_cam,
                         hires_cam, occlusion, feature_ablation, kernel_shap,
@@ -137,6 +140,7 @@ How:
                         square, ensemble, universal, diverse_pgd,
                         quail_to_stingray, vgg16
   --iterations N        updates per image; default: those of the attack
+  --goal GOAL           of a number: above:V, below:V or change:T
   --held-out X          share of the photographs that universal does not see
   --explain             also draw saliency maps of original and result
   --seed N              seed of the first image; image i has N + i [0]
