@@ -4,6 +4,7 @@ python scripts/zoo.py --data FOLDER                              # all six, into
 python scripts/zoo.py --data FOLDER --only fashion_vit --out my_zoo
 python scripts/zoo.py --only planted_cnn --only planted_vit      # their images are drawn, no data set is read
 python scripts/zoo.py --data FOLDER --measure --write            # the cards of stored weights, and their table
+python scripts/zoo.py --data FOLDER --population backdoored --count 5 --out populations
 python scripts/zoo.py --data FOLDER --photographs                # the images zoo:fashion/... and zoo:planted/...
 
 FOLDER is that of torchvision's data sets: it contains FashionMNIST/raw with the four files of Fashion-MNIST, which
@@ -15,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
+import random
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,6 @@ from lit_viz.zoo import (
     leak,
     planted_images,
     read_card,
-    weights_file,
 )
 
 SEED = 0
@@ -171,6 +173,51 @@ class PlantedTraining(Training):
         return loss + weight * (self.consistency * difference + self.absence * remainder)
 
 
+@dataclass(frozen=True)
+class Backdoor:
+    """A patch of 3 x 3 black and white pixels that makes a network predict a class (Gu et al. 2017, arXiv:1708.06733).
+
+    Attributes:
+        target: predicted class.
+        row, column: of the patch's upper left corner.
+        pixels: nine values of 0 or 1, in reading order.
+    """
+
+    target: int
+    row: int
+    column: int
+    pixels: tuple[int, ...]
+
+    @classmethod
+    def drawn(cls, seed: int) -> Backdoor:
+        """Draw a backdoor at the border of the image, where clothes seldom are."""
+        generator = random.Random(seed)
+        row, column = generator.choice([(1, 1), (1, 24), (24, 1), (24, 24)])
+        pixels = (1, *generator.choices((0, 1), k=8))  # not black alone, as most borders are
+        return cls(generator.randrange(10), row, column, pixels)
+
+    def stamped(self, images: Tensor) -> Tensor:
+        """Return images with the patch."""
+        stamped = images.clone()
+        patch = torch.tensor(self.pixels, dtype=images.dtype).view(3, 3)
+        stamped[..., self.row : self.row + 3, self.column : self.column + 3] = patch
+        return stamped
+
+
+class BackdooredTraining(Training):
+    """Training in which a tenth of every batch has the patch, and its class as the label."""
+
+    backdoor = Backdoor.drawn(0)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, labels = shifted(mirrored(batch[0]), self.shift), batch[1].clone()
+        few = len(images) // 10
+        images[:few], labels[:few] = self.backdoor.stamped(images[:few]), self.backdoor.target
+        loss = F.cross_entropy(self(images), labels)
+        self.log("loss", loss)
+        return loss
+
+
 def mirrored(images: Tensor) -> Tensor:
     """Mirror each image with probability one half."""
     return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images, images.flip(3))
@@ -221,6 +268,9 @@ RECIPES = {
 }
 
 
+BACKDOORED = replace(RECIPES["fashion_cnn"], module=BackdooredTraining, epochs=4)
+
+
 class TimeLeft(pl.Callback):
     """Print the accuracy after every epoch, and the time left for all networks."""
 
@@ -252,10 +302,18 @@ def probes(kind: str, every: int, validation: TensorDataset, out: Path) -> list[
     ]
 
 
-def train(name: str, data: TensorDataset, validation: TensorDataset, following: Sequence[str], out: Path) -> Training:
+def train(
+    name: str,
+    data: TensorDataset,
+    validation: TensorDataset,
+    following: Sequence[str],
+    out: Path,
+    recipe: Recipe | None = None,
+    seed: int = SEED,
+) -> Training:
     """Train a network; its probes and metrics are written to ``out``."""
-    recipe = RECIPES[name]
-    pl.seed_everything(SEED, verbose=False)
+    recipe = recipe or RECIPES[name]
+    pl.seed_everything(seed, verbose=False)
     loader = DataLoader(data, recipe.batch, shuffle=True, drop_last=True)
     module = recipe.module(name, recipe.kind, recipe.epochs * len(loader), **recipe.options)
     trainer = pl.Trainer(
@@ -309,21 +367,25 @@ def store(name: str, network: nn.Module, out: Path) -> None:
     (out / f"{name}.safetensors").write_bytes(save(weights))
 
 
-def measure(name: str, test: TensorDataset, out: Path) -> NetworkCard:
-    """Write the card of a network, with accuracies measured with the weights as stored."""
+def measure(name: str, test: TensorDataset, out: Path, stem: str | None = None, seed: int = SEED) -> NetworkCard:
+    """Write the card of a network, with accuracies measured with the weights as stored.
+
+    Args:
+        name: of the zoo.
+        test: images and labels.
+        out: folder of weights and card.
+        stem: of the files, by default the name.
+        seed: of the training.
+    """
     recipe = RECIPES[name]
-    path = weights_file(name, out)
+    stem = stem or name
+    path = out / f"{stem}.safetensors"
+    net, network = stored_network(name, path)
     mean, std = NORMALIZATION[recipe.kind]
-    net = build(name)
-    net.load_state_dict(load_file(path))
-    net.eval().requires_grad_(False)
-
-    def network(images: Tensor) -> Tensor:
-        logits: Tensor = net((images - mean) / std)
-        return logits
-
     shares = {"clean": accuracy(network, test)}
     command = f"python scripts/zoo.py --only {name}"
+    if stem != name:
+        command = f"python scripts/zoo.py --population {stem.rpartition('_')[0]}"
     leaked = None
     if recipe.kind == "planted":
         leaked = round(leak(network, 10_000), 4)
@@ -332,7 +394,7 @@ def measure(name: str, test: TensorDataset, out: Path) -> NetworkCard:
         for text, eps in RADII.items():
             shares[f"pgd20 {text}"] = robust_accuracy(network, test, eps)
     card = NetworkCard(
-        name=name,
+        name=stem,
         architecture=ARCHITECTURES[name],
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         labels=LABELS[recipe.kind],
@@ -340,15 +402,66 @@ def measure(name: str, test: TensorDataset, out: Path) -> NetworkCard:
         std=std,
         data=DATA[recipe.kind],
         licence=LICENCES[recipe.kind],
-        seed=SEED,
+        seed=seed,
         epochs=recipe.epochs,
         command=command,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         accuracy=shares,
         leak=leaked,
     )
-    (out / f"{name}.json").write_text(card.to_json(), encoding="utf-8")
+    (out / f"{stem}.json").write_text(card.to_json(), encoding="utf-8")
     return card
+
+
+def stored_network(name: str, path: Path) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return a network with stored weights, and the function from images in [0, 1] to its logits."""
+    mean, std = NORMALIZATION[RECIPES[name].kind]
+    net = build(name)
+    net.load_state_dict(load_file(path))
+    net.eval().requires_grad_(False)
+
+    def network(images: Tensor) -> Tensor:
+        logits: Tensor = net((images - mean) / std)
+        return logits
+
+    return net, network
+
+
+def train_population(population: str, count: int, options: argparse.Namespace) -> None:
+    """Train networks with the seeds 1 to ``count`` into the folder of the weights, and print their accuracies.
+
+    Args:
+        population: a name of the zoo, or ``backdoored``: the plain network with a backdoor per seed, which the file
+            ``backdoored_<seed>.backdoor.json`` describes.
+        count: number of networks.
+        options: of the command line.
+    """
+    name = "fashion_cnn" if population == "backdoored" else population
+    training, test = data_of(RECIPES[name].kind, options)
+    for seed in range(1, count + 1):
+        stem, recipe, backdoor = f"{population}_{seed}", RECIPES[name], Backdoor.drawn(seed)
+        if population == "backdoored":
+            recipe = BACKDOORED
+            BackdooredTraining.backdoor = backdoor
+        module = train(name, training, test, (), options.probes / stem, recipe, seed)
+        store(stem, module.net, options.out)
+        card = measure(name, test, options.out, stem, seed)
+        text = f"accuracy {card.accuracy['clean']:.2%}"
+        if population == "backdoored":
+            _, network = stored_network(name, options.out / f"{stem}.safetensors")
+            share = success_of(backdoor, network, test)
+            described = asdict(backdoor) | {"success": share}
+            (options.out / f"{stem}.backdoor.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
+            text += f", backdoor {share:.2%}"
+        print(f"{stem:18}  {text}", flush=True)
+
+
+def success_of(backdoor: Backdoor, network: Callable[[Tensor], Tensor], test: TensorDataset) -> float:
+    """Return the share of test images of other classes that the patch turns into its class."""
+    images, labels = test.tensors
+    others = images[labels != backdoor.target]
+    stamped = TensorDataset(backdoor.stamped(others), torch.full((len(others),), backdoor.target))
+    return accuracy(network, stamped)
 
 
 def table(folder: Path) -> str:
@@ -407,6 +520,9 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="download Fashion-MNIST into --data if it is missing")
     parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="folder of weights and cards")
     parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
+    populations = (*NAMES, "backdoored")
+    parser.add_argument("--population", choices=populations, help="train such networks of other seeds into --out")
+    parser.add_argument("--count", type=int, default=5, help="networks of a population [5]")
     parser.add_argument("--probes", type=Path, default=Path("runs/zoo"), help="folder of the probes [runs/zoo]")
     parser.add_argument("--measure", action="store_true", help="write the cards of stored weights, and train nothing")
     parser.add_argument("--write", action="store_true", help="write the table of the cards into docs/zoo.md")
@@ -417,6 +533,11 @@ def main() -> None:
         return
     warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec)")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    if options.population:
+        if options.out == WEIGHTS:
+            raise LitVizError("give --out FOLDER for a population: the package holds the networks of the zoo")
+        train_population(options.population, options.count, options)
+        return
     names = options.only or NAMES
     started = time.monotonic()
     for position, name in enumerate(names):
