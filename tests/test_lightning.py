@@ -246,6 +246,19 @@ def test_a_test_without_results_warns(smooth: Classifier, tmp_path: Path) -> Non
     assert figures["done"] == 0
 
 
+def test_notes_are_logged_once(fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
+    """Of the network, of the method and of the tasks; a plain Trainer said none of them."""
+    caplog.set_level("INFO")
+    net = lv.load_classifier(smooth_network(), size=16)
+    module = lv.SaliencyMap(net, method="occlusion", iterations=3)
+    for _ in range(2):
+        tasks = lv.PhotographTasks(net, photographs(1), targets=1)
+        tasks.notes.append("a remark about the photographs")
+        fit(module, tasks)
+    for note in ("images are normalized by mean 0 and std 1", "iterations=3 has no effect", "a remark about the photo"):
+        assert len([message for message in caplog.messages if note in message]) == 1, note
+
+
 class Rates(Callback):
     """Learning rates as LearningRateMonitor reads them."""
 

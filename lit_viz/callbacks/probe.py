@@ -24,7 +24,7 @@ from lit_viz.classifiers.loading import PerChannel, load
 from lit_viz.engine.lightning import TaskQueue, interrupts_raised, messages_ignored
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
-from lit_viz.errors import LitVizError, first_line
+from lit_viz.errors import LitVizError, did_you_mean, first_line
 from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, save_epochs
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import CaptionedImage
@@ -45,8 +45,9 @@ class Probe(Callback):
     """Run a method on the network in training every n epochs, and log the results to the loggers of the Trainer.
 
     Training is unchanged bit for bit: the method gets a copy of the network without its hooks, and the global random
-    state and PyTorch's settings are restored. With several processes, rank 0 runs the method while the others wait. A
-    failure is a warning.
+    state and PyTorch's settings are restored. With several processes, rank 0 runs the method while the others wait.
+    Before the first update, the probe is tried on the network without an iteration, so that an invalid argument is an
+    error at once; later a failure is a warning. The Trainer may be of ``pytorch_lightning`` or ``lightning.pytorch``.
 
     Logged are images, metrics and the duration ``probe/seconds`` (of all probes with this prefix), at the global step.
 
@@ -67,7 +68,8 @@ class Probe(Callback):
         slots: images trained at once.
 
     Raises:
-        LitVizError: an argument is invalid, or ``out`` contains epochs of another training.
+        LitVizError: an argument is invalid, also for the network when the training starts, or ``out`` contains epochs
+            of another training.
     """
 
     name: ClassVar[str]
@@ -109,7 +111,7 @@ class Probe(Callback):
         self.seconds: dict[int, float] = {}  # by epoch
         self.failures: dict[int, str] = {}
         self._limited = 0  # epochs in which the time limit stopped the probe
-        self._noted = False
+        self._noted = self._is_checked = False
         self._training_started = self._epoch_started = self._started = time.perf_counter()
 
     # What the probes define
@@ -133,17 +135,40 @@ class Probe(Callback):
     # Hooks
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reset the durations, and check the folder ``out``."""
+        """Reset the durations, and check the folder ``out``, and the arguments if the size of the images is known."""
         self._reset()
-        if self.out is None:
-            return
-        if any(probe.out == self.out for probe in _probes(trainer) if probe is not self):
-            raise LitVizError(f"probes must write to different folders, got out={str(self.out)!r} twice")
+        if self.out is not None:
+            self._check_folder(trainer, self.out)
+        if self.size is not None:
+            self._check(trainer, pl_module)
+
+    def _check_folder(self, trainer: Trainer, out: Path) -> None:
+        if any(probe.out == out for probe in _probes(trainer) if probe is not self):
+            raise LitVizError(f"probes must write to different folders, got out={str(out)!r} twice")
         continues = trainer.ckpt_path is not None or trainer.current_epoch > 0
-        if epoch_folders(self.out) and not continues:
+        if epoch_folders(out) and not continues:
             raise LitVizError(
-                f"{self.out} already holds the epochs of a training: ckpt_path= continues it, or choose another out="
+                f"{out} already holds the epochs of a training: ckpt_path= continues it, or choose another out="
             )
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make method and tasks once, so that an invalid argument is no failure after epochs; equal on all ranks."""
+        self._is_checked = True
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                with _training_preserved(pl_module):
+                    module, tasks = self._make(trainer, pl_module)
+                    tasks.attach(module)
+                    module.validate_tasks(tasks.tasks)
+            except LitVizError as error:
+                problem = str(error)
+            except Exception as error:  # not of an argument; the training is not stopped for it
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                rank_zero_warn(f"{type(self).__name__} failed before the training, which continues ({reason})")
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise LitVizError(f"{type(self).__name__}: {problem}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Delete the epochs in ``out`` that follow the checkpoint of a continued training."""
@@ -156,9 +181,11 @@ class Probe(Callback):
         self._epoch_started = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Read the size of the images from the first batch."""
+        """Read the size of the images from the first batch, and check the arguments."""
         if self.size is None:
             self.size = _image_size(batch)
+        if not self._is_checked:
+            self._check(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the probe, unless it belongs to the validation."""
@@ -215,12 +242,16 @@ class Probe(Callback):
                 rank_zero_warn(f"{type(self).__name__} failed after epoch {epoch}, training continues ({reason})")
             self.failures[epoch] = str(error)
 
-    def _run(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+    def _make(self, trainer: Trainer, pl_module: LightningModule) -> tuple[ImageTraining, TaskQueue]:
+        """Return the method for the network as it is now, and its tasks."""
         strategy = type(trainer.strategy)
         if _SHARDED & {kind.__name__ for kind in strategy.__mro__}:
             raise LitVizError(f"the network must be complete on rank 0, got {strategy.__name__}")
         classifier = self._classifier(pl_module)
-        module, tasks = self.method(classifier), self.tasks(classifier)
+        return self.method(classifier), self.tasks(classifier)
+
+    def _run(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        module, tasks = self._make(trainer, pl_module)
         results = self._fit(module, tasks)
         images: dict[str, CaptionedImage] = {}
         for key, (image, caption) in self.images(results).items():
@@ -238,11 +269,7 @@ class Probe(Callback):
             raise LitVizError(f"{len(errors)} of {pluralize(len(results), 'image')}: {errors[0]}")
 
     def _classifier(self, pl_module: LightningModule) -> Classifier:
-        network: Any = pl_module
-        if isinstance(self.network, str):
-            network = pl_module.get_submodule(self.network)
-        elif self.network is not None:
-            network = self.network(pl_module)
+        network: Any = self._network(pl_module)
         try:
             network = eager_copy(network)
         except Exception:  # any error of its attributes; the original is used, with its state preserved
@@ -253,6 +280,25 @@ class Probe(Callback):
                 remark(note)
         self._noted = True
         return classifier
+
+    def _network(self, pl_module: LightningModule) -> nn.Module:
+        if self.network is None:
+            return pl_module
+        if isinstance(self.network, str):
+            modules = dict(pl_module.named_modules())
+            if self.network not in modules:
+                hint = did_you_mean(self.network, modules) or f": it has {', '.join(dict(pl_module.named_children()))}"
+                name = type(pl_module).__name__
+                raise LitVizError(f"network must be a submodule of {name}, got {self.network!r}{hint}")
+            module: nn.Module = modules[self.network]
+            return module
+        try:
+            network: Any = self.network(pl_module)
+        except Exception as error:  # any error of the function
+            raise LitVizError(f"the function network= raised {type(error).__name__}: {first_line(error)}") from error
+        if not isinstance(network, nn.Module):
+            raise LitVizError(f"the function network= must return a module, got {network!r}")
+        return network
 
     def _fit(self, module: ImageTraining, tasks: TaskQueue) -> list[Result]:
         """Train the images on the device of the network; those that the time limit stops are done as they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,18 +12,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, without_radius
-from lit_viz.attributions import Attribution
+from lit_viz.attributions import METHODS, Attribution
 from lit_viz.callbacks.probe import Probe
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
-from lit_viz.errors import LitVizError, find_part
+from lit_viz.errors import LitVizError, did_you_mean, find_part
 from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_accuracy
 from lit_viz.figures.curves import spread
 from lit_viz.figures.sheet import tile
 from lit_viz.images import Fourier, Jitter, Noise, Rotate, Scale
 from lit_viz.images.priors import L2
+from lit_viz.images.reading import PACKAGED_PREFIX, missing_file_error
 from lit_viz.images.rendering import enlarged
 from lit_viz.loggers.base import CaptionedImage
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
@@ -30,7 +33,8 @@ from lit_viz.methods.photographs import class_tasks
 from lit_viz.optim import Adam
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.types import Task, slug
-from lit_viz.utils.formatting import probability_text
+from lit_viz.utils.formatting import pluralize, probability_text
+from lit_viz.utils.parts import constructor_parameters
 
 __all__ = ["ClassVisualizationProbe", "ImageProbe", "Probe", "RobustnessProbe", "SaliencyProbe"]
 
@@ -74,8 +78,18 @@ class ClassVisualizationProbe(Probe):
     ) -> None:
         super().__init__(every_n_epochs, **options)
         self.run_options["iterations"] = iterations
+        self._check_recipe(recipe or {})
         self.classes: Sequence[str | int] = [classes] if isinstance(classes, (str, int)) else list(classes)
         self.seed, self.recipe = seed, recipe
+
+    def _check_recipe(self, recipe: Mapping[str, Any]) -> None:
+        known = constructor_parameters(ClassVisualization).keys() - {"classifier"}
+        for name in recipe:
+            if name in self.run_options:
+                raise LitVizError(f"{name} is an argument of the probe: leave it out of recipe")
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise LitVizError(f"recipe must have arguments of ClassVisualization, got {name}{near}")
 
     def method(self, classifier: Classifier) -> ImageTraining:
         """Return the method with its recipe, without held-out networks, which would take longer than the probe."""
@@ -135,8 +149,11 @@ class ImageProbe(Probe):
         **options: Any,
     ) -> None:
         super().__init__(every_n_epochs, **options)
+        check_at_least_one(limit=limit, iterations=1 if iterations is None else iterations)
         self.run_options["iterations"] = iterations
         self.given, self.limit = images, limit
+        if not isinstance(images, (Dataset, DataLoader)):
+            _check_images(*_images_and_labels(images))
         self._tasks: TaskQueue | None = None
 
     def tasks(self, classifier: Classifier) -> TaskQueue:
@@ -163,7 +180,7 @@ class ImageProbe(Probe):
         """Return images and labels; a loader is left as it is, because its sampler and workers have a state."""
         given: Any = self.given
         if not isinstance(given, (Dataset, DataLoader)):
-            return given if isinstance(given, tuple) else (given, None)
+            return _images_and_labels(given)
         dataset, collate = (given.dataset, given.collate_fn) if isinstance(given, DataLoader) else (given, None)
         if not isinstance(dataset, IterableDataset):
             dataset = Subset(dataset, spread(len(dataset), self.limit))  # type: ignore[arg-type]
@@ -177,6 +194,22 @@ def _are_classes(labels: Any) -> bool:
     if isinstance(labels, Tensor):
         return labels.ndim == 1
     return all(isinstance(label, (int, str)) for label in labels)
+
+
+def _images_and_labels(given: Any) -> tuple[Sequence[Any], Sequence[Any] | None]:
+    """Return the images and labels of a batch; other images have no labels."""
+    return (given[0], given[1]) if isinstance(given, tuple) else (given, None)
+
+
+def _check_images(images: Sequence[Any], labels: Sequence[Any] | None) -> None:
+    """Check the images that are not read from a dataset."""
+    if labels is not None and len(labels) != len(images):
+        raise LitVizError(f"labels must be one per image, got {len(labels)} for {pluralize(len(images), 'image')}")
+    for image in images:
+        if isinstance(image, Tensor):
+            _checked(image)
+        elif not str(image).startswith(PACKAGED_PREFIX) and not Path(image).exists():
+            raise LitVizError(missing_file_error(image))
 
 
 def _checked(image: Tensor) -> Tensor:
@@ -219,6 +252,8 @@ class SaliencyProbe(ImageProbe):
         **options: Any,
     ) -> None:
         super().__init__(images, every_n_epochs, limit=limit, **options)
+        if isinstance(method, str):
+            method = find_part(method, METHODS, "saliency method")()
         self.attribution = method
 
     def method(self, classifier: Classifier) -> ImageTraining:
@@ -246,7 +281,7 @@ class RobustnessProbe(ImageProbe):
     Args:
         images, every_n_epochs: see :class:`ImageProbe`.
         attack: name or instance of an attack with a radius, see :data:`~lit_viz.attacks.ATTACKS`.
-        eps: radius in units of [0, 1]; by default that of the attack.
+        eps: radius in units of [0, 1], such as ``"8/255"``; by default that of the attack.
         options: other arguments of :class:`ImageProbe` and :class:`Probe`.
 
     Raises:
@@ -266,7 +301,7 @@ class RobustnessProbe(ImageProbe):
         every_n_epochs: int = 5,
         *,
         attack: str | Attack = "pgd",
-        eps: float | None = None,
+        eps: float | str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(images, every_n_epochs, **{"slots": options.get("limit", 64), **options})

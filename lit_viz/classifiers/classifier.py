@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, SupportsIndex
 
 import torch
@@ -43,6 +43,7 @@ class Classifier(Original):
         weights: ``DEFAULT``, the path of a file, ``none``, or ``given`` for a module.
         sha256: of the weights file, or None.
         notes: messages for the user, also about the fast copies that were requested since the last :meth:`refresh`.
+        logged_notes: messages that the user has received.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Classifier(Original):
         self.weights = weights
         self.sha256 = sha256
         self._own_notes = self.notes = tuple(notes)
+        self.logged_notes: set[str] = set()
         self._copies: dict[tuple[object, ...], FrozenNetwork] = {}
         # Of the original, at the last check: hash of the weights, representation of the layers, logits of probe images.
         self._state: tuple[str, str, Tensor] | None = None
@@ -165,6 +167,13 @@ class Classifier(Original):
     def original_network(self) -> FrozenNetwork:
         """Return the original behind the interface of the fast copy: exact and slower, with its state preserved."""
         return FrozenNetwork(self.original, self.mean, self.std, is_original=True, output=self.output)
+
+    def log_notes(self, log: Callable[[str], object], others: Iterable[str] = ()) -> None:
+        """Pass the notes to a function, and further ones about a run of the network, each once."""
+        for note in (*self.notes, *others):
+            if note not in self.logged_notes:
+                self.logged_notes.add(note)
+                log(note)
 
     def refresh(self) -> None:
         """Discard notes about copies, and the copies if the network has changed; called at the start of every run.

@@ -79,8 +79,7 @@ def load_classifier(
         classifier, weights=weights, labels=labels, mean=mean, std=std, size=size, multi_label=multi_label,
         processor=processor, device=device,
     )  # fmt: skip
-    for note in loaded.notes:
-        remark(note)
+    loaded.log_notes(remark)
     return loaded
 
 

@@ -87,13 +87,17 @@ class TaskQueue(Part, pl.LightningDataModule):
             raise LitVizError(f"{type(self).__name__} are for methods such as lit_viz.ClassVisualization, got {name}")
         self.tasks, self.network_classes = self.trainer.strategy.broadcast((self.tasks, self.network_classes))
         _check_classes(self.network_classes, module.classifier.labels)
-        self.tasks = tuple(module.expand_tasks(self.tasks))
-        if len(self.images):
-            module.images = self.images
+        self.attach(module)
         if stage == "fit":
             module.validate_tasks(self.tasks)
         if self.evidence:
             module.attach_evidence()
+
+    def attach(self, module: Any) -> None:
+        """Expand the tasks by what depends on a method, and give it the images."""
+        self.tasks = tuple(module.expand_tasks(self.tasks))
+        if len(self.images):
+            module.images = self.images
 
     def train_dataloader(self) -> repeat[int]:
         """Return endless batches without data: the engine fills the slots, and ends the run by ``trainer.should_stop``.

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_viz.engine.lightning import adapt_trainer, describe_bar
@@ -130,6 +130,12 @@ class ImageTraining(Method):
                 own_tasks.append(task)
         own_entries = [entry for entry in entries if self.ranks.owns(entry["task"])]
         self.queue = Queue(own_tasks, self.finished, own_entries)
+
+    def on_train_start(self) -> None:
+        """Log the notes of network, method and tasks, each once; a run prints them."""
+        if self.keep_results:
+            tasks = getattr(self.trainer, "datamodule", None)
+            self.classifier.log_notes(rank_zero_info, [*self.notes, *getattr(tasks, "notes", ())])
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
         """Fill the slots, make one update of the batch, and empty the slots of finished images.

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lit_viz.attacks.norms import format_distance
+from lit_viz.attributions import title_of
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks import robustness
 from lit_viz.figures.curves import plot_band, spread
@@ -18,7 +19,7 @@ from lit_viz.figures.evolution import Evolution, save_evolution
 from lit_viz.figures.layout import Cell, Grid, Plot, Text, compose, pixels, stack
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import COLORS, GRAY, NORMAL, save_figure
-from lit_viz.methods.records import AdversarialRecord
+from lit_viz.methods.records import AdversarialRecord, SaliencyRecord
 from lit_viz.runs import is_run
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome
@@ -114,13 +115,14 @@ def _figure(epochs: dict[int, list[Outcome]]) -> Figure:
     columns = [f"epoch {epoch}" for epoch in shown]
     if has_photographs:
         columns.insert(0, "image")
+    methods = _methods(epochs)[:MOST_TILES]
     rows, names, caption = [], [], ""
-    for evolution, photograph in zip(evolutions, photographs, strict=True):
+    for evolution, photograph, method in zip(evolutions, photographs, methods, strict=True):
         row = _row(evolution, shown)
         if has_photographs:
             row.insert(0, None if photograph is None else Cell(pixels(photograph)))
         rows.append(row)
-        names.append([evolution.name])
+        names.append([evolution.name, *method])
         if evolution.curve:
             caption = "p: probability of the class, by the network of the epoch."
     return sweep_figure(names, columns, rows, caption)
@@ -145,6 +147,16 @@ def _photographs(epochs: dict[int, list[Outcome]]) -> list[Picture | None]:
         for outcome in _complete(outcomes):
             photographs[outcome.record.index] = outcome.pictures()[0]
     return list(photographs.values())
+
+
+def _methods(epochs: dict[int, list[Outcome]]) -> list[list[str]]:
+    """Return the saliency method of each task that has a file; nothing for other tasks."""
+    methods: dict[int, list[str]] = {}
+    for outcomes in epochs.values():
+        for outcome in _complete(outcomes):
+            record = outcome.record
+            methods[record.index] = [title_of(record.method)] if isinstance(record, SaliencyRecord) else []
+    return list(methods.values())
 
 
 def _complete(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -46,8 +46,7 @@ def load_network(network: Any, *, output: Any = "logits", **options: Any) -> Cla
         LitVizError: as :func:`~lit_viz.classifiers.load_classifier`, or the output fails on the network.
     """
     loaded = load(network, output=as_output(output), **options)
-    for note in loaded.notes:
-        remark(note)
+    loaded.log_notes(remark)
     return loaded
 
 

@@ -325,7 +325,11 @@ class Broken(pl.LightningModule):
 
 def test_a_failure_is_one_warning(tmp_path: Path) -> None:
     plain, _ = train(tmp_path, [])
-    broken = lv.callbacks.ClassVisualizationProbe(["two"], 1, network=lambda module: Broken(), size=8)
+
+    def broken_later(module: Any) -> Any:
+        return Broken() if module.trainer.global_step else module.net
+
+    broken = lv.callbacks.ClassVisualizationProbe(["two"], 1, network=broken_later, labels=NAMES, size=8)
     with pytest.warns(UserWarning, match="ClassVisualizationProbe failed after epoch 1, training continues") as caught:
         probed, _ = train(tmp_path, [broken])
     assert len([w for w in caught if "failed after" in str(w.message)]) == 1
@@ -400,6 +404,93 @@ def test_invalid_arguments() -> None:
             lv.callbacks.ClassVisualizationProbe([0], **options)
     with pytest.raises(LitVizError, match="DDN minimizes the perturbation"):
         lv.callbacks.RobustnessProbe(torch.rand(1, 1, 8, 8), attack="ddn")
+
+
+def test_invalid_arguments_of_the_method_are_errors_of_the_constructor(tmp_path: Path) -> None:
+    """They were warnings after the first epochs."""
+    images = torch.rand(2, 1, 8, 8)
+    for make, message in (
+        (
+            lambda: lv.callbacks.SaliencyProbe(images, method="smothgrad"),
+            "there is no saliency method 'smothgrad'",
+        ),
+        (lambda: lv.callbacks.SaliencyProbe(images * 5 - 2), r"images must be in \[0, 1\], got -"),
+        (lambda: lv.callbacks.SaliencyProbe([images[0], tmp_path / "x.png"]), "there is no photograph '.*x.png'"),
+        (lambda: lv.callbacks.RobustnessProbe((images, [0])), "labels must be one per image, got 1 for 2 images"),
+        (lambda: lv.callbacks.RobustnessProbe(images, eps="8/25x"), "8/25x"),
+        (lambda: lv.callbacks.RobustnessProbe(images, attack="pgdd"), "there is no attack 'pgdd'; did you mean 'pgd'"),
+        (lambda: lv.callbacks.RobustnessProbe(images, iterations=0), "iterations must be at least 1, got 0"),
+        (
+            lambda: lv.callbacks.ClassVisualizationProbe([0], recipe={"iterations": 3}),
+            "iterations is an argument",
+        ),
+        (
+            lambda: lv.callbacks.ClassVisualizationProbe([0], recipe={"view": 3}),
+            "recipe must have arguments of ClassVisualization, got view; did you mean 'views'",
+        ),
+    ):
+        with pytest.raises(LitVizError, match=message):
+            make()
+    assert lv.callbacks.RobustnessProbe(images, eps="8/255").attack.eps == 8 / 255
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_arguments_that_do_not_fit_the_network_stop_the_training_before_it_starts(
+    tmp_path: Path, size: int | None
+) -> None:
+    images = torch.rand(2, 1, 8, 8)
+    known: dict[str, Any] = {"labels": NAMES, "size": size}
+    for probe, message in (
+        (
+            lv.callbacks.ClassVisualizationProbe(["too"], **known),
+            "ClassVisualizationProbe: unknown class 'too'",
+        ),
+        (
+            lv.callbacks.SaliencyProbe(images, network="nett", **known),
+            "SaliencyProbe: network must be a submodule of Training, got 'nett'; did you mean 'net'?",
+        ),
+        (
+            lv.callbacks.SaliencyProbe(images, network=lambda module: module.nett, **known),
+            "SaliencyProbe: the function network= raised AttributeError: ",
+        ),
+        (
+            lv.callbacks.SaliencyProbe(images, method="grad_cam", network=lambda module: nn.Flatten(), size=size),
+            "SaliencyProbe: ",
+        ),
+        (lv.callbacks.RobustnessProbe((images, [0, 7]), **known), "RobustnessProbe: "),
+        (lv.callbacks.ClassVisualizationProbe(["two"], labels=NAMES[:2], size=size), "labels must be one per class"),
+    ):
+        epochs: list[int] = []
+        watch = pl.callbacks.LambdaCallback(on_train_epoch_end=lambda *_, epochs=epochs: epochs.append(1))
+        with pytest.raises(LitVizError, match=re.escape(message)):
+            train(tmp_path, [watch, probe])
+        assert not epochs
+
+
+def test_a_trainer_of_the_package_lightning_takes_probes(tmp_path: Path) -> None:
+    package = pytest.importorskip("lightning.pytorch")
+
+    class Other(package.LightningModule):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), 1e-2)
+
+    callbacks = probes(network="net", out=None)
+    trainer = package.Trainer(
+        max_epochs=1, accelerator="cpu", logger=package.loggers.CSVLogger(tmp_path), enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, callbacks=callbacks,
+    )  # fmt: skip
+    trainer.fit(Other(), DataLoader(data(), 8))
+    assert [probe.failures for probe in callbacks] == [{}, {}, {}]
+    assert [list(probe.seconds) for probe in callbacks] == [[1]] * 3
+    assert "probe/robust_accuracy" in (Path(trainer.logger.log_dir) / "metrics.csv").read_text()
+    assert list(Path(trainer.logger.log_dir).rglob("*.png"))
 
 
 def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_weight_of_the_prior(
