@@ -15,7 +15,7 @@ from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.loading import load
 from lit_viz.errors import LitVizError, require
 from lit_viz.images import PARAMETERIZATIONS, Parameterization
-from lit_viz.images.sources import ImageLike, Images, Normalization
+from lit_viz.images.sources import ImageLike, Images, Normalization, picture_size
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.visualize import parse_place
 from lit_viz.launch.config import ConfiguredMethod, configured_by, read_config
@@ -213,7 +213,7 @@ def saliency(
     reject_positional("saliency", misplaced, "targets= or labels=")
     if isinstance(targets, (str, list, tuple)) and "none" in _as_list(targets):
         raise LitVizError("targets of saliency maps must be classes, got none: leave targets out for the labels")
-    network = as_classifier(classifier)
+    network = as_classifier(classifier, picture_size(images))
     configured = _configured("saliency", config)
     arguments = {} if configured is None else configured.module_arguments()
     methods = chosen_methods("gradient" if method is None else method)
@@ -280,7 +280,7 @@ def attack(
         LitVizError: unknown class, attack or argument, images out of range, or existing run folder.
     """
     reject_positional("attack", misplaced, "targets= for the classes to reach, or labels= for the true ones")
-    network = as_classifier(classifier)
+    network = as_classifier(classifier, picture_size(images))
     configured = _configured("attack", config)
     arguments = {} if configured is None else configured.module_arguments()
     chosen = chosen_attack("normalized_ascent" if attack is None else attack)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import signal
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -117,6 +119,19 @@ def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: 
     if actual not in expected:
         shape = " or ".join(map(str, expected))
         raise LitVizError(f"{type(component).__name__} must return {meaning}, shape {shape}, got {actual}")
+
+
+def place_of(error: BaseException) -> str:
+    """Return the last line of an exception's traceback that is not in an installed package, ``net.py:12``; or nothing.
+
+    The command line prints no traceback.
+    """
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename)
+        if not {"site-packages", "lit_viz"} & set(file.parts) and file.suffix == ".py":
+            place = f"{file.name}:{frame.lineno}"
+    return place
 
 
 def first_line(error: BaseException) -> str:

@@ -36,6 +36,18 @@ def network(**described: Any) -> Classifier:
     return load_classifier(smooth_network(), **{"labels": NAMES, "mean": 0.5, "std": 0.25, "size": 16, **described})
 
 
+def test_a_module_and_a_batch_need_no_size() -> None:
+    """The images of the batch have the size of the input."""
+    named: dict[str, Any] = {"targets": [1] * 3, "check": "none"}
+    expected = lv.saliency(network(mean=0, std=1), photographs(), **named).attributions
+    for images in (photographs(), photographs().numpy(), list(photographs())):
+        assert torch.equal(lv.saliency(smooth_network(), images, **named).attributions, expected)
+    assert lv.attack(smooth_network(), photographs(), targets=1, iterations=1).images.shape == (3, 3, 16, 16)
+    for images in ("packaged:chelsea", [photographs()[0], torch.rand(3, 20, 20)]):
+        with pytest.raises(LitVizError, match="the input size of Smooth is required: give size="):
+            lv.saliency(smooth_network(), images)
+
+
 def test_dir_lists_the_public_names() -> None:
     """IPython completes from it."""
     names = dir(lv)

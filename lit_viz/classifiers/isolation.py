@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lit_viz.classifiers.outputs import LOGITS, Output
 from lit_viz.classifiers.summaries import probe_images
-from lit_viz.errors import LitVizError, NetworkError, first_line
+from lit_viz.errors import LitVizError, NetworkError, first_line, place_of
 
 _LOCK = threading.RLock()
 _PROBE_SIDE = 64  # pixels; the smallest side of reduced probe images
@@ -243,7 +243,14 @@ def network_errors_wrapped(shape: Sequence[int]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, (LitVizError, NetworkError)) or is_out_of_memory(error):
             raise
-        raise NetworkError(f"the network fails on images of shape {tuple(shape)} ({first_line(error)})") from error
+        raise NetworkError(network_error("the network", shape, error)) from error
+
+
+def network_error(name: str, shape: Sequence[int], error: Exception) -> str:
+    """Return the message for an exception of a network's code: its type, its place and its first line."""
+    place = place_of(error)
+    raised = f"{type(error).__name__} at {place}" if place else type(error).__name__
+    return f"{name} raised {raised} on images of shape {tuple(shape)}: {first_line(error)}"
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -16,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from lit_viz.classifiers import isolation
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS, Classifier
 from lit_viz.classifiers.labels import numbered_labels, read_labels
-from lit_viz.classifiers.outputs import LOGITS, Logits, Output, probability_head
+from lit_viz.classifiers.outputs import LOGITS, Logits, Output, embedding_sign, logits_in, probability_head
 from lit_viz.classifiers.sources import Source, find_source, module_source, networks_in
 from lit_viz.classifiers.summaries import probe_images, relative_difference
 from lit_viz.classifiers.weights import fill, fit_keys, read_weights, state_dict_of
@@ -28,6 +29,9 @@ from lit_viz.utils.formatting import remark
 _BATCH_TOLERANCE = 0.05
 
 _EXCLUSIVE = ", and multi_label=True if its labels do not exclude each other"
+
+#: Words of exceptions about inputs of another size than in training.
+_SHAPE_WORDS = re.compile("size|shape|dimension|height|width|kernel|resolution|pixel", re.IGNORECASE)
 
 #: A file, ``DEFAULT``, ``none``, or a state dict.
 Weights = str | Path | Mapping[str, Any] | None
@@ -95,10 +99,12 @@ def load(
     processor: Any = None,
     device: str | torch.device | None = None,
     output: Output = LOGITS,
+    default_size: tuple[int, int] | None = None,
 ) -> Classifier:
     """Load a classifier as :func:`load_classifier`, without logging its notes, which every run prints.
 
-    Of a network that is no classifier, ``output`` says what is scored, and the labels name the scores.
+    Of a network that is no classifier, ``output`` says what is scored, and the labels name the scores. ``default_size``
+    is that of a network that is given without a size and publishes none.
     """
     if not isinstance(classifier, (nn.Module, str, Enum)):
         raise LitVizError(f"classifier must be an nn.Module or a name, got {classifier!r}")
@@ -117,10 +123,12 @@ def load(
             source = module_source(module, source, processor, strict=not is_complete)
         means = source.mean if mean is None else mean
         stds = source.std if std is None else std
-        tested = _tested(name, module, means, stds, _checked_size(source.size if size is None else size, name), output)
+        known_sizes = [given for given in (size, source.size, default_size) if given is not None]
+        input_size = _checked_size(next(iter(known_sizes), None), name)
+        has_names = labels is not None or bool(source.labels)
+        tested, notes = _tested(name, module, means, stds, input_size, output, has_names)
     if multi_label is None and output.decision == "exclusive":
         multi_label = source.multi_label
-    notes = []
     if (mean is None or std is None) and (is_own or recorded not in ("DEFAULT", "none")):
         notes.append(_normalization_note(tested, source.origin, multi_label))
     if recorded == "DEFAULT" and digest is None:
@@ -172,6 +180,29 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(map("{:g}".format, values))
 
 
+def _is_about_shapes(error: Exception) -> bool:
+    """Return whether the message of an exception is about sizes, as with inputs of another size than in training."""
+    return _SHAPE_WORDS.search(str(error)) is not None
+
+
+def _output_notes(name: str, returned: Any, has_names: bool) -> list[str]:
+    """Return notes about logits that are an element of a tuple, or that may be no logits."""
+    notes = []
+    logits = logits_in(returned)
+    if logits is not returned and isinstance(returned, (tuple, list)) and not hasattr(returned, "logits"):
+        kind, shape = type(returned).__name__, ", ".join(map(str, logits.shape[1:]))
+        notes.append(
+            f"{name} returns a {kind} of {len(returned)}: its first element (N, {shape}) is taken for the logits"
+        )
+    sign = None if has_names else embedding_sign(logits)
+    if sign is not None:
+        notes.append(
+            f"the {logits.shape[-1]} outputs of {name} look like an embedding, not like logits of classes ({sign}): "
+            "give labels= if they are classes, or score them by load_network(..., output=Embedding(...))"
+        )
+    return notes
+
+
 def _labels(labels: Sequence[str] | str | Path | None, source: Source, tested: isolation.Original) -> tuple[str, ...]:
     """Return the given labels, else the published ones if their number matches, else numbers."""
     classes = tested.num_classes
@@ -186,9 +217,14 @@ def _labels(labels: Sequence[str] | str | Path | None, source: Source, tested: i
     return names
 
 
-def as_classifier(classifier: Classifier | nn.Module | str | Enum) -> Classifier:
-    """Return a classifier; of a module or a name, the notes are printed by the run."""
-    return classifier if isinstance(classifier, Classifier) else load(classifier)
+def as_classifier(
+    classifier: Classifier | nn.Module | str | Enum, default_size: tuple[int, int] | None = None
+) -> Classifier:
+    """Return a classifier; of a module or a name, the notes are printed by the run.
+
+    ``default_size`` is the input size of a network that publishes none.
+    """
+    return classifier if isinstance(classifier, Classifier) else load(classifier, default_size=default_size)
 
 
 def class_names(
@@ -308,8 +344,9 @@ def _tested(
     std: PerChannel | None,
     size: tuple[int, int],
     output: Output,
-) -> isolation.Original:
-    """Return the tested network, with as many channels as it accepts."""
+    has_names: bool,
+) -> tuple[isolation.Original, list[str]]:
+    """Return the tested network, with as many channels as it accepts, and notes about what it returns."""
     first = 0
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -326,8 +363,8 @@ def _tested(
             require(all(value > 0 for value in stds), "std must be positive", stds)
             tested = isolation.Original(name, module, means, stds, size, output=output)
             tested.output = _prepared(output, tested)
-            tested.num_classes = _test(tested)
-            return tested
+            tested.num_classes, notes = _test(tested, has_names)
+            return tested, notes
         except LitVizError as error:
             errors.append(error)
     if first not in (0, 1, 3) and not given:
@@ -358,8 +395,12 @@ def _prepared(output: Output, classifier: isolation.Original) -> Output:
         return output.prepare(network, normalize, classifier.size)
 
 
-def _test(classifier: isolation.Original) -> int:
-    """Run the network on probe images; return the number of classes.
+def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[str]]:
+    """Run the network on probe images; return the number of classes, and notes about what it returns.
+
+    Args:
+        classifier: the network.
+        has_names: whether the names of its classes are known.
 
     Raises:
         LitVizError: its forward fails, or its outputs are no logits or depend on the other images of a batch.
@@ -377,14 +418,13 @@ def _test(classifier: isolation.Original) -> int:
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error
         except Exception as error:  # any error of the network
-            reason = first_line(error)
+            message = isolation.network_error(name, (2, channels, *size), error)
+            if _is_about_shapes(error):
+                message += f"; give the size= that it was trained with, if that is not {size[0]} x {size[1]}"
             with suppress(Exception):
                 output.returned(network, classifier.normalize(images[:1]))
-                reason = "it accepts one image, but batches of several are required"
-            raise LitVizError(
-                f"{name} fails on images of shape (2, {channels}, {size[0]}, {size[1]}): give the size= it was trained "
-                f"with ({reason})"
-            ) from error
+                message += "; it accepts one image, but batches of several are required"
+            raise LitVizError(message) from error
     if probabilities:
         multi_label = ""
         if "sigmoid" in probabilities:
@@ -401,4 +441,5 @@ def _test(classifier: isolation.Original) -> int:
             f"{name} gives an image other logits in a batch than alone: remove layers that mix images (batch norms "
             "without running statistics, a mean over the batch)"
         )
-    return logits.shape[1]
+    notes = _output_notes(name, returned, has_names) if isinstance(output, Logits) else []
+    return logits.shape[1], notes

@@ -17,6 +17,10 @@ _SHAPING_NODES = (
     "Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "ReshapeAlias", "Alias", "Clone", "ToCopy", "Expand",
 )  # fmt: skip
 
+# Autograd nodes that embeddings end in, and numbers of their components.
+_EMBEDDING_NODES = ("Norm", "Mean", "Pool", "Relu", "Hardtanh", "Gelu", "Silu", "Tanh", "Div", "Slice", "Select")
+_SMALLEST_EMBEDDING, _EMBEDDING_MULTIPLE = 64, 32
+
 #: What scores decide: ``exclusive``, the class of the largest one (probabilities by softmax); ``independent``, one
 #: decision each, positive or not (probabilities by sigmoid); ``number``, nothing: a regression or a similarity.
 Decision = Literal["exclusive", "independent", "number"]
@@ -186,13 +190,34 @@ def logits_in(output: Any) -> Any:
     return output
 
 
+def last_operation(tensor: Tensor) -> str:
+    """Return the name of the last operation in the graph of a tensor that changes values, such as ``Softmax``."""
+    node = tensor.grad_fn
+    while node is not None and type(node).__name__.startswith(_SHAPING_NODES) and node.next_functions:
+        node = node.next_functions[0][0]
+    return "" if node is None else type(node).__name__.rstrip("0123456789").removesuffix("Backward")
+
+
+def embedding_sign(logits: Tensor) -> str | None:
+    """Return why logits ``(N, K)`` of classes without names look like an embedding, or None.
+
+    Embeddings have 64, 128, 384 ... components, and end in a normalization, an activation or a mean over positions.
+    """
+    if logits.ndim != 2 or logits.shape[1] < _SMALLEST_EMBEDDING or logits.shape[1] % _EMBEDDING_MULTIPLE:
+        return None
+    lengths = logits.detach().double().norm(dim=1)
+    if torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
+        return "their length is 1"
+    last = last_operation(logits)
+    if any(name in last for name in _EMBEDDING_NODES):
+        return f"the last operation is {last}"
+    return None
+
+
 def probability_head(returned: Any) -> str | None:
     """Return a description of the final softmax or sigmoid of logits that a network returned, or None."""
     scores = logits_in(returned)
-    node = scores.grad_fn
-    while node is not None and type(node).__name__.startswith(_SHAPING_NODES) and node.next_functions:
-        node = node.next_functions[0][0]
-    last = type(node).__name__.removesuffix("0").removesuffix("Backward")
+    last = last_operation(scores)
     if last in ("Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid"):
         return f"ends in {last.lower()}"
     if scores.ndim == 2 and scores.shape[1] > 1:  # rows of a network without a graph

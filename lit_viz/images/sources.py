@@ -53,6 +53,19 @@ def image_inputs(images: ImageLike | Iterable[ImageLike]) -> tuple[list[Tensor],
     return pictures, names
 
 
+def picture_size(images: Any) -> tuple[int, int] | None:
+    """Return the size (height, width) of arrays and tensors that all have the same one; None for other images."""
+    listed = [images] if isinstance(images, (Tensor, np.ndarray)) else images
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(image, (Tensor, np.ndarray)) for image in listed):
+        return None
+    sizes: set[tuple[int, int]] = set()
+    for image in listed:
+        first = image[:1] if image.ndim == 4 else image
+        _, height, width = to_pictures(first)[0].shape
+        sizes.add((height, width))
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def initial_image(image: ImageLike) -> tuple[str | Tensor, str]:
     """Return one image as a file or a picture, and its name as in :func:`image_inputs`."""
     pictures, names = image_inputs(image)

@@ -151,7 +151,7 @@ def failures_reported(module: ImageTraining, options: RunOptions) -> Iterator[No
     try:
         yield
     except NetworkError as error:
-        raise LitVizError(f"{error}: use {fewer} if the batch is too large{resume()}") from error
+        raise LitVizError(f"{error}; use {fewer} if the batch is too large{resume()}") from error
     except SystemExit as error:
         raise LitVizError(f"the network's code ended Python with status {error.code}{resume()}") from error
     except (RuntimeError, MemoryError) as error:

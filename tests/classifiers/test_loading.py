@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -190,6 +191,63 @@ def test_a_module_requires_a_size_and_notes_missing_normalization() -> None:
     assert load_classifier(conv_net(), size=16, mean=0.5, std=0.5).notes == ()
 
 
+class Typo(nn.Module):
+    """A network whose forward has a mistake that no input size mends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = conv_net()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def test_an_error_of_the_network_is_shown_as_it_is() -> None:
+    """Every error was an advice about size=."""
+    with pytest.raises(LitVizError) as caught:
+        load_classifier(Typo(), size=16)
+    message = r"Typo raised AttributeError at test_loading\.py:\d+ on images of shape \(2, 3, 16, 16\): 'Typo' object"
+    assert re.match(message, str(caught.value))
+    assert "size=" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, AttributeError)
+
+
+class Head(nn.Module):
+    """Features of 64 channels, after a mean over positions, a normalization to length 1, or a linear layer."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.features = nn.Conv2d(3, 64, 3, 2)
+        self.head = nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        pooled = self.features(x).relu().mean((2, 3))
+        if self.kind == "pooled":
+            return pooled
+        if self.kind == "unit":
+            return nn.functional.normalize(self.head(pooled), dim=1)
+        return (self.head(pooled), pooled) if self.kind == "tuple" else self.head(pooled)
+
+
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("pooled", r"the 64 outputs of Head look like an embedding.* \(the last operation is Mean\): give labels="),
+        ("unit", r"the 64 outputs of Head look like an embedding.* \(their length is 1\): give labels="),
+        ("tuple", r"Head returns a tuple of 2: its first element \(N, 64\) is taken for the logits"),
+        ("linear", ""),
+    ],
+)
+def test_notes_about_what_a_network_returns(kind: str, note: str) -> None:
+    options: dict[str, Any] = {"size": 16, "mean": 0.5, "std": 0.5, "multi_label": False}
+    notes = load_classifier(Head(kind), **options).notes
+    assert len(notes) == bool(note)
+    assert not note or re.match(note, notes[0])
+    named = load_classifier(Head(kind), **options, labels=list(map(str, range(64)))).notes
+    assert not any("embedding" in text for text in named)
+
+
 def test_preprocessing_stored_in_a_module_is_used() -> None:
     classifier = load_classifier(timm.create_model("test_vit"))
     assert (classifier.size, classifier.mean) == ((160, 160), (0.5,) * 3)
@@ -199,7 +257,10 @@ def test_preprocessing_stored_in_a_module_is_used() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"size": 1}, r"Sequential fails on images of shape \(2, 3, 1, 1\): give the size="),
+        (
+            {"size": 1},
+            r"Sequential raised RuntimeError on images of shape \(2, 3, 1, 1\): .*give the size= that it",
+        ),
         ({"size": 0}, r"size must be a side or \(height, width\)"),
         ({"size": (1, 2, 3)}, r"size must be a side or \(height, width\)"),
         ({"size": 16, "mean": [0.5, 0.5]}, r"mean must have one value per channel \(3\), got 2"),
