@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_viz.errors import require
+from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.files import read_regular_text
 
@@ -55,12 +56,14 @@ class RunResults:
     Attributes:
         folder: the complete run folder.
         hyperparameters: configuration of the run.
+        evidence: items of the evidence, as terminal, notebook and report state them.
         summary: numbers by which runs are compared.
         iteration: the last iteration.
     """
 
     folder: FolderStorage
     hyperparameters: Mapping[str, Any]
+    evidence: Sequence[EvidenceItem]
     summary: Mapping[str, float]
     iteration: int
 
@@ -125,11 +128,16 @@ class ImageAdapter:
         self.logger.log_hyperparams(dict(hyperparameters))
 
     def log_results(self, results: RunResults) -> None:
-        """Log the figures of a complete run, as its last row."""
+        """Log the figures and the evidence of a complete run, as its last row."""
         images: dict[str, CaptionedImage] = {}
         for file in results.figures():
             images[file.stem] = (np.asarray(Image.open(file).convert("RGB")), file.stem)
         self.log({}, images, results.iteration)
+        self.log_evidence(results.evidence, results.iteration)
+
+    def log_evidence(self, items: Sequence[EvidenceItem], step: int) -> None:
+        """Log each item of the evidence as ``evidence/<name>``; loggers without texts and tables do not receive
+        them."""
 
     def log_summary(self, results: RunResults) -> None:
         """Log the summary of a complete run; repeating it changes nothing."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings
+from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify
 
 
@@ -34,6 +36,11 @@ class CSVAdapter(ImageAdapter):
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(file)
             self._list(folder / "images.csv", step, key, file.relative_to(folder), caption)
+
+    def log_evidence(self, items: Sequence[EvidenceItem], step: int) -> None:
+        """Write each item to the file ``evidence/<name>.md``."""
+        for item in items:
+            write_text(Path(self.logger.experiment.log_dir) / f"evidence/{item.name}.md", item.markdown)
 
     def _list(self, table: Path, *row: object) -> None:
         is_new = not table.exists()

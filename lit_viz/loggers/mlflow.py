@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from pytorch_lightning.loggers import MLFlowLogger
 
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults, stored_run_id
+from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify
@@ -35,6 +36,11 @@ class MLflowAdapter(ImageAdapter):
         for key, (image, caption) in images.items():
             client.log_image(run_id, image, key=_valid(key), step=step)
             client.log_text(run_id, caption, f"captions/{_valid(key)}/{step:06d}.txt")
+
+    def log_evidence(self, items: Sequence[EvidenceItem], step: int) -> None:
+        """Log each item as the artifact ``evidence/<name>.md``."""
+        for item in items:
+            self.logger.experiment.log_text(self.logger.run_id, item.markdown, f"evidence/{item.name}.md")
 
 
 class _MLflowRunAdapter(MLflowAdapter):

@@ -130,9 +130,11 @@ class FolderRows:
         """Return the results of a complete run."""
         records = self.folder.records()
         last = max((record.iterations or 0 for record in records), default=0)
+        evidence = self.folder.evidence()
         summary = _summary(records)
-        summary.update(self.presentation.scalars(records, self.folder.evidence()))
-        return RunResults(self.folder, self.hyperparameters(), summary, last)
+        summary.update(self.presentation.scalars(records, evidence))
+        items = self.presentation.evidence_items(evidence, records)
+        return RunResults(self.folder, self.hyperparameters(), items, summary, last)
 
     def _separate_rows(self) -> Iterator[LogRow]:
         """Yield a row per snapshot."""

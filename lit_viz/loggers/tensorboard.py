@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults
+from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.formatting import Notify
 
@@ -23,6 +24,11 @@ class TensorBoardAdapter(ImageAdapter):
         for key, (image, caption) in images.items():
             writer.add_image(key, image, step, dataformats="HWC")
             writer.add_text(f"{key}/caption", caption.replace("\n", "  \n"), step)  # a line break in Markdown
+
+    def log_evidence(self, items: Sequence[EvidenceItem], step: int) -> None:
+        """Log each item as the text ``evidence/<name>``."""
+        for item in items:
+            self.logger.experiment.add_text(f"evidence/{item.name}", item.markdown, step)
 
     def log_hyperparameters(self, hyperparameters: Mapping[str, Any]) -> None:
         """Do nothing: TensorBoard's table of hyperparameters takes them with the summary, at the end of the run."""

@@ -12,7 +12,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -34,6 +34,7 @@ from lit_viz.loggers.base import (
     WandbMode,
     stored_run_id,
 )
+from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage, top5_of
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, write_text
@@ -76,6 +77,11 @@ class WandbAdapter(ImageAdapter):
             row[key] = wandb.Image(image, caption=caption)
         self._log(row, step)
 
+    def log_evidence(self, items: Sequence[EvidenceItem], step: int) -> None:
+        """Log the table ``evidence/verdicts``, and ``evidence/<name>`` of each item with a table."""
+        if items:
+            self._log(_evidence_tables(items), step)
+
     def _log(self, row: Mapping[str, Any], step: int) -> None:
         if self.axis is None:
             self.logger.log_metrics(row, step)
@@ -100,13 +106,14 @@ class _WandbRunAdapter(WandbAdapter):
             self.rows_logged = run.starting_step
 
     def log_results(self, results: RunResults) -> None:
-        """Log the tables of records and of logged images, figure, animation and evidence as one row."""
+        """Log the tables of records, of logged images and of the evidence, figures and animation as one row."""
         row: dict[str, Any] = {"results": _record_table(results.folder), "iterations": _iteration_table(results.folder)}
         for figure in results.figures():
             row[figure.stem] = wandb.Image(str(figure))
         animation = results.folder.path / "evolution.gif"
         if animation.exists():
             row["evolution"] = wandb.Video(str(animation), format="gif")
+        row.update(_evidence_tables(results.evidence))
         self._log(row, results.iteration)
 
     def log_summary(self, results: RunResults) -> None:
@@ -188,6 +195,23 @@ def _iteration_table(folder: FolderStorage) -> wandb.Table:
             prediction = top5[0][0] if top5 else None
             table.add_data(task.name, iteration, wandb.Image(pixels(file)), probabilities.get(iteration), prediction)
     return table
+
+
+def _evidence_tables(items: Sequence[EvidenceItem]) -> dict[str, wandb.Table]:
+    """Return a table of the items with their verdicts, and the table of each item that has one, by key."""
+    tables: dict[str, wandb.Table] = {}
+    if not items:
+        return tables
+    verdicts = wandb.Table(columns=["evidence", "verdict", "text", "notes"])
+    for item in items:
+        verdicts.add_data(item.name, item.verdict, item.text, "\n".join(item.notes))
+        if item.rows:
+            table = wandb.Table(columns=[*item.columns])
+            for row in item.rows:
+                table.add_data(*[row.get(column) for column in item.columns])
+            tables[f"evidence/{item.name}"] = table
+    tables["evidence/verdicts"] = verdicts
+    return tables
 
 
 # -- opening of a run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_viz.attacks.norms import NORMS
@@ -14,7 +14,7 @@ from lit_viz.figures.scales import number
 from lit_viz.methods.records import ClassImageRecord, SaliencyRecord, label_with_lr
 from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs import evidence as run_evidence
-from lit_viz.types import Record
+from lit_viz.types import Record, slug
 from lit_viz.utils.formatting import pluralize, text_table
 from lit_viz.utils.limits import MOST_PRINTED
 
@@ -31,12 +31,14 @@ class EvidenceItem:
         passed: verdict; None for a measurement without one.
         rows: table below the text, by column.
         notes: sentences below the table.
+        name: name of the part of the evidence, in keys of loggers.
     """
 
     text: str
     passed: bool | None = None
     rows: Sequence[TableRow] = ()
     notes: Sequence[str] = ()
+    name: str = ""
 
     @property
     def verdict(self) -> str:
@@ -51,6 +53,21 @@ class EvidenceItem:
             columns |= dict.fromkeys(row)
         return list(columns)
 
+    @property
+    def markdown(self) -> str:
+        """The item as Markdown, for loggers of texts: text and verdict, table and notes."""
+        text = self.text
+        if self.passed is not None:
+            text += f" **{self.verdict}**"
+        blocks = [text]
+        if self.rows:
+            columns = self.columns
+            table = [_markdown_row(columns), _markdown_row(["---"] * len(columns))]
+            for row in self.rows:
+                table.append(_markdown_row([row.get(column, "") for column in columns]))
+            blocks.append("\n".join(table))
+        return "\n\n".join([*blocks, *self.notes]) + "\n"
+
     def lines(self, *, table: bool) -> list[str]:
         """Return the item as lines for the terminal, with or without its table."""
         lines = [f"evidence: {self.text}"]
@@ -59,15 +76,20 @@ class EvidenceItem:
         return [*lines, *self.notes]
 
 
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
 def evidence_items(evidence: run_evidence.Evidence) -> list[EvidenceItem]:
     """Return the items of the evidence; unknown parts are only named."""
     items = []
     for name, make_item in _PARTS.items():
         part = getattr(evidence, name)
         if part is not None:
-            items.append(make_item(part))
+            items.append(replace(make_item(part), name=name))
     for name in evidence.extra:
-        items.append(EvidenceItem(f"Part {name} of evidence.json."))
+        items.append(EvidenceItem(f"Part {name} of evidence.json.", name=slug(name)))
     return items
 
 
@@ -91,7 +113,7 @@ def held_out_item(records: Sequence[Record]) -> EvidenceItem | None:
             first_places[name] += verdict["rank"] == 1
         rows.append(row)
     counts = [f"{name} predicts the class for {count} of {len(judged)}" for name, count in first_places.items()]
-    return EvidenceItem(f"Held-out networks: {', '.join(counts)}.", rows=rows)
+    return EvidenceItem(f"Held-out networks: {', '.join(counts)}.", rows=rows, name="held_out")
 
 
 def _prediction(probability: float | None, rank: float | None) -> str:
@@ -233,8 +255,10 @@ def recorded_captum_item(records: Sequence[Record]) -> EvidenceItem:
         else:
             damaged.append(verdict["why"])
     verdicts = MapVerdicts(passed, unchecked, damaged)
-    is_compared = bool(passed or damaged)
-    return EvidenceItem(verdicts.text, all(passed) and not damaged if is_compared else None, notes=verdicts.notes)
+    all_passed: bool | None = None
+    if passed or damaged:
+        all_passed = all(passed) and not damaged
+    return EvidenceItem(verdicts.text, all_passed, notes=verdicts.notes, name="captum")
 
 
 def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:

@@ -17,16 +17,22 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from lit_viz.errors import LitVizError
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import stored_run_id
+from lit_viz.presentations import EvidenceItem
 
 PIXELS = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
 
 
+ITEM = EvidenceItem("1 of 2 files fool the network.", False, [{"file": "a|b", "seen as": "hay"}], ["a note"], "files")
+MARKDOWN = "1 of 2 files fool the network. **failed**\n\n| file | seen as |\n| --- | --- |\n| a\\|b | hay |\n\na note\n"
+
+
 def log(logger: Any, axis: str | None) -> None:
-    """Log two iterations."""
+    """Log two iterations, and an item of the evidence."""
     logs = adapter(logger, axis)
     for k in (0, 50):
         logs.log({"probability/goldfish": k / 100}, {}, k)
         logs.log({}, {"image/goldfish": (PIXELS + np.uint8(k), f"goldfish - iteration {k}\nhay 0.10")}, k)
+    logs.log_evidence([ITEM], 50)
     logger.finalize("success")
 
 
@@ -39,6 +45,7 @@ def test_csv(tmp_path: Path) -> None:
         images = list(csv.DictReader(file))
     assert [row["caption"].splitlines()[0] for row in images] == ["goldfish - iteration 0", "goldfish - iteration 50"]
     assert np.array_equal(np.asarray(Image.open(tmp_path / images[1]["file"])), PIXELS + np.uint8(50))
+    assert (tmp_path / "evidence" / "files.md").read_text() == MARKDOWN
 
 
 def test_tensorboard(tmp_path: Path) -> None:
@@ -51,6 +58,8 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(images[1].encoded_image_string))), PIXELS + np.uint8(50))
     captions = events.Tensors("image/goldfish/caption/text_summary")
     assert captions[1].tensor_proto.string_val == [b"goldfish - iteration 50  \nhay 0.10"]
+    (evidence,) = events.Tensors("evidence/files/text_summary")
+    assert (evidence.step, evidence.tensor_proto.string_val) == (50, [MARKDOWN.encode()])
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:mlflow", "ignore::DeprecationWarning:mlflow")
@@ -66,6 +75,7 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "captions/image/goldfish/000000.txt",
         "captions/image/goldfish/000050.txt",
     ]
+    assert [file.path for file in client.list_artifacts(run_id, "evidence")] == ["evidence/files.md"]
 
 
 def test_an_unknown_logger_gets_the_metrics() -> None:

@@ -32,6 +32,7 @@ from lit_viz.loggers.rows import FolderRows
 from lit_viz.loggers.wandb import _arguments as arguments_of
 from lit_viz.loggers.wandb import open_adapter
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
+from lit_viz.runs.evidence import Evidence, ImageEvidence, RobustnessEvidence, RobustnessPoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record, Task
 
@@ -126,6 +127,9 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         record = Record.of(task, iterations=100, metrics={"probability": 1.0}, extra=others)
         folder.add_result(Result(task, record, snapshot(task, 100).image))
     folder.finish()
+    folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2)))
+    points = [RobustnessPoint(eps="4/255", robust=1, photographs=2, share=0.5, low=0.1, high=0.9)]
+    folder.merge_evidence(Evidence(robustness=RobustnessEvidence(what="robust", norm="linf", points=points)))
     second.finish()
     second.finish()
     (part,) = segments(folder)
@@ -188,14 +192,25 @@ def test_a_finished_run_has_a_table_and_an_artifact(offline: SimpleNamespace) ->
     assert (last["probability"], last["box"], json.loads(last["top5"])[0][0]) == (1.0, "none", "tarantula")
     artifacts = [record["artifact"] for record in offline.records if record["type"] == "artifact"]
     paths = [(a["type"], {entry["path"] for entry in a["manifest"]["contents"]}) for a in artifacts]
-    assert sorted(sum(p.endswith(".png") for p in files) for kind, files in paths if kind == "run_table") == [2, 6]
+    images_of_tables = [sum(path.endswith(".png") for path in files) for kind, files in paths if kind == "run_table"]
+    assert sorted(images_of_tables) == [0, 0, 2, 6]
     assert dict(paths)["results"] == {
         "config.yaml",
+        "evidence.json",
         "metrics.csv",
         "results.jsonl",
         "images/0000_tarantula.png",
         "images/0001_tarantula.png",
     }
+
+
+def test_a_finished_run_has_tables_of_its_evidence(offline: SimpleNamespace) -> None:
+    (row,) = [row for row in history(offline.records) if "evidence/verdicts._type" in row]
+    verdicts = json.loads((offline.files / row["evidence/verdicts.path"]).read_text())
+    assert [line[:2] for line in verdicts["data"]] == [["pictures", "passed"], ["robustness", "no verdict"]]
+    assert verdicts["data"][0][2].startswith("2 of 2 files classified as recorded")
+    table = json.loads((offline.files / row["evidence/robustness.path"]).read_text())
+    assert (table["columns"][:2], table["data"][0][:2]) == (["eps", "robust"], ["4/255", "1 of 2"])
 
 
 def test_a_finished_run_has_a_table_of_its_iterations(offline: SimpleNamespace) -> None:
