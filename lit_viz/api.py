@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from lit_viz.attacks import Attack, Universal
-from lit_viz.attributions import Attribution
+from lit_viz.attacks import ATTACKS, Attack, NormalizedAscentAttack, Universal
+from lit_viz.attributions import Attribution, Gradient
 from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.loading import load
+from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.images import PARAMETERIZATIONS, Parameterization
 from lit_viz.images.sources import ImageLike, Images, Normalization, picture_size
@@ -24,7 +27,7 @@ from lit_viz.launch.keywords import (
     RUN_KEYWORDS,
     Choice,
     Keywords,
-    chosen_attack,
+    as_list,
     chosen_methods,
     chosen_part,
     reject_positional,
@@ -35,6 +38,7 @@ from lit_viz.launch.run import Run, check_folder, check_settings, gradients_enab
 from lit_viz.loggers.base import LoggerSettings, WandbMode
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.methods.class_visualization import default_recipe
+from lit_viz.methods.photographs import AttackTraining
 from lit_viz.methods.tasks import Classes, PhotographTasks, objective_tasks, to_classes
 from lit_viz.objectives import Logit, Objective
 from lit_viz.objectives.layers import Axis, objective_of_layer
@@ -112,12 +116,13 @@ def visualize(
     network = as_classifier(classifier)
     if config is None and layer is not None:
         config = "channels"
-    configured = _configured("visualize", config)
-    arguments = dict(vars(default_recipe())) if configured is None else configured.module_arguments()
+    defaults = _defaults("visualize", config)
+    arguments = defaults.module or dict(vars(default_recipe()))
+    arguments |= _without_none(iterations=iterations, init=init)
     maximized = objective or Logit()
-    if configured is not None:
-        settings = configured.config
-        maximized = objective or configured.parts["objective"]
+    if defaults.configured is not None:
+        settings = defaults.configured.config
+        maximized = objective or defaults.configured.parts["objective"]
         vary, axis = vary or settings.vary, axis or settings.axis
         if layer is None and objective is None and not to_classes(targets):
             layer, channels = settings.layer, channels or settings.channel
@@ -125,38 +130,32 @@ def visualize(
                 neuron = parse_place(settings.neuron)
     if layer is not None:
         maximized = objective_of_layer(maximized, layer, channels is not None, axis, neuron)
-    chosen_parameterization = Choice(arguments["parameterization"])
-    if parameterization is not None:
-        chosen_parameterization = chosen_part(parameterization, Parameterization, PARAMETERIZATIONS, "parameterization")
-    chosen_rule = Choice(arguments["step_rule"])
-    if step_rule is not None:
-        chosen_rule = chosen_part(step_rule, StepRule, RULES, "step rule")
+    chosen_parameterization = chosen_part(
+        parameterization,
+        Parameterization,
+        PARAMETERIZATIONS,
+        "parameterization",
+        default=arguments["parameterization"],
+    )
     parts = {
         "objective": [Choice(maximized, is_given=objective is not None)],
         "parameterization": [chosen_parameterization],
-        "step_rule": [chosen_rule],
+        "step_rule": [chosen_part(step_rule, StepRule, RULES, "step rule", default=arguments["step_rule"])],
         "picture": [Choice(arguments["picture"])],
     }
-    for name, value in (("iterations", iterations), ("init", init)):
-        if value is not None:
-            arguments[name] = value
     keywords = Keywords(ClassVisualization, parts)
     keywords.assign(options)
-    arguments |= keywords.module_arguments
-    for name, (choice,) in parts.items():
-        arguments[name] = choice.value
-    module = ClassVisualization(network, **arguments)
-    queue = objective_tasks(
+    module = keywords.build(network, arguments)
+    tasks = objective_tasks(
         network,
         module.objective,
         classes=targets,
         against=against,
         channels=channels,
         vary=vary,
-        seed=_seed(seed, configured),
+        seed=defaults.seed if seed is None else seed,
     )
-    run_arguments = {**_run_arguments("visualize", config), **keywords.run_arguments}
-    return run(module, queue, out, progress=progress, **run_arguments)
+    return _run(module, tasks, out, progress, defaults, keywords)
 
 
 @checked_types
@@ -211,19 +210,14 @@ def saliency(
         LitVizError: unknown class, method or argument, images out of range, or existing run folder.
     """
     reject_positional("saliency", misplaced, "targets= or labels=")
-    if isinstance(targets, (str, list, tuple)) and "none" in _as_list(targets):
+    if isinstance(targets, (str, list, tuple)) and "none" in as_list(targets):
         raise LitVizError("targets of saliency maps must be classes, got none: leave targets out for the labels")
     network = as_classifier(classifier, picture_size(images))
-    configured = _configured("saliency", config)
-    arguments = {} if configured is None else configured.module_arguments()
-    methods = chosen_methods("gradient" if method is None else method)
-    if method is None and configured is not None:
-        methods = [Choice(part) for part in _as_list(arguments["method"])]
+    defaults = _defaults("saliency", config)
+    methods = chosen_methods(method, defaults.module.get("method", Gradient()))
     keywords = Keywords(SaliencyMap, {"method": methods})
     keywords.assign(options)
-    module = SaliencyMap(
-        network, **{**arguments, **keywords.module_arguments, "method": [choice.value for choice in methods]}
-    )
+    module = keywords.build(network, defaults.module)
     tasks = PhotographTasks(
         network,
         images,
@@ -231,10 +225,9 @@ def saliency(
         labels=labels,
         against=against,
         normalization=normalization,
-        seed=_seed(seed, configured),
+        seed=defaults.seed if seed is None else seed,
     )
-    run_arguments = {**_run_arguments("saliency", config), **keywords.run_arguments}
-    return run(module, tasks, out, progress=progress, **run_arguments)
+    return _run(module, tasks, out, progress, defaults, keywords)
 
 
 @checked_types
@@ -281,22 +274,22 @@ def attack(
     """
     reject_positional("attack", misplaced, "targets= for the classes to reach, or labels= for the true ones")
     network = as_classifier(classifier, picture_size(images))
-    configured = _configured("attack", config)
-    arguments = {} if configured is None else configured.module_arguments()
-    chosen = chosen_attack("normalized_ascent" if attack is None else attack)
-    if attack is None and configured is not None:
-        chosen = Choice(arguments["attack"])
+    defaults = _defaults("attack", config)
+    arguments = defaults.module
+    chosen = chosen_part(attack, Attack, ATTACKS, "attack", default=arguments.get("attack", NormalizedAscentAttack()))
     radii = _listed_radii(eps)
     if len(radii) == 1:
         options["eps"], radii = radii[0], []
     elif radii:
         require(chosen.accepts("eps"), f"several eps require an attack with a radius, such as pgd, got {chosen.name}")
-    kind = UniversalPerturbation if isinstance(chosen.value, Universal) else AdversarialExample
+    kind: type[AttackTraining] = AdversarialExample
+    if isinstance(chosen.value, Universal):
+        kind = UniversalPerturbation
+        arguments.pop("transforms", None)
+        arguments = _without_none(**arguments)
     keywords = Keywords(kind, {"attack": [chosen]})
     keywords.assign(options)
-    if kind is UniversalPerturbation:
-        arguments = {name: value for name, value in arguments.items() if name != "transforms" and value is not None}
-    module = kind(network, **{**arguments, **keywords.module_arguments, "attack": chosen.value})
+    module = keywords.build(network, arguments)
     tasks = PhotographTasks(
         network,
         images,
@@ -305,10 +298,9 @@ def attack(
         radii=radii,
         goal=goal,
         normalization=normalization,
-        seed=_seed(seed, configured),
+        seed=defaults.seed if seed is None else seed,
     )
-    run_arguments = {**_run_arguments("attack", config), **keywords.run_arguments}
-    return run(module, tasks, out, progress=progress, **run_arguments)
+    return _run(module, tasks, out, progress, defaults, keywords)
 
 
 @checked_types
@@ -422,30 +414,50 @@ def log(
 # -- helpers
 
 
-def _configured(method: str, config: str | Path | None) -> ConfiguredMethod | None:
-    """Return the parts and values of a configuration; None without one."""
+@dataclass(frozen=True)
+class _Defaults:
+    """Values of a configuration for the keywords that a call does not give.
+
+    Attributes:
+        configured: the configuration; None without one.
+        module: arguments of the module.
+        run: arguments of :func:`run` that the file contains.
+        seed: seed of the first task.
+    """
+
+    configured: ConfiguredMethod | None = None
+    module: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+def _defaults(method: str, config: str | Path | None) -> _Defaults:
+    """Return the values of a configuration, which is given by its name or path."""
     if config is None:
-        return None
-    return configured_by(COMMANDS[method], _path("config", config))
+        return _Defaults()
+    name = _path("config", config)
+    configured = configured_by(COMMANDS[method], name)
+    given = read_config(method, name)
+    of_run = {option: given[option] for option in RUN_KEYWORDS if given.get(option) is not None}
+    return _Defaults(configured, configured.module_arguments(), of_run, int(configured.config.seed))
 
 
-def _seed(seed: int | None, configured: ConfiguredMethod | None) -> int:
-    """Return a seed, by default that of the configuration."""
-    if seed is not None:
-        return seed
-    return 0 if configured is None else int(configured.config.seed)
+def _run(
+    module: ImageTraining,
+    tasks: TaskQueue,
+    out: str | Path | None,
+    progress: bool | None,
+    defaults: _Defaults,
+    keywords: Keywords,
+) -> Run:
+    """Run a module with its tasks, by the arguments of the keywords and of the configuration."""
+    arguments = dict(defaults.run)
+    arguments |= keywords.run_arguments
+    return run(module, tasks, out, progress=progress, **arguments)
 
 
-def _run_arguments(method: str, config: str | Path | None) -> dict[str, Any]:
-    """Return the arguments of :func:`run` that the file of a configuration contains."""
-    if config is None:
-        return {}
-    given = read_config(method, str(config))
-    return {name: given[name] for name in RUN_KEYWORDS if given.get(name) is not None}
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _without_none(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _listed_radii(eps: Any) -> list[float | str]:

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
-from lit_viz.attacks import ATTACKS, Attack, without_radius
+from lit_viz.attacks import Attack, without_radius
 from lit_viz.attributions import METHODS, Attribution
+from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, did_you_mean, find_part
 from lit_viz.launch.execute import run
 from lit_viz.utils.parts import Part, constructor_parameters
@@ -94,6 +95,15 @@ class Keywords:
             else:
                 raise LitVizError(self._unknown(name, own))
 
+    def build(self, classifier: Classifier, arguments: Mapping[str, Any]) -> Any:
+        """Return the module with these arguments, those of the keywords, and the parts."""
+        given = dict(arguments)
+        given |= self.module_arguments
+        for name, choices in self.parts.items():
+            values = [choice.value for choice in choices]
+            given[name] = values[0] if len(values) == 1 else values
+        return self.module(classifier, **given)
+
     def _owners(self, name: str) -> list[Choice]:
         owners: list[Choice] = []
         for choices in self.parts.values():
@@ -134,18 +144,23 @@ class Keywords:
         return " or ".join(dict.fromkeys(names))
 
 
-def chosen_part(value: Any, kind: type[Any], classes: Mapping[str, type[Any]], noun: str) -> Choice:
+def chosen_part(
+    value: Any, kind: type[Any], classes: Mapping[str, type[Any]], noun: str, *, default: Any = None
+) -> Choice:
     """Return a part that is given by its name, as a class or as an instance.
 
     Args:
-        value: what the caller gave.
+        value: name, class or instance; None for the default.
         kind: class of the parts.
         classes: classes by name.
-        noun: what messages call it.
+        noun: name of the kind of part in messages.
+        default: part that keywords may change.
 
     Raises:
-        LitVizError: it is another object, or there is no part of the name.
+        LitVizError: the value is another object, or there is no part of the name.
     """
+    if value is None and default is not None:
+        return Choice(default)
     if isinstance(value, kind):
         return Choice(value, is_given=True)
     if isinstance(value, type) and issubclass(value, kind):
@@ -155,16 +170,21 @@ def chosen_part(value: Any, kind: type[Any], classes: Mapping[str, type[Any]], n
     return Choice(find_part(value, classes, noun)())
 
 
-def chosen_methods(given: Any) -> list[Choice]:
-    """Return the saliency methods of a name, several names with commas, an instance, or a list of them."""
-    values = given.split(",") if isinstance(given, str) else given
-    listed = list(values) if isinstance(values, (list, tuple)) else [values]
-    return [chosen_part(value, Attribution, METHODS, "saliency method") for value in listed]
+def chosen_methods(given: Any, default: Any) -> list[Choice]:
+    """Return the saliency methods of a name, several names with commas, an instance, or a list of them; for None the
+    default, one or a list."""
+    if given is None:
+        return list(map(Choice, as_list(default)))
+    if isinstance(given, str):
+        given = given.split(",")
+    return [chosen_part(value, Attribution, METHODS, "saliency method") for value in as_list(given)]
 
 
-def chosen_attack(given: Any) -> Choice:
-    """Return an attack that is given by its name or as an instance."""
-    return chosen_part(given, Attack, ATTACKS, "attack")
+def as_list(value: Any) -> list[Any]:
+    """Return a list or tuple as a list, and another value as a list of one."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return [value]
 
 
 def reject_positional(function: str, values: Sequence[Any], names: str) -> None:
