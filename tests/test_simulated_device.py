@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Largest number of synchronizations per step of eight images. A step of the ensemble runs several attacks; attacks
 #: record a curve point in every iteration. Slow steps log their means each time.
-LIMITS = {"attack": 16, "attack ensemble": 24, "saliency": 6, "visualize": 10}
+LIMITS = {"attack": 16, "attack ensemble": 24, "saliency": 6, "saliency expected_gradients": 7, "visualize": 10}
 #: One run per command, which the fast test executes.
 FEW = ("attack by name", "saliency by name", "visualize Adam")
 

@@ -35,19 +35,16 @@ class Output(Part, ABC):
     Attributes:
         decision: what the scores decide; see :data:`Decision`.
         unit: what one score is, for captions of numbers: ``cosine similarity``.
+        box: (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None.
     """
 
     decision: Decision = "exclusive"
     unit: str = "score"
+    box: Sequence[float] | None = None
 
     @property
     def names(self) -> Sequence[str] | None:
         """Names of the scores, or None if the network determines their number."""
-        return None
-
-    @property
-    def box(self) -> Sequence[float] | None:
-        """Box (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None."""
         return None
 
     def call(self, network: Callable[..., Any], x: Tensor) -> Any:

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lit_viz.errors import require
-from lit_viz.presentations import EvidenceItem
-from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.files import read_regular_text
+
+if TYPE_CHECKING:  # the names of modes and settings are read before torch is imported
+    from lit_viz.presentations import EvidenceItem
+    from lit_viz.runs.folder import FolderStorage
 
 #: Image ``(H, W, 3)`` uint8, and its caption.
 CaptionedImage = tuple[NDArray[np.uint8], str]

@@ -53,12 +53,7 @@ class Detection(Output):
             require(is_box, "box must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1, in pixels of the input", repr(box))
         require(0 < iou <= 1, "iou must be above 0 and at most 1", iou)
         require(0 < score < 1, "score must be between 0 and 1", score)
-        self._box, self.iou, self.score = box, iou, score
-
-    @property
-    def box(self) -> Sequence[float] | None:
-        """The box, in pixels of the input; None for anywhere."""
-        return self._box
+        self.box, self.iou, self.score = box, iou, score
 
     @property
     def _threshold(self) -> float:

@@ -39,18 +39,12 @@ class Region(Output):
         self.where = where
         self._mask: Tensor | None = None  # (H, W) in [0, 1], of a box or a mask
 
-    @property
-    def box(self) -> Sequence[float] | None:
-        """Bounding box of the region in pixels of the input; None if it is everywhere or predicted."""
-        if self._mask is None:
-            return None
-        rows, columns = self._mask.nonzero().T
-        return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
-
     def prepare(self, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Region:
         prepared = copy.copy(self)
         if not isinstance(self.where, str) or self.where not in ("everywhere", "predicted"):
             prepared._mask = region_mask(self.where, size)
+            rows, columns = prepared._mask.nonzero().T
+            prepared.box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
         return prepared
 
     def scores(self, returned: Any, images: int) -> Tensor:
