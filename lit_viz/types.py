@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor
 
+#: Whether a task is done, was not attacked since its photograph is misclassified, has failed, or was stopped.
+Status = Literal["done", "skipped", "failed", "unfinished"]
 #: Image ``(C, H, W)`` in [0, 1], or the path of its file.
 Picture = Tensor | Path
 #: A metric as (iteration, value), in order of iteration.
@@ -235,7 +237,7 @@ class Record(JsonObject):
     index: int
     name: str
     source: str | None = None
-    status: str = "done"
+    status: Status = "done"
     error: str | None = None
     label: int | None = None
     label_source: str | None = None
@@ -252,7 +254,7 @@ class Record(JsonObject):
 
     probability = Item[float]("metrics")
     score = Item[float]("metrics")
-    norm = Item[str]("settings")
+    norm = Item[Literal["l2", "linf"]]("settings")
     eps = Item[float]("settings")
     l2 = Item[float]("metrics")
     linf = Item[float]("metrics")
@@ -286,12 +288,17 @@ class Record(JsonObject):
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Record:
-        """Return the record of these items, of the kind with the most required keys, all of which are present."""
+        """Return the record of these items, of their kind."""
+        return cls.kind_of(values).from_dict(values)
+
+    @classmethod
+    def kind_of(cls, values: Mapping[str, Any]) -> type[Record]:
+        """Return the kind with the most required keys, all of which are present."""
         best: type[Record] = Record
         for kind in Record.kinds:
             if kind.required() <= values.keys() and len(kind.required()) > len(best.required()):
                 best = kind
-        return best.from_dict(values)
+        return best
 
     @classmethod
     @cache
@@ -333,11 +340,6 @@ class Record(JsonObject):
     @property
     def success_file(self) -> bool | None:
         """Whether the 8-bit file fools the original network; None for other methods, and if it was not computed."""
-        return None
-
-    @property
-    def captum(self) -> Mapping[str, Any] | None:
-        """Verdict of the comparison with Captum, if there is one."""
         return None
 
     @property

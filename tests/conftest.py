@@ -43,6 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _comparisons_have_time() -> Iterator[None]:
+    """Give the comparison with Captum more than its 15 seconds, since other processes may take most of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("lit_viz.presentations", "lit_viz.launch.run"):
+            patch.setattr(f"{module}.CAPTUM_SECONDS", 900.0)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Write blank figures into run folders, since drawing takes most of a short run; modules marked ``draws`` draw."""

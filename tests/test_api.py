@@ -26,6 +26,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png, from_pil, read_photograph
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from tests.support.networks import NAMES, Around, smooth_network
+from tests.support.verdicts import verdicts
 
 
 def photographs(count: int = 3) -> Tensor:
@@ -288,7 +289,7 @@ def test_occlusion_adapts_its_window_to_small_images(smooth: Classifier) -> None
     """At 32 pixels a window of 32 hid everything at once."""
     run = lv.saliency(smooth, photographs(1), targets=0, method="occlusion", check="captum")
     assert run.maps[0].unique().numel() > 10
-    assert run.results[0]["captum"]["passed"]
+    assert verdicts(run) == [True]
 
 
 def test_maps_are_reduced_by_the_reducer_of_their_record(smooth: Classifier) -> None:
@@ -344,12 +345,12 @@ def test_the_table_of_several_radii_has_a_column_eps(smooth: Classifier) -> None
     assert "eps" not in AdversarialExamplePresentation().table(recorded[:1])[0]
 
 
-def test_check_in_inference_mode(smooth: Classifier, tmp_path: Path, records: Any) -> None:
+def test_check_in_inference_mode(smooth: Classifier, tmp_path: Path) -> None:
     """In inference mode, Captum must not be recorded as failed."""
     lv.saliency(smooth, photographs(), out=tmp_path / "run", check="none", wandb="disabled")
     with torch.inference_mode():
         assert lv.check(tmp_path / "run", smooth)
-    assert all(record["captum"]["passed"] for record in records(tmp_path / "run"))
+    assert all(verdicts(tmp_path / "run"))
 
 
 def test_finished_runs_do_not_need_their_initial_photograph(smooth: Classifier, tmp_path: Path) -> None:
@@ -494,8 +495,7 @@ def test_the_evidence_of_saliency_maps_and_class_images_in_memory(smooth: Classi
     maps = lv.saliency(smooth, photographs(), check="none")
     assert maps.evidence.captum is None
     assert maps.check()
-    assert [agreement.passed for agreement in maps.evidence.captum.maps] == [True] * 3
-    assert all(record["captum"]["passed"] for record in maps.results)
+    assert verdicts(maps) == [True] * 3
     images = lv.visualize(smooth, [0, 1], iterations=3, config="small")
     assert images.evidence.pictures is None
     assert images.check()

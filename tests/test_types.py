@@ -14,6 +14,7 @@ import pytest
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.methods.records import AdversarialRecord, LayerImageRecord, SaliencyRecord
 from lit_viz.runs.evidence import Evidence, LocalizationEvidence
+from lit_viz.runs.validation import find_wrong
 from lit_viz.types import Record, Task
 from lit_viz.utils.files import json_line
 
@@ -40,7 +41,7 @@ def lines(value: Any) -> Iterator[dict[str, Any]]:
 LINES = [
     *(line for name, result in GOLDEN.items() if name.startswith("command") for line in lines(unpack(result))),
     Record.of(Task(0, "broken", 7), status="failed", error="no picture").to_dict(),
-    {**Record.of(Task(0, "broken", 7), status="failed").to_dict(), "captum": None},
+    {**Record.of(Task(0, "broken", 7), status="failed").to_dict(), "captum": None},  # of an earlier version
 ]
 
 
@@ -133,3 +134,9 @@ def test_seeds_of_a_localization_are_its_unknown_keys() -> None:
     values: dict[str, Any] = {"quantile": 0.9, "right_from_iou": 0.5, "opencv": "4", "corloc": {}, "maps": []}
     evidence = LocalizationEvidence.from_dict(dict(sorted(values.items())))
     assert (evidence.seeds, evidence.opencv) == ({"quantile": 0.9}, "4")
+
+
+def test_recorded_lines_are_valid() -> None:
+    for line in LINES:
+        values = json.loads(json.dumps(line).replace('"volatile"', "null").replace('"inf"', "null"))  # as in a file
+        assert find_wrong(values, Record.kind_of(line)) is None

@@ -92,9 +92,10 @@ class Run:
         """Return figure, table and verdicts, which a notebook displays."""
         if not self.outcomes:
             return None
-        # In memory, maps have verdicts in their records; a further comparison takes seconds.
-        has_verdicts = self.folder is None and records_of(self.outcomes, SaliencyRecord)
-        evidence = None if has_verdicts else self.evidence
+        if self._storage is not None and records_of(self.outcomes, SaliencyRecord):
+            evidence = self._storage.evidence()  # of the end of the run, without a further comparison with Captum
+        else:
+            evidence = self.evidence
         return run_html(self.outcomes, self.figure(), self.presentation, evidence, output_caption(self._classifier))
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.figures.scales import number
-from lit_viz.methods.records import ClassImageRecord, SaliencyRecord, label_with_lr
+from lit_viz.methods.records import ClassImageRecord, label_with_lr
 from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs import evidence as run_evidence
 from lit_viz.types import Record, slug
@@ -239,26 +239,6 @@ class MapVerdicts:
         """What compares the remaining maps."""
         is_complete = run_evidence.NOT_CHECKED not in self.unchecked
         return [] if is_complete else ["lit-viz check compares the maps that were not checked."]
-
-
-def recorded_captum_item(records: Sequence[Record]) -> EvidenceItem:
-    """Return the verdicts of the comparison with Captum in the records of saliency maps."""
-    passed, unchecked, damaged = [], [], []
-    for record in records:
-        verdict = record.captum if isinstance(record, SaliencyRecord) else None
-        if verdict is None:
-            continue
-        if "why" not in verdict:
-            passed.append(bool(verdict["passed"]))
-        elif verdict["passed"] is None:
-            unchecked.append(verdict["why"])
-        else:
-            damaged.append(verdict["why"])
-    verdicts = MapVerdicts(passed, unchecked, damaged)
-    all_passed: bool | None = None
-    if passed or damaged:
-        all_passed = all(passed) and not damaged
-    return EvidenceItem(verdicts.text, all_passed, notes=verdicts.notes, name="captum")
 
 
 def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:

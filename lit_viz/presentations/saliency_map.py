@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from importlib import metadata
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,8 +34,7 @@ from lit_viz.presentations import (
     TableRow,
     format_value,
 )
-from lit_viz.presentations.items import recorded_captum_item
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import CaptumEvidence, Evidence, UncheckedMap
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import Notify, pluralize, probability_text
@@ -116,16 +116,18 @@ class SaliencyMapPresentation(Presentation):
 
     def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
-        verdicts = [record.captum["passed"] for record in records if record.captum is not None]
+        verdicts: list[bool] = []
+        if evidence.captum is not None:
+            verdicts += [comparison.passed for comparison in evidence.captum.maps]
+            verdicts += [False for _ in evidence.captum.damaged or ()]
         scalars["captum/passed"] = verdicts.count(True)
-        scalars["captum/checked"] = len(verdicts) - verdicts.count(None)
+        scalars["captum/checked"] = len(verdicts)
         return scalars
 
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
-        """Return the items of the evidence; without a comparison with Captum in it, the verdicts in the records."""
         items = super().evidence_items(evidence, records)
         if evidence.captum is None:
-            items.insert(0, recorded_captum_item(records))
+            items.insert(0, EvidenceItem("No map was compared with Captum."))
         return items
 
     def verify(
@@ -235,7 +237,7 @@ def _compare_with_captum(
     is_limited = check == "auto"  # to the duration of the run
     parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
     if is_limited and _CHECK_SECONDS_PER_PARAMETER * parameters > _run_seconds(outcomes):
-        _record_unchecked(outcomes, storage)
+        storage.merge_evidence(Evidence(captum=_unchecked(records_of(outcomes, SaliencyRecord))))
         return None
     from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
     from lit_viz.figures.agreement import agreement_figure
@@ -250,9 +252,6 @@ def _compare_with_captum(
         half=settings.precision,
         notify=settings.notify,
     )
-    verdicts = result.verdicts()
-    _record_verdicts(outcomes, verdicts)
-    storage.amend([outcome.record for outcome in outcomes if outcome.record.index in verdicts])
     if storage.path is not None:
         figure = agreement_figure(result, outcomes)
         if figure is not None:
@@ -268,20 +267,10 @@ def _run_seconds(outcomes: Sequence[Outcome]) -> float:
     return min(CAPTUM_SECONDS, max(1.0, sum(outcome.record.seconds or 0.0 for outcome in outcomes)))
 
 
-def _record_unchecked(outcomes: Sequence[Outcome], storage: Storage) -> None:
-    maps = [outcome for outcome in outcomes if isinstance(outcome.record, SaliencyRecord)]
-    for outcome in maps:
-        outcome.amend(captum={"passed": None, "why": _NOT_CHECKED})
-    storage.amend(records_of(maps))
-
-
-def _record_verdicts(outcomes: Sequence[Outcome], verdicts: Mapping[int, Mapping[str, Any]]) -> None:
-    for outcome in outcomes:
-        record = outcome.record
-        if isinstance(record, SaliencyRecord):
-            outcome.amend(captum=verdicts.get(record.index))
-        else:  # failed before the method made its record
-            outcome.amend(extra=dict(record.extra) | {"captum": None})
+def _unchecked(records: Sequence[SaliencyRecord]) -> CaptumEvidence:
+    """Return the part of the evidence for maps of which none is compared."""
+    unchecked = [UncheckedMap.of(record, unchecked=_NOT_CHECKED) for record in records]
+    return CaptumEvidence(version=metadata.version("captum"), passed=None, maps=[], unchecked=unchecked)
 
 
 def _report_errors(records: Sequence[SaliencyRecord], total: int, tolerance: float | None, notify: Notify) -> None:

@@ -119,11 +119,12 @@ def run(method: str, evaluations: int, count: int, check: str) -> Result:
 
     result, done = evidence_apart(start, count, evaluations)
     assert all(record["status"] == "done" for record in done.results)
-    verdicts = [record.get("captum") or {} for record in done.results]
-    if verdicts := [verdict for verdict in verdicts if verdict.get("passed") is not None]:
-        result["formula"] = max(verdict["formula"] for verdict in verdicts)
-        closest = max(verdicts, key=lambda verdict: verdict["delivered"] / verdict["allowed"])
-        result |= {name: closest[name] for name in ("delivered", "allowed")}
+    comparison = done.evidence.captum
+    if comparison is not None and comparison.maps:
+        result["formula"] = max(compared.formula.difference for compared in comparison.maps)
+        gates = [compared.delivered for compared in comparison.maps]
+        closest = max(gates, key=lambda gate: gate.difference / gate.allowed)
+        result |= {"delivered": closest.difference, "allowed": closest.allowed}
     return result
 
 

@@ -27,6 +27,7 @@ from lit_viz.objectives import Logit
 from lit_viz.rng import Key
 from tests.support.attributions import MEAN, STD, made
 from tests.support.networks import Attending, conv_net
+from tests.support.verdicts import verdicts
 
 TARGETS = [3, 0]
 METHODS = [AttentionRollout, AttentionGradient, LeGrad]
@@ -484,7 +485,7 @@ def test_other_methods_agree_with_captum_on_transformers(library: str) -> None:
     methods = ["gradient", "smoothgrad", "integrated_gradients"]
     x = photographs(size)[:1].float()
     run = lv.saliency(classifier_of(make(), size), x, targets=TARGETS[:1], method=methods, iterations=6, check="captum")
-    assert [result["captum"]["passed"] for result in run.results] == [True] * 3
+    assert verdicts(run) == [True] * 3
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision", "transformers ViT"])

@@ -20,6 +20,7 @@ from lit_viz.objectives import Logit, LogProbability, Outputs, Probability
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from tests.support.attributions import MASK, distance
 from tests.support.networks import rectified
+from tests.support.verdicts import verdicts
 
 AGAINST, SEEDS, GAMMA = [1, 4], [3, 1], 0.6
 #: Methods whose map is linear in the score.
@@ -106,12 +107,18 @@ def test_gamma_is_at_least_zero(smooth: Classifier) -> None:
 def test_runs_in_memory_take_one_class_or_one_per_image(smooth: Classifier, figures: Any) -> None:
     pictures = torch.rand(2, 3, 16, 16)
     several = lv.saliency(
-        smooth, pictures, targets=0, against=[1, "date"], gamma=0.5, method=["gradient", Occlusion(window=6)]
+        smooth,
+        pictures,
+        targets=0,
+        against=[1, "date"],
+        gamma=0.5,
+        method=["gradient", Occlusion(window=6)],
+        check="captum",
     )
     assert [(r["target_name"], r["against"], r["gamma"]) for r in several.results] == [
         ("apple vs. banana", 1, 0.5), ("apple vs. date", 3, 0.5),
     ] * 2  # fmt: skip
-    assert [r["captum"]["passed"] for r in several.results[:2]] == [True, True]
+    assert verdicts(several) == [True] * 4
     assert {"apple vs. banana", "apple vs. date", "(gamma 0.5)"} <= set(figures.texts(several.figure()))  # of two lines
     single = lv.saliency(smooth, pictures, targets=0, against="banana", gamma=0.5)
     assert torch.equal(single.maps[0], several.maps[0])

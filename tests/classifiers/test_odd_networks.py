@@ -15,6 +15,7 @@ from lit_viz.attributions import Occlusion, SmoothGrad
 from lit_viz.classifiers import load_classifier
 from lit_viz.errors import LitVizError, NetworkError
 from tests.support.networks import Around, scripted
+from tests.support.verdicts import reasons, verdicts
 
 
 def body(classes: int = 4) -> nn.Sequential:
@@ -142,9 +143,8 @@ def test_maps_of_unusual_networks(made: Callable[[], nn.Module], side: int, chec
     (exact_gradient,) = torch.autograd.grad(logits[:, -1].sum(), leaf)
     assert float((run.attributions - exact_gradient).abs().max()) <= 1e-4 * float(exact_gradient.abs().max())
     torch.testing.assert_close(classifier.logits(x), logits.detach().float(), atol=1e-5, rtol=1e-4)
-    checks = [record["captum"] for record in run.results]
-    assert {one["passed"] for one in checks} == {True if checked else None}
-    assert all(("why" in one) != checked for one in checks)
+    assert verdicts(run) == [True if checked else None] * count
+    assert len(reasons(run)) == (0 if checked else count)
 
 
 @pytest.mark.parametrize("one", [True, False])
@@ -291,5 +291,5 @@ class Drawing(nn.Module):
 
 
 def test_maps_of_a_network_that_draws_are_not_compared() -> None:
-    run = lv.saliency(load_classifier(Drawing(), size=24), torch.rand(1, 3, 24, 24), targets=1)
-    assert "the network draws random numbers" in run.results[0]["captum"]["why"]
+    run = lv.saliency(load_classifier(Drawing(), size=24), torch.rand(1, 3, 24, 24), targets=1, check="captum")
+    assert "the network draws random numbers" in str(reasons(run)[0])

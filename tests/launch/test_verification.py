@@ -59,7 +59,7 @@ def contents(run: Path) -> dict[str, Any]:
     kept["metrics.csv"] = sorted((run / "metrics.csv").read_text().splitlines())
     for line in (run / "results.jsonl").read_text().splitlines():
         record = json.loads(line)
-        kept[f"record {record['index']}"] = {key: record[key] for key in record if key not in ("seconds", "captum")}
+        kept[f"record {record['index']}"] = {key: record[key] for key in record if key != "seconds"}
     return kept
 
 
@@ -128,7 +128,7 @@ def add_mask(run: Path) -> None:
 FACTS: dict[str, tuple[str, Edit]] = {
     "verdict": ("results.jsonl", replace("results.jsonl", '"status": "done"', '"status": "failed"')),
     "number": ("results.jsonl", replace("results.jsonl", '"iterations": 8', '"iterations": 9')),
-    "evidence in a record": ("results.jsonl", replace("results.jsonl", '"passed": true', '"passed": false')),
+    "name": ("results.jsonl", replace("results.jsonl", '"target_name": "', '"target_name": "x')),
     "first record": ("results.jsonl", drop_lines("results.jsonl", slice(0, 1))),
     "last record": ("results.jsonl", drop_lines("results.jsonl", slice(-1, None))),
     "further record": ("results.jsonl", append("results.jsonl", '{"index": 7, "name": "x"}\n')),
@@ -147,7 +147,7 @@ FACTS: dict[str, tuple[str, Edit]] = {
     "empty image": ("images/", lambda run: sorted(run.glob("images/*"))[0].write_bytes(b"")),
     "mask": ("masks/", add_mask),
     "task line": ("manifest.jsonl", drop_lines("manifest.jsonl", slice(1, 2))),
-    "line of the run": ("run is unfinished", drop_lines("manifest.jsonl", slice(-1, None))),
+    "line of the run": ("run is unfinished", drop_lines("manifest.jsonl", slice(-2, None))),
     "manifest": ("run is unfinished", unlink("manifest.jsonl")),
     "word in the manifest": ("manifest.jsonl is damaged", append("manifest.jsonl", "word\n")),
     "size": ("arrays/", replace("manifest.jsonl", 'arrays/0000_0.npy": {"size": 3', 'arrays/0000_0.npy": {"size": 4')),

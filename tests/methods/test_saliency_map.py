@@ -21,6 +21,7 @@ from lit_viz.methods import SaliencyMap
 from lit_viz.types import Record, Task
 from tests.support.networks import Around, smooth_network
 from tests.support.runs import Train
+from tests.support.verdicts import verdicts
 
 
 def method_of(name: str) -> Attribution:
@@ -240,10 +241,8 @@ def test_guided_grad_cam_reads_a_layer_before_its_rectifier() -> None:
             nn.Linear(8, 4),
         ).eval()  # fmt: skip
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    (record,) = lv.saliency(
-        lv.load_classifier(network, size=16), x, targets=0, method="guided_grad_cam", layer="2"
-    ).results
-    assert record["captum"]["passed"]
+    net = lv.load_classifier(network, size=16)
+    assert verdicts(lv.saliency(net, x, targets=0, method="guided_grad_cam", layer="2", check="captum")) == [True]
 
 
 def test_methods_are_copied(smooth: Classifier) -> None:

@@ -26,6 +26,7 @@ from lit_viz.outputs import (
     configured_output,
 )
 from lit_viz.utils.parts import plain_arguments
+from tests.support.verdicts import verdicts
 
 SIDE = 64
 
@@ -229,7 +230,7 @@ def test_a_photograph_that_meets_the_goal_is_skipped(images: Tensor) -> None:
 def test_captum_agrees_on_numbers_and_regions(images: Tensor) -> None:
     for network, output in ((regressor(), Regression()), (segmenter(), Region())):
         run = lv.saliency(load(network, output), images, method=["gradient", "input_x_gradient"], check="captum")
-        assert [record["captum"]["passed"] for record in run.results] == [True] * 4
+        assert verdicts(run) == [True] * 4
 
 
 def test_a_run_folder_of_numbers_is_checked_and_states_the_score(tmp_path: Path, images: Tensor) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -339,22 +338,6 @@ class CrossCheck:
             if reason:
                 return reason
         return ""
-
-    def verdicts(self) -> dict[int, dict[str, Any]]:
-        """Return the field ``captum`` of the records by task index; ``passed`` is None without a comparison."""
-        verdicts: dict[int, dict[str, Any]] = {}
-        for index, (agreement, _) in self.agreements.items():
-            verdicts[index] = {
-                "passed": agreement.passed,
-                "formula": agreement.formula,
-                "delivered": agreement.delivered,
-                "allowed": agreement.allowed,
-            }
-        for index, reason in self.unchecked.items():
-            verdicts[index] = {"passed": None, "why": reason}
-        for index, reason in self.damaged.items():
-            verdicts[index] = {"passed": False, "why": reason}
-        return verdicts
 
     def evidence(self, outcomes: Sequence[Outcome]) -> run_evidence.CaptumEvidence:
         """Return the part ``captum`` of ``evidence.json``."""

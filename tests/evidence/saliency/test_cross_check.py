@@ -46,6 +46,7 @@ from lit_viz.rng import Key
 from lit_viz.runs.evidence import Evidence
 from tests.support.attributions import MASK
 from tests.support.networks import NAMES, Around, rectified, smooth_network
+from tests.support.verdicts import reasons
 
 SEED, TARGET = 5, 2
 
@@ -444,8 +445,11 @@ def test_the_table_has_a_row_per_method() -> None:
 def test_a_failure_of_captum_is_a_reason() -> None:
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     run = lv.saliency(
-        lv.load_classifier(Around(smooth_network(), lambda net, x: net(x.float())), size=16), x, targets=0
+        lv.load_classifier(Around(smooth_network(), lambda net, x: net(x.float())), size=16),
+        x,
+        targets=0,
+        check="captum",
     )
     assert run.results[0]["status"] == "done"
-    assert run.results[0]["captum"]["why"].startswith("not checked, since Captum fails on this network (")
+    assert str(reasons(run)[0]).startswith("not checked, since Captum fails on this network (")
     assert cross_check([], TIMED, None).passed is None  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.presentations import saliency_map
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import FolderStorage
+from tests.support.verdicts import captum, reasons, verdicts
 
 GREY = np.full((30, 40), 120, np.uint8)
 
@@ -69,7 +70,7 @@ def test_each_photograph_of_a_folder_has_a_map_or_an_error(
         assert record["array"] in names
         assert f"sources/{Path(record['file']).name}" in names
         assert np.load(run / record["array"]).shape == (3, 16, 16)
-        assert record["captum"]["passed"]
+    assert verdicts(run) == [True] * 6
     assert found[4]["original_size"] == [40, 30]  # after its rotation
 
 
@@ -133,29 +134,30 @@ def test_check_compares_with_captum_and_detects_a_changed_map(
     run = tmp_path / "run"
     lit_viz("saliency", str(tmp_path / "x.png"), *small_options, "--check", "none", "--out", str(run))
     lit_viz("check", str(run))
-    assert json.loads((run / "evidence.json").read_text())["captum"]["maps"][0]["passed"]
-    assert records(run)[0]["captum"]["passed"]
+    assert verdicts(run) == [True]
     array = next((run / "arrays").iterdir())
     np.save(array, np.load(array) * np.float32(1.01))
     reseal(run)
     lit_viz("check", str(run), expect=1)
-    assert not records(run)[0]["captum"]["passed"]
+    assert verdicts(run) == [False]
+    assert "captum" not in records(run)[0]
 
 
 def test_python_compares_with_captum_if_that_takes_no_longer_than_the_run(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, records: Any
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Whatever that is, the records are equal."""
     images = torch.rand(1, 3, 16, 16)
-    assert lv.saliency(smooth, images, targets=0).results[0]["captum"]["passed"]
+    monkeypatch.setattr(saliency_map, "_run_seconds", lambda outcomes: 60.0)
+    compared = lv.saliency(smooth, images, targets=0)
+    assert verdicts(compared) == [True]
     monkeypatch.setattr(saliency_map, "_CHECK_SECONDS_PER_PARAMETER", 1.0)
-    assert (
-        lv.saliency(smooth, images, targets=0)
-        .results[0]["captum"]["why"]
-        .startswith("not checked, since it would take")
-    )
-    lv.saliency(smooth, images, targets=0, out=tmp_path / "run", wandb="disabled")
-    assert records(tmp_path / "run")[0]["captum"]["why"].startswith("not checked, since it would take")
-    assert lv.saliency(smooth, images, targets=0, check="captum").results[0]["captum"]["passed"]
+    for out in (None, tmp_path / "run"):
+        run = lv.saliency(smooth, images, targets=0, out=out, logger="none")
+        (reason,) = reasons(run)
+        assert str(reason).startswith("not checked, since it would take")
+        assert run.results[0].keys() == compared.results[0].keys()
+    assert verdicts(lv.saliency(smooth, images, targets=0, check="captum")) == [True]
 
 
 def test_target_against_another_class(
@@ -172,7 +174,7 @@ def test_target_against_another_class(
         ("class 0 vs. class 3", 3, 0.5),
         ("class 0 vs. class 1", 1, 0.5),
     ]
-    assert all(r["captum"]["passed"] for r in records(run))
+    assert all(verdicts(run))
     assert "class 0 vs. class 3" in capsys.readouterr().out
     names = [SaliencyMapPresentation().task_name(task) for task in FolderStorage(run).queue()]
     assert names == ["x -> class 0 vs. class 3, gamma 0.5, gradient", "y -> class 0 vs. class 1, gamma 0.5, gradient"]
@@ -232,8 +234,8 @@ def test_check_reports_a_damaged_file(
     text = capsys.readouterr().err
     assert re.search(r"1 of 1 compared maps agree with Captum \S+; 1 map damaged \(", text)
     assert ("photograph" if folder_name == "sources" else f"{folder_name}/{path.name}") in text
-    assert records(run)[1]["captum"]["passed"] is False
-    assert json.loads((run / "evidence.json").read_text())["captum"]["damaged"][0]["name"] == records(run)[1]["name"]
+    assert verdicts(run)[1] is False
+    assert [damaged.name for damaged in captum(run).damaged or ()] == [records(run)[1]["name"]]
 
 
 def test_check_names_an_array_of_which_one_byte_has_changed(
@@ -319,7 +321,7 @@ def test_from_python(smooth: Classifier) -> None:
     assert run.attributions.shape == (3, 3, 16, 16)
     assert torch.equal(run.maps, run.attributions.abs().amax(1))
     assert [r["target"] for r in run.results] == [0, 1, 3]
-    assert all(r["captum"]["passed"] for r in run.results)
+    assert verdicts(run) == [True] * 3
     assert run.folder is None
     assert run.figure().axes
 
@@ -365,9 +367,9 @@ def test_maps_and_attacks_in_inference_mode(smooth: Classifier) -> None:
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     expected = lv.saliency(smooth, images, targets=1, check="none").attributions
     with torch.inference_mode():
-        run = lv.saliency(smooth, images * 1, targets=1, method="gradient")
+        run = lv.saliency(smooth, images * 1, targets=1, method="gradient", check="captum")
         assert torch.equal(run.attributions, expected)
-        assert all(r["captum"]["passed"] for r in run.results)
+        assert verdicts(run) == [True] * 2
         assert lv.attack(smooth, images, labels=[0, 1], attack="pgd", eps=0.1).images.shape == images.shape
     assert not expected.is_inference()
 
@@ -430,8 +432,8 @@ def test_an_unreached_tolerance_is_reported(
 def test_a_configuration_in_python_gives_seed_and_options_of_the_run(smooth: Classifier, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("seed: 5\ncheck: none\nmodel: {method: Gradient}\n")
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    (record,) = lv.saliency(smooth, x, targets=0, config=tmp_path / "own.yaml").results
-    assert (record["seed"], record.get("captum")) == (5, None)
-    (record,) = lv.saliency(smooth, x, targets=0, config=tmp_path / "own.yaml", seed=0, check="captum").results
-    assert record["seed"] == 0
-    assert record["captum"]["passed"]
+    run = lv.saliency(smooth, x, targets=0, config=tmp_path / "own.yaml")
+    assert (run.results[0]["seed"], run.evidence.captum) == (5, None)
+    run = lv.saliency(smooth, x, targets=0, config=tmp_path / "own.yaml", seed=0, check="captum")
+    assert run.results[0]["seed"] == 0
+    assert verdicts(run) == [True]
