@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from lit_viz.attacks.norms import format_distance
 from lit_viz.types import Item, Record, flattened, optional
 
 #: Most probable classes as (name, probability).
-Ranking = Sequence[Sequence[Any]]
+Ranking = Sequence[tuple[str, float]]
+
+
+class Judgment(TypedDict):
+    """Probability and rank of the target by a held-out network."""
+
+    probability: float
+    rank: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,7 +67,7 @@ class ClassImageRecord(VisualizationRecord):
         judges: probability and rank of the target by held-out network.
     """
 
-    judges: Mapping[str, Mapping[str, Any]] = field(metadata={"evidence": True})
+    judges: Mapping[str, Judgment] = field(metadata={"evidence": True})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,7 +99,7 @@ class SaliencyRecord(ContrastRecord):
         top5: most probable classes of the photograph.
         original_size, original_box: size of the original photograph, and the part that the network received.
         output_box: box in the network's input that its scores are about.
-        captum: verdict of the comparison with Captum.
+        captum: verdict of the comparison with Captum, in runs of earlier versions.
         box, iou: box of the object in the original, and its overlap with the true one.
     """
 
@@ -100,11 +107,11 @@ class SaliencyRecord(ContrastRecord):
     settings: Mapping[str, Any] = flattened()
     reducer: str
     top5: Ranking
-    original_size: Sequence[int] | None = optional()
-    original_box: Sequence[float] | None = optional()
+    original_size: tuple[int, int] | None = optional()
+    original_box: tuple[float, float, float, float] | None = optional()
     output_box: Sequence[float] | None = optional()
     captum: Mapping[str, Any] | None = optional(evidence=True)
-    box: Sequence[float] | None = optional(evidence=True)
+    box: tuple[float, float, float, float] | None = optional(evidence=True)
     iou: float | None = optional(evidence=True)
 
     @property
@@ -165,8 +172,8 @@ class AdversarialRecord(AttackRecord):
     predicted_before_name: str | None = optional()
     probability_before: float | None = optional()
     score_before: float | None = optional()
-    original_size: Sequence[int] | None = optional()
-    original_box: Sequence[float] | None = optional()
+    original_size: tuple[int, int] | None = optional()
+    original_box: tuple[float, float, float, float] | None = optional()
     output_box: Sequence[float] | None = optional()
     success_float: bool | None = optional()
     success_file: bool | None = optional(evidence=True)
@@ -178,7 +185,7 @@ class AdversarialRecord(AttackRecord):
     psnr: float | None = optional()
     predicted: int | None = optional()
     predicted_name: str | None = optional()
-    top5: Sequence[Sequence[Any]] | None = optional()
+    top5: Sequence[tuple[str, float]] | None = optional()
 
     margin = Item[float]("metrics")
     by = Item[str]("settings")

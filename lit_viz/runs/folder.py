@@ -16,7 +16,7 @@ from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
-from lit_viz.errors import LitVizError, first_line
+from lit_viz.errors import LitVizError, first_line, printable
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.runs import (
     CONFIG,
@@ -56,6 +56,7 @@ from lit_viz.runs.manifest import (
     signature,
 )
 from lit_viz.runs.results import Outcome, Storage
+from lit_viz.runs.validation import find_wrong
 from lit_viz.types import Curve, Picture, Record, Task, index_of, key_of
 from lit_viz.utils.files import (
     append_bytes,
@@ -73,12 +74,36 @@ from lit_viz.utils.files import (
     write_bytes,
     write_text,
 )
+from lit_viz.utils.formatting import command_line
 
+_MOST_DIGITS = 19  # of an iteration
+_MOST_CHARACTERS = 100_000  # of a line of metrics.csv
 #: Exceptions of Pillow and NumPy for damaged files.
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
 _ARRAY_ERRORS = (OSError, ValueError, TypeError, EOFError)
 _TOP5 = "top5"  # text in the PNG files of logged images
 _HEADER_LINE = "task,iteration,metric,value\n"  # of metrics.csv
+
+
+class Provenance(TypedDict, total=False):
+    """What ``config.yaml`` records of the run, as far as it is read."""
+
+    method: str | None
+    module: str
+    presentation: str
+    manifest: str
+    weights_sha256: str | None
+    probe_logits: Sequence[float | None] | None
+    labels: Sequence[str]
+    multi_label: bool | None
+    scores: str
+    sha256: Mapping[str, str | None]
+
+
+class _Top5(TypedDict):
+    """Most probable classes of a logged image."""
+
+    top5: Sequence[tuple[str, float]]
 
 
 class FolderStorage(Storage):
@@ -157,8 +182,16 @@ class FolderStorage(Storage):
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """Provenance of the run: method, versions, network."""
-        return self.config.get(RECORDED) or {}
+        """Provenance of the run: method, versions, network.
+
+        Raises:
+            LitVizError: a value has another type.
+        """
+        recorded: dict[str, Any] = self.config.get(RECORDED) or {}
+        wrong = find_wrong(recorded, Provenance)
+        if wrong is not None:
+            raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED}: {wrong}): restore it")
+        return recorded
 
     @property
     def is_earlier(self) -> bool:
@@ -171,23 +204,38 @@ class FolderStorage(Storage):
         Raises:
             LitVizError: a line is no task.
         """
-        try:
-            tasks = [Task(**json.loads(line)) for line in complete_lines(self.path / QUEUE)]
-            for index, task in enumerate(tasks):
-                if task.index != index:
-                    raise ValueError("lines are missing")
-            return tasks
-        except (ValueError, TypeError) as error:
-            raise _damaged_queue(self.path / QUEUE, first_line(error)) from error
+        path, tasks = self.path / QUEUE, []
+        for index, line in enumerate(complete_lines(path)):
+            values = _parse_object(line)
+            wrong = find_wrong(values, Task)
+            if values is None or wrong is not None:
+                raise _damaged_queue(path, f"line {index + 1}: {wrong}")
+            try:
+                task = Task(**values)
+            except TypeError as error:  # an unknown key
+                raise _damaged_queue(path, first_line(error)) from error
+            if task.index != index:
+                raise _damaged_queue(path, "lines are missing")
+            tasks.append(task)
+        return tasks
 
     def records(self) -> list[Record]:
         """Return the records of finished tasks, in task order.
 
         Raises:
-            LitVizError: a recorded file is outside the folder.
+            LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
         """
+        path = self.path / RESULTS
+        total = self._task_count()
         by_index: dict[int, Record] = {}
-        for values in _read_lines(self.path / RESULTS):
+        for number, line in enumerate(complete_lines(path), start=1):
+            values = _parse_object(line) or {}
+            wrong = find_wrong(values, Record.kind_of(values)) if values else "it is no JSON object"
+            if wrong is None and total and not 0 <= values["index"] < total:
+                wrong = f"there is no task {values['index']}"
+            if wrong is not None:
+                remedy = f"{command_line('resume', self.path)} computes its task again"
+                raise LitVizError(f"{path} is damaged (line {number}: {wrong}): {remedy}")
             record = Record.read(values)
             _check_inside(record.file, record.array)
             by_index[record.index] = record
@@ -258,9 +306,12 @@ class FolderStorage(Storage):
         return metrics
 
     def _metric_rows(self) -> Iterator[list[str]]:
-        for row in csv.reader(self._metric_lines()):
-            if len(row) == 4 and row[1].isdecimal():
-                yield row
+        for line in self._metric_lines():
+            (row,) = csv.reader([line]) if len(line) < _MOST_CHARACTERS else [[]]
+            if not (len(row) == 4 and _is_iteration(row[1]) and _is_number(row[3])):
+                remedy = f"{command_line('resume', self.path)} computes its task again"
+                raise LitVizError(f"{self.path / METRICS} is damaged (row {printable(line[:60])!r}): {remedy}")
+            yield row
 
     def _metric_lines(self) -> Iterator[str]:
         """Yield the lines of ``metrics.csv`` without the header."""
@@ -293,7 +344,12 @@ class FolderStorage(Storage):
     def perturbed_images(self, key: str) -> list[PerturbedImage]:
         """Return the photographs of a universal perturbation (``task.key``) as files; none for other tasks."""
         images = []
-        for values in _read_lines(self.path / "photographs" / f"{key}.jsonl"):
+        path = self.path / "photographs" / f"{key}.jsonl"
+        for number, line in enumerate(complete_lines(path), start=1):
+            values = _parse_object(line) or {}
+            wrong = find_wrong(values, PerturbedImageRecord)
+            if wrong is not None:
+                raise LitVizError(f"{path} is damaged (line {number}: {wrong})")
             record = PerturbedImageRecord.from_dict(values)
             _check_inside(record.file, record.original)
             images.append(PerturbedImage(record, self._file(record.file), self._file(record.original)))
@@ -309,11 +365,13 @@ class FolderStorage(Storage):
             LitVizError: a part has another type.
         """
         path = self.path / EVIDENCE
-        parts = _parse_object(read_regular_text(path)) if path.exists() else None
-        try:
-            return Evidence.from_dict(parts or {})
-        except (AttributeError, TypeError, ValueError) as error:
-            raise LitVizError(f"{path} is damaged: delete it, and lit-viz check computes it again") from error
+        if not path.exists():
+            return Evidence()
+        parts = _parse_object(read_regular_text(path))
+        wrong = find_wrong(parts, Evidence)
+        if parts is None or wrong is not None:
+            raise LitVizError(f"{path} is damaged ({wrong}): delete it, and lit-viz check computes it again")
+        return Evidence.from_dict(parts)
 
     # -- writing
 
@@ -363,11 +421,7 @@ class FolderStorage(Storage):
 
     def _check_digests(self) -> None:
         """Compare configuration and queue with their recorded digests."""
-        recorded, digests = self.recorded, None
-        if isinstance(recorded, dict):
-            digests = recorded.get("sha256") or {}
-        if not isinstance(digests, dict):
-            raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED} must be a mapping): restore it")
+        digests = self.recorded.get("sha256") or {}
         options = digest(read_regular_text(self.path / CONFIG).rpartition(f"\n{RECORDED}:\n")[0] + "\n")
         if digests.get("options", options) != options:
             raise LitVizError(
@@ -621,17 +675,17 @@ def check_new(path: Path, overwrite: bool = False, extra_files: Sequence[str] = 
 def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
     """Return the most probable classes of a logged image as (name, probability), which its file contains; may be
     empty."""
-    with Image.open(frame) as file:
-        text = getattr(file, "text", {}).get(_TOP5)
-    return tuple((name, probability) for name, probability in json.loads(text or "[]"))
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records in a file, without lines that are damaged."""
-    for line in complete_lines(path):
-        values = _parse_object(line)
-        if values is not None and isinstance(values.get("index"), int) and "name" in values:
-            yield values
+    with open_regular(frame) as content:
+        try:
+            with Image.open(content) as file:
+                text = getattr(file, "text", {}).get(_TOP5)
+        except _IMAGE_ERRORS as error:
+            raise LitVizError(f"{frame} is no image ({first_line(error)})") from error
+    values = {"top5": [] if text is None else _parse(text)}
+    wrong = find_wrong(values, _Top5)
+    if wrong is not None:
+        raise LitVizError(f"{frame} is damaged ({wrong})")
+    return tuple((name, probability) for name, probability in values["top5"])
 
 
 def _read_image(path: Path) -> Tensor:
@@ -665,11 +719,28 @@ def _check_inside(*names: Any) -> None:
 
 def _parse_object(text: str) -> dict[str, Any] | None:
     """Return a JSON object; None if the text is anything else."""
+    value = _parse(text)
+    return value if isinstance(value, dict) else None
+
+
+def _parse(text: str) -> Any:
+    """Return a JSON value; None if the text is none."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+
+
+def _is_iteration(text: str) -> bool:
+    return text.isdecimal() and len(text) < _MOST_DIGITS
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _csv_line(row: Sequence[str]) -> str:

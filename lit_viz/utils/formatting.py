@@ -95,7 +95,7 @@ def pluralize(count: int, noun: str) -> str:
 
 def status_summary(records: Iterable[Record]) -> str:
     """Return the number of records per status: ``3 done, 1 skipped, 2 failed``; zeros are omitted."""
-    counts = Counter(record.status for record in records)
+    counts = Counter[str](record.status for record in records)
     order = ("done", "unfinished", "skipped", "failed")
     return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
 

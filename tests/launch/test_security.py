@@ -129,12 +129,14 @@ def test_pipes_in_a_run_folder_are_rejected(name: str, command: str, received: P
 
 def test_a_configuration_with_another_record_is_rejected(received: Path) -> None:
     (received / "config.yaml").write_text("# lit_viz run\nrecorded: 5\n")
-    with pytest.raises(LitVizError, match=r"config\.yaml is damaged \(recorded must be a mapping\)"):
+    with pytest.raises(LitVizError, match=r"config\.yaml is damaged \(recorded: it must be an object, got 5\)"):
         lv.check(received)
 
 
 def test_damaged_evidence_is_a_one_line_error(received: Path) -> None:
     (received / "evidence.json").write_text('{"transfer": 5}')
     (received / "manifest.jsonl").unlink()
-    with pytest.raises(LitVizError, match=r"evidence\.json is damaged: delete it"):
+    with pytest.raises(
+        LitVizError, match=r"evidence\.json is damaged \(transfer must be an object or null, got 5\): delete it"
+    ):
         FolderStorage.open(received).evidence()

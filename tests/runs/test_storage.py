@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,12 +154,3 @@ def test_memory_writes_no_file_until_files_are_read(monkeypatch: pytest.MonkeyPa
     fill(storage)
     assert_filled(storage.outcomes())
     storage.merge_evidence(Evidence(universal={}))
-
-
-def test_a_damaged_line_is_left_out(tmp_path: Path) -> None:
-    folder = FolderStorage.create(tmp_path / "run")
-    folder.write_config("")
-    fill(folder)
-    with (folder.path / "results.jsonl").open("a") as file:
-        file.write(json.dumps({"index": "3", "name": "x"}) + "\n[]\nnull\n")
-    assert len(folder.outcomes()) == 3

@@ -1,0 +1,138 @@
+"""Values that were read from a run folder have the types of the classes that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from lit_viz.engine.snapshots import PerturbedImageRecord
+from lit_viz.errors import LitVizError
+from lit_viz.methods.records import AdversarialRecord, ClassImageRecord, SaliencyRecord
+from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.folder import FolderStorage, Provenance
+from lit_viz.runs.validation import find_wrong
+from lit_viz.types import Task
+
+TASK = {"index": 0, "name": "cat", "seed": 7}
+IMAGE = {"index": 0, "name": "cat", "top5": [["cat", 0.5]], "judges": {"a": {"probability": 0.5, "rank": 1}}}
+MAP = {
+    "index": 0,
+    "name": "cat",
+    "top5": [],
+    "method": "gradient",
+    "reducer": "max_abs",
+    "original_box": [0, 0.5, 1, 1],
+}
+FILES = {"files": {"read": 1, "wrong": ["a"]}, "universal": {"a": ["fools 1 of 2"]}, "own part": [1]}
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (TASK, Task),
+        ({**TASK, "options": {"eps": 0.1, "channel": 3}}, Task),
+        (IMAGE, ClassImageRecord),
+        (MAP, SaliencyRecord),
+        ({**MAP, "probability": None, "relative_error": 0.5, "own": {"a": [1]}}, SaliencyRecord),
+        ({"index": 0, "name": "a"}, PerturbedImageRecord),
+        (FILES, Evidence),
+        ({}, Provenance),
+        ({"method": None, "labels": ["a"], "probe_logits": [0.5, None], "python": "3.11"}, Provenance),
+    ],
+)
+def test_valid_values(values: Any, kind: type) -> None:
+    assert find_wrong(values, kind) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "words"),
+    [
+        ([], Task, "it must be an object, got []"),
+        ({"index": 0, "name": "cat"}, Task, "seed is missing"),
+        ({**TASK, "index": "0"}, Task, "index must be a whole number, got '0'"),
+        ({**TASK, "index": True}, Task, "index must be a whole number, got True"),
+        ({**TASK, "seed": 2**63}, Task, "seed must be a whole number, got 9223372036854775808"),
+        ({**TASK, "target": 1.5}, Task, "target must be a whole number or null, got 1.5"),
+        ({**TASK, "options": {"eps": 10**400}}, Task, "options must be an object, got"),
+        ({**IMAGE, "status": "great"}, ClassImageRecord, "status must be done or skipped or failed or unfinished"),
+        ({**IMAGE, "seconds": 1e999}, ClassImageRecord, "seconds must be a number or null, got inf"),
+        ({**IMAGE, "probability": "0.5"}, ClassImageRecord, "probability must be a number or null, got '0.5'"),
+        ({**IMAGE, "top5": [["cat"]]}, ClassImageRecord, "top5 must be a list of a list of text and a number"),
+        ({**IMAGE, "judges": {"a": {"rank": 1}}}, ClassImageRecord, "judges must be an object"),
+        ({**IMAGE, "own": [{"a": 10**30}]}, ClassImageRecord, "own must be of finite numbers of 64 bits"),
+        ({**MAP, "original_box": [0, 1]}, SaliencyRecord, "original_box must be a list of a number or null"),
+        (
+            {"index": 0, "name": "a", "attack": "pgd", "norm": "l3"},
+            AdversarialRecord,
+            "norm must be l2 or linf or null",
+        ),
+        ({"index": 0, "name": "a", "file": 3}, PerturbedImageRecord, "file must be text or null, got 3"),
+        ({"files": {"read": 1}}, Evidence, "files must be an object or null"),
+        ({"captum": 5}, Evidence, "captum must be an object or null, got 5"),
+        ({"method": ["attack"]}, Provenance, "method must be text or null, got ['attack']"),
+    ],
+)
+def test_other_types_are_named(values: Mapping[str, Any], kind: type, words: str) -> None:
+    wrong = find_wrong(values, kind)
+    assert wrong is not None
+    assert wrong.startswith(words)
+    assert len(wrong) < 250
+
+
+@pytest.fixture
+def folder(tmp_path: Any) -> FolderStorage:
+    made = FolderStorage.create(tmp_path / "run")
+    made.write_queue([Task(0, "cat", 7)])
+    made.write_config("seed: 7\n")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("not json", "line 1: it is no JSON object"),
+        ('{"index": "0", "name": "a"}', "line 1: index must be a whole number, got '0'"),
+        ('{"index": 3, "name": "a"}', "line 1: there is no task 3"),
+        ('{"index": -1, "name": "a"}', "line 1: there is no task -1"),
+        ("[" * 50_000, "line 1: it is no JSON object"),
+        ('{"index": 0, "name": "a", "seed": ' + "9" * 6000 + "}", "line 1: it is no JSON object"),
+    ],
+)
+def test_a_damaged_line_of_the_results_is_named(line: str, words: str, folder: FolderStorage) -> None:
+    (folder.path / "results.jsonl").write_text(f"{line}\n")
+    with pytest.raises(LitVizError, match=rf"results\.jsonl is damaged \({words}\): lit-viz resume "):
+        folder.records()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "0000_cat,1,probability,high",
+        "0000_cat,x,probability,1",
+        "0000_cat,1,a",
+        f"0000_cat,{10**30},a,1",
+        "0000_cat," + "x" * 200_000,
+    ],
+)
+def test_a_damaged_row_of_the_metrics_is_named(row: str, folder: FolderStorage) -> None:
+    (folder.path / "metrics.csv").write_text(f"task,iteration,metric,value\n0000_cat,0,a,nan\n{row}\n")
+    with pytest.raises(LitVizError, match=rf"metrics\.csv is damaged \(row '{row[:20]}.*\): lit-viz resume "):
+        folder.curves("a")
+    assert folder.measure([0], {})[0].rows == 2  # a resume compares all of them
+
+
+@pytest.mark.parametrize("content", ["5", '{"captum": 5}', "[" * 50_000])
+def test_damaged_evidence_is_named(content: str, folder: FolderStorage) -> None:
+    (folder.path / "evidence.json").write_text(content)
+    with pytest.raises(LitVizError, match=r"evidence\.json is damaged \(.*\): delete it"):
+        folder.evidence()
+
+
+@pytest.mark.parametrize("value", ["5", "[a]", "{method: [x]}", "{sha256: 3}", "{weights_sha256: 1}", "{labels: a}"])
+def test_damaged_provenance_is_named(value: str, folder: FolderStorage) -> None:
+    path = folder.path / "config.yaml"
+    path.write_text(path.read_text().partition("recorded:")[0] + f"recorded: {value}\n")
+    with pytest.raises(LitVizError, match=r"config\.yaml is damaged \(recorded: .*\): restore it"):
+        FolderStorage.open(folder.path)
