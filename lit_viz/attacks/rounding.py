@@ -108,7 +108,7 @@ def save_and_verify(
     balls = [LatticeBall(source, norm, radius) for source, radius in zip(sources, radii, strict=True)]
     levels = _round(images, balls, verifier)
     files = torch.stack(list(map(decoded_png, levels)))
-    logits, jpeg = _evaluate_files(files, verifier)
+    logits = verifier.logits(files)
     inside = torch.tensor([ball.contains(rounded) for ball, rounded in zip(balls, levels, strict=True)])
     rows = (float_success.cpu() & inside & ~verifier.success(logits)).nonzero()[:, 0].tolist()
     margins, tolerances = verifier.margin(logits).tolist(), verifier.tolerance(logits).tolist()
@@ -117,18 +117,14 @@ def save_and_verify(
         rounded = (levels[n], margins[n])
         searches[n] = _search(images[n], rounded, tolerances[n], balls[n], verifier[[n]])
     repaired = [0] * len(images)
-    restorations = _repair(searches, verifier)
-    for n, (restored, file, prediction) in restorations.items():
+    for n, (restored, file, prediction) in _repair(searches, verifier).items():
         repaired[n] = int((restored - levels[n]).abs().sum())
         files[n], logits[n] = file, prediction
-    if restorations:
-        slots = [*restorations]
-        compressed = _compressed(files[slots])
-        of_compressed = verifier[slots * len(JPEG_QUALITIES)]
-        met = of_compressed.success(of_compressed.logits(compressed))
-        for quality, of_quality in zip(JPEG_QUALITIES, met.chunk(len(JPEG_QUALITIES)), strict=True):
-            jpeg[quality][slots] = of_quality
     success = verifier.success(logits) & inside
+    jpeg: dict[int, list[bool]] = {}
+    for quality in JPEG_QUALITIES:
+        compressed = torch.stack([decode(encode_jpeg(image, quality)) for image in files])
+        jpeg[quality] = verifier.success(verifier.logits(compressed)).tolist()
     saved = []
     for n, file in enumerate(files):
         saved.append(
@@ -137,31 +133,11 @@ def save_and_verify(
                 success=bool(success[n]),
                 logits=logits[n],
                 repaired=repaired[n],
-                jpeg={quality: bool(met[n]) for quality, met in jpeg.items()},
+                jpeg={quality: met[n] for quality, met in jpeg.items()},
                 distances=distances(image_of(balls[n].source), file),
             )
         )
     return saved
-
-
-def _evaluate_files(files: Tensor, verifier: Verifier) -> tuple[Tensor, dict[int, Tensor]]:
-    """Return the logits of files ``(N, C, H, W)``, and by JPEG quality whether their JPEGs meet the goals ``(N,)``.
-
-    All are evaluated in one batch, which takes less time than one each.
-    """
-    count = len(files)
-    of_all = verifier[[*range(count)] * (1 + len(JPEG_QUALITIES))]
-    logits = of_all.logits(torch.cat([files, _compressed(files)]))
-    _, *met = of_all.success(logits).chunk(1 + len(JPEG_QUALITIES))
-    return logits[:count].clone(), dict(zip(JPEG_QUALITIES, met, strict=True))
-
-
-def _compressed(files: Tensor) -> Tensor:
-    """Return the JPEGs of files ``(N, C, H, W)``, decoded, all of the first quality first."""
-    images = []
-    for quality in JPEG_QUALITIES:
-        images += [decode(encode_jpeg(image, quality)) for image in files]
-    return torch.stack(images)
 
 
 def distances(source: Tensor, image: Tensor) -> dict[str, float]:
