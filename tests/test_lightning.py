@@ -35,7 +35,6 @@ from lit_viz.methods.class_visualization import Recipe, default_recipe
 from lit_viz.objectives import Channel
 from lit_viz.optim import Adam, Cosine
 from lit_viz.presentations import presentation_of
-from lit_viz.runs.evidence import Evidence
 from lit_viz.types import Task
 from tests.support.networks import smooth_network
 
@@ -139,7 +138,7 @@ def test_the_test_stage_of_any_tasks_logs_what_a_run_logs(smooth: Classifier, fi
     module = lv.SaliencyMap(smooth)
     (figures,) = fit(module, tasks).test(module, tasks)
     run = lv.saliency(smooth, "packaged:chelsea", targets=1, check="captum")
-    expected = presentation_of(lv.SaliencyMap).scalars([outcome.record for outcome in run.outcomes], Evidence())
+    expected = presentation_of(lv.SaliencyMap).scalars([outcome.record for outcome in run.outcomes], run.evidence)
     assert figures.keys() == {*expected, "done"}
     assert all(figures[name] == expected[name] for name in expected.keys() - {"cost/seconds"})
     assert figures["captum/passed"] == 1

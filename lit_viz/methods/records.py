@@ -11,13 +11,13 @@ from lit_viz.attacks.norms import format_distance
 from lit_viz.types import Item, Record, flattened, optional
 
 #: Most probable classes as (name, probability).
-Ranking = Sequence[tuple[str, float]]
+Ranking = Sequence[tuple[str, float | None]]
 
 
 class Judgment(TypedDict):
     """Probability and rank of the target by a held-out network."""
 
-    probability: float
+    probability: float | None
     rank: int
 
 
@@ -185,7 +185,7 @@ class AdversarialRecord(AttackRecord):
     psnr: float | None = optional()
     predicted: int | None = optional()
     predicted_name: str | None = optional()
-    top5: Sequence[tuple[str, float]] | None = optional()
+    top5: Sequence[tuple[str, float | None]] | None = optional()
 
     margin = Item[float]("metrics")
     by = Item[str]("settings")

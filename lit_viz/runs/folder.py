@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -103,7 +104,7 @@ class Provenance(TypedDict, total=False):
 class _Top5(TypedDict):
     """Most probable classes of a logged image."""
 
-    top5: Sequence[tuple[str, float]]
+    top5: Sequence[tuple[str, float | None]]
 
 
 class FolderStorage(Storage):
@@ -685,7 +686,7 @@ def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
     wrong = find_wrong(values, _Top5)
     if wrong is not None:
         raise LitVizError(f"{frame} is damaged ({wrong})")
-    return tuple((name, probability) for name, probability in values["top5"])
+    return tuple((name, math.nan if probability is None else probability) for name, probability in values["top5"])
 
 
 def _read_image(path: Path) -> Tensor:
@@ -724,9 +725,9 @@ def _parse_object(text: str) -> dict[str, Any] | None:
 
 
 def _parse(text: str) -> Any:
-    """Return a JSON value; None if the text is none."""
+    """Return a JSON value, with None in place of NaN and infinity; None if the text is none."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
 

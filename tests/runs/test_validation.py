@@ -59,7 +59,7 @@ def test_valid_values(values: Any, kind: type) -> None:
         ({**IMAGE, "status": "great"}, ClassImageRecord, "status must be done or skipped or failed or unfinished"),
         ({**IMAGE, "seconds": 1e999}, ClassImageRecord, "seconds must be a number or null, got inf"),
         ({**IMAGE, "probability": "0.5"}, ClassImageRecord, "probability must be a number or null, got '0.5'"),
-        ({**IMAGE, "top5": [["cat"]]}, ClassImageRecord, "top5 must be a list of a list of text and a number"),
+        ({**IMAGE, "top5": [["cat"]]}, ClassImageRecord, "top5 must be a list of a list of text and a number or null"),
         ({**IMAGE, "judges": {"a": {"rank": 1}}}, ClassImageRecord, "judges must be an object"),
         ({**IMAGE, "own": [{"a": 10**30}]}, ClassImageRecord, "own must be of finite numbers of 64 bits"),
         ({**MAP, "original_box": [0, 1]}, SaliencyRecord, "original_box must be a list of a number or null"),
