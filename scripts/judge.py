@@ -25,7 +25,9 @@ from lit_viz.types import Record
 def target(record: Record, classifier: Classifier) -> int:
     """Return the class index of a record for a network: the same index if the label is the same, else by name."""
     index, name = record.target, record.target_name
-    return index if index < len(classifier.labels) and classifier.labels[index] == name else classifier.index_of(name)
+    if index < len(classifier.labels) and classifier.labels[index] == name:
+        return index
+    return classifier.index_of(name)
 
 
 def logits_of(classifier: Classifier, pictures: Tensor) -> Tensor:
@@ -51,17 +53,21 @@ def judge(folder: str, names: list[str]) -> None:
         for record in records:
             pictures = split_group(read_png(run.path / record.file), group)
             index = target(record, classifier)
-            columns[network].append(
-                group_summary([prediction_summary(row, index) for row in logits_of(classifier, pictures)])
-            )
+            predictions = [prediction_summary(row, index) for row in logits_of(classifier, pictures)]
+            columns[network].append(group_summary(predictions))
     table = Table(box=None, header_style="bold")
     for column in ("class", *columns):
         table.add_column(column)
     for row, record in enumerate(records):
-        cells = [f"{column[row]['probability']:.2f} ({column[row]['rank']})" for column in columns.values()]
-        table.add_row(record.target_name, *cells)
-    right = [sum(entry["rank"] == 1 for entry in column) for column in columns.values()]
-    table.add_row("right", *(f"{count} of {len(records)}" for count in right), style="bold")
+        cells = [record.target_name]
+        for column in columns.values():
+            cells.append(f"{column[row]['probability']:.2f} ({column[row]['rank']})")
+        table.add_row(*cells)
+    totals = ["right"]
+    for column in columns.values():
+        right = sum(entry["rank"] == 1 for entry in column)
+        totals.append(f"{right} of {len(records)}")
+    table.add_row(*totals, style="bold")
     Console(width=120).print(table)
 
 

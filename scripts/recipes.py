@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,10 @@ class Made:
     def row(self, judges: Sequence[str]) -> list[str]:
         """Return the line of the table."""
         seconds = sum(record.seconds for record in self.records) / len(self.records)
-        return [self.recipe, f"{seconds:.1f}", *(cell for name in judges for cell in self._judged(name))]
+        line = [self.recipe, f"{seconds:.1f}"]
+        for name in judges:
+            line += self._judged(name)
+        return line
 
     def _judged(self, name: str) -> tuple[str, str]:
         if name not in self.margins:
@@ -76,8 +80,10 @@ class Made:
 
     def cell(self, place: int) -> Cell:
         """Return the image with the number of judges that predict its class."""
-        successes = [bool(margins[place] > 0) for margins in self.margins.values()]
-        notes = [f"judges {sum(successes)}/{len(successes)}"] if successes else []
+        notes = []
+        if self.margins:
+            right = sum(bool(margins[place] > 0) for margins in self.margins.values())
+            notes.append(f"judges {right}/{len(self.margins)}")
         return Cell(pixels(self.folder / self.records[place].file), notes)
 
 
@@ -87,12 +93,18 @@ def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) ->
     words = rewrite_arguments(options.rest, COMMAND)
     words += ["--targets", json.dumps(list(targets)), "--seed", str(options.seed), "--out", str(out), "--resume"]
     configured = ConfiguredMethod(COMMAND, ["--config", config_argument(COMMAND.name, recipe), *words])
-    network, weights = (
-        configured.config.classifier,
-        dict(judge.split("=", 1) for judge in options.judges if "=" in judge),
-    )
-    network.weights = weights.get(network.name, network.weights)
+    network = configured.config.classifier
+    network.weights = weights_of(options.judges)[network.name] or network.weights
     return configured
+
+
+def weights_of(judges: Sequence[str]) -> dict[str, str]:
+    """Return the file of the weights by network, of names with ``=FILE``; empty without one."""
+    files: dict[str, str] = defaultdict(str)
+    for judge in judges:
+        name, _, file = judge.partition("=")
+        files[name] = file
+    return files
 
 
 def made(recipe: str, configured: ConfiguredMethod, judges: Judges) -> Made:
@@ -104,29 +116,40 @@ def made(recipe: str, configured: ConfiguredMethod, judges: Judges) -> Made:
     if failed := [record.name for record in records if not record.file]:
         raise LitVizError(f"{recipe} has no image of {', '.join(failed)}: see {folder}/results.jsonl")
     targets = torch.tensor([record.target for record in records])
-    others = {name: judge for name, judge in judges.items() if name != configured.config.classifier.name}
-    margins = {name: Margin()(Outputs(logits(folder, records, judge), targets)) for name, judge in others.items()}
+    margins: dict[str, Tensor] = {}
+    for name, judge in judges.items():
+        if name != configured.config.classifier.name:
+            margins[name] = Margin()(Outputs(logits(folder, records, judge), targets))
     return Made(recipe, folder, records, margins)
 
 
 def logits(folder: Path, records: Sequence[Record], judge: Classifier) -> Tensor:
     """Return a judge's logits ``(N, K)`` of the images of a run."""
-    pictures = (read_photograph(folder / record.file, judge.size).pixels for record in records)
-    return torch.cat([judge.logits(picture[None]) for picture in pictures])
+    rows: list[Tensor] = []
+    for record in records:
+        picture = read_photograph(folder / record.file, judge.size).pixels
+        rows.append(judge.logits(picture[None]))
+    return torch.cat(rows)
 
 
 def compare(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -> None:
     """Write ``table.md`` and ``sheet.png`` with a row for each recipe."""
-    every = [made(recipe, planned(recipe, classes, options), judges) for recipe in options.recipes]
-    header = ["recipe", "seconds an image", *(cell for name in judges for cell in (f"right by {name}", "mean margin"))]
-    lines = [header, ["---"] * len(header), *(one.row(list(judges)) for one in every)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    runs = [made(recipe, planned(recipe, classes, options), judges) for recipe in options.recipes]
+    header = ["recipe", "seconds an image"]
+    for name in judges:
+        header += [f"right by {name}", "mean margin"]
+    table = ""
+    for line in [header, ["---"] * len(header), *(run.row(list(judges)) for run in runs)]:
+        table += f"| {' | '.join(line)} |\n"
     (options.out / "table.md").write_text(table, encoding="utf-8")
     shown = range(min(options.shown, len(classes)))
     caption = f"{len(shown)} of {len(classes)} classes drawn by seed {options.seed}. Judges are held-out networks."
-    names = [every[0].records[place].target_name for place in shown]
-    cells = [[one.cell(place) for place in shown] for one in every]
-    save_figure(sweep_figure([[one.recipe] for one in every], names, cells, caption), options.out / "sheet.png")
+    names = [runs[0].records[place].target_name for place in shown]
+    labels, cells = [], []
+    for run in runs:
+        labels.append([run.recipe])
+        cells.append([run.cell(place) for place in shown])
+    save_figure(sweep_figure(labels, names, cells, caption), options.out / "sheet.png")
     print(f"{table}\ntable    {options.out / 'table.md'}\nsheet    {options.out / 'sheet.png'}")
 
 
@@ -134,10 +157,13 @@ def seeds(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -
     """Write a grid for each recipe, with a row for each class and a column for each seed."""
     count, measure = options.seeds, next(iter(judges.values()))
     for recipe in options.recipes:
-        one = made(recipe, planned(recipe, classes, options), judges)
-        within, between = spread(features(one, measure), count)
-        rows = [[one.records[n * count].target_name, f"distance {apart:.2f}"] for n, apart in enumerate(within)]
-        cells = [[one.cell(n * count + k) for k in range(count)] for n in range(len(within))]
+        run = made(recipe, planned(recipe, classes, options), judges)
+        within, between = spread(features(run, measure), count)
+        rows, cells = [], []
+        for place, apart in enumerate(within):
+            first = place * count
+            rows.append([run.records[first].target_name, f"distance {apart:.2f}"])
+            cells.append([run.cell(index) for index in range(first, first + count)])
         caption = f"Distance: 1 - cosine of the features of {measure.name}, mean over pairs. "
         caption += f"Between classes: {between:.2f}."
         figure = sweep_figure(rows, [f"seed {k + 1}" for k in range(count)], cells, caption)
@@ -146,14 +172,14 @@ def seeds(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -
         print(f"{recipe}: mean distance {mean:.2f} within a class, {between:.2f} between classes: {path}")
 
 
-def features(one: Made, judge: Classifier) -> Tensor:
+def features(run: Made, judge: Classifier) -> Tensor:
     """Return the inputs of a judge's final linear layer ``(N, D)``."""
     linear = [layer for layer in judge.original.modules() if isinstance(layer, torch.nn.Linear)]
     if not linear:
         raise LitVizError(f"{judge.name} has no linear layer: name another judge first.")
     given: list[Tensor] = []
     hook = linear[-1].register_forward_pre_hook(lambda _, x: given.append(x[0].clone()))
-    logits(one.folder, one.records, judge)
+    logits(run.folder, run.records, judge)
     hook.remove()
     return torch.cat(given)
 
@@ -203,8 +229,9 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> None:
     options = parsed(words)
     with errors_reported("recipes"):
-        parts = [judge.partition("=") for judge in options.judges]
-        judges = {name: load_classifier(name, weights=weights or "DEFAULT") for name, _, weights in parts}
+        judges: Judges = {}
+        for name, weights in weights_of(options.judges).items():
+            judges[name] = load_classifier(name, weights=weights or "DEFAULT")
         num_classes = min(judge.num_classes for judge in judges.values())
         if options.seeds < 0 or options.seeds == 1:
             raise LitVizError(f"--seeds must be at least 2, got {options.seeds}")
@@ -212,7 +239,9 @@ def main(words: Sequence[str] | None = None) -> None:
         if not least <= options.classes <= num_classes:
             raise LitVizError(f"--classes must be between {least} and {num_classes}, got {options.classes}")
         drawn = random.Random(options.seed).sample(range(num_classes), options.classes)
-        classes = [index for index in drawn for _ in range(max(1, options.seeds))]
+        classes: list[int] = []
+        for index in drawn:
+            classes += [index] * max(1, options.seeds)
         if options.count:
             count(options, classes)
         else:

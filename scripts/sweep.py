@@ -15,7 +15,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -66,12 +66,12 @@ class Axis:
         option, _, values = words.partition("=")
         usage = f"--sweep must be OPTION=VALUES, got {words!r}: for example iterations=50,100,200"
         try:
-            read = [number(value) for value in yaml.safe_load(f"[{values}]")]
+            read = list(map(number, yaml.safe_load(f"[{values}]")))
         except yaml.YAMLError as error:
             raise LitVizError(usage) from error
         if not option or not read:
             raise LitVizError(usage)
-        if len({repr(value) for value in read}) < len(read):
+        if len(set(map(repr, read))) < len(read):
             raise LitVizError(f"values of --sweep must be distinct, got {words}")
         return cls(OF_TASK.get(option, option.removeprefix("--")), read)
 
@@ -83,8 +83,10 @@ class Axis:
 
 def number(value: Any) -> Any:
     """Convert numbers that YAML reads as strings, such as 1e-2."""
+    if not isinstance(value, str):
+        return value
     try:
-        return float(value) if isinstance(value, str) else value
+        return float(value)
     except ValueError:
         return value
 
@@ -92,11 +94,19 @@ def number(value: Any) -> Any:
 def label_of(value: Any) -> str:
     """Return the label of a value."""
     if isinstance(value, dict) and "class_path" in value:
-        arguments = ", ".join(f"{k} {label_of(v)}" for k, v in (value.get("init_args") or {}).items())
-        return value["class_path"].rpartition(".")[2] + (f" {arguments}" if arguments else "")
+        label = value["class_path"].rpartition(".")[2]
+        arguments = value.get("init_args") or {}
+        if arguments:
+            label += f" {labels_of(arguments)}"
+        return label
     if isinstance(value, list):
         return " + ".join(map(label_of, value)) or "none"
     return str(value)
+
+
+def labels_of(values: Mapping[str, Any]) -> str:
+    """Return the names of options with the labels of their values."""
+    return ", ".join(f"{name} {label_of(value)}" for name, value in values.items())
 
 
 def parse_arguments(words: Sequence[str]) -> tuple[list[Axis], str | None, list[str]]:
@@ -110,33 +120,48 @@ def parse_arguments(words: Sequence[str]) -> tuple[list[Axis], str | None, list[
             continue
         if not equals and not queue:
             raise LitVizError(f"{name} requires a value")
-        value = value if equals else queue.pop(0)
+        if not equals:
+            value = queue.pop(0)
         if name == "--out":
             out = value
         else:
             axes.append(Axis.parse(value))
     if not axes:
         raise LitVizError("--sweep is required: for example --sweep iterations=50,100,200")
-    options = [axis.option for axis in axes]
-    repeated = next((option for option in options if options.count(option) > 1), None)
-    if repeated is not None:
-        raise LitVizError(f"an option must be in one --sweep, got {repeated} twice: use --sweep {repeated}=A,B,C")
+    known: set[str] = set()
+    for axis in axes:
+        if axis.option in known:
+            raise LitVizError(
+                f"an option must be in one --sweep, got {axis.option} twice: use --sweep {axis.option}=A,B,C"
+            )
+        known.add(axis.option)
     return axes, out, rest
 
 
 def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dict[str, Any], ConfiguredMethod]]:
     """Return one run for each combination of the options that are not task options, with that combination."""
-    inside = {axis.option: list(axis.values) for axis in axes if axis.option in OF_TASK.values()}
-    outside = [axis for axis in axes if axis.option not in inside]
+    inside: dict[str, list[Any]] = {}
+    outside: list[Axis] = []
+    for axis in axes:
+        if axis.option in OF_TASK.values():
+            inside[axis.option] = list(axis.values)
+        else:
+            outside.append(axis)
     words = with_config(COMMAND, rewrite_arguments(words, COMMAND))
     if "--vary" in words:
         raise LitVizError("--vary must not be combined with --sweep: use --sweep for iterations and lr, too")
     planned = []
     for values in product(*(axis.values for axis in outside)):
-        chosen = {axis.option: value for axis, value in zip(outside, values, strict=True)}
-        options = [w for k, v in chosen.items() for w in (f"--{k}", v if isinstance(v, str) else json.dumps(v))]
-        folder = slug("_".join(f"{axis.name}_{label_of(value)}" for axis, value in zip(outside, values, strict=True)))
-        path = Path(out, f"{len(planned):02d}_{folder}") if outside else Path(out, "run")
+        chosen: dict[str, Any] = {}
+        options: list[str] = []
+        names: list[str] = []
+        for axis, value in zip(outside, values, strict=True):
+            chosen[axis.option] = value
+            options += [f"--{axis.option}", value if isinstance(value, str) else json.dumps(value)]
+            names.append(f"{axis.name}_{label_of(value)}")
+        path = Path(out, "run")
+        if outside:
+            path = Path(out, f"{len(planned):02d}_{slug('_'.join(names))}")
         own = ["--vary", json.dumps(inside), "--out", str(path)]
         planned.append((chosen, ConfiguredMethod(COMMAND, [*words, *options, *own])))
     return planned
@@ -156,8 +181,10 @@ def validate(planned: Sequence[tuple[dict[str, Any], ConfiguredMethod]]) -> None
                 module = configured.build(loaded[key])
                 module.validate_tasks(module.expand_tasks(configured.tasks(module).tasks))
         except LitVizError as error:
-            label = ", ".join(f"{option} {label_of(value)}" for option, value in chosen.items())
-            raise LitVizError(f"{label}: {error}" if label else str(error)) from error
+            message = str(error)
+            if chosen:
+                message = f"{labels_of(chosen)}: {message}"
+            raise LitVizError(message) from error
 
 
 @dataclass(frozen=True)
@@ -190,39 +217,42 @@ class SweptImage:
 def read_images(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[SweptImage]:
     """Return the images of a run with these option values."""
     run = FolderStorage.open(folder)
-    options = {task.index: {**task.options, **chosen} for task in run.queue()}
+    options = {task.index: task.options | chosen for task in run.queue()}
     variants = prod(len(axis.values) for axis in axes if axis.option not in chosen)
     images = []
     for record in run.records():
-        values = tuple(axis.values.index(options[record.index][axis.option]) for axis in axes)
+        values = [axis.values.index(options[record.index][axis.option]) for axis in axes]
         file = folder / record.file if record.file else None
-        images.append(SweptImage(record.index // variants, values, record, file))
+        images.append(SweptImage(record.index // variants, tuple(values), record, file))
     return images
 
 
 def draw(axes: Sequence[Axis], pictures: Sequence[SweptImage], out: Path) -> None:
     """Write the grid: a row for each class and combination of the other options."""
     *others, across = axes
-    by_place = {(picture.image, picture.values): picture for picture in pictures}
-    names = {picture.image: picture.name for picture in pictures}
-    rows = [(image, values) for image in names for values in product(*(range(len(a.values)) for a in others))]
-    grid = [[by_place.get((image, (*values, n))) for n in range(len(across.values))] for image, values in rows]
-    cells = [
-        [Cell(pixels(cell.file), [image_caption(cell.record)]) if cell and cell.file else None for cell in row]
-        for row in grid
-    ]
-    labels = [
-        [names[image], *(f"{axis.name} {label_of(axis.values[n])}" for axis, n in zip(others, values, strict=True))]
-        for image, values in rows
-    ]
+    labels: dict[Any, list[str]] = {}
+    rows: dict[Any, list[Cell | None]] = {}
+    for picture in pictures:
+        *places, column = picture.values
+        row = picture.image, tuple(places)
+        if row not in rows:
+            rows[row] = [None] * len(across.values)
+            labels[row] = [picture.name]
+            for axis, place in zip(others, places, strict=True):
+                labels[row].append(f"{axis.name} {label_of(axis.values[place])}")
+        if picture.file is not None:
+            rows[row][column] = Cell(pixels(picture.file), [image_caption(picture.record)])
+    titles = [f"{across.name} {label_of(value)}" for value in across.values]
     caption = grid_caption(picture.record for picture in pictures)
-    figure = sweep_figure(labels, [f"{across.name} {label_of(value)}" for value in across.values], cells, caption)
-    save_figure(figure, out / "figure.png")
+    save_figure(sweep_figure(list(labels.values()), titles, list(rows.values()), caption), out / "figure.png")
 
 
 def write_table(axes: Sequence[Axis], pictures: Sequence[SweptImage], out: Path) -> None:
     """Print the table, and write it in full precision to ``sweep.csv``."""
-    names = sorted({name for picture in pictures for name in picture.judges})
+    judges: set[str] = set()
+    for picture in pictures:
+        judges |= picture.judges.keys()
+    names = sorted(judges)
     metric = "objective_file" if pictures[0].record.target is None else "probability"
     header = ["image", *(axis.name for axis in axes), "status", metric, "rank", *names]
     table = Table(box=None, header_style="bold")
@@ -230,13 +260,20 @@ def write_table(axes: Sequence[Axis], pictures: Sequence[SweptImage], out: Path)
         table.add_column(column)
     lines = []
     for picture in pictures:
-        record, judges = picture.record, picture.judges
-        values = [label_of(axis.values[n]) for axis, n in zip(axes, picture.values, strict=True)]
-        first = [picture.name, *values, record.status]
-        probabilities = [judges[n]["probability"] if n in judges else None for n in names]
-        lines.append([*first, record.metrics.get(metric), record.metrics.get("rank"), *probabilities])
-        cells = [f"{judges[n]['probability']:.2f} ({judges[n]['rank']})" if n in judges else "-" for n in names]
-        table.add_row(*first, format_value(record.metrics.get(metric)), str(record.metrics.get("rank", "-")), *cells)
+        record = picture.record
+        first = [picture.name]
+        for axis, place in zip(axes, picture.values, strict=True):
+            first.append(label_of(axis.values[place]))
+        first.append(record.status)
+        value, rank = record.metrics.get(metric), record.metrics.get("rank")
+        line = [*first, value, rank]
+        cells = [*first, format_value(value), format_value(rank, "{}")]
+        for name in names:
+            verdict = picture.judges.get(name)
+            line.append(verdict and verdict["probability"])
+            cells.append("-" if verdict is None else f"{verdict['probability']:.2f} ({verdict['rank']})")
+        lines.append(line)
+        table.add_row(*cells)
     Console(width=140).print(table)
     with atomic_write(out / "sweep.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *lines])
@@ -247,7 +284,8 @@ def sweep(words: Sequence[str]) -> None:
     axes, out, rest = parse_arguments(words)
     planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
     if planned[0][1].config.count:
-        print(format_cost([run_cost(*configured.module_and_tasks()) for _, configured in planned]))
+        costs = [run_cost(*configured.module_and_tasks()) for _, configured in planned]
+        print(format_cost(costs))
         return
     validate(planned)
     os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # groups the runs

@@ -71,8 +71,10 @@ def lit_viz(attack: str, steps: int, count: int) -> Result:
     result, done = evidence_apart(
         lambda n, k: lv.attack(net, x[:n], labels=labels[:n], iterations=k, **given), count, steps
     )
-    floats, files = (sum(r[f"success_{kind}"] for r in done.results) for kind in ("float", "file"))
-    return {**result, "floats": floats, "files": files, "l2": statistics.median(r["l2"] for r in done.results)}
+    result["floats"] = sum(record["success_float"] for record in done.results)
+    result["files"] = sum(record["success_file"] for record in done.results)
+    result["l2"] = statistics.median(record["l2"] for record in done.results)
+    return result
 
 
 def unrounded(steps: int, count: int) -> Result:
@@ -96,12 +98,13 @@ def fooling(slots: int, steps: int, count: int) -> Result:
         )
 
     result, done = evidence_apart(start, len(x), steps)
-    exact = all(
-        r["forwards"] == r["iterations"] + 1 and r["backwards"] == r["iterations"]
-        for r in done.results
-        if r["success_float"]
-    )
-    return {**result, "exact": exact, "files": sum(r["success_file"] for r in done.results), "pairs": len(x)}
+    result |= {"exact": True, "files": 0, "pairs": len(x)}
+    for record in done.results:
+        iterations = record["iterations"]
+        if record["success_float"] and (record["forwards"], record["backwards"]) != (iterations + 1, iterations):
+            result["exact"] = False
+        result["files"] += record["success_file"]
+    return result
 
 
 def fooling_alone(steps: int, count: int) -> Result:
@@ -119,7 +122,9 @@ def fooling_alone(steps: int, count: int) -> Result:
 def _pairs(net: Classifier, count: int) -> tuple[Tensor, list[int], list[int]]:
     """Return photographs, their classes, and target classes, four for each photograph."""
     x, labels = photographs(net, count)
-    targets = [(label + step) % 1000 for step in (111, 333, 555, 777) for label in labels]
+    targets: list[int] = []
+    for step in (111, 333, 555, 777):
+        targets += [(label + step) % 1000 for label in labels]
     return x.repeat(4, 1, 1, 1), labels * 4, targets
 
 
@@ -129,17 +134,26 @@ def compare(plan: Plan) -> str:
     rows = []
     for attack, tools, steps in (("pgd", ("torchattacks", "foolbox"), 40), ("ddn", ("foolbox",), 100)):
         given = {"steps": 2 if plan.quick else steps, "count": count}
-        few = {**given, "steps": 5}
-        best = {t: plan.best_batch((4, 8, 16), "attacks.peer", tool=t, attack=attack, **few) for t in tools}
         runs = ("pgd", "stopping") if attack == "pgd" else ("ddn",)
-        peers = {t: ("attacks.peer", {"tool": t, "attack": attack, "batch": best[t], **given}) for t in tools}
-        results = plan.in_turns({**{name: ("attacks.lit_viz", {"attack": name, **given}) for name in runs}, **peers})
+        turns: dict[str, tuple[str, dict[str, Any]]] = {}
         for name in runs:
-            rows += [_row(f"{_NAMES[name]}: {t} (batch {best[t]})", results[t], results[name], count) for t in tools]
+            turns[name] = "attacks.lit_viz", dict(given, attack=name)
+        best: dict[str, int] = {}
+        for tool in tools:
+            best[tool] = plan.best_batch((4, 8, 16), "attacks.peer", tool=tool, attack=attack, steps=5, count=count)
+            turns[tool] = "attacks.peer", dict(given, tool=tool, attack=attack, batch=best[tool])
+        results = plan.in_turns(turns)
+        for name in runs:
+            for tool in tools:
+                title = f"{_NAMES[name]}: {tool} (batch {best[tool]})"
+                rows.append(_row(title, results[tool], results[name], count))
     floats = plan.side("attacks.unrounded", **given)["l2"] / results["foolbox"][-1]["l2"]
     rows[-1][-1] += f"; median L2 {floats:.3f} of Foolbox's as floats"
-    runs = {str(slots): ("attacks.fooling", {"slots": slots, **given}) for slots in (16, 1)}
-    sides = plan.in_turns({**runs, "bare": ("attacks.fooling_alone", given)})
+    turns = {}
+    for slots in (16, 1):
+        turns[str(slots)] = "attacks.fooling", dict(given, slots=slots)
+    turns["bare"] = "attacks.fooling_alone", given
+    sides = plan.in_turns(turns)
     together, pairs = sides["16"], sides["16"][-1]["pairs"]
     last = f"{together[-1]['files']} of {pairs} true in the file, counts exact: {together[-1]['exact']}"
     for alone, name in (("bare", "by a bare loop"), ("1", "by a run of one slot")):
