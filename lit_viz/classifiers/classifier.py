@@ -27,7 +27,7 @@ class Classifier(Original):
     """A trained image classifier with its labels and preprocessing; the network is never changed.
 
     Created by :func:`~lit_viz.classifiers.load_classifier`. It is no ``nn.Module``, so that a trainer does not move,
-    train or save it.
+    train or save it. Layers of the network are attributes: ``net.layer4`` is ``net.original.layer4``.
 
     Attributes:
         name: ``efficientnet_lite0``, ``torchvision/vgg16``, ``package.module:factory``, or the class of a given module.
@@ -73,6 +73,13 @@ class Classifier(Original):
         self._copies: dict[tuple[object, ...], FrozenNetwork] = {}
         # Of the original, at the last check: hash of the weights, representation of the layers, logits of probe images.
         self._state: tuple[str, str, Tensor] | None = None
+
+    def __getattr__(self, name: str) -> nn.Module:
+        """Return a layer of the original network by its attribute, as in ``GradCAM(layer=net.layer4)``."""
+        layer = getattr(vars(self).get("original"), name, None)
+        if isinstance(layer, nn.Module):
+            return layer
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         height, width = self.size

@@ -211,6 +211,13 @@ class ImageTraining(Method):
         numbers = self.trainer.strategy.broadcast(numbers)
         self.log_dict(numbers, batch_size=1, sync_dist=self.trainer.world_size > 1)
 
+    @classmethod
+    def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
+        """Reject what a checkpoint can't give: it has the images of a run, but not its parts and its classifier."""
+        raise LitVizError(
+            f"a checkpoint has images, but no {cls.__name__}: make it again, and continue by trainer.fit(ckpt_path=...)"
+        )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save unfinished images by task and the finished tasks, without the classifier."""
         checkpoint["state_dict"] = {}

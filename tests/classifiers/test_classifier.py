@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names, load_classifier
 from lit_viz.errors import LitVizError
-from tests.support.networks import Lockable, conv_net
+from tests.support.networks import Lockable, conv_net, smooth_network
 
 
 def test_the_fast_copy_is_made_once_and_again_when_the_weights_change() -> None:
@@ -142,3 +143,13 @@ def test_layer_names_exclude_containers() -> None:
     names = layer_names(load_classifier(Lockable(net), size=16).original)
     assert names[:4] == ("inner", "inner.0", "inner.0.extra.0", "inner.1")
     assert names == layer_names(Lockable(net))
+
+
+def test_layers_of_the_network_are_attributes() -> None:
+    network = smooth_network()
+    classifier = load_classifier(network, size=16)
+    assert classifier.features is network.features
+    assert copy.copy(classifier).head is network.head
+    for name in ("heads", "training", "original_"):
+        with pytest.raises(AttributeError, match=f"'Classifier' object has no attribute '{name}'"):
+            getattr(classifier, name)

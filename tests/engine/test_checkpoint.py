@@ -10,6 +10,7 @@ import torch
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
+from lit_viz.methods import SaliencyMap
 
 
 def test_a_saved_checkpoint_is_read_and_removed(tmp_path: Path) -> None:
@@ -61,3 +62,8 @@ def test_any_changed_byte_is_detected(tmp_path: Path) -> None:
     torch.save({"image": torch.full((4,), torch.nan)}, path)  # not saved by lit_viz
     with pytest.raises(LitVizError, match=r"is damaged \(wrong checksum\)"):
         AtomicCheckpointIO().load_checkpoint(path)
+
+
+def test_a_method_is_not_loaded_from_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match="has images, but no SaliencyMap: make it again"):
+        SaliencyMap.load_from_checkpoint(tmp_path / "last.ckpt")
