@@ -11,7 +11,6 @@ from typing import Any
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import SHORT
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
-from lit_viz.launch.config import build_parser
 from lit_viz.utils.formatting import Notify
 
 
@@ -50,6 +49,8 @@ class _Options:
     """
 
     def __init__(self, command: Any) -> None:
+        from lit_viz.launch.config import build_parser  # imports the Trainer, and is needed for errors alone
+
         commands: list[Any] = [COMMANDS[name] for name in SUMMARIES] if command is None else [command]
         options: dict[str, str] = {}
         for described in commands:

@@ -539,7 +539,15 @@ class Digest(pl.Callback):
         Path({out!r}, sys.argv[1] + str(trainer.global_rank)).write_text(json.dumps(state))
 
 
-broken = lv.callbacks.ClassVisualizationProbe([0], 1, network=lambda module: Broken(), size=8)
+calls = []
+
+
+def network(module):
+    calls.append(module)
+    return module.net if len(calls) == 1 else Broken()  # the first call is the check before the training
+
+
+broken = lv.callbacks.ClassVisualizationProbe([0], 1, network=network, size=8)
 callbacks = {{"plain": [], "probed": [*probes(), broken]}}
 train(Path({out!r}), [*callbacks[sys.argv[1]], Digest()], devices=2, strategy="ddp")
 """
