@@ -14,10 +14,10 @@ from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.images.reading import Fit
-from lit_viz.launch.arguments import SHORT
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
 from lit_viz.launch.commands.base import Command
 from lit_viz.launch.config import build_parser, config_folder
+from lit_viz.launch.parser_errors import SHORT
 from lit_viz.loggers import LOGGERS
 from lit_viz.loggers.base import WandbMode
 from lit_viz.presentations import Check, FigureFormat

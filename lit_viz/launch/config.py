@@ -32,10 +32,11 @@ from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.launch.arguments import PARSER_ERRORS, ClassifierOptions, add_logger_options, parser_error
+from lit_viz.launch.arguments import ClassifierOptions, add_logger_options
 from lit_viz.launch.commands import extra_files
 from lit_viz.launch.commands.base import COMMON, TASK_OPTIONS, Command
 from lit_viz.launch.options import RunOptions, default_folder, loggers_of
+from lit_viz.launch.parser_errors import PARSER_ERRORS, parser_error
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.outputs import configured_output
 from lit_viz.presentations import EvidenceOptions, FigureOptions, Presentation, presentation_of

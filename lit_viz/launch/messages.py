@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lit_viz.errors import LitVizError
-from lit_viz.launch.arguments import SHORT
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
+from lit_viz.launch.parser_errors import SHORT
 from lit_viz.utils.formatting import Notify
 
 
