@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,12 +40,14 @@ from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap,
 from lit_viz.methods.class_visualization import default_recipe
 from lit_viz.methods.photographs import AttackTraining
 from lit_viz.methods.tasks import Classes, PhotographTasks, objective_tasks, to_classes
-from lit_viz.objectives import Logit, Objective
-from lit_viz.objectives.layers import Axis, objective_of_layer
+from lit_viz.objectives import OBJECTIVES, Logit, Objective
+from lit_viz.objectives.layers import Axis, layer_parts, objective_of_layer
 from lit_viz.optim import RULES, StepRule
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.formatting import choose_notify, remark
 from lit_viz.utils.typecheck import checked_types
+
+MethodLike = str | Attribution | type[Attribution]
 
 __all__ = ["attack", "check", "log", "resume", "run", "saliency", "visualize"]
 
@@ -57,13 +59,13 @@ def visualize(
     targets: Classes = (),
     *misplaced: Any,
     against: Classes | None = None,
-    objective: Objective | None = None,
+    objective: str | Objective | type[Objective] | None = None,
     layer: str | nn.Module | None = None,
     channels: Sequence[int] | str | int | None = None,
     neuron: tuple[int, int] | Literal["center"] | None = None,
     axis: Axis | None = None,
-    parameterization: Parameterization | str | None = None,
-    step_rule: StepRule | str | None = None,
+    parameterization: str | Parameterization | type[Parameterization] | None = None,
+    step_rule: str | StepRule | type[StepRule] | None = None,
     init: ImageLike | None = None,
     iterations: int | None = None,
     vary: Mapping[str, Sequence[float]] | None = None,
@@ -80,8 +82,9 @@ def visualize(
         targets: class names or indices, one image each; none for a layer.
         against: classes that the targets are contrasted with, one for all or one per target: the objective is
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
-        objective: what is maximized, such as ``Channel("blocks.3.2", 14) + 8 * Diversity("blocks.3.2")``. Default: the
-            logit of the target, or the channels of ``layer``.
+        objective: what is maximized: a name of :data:`lit_viz.objectives.OBJECTIVES`, or an instance such as
+            ``Channel("blocks.3.2", 14) + 8 * Diversity("blocks.3.2")``. Default: the logit of the target, or the
+            channels of ``layer``.
         layer: layer to visualize instead of classes: its name or the module. The default configuration is then that of
             ``configs/visualize/channels.yaml``.
         channels: channels of the layer, one image each: indices, ``"3,14-20"`` or ``"all"``. Default: one image of the
@@ -119,17 +122,20 @@ def visualize(
     defaults = _defaults("visualize", config)
     arguments = defaults.module or dict(vars(default_recipe()))
     arguments |= _without_none(iterations=iterations, init=init)
-    maximized = objective or Logit()
+    given = None if objective is None else chosen_part(objective, Objective, OBJECTIVES, "objective")
+    chosen = given or Choice(Logit())
     if defaults.configured is not None:
         settings = defaults.configured.config
-        maximized = objective or defaults.configured.parts["objective"]
+        chosen = given or Choice(defaults.configured.parts["objective"])
         vary, axis = vary or settings.vary, axis or settings.axis
-        if layer is None and objective is None and not to_classes(targets):
+        if layer is None and given is None and not to_classes(targets):
             layer, channels = settings.layer, channels or settings.channel
             if neuron is None and settings.neuron is not None:
                 neuron = parse_place(settings.neuron)
     if layer is not None:
-        maximized = objective_of_layer(maximized, layer, channels is not None, axis, neuron)
+        if given is not None and not any(layer_parts(given.value)):
+            raise LitVizError(f"objective must read a layer where layer= is given, got {given.name}: leave one out")
+        chosen = replace(chosen, value=objective_of_layer(chosen.value, layer, channels is not None, axis, neuron))
     chosen_parameterization = chosen_part(
         parameterization,
         Parameterization,
@@ -138,7 +144,7 @@ def visualize(
         default=arguments["parameterization"],
     )
     parts = {
-        "objective": [Choice(maximized, is_given=objective is not None)],
+        "objective": [chosen],
         "parameterization": [chosen_parameterization],
         "step_rule": [chosen_part(step_rule, StepRule, RULES, "step rule", default=arguments["step_rule"])],
         "picture": [Choice(arguments["picture"])],
@@ -146,6 +152,9 @@ def visualize(
     keywords = Keywords(ClassVisualization, parts)
     keywords.assign(options)
     module = keywords.build(network, arguments)
+    if to_classes(targets) and "target" not in module.objective.task_fields:
+        name = type(module.objective).__name__
+        raise LitVizError(f"targets require an objective of a class (task_fields), got {name}: leave one of them out")
     tasks = objective_tasks(
         network,
         module.objective,
@@ -167,7 +176,7 @@ def saliency(
     targets: Classes | None = None,
     labels: Classes | None = None,
     against: Classes | None = None,
-    method: str | Attribution | Sequence[str | Attribution] | None = None,
+    method: MethodLike | Sequence[MethodLike] | None = None,
     normalization: Normalization | None = None,
     seed: int | None = None,
     config: str | Path | None = None,
@@ -238,7 +247,7 @@ def attack(
     *misplaced: Any,
     targets: Classes | None = None,
     labels: Classes | None = None,
-    attack: str | Attack | None = None,
+    attack: str | Attack | type[Attack] | None = None,
     eps: float | str | Sequence[float | str] | None = None,
     goal: str | None = None,
     normalization: Normalization | None = None,

@@ -89,12 +89,17 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
 
 
 def find_part(name: str, classes: Mapping[str, type[T]], noun: str) -> type[T]:
-    """Return the class with a short name, in any case and with dashes or underscores."""
-    key = name.strip().lower().replace("-", "_")
-    if key not in classes:
-        near = did_you_mean(key, classes) or f": choose one of {', '.join(classes)}"
-        raise LitVizError(f"there is no {noun} {name.strip()!r}{near}")
-    return classes[key]
+    """Return the class with a short name, in any case, with or without dashes and underscores."""
+    wanted = _letters(name)
+    for key, part in classes.items():
+        if _letters(key) == wanted:
+            return part
+    near = did_you_mean(name.strip().lower().replace("-", "_"), classes) or f": choose one of {', '.join(classes)}"
+    raise LitVizError(f"there is no {noun} {name.strip()!r}{near}")
+
+
+def _letters(name: str) -> str:
+    return name.strip().lower().replace("-", "").replace("_", "")
 
 
 def require(valid: object, constraint: str, *values: object, hint: str = "") -> None:

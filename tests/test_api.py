@@ -24,6 +24,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png, from_pil, read_photograph
+from lit_viz.objectives import Channel, Logit, LogProbability
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from tests.support.networks import NAMES, Around, smooth_network
 from tests.support.verdicts import verdicts
@@ -226,6 +227,27 @@ def test_resume_and_check_reject_another_preprocessing(tmp_path: Path) -> None:
     assert len(lv.resume(run, net.original).results) == 2
 
 
+def test_an_objective_is_a_name_or_an_instance(smooth: Classifier) -> None:
+    how: dict[str, Any] = {"iterations": 2, "size": 16}
+    named = lv.visualize(smooth, "date", objective="LogProbability", gamma=2.0, against="elder", **how)
+    instance = lv.visualize(smooth, "date", objective=LogProbability(gamma=2.0), against="elder", **how)
+    assert torch.equal(named.images, instance.images)
+    assert not torch.equal(named.images, lv.visualize(smooth, "date", against="elder", **how).images)
+    with pytest.raises(LitVizError, match="there is no objective 'logits'; did you mean 'logit'"):
+        lv.visualize(smooth, "date", objective="logits", **how)
+    with pytest.raises(LitVizError, match="objective must be an instance of Objective, got 'logit'"):
+        lv.ClassVisualization(smooth, objective="logit")  # type: ignore[arg-type]
+
+
+def test_an_objective_that_contradicts_the_targets_or_the_layer_is_rejected(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match="objective must read a layer where layer= is given, got Logit"):
+        lv.visualize(smooth, layer="features.3", objective=Logit())
+    with pytest.raises(LitVizError, match=r"targets require an objective of a class .*, got Channel"):
+        lv.visualize(smooth, "date", objective=Channel("features.3", 1))
+    with pytest.raises(LitVizError, match=r"targets require an objective of a class .*, got Layer"):
+        lv.visualize(smooth, "date", layer="features.3")
+
+
 def test_changed_layers_change_the_fast_copy() -> None:
     """A network whose activation was exchanged was explained as it had been."""
     net, x = network(), photographs(1)
@@ -425,7 +447,7 @@ def test_an_empty_list_of_radii_is_rejected() -> None:
         (lambda net: lv.saliency(net, photographs(), tolerance="a"), "tolerance must be a number, got 'a'"),  # type: ignore[arg-type]
         (lambda net: lv.attack(net, photographs(), attack={"pgd": 3}), "attack must be a name or an instance"),  # type: ignore[dict-item]
         (lambda net: lv.attack(net, photographs(), attack="pgd", eps=object()), "eps must be a number"),  # type: ignore[arg-type]
-        (lambda net: lv.check(5), "folder must be a path, got 5"),  # type: ignore[arg-type]
+        (lambda net: lv.check(5), "folder must be a path or an instance of Run, got 5"),  # type: ignore[arg-type]
         (lambda net: lv.resume(None), "folder must be a path, got None"),  # type: ignore[arg-type]
     ],
 )

@@ -74,11 +74,15 @@ class Remembering(ClassVisualization):
 class ScalarScore(Objective):
     """A mean over the batch, as other tools have it."""
 
+    task_fields = frozenset({"target"})
+
     def __call__(self, outputs: Outputs) -> Tensor:
         return outputs.logits[:, 0].mean()
 
 
 class EveryLogit(Objective):
+    task_fields = frozenset({"target"})
+
     def __call__(self, outputs: Outputs) -> Tensor:
         return outputs.logits
 
@@ -91,6 +95,8 @@ class ScalarInASum(Sum):
 
 
 class Detached(Objective):
+    task_fields = frozenset({"target"})
+
     def __call__(self, outputs: Outputs) -> Tensor:
         return outputs.logits.detach()[:, 0]
 

@@ -118,8 +118,6 @@ def run(
         >>> lv.run(module, tasks).maps.shape
         torch.Size([1, 224, 224])
     """
-    require(isinstance(module, ImageTraining), "module must be a method, such as ClassVisualization", repr(module))
-    require(isinstance(tasks, TaskQueue), "tasks must be a TaskQueue, such as ClassTasks", repr(tasks))
     require(out != "", "out must not be empty", repr(out))
     options = RunOptions(
         out=None if out is None else Path(out),

@@ -22,8 +22,16 @@ from lit_viz.objectives.layers import (
     Neuron,
 )
 
+#: Objectives of a class by name.
+OBJECTIVES: dict[str, type[Objective]] = {
+    "logit": Logit,
+    "log_probability": LogProbability,
+    "probability": Probability,
+}
+
 __all__ = [
     "DLR",
+    "OBJECTIVES",
     "AttackObjective",
     "BatchNormStatistics",
     "Channel",

@@ -24,6 +24,8 @@ _NAMES: dict[Any, str] = {
     str: "text",
     Path: "a path",
 }
+#: Start of the modules of this package.
+_PACKAGE = f"{__name__.partition('.')[0]}."
 #: Elements of a list that are checked; a long list is of one type.
 _MOST_ELEMENTS = 100
 
@@ -31,7 +33,8 @@ _MOST_ELEMENTS = 100
 def checked_types(function: Callable[P, T]) -> Callable[P, T]:
     """Return a function that raises a LitVizError for an argument of another type than annotated.
 
-    Checked are numbers, texts, paths, choices, and lists of these; arguments with other annotations are not.
+    Checked are numbers, texts, paths, choices, classes of this package, and lists of these; arguments with other
+    annotations are not.
     """
 
     @functools.wraps(function)
@@ -88,11 +91,18 @@ def _is_checkable(hint: Any) -> bool:
         return False
     if isinstance(hint, Hashable) and hint in _NAMES:
         return True
-    if get_origin(hint) is Literal:
+    if get_origin(hint) is Literal or _is_class_of_package(hint):
         return True
     if _is_union(hint) or _is_list(hint):
         return all(map(_is_checkable, _options(hint)))
     return False
+
+
+def _is_class_of_package(hint: Any) -> bool:
+    """Return whether an annotation is a class such as ``Objective``; a protocol has no instances."""
+    if not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
+        return False
+    return hint.__module__.startswith(_PACKAGE)
 
 
 def _is_union(hint: Any) -> bool:
@@ -164,11 +174,14 @@ def _described(hint: Any) -> str:
     if origin is not None:
         elements = dict.fromkeys(map(_described, _options(hint)))
         return f"a list of {' or '.join(elements)}".replace("list of a ", "list of ")
+    if _is_class_of_package(hint):
+        return f"an instance of {hint.__name__}"
     return _NAMES[hint]
 
 
 def _described_options(union: Any) -> list[str]:
-    """Return the types of a union in words; a list of them has no words of its own."""
+    """Return the types of a union in words; a list of them has no words of its own, and a text beside an instance is a
+    name."""
     options = [option for option in _options(union) if option is not type(None)]
     if Path in options:
         options.remove(str)
@@ -177,6 +190,8 @@ def _described_options(union: Any) -> list[str]:
     for option in options:
         words = lists if _is_list(option) else single
         words.append(_described(option))
+    if any(map(_is_class_of_package, options)):
+        single = ["a name" if words == _NAMES[str] else words for words in single]
     if single and lists:
         lists = ["a list of them"]
     return list(dict.fromkeys([*single, *lists]))

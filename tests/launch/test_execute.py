@@ -124,8 +124,8 @@ def test_a_run_of_objects_is_resumed_by_the_same_objects(smooth: Classifier, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"module": 3}, "module must be a method, such as ClassVisualization, got 3"),
-        ({"tasks": [1]}, r"tasks must be a TaskQueue, such as ClassTasks, got \[1\]"),
+        ({"module": 3}, "module must be an instance of ImageTraining, got 3"),
+        ({"tasks": [1]}, r"tasks must be an instance of TaskQueue, got \[1\]"),
         ({"out": ""}, "out must not be empty"),
         ({"out": 3}, "out must be a path, got 3"),
         ({"logger": CSVLogger("logs")}, "logger requires out: loggers log a run folder"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lit_viz.errors import LitVizError
+from lit_viz.images import Flip
 from lit_viz.utils.typecheck import checked_types
 
 Mode = Literal["fast", "exact"]
@@ -24,6 +25,7 @@ def call(
     flag: bool = False,
     mode: Mode = "fast",
     sizes: int | Sequence[int] = 1,
+    place: Flip | None = None,
     other: Any = None,
     **options: int,
 ) -> str:
@@ -42,6 +44,7 @@ def call(
         {"sizes": np.arange(3)},
         {"sizes": torch.arange(3)},
         {"mode": "exact", "flag": True},
+        {"place": Flip()},
         {"other": object()},
         {"more": "x"},
     ],
@@ -59,6 +62,7 @@ def test_values_of_the_annotated_type_are_accepted(arguments: dict[str, Any]) ->
         ({"rate": "1"}, "rate must be a number, got '1'"),
         ({"name": 3}, "name must be text, got 3"),
         ({"folder": 3}, "folder must be a path, got 3"),
+        ({"place": 224}, "place must be an instance of Flip, got 224"),
         ({"flag": 1}, "flag must be True or False, got 1"),
         ({"mode": "fats"}, "mode must be fast or exact, got 'fats'; did you mean 'fast'?"),
         ({"sizes": "ab"}, "sizes must be a whole number or a list of them, got 'ab'"),
