@@ -27,9 +27,9 @@ from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize, probability_text
 from lit_viz.utils.limits import MOST_EXAMPLES, MOST_ROWS
 
-_VERDICT = 0.66  # width of "not fooled" in inches
+_VERDICT = 0.62  # width of "not tested" in inches
 _FEW = 3  # up to this number, each image has its own plot
-_VERDICTS = {True: ("fooled", COLORS[2]), False: ("not fooled", COLORS[1]), None: ("not tested", GRAY)}
+_VERDICTS = {True: ("fooled", COLORS[2]), False: ("robust", COLORS[1]), None: ("not tested", GRAY)}
 
 
 def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
@@ -274,7 +274,7 @@ def _examples(outcomes: Sequence[Outcome], norm: Norm) -> Iterator[tuple[Block, 
         if record.success_file and image is not None:
             yield original, Cell(pixels(image), [str(record.predicted_name), f"fooled at eps {radius}"])
         else:
-            yield original, Text(f"not fooled up to eps {radius}", CELL, lines=3, color=GRAY)
+            yield original, Text(f"robust up to eps {radius}", CELL, lines=3, color=GRAY)
 
 
 def _smallest_success(outcomes: Sequence[Outcome]) -> Outcome:

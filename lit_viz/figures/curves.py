@@ -204,7 +204,7 @@ def _heading(traces: Sequence[Trace]) -> Text:
     if flips:
         return Text(f"fooled at iteration {flips[0]}, before rounding", weight="bold", color=COLORS[2])
     iterations = pluralize(traces[0].iterations[-1], "iteration")
-    return Text(f"not fooled in {iterations}", weight="bold", color=COLORS[1])
+    return Text(f"robust after {iterations}", weight="bold", color=COLORS[1])
 
 
 def _plot_strip(traces: Sequence[Trace], title: str, is_last: bool, axes: Axes) -> None:

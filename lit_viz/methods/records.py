@@ -187,6 +187,13 @@ class AdversarialRecord(AttackRecord):
     predicted_name: str | None = optional()
     top5: Sequence[tuple[str, float | None]] | None = optional()
 
+    @property
+    def verdict(self) -> str | None:
+        """``fooled`` or ``robust``, by the file; None if it was not tested."""
+        if self.status == "skipped" or self.success_file is None:
+            return None
+        return "fooled" if self.success_file else "robust"
+
     margin = Item[float]("metrics")
     by = Item[str]("settings")
     tried = Item[Sequence[str]]("settings")

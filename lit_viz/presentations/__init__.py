@@ -131,6 +131,7 @@ class Presentation(ABC):
         title: heading of the report.
         result: caption of the result in the report.
         note: remark below the curves of the report.
+        figure_is_first: whether the report begins with the figure.
         files: patterns of the files and folders that only runs of this method contain.
         run_options: options of figure and evidence that apply to the method.
         resumable: options of the presentation that a resume may change.
@@ -141,6 +142,7 @@ class Presentation(ABC):
     title: ClassVar[str]
     result: ClassVar[str] = "image"
     note: ClassVar[str] = ""
+    figure_is_first: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = ()
     run_options: ClassVar[tuple[str, ...]] = ()
     resumable: ClassVar[tuple[str, ...]] = ()
@@ -167,6 +169,13 @@ class Presentation(ABC):
     def subtitle(self, record: Record) -> str:
         """Return what was computed, for a record's card in the report."""
         return ""
+
+    def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
+        """Return what the index of the report filters by: class, method, outcome ..."""
+        facets: dict[str, str] = {"outcome": record.status}
+        if record.target_name is not None:
+            facets["class"] = record.target_name
+        return facets
 
     @abstractmethod
     def table(self, records: Sequence[Record]) -> list[TableRow]:

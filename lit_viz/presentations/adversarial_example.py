@@ -45,7 +45,6 @@ from lit_viz.utils.formatting import label_with_target, pluralize
 
 _MAX_MISMATCHES = 10  # printed; evidence.json has all of them
 _EXPLANATION_EVALUATIONS = 32  # of each saliency map
-_VERDICTS = {True: "fooled", False: "not fooled", None: "-"}
 
 
 class AttackPresentation(Presentation):
@@ -68,6 +67,18 @@ class AttackPresentation(Presentation):
         if record.eps is not None and record.norm is not None:
             texts.append(f"eps {format_distance(record.eps, record.norm)}")
         return ", ".join(texts)
+
+    def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
+        facets = super().facets(record, evidence)
+        if isinstance(record, AdversarialRecord):
+            facets["outcome"] = record.verdict or record.status
+            if record.label_name is not None:
+                facets["class"] = record.label_name
+            if record.target_name is not None:
+                facets["target"] = record.target_name
+        if record.eps is not None and record.norm is not None:
+            facets["eps"] = format_distance(record.eps, record.norm)
+        return facets
 
     def names(self, records: Sequence[Record]) -> list[str]:
         several_radii = has_several_radii(records)
@@ -184,12 +195,11 @@ def _norm_of(records: Sequence[AdversarialRecord]) -> str:
 
 
 def _row(record: AdversarialRecord) -> TableRow:
-    success = None if record.status == "skipped" else record.success_file
     return {
         "photograph": record.name,
         "target": record.target_name or "any other",
         "status": record.status,
-        "in the file": _VERDICTS[success],
+        "in the file": record.verdict or "-",
         "seen as": format_value(record.predicted_name, "{}"),
         "before": format_value(record.probability_before if record.score is None else record.score_before),
         "after": format_value(record.probability if record.score is None else record.score),

@@ -53,6 +53,7 @@ class SaliencyMapPresentation(Presentation):
 
     title: ClassVar[str] = "Saliency maps"
     result: ClassVar[str] = "map"
+    figure_is_first: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("masks", "localization.*")
     run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "check", "localize", "boxes")
     resumable: ClassVar[tuple[str, ...]] = ("check",)
@@ -64,6 +65,16 @@ class SaliencyMapPresentation(Presentation):
             return ""
         method = record.method if record.layer is None else f"{record.method} of {record.layer}"
         return f"{method}, {record.title}"
+
+    def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
+        facets = super().facets(record, evidence)
+        if isinstance(record, SaliencyRecord):
+            facets["method"] = title_of(record.method)
+        compared = () if evidence.captum is None else evidence.captum.maps
+        for comparison in compared:
+            if comparison.index == record.index:
+                facets["outcome"] = "agrees with Captum" if comparison.passed else "differs from Captum"
+        return facets
 
     def table(self, records: Sequence[Record]) -> list[TableRow]:
         rows = []

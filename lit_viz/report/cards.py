@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.figures.curves import spread
 from lit_viz.images.rendering import MAGNIFIED
@@ -13,6 +15,7 @@ from lit_viz.methods.records import label_with_lr
 from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.images import image_uri, is_embeddable
 from lit_viz.report.plots import CurvePlot, plot_curves
+from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Curve, Record
 
@@ -30,7 +33,9 @@ class LoggedImage:
 
     def embed(self) -> Frame:
         """Return the images as data URIs."""
-        difference = "" if self.difference is None else image_uri(self.difference)
+        difference = ""
+        if self.difference is not None:
+            difference = image_uri(self.difference)
         return Frame(self.iteration, image_uri(self.image), difference)
 
 
@@ -69,8 +74,9 @@ class Card:
 
     Attributes:
         record: of the task.
-        title, subtitle, note: texts.
-        row: of the results table.
+        title, subtitle: texts.
+        facets: what the index filters by.
+        row: of the results table, without what the title states.
         curves: plots of the metrics.
         stacks: images in one place with their text alternatives, of which the slider selects one, by caption.
         labels: texts of the slider positions.
@@ -81,7 +87,7 @@ class Card:
     record: Record
     title: str
     subtitle: str
-    note: str
+    facets: Mapping[str, str]
     row: TableRow
     curves: Sequence[CurvePlot]
     stacks: Mapping[str, Sequence[tuple[str, str]]]
@@ -90,68 +96,73 @@ class Card:
     perturbed: Sequence[PerturbedPair]
 
 
-def build_cards(
-    folder: FolderStorage,
-    records: Sequence[Record],
-    rows: Sequence[TableRow],
-    presentation: Presentation,
-    budget: float,
-) -> list[Card]:
-    """Return the cards of some tasks.
-
-    Args:
-        folder: run folder.
-        records: of the tasks.
-        rows: of the results table.
-        presentation: of the method.
-        budget: total size of the embedded images in bytes, divided evenly.
-    """
-    metrics = folder.metrics([record.key for record in records])
-    cards = []
-    for record, row in zip(records, rows, strict=True):
-        card = _build_card(folder, record, row, metrics[record.key], presentation, budget / len(records))
-        cards.append(card)
-    return cards
-
-
-def _build_card(
+def build_card(
     folder: FolderStorage,
     record: Record,
     row: TableRow,
     metrics: Mapping[str, Curve],
     presentation: Presentation,
+    evidence: Evidence,
     budget: float,
 ) -> Card:
+    """Return the card of a task.
+
+    Args:
+        folder: run folder.
+        record: of the task.
+        row: of the results table.
+        metrics: curves by metric.
+        presentation: of the method.
+        evidence: of the run.
+        budget: size of the embedded images in bytes.
+    """
     perturbed = _perturbed_pairs(folder, record.key)
-    source = folder.path / "sources" / f"{record.key}.png"
-    photograph = image_uri(source) if source.exists() else ""
-    used = len(photograph) + sum(len(pair.original) + len(pair.image) for pair in perturbed)
+    for pair in perturbed:
+        budget -= len(pair.original) + len(pair.image)
     logged = _logged_images(folder, record)
-    frames = _fit(logged, budget - used)
-    stacks: dict[str, list[tuple[str, str]]] = {}
-    if photograph:
-        stacks["photograph"] = [(photograph, f"photograph {record.name}")]
-    if frames:
-        stacks[presentation.result] = [(f.image, f"{record.name}, iteration {f.label}") for f in frames]
-    differences = [(f.difference, f"difference at iteration {f.label}") for f in frames if f.difference]
-    if differences:
-        stacks[f"difference × {MAGNIFIED:g}"] = differences
+    frames = _fit(logged, budget)
+    subtitle = presentation.subtitle(record)
     return Card(
         record=record,
         title=label_with_lr(record.name, record),
-        subtitle=presentation.subtitle(record),
-        note=presentation.note,
-        row=row,
+        subtitle=subtitle,
+        facets=presentation.facets(record, evidence),
+        row=_without_titles(row, record.name, subtitle),
         curves=plot_curves(metrics, [frame.iteration for frame in frames]),
-        stacks=stacks,
+        stacks=_stacks(record.name, frames, presentation.result),
         labels=[frame.label for frame in frames],
         logged=len(logged),
         perturbed=perturbed,
     )
 
 
+def _stacks(name: str, frames: Sequence[Frame], result: str) -> dict[str, list[tuple[str, str]]]:
+    """Return the images of the slider positions with their text alternatives, by caption."""
+    images, differences = [], []
+    for frame in frames:
+        images.append((frame.image, f"{name}, iteration {frame.label}"))
+        if frame.difference:
+            differences.append((frame.difference, f"difference at iteration {frame.label}"))
+    stacks = {}
+    if images:
+        stacks[result] = images
+    if differences:
+        stacks[f"difference × {MAGNIFIED:g}"] = differences
+    return stacks
+
+
+def _without_titles(row: TableRow, name: str, subtitle: str) -> TableRow:
+    """Return a row without empty cells, without those that the titles state, and without the usual status."""
+    stated = {"-", "", "done", name}
+    for part in subtitle.split(", "):
+        first, _, rest = part.partition(" ")  # "target stingray", "grad_cam of layer4"
+        stated |= {part, first, rest}
+    return {column: text for column, text in row.items() if text not in stated}
+
+
 def _logged_images(folder: FolderStorage, record: Record) -> list[LoggedImage]:
-    """Return the logged images of a task, and its result if that differs from the last one."""
+    """Return the logged images of a task, and its result if that differs from the last one; of a single evaluation the
+    last image only."""
     differences = dict(folder.frames(f"{record.key}.difference"))
     images = []
     for iteration, path in folder.frames(record.key):
@@ -159,17 +170,31 @@ def _logged_images(folder: FolderStorage, record: Record) -> list[LoggedImage]:
     result = folder.path / (record.file or "")
     if not is_embeddable(result):
         return images
-    if not images or images[-1].image.read_bytes() != result.read_bytes():
+    if not images or not _have_equal_pixels(images[-1].image, result):
         images.append(LoggedImage(None, result, None))
+    if record.iterations is not None and record.iterations <= 1:
+        return images[-1:]
     return images
+
+
+def _have_equal_pixels(first: Path, second: Path) -> bool:
+    """Compare two image files, of which a logged one also contains the most probable classes."""
+    if first.read_bytes() == second.read_bytes():
+        return True
+    with Image.open(first) as one, Image.open(second) as other:
+        return bool(one.size == other.size and one.mode == other.mode and one.tobytes() == other.tobytes())
 
 
 def _fit(images: Sequence[LoggedImage], budget: float) -> list[Frame]:
     """Embed as many images as the budget in bytes allows, evenly, the first and the last included."""
     frames = [images[place].embed() for place in spread(len(images), MAX_FRAMES)]
     for count in range(len(frames), 0, -1):
-        selected = [frames[place] for place in spread(len(frames), count)]
-        if sum(frame.size for frame in selected) <= budget:
+        selected = []
+        size = 0
+        for place in spread(len(frames), count):
+            selected.append(frames[place])
+            size += frames[place].size
+        if size <= budget:
             return selected
     return []
 
@@ -189,4 +214,6 @@ def _caption(record: PerturbedImageRecord) -> str:
     caption = f"{record.name}: {record.predicted_before_name or '?'} → {record.predicted_name or '?'}"
     if record.status == "skipped":
         return f"{caption}, not counted"
-    return f"{caption}, held out" if record.held_out else caption
+    if record.held_out:
+        return f"{caption}, held out"
+    return caption

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from lit_viz.classifiers.summaries import MULTI_LABEL_CAPTION
@@ -20,8 +20,9 @@ from lit_viz.errors import printable
 from lit_viz.figures.style import notebook_png
 from lit_viz.images.listing import has_array_images
 from lit_viz.presentations import Presentation, TableRow
-from lit_viz.report.cards import build_cards
+from lit_viz.report.groups import Group, build_groups, group_tasks
 from lit_viz.report.images import data_uri, image_uri, is_embeddable, printed_width
+from lit_viz.report.index import build_index, filters_of
 from lit_viz.runs import RECORDED, REPORT
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
@@ -34,26 +35,36 @@ from lit_viz.utils.formatting import command_line, pluralize, status_summary
 MAX_CARDS = 24
 #: Budgets of the embedded images in bytes: total, and share of the run's figures.
 TOTAL_BYTES, FIGURE_BYTES = 9_000_000, 4_000_000
-MAX_THUMBNAILS, MAX_ROWS = 200, 5000  # of the table of tasks without a card
+MAX_OPEN_GROUPS = 8  # groups whose curves are shown at once
+MAX_ROWS = 5000  # of the table of tasks without a card
 MAX_EVIDENCE_ROWS = 100
 MAX_RUN_ROWS = 20  # of the table in a notebook
-_THUMBNAIL = 96  # pixels
 _EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
 
 
 def write_report(folder: FolderStorage, presentation: Presentation) -> Path:
     """Write :data:`REPORT` into the folder of a finished run atomically and return its path.
 
-    Images are data URIs, and the content security policy forbids any other resource. The page stays below 10 MB: the
-    first :data:`MAX_CARDS` tasks have a card with up to twelve iterations, the others a row of a table. Omitted content
-    is stated where it is omitted.
+    Images are data URIs, and the content security policy forbids any other resource. The page stays below 10 MB: some
+    :data:`MAX_CARDS` tasks, by photograph, have a card with up to twelve iterations, the others a row of a table, and
+    an index shows and filters all. Omitted content is stated where it is omitted.
     """
     config, records = folder.config, folder.records()
+    evidence = folder.evidence()
     rows = presentation.table(records)
+    places, others = _with_cards(records)
+    more: list[TaskRow] = []
+    for place in others[:MAX_ROWS]:
+        facets = presentation.facets(records[place], evidence)
+        more.append(TaskRow(records[place], facets, rows[place]))
+    index = build_index(folder, records, presentation, evidence)
     evidence_files = [folder.path / name for name in _EVIDENCE_FIGURES]
     evidence_figures, budget = _figures(evidence_files, FIGURE_BYTES)
     figures, budget = _figures(sorted(folder.path.glob("figure.*")), budget)
     budget += TOTAL_BYTES - FIGURE_BYTES
+    for thumbnail in index:
+        budget -= len(thumbnail.image)
+    groups = build_groups(folder, records, rows, places, presentation, evidence, budget)
     style, script = _resource("report.css"), _resource("report.js")
     page = (
         _environment()
@@ -65,15 +76,21 @@ def write_report(folder: FolderStorage, presentation: Presentation) -> Path:
             title=presentation.heading(records),
             name=folder.path.resolve().name,
             summary=f"{folder.path} · {pluralize(len(records), 'image')}: {status_summary(records)}",
-            evidence=presentation.evidence_items(folder.evidence(), records),
+            evidence=presentation.evidence_items(evidence, records),
             max_evidence_rows=MAX_EVIDENCE_ROWS,
             evidence_figures=evidence_figures,
-            cards=build_cards(folder, records[:MAX_CARDS], rows[:MAX_CARDS], presentation, budget),
-            more=_table(folder, records[MAX_CARDS:], rows[MAX_CARDS:]),
-            more_count=len(records) - MAX_CARDS,
-            max_thumbnails=MAX_THUMBNAILS,
+            index=index,
+            filters=filters_of(index),
+            task_count=len(records),
+            groups=groups,
+            note=presentation.note,
+            has_curves=_have_curves(groups),
+            more=more,
+            more_count=len(others),
             max_rows=MAX_ROWS,
+            max_open_groups=MAX_OPEN_GROUPS,
             figures=figures,
+            figure_is_first=presentation.figure_is_first,
             has_array_images=has_array_images(config),
             **_provenance(folder.path, config),
         )
@@ -83,6 +100,13 @@ def write_report(folder: FolderStorage, presentation: Presentation) -> Path:
     return path
 
 
+def _have_curves(groups: Sequence[Group]) -> bool:
+    for group in groups:
+        if any(card.curves for card in group.cards):
+            return True
+    return False
+
+
 def _provenance(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return method, versions, and the command that repeats the run; of a plain Trainer's run there is none."""
     recorded, network = config.get(RECORDED) or {}, config.get("classifier") or {}
@@ -90,12 +114,15 @@ def _provenance(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     repeat = ""
     if "method" in recorded:
         repeat = command_line(command, config=path / "config.yaml", out="again")
+    remark = recorded.get("scores") or ""
+    if not remark and recorded.get("multi_label"):
+        remark = MULTI_LABEL_CAPTION
     versions = {"classifier": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}
     return {
         "command": command,
         "repeat": repeat,
         "versions": versions | recorded,
-        "remark": recorded.get("scores") or (MULTI_LABEL_CAPTION if recorded.get("multi_label") else ""),
+        "remark": remark,
     }
 
 
@@ -145,9 +172,10 @@ def _figures(paths: Sequence[Path], budget: int) -> tuple[list[FigureImage], int
     for path in paths:
         if not path.is_file():
             continue
-        width, image = printed_width(path), ""
+        width = printed_width(path)
+        image = ""
         if is_embeddable(path):
-            image = image_uri(path, None if width is None else 2 * width)
+            image = image_uri(path, width and 2 * width)
         if len(image) > budget:
             image = ""
         budget -= len(image)
@@ -157,23 +185,25 @@ def _figures(paths: Sequence[Path], budget: int) -> tuple[list[FigureImage], int
 
 @dataclass(frozen=True)
 class TaskRow:
-    """A task without a card; ``image`` is a thumbnail, if there is one."""
+    """A task without a card."""
 
-    index: int
-    name: str
-    image: str
+    record: Record
+    facets: Mapping[str, str]
     cells: TableRow
 
 
-def _table(folder: FolderStorage, records: Sequence[Record], rows: Sequence[TableRow]) -> list[TaskRow]:
-    """Return the rows of the tasks without a card."""
-    table: list[TaskRow] = []
-    for record, row in zip(records[:MAX_ROWS], rows, strict=False):
-        file, image = folder.path / (record.file or ""), ""
-        if len(table) < MAX_THUMBNAILS and is_embeddable(file):
-            image = image_uri(file, _THUMBNAIL)
-        table.append(TaskRow(record.index, record.name, image, row))
-    return table
+def _with_cards(records: Sequence[Record]) -> tuple[list[list[int]], list[int]]:
+    """Return the places of the tasks with cards, by photograph, and of the others."""
+    groups: list[list[int]] = []
+    others: list[int] = []
+    count = 0
+    for group in group_tasks(records):
+        count += len(group)
+        if not groups or count <= MAX_CARDS:
+            groups.append(group)
+        else:
+            others += group
+    return groups, sorted(others)
 
 
 def record_text(value: Any) -> str:
@@ -203,7 +233,13 @@ def _environment() -> jinja2.Environment:
         finalize=lambda value: printable(value) if type(value) is str else value,  # markup is of another type
     )
     environment.filters["record_text"] = record_text
+    environment.filters["breakable"] = _breakable
     return environment
+
+
+def _breakable(text: str) -> Markup:
+    """Return a text that browsers may break after underscores."""
+    return escape(printable(text)).replace("_", Markup("_<wbr>"))
 
 
 def _resource(name: str) -> str:

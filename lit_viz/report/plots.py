@@ -65,18 +65,24 @@ def plot_curves(metrics: Mapping[str, Curve], stops: Sequence[int | None]) -> li
         return []
     is_logarithmic = is_geometric(np.array(sorted(iterations), dtype=float))
     axis = _HorizontalAxis(min(iterations), max(iterations), is_logarithmic)
-    return [_plot(name, curve, axis, stops) for name, curve in curves.items()]
+    plots = []
+    for name, curve in curves.items():
+        plots.append(_plot(name, curve, axis, stops))
+    return plots
 
 
 def _order(name: str) -> tuple[int, str]:
     """Return the sorting key of a metric: the most informative ones precede the others."""
-    place = _FIRST_METRICS.index(name) if name in _FIRST_METRICS else len(_FIRST_METRICS)
-    return place, name
+    if name in _FIRST_METRICS:
+        return _FIRST_METRICS.index(name), name
+    return len(_FIRST_METRICS), name
 
 
 def _displayed(name: str, curve: Curve) -> Curve:
     """Return the finite values of a metric in the unit in which it is displayed."""
-    factor = NORMS[name].display_scale if name in NORMS else 1.0
+    factor = 1.0
+    if name in NORMS:
+        factor = NORMS[name].display_scale
     return [(k, factor * value) for k, value in curve if math.isfinite(value)]
 
 
@@ -95,13 +101,18 @@ def _plot(name: str, curve: Curve, axis: _HorizontalAxis, stops: Sequence[int | 
             marks.append((axis.place(k), to_y(values[k]), f"{values[k]:.4g}"))
         else:
             marks.append(None)
-    line = [curve[place] for place in spread(len(curve), _MAX_POINTS)]
-    label = NORMS[name].axis_label if name in NORMS else name.replace("_", " ")
+    points = []
+    for place in spread(len(curve), _MAX_POINTS):
+        k, value = curve[place]
+        points.append(f"{axis.place(k):g},{to_y(value):g}")
+    label = name.replace("_", " ")
+    if name in NORMS:
+        label = NORMS[name].axis_label
     (k0, v0), (k1, v1) = curve[0], curve[-1]
     return CurvePlot(
         label=label,
         description=f"{label} over the iterations, from {v0:.4g} at {k0} to {v1:.4g} at {k1}",
-        points=" ".join([f"{axis.place(k):g},{to_y(value):g}" for k, value in line]),
+        points=" ".join(points),
         marks=marks,
         limits=(low, high),
         iterations=(axis.first, axis.last),

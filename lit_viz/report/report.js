@@ -29,3 +29,27 @@ for (const task of document.querySelectorAll("[data-stops]")) {
   slider.addEventListener("input", update);
   update();
 }
+
+// The filters of the index hide the tasks with other values: thumbnails, cards and rows.
+const filters = document.querySelector(".filters");
+if (filters) {
+  const selects = [...filters.querySelectorAll("select")];
+  const tasks = [...document.querySelectorAll("[data-facets]")].map((element) => ({
+    element, facets: JSON.parse(element.dataset.facets),
+  }));
+  const thumbnails = document.querySelectorAll(".thumbnails a");
+
+  const filter = () => {
+    for (const { element, facets } of tasks) {
+      element.hidden = selects.some(({ name, value }) => value && facets[name] !== value);
+    }
+    for (const group of document.querySelectorAll("article")) {
+      group.hidden = !group.querySelector(".task:not([hidden])");
+    }
+    const shown = [...thumbnails].filter((thumbnail) => !thumbnail.hidden).length;
+    filters.querySelector("output").textContent = `${shown} of ${thumbnails.length}`;
+  };
+  filters.addEventListener("input", filter);
+  filters.hidden = false;
+  filter();
+}

@@ -50,10 +50,10 @@ def test_verdicts_have_words_and_colors(figures: Any):
     figure = attack_figure([figures.attacked()])
     rows = {text.get_text(): text for text in figure.texts if text.get_position()[0] < 0.1}
     assert rows["fooled"].get_color() == COLORS[2]
-    assert rows["not fooled"].get_color() == COLORS[1]
+    assert rows["robust"].get_color() == COLORS[1]
     assert rows["not tested"].get_color() not in COLORS
     heights = {text.get_text(): text.get_position()[1] for text in figure.texts}
-    assert rows["not fooled"].get_position()[1] == heights["after JPEG 75"]
+    assert rows["robust"].get_position()[1] == heights["after JPEG 75"]
 
 
 def test_a_failed_attack_is_titled_attacked(figures: Any):
@@ -61,7 +61,7 @@ def test_a_failed_attack_is_titled_attacked(figures: Any):
     figure = attack_figure([figures.attacked(0), failed])
     assert "attacked" in figures.texts(figure)
     assert "fooled at iteration 6, before rounding" in figures.texts(figure)
-    message = next(text for text in figure.texts if text.get_text() == "not fooled in 9 iterations")
+    message = next(text for text in figure.texts if text.get_text() == "robust after 9 iterations")
     assert message.get_color() == COLORS[1]
     assert figures.caption(figure).startswith("1 of 2 fooled in the file.")
     assert "attacked minus original" in figures.caption(figure)

@@ -57,7 +57,7 @@ def test_shows_the_verdict_and_four_photographs(tmp_path: Path, figures: Any) ->
     assert "Do not trust: masked gradients (checked: gradients)." in texts(figure)
     assert [f"photograph {seed}" in texts(figure) for seed in range(5)] == [True] * 4 + [False]
     assert texts(figure).count("fooled at eps 1/255") == 3
-    assert "not fooled up to eps 2/255" in texts(figure)
+    assert "robust up to eps 2/255" in texts(figure)
     assert sum(bool(axes.images) for axes in figure.axes) == 7
     figures.assert_no_overlap(figure)
     save_figure(figure, tmp_path / "figure.png")

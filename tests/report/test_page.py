@@ -21,6 +21,7 @@ from lit_viz.images.reading import encode_png
 from lit_viz.methods.records import ClassImageRecord
 from lit_viz.presentations import Presentation
 from lit_viz.presentations.items import evidence_items, held_out_item
+from lit_viz.report import index as report_index
 from lit_viz.report import page as report
 from lit_viz.report.images import EXACT_BYTES, image_uri
 from lit_viz.report.page import record_text, write_report
@@ -55,7 +56,8 @@ def write_run(path: Path, count: int = 1, frames: int = 3, name: str = "cat", si
 
 def record_of(index: int, name: str, file: str | None) -> dict[str, Any]:
     status, error = ("done", None) if file else ("failed", f"broken {name}")
-    return {"index": index, "name": name, "status": status, "error": error, "file": file, "target_name": name}
+    values = {"index": index, "name": name, "status": status, "error": error, "file": file, "target_name": name}
+    return values | {"seed": index}
 
 
 class Plain(Presentation):
@@ -99,6 +101,11 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
+    @property
+    def tasks(self) -> list[dict[str, str | None]]:
+        """The cards of tasks."""
+        return [attributes for _, attributes in self.elements if "data-stops" in attributes]
+
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
@@ -118,8 +125,42 @@ def test_frames_are_embedded_byte_by_byte_and_described(tmp_path: Path) -> None:
 def test_the_result_is_a_place_of_its_own_where_it_is_no_frame(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     (tmp_path / "run" / "images" / f"{key_of(0, 'cat')}.png").write_bytes(encode_png(torch.rand(3, 4, 4)))
-    (task,) = Elements(page_of(folder)).of("article")
+    (task,) = Elements(page_of(folder)).tasks
     assert json.loads(str(task["data-stops"])) == ["0", "10", "20", "the result"]
+
+
+def test_a_result_with_the_pixels_of_the_last_frame_is_that_frame(tmp_path: Path) -> None:
+    """Frames also contain the most probable classes."""
+    folder = write_run(tmp_path / "run")
+    frame = sorted((tmp_path / "run" / "frames").rglob("*.png"))[-1]
+    frame.write_bytes(encode_png(torch.full((3, 4, 4), 0.75), {"top5": "[]"}))
+    (task,) = Elements(page_of(folder)).tasks
+    assert json.loads(str(task["data-stops"])) == ["0", "10", "20"]
+
+
+def test_a_single_evaluation_has_no_slider(smooth: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    lv.saliency(smooth, torch.rand(1, 3, 16, 16), targets=1, out=out, check="none", wandb="disabled")
+    page = Elements((out / "report.html").read_text(encoding="utf-8"))
+    assert not page.of("input")
+    assert [image["alt"] for image in page.of("img")][-2:] == ["photograph image 0", "image 0, iteration 1"]
+
+
+def test_methods_of_a_photograph_are_side_by_side(smooth: Any, tmp_path: Path) -> None:
+    """Each was a card with the photograph."""
+    out = tmp_path / "run"
+    options: dict[str, Any] = {"method": ["gradient", "smoothgrad"], "iterations": 4, "wandb": "disabled"}
+    lv.saliency(smooth, torch.rand(3, 3, 16, 16), targets=1, out=out, check="none", **options)
+    text = (out / "report.html").read_text(encoding="utf-8")
+    page = Elements(text)
+    assert len(page.of("article")) == 3
+    assert [task["id"] for task in page.tasks] == [f"task-{index}" for index in (0, 3, 1, 4, 2, 5)]
+    assert [str(image["alt"]) for image in page.of("img")].count("photograph image 1") == 1
+    assert re.findall(r"<h4><span.*?</span>(.*?)</h4>", text)[:2] == ["gradient", "smoothgrad"]
+    assert "<small>banana</small>" in text  # what they have in common
+    assert (
+        text.index('id="figure"') < text.index('id="evidence"') < text.index('id="index"') < text.index('id="images"')
+    )
 
 
 def test_curves_mark_the_slider_positions(tmp_path: Path) -> None:
@@ -170,7 +211,8 @@ def test_cards_of_several_radii_are_distinguishable(smooth: Any, tmp_path: Path)
     options: dict[str, Any] = {"attack": "pgd", "eps": [1 / 255, 4 / 255], "iterations": 2, "wandb": "disabled"}
     lv.attack(smooth, torch.rand(1, 3, 16, 16), targets=1, out=out, **options)
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert re.findall(r"<small>(.*?)</small>", page) == [f"target banana, eps {level}/255" for level in (1, 4)]
+    assert re.findall(r"<small>(.*?)</small>", page) == ["target banana"]
+    assert re.findall(r"<h4><span.*?</span>(.*?)</h4>", page) == ["eps 1/255", "eps 4/255"]
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:
@@ -187,7 +229,7 @@ def test_the_method_provides_title_and_texts(tmp_path: Path) -> None:
     assert "<h1>Sketches</h1>" in text
     assert "<small>of a &lt;cat&gt;</small>" in text
     assert "<figcaption>sketch</figcaption>" in text
-    assert '<p class="note">a note</p>' in text
+    assert "the exact files. a note</p>" in text
 
 
 def test_the_page_needs_no_external_resource(tmp_path: Path) -> None:
@@ -205,12 +247,13 @@ def test_the_page_needs_no_external_resource(tmp_path: Path) -> None:
 
 def test_tasks_beyond_the_cards_are_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "MAX_CARDS", 2)
-    monkeypatch.setattr(report, "MAX_THUMBNAILS", 2)
+    monkeypatch.setattr(report_index, "MAX_THUMBNAILS", 3)
     monkeypatch.setattr(report, "MAX_ROWS", 3)
     text = page_of(write_run(tmp_path / "run", count=6))
     page = Elements(text)
-    assert [task["id"] for task in page.of("article")] == ["task-0", "task-1"]
-    assert sum("loading" in image for image in page.of("img")) == 2
+    assert [task["id"] for task in page.tasks] == ["task-0", "task-1"]
+    assert sum("loading" in image for image in page.of("img")) == 3
+    assert "The first 3 of 6 tasks; results.jsonl has all." in text
     assert re.findall(r"<td>(row \d)</td>", text) == ["row 0", "row 1", "row 2", "row 3", "row 4"]
     assert "4 more" in text
     assert "All 4 records are in results.jsonl; the table has 3 of them." in text
@@ -218,7 +261,7 @@ def test_tasks_beyond_the_cards_are_in_a_table(tmp_path: Path, monkeypatch: pyte
 
 def test_frames_beyond_twelve_are_omitted_evenly(tmp_path: Path) -> None:
     text = page_of(write_run(tmp_path / "run", frames=23))
-    (task,) = Elements(text).of("article")
+    (task,) = Elements(text).tasks
     stops = [int(k) for k in json.loads(str(task["data-stops"]))]
     assert len(stops) == 12
     assert stops == list(range(0, 221, 20))
@@ -232,7 +275,7 @@ def test_a_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(report, "FIGURE_BYTES", 500)
     Image.new("RGB", (600, 300)).save(folder.path / "figure.png")
     text = page_of(folder)
-    stops = [json.loads(str(task["data-stops"])) for task in Elements(text).of("article")]
+    stops = [json.loads(str(task["data-stops"])) for task in Elements(text).tasks]
     assert stops == [["0", "20", "40"]] * 2
     assert "figure.png is in the run folder." in text
     assert "2 of 5 images are omitted" in text
@@ -346,10 +389,10 @@ def test_runs_and_checks_write_the_report(smooth: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run = lv.attack(smooth, torch.rand(2, 3, 16, 16), out=out, iterations=3, wandb="disabled")
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert len(Elements(page).of("article")) == 2
+    assert len(Elements(page).tasks) == 2
     assert "difference × 10" in page
     assert len(run.results) == 2
-    assert page.count("before rounding to 8 bits") == 2
+    assert page.count("before rounding to 8 bits") == 1
     (out / "report.html").unlink()
     lv.resume(out, smooth)
     assert (out / "report.html").exists()
@@ -373,6 +416,38 @@ _MOVE_SLIDER = """
     ]);
   }
 """
+
+
+_FILTER = """
+  report.shown = [];
+  const select = document.querySelector("select[name=class]");
+  for (const value of ["", "dog"]) {
+    select.value = value;
+    select.dispatchEvent(new Event("input", {bubbles: true}));
+    const visible = (selector) => [...document.querySelectorAll(selector)].filter((e) => e.offsetWidth > 0).length;
+    report.shown.push([visible(".thumbnails a"), visible(".task"), visible("article"), visible("#more tbody tr"),
+                       document.querySelector(".filters output").textContent]);
+  }
+"""
+
+
+@pytest.mark.slow
+def test_the_index_filters_in_a_browser(
+    tmp_path: Path, probe: Any, probe_page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "MAX_CARDS", 4)
+    folder = write_run(tmp_path / "run", count=7, side=32)
+    records = [json.loads(line) for line in (folder.path / "results.jsonl").read_text().splitlines()]
+    records[1]["target_name"] = records[5]["target_name"] = "dog"
+    (folder.path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    script = probe(_FILTER)
+    allowed = f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}' "
+    page = tmp_path / "probed.html"
+    text = page_of(folder).replace("script-src ", allowed)
+    page.write_text(text.replace("<body>", f"<body><script>{script}</script>"), encoding="utf-8")
+    result = probe_page(page.as_uri(), tmp_path)
+    assert result["shown"] == [[7, 4, 4, 3, "7 of 7"], [2, 1, 1, 1, "2 of 7"]]
+    assert (result["errors"], result["blocked"], result["wide"]) == ([], [], False)
 
 
 @pytest.mark.slow

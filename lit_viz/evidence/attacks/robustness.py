@@ -135,7 +135,7 @@ def accuracy_label(outcomes: Sequence[Outcome]) -> str:
     if targeted == len(outcomes):
         return "target not reached"
     if targeted or predicted:
-        return "not fooled"
+        return "robust"
     return "robust accuracy"
 
 
