@@ -30,6 +30,7 @@ from lit_viz.utils.process import is_rank_zero
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lit_viz.classifiers import Classifier
     from lit_viz.launch.config import ConfiguredMethod
     from lit_viz.launch.run import Run
     from lit_viz.types import Record
@@ -104,7 +105,7 @@ List the layers of a network and their outputs.
 Example: lit-viz layers torchvision/resnet18 --classifier.weights none
 """,
     "microscope": """\
-usage: lit-viz microscope NETWORK --layers PATTERNS --photographs FOLDER --out FOLDER [--channels all] ...
+usage: lit-viz microscope NETWORK --layers PATTERNS --photographs FOLDER --out FOLDER [--compare NETWORK] ...
 
 Make pages of the units of a network: synthetic images, the photographs that activate each unit most, the distribution
 of its activation, and the classes that it raises and lowers. The same command continues an interrupted one.
@@ -112,8 +113,11 @@ of its activation, and the classes that it raises and lowers. The same command c
 --photographs FOLDER files and folders, with commas
 --out FOLDER         receives site/index.html, and a run folder per layer
 --channels UNITS     numbers and ranges such as 3,14-20, or all
+--compare NETWORK    another network with the same layers: rank the units that differ, and show both side by side;
+                     --compare.weights FILE for another checkpoint of the same network
+--classifier.weights FILE  and other options of the network, which hold for both
 --config NAME        configuration of the synthetic images; --iterations N
---count              print units, evaluations and photographs, and end
+--count              print evaluations, time and disk space, and end
 
 Example: lit-viz microscope efficientnet_lite0 --layers blocks.1.0,blocks.4.1 --photographs photos --out runs/microscope
 """,
@@ -450,37 +454,75 @@ def _classes(arguments: list[str]) -> None:
 
 def _microscope(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="lit-viz microscope", add_help=False, exit_on_error=False)
-    parser.add_argument("network", nargs="?", default="efficientnet_lite0")
-    for option in ("--layers", "--photographs", "--out"):
+    for option in ("--layers", "--photographs", "--out", "--config", "--compare"):
         parser.add_argument(option)
     parser.add_argument("--channels", default="all")
-    parser.add_argument("--config", default=None)
     parser.add_argument("--iterations", type=int, default=None)
     parser.add_argument("--count", action="store_true")
     try:
-        options, unknown = parser.parse_known_args(arguments)
+        options, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise LitVizError(f"{error}: see lit-viz microscope --help") from error
     for name in ("layers", "photographs", "out"):
         if getattr(options, name) is None:
             raise LitVizError(f"--{name} is required: see lit-viz microscope --help")
-    if unknown:
-        raise LitVizError(f"unrecognized option {unknown[0]}: see lit-viz microscope --help")
+    for word in rest:
+        if word.startswith("-") and not word.startswith(("--classifier", "--compare.", "--output")):
+            raise LitVizError(f"unrecognized option {word}: see lit-viz microscope --help")
     with _gc_paused():
-        from lit_viz.classifiers.loading import load
         from lit_viz.launch.messages import options_named
         from lit_viz.units import cost_text, microscope
-    network, photographs = load(options.network), options.photographs.split(",")
+    photographs = options.photographs.split(",")
     with options_named():
+        network, other = _networks(rest, options.compare)
         if options.count:
-            print(cost_text(network, options.layers, photographs, options.channels, options.iterations))
+            for loaded in filter(None, (network, other)):
+                iterations = options.iterations
+                text = cost_text(loaded, options.layers, photographs, options.channels, options.config, iterations)
+                print(f"{loaded.name}: {text}")
             return
-        iterations = {} if options.iterations is None else {"iterations": options.iterations}
+        chosen = {} if options.iterations is None else {"iterations": options.iterations}
         made = microscope(
-            network, options.layers, photographs, options.out, channels=options.channels, config=options.config,
-            progress=True, **iterations,
+            network, options.layers, photographs, options.out, channels=options.channels, compare=other,
+            config=options.config, progress=True, **chosen,
         )  # fmt: skip
     print(f"site     {made.index}")
+    if made.compared is not None:
+        print(f"compared {made.index.with_name('compare.html')}")
+
+
+def _networks(arguments: Sequence[str], compare: str | None) -> tuple[Classifier, Classifier | None]:
+    """Load the network of a microscope, and the one that it is compared with.
+
+    Args:
+        arguments: its name and options ``--classifier.weights ...``; ``--compare.weights ...`` replace them for the
+            other network.
+        compare: name of the other network, if it has another one.
+    """
+    from lit_viz.launch.arguments import parse_classifier_options
+    from lit_viz.outputs import load_network
+
+    own: list[str] = []
+    changes: list[str] = []
+    if compare is not None:
+        changes += ["--classifier.name", compare, "--classifier.weights", "DEFAULT"]
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            own += ["--classifier.name", word]
+            continue
+        is_change = word.startswith("--compare.")
+        option = [word.replace("--compare.", "--classifier.")]
+        if "=" not in word and rest:
+            option.append(rest.pop(0))
+        (changes if is_change else own).extend(option)
+    options, _ = parse_classifier_options(own)
+    network = load_network(options.pop("name"), **options)
+    if not changes:
+        return network, None
+    options, _ = parse_classifier_options([*own, *changes])
+    return network, load_network(options.pop("name"), **options)
 
 
 def _layers(arguments: list[str]) -> None:

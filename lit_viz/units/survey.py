@@ -32,7 +32,8 @@ class LayerSurvey:
     Attributes:
         layer: name.
         activations: ``(P, U)`` float32 of P photographs and U units, mapped from a file.
-        top: ``(U, TOP)`` indices of the photographs with the largest activations, in descending order; -1 for none.
+        top: ``(U, TOP)`` indices of the photographs with the largest activations, in descending order, of equal
+            ones the first; -1 for none.
         places: ``(U, TOP, 2)`` row and column of the largest value in each, as shares of the sides in [0, 1].
     """
 
@@ -137,7 +138,8 @@ class _Table:
         self._file[self._count : self._count + len(maps)] = means.numpy()
         self._count += len(maps)
         values = torch.cat([self._values, means])
-        self._values, order = values.topk(TOP, dim=0)
+        values, order = values.sort(dim=0, descending=True, stable=True)  # of equal ones the first
+        self._values, order = values[:TOP], order[:TOP]
         self._top = torch.cat([self._top, indices]).gather(0, order)
         places = torch.cat([self._places, torch.stack([rows, columns], 2)])
         self._places = places.gather(0, order[..., None].expand(-1, -1, 2))

@@ -1,6 +1,7 @@
 "use strict";
-// The index lists UNITS (data.js); the page of a unit has neighbours in its body's data.
+// The index lists UNITS (data.js): layer, unit, page, thumbnail and classes. The page of a unit has neighbours in its body's data.
 const main = document.getElementById("units");
+const entries = [];
 
 function link(unit) {
   const [layer, number, page, thumbnail, classes] = unit;
@@ -11,42 +12,51 @@ function link(unit) {
   image.src = thumbnail;
   image.alt = "";
   image.loading = "lazy";
-  image.width = image.height = 72;
+  image.width = image.height = 96;
   anchor.append(image, String(number));
+  entries.push({ anchor, layer, text: `${layer} ${number} ${classes.join(" ")}`.toLowerCase() });
   return anchor;
 }
 
-function show(words) {
-  const wanted = words.trim().toLowerCase();
-  const layers = new Map();
-  let count = 0;
+function build() {
+  const sections = new Map();
   for (const unit of UNITS) {
-    const [layer, number, , , classes] = unit;
-    const text = `${layer} ${number} ${classes.join(" ")}`.toLowerCase();
-    if (wanted && !text.includes(wanted)) continue;
-    if (!layers.has(layer)) layers.set(layer, []);
-    layers.get(layer).push(unit);
+    const layer = unit[0];
+    if (!sections.has(layer)) {
+      const section = document.createElement("section");
+      section.className = "layer";
+      section.id = layer;
+      const grid = document.createElement("div");
+      grid.className = "grid";
+      section.append(document.createElement("h2"), grid);
+      sections.set(layer, section);
+    }
+    sections.get(layer).lastChild.append(link(unit));
+  }
+  main.append(...sections.values());
+  return sections;
+}
+
+function show(sections, words) {
+  const wanted = words.trim().toLowerCase();
+  const counts = new Map();
+  let count = 0;
+  for (const entry of entries) {
+    const matches = entry.text.includes(wanted);
+    entry.anchor.hidden = !matches;
+    if (!matches) continue;
+    counts.set(entry.layer, (counts.get(entry.layer) ?? 0) + 1);
     count += 1;
   }
-  const sections = [];
-  for (const [layer, units] of layers) {
-    const section = document.createElement("section");
-    section.className = "layer";
-    section.id = layer;
-    const heading = document.createElement("h2");
-    heading.textContent = `${layer}: ${units.length} units`;
-    const grid = document.createElement("div");
-    grid.className = "grid";
-    grid.append(...units.map(link));
-    section.append(heading, grid);
-    sections.push(section);
+  for (const [layer, section] of sections) {
+    section.hidden = !counts.has(layer);
+    section.firstChild.textContent = `${layer}: ${counts.get(layer)} units`;
   }
-  main.replaceChildren(...sections);
   document.getElementById("count").textContent = `${count} of ${UNITS.length} units`;
 }
 
 function move(step) {
-  const links = [...document.querySelectorAll(".grid a")];
+  const links = entries.map((entry) => entry.anchor).filter((anchor) => !anchor.hidden);
   const place = links.indexOf(document.activeElement);
   const next = links[Math.min(Math.max(place + step, 0), links.length - 1)];
   if (next) next.focus();
@@ -55,17 +65,19 @@ function move(step) {
 const keys = { ArrowRight: 1, ArrowLeft: -1 };
 if (main) {
   const search = document.getElementById("search");
-  search.addEventListener("input", () => show(search.value));
-  show("");
-  if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  const sections = build();
+  search.addEventListener("input", () => show(sections, search.value));
+  show(sections, "");
+  if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
   document.addEventListener("keydown", (event) => {
     if (event.target === search) return;
     if (event.key === "/") { event.preventDefault(); search.focus(); }
     else if (event.key in keys) { event.preventDefault(); move(keys[event.key]); }
   });
 } else {
+  const { before, after, up } = document.body.dataset;
   document.addEventListener("keydown", (event) => {
-    const page = { ArrowRight: document.body.dataset.after, ArrowLeft: document.body.dataset.before, Escape: "../index.html" }[event.key];
+    const page = { ArrowRight: after, ArrowLeft: before, Escape: up }[event.key];
     if (page) location.href = page;
   });
 }

@@ -1,0 +1,231 @@
+"""Make a microscope: synthetic images, activations of photographs, and their pages."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lit_viz.api import visualize
+from lit_viz.classifiers import Classifier, as_classifier
+from lit_viz.classifiers.layers import layouts
+from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.images.listing import photographs as list_photographs
+from lit_viz.launch.run import Run
+from lit_viz.methods.tasks import parse_channels
+from lit_viz.types import slug
+from lit_viz.units.comparison import LayerDifference, layer_difference
+from lit_viz.units.pages import UnitPage, unit_pages
+from lit_viz.units.site import write_comparison, write_site
+from lit_viz.units.survey import LayerSurvey, channel_of, survey
+from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
+
+#: Files and folders.
+Photographs = str | Path | Sequence[str | Path]
+_COMPARED = "compared"  # folder of the other network
+_STEP = 30.0  # seconds between two messages of progress
+_VIEW = (128, 128)  # of the configuration channels
+_SMALL = 64  # pixels; images of the configuration small
+
+
+@dataclass(frozen=True)
+class Microscope:
+    """A written microscope.
+
+    Attributes:
+        index: its first page.
+        runs: run of each layer, with the synthetic images and their records.
+        surveys: activations of the photographs by layer.
+        compared: the microscope of the other network of a comparison.
+        differences: how far the units of each layer differ in the other network.
+    """
+
+    index: Path
+    runs: dict[str, Run]
+    surveys: dict[str, LayerSurvey]
+    compared: Microscope | None = None
+    differences: dict[str, LayerDifference] = field(default_factory=dict)
+
+
+def microscope(
+    classifier: Classifier | nn.Module | str,
+    layers: str | Sequence[str],
+    photographs: Photographs,
+    out: str | Path,
+    *,
+    channels: str | Sequence[int] = "all",
+    compare: Classifier | nn.Module | str | None = None,
+    config: str | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> Microscope:
+    """Make pages of every unit of some layers: its synthetic image, the photographs that activate it most, the
+    distribution of its activation, and the classes that it raises and lowers.
+
+    A call with the same arguments continues an interrupted one: finished units are kept.
+
+    Args:
+        classifier: the network, as in :func:`~lit_viz.visualize`.
+        layers: names of layers, or patterns such as ``"blocks.*"``; those that end in channels or features.
+        photographs: files or folders.
+        out: folder with ``site/index.html``, and a run folder per layer in ``layers/``.
+        channels: units of each layer: numbers, ``"3,14-20"`` or ``"all"``.
+        compare: another network with the same layers, such as an earlier checkpoint. ``site/compare.html`` then ranks
+            the units by how far the two networks differ, and shows them side by side.
+        config: configuration of the synthetic images, as of :func:`~lit_viz.visualize`. Default: ``channels``, and
+            ``small`` for networks of small images of a fixed size.
+        progress: show messages. Default: in notebooks and on the command line.
+        options: other arguments of :func:`~lit_viz.visualize`, such as ``iterations=``. Of the synthetic images only
+            the last iteration is logged, unless ``log_at=`` is given.
+
+    Raises:
+        LitVizError: no layer matches, the other network lacks one, or no photograph can be read.
+    """
+    network = as_classifier(classifier)
+    names = matching_layers(network, layers)
+    files = photograph_files(photographs)
+    site = Path(out) / "site"
+    options = {"progress": progress, "log_at": "last"} | default_settings(network, config) | options
+    notify = choose_notify(progress) or ignore
+    if compare is None:
+        units = _inspect(network, names, channels, files, Path(out), site, options, notify)
+        index = write_site(site, network.name, units.subtitle, units.pages)
+        return Microscope(index, units.runs, units.surveys)
+    other = as_classifier(compare)
+    check_same_layers(network, other, names)
+    units = _inspect(network, names, channels, files, Path(out), site, options, notify)
+    notify(f"compared with {other.name}")
+    folder = Path(out) / _COMPARED
+    other_units = _inspect(other, names, channels, files, folder, site / _COMPARED, options, notify)
+    differences = {layer: layer_difference(units.surveys[layer], other_units.surveys[layer]) for layer in names}
+    index = write_site(site, network.name, units.subtitle, units.pages, other=other.name)
+    other_index = write_site(
+        site / _COMPARED, other.name, other_units.subtitle, other_units.pages, compared="../", other=network.name
+    )
+    write_comparison(site, (network.name, other.name), _COMPARED, units.pages, other_units.pages, differences)
+    compared = Microscope(other_index, other_units.runs, other_units.surveys)
+    return Microscope(index, units.runs, units.surveys, compared, differences)
+
+
+@dataclass(frozen=True)
+class _Units:
+    """The units of a network.
+
+    Attributes:
+        pages: of the units.
+        runs, surveys: by layer.
+        photographs: number of readable ones.
+    """
+
+    pages: list[UnitPage]
+    runs: dict[str, Run]
+    surveys: dict[str, LayerSurvey]
+    photographs: int
+
+    @property
+    def subtitle(self) -> str:
+        """The numbers of units, layers and photographs."""
+        counts = [(len(self.pages), "unit"), (len(self.runs), "layer"), (self.photographs, "photograph")]
+        return ", ".join(pluralize(count, noun) for count, noun in counts)
+
+
+def _inspect(
+    network: Classifier,
+    layers: Sequence[str],
+    channels: str | Sequence[int],
+    files: Sequence[str],
+    folder: Path,
+    site: Path,
+    options: dict[str, Any],
+    notify: Notify,
+) -> _Units:
+    """Survey the photographs, make the synthetic images in ``folder``, and write the pictures of the pages to
+    ``site``."""
+    surveys, readable = survey(network, layers, files, folder / "activations", _reporter(notify, len(files)))
+    runs: dict[str, Run] = {}
+    pages: list[UnitPage] = []
+    for layer in layers:
+        units = parse_channels(channels, surveys[layer].activations.shape[1])
+        run_folder = folder / "layers" / slug(layer)
+        notify(f"{layer}: {pluralize(len(units), 'unit')}")
+        runs[layer] = visualize(
+            network, layer=layer, channels=units, axis=channel_of(network, layer).axis, out=run_folder,
+            resume=run_folder.exists(), logger=None, **options,
+        )  # fmt: skip
+        pages += unit_pages(network, runs[layer], surveys[layer], readable, site)
+    return _Units(pages, runs, surveys, len(readable))
+
+
+def default_settings(network: Classifier, config: str | None) -> dict[str, Any]:
+    """Return the configuration of the synthetic images, and for a network of a fixed size what differs from it.
+
+    The L2 prior of the configuration ``small`` is left out: it outweighs the mean activation of a channel.
+    """
+    if config is not None:
+        return {"config": config}
+    if network.accepts(_VIEW):
+        return {"config": "channels"}
+    if min(network.size) <= _SMALL:
+        return {"config": "small", "priors": ()}
+    return {"config": "channels", "native": False}
+
+
+def matching_layers(classifier: Classifier, patterns: str | Sequence[str]) -> list[str]:
+    """Return the layers that match names or patterns and have channels, in the order of the forward.
+
+    Raises:
+        LitVizError: a pattern matches none.
+    """
+    given = patterns.split(",") if isinstance(patterns, str) else list(patterns)
+    found = layouts(classifier)
+    usable = [name for name, layout in found.items() if name and layout.kind != "other"]
+    chosen: list[str] = []
+    for pattern in given:
+        matches = fnmatch.filter(usable, pattern.strip())
+        if not matches:
+            raise LitVizError(f"no layer of {classifier.name} matches {pattern!r}{did_you_mean(pattern, usable)}")
+        chosen += matches
+    return [name for name in usable if name in chosen]
+
+
+def check_same_layers(a: Classifier, b: Classifier, layers: Sequence[str]) -> None:
+    """Raise :class:`LitVizError` unless both networks have the layers, with as many units."""
+    own, other = layouts(a), layouts(b)
+    for layer in layers:
+        if layer not in other:
+            hint = did_you_mean(layer, other)
+            raise LitVizError(f"compare requires a network with the same layers: {b.name} has no {layer}{hint}")
+        counts = own[layer].channels, other[layer].channels
+        if counts[0] != counts[1]:
+            raise LitVizError(
+                f"compare requires layers with as many units: {layer} has {counts[0]} in {a.name} and {counts[1]} in "
+                f"{b.name}"
+            )
+
+
+def photograph_files(photographs: Photographs) -> list[str]:
+    """Return the files of photographs that are given as files or folders."""
+    given = [photographs] if isinstance(photographs, (str, Path)) else list(photographs)
+    listing = list_photographs([str(path) for path in given])
+    return [entry.path for entry in listing.entries if entry.error is None]
+
+
+def _reporter(notify: Notify, total: int) -> Callable[[int], None]:
+    """Return a function that reports the photographs that were evaluated, and the time left."""
+    started = reported = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal reported
+        now = time.monotonic()
+        if now - reported < _STEP:
+            return
+        reported = now
+        left = (now - started) / done * (total - done)
+        notify(f"{done} of {pluralize(total, 'photograph')}, {left:.0f} s left")
+
+    return report

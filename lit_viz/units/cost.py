@@ -1,0 +1,66 @@
+"""Cost of a microscope before it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.layers import layouts
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.config import configured_by
+from lit_viz.launch.cost import format_cost, run_cost
+from lit_viz.methods import ClassVisualization
+from lit_viz.methods.tasks import LayerTasks, parse_channels
+from lit_viz.objectives.layers import Axis, objective_of_layer
+from lit_viz.units.build import Photographs, default_settings, matching_layers, photograph_files
+from lit_viz.units.survey import TOP, channel_of
+from lit_viz.utils.formatting import pluralize
+
+_COPIES = 4  # of the synthetic image, as PNG: run folder, logged image, site, figures
+_PAGE_BYTES = 120_000  # page, thumbnail and nine crops, as measured
+_FLOAT_BYTES = 4
+
+
+def cost_text(
+    classifier: Classifier,
+    layers: str | Sequence[str],
+    photographs: Photographs,
+    channels: str | Sequence[int] = "all",
+    config: str | None = None,
+    iterations: int | None = None,
+) -> str:
+    """Return evaluations, time and disk space of a microscope, from the time of a step in each layer."""
+    found = layouts(classifier)
+    files = photograph_files(photographs)
+    costs = []
+    units = 0
+    size = 0.0
+    for layer in matching_layers(classifier, layers):
+        axis = channel_of(classifier, layer).axis
+        module = _module(classifier, layer, axis, config, iterations)
+        costs.append(run_cost(module, LayerTasks(classifier, layer, channels=channels, axis=axis)))
+        count = len(parse_channels(channels, found[layer].channels))
+        units += count
+        size += count * (_PAGE_BYTES + _COPIES * classifier.channels * prod(module.picture))
+        size += _FLOAT_BYTES * len(files) * found[layer].channels
+    return (
+        f"{format_cost(costs)}. Besides: {pluralize(len(files), 'photograph')} once, "
+        f"{2 * TOP * units:,} forwards for the classes, and about {size / 1e6:,.0f} MB of disk"
+    )
+
+
+def _module(
+    classifier: Classifier, layer: str, axis: Axis | None, config: str | None, iterations: int | None
+) -> ClassVisualization:
+    """Return the method that makes the synthetic images of a layer."""
+    settings = default_settings(classifier, config)
+    arguments = configured_by(COMMANDS["visualize"], settings.pop("config")).module_arguments()
+    if "native" in settings:
+        arguments["picture"] = replace(arguments["picture"], native=settings.pop("native"))
+    arguments |= settings
+    if iterations is not None:
+        arguments["iterations"] = iterations
+    arguments["objective"] = objective_of_layer(arguments["objective"], layer, has_channels=True, axis=axis)
+    return ClassVisualization(classifier, **arguments)

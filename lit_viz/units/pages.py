@@ -1,0 +1,226 @@
+"""What the page of a unit shows, and its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lit_viz.classifiers import Classifier
+from lit_viz.evidence.naturalness import Naturalness, channel_means, compared_layers, naturalness
+from lit_viz.images.canvas import resize
+from lit_viz.images.reading import read_photograph, to_uint8
+from lit_viz.launch.run import Run
+from lit_viz.methods.records import LayerImageRecord
+from lit_viz.objectives import Channel, Outputs
+from lit_viz.types import slug
+from lit_viz.units.effects import class_effects, crop_box, receptive_field
+from lit_viz.units.survey import LayerSurvey, channel_of
+
+_CLASSES = 5  # raised and lowered
+_RANDOM = 64  # photographs with which natural images are compared
+_LEAST = 3  # photographs for a comparison
+_THUMBNAIL = 96  # pixels
+_BINS = 40
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A photograph that activates a unit.
+
+    Attributes:
+        file: its part in the receptive field, relative to the site.
+        name: of the photograph.
+        activation: mean of the unit over positions.
+    """
+
+    file: str
+    name: str
+    activation: float
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Bars of the activations and the position of the synthetic image, in percent of height and width.
+
+    Attributes:
+        bars: heights, square roots of counts.
+        low, high: activations at both ends.
+        synthetic: position of the synthetic image.
+    """
+
+    bars: list[float]
+    low: float
+    high: float
+    synthetic: float
+
+
+@dataclass(frozen=True)
+class UnitPage:
+    """What the page of a unit shows.
+
+    Attributes:
+        layer, unit: name of the layer and index of the channel.
+        image, thumbnail: files of the synthetic image, relative to the site.
+        synthetic: activation of the synthetic image.
+        activations: ``(P,)`` of the photographs.
+        crops: the photographs that activate it most, in descending order.
+        raised, lowered: class names with the change of the logit.
+        naturalness: how the synthetic image passes through the layers up to this one, compared with its photographs.
+    """
+
+    layer: str
+    unit: int
+    image: str
+    thumbnail: str
+    synthetic: float
+    activations: NDArray[np.float32]
+    crops: Sequence[Crop]
+    raised: Sequence[tuple[str, float]]
+    lowered: Sequence[tuple[str, float]]
+    naturalness: Sequence[Naturalness] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of its files, without a suffix."""
+        return f"{slug(self.layer)}_{self.unit}"
+
+    @property
+    def page(self) -> str:
+        """File of the page in the folder ``units``."""
+        return f"{self.name}.html"
+
+    @property
+    def ratio(self) -> float | None:
+        """Activation of the synthetic image relative to the largest of a photograph; None unless that is positive."""
+        largest = float(self.activations.max())
+        return self.synthetic / largest if largest > 0 else None
+
+    @property
+    def histogram(self) -> Histogram:
+        """Distribution of the activations."""
+        low = float(min(self.activations.min(), self.synthetic, 0.0))
+        high = float(max(self.activations.max(), self.synthetic))
+        extent = max(high - low, 1e-12)
+        counts, _ = np.histogram(self.activations, bins=_BINS, range=(low, low + extent))
+        heights = 100 * np.sqrt(counts / max(int(counts.max()), 1))
+        return Histogram(heights.round(1).tolist(), low, high, round(100 * (self.synthetic - low) / extent, 1))
+
+
+def unit_pages(
+    classifier: Classifier, run: Run, found: LayerSurvey, photographs: Sequence[str], site: Path
+) -> list[UnitPage]:
+    """Return the pages of the units of a layer, and write their pictures.
+
+    Args:
+        classifier: the network.
+        run: with the synthetic images of the layer.
+        found: survey of the layer.
+        photographs: files of the survey.
+        site: folder of the pages.
+    """
+    layer = found.layer
+    for name in ("images", "thumbnails", "crops"):
+        (site / name).mkdir(parents=True, exist_ok=True)
+    field = receptive_field(classifier, layer)
+    compared = compared_layers(classifier, layer)
+    others = channel_means(classifier, compared, _random_photographs(classifier, photographs)) if compared else {}
+    means = found.activations.mean(0)
+    objective = channel_of(classifier, layer)
+    pages = []
+    for outcome in run.outcomes:
+        record, image = outcome.record, outcome.image()
+        unit = record.channel if isinstance(record, LayerImageRecord) else None
+        if record.status != "done" or unit is None or image is None:
+            continue
+        name = f"{slug(layer)}_{unit}"
+        picture = Image.fromarray(to_uint8(image))
+        picture.save(site / "images" / f"{name}.png")
+        save_thumbnail(picture, site / "thumbnails" / f"{name}.jpg")
+        images, crops = _crops(classifier, found, unit, photographs, field, site / "crops" / name)
+        effects = class_effects(classifier, layer, unit, images, float(means[unit]))
+        order = effects.argsort(descending=True).tolist()
+        classes = [(classifier.labels[k], float(effects[k])) for k in order]
+        pages.append(
+            UnitPage(
+                layer=layer,
+                unit=unit,
+                image=f"images/{name}.png",
+                thumbnail=f"thumbnails/{name}.jpg",
+                synthetic=_activation(classifier, objective, image, unit),
+                activations=found.activations[:, unit],
+                crops=crops,
+                raised=classes[:_CLASSES],
+                lowered=classes[::-1][:_CLASSES],
+                naturalness=_naturalness(classifier, compared, image, images, others),
+            )
+        )
+    return pages
+
+
+def save_thumbnail(image: Image.Image, file: Path) -> None:
+    """Write a small copy of an image."""
+    small = image.convert("RGB").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    small.save(file, quality=85)
+
+
+def _random_photographs(classifier: Classifier, photographs: Sequence[str]) -> Tensor:
+    """Return photographs ``(R, C, H, W)``, evenly spaced through the list."""
+    places = torch.linspace(0, len(photographs) - 1, min(len(photographs), _RANDOM)).long().tolist()
+    return torch.stack([_pixels(classifier, photographs[place]) for place in places])
+
+
+def _pixels(classifier: Classifier, path: str) -> Tensor:
+    fit: Any = classifier.resizing or "crop"
+    return read_photograph(path, classifier.size, classifier.channels, fit).pixels
+
+
+def _naturalness(
+    classifier: Classifier, layers: Sequence[str], image: Tensor, natural: Tensor, others: Mapping[str, Tensor]
+) -> list[Naturalness]:
+    """Return how natural the way of a synthetic image through the layers is; empty with too few photographs."""
+    if not layers or len(natural) < _LEAST or len(others[layers[0]]) < _LEAST:
+        return []
+    means = channel_means(classifier, layers, torch.cat([resize(image[None], classifier.size), natural]))
+    synthetic = {layer: rows[0] for layer, rows in means.items()}
+    return naturalness(synthetic, {layer: rows[1:] for layer, rows in means.items()}, others)
+
+
+def _crops(
+    classifier: Classifier,
+    found: LayerSurvey,
+    unit: int,
+    photographs: Sequence[str],
+    field: tuple[int, int],
+    prefix: Path,
+) -> tuple[Tensor, list[Crop]]:
+    """Return the photographs that activate a unit most ``(N, C, H, W)``, and their parts in the receptive field."""
+    images = []
+    crops = []
+    for rank, (index, place) in enumerate(zip(found.top[unit], found.places[unit], strict=True)):
+        if index < 0:
+            continue
+        path = photographs[index]
+        pixels = _pixels(classifier, path)
+        x0, y0, x1, y1 = crop_box(place.tolist(), field, classifier.size)
+        file = prefix.with_name(f"{prefix.name}_{rank}.jpg")
+        Image.fromarray(to_uint8(pixels[:, y0:y1, x0:x1])).save(file, quality=88)
+        images.append(pixels)
+        crops.append(Crop(f"crops/{file.name}", Path(path).stem, float(found.activations[index, unit])))
+    return torch.stack(images), crops
+
+
+def _activation(classifier: Classifier, objective: Channel, image: Tensor, unit: int) -> float:
+    """Return the activation of a unit by its synthetic image."""
+    inputs = resize(image[None], classifier.size)
+    with torch.no_grad():
+        activations = classifier.fast([objective.layer]).activations(inputs, [objective.layer])
+    outputs = Outputs(torch.zeros(1, 0), torch.zeros(1), activations)
+    return float(objective.maps(outputs)[0, unit].mean())
