@@ -73,7 +73,9 @@ def test_cards_describe_the_stored_weights(tmp_path: Path, monkeypatch: pytest.M
     assert read_card("planted_cnn", tmp_path) == card
     assert (card.leak, card.parameters) == (0.0312, 24_072)
     assert {t.dtype for t in load_file(tmp_path / "planted_cnn.safetensors").values()} == {torch.float16}
-    assert "| `zoo/planted_cnn` | three convolutions, mean over positions, linear layer | 24,072 |" in table(tmp_path)
+    assert "| `zoo/planted_cnn` | three convolutions, maximum over positions, linear layer | 24,072 |" in table(
+        tmp_path
+    )
     assert "3.1% |" in table(tmp_path)
 
 
