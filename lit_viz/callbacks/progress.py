@@ -44,12 +44,11 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the notes, and start the bar or print a line."""
         module = cast(ImageTraining, pl_module)
-        notes = list(module.classifier.notes)
+        module.classifier.log_notes(self.notify or remark)
         if self.notify is not None:
             queue = getattr(trainer, "datamodule", None)
-            notes += [*module.notes, *getattr(queue, "notes", ())]
-        for note in notes:
-            (self.notify or remark)(str(note))
+            for note in (*module.notes, *getattr(queue, "notes", ())):
+                self.notify(str(note))
         self.quiet = self.quiet or not trainer.is_global_zero
         if self.quiet:
             return

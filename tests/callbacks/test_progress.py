@@ -7,17 +7,28 @@ from rich.console import Console
 
 from lit_viz.callbacks import progress as module_under_test
 from lit_viz.callbacks.progress import Progress
+from lit_viz.classifiers import Classifier
 
 ZERO = SimpleNamespace(is_global_zero=True)
+
+
+class Network:
+    """The notes of a network."""
+
+    log_notes = Classifier.log_notes
+
+    def __init__(self):
+        self.notes, self.logged_notes = ["a note of the network"], set()
 
 
 class Module:
     """A run of four images of 100 updates, one of which fails and one of which is skipped."""
 
-    classifier, notes = SimpleNamespace(notes=["a note of the network"]), ["a note of the method"]
+    notes = ("a note of the method",)
 
     def __init__(self, before=0, early=1):
         self.updates, self.early = before, early  # images end after that part of their updates
+        self.classifier = Network()
 
     def progress(self):
         done = self.updates // 100
@@ -130,7 +141,11 @@ def test_quiet_runs_and_other_ranks_print_nothing(clock, quiet, rank):
 
 def test_notes_precede_the_run(clock, caplog):
     lines = []
-    Progress(lines.append, Console(file=io.StringIO())).on_train_start(ZERO, Module())
-    assert lines == ["a note of the network", "a note of the method"]
-    Progress(None).on_train_start(ZERO, Module())
+    module = Module()
+    for _ in range(2):  # two runs of a network
+        Progress(lines.append, Console(file=io.StringIO())).on_train_start(ZERO, module)
+    assert lines == ["a note of the network", "a note of the method", "a note of the method"]
+    module = Module()
+    for _ in range(2):
+        Progress(None).on_train_start(ZERO, module)
     assert caplog.messages == ["a note of the network"]

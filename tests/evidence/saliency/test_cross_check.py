@@ -94,7 +94,7 @@ def test_every_method_of_captum_passes_both_gates(name: str, kind: type[nn.Modul
 
 
 def test_the_documentation_lists_what_captum_has() -> None:
-    page = Path(__file__).parents[3].joinpath("docs", "saliency.md").read_text(encoding="utf-8")
+    page = Path(__file__).parents[3].joinpath("docs", "saliency_details.md").read_text(encoding="utf-8")
     for name, kind in METHODS.items():
         counterpart = counterpart_of(kind())
         columns = ("-", NOT_IN_CAPTUM) if counterpart is None else (f"`{counterpart.name}`", counterpart.compared)
