@@ -1,0 +1,1 @@
+"""Parts of the reliability campaign, ``scripts/soak.py``."""

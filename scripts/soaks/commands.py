@@ -1,0 +1,85 @@
+"""Commands in forked processes, and the contents of the run folders that they write."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import lit_viz.evidence.saliency.cross_check
+import lit_viz.figures.agreement
+import lit_viz.launch.execute
+import lit_viz.loggers.csv  # noqa: F401 - so that forked processes need no imports
+from lit_viz.cli import main as run_command
+
+#: Relative difference of numbers that were computed in batches of other sizes.
+TOLERANCE = 1e-6
+
+
+def start(words: Sequence[str], run: Path, limit: int | None = None) -> BaseProcess:
+    """Run a command in a forked process, which has torch imported already; its output is the file ``<run>.err``."""
+    process = get_context("fork").Process(target=_forked, args=(list(words), run.with_suffix(".err"), limit))
+    process.start()
+    return process
+
+
+def _forked(words: list[str], errors: Path, limit: int | None) -> None:
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with errors.open("w") as stream, redirect_stderr(stream), redirect_stdout(stream):
+        run_command(words)
+
+
+def wait(process: BaseProcess, seconds: float = 120) -> int | None:
+    """Return the exit status of a process, or None if it had to be killed."""
+    process.join(seconds)
+    status = process.exitcode
+    if status is None:
+        process.kill()
+        process.join()
+    return status
+
+
+def execute(run: Path, *words: str) -> int | None:
+    """Return the exit status of a command about a run."""
+    return wait(start([*words, str(run)], run))
+
+
+def output(run: Path) -> str:
+    """Return what the last command about a run has printed."""
+    return run.with_suffix(".err").read_text(errors="replace")
+
+
+def is_one_line(run: Path) -> bool:
+    """Return whether the last command ended with a one-line error."""
+    text = output(run)
+    return "Traceback" not in text and text.rstrip().rpartition("\n")[2].startswith("lit-viz: ")
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Return the contents that must not depend on an interruption, by name."""
+    kept: dict[str, Any] = {}
+    for folder in ("images", "arrays", "sources", "frames", "photographs", "masks"):
+        for file in (run / folder).rglob("*"):
+            if file.is_file():
+                kept[str(file.relative_to(run))] = file.read_bytes()
+    kept["metrics.csv"] = sorted((run / "metrics.csv").read_text().splitlines())
+    records = []
+    for line in (run / "results.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        del record["seconds"]
+        records.append(record)
+    kept["results.jsonl"] = records
+    return kept
+
+
+def differences(expected: dict[str, Any], run: Path) -> str:
+    """Return the names of at most five contents of a run that are not as expected."""
+    actual = contents(run)
+    keys = [key for key in sorted(expected.keys() | actual.keys()) if expected.get(key) != actual.get(key)]
+    return ", ".join(keys[:5])

@@ -1,0 +1,278 @@
+"""Crafted run folders: files that no version has written, confirmed by their manifest and their checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lit_viz.engine.lightning import AtomicCheckpointIO
+
+from .edits import first, replace
+from .folders import Change, Edit, reseal
+
+#: JSON values of other types and sizes than expected, as text.
+VALUES = {
+    "a word": '"x"',
+    "empty text": '""',
+    "a negative number": "-1",
+    "an enormous number": "9" * 400,
+    "infinity": "1e999",
+    "no number": "NaN",
+    "null": "null",
+    "true": "true",
+    "a list": "[]",
+    "nested lists": "[[[1]]]",
+    "deep nesting": "[" * 3000 + "]" * 3000,
+    "an object": '{"a": 1}',
+    "a path": '"../../../etc/passwd"',
+    "an escape sequence": '"\\u001b[31mred"',
+    "a long text": json.dumps("x" * 100_000),
+}
+_MARK = "@value@"
+
+
+def crafted() -> list[Edit]:
+    """Return all crafted folders."""
+    listed = [*_of_records(), *_of_tables(), *_of_configurations(), *_of_checkpoints(), *_of_entries(), *_of_images()]
+    return [Edit(name, sample, change, "crafted") for sample, name, change in listed]
+
+
+_Listed = Iterator[tuple[str, str, Change]]
+
+
+def with_value(pattern: str, keys: tuple[str, ...], value: str, *, line: int = 0) -> Change:
+    """Return the change of a value in a line of JSON, which the manifest confirms."""
+
+    def edit(run: Path) -> None:
+        path = first(run, pattern)
+        lines = path.read_text().splitlines()
+        whole = json.loads(lines[line]) if path.suffix == ".jsonl" else json.loads(path.read_text())
+        part = whole
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = _MARK
+        text = json.dumps(whole).replace(json.dumps(_MARK), value)
+        if path.suffix == ".jsonl":
+            lines[line] = text
+            text = "\n".join(lines)
+        path.write_text(text + "\n")
+        forge(run)
+
+    return edit
+
+
+def forge(run: Path) -> None:
+    """Write the digests of options and queue to the configuration, and the manifest."""
+    path = run / "config.yaml"
+    text = path.read_text()
+    options = text.rpartition("\nrecorded:\n")[0] + "\n"
+    digests = {"options": options.encode(), "queue": (run / "queue.jsonl").read_bytes()}
+    for name, content in digests.items():
+        text = re.sub(rf"^    {name}: \w+$", f"    {name}: {hashlib.sha256(content).hexdigest()}", text, flags=re.M)
+    path.write_text(text)
+    reseal(run)
+
+
+def then_forge(change: Change) -> Change:
+    """Return a change after which the folder confirms itself."""
+
+    def edit(run: Path) -> None:
+        change(run)
+        forge(run)
+
+    return edit
+
+
+def as_earlier(change: Change) -> Change:
+    """Return a change of a folder without a manifest, as of earlier versions."""
+
+    def edit(run: Path) -> None:
+        replace("config.yaml", "  manifest: manifest.jsonl\n", "")(run)
+        (run / "manifest.jsonl").unlink()
+        change(run)
+
+    return edit
+
+
+def _of_records() -> _Listed:
+    keys = {
+        "images": ("index", "name", "status", "target", "seconds", "file", "probability", "top5", "judges"),
+        "files": ("source", "label", "norm", "eps", "success_file", "predicted", "original_box", "l2", "attack"),
+        "maps": ("method", "reducer", "original_size", "box", "maximum", "relative_error", "array"),
+        "universal": ("fooling_rate", "photographs", "magnified"),
+    }
+    for sample, names in keys.items():
+        for key in names:
+            for about, value in VALUES.items():
+                yield sample, f"record: {key} is {about}", with_value("results.jsonl", (key,), value)
+    for key in ("index", "name", "file", "original", "predicted_name"):
+        for about in ("a word", "an enormous number", "a list", "a path"):
+            change = with_value("photographs/*.jsonl", (key,), VALUES[about])
+            yield "universal", f"photograph: {key} is {about}", change
+
+
+def _of_tables() -> _Listed:
+    for key in ("index", "name", "seed", "target", "options"):
+        for about, value in VALUES.items():
+            yield "images", f"task: {key} is {about}", with_value("queue.jsonl", (key,), value)
+    for part in ("files", "trust"):
+        for about, value in VALUES.items():
+            yield "files", f"evidence: {part} is {about}", with_value("evidence.json", (part,), value)
+    for keys in (("captum", "maps"), ("captum", "passed"), ("localization", "maps"), ("localization", "corloc")):
+        for about in ("a word", "a list", "an object", "deep nesting", "null"):
+            yield "maps", f"evidence: {'.'.join(keys)} is {about}", with_value("evidence.json", keys, VALUES[about])
+    cells = {"value": "0000_class_0,2,probability,{}", "iteration": "0000_class_0,{},probability,1"}
+    cells |= {"task": "{},2,probability,1", "metric": "0000_class_0,2,{},1"}
+    texts = ["x", "", "-1", "9" * 400, "1e999", "nan", '"', "x" * 200_000, "\x00", "../x"]
+    for cell, row in cells.items():
+        for text in texts:
+            change = partial(_append, name="metrics.csv", text=row.format(text) + "\n")
+            yield "images", f"metrics: {cell} is {text[:10]!r}", then_forge(change)
+    lines = ["", "null", "[]", "{}", '{"index": 0}', "[" * 3000, "\x00" * 100, "{" + '"a":' * 3000]
+    for name in ("results.jsonl", "queue.jsonl", "manifest.jsonl"):
+        for line in lines:
+            change = partial(_append, name=name, text=line + "\n")
+            yield "images", f"{name}: line {line[:10]!r}", then_forge(change) if name != "manifest.jsonl" else change
+
+
+def _append(run: Path, name: str, text: str) -> None:
+    with (run / name).open("a") as file:
+        file.write(text)
+
+
+def _of_configurations() -> _Listed:
+    values = ["5", "[a, b]", "{a: 1}", "null", "x", "''", "9" * 400, ".inf", "2026-99-99", "&a [*a]", "!!python/none"]
+    keys = ("method", "module", "presentation", "weights_sha256", "probe_logits", "multi_label", "sha256", "manifest")
+    for key in keys:
+        for value in values:
+            change = replace("config.yaml", rf"\n  {key}:.*(\n  +-.*|\n    .*)*", f"\n  {key}: {value}")
+            yield "images", f"recorded: {key} is {value[:10]}", as_earlier_or_forged(change, key)
+    for key in ("iterations", "seed", "slots", "log_at", "figure", "classifier", "model", "trainer", "logger", "tags"):
+        for value in values:
+            change = replace("config.yaml", rf"\n{key}:.*(\n[ -].*)*", f"\n{key}: {value}")
+            yield "images", f"option: {key} is {value[:10]}", then_forge(change)
+
+
+def as_earlier_or_forged(change: Change, key: str) -> Change:
+    """Confirm a changed configuration, or leave out the manifest where it names it."""
+    return as_earlier(change) if key == "sha256" else then_forge(change)
+
+
+def _of_checkpoints() -> _Listed:
+    def mutate(change: Callable[[dict[str, Any]], object]) -> Change:
+        def edit(run: Path) -> None:
+            path, files = run / "checkpoints" / "last.ckpt", AtomicCheckpointIO()
+            checkpoint = files.load_checkpoint(path)
+            change(checkpoint)
+            files.save_checkpoint(checkpoint, path)
+            (run / "manifest.jsonl").write_text("".join((run / "manifest.jsonl").read_text().splitlines(True)[:-2]))
+
+        return edit
+
+    for about, value in {
+        "a word": "x",
+        "none": None,
+        "a list": [1],
+        "a number": 10**30,
+        "a tensor": torch.ones(2),
+    }.items():
+        for key in ("lit_viz", "in_progress", "state_dict", "loops", "callbacks", "global_step"):
+            yield "images", f"checkpoint: {key} is {about}", mutate(lambda c, k=key, v=value: c.__setitem__(k, v))
+        for key in ("version", "slots", "finished", "sums"):
+            change = mutate(lambda c, k=key, v=value: c["lit_viz"].__setitem__(k, v))
+            yield "images", f"checkpoint: {key} is {about}", change
+        slot = {"task": 0, "state": {"iteration": value}}
+        yield (
+            "images",
+            f"slot: iteration is {about}",
+            mutate(lambda c, s=slot: c["lit_viz"].update(slots=[s], finished={})),
+        )
+        slot = {"task": value}
+        yield "images", f"slot: task is {about}", mutate(lambda c, s=slot: c["lit_viz"].update(slots=[s], finished={}))
+    yield "images", "checkpoint: no state", mutate(lambda c: c.clear())
+
+
+def _of_entries() -> _Listed:
+    """Yield folders with an entry of another kind."""
+    ways: dict[str, Callable[[Path], object]] = {
+        "a FIFO": os.mkfifo,
+        "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+        "a link out of the folder": lambda path: path.symlink_to("/etc/passwd"),
+        "a link to itself": lambda path: path.symlink_to(path.name),
+        "a folder": Path.mkdir,
+        "a socket": _bind,
+        "a sparse file of a terabyte": lambda path: (path.touch(), os.truncate(path, 1 << 40)),
+    }
+    names = [
+        "config.yaml", "queue.jsonl", "results.jsonl", "metrics.csv", "manifest.jsonl", "evidence.json", "figure.png",
+        "report.html", "checkpoints/last.ckpt", "wandb/run_id.txt", "wandb/offline-run-1", "csv", "masks", ".lock",
+        "images/0000_class_0.png", "frames/0000_class_0/iter_000002.png",
+    ]  # fmt: skip
+    for name in names:
+        for about, make in ways.items():
+            yield "images", f"{name} is {about}", partial(_make, name=name, make=make)
+
+
+def _make(run: Path, name: str, make: Callable[[Path], object]) -> None:
+    path = run / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    make(path)
+
+
+def _bind(path: Path) -> None:
+    """Make a socket; its name may be too long for the system."""
+    before = Path.cwd()
+    os.chdir(path.parent)
+    try:
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(path.name)
+    finally:
+        os.chdir(before)
+
+
+def _of_images() -> _Listed:
+    contents = {"text": b"no image", "half": None, "a header only": b"\x89PNG\r\n\x1a\n", "zeros": bytes(500)}
+    for pattern, sample in {
+        "images/*": "images",
+        "frames/*/*": "images",
+        "sources/*": "files",
+        "arrays/*": "maps",
+    }.items():
+        for about, content in contents.items():
+            change = partial(_write, pattern=pattern, content=content)
+            yield sample, f"{pattern} is {about}", then_forge(change)
+        yield sample, f"{pattern} is another image", then_forge(partial(_draw, pattern=pattern, size=(7, 5)))
+        yield sample, f"{pattern} is a large image", then_forge(partial(_draw, pattern=pattern, size=(9000, 9000)))
+    for text in ("x", "[1]", '[["a"]]', '[["a", "b"]]', "[" * 3000, '{"a": 1}', '[["a", 1e999]]'):
+        yield "images", f"frame: top5 is {text[:10]}", then_forge(partial(_write_top5, text=text))
+
+
+def _write(run: Path, pattern: str, content: bytes | None) -> None:
+    path = first(run, pattern)
+    path.write_bytes(path.read_bytes()[:60] if content is None else content)
+
+
+def _draw(run: Path, pattern: str, size: tuple[int, int]) -> None:
+    path = first(run, pattern)
+    Image.new("RGB", size).save(path, "PNG")
+
+
+def _write_top5(run: Path, text: str) -> None:
+    path = first(run, "frames/*/*")
+    info = PngInfo()
+    info.add_itxt("top5", text)
+    with Image.open(path) as image:
+        copied = image.copy()
+    copied.save(path, pnginfo=info)

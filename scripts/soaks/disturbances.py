@@ -1,0 +1,155 @@
+"""Disturbances of a run: each trial returns a description, and the failure (empty if the trial passed)."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from PIL import Image
+
+from .commands import contents, differences, execute, is_one_line, start, wait
+from .material import CASES, COMMON, OFFLINE
+
+
+class Case:
+    """A command, its undisturbed run, and the time that the run took."""
+
+    def __init__(self, name: str, folder: Path, draw: random.Random, slots: int) -> None:
+        self.words, self.draw = [*CASES[name], *COMMON, "--slots", str(slots)], draw
+        self.folder = folder / f"slots_{slots}"
+        self.folder.mkdir()
+        self.undisturbed, self.run = self.folder / "undisturbed", self.folder / "run"
+        begin = time.monotonic()
+        if wait(start([*self.words, *OFFLINE, "--out", str(self.undisturbed)], self.undisturbed), 600) != 0:
+            sys.exit(f"soak: {name} failed without a disturbance: see {self.undisturbed.with_suffix('.err')}")
+        self.seconds = time.monotonic() - begin
+        self.expected = contents(self.undisturbed)
+
+    def start(self, *words: str, limit: int | None = None) -> BaseProcess:
+        shutil.rmtree(self.run, ignore_errors=True)
+        return start([*self.words, *(words or OFFLINE), "--out", str(self.run)], self.run, limit)
+
+    def resumed_difference(self) -> str:
+        """Resume the run, or start it without a folder, and return its differences."""
+        process = start([*self.words, *OFFLINE, "--out", str(self.run), "--resume"], self.run)
+        if (status := wait(process)) != 0:
+            return f"the resumed run exited with {status}"
+        return self.differences()
+
+    def differences(self) -> str:
+        """Return the names of contents that differ from the undisturbed run."""
+        return differences(self.expected, self.run)
+
+
+def kill(case: Case) -> tuple[str, str]:
+    process = case.start()
+    time.sleep(after := case.draw.uniform(0, 1) * case.seconds)
+    process.kill()
+    process.join()
+    return f"after {after:.1f} s", case.resumed_difference()
+
+
+def stop(case: Case) -> tuple[str, str]:
+    number = case.draw.choice([signal.SIGINT, signal.SIGTERM])
+    process = case.start()
+    time.sleep(after := case.draw.uniform(0.1, 1) * case.seconds)
+    with suppress(ProcessLookupError):
+        os.kill(process.pid or 0, number)
+    status = wait(process, max(60, case.seconds))
+    what = f"{number.name} after {after:.1f} s"
+    return what, f"exit status {status}" if status not in (0, 128 + number) else case.resumed_difference()
+
+
+def limit(case: Case) -> tuple[str, str]:
+    size = case.draw.choice([1000, 4000, 16000])
+    status = wait(case.start(limit=size))
+    wrong = status not in (0, 1) or (status == 1 and not is_one_line(case.run))
+    return f"{size} bytes", f"exit status {status}" if wrong else case.resumed_difference()
+
+
+def damage(case: Case) -> tuple[str, str]:
+    shutil.rmtree(case.run, ignore_errors=True)
+    shutil.copytree(case.undisturbed, case.run)
+    kept = ("*.jsonl", "*.csv", "config.yaml", "checkpoints/*", "images/*", "arrays/*", "frames/*/*", "sources/*")
+    file = case.draw.choice(sorted(file for pattern in kept for file in case.run.glob(pattern)))
+    content = bytearray(file.read_bytes())
+    how = case.draw.choice(["deleted", "cut", "changed"])
+    if how == "deleted":
+        file.unlink()
+    elif how == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[case.draw.randrange(len(content))] ^= 4
+        file.write_bytes(content)
+    what = f"{file.relative_to(case.run)} {how}"
+    status = execute(case.run, "resume")
+    if status == 1 and is_one_line(case.run):
+        return f"{what}: refused", ""
+    if status != 0:
+        return what, f"exit status {status}"
+    return what, case.differences()
+
+
+def hostile(case: Case) -> tuple[str, str]:
+    shutil.rmtree(case.run, ignore_errors=True)
+    photographs, outside = case.folder / "photographs", case.folder / "outside"
+    for folder in (photographs, outside):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    (outside / "precious.txt").write_text("precious")
+    Image.new("RGB", (40, 40), "red").save(photographs / "good.png")
+    (photographs / "text.png").write_text("no image")
+    (photographs / "empty.jpg").touch()
+    os.mkfifo(photographs / "pipe.png")
+    (photographs / "link.png").symlink_to(photographs / "missing")
+    words = ["saliency", str(photographs), *COMMON, *OFFLINE, "--out", str(case.run)]
+    status = wait(start(words, case.run))
+    if status not in (0, 1) or "Traceback" in case.run.with_suffix(".err").read_text():
+        return "photographs", f"exit status {status}"
+    shutil.rmtree(case.run / "images")
+    (case.run / "images").symlink_to(outside)
+    (case.run / "results.jsonl").unlink()
+    status = execute(case.run, "resume")
+    (case.run / "images").unlink()
+    is_kept = [file.name for file in outside.iterdir()] == ["precious.txt"]
+    wrong = "" if is_kept else "files outside of the run folder were changed"
+    return "photographs and links", wrong or ("" if status == 1 and is_one_line(case.run) else f"exit status {status}")
+
+
+def logger(case: Case) -> tuple[str, str]:
+    process = case.start("--wandb", "offline")
+    stopped: list[int] = []
+    while not stopped and process.exitcode is None:
+        stopped = [pid for pid in _descendants(process.pid or 0) if "wandb" in _name(pid)]
+        time.sleep(0.05)
+    time.sleep(after := case.draw.uniform(0, 0.5) * case.seconds)
+    for pid in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    status = wait(process)
+    for pid in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    what = f"{len(stopped)} process(es) stopped after {after:.1f} s"
+    return what, f"exit status {status}" if status != 0 or not stopped else case.resumed_difference()
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*"):  # the service of W&B is a child of the thread that started it
+        with suppress(OSError):
+            found += map(int, (thread / "children").read_text().split())
+    return [*found, *(pid for child in found for pid in _descendants(child))]
+
+
+def _name(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""

@@ -1,0 +1,169 @@
+"""Run folders that are edited or crafted, and what the commands make of them."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lit_viz.runs.folder import FolderStorage
+
+from .commands import contents, differences, execute, is_one_line, output, start, wait
+from .material import COMMON, OFFLINE, PHOTOGRAPHS
+
+#: Time limit of a command in seconds; a run of the campaign takes about one.
+LIMIT = 90
+#: Small runs, made once and copied: each kind of file is in one of them.
+SAMPLES = {
+    "images": ["visualize", "0", "1", "2", "--iterations", "4", "--log-at", "every:1"],
+    "files": ["attack", *PHOTOGRAPHS[:3], "--attack", "pgd", "--eps", "24/255", "--iterations", "6"],
+    "maps": ["saliency", *PHOTOGRAPHS[:2], "--method", "smoothgrad", "--iterations", "8", "--localize"],
+    "universal": ["attack", *PHOTOGRAPHS[:3], "--attack", "universal", "--eps", "24/255", "--iterations", "4"],
+}
+
+#: Changes a run folder.
+Change = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of a run folder.
+
+    Attributes:
+        name: what is changed.
+        sample: the run that is changed.
+        change: makes the change.
+        kind: ``fact`` if nothing may be stated from the folder, ``fixed`` if it can't be resumed either, ``derived`` if
+            the file is made again, ``free`` if it may be of no effect, or ``crafted`` if any sentence is right.
+    """
+
+    name: str
+    sample: str
+    change: Change
+    kind: str
+
+
+def make_samples(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Run the samples, and check them, so that they have all evidence."""
+    samples = {}
+    for name in names:
+        run = folder / name
+        words = [*SAMPLES[name], *COMMON, *OFFLINE, "--slots", "1", "--out", str(run)]
+        if wait(start(words, run), 600) != 0 or execute(run, "check") != 0:
+            sys.exit(f"soak: {name} failed without a change: see {run.with_suffix('.err')}")
+        samples[name] = run
+    return samples
+
+
+def reseal(run: Path) -> None:
+    """Let the manifest confirm what is in a folder, as a forger would."""
+    (run / "manifest.jsonl").unlink(missing_ok=True)
+    folder = FolderStorage(run)
+    tasks = range((run / "queue.jsonl").read_bytes().count(b"\n"))
+    folder.continue_tasks(folder.measure(tasks, {}), {})
+    folder.seal()
+
+
+def try_edit(edit: Edit, sample: Path, run: Path) -> str:
+    """Return the failure of the commands after an edit; empty if all of them are right."""
+    for command in ("log", "check"):
+        copy(sample, run)
+        edit.change(run)
+        status = _status(command, run)
+        failure = _broken(run, status) or _silent(edit, command, run, status)
+        if failure:
+            return f"{command}: {failure}"
+    copy(sample, run)
+    edit.change(run)
+    status = _status("resume", run)
+    failure = _broken(run, status)
+    if failure or edit.kind == "crafted":
+        return failure and f"resume: {failure}"
+    if edit.kind == "fixed":
+        return "" if status == 1 else "resume: status 0"
+    if status != 0:
+        return "" if edit.kind == "free" else f"resume: {output(run)[-300:]}"
+    different = differences(contents(sample), run)
+    if different:
+        return f"resume: silent, {different} differ"
+    return "" if _status("check", run) == 0 else f"check after resume: {output(run)[-300:]}"
+
+
+def copy(sample: Path, run: Path) -> None:
+    """Copy a run in place of an earlier copy."""
+    delete(run)
+    shutil.copytree(sample, run, symlinks=True)
+
+
+def delete(run: Path) -> None:
+    """Delete a copy; links and FIFOs in it are not opened."""
+    if run.is_symlink() or run.is_file():
+        run.unlink()
+    for folder, folders, files in os.walk(run, topdown=False):
+        for name in files:
+            Path(folder, name).unlink()
+        for name in folders:
+            entry = Path(folder, name)
+            entry.unlink() if entry.is_symlink() else entry.rmdir()
+    if run.exists():
+        run.rmdir()
+
+
+def _status(command: str, run: Path) -> int | None:
+    words = [command, str(run)]
+    if command == "log":
+        words += ["--to", "csv"]
+    return wait(start(words, run), LIMIT)
+
+
+def _broken(run: Path, status: int | None) -> str:
+    """Return why the end of a command is none of lit_viz: a hang, a traceback, or an error of several lines."""
+    if status is None:
+        return "hang"
+    if "Traceback" in output(run) or status not in (0, 1):
+        return f"traceback (status {status}): {output(run)[-600:]}"
+    if status == 1 and not is_one_line(run):
+        return f"no sentence: {output(run)[-300:]}"
+    return ""
+
+
+def _silent(edit: Edit, command: str, run: Path, status: int | None) -> str:
+    """Return why a command states something that it must not."""
+    if edit.kind in ("fact", "fixed") and status == 0:
+        return "silent"
+    if edit.kind == "derived" and command == "check":
+        if status != 0:
+            return f"not made again: {output(run)[-300:]}"
+        return "" if _status("log", run) == 0 else f"log after check: {output(run)[-300:]}"
+    if edit.kind == "derived" and status == 0:
+        return "silent"
+    return ""
+
+
+def try_edits(edits: list[Edit], folder: Path, most: int | None, draw: random.Random) -> Counter[str]:
+    """Try edits, all or a random selection; print each failure, and return the number of trials by their end."""
+    chosen = edits
+    if most is not None and most < len(edits):
+        chosen = draw.sample(edits, most)
+    samples = make_samples(folder, sorted({edit.sample for edit in chosen}))
+    ends: Counter[str] = Counter()
+    run = folder / "run"
+    for edit in chosen:
+        failure = try_edit(edit, samples[edit.sample], run)
+        ends["passed" if not failure else _kind_of(failure)] += 1
+        if failure:
+            print(f"{edit.sample}: {edit.name}: {failure}", flush=True)
+    delete(run)
+    return ends
+
+
+def _kind_of(failure: str) -> str:
+    for kind in ("hang", "traceback", "silent"):
+        if kind in failure:
+            return kind
+    return "other"

@@ -1,0 +1,42 @@
+"""Network and commands of the campaign."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+PHOTOGRAPHS = [
+    "packaged:chelsea",
+    "packaged:coffee",
+    "packaged:rocket",
+    "packaged:astronaut",
+    "packaged:motorcycle_left",
+]
+ATTACK = ["attack", *PHOTOGRAPHS, "--target", "3", "--iterations", "40"]
+SALIENCY = ["saliency", *PHOTOGRAPHS, "--iterations", "48", "--check", "none"]
+CASES = {
+    "adam": ["visualize", "0", "1", "2", "3", "4", "--iterations", "20", "--log-at", "every:10"],
+    "normalized_ascent": [*ATTACK, "--attack", "normalized_ascent"],
+    "apgd": [*ATTACK, "--attack", "apgd", "--eps", "1/255"],
+    "ddn": [*ATTACK, "--attack", "ddn"],
+    "square": [*ATTACK, "--attack", "square", "--eps", "2/255"],
+    "smoothgrad": [*SALIENCY, "--method", "smoothgrad"],
+    "rise": [*SALIENCY, "--method", "rise"],
+    "extremal_perturbation": [*SALIENCY, "--method", "extremal_perturbation"],
+}
+COMMON = [
+    "--classifier", "scripts.soaks.material:network", "--classifier.weights", "none", "--classifier.size", "32",
+    "--classifier.mean", "[0.5,0.5,0.5]", "--classifier.std", "[0.25,0.25,0.25]", "--checkpoint-every", "5",
+    "--trainer.accelerator", "cpu",
+]  # fmt: skip
+OFFLINE = ["--wandb", "disabled"]
+
+
+def network() -> nn.Module:
+    """Return a small network with fixed weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = nn.Linear(12, 5)
+        head.weight.data.mul_(8)
+        layers = (nn.Conv2d(3, 8, 3, 2, 1), nn.Softplus(), nn.Conv2d(8, 12, 3, 2, 1), nn.Tanh())
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
