@@ -202,7 +202,10 @@ class Manifest:
         return mismatches
 
     def run_mismatches(self, root: Path) -> list[Mismatch]:
-        """Return the other files of a complete run that are not as listed."""
+        """Return the other files of a complete run that are not as listed, and a wrong number of tasks."""
+        count = sum(1 for _ in complete_lines(root / QUEUE))
+        if self.total != count:
+            return [Mismatch(MANIFEST, f"states {self.total} tasks, and {QUEUE} has {count}")]
         found: dict[str, Signature] = {}
         for path in run_files(root):
             name = path.relative_to(root).as_posix()

@@ -66,8 +66,8 @@ def verify(folder: FolderStorage, notify: Notify) -> list[str]:
         notify(f"{folder.path} is of an earlier version, {with_what}")
         _reject(folder.path, _earlier_mismatches(folder))
         return []
-    tasks = range(manifest.total or 0)
     mismatches = manifest.run_mismatches(folder.path)
+    tasks = range(len(folder.queue()))
     for index, contents in folder.measure(tasks, {}).items():
         mismatches += manifest.task_mismatches(index, contents)
     _reject(folder.path, [mismatch for mismatch in mismatches if not mismatch.is_derived])
