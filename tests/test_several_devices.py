@@ -65,12 +65,28 @@ def finish(process: subprocess.Popen[str], seconds: float = 200) -> str:
     return process.communicate(timeout=seconds)[1]
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the processes of the run that another one has started, in the order of their ranks."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            if "lit_viz" in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(int(child))
+    return sorted(found)
+
+
 def other_process(first: subprocess.Popen[str]) -> int:
     """Return the second process, which Lightning started."""
-    children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-    found = [int(child) for child in children if "lit_viz" in Path(f"/proc/{child}/cmdline").read_text()]
-    assert len(found) == 1
-    return found[0]
+    (found,) = children_of(first.pid)
+    return found
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process has ended, also if its parent has not waited for it."""
+    try:
+        return "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]
+    except FileNotFoundError:
+        return True
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +114,46 @@ def test_a_killed_process_ends_all_and_the_run_resumes_bit_equal(
     os.kill(process.pid if target == "first" else other, signal.SIGKILL)
     start_time = time.monotonic()
     finish(process)
-    while Path(f"/proc/{other}").exists() and "Z" not in Path(f"/proc/{other}/stat").read_text().split(")")[1][:3]:
+    while not has_ended(other):
         assert time.monotonic() - start_time < 15
         time.sleep(0.05)
     assert time.monotonic() - start_time < 15
     assert process.returncode != 0
+    resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)])
+    message = finish(resumed)
+    assert resumed.returncode == 0, message
+    assert contents(run) == undisturbed
+
+
+@pytest.mark.parametrize(("launcher", "target"), [("lightning", 1), ("lightning", 0), ("torchrun", 1)])
+def test_a_frozen_process_is_named_and_ends_the_run(
+    launcher: str,
+    target: int,
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    contents: Any,
+    own_words: Any,
+    wait_for: Any,
+) -> None:
+    """Nothing is lost: the resumed run is equal."""
+    run = tmp_path / "run"
+    words = ["-m", "lit_viz", *own_words, "--out", str(run)]
+    command = torchrun(*words) if launcher == "torchrun" else [sys.executable, *words, *TWO]
+    process = start(command, LIT_VIZ_RANK_TIMEOUT="45")
+    wait_for((run / "checkpoints" / "last.ckpt").exists, lambda: process.poll() is None)
+    ranks = [process.pid, *children_of(process.pid)] if launcher == "lightning" else children_of(process.pid)
+    os.kill(ranks[target], signal.SIGSTOP)
+    start_time = time.monotonic()
+    wait_for(lambda: has_ended(ranks[1 - target]), lambda: time.monotonic() - start_time < 150)
+    if target == 0:
+        os.kill(ranks[0], signal.SIGCONT)  # it holds the folder
+    message = finish(process)
+    assert process.returncode != 0
+    assert message.count("has not responded for 30 s") == 1
+    assert f"rank {target} (process {ranks[target]} on " in message
+    if target == 1:
+        assert f"did not respond for 45 s; finished images are kept; continue with: lit-viz resume {run}" in message
+    assert all(map(has_ended, ranks))
     resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)])
     message = finish(resumed)
     assert resumed.returncode == 0, message

@@ -23,6 +23,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 
 from lit_viz.classifiers.isolation import torch_warnings_ignored
+from lit_viz.engine.heartbeat import rank_timeout
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.images.sources import Pictures
 from lit_viz.types import Task
@@ -204,7 +205,7 @@ def trainer_options(options: Any) -> dict[str, Any]:
         return given
     if str(options.devices) == "1" and (launched := launcher_topology()) is not None:
         given["devices"], given["num_nodes"] = launched
-    return given | {"strategy": LaunchOnlyStrategy(), "use_distributed_sampler": False}
+    return given | {"strategy": LaunchOnlyStrategy(timeout=rank_timeout()), "use_distributed_sampler": False}
 
 
 def is_rank_failure(error: BaseException) -> bool:
@@ -212,10 +213,18 @@ def is_rank_failure(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def kill_ranks(trainer: pl.Trainer) -> None:
-    """Kill the processes launched by this one if they would wait in a collective of NCCL."""
+def is_rank_timeout(error: BaseException) -> bool:
+    """Return whether the error was caused by another rank that is stopped or stuck."""
+    return is_rank_failure(error) and "timed out" in str(error).lower()
+
+
+def kill_ranks(trainer: pl.Trainer, error: BaseException) -> None:
+    """Kill the processes launched by this one if they would not end after an error: they wait in a collective of NCCL,
+    or are stopped."""
     kill = getattr(trainer.strategy.launcher, "kill", None)
-    if kill is not None and dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
+    if kill is None or not (dist.is_available() and dist.is_initialized()):
+        return
+    if dist.get_backend() == "nccl" or is_rank_timeout(error):
         kill(signal.SIGKILL)
 
 

@@ -175,6 +175,7 @@ class ImageTraining(Method):
 
     def on_train_end(self) -> None:
         """Keep the results of all ranks on every rank, with those of unfinished images."""
+        self.ranks.close()
         if not self.keep_results or self.decision.signal:  # equal on all ranks, which exchange results below
             return
         if self.decision.unfinished:

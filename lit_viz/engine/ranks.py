@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lit_viz.engine.heartbeat import Heartbeat, connect_store, rank_timeout
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 
@@ -61,20 +62,35 @@ class RankGroup:
 
     Attributes:
         group: process group on the CPU, for objects and status.
+        heartbeat: watchdog of the ranks.
     """
 
     rank: int = 0
     size: int = 1
     mode: DevicesMode = "images"
     group: Any = None
+    heartbeat: Heartbeat | None = None
 
     @classmethod
     def connect(cls, mode: DevicesMode, size: int) -> RankGroup:
-        """Return the ranks that Lightning has connected for a run of this world size."""
+        """Return the ranks that Lightning has connected for a run of this world size, and watch them until
+        :meth:`close`.
+
+        A collective of the group raises an error after :func:`~lit_viz.engine.heartbeat.rank_timeout`.
+        """
         if size == 1:  # a process group that was initialized outside of the run does not belong to it
             return cls(mode=mode)
+        rank, size, timeout = dist.get_rank(), dist.get_world_size(), rank_timeout()
+        heartbeat = Heartbeat(connect_store(), rank, size)
         # On the CPU: synchronizing never waits for a GPU, and the end of a process raises an error.
-        return cls(dist.get_rank(), dist.get_world_size(), mode, dist.new_group(backend="gloo"))
+        group = dist.new_group(backend="gloo", timeout=timeout)
+        heartbeat.start()
+        return cls(rank, size, mode, group, heartbeat)
+
+    def close(self) -> None:
+        """End the watch."""
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
 
     @property
     def shares_views(self) -> bool:

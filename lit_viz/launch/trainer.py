@@ -21,11 +21,13 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
 from lit_viz.classifiers.isolation import is_out_of_memory
+from lit_viz.engine.heartbeat import rank_timeout
 from lit_viz.engine.lightning import (
     AtomicCheckpointIO,
     TaskQueue,
     interrupts_raised,
     is_rank_failure,
+    is_rank_timeout,
     kill_ranks,
     messages_ignored,
     trainer_options,
@@ -103,6 +105,7 @@ def fit(
     try:
         _train(trainer, options, module, queue, resumed)
     finally:
+        module.ranks.close()
         module.keep_results = True
         # A Trainer is freed late, since it contains itself.
         trainer.callbacks[:] = own_callbacks  # type: ignore[attr-defined]
@@ -129,16 +132,17 @@ def _train(
             message = f"stopped before the first step{resume_hint(module, options)}"
             raise Interrupted(message, exit_status=128 + signal.SIGTERM) from error
         except KeyboardInterrupt as interrupt:
-            kill_ranks(trainer)
+            kill_ranks(trainer, interrupt)
             message = f"stopped immediately{resume_hint(module, options)}"
             raise Interrupted(message, exit_status=interrupt_exit_status(interrupt)) from interrupt
         except Exception as error:
-            kill_ranks(trainer)
+            kill_ranks(trainer, error)
             if trainer.world_size > 1 and is_rank_failure(error):
-                message = (
-                    f"another process of the run has ended; finished images are kept{resume_hint(module, options)}"
-                )
-                raise LitVizError(message) from error
+                event = "has ended"
+                if is_rank_timeout(error):
+                    event = f"did not respond for {rank_timeout().total_seconds():g} s"
+                hint = resume_hint(module, options)
+                raise LitVizError(f"another process of the run {event}; finished images are kept{hint}") from error
             raise
 
 
