@@ -18,16 +18,16 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import first_line
 from lit_viz.loggers import LOGGERS, adapter
-from lit_viz.loggers.base import FINISH_SECONDS, ImageAdapter, LogRow
+from lit_viz.loggers.base import ImageAdapter, LogRow
 from lit_viz.loggers.rows import FolderRows, caption, log_snapshot, names_of
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, command_line
+from lit_viz.utils.typecheck import checked_types
 
 _MAX_CALLS = 64  # that wait for the logger
-_CALL_SECONDS = 10.0  # after which a call of a run that continues is given up
-_EXIT_SECONDS = 8.0  # the same for a run that is stopped
+_EXIT_SECONDS = 8.0  # time limit of a call of a run that is stopped
 
 
 class ImageLogger(Callback):
@@ -52,6 +52,7 @@ class ImageLogger(Callback):
         >>> trainer = pl.Trainer(callbacks=[lv.callbacks.ImageLogger()])  # doctest: +SKIP
     """
 
+    @checked_types
     def __init__(self, max_images: int = 32) -> None:
         self.max_images = max_images
         self._adapters: list[ImageAdapter] = []
@@ -88,7 +89,7 @@ class LoggerThread:
     """A thread that calls the logger of a run folder, in order.
 
     The first error of the logger, or a call that does not return in time, is reported in one line; after it, nothing is
-    logged and the run continues.
+    logged and the run continues. The end of a complete run has one time limit for all of its calls.
 
     Args:
         name: name of the logger, or the class of a logger of the user.
@@ -103,8 +104,9 @@ class LoggerThread:
         self._folder, self._notify = folder, notify
         self._logged = adapter.rows_logged
         self._calls: Queue[Callable[[], object] | None] = Queue(_MAX_CALLS)
-        self._limit = _CALL_SECONDS
+        self._limit = adapter.call_seconds
         self._returned = time.monotonic()
+        self._deadline: float | None = None  # of the end of a complete run
         self._has_folder = name in LOGGERS  # in the run folder, which a logger of the user has not
         if self._has_folder:
             complete_mark(folder, name).unlink(missing_ok=True)
@@ -135,6 +137,14 @@ class LoggerThread:
                 return
             self._give_up_if_late()
 
+    def begin_end(self) -> None:
+        """Let the time limit of the end begin when all rows so far are logged."""
+
+        def begin() -> None:
+            self._deadline = time.monotonic() + self.adapter.end_seconds
+
+        self.submit(begin)
+
     def close(self, success: bool, seconds: float | None = None) -> None:
         """Wait for all calls and finish the run of the logger, unless it is closed or has failed; without ``success``
         the run can be continued, and no call may take longer than ``seconds``, by default 8."""
@@ -147,8 +157,6 @@ class LoggerThread:
         self._give_up_if_late()
         self.submit(lambda: self.adapter.close(success))
         self.submit(lambda: self._calls.put_nowait(None))
-        if success:
-            self._limit += FINISH_SECONDS
         while self._thread.is_alive() and not self.failed:
             self._thread.join(0.1)
             self._give_up_if_late()
@@ -168,8 +176,9 @@ class LoggerThread:
             self._calls.task_done()
 
     def _give_up_if_late(self) -> None:
-        """Stop the logger if a call has not returned for the time limit."""
-        if self._calls.unfinished_tasks and time.monotonic() - self._returned > self._limit:
+        """Stop the logger if a call has not returned for the time limit, or the end takes too long."""
+        end = self._returned + self._limit if self._deadline is None else self._deadline
+        if self._calls.unfinished_tasks and time.monotonic() > end:
             self._fail("timed out")
             self.adapter.abandon(None)
 
@@ -225,6 +234,8 @@ class FolderLogger(Callback):
             return
         rows, results = self.rows.all(), self.rows.results()
         for thread in self.threads:
+            thread.log_rows(rows)
+            thread.begin_end()
             thread.log_rows([*rows, lambda adapter: adapter.log_results(results)])
             thread.submit(partial(thread.adapter.log_summary, results))
         self.close(success=True)

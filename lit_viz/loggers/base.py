@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # the names of modes and settings are read before torch is im
 CaptionedImage = tuple[NDArray[np.uint8], str]
 #: How a run is logged to W&B.
 WandbMode = Literal["auto", "online", "offline", "disabled"]
-#: After which the calls at the end of a run are given up; W&B and MLflow upload files.
-FINISH_SECONDS = 60.0
+#: Time limits of loggers that write files, which are slow only under load.
+FILE_SECONDS = 120.0
 _MOST_ID = 200  # bytes
 _ARTIFACT_FILES = ("config.yaml", "results.jsonl", "metrics.csv", "evidence.*", "figure.*", "evolution.*")
 _ARTIFACT_FOLDERS = ("images", "sources", "arrays", "photographs")
@@ -107,9 +107,13 @@ class ImageAdapter:
 
     Attributes:
         rows_logged: number of rows of the run that the logger already has.
+        call_seconds: time limit of a row or another call during the run.
+        end_seconds: time limit of all that follows the last row: results, summary and end. Servers receive files.
     """
 
     rows_logged = 0
+    call_seconds = 10.0
+    end_seconds = 60.0
 
     def __init__(self, logger: Any, axis: str | None = None) -> None:
         self.logger = logger

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 
-from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings
+from lit_viz.loggers.base import FILE_SECONDS, CaptionedImage, ImageAdapter, LoggerSettings
 from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.files import write_text
@@ -23,6 +23,8 @@ class CSVAdapter(ImageAdapter):
     Rows of another axis than the global step have a column of its name. Images are files ``<key>/<step>.png`` in the
     folder of the logger; ``images.csv`` lists them with their captions.
     """
+
+    call_seconds = end_seconds = FILE_SECONDS
 
     def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
         """Add a row to ``metrics.csv``; write the images, and a row for each to ``images.csv``."""

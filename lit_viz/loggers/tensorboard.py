@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults
+from lit_viz.loggers.base import FILE_SECONDS, CaptionedImage, ImageAdapter, LoggerSettings, RunResults
 from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.formatting import Notify
@@ -16,6 +16,8 @@ from lit_viz.utils.formatting import Notify
 
 class TensorBoardAdapter(ImageAdapter):
     """Adapter to ``TensorBoardLogger``."""
+
+    call_seconds = end_seconds = FILE_SECONDS
 
     def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
         """Log each image under its key, and its caption under ``<key>/caption``."""

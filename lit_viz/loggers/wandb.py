@@ -26,7 +26,6 @@ from wandb.errors import AuthenticationError
 from lit_viz.errors import first_line
 from lit_viz.figures.layout import pixels
 from lit_viz.loggers.base import (
-    FINISH_SECONDS,
     CaptionedImage,
     ImageAdapter,
     LoggerSettings,
@@ -51,6 +50,7 @@ _START_SECONDS = 15.0
 _LOGIN_SECONDS = 4.0
 _INIT_SECONDS = 6.0
 _STOP_SECONDS = 2.0
+_OFFLINE_END_SECONDS = 15.0  # of the end of a run that sends nothing
 # Intervals at which rows are written to the disk and sent; with W&B's default of 15 s a kill would lose too many.
 _FLUSH_SECONDS = 0.5
 _SEND_SECONDS = 3.0
@@ -100,6 +100,7 @@ class _WandbRunAdapter(WandbAdapter):
         super().__init__(WandbLogger(experiment=run, project=run.project), "iteration")
         self._run = run
         if run.offline:
+            self.end_seconds = _OFFLINE_END_SECONDS
             self._place = f"wandb leet {Path(run.dir).parent}"
         else:
             self._place = str(run.url)
@@ -395,7 +396,7 @@ def _init(folder: FolderStorage, mode: Literal["online", "offline"], arguments: 
         console="off",
         init_timeout=_INIT_SECONDS,
         login_timeout=_INIT_SECONDS,
-        finish_timeout=FINISH_SECONDS,
+        finish_timeout=ImageAdapter.end_seconds,
         finish_timeout_raises=True,
         x_transaction_log_flush_interval=_FLUSH_SECONDS,
         x_file_stream_transmit_interval=_SEND_SECONDS,

@@ -99,3 +99,32 @@ def test_a_call_that_does_not_return_is_given_up(folder: FolderStorage) -> None:
     assert [line.split(";")[0] for line in lines] == ["W&B timed out, nothing more is logged"]
     assert adapter.events == [None]
     forever.set()
+
+
+def test_the_calls_of_the_end_have_one_time_limit(folder: FolderStorage) -> None:
+    """Each call returns in time, and all of them do not."""
+    lines: list[str] = []
+    adapter = Steps(lambda step: time.sleep(0.2))
+    adapter.call_seconds, adapter.end_seconds = 5, 0.5
+    thread = LoggerThread("wandb", adapter, folder, lines.append)
+    thread.log_rows(rows(4))  # longer than the end may take
+    thread.begin_end()
+    thread.log_rows(rows(30))
+    start = time.monotonic()
+    thread.close(success=True)
+    assert time.monotonic() - start < 4
+    assert [line.split(";")[0] for line in lines] == ["W&B timed out, nothing more is logged"]
+    assert adapter.events == [None]
+    assert not (folder.path / "wandb" / "complete").exists()
+
+
+def test_a_slow_logger_may_log_its_rows(folder: FolderStorage) -> None:
+    adapter = Steps()
+    slow = Steps(lambda step: (time.sleep(0.1), adapter.steps.append(step)))
+    slow.call_seconds, slow.end_seconds = 5, 0.5
+    thread = LoggerThread("wandb", slow, folder, print)
+    thread.log_rows(rows(10))
+    thread.begin_end()
+    thread.close(success=True)
+    assert adapter.steps == list(range(10))
+    assert slow.events == [True]
