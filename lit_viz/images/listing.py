@@ -101,9 +101,9 @@ def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
     """List photographs.
 
     Each item is a file of any suffix; a folder, whose images at any depth are listed in natural order (``img2`` before
-    ``img10``), without hidden files; ``packaged:NAME``; ``zoo:fashion`` or ``zoo:planted`` for the images of the zoo,
-    or one of them; a CSV file with the column ``file`` and optionally ``label``, ``target`` and ``against``, whose
-    paths are relative to it; or a row as a mapping.
+    ``img10``), without hidden files and links to folders; ``packaged:NAME``; ``zoo:fashion`` or ``zoo:planted`` for the
+    images of the zoo, or one of them; a CSV file with the column ``file`` and optionally ``label``, ``target`` and
+    ``against``, whose paths are relative to it; or a row as a mapping.
     """
     if not given:
         raise LitVizError("no photograph was given: give files, folders or a CSV file with a column file")
@@ -172,13 +172,13 @@ def _class_of(value: Any) -> str | int | None:
 def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the images below a folder, and the names of the other files."""
     try:
-        files = list(_files_below(folder, set()))
+        files = list(_files_below(folder))
     except OSError as error:
         raise LitVizError(f"the folder {error.filename or folder} can't be read ({error.strerror})") from error
     images: list[Path] = []
     others: list[str] = []
     for file in files:
-        if file.suffix.casefold() in SUFFIXES:
+        if file.suffix.casefold() in SUFFIXES and not file.is_dir():
             images.append(file)
         else:
             others.append(file.name)
@@ -188,17 +188,13 @@ def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
     return images, others
 
 
-def _files_below(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
-    """Yield the files below a folder; each folder is visited once, also with cyclic links."""
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in visited:
-        return
-    visited.add((status.st_dev, status.st_ino))
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, and the links to folders, which are not followed: they may lead anywhere."""
     for path in sorted(folder.iterdir(), key=lambda path: _natural_order(path.name)):
         if path.name.startswith("."):
             continue
-        if path.is_dir():
-            yield from _files_below(path, visited)
+        if path.is_dir() and not path.is_symlink():
+            yield from _files_below(path)
         else:
             yield path
 

@@ -63,16 +63,19 @@ def test_paths_are_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_links_that_lead_in_circles_end(tmp_path: Path) -> None:
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
     make(tmp_path / "root", "a/x.jpg")
     (tmp_path / "root" / "a" / "up").symlink_to("..")
     (tmp_path / "root" / "a" / "here").symlink_to(".")
     (tmp_path / "root" / "self").symlink_to("self")
     make(tmp_path / "elsewhere", "y.jpg")
-    (tmp_path / "root" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "b.png").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "z.jpg").symlink_to(tmp_path / "elsewhere" / "y.jpg")
     listing = photographs([str(tmp_path / "root")])
-    assert listing.names() == ["x", "y"]
-    assert listing.notes == ("1 other file skipped (self)",)
+    assert listing.names() == ["x", "z"]
+    assert listing.notes == ("4 other files skipped (here, up, b.png, ...)",)
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
+    assert photographs([str(tmp_path / "linked")]).names() == ["y"]  # the folder that is given may be a link
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
