@@ -33,6 +33,7 @@ from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
 from lit_viz.utils.formatting import pluralize, remark
 from lit_viz.utils.process import single_process
+from lit_viz.utils.typecheck import checked_types
 
 #: The network to probe: the name of an attribute, or a function of the LightningModule.
 NetworkOf = str | Callable[[LightningModule], nn.Module]
@@ -74,6 +75,7 @@ class Probe(Callback):
 
     name: ClassVar[str]
 
+    @checked_types
     def __init__(
         self,
         every_n_epochs: int = 5,
@@ -93,8 +95,6 @@ class Probe(Callback):
     ) -> None:
         if every_n_epochs < 1:
             raise LitVizError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
-        if hook not in ("train_epoch_end", "validation_epoch_end"):
-            raise LitVizError(f"hook must be train_epoch_end or validation_epoch_end, got {hook!r}")
         for name, limit in {"max_seconds": max_seconds, "max_fraction": max_fraction}.items():
             if limit is not None and not limit > 0:
                 raise LitVizError(f"{name} must be positive, got {limit}")

@@ -35,6 +35,7 @@ from lit_viz.runs.memory import MemoryStorage
 from lit_viz.types import Task, slug
 from lit_viz.utils.formatting import pluralize, probability_text
 from lit_viz.utils.parts import constructor_parameters
+from lit_viz.utils.typecheck import checked_types
 
 __all__ = ["ClassVisualizationProbe", "ImageProbe", "Probe", "RobustnessProbe", "SaliencyProbe"]
 
@@ -66,6 +67,7 @@ class ClassVisualizationProbe(Probe):
 
     name = "class"
 
+    @checked_types
     def __init__(
         self,
         classes: Sequence[str | int] | str | int,
@@ -139,6 +141,7 @@ class ImageProbe(Probe):
         every_n_epochs, options: see :class:`Probe`.
     """
 
+    @checked_types
     def __init__(
         self,
         images: ProbeImages,
@@ -242,6 +245,7 @@ class SaliencyProbe(ImageProbe):
 
     name = "saliency"
 
+    @checked_types
     def __init__(
         self,
         images: ProbeImages,
@@ -295,6 +299,7 @@ class RobustnessProbe(ImageProbe):
 
     name = "robustness"
 
+    @checked_types
     def __init__(
         self,
         images: ProbeImages,

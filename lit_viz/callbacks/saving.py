@@ -29,8 +29,9 @@ from lit_viz.runs import REPORT
 from lit_viz.runs.checkpoint import IN_PROGRESS, LastCheckpoint, contents_in_progress
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Storage
-from lit_viz.utils.files import plain
+from lit_viz.utils.files import check_writable, plain
 from lit_viz.utils.process import single_thread_executor
+from lit_viz.utils.typecheck import checked_types
 
 #: Maximum number of queued writes; a disk that is slower than the run then slows the run.
 _MAX_PENDING = 64
@@ -153,6 +154,7 @@ class RunFolder(Callback):
         LitVizError: the folder is not empty, the disk is full, or files of the run were changed before it continues.
     """
 
+    @checked_types
     def __init__(self, path: str | Path, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.overwrite = overwrite
@@ -238,6 +240,7 @@ class ExactCheckpoint(Callback):
         LitVizError: ``every_steps`` is less than 1.
     """
 
+    @checked_types
     def __init__(self, path: str | Path | None, every: float = 30.0, every_steps: int | None = None) -> None:
         if every_steps is not None and every_steps < 1:
             raise LitVizError(f"every_steps must be at least 1, got {every_steps}")
@@ -249,8 +252,14 @@ class ExactCheckpoint(Callback):
         self._previous_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the signal handlers, in place of Lightning's, whose SIGTERM handler exits with status 0."""
+        """Install the signal handlers, in place of Lightning's, whose SIGTERM handler exits with status 0.
+
+        Raises:
+            LitVizError: the checkpoint can't be written.
+        """
         assert isinstance(pl_module, ImageTraining)
+        if self.path is not None and trainer.is_global_zero:
+            check_writable(self.path)
         self._status = pl_module.exchange.status
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():

@@ -24,6 +24,7 @@ from lit_viz.classifiers.weights import fill, fit_keys, read_weights, state_dict
 from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.utils.files import sha256
 from lit_viz.utils.formatting import remark
+from lit_viz.utils.typecheck import checked_types
 
 # Relative difference of logits between a batch and single images; dynamically quantized layers differ by less.
 _BATCH_TOLERANCE = 0.05
@@ -39,6 +40,7 @@ Weights = str | Path | Mapping[str, Any] | None
 PerChannel = Sequence[float] | float
 
 
+@checked_types
 def load_classifier(
     classifier: str | nn.Module | Enum = "efficientnet_lite0",
     *,

@@ -67,6 +67,8 @@ def log_run(
         LitVizError: the folder is not a run, is in use, is not complete or was changed, there is no such logger, or a
             logger fails.
     """
+    if not isinstance(to, (str, Logger, list, tuple)):
+        raise LitVizError(f"to must be a logger, the name of one, or a list of them, got {to!r}")
     folder = FolderStorage.open(path)
     presentation = stored_presentation(folder)
     requested = [to] if isinstance(to, (str, Logger)) else to

@@ -38,6 +38,7 @@ from lit_viz.optim import Adam, Evaluation, StepRule
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device
+from lit_viz.utils.typecheck import check_fields
 
 #: Prediction summaries of held-out networks for an image and a class, by name.
 Judges = Callable[[Tensor, int], Mapping[str, Any]]
@@ -73,6 +74,7 @@ class PictureOptions:
     group: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_at_least_one(group=self.group)
         require(0.1 <= self.shown <= 1, "shown must be in [0.1, 1]", self.shown)
 

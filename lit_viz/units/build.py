@@ -24,6 +24,7 @@ from lit_viz.units.pages import UnitPage, unit_pages
 from lit_viz.units.site import write_comparison, write_site
 from lit_viz.units.survey import LayerSurvey, channel_of, survey
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
+from lit_viz.utils.typecheck import checked_types
 
 #: Files and folders.
 Photographs = str | Path | Sequence[str | Path]
@@ -52,6 +53,7 @@ class Microscope:
     differences: dict[str, LayerDifference] = field(default_factory=dict)
 
 
+@checked_types
 def microscope(
     classifier: Classifier | nn.Module | str,
     layers: str | Sequence[str],

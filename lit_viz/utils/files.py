@@ -125,6 +125,21 @@ def translate_write_errors(path: str | Path) -> Iterator[None]:
         raise WriteError(f"{path} can't be written ({error.strerror}){hint}") from error
 
 
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, and create its folder.
+
+    Raises:
+        LitVizError: the path is a folder, or the system does not allow it.
+    """
+    if path.is_dir():
+        raise LitVizError(f"{path} is a folder: give the path of a file")
+    with translate_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
+        temporary.touch()
+        temporary.unlink()
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 digest of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -45,6 +45,11 @@ def checked_types(function: Callable[P, T]) -> Callable[P, T]:
     return wrapper
 
 
+def check_fields(value: Any) -> None:
+    """Check the fields of a dataclass by their annotations, in its ``__post_init__``."""
+    check_types(type(value).__init__, (), vars(value))
+
+
 def check_types(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Check the arguments of a call, of which Python itself reports missing and unknown ones.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import torch
 
 from lit_viz.errors import LitVizError
 from lit_viz.images import Flip
-from lit_viz.utils.typecheck import checked_types
+from lit_viz.utils.typecheck import check_fields, checked_types
 
 Mode = Literal["fast", "exact"]
 
@@ -89,3 +90,16 @@ def test_python_reports_unknown_and_missing_arguments() -> None:
         required()  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'size'"):
         required(1, size=2)  # type: ignore[call-arg]
+
+
+def test_the_fields_of_dataclasses_are_checked() -> None:
+    @dataclass(frozen=True)
+    class Size:
+        side: int = 1
+
+        def __post_init__(self) -> None:
+            check_fields(self)
+
+    assert Size(2).side == 2
+    with pytest.raises(LitVizError, match=r"side must be a whole number, got 2\.5"):
+        Size(2.5)  # type: ignore[arg-type]

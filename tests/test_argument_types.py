@@ -1,0 +1,67 @@
+"""Public functions and objects reject arguments of other types in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from tests.support.networks import smooth_network
+from tests.support.runs import Train
+
+CALLS: dict[str, Callable[[Classifier, Path], Any]] = {
+    "multi_label must be True or False, got 'no'": lambda net, run: lv.load_classifier(
+        net.original,
+        multi_label="no",  # type: ignore[arg-type]
+    ),
+    "size must be a whole number or a list of them, got 32.5": lambda net, run: lv.load_classifier(
+        net.original,
+        size=32.5,  # type: ignore[arg-type]
+    ),
+    "size must be a whole number or a list of them, got nan": lambda net, run: lv.visualize(net, 0, size=math.nan),
+    "size must be a whole number or a list of them, got True": lambda net, run: lv.visualize(net, 0, size=True),
+    "tags must be a list of text, got 5": lambda net, run: lv.visualize(net, 0, tags=5),
+    "wandb must be auto or online or offline or disabled, got 'zzz'": lambda net, run: lv.log(run, wandb="zzz"),  # type: ignore[arg-type]
+    "to must be a logger, the name of one, or a list of them, got None": lambda net, run: lv.log(run, to=None),  # type: ignore[arg-type]
+    "a radius must be a number such as 0.0157 or 4/255, got 'x'": lambda net, run: lv.attacks.PGD(eps="x"),
+    "method must be an instance of Attribution or a name or a list of them, got 5": lambda net, run: lv.SaliencyMap(
+        net, method=5
+    ),  # type: ignore[arg-type]
+    "path must be a path, got None": lambda net, run: lv.callbacks.RunFolder(None),  # type: ignore[arg-type]
+    "every must be a number, got 'often'": lambda net, run: lv.callbacks.ExactCheckpoint(None, "often"),  # type: ignore[arg-type]
+    "every_n_epochs must be a whole number, got 'x'": lambda net, run: lv.callbacks.SaliencyProbe([], "x"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("message", CALLS)
+def test_a_value_of_another_type_is_one_sentence(message: str, smooth: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(lv.LitVizError) as raised:
+        CALLS[message](smooth, tmp_path)
+    assert str(raised.value) == message
+
+
+def test_a_network_that_returns_no_rows_is_rejected() -> None:
+    class Summed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = smooth_network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.inner(x)
+            return logits.sum(0)
+
+    with pytest.raises(lv.LitVizError, match=r"Summed: the network must return logits \(N, K\), got a tensor of shape"):
+        lv.load_classifier(Summed(), size=16)
+
+
+def test_a_checkpoint_that_cannot_be_written_fails_before_the_training(smooth: Classifier, train: Train) -> None:
+    module = lv.ClassVisualization(smooth, iterations=2)
+    for path, reason in {"/dev/null/x": "File exists", "/proc/x": "No such file or directory"}.items():
+        with pytest.raises(lv.LitVizError, match=rf"{path} can't be written \({reason}\)"):
+            train(module, lv.ClassTasks(smooth, [0]).tasks, [lv.callbacks.ExactCheckpoint(path)])
