@@ -35,7 +35,7 @@ def write_site(
         other: name of the other network of the comparison.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("microscope.css", "microscope.js"):
+    for name in ("microscope.css", "cards.js", "index.js", "unit.js"):
         write_text(folder / name, _resource(name))
     write_text(folder / "data.js", _script("UNITS", [_index_row(page) for page in pages]))
     index = folder / "index.html"

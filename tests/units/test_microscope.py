@@ -18,6 +18,8 @@ from lit_viz.cli import main
 from lit_viz.images.reading import read_photograph
 from lit_viz.units import matching_layers
 from lit_viz.units.effects import class_effects, crop_box, receptive_field
+from lit_viz.units.pages import UnitPage
+from lit_viz.units.site import write_site
 from lit_viz.units.survey import TOP, survey
 
 SIDE = 48
@@ -171,3 +173,36 @@ def test_the_data_of_the_index_is_small(net: Classifier, photographs: Path, tmp_
     rows = json.loads(text)
     assert [row[1] for row in rows] == list(range(6))
     assert 2000 * len(text) / len(rows) < 2_000_000
+
+
+def test_two_thousand_units_are_listed_at_once(tmp_path: Path, probe: Any, probe_page: Any) -> None:
+    pages = []
+    classes = [("Staffordshire bullterrier", 0.5)] * 5
+    for unit in range(2000):
+        name = f"blocks.0_{unit}"
+        activations = np.zeros(3, np.float32)
+        page = UnitPage("blocks.0", unit, f"{name}.png", f"{name}.jpg", 1.0, activations, [], classes, classes)
+        pages.append(page)
+    index = write_site(tmp_path / "site", "net", "2,000 units", pages)
+    assert (index.parent / "data.js").stat().st_size < 500_000
+    for page in pages[:500]:
+        Image.new("RGB", (8, 8)).save(index.parent / page.thumbnail)
+    script = probe(
+        "const units = () => document.querySelectorAll('.grid a').length;"
+        "report.units = units();"
+        "report.images = document.images.length;"
+        "search.value = 'blocks.0 199'; search.dispatchEvent(new Event('input'));"
+        "report.matches = units();"
+    )
+    text = index.read_text()
+    start = text.index('<meta http-equiv="Content-Security-Policy"')
+    text = text[:start] + text[text.index(">", start) + 1 :]
+    tested = index.with_name("tested.html")
+    tested.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
+    report = probe_page(tested.as_uri(), tmp_path)
+    assert report["errors"] == []
+    assert report["broken"] == []
+    assert not report["wide"]
+    assert report["units"] == 2000
+    assert report["images"] < 500
+    assert report["matches"] == 11  # 199, 1990 to 1999
