@@ -269,7 +269,8 @@ def attack(
         eps: radius in units of [0, 1], such as ``"4/255"``, for attacks with a budget; several give a robustness
             curve.
         goal: of a network whose scores are numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
-            the unit of the score.
+            the unit of the score; of decisions that do not exclude each other ``vanish`` or ``appear``, and of
+            :class:`~lit_viz.outputs.Share` ``share:S``.
         normalization, seed, config, out, progress: as in :func:`saliency`.
         options: other arguments of :class:`~lit_viz.methods.AdversarialExample` (``iterations=``, ``transforms=`` ...),
             of the attack (``norm=``, ``alpha=``, ``restarts=`` ...) and of :func:`run` (``explain=``, ``logger=`` ...).

@@ -20,7 +20,7 @@ from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, did_you_mean, find_part
-from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_accuracy
+from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_share
 from lit_viz.figures.curves import spread
 from lit_viz.figures.sheet import tile
 from lit_viz.images import Fourier, Jitter, Noise, Rotate, Scale
@@ -277,8 +277,8 @@ class SaliencyProbe(ImageProbe):
 class RobustnessProbe(ImageProbe):
     """Accuracy of a network in training under attack.
 
-    Logged are ``probe/accuracy``, ``probe/robust_accuracy``, which counts 8-bit files, and the first adversarial
-    examples beneath their images. Without labels, ``robust_accuracy`` is the share of unchanged predictions. Images
+    Logged are ``probe/accuracy``, ``probe/robust_share``, which counts 8-bit files, and the first adversarial
+    examples beneath their images. Without labels, ``robust_share`` is the share of unchanged predictions. Images
     that the time limit stops count as robust: the value is then an upper bound. By default all images are attacked at
     once; with fewer ``slots``, images that have not started are not counted.
 
@@ -330,7 +330,7 @@ class RobustnessProbe(ImageProbe):
 
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
         outcomes = MemoryStorage(results).outcomes()
-        return {"accuracy": clean_accuracy(outcomes).share, "robust_accuracy": robust_accuracy(outcomes)[-1].share}
+        return {"accuracy": clean_accuracy(outcomes).share, "robust_share": robust_share(outcomes)[-1].share}
 
 
 def result_caption(result: Result) -> str:

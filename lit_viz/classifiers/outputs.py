@@ -35,11 +35,13 @@ class Output(Part, ABC):
     Attributes:
         decision: what the scores decide; see :data:`Decision`.
         unit: what one score is, for captions of numbers: ``cosine similarity``.
+        goals: kinds of goals of attacks beside those of the decision (:mod:`lit_viz.methods.goals`).
         box: (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None.
     """
 
     decision: Decision = "exclusive"
     unit: str = "score"
+    goals: tuple[str, ...] = ()
     box: Sequence[float] | None = None
 
     @property

@@ -228,16 +228,16 @@ def robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisE
     return compose(stack(chart, text, photographs, gap=2 * GAP), _robustness_caption(outcomes))
 
 
-def _robust_curves(outcomes: Sequence[Outcome]) -> dict[str, list[robustness.RobustAccuracy]]:
-    """Return the robust accuracy by radius under the name of the attack; of an ensemble, after each of its members."""
+def _robust_curves(outcomes: Sequence[Outcome]) -> dict[str, list[robustness.RobustShare]]:
+    """Return the robust share by radius under the name of the attack; of an ensemble, after each of its members."""
     members = [part.member for part in robustness.ensemble_breakdown(outcomes)]
     if not members:
         names = [record.attack for record in records_of(outcomes, AdversarialRecord)]
         name = names[0] if names else "attack"
-        return {name: robustness.robust_accuracy(outcomes)}
+        return {name: robustness.robust_share(outcomes)}
     curves = {}
     for count, member in enumerate(members, 1):
-        curves[f"after {member}"] = robustness.robust_accuracy(outcomes, members[:count])
+        curves[f"after {member}"] = robustness.robust_share(outcomes, members[:count])
     return curves
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lit_viz.attacks.norms import L2, LINF, Norm
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.evidence.attacks.diagnostics import successes
-from lit_viz.evidence.attacks.robustness import RobustAccuracy, attack_record
+from lit_viz.evidence.attacks.robustness import RobustShare, attack_record
 from lit_viz.figures.layout import Block, Grid, Plot, Text
 from lit_viz.figures.style import COLORS, GAP, GRAY, NORMAL, RULE, SMALL
 from lit_viz.methods.records import AdversarialRecord
@@ -234,7 +234,7 @@ def _plot_strip(traces: Sequence[Trace], title: str, is_last: bool, axes: Axes) 
         axes.tick_params(bottom=False, labelbottom=False)
 
 
-def plot_band(axes: Axes, positions: Sequence[float], points: Sequence[RobustAccuracy], color: str) -> list[float]:
+def plot_band(axes: Axes, positions: Sequence[float], points: Sequence[RobustShare], color: str) -> list[float]:
     """Shade the 95 % intervals of some shares, and return the shares."""
     shares, low, high = [], [], []
     for point in points:
@@ -245,7 +245,7 @@ def plot_band(axes: Axes, positions: Sequence[float], points: Sequence[RobustAcc
     return shares
 
 
-def robustness_chart(curves: Mapping[str, Sequence[RobustAccuracy]], norm: Norm, what: str) -> Grid:
+def robustness_chart(curves: Mapping[str, Sequence[RobustShare]], norm: Norm, what: str) -> Grid:
     """Plot the share ``what`` of robust photographs against the radius, by name, with a key.
 
     The last curve has counts and its 95 % interval. Earlier curves are thicker, so that coinciding curves remain
@@ -262,10 +262,10 @@ def robustness_chart(curves: Mapping[str, Sequence[RobustAccuracy]], norm: Norm,
 
 @dataclass(frozen=True)
 class _RobustCurve:
-    """Robust accuracy by radius, with the look of its line."""
+    """Robust share by radius, with the look of its line."""
 
     name: str
-    points: Sequence[RobustAccuracy]  # by ascending radius
+    points: Sequence[RobustShare]  # by ascending radius
     display_scale: float  # of the radii
     line: Mapping[str, Any]  # options of matplotlib
 

@@ -211,7 +211,7 @@ def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
     clean, robust = {}, {}
     for epoch, outcomes in epochs.items():
         clean[epoch] = robustness.clean_accuracy(outcomes)
-        robust[epoch] = robustness.robust_accuracy(outcomes)[-1]
+        robust[epoch] = robustness.robust_share(outcomes)[-1]
     radius = format_distance(record.eps or 0.0, record.norm or "linf")
     curves = {"accuracy": clean, f"{robustness.accuracy_label(first)}, eps {radius}": robust}
     key = [Text(name, color=COLORS[place], weight="bold") for place, name in enumerate(curves)]
@@ -220,7 +220,7 @@ def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
     return compose(Grid([[Text("", 0.3), stack(*key, gap=0.03)], [None, plot]]), caption)
 
 
-def _plot_shares(curves: Sequence[dict[int, robustness.RobustAccuracy]], axes: Axes) -> None:
+def _plot_shares(curves: Sequence[dict[int, robustness.RobustShare]], axes: Axes) -> None:
     for place, curve in enumerate(curves):
         epochs = list(curve)
         shares = plot_band(axes, epochs, list(curve.values()), COLORS[place])

@@ -1,15 +1,16 @@
-"""Goals of attacks on scores that are numbers: ``above:V``, ``below:V``, ``change:T`` in the unit of the score."""
+"""Goals of attacks: ``above:V``, ``below:V`` and ``change:T`` of scores that are numbers, in the unit of the score;
+``vanish``, ``appear`` and ``share:S`` of scores that decide independently."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.outputs import Decision
 from lit_viz.errors import LitVizError
 from lit_viz.types import Task
 
@@ -19,20 +20,39 @@ GOAL = "goal"
 THRESHOLD = "threshold"
 
 
+#: Goals by what the scores decide; an output may have more (:attr:`~lit_viz.classifiers.outputs.Output.goals`).
+_GOALS: dict[Decision, tuple[str, ...]] = {
+    "exclusive": (),
+    "independent": ("vanish", "appear"),
+    "number": ("above", "below", "change", "rise", "fall"),
+}
+#: Goals as users write them, by their first word.
+_WRITTEN = {
+    "above": "above:V",
+    "below": "below:V",
+    "change": "change:T with T > 0",
+    "vanish": "vanish",
+    "appear": "appear",
+    "share": "share:S with S between 0 and 1",
+}
+
+
 @dataclass(frozen=True)
-class NumberGoal:
+class Goal:
     """Where an attack moves a score.
 
     Attributes:
-        kind: ``above`` or ``below`` a value; ``rise`` or ``fall`` by an amount from the score of the photograph.
-        value: the value, or the amount, in the unit of the score.
+        kind: ``above`` or ``below`` a value, ``rise`` or ``fall`` by an amount from the score of the photograph;
+            ``vanish`` or ``appear``, of a class that is decided on; ``share`` of a region that is left to a class, or
+            that it takes.
+        value: the value or the amount, in the unit of the score; the share; 0 for a class.
     """
 
-    kind: Literal["above", "below", "rise", "fall"]
-    value: float
+    kind: str
+    value: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.value:g}"
+        return self.kind if self.kind in ("vanish", "appear") else f"{self.kind}:{self.value:g}"
 
     @property
     def is_upward(self) -> bool:
@@ -45,28 +65,37 @@ class NumberGoal:
             return score + self.value
         if self.kind == "fall":
             return score - self.value
+        if self.kind == "share":
+            return math.log(self.value) - math.log1p(-self.value)
         return self.value
 
 
-def parse_goals(text: str) -> list[NumberGoal]:
-    """Return the goals of ``above:V``, ``below:V`` or ``change:T``, which is two: the score rises, and it falls.
+def parse_goals(text: str) -> list[Goal]:
+    """Return the goals of a text: one, or two of ``change:T``: the score rises, and it falls.
 
     ``|s - s0|`` has no gradient at the photograph's score s0, so that a change is attempted in either direction.
 
     Raises:
-        LitVizError: it is neither, or the number is invalid.
+        LitVizError: there is no such goal, or its number is invalid.
     """
-    kind, _, number = text.partition(":")
+    kind, separator, number = text.partition(":")
+    if kind in ("vanish", "appear") and not separator:
+        return [Goal(kind)]
     try:
         value = float(number)
     except ValueError:
         value = math.nan
-    is_valid = math.isfinite(value) and (kind != "change" or value > 0)
-    if kind not in ("above", "below", "change", "rise", "fall") or not is_valid:
-        raise LitVizError(f"goal must be above:V, below:V or change:T with T > 0, got {text!r}")
+    known = (*_WRITTEN, "rise", "fall")
+    is_valid = kind in known and kind not in ("vanish", "appear") and math.isfinite(value)
     if kind == "change":
-        return [NumberGoal("rise", value), NumberGoal("fall", value)]
-    return [NumberGoal(kind, value)]  # type: ignore[arg-type]
+        is_valid = value > 0
+    if kind == "share":
+        is_valid = 0 < value < 1
+    if not is_valid:
+        raise LitVizError(f"goal must be {', '.join(_WRITTEN.values())}, got {text!r}")
+    if kind == "change":
+        return [Goal("rise", value), Goal("fall", value)]
+    return [Goal(kind, value)]
 
 
 def with_goals(tasks: Sequence[Task], text: str | None) -> list[Task]:
@@ -81,17 +110,50 @@ def with_goals(tasks: Sequence[Task], text: str | None) -> list[Task]:
 
 
 def check_goals(tasks: Sequence[Task], classifier: Classifier) -> None:
-    """Require goals of the tasks of an attack on numbers, and of no others.
+    """Require goals of the tasks of an attack on numbers, and of other tasks only those that apply.
 
     Raises:
-        LitVizError: a task has none, or has one on a network with classes.
+        LitVizError: a task has none, or has one that does not apply to the scores of the network.
     """
-    have_goals = {GOAL in task.options for task in tasks}
-    if classifier.decision == "number" and False in have_goals:
-        unit = classifier.output.unit
-        raise LitVizError(f"an attack on a number requires goal=, in units of {unit}: above:V, below:V or change:T")
-    if classifier.decision != "number" and True in have_goals:
-        raise LitVizError(f"goal applies to scores that are numbers, and those of {classifier.name} are classes")
+    allowed = (*_GOALS[classifier.decision], *classifier.output.goals)
+    written = ", ".join(_WRITTEN[kind] for kind in allowed if kind in _WRITTEN)
+    for task in tasks:
+        given = task.options.get(GOAL)
+        if given is None:
+            if classifier.decision == "number":
+                unit = classifier.output.unit
+                raise LitVizError(f"an attack on a number requires goal=, in units of {unit}: {written}")
+            continue
+        (goal,) = parse_goals(given)
+        if not allowed:
+            raise LitVizError(
+                f"goal applies to scores that do not exclude each other, and those of {classifier.name} do: give "
+                "targets= or labels="
+            )
+        if goal.kind not in allowed:
+            raise LitVizError(f"goal of {classifier.name} must be {written}, got {given!r}")
+
+
+def resolve_class_goal(task: Task, classifier: Classifier) -> Task:
+    """Return the task of an attack on a decision, after its label and target are known.
+
+    The class of ``vanish`` is the target or else the label, that of ``appear`` the target. Of ``share``, a label falls
+    to the share, and a target rises above it.
+
+    Raises:
+        LitVizError: a class has to appear, and no target is given.
+    """
+    text = task.options.get(GOAL)
+    if text is None:
+        return task
+    (goal,) = parse_goals(text)
+    if goal.kind == "appear" and task.target is None:
+        raise LitVizError("goal appear requires a class: give targets=")
+    if goal.kind == "vanish" and task.target is not None:
+        return replace(task, target=None, target_name=None, label=task.target, label_source=GOAL)
+    if goal.kind == "share":
+        return replace(task, options={**task.options, THRESHOLD: goal.threshold(0.0)})
+    return task
 
 
 def resolve_goal(task: Task, scores: Tensor | None, classifier: Classifier) -> Task:

@@ -142,8 +142,8 @@ class PhotographTasks(TaskQueue):
         against: classes that the targets of saliency maps are contrasted with, one for all photographs or one per
             photograph, ``runner-up``, or a CSV file (file,against).
         radii: radii of the attack, in units of [0, 1]; every photograph has a task for each, ordered by radius.
-        goal: of attacks on scores that are numbers: ``above:V``, ``below:V`` or ``change:T``, which is two tasks (see
-            :mod:`~lit_viz.methods.goals`).
+        goal: of attacks on scores that do not exclude each other, such as ``above:V`` or ``vanish``; ``change:T`` is
+            two tasks (see :mod:`~lit_viz.methods.goals`).
         normalization: mean and standard deviation by which the images of a dataset were normalized; by default those
             of its transform.
         seed: seed of the first task; task i uses ``seed + i``. The radii of a photograph have its seed.

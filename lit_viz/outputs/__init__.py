@@ -12,7 +12,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.outputs.detection import Detection
 from lit_viz.outputs.embedding import Embedding
 from lit_viz.outputs.keypoint import Keypoint
-from lit_viz.outputs.region import Region
+from lit_viz.outputs.region import Region, Share
 from lit_viz.outputs.regression import Regression
 from lit_viz.outputs.zero_shot import ZeroShot
 from lit_viz.utils.formatting import remark
@@ -21,6 +21,7 @@ from lit_viz.utils.formatting import remark
 OUTPUTS: dict[str, type[Output]] = {
     "logits": Logits,
     "region": Region,
+    "share": Share,
     "detection": Detection,
     "embedding": Embedding,
     "zero_shot": ZeroShot,
@@ -112,6 +113,7 @@ __all__ = [
     "Output",
     "Region",
     "Regression",
+    "Share",
     "ZeroShot",
     "as_output",
     "configured_output",

@@ -1,4 +1,4 @@
-"""Segmentation: the mean logits of the classes in a region."""
+"""Segmentation: the mean logits of the classes in a region, and the shares of it that they take."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from torch.nn import functional
 
 from lit_viz.classifiers.outputs import Output
 from lit_viz.errors import LitVizError, require
+
+#: Smallest share of which log-odds are computed, and of the rest of the region.
+_SMALLEST_SHARE = 1e-6
 
 
 class Region(Output):
@@ -51,10 +54,48 @@ class Region(Output):
         maps = dense_maps(returned, images, "Region", ("out",))
         if self.where == "predicted":
             return _mean_where_predicted(maps)
+        return self._mean(maps)
+
+    def _mean(self, maps: Tensor) -> Tensor:
+        """Return the means of maps ``(N, K, h, w)`` over the region, ``(N, K)``."""
         if self._mask is None:
             return maps.mean((2, 3))
         weights = place_weights(self._mask, maps)
         return (maps * weights).sum((2, 3)) / weights.sum()
+
+
+class Share(Region):
+    """Log-odds of the share of a region that each class takes, ``(N, K)``: whether it takes more than half of it.
+
+    The share is the mean probability over the places of the region; success of an attack is judged on the share of
+    places whose largest logit is of the class. The goal ``share:S`` replaces the half: a label falls to at most S of
+    the region, a target rises above it.
+
+    Args:
+        where: ``"everywhere"``, a box or a mask; see :class:`Region`.
+
+    Raises:
+        LitVizError: the region is empty, or its places depend on the image.
+    """
+
+    decision = "independent"
+    unit = "log-odds of the share"
+    goals = ("share",)
+
+    def __init__(self, where: Any = "everywhere") -> None:
+        super().__init__(where)
+        if isinstance(where, str) and where == "predicted":
+            raise LitVizError("where of Share must be everywhere, a box or a mask, got 'predicted'")
+
+    def scores(self, returned: Any, images: int) -> Tensor:
+        maps = dense_maps(returned, images, "Share", ("out",))
+        return torch.logit(self._mean(maps.softmax(1)), eps=_SMALLEST_SHARE)
+
+    def final(self, returned: Any, images: int) -> Tensor:
+        """Return the log-odds of the share of places where each class is predicted, ``(N, K)``."""
+        maps = dense_maps(returned, images, "Share", ("out",))
+        predicted = functional.one_hot(maps.argmax(1), maps.shape[1]).movedim(3, 1).to(maps)
+        return torch.logit(self._mean(predicted), eps=_SMALLEST_SHARE)
 
 
 def _mean_where_predicted(maps: Tensor) -> Tensor:
@@ -88,8 +129,7 @@ def dense_maps(returned: Any, images: int, owner: str, keys: Sequence[str]) -> T
 def place_weights(mask: Tensor, maps: Tensor) -> Tensor:
     """Return the share of each place of maps ``(N, K, h, w)`` inside a mask ``(H, W)`` of the input, ``(h, w)``."""
     sides = maps.shape[2:]
-    weights = functional.interpolate(mask[None, None].to(maps), sides, mode="bilinear", antialias=True)[0, 0]
-    return weights.clamp(min=0)
+    return functional.interpolate(mask[None, None].to(maps), sides, mode="area")[0, 0]
 
 
 def region_mask(where: Any, size: tuple[int, int]) -> Tensor:

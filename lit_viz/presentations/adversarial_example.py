@@ -304,7 +304,7 @@ def _robustness(outcomes: Sequence[Outcome]) -> RobustnessEvidence:
     """Return the share of robust photographs by radius."""
     norm = _norm_of(records_of(outcomes, AdversarialRecord))
     points = []
-    for accuracy in robustness.robust_accuracy(outcomes):
+    for accuracy in robustness.robust_share(outcomes):
         low, high = accuracy.interval
         point = RobustnessPoint(
             eps=format_distance(accuracy.eps, norm),

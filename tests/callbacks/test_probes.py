@@ -251,7 +251,7 @@ def test_logs_and_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         rows = [row for row in csv.DictReader(file) if any(row[key] for key in row if key.startswith("probe/"))]
     assert {row["step"] for row in rows} == {"3", "6"}  # three batches per epoch
     final = {key: value for row in rows if row["step"] == "6" for key, value in row.items() if value}
-    assert 0 <= float(final["probe/robust_accuracy"]) <= float(final["probe/accuracy"]) <= 1
+    assert 0 <= float(final["probe/robust_share"]) <= float(final["probe/accuracy"]) <= 1
     assert float(final["probe/seconds"]) == pytest.approx(sum(probe.seconds[2] for probe in callbacks))
     with (tmp_path / "logs" / "images.csv").open() as file:
         images = list(csv.DictReader(file))
@@ -489,7 +489,7 @@ def test_a_trainer_of_the_package_lightning_takes_probes(tmp_path: Path) -> None
     trainer.fit(Other(), DataLoader(data(), 8))
     assert [probe.failures for probe in callbacks] == [{}, {}, {}]
     assert [list(probe.seconds) for probe in callbacks] == [[1]] * 3
-    assert "probe/robust_accuracy" in (Path(trainer.logger.log_dir) / "metrics.csv").read_text()
+    assert "probe/robust_share" in (Path(trainer.logger.log_dir) / "metrics.csv").read_text()
     assert list(Path(trainer.logger.log_dir).rglob("*.png"))
 
 
@@ -601,4 +601,4 @@ def test_a_segmenter_in_training_is_probed_by_its_output(tmp_path: Path) -> None
     )  # fmt: skip
     trainer.fit(Segmentation(), DataLoader(masks, 4))
     assert [probe.failures for probe in callbacks] == [{}, {}, {}]
-    assert 0 <= trainer.callback_metrics.get("probe/robust_accuracy", torch.tensor(0.0)) <= 1
+    assert 0 <= trainer.callback_metrics.get("probe/robust_share", torch.tensor(0.0)) <= 1

@@ -21,6 +21,7 @@ from lit_viz.outputs import (
     Output,
     Region,
     Regression,
+    Share,
     ZeroShot,
     as_output,
     configured_output,
@@ -220,6 +221,75 @@ def test_a_change_is_attempted_in_both_directions(images: Tensor) -> None:
     assert down["score"] <= down["score_before"] - 0.002
 
 
+class Painted(nn.Module):
+    """A segmenter of three classes: the channel of a pixel that is largest; it returns logits at half the size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 8 * functional.avg_pool2d(x, 2)
+
+
+def shares_of(image: Tensor) -> Tensor:
+    """Return the share of the pairs of pixels that are red, green and blue."""
+    colors = functional.avg_pool2d(image, 2).argmax(0)
+    return torch.stack([(colors == color).double().mean() for color in range(3)])
+
+
+def test_the_scores_of_a_share_are_log_odds(images: Tensor) -> None:
+    box = (0, 0, 32, 64)  # the left half
+    net = load(Painted(), Share(box), mean=0.0, std=1.0)
+    left = images[:, :, :, :32]
+    expected = (8 * functional.avg_pool2d(left, 2)).softmax(1).mean((2, 3))
+    assert torch.allclose(net.logits(images).sigmoid(), expected, atol=1e-5)
+    final = net.logits(images, final=True).sigmoid().double()
+    assert torch.allclose(final[0], shares_of(left[0]), atol=1e-5)
+    with pytest.raises(lv.LitVizError, match="where of Share must be everywhere, a box or a mask"):
+        Share("predicted")
+
+
+def test_an_attack_moves_the_share_of_a_class(images: Tensor) -> None:
+    net = load(Painted(), Share(), labels=["red", "green", "blue"], mean=0.0, std=1.0)
+    how: dict[str, Any] = {"attack": "pgd", "eps": "64/255", "iterations": 40}
+    below = lv.attack(net, images, labels="green", goal="share:0.1", **how)
+    above = lv.attack(net, images, targets="green", goal="share:0.7", **how)
+    for run, reaches in ((below, lambda share: share <= 0.1), (above, lambda share: share > 0.7)):
+        for record, image in zip(run.results, run.images, strict=True):
+            assert record["success_file"] is True
+            assert reaches(float(shares_of(image)[1]))
+    never = lv.attack(net, images[:1], labels="green", goal="share:0.1", attack="pgd", eps="1/255", iterations=5)
+    assert never.results[0]["success_file"] is False
+    at_once = lv.attack(net, images[:1], labels="green", goal="share:0.6", **how)
+    assert at_once.results[0]["status"] == "skipped"
+
+
+class Bright(Output):
+    """Independent decisions on the mean of each color."""
+
+    decision = "independent"
+
+    def scores(self, returned: Any, images: int) -> Tensor:
+        return 10 * returned.mean((2, 3)) - torch.tensor([4.6, 5.4, 4.6]) * 8
+
+
+def test_classes_vanish_and_appear(images: Tensor) -> None:
+    net = load(Painted(), Bright(), labels=["red", "green", "blue"], mean=0.0, std=1.0)
+    how: dict[str, Any] = {"attack": "pgd", "eps": "32/255", "iterations": 20}
+    assert (net.logits(images) > 0).tolist() == [[True, False, True]] * 2
+    gone = lv.attack(net, images, targets="blue", goal="vanish", **how)
+    seen = lv.attack(net, images, targets="green", goal="appear", **how)
+    for run, index, decision in ((gone, 2, False), (seen, 1, True)):
+        assert all(record["success_file"] for record in run.results)
+        assert (net.logits(run.images)[:, index] > 0).tolist() == [decision] * 2
+    assert lv.attack(net, images[:1], targets="red", goal="appear", **how).results[0]["status"] == "skipped"
+    for goal, message in (
+        ("above:3", "goal of Painted must be vanish, appear, got 'above:3'"),
+        ("share:0.1", "goal of"),
+    ):
+        with pytest.raises(lv.LitVizError, match=message):
+            lv.attack(net, images, targets="green", goal=goal)
+    (failed,) = lv.attack(net, images[:1], labels="green", goal="appear", **how).results
+    assert failed["error"] == "goal appear requires a class: give targets="
+
+
 def test_a_photograph_that_meets_the_goal_is_skipped(images: Tensor) -> None:
     net = load(regressor(), "regression")
     run = lv.attack(net, images[:1], goal="above:-100")
@@ -247,6 +317,7 @@ def test_a_run_folder_of_numbers_is_checked_and_states_the_score(tmp_path: Path,
 def test_outputs_are_written_and_read_back() -> None:
     outputs = [
         Region((1, 2, 3, 4)),
+        Share((1, 2, 3, 4)),
         Detection((1, 2, 3, 4), iou=0.3),
         Embedding("packaged:chelsea"),
         Regression("age", unit="years", names=["age"]),
@@ -301,7 +372,13 @@ def test_a_score_without_a_gradient_is_one_sentence(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("goal", "message"), [(None, "requires goal="), ("up:3", "goal must be above"), ("change:-1", "goal must be above")]
+    ("goal", "message"),
+    [
+        (None, "requires goal="),
+        ("up:3", "goal must be above"),
+        ("change:-1", "goal must be above"),
+        ("share:2", "goal must be above"),
+    ],
 )
 def test_goals_of_numbers(goal: str | None, message: str, images: Tensor) -> None:
     net = load(regressor(), "regression")

@@ -1,4 +1,4 @@
-"""Robust accuracy by radius, the breakdown of an ensemble by member, and transfer to held-out networks."""
+"""Robust share by radius, the breakdown of an ensemble by member, and transfer to held-out networks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class RobustAccuracy:
+class RobustShare:
     """Number of robust photographs at a radius ``eps``, of the ``total`` that were attacked at it."""
 
     eps: float
@@ -81,13 +81,13 @@ class RobustAccuracy:
         return f"{self.robust} of {self.total} (95 %: {low:.0%} to {high:.0%})"
 
 
-def clean_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy:
+def clean_accuracy(outcomes: Sequence[Outcome]) -> RobustShare:
     """Count the photographs of one radius that are classified correctly before the attack. Failed tasks are omitted."""
     statuses = [outcome.record.status for outcome in outcomes]
-    return RobustAccuracy(0.0, statuses.count("done"), len(statuses) - statuses.count("failed"))
+    return RobustShare(0.0, statuses.count("done"), len(statuses) - statuses.count("failed"))
 
 
-def robust_accuracy(outcomes: Sequence[Outcome], members: Sequence[str] | None = None) -> list[RobustAccuracy]:
+def robust_share(outcomes: Sequence[Outcome], members: Sequence[str] | None = None) -> list[RobustShare]:
     """Count the robust photographs by ascending radius.
 
     A photograph is robust at a radius if it is classified correctly, and none of its files, of any target and radius,
@@ -110,7 +110,7 @@ def robust_accuracy(outcomes: Sequence[Outcome], members: Sequence[str] | None =
             if any(record.eps == eps for record in records):
                 total += 1
                 robust += not any(_fools_within(eps, record, members) for record in records)
-        results.append(RobustAccuracy(eps, robust, total))
+        results.append(RobustShare(eps, robust, total))
     return results
 
 

@@ -50,7 +50,7 @@ class AttackCommand(PhotographCommand):
         super().add_arguments(parser)
         add = parser.add_argument
         add("--radii", type=list[float], default=[], help="several eps (--eps 1/255,2/255,4/255): a robustness curve")
-        goal_help = "of a network whose scores are numbers: above:V, below:V or change:T"
+        goal_help = "of a number: above:V, below:V, change:T; of a decision: vanish, appear, share:S"
         add("--goal", type=str | None, default=None, help=goal_help)
         held_out_help = "fraction of the photographs that a universal attack is not trained on"
         add("--held_out", type=float, default=0.0, help=held_out_help)

@@ -140,7 +140,8 @@ How:
                         square, ensemble, universal, diverse_pgd,
                         quail_to_stingray, vgg16
   --iterations N        updates per image; default: those of the attack
-  --goal GOAL           of a number: above:V, below:V or change:T
+  --goal GOAL           above:V, below:V or change:T of a number; vanish,
+                        appear or share:S of a decision
   --held-out X          share of the photographs that universal does not see
   --explain             also draw saliency maps of original and result
   --seed N              seed of the first image; image i has N + i [0]

@@ -14,7 +14,7 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
-from lit_viz.evidence.attacks.robustness import RobustAccuracy, robust_accuracy, wilson_interval
+from lit_viz.evidence.attacks.robustness import RobustShare, robust_share, wilson_interval
 from lit_viz.methods.records import AdversarialRecord
 from tests.support.runs import amend_items
 
@@ -29,8 +29,8 @@ def outcome(photograph: str, eps: float, fooled: bool, status: str = "done", lin
 
 def test_a_photograph_with_several_targets_counts_once() -> None:
     outcomes = [outcome("a", 0.1, False), outcome("a", 0.1, True), outcome("b", 0.1, False), outcome("b", 0.1, False)]
-    (point,) = robust_accuracy(outcomes)
-    assert point == RobustAccuracy(0.1, 1, 2)
+    (point,) = robust_share(outcomes)
+    assert point == RobustShare(0.1, 1, 2)
     assert (point.share, point.interval) == (0.5, wilson_interval(1, 2))
     assert point.text == "1 of 2 (95 %: 9% to 91%)"
 
@@ -38,15 +38,15 @@ def test_a_photograph_with_several_targets_counts_once() -> None:
 def test_radii_are_separate_and_failed_tasks_are_omitted() -> None:
     outcomes = [outcome("a", 0.2, True), outcome("a", 0.1, False), outcome("b", 0.1, False, "failed")]
     outcomes.append(outcome("c", 0.1, False, "skipped"))
-    assert robust_accuracy(outcomes) == [RobustAccuracy(0.1, 1, 2), RobustAccuracy(0.2, 0, 1)]
+    assert robust_share(outcomes) == [RobustShare(0.1, 1, 2), RobustShare(0.2, 0, 1)]
 
 
 def test_a_success_counts_at_every_radius_that_contains_it() -> None:
     """Also where the attack with the larger radius failed, and where a larger ball was not used up."""
     missed = [outcome("a", 0.1, True), outcome("a", 0.2, False), outcome("a", 0.4, False)]
-    assert [point.robust for point in robust_accuracy(missed)] == [0, 0, 0]
+    assert [point.robust for point in robust_share(missed)] == [0, 0, 0]
     unused = [outcome("a", 0.1, False), outcome("a", 0.2, False), outcome("a", 0.4, True, linf=0.15)]
-    assert [point.robust for point in robust_accuracy(unused)] == [1, 0, 0]
+    assert [point.robust for point in robust_share(unused)] == [1, 0, 0]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -68,7 +68,7 @@ def test_counts_are_those_of_the_files(norm: Any, smooth: Classifier, tmp_path: 
         if predicted != labels[n]:
             found[n].append(float(distance))
     expected = [sum(not any(d <= eps + 1e-6 for d in distances) for distances in found.values()) for eps in radii]
-    assert [(point.robust, point.total) for point in robust_accuracy(run.outcomes)] == [(n, 6) for n in expected]
+    assert [(point.robust, point.total) for point in robust_share(run.outcomes)] == [(n, 6) for n in expected]
     assert sorted(expected, reverse=True) == expected != [expected[0]] * 3
     points = json.loads((tmp_path / "run" / "evidence.json").read_text())["robustness"]["points"]
     assert [(point["robust"], point["photographs"]) for point in points] == [(n, 6) for n in expected]
