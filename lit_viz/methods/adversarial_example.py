@@ -20,7 +20,7 @@ from lit_viz.errors import LitVizError, find_part
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
-from lit_viz.methods.goals import THRESHOLD, check_goals, resolve_class_goal, resolve_goal
+from lit_viz.methods.goals import GOAL, THRESHOLD, check_goals, resolve_class_goal, resolve_goal
 from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.objectives import Margin, Outputs
@@ -84,7 +84,9 @@ class AdversarialExample(AttackTraining):
         """Return the task with label and target, which must differ unless the label is predicted."""
         if self.classifier.decision == "number":
             return resolve_goal(task, logits, self.classifier)
-        task = resolve_class_goal(check_goal(super().resolve_task(task, logits)), self.classifier)
+        task = check_goal(super().resolve_task(task, logits))
+        if GOAL in task.options:
+            task = resolve_class_goal(task)
         if task.target is not None and task.target == task.label and task.label_source != "predicted":
             raise LitVizError(f"{task.name}: the target must differ from the label {task.target_name}")
         return task

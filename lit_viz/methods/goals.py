@@ -134,8 +134,8 @@ def check_goals(tasks: Sequence[Task], classifier: Classifier) -> None:
             raise LitVizError(f"goal of {classifier.name} must be {written}, got {given!r}")
 
 
-def resolve_class_goal(task: Task, classifier: Classifier) -> Task:
-    """Return the task of an attack on a decision, after its label and target are known.
+def resolve_class_goal(task: Task) -> Task:
+    """Return the task of an attack on a decision with a goal, after its label and target are known.
 
     The class of ``vanish`` is the target or else the label, that of ``appear`` the target. Of ``share``, a label falls
     to the share, and a target rises above it.
@@ -143,10 +143,7 @@ def resolve_class_goal(task: Task, classifier: Classifier) -> Task:
     Raises:
         LitVizError: a class has to appear, and no target is given.
     """
-    text = task.options.get(GOAL)
-    if text is None:
-        return task
-    (goal,) = parse_goals(text)
+    (goal,) = parse_goals(task.options[GOAL])
     if goal.kind == "appear" and task.target is None:
         raise LitVizError("goal appear requires a class: give targets=")
     if goal.kind == "vanish" and task.target is not None:

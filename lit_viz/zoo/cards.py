@@ -28,7 +28,7 @@ _BUILDERS: Mapping[str, Callable[[int], nn.Module]] = {
     "fashion_vit": VisionTransformer,
     "fashion_vit_mean": partial(VisionTransformer, class_token=False),
     "planted_cnn": planted_cnn,
-    "planted_vit": VisionTransformer,
+    "planted_vit": partial(VisionTransformer, field=10),
 }
 #: Names of the networks.
 NAMES = tuple(_BUILDERS)

@@ -61,7 +61,8 @@ class VisionTransformer(nn.Module):
         depth: number of blocks.
         heads: of the attention.
         hidden: width of the perceptrons.
-        patch: side of the patches in pixels.
+        patch: step between the patches in pixels.
+        field: side of a patch, by default the step; larger patches overlap.
         class_token: whether the head reads a class token; otherwise it reads the mean of the patches.
     """
 
@@ -73,10 +74,11 @@ class VisionTransformer(nn.Module):
         heads: int = 4,
         hidden: int = 128,
         patch: int = 4,
+        field: int | None = None,
         class_token: bool = True,
     ) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbedding(width, patch)
+        self.patch_embed = PatchEmbedding(width, patch, field or patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
         tokens = (SIDE // patch) ** 2 + int(class_token)
         self.pos_embed = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
@@ -96,11 +98,17 @@ class VisionTransformer(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Linear map of each patch to a token."""
+    """Linear map of each patch to a token.
 
-    def __init__(self, width: int, patch: int) -> None:
+    Args:
+        width: of the tokens.
+        patch: step between the patches in pixels.
+        field: side of a patch in pixels, the step plus an even number.
+    """
+
+    def __init__(self, width: int, patch: int, field: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(1, width, patch, stride=patch)
+        self.proj = nn.Conv2d(1, width, field, stride=patch, padding=(field - patch) // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the tokens ``(N, T, width)`` of images in reading order."""
