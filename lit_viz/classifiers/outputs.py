@@ -37,12 +37,14 @@ class Output(Part, ABC):
         unit: what one score is, for captions of numbers: ``cosine similarity``.
         goals: kinds of goals of attacks beside those of the decision (:mod:`lit_viz.methods.goals`).
         box: (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None.
+        outline: polygons (x, y) in pixels of the input around a region that is no box, which figures draw; or None.
     """
 
     decision: Decision = "exclusive"
     unit: str = "score"
     goals: tuple[str, ...] = ()
     box: Sequence[float] | None = None
+    outline: Sequence[Sequence[Sequence[float]]] | None = None
 
     @property
     def names(self) -> Sequence[str] | None:

@@ -158,7 +158,7 @@ class _Comparison:
         cells = []
         texts = [before, after, _norms(self.change), ""]
         for place, (image, text, share) in enumerate(zip(images, texts, self.clipped, strict=True)):
-            annotate = outlined(record.output_box if place < 2 else None)  # on the pictures, not on the differences
+            annotate = outlined(record) if place < 2 else None  # on the pictures, not on the differences
             cells.append(Cell(image, [*text.split("\n"), _clipped(share)], width, lines=3, annotate=annotate))
         return cells
 

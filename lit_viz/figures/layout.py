@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 from PIL import Image
@@ -42,7 +42,7 @@ from lit_viz.figures.style import (
     style,
 )
 from lit_viz.images.reading import to_uint8
-from lit_viz.types import Picture
+from lit_viz.types import Picture, Record
 
 _MARGIN = 0.15
 _LINE = 1.4 / 72  # height of a line in inches per point of the font size
@@ -145,9 +145,20 @@ def outline(axes: Axes, box: Sequence[float], color: str = COLORS[1], line: str 
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linestyle=line, lw=_BOX_LINE))
 
 
-def outlined(box: Sequence[float] | None) -> Callable[[Axes], None] | None:
-    """Return what draws a box on an image; None without one."""
-    return None if box is None else partial(outline, box=box)
+def outline_polygons(axes: Axes, polygons: Sequence[Sequence[Sequence[float]]]) -> None:
+    """Draw closed polygons (x, y) in pixels of the image that axes show."""
+    for polygon in polygons:
+        axes.add_patch(Polygon(polygon, fill=False, edgecolor=COLORS[1], lw=_BOX_LINE))
+
+
+def outlined(record: Record) -> Callable[[Axes], None] | None:
+    """Return what draws the region that the scores of a record are about on an image; None without one."""
+    box, polygons = getattr(record, "output_box", None), getattr(record, "output_outline", None)
+    if box is not None:
+        return partial(outline, box=box)
+    if polygons is not None:
+        return partial(outline_polygons, polygons=polygons)
+    return None
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions.base import MAX_COARSE_ERROR, MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, outlined, pixels, selection, stack, titles
+from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles
 from lit_viz.figures.scales import ColorBar, ColorScale, ScaleOf, clipping, map_notes, number
 from lit_viz.figures.style import CELL, GAP, GRAY, HEAD, NORMAL, SMALL_CELL
 from lit_viz.images.reading import to_uint8
@@ -42,7 +43,7 @@ class SaliencyPanel:
     maps: Mapping[str, Tensor | NDArray[np.float32]]  # (C, H, W) or (1, H, W) by method
     subtitle: str = ""  # such as "p = 0.93, predicted"
     uncertainty: Mapping[str, str] = field(default_factory=dict)  # by method, such as "± 2.0%"
-    box: Sequence[float] | None = None  # that the score is about, in pixels; outlined on photograph and maps
+    annotate: Callable[[Axes], None] | None = None  # outlines what the score is about on photograph and maps
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def saliency_figure(
     width = CELL
     if by_method and len(reducers) > 6:
         width = SMALL_CELL
-    photographs = [Cell(pixels(panel.photograph), width=width, annotate=outlined(panel.box)) for panel in drawn]
+    photographs = [Cell(pixels(panel.photograph), width=width, annotate=panel.annotate) for panel in drawn]
     series = [_Series("", photographs)]
     for method, reducer_name in reducers.items():
         series.append(_series(drawn, method, reducer_name, scale, overlays, width))
@@ -139,7 +140,7 @@ def _series(
         elif 0 < own_limit < _FAINT * limit:
             notes.append(f"reaches {own_limit / limit:.2g} of the scale")
         notes.append(panels[index].uncertainty.get(method, ""))
-        cells[index] = Cell(pixels(scales.colors(values, limit)), notes, width, annotate=outlined(panels[index].box))
+        cells[index] = Cell(pixels(scales.colors(values, limit)), notes, width, annotate=panels[index].annotate)
         if overlays:
             photograph = torch.from_numpy(pixels(panels[index].photograph)).permute(2, 0, 1) / 255
             overlaid[index] = Cell(pixels(overlay(photograph, values, limit, colors=scales.colors)), width=width)

@@ -178,14 +178,17 @@ class PhotographTraining(ImageTraining):
                 self.set_photograph_logits(n, evaluation.logits[m])
 
     def crop_fields(self, n: int) -> dict[str, Any]:
-        """Return the record fields that locate a photograph in the original, and the box that the scores are about.
+        """Return the record fields that locate a photograph in the original, and the region that the scores are about.
 
-        Both may be absent: of a picture of the input's size, and of a network without a box.
+        Both may be absent: of a picture of the input's size, and of a network without a region.
         """
         options = self.slots.tasks[n].options
         fields = {key: options[key] for key in ("original_size", "original_box") if key in options}
-        if self.classifier.output.box is not None:
-            fields["output_box"] = list(self.classifier.output.box)
+        output = self.classifier.output
+        if output.box is not None:
+            fields["output_box"] = list(output.box)
+        if output.outline is not None:
+            fields["output_outline"] = output.outline
         return fields
 
 

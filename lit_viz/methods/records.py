@@ -99,6 +99,7 @@ class SaliencyRecord(ContrastRecord):
         top5: most probable classes of the photograph.
         original_size, original_box: size of the original photograph, and the part that the network received.
         output_box: box in the network's input that its scores are about.
+        output_outline: polygons (x, y) around a region that is no box.
         captum: verdict of the comparison with Captum, in runs of earlier versions.
         box, iou: box of the object in the original, and its overlap with the true one.
     """
@@ -110,6 +111,7 @@ class SaliencyRecord(ContrastRecord):
     original_size: tuple[int, int] | None = optional()
     original_box: tuple[float, float, float, float] | None = optional()
     output_box: Sequence[float] | None = optional()
+    output_outline: Sequence[Sequence[Sequence[float]]] | None = optional()
     captum: Mapping[str, Any] | None = optional(evidence=True)
     box: tuple[float, float, float, float] | None = optional(evidence=True)
     iou: float | None = optional(evidence=True)
@@ -154,6 +156,7 @@ class AdversarialRecord(AttackRecord):
         score_before: score of the photograph, of a network whose scores are numbers.
         original_size, original_box: size of the original photograph, and the part that the network received.
         output_box: box in the network's input that its scores are about.
+        output_outline: polygons (x, y) around a region that is no box.
         success_float: the image before rounding fools the network.
         success_file: the 8-bit file fools the original network.
         success_jpeg95, success_jpeg75: the file still does after JPEG compression.
@@ -175,6 +178,7 @@ class AdversarialRecord(AttackRecord):
     original_size: tuple[int, int] | None = optional()
     original_box: tuple[float, float, float, float] | None = optional()
     output_box: Sequence[float] | None = optional()
+    output_outline: Sequence[Sequence[Sequence[float]]] | None = optional()
     success_float: bool | None = optional()
     success_file: bool | None = optional(evidence=True)
     success_jpeg95: bool | None = optional(evidence=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from lit_viz.errors import LitVizError, require
 
 #: Smallest share of which log-odds are computed, and of the rest of the region.
 _SMALLEST_SHARE = 1e-6
+#: Points of the border of a mask that figures draw.
+_MOST_POINTS = 200
 
 
 class Region(Output):
@@ -45,9 +48,13 @@ class Region(Output):
     def prepare(self, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Region:
         prepared = copy.copy(self)
         if not isinstance(self.where, str) or self.where not in ("everywhere", "predicted"):
-            prepared._mask = region_mask(self.where, size)
-            rows, columns = prepared._mask.nonzero().T
-            prepared.box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+            mask = prepared._mask = region_mask(self.where, size)
+            rows, columns = mask.nonzero().T
+            x0, y0, x1, y1 = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+            if bool(mask[y0:y1, x0:x1].all()):
+                prepared.box = [x0, y0, x1, y1]
+            else:
+                prepared.outline = _polygons(mask)
         return prepared
 
     def scores(self, returned: Any, images: int) -> Tensor:
@@ -124,6 +131,19 @@ def dense_maps(returned: Any, images: int, owner: str, keys: Sequence[str]) -> T
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(returned).__name__}"
         raise LitVizError(f"{owner} requires a network that returns maps (N, K, h, w), got {got}")
     return found
+
+
+def _polygons(mask: Tensor) -> list[list[list[float]]]:
+    """Return the borders of a mask ``(H, W)`` as closed polygons (x, y), of at most some hundred points each."""
+    from matplotlib.figure import Figure  # takes half a second
+
+    padded = functional.pad(mask, [1] * 4).numpy()  # so that a border at the edge of the image is closed
+    polygons = []
+    for line in Figure().add_subplot().contour(padded, [0.5]).allsegs[0]:
+        step = math.ceil(len(line) / _MOST_POINTS)
+        points = [*line[:-1:step], line[-1]] - np.array(1.0)
+        polygons.append(points.round(2).tolist())
+    return polygons
 
 
 def place_weights(mask: Tensor, maps: Tensor) -> Tensor:

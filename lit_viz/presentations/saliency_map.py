@@ -16,6 +16,7 @@ from torch import Tensor
 from lit_viz.attributions import title_of
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
+from lit_viz.figures.layout import outlined
 from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
 from lit_viz.figures.scales import ScaleOf
@@ -205,7 +206,7 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
         maps=maps,
         subtitle=_subtitle(record, is_repeated),
         uncertainty=errors,
-        box=getattr(record, "output_box", None),
+        annotate=outlined(record),
     )
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 import yaml
+from matplotlib.patches import Polygon
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -244,6 +246,26 @@ def test_the_scores_of_a_share_are_log_odds(images: Tensor) -> None:
     assert torch.allclose(final[0], shares_of(left[0]), atol=1e-5)
     with pytest.raises(lv.LitVizError, match="where of Share must be everywhere, a box or a mask"):
         Share("predicted")
+
+
+def test_figures_draw_the_border_of_a_mask(images: Tensor, tmp_path: Path) -> None:
+    mask = torch.zeros(SIDE, SIDE)
+    mask[0:20, 5:30] = 1
+    mask[10:40, 20:50] = 1
+    net = load(Painted(), Region(mask), mean=0.0, std=1.0)
+    run = lv.saliency(net, images[:1], check="none", out=tmp_path / "run", logger=None)
+    (record,) = lv.resume(tmp_path / "run", net).results
+    (polygon,) = record["output_outline"]
+    assert "output_box" not in record
+    assert polygon[0] == polygon[-1]
+    x, y = np.array(polygon).T
+    assert (x.min(), x.max(), y.min(), y.max()) == (4.5, 49.5, -0.5, 39.5)
+    area = abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
+    assert area == pytest.approx(float(mask.sum()), rel=0.01)
+    drawn = [patch for axes in run.figure().axes for patch in axes.patches if isinstance(patch, Polygon)]
+    assert len(drawn) == 2  # photograph and map
+    boxed = load(Painted(), Region((5, 0, 30, 20)), mean=0.0, std=1.0)
+    assert lv.saliency(boxed, images[:1], check="none").results[0]["output_box"] == [5, 0, 30, 20]
 
 
 def test_an_attack_moves_the_share_of_a_class(images: Tensor) -> None:
