@@ -18,6 +18,7 @@ hostile    unreadable photographs, pipes, links out of the folder; the run ends,
 logger     the process of W&B is stopped during the run; the run ends within two minutes
 edits      a user edits a finished run; check and log state nothing from it, or make the file again; the resumed run
            is equal
+memory     the peak of 3,000 tasks is at most 60 MB above that of 300, with figure, report and two loggers
 crafted    folders that no version has written, confirmed by their manifests, FIFOs, devices and links in place of
            files, and command lines of enormous numbers; each command ends with status 0, or one line of error
 
@@ -43,6 +44,7 @@ from scripts.soaks.disturbances import Case, damage, hostile, kill, limit, logge
 from scripts.soaks.edits import edits
 from scripts.soaks.folders import Edit, try_edits
 from scripts.soaks.material import CASES
+from scripts.soaks.memory import memory
 
 TRIALS: dict[str, Callable[[Case], tuple[str, str]]] = {
     "kill": kill, "signal": stop, "limit": limit, "damage": damage, "hostile": hostile, "logger": logger,
@@ -86,6 +88,11 @@ def campaign(
     for name in cases if disturbances else ():
         _disturb(name, disturbances, repeats, random.Random(seed), counts)
     for trial in trials:
+        if trial == "memory":
+            with tempfile.TemporaryDirectory(prefix="soak_memory_") as folder:
+                what, wrong = memory(Path(folder))
+            print(f"memory: {what}: {wrong or 'passed'}", flush=True)
+            counts.add(trial, 1, int(not wrong))
         if trial in FOLDERS:
             with tempfile.TemporaryDirectory(prefix=f"soak_{trial}_") as folder:
                 ends = try_edits(FOLDERS[trial](), Path(folder), most, random.Random(seed))
@@ -120,7 +127,7 @@ def _disturb(name: str, trials: Sequence[str], repeats: int, draw: random.Random
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*TRIALS, *FOLDERS]
+    names = [*TRIALS, *FOLDERS, "memory"]
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--trials", nargs="+", choices=names, default=names)
     parser.add_argument("--repeats", type=int, default=1, help="repetitions of each disturbance per case")

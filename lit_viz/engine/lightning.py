@@ -158,6 +158,8 @@ class AtomicCheckpointIO(CheckpointIO):
             if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
                 raise ValueError("wrong checksum")
             checkpoint: dict[str, Any] = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+            if not isinstance(checkpoint, dict):
+                raise ValueError("it is no dictionary")
         except Exception as error:  # several types, depending on the damage
             raise LitVizError(
                 f"the checkpoint {path} is damaged ({first_line(error)}): "

@@ -19,7 +19,7 @@ from torch import Tensor
 from lit_viz.engine.lightning import adapt_trainer, describe_bar
 from lit_viz.engine.method import Method
 from lit_viz.engine.ranks import RankExchange, RankGroup, RankStatus
-from lit_viz.engine.slots import ITERATION, UNTIL
+from lit_viz.engine.slots import ITERATION, UNTIL, Slots
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.engine.step import Queue, Step, StepRuleOptimizer, merge_final
 from lit_viz.errors import LitVizError
@@ -239,7 +239,7 @@ class ImageTraining(Method):
         Raises:
             LitVizError: the checkpoint has another version, or is of other tasks.
         """
-        self._restored = check_run_state(checkpoint["lit_viz"])
+        self._restored = check_run_state(checkpoint.get("lit_viz"))
         digest = self._restored.get("tasks")  # absent in checkpoints of earlier versions
         if digest is not None and digest != tasks_digest(self.tasks):
             raise LitVizError("the checkpoint is of other tasks: give those that it was saved with, or no ckpt_path=")
@@ -464,16 +464,31 @@ def tasks_digest(tasks: Sequence[Task]) -> str:
     return digest.hexdigest()
 
 
-def check_run_state(state: dict[str, Any]) -> dict[str, Any]:
+def check_run_state(state: Any) -> dict[str, Any]:
     """Return the run's entry of a checkpoint, with its ``slots`` (:meth:`~lit_viz.engine.slots.Slots.dump`) and the
     status of each ``finished`` task.
 
     Raises:
-        LitVizError: the entry has another version.
+        LitVizError: the entry has another version, or is damaged.
     """
+    if not isinstance(state, dict) or "version" not in state:
+        raise _damaged_state("the state of the run")
     if state["version"] != CHECKPOINT_VERSION:
         raise LitVizError(
             f"the checkpoint must have version {CHECKPOINT_VERSION}, got {state['version']}: "
             "resume it with the lit_viz release recorded in its config.yaml"
         )
+    slots, finished, sums = state.get("slots"), state.get("finished"), state.get("sums", {})
+    if not isinstance(slots, list) or not all(map(Slots.is_entry, slots)):
+        raise _damaged_state("slots")
+    if not isinstance(finished, dict) or not all(isinstance(index, int) for index in finished):
+        raise _damaged_state("finished")
+    if not isinstance(sums, dict) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in sums.values()):
+        raise _damaged_state("sums")
     return state
+
+
+def _damaged_state(part: str) -> LitVizError:
+    return LitVizError(
+        f"the checkpoint is damaged (its entry of {part}): start the run again with overwrite, or in another folder"
+    )

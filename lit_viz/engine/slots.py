@@ -164,6 +164,17 @@ class Slots(nn.Module):
             entry[name] = getattr(self, name)[n]
         return entry
 
+    @staticmethod
+    def is_entry(entry: Any) -> bool:
+        """Return whether a value has the types of a checkpoint entry."""
+        if not isinstance(entry, dict) or not {"task", "completed", "image", "state", *_COUNTS} <= entry.keys():
+            return False
+        completed, state = entry["completed"], entry["state"]
+        has_state = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
+        is_completed = isinstance(completed, dict) and completed.keys() <= {*_RESOLVED}
+        has_iteration = has_state and ITERATION in state and state[ITERATION].numel() == 1
+        return isinstance(entry["task"], int) and isinstance(entry["image"], Tensor) and is_completed and has_iteration
+
     def restore(self, entry: Mapping[str, Any], task: Task, device: torch.device) -> None:
         """Append the slot of a checkpoint entry."""
         state = {key: value[None].to(device) for key, value in entry["state"].items()}

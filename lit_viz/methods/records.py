@@ -101,6 +101,7 @@ class SaliencyRecord(ContrastRecord):
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.
         captum: verdict of the comparison with Captum, in runs of earlier versions.
+        maximum: largest absolute value of the map.
         box, iou: box of the object in the original, and its overlap with the true one.
     """
 
@@ -122,10 +123,11 @@ class SaliencyRecord(ContrastRecord):
         if "relative_error" not in self.metrics:
             return None
         error = self.metrics["relative_error"]
-        if error is None:
+        if not isinstance(error, (int, float)):
             return math.nan
         return error
 
+    maximum = Item[float]("metrics")
     layer = Item[str]("settings")
     grid = Item[Sequence[int]]("settings")
     mask_sha256 = Item[str]("settings")

@@ -67,7 +67,7 @@ class LastCheckpoint:
         self._folder, self._path = folder, folder.path / LAST_CHECKPOINT
         self.manifest = folder.manifest()
         self._checkpoint = checkpoint if checkpoint is not None else self._read()
-        self._state = check_run_state(self._checkpoint["lit_viz"])
+        self._state = check_run_state(self._checkpoint.get("lit_viz"))
 
     def _read(self) -> dict[str, Any]:
         """Return the content of the file; of a complete run without a readable one, the tasks of the manifest."""
@@ -109,7 +109,9 @@ class LastCheckpoint:
         """Tasks whose rows, files or record are not those of the time of the checkpoint."""
         if self.is_earlier:
             return self._incomplete_by_checksums()
-        in_progress = self._checkpoint.get(IN_PROGRESS, {})
+        in_progress = self._checkpoint.get(IN_PROGRESS)
+        if not isinstance(in_progress, dict):
+            in_progress = {}
         nothing = TaskContents().to_dict()
         lost = set()
         for index, contents in self._on_disk.items():

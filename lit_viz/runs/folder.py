@@ -177,9 +177,14 @@ class FolderStorage(Storage):
         """Content of ``config.yaml``: the resolved options and :attr:`recorded`; read at each access.
 
         Raises:
-            LitVizError: the file is no YAML.
+            LitVizError: the file is no YAML, or has no options in it.
         """
-        return read_yaml(self.path / CONFIG)
+        path = self.path / CONFIG
+        config = read_yaml(path)
+        for group in ("classifier", "model"):
+            if not isinstance(config.get(group) or {}, dict):
+                raise LitVizError(f"{path} is damaged ({group} must be a mapping): restore it")
+        return config
 
     @property
     def recorded(self) -> dict[str, Any]:

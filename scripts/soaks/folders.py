@@ -78,6 +78,10 @@ def try_edit(edit: Edit, sample: Path, run: Path) -> str:
         failure = _broken(run, status) or _silent(edit, command, run, status)
         if failure:
             return f"{command}: {failure}"
+    if edit.sample == "images":
+        failure = _try_epochs(edit, sample, run)
+        if failure:
+            return f"epochs: {failure}"
     copy(sample, run)
     edit.change(run)
     status = _status("resume", run)
@@ -92,6 +96,21 @@ def try_edit(edit: Edit, sample: Path, run: Path) -> str:
     if different:
         return f"resume: silent, {different} differ"
     return "" if _status("check", run) == 0 else f"check after resume: {output(run)[-300:]}"
+
+
+def _try_epochs(edit: Edit, sample: Path, run: Path) -> str:
+    """Return the failure of ``epochs`` on a probe of two epochs, of which the first one is edited."""
+    probe = run.with_name("probe")
+    delete(probe)
+    probe.mkdir()
+    for epoch in (1, 2):
+        copy(sample, probe / f"epoch_000{epoch}")
+    edit.change(probe / "epoch_0001")
+    status = _status("epochs", probe)
+    is_named = "epoch 1 is left out" in output(probe)
+    if edit.kind in ("fact", "fixed") and not is_named:
+        return "silent"
+    return _broken(probe, status)
 
 
 def copy(sample: Path, run: Path) -> None:
@@ -127,7 +146,9 @@ def _broken(run: Path, status: int | None) -> str:
         return "hang"
     if "Traceback" in output(run) or status not in (0, 1):
         return f"traceback (status {status}): {output(run)[-600:]}"
-    if status == 1 and not is_one_line(run):
+    # A check that has failed states it, and epochs names the epochs that it leaves out, both with status 1.
+    is_verdict = "\nevidence: " in output(run) or " is left out " in output(run)
+    if status == 1 and not is_one_line(run) and not is_verdict:
         return f"no sentence: {output(run)[-300:]}"
     return ""
 
@@ -153,17 +174,20 @@ def try_edits(edits: list[Edit], folder: Path, most: int | None, draw: random.Ra
     samples = make_samples(folder, sorted({edit.sample for edit in chosen}))
     ends: Counter[str] = Counter()
     run = folder / "run"
-    for edit in chosen:
+    for number, edit in enumerate(chosen, start=1):
         failure = try_edit(edit, samples[edit.sample], run)
+        if number % 50 == 0:
+            print(f"{number} of {len(chosen)}", flush=True)
         ends["passed" if not failure else _kind_of(failure)] += 1
         if failure:
             print(f"{edit.sample}: {edit.name}: {failure}", flush=True)
     delete(run)
+    delete(run.with_name("probe"))
     return ends
 
 
 def _kind_of(failure: str) -> str:
     for kind in ("hang", "traceback", "silent"):
-        if kind in failure:
+        if f": {kind}" in failure:
             return kind
     return "other"

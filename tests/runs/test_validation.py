@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +137,11 @@ def test_damaged_provenance_is_named(value: str, folder: FolderStorage) -> None:
     path.write_text(path.read_text().partition("recorded:")[0] + f"recorded: {value}\n")
     with pytest.raises(LitVizError, match=r"config\.yaml is damaged \(recorded: .*\): restore it"):
         FolderStorage.open(folder.path)
+
+
+@pytest.mark.parametrize("group", ["classifier", "model"])
+def test_options_that_are_no_mapping_are_named(group: str, tmp_path: Path) -> None:
+    folder = FolderStorage.create(tmp_path / "run")
+    folder.write_config(f"{group}: [a, b]\n")
+    with pytest.raises(LitVizError, match=rf"config.yaml is damaged \({group} must be a mapping\): restore it"):
+        _ = folder.config

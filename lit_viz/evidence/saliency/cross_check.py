@@ -448,7 +448,12 @@ def cross_check(
 def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:
     """Return why the files of a map do not belong to its record; None if they do."""
     files: list[Tensor] = []
-    for name, read in ((record.array, outcome.array), ("photograph", outcome.source), (record.file, outcome.image)):
+    readers = {
+        record.array or "array": outcome.array,
+        "photograph": outcome.source,
+        record.file or "image": outcome.image,
+    }
+    for name, read in readers.items():
         try:
             values = read()
         except Exception as error:  # of NumPy and PIL, by the kind of the damage
@@ -457,7 +462,7 @@ def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:
             return f"{record.name}: {name} is missing"
         files.append(values)
     map_, photograph, picture = files
-    maximum = record.metrics.get("maximum")
+    maximum = record.maximum
     has_maximum = maximum is not None and math.isclose(float(map_.abs().max()), maximum, rel_tol=1e-6)
     if map_.shape[-2:] != photograph.shape[-2:] or not has_maximum:
         return f"{record.name}: {record.array} is not the map of the record, whose maximum is {maximum}"
