@@ -34,7 +34,7 @@ from lit_viz.launch.keywords import (
 )
 from lit_viz.launch.logs import log_run
 from lit_viz.launch.resume import load_run
-from lit_viz.launch.run import Run, check_folder, check_settings, gradients_enabled
+from lit_viz.launch.run import Paths, Run, check_folder, check_settings, gradients_enabled
 from lit_viz.loggers.base import LoggerSettings, WandbMode
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.methods.class_visualization import default_recipe
@@ -321,6 +321,7 @@ def check(
     *,
     faithfulness: bool = False,
     trust: bool = False,
+    photographs: Paths = (),
     progress: bool | None = None,
 ) -> bool:
     """Compute all evidence for the images of a run, and write it to ``evidence.json`` in its folder.
@@ -331,6 +332,8 @@ def check(
         faithfulness: also compute saliency metrics (see
             :func:`~lit_viz.evidence.saliency.faithfulness.evaluate_maps`). They do not change the returned value.
         trust: also run stronger attacks on images that an attack with a budget did not fool.
+        photographs: files or folders with which class images are compared: how natural their way through the network
+            is (:func:`~lit_viz.evidence.class_images.class_image_naturalness`). It does not change the returned value.
         progress: show messages. Default: in notebooks.
 
     Returns:
@@ -340,12 +343,12 @@ def check(
         LitVizError: the folder is not a run, the weights are not those of the run, or an option does not apply to it.
     """
     if isinstance(folder, Run):
-        return folder.check(faithfulness=faithfulness, trust=trust, progress=progress)
+        return folder.check(faithfulness=faithfulness, trust=trust, photographs=photographs, progress=progress)
     configured = load_run(_path("folder", folder))
     module = configured.build(_stored_classifier(classifier, configured))
     options = configured.options()
     assert options.out is not None
-    settings = check_settings(module, options, faithfulness, trust, choose_notify(progress))
+    settings = check_settings(module, options, faithfulness, trust, choose_notify(progress), photographs)
     return check_folder(module, options, FolderStorage.open(options.out), settings)
 
 

@@ -47,12 +47,14 @@ Run all methods on packaged images, offline. The options are those of the method
 Example: lit-viz demo --out runs/first --iterations 20
 """,
     "check": """\
-usage: lit-viz check RUN [--faithfulness] [--trust]
+usage: lit-viz check RUN [--faithfulness] [--trust] [--photographs FOLDER]
 
 Verify the images of a run with all available evidence.
 --faithfulness  measure saliency maps: deletion and insertion, sensitivity, randomization of the network's
                 layers. It costs 198 forwards per map and 14 times the evaluations of the map.
 --trust         attack the images that were not fooled within eps also by random points, Square and a large eps
+--photographs   compare class images with photographs of their class, layer by layer: files and folders, with commas;
+                the class is the name of the folder, or else the prediction
 
 Example: lit-viz check runs/fooled --trust
 """,
@@ -361,11 +363,22 @@ def _continued_by(command: str) -> Iterator[None]:
 
 def _check(arguments: list[str]) -> None:
     flags = ("--faithfulness", "--trust")
-    folders = [argument for argument in arguments if argument not in flags]
-    for argument in folders:
-        if argument.startswith("-"):
-            hint = did_you_mean(argument, flags) or f": use {', '.join(flags)}"
+    photographs: list[str] = []
+    folders: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if name == "--photographs":
+            if not equals and not rest:
+                raise LitVizError("--photographs expects a value")
+            photographs += (value if equals else rest.pop(0)).split(",")
+        elif argument.startswith("-") and argument not in flags:
+            known = (*flags, "--photographs")
+            hint = did_you_mean(argument, known) or f": use {', '.join(known)}"
             raise LitVizError(f"unrecognized option {argument}{hint}")
+        elif argument not in flags:
+            folders.append(argument)
     if len(folders) != 1:
         raise _usage_error("check", arguments)
     with _gc_paused():
@@ -378,7 +391,7 @@ def _check(arguments: list[str]) -> None:
     with options_named():
         configured = load_run(folders[0], notify=notify)
         module, options = configured.build(configured.load_classifier()), configured.options()
-        settings = check_settings(module, options, faithfulness, trust, notify)
+        settings = check_settings(module, options, faithfulness, trust, notify, photographs)
         passed = check_folder(module, options, FolderStorage.open(folders[0]), settings)
     if not passed:
         sys.exit(1)

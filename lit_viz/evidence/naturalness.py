@@ -7,6 +7,7 @@ of its natural images, on a scale where 1 is the similarity among these and 0 th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,12 +51,39 @@ def compared_layers(classifier: Classifier, last: str) -> list[str]:
     They have the depth of that layer in the tree of modules: blocks are compared with blocks.
     """
     names = []
-    for name, layout in layouts(classifier).items():
-        is_alike = name.count(".") == last.count(".") and layout.kind != "other"
-        if name and is_alike and layout.channels >= _LEAST_CHANNELS:
+    for name in _layers_with_channels(classifier):
+        if name.count(".") == last.count("."):
             names.append(name)
         if name == last:
             break
+    return _evenly(names)
+
+
+def network_layers(classifier: Classifier) -> list[str]:
+    """Return layers of at least eight channels, evenly spaced through the network, without its logits.
+
+    They are its blocks, the numbered modules at the depth that has most of them; or else, all layers outside of
+    another one.
+    """
+    names = _layers_with_channels(classifier)[:-1]
+    depths = Counter(name.count(".") for name in names if name.rpartition(".")[2].isdigit())
+    if not depths:
+        return _evenly([name for name in names if "." not in name])
+    depth = max(depths, key=lambda depth: depths[depth])
+    return _evenly([name for name in names if name.count(".") == depth and name.rpartition(".")[2].isdigit()])
+
+
+def _layers_with_channels(classifier: Classifier) -> list[str]:
+    """Return the layers of at least eight channels, in the order of the forward."""
+    names = []
+    for name, layout in layouts(classifier).items():
+        if name and layout.kind != "other" and layout.channels >= _LEAST_CHANNELS:
+            names.append(name)
+    return names
+
+
+def _evenly(names: list[str]) -> list[str]:
+    """Return at most eight of some layers, evenly spaced, the first and the last included."""
     if len(names) <= _MOST_LAYERS:
         return names
     places = torch.linspace(0, len(names) - 1, _MOST_LAYERS).round().long().tolist()

@@ -55,6 +55,9 @@ from lit_viz.utils.parts import Part
 from lit_viz.utils.process import tune_allocator
 from lit_viz.utils.typecheck import checked_types
 
+#: One or several files or folders.
+Paths = str | Path | Sequence[str | Path]
+
 
 class Run:
     """The results of a run.
@@ -288,12 +291,20 @@ class Run:
             self._verify_once()
         return self._storage.evidence()
 
-    def check(self, *, faithfulness: bool = False, trust: bool = False, progress: bool | None = None) -> bool:
+    def check(
+        self,
+        *,
+        faithfulness: bool = False,
+        trust: bool = False,
+        photographs: Paths = (),
+        progress: bool | None = None,
+    ) -> bool:
         """Compute all evidence of the run, as :func:`lit_viz.check` does.
 
         Args:
             faithfulness: also compute saliency metrics.
             trust: also run stronger attacks on images that an attack with a budget did not fool.
+            photographs: files or folders with which class images are compared.
             progress: show messages. Default: in notebooks.
 
         Returns:
@@ -302,11 +313,11 @@ class Run:
         if self._storage is None:
             return True
         notify = choose_notify(progress)
+        settings = check_settings(self._module, self._options, faithfulness, trust, notify, photographs)
         if isinstance(self._storage, FolderStorage):
-            settings = check_settings(self._module, self._options, faithfulness, trust, notify)
             passed = check_folder(self._module, self._options, self._storage, settings)
         else:
-            passed = self._verify(check_settings(self._module, self._options, faithfulness, trust, notify))
+            passed = self._verify(settings)
         self.outcomes = self._storage.outcomes()
         return passed
 
@@ -391,18 +402,25 @@ def evidence_settings(module: ImageTraining, options: RunOptions, notify: Notify
 
 
 def check_settings(
-    module: ImageTraining, options: RunOptions, faithfulness: bool, trust: bool, notify: Notify | None
+    module: ImageTraining,
+    options: RunOptions,
+    faithfulness: bool,
+    trust: bool,
+    notify: Notify | None,
+    photographs: Paths = (),
 ) -> EvidenceSettings:
     """Return the settings of all evidence, without a time limit.
 
     Raises:
         LitVizError: a requested kind of evidence does not apply to the method.
     """
-    requested: Mapping[str, bool] = {"faithfulness": faithfulness, "trust": trust}
+    given = [photographs] if isinstance(photographs, (str, Path)) else photographs
+    files = [str(path) for path in given]
+    requested: Mapping[str, bool] = {"faithfulness": faithfulness, "trust": trust, "photographs": bool(files)}
     for name, is_requested in requested.items():
         if is_requested and name not in presentation_of(type(module)).evidence_options:
             raise LitVizError(f"{name} does not apply to {type(module).__name__}: leave it out")
-    evidence = replace(options.evidence, faithfulness=faithfulness, trust=trust)
+    evidence = replace(options.evidence, faithfulness=faithfulness, trust=trust, photographs=files)
     return EvidenceSettings(evidence, None, notify or ignore, options.half_precision)
 
 

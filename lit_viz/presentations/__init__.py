@@ -81,6 +81,7 @@ class EvidenceOptions:
         explain: whether saliency maps of originals and adversarial images are drawn.
         faithfulness: whether saliency metrics are computed.
         trust: whether stronger attacks are run on images that an attack did not fool.
+        photographs: files and folders with which class images are compared.
     """
 
     check: Check = "captum"
@@ -89,6 +90,7 @@ class EvidenceOptions:
     explain: bool = False
     faithfulness: bool = False
     trust: bool = False
+    photographs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

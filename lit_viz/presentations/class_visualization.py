@@ -9,8 +9,10 @@ from math import prod
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from lit_viz.engine.module import ImageTraining
+from lit_viz.evidence.class_images import class_image_naturalness
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.figures.evolution import evolution_figure
 from lit_viz.figures.layout import Cell, pixels
@@ -42,6 +44,7 @@ class ClassVisualizationPresentation(Presentation):
     """Presentation of images of classes, layers and channels."""
 
     title: ClassVar[str] = "Class images"
+    evidence_options: ClassVar[tuple[str, ...]] = ("photographs",)
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "lr": "lr {:g}"}
 
     def attach(self, module: ImageTraining) -> None:
@@ -130,7 +133,20 @@ class ClassVisualizationPresentation(Presentation):
         held_out = held_out_item(records)
         if held_out is not None:
             settings.report(held_out)
+        if settings.options.photographs:
+            compared = class_image_naturalness(module.classifier, settings.options.photographs, _class_images(done))
+            settings.add(Evidence(naturalness=compared), storage, table=True)
         return same == len(done)
+
+
+def _class_images(outcomes: Sequence[Outcome]) -> list[tuple[Record, Tensor]]:
+    """Return the images that have a target, with their records."""
+    images = []
+    for outcome in outcomes:
+        image = outcome.image()
+        if outcome.record.target is not None and image is not None:
+            images.append((outcome.record, image))
+    return images
 
 
 def _is_channel(record: Record) -> bool:

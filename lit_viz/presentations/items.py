@@ -135,6 +135,31 @@ def _files_read(read: int, tasks: int | None) -> str:
     return f"{read} re-read from the disk, the others have none"
 
 
+def _naturalness(part: run_evidence.NaturalnessEvidence) -> EvidenceItem:
+    rows: list[TableRow] = []
+    decidable = 0
+    for entry in part.images:
+        row = {"image": f"{entry.index} {entry.target_name or entry.name}", "photographs": str(entry.photographs)}
+        for figure in entry.layers:
+            text = "not decidable"
+            if figure.is_decidable:
+                text = f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
+            row[figure.layer] = text
+        if not entry.layers:
+            row["verdict"] = "not decidable"
+        decidable += any(figure.is_decidable for figure in entry.layers)
+        rows.append(row)
+    text = (
+        f"Similarity of class images to photographs of their class: decidable for {decidable} of {len(part.images)}, "
+        f"with {pluralize(part.photographs, 'photograph')}."
+    )
+    notes = [
+        "By layer, Spearman correlation of the channel means: 1 as among photographs of the class, 0 as of other "
+        "photographs, with a 95 % interval. A low value is no proof of manipulation: clean networks have low ones too."
+    ]
+    return EvidenceItem(text, rows=rows, notes=notes)
+
+
 # -- attacks
 
 
@@ -324,6 +349,7 @@ def _localization(part: run_evidence.LocalizationEvidence) -> EvidenceItem:
 _PARTS: Mapping[str, Callable[[Any], EvidenceItem]] = {
     "files": _files,
     "pictures": _images,
+    "naturalness": _naturalness,
     "trust": _diagnosis,
     "survivors": _ensemble,
     "robustness": _robustness,

@@ -39,6 +39,42 @@ class ImageEvidence(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerNaturalness(JsonObject):
+    """How natural an image is at a layer: 1 as photographs of its class among themselves, 0 as other photographs, with
+    a 95 % bootstrap interval; not decidable if these are as similar as those."""
+
+    layer: str
+    value: float
+    low: float
+    high: float
+    is_decidable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNaturalness(JsonObject):
+    """How natural a class image is, by layer, and the number of photographs of its class; no layers if too few."""
+
+    index: int
+    name: str
+    target_name: str | None
+    photographs: int
+    layers: Sequence[LayerNaturalness] = nested(LayerNaturalness)
+
+    @classmethod
+    def of(cls, record: Any, **values: Any) -> ImageNaturalness:
+        """Return the evidence for the image of a record."""
+        return cls(index=record.index, name=record.name, target_name=record.target_name, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaturalnessEvidence(JsonObject):
+    """Comparison of class images with photographs of their classes; ``photographs`` is the number of all."""
+
+    photographs: int
+    images: Sequence[ImageNaturalness] = nested(ImageNaturalness)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnsembleMember(JsonObject):
     """Images that a member of an ensemble attacked, its successes as floats, and the images without a success after
     it."""
@@ -259,6 +295,7 @@ class Evidence(JsonObject):
 
     Attributes:
         files, pictures: verified adversarial files and class images.
+        naturalness: comparison of class images with photographs of their classes.
         universal: fooling rates in words, by universal perturbation.
         survivors: members of an ensemble.
         robustness: robustness by radius.
@@ -271,6 +308,7 @@ class Evidence(JsonObject):
 
     files: FileEvidence | None = nested(FileEvidence, optional=True)
     pictures: ImageEvidence | None = nested(ImageEvidence, optional=True)
+    naturalness: NaturalnessEvidence | None = nested(NaturalnessEvidence, optional=True)
     universal: Mapping[str, Sequence[str]] | None = optional()
     survivors: Sequence[EnsembleMember] | None = nested(EnsembleMember, optional=True)
     robustness: RobustnessEvidence | None = nested(RobustnessEvidence, optional=True)

@@ -1,0 +1,107 @@
+"""The sanity figure of class images: with photographs of known classes, and in the evidence of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.cli import main
+from lit_viz.evidence.class_images import class_image_naturalness, photographs_by_class
+from lit_viz.evidence.naturalness import channel_means, naturalness, network_layers
+from lit_viz.images.reading import read_photograph
+from lit_viz.methods.records import ClassImageRecord
+from lit_viz.zoo.photographs import photograph_file
+
+
+@pytest.fixture(scope="module")
+def net() -> Classifier:
+    return lv.load_classifier("zoo/fashion_cnn")
+
+
+def record(target: int, name: str) -> ClassImageRecord:
+    return ClassImageRecord.make(
+        index=target, name=name, status="done", target=target, target_name=name, top5=[], judges={}
+    )
+
+
+def test_the_class_is_that_of_the_folder_or_the_predicted_one(net: Classifier, tmp_path: Path) -> None:
+    bag = photograph_file("fashion/bag_18")
+    (tmp_path / "trouser").mkdir()
+    (tmp_path / "trouser" / "bag.png").write_bytes(bag.read_bytes())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bag.png").write_bytes(bag.read_bytes())
+    assert photographs_by_class(net, [tmp_path / "trouser"])[1] == [net.labels.index("trouser")]
+    assert photographs_by_class(net, [tmp_path / "photos"])[1] == [net.labels.index("bag")]
+
+
+def test_a_photograph_is_natural_and_noise_is_not(net: Classifier) -> None:
+    trouser, bag = net.labels.index("trouser"), net.labels.index("bag")
+    files, classes = photographs_by_class(net, ["zoo:fashion"])
+    assert len(files) == 60
+    own = [file for file, label in zip(files, classes, strict=True) if label == trouser]
+    photograph = read_photograph(own[0], net.size, 1).pixels
+    noise = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0))
+    found = class_image_naturalness(net, ["zoo:fashion"], [(record(trouser, "trouser"), photograph)])
+    other = class_image_naturalness(net, ["zoo:fashion"], [(record(trouser, "trouser"), noise)])
+    as_bag = class_image_naturalness(net, ["zoo:fashion"], [(record(bag, "bag"), photograph)])
+    for natural, unnatural in zip(found.images[0].layers, other.images[0].layers, strict=True):
+        assert natural.is_decidable
+        assert natural.value > 0.8
+        assert unnatural.value < natural.value
+    assert as_bag.images[0].layers[-1].value < found.images[0].layers[-1].value - 0.5
+    assert found.images[0].photographs == 6
+
+    layers = network_layers(net)
+    pixels = torch.stack([read_photograph(file, net.size, 1).pixels for file in files])
+    means = channel_means(net, layers, pixels)
+    is_own = torch.tensor(classes) == trouser
+    synthetic = {layer: rows[0] for layer, rows in channel_means(net, layers, photograph[None]).items()}
+    natural_means = {layer: rows[is_own] for layer, rows in means.items()}
+    random_means = {layer: rows[~is_own] for layer, rows in means.items()}
+    expected = naturalness(synthetic, natural_means, random_means)
+    values = [figure.value for figure in found.images[0].layers]
+    assert values == pytest.approx([figure.value for figure in expected], abs=1e-5)
+
+
+def test_a_class_without_photographs_is_not_decidable(net: Classifier) -> None:
+    image = torch.rand(1, 28, 28)
+    found = class_image_naturalness(net, [photograph_file("fashion/bag_18")], [(record(1, "trouser"), image)])
+    assert found.images[0].layers == []
+    assert found.images[0].photographs == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("zoo/fashion_cnn", ["conv1", "relu1", "conv2", "relu2", "flatten", "fc", "relu3"]),
+        ("zoo/fashion_vit", ["blocks.0", "blocks.1", "blocks.2"]),
+    ],
+)
+def test_blocks_are_compared_or_all_outer_layers(name: str, layers: list[str]) -> None:
+    assert network_layers(lv.load_classifier(name)) == layers
+
+
+def test_check_adds_the_figure_to_evidence_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    lv.visualize("zoo/fashion_robust_cnn", ["sneaker", "bag"], config="small", iterations=3, logger=None, out=out)
+    main(["check", str(out), "--photographs", "zoo:fashion"])
+    assert "Similarity of class images to photographs of their class" in capsys.readouterr().err
+    found = json.loads((out / "evidence.json").read_text())["naturalness"]
+    assert found["photographs"] == 60
+    assert [image["target_name"] for image in found["images"]] == ["sneaker", "bag"]
+    assert len(found["images"][0]["layers"]) == 7
+    assert "Similarity of class images" in (out / "report.html").read_text()
+    with pytest.raises(SystemExit):
+        main(["check", str(out), "--photos", "zoo:fashion"])
+    assert "unrecognized option --photos; did you mean '--photographs'" in capsys.readouterr().err
+
+
+def test_photographs_apply_to_class_images_only() -> None:
+    run = lv.saliency("zoo/fashion_cnn", "zoo:fashion/bag_18")
+    with pytest.raises(lv.LitVizError, match="photographs does not apply"):
+        run.check(photographs="zoo:fashion")
