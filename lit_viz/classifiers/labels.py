@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.utils.files import check_regular
 
+_LISTED = 20  # classes that an error lists
 _LABELS = "labels must be names or a text file with one name per line"
 
 
@@ -96,7 +97,12 @@ def _hint(target: str, labels: Sequence[str]) -> str:
     names = set[str]().union(*_indices(tuple(labels)))
     if "," in target and names.issuperset(map(_normalized, target.split(","))):
         return f"; give classes separately: targets={target.split(',')}"
-    return did_you_mean(target.replace("_", " "), labels) or ": see lit-viz classes"
+    similar = did_you_mean(target.replace("_", " "), labels)
+    if similar:
+        return similar
+    if len(labels) <= _LISTED:
+        return f": the classes are {', '.join(labels)}"
+    return ": see lit-viz classes"
 
 
 def _normalized(name: str) -> str:

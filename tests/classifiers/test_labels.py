@@ -54,6 +54,14 @@ def test_an_unknown_name_lists_similar_names() -> None:
         find_class("tarantola", imagenet_labels())
 
 
+def test_an_unknown_name_lists_all_of_a_few_classes() -> None:
+    """``lit-viz classes`` knows published networks only."""
+    with pytest.raises(LitVizError, match=r"unknown class 'zebra': the classes are cat, dog"):
+        find_class("zebra", ["cat", "dog"])
+    with pytest.raises(LitVizError, match=r"unknown class 'qqqqqq': see lit-viz classes"):
+        find_class("qqqqqq", imagenet_labels())
+
+
 def test_a_list_of_names_is_rejected_with_the_way_to_give_several() -> None:
     with pytest.raises(LitVizError, match=r"unknown class 'stingray,tabby'; give classes separately"):
         find_class("stingray,tabby", imagenet_labels())

@@ -212,5 +212,5 @@ def test_judges_evaluate_the_images_of_a_group_separately(
     assert f"{record['probability']:.2f} ({record['rank']})" in capsys.readouterr().out
     other = load_classifier(smooth_network(), labels=["a", "b", "c", "d", "e"], mean=0.5, std=0.25, size=16)
     monkeypatch.setattr("scripts.judge.load_classifier", lambda name, weights: other)
-    with pytest.raises(LitVizError, match="unknown class 'banana': see lit-viz classes"):
+    with pytest.raises(LitVizError, match="unknown class 'banana': the classes are a, b, c, d, e"):
         judge(str(tmp_path / "run"), ["other"])
