@@ -165,6 +165,11 @@ def test_the_record_describes_the_file(tmp_path: Path, lit_viz: Any, records: An
             "expected class name, got 'DRL'",
         ),
         (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps expects a value"),
+        (
+            ["attack", "x.png", "--attack", "pgd", "--eps", "1/255", "--eps=2/255"],
+            "--eps must be given once: several radii are a list, such as --eps 1/255,2/255",
+        ),
+        (["visualize", "0", "--iterations", "9" * 20, "--count"], "--iterations must have at most 18 digits"),
         (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "must be at most 1, got 8"),
         (["visualize", "1", "--model.objective", "Gradient"], "expected class name, got 'Gradient': see lit-viz"),
         (["saliency", "x" * 300], "is not accessible (File name too long)"),

@@ -30,6 +30,7 @@ _HALF = {
 }
 
 
+_TOO_LARGE = 10**18  # counts are stored in 64 bits
 #: Iterations: a text of :meth:`LogSchedule.parse`, one number or several.
 Schedule = str | int | Sequence[int]
 
@@ -297,7 +298,9 @@ class Method(Part, pl.LightningModule):
 
 
 def check_at_least_one(**options: int) -> None:
-    """Raise :class:`LitVizError` if the value of an option is less than 1."""
+    """Raise :class:`LitVizError` if the value of an option is less than 1, or too large for 64 bits."""
     for name, value in options.items():
         if value < 1:
             raise LitVizError(f"{name} must be at least 1, got {value}")
+        if value >= _TOO_LARGE:
+            raise LitVizError(f"{name} must have at most 18 digits, got {value}")

@@ -50,6 +50,7 @@ def rewrite_arguments(arguments: Sequence[str], command: Any = None) -> list[str
     options: list[list[str]] = []
     targets: list[str] = []
     positionals: list[str] = []
+    _check_radii(arguments)
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -73,6 +74,13 @@ def rewrite_arguments(arguments: Sequence[str], command: Any = None) -> list[str
     for option in sorted(options, key=_rank):
         words += option
     return words
+
+
+def _check_radii(arguments: Sequence[str]) -> None:
+    """Reject several ``--eps``, of which the last one would win."""
+    given = [word for word in arguments if word.partition("=")[0] == "--eps"]
+    if len(given) > 1:
+        raise LitVizError("--eps must be given once: several radii are a list, such as --eps 1/255,2/255")
 
 
 def _is_positional(argument: str) -> bool:
