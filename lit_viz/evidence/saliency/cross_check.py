@@ -41,8 +41,8 @@ MAX_ALLOWED = 0.2
 _TOP = 0.1  # share of the pixels that count as the most salient
 _FORMULA_EVALUATIONS = 16  # the formula does not depend on their number, and float64 is slow
 _CONTROL_EVALUATIONS = 8
-# Captum's float32 maps with rounding errors added to photograph and weights. Where the first ones do not allow the
-# delivered map, more are computed, with larger errors: a kink of a ReLU may affect one map in ten.
+# Captum's float32 maps with rounding errors added to photograph and weights, computed until one allows the delivered
+# map. The later ones have larger errors: a kink of a ReLU may affect one map in ten.
 _ROUNDED_MAPS, _MORE_ROUNDED_MAPS, _MORE_ROUNDING_STEPS = 2, 8, 16
 _TIE_NOISE = 1e-3  # separates equal neighbors, between which a max-pooling chooses by rounding even in float64
 _RELATIVE_COST = 20  # estimated duration of a comparison, relative to that of the map
@@ -175,10 +175,6 @@ def check_map(
     exact = replace(reference, x=reference.x.to(reference.classifier.device))
     expected = exact.compute()
     single = replace(exact, x=exact.x.float())
-
-    def float32_error(*references: CaptumReference) -> float:
-        return max(largest_difference(reference.compute(), expected) for reference in references)
-
     few = exact.with_evaluations(_FORMULA_EVALUATIONS)
     networks = _float64_networks(few)
     known = expected if few.evaluations == exact.evaluations else None
@@ -188,7 +184,7 @@ def check_map(
     agreement = Agreement(
         formula=_formula_difference(few, networks, known),
         delivered=largest_difference(delivered[None], expected),
-        captum_float32=float32_error(single, *(single.with_rounding(k) for k in range(1, 1 + _ROUNDED_MAPS))),
+        captum_float32=largest_difference(single.compute(), expected),
         similarity=similarity_of(delivered, expected[0]),
         controls=controls,
         rounding=few.formula_rounding,
@@ -198,15 +194,25 @@ def check_map(
         x = (few.x + _TIE_NOISE * (noise - 0.5)).clamp(0, 1)
         untied = replace(few, x=x, method=_with_noisy_baseline(few.method, _TIE_NOISE * noise.flip(-1)))
         agreement = replace(agreement, formula=_formula_difference(untied, networks, None))
-    if not agreement.delivered_passed and agreement.delivered < MAX_ALLOWED:
-        seeds = range(1 + _ROUNDED_MAPS, 1 + _ROUNDED_MAPS + _MORE_ROUNDED_MAPS)
-        error = float32_error(*(single.with_rounding(k, _MORE_ROUNDING_STEPS) for k in seeds))
+    for rounded in _rounded_references(single, agreement.delivered):
+        if agreement.delivered_passed:
+            break
+        error = largest_difference(rounded.compute(), expected)
         agreement = replace(agreement, captum_float32=max(agreement.captum_float32, error))
     if not agreement.decided:
         raise LitVizError(
             f"not decided, since Captum's own float32 maps differ by {agreement.captum_float32:.0%} (flat areas, kinks)"
         )
     return agreement, expected[0]
+
+
+def _rounded_references(single: CaptumReference, delivered: float) -> Iterator[CaptumReference]:
+    """Yield references with rounding errors added; larger ones only for a map that may be allowed at all."""
+    for seed in range(1, 1 + _ROUNDED_MAPS):
+        yield single.with_rounding(seed)
+    if delivered < MAX_ALLOWED:
+        for seed in range(1 + _ROUNDED_MAPS, 1 + _ROUNDED_MAPS + _MORE_ROUNDED_MAPS):
+            yield single.with_rounding(seed, _MORE_ROUNDING_STEPS)
 
 
 def _with_noisy_baseline(method: Attribution, noise: Tensor) -> Attribution:
@@ -394,6 +400,7 @@ def cross_check(
         if counterpart_of(methods[record.method]) is not None:
             total += record.iterations or 0
     start, evaluations, notified = time.monotonic(), 0, False
+    durations = _Durations()
     for outcome, record in queue:
         index, method, count = record.index, methods[record.method], record.iterations or 0
         if seconds is None and (damage := _damage(outcome, record)):
@@ -403,9 +410,7 @@ def cross_check(
             unchecked[index] = NOT_IN_CAPTUM
             continue
         elapsed = time.monotonic() - start
-        expected = _RELATIVE_COST * (record.seconds or 0.0)
-        if evaluations:
-            expected = count * elapsed / evaluations
+        expected = durations.expected(record)
         if seconds is not None:
             is_first = not evaluations and not is_strict
             limit = seconds * _FIRST_LIMIT if is_first else seconds
@@ -432,6 +437,7 @@ def cross_check(
             copies.clear()  # hooks may be left on them
             unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
             continue
+        durations.add(record, time.monotonic() - start - elapsed)
         controlled.add(record.method)
         kept[agreement.passed] += 1
         is_drawn = kept[agreement.passed] <= MOST_ROWS  # of passed and of failed maps
@@ -443,6 +449,23 @@ def cross_check(
             notified = True
             notify(f"evidence: the comparison with Captum takes about {remaining / 60:.1f} more minutes")
     return CrossCheck(agreements, unchecked, damaged, half)
+
+
+@dataclass
+class _Durations:
+    """Seconds per evaluation of the last comparison of each method; the first one of a method copies networks."""
+
+    of_method: dict[str, float] = field(default_factory=dict)
+
+    def add(self, record: SaliencyRecord, seconds: float) -> None:
+        self.of_method[record.method] = seconds / max(1, record.iterations or 0)
+
+    def expected(self, record: SaliencyRecord) -> float:
+        """Return the expected seconds of a comparison; of a new method at the rate of the fastest one."""
+        if not self.of_method:
+            return _RELATIVE_COST * (record.seconds or 0.0)
+        rate = self.of_method.get(record.method, min(self.of_method.values()))
+        return rate * (record.iterations or 0)
 
 
 def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:

@@ -121,7 +121,7 @@ def test_one_copy_of_the_network_and_controls_of_one_map_per_method(
     assert sorted(controls.values()) == [0, 0, 3, 3]
     assert copied.count((torch.float64, True)) == 1
     assert copied.count((torch.float32, False)) == 1  # of the randomized network
-    assert copied.count((torch.float32, True)) == 1 + 2 * 4  # and with rounding errors in the weights, for each map
+    assert copied.count((torch.float32, True)) == 1  # none with rounding errors: the first float32 map allows all
 
 
 class Renamed(Gradient):
@@ -299,7 +299,7 @@ def test_more_float32_maps_are_computed_for_rare_kinks(monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "_formula_difference", lambda *args: 0.0)
     delivered = torch.ones(3, 16, 16) + 0.05
     assert compared(Gradient(), rectified(), photograph(), delivered, 1).delivered_passed
-    assert max(seeds) == 10
+    assert max(seeds) == 9  # none after the map that allows the delivered one
     assert not compared(Gradient(), rectified(), photograph(), delivered + 0.05, 1).delivered_passed
 
 
