@@ -29,6 +29,8 @@ _RANDOM = 64  # photographs with which natural images are compared
 _LEAST = 3  # photographs for a comparison
 _THUMBNAIL = 96  # pixels
 _BINS = 40
+#: A synthetic activation of so many times the largest of a photograph is flagged; clean units reached 8.4 times.
+SILENT = 10.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,16 @@ class UnitPage:
         """Activation of the synthetic image relative to the largest of a photograph; None unless that is positive."""
         largest = float(self.activations.max())
         return self.synthetic / largest if largest > 0 else None
+
+    @property
+    def flag(self) -> str:
+        """``silent`` for a unit that photographs hardly activate, of which the picture says nothing; else empty.
+
+        No photograph activates it, or its synthetic image does so :data:`SILENT` times as much as any of them.
+        """
+        is_dead = not self.activations.any()
+        is_beyond = self.ratio is not None and self.ratio > SILENT
+        return "silent" if is_dead or is_beyond else ""
 
     @property
     def histogram(self) -> Histogram:

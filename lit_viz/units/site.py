@@ -41,7 +41,8 @@ def write_site(
     index = folder / "index.html"
     shared = {"title": f"Microscope of {network}", "compared": compared, "other": other}
     layers = list(dict.fromkeys(page.layer for page in pages))
-    write_text(index, _render("index.html", subtitle=subtitle, layers=layers, **shared))
+    flagged = sum(bool(page.flag) for page in pages)
+    write_text(index, _render("index.html", subtitle=subtitle, layers=layers, flagged=flagged, **shared))
     (folder / "units").mkdir(exist_ok=True)
     for place, page in enumerate(pages):
         neighbors = _neighbors(pages, place)
@@ -91,9 +92,9 @@ def write_comparison(
 
 
 def _index_row(page: UnitPage) -> list[Any]:
-    """Return layer, unit, page, thumbnail and the names of the classes, which the search reads."""
+    """Return layer, unit, page, thumbnail, the names of the classes, which the search reads, and the flag."""
     names = [name for name, _ in page.raised]
-    return [page.layer, page.unit, f"units/{page.page}", page.thumbnail, names]
+    return [page.layer, page.unit, f"units/{page.page}", page.thumbnail, names, page.flag]
 
 
 def _neighbors(pages: Sequence[UnitPage], place: int) -> dict[str, str]:

@@ -175,6 +175,49 @@ def test_the_data_of_the_index_is_small(net: Classifier, photographs: Path, tmp_
     assert 2000 * len(text) / len(rows) < 2_000_000
 
 
+@pytest.mark.parametrize(
+    ("activations", "synthetic", "flag"),
+    [
+        ([0.0, 0.0, 0.0], 0.0, "silent"),
+        ([0.0, 0.1, 0.5], 5.1, "silent"),
+        ([0.0, 0.1, 0.5], 4.9, ""),
+        ([-3.0, -2.0, -1.0], 4.0, ""),  # of a layer without an activation function
+    ],
+)
+def test_silent_units_are_flagged(activations: list[float], synthetic: float, flag: str) -> None:
+    page = UnitPage("a", 0, "", "", synthetic, np.asarray(activations, np.float32), [], [], [])
+    assert page.flag == flag
+
+
+def test_units_that_no_photograph_activates_are_flagged_on_pages(
+    photographs: Path, tmp_path: Path, probe: Any, probe_page: Any
+) -> None:
+    module = network()
+    with torch.no_grad():
+        module[0].weight[2] *= 40  # a strong edge, which smooth photographs lack
+        module[0].bias[2] = -60.0
+        module[0].weight[4] = 0.0
+        module[0].bias[4] = -1.0
+    net = load_classifier(module, size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
+    made = lv.microscope(net, "1", photographs, tmp_path / "out", iterations=60)
+    site = made.index.parent
+    flagged = [unit for unit in range(6) if "Flagged as silent" in (site / "units" / f"1_{unit}.html").read_text()]
+    assert flagged == [2, 4]
+    script = probe(
+        "flaggedOnly.checked = true; flaggedOnly.dispatchEvent(new Event('change'));"
+        "report.shown = [...document.querySelectorAll('.grid a')].map((a) => a.textContent);"
+    )
+    text = made.index.read_text()
+    assert "flagged only (2)" in text
+    start = text.index('<meta http-equiv="Content-Security-Policy"')
+    text = text[:start] + text[text.index(">", start) + 1 :]
+    tested = site / "tested.html"
+    tested.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
+    report = probe_page(tested.as_uri(), tmp_path)
+    assert report["errors"] == []
+    assert report["shown"] == ["2 silent", "4 silent"]
+
+
 def test_two_thousand_units_are_listed_at_once(tmp_path: Path, probe: Any, probe_page: Any) -> None:
     pages = []
     classes = [("Staffordshire bullterrier", 0.5)] * 5

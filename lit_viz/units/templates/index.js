@@ -1,12 +1,13 @@
 "use strict";
-// The index lists UNITS (data.js): layer, unit, page, thumbnail and classes.
+// The index lists UNITS (data.js): layer, unit, page, thumbnail, classes and flag.
 const search = document.getElementById("search");
+const flaggedOnly = document.getElementById("flagged");
 const list = document.getElementById("units");
 
-function entryOf([layer, unit, page, thumbnail, classes]) {
-  const anchor = card(page, [thumbnail], [unit]);
+function entryOf([layer, unit, page, thumbnail, classes, flag]) {
+  const anchor = card(page, [thumbnail], [flag ? `${unit} ${flag}` : unit]);
   anchor.title = `${layer}, unit ${unit}: ${classes.join(", ")}`;
-  return { anchor, layer, text: `${layer} ${unit} ${classes.join(" ")}`.toLowerCase() };
+  return { anchor, layer, flag, text: `${layer} ${unit} ${classes.join(" ")}`.toLowerCase() };
 }
 
 function sectionOf([layer, cards]) {
@@ -20,7 +21,7 @@ function sectionOf([layer, cards]) {
 
 function show() {
   const words = search.value.trim().toLowerCase();
-  const found = entries.filter((entry) => entry.text.includes(words));
+  const found = entries.filter((entry) => entry.text.includes(words) && (entry.flag || !flaggedOnly.checked));
   const layers = new Map();
   for (const { anchor, layer } of found) {
     if (!layers.has(layer)) layers.set(layer, []);
@@ -32,6 +33,7 @@ function show() {
 
 const entries = UNITS.map(entryOf);
 search.addEventListener("input", show);
+flaggedOnly.addEventListener("change", show);
 listenToKeys(search, () => [...list.querySelectorAll("a")]);
 show();
 document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
