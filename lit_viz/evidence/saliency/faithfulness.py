@@ -270,13 +270,16 @@ def table(metrics: Sequence[SaliencyMetrics]) -> str:
         rows.append(row)
         by_method[entry.method].append(row)
     shown = rows[:MOST_PRINTED]
+    omissions: list[str] = []
     for method, of_method in by_method.items():
         if len(of_method) > 1:
+            omissions += _omissions(method, of_method)
             shown.append(_MetricsRow(f"mean of {len(of_method)}", method, "", _means(of_method)))
     columns: dict[str, None] = {}
     for row in rows:
         columns |= dict.fromkeys(row.values)
-    return f"{text_table([row.cells(list(columns)) for row in shown], words=3)}\n{_LEGEND}"
+    cells = [row.cells(list(columns)) for row in shown]
+    return "\n".join([text_table(cells, words=3), _LEGEND, *omissions])
 
 
 @dataclass(frozen=True)
@@ -313,11 +316,27 @@ def _columns(metrics: SaliencyMetrics) -> dict[str, float | None]:
     return values
 
 
+def _omissions(method: str, rows: Sequence[_MetricsRow]) -> list[str]:
+    """Return a sentence per column whose mean omits maps."""
+    sentences = []
+    for column in _means(rows):
+        missing = sum(not _is_number(row.values.get(column)) for row in rows)
+        if missing:
+            sentences.append(
+                f"the mean {column} of {method} omits {missing} of {len(rows)} maps without a finite value"
+            )
+    return sentences
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
 def _means(rows: Sequence[_MetricsRow]) -> dict[str, float]:
-    """Return the means of the columns, over the rows that have a value."""
+    """Return the means of the columns, over the rows that have a finite value."""
     computed: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         for column, value in row.values.items():
-            if value is not None:
+            if value is not None and _is_number(value):
                 computed[column].append(value)
     return {column: fmean(values) for column, values in computed.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -227,6 +228,16 @@ def test_the_table_has_a_row_per_map_and_means_per_method() -> None:
     assert numbers[3] == ["0.200", "0.500", "0.750", "0.200", "0.250", "0.125", "1.500", "0.300", "0.100"]
     assert "mean of 2" in lines[3 + 1]
     assert numbers[2][-2:] == ["-", "-"]
+
+
+def test_the_table_says_how_many_maps_the_means_omit() -> None:
+    printed = table([made("gradient", 0.1), made("gradient", math.nan), made("gradient", 0.3)])
+    (row,) = [line for line in printed.splitlines() if "mean of 3" in line]
+    assert re.findall(r"\d\.\d{3}", row)[0] == "0.200"
+    assert printed.endswith(
+        "the mean deletion ↓ of gradient omits 1 of 3 maps without a finite value\n"
+        "the mean insertion ↑ of gradient omits 1 of 3 maps without a finite value"
+    )
 
 
 @pytest.mark.parametrize(
