@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from lit_viz.methods.tasks import listed_tasks
 from lit_viz.runs.evidence import ImageNaturalness, LayerNaturalness, NaturalnessEvidence
 from lit_viz.types import Record
 
-_BATCH = 16
 _LEAST = 3  # photographs of the class
 _MOST = 32  # photographs of a class that are compared
 _RANDOM = 64  # photographs of any class
@@ -41,17 +41,22 @@ def class_image_naturalness(
     """
     files, classes = photographs_by_class(classifier, photographs)
     layers = network_layers(classifier)
-    strangers = _evenly(list(range(len(files))), _RANDOM)
-    natural = {record.target: _of_class(classes, record.target) for record, _ in images}
-    needed = sorted({*strangers, *(place for places in natural.values() for place in places)})
-    means = channel_means(classifier, layers, _read(classifier, [files[place] for place in needed]))
-    rows = {place: row for row, place in enumerate(needed)}
+    strangers = _evenly(range(len(files)), _RANDOM)
+    natural: dict[int | None, list[int]] = {}
+    needed = set(strangers)
+    for record, _ in images:
+        natural[record.target] = _of_class(classes, record.target)
+        needed.update(natural[record.target])
+    places = sorted(needed)
+    rows = dict(zip(places, range(len(places)), strict=True))
+    means = channel_means(classifier, layers, _read(classifier, [files[place] for place in places]))
     found = []
     for record, image in images:
-        own = [rows[place] for place in natural[record.target]]
-        others = [rows[place] for place in strangers if classes[place] != record.target]
-        figures = _figures(classifier, layers, image, means, own, others)
-        found.append(ImageNaturalness.of(record, photographs=len(own), layers=figures))
+        own = _rows(means, rows, natural[record.target])
+        other_places = set(strangers) - set(_places(classes, record.target))
+        others = _rows(means, rows, sorted(other_places))
+        figures = _figures(classifier, layers, image, own, others)
+        found.append(ImageNaturalness.of(record, photographs=len(natural[record.target]), layers=figures))
     return NaturalnessEvidence(photographs=len(files), images=found)
 
 
@@ -81,17 +86,28 @@ def photographs_by_class(classifier: Classifier, photographs: Sequence[str | Pat
     return files, classes
 
 
+def _places(classes: Sequence[int], target: int | None) -> list[int]:
+    """Return the places of the photographs of a class."""
+    return [place for place, label in enumerate(classes) if label == target]
+
+
 def _of_class(classes: Sequence[int], target: int | None) -> list[int]:
-    """Return places of photographs of a class, evenly spaced through the list."""
-    return _evenly([place for place, label in enumerate(classes) if label == target], _MOST)
+    """Return the places of photographs of a class, evenly spaced through the list."""
+    return _evenly(_places(classes, target), _MOST)
 
 
 def _evenly(places: Sequence[int], most: int) -> list[int]:
     """Return at most so many places, evenly spaced."""
     if len(places) <= most:
         return list(places)
-    chosen = torch.linspace(0, len(places) - 1, most).round().long().tolist()
-    return [places[index] for index in chosen]
+    chosen = torch.linspace(0, len(places) - 1, most).round().long()
+    return torch.tensor(places)[chosen].tolist()
+
+
+def _rows(means: Mapping[str, Tensor], rows: Mapping[int, int], places: Sequence[int]) -> dict[str, Tensor]:
+    """Return the channel means of the photographs at some places, ``(N, C)`` by layer."""
+    chosen = [rows[place] for place in places]
+    return {layer: values[chosen] for layer, values in means.items()}
 
 
 def _read(classifier: Classifier, files: Sequence[str]) -> Tensor:
@@ -104,22 +120,16 @@ def _figures(
     classifier: Classifier,
     layers: Sequence[str],
     image: Tensor,
-    means: Mapping[str, Tensor],
-    own: Sequence[int],
-    others: Sequence[int],
+    natural: Mapping[str, Tensor],
+    others: Mapping[str, Tensor],
 ) -> list[LayerNaturalness]:
     """Return the figure of each layer; empty with too few photographs."""
-    if len(own) < _LEAST or len(others) < _LEAST:
+    if not layers or min(len(natural[layers[0]]), len(others[layers[0]])) < _LEAST:
         return []
     synthetic = {}
     for layer, row in channel_means(classifier, layers, resize(image[None], classifier.size)).items():
         synthetic[layer] = row[0]
-    natural = {layer: rows[list(own)] for layer, rows in means.items()}
-    random = {layer: rows[list(others)] for layer, rows in means.items()}
     figures = []
-    for figure in naturalness(synthetic, natural, random):
-        entry = LayerNaturalness(
-            layer=figure.layer, value=figure.value, low=figure.low, high=figure.high, is_decidable=figure.is_decidable
-        )
-        figures.append(entry)
+    for figure in naturalness(synthetic, natural, others):
+        figures.append(LayerNaturalness(**asdict(figure)))
     return figures

@@ -7,7 +7,6 @@ of its natural images, on a scale where 1 is the similarity among these and 0 th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,12 +64,14 @@ def network_layers(classifier: Classifier) -> list[str]:
     They are its blocks, the numbered modules at the depth that has most of them; or else, all layers outside of
     another one.
     """
-    names = _layers_with_channels(classifier)[:-1]
-    depths = Counter(name.count(".") for name in names if name.rpartition(".")[2].isdigit())
-    if not depths:
-        return _evenly([name for name in names if "." not in name])
-    depth = max(depths, key=lambda depth: depths[depth])
-    return _evenly([name for name in names if name.count(".") == depth and name.rpartition(".")[2].isdigit()])
+    blocks: dict[int, list[str]] = {}
+    outer: list[str] = []
+    for name in _layers_with_channels(classifier)[:-1]:
+        if name.rpartition(".")[2].isdigit():
+            blocks.setdefault(name.count("."), []).append(name)
+        if "." not in name:
+            outer.append(name)
+    return _evenly(max(blocks.values(), key=len, default=outer))
 
 
 def _layers_with_channels(classifier: Classifier) -> list[str]:

@@ -37,12 +37,17 @@ def write_site(
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("microscope.css", "cards.js", "index.js", "unit.js"):
         write_text(folder / name, _resource(name))
-    write_text(folder / "data.js", _script("UNITS", [_index_row(page) for page in pages]))
+    rows = []
+    layers: dict[str, None] = {}  # in order of appearance
+    flagged = 0
+    for page in pages:
+        rows.append(_index_row(page))
+        layers[page.layer] = None
+        flagged += bool(page.flag)
+    write_text(folder / "data.js", _script("UNITS", rows))
     index = folder / "index.html"
     shared = {"title": f"Microscope of {network}", "compared": compared, "other": other}
-    layers = list(dict.fromkeys(page.layer for page in pages))
-    flagged = sum(bool(page.flag) for page in pages)
-    write_text(index, _render("index.html", subtitle=subtitle, layers=layers, flagged=flagged, **shared))
+    write_text(index, _render("index.html", subtitle=subtitle, layers=list(layers), flagged=flagged, **shared))
     (folder / "units").mkdir(exist_ok=True)
     for place, page in enumerate(pages):
         neighbors = _neighbors(pages, place)
