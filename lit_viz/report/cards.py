@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,11 +179,14 @@ def _logged_images(folder: FolderStorage, record: Record) -> list[LoggedImage]:
 
 
 def _have_equal_pixels(first: Path, second: Path) -> bool:
-    """Compare two image files, of which a logged one also contains the most probable classes."""
+    """Compare two image files, of which a logged one also contains the most probable classes; damaged ones differ."""
     if first.read_bytes() == second.read_bytes():
         return True
-    with Image.open(first) as one, Image.open(second) as other:
-        return bool(one.size == other.size and one.mode == other.mode and one.tobytes() == other.tobytes())
+    try:
+        with Image.open(first) as one, Image.open(second) as other:
+            return bool(one.size == other.size and one.mode == other.mode and one.tobytes() == other.tobytes())
+    except (OSError, SyntaxError, ValueError, struct.error):  # of Pillow, by the kind of the damage
+        return False
 
 
 def _fit(images: Sequence[LoggedImage], budget: float) -> list[Frame]:

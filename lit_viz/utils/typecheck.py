@@ -184,6 +184,19 @@ def _described(hint: Any) -> str:
     return _NAMES[hint]
 
 
+def _has_lists_of_its_types(union: Any) -> bool:
+    """Return whether the lists of a union have the types that it also admits alone."""
+    single: set[Any] = set()
+    elements: set[Any] = set()
+    for option in _options(union):
+        if _is_list(option):
+            (element, *_) = _options(option)
+            elements |= set(_options(element)) if _is_union(element) else {element}
+        elif option is not type(None):
+            single.add(option)
+    return elements == single
+
+
 def _described_options(union: Any) -> list[str]:
     """Return the types of a union in words; a list of them has no words of its own, and a text beside an instance is a
     name."""
@@ -197,6 +210,6 @@ def _described_options(union: Any) -> list[str]:
         words.append(_described(option))
     if any(map(_is_class_of_package, options)):
         single = ["a name" if words == _NAMES[str] else words for words in single]
-    if single and lists:
+    if single and lists and _has_lists_of_its_types(union):
         lists = ["a list of them"]
     return list(dict.fromkeys([*single, *lists]))

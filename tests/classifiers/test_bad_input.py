@@ -31,12 +31,12 @@ def test_weights_may_be_a_state_dict() -> None:
     ("options", "words"),
     [
         ({"weights": 3}, "weights must be a file, a state dict, DEFAULT or none, got int"),
-        ({"labels": 5}, "labels must be names or a text file with one name per line, got 5"),
-        ({"labels": [None] * 5}, "labels must be names or a text file with one name per line, got None"),
-        ({"mean": "a"}, "mean must be a number or one per channel, got 'a'"),
-        ({"mean": [0.5, None, 0.5]}, r"mean must be a number or one per channel, got \[0.5, None, 0.5\]"),
+        ({"labels": 5}, "labels must be a path or a list of text, got 5"),
+        ({"labels": [None] * 5}, r"labels must be a path or a list of text, got \[None, "),
+        ({"mean": "a"}, "mean must be a number or a list of them, got 'a'"),
+        ({"mean": [0.5, None, 0.5]}, r"mean must be a number or a list of them, got \[0.5, None, 0.5\]"),
         ({"std": float("nan")}, "std must be finite, got nan"),
-        ({"size": "a"}, r"size must be a side or \(height, width\) in pixels, got 'a'"),
+        ({"size": "a"}, "size must be a whole number or a list of them, got 'a'"),
     ],
 )
 def test_invalid_arguments_give_a_one_line_error(options: dict[str, Any], words: str) -> None:

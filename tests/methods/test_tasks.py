@@ -188,7 +188,11 @@ def test_a_linked_folder_is_called_as_the_link(tmp_path: Path) -> None:
     make(tmp_path / "store", "misc/x.jpg")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "banana").symlink_to(tmp_path / "store" / "misc")
-    assert [t.label for t in queue(str(tmp_path / "photos"), labels="folders")] == [1]
+    assert [t.label for t in queue(str(tmp_path / "photos" / "banana"), labels="folders")] == [1]
+    with pytest.raises(
+        LitVizError, match="there is no picture in the folder .*, only banana"
+    ):  # links may lead anywhere
+        queue(str(tmp_path / "photos"), labels="folders")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
