@@ -12,6 +12,7 @@ import secrets
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -307,13 +308,22 @@ def stop_service() -> None:
     for it at exit.
 
     On systems without ``/proc`` it is released only: the run and its exit continue, and the process ends by itself
-    when it notices the exit.
+    when it notices the exit. Tasks of W&B that were waiting for it are not reported by asyncio.
     """
+    logging.getLogger("asyncio").addFilter(_is_not_of_wandb)  # a filter that is there is not added again
     for process in _service_processes():
         with suppress(OSError):
             os.kill(process, signal.SIGKILL)
     with suppress(Exception, SystemExit):
         _within(_STOP_SECONDS, wandb.teardown)
+
+
+def _is_not_of_wandb(record: logging.LogRecord) -> bool:
+    """Return whether a message is not about an exception in W&B's own code."""
+    error = record.exc_info[1] if record.exc_info else None
+    frames = traceback.extract_tb(error.__traceback__ if error else None)
+    package = str(Path(wandb.__file__).parent)
+    return not any(frame.filename.startswith(package) for frame in frames)
 
 
 def _service_has_ended() -> bool:

@@ -97,6 +97,23 @@ def test_nothing_is_imported_from_a_run_folder(
         getattr(lv, command)(received)
 
 
+@pytest.mark.parametrize("place", ["", "images"])
+def test_commands_in_a_run_folder_import_nothing_of_it(
+    place: str, received: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also commands that are not about the run."""
+    monkeypatch.chdir(received / place)
+    (Path.cwd() / "harmful.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(LitVizError, match="'harmful' of classifier 'harmful:make' can't be imported"):
+        lv.load_classifier("harmful:make")
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
+    (Path.cwd() / "config.yaml").write_text("mine: 1")  # no run
+    (Path.cwd() / "harmless.py").write_text("other = 1")
+    with pytest.raises(LitVizError, match="module 'harmless' has no 'make'"):
+        lv.load_classifier("harmless:make")
+
+
 def test_imports_of_a_run_are_printed_first(received: Path) -> None:
     (received / "manifest.jsonl").unlink()
     lines: list[str] = []

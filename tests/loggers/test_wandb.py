@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -30,7 +31,7 @@ from lit_viz.figures.layout import pixels
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows
 from lit_viz.loggers.wandb import _arguments as arguments_of
-from lit_viz.loggers.wandb import open_adapter
+from lit_viz.loggers.wandb import open_adapter, stop_service
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.evidence import Evidence, ImageEvidence, RobustnessEvidence, RobustnessPoint
 from lit_viz.runs.folder import FolderStorage
@@ -445,7 +446,7 @@ import os, sys, time
 from pathlib import Path
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.callbacks.logging import LoggerThread
-from lit_viz.loggers.wandb import open_adapter
+from lit_viz.loggers.wandb import open_adapter, stop_service
 from lit_viz.runs.folder import FolderStorage
 
 folder = FolderStorage.create(sys.argv[1])
@@ -531,3 +532,13 @@ def test_a_fifo_in_place_of_offline_files_is_deleted(tmp_path: Path) -> None:
     arguments_of(folder, LoggerSettings())
     assert [path.name for path in (folder.path / "wandb").iterdir()] == ["run_id.txt"]
     assert (tmp_path / "outside").exists()
+
+
+def test_asyncio_reports_no_tasks_of_a_stopped_service(caplog: pytest.LogCaptureFixture) -> None:
+    stop_service()
+    for raising, reported in ((lambda: wandb.Image("missing.png"), 0), (lambda: {}["missing"], 1)):
+        try:
+            raising()
+        except Exception:
+            logging.getLogger("asyncio").exception("Task exception was never retrieved")
+        assert len(caplog.records) == reported
