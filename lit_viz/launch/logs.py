@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
@@ -12,7 +13,7 @@ from lit_viz.callbacks.logging import FolderLogger, LoggerThread, complete_mark
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.launch.options import RunOptions
 from lit_viz.loggers import LOGGERS, adapter, logger_names
-from lit_viz.loggers.base import LoggerSettings
+from lit_viz.loggers.base import ImageAdapter, LoggerSettings
 from lit_viz.loggers.rows import FolderRows
 from lit_viz.presentations import Presentation, stored_presentation
 from lit_viz.runs import run_lock
@@ -49,7 +50,12 @@ def open_loggers(
 
 def incomplete_loggers(folder: FolderStorage, names: Sequence[str]) -> list[str]:
     """Return the loggers that lack the end of a finished run."""
-    return [name for name in names if (folder.path / name).is_dir() and not complete_mark(folder, name).exists()]
+    incomplete: list[str] = []
+    for name in names:
+        has_begun = (folder.path / name).is_dir()
+        if has_begun and not complete_mark(folder, name).exists():
+            incomplete.append(name)
+    return incomplete
 
 
 def log_run(
@@ -67,33 +73,58 @@ def log_run(
         LitVizError: the folder is not a run, is in use, is not complete or was changed, there is no such logger, or a
             logger fails.
     """
-    if not isinstance(to, (str, Logger, list, tuple)):
-        raise LitVizError(f"to must be a logger, the name of one, or a list of them, got {to!r}")
+    names, loggers = _requested(to)
     folder = FolderStorage.open(path)
     presentation = stored_presentation(folder)
-    requested = [to] if isinstance(to, (str, Logger)) else to
-    adapters = [adapter(logger, "iteration") for logger in requested if isinstance(logger, Logger)]
-    names = logger_names([name for word in requested if isinstance(word, str) for name in word.split(",")])
-    if not (names or adapters):
-        raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
+    adapters: list[ImageAdapter] = []
+    for logger in loggers:
+        adapters.append(adapter(logger, "iteration"))
     with run_lock(folder.path):
         damaged = verify(folder, notify)
         if damaged:
             remedy = f"{command_line('resume', folder.path)} draws it again"
             raise LitVizError(f"{folder.path / damaged[0]} is missing or was changed: {remedy}")
         rows = FolderRows(folder, presentation)
-        results = rows.results()
         for logs in adapters:
-            logs.log_hyperparameters(rows.hyperparameters())
-            for row in rows.all():
-                row(logs)
-            logs.log_results(results)
-            logs.log_summary(results)
-            logs.logger.finalize("success")
+            _replay(rows, logs)
         log = open_loggers(folder, names, RunOptions(logger=(), logger_settings=settings), presentation, notify)
         log.finish()
-    logged = {thread.name: thread.adapter.place for thread in log.threads if not thread.failed}
-    missing = [LOGGERS[name].title for name in names if name not in logged]
+    places: list[str] = []
+    for logs in adapters:
+        places.append(logs.place)
+    missing = {name: LOGGERS[name].title for name in names}
+    for thread in log.threads:
+        if not thread.failed:
+            missing.pop(thread.name)
+            places.append(thread.adapter.place)
     if missing:
-        raise LitVizError(f"{path} was not logged to {', '.join(missing)}")
-    return [*(logs.place for logs in adapters), *logged.values()]
+        raise LitVizError(f"{path} was not logged to {', '.join(missing.values())}")
+    return places
+
+
+def _requested(to: Any) -> tuple[list[str], list[Logger]]:
+    """Return the names and the loggers of Lightning in the argument ``to`` of :func:`log_run`."""
+    if not isinstance(to, (str, Logger, list, tuple)):
+        raise LitVizError(f"to must be a logger, the name of one, or a list of them, got {to!r}")
+    words: list[str] = []
+    loggers: list[Logger] = []
+    for value in [to] if isinstance(to, (str, Logger)) else to:
+        if isinstance(value, Logger):
+            loggers.append(value)
+        elif isinstance(value, str):
+            words += value.split(",")
+    names = logger_names(words)
+    if not (names or loggers):
+        raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
+    return names, loggers
+
+
+def _replay(rows: FolderRows, logs: ImageAdapter) -> None:
+    """Log all rows and the results to a logger of Lightning."""
+    logs.log_hyperparameters(rows.hyperparameters())
+    for row in rows.all():
+        row(logs)
+    results = rows.results()
+    logs.log_results(results)
+    logs.log_summary(results)
+    logs.logger.finalize("success")
