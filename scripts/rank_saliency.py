@@ -27,6 +27,7 @@ from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ from lit_viz.evidence.saliency.ground_truth import (
     DisconnectedCells,
     GroundTruth,
     Measurement,
+    Summary,
     agreement_of_halves,
     disconnected_truth,
     mass_accuracy,
@@ -313,9 +315,12 @@ def table(measurements: Sequence[Measurement], test: str, kind: str) -> str:
     by_cell: dict[tuple[str, Budget], list[Measurement]] = defaultdict(list)
     for measurement in chosen:
         by_cell[measurement.method, measurement.budget].append(measurement)
-    budgets = [budget for budget in EVERY_BUDGET if any(of == budget for _, of in by_cell)]
+    measured = {budget for _, budget in by_cell}
+    budgets = [budget for budget in EVERY_BUDGET if budget in measured]
     summaries = {key: summarize(found) for key, found in by_cell.items()}
-    methods = sorted({method for method, _ in by_cell}, key=lambda method: -_best(summaries, method))
+    methods = sorted(
+        {method for method, _ in by_cell}, key=lambda method: (-round(_best(summaries, method), 6), method)
+    )
     header = ["method", *(_heading(budget) for budget in budgets)]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for method in methods:
@@ -346,9 +351,10 @@ def _heading(budget: Budget) -> str:
 def report(measurements: Sequence[Measurement]) -> str:
     """Return all tables, the tests of known answers first."""
     texts = []
+    measured = {(m.test, KINDS[m.network]) for m in measurements}
     for test, title in TITLES.items():
         for kind in ("CNN", "robust", "ViT"):
-            if any(m.test == test and KINDS[m.network] == kind for m in measurements):
+            if (test, kind) in measured:
                 texts.append(f"### {kind}, {title}\n\n{table(measurements, test, kind)}")
     return "\n\n".join(texts)
 
@@ -360,18 +366,20 @@ def figure(measurements: Sequence[Measurement]) -> Figure:
     for m in measurements:
         if m.test == "planted" and m.budget == "default":
             chosen[m.method][KINDS[m.network]].append(m)
-    rows = {name: {kind: summarize(found) for kind, found in by_kind.items()} for name, by_kind in chosen.items()}
+    rows: dict[str, dict[str, Summary]] = defaultdict(dict)
+    for name, by_kind in chosen.items():
+        for kind, found in by_kind.items():
+            rows[name][kind] = summarize(found)
     names = sorted(rows, key=lambda name: max(summary.mean for summary in rows[name].values()))
     drawing = Figure(figsize=(8, 0.28 * len(names) + 1.2))
     axes = drawing.subplots()
     for kind, marker, offset in zip(kinds, "os", (0.12, -0.12), strict=True):
         places = [place for place, name in enumerate(names) if kind in rows[name]]
         found = [rows[names[place]][kind] for place in places]
-        means = [summary.mean for summary in found]
-        below = [summary.mean - summary.low for summary in found]
-        above = [summary.high - summary.mean for summary in found]
-        heights = [place + offset for place in places]
-        axes.errorbar(means, heights, xerr=[below, above], fmt=marker, markersize=5, capsize=2, label=kind)
+        means = np.array([summary.mean for summary in found])
+        limits = np.array([(summary.low, summary.high) for summary in found]).T
+        heights = np.array(places) + offset
+        axes.errorbar(means, heights, xerr=abs(limits - means), fmt=marker, markersize=5, capsize=2, label=kind)
     axes.axvline(36 / 784, color="0.6", linewidth=1, linestyle=":")
     axes.set_yticks(range(len(names)), [title_of(name) for name in names])
     axes.set_xlabel("share of the glyph among the 36 most salient pixels (dotted: chance)")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import random
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -119,12 +120,15 @@ def judged(judges: list[str], classes: list[str], folders: list[str]) -> Result:
         networks[name] = load_classifier(name, weights=weights or "DEFAULT")
     correct: dict[str, dict[str, list[bool]]] = {folder: {} for folder in folders}
     for name, judge in networks.items():
-        targets = [judge.index_of(label) for label in classes]
         for folder in folders:
-            files = [Path(folder, f"{index}.png") for index in range(len(list(Path(folder).iterdir())))]
-            images = torch.stack([read_photograph(file, judge.size).pixels for file in files])
-            predictions = judge.logits(images).argmax(1).tolist()
-            correct[folder][name.rpartition("/")[2]] = [a == b for a, b in zip(predictions, targets, strict=False)]
+            images = []
+            for index in range(len(list(Path(folder).iterdir()))):
+                images.append(read_photograph(Path(folder, f"{index}.png"), judge.size).pixels)
+            predictions = judge.logits(torch.stack(images)).argmax(1).tolist()
+            verdicts = []
+            for prediction, label in zip(predictions, classes, strict=False):
+                verdicts.append(prediction == judge.index_of(label))
+            correct[folder][name.rpartition("/")[2]] = verdicts
     return correct
 
 
@@ -132,24 +136,31 @@ def compare(plan: Plan) -> str:
     """Return the table of all recipes, and write a sheet of the first round's images."""
     classes, recipes = (CLASSES[:2], QUICK_RECIPES) if plan.quick else (CLASSES, RECIPES)
     results: dict[Recipe, list[Result]] = {recipe: [] for recipe in recipes}
+    folders: dict[Recipe, list[str]] = {recipe: [] for recipe in recipes}
     with tempfile.TemporaryDirectory() as root:
-        folders = {recipe: [f"{root}/{recipe[0]}-{recipe[1]}-{k}" for k in range(plan.rounds)] for recipe in recipes}
         for number in range(plan.rounds):
             for tool, steps in recipes:
+                folder = f"{root}/{tool}-{steps}-{number}"
                 arguments = {"tool": tool, "steps": steps, "classes": classes[: MAX_CLASSES.get(tool)]}
-                folder = folders[tool, steps][number]
+                folders[tool, steps].append(folder)
                 results[tool, steps].append(plan.side("classes.made", folder=folder, seed=1000 * number, **arguments))
-        all_folders = [folder for rounds in folders.values() for folder in rounds]
+        all_folders: list[str] = []
+        for rounds in folders.values():
+            all_folders += rounds
         correct = plan.side("classes.judged", judges=list(plan.judges), classes=classes, folders=all_folders)
         if plan.out is not None:
             _sheet(plan.out, classes, {recipe: rounds[0] for recipe, rounds in folders.items()}, correct)
-    predictions = {
-        recipe: {
-            judge: [value for folder in rounds for value in correct[folder][judge]] for judge in correct[rounds[0]]
-        }
-        for recipe, rounds in folders.items()
-    }
+    predictions = {recipe: _of_rounds(correct, rounds) for recipe, rounds in folders.items()}
     return _report(results, predictions)
+
+
+def _of_rounds(correct: Result, rounds: Sequence[str]) -> dict[str, list[bool]]:
+    """Return by judge whether each image's class is predicted, of all rounds of a recipe."""
+    verdicts: dict[str, list[bool]] = defaultdict(list)
+    for folder in rounds:
+        for judge, values in correct[folder].items():
+            verdicts[judge] += values
+    return verdicts
 
 
 def _report(results: dict[Recipe, list[Result]], predictions: dict[Recipe, dict[str, list[bool]]]) -> str:
@@ -160,30 +171,29 @@ def _report(results: dict[Recipe, list[Result]], predictions: dict[Recipe, dict[
         predictions: whether each image's class is predicted, by recipe and judge.
     """
     first = next(iter(results))
-    rows = [
-        [
-            f"{tool}, {steps} steps",
-            spread([result["seconds"] for result in rounds]),
-            ratios(rounds, results[first]),
-            *(f"{sum(correct)} of {len(correct)}" for correct in predictions[tool, steps].values()),
-        ]
-        for (tool, steps), rounds in results.items()
-    ]
-    head = [
-        "recipe",
-        "seconds an image",
-        "its time / lucent's",
-        *(f"predicted by {name}" for name in predictions[first]),
-    ]
-    minimum = {judge: sum(correct) for judge, correct in predictions[first].items()}
+    head = ["recipe", "seconds an image", "its time / lucent's"]
+    for judge in predictions[first]:
+        head.append(f"predicted by {judge}")
+    rows = []
+    for (tool, steps), rounds in results.items():
+        seconds = spread([result["seconds"] for result in rounds])
+        row = [f"{tool}, {steps} steps", seconds, ratios(rounds, results[first])]
+        for correct in predictions[tool, steps].values():
+            row.append(f"{sum(correct)} of {len(correct)}")
+        rows.append(row)
     conclusion = "Every number of lit_viz's iterations has a judge that predicts fewer classes than for lucent."
     for recipe, rounds in results.items():
-        if recipe[0] == "lit_viz" and all(sum(predictions[recipe][judge]) >= n for judge, n in minimum.items()):
+        if recipe[0] == "lit_viz" and _is_no_worse(predictions[recipe], predictions[first]):
             ratio = ratios(rounds, results[first])
             when = f"after {recipe[1]} iterations, in {ratio} of lucent's time"
             conclusion = f"lit_viz matches lucent for every judge {when}."
             break
     return f"{table(head, rows)}\n\n{conclusion}"
+
+
+def _is_no_worse(own: dict[str, list[bool]], other: dict[str, list[bool]]) -> bool:
+    """Return whether each judge predicts at least as many classes."""
+    return all(sum(own[judge]) >= sum(correct) for judge, correct in other.items())
 
 
 def _sheet(out: Path, classes: Sequence[str], folders: dict[Recipe, str], correct: Result) -> None:
