@@ -60,7 +60,11 @@ def test_the_command_is_valid(card: Card) -> None:
     program, *words = card.words
     if program == "python":
         script, *words = words
-        others = {"scripts/train_with_probes.py": [], "scripts/zoo_figures.py": list(zoo_figures.FIGURES)}
+        others = {
+            "scripts/train_with_probes.py": [],
+            "scripts/zoo_figures.py": list(zoo_figures.FIGURES),
+            "scripts/rank_saliency.py": ["--write"],
+        }
         assert script in ("scripts/sweep.py", "scripts/recipes.py", *others)
         if script in others:
             assert set(words) <= set(others[script])
