@@ -30,6 +30,7 @@ from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import command_line, pluralize, status_summary
+from lit_viz.utils.pages import page_environment
 
 #: Number of tasks with a card.
 MAX_CARDS = 24
@@ -223,12 +224,8 @@ def record_text(value: Any) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lit_viz.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    environment = page_environment(
+        "lit_viz.report",
         keep_trailing_newline=True,
         finalize=lambda value: printable(value) if type(value) is str else value,  # markup is of another type
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lit_viz.units.comparison import LayerDifference
 from lit_viz.units.pages import UnitPage
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import pluralize
+from lit_viz.utils.pages import page_environment
 
 _PAIRS = "pairs"  # folder of the pages of two networks
 
@@ -127,13 +129,9 @@ def _resource(name: str) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
-    return _ENVIRONMENT.get_template(template).render(**values)
+    return _environment().get_template(template).render(**values)
 
 
-_ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.PackageLoader("lit_viz.units"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+@cache
+def _environment() -> jinja2.Environment:
+    return page_environment("lit_viz.units")
