@@ -20,10 +20,12 @@ GOAL = "goal"
 THRESHOLD = "threshold"
 
 
+#: Goals without a value, of a class that is decided on.
+_OF_CLASSES = ("vanish", "appear")
 #: Goals by what the scores decide; an output may have more (:attr:`~lit_viz.classifiers.outputs.Output.goals`).
 _GOALS: dict[Decision, tuple[str, ...]] = {
     "exclusive": (),
-    "independent": ("vanish", "appear"),
+    "independent": _OF_CLASSES,
     "number": ("above", "below", "change", "rise", "fall"),
 }
 #: Goals as users write them, by their first word.
@@ -52,7 +54,7 @@ class Goal:
     value: float = 0.0
 
     def __str__(self) -> str:
-        return self.kind if self.kind in ("vanish", "appear") else f"{self.kind}:{self.value:g}"
+        return self.kind if self.kind in _OF_CLASSES else f"{self.kind}:{self.value:g}"
 
     @property
     def is_upward(self) -> bool:
@@ -79,14 +81,14 @@ def parse_goals(text: str) -> list[Goal]:
         LitVizError: there is no such goal, or its number is invalid.
     """
     kind, separator, number = text.partition(":")
-    if kind in ("vanish", "appear") and not separator:
+    if kind in _OF_CLASSES and not separator:
         return [Goal(kind)]
     try:
         value = float(number)
     except ValueError:
         value = math.nan
     known = (*_WRITTEN, "rise", "fall")
-    is_valid = kind in known and kind not in ("vanish", "appear") and math.isfinite(value)
+    is_valid = kind in known and kind not in _OF_CLASSES and math.isfinite(value)
     if kind == "change":
         is_valid = value > 0
     if kind == "share":
