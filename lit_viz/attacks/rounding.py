@@ -124,7 +124,7 @@ def save_and_verify(
     jpeg: dict[int, list[bool]] = {}
     for quality in JPEG_QUALITIES:
         compressed = torch.stack([decode(encode_jpeg(image, quality)) for image in files])
-        jpeg[quality] = verifier.success(verifier.logits(compressed)).tolist()
+        jpeg[quality] = verifier.fast_success(compressed).tolist()
     saved = []
     for n, file in enumerate(files):
         saved.append(
@@ -213,6 +213,15 @@ class Verifier:
         network_eps = torch.finfo(dtype_of(self.classifier.original)).eps
         eps = max(network_eps, torch.finfo(torch.float32).eps)
         return math.sqrt(eps) * logits.abs().amax(1).clamp(min=1)
+
+    def fast_success(self, images: Tensor) -> Tensor:
+        """Return which images meet their goals ``(N,)`` bool: by the fast copy, at half the time of the original
+        network, which decides alone where the margin is within :meth:`tolerance`."""
+        with torch.no_grad():
+            logits = self.classifier.fast()(images)[0].cpu()
+        for n in (self.margin(logits).abs() < self.tolerance(logits)).nonzero()[:, 0].tolist():
+            logits[n] = self.classifier.logits(images[n : n + 1], final=True)[0].cpu()
+        return self.success(logits)
 
     def fast_margin(self, images: Tensor) -> Tensor:
         """Return the margins ``(N,)`` of the fast copy, on the CPU."""
