@@ -25,6 +25,7 @@ from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
 from lit_viz.launch.commands.usage import USAGES
 from lit_viz.utils.formatting import command_line, notify, pluralize, status_summary
+from lit_viz.utils.limits import MOST_PRINTED
 from lit_viz.utils.process import is_rank_zero
 
 if TYPE_CHECKING:
@@ -573,8 +574,6 @@ def _usage_error(command: str, arguments: Sequence[str]) -> LitVizError:
 
 # -- results
 
-#: Maximum number of rows; results.jsonl has all of them.
-_MAX_ROWS = 40
 #: Columns of text; values longer than the width are wrapped.
 _TEXT_COLUMNS = ("photograph", "class", "target", "method", "status", "image", "seen as")
 _TEXT_WIDTH = 12
@@ -599,16 +598,16 @@ def _print_results(run: Run) -> None:
     presentation = run.presentation
     records = [outcome.record for outcome in run.outcomes]
     failed = [record for record in records if record.status == "failed"]
-    if len(records) <= _MAX_ROWS:
+    if len(records) <= MOST_PRINTED:
         _print_table(console, presentation.table(records), records)
     else:
         classes = presentation.summary(records)
-        _print_table(console, classes[:_MAX_ROWS])
-        more = f"; {len(classes) - _MAX_ROWS} more classes" if len(classes) > _MAX_ROWS else ""
+        _print_table(console, classes[:MOST_PRINTED])
+        more = f"; {len(classes) - MOST_PRINTED} more classes" if len(classes) > MOST_PRINTED else ""
         print_line(f"all images are in results.jsonl{more}")
     explained = failed if any(record.status == "done" for record in records) else records
     errors = dict.fromkeys(f"{record.name}: {record.error}" for record in explained if record.error)  # unique
-    for error in list(errors)[:_MAX_ROWS]:
+    for error in list(errors)[:MOST_PRINTED]:
         print_line(error)
     if failed or len(records) > 1:
         print_line(f"{pluralize(len(records), 'image')}: {status_summary(records)}")

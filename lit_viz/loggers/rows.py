@@ -22,9 +22,9 @@ from lit_viz.presentations import Presentation
 from lit_viz.runs import RECORDED
 from lit_viz.runs.folder import FolderStorage, top5_of
 from lit_viz.types import Curve, Picture, Record, Task, slug
+from lit_viz.utils.limits import MOST_IN_GRIDS
 
 _GRID = 16  # tasks per grid
-_MAX_IN_GRIDS = 256  # tasks; more grids make the page of a logger unusable
 _GRID_SIDE = 2048  # pixels
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ class FolderRows:
 
     def _grid_rows(self, finished: Collection[int]) -> Iterator[LogRow]:
         """Yield the rows of the grids up to the first one with unfinished tasks."""
-        for first in range(0, min(len(self.tasks), _MAX_IN_GRIDS), _GRID):
+        for first in range(0, min(len(self.tasks), MOST_IN_GRIDS), _GRID):
             tasks = self.tasks[first : first + _GRID]
             if not all(task.index in finished for task in tasks):
                 return

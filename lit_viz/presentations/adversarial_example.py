@@ -42,8 +42,8 @@ from lit_viz.runs.evidence import (
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import label_with_target, pluralize
+from lit_viz.utils.limits import MOST_NAMES
 
-_MAX_MISMATCHES = 10  # printed; evidence.json has all of them
 _EXPLANATION_EVALUATIONS = 32  # of each saliency map
 
 
@@ -261,10 +261,10 @@ def find_mismatches(
         if reason is None:
             continue
         different += 1
-        if different <= _MAX_MISMATCHES:
+        if different <= MOST_NAMES:
             settings.notify(f"{file.file.relative_to(folder).as_posix()} is not as recorded: {reason}")
-    if different > _MAX_MISMATCHES:
-        settings.notify(f"{pluralize(different - _MAX_MISMATCHES, 'further file')} not as recorded")
+    if different > MOST_NAMES:
+        settings.notify(f"{pluralize(different - MOST_NAMES, 'further file')} not as recorded")
     if missing:
         settings.notify(f"{pluralize(missing, 'photograph')} missing, so their distances are not verified")
     return reasons

@@ -16,9 +16,8 @@ from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs import evidence as run_evidence
 from lit_viz.types import Record, slug
 from lit_viz.utils.formatting import pluralize, text_table
-from lit_viz.utils.limits import MOST_PRINTED
+from lit_viz.utils.limits import MOST_NAMES, MOST_PRINTED
 
-_MAX_NAMES = 10  # of files in a text
 _VERDICTS = {True: "passed", False: "failed", None: "no verdict"}
 
 
@@ -173,9 +172,9 @@ def _files(part: run_evidence.FileEvidence) -> EvidenceItem:
         count = f"{part.fooled} of {total} files fool the original network, {_files_read(part.read, part.tasks)}"
     if not part.wrong:
         return EvidenceItem(f"{count}; all match their records.", True)
-    names = ", ".join(part.wrong[:_MAX_NAMES])
-    if len(part.wrong) > _MAX_NAMES:
-        names += f" and {len(part.wrong) - _MAX_NAMES} more"
+    names = ", ".join(part.wrong[:MOST_NAMES])
+    if len(part.wrong) > MOST_NAMES:
+        names += f" and {len(part.wrong) - MOST_NAMES} more"
     return EvidenceItem(f"{count}; not as recorded: {names}.", False)
 
 

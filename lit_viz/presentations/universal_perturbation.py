@@ -29,9 +29,9 @@ from lit_viz.presentations.adversarial_example import AttackPresentation, find_m
 from lit_viz.runs.evidence import Evidence, FileEvidence
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Curve, Record
+from lit_viz.utils.limits import MOST_EXAMPLES
 
 _WIDTH = 1.25  # of an image in inches
-_MAX_PHOTOGRAPHS = 4  # beside a perturbation
 #: Tolerance of the distances, in levels, of photographs off the 8-bit lattice, which are stored rounded.
 _ROUNDING = 0.5
 
@@ -229,7 +229,7 @@ def _shown_photographs(outcome: Outcome) -> list[PerturbedImage]:
             parts[image.record.held_out].append(image)
     in_turn = chain.from_iterable(zip_longest(parts[False], parts[True]))
     shown = [image for image in in_turn if image is not None and image.source is not None and image.image is not None]
-    return shown[:_MAX_PHOTOGRAPHS]
+    return shown[:MOST_EXAMPLES]
 
 
 def _texts_before(photograph: PerturbedImageRecord) -> list[str]:

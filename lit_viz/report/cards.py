@@ -19,9 +19,9 @@ from lit_viz.report.plots import CurvePlot, plot_curves
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Curve, Record
+from lit_viz.utils.limits import MOST_PERTURBED
 
 MAX_FRAMES = 12  # of a card
-_MAX_PERTURBED_IMAGES = 8  # of a universal perturbation
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _fit(images: Sequence[LoggedImage], budget: float) -> list[Frame]:
 def _perturbed_pairs(folder: FolderStorage, key: str) -> list[PerturbedPair]:
     """Return the first photographs of a universal perturbation."""
     pairs = []
-    for perturbed in folder.perturbed_images(key)[:_MAX_PERTURBED_IMAGES]:
+    for perturbed in folder.perturbed_images(key)[:MOST_PERTURBED]:
         record = perturbed.record
         original, image = folder.path / (record.original or ""), folder.path / (record.file or "")
         if is_embeddable(original) and is_embeddable(image):

@@ -143,18 +143,26 @@ class LastCheckpoint:
     def restore(self) -> None:
         """Remove everything later than the checkpoint from the folder, and the incomplete tasks from both; they are
         computed again."""
-        state, lost = self._state, self.incomplete
         finished: dict[int, TaskContents] = {}
         in_progress: dict[int, TaskContents] = {}
+        iterations: dict[int, int] = {}
         for index, contents in self._on_disk.items():
-            if index in lost:
+            if index in self.incomplete:
                 continue
-            of_state = finished if index in self._finished else in_progress
-            of_state[index] = contents
-        if lost or self.is_earlier:
-            state["finished"] = {index: status for index, status in self._finished.items() if index not in lost}
-            state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
-            self._checkpoint[IN_PROGRESS] = contents_in_progress(in_progress)
-            AtomicCheckpointIO().save_checkpoint({**new_trainer_state(), **self._checkpoint}, self._path)
-        self._folder.trim(finished, {index: self._iterations[index] for index in in_progress})
+            if index in self._finished:
+                finished[index] = contents
+            else:
+                in_progress[index] = contents
+                iterations[index] = self._iterations[index]
+        if self.incomplete or self.is_earlier:
+            self._forget_incomplete(in_progress)
+        self._folder.trim(finished, iterations)
         self._folder.continue_tasks(finished, in_progress)
+
+    def _forget_incomplete(self, in_progress: Mapping[int, TaskContents]) -> None:
+        """Write the checkpoint without the tasks that are incomplete."""
+        lost, state = self.incomplete, self._state
+        state["finished"] = {index: status for index, status in self._finished.items() if index not in lost}
+        state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
+        self._checkpoint[IN_PROGRESS] = contents_in_progress(in_progress)
+        AtomicCheckpointIO().save_checkpoint(new_trainer_state() | self._checkpoint, self._path)

@@ -18,9 +18,15 @@ MOST_TILES = 16
 MOST_FRAMES = 80
 #: Epochs of a figure.
 MOST_EPOCHS = 10
-#: Photographs beneath a robustness curve.
+#: Photographs beneath a robustness curve, or beside a universal perturbation.
 MOST_EXAMPLES = 4
-#: Rows of a printed table.
+#: Photographs with a universal perturbation in a report.
+MOST_PERTURBED = 8
+#: Tasks in the grids of a logger, whose page more grids make unusable.
+MOST_IN_GRIDS = 256
+#: Files named in a printed text; evidence.json has all of them.
+MOST_NAMES = 10
+#: Rows of a printed table; results.jsonl and evidence.json have all of them.
 MOST_PRINTED = 40
 #: Printed notes on ambiguous reference boxes.
 MOST_NOTES = 3
