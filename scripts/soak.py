@@ -16,6 +16,7 @@ limit      the file size limit is reached, as on a full disk; one line of error;
 damage     a file of the folder is deleted, cut or changed; the resumed run is equal, or refused
 hostile    unreadable photographs, pipes, links out of the folder; the run ends, and nothing outside is changed
 logger     the process of W&B is stopped during the run; the run ends within two minutes
+frozen     one of two ranks is stopped; the other one names it and ends, and the resumed run is equal
 edits      a user edits a finished run; check and log state nothing from it, or make the file again; the resumed run
            is equal
 memory     the peak of 3,000 tasks is at most 60 MB above that of 300, with figure, report and two loggers
@@ -33,7 +34,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -45,10 +46,13 @@ from scripts.soaks.edits import edits
 from scripts.soaks.folders import Edit, try_edits
 from scripts.soaks.material import CASES
 from scripts.soaks.memory import memory
+from scripts.soaks.ranks import frozen
 
 TRIALS: dict[str, Callable[[Case], tuple[str, str]]] = {
     "kill": kill, "signal": stop, "limit": limit, "damage": damage, "hostile": hostile, "logger": logger,
 }  # fmt: skip
+#: Trials that depend on no case: each yields descriptions and failures.
+SINGLE: dict[str, Callable[[Path], Iterable[tuple[str, str]]]] = {"frozen": frozen, "memory": memory}
 #: Trials on copies of finished runs, which depend on no case.
 FOLDERS: dict[str, Callable[[], list[Edit]]] = {"edits": edits, "crafted": crafted}
 
@@ -88,11 +92,11 @@ def campaign(
     for name in cases if disturbances else ():
         _disturb(name, disturbances, repeats, random.Random(seed), counts)
     for trial in trials:
-        if trial == "memory":
-            with tempfile.TemporaryDirectory(prefix="soak_memory_") as folder:
-                what, wrong = memory(Path(folder))
-            print(f"memory: {what}: {wrong or 'passed'}", flush=True)
-            counts.add(trial, 1, int(not wrong))
+        if trial in SINGLE:
+            with tempfile.TemporaryDirectory(prefix=f"soak_{trial}_") as folder:
+                for what, wrong in SINGLE[trial](Path(folder)):
+                    print(f"{trial}: {what}: {wrong or 'passed'}", flush=True)
+                    counts.add(trial, 1, int(not wrong))
         if trial in FOLDERS:
             with tempfile.TemporaryDirectory(prefix=f"soak_{trial}_") as folder:
                 ends = try_edits(FOLDERS[trial](), Path(folder), most, random.Random(seed))
@@ -127,7 +131,7 @@ def _disturb(name: str, trials: Sequence[str], repeats: int, draw: random.Random
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*TRIALS, *FOLDERS, "memory"]
+    names = [*TRIALS, *SINGLE, *FOLDERS]
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--trials", nargs="+", choices=names, default=names)
     parser.add_argument("--repeats", type=int, default=1, help="repetitions of each disturbance per case")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,22 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from scripts.soaks.ranks import (
+    FROZEN,
+    TWO,
+    children_of,
+    environment,
+    finish,
+    free_port,
+    freeze,
+    has_ended,
+    start,
+    torchrun,
+)
+
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.slow  # every process takes seconds to start
-
-TWO = ["--devices", "2"]
 
 
 @pytest.fixture(scope="session")
@@ -33,60 +43,14 @@ def own_words(small_options: list[str]) -> list[str]:
     return [*words, "--iterations", "150", "--checkpoint-every", "20", "--log-at", "every:50"]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def torchrun(*words: str, processes: int = 2, node: tuple[int, int, int] | None = None) -> list[str]:
-    """Return the command that starts processes; ``node``: (rank, nodes, port) of one of several nodes."""
-    rank, nodes, port = node or (0, 1, free_port())
-    address = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-    where = ["--nnodes", str(nodes), "--node_rank", str(rank), "--nproc_per_node", str(processes), *address]
-    return [sys.executable, "-m", "torch.distributed.run", *where, *words]
-
-
-def start(command: Sequence[str], **surroundings: str) -> subprocess.Popen[str]:
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, text=True, env={**environment(), **surroundings}, **pipes)
-
-
 def start_run(run: Path, *words: str, own_words: Any, **surroundings: str) -> subprocess.Popen[str]:
     return start([sys.executable, "-m", "lit_viz", *own_words, *TWO, "--out", str(run), *words], **surroundings)
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 200) -> str:
-    """Return the stderr of a process so far."""
-    return process.communicate(timeout=seconds)[1]
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the processes of the run that another one has started, in the order of their ranks."""
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            if "lit_viz" in Path(f"/proc/{child}/cmdline").read_text():
-                found.append(int(child))
-    return sorted(found)
 
 
 def other_process(first: subprocess.Popen[str]) -> int:
     """Return the second process, which Lightning started."""
     (found,) = children_of(first.pid)
     return found
-
-
-def has_ended(pid: int) -> bool:
-    """Return whether a process has ended, also if its parent has not waited for it."""
-    try:
-        return "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]
-    except FileNotFoundError:
-        return True
 
 
 @pytest.fixture(scope="module")
@@ -125,39 +89,13 @@ def test_a_killed_process_ends_all_and_the_run_resumes_bit_equal(
     assert contents(run) == undisturbed
 
 
-@pytest.mark.parametrize(("launcher", "target"), [("lightning", 1), ("lightning", 0), ("torchrun", 1)])
+@pytest.mark.parametrize(("launcher", "target"), FROZEN)
 def test_a_frozen_process_is_named_and_ends_the_run(
-    launcher: str,
-    target: int,
-    undisturbed: dict[str, Any],
-    tmp_path: Path,
-    contents: Any,
-    own_words: Any,
-    wait_for: Any,
+    launcher: str, target: int, undisturbed: dict[str, Any], tmp_path: Path, contents: Any, own_words: Any
 ) -> None:
     """Nothing is lost: the resumed run is equal."""
-    run = tmp_path / "run"
-    words = ["-m", "lit_viz", *own_words, "--out", str(run)]
-    command = torchrun(*words) if launcher == "torchrun" else [sys.executable, *words, *TWO]
-    process = start(command, LIT_VIZ_RANK_TIMEOUT="45")
-    wait_for((run / "checkpoints" / "last.ckpt").exists, lambda: process.poll() is None)
-    ranks = [process.pid, *children_of(process.pid)] if launcher == "lightning" else children_of(process.pid)
-    os.kill(ranks[target], signal.SIGSTOP)
-    start_time = time.monotonic()
-    wait_for(lambda: has_ended(ranks[1 - target]), lambda: time.monotonic() - start_time < 150)
-    if target == 0:
-        os.kill(ranks[0], signal.SIGCONT)  # it holds the folder
-    message = finish(process)
-    assert process.returncode != 0
-    assert message.count("has not responded for 30 s") == 1
-    assert f"rank {target} (process {ranks[target]} on " in message
-    if target == 1:
-        assert f"did not respond for 45 s; finished images are kept; continue with: lit-viz resume {run}" in message
-    assert all(map(has_ended, ranks))
-    resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)])
-    message = finish(resumed)
-    assert resumed.returncode == 0, message
-    assert contents(run) == undisturbed
+    assert freeze(launcher, target, tmp_path / "run", own_words) == ""
+    assert contents(tmp_path / "run") == undisturbed
 
 
 def test_a_signal_stops_all_processes_and_another_number_resumes(

@@ -78,7 +78,10 @@ def damage(case: Case) -> tuple[str, str]:
     shutil.rmtree(case.run, ignore_errors=True)
     shutil.copytree(case.undisturbed, case.run)
     kept = ("*.jsonl", "*.csv", "config.yaml", "checkpoints/*", "images/*", "arrays/*", "frames/*/*", "sources/*")
-    file = case.draw.choice(sorted(file for pattern in kept for file in case.run.glob(pattern)))
+    files: list[Path] = []
+    for pattern in kept:
+        files += case.run.glob(pattern)
+    file = case.draw.choice(sorted(files))
     content = bytearray(file.read_bytes())
     how = case.draw.choice(["deleted", "cut", "changed"])
     if how == "deleted":
@@ -133,11 +136,13 @@ def logger(case: Case) -> tuple[str, str]:
     for pid in stopped:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
+    begin = time.monotonic()
     status = wait(process)
+    seconds = time.monotonic() - begin
     for pid in stopped:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    what = f"{len(stopped)} process(es) stopped after {after:.1f} s"
+    what = f"{len(stopped)} process(es) stopped after {after:.1f} s, ended after {seconds:.1f} s more"
     return what, f"exit status {status}" if status != 0 or not stopped else case.resumed_difference()
 
 
@@ -146,7 +151,9 @@ def _descendants(pid: int) -> list[int]:
     for thread in Path(f"/proc/{pid}/task").glob("*"):  # the service of W&B is a child of the thread that started it
         with suppress(OSError):
             found += map(int, (thread / "children").read_text().split())
-    return [*found, *(pid for child in found for pid in _descendants(child))]
+    for child in list(found):
+        found += _descendants(child)
+    return found
 
 
 def _name(pid: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,12 +20,12 @@ from .material import COMMON
 FEW, MANY, ALLOWED = 300, 3000, 60
 
 
-def memory(folder: Path) -> tuple[str, str]:
-    """Compare the peaks of two runs; return a description, and the failure (empty if the trial passed)."""
+def memory(folder: Path) -> Iterator[tuple[str, str]]:
+    """Compare the peaks of two runs; yield a description, and the failure (empty if the trial passed)."""
     peaks = [peak(count, folder) for count in (FEW, MANY)]
     more = peaks[1] - peaks[0]
     what = f"{peaks[0]:.0f} MB for {FEW} tasks, {peaks[1]:.0f} MB for {MANY}"
-    return what, "" if more <= ALLOWED else f"{more:.0f} MB more, {ALLOWED} are allowed"
+    yield what, "" if more <= ALLOWED else f"{more:.0f} MB more, {ALLOWED} are allowed"
 
 
 def peak(count: int, folder: Path) -> float:
