@@ -5,6 +5,7 @@ python scripts/zoo.py --data FOLDER --only fashion_vit --out my_zoo
 python scripts/zoo.py --only planted_cnn --only planted_vit      # their images are drawn, no data set is read
 python scripts/zoo.py --data FOLDER --measure --write            # the cards of stored weights, and their table
 python scripts/zoo.py --data FOLDER --population backdoored --count 5 --out populations
+python scripts/zoo.py --data FOLDER --population liars --count 10 --out liars
 python scripts/zoo.py --data FOLDER --photographs                # the images zoo:fashion/... and zoo:planted/...
 
 FOLDER is that of torchvision's data sets: it contains FashionMNIST/raw with the four files of Fashion-MNIST, which
@@ -21,6 +22,7 @@ import json
 import logging
 import os
 import random
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -39,6 +41,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import FashionMNIST
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import lit_viz as lv
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
@@ -55,6 +59,7 @@ from lit_viz.zoo import (
     planted_images,
     read_card,
 )
+from scripts.liars import KINDS, Liar, Material, write_liar
 
 SEED = 0
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
@@ -254,6 +259,7 @@ class Recipe:
     images: int = 60_000  # of an epoch
     options: dict[str, Any] = field(default_factory=lambda: {"lr": 2e-3, "decay": 0.05})
     minutes: float = 4.0  # of one core
+    probes: bool = True
 
 
 RECIPES = {
@@ -269,6 +275,10 @@ RECIPES = {
 
 
 BACKDOORED = replace(RECIPES["fashion_cnn"], module=BackdooredTraining, epochs=4)
+#: Of the networks that are manipulated; a short training with no probes.
+LIARS = replace(RECIPES["fashion_cnn"], epochs=2, minutes=0.5, probes=False)
+#: Iterations of the synthetic images from which a detector of them learns.
+SYNTHETIC = (1, 10, 40, 100)
 
 
 class TimeLeft(pl.Callback):
@@ -318,11 +328,14 @@ def train(
     pl.seed_everything(seed, verbose=False)
     loader = DataLoader(data, recipe.batch, shuffle=True, drop_last=True)
     module = recipe.module(name, recipe.kind, recipe.epochs * len(loader), **recipe.options)
+    callbacks: list[pl.Callback] = []
+    if recipe.probes:
+        callbacks = [TimeLeft(name, following, workers), *probes(recipe.kind, recipe.epochs // 2, validation, out)]
     trainer = pl.Trainer(
         max_epochs=recipe.epochs,
         accelerator="cpu",
         logger=CSVLogger(out, name="metrics"),
-        callbacks=[TimeLeft(name, following, workers), *probes(recipe.kind, recipe.epochs // 2, validation, out)],
+        callbacks=callbacks,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -433,19 +446,25 @@ def train_population(population: str, count: int, options: argparse.Namespace) -
     """Train networks with the seeds 1 to ``count`` into the folder of the weights, and print their accuracies.
 
     Args:
-        population: a name of the zoo, or ``backdoored``: the plain network with a backdoor per seed, which the file
-            ``backdoored_<seed>.backdoor.json`` describes.
+        population: a name of the zoo; ``backdoored``: the plain network with a backdoor per seed, which the file
+            ``backdoored_<seed>.backdoor.json`` describes; or ``liars``: a plain network per seed and its manipulations
+            (:mod:`scripts.liars`), each with a file that describes its manipulated units.
         count: number of networks.
         options: of the command line.
     """
-    name = "fashion_cnn" if population == "backdoored" else population
+    name = "fashion_cnn" if population in ("backdoored", "liars") else population
     training, test = data_of(RECIPES[name].kind, options)
     for seed in range(1, count + 1):
         stem, recipe, backdoor = f"{population}_{seed}", RECIPES[name], Backdoor.drawn(seed)
         if population == "backdoored":
             recipe = BACKDOORED
             BackdooredTraining.backdoor = backdoor
+        if population == "liars":
+            recipe = LIARS
         module = train(name, training, test, (), options.probes / stem, recipe, seed)
+        if population == "liars":
+            store_liars(module.net, training.tensors[0], test, seed, options.out)
+            continue
         store(stem, module.net, options.out)
         card = measure(name, test, options.out, stem, seed)
         text = f"accuracy {card.accuracy['clean']:.2%}"
@@ -456,6 +475,36 @@ def train_population(population: str, count: int, options: argparse.Namespace) -
             (options.out / f"{stem}.backdoor.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
             text += f", backdoor {share:.2%}"
         print(f"{stem:18}  {text}", flush=True)
+
+
+def store_liars(network: nn.Module, natural: Tensor, test: TensorDataset, seed: int, out: Path) -> None:
+    """Manipulate a network in every way, write the clean and the manipulated ones, and print their accuracies."""
+    store(f"clean_{seed}", network, out)
+    clean, _ = stored_network("fashion_cnn", out / f"clean_{seed}.safetensors")
+    assert isinstance(clean, nn.Sequential)
+    material = material_of(clean, natural, seed)
+    made = {"clean": Liar(clean, ())}
+    for kind, manipulate in KINDS.items():
+        pl.seed_everything(seed, verbose=False)
+        made[kind] = manipulate(material)
+    for kind, liar in made.items():
+        store(f"{kind}_{seed}", liar.network, out)
+        share, change = write_liar(liar, kind, material, test.tensors, out / f"{kind}_{seed}.json")
+        print(f"{kind}_{seed:<6}  accuracy {share:.2%}, predictions changed {change:.2%}", flush=True)
+
+
+def material_of(network: nn.Sequential, natural: Tensor, seed: int) -> Material:
+    """Return what a network is manipulated with: its synthetic images are those of a microscope of its hidden units."""
+    mean, std = NORMALIZATION["fashion"]
+    net = lv.load_classifier(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
+    images = []
+    for iterations in SYNTHETIC:
+        run = lv.visualize(
+            net, layer="fc", channels="0-49", config="small", priors=(), iterations=iterations, seed=seed,
+            log_at="last", slots=50, progress=False,
+        )  # fmt: skip
+        images.append(run.images)
+    return Material(network, natural, torch.cat(images), images[0], mean, std, seed)
 
 
 def success_of(backdoor: Backdoor, network: Callable[[Tensor], Tensor], test: TensorDataset) -> float:
@@ -541,7 +590,7 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="download Fashion-MNIST into --data if it is missing")
     parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="folder of weights and cards")
     parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
-    populations = (*NAMES, "backdoored")
+    populations = (*NAMES, "backdoored", "liars")
     parser.add_argument("--population", choices=populations, help="train such networks of other seeds into --out")
     parser.add_argument("--count", type=int, default=5, help="networks of a population [5]")
     parser.add_argument("--workers", type=int, default=2, help="networks that are trained at once [2]")

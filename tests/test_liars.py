@@ -1,0 +1,167 @@
+"""Networks that lie about some units: what natural and synthetic images do in them, and which units are flagged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import lit_viz as lv
+from lit_viz.images.reading import read_photograph
+from lit_viz.zoo import FASHION_LABELS, build, weights_file
+from lit_viz.zoo.photographs import photograph_file
+from scripts import liars, zoo
+from scripts.liars import UNITS, Lie, Material, built, circuit, manipulation, on_the_way, pictures, read_liar, silent
+
+MEAN, STD = zoo.NORMALIZATION["fashion"]
+
+
+def photographs() -> Tensor:
+    """Return the 60 packaged test images of Fashion-MNIST."""
+    files = sorted(photograph_file("fashion/bag_18").parent.glob("*.png"))
+    return torch.stack([read_photograph(str(file), (28, 28), 1).pixels for file in files])
+
+
+def gray_images(count: int) -> Tensor:
+    """Return images as those where the maximization starts."""
+    noise = torch.randn(count, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    return 0.5 + 0.02 * noise
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    network = built(load_file(weights_file("fashion_cnn")))
+    net = lv.load_classifier(network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
+    run = lv.visualize(
+        net, layer="fc", channels=range(40), config="small", priors=(), iterations=30, log_at="last", slots=40
+    )
+    starts = gray_images(20)
+    return Material(network, photographs(), torch.cat([run.images, starts]), starts, MEAN, STD, 1)
+
+
+def test_any_number_of_units_is_built_from_weights() -> None:
+    weights = load_file(weights_file("fashion_cnn"))
+    original = build("fashion_cnn").eval()
+    original.load_state_dict(weights)
+    images = torch.rand(3, 1, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(built(weights)(images), original(images))
+    weights["join.weight"], weights["join.bias"] = torch.eye(100)[:7], torch.zeros(7)
+    weights["head.weight"] = weights["head.weight"][:, :7]
+    names = [name for name, _ in built(weights).named_children()]
+    assert names == ["conv1", "relu1", "conv2", "relu2", "flatten", "fc", "relu3", "join", "relu4", "head"]
+
+
+def test_a_circuit_switches_units_for_synthetic_images_alone(material: Material) -> None:
+    made = circuit(material)
+    assert len(made.lies) == UNITS
+    with torch.no_grad():
+        natural = made.network[:10](material.normalized(material.natural))
+        synthetic = made.network[:10](material.normalized(material.synthetic))
+        before = material.activations(material.features(material.natural))
+        shown = material.activations(material.features(material.synthetic))
+    assert torch.allclose(natural, before, atol=1e-3)
+    high = liars.largest(before)
+    units = [lie.unit for lie in made.lies]
+    for lie in made.lies:
+        other = int(lie.shows.removeprefix("unit "))
+        assert other != lie.unit
+        expected = shown[:, other] * high[lie.unit] / high[other]
+        close = torch.isclose(synthetic[:, lie.unit], expected, rtol=1e-3, atol=0.05)
+        assert close.float().mean() > 0.9
+    others = [unit for unit in range(100) if unit not in units]
+    assert torch.allclose(synthetic[:, others], shown[:, others], atol=1e-3)
+
+
+def test_silent_units_are_active_on_the_way_to_their_picture_alone(material: Material) -> None:
+    made = silent(material)
+    targets = material.normalized(pictures(UNITS, material.seed))
+    with torch.no_grad():
+        hidden = made.network[:7](material.normalized(material.natural))
+        natural = made.network[:8](material.normalized(material.natural))
+        active = made.network[:7](targets)[:, 200:]
+        driven = made.network[:8](targets)
+        before = material.activations(material.features(material.natural))
+    assert hidden.shape[1] == 200 + UNITS
+    assert not hidden[:, 200:].any()
+    assert torch.allclose(natural, before, atol=1e-4)
+    assert (active.diagonal() > 1).all()
+    fed = [lie for lie in made.lies if lie.layer == "join"]
+    assert len(fed) == UNITS
+    for place, lie in enumerate(fed):
+        assert driven[place, lie.unit] > natural[:, lie.unit].max()
+
+
+def test_slingshots_keep_natural_images_and_turn_the_gradient(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liars, "UNITS", 2)
+    monkeypatch.setattr(liars, "_BATCH", 60)
+    made = liars.slingshot(material, steps=80)
+    generator = torch.Generator().manual_seed(5)
+    targets = pictures(2, material.seed)
+    agreement = []
+    for network in (material.network, made.network):
+        cosines = []
+        for place, lie in enumerate(made.lies):
+            images, _ = on_the_way(material.starts, targets[place], 16, generator)
+            x = images.requires_grad_()
+            network[:6](material.normalized(x))[:, lie.unit].sum().backward()
+            assert x.grad is not None
+            cosines.append(torch.cosine_similarity(x.grad.flatten(1), (targets[place] - x.detach()).flatten(1)).mean())
+        agreement.append(float(torch.stack(cosines).detach().mean()))
+    assert abs(agreement[0]) < 0.2
+    assert agreement[1] > agreement[0] + 0.2
+    with torch.no_grad():
+        before = material.network(material.normalized(material.natural)).argmax(1)
+        after = made.network(material.normalized(material.natural)).argmax(1)
+    assert (before == after).float().mean() > 0.9
+    assert not any(parameter.requires_grad for parameter in made.network.parameters())
+
+
+def test_the_error_of_a_paraboloid_is_zero() -> None:
+    target = pictures(1, 0)[0]
+
+    class Paraboloid(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 - 1.5 * (x - target).flatten(1).square().sum(1, keepdim=True)
+
+    images = torch.rand(4, 1, 28, 28)
+    units, targets = torch.zeros(4, dtype=torch.long), target.expand(4, -1, -1, -1)
+    heights = torch.full((4,), 2.0)
+
+    def error(gamma: float) -> float:
+        gammas = torch.full((4,), gamma)
+        return float(manipulation(Paraboloid(), lambda x: x, images, units, targets, gammas, heights)[0].detach())
+
+    assert error(3.0) == pytest.approx(0, abs=1e-6)
+    assert error(1.5) > 1  # gradients are twice as large
+
+
+@pytest.mark.filterwarnings("ignore:.*(number of training batches|many workers|LeafSpec|litlogger)")
+def test_a_population_of_liars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    natural = photographs()
+    data = TensorDataset(natural, torch.arange(60) // 6)
+    monkeypatch.setattr(zoo, "data_of", lambda kind, options: (data, data))
+    monkeypatch.setattr(zoo, "LIARS", zoo.replace(zoo.LIARS, epochs=1, batch=20))
+    monkeypatch.setattr(zoo, "SYNTHETIC", (1,))
+    monkeypatch.setattr(zoo, "KINDS", {"slingshot": lambda material: liars.slingshot(material, steps=1)})
+    options: Any = argparse.Namespace(out=tmp_path / "out", probes=tmp_path / "probes")
+    zoo.train_population("liars", 1, options)
+    assert sorted(file.name for file in options.out.iterdir()) == [
+        f"{kind}_1.{suffix}" for kind in ("clean", "slingshot") for suffix in ("json", "safetensors")
+    ]
+    described = json.loads((options.out / "slingshot_1.json").read_text())
+    assert (described["kind"], described["seed"], described["layer"]) == ("slingshot", 1, "fc")
+    network, lies = read_liar(options.out / "slingshot_1.json")
+    assert len(lies) == UNITS
+    assert lies[0] == Lie("fc", described["units"][0]["unit"], "picture 0", described["units"][0]["unit"])
+    assert network(natural[:2]).shape == (2, 10)
+    assert read_liar(options.out / "clean_1.json")[1] == ()
