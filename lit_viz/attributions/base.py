@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lit_viz.attributions.terms import PROJECTIONS, record_images
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.objectives import Logit, Objective
@@ -63,6 +64,11 @@ class Attribution(StepRule):
     def fixed(self) -> bool:
         """Whether the number of evaluations is defined by the method, independent of ``iterations`` of the run."""
         return self.evaluations == 1
+
+    @property
+    def recorded(self) -> str | None:
+        """What a run records of each evaluation: a key of :data:`~lit_viz.attributions.terms.TERM_SHAPES`, if any."""
+        return None
 
     def bind(self, classifier: Classifier) -> None:
         """Validate the method for a classifier and read its properties; called before the first evaluation.
@@ -186,12 +192,17 @@ class Sampling(Estimator):
         """Return zero means, and zero sums of squared deviations ``(N,)``, averaged over the pixels."""
         return super().init(x, tasks) | {"mean": self.zero_map(x), "squares": x.new_zeros(len(x))}
 
+    @property
+    def recorded(self) -> str | None:
+        return PROJECTIONS
+
     def pattern(self, maps: Tensor) -> Tensor:
         """Return the part of maps whose error is estimated; a linear projection, by default the identity."""
         return maps
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
-        samples = self.samples(x, state, slots, numbers, evaluate)
+        samples = self.samples(x, state, slots, numbers, evaluate).contiguous()
+        record_images(state, slots, numbers, samples)
         state["mean"], residuals = welford_update(state["mean"], slots, numbers, samples, self.skipped)
         state["squares"] = add_rows(state["squares"], slots, _mean_square(self.pattern(residuals)))
         return state

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_viz.attributions.base import Estimator, add_rows, gather_rows
 from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.attributions.segments import Segments
+from lit_viz.attributions.terms import SCORES, record_scores
 from lit_viz.classifiers import Classifier
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task, seeds_of
@@ -40,6 +41,10 @@ class Ablation(Estimator):
         """True: pixels of omitted regions would appear irrelevant."""
         return True
 
+    @property
+    def recorded(self) -> str | None:
+        return SCORES
+
     @abstractmethod
     def regions(self, x: Tensor) -> State:
         """Return the state that defines the regions of images ``x``, with their number ``count`` ``(N,)``."""
@@ -63,6 +68,7 @@ class Ablation(Estimator):
         replaced = (numbers > 0).view(-1, 1, 1, 1) & self.masks(x, state, slots, (numbers - 1).clamp_min(0))
         inputs = torch.where(replaced, gather_rows(state["baseline"], slots), gather_rows(x, slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.to(x.dtype)
+        record_scores(state, slots, numbers, scores)
         first = rows_equal(numbers, 0)
         if len(first):
             state["score"] = state["score"].index_copy(0, slots[first], scores[first])

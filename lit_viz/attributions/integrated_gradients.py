@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, add_rows, completeness, gather_rows, relative
 from lit_viz.attributions.baselines import Baseline, BaselineKind
+from lit_viz.attributions.terms import PROJECTIONS, record_images
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
 from lit_viz.types import Task, seeds_of
@@ -46,6 +47,12 @@ class IntegratedGradients(Estimator):
 
     def __init__(self, baseline: BaselineKind | float = "black", sigma: float = 10.0) -> None:
         self.baseline = Baseline(baseline, sigma)
+
+    @property
+    def recorded(self) -> str | None:
+        if self.tolerance is None:
+            return PROJECTIONS
+        return None  # the map is that of the last of several rules
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         zero = x.new_zeros(len(x))
@@ -91,6 +98,7 @@ class IntegratedGradients(Estimator):
         node_weights = to_device(weights, x.device, x.dtype)
         start, end = gather_rows(state["baseline"], slots), gather_rows(x, slots)
         gradient = evaluate(start.lerp(end, per_slot(nodes, x)), slots=slots).gradient
+        record_images(state, slots, numbers, (end - start) * gradient)
         state["sum"] = add_rows(state["sum"], slots, per_slot(node_weights, x) * gradient)
         state["weight"] = add_rows(state["weight"], slots, node_weights)
         if completed:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_viz.attributions.base import EVERY, MAX_COARSE_ERROR, Estimator, add_rows, gather_rows, keys, relative_error
 from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.attributions.segments import Segments
+from lit_viz.attributions.terms import SCORES, record_scores
 from lit_viz.classifiers import Classifier
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws
@@ -48,6 +49,10 @@ class KernelShap(Estimator):
     def __init__(self, segments: int | str = 50, baseline: BaselineKind | float = "mean", sigma: float = 10.0) -> None:
         self.segments, self.baseline = Segments(segments), Baseline(baseline, sigma)
 
+    @property
+    def recorded(self) -> str | None:
+        return SCORES
+
     def bind(self, classifier: Classifier) -> None:
         self.segments.check(classifier.size)
 
@@ -75,6 +80,7 @@ class KernelShap(Estimator):
         shown = visible.gather(1, segments.flatten(1)).view_as(segments)
         inputs = torch.where(shown, gather_rows(x, slots), gather_rows(state["baseline"], slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.double()
+        record_scores(state, slots, numbers, scores)
         for name, number in (("full", 0), ("empty", 1)):
             rows = rows_equal(numbers, number)
             state[name] = state[name].index_copy(0, slots[rows], scores[rows])

@@ -62,13 +62,13 @@ class Occlusion(Ablation):
         self.evaluations = self.default_evaluations((classifier.channels, *classifier.size))
 
     def default_evaluations(self, shape: Sequence[int]) -> int:
-        return 1 + math.prod(self._grid(shape))
+        return 1 + math.prod(self.grid(shape))
 
     def regions(self, x: Tensor) -> State:
-        return {"count": torch.full((len(x),), math.prod(self._grid(x.shape[1:])), device=x.device)}
+        return {"count": torch.full((len(x),), math.prod(self.grid(x.shape[1:])), device=x.device)}
 
     def masks(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
-        positions = torch.unravel_index(numbers, self._grid(x.shape[1:]))
+        positions = torch.unravel_index(numbers, self.grid(x.shape[1:]))
         covered = []
         for position, length, side, stride in zip(positions, x.shape[2:], self.windows, self.strides, strict=True):
             offset = torch.arange(length, device=x.device) - stride * position[:, None]
@@ -76,7 +76,7 @@ class Occlusion(Ablation):
         rows, columns = covered
         return (rows[:, :, None] & columns[:, None])[:, None]
 
-    def _grid(self, shape: Sequence[int]) -> list[int]:
+    def grid(self, shape: Sequence[int]) -> list[int]:
         """Return the number of windows down and across an input ``(C, H, W)``."""
         height, width = self.windows
         fits = len(shape) == 3 and height <= shape[1] and width <= shape[2]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_viz.attributions.base import MAX_COARSE_ERROR, Sampling, gather_rows, keys
+from lit_viz.attributions.terms import SCORES, record_scores
 from lit_viz.errors import require
 from lit_viz.objectives import Objective, Probability
 from lit_viz.optim import Evaluate, State
@@ -44,6 +45,10 @@ class RISE(Sampling):
         self.grid = grid
         self.p = p
 
+    @property
+    def recorded(self) -> str | None:
+        return SCORES
+
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         require(x.ndim == 4, "RISE requires images (N, C, H, W)", f"shape {tuple(x.shape)}")
         return super().init(x, tasks)
@@ -51,6 +56,7 @@ class RISE(Sampling):
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         visible = masks(keys(state, slots, numbers), x, self.grid, self.p)
         scores = evaluate(gather_rows(x, slots) * visible, gradient=False, slots=slots).score
+        record_scores(state, slots, numbers, scores)
         return scores.view(-1, 1, 1, 1).to(x.dtype) * visible / self.p
 
     def pattern(self, maps: Tensor) -> Tensor:

@@ -60,6 +60,10 @@ class VarGrad(SmoothGrad):
     skipped: ClassVar[int] = 1
     fewest: ClassVar[int] = 8
 
+    @property
+    def recorded(self) -> str | None:
+        return None  # the samples depend on each other
+
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         return super().init(x, tasks) | {"centre": torch.zeros_like(x)}
 

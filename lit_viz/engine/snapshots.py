@@ -77,6 +77,7 @@ class Snapshot:
         array: float32 result, if the image only visualizes it. Final snapshots only, like all below.
         source: the photograph ``(C, H, W)`` in [0, 1], as the network receives it.
         perturbed_images: photographs with the perturbation.
+        terms: what was recorded of the terms of a saliency map, ``(iterations, ...)``.
     """
 
     task: Task
@@ -89,6 +90,7 @@ class Snapshot:
     array: Tensor | None = None
     source: Tensor | None = None
     perturbed_images: Sequence[PerturbedImage] = ()
+    terms: Tensor | None = None
 
     @property
     def ranking(self) -> list[list[Any]]:
@@ -97,7 +99,7 @@ class Snapshot:
 
     def without_results(self) -> Snapshot:
         """Return the snapshot as it is logged, without the fields that belong to the result."""
-        return replace(self, array=None, source=None, perturbed_images=())
+        return replace(self, array=None, source=None, perturbed_images=(), terms=None)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Result:
     array: Tensor | None = None
     source: Tensor | None = None
     perturbed_images: Sequence[PerturbedImage] = ()
+    terms: Tensor | None = None
 
     @property
     def is_finished(self) -> bool:

@@ -316,4 +316,12 @@ def _result(method: Method, n: int, snapshot: Snapshot, error: str | None) -> Re
         metrics=metrics,
     )
     record = method.record(n, snapshot, common)
-    return Result(snapshot.task, record, snapshot.image, snapshot.array, snapshot.source, snapshot.perturbed_images)
+    return Result(
+        snapshot.task,
+        record,
+        snapshot.image,
+        snapshot.array,
+        snapshot.source,
+        snapshot.perturbed_images,
+        snapshot.terms,
+    )

@@ -1,4 +1,4 @@
-"""Figure of the comparison of saliency maps with Captum."""
+"""Figure of the comparison of saliency maps with Captum or the original network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lit_viz.attributions import title_of
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.evidence.saliency.cross_check import FORMULA_TOLERANCE, Agreement, CrossCheck
+from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
+from lit_viz.evidence.saliency.cross_check import CrossCheck
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, pixels, selection, stack, wrap
 from lit_viz.figures.scales import ColorBar, ColorScale, clipping, map_notes, number
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, INK, TITLE
@@ -28,10 +29,11 @@ _VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1])}
 
 
 def agreement_figure(result: CrossCheck, outcomes: Sequence[Outcome]) -> Figure | None:
-    """Draw each map, Captum's and their difference on one scale, with gates and similarity metrics beneath.
+    """Draw each map, its reference and their difference on one scale, with gates and similarity metrics beneath.
 
     The difference is computed before the channels are reduced, so that it contains all channels. Of more than
-    :data:`~lit_viz.utils.limits.MOST_ROWS` maps, failed ones take precedence. None is returned if no map was compared.
+    :data:`~lit_viz.utils.limits.MOST_ROWS` maps, failed ones take precedence. Maps that were verified by their terms
+    have no reference. None is returned if no whole map was compared.
     """
     rows = _compared(result, outcomes)
     if not rows:
@@ -81,8 +83,13 @@ def _compared(result: CrossCheck, outcomes: Sequence[Outcome]) -> list[_Compared
 def _caption(result: CrossCheck, drawn: int, clipped: bool) -> str:
     total = len(result.agreements)
     passed = sum(agreement.passed for agreement, _ in result.agreements.values())
+    by_terms = sum(agreement.sum is not None for agreement, _ in result.agreements.values())
+    whole = total - by_terms
+    remark = ""
+    if by_terms:
+        remark = f" ({by_terms} of them, verified by their terms, are not drawn)"
     return (
-        f"{selection(drawn, total, 'maps, failed maps first')}{passed} of {total} checked maps passed. "
+        f"{selection(drawn, whole, 'maps, failed maps first')}{passed} of {total} checked maps passed{remark}. "
         f"Maps: {_REDUCER.description}. Each row of maps shares one scale; {clipping(clipped)}. Gates compare "
         "the largest difference, relative to the maximum."
     )
@@ -101,14 +108,13 @@ def _comparison(row: _ComparedMap, maps: Sequence[Tensor], scale: ColorScale, ha
         if place == len(maps) - 1 and math.isfinite(largest):
             notes = [f"largest: {number(largest)}"]
         images.append(Cell(pixels(scale.colors(values, scale.limit)), notes))
-    captions = [Text(title, CELL, color=GRAY) for title in ("lit_viz", "Captum", "difference")]
+    captions = [Text(title, CELL, color=GRAY) for title in ("lit_viz", agreement.reference, "difference")]
     compared = Grid([[*captions, None], [*images, ColorBar(scale.labels(), scale.signed)]], gap=(GAP, 0.3 * GAP))
     allowed = FORMULA_TOLERANCE + agreement.rounding
     delivered = "map as delivered" if half is None else f"map in {half}"
-    gates = [
-        _gate("formula in float64", agreement.formula, allowed, agreement.formula_passed),
-        _gate(delivered, agreement.delivered, agreement.allowed, agreement.delivered_passed),
-    ]
+    gates = [_gate(delivered, agreement.delivered, agreement.allowed, agreement.delivered_passed)]
+    if agreement.formula is not None:
+        gates.insert(0, _gate("formula in float64", agreement.formula, allowed, agreement.formula_passed))
     return stack(heading, compared, Grid(gates, gap=0), _table(agreement), gap=0.6 * GAP)
 
 
@@ -131,7 +137,9 @@ def _table(agreement: Agreement) -> Grid:
         cells = [Text(value, width, align="right", color=color) for value in values]
         return [Text(name, _TABLE_HEAD, lines=None, color=color), *cells]
 
-    rows = [row("", ["Spearman", "SSIM", "top 10 % IoU"], GRAY), row("this map", _values(agreement.similarity), INK)]
+    rows = [row("", ["Spearman", "SSIM", "top 10 % IoU"], GRAY)]
+    if agreement.similarity is not None:
+        rows.append(row("this map", _values(agreement.similarity), INK))
     for name, similarity in agreement.controls.items():
         rows.append(row(name, _values(similarity), GRAY))
     return Grid(rows, gap=(GAP, 0))

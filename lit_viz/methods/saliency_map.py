@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lit_viz.attributions import METHODS, Attribution, method_name
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
+from lit_viz.attributions.terms import empty_record
 from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.classifiers.isolation import full_float32
@@ -95,6 +96,7 @@ class SaliencyMap(PhotographTraining):
         self.record_argument("method", methods if len(methods) > 1 else methods[0])
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
         self.tolerance = tolerance
+        self._most_evaluations: Counter[str] = Counter()  # of a map of the run, by method
         if reducer is not None:
             find_reducer(reducer)
         for name, m in self.methods.items():
@@ -137,7 +139,26 @@ class SaliencyMap(PhotographTraining):
 
     def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
         self.step_rule = self.methods[_method_name(tasks[0])]
-        return super().init_state(x, tasks)
+        state = super().init_state(x, tasks)
+        recorded, most = self.step_rule.recorded, self._most_evaluations[_method_name(tasks[0])]
+        if recorded is None or not most:
+            return state
+        record = empty_record(recorded, x, most)
+        if len(self.slots):
+            restored = self.slots.state.get(recorded)
+            # A batch that was restored from a checkpoint of an earlier version, or of another number of evaluations,
+            # records nothing.
+            if restored is None or restored.shape[1] != most:
+                return state
+        return state | record
+
+    def on_fit_start(self) -> None:
+        """Count the evaluations of the maps, whose terms are recorded."""
+        super().on_fit_start()
+        self._most_evaluations.clear()
+        for task in self.tasks:
+            name = _method_name(task)
+            self._most_evaluations[name] = max(self._most_evaluations[name], self.last_iteration(task))
 
     def on_slots_filled(self, rows: Sequence[int]) -> None:
         """Select the method of the batch, also of restored tasks."""
@@ -207,6 +228,9 @@ class SaliencyMap(PhotographTraining):
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
         """Return the current maps; at iteration 0 the photographs."""
         state, method = self.slots.state_of(rows), self.step_rule
+        recorded = None
+        if final and method.recorded is not None:
+            recorded = state.get(method.recorded)
         maps = method.attribution(x, state)
         check_shape(method, maps, x.shape, (len(x), 1, *x.shape[2:]), meaning="a map of each photograph")
         uncertainty = method.uncertainty(x, state)
@@ -222,6 +246,9 @@ class SaliencyMap(PhotographTraining):
             logits, target = self.photograph_logits(n), self.slots.tasks[n].target
             prediction = {} if logits is None or target is None else self.classifier.prediction(logits, target)
             reduced = reduce_channels(maps[m], self.reducer or method.reducer)[0]
+            terms = None
+            if recorded is not None:
+                terms = recorded[m, : iteration[n]].float().cpu().clone()
             snapshots.append(
                 self.snapshot(
                     n,
@@ -230,6 +257,7 @@ class SaliencyMap(PhotographTraining):
                     top5=() if logits is None else self.classifier.top5(logits),
                     array=maps[m],
                     source=photographs[m],
+                    terms=terms,
                 )
             )
         return snapshots

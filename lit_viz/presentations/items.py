@@ -231,10 +231,11 @@ def _transfer(part: run_evidence.TransferEvidence) -> EvidenceItem:
 
 @dataclass(frozen=True)
 class MapVerdicts:
-    """Verdicts of the comparison with Captum.
+    """Verdicts of the comparison of maps with their references.
 
     Attributes:
-        passed: verdict of each map that was compared.
+        passed: verdict of each map that was compared with Captum.
+        of_original: verdict of each map that was compared with the original network.
         unchecked: reason of each map that was not compared.
         damaged: reason of each map whose files do not belong to its record.
         version: of Captum, if it is known.
@@ -244,15 +245,20 @@ class MapVerdicts:
     unchecked: Sequence[str]
     damaged: Sequence[str] = ()
     version: str = ""
+    of_original: Sequence[bool] = ()
 
     @property
     def text(self) -> str:
         """The verdicts in one sentence."""
+        clauses = []
         if self.passed:
             count = f"{sum(self.passed)} of {len(self.passed)}"
-            clauses = [f"{count} compared maps agree with Captum {self.version}".rstrip()]
-        else:
-            clauses = ["No map was compared with Captum"]
+            clauses.append(f"{count} compared maps agree with Captum {self.version}".rstrip())
+        if self.of_original:
+            count = f"{sum(self.of_original)} of {len(self.of_original)}"
+            clauses.append(f"{count} maps that Captum lacks agree with the original network in float64")
+        if not clauses:
+            clauses.append("No map was compared with Captum")
         if self.damaged:
             clauses.append(f"{pluralize(len(self.damaged), 'map')} damaged ({self.damaged[0]})")
         clauses += [f"{count} {reason}" for reason, count in Counter(self.unchecked).items()]
@@ -266,32 +272,48 @@ class MapVerdicts:
 
 
 def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:
+    of_original = [entry for entry in part.maps if entry.reference == run_evidence.ORIGINAL]
     verdicts = MapVerdicts(
-        passed=[entry.passed for entry in part.maps],
+        passed=[entry.passed for entry in part.maps if entry not in of_original],
+        of_original=[entry.passed for entry in of_original],
         unchecked=[str(entry.unchecked) for entry in part.unchecked],
         damaged=[str(entry.damaged) for entry in part.damaged or ()],
         version=part.version,
     )
     notes = verdicts.notes
-    if part.precision is not None and not all(verdicts.passed):
+    if part.precision is not None and part.passed is False:
         notes.append(f"{part.precision} is less accurate than the float32 gates: use the precision 32-true.")
     return EvidenceItem(verdicts.text, part.passed, [_gates(entry) for entry in part.maps], notes)
 
 
 def _gates(entry: run_evidence.MapAgreement) -> TableRow:
-    """Return both gates of a map, and its similarity beside that of the most similar control."""
-    controls = [_float(control.spearman) for control in entry.controls.values()]
-    most_similar = f"{max(controls):.4f}" if controls else ""  # computed for one map of each method
-    return {
+    """Return the gates of a map, and its similarity beside that of the most similar control."""
+    compared = entry.family or run_evidence.WHOLE_MAP
+    if entry.terms is not None:
+        compared = f"sum, and {entry.recomputed} of {entry.terms} terms"
+    row = {
         "map": _map_name(entry),
         "method": entry.method,
+        "compared": compared,
+        "reference": entry.reference or run_evidence.CAPTUM,
         "verdict": _VERDICTS[entry.passed],
-        "formula in float64: difference": number(_float(entry.formula.difference)),
+        "formula in float64: difference": "",
+        "sum of the terms: difference": "",
         "delivered map: difference": number(_float(entry.delivered.difference)),
         "allowed": number(_float(entry.delivered.allowed)),
-        "Spearman": f"{_float(entry.similarity.spearman):.4f}",
-        "most similar control": most_similar,
+        "Spearman": "",
+        "most similar control": "",
     }
+    if entry.formula is not None:
+        row["formula in float64: difference"] = number(_float(entry.formula.difference))
+    if entry.sum is not None:
+        row["sum of the terms: difference"] = number(_float(entry.sum.difference))
+    if entry.similarity is not None:
+        row["Spearman"] = f"{_float(entry.similarity.spearman):.4f}"
+        controls = [_float(control.spearman) for control in entry.controls.values()]
+        if controls:  # computed for one map of each method
+            row["most similar control"] = f"{max(controls):.4f}"
+    return row
 
 
 def _map_name(entry: run_evidence.MapEvidence) -> str:

@@ -35,7 +35,7 @@ from lit_viz.presentations import (
     TableRow,
     format_value,
 )
-from lit_viz.runs.evidence import CaptumEvidence, Evidence, UncheckedMap
+from lit_viz.runs.evidence import CAPTUM, CaptumEvidence, Evidence, UncheckedMap
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import Notify, pluralize, probability_text
@@ -74,7 +74,8 @@ class SaliencyMapPresentation(Presentation):
         compared = () if evidence.captum is None else evidence.captum.maps
         for comparison in compared:
             if comparison.index == record.index:
-                facets["outcome"] = "agrees with Captum" if comparison.passed else "differs from Captum"
+                verdict = "agrees with" if comparison.passed else "differs from"
+                facets["outcome"] = f"{verdict} {comparison.reference or CAPTUM}"
         return facets
 
     def table(self, records: Sequence[Record]) -> list[TableRow]:

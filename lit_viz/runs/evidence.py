@@ -10,6 +10,10 @@ from lit_viz.types import JsonObject, flattened, nested, optional
 
 #: Reasons in the records of maps without a comparison: Captum lacks the method, or the time limit was reached.
 NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
+#: What computes the references of maps.
+CAPTUM, ORIGINAL = "Captum", "original network"
+#: How a map is verified: by itself, or by a test of its sum and some of its terms.
+WHOLE_MAP, MEAN_OF_IMAGES, SCALAR_TERMS = "whole map", "mean of images", "scalar terms"
 
 AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 
@@ -191,6 +195,11 @@ class Similarity(JsonObject):
     ssim: float | None
     top_iou: float | None
 
+    @classmethod
+    def of_difference(cls, difference: float) -> Similarity:
+        """Return the similarity of values that are no map: only their difference is defined."""
+        return cls(difference=difference, spearman=None, ssim=None, top_iou=None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FormulaGate(JsonObject):
@@ -211,13 +220,41 @@ class DeliveredGate(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SumGate(JsonObject):
+    """Difference of a map from the sum of its recorded terms, and the largest one allowed."""
+
+    difference: float | None
+    allowed: float
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class MapAgreement(MapEvidence):
-    """Comparison of a map with Captum; ``controls`` are the similarities of maps that must not agree."""
+    """Comparison of a map with its reference.
+
+    Attributes:
+        passed: whether all gates are passed.
+        family: how the map was verified: :data:`WHOLE_MAP`, :data:`MEAN_OF_IMAGES` or :data:`SCALAR_TERMS`.
+        reference: :data:`CAPTUM` or :data:`ORIGINAL`. Both are absent in runs of earlier versions: the whole map and
+            Captum.
+        terms, recomputed: number of the terms of the map, and of those that were recomputed, if it was verified by
+            them.
+        formula: gate of the formula, of a whole map.
+        sum: gate of the sum, of a map that was verified by its terms.
+        delivered: gate of the delivered map or its terms.
+        similarity: of the whole map.
+        controls: similarities of maps that must not agree, or differences of their terms.
+    """
 
     passed: bool
-    formula: FormulaGate = nested(FormulaGate)
+    family: str | None = optional()
+    reference: str | None = optional()
+    terms: int | None = optional()
+    recomputed: int | None = optional()
+    formula: FormulaGate | None = nested(FormulaGate, optional=True)
+    sum: SumGate | None = nested(SumGate, optional=True)
     delivered: DeliveredGate = nested(DeliveredGate)
-    similarity: Similarity = nested(Similarity)
+    similarity: Similarity | None = nested(Similarity, optional=True)
     controls: Mapping[str, Similarity] = nested(Similarity, by_name=True)
 
 

@@ -257,6 +257,10 @@ class FolderStorage(Storage):
     def array(self, record: Record) -> Tensor | None:
         return _read_array(self.path / record.array) if record.array else None
 
+    def terms(self, record: Record) -> Tensor | None:
+        path = self.path / _terms_file(record.key)
+        return _read_array(path) if path.exists() else None
+
     def source(self, key: str) -> Tensor | None:
         path = self._source(key)
         exact = path.with_suffix(".npy")  # of an image off the 8-bit lattice
@@ -470,6 +474,8 @@ class FolderStorage(Storage):
             file = self._write_png(f"images/{key}.png", result.image)
         if result.array is not None:
             array = self._write_array(f"arrays/{key}.npy", result.array)
+        if result.terms is not None:
+            self._write_array(_terms_file(key), result.terms)
         if result.perturbed_images:
             self._write_perturbed_images(key, result.perturbed_images)
         record = result.record.amend(file=file, array=array)
@@ -692,6 +698,10 @@ def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
     if wrong is not None:
         raise LitVizError(f"{frame} is damaged ({wrong})")
     return tuple((name, math.nan if probability is None else probability) for name, probability in values["top5"])
+
+
+def _terms_file(key: str) -> str:
+    return f"arrays/{key}.terms.npy"
 
 
 def _read_image(path: Path) -> Tensor:

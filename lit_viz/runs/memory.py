@@ -80,6 +80,9 @@ class MemoryStorage(Storage):
     def array(self, record: Record) -> Tensor | None:
         return self.results[record.index].array
 
+    def terms(self, record: Record) -> Tensor | None:
+        return self.results[record.index].terms
+
     def source(self, key: str) -> Tensor | None:
         return self.results[index_of(key)].source
 

@@ -62,6 +62,10 @@ class Outcome:
         """Return the raw float32 result; None if it would repeat the image."""
         return self._storage.array(self.record)
 
+    def terms(self) -> Tensor | None:
+        """Return what was recorded of the terms of a saliency map ``(evaluations, ...)``; None if nothing was."""
+        return self._storage.terms(self.record)
+
     def source(self) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it; None if there is none."""
         return self._storage.source(self.record.key)
@@ -147,6 +151,10 @@ class Storage(ABC):
     @abstractmethod
     def array(self, record: Record) -> Tensor | None:
         """Return the raw float32 result; None if there is none."""
+
+    @abstractmethod
+    def terms(self, record: Record) -> Tensor | None:
+        """Return what was recorded of the terms of a saliency map ``(evaluations, ...)``; None if nothing was."""
 
     @abstractmethod
     def source(self, key: str) -> Tensor | None:

@@ -7,7 +7,8 @@ import torch
 
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.engine.snapshots import Result
-from lit_viz.evidence.saliency.cross_check import Agreement, CrossCheck
+from lit_viz.evidence.saliency.agreement import Agreement
+from lit_viz.evidence.saliency.cross_check import CrossCheck
 from lit_viz.figures.agreement import agreement_figure
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS

@@ -198,6 +198,9 @@ def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: 
     assert 4 in rest.results
     for index, result in rest.results.items():
         assert torch.equal(result.array, undisturbed.results[index].array)
+        assert (result.terms is None) == (name == "gradient")
+        if result.terms is not None:
+            assert torch.equal(result.terms, undisturbed.results[index].terms)
         assert result.task == undisturbed.results[index].task
         same = {key: value for key, value in result.record.to_dict().items() if key != "seconds"}
         assert same == {k: v for k, v in undisturbed.results[index].record.to_dict().items() if k != "seconds"}

@@ -37,7 +37,8 @@ def fill(storage: FolderStorage | MemoryStorage) -> None:
         storage.add_snapshot(Snapshot(task, 6, {"logit": 1.5}))
         record = Record.of(task, iterations=6, metrics={"probability": 0.75})
         array = torch.full((1, 4, 4), -0.5)
-        storage.add_result(Result(task, record, image(9), array, image(2), [photograph] if task.index else ()))
+        perturbed = [photograph] if task.index else ()
+        storage.add_result(Result(task, record, image(9), array, image(2), perturbed, torch.ones(2, 4)))
     failed = Record.of(TASKS[2], status="failed", error="no picture")
     storage.add_result(Result(TASKS[2], failed))
     storage.finish()
@@ -61,7 +62,7 @@ def pixels(picture: Picture | None) -> Tensor:
 
 def content(outcome: Outcome) -> list[Any]:
     """Return what an outcome gives, as plain values."""
-    tensors = [outcome.image(), outcome.array(), outcome.source()]
+    tensors = [outcome.image(), outcome.array(), outcome.source(), outcome.terms()]
     photographs = [(p.record.name, pixels(p.image).tolist()) for p in outcome.perturbed_images()]
     frames = [(iteration, pixels(frame).tolist()) for iteration, frame in outcome.frames()]
     curves = [list(outcome.curve(metric)) for metric in ("probability", "logit", "none")]
@@ -74,12 +75,12 @@ def assert_filled(outcomes: Sequence[Outcome]) -> None:
     first, second, failed = outcomes
     frames = [(0, image(0).tolist()), (5, image(5).tolist())]
     array = torch.full((1, 4, 4), -0.5).tolist()
-    common = [image(9).tolist(), array, image(2).tolist()]
+    common = [image(9).tolist(), array, image(2).tolist(), torch.ones(2, 4).tolist()]
     curves = [[(0, 0.0), (5, 0.625)], [(6, 1.5)], []]
     assert content(first) == ["cat", *common, [], frames, curves]
     curves = [[(0, 0.125), (5, 0.75)], [(6, 1.5)], []]
     assert content(second) == ["dog", *common, [("a", image(3).tolist())], frames, curves]
-    assert content(failed) == ["broken", None, None, None, [], [], [[], [], []]]
+    assert content(failed) == ["broken", None, None, None, None, [], [], [[], [], []]]
     photograph, picture = second.pictures()
     assert (pixels(photograph).tolist(), pixels(picture).tolist()) == (image(2).tolist(), image(9).tolist())
     assert failed.pictures() == (None, None)

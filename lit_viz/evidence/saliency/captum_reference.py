@@ -1,9 +1,13 @@
-"""Captum's computation of each saliency method, on a copy of the original network."""
+"""Captum's computation of each saliency method, on a copy of the original network.
+
+Methods that Captum lacks are computed by the original network: RISE by its own formula here, others by lit_viz's.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,29 +15,65 @@ from typing import Any
 import captum.attr as attr
 import torch
 from captum.attr._core.gradient_shap import InputBaselineXGradient
+from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_viz import attributions as own
+from lit_viz.attributions import rise
 from lit_viz.attributions.feature_ablation import Ablation
+from lit_viz.attributions.integrated_gradients import gauss_legendre
 from lit_viz.attributions.smoothgrad import noise
-from lit_viz.classifiers import Classifier, isolation
+from lit_viz.classifiers import Classifier, FrozenNetwork, isolation
 from lit_viz.classifiers.fast import is_rectifier
 from lit_viz.classifiers.fast.rescaling import Call, Interception
 from lit_viz.errors import LitVizError
-from lit_viz.objectives import Logit
+from lit_viz.evidence.saliency.metrics import randomize_layer
+from lit_viz.objectives import Logit, Outputs
+from lit_viz.objectives.base import evaluate_objective
+from lit_viz.optim import State
+from lit_viz.optim.evaluation import Network
 from lit_viz.optim.rule import per_slot
 from lit_viz.rng import Key
+from lit_viz.runs import evidence as run_evidence
 from lit_viz.types import Task
 
 _BATCH = 8  # inputs per forward pass, so that memory does not grow with the number of samples
+_MOST_CLASSES = 1 << 20  # columns of replayed scores, which take no memory
 _INFINITE = 1e12  # weight of the two coalitions that a regression must fit; Captum's 1e6 leaves an error of 1e-6
 #: Attributes that a subclass may override without changing what the method computes. The objective is compared apart.
-_SETTINGS = {"batch", "evaluations", "objective", "record_fields", "reducer", "tolerance", "uncertainty"}
+_SETTINGS = {"batch", "evaluations", "objective", "record_fields", "recorded", "reducer", "tolerance", "uncertainty"}
 
 
-#: Copies of networks by classifier, precision, and whether they are prepared for hooks.
-NetworkCopies = dict[tuple[Classifier, torch.dtype, bool], nn.Module]
+@dataclass(frozen=True)
+class Weights:
+    """Change of the weights of a copy of the network.
+
+    Attributes:
+        rounding_seed: if not 0, perturb them by float32 rounding errors of this seed.
+        rounding_steps: largest perturbation, in units of the float32 epsilon.
+        randomized: replace them by random weights of the same mean and standard deviation per parameter.
+    """
+
+    rounding_seed: int = 0
+    rounding_steps: int = 1
+    randomized: bool = False
+
+    def change(self, network: nn.Module) -> None:
+        """Change the weights of a network in place."""
+        if self.randomized:
+            for name, layer in network.named_modules():
+                randomize_layer(layer, name, seed=0)
+        if self.rounding_seed:
+            for parameter in network.parameters():
+                real = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+                real.copy_(add_rounding(real, self.rounding_seed, self.rounding_steps))
+
+
+#: The weights of the network.
+_TRAINED = Weights()
+#: Copies of a network by precision, by whether they are prepared for hooks, and by the change of their weights.
+NetworkCopies = dict[tuple[torch.dtype, bool, Weights], nn.Module]
 
 
 class OriginalNetwork(nn.Module):
@@ -44,7 +84,8 @@ class OriginalNetwork(nn.Module):
     For Captum's hooks on rectifiers (``hooked``), activations are not in place and a ReLU6 is an instance of ReLU.
 
     Args:
-        copies: copies that exist already, by classifier, precision and ``hooked``; a new one is added.
+        weights: change of the weights.
+        copies: copies of this network that exist already; a new one is added.
 
     Raises:
         LitVizError: the network can't be copied.
@@ -58,16 +99,18 @@ class OriginalNetwork(nn.Module):
         hooked: bool = False,
         against: int | None = None,
         gamma: float = 1.0,
+        weights: Weights = _TRAINED,
         copies: NetworkCopies | None = None,
     ) -> None:
         super().__init__()
         self._normalize, self.against, self.gamma = classifier.normalize, against, gamma
         self.output = classifier.output
-        key = classifier, dtype, hooked
+        key = dtype, hooked, weights
         if copies is None:
             copies = {}
         if key not in copies:
             copies[key] = self._copied(classifier, dtype, hooked)
+            weights.change(copies[key])
         self.network = copies[key]
 
     def _copied(self, classifier: Classifier, dtype: torch.dtype, hooked: bool) -> nn.Module:
@@ -81,9 +124,14 @@ class OriginalNetwork(nn.Module):
             _prepare_for_hooks(network)
         return isolation.cast(network, dtype).eval().requires_grad_(False)
 
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the scores ``(N, K)`` of the classes, without the contrast."""
+        scores: Tensor = self.output(self.network, self._normalize(x))
+        return scores
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        logits = self.output(self.network, self._normalize(x))
+        logits = self.scores(x)
         return logits if self.against is None else logits - self.gamma * logits[:, self.against, None]
 
 
@@ -214,9 +262,9 @@ class CaptumReference:
         seed: of the task's random draws.
         evaluations: number of evaluations of the map.
         against: index of the class that the target is contrasted with, if any.
-        noise_seed: if not 0, perturb photograph and weights by float32 rounding errors of this seed.
-        noise_steps: largest perturbation, in units of the float32 epsilon.
-        copies: unperturbed copies of the network, which references share.
+        weights: change of the weights of the network.
+        copies: copies of the network, which references share.
+        replay: recorded scores that replace those of the network, if any.
     """
 
     method: own.Attribution
@@ -226,29 +274,35 @@ class CaptumReference:
     seed: int
     evaluations: int
     against: int | None = None
-    noise_seed: int = 0
-    noise_steps: int = 1
+    weights: Weights = _TRAINED
     copies: NetworkCopies = field(default_factory=dict, repr=False, compare=False)
+    replay: Replay | None = None
 
     @cached_property
-    def network(self) -> OriginalNetwork:
+    def network(self) -> nn.Module:
+        """The network that Captum is given: the copy, or the replay of its scores."""
+        return self.replay or self.original
+
+    @cached_property
+    def original(self) -> OriginalNetwork:
         """The copy of the network."""
         hooked = isinstance(self.method, (own.GuidedBackprop, own.GuidedGradCAM))
         gamma = getattr(self.method.objective, "gamma", 1.0)
-        copies = {} if self.noise_seed else self.copies
         network = OriginalNetwork(
-            self.classifier, self.x.dtype, hooked=hooked, against=self.against, gamma=gamma, copies=copies
+            self.classifier,
+            self.x.dtype,
+            hooked=hooked,
+            against=self.against,
+            gamma=gamma,
+            weights=self.weights,
+            copies=self.copies,
         )
-        if self.noise_seed:
-            for parameter in network.parameters():
-                real = torch.view_as_real(parameter) if parameter.is_complex() else parameter
-                real.copy_(_add_rounding(real, self.noise_seed, self.noise_steps))
         return network.to(isolation.device_of(self.classifier.original))
 
     @property
     def layer(self) -> nn.Module:
         """The layer of the copy that the method reads."""
-        return self.network.network.get_submodule(self.method.layers[0])
+        return self.original.network.get_submodule(self.method.layers[0])
 
     @property
     def baseline(self) -> Tensor:
@@ -256,9 +310,23 @@ class CaptumReference:
         assert isinstance(self.method, (own.IntegratedGradients, own.DeepLift, Ablation, own.KernelShap))
         return self.method.baseline(self.x, [self.seed])
 
+    @cached_property
+    def state(self) -> State:
+        """The initial state of the method, from which its draws are made."""
+        return self.method.init(self.x, [Task(0, "image", self.seed)])
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the explained scores ``(M,)`` of inputs ``(M, C, H, W)``."""
+        if self.replay is not None:
+            return self.replay.next(x)
+        count = len(x)
+        targets = torch.full((count,), self.target, device=x.device)
+        against = None if self.against is None else torch.full((count,), self.against, device=x.device)
+        return evaluate_objective(self.method.objective, Outputs(self.original.scores(x), targets, against=against))
+
     def with_rounding(self, seed: int, steps: int = 1) -> CaptumReference:
         """Return the reference with photograph and weights perturbed by random rounding errors."""
-        return replace(self, x=_add_rounding(self.x, seed, steps), noise_seed=seed, noise_steps=steps)
+        return replace(self, x=add_rounding(self.x, seed, steps), weights=Weights(seed, steps))
 
     def with_evaluations(self, limit: int) -> CaptumReference:
         """Return the reference with at most ``limit`` evaluations, or as many as the method's map requires."""
@@ -279,12 +347,23 @@ class CaptumReference:
         return 2.0**-23 if isinstance(self.method, own.Occlusion) else 0.0
 
     def compute(self) -> Tensor:
-        """Return Captum's map on the CPU, in the shape of lit_viz's map. The global random state is preserved.
+        """Return the map on the CPU, in the shape of lit_viz's map. The method must have a reference.
 
-        The method must be in Captum (see :func:`counterpart_of`).
+        The global random state is preserved.
         """
-        counterpart = counterpart_of(self.method)
-        assert counterpart is not None
+        with self.computing():
+            return reference_of(self.method).compute(self).detach().cpu()
+
+    def terms(self, numbers: Tensor) -> Tensor:
+        """Return the terms ``(M, C, H, W)`` of the map of the evaluations ``numbers`` ``(M,)``, on the CPU."""
+        counterpart = reference_of(self.method)
+        assert counterpart.terms is not None
+        with self.computing():
+            return counterpart.terms(self, numbers.to(self.x.device)).detach().cpu()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Preserve the global random state, and compute with gradients in full float32, in the body."""
         with (
             isolation.random_state_preserved(self.classifier.original),
             isolation.full_float32(),
@@ -293,10 +372,43 @@ class CaptumReference:
         ):
             warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
             warnings.filterwarnings("ignore", r"\s*Setting (forward, )?backward hooks")
-            return counterpart.compute(self).detach().cpu()
+            yield
 
 
-def _add_rounding(values: Tensor, seed: int, steps: int) -> Tensor:
+class Replay(nn.Module):
+    """Recorded scores in place of those of a network, in the order in which a method requests them.
+
+    Args:
+        scores: recorded scores ``(n,)`` of all evaluations, by number.
+        order: numbers of the evaluations in the order of the requests.
+        kept: numbers of the evaluations whose inputs are kept.
+
+    Attributes:
+        inputs: the inputs ``(C, H, W)`` by number.
+    """
+
+    def __init__(self, scores: Tensor, order: Tensor, kept: Tensor) -> None:
+        super().__init__()
+        self._scores, self._order, self._kept = scores, order.tolist(), frozenset(kept.tolist())
+        self._requested = 0
+        self.inputs: dict[int, Tensor] = {}
+
+    def next(self, x: Tensor) -> Tensor:
+        """Return the scores ``(M,)`` of the next inputs ``(M, C, H, W)``."""
+        numbers = self._order[self._requested : self._requested + len(x)]
+        self._requested += len(x)
+        for number, image in zip(numbers, x, strict=True):
+            if number in self._kept:
+                self.inputs[number] = image.detach().clone()
+        return self._scores[numbers].to(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scores in all columns of logits, of which Captum reads one."""
+        return self.next(x)[:, None].expand(-1, _MOST_CLASSES)
+
+
+def add_rounding(values: Tensor, seed: int, steps: int) -> Tensor:
+    """Return values with random rounding errors of at most ``steps`` units of the float32 epsilon."""
     generator = torch.Generator().manual_seed(seed)
     unit = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
     return (values.double() * (1 + steps * (2 * unit - 1) * torch.finfo(torch.float32).eps)).to(values.dtype)
@@ -322,6 +434,39 @@ def _noise_tunnel(kind: str, r: CaptumReference) -> Tensor:
     return result * (n / (n - 1) if kind == "vargrad" and n > 1 else 1.0)  # Captum's variance is biased
 
 
+def _noisy_gradients(r: CaptumReference, numbers: Tensor) -> Tensor:
+    assert isinstance(r.method, own.SmoothGrad)
+    noisy = r.x + noise([Key(r.seed, k) for k in numbers.tolist()], r.x, r.method.sigma)
+    gradients: Tensor = attr.Saliency(r.network).attribute(noisy, r.target, abs=False)
+    return gradients
+
+
+def _path_terms(r: CaptumReference, start: Tensor, end: Tensor, positions: Tensor) -> Tensor:
+    """Return ``(end - start) * gradient`` at positions ``(M,)`` between both ``(M, C, H, W)``, by Captum.
+
+    Captum draws the positions from the global random state: the forward function replaces its points with these.
+    """
+    points = start.lerp(end, per_slot(positions, end))
+    product = InputBaselineXGradient(lambda z: r.network(points + (z - z.detach())))
+    terms: Tensor = product.attribute(end, start, r.target).detach()
+    return terms
+
+
+def _path_terms_of_nodes(r: CaptumReference, numbers: Tensor) -> Tensor:
+    positions, _ = _nodes(r)
+    start, end = r.baseline.expand(len(numbers), -1, -1, -1), r.x.expand(len(numbers), -1, -1, -1)
+    return _path_terms(r, start, end, positions.to(numbers.device)[numbers])
+
+
+def _nodes(r: CaptumReference) -> tuple[Tensor, Tensor]:
+    """Return positions and weights of Captum's nodes, float64 ``(n,)`` each, in the order of lit_viz."""
+    weights_of, positions_of = approximation_parameters("gausslegendre")
+    order = torch.tensor(gauss_legendre(r.evaluations), dtype=torch.float64)[:, 0].argsort().argsort()
+    positions = torch.tensor(positions_of(r.evaluations), dtype=torch.float64)
+    weights = torch.tensor(weights_of(r.evaluations), dtype=torch.float64)
+    return positions[order], weights[order]
+
+
 def _integrated_gradients(r: CaptumReference) -> Any:
     assert isinstance(r.method, own.IntegratedGradients)
     steps = {"n_steps": r.method.nodes(r.evaluations), "method": "gausslegendre", "internal_batch_size": _BATCH}
@@ -338,21 +483,24 @@ def _guided_grad_cam(r: CaptumReference) -> Any:
     return attr.GuidedGradCam(r.network, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
 
 
-def _gradient_shap(r: CaptumReference) -> Tensor:
-    """Return the mean of Captum's products; its GradientShap evaluates all samples in one batch.
-
-    Captum draws the positions from the global random state: the forward function replaces its points with lit_viz's.
-    """
-    assert isinstance(r.method, own.GradientShap)
-    total = torch.zeros_like(r.x)
-    state = r.method.init(r.x, [Task(0, "image", r.seed)])
+def _batches(r: CaptumReference) -> Iterator[Tensor]:
+    """Yield the numbers of the evaluations in batches ``(M,)``."""
     for first in range(0, r.evaluations, _BATCH):
-        numbers = torch.arange(first, min(first + _BATCH, r.evaluations), device=r.x.device)
-        start, end, positions = r.method.draw(r.x, state, torch.zeros_like(numbers), numbers)
-        points = start.lerp(end, per_slot(positions, end))
-        product = InputBaselineXGradient(lambda z, points=points: r.network(points + (z - z.detach())))
-        total += product.attribute(end, start, r.target).detach().sum(0, keepdim=True)
+        yield torch.arange(first, min(first + _BATCH, r.evaluations), device=r.x.device)
+
+
+def _gradient_shap(r: CaptumReference) -> Tensor:
+    """Return the mean of Captum's products; its GradientShap evaluates all samples in one batch."""
+    total = torch.zeros_like(r.x)
+    for numbers in _batches(r):
+        total += _drawn_path_terms(r, numbers).sum(0, keepdim=True)
     return total / r.evaluations
+
+
+def _drawn_path_terms(r: CaptumReference, numbers: Tensor) -> Tensor:
+    assert isinstance(r.method, own.GradientShap)
+    start, end, positions = r.method.draw(r.x, r.state, torch.zeros_like(numbers), numbers)
+    return _path_terms(r, start, end.expand_as(start), positions)
 
 
 def _deep_lift(r: CaptumReference) -> Any:
@@ -403,22 +551,86 @@ def _occlusion(r: CaptumReference) -> Any:
     return result[:, :1]
 
 
+def _window_order(r: CaptumReference) -> Tensor:
+    """Return the numbers of the evaluations in Captum's order: the image, then windows down before across."""
+    assert isinstance(r.method, own.Occlusion)
+    windows = torch.arange(1, r.evaluations).view(r.method.grid(r.x.shape[1:]))
+    return torch.cat([torch.zeros(1, dtype=torch.long), windows.T.flatten()])
+
+
+def _rise(r: CaptumReference) -> Tensor:
+    assert isinstance(r.method, own.RISE)
+    total = torch.zeros_like(r.x[:, :1])
+    for numbers in _batches(r):
+        visible = rise.masks([Key(r.seed, k) for k in numbers.tolist()], r.x, r.method.grid, r.method.p)
+        with torch.no_grad():
+            scores = r.scores(r.x * visible)
+        total += (per_slot(scores, visible) * visible).sum(0, keepdim=True)
+    return total / (r.evaluations * r.method.p)
+
+
+def formula_of(r: CaptumReference) -> Tensor:
+    """Return lit_viz's map of the copy of the original network, which is neither folded nor fused.
+
+    Another backward than autograd's is that of the fast copy.
+    """
+    networks: dict[str, Network] = {}
+    for name in r.method.networks:
+        if name == "plain":
+            networks[name] = FrozenNetwork(
+                r.original.network, r.classifier.mean, r.classifier.std, is_original=True, output=r.classifier.output
+            )
+        else:
+            networks[name] = r.classifier.fast(r.method.layers, dtype=r.x.dtype, backprop=name)
+    against = None if r.against is None else [r.against]
+    options: dict[str, Any] = {"evaluations": r.evaluations, "seeds": [r.seed], "against": against}
+    values, _ = own.attribute(r.method, networks, r.x, [r.target], **options)
+    return values
+
+
+def _in_order(r: CaptumReference) -> Tensor:
+    return torch.arange(r.evaluations)
+
+
+def _equal_weights(r: CaptumReference) -> Tensor:
+    return torch.full((r.evaluations,), 1 / r.evaluations, dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class Counterpart:
-    """A saliency method of Captum.
+    """The reference of a saliency method.
 
     Attributes:
-        name: its class in ``captum.attr``.
+        name: its class in ``captum.attr``; empty for the original network.
         compared: what is compared, in a phrase.
         compute: returns its map.
+        terms: returns the terms of some evaluations, of a map that is their weighted sum.
+        weights: returns the weights of all terms, float64 ``(n,)``.
+        order: returns the numbers of all evaluations in the order in which ``compute`` requests their scores, of a map
+            that is computed from them.
+        ends: number of the first evaluations that every value of the map depends on.
     """
 
     name: str
     compared: str
     compute: Callable[[CaptumReference], Tensor]
+    terms: Callable[[CaptumReference, Tensor], Tensor] | None = None
+    weights: Callable[[CaptumReference], Tensor] = _equal_weights
+    order: Callable[[CaptumReference], Tensor] | None = None
+    ends: int = 0
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether a map can be verified by its terms."""
+        return self.terms is not None or self.order is not None
+
+    @property
+    def source(self) -> str:
+        """What computes the reference."""
+        return run_evidence.CAPTUM if self.name else run_evidence.ORIGINAL
 
 
-#: Methods in Captum; a map of other methods is not compared.
+#: Methods in Captum.
 COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
     own.Gradient: Counterpart(
         "Saliency", "signed map", lambda r: attr.Saliency(r.network).attribute(r.x, r.target, abs=False)
@@ -426,17 +638,30 @@ COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
     own.InputXGradient: Counterpart(
         "InputXGradient", "map", lambda r: attr.InputXGradient(r.network).attribute(r.x, r.target)
     ),
-    own.SmoothGrad: Counterpart("NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad")),
-    own.SmoothGradSquared: Counterpart("NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad_sq")),
+    own.SmoothGrad: Counterpart(
+        "NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad"), terms=_noisy_gradients
+    ),
+    own.SmoothGradSquared: Counterpart(
+        "NoiseTunnel",
+        "map of the same noise",
+        partial(_noise_tunnel, "smoothgrad_sq"),
+        terms=lambda r, numbers: _noisy_gradients(r, numbers).square(),
+    ),
     own.VarGrad: Counterpart(
         "NoiseTunnel", "map of the same noise, times n/(n - 1)", partial(_noise_tunnel, "vargrad")
     ),
     own.IntegratedGradients: Counterpart(
-        "IntegratedGradients", "map of the same nodes and baseline", _integrated_gradients
+        "IntegratedGradients",
+        "map of the same nodes and baseline",
+        _integrated_gradients,
+        terms=_path_terms_of_nodes,
+        weights=lambda r: _nodes(r)[1],
     ),
-    own.GradientShap: Counterpart("GradientShap", "map of the same baselines, positions and noise", _gradient_shap),
+    own.GradientShap: Counterpart(
+        "GradientShap", "map of the same baselines, positions and noise", _gradient_shap, terms=_drawn_path_terms
+    ),
     own.ExpectedGradients: Counterpart(
-        "GradientShap", "map of the same photographs, positions and noise", _gradient_shap
+        "GradientShap", "map of the same photographs, positions and noise", _gradient_shap, terms=_drawn_path_terms
     ),
     own.DeepLift: Counterpart("DeepLift", "map with one module per call", _deep_lift),
     own.GuidedBackprop: Counterpart(
@@ -447,10 +672,19 @@ COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
     ),
     own.GradCAM: Counterpart("LayerGradCam", "interpolated map of feature maps", _grad_cam),
     own.GuidedGradCAM: Counterpart("GuidedGradCam", "map of feature maps", _guided_grad_cam),
-    own.Occlusion: Counterpart("Occlusion", "map of the same windows and baseline", _occlusion),
-    own.FeatureAblation: Counterpart("FeatureAblation", "map of the same superpixels and baseline", _feature_ablation),
-    own.KernelShap: Counterpart("KernelShap", "map of the same coalitions", _kernel_shap),
+    own.Occlusion: Counterpart(
+        "Occlusion", "map of the same windows and baseline", _occlusion, order=_window_order, ends=1
+    ),
+    own.FeatureAblation: Counterpart(
+        "FeatureAblation", "map of the same superpixels and baseline", _feature_ablation, order=_in_order, ends=1
+    ),
+    own.KernelShap: Counterpart("KernelShap", "map of the same coalitions", _kernel_shap, order=_in_order, ends=2),
 }
+
+#: RISE, which Captum lacks, computed here.
+_RISE = Counterpart("", "map of the same masks", _rise, order=_in_order)
+#: Methods that Captum lacks, in float64 by the original network, and by none of lit_viz's kernels.
+_OF_ORIGINAL = Counterpart("", "map by autograd", formula_of)
 
 
 def counterpart_of(method: own.Attribution) -> Counterpart | None:
@@ -459,18 +693,44 @@ def counterpart_of(method: own.Attribution) -> Counterpart | None:
     A subclass that overrides only settings counts as its base class. Captum explains logits, and its Grad-CAM requires
     feature maps.
     """
-    classes = type(method).__mro__
-    base = next((kind for kind in classes if kind in COUNTERPARTS), None)
+    base = _computed_by(method, COUNTERPARTS)
     if base is None or not isinstance(method.objective, Logit):
+        return None
+    if isinstance(method, own.GradCAM) and not method.reads_feature_maps:
+        return None
+    return COUNTERPARTS[base]
+
+
+def has_reference(method: own.Attribution) -> bool:
+    """Return whether Captum or the original network compute the same map.
+
+    The original network has no other backward than autograd's, and an optimized mask depends on the last bits.
+    """
+    if counterpart_of(method) is not None:
+        return True
+    return isinstance(method, own.Estimator) and method.networks == ("plain",)
+
+
+def reference_of(method: own.Attribution) -> Counterpart:
+    """Return what computes the same map: Captum's method, else the original network (see :func:`has_reference`)."""
+    counterpart = counterpart_of(method)
+    if counterpart is not None:
+        return counterpart
+    return _OF_ORIGINAL if _computed_by(method, [own.RISE]) is None else _RISE
+
+
+def _computed_by(method: own.Attribution, kinds: Collection[type[own.Attribution]]) -> type[own.Attribution] | None:
+    """Return the class of these that computes the method: its own, or a base whose computation it inherits."""
+    classes = type(method).__mro__
+    base = next((kind for kind in classes if kind in kinds), None)
+    if base is None:
         return None
     names: set[str] = set()
     for kind in classes[: classes.index(base)]:
         names.update(vars(kind))
     if any(_is_computation(base, name) for name in names):
         return None
-    if isinstance(method, own.GradCAM) and not method.reads_feature_maps:
-        return None
-    return COUNTERPARTS[base]
+    return base
 
 
 def _is_computation(method: type[own.Attribution], name: str) -> bool:

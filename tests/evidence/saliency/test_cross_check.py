@@ -18,6 +18,7 @@ from lit_viz.attributions import (
     METHODS,
     RISE,
     Attribution,
+    ExtremalPerturbation,
     Gradient,
     IntegratedGradients,
     SmoothGrad,
@@ -27,23 +28,22 @@ from lit_viz.attributions.smoothgrad import noise
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency import cross_check as module
-from lit_viz.evidence.saliency.captum_reference import CaptumReference, OriginalNetwork, counterpart_of
-from lit_viz.evidence.saliency.cross_check import (
-    NOT_CHECKED,
-    NOT_IN_CAPTUM,
-    Agreement,
-    CrossCheck,
-    check_map,
-    cross_check,
-    largest_difference,
-    randomize,
-    similarity_of,
+from lit_viz.evidence.saliency import families
+from lit_viz.evidence.saliency.agreement import Agreement, largest_difference, similarity_of
+from lit_viz.evidence.saliency.captum_reference import (
+    CaptumReference,
+    OriginalNetwork,
+    counterpart_of,
+    has_reference,
+    reference_of,
 )
+from lit_viz.evidence.saliency.cross_check import CrossCheck, cross_check
+from lit_viz.evidence.saliency.families import check_map
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations.items import evidence_items
 from lit_viz.rng import Key
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM, Evidence
 from tests.support.attributions import MASK
 from tests.support.networks import NAMES, Around, rectified, smooth_network
 from tests.support.verdicts import reasons
@@ -63,7 +63,7 @@ def made(name: str) -> Attribution:
 
 def compared(method: Attribution, classifier: Classifier, x: Tensor, values: Tensor, count: int) -> Any:
     reference = CaptumReference(method, classifier, x[None].double(), TARGET, SEED, count)
-    return check_map(reference, values, lambda: randomize(classifier))[0]
+    return check_map(reference, values)[0]
 
 
 def delivered(method: Attribution, classifier: Classifier, count: int) -> Tensor:
@@ -97,18 +97,19 @@ def test_the_documentation_lists_what_captum_has() -> None:
     page = Path(__file__).parents[3].joinpath("docs", "saliency_details.md").read_text(encoding="utf-8")
     for name, kind in METHODS.items():
         counterpart = counterpart_of(kind())
-        columns = ("-", NOT_IN_CAPTUM) if counterpart is None else (f"`{counterpart.name}`", counterpart.compared)
+        captum = "-" if counterpart is None else f"`{counterpart.name}`"
+        columns = (captum, reference_of(kind()).compared if has_reference(kind()) else NOT_IN_CAPTUM)
         assert f"| `{name}` | {columns[0]} | {columns[1]} |\n" in page
 
 
 def test_one_copy_of_the_network_and_controls_of_one_map_per_method(
     monkeypatch: pytest.MonkeyPatch, smooth: Classifier
 ) -> None:
-    copied: list[tuple[torch.dtype, bool]] = []
+    copied: list[torch.dtype] = []
     original = OriginalNetwork._copied
 
     def copy(self: OriginalNetwork, classifier: Classifier, dtype: torch.dtype, hooked: bool) -> nn.Module:
-        copied.append((dtype, classifier is smooth))
+        copied.append(dtype)
         return original(self, classifier, dtype, hooked)
 
     monkeypatch.setattr(OriginalNetwork, "_copied", copy)
@@ -119,9 +120,8 @@ def test_one_copy_of_the_network_and_controls_of_one_map_per_method(
     assert all(agreement.passed for agreement in agreements)
     controls = {(agreement.name, agreement.method): len(agreement.controls) for agreement in agreements}
     assert sorted(controls.values()) == [0, 0, 3, 3]
-    assert copied.count((torch.float64, True)) == 1
-    assert copied.count((torch.float32, False)) == 1  # of the randomized network
-    assert copied.count((torch.float32, True)) == 1  # none with rounding errors: the first float32 map allows all
+    assert copied.count(torch.float64) == 1
+    assert copied.count(torch.float32) == 2  # trained and randomized; none with rounding errors
 
 
 class Renamed(Gradient):
@@ -292,11 +292,11 @@ def test_more_float32_maps_are_computed_for_rare_kinks(monkeypatch: pytest.Monke
 
     def compute(reference: CaptumReference) -> Tensor:
         """A kink that affects the ninth map."""
-        seeds.append(reference.noise_seed)
-        return torch.ones(1, 3, 16, 16, dtype=torch.float64) + (0.04 if reference.noise_seed == 9 else 0.0)
+        seeds.append(reference.weights.rounding_seed)
+        return torch.ones(1, 3, 16, 16, dtype=torch.float64) + (0.04 if reference.weights.rounding_seed == 9 else 0.0)
 
     monkeypatch.setattr(CaptumReference, "compute", compute)
-    monkeypatch.setattr(module, "_formula_difference", lambda *args: 0.0)
+    monkeypatch.setattr(families, "_formula_difference", lambda *args: 0.0)
     delivered = torch.ones(3, 16, 16) + 0.05
     assert compared(Gradient(), rectified(), photograph(), delivered, 1).delivered_passed
     assert max(seeds) == 9  # none after the map that allows the delivered one
@@ -354,10 +354,17 @@ def outcome(index: int, method: str, evaluations: int, seconds: float = 0.0) -> 
         reducer="max_abs",
         top5=[],
     )
-    return SimpleNamespace(record=record, source=lambda: torch.zeros(1), array=lambda: torch.zeros(1))
+    return SimpleNamespace(
+        record=record, source=lambda: torch.zeros(1), array=lambda: torch.zeros(1), terms=lambda: None
+    )
 
 
-TIMED: dict[str, Any] = {"gradient": Gradient(), "smoothgrad": SmoothGrad(), "rise": RISE()}
+TIMED: dict[str, Any] = {
+    "gradient": Gradient(),
+    "smoothgrad": SmoothGrad(),
+    "rise": RISE(),
+    "extremal_perturbation": ExtremalPerturbation(),
+}
 
 
 def checked_within(
@@ -366,7 +373,7 @@ def checked_within(
     """Return which of four maps are checked if an evaluation takes ``seconds_each``."""
     now = [0.0]
 
-    def check(reference: CaptumReference, *args: Any) -> Any:
+    def check(reference: CaptumReference, *args: Any, **options: Any) -> Any:
         now[0] += seconds_each * reference.evaluations
         return SimpleNamespace(passed=True), None
 
@@ -399,7 +406,7 @@ def test_a_long_remaining_time_is_reported_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_first_map_that_takes_minutes_is_not_checked_within(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "check_map", lambda *args: (SimpleNamespace(passed=True), None))
+    monkeypatch.setattr(module, "check_map", lambda *args, **_: (SimpleNamespace(passed=True), None))
     maps = [outcome(0, "gradient", 1000, 2.0)]
     for seconds, is_strict, checked in ((15, False, True), (8, False, False), (15, True, False), (41, True, True)):
         found = cross_check(maps, TIMED, None, seconds=seconds, is_strict=is_strict)  # type: ignore[arg-type]
@@ -410,7 +417,7 @@ def test_a_first_map_that_takes_minutes_is_not_checked_within(monkeypatch: pytes
 def test_the_number_of_kept_references_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts = iter([True] * 30 + [False] * 30)
     monkeypatch.setattr(
-        module, "check_map", lambda *args: (SimpleNamespace(passed=next(verdicts)), torch.zeros(1, 2, 2))
+        module, "check_map", lambda *args, **_: (SimpleNamespace(passed=next(verdicts)), torch.zeros(1, 2, 2))
     )
     outcomes = [outcome(i, "gradient", 1) for i in range(60)]
     found = cross_check(outcomes, TIMED, None)  # type: ignore[arg-type]
@@ -420,7 +427,7 @@ def test_the_number_of_kept_references_is_limited(monkeypatch: pytest.MonkeyPatc
 
 
 def test_missing_methods_are_reported_despite_the_time_limit() -> None:
-    outcomes = [outcome(i, method, 8) for i, method in enumerate(("rise", "gradient"))]
+    outcomes = [outcome(i, method, 8) for i, method in enumerate(("extremal_perturbation", "gradient"))]
     found = cross_check(outcomes, TIMED, None, seconds=-1)  # type: ignore[arg-type]
     assert found.unchecked == {0: NOT_IN_CAPTUM, 1: NOT_CHECKED}
     (item,) = evidence_items(Evidence(captum=found.evidence(outcomes)))
