@@ -171,6 +171,14 @@ class Classifier(Original):
         self.notes = tuple(dict.fromkeys((*self.notes, *self._copies[key].notes)))
         return self._copies[key]
 
+    def any_fast(self) -> FrozenNetwork:
+        """Return a fast copy for questions that all copies answer equally: one that exists, if possible."""
+        weights = tuple(map(_version, (*self.original.parameters(), *self.original.buffers())))
+        for (_, _, dtype, backprop, *_, version), network in self._copies.items():
+            if backprop == "plain" and dtype in (torch.float32, torch.float64) and version == weights:
+                return network
+        return self.fast()
+
     def original_network(self) -> FrozenNetwork:
         """Return the original behind the interface of the fast copy: exact and slower, with its state preserved."""
         return FrozenNetwork(self.original, self.mean, self.std, is_original=True, output=self.output)

@@ -30,6 +30,18 @@ def test_the_fast_copy_is_made_once_and_again_when_the_weights_change() -> None:
     assert len(classifier._copies) == 3  # copies of weights that are gone are dropped
 
 
+def test_any_fast_copy_is_one_that_exists() -> None:
+    net = conv_net()
+    classifier = load_classifier(net, size=16)
+    classifier.fast(backprop="guided")
+    classifier.fast(dtype=torch.float16)
+    kept = classifier.fast(keep=["1"])
+    assert classifier.any_fast() is kept
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    assert classifier.any_fast() is classifier.fast()
+
+
 def test_a_call_gives_differentiable_logits_of_the_original() -> None:
     net = conv_net().train()
     classifier = load_classifier(net, mean=0.5, std=0.25, size=16)

@@ -115,7 +115,7 @@ class OriginalNetwork(nn.Module):
 
     def _copied(self, classifier: Classifier, dtype: torch.dtype, hooked: bool) -> nn.Module:
         # Without a fast copy, the network's own hooks change its output and must be kept.
-        memo = {} if classifier.fast().is_original else isolation.memo_without_hooks(classifier.original)
+        memo = {} if classifier.any_fast().is_original else isolation.memo_without_hooks(classifier.original)
         try:
             network = isolation.private_copy(classifier.original, memo)
         except Exception as error:  # raised by the network's own code

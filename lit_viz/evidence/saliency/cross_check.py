@@ -25,7 +25,7 @@ from lit_viz.evidence.saliency.captum_reference import (
     has_reference,
     reference_of,
 )
-from lit_viz.evidence.saliency.families import RECOMPUTED, check_map
+from lit_viz.evidence.saliency.families import FEWEST_RECOMPUTED, RECOMPUTED, check_map
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs import evidence as run_evidence
@@ -139,8 +139,8 @@ def cross_check(
 ) -> CrossCheck:
     """Compare the maps of a run with their references: Captum, or the original network where Captum has no method.
 
-    With a time limit, maps of many evaluations are verified by the terms that the run recorded; without one, all maps
-    are compared as a whole.
+    With a time limit, maps of many evaluations are verified by the terms that the run recorded: by 8 of each map, or by
+    4 to 7 if all maps are verified in time then. Without one, all maps are compared as a whole.
 
     Args:
         outcomes: of the run.
@@ -159,10 +159,13 @@ def cross_check(
     copies: NetworkCopies = {}
     controlled: set[str] = set()  # methods whose controls were computed
     queue = _order(outcomes)
-    total = 0
+    left = _Remaining()
     for _, record in queue:
-        if has_reference(methods[record.method]):
-            total += record.iterations or 0
+        method = methods[record.method]
+        if has_reference(method):
+            by_terms = seconds is not None and method.recorded is not None and reference_of(method).has_terms
+            left.add(record, by_terms)
+    total = left.evaluations
     start, evaluations, notified = time.monotonic(), 0, False
     durations = _Durations()
     for outcome, record in queue:
@@ -174,10 +177,14 @@ def cross_check(
             unchecked[index] = NOT_IN_CAPTUM
             continue
         recorded = None
-        if seconds is not None and reference_of(method).has_terms:
+        if record.method in left.by_terms:
             recorded = outcome.terms()
-        cost = count if recorded is None else min(count, RECOMPUTED)
         elapsed = time.monotonic() - start
+        terms = RECOMPUTED
+        if seconds is not None:
+            terms = durations.terms_for_each(left, seconds - elapsed)
+        left.remove(record)
+        cost = count if recorded is None else min(count, terms)
         expected = durations.expected(record, cost)
         if seconds is not None:
             limit = seconds
@@ -198,7 +205,7 @@ def cross_check(
                     method, classifier, x, record.target, record.seed, count, record.against, copies=copies
                 )
                 is_first = record.method not in controlled
-                agreement, reference = check_map(task, delivered, recorded, with_controls=is_first)
+                agreement, reference = check_map(task, delivered, recorded, recomputed=terms, with_controls=is_first)
         except LitVizError as error:
             unchecked[index] = str(error)
             continue
@@ -220,6 +227,34 @@ def cross_check(
     return CrossCheck(agreements, unchecked, damaged, half)
 
 
+class _Remaining:
+    """The maps that are not verified yet.
+
+    Attributes:
+        whole: evaluations of the maps that are compared as a whole, by method.
+        by_terms: number of the maps that are verified by their terms, by method.
+        evaluations: evaluations of all maps.
+    """
+
+    def __init__(self) -> None:
+        self.whole: Counter[str] = Counter()
+        self.by_terms: Counter[str] = Counter()
+        self.evaluations = 0
+
+    def add(self, record: SaliencyRecord, by_terms: bool) -> None:
+        self.evaluations += record.iterations or 0
+        if by_terms:
+            self.by_terms[record.method] += 1
+        else:
+            self.whole[record.method] += record.iterations or 0
+
+    def remove(self, record: SaliencyRecord) -> None:
+        if record.method in self.by_terms:
+            self.by_terms[record.method] -= 1
+        else:
+            self.whole[record.method] -= record.iterations or 0
+
+
 @dataclass
 class _Durations:
     """Seconds per recomputed evaluation of the last comparison of each method; the first one of a method copies
@@ -230,12 +265,31 @@ class _Durations:
     def add(self, record: SaliencyRecord, cost: int, seconds: float) -> None:
         self.of_method[record.method] = seconds / max(1, cost)
 
+    def rate(self, method: str) -> float:
+        """Return the expected seconds per evaluation of a method: of a new one, those of the fastest one."""
+        return self.of_method.get(method, min(self.of_method.values()))
+
     def expected(self, record: SaliencyRecord, cost: int) -> float:
-        """Return the expected seconds of a comparison of ``cost`` evaluations; of a new method at the rate of the
-        fastest one."""
+        """Return the expected seconds of a comparison of ``cost`` evaluations."""
         if not self.of_method:
             return _RELATIVE_COST * (record.seconds or 0.0) * cost / max(1, record.iterations or 0)
-        return self.of_method.get(record.method, min(self.of_method.values())) * cost
+        return self.rate(record.method) * cost
+
+    def terms_for_each(self, left: _Remaining, seconds: float) -> int:
+        """Return the number of terms to recompute of a map, so that all remaining maps are verified in time.
+
+        If that is too few, the maps that are verified in time get all theirs.
+        """
+        if not self.of_method:
+            return RECOMPUTED
+        for method, evaluations in left.whole.items():
+            seconds -= self.rate(method) * evaluations
+        of_a_term = sum(self.rate(method) * count for method, count in left.by_terms.items())
+        if seconds < FEWEST_RECOMPUTED * of_a_term:
+            return RECOMPUTED
+        if seconds >= RECOMPUTED * of_a_term:
+            return RECOMPUTED
+        return int(seconds / of_a_term)
 
 
 def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:

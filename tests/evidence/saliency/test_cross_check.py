@@ -396,6 +396,35 @@ def test_maps_are_checked_within_the_time_limit(monkeypatch: pytest.MonkeyPatch)
     assert checked_within(monkeypatch, 20.0, 15) == ["gradient 0"]
 
 
+@pytest.mark.parametrize(
+    ("seconds_each", "expected"),
+    [
+        (0.3, {0: 1, 1: 8, 2: 8, 3: 8, 4: 8, 5: 8, 6: 8}),
+        (0.45, {0: 1, 1: 5, 2: 5, 3: 5, 4: 5, 5: 6, 6: 6}),
+        (1.0, {0: 1, 1: 8, 2: 6}),  # four terms of each would take too long: the first map, and the last one
+    ],
+)
+def test_fewer_terms_are_recomputed_if_all_maps_are_verified_then(
+    monkeypatch: pytest.MonkeyPatch, seconds_each: float, expected: dict[int, int]
+) -> None:
+    now, counts = [0.0], dict[int, int]()
+
+    def check(reference: CaptumReference, delivered: Tensor, recorded: Any, *, recomputed: int, **_: Any) -> Any:
+        count = reference.evaluations if recorded is None else recomputed
+        counts[len(counts)] = count
+        now[0] += seconds_each * count
+        return SimpleNamespace(passed=True), None
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "check_map", check)
+    outcomes = [outcome(0, "gradient", 1)]
+    for index in range(1, 7):
+        outcomes.append(outcome(index, "smoothgrad", 128))
+        outcomes[-1].terms = lambda: torch.zeros(128, 4)
+    cross_check(outcomes, TIMED, None, seconds=15.0)  # type: ignore[arg-type]
+    assert counts == expected
+
+
 @pytest.mark.usefixtures("undamaged")
 def test_a_long_remaining_time_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
