@@ -25,7 +25,7 @@ from lit_viz.launch.commands import extra_files
 from lit_viz.launch.logs import incomplete_loggers, open_loggers
 from lit_viz.launch.options import RunOptions, loggers_of
 from lit_viz.launch.recording import provenance, recorded_options, to_yaml
-from lit_viz.launch.resume import check_identity, has_progress, open_or_create
+from lit_viz.launch.resume import check_identity, check_records, has_progress, open_or_create
 from lit_viz.launch.run import Run, evidence_settings, gradients_enabled
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.loggers.base import LoggerSettings, WandbMode
@@ -238,6 +238,7 @@ def _run_in_folder(
         changed += [REPORT, EVIDENCE]
         checkpoint.restore()
     folder.discard(changed)
+    check_records(folder, module.classifier)
     log = open_loggers(folder, names, options, presentation, send)
     try:
         if not finished:

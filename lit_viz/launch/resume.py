@@ -23,6 +23,7 @@ from lit_viz.launch.recording import instances_in
 from lit_viz.runs import RECORDED, RESULTS, is_run
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, command_line, remark
 from lit_viz.utils.parts import INSTANCE, plain_arguments
 
@@ -209,3 +210,31 @@ def check_identity(folder: FolderStorage, classifier: Classifier) -> None:
                 f"{folder.path} was started with a network of the same weights but other logits: use the same layers "
                 "and hooks, or start another run"
             )
+
+
+def check_records(folder: FolderStorage, classifier: Classifier) -> None:
+    """Compare the tasks and the records of a run with one another, and with the classifier.
+
+    Raises:
+        LitVizError: a class is not one of the classifier, a target is not that of the task, or a finished task has no
+            image.
+    """
+    tasks, records = folder.queue(), folder.records()
+    problems = _wrong_classes([*tasks, *records], classifier.num_classes)
+    for record in records:
+        target = tasks[record.index].target if record.index < len(tasks) else None
+        if target is not None and record.target != target:
+            problems.append(f"the target of task {record.index} is {record.target}, and {target} in the queue")
+        if record.status == "done" and record.file is None:
+            problems.append(f"task {record.index} is done, and has no image")
+    if problems:
+        raise LitVizError(f"{folder.path} is damaged ({problems[0]}): start another run")
+
+
+def _wrong_classes(entries: Sequence[Task | Record], classes: int) -> list[str]:
+    wrong = []
+    for entry in entries:
+        for kind, index in (("label", entry.label), ("target", entry.target)):
+            if index is not None and not 0 <= index < classes:
+                wrong.append(f"the {kind} of task {entry.index} is {index}, and there are {classes} classes")
+    return wrong

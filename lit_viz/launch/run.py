@@ -30,7 +30,7 @@ from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.commands import extra_files
 from lit_viz.launch.options import RunOptions
-from lit_viz.launch.resume import check_identity
+from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_reported
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, presentation_of
@@ -438,6 +438,7 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
     with gradients_enabled(), run_lock(folder.path), failures_reported(module, options):
         damaged = verify(folder, settings.notify)
         check_identity(folder, module.classifier)
+        check_records(folder, module.classifier)
         folder.discard(damaged)
         run = Run(module, folder.queue(), options, folder)
         with run.captions():

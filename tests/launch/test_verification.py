@@ -321,3 +321,27 @@ def test_damage_of_a_run_of_an_earlier_version_is_found_and_computed_again(
     assert intact == {path: path.stat().st_mtime_ns for path in intact}
     assert contents(run) == contents(finished)
     assert verify(FolderStorage.open(run), pytest.fail) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("target", -1, "the target of task 0 is -1, and there are 5 classes"),
+        ("target", 5, "the target of task 0 is 5, and there are 5 classes"),
+        ("target", 2, "the target of task 0 is 2, and 0 in the queue"),
+        ("target", None, "the target of task 0 is None, and 0 in the queue"),
+        ("file", None, "task 0 is done, and has no image"),
+    ],
+)
+def test_a_record_that_contradicts_its_task_is_damage(
+    key: str, value: object, problem: str, smooth: Classifier, tmp_path: Path, reseal: Any
+) -> None:
+    """The manifest of a received folder may confirm what no version has written."""
+    run = tmp_path / "run"
+    lv.visualize(smooth, [0, 1], iterations=2, native=False, logger="none", out=run)
+    first, *rest = (run / "results.jsonl").read_text().splitlines()
+    (run / "results.jsonl").write_text("\n".join([json.dumps(json.loads(first) | {key: value}), *rest, ""]))
+    reseal(run)
+    for command in (lv.check, lv.resume):
+        with pytest.raises(LitVizError, match=f"run is damaged .{problem}.: start another run"):
+            command(run, smooth)
