@@ -11,7 +11,8 @@ python scripts/benchmark.py all --quick                  # a test: two images an
   floor     every method against a loop of as many forwards and backwards
   saliency  Captum
   attacks   torchattacks and Foolbox
-  classes   class images by lucent and Horama, judged by held-out networks
+  classes   class images by lucent and Horama, judged by held-out networks, with curves
+  units     images of units by layer, and lucent's
   strength  robust accuracy under APGD, of lit_viz and torchattacks
   memory    peak memory with few and many images
   profile   time of an evaluation by part

@@ -8,11 +8,12 @@ COMPARISONS = {
     "saliency": ("captum", "foolbox"),  # Foolbox for its photographs
     "attacks": ("torchattacks", "foolbox"),
     "classes": ("torch-lucent", "kornia", "horama"),
+    "units": ("torch-lucent", "kornia"),
     "strength": ("torchattacks", "foolbox"),
     "memory": (),
     "profile": (),
     "devices": (),
 }
-GROUPS = {"peers": ("saliency", "attacks", "classes"), "all": tuple(COMPARISONS)}
+GROUPS = {"peers": ("saliency", "attacks", "classes", "units"), "all": tuple(COMPARISONS)}
 #: Environment variable with a folder of photographs, which the processes of the sides inherit.
 FOLDER = "LIT_VIZ_BENCHMARK_PHOTOGRAPHS"
