@@ -225,7 +225,7 @@ def check_records(folder: FolderStorage, classifier: Classifier) -> None:
         target = tasks[record.index].target if record.index < len(tasks) else None
         if target is not None and record.target != target:
             problems.append(f"the target of task {record.index} is {record.target}, and {target} in the queue")
-        if record.status == "done" and record.file is None:
+        if record.status == "done" and not record.file:
             problems.append(f"task {record.index} is done, and has no image")
     if problems:
         raise LitVizError(f"{folder.path} is damaged ({problems[0]}): start another run")

@@ -331,6 +331,7 @@ def test_damage_of_a_run_of_an_earlier_version_is_found_and_computed_again(
         ("target", 2, "the target of task 0 is 2, and 0 in the queue"),
         ("target", None, "the target of task 0 is None, and 0 in the queue"),
         ("file", None, "task 0 is done, and has no image"),
+        ("file", "", "task 0 is done, and has no image"),
     ],
 )
 def test_a_record_that_contradicts_its_task_is_damage(

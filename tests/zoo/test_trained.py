@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader, TensorDataset
 
 import lit_viz as lv
 from lit_viz.errors import LitVizError
@@ -93,6 +98,49 @@ def test_an_attack_within_a_small_radius_fools_the_plain_network_only() -> None:
         shares[name] = sum(record["success_file"] for record in attacked) / len(attacked)
     assert shares["fashion_cnn"] > 0.3
     assert shares["fashion_robust_cnn"] < 0.15
+
+
+class Continued(pl.LightningModule):
+    """Training of a network of the zoo that does not change it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.classifier = lv.load_classifier(f"zoo/{name}")
+        self.net = self.classifier.original.requires_grad_(True)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        images, labels = batch
+        loss: torch.Tensor = torch.nn.functional.cross_entropy(self.net(self.classifier.normalize(images)), labels)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.net.parameters(), lr=0.0)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and logging intervals
+def test_a_probe_tells_the_robust_network_from_the_plain_one(
+    fashion: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    images, labels = fashion
+    shares = {}
+    for name in ("fashion_cnn", "fashion_robust_cnn"):
+        module = Continued(name)
+        mean, std = list(module.classifier.mean), list(module.classifier.std)
+        probe = lv.callbacks.RobustnessProbe(
+            (images, labels), 1, attack="pgd", eps="8/255", iterations=10, network="net", labels=FASHION_LABELS,
+            mean=mean, std=std, size=28,
+        )  # fmt: skip
+        logger = CSVLogger(tmp_path, name=name)
+        options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": logger}
+        trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[probe], enable_checkpointing=False, **options)
+        trainer.fit(module, DataLoader(TensorDataset(images, labels), 60))
+        with Path(logger.log_dir, "metrics.csv").open() as file:
+            (logged,) = [row for row in csv.DictReader(file) if row.get("probe/accuracy")]
+        correct = module.classifier.logits(images).argmax(1) == labels
+        assert float(logged["probe/accuracy"]) == pytest.approx(float(correct.float().mean()))
+        shares[name] = float(logged["probe/robust_share"])
+    assert shares["fashion_cnn"] < 0.65
+    assert shares["fashion_robust_cnn"] > 0.75
 
 
 def test_gradients_of_the_robust_network_are_on_the_object(fashion: tuple[torch.Tensor, torch.Tensor]) -> None:
