@@ -346,3 +346,13 @@ def test_a_record_that_contradicts_its_task_is_damage(
     for command in (lv.check, lv.resume):
         with pytest.raises(LitVizError, match=f"run is damaged .{problem}.: start another run"):
             command(run, smooth)
+
+
+def test_an_adversarial_example_without_a_label_is_damage(smooth: Classifier, tmp_path: Path, reseal: Any) -> None:
+    run = tmp_path / "run"
+    lv.attack(smooth, torch.rand(2, 3, 16, 16), labels=[0, 1], iterations=2, logger="none", out=run)
+    first, *rest = (run / "results.jsonl").read_text().splitlines()
+    (run / "results.jsonl").write_text("\n".join([json.dumps(json.loads(first) | {"label": None}), *rest, ""]))
+    reseal(run)
+    with pytest.raises(LitVizError, match=r"the record of .*png has neither a target nor a label: start another run"):
+        lv.check(run, smooth)

@@ -47,9 +47,14 @@ class RecordedFile:
 
     @property
     def goal(self) -> int:
-        """Class to reach or to leave."""
+        """Class to reach or to leave.
+
+        Raises:
+            LitVizError: the record has neither, since it was edited.
+        """
         goal = self.record.target if self.targeted else self.record.label
-        assert goal is not None
+        if goal is None:
+            raise LitVizError(f"the record of {self.file} has neither a target nor a label: start another run")
         return goal
 
 
