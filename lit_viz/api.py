@@ -21,7 +21,7 @@ from lit_viz.images import PARAMETERIZATIONS, Parameterization
 from lit_viz.images.sources import ImageLike, Images, Normalization, picture_size
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.visualize import parse_place
-from lit_viz.launch.config import ConfiguredMethod, configured_by, read_config
+from lit_viz.launch.config import ConfiguredMethod, configured_by, layer_settings, read_config
 from lit_viz.launch.execute import execute, run
 from lit_viz.launch.keywords import (
     RUN_KEYWORDS,
@@ -86,7 +86,8 @@ def visualize(
             ``Channel("blocks.3.2", 14) + 8 * Diversity("blocks.3.2")``. Default: the logit of the target, or the
             channels of ``layer``.
         layer: layer to visualize instead of classes: its name or the module. The default configuration is then that of
-            ``configs/visualize/channels.yaml``.
+            ``configs/visualize/channels.yaml``, without ``native`` if the network has a fixed size, or of
+            ``small.yaml`` for networks of small images.
         channels: channels of the layer, one image each: indices, ``"3,14-20"`` or ``"all"``. Default: one image of the
             whole layer.
         neuron: position in the channels, row and column, or ``center``.
@@ -117,8 +118,10 @@ def visualize(
     """
     reject_positional("visualize", misplaced, "such as against=")
     network = as_classifier(classifier)
-    if config is None and layer is not None:
-        config = "channels"
+    if layer is not None:
+        of_layer = layer_settings(network, config)
+        config = of_layer.pop("config")
+        options = of_layer | options
     defaults = _defaults("visualize", config)
     arguments = defaults.module or dict(vars(default_recipe()))
     arguments |= _without_none(iterations=iterations, init=init)

@@ -118,6 +118,17 @@ def test_numbers_may_be_lists_and_layers_numbers(smooth: Classifier) -> None:
     assert lv.visualize(net, layer=4, channels=1, **how).results[0]["layer"] == "4"
 
 
+def test_a_layer_of_a_network_of_a_fixed_size() -> None:
+    """Its views have the size of the network, and images of small networks are those of the configuration small."""
+    run = lv.visualize("zoo/fashion_vit", layer="blocks.1", channels=3, axis="feature", iterations=1)
+    assert run.images.shape == (1, 1, 28, 28)
+    fixed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 70 * 70, 2))
+    net = lv.load_classifier(fixed, labels=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, size=72)
+    run = lv.visualize(net, layer="1", channels=3, iterations=1)
+    assert run.images.shape == (1, 3, 128, 128)
+
+
+
 @pytest.mark.parametrize("name", ["null", "~", "#c", "[x]", "- a", "1e3", "yes"])
 def test_class_names_are_not_parsed_as_yaml(name: str) -> None:
     net = network(labels=[*NAMES[:4], name])

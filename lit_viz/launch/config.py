@@ -48,6 +48,8 @@ from lit_viz.utils.process import is_rank_zero
 
 #: jsonargparse has process-wide state while it parses.
 _PARSING = threading.RLock()
+_VIEW = (128, 128)  # of the configuration channels
+_SMALL = 64  # pixels; images of the configuration small
 #: Arguments of methods that the command supplies, so that they are no options under ``--model.``.
 _SUPPLIED_ARGUMENTS = {*COMMON, "classifier", "images", "init", "picture", "held_out"}
 with contextlib.suppress(TypeError):  # jsonargparse before 4.53 imports a class_path before it checks its base class
@@ -370,6 +372,20 @@ def read_config(method: str, name: str) -> dict[str, Any]:
 def config_argument(method: str, name: str) -> str:
     """Return the value of the parser's ``--config``, the options of a configuration as text."""
     return yaml.safe_dump(read_config(method, name), sort_keys=False)
+
+
+def layer_settings(network: Classifier, config: str | Path | None) -> dict[str, Any]:
+    """Return the configuration of the images of a layer, and what a network of a fixed size changes in it.
+
+    The L2 prior of the configuration ``small`` is left out: it outweighs the mean activation of a channel.
+    """
+    if config is not None:
+        return {"config": config}
+    if network.accepts(_VIEW):
+        return {"config": "channels"}
+    if min(network.size) <= _SMALL:
+        return {"config": "small", "priors": ()}
+    return {"config": "channels", "native": False}
 
 
 def with_config(command: Command, arguments: Sequence[str]) -> list[str]:

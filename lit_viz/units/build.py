@@ -16,6 +16,7 @@ from lit_viz.classifiers import Classifier, as_classifier
 from lit_viz.classifiers.layers import layouts
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.listing import photographs as list_photographs
+from lit_viz.launch.config import layer_settings
 from lit_viz.launch.run import Run
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.types import slug
@@ -30,8 +31,6 @@ from lit_viz.utils.typecheck import checked_types
 Photographs = str | Path | Sequence[str | Path]
 _COMPARED = "compared"  # folder of the other network
 _STEP = 30.0  # seconds between two messages of progress
-_VIEW = (128, 128)  # of the configuration channels
-_SMALL = 64  # pixels; images of the configuration small
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def microscope(
     names = matching_layers(network, layers)
     files = photograph_files(photographs)
     site = Path(out) / "site"
-    options = {"progress": progress, "log_at": "last"} | default_settings(network, config) | options
+    options = {"progress": progress, "log_at": "last"} | layer_settings(network, config) | options
     notify = choose_notify(progress) or ignore
     if compare is None:
         units = _inspect(network, names, channels, files, Path(out), site, options, notify)
@@ -161,20 +160,6 @@ def _inspect(
         )  # fmt: skip
         pages += unit_pages(network, runs[layer], surveys[layer], readable, site)
     return _Units(pages, runs, surveys, len(readable))
-
-
-def default_settings(network: Classifier, config: str | None) -> dict[str, Any]:
-    """Return the configuration of the synthetic images, and for a network of a fixed size what differs from it.
-
-    The L2 prior of the configuration ``small`` is left out: it outweighs the mean activation of a channel.
-    """
-    if config is not None:
-        return {"config": config}
-    if network.accepts(_VIEW):
-        return {"config": "channels"}
-    if min(network.size) <= _SMALL:
-        return {"config": "small", "priors": ()}
-    return {"config": "channels", "native": False}
 
 
 def matching_layers(classifier: Classifier, patterns: str | Sequence[str]) -> list[str]:

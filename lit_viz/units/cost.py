@@ -9,12 +9,12 @@ from math import prod
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import layouts
 from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import configured_by
+from lit_viz.launch.config import configured_by, layer_settings
 from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.tasks import LayerTasks, parse_channels
 from lit_viz.objectives.layers import Axis, objective_of_layer
-from lit_viz.units.build import Photographs, default_settings, matching_layers, photograph_files
+from lit_viz.units.build import Photographs, matching_layers, photograph_files
 from lit_viz.units.survey import TOP, channel_of
 from lit_viz.utils.formatting import pluralize
 
@@ -55,7 +55,7 @@ def _module(
     classifier: Classifier, layer: str, axis: Axis | None, config: str | None, iterations: int | None
 ) -> ClassVisualization:
     """Return the method that makes the synthetic images of a layer."""
-    settings = default_settings(classifier, config)
+    settings = layer_settings(classifier, config)
     arguments = configured_by(COMMANDS["visualize"], settings.pop("config")).module_arguments()
     if "native" in settings:
         arguments["picture"] = replace(arguments["picture"], native=settings.pop("native"))
