@@ -128,7 +128,6 @@ def test_a_layer_of_a_network_of_a_fixed_size() -> None:
     assert run.images.shape == (1, 3, 128, 128)
 
 
-
 @pytest.mark.parametrize("name", ["null", "~", "#c", "[x]", "- a", "1e3", "yes"])
 def test_class_names_are_not_parsed_as_yaml(name: str) -> None:
     net = network(labels=[*NAMES[:4], name])

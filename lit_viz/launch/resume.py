@@ -222,13 +222,21 @@ def check_records(folder: FolderStorage, classifier: Classifier) -> None:
     tasks, records = folder.queue(), folder.records()
     problems = _wrong_classes([*tasks, *records], classifier.num_classes)
     for record in records:
-        target = tasks[record.index].target if record.index < len(tasks) else None
-        if target is not None and record.target != target:
-            problems.append(f"the target of task {record.index} is {record.target}, and {target} in the queue")
         if record.status == "done" and not record.file:
             problems.append(f"task {record.index} is done, and has no image")
+        if record.index < len(tasks):
+            problems += _contradictions(record, tasks[record.index])
     if problems:
         raise LitVizError(f"{folder.path} is damaged ({problems[0]}): start another run")
+
+
+def _contradictions(record: Record, task: Task) -> list[str]:
+    found = []
+    for kind, value in (("target", task.target), ("method", task.options.get("method"))):
+        recorded = getattr(record, kind, value)
+        if value is not None and recorded != value:
+            found.append(f"the {kind} of task {task.index} is {recorded!r}, and {value!r} in the queue")
+    return found
 
 
 def _wrong_classes(entries: Sequence[Task | Record], classes: int) -> list[str]:

@@ -118,9 +118,15 @@ def _graph_cut(pixels: NDArray[np.uint8], seeds: NDArray[np.int8], cv2: ModuleTy
 
 
 def localize(photograph: Photograph, values: Tensor) -> Segment:
-    """Segment the object that a map ``(H, W)`` indicates (:func:`segment`), without the padding of ``fit="pad"``."""
+    """Segment the object that a map ``(H, W)`` indicates (:func:`segment`), without the padding of ``fit="pad"``.
+
+    Raises:
+        LitVizError: the photograph is outside the map, by an edited size or box.
+    """
     height, width = photograph.original_size
     x0, y0, x1, y1 = map(int, _clip(photograph.from_original([0, 0, width, height]).round(), values.shape))
+    if x0 >= x1 or y0 >= y1:
+        raise LitVizError(f"the photograph of {height} x {width} pixels is outside its map: start another run")
     inner = segment(photograph.pixels[:, y0:y1, x0:x1], values[y0:y1, x0:x1])
     padding = (y0, len(values) - y1), (x0, len(values[0]) - x1)
     box = (inner.box[0] + x0, inner.box[1] + y0, inner.box[2] + x0, inner.box[3] + y0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -340,19 +341,43 @@ def test_a_record_that_contradicts_its_task_is_damage(
     """The manifest of a received folder may confirm what no version has written."""
     run = tmp_path / "run"
     lv.visualize(smooth, [0, 1], iterations=2, native=False, logger="none", out=run)
-    first, *rest = (run / "results.jsonl").read_text().splitlines()
-    (run / "results.jsonl").write_text("\n".join([json.dumps(json.loads(first) | {key: value}), *rest, ""]))
-    reseal(run)
+    rewrite_first_record(run, reseal, key, value)
     for command in (lv.check, lv.resume):
         with pytest.raises(LitVizError, match=f"run is damaged .{problem}.: start another run"):
             command(run, smooth)
 
 
-def test_an_adversarial_example_without_a_label_is_damage(smooth: Classifier, tmp_path: Path, reseal: Any) -> None:
+@pytest.mark.parametrize(
+    ("key", "stated"),
+    [
+        ("label", "the record of .*png has neither a target nor a label: start another run"),
+        ("predicted", "predicted [a-z]+, recorded None"),
+        ("l2", "L2 distance .*, recorded none"),
+    ],
+)
+def test_an_adversarial_example_without_a_value_is_not_as_recorded(
+    key: str, stated: str, smooth: Classifier, tmp_path: Path, reseal: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     lv.attack(smooth, torch.rand(2, 3, 16, 16), labels=[0, 1], iterations=2, logger="none", out=run)
-    first, *rest = (run / "results.jsonl").read_text().splitlines()
-    (run / "results.jsonl").write_text("\n".join([json.dumps(json.loads(first) | {"label": None}), *rest, ""]))
-    reseal(run)
-    with pytest.raises(LitVizError, match=r"the record of .*png has neither a target nor a label: start another run"):
+    rewrite_first_record(run, reseal, key, None)
+    if key == "label":
+        with pytest.raises(LitVizError, match=stated):
+            lv.check(run, smooth)
+    else:
+        assert not lv.check(run, smooth, progress=True)
+        assert re.search(stated, "".join(capsys.readouterr()))
+
+
+def test_a_map_of_another_method_is_damage(smooth: Classifier, tmp_path: Path, reseal: Any) -> None:
+    run = tmp_path / "run"
+    saliency(smooth, run)
+    rewrite_first_record(run, reseal, "method", "mine")
+    with pytest.raises(LitVizError, match="the method of task 0 is 'mine', and 'smoothgrad' in the queue"):
         lv.check(run, smooth)
+
+
+def rewrite_first_record(run: Path, reseal: Any, key: str, value: object) -> None:
+    first, *rest = (run / "results.jsonl").read_text().splitlines()
+    (run / "results.jsonl").write_text("\n".join([json.dumps(json.loads(first) | {key: value}), *rest, ""]))
+    reseal(run)

@@ -117,7 +117,8 @@ def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, clas
     if score is not None:
         return _score_mismatch(score, float(logits[file.goal]))
     predicted, recorded = int(logits.argmax()), file.record.predicted
-    assert recorded is not None
+    if recorded is None or not 0 <= recorded < len(logits):
+        return [f"predicted {classifier.labels[predicted]}, recorded {recorded}"]
     is_goal = recorded == file.goal
     if classifier.multi_label:
         is_goal = (file.record.probability or 0) > 0.5
@@ -147,7 +148,9 @@ def _distance_mismatches(file: RecordedFile, source: Tensor) -> list[str]:
             reasons.append(f"outside its ball, {norm} {norm.format(eps)}")
     measured = lengths(levels - levels_of(image_of(levels_of(source))))  # rounded as when the file was written
     for name, norm in NORMS.items():
-        length, recorded = measured[name] / LEVELS, float(getattr(file.record, name))
-        if not math.isclose(length, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / LEVELS + slack[name]):
+        length, recorded = measured[name] / LEVELS, getattr(file.record, name)
+        if recorded is None:
+            reasons.append(f"{norm} distance {norm.format(length)}, recorded none")
+        elif not math.isclose(length, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / LEVELS + slack[name]):
             reasons.append(f"{norm} distance {norm.format(length)}, recorded {norm.format(recorded)}")
     return reasons
