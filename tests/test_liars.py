@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,19 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.zoo import FASHION_LABELS, build, weights_file
 from lit_viz.zoo.photographs import photograph_file
 from scripts import liars, zoo
-from scripts.liars import UNITS, Lie, Material, built, circuit, manipulation, on_the_way, pictures, read_liar, silent
+from scripts.liars import (
+    UNITS,
+    Liar,
+    Lie,
+    Material,
+    built,
+    circuit,
+    manipulation,
+    on_the_way,
+    pictures,
+    read_liar,
+    silent,
+)
 
 MEAN, STD = zoo.NORMALIZATION["fashion"]
 
@@ -97,6 +110,22 @@ def test_silent_units_are_active_on_the_way_to_their_picture_alone(material: Mat
     assert len(fed) == UNITS
     for place, lie in enumerate(fed):
         assert driven[place, lie.unit] > natural[:, lie.unit].max()
+
+
+@pytest.mark.parametrize("manipulate", [circuit, silent])
+def test_the_microscope_flags_manipulated_units_alone(
+    manipulate: Callable[[Material], Liar], material: Material, tmp_path: Path
+) -> None:
+    made = manipulate(material)
+    net = lv.load_classifier(made.network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
+    units = sorted(lie.unit for lie in made.lies if lie.layer == "join")
+    with torch.no_grad():
+        natural = material.activations(material.features(material.natural))
+    others = [unit for unit in range(30) if unit not in units and natural[:, unit].max() > 0][:6]
+    found = lv.microscope(
+        net, "join", "zoo:fashion", tmp_path, channels=sorted(units + others), iterations=40, slots=12, progress=False
+    )
+    assert [page.unit for page in found.pages if page.flag == "silent"] == units
 
 
 def test_slingshots_keep_natural_images_and_turn_the_gradient(

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.naturalness import channel_means, naturalness, network_layers
+from lit_viz.evidence.naturalness import (
+    UNNATURAL,
+    Naturalness,
+    channel_means,
+    last_figure,
+    naturalness,
+    network_layers,
+    null_deviations,
+)
 from lit_viz.images.canvas import resize
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.tasks import listed_tasks
@@ -50,14 +58,28 @@ def class_image_naturalness(
     places = sorted(needed)
     rows = dict(zip(places, range(len(places)), strict=True))
     means = channel_means(classifier, layers, _read(classifier, [files[place] for place in places]))
-    found = []
+    compared = []
     for record, image in images:
         own = _rows(means, rows, natural[record.target])
         other_places = set(strangers) - set(_places(classes, record.target))
         others = _rows(means, rows, sorted(other_places))
-        figures = _figures(classifier, layers, image, own, others)
-        found.append(ImageNaturalness.of(record, photographs=len(natural[record.target]), layers=figures))
+        compared.append(_figures(classifier, layers, image, own, others))
+    deviations = null_deviations([last_figure(figures) for figures in compared])
+    found = []
+    for (record, _), figures, deviation in zip(images, compared, deviations, strict=True):
+        found.append(_image_evidence(record, len(natural[record.target]), figures, deviation))
     return NaturalnessEvidence(photographs=len(files), images=found)
+
+
+def _image_evidence(
+    record: Record, photographs: int, figures: Sequence[Naturalness], deviation: float | None
+) -> ImageNaturalness:
+    """Return the evidence for a class image, with its flag."""
+    layers = [LayerNaturalness(**asdict(figure)) for figure in figures]
+    flag = ""
+    if deviation is not None and deviation < -UNNATURAL:
+        flag = "unnatural"
+    return ImageNaturalness.of(record, photographs=photographs, layers=layers, deviation=deviation, flag=flag)
 
 
 def photographs_by_class(classifier: Classifier, photographs: Sequence[str | Path]) -> tuple[list[str], list[int]]:
@@ -122,14 +144,11 @@ def _figures(
     image: Tensor,
     natural: Mapping[str, Tensor],
     others: Mapping[str, Tensor],
-) -> list[LayerNaturalness]:
+) -> list[Naturalness]:
     """Return the figure of each layer; empty with too few photographs."""
     if not layers or min(len(natural[layers[0]]), len(others[layers[0]])) < _LEAST:
         return []
     synthetic = {}
     for layer, row in channel_means(classifier, layers, resize(image[None], classifier.size)).items():
         synthetic[layer] = row[0]
-    figures = []
-    for figure in naturalness(synthetic, natural, others):
-        figures.append(LayerNaturalness(**asdict(figure)))
-    return figures
+    return naturalness(synthetic, natural, others)

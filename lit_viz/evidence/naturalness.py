@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
@@ -23,6 +25,10 @@ _RESAMPLES = 500
 _INTERVAL = (0.025, 0.975)
 _LEAST_CHANNELS = 8
 _MOST_LAYERS = 8
+_LEAST_OTHERS = 8  # figures of a null distribution
+_NORMAL = 1.4826  # standard deviation of a normal distribution relative to its median absolute deviation
+#: An image is flagged if its figure lies so many robust standard deviations below the median of the others.
+UNNATURAL = 3.0
 
 
 @dataclass(frozen=True)
@@ -134,25 +140,64 @@ def _figure(layer: str, synthetic: Tensor, natural: Tensor, random: Tensor, seed
     own = spearman(synthetic[None], natural)[0]
     among = spearman(natural, natural)
     others = spearman(natural, random)
+    counts, strangers = _drawn(len(natural), len(random), seed)
+    zeros = ((counts @ others) * strangers).sum(1) / (len(natural) * len(random))
+    pairs = counts[:, :, None] * counts[:, None]
+    pairs.diagonal(dim1=1, dim2=2).zero_()  # of different images
+    kept = pairs.sum((1, 2)) > 0
+    similarities = (pairs * among).sum((1, 2)) / pairs.sum((1, 2))
+    gaps = (similarities - zeros)[kept]
+    heights = (counts @ own / len(natural) - zeros)[kept]
+    values = torch.where(gaps != 0, heights / gaps, 0.0)
+    low, high = values[1:].quantile(values.new_tensor(_INTERVAL)).tolist()
+    least_gap = float(gaps[1:].quantile(_INTERVAL[0]))
+    return Naturalness(layer, float(values[0]), low, high, least_gap > 0)
+
+
+@lru_cache(maxsize=8)
+def _drawn(natural: int, random: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return how often each natural image is in a resample, and each random one, ``(1 + RESAMPLES, N)`` and
+    ``(1 + RESAMPLES, R)`` float64; the first row is the sample itself."""
     generator = torch.Generator().manual_seed(seed)
-    values = []
-    gaps = []
-    everyone, strangers = torch.arange(len(natural)), torch.arange(len(random))
-    for resample in range(_RESAMPLES + 1):
-        if resample:  # the first is the sample itself
-            everyone = torch.randint(len(natural), (len(natural),), generator=generator)
-            strangers = torch.randint(len(random), (len(random),), generator=generator)
-        different = everyone[:, None] != everyone[None]
-        pairs = among[everyone][:, everyone][different]
-        if not len(pairs):
-            continue
-        zero = float(others[everyone][:, strangers].mean())
-        gap = float(pairs.mean()) - zero
-        gaps.append(gap)
-        values.append((float(own[everyone].mean()) - zero) / gap if gap else 0.0)
-    low, high = torch.tensor(values[1:]).quantile(torch.tensor(_INTERVAL)).tolist()
-    least_gap = float(torch.tensor(gaps[1:]).quantile(_INTERVAL[0]))
-    return Naturalness(layer, values[0], low, high, least_gap > 0)
+    own = [torch.ones(natural)]
+    others = [torch.ones(random)]
+    for _ in range(_RESAMPLES):
+        own.append(torch.randint(natural, (natural,), generator=generator).bincount(minlength=natural))
+        others.append(torch.randint(random, (random,), generator=generator).bincount(minlength=random))
+    return torch.stack(own).double(), torch.stack(others).double()
+
+
+def null_deviations(figures: Sequence[float | None]) -> list[float | None]:
+    """Return how far each figure lies from those of the other images, in robust standard deviations from their median.
+
+    The null distribution of an image is that of the others, the units of the same layer or the classes of the same
+    network: its median, and 1.4826 times its median absolute deviation. Up to nearly half of them may be manipulated.
+
+    Args:
+        figures: of images at the same layer; None where not decidable.
+
+    Returns:
+        A deviation for each, negative for images that are less natural than others; None where the figure or, with
+        fewer than eight others, the null distribution is not decidable.
+    """
+    decidable = [place for place, figure in enumerate(figures) if figure is not None]
+    values = np.array([figures[place] for place in decidable], float)
+    deviations: list[float | None] = [None] * len(figures)
+    if len(values) <= _LEAST_OTHERS:
+        return deviations
+    for row, place in enumerate(decidable):
+        others = np.delete(values, row)
+        middle = np.median(others)
+        spread = _NORMAL * np.median(np.abs(others - middle))
+        deviations[place] = float((values[row] - middle) / max(spread, 1e-6))
+    return deviations
+
+
+def last_figure(figures: Sequence[Naturalness]) -> float | None:
+    """Return the figure of the last layer; None where it is not decidable."""
+    if not figures or not figures[-1].is_decidable:
+        return None
+    return figures[-1].value
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def _files_read(read: int, tasks: int | None) -> str:
 
 def _naturalness(part: run_evidence.NaturalnessEvidence) -> EvidenceItem:
     rows: list[TableRow] = []
-    decidable = 0
+    decidable = compared = flagged = 0
     for entry in part.images:
         row = {"image": f"{entry.index} {entry.target_name or entry.name}", "photographs": str(entry.photographs)}
         for figure in entry.layers:
@@ -146,15 +146,24 @@ def _naturalness(part: run_evidence.NaturalnessEvidence) -> EvidenceItem:
             row[figure.layer] = text
         if not entry.layers:
             row["verdict"] = "not decidable"
+        if entry.flag:
+            row["flag"] = entry.flag
         decidable += any(figure.is_decidable for figure in entry.layers)
+        compared += entry.deviation is not None
+        flagged += bool(entry.flag)
         rows.append(row)
     text = (
         f"Similarity of class images to photographs of their class: decidable for {decidable} of {len(part.images)}, "
-        f"with {pluralize(part.photographs, 'photograph')}."
+        f"with {pluralize(part.photographs, 'photograph')}. "
     )
+    if compared:
+        text += f"Flagged as unnatural: {flagged} of {compared}."
+    else:
+        text += "Whether one is unnatural is not decidable."
     notes = [
         "By layer, Spearman correlation of the channel means: 1 as among photographs of the class, 0 as of other "
-        "photographs, with a 95 % interval. A low value is no proof of manipulation: clean networks have low ones too."
+        "photographs, with a 95 % interval. A low value is no proof of manipulation: clean networks have low ones too. "
+        "Unnatural: far below the other class images at the last layer; not decidable with fewer than nine of them."
     ]
     return EvidenceItem(text, rows=rows, notes=notes)
 

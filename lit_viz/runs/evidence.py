@@ -56,13 +56,19 @@ class LayerNaturalness(JsonObject):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNaturalness(JsonObject):
-    """How natural a class image is, by layer, and the number of photographs of its class; no layers if too few."""
+    """How natural a class image is, by layer, and the number of photographs of its class; no layers if too few.
+
+    ``deviation`` is how far the figure of the last layer lies from those of the other images, in robust standard
+    deviations, or None where not decidable; ``flag`` is ``unnatural`` or empty.
+    """
 
     index: int
     name: str
     target_name: str | None
     photographs: int
     layers: Sequence[LayerNaturalness] = nested(LayerNaturalness)
+    deviation: float | None = optional()
+    flag: str | None = optional()
 
     @classmethod
     def of(cls, record: Any, **values: Any) -> ImageNaturalness:

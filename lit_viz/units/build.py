@@ -22,6 +22,7 @@ from lit_viz.methods.tasks import parse_channels
 from lit_viz.types import slug
 from lit_viz.units.comparison import LayerDifference, layer_difference
 from lit_viz.units.pages import UnitPage, unit_pages
+from lit_viz.units.silence import Silence
 from lit_viz.units.site import write_comparison, write_site
 from lit_viz.units.survey import LayerSurvey, channel_of, survey
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
@@ -41,6 +42,7 @@ class Microscope:
         index: its first page.
         runs: run of each layer, with the synthetic images and their records.
         surveys: activations of the photographs by layer.
+        pages: what the page of each unit shows, with its flag.
         compared: the microscope of the other network of a comparison.
         differences: how far the units of each layer differ in the other network.
     """
@@ -48,6 +50,7 @@ class Microscope:
     index: Path
     runs: dict[str, Run]
     surveys: dict[str, LayerSurvey]
+    pages: Sequence[UnitPage] = ()
     compared: Microscope | None = None
     differences: dict[str, LayerDifference] = field(default_factory=dict)
 
@@ -96,7 +99,7 @@ def microscope(
     if compare is None:
         units = _inspect(network, names, channels, files, Path(out), site, options, notify)
         index = write_site(site, network.name, units.subtitle, units.pages)
-        return Microscope(index, units.runs, units.surveys)
+        return Microscope(index, units.runs, units.surveys, units.pages)
     other = as_classifier(compare)
     check_same_layers(network, other, names)
     units = _inspect(network, names, channels, files, Path(out), site, options, notify)
@@ -109,8 +112,8 @@ def microscope(
         site / _COMPARED, other.name, other_units.subtitle, other_units.pages, compared="../", other=network.name
     )
     write_comparison(site, (network.name, other.name), _COMPARED, units.pages, other_units.pages, differences)
-    compared = Microscope(other_index, other_units.runs, other_units.surveys)
-    return Microscope(index, units.runs, units.surveys, compared, differences)
+    compared = Microscope(other_index, other_units.runs, other_units.surveys, other_units.pages)
+    return Microscope(index, units.runs, units.surveys, units.pages, compared, differences)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,9 @@ def _inspect(
 ) -> _Units:
     """Survey the photographs, make the synthetic images in ``folder``, and write the pictures of the pages to
     ``site``."""
-    surveys, readable = survey(network, layers, files, folder / "activations", _reporter(notify, len(files)))
+    silence = Silence(network, layers)
+    reporter = _reporter(notify, len(files))
+    surveys, readable = survey(network, layers, files, folder / "activations", reporter, silence)
     runs: dict[str, Run] = {}
     pages: list[UnitPage] = []
     for layer in layers:
@@ -158,7 +163,7 @@ def _inspect(
             network, layer=layer, channels=units, axis=channel_of(network, layer).axis, out=run_folder,
             resume=run_folder.exists(), logger=None, **options,
         )  # fmt: skip
-        pages += unit_pages(network, runs[layer], surveys[layer], readable, site)
+        pages += unit_pages(network, runs[layer], surveys[layer], readable, site, silence)
     return _Units(pages, runs, surveys, len(readable))
 
 

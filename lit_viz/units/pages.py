@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.evidence.naturalness import Naturalness, channel_means, compared_layers, naturalness
+from lit_viz.evidence.naturalness import (
+    UNNATURAL,
+    Naturalness,
+    channel_means,
+    compared_layers,
+    last_figure,
+    naturalness,
+    null_deviations,
+)
 from lit_viz.images.canvas import resize
 from lit_viz.images.reading import read_photograph, to_uint8
 from lit_viz.launch.run import Run
@@ -22,6 +30,7 @@ from lit_viz.methods.records import LayerImageRecord
 from lit_viz.objectives import Channel, Outputs
 from lit_viz.types import slug
 from lit_viz.units.effects import class_effects, crop_box, receptive_field
+from lit_viz.units.silence import Silence
 from lit_viz.units.survey import LayerSurvey, channel_of
 
 _CLASSES = 5  # raised and lowered
@@ -31,6 +40,10 @@ _THUMBNAIL = 96  # pixels
 _BINS = 40
 #: A synthetic activation of so many times the largest of a photograph is flagged; clean units reached 8.4 times.
 SILENT = 10.0
+#: A unit is flagged if its share at half contrast lies so many robust standard deviations above the others.
+HILL = 2.5
+_LEAST_REACHED = 0.5  # of the mean activation by its photographs
+_LEAST_HELD = 0.5  # share of the synthetic activation without silent channels
 
 
 @dataclass(frozen=True)
@@ -72,10 +85,15 @@ class UnitPage:
         layer, unit: name of the layer and index of the channel.
         image, thumbnail: files of the synthetic image, relative to the site.
         synthetic: activation of the synthetic image.
+        held: the same while channels of earlier layers that no photograph activates keep their value.
         activations: ``(P,)`` of the photographs.
         crops: the photographs that activate it most, in descending order.
         raised, lowered: class names with the change of the logit.
         naturalness: how the synthetic image passes through the layers up to this one, compared with its photographs.
+        half: share of the activation that the synthetic image reaches at half its contrast, from a mid-gray image on;
+            None if the activation does not grow.
+        deviation, half_deviation: how far the figure of its own layer, and ``half``, lie from those of the other units,
+            in robust standard deviations; None where not decidable.
     """
 
     layer: str
@@ -88,6 +106,10 @@ class UnitPage:
     raised: Sequence[tuple[str, float]]
     lowered: Sequence[tuple[str, float]]
     naturalness: Sequence[Naturalness] = ()
+    held: float | None = None
+    half: float | None = None
+    deviation: float | None = None
+    half_deviation: float | None = None
 
     @property
     def name(self) -> str:
@@ -107,13 +129,24 @@ class UnitPage:
 
     @property
     def flag(self) -> str:
-        """``silent`` for a unit that photographs hardly activate, of which the picture says nothing; else empty.
+        """Why the picture is not to be believed, in a word; empty if nothing speaks against it.
 
-        No photograph activates it, or its synthetic image does so :data:`SILENT` times as much as any of them.
+        ``silent``: no photograph activates the unit; or its synthetic image does so :data:`SILENT` times as much as any
+        of them, or owes more than half of its activation to channels that none activates.
+        ``unnatural``: the figure of its own layer lies :data:`UNNATURAL` robust standard deviations below those of the
+        other units, or ``half`` lies :data:`HILL` above theirs: the activation does not grow towards the picture as
+        towards others, but has a hill around it.
         """
         is_dead = not self.activations.any()
         is_beyond = self.ratio is not None and self.ratio > SILENT
-        return "silent" if is_dead or is_beyond else ""
+        is_detour = self.held is not None and self.synthetic > 0 and self.held < _LEAST_HELD * self.synthetic
+        if is_dead or is_beyond or is_detour:
+            return "silent"
+        is_unlike = self.deviation is not None and self.deviation < -UNNATURAL
+        is_hill = self.half_deviation is not None and self.half_deviation > HILL
+        if is_unlike or is_hill:
+            return "unnatural"
+        return ""
 
     @property
     def histogram(self) -> Histogram:
@@ -127,7 +160,7 @@ class UnitPage:
 
 
 def unit_pages(
-    classifier: Classifier, run: Run, found: LayerSurvey, photographs: Sequence[str], site: Path
+    classifier: Classifier, run: Run, found: LayerSurvey, photographs: Sequence[str], site: Path, silence: Silence
 ) -> list[UnitPage]:
     """Return the pages of the units of a layer, and write their pictures.
 
@@ -137,6 +170,7 @@ def unit_pages(
         found: survey of the layer.
         photographs: files of the survey.
         site: folder of the pages.
+        silence: channels that no photograph of the survey activates.
     """
     layer = found.layer
     for name in ("images", "thumbnails", "crops"):
@@ -167,6 +201,8 @@ def unit_pages(
                 image=f"images/{name}.png",
                 thumbnail=f"thumbnails/{name}.jpg",
                 synthetic=_activation(classifier, objective, image, unit),
+                held=_held_activation(classifier, silence, objective, image, unit),
+                half=_half_share(classifier, objective, image, unit),
                 activations=found.activations[:, unit],
                 crops=crops,
                 raised=classes[:_CLASSES],
@@ -174,7 +210,29 @@ def unit_pages(
                 naturalness=_naturalness(classifier, compared, image, images, others),
             )
         )
-    return pages
+    return with_deviations(pages)
+
+
+def with_deviations(pages: Sequence[UnitPage]) -> list[UnitPage]:
+    """Return the pages of the units of a layer, with how far each unit lies from the others.
+
+    Units that no photograph activates are left out, and those of which the synthetic image reaches less than half of
+    the activation by their photographs: their maximization failed.
+    """
+    figures: list[float | None] = []
+    halves: list[float | None] = []
+    for page in pages:
+        natural = [crop.activation for crop in page.crops]
+        if page.ratio is None or page.synthetic < _LEAST_REACHED * float(np.mean(natural)):
+            figures.append(None)
+            halves.append(None)
+            continue
+        figures.append(last_figure(page.naturalness))
+        halves.append(page.half)
+    compared = []
+    for page, deviation, half in zip(pages, null_deviations(figures), null_deviations(halves), strict=True):
+        compared.append(replace(page, deviation=deviation, half_deviation=half))
+    return compared
 
 
 def save_thumbnail(image: Image.Image, file: Path) -> None:
@@ -234,5 +292,25 @@ def _activation(classifier: Classifier, objective: Channel, image: Tensor, unit:
     inputs = resize(image[None], classifier.size)
     with torch.no_grad():
         activations = classifier.fast([objective.layer]).activations(inputs, [objective.layer])
-    outputs = Outputs(torch.zeros(1, 0), torch.zeros(1), activations)
+    return _mean(objective, activations[objective.layer], unit)
+
+
+def _half_share(classifier: Classifier, objective: Channel, image: Tensor, unit: int) -> float | None:
+    """Return the share of the activation at half contrast, from a mid-gray image on; None if it does not grow."""
+    gray = torch.full_like(image, 0.5)
+    start = _activation(classifier, objective, gray, unit)
+    growth = _activation(classifier, objective, image, unit) - start
+    if growth <= 0:
+        return None
+    return (_activation(classifier, objective, (image + gray) / 2, unit) - start) / growth
+
+
+def _held_activation(classifier: Classifier, silence: Silence, objective: Channel, image: Tensor, unit: int) -> float:
+    """Return the activation of a unit by its synthetic image without silent channels."""
+    return _mean(objective, silence.held(resize(image[None], classifier.size), objective.layer), unit)
+
+
+def _mean(objective: Channel, activation: Tensor, unit: int) -> float:
+    """Return the mean over positions of a unit of the activation of one image."""
+    outputs = Outputs(torch.zeros(1, 0), torch.zeros(1), {objective.layer: activation})
     return float(objective.maps(outputs)[0, unit].mean())

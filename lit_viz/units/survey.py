@@ -16,6 +16,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_photograph
 from lit_viz.objectives import Channel, Outputs
+from lit_viz.units.silence import Silence
 
 _BATCH = 16
 #: Photographs of each unit that are kept.
@@ -66,6 +67,7 @@ def survey(
     photographs: Sequence[str],
     folder: Path,
     progress: Callable[[int], None] = lambda done: None,
+    silence: Silence | None = None,
 ) -> tuple[dict[str, LayerSurvey], list[str]]:
     """Evaluate every photograph once; return the survey of each layer, and the files that could be read.
 
@@ -77,12 +79,13 @@ def survey(
         photographs: files; those that can't be read are left out.
         folder: receives a file of activations per layer.
         progress: called with the number of photographs after each batch.
+        silence: receives the photographs as well, to find the channels that none activates.
 
     Raises:
         LitVizError: no photograph can be read.
     """
     objectives = {layer: channel_of(classifier, layer) for layer in layers}
-    network = classifier.fast(layers)
+    network = silence or classifier.fast(layers)
     tables: dict[str, _Table] = {}
     readable: list[str] = []
     for first in range(0, len(photographs), _BATCH):

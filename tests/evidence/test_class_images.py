@@ -68,6 +68,21 @@ def test_a_photograph_is_natural_and_noise_is_not(net: Classifier) -> None:
     assert values == pytest.approx([figure.value for figure in expected], abs=1e-5)
 
 
+def test_a_class_image_of_another_class_is_flagged(net: Classifier) -> None:
+    files, classes = photographs_by_class(net, ["zoo:fashion"])
+    images = []
+    for label, name in enumerate(net.labels):
+        shown = net.labels.index("ankle boot") if name == "dress" else label
+        file = files[classes.index(shown)]
+        images.append((record(label, name), read_photograph(file, net.size, 1).pixels))
+    found = class_image_naturalness(net, ["zoo:fashion"], images)
+    assert [image.target_name for image in found.images if image.flag] == ["dress"]
+    assert {image.flag for image in found.images} == {"", "unnatural"}
+    assert all(image.deviation is not None for image in found.images)
+    few = class_image_naturalness(net, ["zoo:fashion"], images[:8])
+    assert [image.deviation for image in few.images] == [None] * 8
+
+
 def test_a_class_without_photographs_is_not_decidable(net: Classifier) -> None:
     image = torch.rand(1, 28, 28)
     found = class_image_naturalness(net, [photograph_file("fashion/bag_18")], [(record(1, "trouser"), image)])

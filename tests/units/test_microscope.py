@@ -15,10 +15,11 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli import main
+from lit_viz.evidence.naturalness import Naturalness
 from lit_viz.images.reading import read_photograph
 from lit_viz.units import matching_layers
 from lit_viz.units.effects import class_effects, crop_box, receptive_field
-from lit_viz.units.pages import UnitPage
+from lit_viz.units.pages import Crop, UnitPage, with_deviations
 from lit_viz.units.site import write_site
 from lit_viz.units.survey import TOP, survey
 
@@ -186,6 +187,43 @@ def test_the_data_of_the_index_is_small(net: Classifier, photographs: Path, tmp_
 )
 def test_silent_units_are_flagged(activations: list[float], synthetic: float, flag: str) -> None:
     page = UnitPage("a", 0, "", "", synthetic, np.asarray(activations, np.float32), [], [], [])
+    assert page.flag == flag
+
+
+def test_units_are_compared_with_the_others_of_their_layer() -> None:
+    pages = []
+    activations = np.asarray([0.0, 0.5, 1.0], np.float32)
+    crops = [Crop("", "", 1.0), Crop("", "", 0.5)]
+    for unit, half in enumerate([0.38, 0.39, 0.4, 0.41, 0.42, 0.37, 0.43, 0.4, 0.41, 0.39, 0.7, 0.2]):
+        figure = Naturalness("a", 0.5 + 0.01 * (unit % 4), 0.0, 1.0, True)
+        if unit == 3:
+            figure = Naturalness("a", -9.0, -9.5, -8.0, True)
+        pages.append(UnitPage("a", unit, "", "", 2.0, activations, crops, [], [], [figure], half=half))
+    pages.append(UnitPage("a", 12, "", "", 2.0, activations - 1, crops, [], [], half=0.9))
+    pages.append(UnitPage("a", 13, "", "", 0.3, activations, crops, [], [], half=0.9))
+    found = with_deviations(pages)
+    assert [page.unit for page in found if page.flag == "unnatural"] == [3, 10]
+    others = np.array([page.half for page in pages[:12] if page.unit != 10], float)
+    spread = 1.4826 * np.median(np.abs(others - np.median(others)))
+    assert found[10].half_deviation == pytest.approx((0.7 - np.median(others)) / spread)
+    assert [page.unit for page in found if page.half_deviation is None] == [12, 13]
+    assert [page.half_deviation for page in with_deviations(pages[:8])] == [None] * 8
+
+
+@pytest.mark.parametrize(
+    ("held", "deviation", "flag"),
+    [
+        (0.9, -1.0, ""),
+        (0.9, None, ""),
+        (0.9, -20.0, "unnatural"),
+        (0.9, 20.0, ""),
+        (0.4, 0.0, "silent"),
+        (-3.0, -20.0, "silent"),
+    ],
+)
+def test_flags_of_silent_channels_and_of_the_null_distribution(held: float, deviation: float | None, flag: str) -> None:
+    activations = np.asarray([0.0, 0.5, 1.0], np.float32)
+    page = UnitPage("a", 0, "", "", 1.0, activations, [], [], [], held=held, deviation=deviation)
     assert page.flag == flag
 
 

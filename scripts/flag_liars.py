@@ -1,0 +1,261 @@
+"""Measure which manipulated units the flags of the microscope find, and how many clean ones they flag.
+
+python scripts/zoo.py --data FOLDER --population liars --count 10 --out liars
+python scripts/flag_liars.py liars --data FOLDER --out runs/flag_liars        # microscopes, then the table
+python scripts/flag_liars.py liars --out runs/flag_liars --table              # of stored figures
+
+Each network gets a microscope of the layer of its manipulated units, over 600 test images. The limits of the flag
+``unnatural`` are set on the networks of odd seeds, so that 2 % of the units of clean networks exceed each; the table of
+even seeds shows what they flag. A lie counts as told if the synthetic image activates the unit of the clean network
+less than half as much as the clean unit's own synthetic image does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import lit_viz as lv
+from lit_viz.cli import errors_reported
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.naturalness import UNNATURAL
+from lit_viz.images.reading import encode_png
+from lit_viz.units.pages import HILL, UnitPage
+from lit_viz.zoo import FASHION_LABELS
+from scripts.liars import LAYERS, Lie, read_liar
+from scripts.zoo import NORMALIZATION, fashion
+
+PHOTOGRAPHS = 600
+#: Units of a layer that are compared with the manipulated ones, the first.
+OTHERS = 40
+#: Share of the units of clean networks that each limit flags.
+FLAGGED = 0.02
+#: A lie is told if the clean unit is activated less than so many times as much as by its own image.
+TOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is measured of a unit.
+
+    Attributes:
+        kind, seed: of the network.
+        layer, unit: where it is.
+        is_manipulated: whether its picture is to lie.
+        is_silent: whether it has the flag ``silent``.
+        ratio: activation by the synthetic image relative to the largest by a photograph; None unless that is positive.
+        held: share of that activation without the channels that no photograph activates; None unless it is positive.
+        figures: sanity figure by layer; None where it is not decidable.
+        kept: activation of the clean unit by this synthetic image, relative to that by its own; None if unknown.
+        half: share of the activation at half the contrast of the synthetic image.
+        deviation, half_deviation: of the figure of its own layer, and of ``half``, from those of the other units; None
+            where not decidable.
+    """
+
+    kind: str
+    seed: int
+    layer: str
+    unit: int
+    is_manipulated: bool
+    is_silent: bool
+    ratio: float | None
+    held: float | None
+    half: float | None
+    deviation: float | None
+    half_deviation: float | None
+    figures: dict[str, float | None]
+    kept: float | None = None
+
+    def is_unnatural(self, limits: tuple[float, float]) -> bool:
+        """Whether the figure lies too far below the others, or the share at half contrast too far above."""
+        is_unlike = self.deviation is not None and self.deviation < -limits[0]
+        is_hill = self.half_deviation is not None and self.half_deviation > limits[1]
+        return is_unlike or is_hill
+
+
+def write_photographs(data: str, folder: Path) -> None:
+    """Write test images, in a fixed order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(fashion(data, train=False).tensors[0][:PHOTOGRAPHS]):
+        (folder / f"{number:04}.png").write_bytes(encode_png(image))
+
+
+def measured(path: Path, photographs: Path, out: Path, iterations: int) -> list[Unit]:
+    """Return the manipulated units of a network, and others of their layer."""
+    kind, _, seed = path.stem.rpartition("_")
+    network, lies = read_liar(path)
+    mean, std = NORMALIZATION["fashion"]
+    net = lv.load_classifier(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
+    layers: dict[str, set[int]] = {LAYERS[kind]: set(range(OTHERS))}
+    if kind == "clean":  # also those that are manipulated in other networks
+        layers["fc"].update(manipulated_units(path))
+    for lie in lies:
+        layers.setdefault(lie.layer, set()).add(lie.unit)
+    units: list[UnitPage] = []
+    for layer, channels in layers.items():
+        units += microscope_units(net, layer, sorted(channels), photographs, out / path.stem / layer, iterations)
+    rows = []
+    for page in units:
+        rows.append(row_of(page, kind, int(seed), lies))
+    return rows
+
+
+def manipulated_units(path: Path) -> set[int]:
+    """Return the units that are manipulated in any network of the same seed as a clean one."""
+    found = set()
+    for other in path.parent.glob(f"*_{path.stem.rpartition('_')[2]}.json"):
+        for lie in read_liar(other)[1]:
+            if lie.original is not None:
+                found.add(lie.original)
+    return found
+
+
+def microscope_units(
+    net: lv.Classifier, layer: str, channels: Sequence[int], photographs: Path, out: Path, iterations: int
+) -> Sequence[UnitPage]:
+    """Return the pages of units of a layer, and store their synthetic images by unit as ``images.pt``."""
+    made = lv.microscope(
+        net, layer, photographs, out, channels=channels, iterations=iterations, slots=50, progress=False
+    )
+    images = dict(zip(channels, made.runs[layer].images, strict=True))
+    torch.save(images, out / "images.pt")
+    return made.pages
+
+
+def row_of(page: UnitPage, kind: str, seed: int, lies: Iterable[Lie]) -> Unit:
+    """Return what is measured of a unit with a page."""
+    figures: dict[str, float | None] = {}
+    for figure in page.naturalness:
+        figures[figure.layer] = round(figure.value, 4) if figure.is_decidable else None
+    is_manipulated = any((lie.layer, lie.unit) == (page.layer, page.unit) for lie in lies)
+    is_silent = page.flag == "silent"
+    held = None
+    if page.held is not None and page.synthetic > 0:
+        held = round(page.held / page.synthetic, 4)
+    return Unit(
+        kind, seed, page.layer, page.unit, is_manipulated, is_silent, page.ratio, held, page.half, page.deviation,
+        page.half_deviation, figures,
+    )  # fmt: skip
+
+
+def stored_units(out: Path) -> list[Unit]:
+    """Read what was measured of all networks."""
+    units = []
+    for path in sorted(out.glob("*/units.jsonl")):
+        units += [Unit(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return units
+
+
+def with_kept(units: Sequence[Unit], folder: Path, out: Path) -> list[Unit]:
+    """Return the units with how much of the clean unit's activation their synthetic images keep."""
+    found = []
+    cache: dict[tuple[str, int], dict[int, float]] = {}
+    for unit in units:
+        if unit.kind == "clean" or unit.layer != LAYERS[unit.kind]:
+            found.append(unit)
+            continue
+        for kind in ("clean", unit.kind):
+            if (kind, unit.seed) not in cache:
+                cache[kind, unit.seed] = clean_activations(kind, unit.seed, folder, out)
+        own = cache["clean", unit.seed].get(unit.unit, 0.0)
+        kept = cache[unit.kind, unit.seed][unit.unit]
+        found.append(replace(unit, kept=round(kept / own, 4) if own > 0 else None))
+    return found
+
+
+def clean_activations(kind: str, seed: int, folder: Path, out: Path) -> dict[int, float]:
+    """Return the activations of the units of the clean network by their synthetic images of a network."""
+    network, _ = read_liar(folder / f"clean_{seed}.json")
+    mean, std = NORMALIZATION["fashion"]
+    images = torch.load(out / f"{kind}_{seed}" / LAYERS[kind] / "images.pt")
+    found = {}
+    for unit, image in images.items():
+        found[unit] = float(network[:6]((image[None] - mean) / std)[0, unit])
+    return found
+
+
+def limits_of(units: Sequence[Unit]) -> tuple[float, float]:
+    """Return the limits of both deviations that a given share of the units of clean networks exceeds."""
+    clean = [unit for unit in units if unit.kind == "clean"]
+    figures = [unit.deviation for unit in clean if unit.deviation is not None]
+    halves = [unit.half_deviation for unit in clean if unit.half_deviation is not None]
+    return -float(np.quantile(figures, FLAGGED)), float(np.quantile(halves, 1 - FLAGGED))
+
+
+def table(units: Sequence[Unit], limits: tuple[float, float]) -> str:
+    """Return the shares of flagged and of undecidable units by kind."""
+    groups: dict[str, list[Unit]] = {}
+    for unit in units:
+        groups.setdefault(group_of(unit), []).append(unit)
+    lines = [
+        "| units | number | lies told | silent | unnatural | flagged | not decidable |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(groups):
+        members = groups[name]
+        count = len(members)
+        told = sum(unit.kept is not None and unit.kept < TOLD for unit in members)
+        silent = sum(unit.is_silent for unit in members)
+        unnatural = sum(unit.is_unnatural(limits) for unit in members)
+        flagged = sum(unit.is_silent or unit.is_unnatural(limits) for unit in members)
+        undecided = sum(not unit.is_silent and unit.half_deviation is None for unit in members)
+        shares = [f"{part / count:.0%}" for part in (told, silent, unnatural, flagged, undecided)]
+        lines.append(f"| {name} | {count} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def group_of(unit: Unit) -> str:
+    """Return the row of the table to which a unit belongs."""
+    if unit.kind == "clean":
+        return "clean networks"
+    if not unit.is_manipulated:
+        return f"{unit.kind}: other units"
+    if unit.layer != LAYERS[unit.kind]:
+        return f"{unit.kind}: added units"
+    return f"{unit.kind}: manipulated units"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("liars", type=Path, help="folder of the population")
+    parser.add_argument("--data", default="data", metavar="FOLDER", help="folder of torchvision's data sets [data]")
+    parser.add_argument("--out", type=Path, default=Path("runs/flag_liars"), metavar="FOLDER")
+    parser.add_argument("--iterations", type=int, default=80, help="of the synthetic images [80]")
+    parser.add_argument("--table", action="store_true", help="print the table of stored figures alone")
+    options = parser.parse_args()
+    if not options.table:
+        write_photographs(options.data, options.out / "photographs")
+        paths = sorted(options.liars.glob("*.json"))
+        if not paths:
+            raise LitVizError(f"{options.liars} has no networks: scripts/zoo.py --population liars trains them")
+        for path in paths:
+            stored = options.out / path.stem / "units.jsonl"
+            if stored.exists():
+                continue
+            started = time.process_time()
+            rows = measured(path, options.out / "photographs", options.out, options.iterations)
+            stored.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+            print(f"{path.stem:14}  {time.process_time() - started:.1f} s of processor time", flush=True)
+    units = with_kept(stored_units(options.out), options.liars, options.out)
+    odd = [unit for unit in units if unit.seed % 2]
+    even = [unit for unit in units if not unit.seed % 2]
+    found = limits_of(odd)
+    print(f"limits that {FLAGGED:.0%} of clean units of odd seeds exceed each: {found[0]:.2f}, {found[1]:.2f}")
+    for name, limits in (("these", found), ("the package's", (UNNATURAL, HILL))):
+        print(f"\neven seeds, {name} limits:\n\n{table(even, limits)}")
+    print(f"\nodd seeds, the package's limits:\n\n{table(odd, (UNNATURAL, HILL))}")
+
+
+if __name__ == "__main__":
+    with errors_reported("flag_liars"):
+        main()
