@@ -124,6 +124,10 @@ class ExtremalPerturbation(Attribution):
         error = (self.attribution(x, state).flatten(1).mean(1) - self.area).abs()
         return {"area_error": torch.where(state["iteration"] > 0, error, torch.inf)}
 
+    def masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return images ``(N, C, H, W)`` that are blurred where a mask ``(N, 1, H, W)`` is 0."""
+        return perturbed(pyramid(x, self.blur, _LEVELS), mask)
+
     def _area(self, state: State) -> Tensor:
         """Return the area ``(N,)`` of the current masks: exponential decrease, then constant."""
         progress = (state["iteration"].double() / state["iterations"] / _SHRUNK).clamp_max(1)

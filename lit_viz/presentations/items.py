@@ -292,6 +292,12 @@ def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:
     notes = verdicts.notes
     if part.precision is not None and part.passed is False:
         notes.append(f"{part.precision} is less accurate than the float32 gates: use the precision 32-true.")
+    for mask in part.masks or ():
+        area = math.nan if mask.area is None else mask.area
+        notes.append(
+            f"{_map_name(mask)}: a mask of {area:.1%} of the image, with the score {format_value(mask.score)}, of the "
+            f"photograph {format_value(mask.score_of_photograph)}; it is the result of an optimization, not a verdict."
+        )
     return EvidenceItem(verdicts.text, part.passed, [_gates(entry) for entry in part.maps], notes)
 
 

@@ -265,6 +265,21 @@ class MapAgreement(MapEvidence):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskEvidence(MapEvidence):
+    """What an optimized mask, which has no reference, does to the original network in float64; this is no verdict.
+
+    Attributes:
+        area: mean of the mask, as a fraction of the image.
+        score: score of the class when the rest of the image is blurred: its log probability by default.
+        score_of_photograph: the same of the photograph.
+    """
+
+    area: float | None
+    score: float | None
+    score_of_photograph: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class UncheckedMap(MapEvidence):
     """The reason why a map was not compared, or the damage of its file."""
 
@@ -274,7 +289,8 @@ class UncheckedMap(MapEvidence):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptumEvidence(JsonObject):
-    """Comparison of the maps with Captum; ``precision`` is the half precision of the network, if any."""
+    """Comparison of the maps with Captum; ``precision`` is the half precision of the network, if any. The ``masks`` are
+    among the unchecked maps."""
 
     version: str
     passed: bool | None
@@ -282,6 +298,7 @@ class CaptumEvidence(JsonObject):
     maps: Sequence[MapAgreement] = nested(MapAgreement)
     unchecked: Sequence[UncheckedMap] = nested(UncheckedMap)
     damaged: Sequence[UncheckedMap] | None = nested(UncheckedMap, optional=True)
+    masks: Sequence[MaskEvidence] | None = nested(MaskEvidence, optional=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from importlib import metadata
 
 from torch import Tensor
 
-from lit_viz.attributions import Attribution
+from lit_viz.attributions import Attribution, ExtremalPerturbation
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.isolation import torch_warnings_ignored
@@ -25,7 +25,7 @@ from lit_viz.evidence.saliency.captum_reference import (
     has_reference,
     reference_of,
 )
-from lit_viz.evidence.saliency.families import FEWEST_RECOMPUTED, RECOMPUTED, check_map
+from lit_viz.evidence.saliency.families import FEWEST_RECOMPUTED, RECOMPUTED, check_map, measure_mask
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs import evidence as run_evidence
@@ -49,12 +49,14 @@ class CrossCheck:
         unchecked: reason by task index of the maps without a comparison.
         damaged: reason by task index of the maps whose files do not belong to their record; they fail.
         half: half precision of the network that computed the maps, if any.
+        masks: area and scores by task index of optimized masks, which are not compared.
     """
 
     agreements: Mapping[int, tuple[Agreement, Tensor | None]]
     unchecked: Mapping[int, str]
     damaged: Mapping[int, str] = field(default_factory=dict)
     half: str | None = None
+    masks: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool | None:
@@ -110,13 +112,15 @@ class CrossCheck:
     def evidence(self, outcomes: Sequence[Outcome]) -> run_evidence.CaptumEvidence:
         """Return the part ``captum`` of ``evidence.json``."""
         records = {record.index: record for record in records_of(outcomes, SaliencyRecord)}
-        maps, unchecked, damaged = [], [], []
+        maps, unchecked, damaged, masks = [], [], [], []
         for index, (agreement, _) in self.agreements.items():
             maps.append(agreement.evidence(records[index]))
         for index, reason in self.unchecked.items():
             unchecked.append(run_evidence.UncheckedMap.of(records[index], unchecked=reason))
         for index, reason in self.damaged.items():
             damaged.append(run_evidence.UncheckedMap.of(records[index], damaged=reason))
+        for index, values in self.masks.items():
+            masks.append(run_evidence.MaskEvidence.of(records[index], **values))
         return run_evidence.CaptumEvidence(
             version=metadata.version("captum"),
             passed=self.passed,
@@ -124,6 +128,7 @@ class CrossCheck:
             maps=maps,
             unchecked=unchecked,
             damaged=damaged or None,
+            masks=masks or None,
         )
 
 
@@ -139,8 +144,9 @@ def cross_check(
 ) -> CrossCheck:
     """Compare the maps of a run with their references: Captum, or the original network where Captum has no method.
 
-    With a time limit, maps of many evaluations are verified by the terms that the run recorded: by 8 of each map, or by
-    4 to 7 if all maps are verified in time then. Without one, all maps are compared as a whole.
+    With a time limit, maps of many evaluations are verified by the terms that the run recorded: by 8 of each map, or as
+    many as the time allows for all maps, at least 4; formulas are compared for the first map of each method. Without a
+    limit, all maps are compared as a whole.
 
     Args:
         outcomes: of the run.
@@ -155,9 +161,10 @@ def cross_check(
     agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
     unchecked: dict[int, str] = {}
     damaged: dict[int, str] = {}
+    masks: dict[int, Mapping[str, float]] = {}
     kept: Counter[bool] = Counter()
     copies: NetworkCopies = {}
-    controlled: set[str] = set()  # methods whose controls were computed
+    controlled: set[str] = set()  # methods whose controls were computed and whose formulas were compared
     queue = _order(outcomes)
     left = _Remaining()
     for _, record in queue:
@@ -173,13 +180,15 @@ def cross_check(
         if seconds is None and (damage := _damage(outcome, record)):
             damaged[index] = damage
             continue
+        elapsed = time.monotonic() - start
         if not has_reference(method):
             unchecked[index] = NOT_IN_CAPTUM
+            if isinstance(method, ExtremalPerturbation) and (seconds is None or elapsed < seconds):
+                masks[index] = measure_mask(*_reference(outcome, record, method, classifier, copies))
             continue
         recorded = None
         if record.method in left.by_terms:
             recorded = outcome.terms()
-        elapsed = time.monotonic() - start
         terms = RECOMPUTED
         if seconds is not None:
             terms = durations.terms_for_each(left, seconds - elapsed)
@@ -193,19 +202,18 @@ def cross_check(
             if elapsed + expected > limit:
                 unchecked[index] = NOT_CHECKED
                 continue
-        photograph, delivered = outcome.source(), outcome.array()
-        assert photograph is not None
-        assert delivered is not None
-        assert record.target is not None
-        assert record.seed is not None
+        reference, delivered = _reference(outcome, record, method, classifier, copies)
         try:
             with torch_warnings_ignored():
-                x = photograph[None].double()
-                task = CaptumReference(
-                    method, classifier, x, record.target, record.seed, count, record.against, copies=copies
-                )
                 is_first = record.method not in controlled
-                agreement, reference = check_map(task, delivered, recorded, recomputed=terms, with_controls=is_first)
+                agreement, map_ = check_map(
+                    reference,
+                    delivered,
+                    recorded,
+                    recomputed=terms,
+                    with_controls=is_first,
+                    with_formula=is_first or seconds is None,
+                )
         except LitVizError as error:
             unchecked[index] = str(error)
             continue
@@ -217,14 +225,36 @@ def cross_check(
         controlled.add(record.method)
         kept[agreement.passed] += 1
         is_drawn = kept[agreement.passed] <= MOST_ROWS  # of passed and of failed maps
-        agreements[index] = agreement, reference if is_drawn else None
+        agreements[index] = agreement, map_ if is_drawn else None
         evaluations += count
         elapsed = time.monotonic() - start
         remaining = elapsed * (total / max(1, evaluations) - 1)
         if seconds is None and not notified and min(elapsed, remaining) > _NOTICE_SECONDS:
             notified = True
             notify(f"evidence: the comparison with Captum takes about {remaining / 60:.1f} more minutes")
-    return CrossCheck(agreements, unchecked, damaged, half)
+    return CrossCheck(agreements, unchecked, damaged, half, masks)
+
+
+def _reference(
+    outcome: Outcome, record: SaliencyRecord, method: Attribution, classifier: Classifier, copies: NetworkCopies
+) -> tuple[CaptumReference, Tensor]:
+    """Return the reference of a map, and the map."""
+    photograph, delivered = outcome.source(), outcome.array()
+    assert photograph is not None
+    assert delivered is not None
+    assert record.target is not None
+    assert record.seed is not None
+    reference = CaptumReference(
+        method,
+        classifier,
+        photograph[None].double(),
+        record.target,
+        record.seed,
+        record.iterations or 0,
+        record.against,
+        copies=copies,
+    )
+    return reference, delivered
 
 
 class _Remaining:
@@ -276,20 +306,15 @@ class _Durations:
         return self.rate(record.method) * cost
 
     def terms_for_each(self, left: _Remaining, seconds: float) -> int:
-        """Return the number of terms to recompute of a map, so that all remaining maps are verified in time.
-
-        If that is too few, the maps that are verified in time get all theirs.
-        """
+        """Return the number of terms to recompute of a map, so that all remaining maps are verified in time."""
         if not self.of_method:
             return RECOMPUTED
         for method, evaluations in left.whole.items():
             seconds -= self.rate(method) * evaluations
         of_a_term = sum(self.rate(method) * count for method, count in left.by_terms.items())
-        if seconds < FEWEST_RECOMPUTED * of_a_term:
-            return RECOMPUTED
         if seconds >= RECOMPUTED * of_a_term:
             return RECOMPUTED
-        return int(seconds / of_a_term)
+        return max(FEWEST_RECOMPUTED, int(seconds / of_a_term))
 
 
 def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions import Attribution
+from lit_viz.attributions import Attribution, ExtremalPerturbation
 from lit_viz.attributions.terms import projections
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.agreement import (
@@ -81,7 +81,7 @@ class Family(ABC):
         """Return the largest difference of values from the expected ones, relative to the latter."""
 
     @abstractmethod
-    def gates(self, expected: Tensor) -> dict[str, Any]:
+    def gates(self, expected: Tensor, with_formula: bool) -> dict[str, Any]:
         """Return the fields of :class:`Agreement` that are particular to the family."""
 
     @abstractmethod
@@ -112,14 +112,14 @@ class WholeMap(Family):
     def difference(self, values: Tensor, expected: Tensor) -> float:
         return largest_difference(values, expected)
 
-    def gates(self, expected: Tensor) -> dict[str, Any]:
+    def gates(self, expected: Tensor, with_formula: bool) -> dict[str, Any]:
         """Compare the formulas in float64 on the original network, if the reference has a formula of its own.
 
         If they differ, the comparison is repeated on photograph and baseline with a little noise, since equal neighbors
         tie in a max-pooling.
         """
         similarity = similarity_of(self.delivered, expected[0])
-        if reference_of(self.reference.method).compute is formula_of:
+        if not with_formula or reference_of(self.reference.method).compute is formula_of:
             return {"similarity": similarity}
         few = self.reference.with_evaluations(_FORMULA_EVALUATIONS)
         known = expected if few.evaluations == self.reference.evaluations else None
@@ -172,7 +172,7 @@ class RecordedTerms(Family):
     def sum_difference(self, values: Tensor) -> float:
         """Return the difference of a map ``(C, H, W)`` from the one that follows from the recorded terms."""
 
-    def gates(self, expected: Tensor) -> dict[str, Any]:
+    def gates(self, expected: Tensor, with_formula: bool) -> dict[str, Any]:
         sum_ = self.sum_difference(self.delivered)
         return {"sum": sum_, "terms": len(self.terms), "recomputed": len(self.numbers)}
 
@@ -260,6 +260,7 @@ def check_map(
     *,
     recomputed: int = RECOMPUTED,
     with_controls: bool = True,
+    with_formula: bool = True,
 ) -> tuple[Agreement, Tensor | None]:
     """Compare a delivered map with its reference: elementwise, or by the terms that the run recorded.
 
@@ -272,6 +273,7 @@ def check_map(
         recorded: the recorded terms; None compares the whole map.
         recomputed: largest number of terms that the reference computes again.
         with_controls: whether maps that must not agree are compared too.
+        with_formula: whether the formulas of a whole map are compared in float64.
 
     Returns:
         the comparison, and the reference's float64 map if the whole map was compared.
@@ -294,7 +296,7 @@ def check_map(
         controls=controls,
         family=family.name,
         reference=reference_of(exact.method).source,
-        **{"formula": None, **family.gates(expected)},
+        **{"formula": None, **family.gates(expected, with_formula)},
     )
     for rounded in _rounded_references(single, agreement.delivered):
         if agreement.delivered_passed:
@@ -307,6 +309,17 @@ def check_map(
             "(flat areas, kinks)"
         )
     return agreement, expected[0] if isinstance(family, WholeMap) else None
+
+
+def measure_mask(reference: CaptumReference, mask: Tensor) -> dict[str, float]:
+    """Return area and score of an optimized mask ``(1, H, W)``, and the score of the photograph, by the original
+    network: the values of :class:`~lit_viz.runs.evidence.MaskEvidence`."""
+    assert isinstance(reference.method, ExtremalPerturbation)
+    exact = replace(reference, x=reference.x.to(reference.classifier.device))
+    inputs = torch.cat([reference.method.masked(exact.x, mask[None].to(exact.x)), exact.x])
+    with exact.computing(), torch.no_grad():
+        score, score_of_photograph = exact.scores(inputs).tolist()
+    return {"area": float(mask.double().mean()), "score": score, "score_of_photograph": score_of_photograph}
 
 
 def _in_float32(reference: CaptumReference) -> CaptumReference:

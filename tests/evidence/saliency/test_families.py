@@ -25,11 +25,13 @@ from lit_viz.attributions import (
     smoothgrad,
 )
 from lit_viz.attributions.baselines import Baseline
+from lit_viz.attributions.extremal_perturbation import perturbed, pyramid
 from lit_viz.classifiers import Classifier
 from lit_viz.evidence.saliency import captum_reference
 from lit_viz.evidence.saliency.cross_check import cross_check
 from lit_viz.methods.records import SaliencyRecord
-from lit_viz.runs.evidence import MEAN_OF_IMAGES, ORIGINAL, SCALAR_TERMS, WHOLE_MAP, MapAgreement
+from lit_viz.presentations.items import evidence_items
+from lit_viz.runs.evidence import MEAN_OF_IMAGES, NOT_IN_CAPTUM, ORIGINAL, SCALAR_TERMS, WHOLE_MAP, MapAgreement
 from lit_viz.runs.results import Outcome
 from tests.support.attributions import MASK
 from tests.support.networks import NAMES, Attending, rectified
@@ -113,6 +115,22 @@ def test_attention_maps_are_computed_by_the_original_network(name: str) -> None:
     agreement = agreement_of(run)
     assert agreement.passed
     assert (agreement.family, agreement.reference) == (WHOLE_MAP, ORIGINAL)
+
+
+def test_area_and_score_of_an_optimized_mask_are_stated(smooth: Classifier) -> None:
+    method = METHODS["extremal_perturbation"](area=0.3, sigma=2.0, cell=2, blur=3.0)
+    run = explained(smooth, method)
+    assert reasons(run) == [NOT_IN_CAPTUM]
+    (mask,) = captum(run).masks or ()
+    assert mask.area == pytest.approx(0.3, abs=0.01)
+    map_ = run.outcomes[0].array()
+    assert map_ is not None
+    masked = perturbed(pyramid(IMAGES[:1], 3.0, 4), map_[None])
+    scores = smooth.logits(torch.cat([masked, IMAGES[:1]])).log_softmax(1)[:, 2]
+    assert (mask.score, mask.score_of_photograph) == pytest.approx(scores.tolist(), abs=1e-4)
+    (item,) = evidence_items(run.evidence)
+    assert item.text == "No map was compared with Captum; 1 not in Captum."
+    assert "a mask of 30.0% of the image" in item.notes[-1]
 
 
 def other_noise(keys: Any, x: Tensor, sigma: float) -> Tensor:
