@@ -5,8 +5,8 @@ python scripts/flag_liars.py liars --data FOLDER --out runs/flag_liars        # 
 python scripts/flag_liars.py liars --out runs/flag_liars --table              # of stored figures
 
 Each network gets a microscope of the layer of its manipulated units, over 600 test images. The limits of the flag
-``unnatural`` are set on the networks of odd seeds, so that 2 % of the units of clean networks exceed each; the table of
-even seeds shows what they flag. A lie counts as told if the synthetic image activates the unit of the clean network
+``unnatural`` are set on the networks of odd seeds, so that 0.5 % of the units of clean networks exceed each; the table
+of even seeds shows what they flag. A lie counts as told if the synthetic image activates the unit of the clean network
 less than half as much as the clean unit's own synthetic image does.
 """
 
@@ -39,7 +39,7 @@ PHOTOGRAPHS = 600
 #: Units of a layer that are compared with the manipulated ones, the first.
 OTHERS = 40
 #: Share of the units of clean networks that each limit flags.
-FLAGGED = 0.02
+FLAGGED = 0.005
 #: A lie is told if the clean unit is activated less than so many times as much as by its own image.
 TOLD = 0.5
 
@@ -250,7 +250,7 @@ def main() -> None:
     odd = [unit for unit in units if unit.seed % 2]
     even = [unit for unit in units if not unit.seed % 2]
     found = limits_of(odd)
-    print(f"limits that {FLAGGED:.0%} of clean units of odd seeds exceed each: {found[0]:.2f}, {found[1]:.2f}")
+    print(f"limits that {FLAGGED:.1%} of clean units of odd seeds exceed each: {found[0]:.2f}, {found[1]:.2f}")
     for name, limits in (("these", found), ("the package's", (UNNATURAL, HILL))):
         print(f"\neven seeds, {name} limits:\n\n{table(even, limits)}")
     print(f"\nodd seeds, the package's limits:\n\n{table(odd, (UNNATURAL, HILL))}")

@@ -19,6 +19,7 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.zoo import FASHION_LABELS, build, weights_file
 from lit_viz.zoo.photographs import photograph_file
 from scripts import liars, zoo
+from scripts.flag_liars import Unit, limits_of, table
 from scripts.liars import (
     UNITS,
     Liar,
@@ -194,3 +195,31 @@ def test_a_population_of_liars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert lies[0] == Lie("fc", described["units"][0]["unit"], "picture 0", described["units"][0]["unit"])
     assert network(natural[:2]).shape == (2, 10)
     assert read_liar(options.out / "clean_1.json")[1] == ()
+
+
+def unit(kind: str, seed: int, **fields: Any) -> Unit:
+    values: dict[str, Any] = {"layer": liars.LAYERS[kind], "unit": 0, "is_manipulated": False, "is_silent": False}
+    values |= {"ratio": 2.0, "held": 1.0, "half": 0.4, "deviation": 0.0, "half_deviation": 0.0, "figures": {}}
+    return Unit(kind, seed, **values | fields)
+
+
+def test_limits_come_from_clean_units_and_shares_by_kind() -> None:
+    clean = [unit("clean", 1, deviation=float(n), half_deviation=float(n)) for n in range(-100, 101)]
+    limits = limits_of([*clean, unit("circuit", 1, deviation=-900.0, half_deviation=900.0)])
+    assert limits == pytest.approx((99.0, 99.0))
+    units = [
+        unit("circuit", 2, is_manipulated=True, is_silent=True, half_deviation=None, kept=0.1),
+        unit("circuit", 2, is_manipulated=True, half_deviation=None, kept=0.9),
+        unit("circuit", 2, is_manipulated=True, deviation=-99.5, kept=0.2),
+        unit("circuit", 2, is_manipulated=True, half_deviation=99.5, kept=0.2),
+        unit("circuit", 2),
+        unit("silent", 2, layer="relu3", is_manipulated=True, is_silent=True),
+        unit("clean", 2),
+    ]
+    rows = table(units, limits).splitlines()[2:]
+    assert rows == [
+        "| circuit: manipulated units | 4 | 75% | 25% | 50% | 75% | 25% |",
+        "| circuit: other units | 1 | 0% | 0% | 0% | 0% | 0% |",
+        "| clean networks | 1 | 0% | 0% | 0% | 0% | 0% |",
+        "| silent: added units | 1 | 0% | 100% | 0% | 100% | 0% |",
+    ]
