@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lit_viz.errors import LitVizError, first_line
 from lit_viz.figures.style import (
     CELL,
     COLORS,
@@ -410,11 +411,18 @@ def _longest_start(text: str, fits: Callable[[str], bool]) -> int:
 
 
 def pixels(picture: Picture) -> NDArray[np.uint8]:
-    """Convert an image tensor or file to ``(H, W, 3)`` uint8."""
+    """Convert an image tensor or file to ``(H, W, 3)`` uint8.
+
+    Raises:
+        LitVizError: the file is no image.
+    """
     if isinstance(picture, Tensor):
         return to_uint8(picture)
-    with Image.open(picture) as file:
-        return np.asarray(file.convert("RGB"))
+    try:
+        with Image.open(picture) as file:
+            return np.asarray(file.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise LitVizError(f"{picture} is no image that can be read ({first_line(error)})") from error
 
 
 def is_group(picture: NDArray[np.uint8]) -> bool:

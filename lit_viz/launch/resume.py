@@ -75,6 +75,8 @@ def load_run(
             f"{folder.path} was started with an instance of {instance}: continue in Python with the same call and "
             "resume=True"
         )
+    if not isinstance(stored.get("classifier"), Mapping):
+        raise LitVizError(f"{folder.path} is damaged (its configuration names no classifier): start another run")
     command = COMMANDS[str(method)]
     rewritten = rewrite_arguments(arguments, command)
     given = [word[2:].partition("=")[0] for word in rewritten if word.startswith("--")]

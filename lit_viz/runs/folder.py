@@ -442,7 +442,8 @@ class FolderStorage(Storage):
         if CONFIG in manifest.files and self._signatures(CONFIG)[CONFIG] != manifest.files[CONFIG]:
             raise LitVizError(f"{self.path / CONFIG} was changed after the start of the run: restore it")
         queue = self.path / QUEUE
-        if digests.get("queue") is not None and not (queue.exists() and sha256(queue) == digests["queue"]):
+        expected = digests.get("queue")
+        if expected is not None and not (queue.exists() and self._signatures(QUEUE)[QUEUE]["sha256"] == expected):
             raise _damaged_queue(queue, "wrong checksum")
 
     def write_queue(self, tasks: Sequence[Task]) -> None:

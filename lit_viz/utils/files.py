@@ -266,6 +266,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     check_regular(path)
+    if path.exists() and path.stat().st_size > _MAX_YAML_BYTES:
+        raise LitVizError(f"the configuration {path} must have at most {_MAX_YAML_BYTES:,} bytes")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -278,6 +280,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+_MAX_YAML_BYTES = 10**8
 #: Maximum number of values in a YAML file. Few bytes of nested aliases may stand for more than any memory holds.
 _MAX_YAML_NODES = 10**6
 

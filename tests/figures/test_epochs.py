@@ -13,7 +13,7 @@ import pytest
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from lit_viz.figures.epochs import epoch_folders, read_epochs
+from lit_viz.figures.epochs import epoch_folders, read_epochs, save_epochs
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +75,11 @@ def test_no_epoch_is_an_error(probe: Path) -> None:
         shutil.rmtree(probe / f"epoch_{epoch:04d}")
     with pytest.raises(LitVizError, match="contains no run folders epoch_0001"):
         read_epochs(probe)
+
+
+def test_an_epoch_whose_image_is_text_is_one_sentence(probe: Path, reseal: Any) -> None:
+    (image,) = (probe / "epoch_0002" / "images").iterdir()
+    image.write_text("no image")
+    reseal(probe / "epoch_0002")
+    with pytest.raises(LitVizError, match=f"{image} is no image that can be read"):
+        save_epochs(probe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
@@ -19,6 +21,7 @@ from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.launch import execute as execute_module
+from lit_viz.runs import RECORDED
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.checksums import checksums_on_disk
 from lit_viz.runs.folder import FolderStorage
@@ -381,3 +384,20 @@ def rewrite_first_record(run: Path, reseal: Any, key: str, value: object) -> Non
     first, *rest = (run / "results.jsonl").read_text().splitlines()
     (run / "results.jsonl").write_text("\n".join([json.dumps(json.loads(first) | {key: value}), *rest, ""]))
     reseal(run)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "queue.jsonl"])
+def test_a_sparse_file_of_a_terabyte_is_not_read(name: str, run: Path, smooth: Classifier) -> None:
+    os.truncate(run / name, 1 << 40)
+    for command in (lv.check, lv.resume):
+        with pytest.raises(LitVizError, match=f"{name} must have at most [0-9,]* bytes"):
+            command(run, smooth)
+
+
+def test_a_configuration_without_a_classifier_is_damage(run: Path, reseal: Any) -> None:
+    stored = yaml.safe_load((run / "config.yaml").read_text()) | {"classifier": None}
+    del stored[RECORDED]["sha256"]
+    (run / "config.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
+    reseal(run)
+    with pytest.raises(LitVizError, match="its configuration names no classifier"):
+        lv.check(run)
