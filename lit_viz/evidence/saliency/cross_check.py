@@ -145,7 +145,7 @@ def cross_check(
     """Compare the maps of a run with their references: Captum, or the original network where Captum has no method.
 
     With a time limit, maps of many evaluations are verified by the terms that the run recorded: by 8 of each map, or as
-    many as the time allows for all maps, at least 4; formulas are compared for the first map of each method. Without a
+    many as the time allows for all maps, at least 3; formulas are compared for the first map of each method. Without a
     limit, all maps are compared as a whole.
 
     Args:

@@ -41,7 +41,7 @@ from lit_viz.rng import Key, generator_for
 from lit_viz.runs import evidence as run_evidence
 
 #: Number of terms of a map that the reference computes again, and the fewest if the time is short.
-RECOMPUTED, FEWEST_RECOMPUTED = 8, 4
+RECOMPUTED, FEWEST_RECOMPUTED = 8, 3
 _FORMULA_EVALUATIONS = 16  # the formula does not depend on their number, and float64 is slow
 _CONTROL_EVALUATIONS, _CONTROL_TERMS = 8, 2
 # Captum's float32 maps with rounding errors added to photograph and weights, computed until one allows the delivered
