@@ -11,6 +11,7 @@ is the whole network. A run's time would be the share if nothing but the network
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,33 @@ from .material import WARM, loaded, plain_module, prepared
 from .running import Plan, Result, ratios, spread, table
 
 LAYERS = ("blocks.0.0", "blocks.1.0", "blocks.2.1", "blocks.3.2", "classifier")
-_UNITS, _SIZE, _ITERATIONS = 8, 128, 40
-_RECIPE = 120  # iterations
-_STEPS, _TIMED_STEPS = 512, 16  # of lucent
+QUICK_LAYERS = (LAYERS[0], LAYERS[-1])
+_SIZE, _VIEWS = 128, 2
+_ITERATIONS, _LUCENT_STEPS = 120, 512  # of an image
 
 
-def run(layer: str, quick: bool) -> Result:
+@dataclass(frozen=True)
+class Work:
+    """What is timed: units at once, their iterations, and the steps of lucent's image."""
+
+    units: int
+    iterations: int
+    steps: int
+
+
+FULL, QUICK = Work(8, 40, 16), Work(2, 2, 2)
+
+
+@dataclass
+class Measured:
+    """Results of a layer: of the runs and the loops by round, and of lucent once, since it takes long."""
+
+    runs: list[Result] = field(default_factory=list)
+    loops: list[Result] = field(default_factory=list)
+    lucent: Result = field(default_factory=dict)
+
+
+def run(layer: str, units: int, iterations: int) -> Result:
     """Time the images of some channels of a layer, and count their evaluations."""
     net = prepared()
 
@@ -37,66 +59,69 @@ def run(layer: str, quick: bool) -> Result:
         given: Result = {"log_at": "last", "curve_at": "last"}
         return lv.visualize(net, layer=layer, channels=f"0-{images - 1}", iterations=iterations, **given)
 
-    result, made = evidence_apart(start, 2 if quick else _UNITS, 2 if quick else _ITERATIONS)
+    result, made = evidence_apart(start, units, iterations)
     return {"seconds": result["seconds"], "evaluations": sum(record["forwards"] for record in made.results)}
 
 
-def loop(layer: str, evaluations: int) -> Result:
-    """Time a loop of forwards up to a layer, with the gradient of a channel's mean, two views of eight images at
-    once."""
+def loop(layer: str, units: int, evaluations: int) -> Result:
+    """Time a loop of forwards up to a layer, with the gradient of a channel's mean, two views of each image at once."""
     fast = prepared().fast()
-    batch = 2 * _UNITS
+    batch = _VIEWS * units
     images = torch.rand(batch, 3, _SIZE, _SIZE).contiguous(memory_format=torch.channels_last)
 
-    def step() -> None:
-        leaf = images.clone(memory_format=torch.channels_last).requires_grad_()
-        activation = fast.activations(leaf, [layer])[layer]
-        torch.autograd.grad(activation[:, 0].mean(), leaf)
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            leaf = images.clone(memory_format=torch.channels_last).requires_grad_()
+            activation = fast.activations(leaf, [layer])[layer]
+            torch.autograd.grad(activation[:, 0].mean(), leaf)
 
-    for _ in range(WARM):
-        step()
-    return {"seconds": timed(lambda: [step() for _ in range(-(-evaluations // batch))])[0]}
+    repeat(WARM)
+    return {"seconds": timed(lambda: repeat(-(-evaluations // batch)))[0]}
 
 
-def lucent(layer: str, quick: bool) -> Result:
-    """Time lucent's image of one channel."""
+def lucent(layer: str, steps: int) -> Result:
+    """Time steps of lucent's image of one channel."""
     for set_seed in (random.seed, np.random.seed, torch.manual_seed):
         set_seed(0)
-    net = loaded()
-    module = plain_module(net)
-    name = f"network_{layer.replace('.', '_')}"
-    render_lucent(module, f"{name}:0", 2)  # imports, and the first calls of its transforms
-    steps = 2 if quick else _TIMED_STEPS
-    return {"seconds": timed(lambda: render_lucent(module, f"{name}:0", steps))[0] * _STEPS / steps}
+    module = plain_module(loaded())
+    name = f"network_{layer.replace('.', '_')}:0"
+    render_lucent(module, name, 2)  # imports, and the first calls of its transforms
+    return {"seconds": timed(lambda: render_lucent(module, name, steps))[0]}
 
 
 def compare(plan: Plan) -> str:
     """Return the table of the layers."""
-    layers = (LAYERS[0], LAYERS[-1]) if plan.quick else LAYERS
-    runs: dict[str, list[Result]] = {layer: [] for layer in layers}
-    loops: dict[str, list[Result]] = {layer: [] for layer in layers}
-    peers: dict[str, list[Result]] = {layer: [] for layer in layers}
-    for number in range(plan.rounds):
-        for layer in layers:
-            runs[layer].append(plan.side("units.run", layer=layer, quick=plan.quick))
-            evaluations = runs[layer][-1]["evaluations"]
-            loops[layer].append(plan.side("units.loop", layer=layer, evaluations=evaluations))
-            if number == 0:  # each takes many seconds
-                peers[layer].append(plan.side("units.lucent", layer=layer, quick=plan.quick))
-    units = 2 if plan.quick else _UNITS
+    work, layers = FULL, LAYERS
+    if plan.quick:
+        work, layers = QUICK, QUICK_LAYERS
+    measured = {layer: Measured() for layer in layers}
+    for _ in range(plan.rounds):
+        for layer, results in measured.items():
+            made = plan.side("units.run", layer=layer, units=work.units, iterations=work.iterations)
+            results.runs.append(made)
+            counts = {"units": work.units, "evaluations": made["evaluations"]}
+            results.loops.append(plan.side("units.loop", layer=layer, **counts))
+    for layer, results in measured.items():
+        results.lucent = plan.side("units.lucent", layer=layer, steps=work.steps)
     head = ["layer", "share", "run, as a share", "run / loop", "units a second", "lucent / run"]
     rows = []
-    for layer in layers:
-        scale = 1 if plan.quick else _RECIPE / _ITERATIONS
-        seconds = [scale * result["seconds"] / units for result in runs[layer]]
-        rows.append(
-            [
-                f"`{layer}`",
-                ratios(loops[layer], loops[layers[-1]]),
-                ratios(runs[layer], runs[layers[-1]]),
-                ratios(runs[layer], loops[layer]),
-                spread([1 / value for value in seconds]),
-                f"{peers[layer][0]['seconds'] / min(seconds):.0f}",
-            ]
-        )
+    for layer, results in measured.items():
+        rows.append(_row(layer, results, measured[layers[-1]], work))
     return table(head, rows)
+
+
+def _row(layer: str, results: Measured, whole: Measured, work: Work) -> list[str]:
+    """Return the line of a layer; ``whole`` are the results of the whole network."""
+    speeds = []
+    for result in results.runs:
+        seconds = result["seconds"] * _ITERATIONS / work.iterations
+        speeds.append(work.units / seconds)
+    lucent_seconds = results.lucent["seconds"] * _LUCENT_STEPS / work.steps
+    return [
+        f"`{layer}`",
+        ratios(results.loops, whole.loops),
+        ratios(results.runs, whole.runs),
+        ratios(results.runs, results.loops),
+        spread(speeds),
+        f"{lucent_seconds * max(speeds):.0f}",
+    ]
