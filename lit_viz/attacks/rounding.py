@@ -185,9 +185,12 @@ class Verifier:
         so that its verdict is the same in any batch.
         """
         logits = self.classifier.logits(images, final=True).cpu()
-        if len(images) > 1:
-            for n in (self.margin(logits).abs() < self.tolerance(logits)).nonzero()[:, 0].tolist():
-                logits[n] = self.classifier.logits(images[n : n + 1], final=True)[0]
+        return logits if len(images) == 1 else self._with_close_ones_alone(images, logits)
+
+    def _with_close_ones_alone(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Return logits, those with a margin within :meth:`tolerance` of the original network for the image alone."""
+        for n in (self.margin(logits).abs() < self.tolerance(logits)).nonzero()[:, 0].tolist():
+            logits[n] = self.classifier.logits(images[n : n + 1], final=True)[0].cpu()
         return logits
 
     def success(self, logits: Tensor) -> Tensor:
@@ -219,9 +222,7 @@ class Verifier:
         network, which decides alone where the margin is within :meth:`tolerance`."""
         with torch.no_grad():
             logits = self.classifier.fast()(images)[0].cpu()
-        for n in (self.margin(logits).abs() < self.tolerance(logits)).nonzero()[:, 0].tolist():
-            logits[n] = self.classifier.logits(images[n : n + 1], final=True)[0].cpu()
-        return self.success(logits)
+        return self.success(self._with_close_ones_alone(images, logits))
 
     def fast_margin(self, images: Tensor) -> Tensor:
         """Return the margins ``(N,)`` of the fast copy, on the CPU."""

@@ -238,7 +238,7 @@ def _run_in_folder(
         changed += [REPORT, EVIDENCE]
         checkpoint.restore()
     folder.discard(changed)
-    check_records(folder, module.classifier)
+    check_records(folder, queue.tasks, module.classifier)
     log = open_loggers(folder, names, options, presentation, send)
     try:
         if not finished:

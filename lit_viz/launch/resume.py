@@ -214,14 +214,14 @@ def check_identity(folder: FolderStorage, classifier: Classifier) -> None:
             )
 
 
-def check_records(folder: FolderStorage, classifier: Classifier) -> None:
-    """Compare the tasks and the records of a run with one another, and with the classifier.
+def check_records(folder: FolderStorage, tasks: Sequence[Task], classifier: Classifier) -> None:
+    """Compare the tasks of a run and its records with one another, and with the classifier.
 
     Raises:
         LitVizError: a class is not one of the classifier, a target is not that of the task, or a finished task has no
             image.
     """
-    tasks, records = folder.queue(), folder.records()
+    records = folder.records()
     problems = _wrong_classes([*tasks, *records], classifier.num_classes)
     for record in records:
         if record.status == "done" and not record.file:

@@ -438,9 +438,10 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
     with gradients_enabled(), run_lock(folder.path), failures_reported(module, options):
         damaged = verify(folder, settings.notify)
         check_identity(folder, module.classifier)
-        check_records(folder, module.classifier)
+        tasks = folder.queue()
+        check_records(folder, tasks, module.classifier)
         folder.discard(damaged)
-        run = Run(module, folder.queue(), options, folder)
+        run = Run(module, tasks, options, folder)
         with run.captions():
             passed = presentation.verify(module, run.outcomes, folder, settings)
         if not run.is_drawn or any(map(is_drawing, damaged)):
