@@ -45,6 +45,19 @@ def _in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "3000"), ("5", "5")])
+def test_threads_of_a_command_wait_shortly_for_each_other(given: str | None, expected: str) -> None:
+    code = "import atexit, os; atexit.register(lambda: print(os.environ['GOMP_SPINCOUNT'])); "
+    code += "from lit_viz.cli import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    if given is not None:
+        environment["GOMP_SPINCOUNT"] = given
+    process = subprocess.run(
+        [sys.executable, "-c", code, "--version"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.splitlines()[-1] == expected
+
+
 def test_short_options_become_dotted_options() -> None:
     words = ["tarantula", "--classifier", "torchvision/vgg16", "goldfish", "--log-at=1,5", "--overwrite", "hay"]
     assert rewrite_arguments(words, VISUALIZE) == [
