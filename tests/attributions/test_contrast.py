@@ -91,7 +91,7 @@ def test_both_gates_compare_the_contrast(name: str) -> None:
 
     def agreement(against: int | None) -> Any:
         reference = CaptumReference(method, classifier, photograph[None].double(), 2, 5, count, against)
-        return check_map(reference, delivered[0])[0]
+        return check_map(reference, delivered[0]).with_formula().with_controls().agreement
 
     assert agreement(4).passed
     assert agreement(4).formula <= 1e-8 + agreement(4).rounding

@@ -625,6 +625,11 @@ class Counterpart:
         return self.terms is not None or self.order is not None
 
     @property
+    def fewest(self) -> int:
+        """The fewest terms to recompute: those that every value of the map depends on, and another one."""
+        return self.ends + 1
+
+    @property
     def source(self) -> str:
         """What computes the reference."""
         return run_evidence.CAPTUM if self.name else run_evidence.ORIGINAL

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 
@@ -25,7 +26,7 @@ from lit_viz.evidence.saliency.captum_reference import (
     has_reference,
     reference_of,
 )
-from lit_viz.evidence.saliency.families import FEWEST_RECOMPUTED, RECOMPUTED, check_map, measure_mask
+from lit_viz.evidence.saliency.families import RECOMPUTED, MapCheck, check_map, measure_mask
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs import evidence as run_evidence
@@ -36,6 +37,8 @@ from lit_viz.utils.limits import MOST_ROWS
 
 _RELATIVE_COST = 20  # estimated duration of a comparison of a whole map, relative to that of the map
 _FIRST_LIMIT = 4  # factor of the time limit for the first map
+_SHARE_OF_MAPS = 2 / 3  # share of the time limit for the maps; the rest is for formulas and controls
+_COST_OF_CONTROLS = 1  # estimated duration of formula and controls, relative to that of the comparison
 _PICTURE_TOLERANCE = 4 / 255
 _NOTICE_SECONDS = 10.0  # before the remaining time is reported
 
@@ -144,9 +147,10 @@ def cross_check(
 ) -> CrossCheck:
     """Compare the maps of a run with their references: Captum, or the original network where Captum has no method.
 
-    With a time limit, maps of many evaluations are verified by the terms that the run recorded: by 8 of each map, or as
-    many as the time allows for all maps, at least 3; formulas are compared for the first map of each method. Without a
-    limit, all maps are compared as a whole.
+    Maps that must not agree are compared for the first map of each method. With a time limit, maps of many evaluations
+    are verified by the terms that the run recorded: by 8 of each map, or as many as the time allows for all maps. Of
+    the first map of each method, formulas and maps that must not agree are compared in the time that is left. Without a
+    limit, all maps are compared as a whole, with their formulas.
 
     Args:
         outcomes: of the run.
@@ -164,7 +168,7 @@ def cross_check(
     masks: dict[int, Mapping[str, float]] = {}
     kept: Counter[bool] = Counter()
     copies: NetworkCopies = {}
-    controlled: set[str] = set()  # methods whose controls were computed and whose formulas were compared
+    firsts: dict[str, _First] = {}
     queue = _order(outcomes)
     left = _Remaining()
     for _, record in queue:
@@ -191,7 +195,8 @@ def cross_check(
             recorded = outcome.terms()
         terms = RECOMPUTED
         if seconds is not None:
-            terms = durations.terms_for_each(left, seconds - elapsed)
+            terms = durations.terms_for_each(left, _SHARE_OF_MAPS * seconds - elapsed)
+            terms = max(terms, reference_of(method).fewest)
         left.remove(record)
         cost = count if recorded is None else min(count, terms)
         expected = durations.expected(record, cost)
@@ -203,36 +208,62 @@ def cross_check(
                 unchecked[index] = NOT_CHECKED
                 continue
         reference, delivered = _reference(outcome, record, method, classifier, copies)
-        try:
-            with torch_warnings_ignored():
-                is_first = record.method not in controlled
-                agreement, map_ = check_map(
-                    reference,
-                    delivered,
-                    recorded,
-                    recomputed=terms,
-                    with_controls=is_first,
-                    with_formula=is_first or seconds is None,
-                )
-        except LitVizError as error:
-            unchecked[index] = str(error)
+        is_first = record.method not in firsts
+        with _reasons(index, unchecked, copies):
+            check = check_map(reference, delivered, recorded, recomputed=terms)
+            if seconds is None:
+                check = check.with_formula()
+                if is_first:
+                    check = check.with_controls()
+        if index in unchecked:
             continue
-        except Exception as error:  # raised by the network's own code in float64 or under Captum's hooks
-            copies.clear()  # hooks may be left on them
-            unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
-            continue
-        durations.add(record, cost, time.monotonic() - start - elapsed)
-        controlled.add(record.method)
-        kept[agreement.passed] += 1
-        is_drawn = kept[agreement.passed] <= MOST_ROWS  # of passed and of failed maps
-        agreements[index] = agreement, map_ if is_drawn else None
+        duration = time.monotonic() - start - elapsed
+        durations.add(record, cost, duration)
+        if is_first:
+            firsts[record.method] = _First(index, check, duration)
+        passed = check.agreement.passed
+        kept[passed] += 1
+        is_drawn = kept[passed] <= MOST_ROWS  # of passed and of failed maps
+        agreements[index] = check.agreement, check.map if is_drawn else None
         evaluations += count
         elapsed = time.monotonic() - start
         remaining = elapsed * (total / max(1, evaluations) - 1)
         if seconds is None and not notified and min(elapsed, remaining) > _NOTICE_SECONDS:
             notified = True
             notify(f"evidence: the comparison with Captum takes about {remaining / 60:.1f} more minutes")
+    if seconds is not None:
+        end = start + seconds
+        for first in firsts.values():
+            if time.monotonic() + _COST_OF_CONTROLS * first.seconds > end:
+                continue
+            with _reasons(first.index, unchecked, copies):
+                check = first.check.with_formula().with_controls()
+                agreements[first.index] = check.agreement, agreements[first.index][1]
+            if first.index in unchecked:
+                del agreements[first.index]
     return CrossCheck(agreements, unchecked, damaged, half, masks)
+
+
+@contextmanager
+def _reasons(index: int, unchecked: dict[int, str], copies: NetworkCopies) -> Iterator[None]:
+    """Record the reason why a map is not checked, if the block raises an exception."""
+    try:
+        with torch_warnings_ignored():
+            yield
+    except LitVizError as error:
+        unchecked[index] = str(error)
+    except Exception as error:  # raised by the network's own code in float64 or under Captum's hooks
+        copies.clear()  # hooks may be left on them
+        unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
+
+
+@dataclass(frozen=True)
+class _First:
+    """The first comparison of a method, and its duration."""
+
+    index: int
+    check: MapCheck
+    seconds: float
 
 
 def _reference(
@@ -314,7 +345,7 @@ class _Durations:
         of_a_term = sum(self.rate(method) * count for method, count in left.by_terms.items())
         if seconds >= RECOMPUTED * of_a_term:
             return RECOMPUTED
-        return max(FEWEST_RECOMPUTED, int(seconds / of_a_term))
+        return max(1, int(seconds / of_a_term))
 
 
 def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:

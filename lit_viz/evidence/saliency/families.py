@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -40,8 +40,8 @@ from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs import evidence as run_evidence
 
-#: Number of terms of a map that the reference computes again, and the fewest if the time is short.
-RECOMPUTED, FEWEST_RECOMPUTED = 8, 3
+#: Number of terms of a map that the reference computes again.
+RECOMPUTED = 8
 _FORMULA_EVALUATIONS = 16  # the formula does not depend on their number, and float64 is slow
 _CONTROL_EVALUATIONS, _CONTROL_TERMS = 8, 2
 # Captum's float32 maps with rounding errors added to photograph and weights, computed until one allows the delivered
@@ -81,8 +81,12 @@ class Family(ABC):
         """Return the largest difference of values from the expected ones, relative to the latter."""
 
     @abstractmethod
-    def gates(self, expected: Tensor, with_formula: bool) -> dict[str, Any]:
+    def gates(self, expected: Tensor) -> dict[str, Any]:
         """Return the fields of :class:`Agreement` that are particular to the family."""
+
+    def formula(self, expected: Tensor) -> dict[str, float]:
+        """Return the fields of :class:`Agreement` of the comparison of formulas in float64; empty without one."""
+        return {}
 
     @abstractmethod
     def controls(self, expected: Tensor) -> dict[str, run_evidence.Similarity]:
@@ -112,15 +116,17 @@ class WholeMap(Family):
     def difference(self, values: Tensor, expected: Tensor) -> float:
         return largest_difference(values, expected)
 
-    def gates(self, expected: Tensor, with_formula: bool) -> dict[str, Any]:
-        """Compare the formulas in float64 on the original network, if the reference has a formula of its own.
+    def gates(self, expected: Tensor) -> dict[str, Any]:
+        return {"similarity": similarity_of(self.delivered, expected[0])}
+
+    def formula(self, expected: Tensor) -> dict[str, float]:
+        """Compare the formulas on the original network, if the reference has a formula of its own.
 
         If they differ, the comparison is repeated on photograph and baseline with a little noise, since equal neighbors
         tie in a max-pooling.
         """
-        similarity = similarity_of(self.delivered, expected[0])
-        if not with_formula or reference_of(self.reference.method).compute is formula_of:
-            return {"similarity": similarity}
+        if reference_of(self.reference.method).compute is formula_of:
+            return {}
         few = self.reference.with_evaluations(_FORMULA_EVALUATIONS)
         known = expected if few.evaluations == self.reference.evaluations else None
         formula, rounding = _formula_difference(few, known), few.formula_rounding
@@ -129,7 +135,7 @@ class WholeMap(Family):
             x = (few.x + _TIE_NOISE * (noise - 0.5)).clamp(0, 1)
             untied = replace(few, x=x, method=_with_noisy_baseline(few.method, _TIE_NOISE * noise.flip(-1)))
             formula = _formula_difference(untied, None)
-        return {"formula": formula, "rounding": rounding, "similarity": similarity}
+        return {"formula": formula, "rounding": rounding}
 
     def controls(self, expected: Tensor) -> dict[str, run_evidence.Similarity]:
         cheap = _in_float32(self.reference).with_evaluations(_CONTROL_EVALUATIONS)
@@ -172,7 +178,7 @@ class RecordedTerms(Family):
     def sum_difference(self, values: Tensor) -> float:
         """Return the difference of a map ``(C, H, W)`` from the one that follows from the recorded terms."""
 
-    def gates(self, expected: Tensor, with_formula: bool) -> dict[str, Any]:
+    def gates(self, expected: Tensor) -> dict[str, Any]:
         sum_ = self.sum_difference(self.delivered)
         return {"sum": sum_, "terms": len(self.terms), "recomputed": len(self.numbers)}
 
@@ -253,15 +259,40 @@ def family_of(
     return WholeMap(reference, delivered)
 
 
+@dataclass(frozen=True)
+class MapCheck:
+    """A delivered map and its reference.
+
+    Attributes:
+        family: how the map is verified.
+        expected: the values by the reference, float64.
+        agreement: their comparison.
+    """
+
+    family: Family
+    expected: Tensor
+    agreement: Agreement
+
+    @property
+    def map(self) -> Tensor | None:
+        """The reference's float64 map ``(C, H, W)``, if the whole map was compared."""
+        return self.expected[0] if isinstance(self.family, WholeMap) else None
+
+    def with_formula(self) -> MapCheck:
+        """Return the check with the comparison of the formulas in float64, if the whole map was compared."""
+        return self._with(**self.family.formula(self.expected))
+
+    def with_controls(self) -> MapCheck:
+        """Return the check with the comparison of maps that must not agree."""
+        return self._with(controls=self.family.controls(self.expected))
+
+    def _with(self, **fields: Any) -> MapCheck:
+        return replace(self, agreement=replace(self.agreement, **fields))
+
+
 def check_map(
-    reference: CaptumReference,
-    delivered: Tensor,
-    recorded: Tensor | None = None,
-    *,
-    recomputed: int = RECOMPUTED,
-    with_controls: bool = True,
-    with_formula: bool = True,
-) -> tuple[Agreement, Tensor | None]:
+    reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None, *, recomputed: int = RECOMPUTED
+) -> MapCheck:
     """Compare a delivered map with its reference: elementwise, or by the terms that the run recorded.
 
     The reference is in float64. The allowed difference is twice that of the reference in float32.
@@ -272,11 +303,6 @@ def check_map(
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         recorded: the recorded terms; None compares the whole map.
         recomputed: largest number of terms that the reference computes again.
-        with_controls: whether maps that must not agree are compared too.
-        with_formula: whether the formulas of a whole map are compared in float64.
-
-    Returns:
-        the comparison, and the reference's float64 map if the whole map was compared.
 
     Raises:
         LitVizError: the comparison is undecided, since float32 maps of the reference differ too much, or impossible.
@@ -287,16 +313,13 @@ def check_map(
     family = family_of(exact, delivered, recorded, recomputed)
     expected = family.compute(exact)
     single = _in_float32(exact)
-    controls: Mapping[str, run_evidence.Similarity] = {}
-    if with_controls:
-        controls = family.controls(expected)
     agreement = Agreement(
+        formula=None,
         delivered=family.difference(family.values, expected),
         captum_float32=family.difference(family.compute(single), expected),
-        controls=controls,
         family=family.name,
         reference=reference_of(exact.method).source,
-        **{"formula": None, **family.gates(expected, with_formula)},
+        **family.gates(expected),
     )
     for rounded in _rounded_references(single, agreement.delivered):
         if agreement.delivered_passed:
@@ -308,7 +331,7 @@ def check_map(
             f"not decided, since {agreement.reference}'s own float32 maps differ by {agreement.captum_float32:.0%} "
             "(flat areas, kinks)"
         )
-    return agreement, expected[0] if isinstance(family, WholeMap) else None
+    return MapCheck(family, expected, agreement)
 
 
 def measure_mask(reference: CaptumReference, mask: Tensor) -> dict[str, float]:

@@ -63,7 +63,7 @@ def made(name: str) -> Attribution:
 
 def compared(method: Attribution, classifier: Classifier, x: Tensor, values: Tensor, count: int) -> Any:
     reference = CaptumReference(method, classifier, x[None].double(), TARGET, SEED, count)
-    return check_map(reference, values)[0]
+    return check_map(reference, values).with_formula().with_controls().agreement
 
 
 def delivered(method: Attribution, classifier: Classifier, count: int) -> Tensor:
@@ -369,6 +369,13 @@ TIMED: dict[str, Any] = {
 }
 
 
+def passed_check(passed: bool = True, map: Tensor | None = None) -> Any:
+    """Return a check that passes, or not."""
+    check = SimpleNamespace(agreement=SimpleNamespace(passed=passed), map=map)
+    check.with_formula = check.with_controls = lambda: check
+    return check
+
+
 def checked_within(
     monkeypatch: pytest.MonkeyPatch, seconds_each: float, limit: float | None, messages: list[str] | None = None
 ) -> list[str]:
@@ -377,7 +384,7 @@ def checked_within(
 
     def check(reference: CaptumReference, *args: Any, **options: Any) -> Any:
         now[0] += seconds_each * reference.evaluations
-        return SimpleNamespace(passed=True), None
+        return passed_check()
 
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(module, "check_map", check)
@@ -401,9 +408,10 @@ def test_maps_are_checked_within_the_time_limit(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("seconds_each", "expected"),
     [
-        (0.3, {0: 1, 1: 8, 2: 8, 3: 8, 4: 8, 5: 8, 6: 8}),
-        (0.45, {0: 1, 1: 5, 2: 5, 3: 5, 4: 5, 5: 6, 6: 6}),
-        (1.0, {0: 1, 1: 3, 2: 3, 3: 3, 4: 3}),
+        (0.2, {0: 1, 1: 8, 2: 8, 3: 8, 4: 8, 5: 8, 6: 8}),
+        (0.3, {0: 1, 1: 5, 2: 5, 3: 5, 4: 5, 5: 6, 6: 6}),
+        (1.0, {0: 1, 1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2}),
+        (3.0, {0: 1, 1: 1, 2: 1, 3: 1, 4: 1}),
     ],
 )
 def test_as_many_terms_are_recomputed_as_the_time_allows_for_all_maps(
@@ -415,7 +423,7 @@ def test_as_many_terms_are_recomputed_as_the_time_allows_for_all_maps(
         count = reference.evaluations if recorded is None else recomputed
         counts[len(counts)] = count
         now[0] += seconds_each * count
-        return SimpleNamespace(passed=True), None
+        return passed_check()
 
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(module, "check_map", check)
@@ -425,6 +433,29 @@ def test_as_many_terms_are_recomputed_as_the_time_allows_for_all_maps(
         outcomes[-1].terms = lambda: torch.zeros(128, 4)
     cross_check(outcomes, TIMED, None, seconds=15.0)  # type: ignore[arg-type]
     assert counts == expected
+
+
+@pytest.mark.parametrize(("seconds_each", "controlled"), [(1.0, {0, 1}), (3.0, {0}), (4.0, set())])
+def test_maps_that_must_not_agree_are_compared_in_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, seconds_each: float, controlled: set[int]
+) -> None:
+    now = [0.0]
+    compared, with_controls = SimpleNamespace(passed=True), SimpleNamespace(passed=True)
+
+    def check(reference: CaptumReference, *args: Any, **_: Any) -> Any:
+        now[0] += seconds_each
+        return SimpleNamespace(agreement=compared, map=None, with_formula=with_formula)
+
+    def with_formula() -> Any:
+        now[0] += seconds_each
+        return SimpleNamespace(with_controls=lambda: SimpleNamespace(agreement=with_controls))
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "check_map", check)
+    outcomes = [outcome(0, "gradient", 1), outcome(1, "rise", 1), outcome(2, "gradient", 1), outcome(3, "rise", 1)]
+    found = cross_check(outcomes, TIMED, None, seconds=16.0)  # type: ignore[arg-type]
+    assert set(found.agreements) == {0, 1, 2, 3}
+    assert {index for index, (agreement, _) in found.agreements.items() if agreement is with_controls} == controlled
 
 
 @pytest.mark.usefixtures("undamaged")
@@ -437,7 +468,7 @@ def test_a_long_remaining_time_is_reported_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_first_map_that_takes_minutes_is_not_checked_within(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "check_map", lambda *args, **_: (SimpleNamespace(passed=True), None))
+    monkeypatch.setattr(module, "check_map", lambda *args, **_: passed_check())
     maps = [outcome(0, "gradient", 1000, 2.0)]
     for seconds, is_strict, checked in ((15, False, True), (8, False, False), (15, True, False), (41, True, True)):
         found = cross_check(maps, TIMED, None, seconds=seconds, is_strict=is_strict)  # type: ignore[arg-type]
@@ -447,9 +478,7 @@ def test_a_first_map_that_takes_minutes_is_not_checked_within(monkeypatch: pytes
 @pytest.mark.usefixtures("undamaged")
 def test_the_number_of_kept_references_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts = iter([True] * 30 + [False] * 30)
-    monkeypatch.setattr(
-        module, "check_map", lambda *args, **_: (SimpleNamespace(passed=next(verdicts)), torch.zeros(1, 2, 2))
-    )
+    monkeypatch.setattr(module, "check_map", lambda *args, **_: passed_check(next(verdicts), torch.zeros(1, 2, 2)))
     outcomes = [outcome(i, "gradient", 1) for i in range(60)]
     found = cross_check(outcomes, TIMED, None)  # type: ignore[arg-type]
     kept = [agreement.passed for agreement, reference in found.agreements.values() if reference is not None]
