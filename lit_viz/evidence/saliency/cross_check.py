@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -162,99 +162,151 @@ def cross_check(
         half: half precision of the network that computed the maps, if any.
         notify: receives the estimated remaining time once, if that is long.
     """
-    agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
-    unchecked: dict[int, str] = {}
-    damaged: dict[int, str] = {}
-    masks: dict[int, Mapping[str, float]] = {}
-    kept: Counter[bool] = Counter()
-    copies: NetworkCopies = {}
-    firsts: dict[str, _First] = {}
+    comparisons = _Comparisons(methods, classifier)
     queue = _order(outcomes)
-    left = _Remaining()
-    for _, record in queue:
-        method = methods[record.method]
-        if has_reference(method):
-            by_terms = seconds is not None and method.recorded is not None and reference_of(method).has_terms
-            left.add(record, by_terms)
-    total = left.evaluations
-    start, evaluations, notified = time.monotonic(), 0, False
-    durations = _Durations()
-    for outcome, record in queue:
-        index, method, count = record.index, methods[record.method], record.iterations or 0
-        if seconds is None and (damage := _damage(outcome, record)):
-            damaged[index] = damage
-            continue
-        elapsed = time.monotonic() - start
-        if not has_reference(method):
-            unchecked[index] = NOT_IN_CAPTUM
-            if isinstance(method, ExtremalPerturbation) and (seconds is None or elapsed < seconds):
-                masks[index] = measure_mask(*_reference(outcome, record, method, classifier, copies))
-            continue
-        recorded = None
-        if record.method in left.by_terms:
-            recorded = outcome.terms()
-        terms = RECOMPUTED
-        if seconds is not None:
+    if seconds is None:
+        comparisons.compare_whole(queue, notify)
+    else:
+        comparisons.compare_within(queue, seconds, is_strict)
+    return CrossCheck(
+        comparisons.agreements, comparisons.unchecked, comparisons.damaged, half=half, masks=comparisons.masks
+    )
+
+
+_Entry = tuple[Outcome, SaliencyRecord]
+
+
+class _Comparisons:
+    """The comparisons of some maps; the attributes are those of :class:`CrossCheck`."""
+
+    def __init__(self, methods: Mapping[str, Attribution], classifier: Classifier) -> None:
+        self.agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
+        self.unchecked: dict[int, str] = {}
+        self.damaged: dict[int, str] = {}
+        self.masks: dict[int, Mapping[str, float]] = {}
+        self._methods, self._classifier = methods, classifier
+        self._copies: NetworkCopies = {}
+        self._kept: Counter[bool] = Counter()
+
+    def compare_whole(self, queue: Sequence[_Entry], notify: Notify) -> None:
+        """Compare the files with their records and all maps as a whole, and report a long remaining time once."""
+        compared: set[str] = set()
+        total = sum(record.iterations or 0 for _, record in queue if has_reference(self._methods[record.method]))
+        start, evaluations, notified = time.monotonic(), 0, False
+        for outcome, record in queue:
+            damage = _damage(outcome, record)
+            if damage is not None:
+                self.damaged[record.index] = damage
+                continue
+            if not has_reference(self._methods[record.method]):
+                self.unchecked[record.index] = NOT_IN_CAPTUM
+                self._measure_mask(outcome, record)
+                continue
+            with self._reasons(record.index):
+                check = self._check(outcome, record).with_formula()
+                if record.method not in compared:
+                    check = check.with_controls()
+                self._add(record.index, check)
+                compared.add(record.method)
+            evaluations += record.iterations or 0
+            elapsed = time.monotonic() - start
+            remaining = elapsed * (total / max(1, evaluations) - 1)
+            if not notified and min(elapsed, remaining) > _NOTICE_SECONDS:
+                notified = True
+                notify(f"evidence: the comparison with Captum takes about {remaining / 60:.1f} more minutes")
+
+    def compare_within(self, queue: Sequence[_Entry], seconds: float, is_strict: bool) -> None:
+        """Compare as many maps as possible in the time, then formulas and controls of the first one of each method."""
+        start = time.monotonic()
+        left, durations = _Remaining(), _Durations()
+        firsts: dict[str, _First] = {}
+        for _, record in queue:
+            left.add(record, self._methods[record.method])
+        for outcome, record in queue:
+            method = self._methods[record.method]
+            elapsed = time.monotonic() - start
+            if not has_reference(method):
+                self.unchecked[record.index] = NOT_IN_CAPTUM
+                if elapsed < seconds:
+                    self._measure_mask(outcome, record)
+                continue
+            recorded = outcome.terms() if record.method in left.by_terms else None
             terms = durations.terms_for_each(left, _SHARE_OF_MAPS * seconds - elapsed)
             terms = max(terms, reference_of(method).fewest)
-        left.remove(record)
-        cost = count if recorded is None else min(count, terms)
-        expected = durations.expected(record, cost)
-        if seconds is not None:
+            left.remove(record)
+            cost = record.iterations or 0
+            if recorded is not None:
+                cost = min(cost, terms)
             limit = seconds
-            if not evaluations and not is_strict:
+            if durations.is_empty and not is_strict:
                 limit *= _FIRST_LIMIT
-            if elapsed + expected > limit:
-                unchecked[index] = NOT_CHECKED
+            if elapsed + durations.expected(record, cost) > limit:
+                self.unchecked[record.index] = NOT_CHECKED
                 continue
-        reference, delivered = _reference(outcome, record, method, classifier, copies)
-        is_first = record.method not in firsts
-        with _reasons(index, unchecked, copies):
-            check = check_map(reference, delivered, recorded, recomputed=terms)
-            if seconds is None:
-                check = check.with_formula()
-                if is_first:
-                    check = check.with_controls()
-        if index in unchecked:
-            continue
-        duration = time.monotonic() - start - elapsed
-        durations.add(record, cost, duration)
-        if is_first:
-            firsts[record.method] = _First(index, check, duration)
-        passed = check.agreement.passed
-        kept[passed] += 1
-        is_drawn = kept[passed] <= MOST_ROWS  # of passed and of failed maps
-        agreements[index] = check.agreement, check.map if is_drawn else None
-        evaluations += count
-        elapsed = time.monotonic() - start
-        remaining = elapsed * (total / max(1, evaluations) - 1)
-        if seconds is None and not notified and min(elapsed, remaining) > _NOTICE_SECONDS:
-            notified = True
-            notify(f"evidence: the comparison with Captum takes about {remaining / 60:.1f} more minutes")
-    if seconds is not None:
-        end = start + seconds
-        for first in firsts.values():
+            with self._reasons(record.index):
+                check = self._check(outcome, record, recorded, terms)
+                self._add(record.index, check)
+                duration = time.monotonic() - start - elapsed
+                durations.add(record, cost, duration)
+                firsts.setdefault(record.method, _First(record.index, check, duration))
+        self._add_controls(firsts.values(), start + seconds)
+
+    def _add_controls(self, firsts: Iterable[_First], end: float) -> None:
+        """Compare formulas and controls of these maps, as far as the time suffices."""
+        for first in firsts:
             if time.monotonic() + _COST_OF_CONTROLS * first.seconds > end:
                 continue
-            with _reasons(first.index, unchecked, copies):
+            _, drawn = self.agreements.pop(first.index)
+            with self._reasons(first.index):
                 check = first.check.with_formula().with_controls()
-                agreements[first.index] = check.agreement, agreements[first.index][1]
-            if first.index in unchecked:
-                del agreements[first.index]
-    return CrossCheck(agreements, unchecked, damaged, half, masks)
+                self.agreements[first.index] = check.agreement, drawn
 
+    def _check(
+        self, outcome: Outcome, record: SaliencyRecord, recorded: Tensor | None = None, terms: int = RECOMPUTED
+    ) -> MapCheck:
+        reference, delivered = self._reference(outcome, record)
+        return check_map(reference, delivered, recorded, recomputed=terms)
 
-@contextmanager
-def _reasons(index: int, unchecked: dict[int, str], copies: NetworkCopies) -> Iterator[None]:
-    """Record the reason why a map is not checked, if the block raises an exception."""
-    try:
-        with torch_warnings_ignored():
-            yield
-    except LitVizError as error:
-        unchecked[index] = str(error)
-    except Exception as error:  # raised by the network's own code in float64 or under Captum's hooks
-        copies.clear()  # hooks may be left on them
-        unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
+    def _add(self, index: int, check: MapCheck) -> None:
+        passed = check.agreement.passed
+        self._kept[passed] += 1
+        is_drawn = self._kept[passed] <= MOST_ROWS  # of passed and of failed maps
+        self.agreements[index] = check.agreement, check.map if is_drawn else None
+
+    def _measure_mask(self, outcome: Outcome, record: SaliencyRecord) -> None:
+        if isinstance(self._methods[record.method], ExtremalPerturbation):
+            self.masks[record.index] = measure_mask(*self._reference(outcome, record))
+
+    def _reference(self, outcome: Outcome, record: SaliencyRecord) -> tuple[CaptumReference, Tensor]:
+        """Return the reference of a map, and the map."""
+        photograph, delivered = outcome.source(), outcome.array()
+        assert photograph is not None
+        assert delivered is not None
+        assert record.target is not None
+        assert record.seed is not None
+        reference = CaptumReference(
+            self._methods[record.method],
+            self._classifier,
+            photograph[None].double(),
+            record.target,
+            record.seed,
+            record.iterations or 0,
+            record.against,
+            copies=self._copies,
+        )
+        return reference, delivered
+
+    @contextmanager
+    def _reasons(self, index: int) -> Iterator[None]:
+        """Record the reason why a map is not checked, if the block raises an exception."""
+        try:
+            with torch_warnings_ignored():
+                yield
+        except LitVizError as error:
+            self.unchecked[index] = str(error)
+        except Exception as error:  # raised by the network's own code in float64 or under Captum's hooks
+            self._copies.clear()  # hooks may be left on them
+            self.unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
 
 
 @dataclass(frozen=True)
@@ -266,45 +318,22 @@ class _First:
     seconds: float
 
 
-def _reference(
-    outcome: Outcome, record: SaliencyRecord, method: Attribution, classifier: Classifier, copies: NetworkCopies
-) -> tuple[CaptumReference, Tensor]:
-    """Return the reference of a map, and the map."""
-    photograph, delivered = outcome.source(), outcome.array()
-    assert photograph is not None
-    assert delivered is not None
-    assert record.target is not None
-    assert record.seed is not None
-    reference = CaptumReference(
-        method,
-        classifier,
-        photograph[None].double(),
-        record.target,
-        record.seed,
-        record.iterations or 0,
-        record.against,
-        copies=copies,
-    )
-    return reference, delivered
-
-
 class _Remaining:
     """The maps that are not verified yet.
 
     Attributes:
         whole: evaluations of the maps that are compared as a whole, by method.
         by_terms: number of the maps that are verified by their terms, by method.
-        evaluations: evaluations of all maps.
     """
 
     def __init__(self) -> None:
         self.whole: Counter[str] = Counter()
         self.by_terms: Counter[str] = Counter()
-        self.evaluations = 0
 
-    def add(self, record: SaliencyRecord, by_terms: bool) -> None:
-        self.evaluations += record.iterations or 0
-        if by_terms:
+    def add(self, record: SaliencyRecord, method: Attribution) -> None:
+        if not has_reference(method):
+            return
+        if method.recorded is not None and reference_of(method).has_terms:
             self.by_terms[record.method] += 1
         else:
             self.whole[record.method] += record.iterations or 0
@@ -323,6 +352,10 @@ class _Durations:
 
     of_method: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.of_method
+
     def add(self, record: SaliencyRecord, cost: int, seconds: float) -> None:
         self.of_method[record.method] = seconds / max(1, cost)
 
@@ -332,13 +365,13 @@ class _Durations:
 
     def expected(self, record: SaliencyRecord, cost: int) -> float:
         """Return the expected seconds of a comparison of ``cost`` evaluations."""
-        if not self.of_method:
+        if self.is_empty:
             return _RELATIVE_COST * (record.seconds or 0.0) * cost / max(1, record.iterations or 0)
         return self.rate(record.method) * cost
 
     def terms_for_each(self, left: _Remaining, seconds: float) -> int:
         """Return the number of terms to recompute of a map, so that all remaining maps are verified in time."""
-        if not self.of_method:
+        if self.is_empty:
             return RECOMPUTED
         for method, evaluations in left.whole.items():
             seconds -= self.rate(method) * evaluations

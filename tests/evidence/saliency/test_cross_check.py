@@ -458,6 +458,17 @@ def test_maps_that_must_not_agree_are_compared_in_the_time_left(
     assert {index for index, (agreement, _) in found.agreements.items() if agreement is with_controls} == controlled
 
 
+def test_a_map_whose_formula_fails_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_formula() -> Any:
+        raise ValueError("float32 only")
+
+    check = SimpleNamespace(agreement=SimpleNamespace(passed=True), map=None, with_formula=with_formula)
+    monkeypatch.setattr(module, "check_map", lambda *args, **_: check)
+    found = cross_check([outcome(0, "gradient", 1)], TIMED, None, seconds=15.0)  # type: ignore[arg-type]
+    assert not found.agreements
+    assert found.unchecked == {0: "not checked, since Captum fails on this network (float32 only)"}
+
+
 @pytest.mark.usefixtures("undamaged")
 def test_a_long_remaining_time_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
