@@ -256,10 +256,11 @@ class _Comparisons:
         for first in firsts:
             if time.monotonic() + _COST_OF_CONTROLS * first.seconds > end:
                 continue
-            _, drawn = self.agreements.pop(first.index)
             with self._reasons(first.index):
                 check = first.check.with_formula().with_controls()
-                self.agreements[first.index] = check.agreement, drawn
+                self.agreements[first.index] = check.agreement, self.agreements[first.index][1]
+            if first.index in self.unchecked:
+                del self.agreements[first.index]
 
     def _check(
         self, outcome: Outcome, record: SaliencyRecord, recorded: Tensor | None = None, terms: int = RECOMPUTED
