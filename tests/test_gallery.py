@@ -64,6 +64,7 @@ def test_the_command_is_valid(card: Card) -> None:
             "scripts/train_with_probes.py": [],
             "scripts/zoo_figures.py": list(zoo_figures.FIGURES),
             "scripts/rank_saliency.py": ["--write"],
+            "scripts/benchmark.py": ["classes", "--rounds", "1"],
         }
         assert script in ("scripts/sweep.py", "scripts/recipes.py", *others)
         if script in others:
