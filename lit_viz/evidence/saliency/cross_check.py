@@ -259,8 +259,6 @@ class _Comparisons:
             with self._reasons(first.index):
                 check = first.check.with_formula().with_controls()
                 self.agreements[first.index] = check.agreement, self.agreements[first.index][1]
-            if first.index in self.unchecked:
-                del self.agreements[first.index]
 
     def _check(
         self, outcome: Outcome, record: SaliencyRecord, recorded: Tensor | None = None, terms: int = RECOMPUTED
@@ -299,15 +297,19 @@ class _Comparisons:
 
     @contextmanager
     def _reasons(self, index: int) -> Iterator[None]:
-        """Record the reason why a map is not checked, if the block raises an exception."""
+        """If the block raises an exception, record the reason why the map is not checked, in place of an agreement."""
         try:
             with torch_warnings_ignored():
                 yield
         except LitVizError as error:
-            self.unchecked[index] = str(error)
+            self._exclude(index, str(error))
         except Exception as error:  # raised by the network's own code in float64 or under Captum's hooks
             self._copies.clear()  # hooks may be left on them
-            self.unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
+            self._exclude(index, f"not checked, since Captum fails on this network ({first_line(error)})")
+
+    def _exclude(self, index: int, reason: str) -> None:
+        self.agreements.pop(index, None)
+        self.unchecked[index] = reason
 
 
 @dataclass(frozen=True)
