@@ -87,9 +87,14 @@ class Made:
         return Cell(pixels(self.folder / self.records[place].file), notes)
 
 
+def title_of(recipe: str) -> str:
+    """Return the name of a recipe that is given by its name or as a file."""
+    return Path(recipe).stem
+
+
 def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) -> ConfiguredMethod:
     """Return the configuration of a recipe's run, which resumes an interrupted one."""
-    out = options.out / (f"{recipe}_seeds" if options.seeds else recipe)
+    out = options.out / (f"{title_of(recipe)}_seeds" if options.seeds else title_of(recipe))
     words = rewrite_arguments(options.rest, COMMAND)
     words += ["--targets", json.dumps(list(targets)), "--seed", str(options.seed), "--out", str(out), "--resume"]
     configured = ConfiguredMethod(COMMAND, ["--config", config_argument(COMMAND.name, recipe), *words])
@@ -120,7 +125,7 @@ def made(recipe: str, configured: ConfiguredMethod, judges: Judges) -> Made:
     for name, judge in judges.items():
         if name != configured.config.classifier.name:
             margins[name] = Margin()(Outputs(logits(folder, records, judge), targets))
-    return Made(recipe, folder, records, margins)
+    return Made(title_of(recipe), folder, records, margins)
 
 
 def logits(folder: Path, records: Sequence[Record], judge: Classifier) -> Tensor:
@@ -167,7 +172,7 @@ def seeds(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -
         caption = f"Distance: 1 - cosine of the features of {measure.name}, mean over pairs. "
         caption += f"Between classes: {between:.2f}."
         figure = sweep_figure(rows, [f"seed {k + 1}" for k in range(count)], cells, caption)
-        path = save_figure(figure, options.out / f"{recipe}_seeds.png")
+        path = save_figure(figure, options.out / f"{title_of(recipe)}_seeds.png")
         mean = sum(within) / len(within)
         print(f"{recipe}: mean distance {mean:.2f} within a class, {between:.2f} between classes: {path}")
 

@@ -67,7 +67,7 @@ def test_recipes_are_compared_on_the_same_classes_and_not_made_again(
 ) -> None:
     words = [
         "--recipes",
-        "small,plain_fourier",
+        f"small,{Path('configs/visualize/plain_fourier.yaml').absolute()}",
         "--classes",
         "3",
         "--seed",

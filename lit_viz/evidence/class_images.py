@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.layers import Layout
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
@@ -140,13 +141,16 @@ def _read(classifier: Classifier, files: Sequence[str]) -> Tensor:
 
 def _figures(
     classifier: Classifier,
-    layers: Sequence[str],
+    layers: Mapping[str, Layout],
     image: Tensor,
     natural: Mapping[str, Tensor],
     others: Mapping[str, Tensor],
 ) -> list[Naturalness]:
     """Return the figure of each layer; empty with too few photographs."""
-    if not layers or min(len(natural[layers[0]]), len(others[layers[0]])) < _LEAST:
+    if not layers:
+        return []
+    first = next(iter(layers))
+    if min(len(natural[first]), len(others[first])) < _LEAST:
         return []
     synthetic = {}
     for layer, row in channel_means(classifier, layers, resize(image[None], classifier.size)).items():

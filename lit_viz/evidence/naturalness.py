@@ -50,43 +50,45 @@ class Naturalness:
     is_decidable: bool
 
 
-def compared_layers(classifier: Classifier, last: str) -> list[str]:
+def compared_layers(classifier: Classifier, last: str) -> dict[str, Layout]:
     """Return layers of at least eight channels, evenly spaced through the network up to a layer, which is included.
 
     They have the depth of that layer in the tree of modules: blocks are compared with blocks.
     """
+    found = _layers_with_channels(classifier)
     names = []
-    for name in _layers_with_channels(classifier):
+    for name in found:
         if name.count(".") == last.count("."):
             names.append(name)
         if name == last:
             break
-    return _evenly(names)
+    return {name: found[name] for name in _evenly(names)}
 
 
-def network_layers(classifier: Classifier) -> list[str]:
+def network_layers(classifier: Classifier) -> dict[str, Layout]:
     """Return layers of at least eight channels, evenly spaced through the network, without its logits.
 
     They are its blocks, the numbered modules at the depth that has most of them; or else, all layers outside of
     another one.
     """
+    found = _layers_with_channels(classifier)
     blocks: dict[int, list[str]] = {}
     outer: list[str] = []
-    for name in _layers_with_channels(classifier)[:-1]:
+    for name in list(found)[:-1]:
         if name.rpartition(".")[2].isdigit():
             blocks.setdefault(name.count("."), []).append(name)
         if "." not in name:
             outer.append(name)
-    return _evenly(max(blocks.values(), key=len, default=outer))
+    return {name: found[name] for name in _evenly(max(blocks.values(), key=len, default=outer))}
 
 
-def _layers_with_channels(classifier: Classifier) -> list[str]:
+def _layers_with_channels(classifier: Classifier) -> dict[str, Layout]:
     """Return the layers of at least eight channels, in the order of the forward."""
-    names = []
+    found = {}
     for name, layout in layouts(classifier).items():
         if name and layout.kind != "other" and layout.channels >= _LEAST_CHANNELS:
-            names.append(name)
-    return names
+            found[name] = layout
+    return found
 
 
 def _evenly(names: list[str]) -> list[str]:
@@ -97,15 +99,14 @@ def _evenly(names: list[str]) -> list[str]:
     return [names[place] for place in places]
 
 
-def channel_means(classifier: Classifier, layers: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+def channel_means(classifier: Classifier, layers: Mapping[str, Layout], images: Tensor) -> dict[str, Tensor]:
     """Return the mean of each channel over positions, ``(N, C)`` by layer, for images ``(N, C, H, W)`` in [0, 1]."""
     network = classifier.fast(layers)
-    kinds = layouts(classifier)
     means: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with torch.no_grad():
         for part in torch.split(images, _BATCH):
-            for layer, activation in network.activations(part, layers).items():
-                means[layer].append(_channel_mean(activation, kinds[layer]).float().cpu())
+            for layer, activation in network.activations(part, list(layers)).items():
+                means[layer].append(_channel_mean(activation, layers[layer]).float().cpu())
     return {layer: torch.cat(parts) for layer, parts in means.items()}
 
 

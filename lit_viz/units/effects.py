@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import first_tensor, hooked
-from lit_viz.objectives import Outputs
+from lit_viz.objectives import Channel, Outputs
 from lit_viz.units.survey import channel_of
 
 _RANDOM_IMAGES = 2
@@ -55,19 +55,20 @@ def crop_box(place: Sequence[float], field: tuple[int, int], size: tuple[int, in
     return x0, y0, x1, y1
 
 
-def class_effects(classifier: Classifier, layer: str, unit: int, images: Tensor, mean: float) -> Tensor:
+def class_effects(classifier: Classifier, objective: Channel, unit: int, images: Tensor, mean: float) -> Tensor:
     """Return how a unit changes the scores: those of the images less those with the unit at its mean, ``(K,)``.
 
     Args:
         classifier: the network.
-        layer: name.
+        objective: of the layer (:func:`~lit_viz.units.survey.channel_of`).
         unit: channel or feature.
         images: ``(N, C, H, W)`` in [0, 1], the photographs that activate the unit most.
         mean: its mean activation over all photographs.
     """
+    layer = objective.layer
     network = classifier.fast([layer])
     module = network.layer(layer)
-    is_map = channel_of(classifier, layer).axis is None
+    is_map = objective.axis is None
 
     def replace(name: str, module: object, args: object, output: object) -> object:
         tensor = first_tensor(output)

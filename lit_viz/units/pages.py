@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.layers import Layout
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
     Naturalness,
@@ -191,7 +192,7 @@ def unit_pages(
         picture.save(site / "images" / f"{name}.png")
         save_thumbnail(picture, site / "thumbnails" / f"{name}.jpg")
         images, crops = _crops(classifier, found, unit, photographs, field, site / "crops" / name)
-        effects = class_effects(classifier, layer, unit, images, float(means[unit]))
+        effects = class_effects(classifier, objective, unit, images, float(means[unit]))
         order = effects.argsort(descending=True).tolist()
         classes = [(classifier.labels[k], float(effects[k])) for k in order]
         pages.append(
@@ -253,10 +254,10 @@ def _pixels(classifier: Classifier, path: str) -> Tensor:
 
 
 def _naturalness(
-    classifier: Classifier, layers: Sequence[str], image: Tensor, natural: Tensor, others: Mapping[str, Tensor]
+    classifier: Classifier, layers: Mapping[str, Layout], image: Tensor, natural: Tensor, others: Mapping[str, Tensor]
 ) -> list[Naturalness]:
     """Return how natural the way of a synthetic image through the layers is; empty with too few photographs."""
-    if not layers or len(natural) < _LEAST or len(others[layers[0]]) < _LEAST:
+    if not layers or len(natural) < _LEAST or len(others[next(iter(layers))]) < _LEAST:
         return []
     means = channel_means(classifier, layers, torch.cat([resize(image[None], classifier.size), natural]))
     synthetic = {layer: rows[0] for layer, rows in means.items()}

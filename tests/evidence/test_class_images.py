@@ -98,7 +98,7 @@ def test_a_class_without_photographs_is_not_decidable(net: Classifier) -> None:
     ],
 )
 def test_blocks_are_compared_or_all_outer_layers(name: str, layers: list[str]) -> None:
-    assert network_layers(lv.load_classifier(name)) == layers
+    assert list(network_layers(lv.load_classifier(name))) == layers
 
 
 def test_check_adds_the_figure_to_evidence_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from lit_viz.units import matching_layers
 from lit_viz.units.effects import class_effects, crop_box, receptive_field
 from lit_viz.units.pages import Crop, UnitPage, with_deviations
 from lit_viz.units.site import write_site
-from lit_viz.units.survey import TOP, survey
+from lit_viz.units.survey import TOP, channel_of, survey
 
 SIDE = 48
 
@@ -99,7 +99,7 @@ def test_class_effects_are_differences_of_logits(net: Classifier) -> None:
         ablated = hidden.clone()
         ablated[:, 2] = 0.25
         expected = (plain[4:](hidden) - plain[4:](ablated)).mean(0)
-    assert torch.allclose(class_effects(net, "3", 2, images, 0.25), expected, atol=1e-5)
+    assert torch.allclose(class_effects(net, channel_of(net, "3"), 2, images, 0.25), expected, atol=1e-5)
 
 
 def test_layers_by_patterns(net: Classifier) -> None:
