@@ -39,7 +39,7 @@ _RANDOM = 64  # photographs with which natural images are compared
 _LEAST = 3  # photographs for a comparison
 _THUMBNAIL = 96  # pixels
 _BINS = 40
-#: A synthetic activation of so many times the largest of a photograph is flagged; clean units reached 8.4 times.
+#: A synthetic activation of so many times the largest of a photograph is flagged; clean units reached 8.1 times.
 SILENT = 10.0
 #: A unit is flagged if its share at half contrast lies so many robust standard deviations above the others.
 HILL = 2.5
@@ -124,24 +124,32 @@ class UnitPage:
 
     @property
     def ratio(self) -> float | None:
-        """Activation of the synthetic image relative to the largest of a photograph; None unless that is positive."""
-        largest = float(self.activations.max())
-        return self.synthetic / largest if largest > 0 else None
+        """Activation of the synthetic image relative to the largest of a photograph, both from the level.
+
+        It is None if no photograph exceeds the level.
+        """
+        largest = float(self.activations.max()) - self.level
+        return (self.synthetic - self.level) / largest if largest > 0 else None
+
+    @property
+    def level(self) -> float:
+        """Activation that is no response: zero, or of a unit with a negative mean over the photographs, that mean."""
+        return min(0.0, float(self.activations.mean(dtype=np.float64)))
 
     @property
     def flag(self) -> str:
         """Why the picture is not to be believed, in a word; empty if nothing speaks against it.
 
-        ``silent``: no photograph activates the unit; or its synthetic image does so :data:`SILENT` times as much as any
-        of them, or owes more than half of its activation to channels that none activates.
+        ``silent``: no photograph activates the unit above its :attr:`level`; or its synthetic image does so
+        :data:`SILENT` times as much as any of them, or owes more than half of that to channels that none activates.
         ``unnatural``: the figure of its own layer lies :data:`UNNATURAL` robust standard deviations below those of the
         other units, or ``half`` lies :data:`HILL` above theirs: the activation does not grow towards the picture as
         towards others, but has a hill around it.
         """
-        is_dead = not self.activations.any()
-        is_beyond = self.ratio is not None and self.ratio > SILENT
-        is_detour = self.held is not None and self.synthetic > 0 and self.held < _LEAST_HELD * self.synthetic
-        if is_dead or is_beyond or is_detour:
+        is_beyond = self.ratio is None or self.ratio > SILENT
+        growth = self.synthetic - self.level
+        is_detour = self.held is not None and growth > 0 and self.held - self.level < _LEAST_HELD * growth
+        if is_beyond or is_detour:
             return "silent"
         is_unlike = self.deviation is not None and self.deviation < -UNNATURAL
         is_hill = self.half_deviation is not None and self.half_deviation > HILL
@@ -224,7 +232,7 @@ def with_deviations(pages: Sequence[UnitPage]) -> list[UnitPage]:
     halves: list[float | None] = []
     for page in pages:
         natural = [crop.activation for crop in page.crops]
-        if page.ratio is None or page.synthetic < _LEAST_REACHED * float(np.mean(natural)):
+        if page.activations.max() <= 0 or page.synthetic < _LEAST_REACHED * float(np.mean(natural)):
             figures.append(None)
             halves.append(None)
             continue

@@ -182,7 +182,9 @@ def test_the_data_of_the_index_is_small(net: Classifier, photographs: Path, tmp_
         ([0.0, 0.0, 0.0], 0.0, "silent"),
         ([0.0, 0.1, 0.5], 5.1, "silent"),
         ([0.0, 0.1, 0.5], 4.9, ""),
-        ([-3.0, -2.0, -1.0], 4.0, ""),  # of a layer without an activation function
+        ([-3.0, -2.0, -1.0], 7.9, ""),  # of a layer without an activation function: above the mean
+        ([-3.0, -2.0, -1.0], 8.1, "silent"),
+        ([-3.0, -3.0, -3.0], 8.0, "silent"),
     ],
 )
 def test_silent_units_are_flagged(activations: list[float], synthetic: float, flag: str) -> None:
