@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import Layout
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
+    NaturalImages,
     Naturalness,
-    channel_means,
     last_figure,
-    naturalness,
     network_layers,
     null_deviations,
+    read_input,
 )
-from lit_viz.images.canvas import resize
-from lit_viz.images.reading import read_photograph
 from lit_viz.methods.tasks import listed_tasks
 from lit_viz.runs.evidence import ImageNaturalness, LayerNaturalness, NaturalnessEvidence
 from lit_viz.types import Record
 
-_LEAST = 3  # photographs of the class
 _MOST = 32  # photographs of a class that are compared
 _RANDOM = 64  # photographs of any class
 
@@ -52,19 +48,13 @@ def class_image_naturalness(
     layers = network_layers(classifier)
     strangers = _evenly(range(len(files)), _RANDOM)
     natural: dict[int | None, list[int]] = {}
-    needed = set(strangers)
     for record, _ in images:
         natural[record.target] = _of_class(classes, record.target)
-        needed.update(natural[record.target])
-    places = sorted(needed)
-    rows = dict(zip(places, range(len(places)), strict=True))
-    means = channel_means(classifier, layers, _read(classifier, [files[place] for place in places]))
+    natural_images = NaturalImages(classifier, layers, files, chain(strangers, *natural.values()))
     compared = []
     for record, image in images:
-        own = _rows(means, rows, natural[record.target])
-        other_places = set(strangers) - set(_places(classes, record.target))
-        others = _rows(means, rows, sorted(other_places))
-        compared.append(_figures(classifier, layers, image, own, others))
+        others = set(strangers) - set(_places(classes, record.target))
+        compared.append(natural_images.compare(image, natural[record.target], sorted(others)))
     deviations = null_deviations([last_figure(figures) for figures in compared])
     found = []
     for (record, _), figures, deviation in zip(images, compared, deviations, strict=True):
@@ -96,12 +86,12 @@ def photographs_by_class(classifier: Classifier, photographs: Sequence[str | Pat
         if task.source is None:
             continue
         try:
-            pixels = _read(classifier, [task.source])
+            pixels = read_input(classifier, task.source)
         except LitVizError:
             continue
         label = task.label
         if label is None:
-            label = int(classifier.logits(pixels)[0].argmax())
+            label = int(classifier.logits(pixels[None])[0].argmax())
         files.append(task.source)
         classes.append(label)
     if not files:
@@ -125,34 +115,3 @@ def _evenly(places: Sequence[int], most: int) -> list[int]:
         return list(places)
     chosen = torch.linspace(0, len(places) - 1, most).round().long()
     return torch.tensor(places)[chosen].tolist()
-
-
-def _rows(means: Mapping[str, Tensor], rows: Mapping[int, int], places: Sequence[int]) -> dict[str, Tensor]:
-    """Return the channel means of the photographs at some places, ``(N, C)`` by layer."""
-    chosen = [rows[place] for place in places]
-    return {layer: values[chosen] for layer, values in means.items()}
-
-
-def _read(classifier: Classifier, files: Sequence[str]) -> Tensor:
-    """Return photographs ``(N, C, H, W)``, fitted as the network was published."""
-    fit: Any = classifier.resizing or "crop"
-    return torch.stack([read_photograph(file, classifier.size, classifier.channels, fit).pixels for file in files])
-
-
-def _figures(
-    classifier: Classifier,
-    layers: Mapping[str, Layout],
-    image: Tensor,
-    natural: Mapping[str, Tensor],
-    others: Mapping[str, Tensor],
-) -> list[Naturalness]:
-    """Return the figure of each layer; empty with too few photographs."""
-    if not layers:
-        return []
-    first = next(iter(layers))
-    if min(len(natural[first]), len(others[first])) < _LEAST:
-        return []
-    synthetic = {}
-    for layer, row in channel_means(classifier, layers, resize(image[None], classifier.size)).items():
-        synthetic[layer] = row[0]
-    return naturalness(synthetic, natural, others)

@@ -7,9 +7,10 @@ of its natural images, on a scale where 1 is the similarity among these and 0 th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,15 @@ from torch import Tensor
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.layers import Layout, layouts
 from lit_viz.errors import require
+from lit_viz.images.canvas import resize
+from lit_viz.images.reading import read_photograph
 
 _BATCH = 16
 _RESAMPLES = 500
 _INTERVAL = (0.025, 0.975)
 _LEAST_CHANNELS = 8
 _MOST_LAYERS = 8
+_LEAST = 3  # photographs of a comparison
 _LEAST_OTHERS = 8  # figures of a null distribution
 _NORMAL = 1.4826  # standard deviation of a normal distribution relative to its median absolute deviation
 #: An image is flagged if its figure lies so many robust standard deviations below the median of the others.
@@ -48,6 +52,63 @@ class Naturalness:
     low: float
     high: float
     is_decidable: bool
+
+
+class NaturalImages:
+    """Photographs with which synthetic images are compared, by the channel means of some layers.
+
+    They are read in batches, so that memory does not grow with their number.
+
+    Args:
+        classifier: the network.
+        layers: with their layouts (:func:`compared_layers`, :func:`network_layers`).
+        files: of all photographs.
+        places: of those that are compared.
+    """
+
+    def __init__(
+        self, classifier: Classifier, layers: Mapping[str, Layout], files: Sequence[str], places: Iterable[int]
+    ) -> None:
+        self._classifier, self._layers = classifier, layers
+        read = sorted(set(places)) if layers else []
+        self._rows = {place: row for row, place in enumerate(read)}
+        parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+        for first in range(0, len(read), _BATCH):
+            images = [read_input(classifier, files[place]) for place in read[first : first + _BATCH]]
+            for layer, means in channel_means(classifier, layers, torch.stack(images)).items():
+                parts[layer].append(means)
+        self._means = {layer: torch.cat(rows) for layer, rows in parts.items()}
+
+    def compare(self, image: Tensor, natural: Sequence[int], others: Sequence[int]) -> list[Naturalness]:
+        """Return the figure of each layer for a synthetic image ``(C, H, W)``.
+
+        Args:
+            image: in [0, 1].
+            natural: places of its natural images.
+            others: places of other photographs.
+
+        Returns:
+            An empty list without layers, and with fewer than three photographs of a kind.
+        """
+        if not self._layers or min(len(natural), len(others)) < _LEAST:
+            return []
+        means = channel_means(self._classifier, self._layers, resize(image[None], self._classifier.size))
+        synthetic = {layer: rows[0] for layer, rows in means.items()}
+        return naturalness(synthetic, self._at(natural), self._at(others))
+
+    def _at(self, places: Sequence[int]) -> dict[str, Tensor]:
+        rows = [self._rows[place] for place in places]
+        return {layer: means[rows] for layer, means in self._means.items()}
+
+
+def read_input(classifier: Classifier, file: str) -> Tensor:
+    """Return a photograph ``(C, H, W)`` in [0, 1], fitted to the input as the network was published.
+
+    Raises:
+        LitVizError: the file can't be read.
+    """
+    fit: Any = classifier.resizing or "crop"
+    return read_photograph(file, classifier.size, classifier.channels, fit).pixels
 
 
 def compared_layers(classifier: Classifier, last: str) -> dict[str, Layout]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +14,21 @@ from PIL import Image
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import Layout
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
+    NaturalImages,
     Naturalness,
-    channel_means,
     compared_layers,
     last_figure,
-    naturalness,
     null_deviations,
+    read_input,
 )
 from lit_viz.images.canvas import resize
-from lit_viz.images.reading import read_photograph, to_uint8
+from lit_viz.images.reading import to_uint8
 from lit_viz.launch.run import Run
 from lit_viz.methods.records import LayerImageRecord
 from lit_viz.objectives import Channel, Outputs
+from lit_viz.runs.results import Outcome
 from lit_viz.types import slug
 from lit_viz.units.effects import class_effects, crop_box, receptive_field
 from lit_viz.units.silence import Silence
@@ -36,7 +36,6 @@ from lit_viz.units.survey import LayerSurvey, channel_of
 
 _CLASSES = 5  # raised and lowered
 _RANDOM = 64  # photographs with which natural images are compared
-_LEAST = 3  # photographs for a comparison
 _THUMBNAIL = 96  # pixels
 _BINS = 40
 #: A synthetic activation of so many times the largest of a photograph is flagged; clean units reached 8.1 times.
@@ -185,15 +184,16 @@ def unit_pages(
     for name in ("images", "thumbnails", "crops"):
         (site / name).mkdir(parents=True, exist_ok=True)
     field = receptive_field(classifier, layer)
-    compared = compared_layers(classifier, layer)
-    others = channel_means(classifier, compared, _random_photographs(classifier, photographs)) if compared else {}
+    outcomes = _finished(run)
+    others = torch.linspace(0, len(photographs) - 1, min(len(photographs), _RANDOM)).long().tolist()
+    needed = chain(others, *(found.most_active(unit) for unit in outcomes))
+    natural_images = NaturalImages(classifier, compared_layers(classifier, layer), photographs, needed)
     means = found.activations.mean(0)
     objective = channel_of(classifier, layer)
     pages = []
-    for outcome in run.outcomes:
-        record, image = outcome.record, outcome.image()
-        unit = record.channel if isinstance(record, LayerImageRecord) else None
-        if record.status != "done" or unit is None or image is None:
+    for unit, outcome in outcomes.items():
+        image = outcome.image()
+        if image is None:
             continue
         name = f"{slug(layer)}_{unit}"
         picture = Image.fromarray(to_uint8(image))
@@ -216,10 +216,20 @@ def unit_pages(
                 crops=crops,
                 raised=classes[:_CLASSES],
                 lowered=classes[::-1][:_CLASSES],
-                naturalness=_naturalness(classifier, compared, image, images, others),
+                naturalness=natural_images.compare(image, found.most_active(unit), others),
             )
         )
     return with_deviations(pages)
+
+
+def _finished(run: Run) -> dict[int, Outcome]:
+    """Return the finished images of a run by unit."""
+    found: dict[int, Outcome] = {}
+    for outcome in run.outcomes:
+        record = outcome.record
+        if record.status == "done" and isinstance(record, LayerImageRecord) and record.channel is not None:
+            found.setdefault(record.channel, outcome)
+    return found
 
 
 def with_deviations(pages: Sequence[UnitPage]) -> list[UnitPage]:
@@ -250,28 +260,6 @@ def save_thumbnail(image: Image.Image, file: Path) -> None:
     small.save(file, quality=85)
 
 
-def _random_photographs(classifier: Classifier, photographs: Sequence[str]) -> Tensor:
-    """Return photographs ``(R, C, H, W)``, evenly spaced through the list."""
-    places = torch.linspace(0, len(photographs) - 1, min(len(photographs), _RANDOM)).long().tolist()
-    return torch.stack([_pixels(classifier, photographs[place]) for place in places])
-
-
-def _pixels(classifier: Classifier, path: str) -> Tensor:
-    fit: Any = classifier.resizing or "crop"
-    return read_photograph(path, classifier.size, classifier.channels, fit).pixels
-
-
-def _naturalness(
-    classifier: Classifier, layers: Mapping[str, Layout], image: Tensor, natural: Tensor, others: Mapping[str, Tensor]
-) -> list[Naturalness]:
-    """Return how natural the way of a synthetic image through the layers is; empty with too few photographs."""
-    if not layers or len(natural) < _LEAST or len(others[next(iter(layers))]) < _LEAST:
-        return []
-    means = channel_means(classifier, layers, torch.cat([resize(image[None], classifier.size), natural]))
-    synthetic = {layer: rows[0] for layer, rows in means.items()}
-    return naturalness(synthetic, {layer: rows[1:] for layer, rows in means.items()}, others)
-
-
 def _crops(
     classifier: Classifier,
     found: LayerSurvey,
@@ -283,12 +271,10 @@ def _crops(
     """Return the photographs that activate a unit most ``(N, C, H, W)``, and their parts in the receptive field."""
     images = []
     crops = []
-    for rank, (index, place) in enumerate(zip(found.top[unit], found.places[unit], strict=True)):
-        if index < 0:
-            continue
+    for rank, index in enumerate(found.most_active(unit)):
         path = photographs[index]
-        pixels = _pixels(classifier, path)
-        x0, y0, x1, y1 = crop_box(place.tolist(), field, classifier.size)
+        pixels = read_input(classifier, path)
+        x0, y0, x1, y1 = crop_box(found.places[unit, rank].tolist(), field, classifier.size)
         file = prefix.with_name(f"{prefix.name}_{rank}.jpg")
         Image.fromarray(to_uint8(pixels[:, y0:y1, x0:x1])).save(file, quality=88)
         images.append(pixels)

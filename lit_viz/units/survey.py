@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
-from lit_viz.images.reading import read_photograph
+from lit_viz.evidence.naturalness import read_input
 from lit_viz.objectives import Channel, Outputs
 from lit_viz.units.silence import Silence
 
@@ -42,6 +41,10 @@ class LayerSurvey:
     activations: NDArray[np.float32]
     top: NDArray[np.int64]
     places: NDArray[np.float32]
+
+    def most_active(self, unit: int) -> list[int]:
+        """Return the indices of the photographs that activate a unit most."""
+        return [int(index) for index in self.top[unit] if index >= 0]
 
 
 def channel_of(classifier: Classifier, layer: str) -> Channel:
@@ -111,8 +114,7 @@ def _read(classifier: Classifier, paths: Sequence[str], readable: list[str]) -> 
     images = []
     for path in paths:
         try:
-            fit: Any = classifier.resizing or "crop"
-            images.append(read_photograph(path, classifier.size, classifier.channels, fit).pixels)
+            images.append(read_input(classifier, path))
             readable.append(path)
         except LitVizError:
             continue
