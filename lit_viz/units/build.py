@@ -151,8 +151,8 @@ def _inspect(
     """Survey the photographs, make the synthetic images in ``folder``, and write the pictures of the pages to
     ``site``."""
     silence = Silence(network, layers)
-    reporter = _reporter(notify, len(files))
-    surveys, readable = survey(network, layers, files, folder / "activations", reporter, silence)
+    report = _reporter(notify, len(files), "photograph")
+    surveys, readable = survey(network, layers, files, folder / "activations", report, silence)
     runs: dict[str, Run] = {}
     pages: list[UnitPage] = []
     for layer in layers:
@@ -163,7 +163,8 @@ def _inspect(
             network, layer=layer, channels=units, axis=channel_of(network, layer).axis, out=run_folder,
             resume=run_folder.exists(), logger=None, **options,
         )  # fmt: skip
-        pages += unit_pages(network, runs[layer], surveys[layer], readable, site, silence)
+        report = _reporter(notify, len(units), "page")
+        pages += unit_pages(network, runs[layer], surveys[layer], readable, site, silence, report)
     return _Units(pages, runs, surveys, len(readable))
 
 
@@ -207,8 +208,8 @@ def photograph_files(photographs: Photographs) -> list[str]:
     return [entry.path for entry in listing.entries if entry.error is None]
 
 
-def _reporter(notify: Notify, total: int) -> Callable[[int], None]:
-    """Return a function that reports the photographs that were evaluated, and the time left."""
+def _reporter(notify: Notify, total: int, noun: str) -> Callable[[int], None]:
+    """Return a function that reports how many photographs or pages are done, and the time left."""
     started = reported = time.monotonic()
 
     def report(done: int) -> None:
@@ -218,6 +219,6 @@ def _reporter(notify: Notify, total: int) -> Callable[[int], None]:
             return
         reported = now
         left = (now - started) / done * (total - done)
-        notify(f"{done} of {pluralize(total, 'photograph')}, {left:.0f} s left")
+        notify(f"{done} of {pluralize(total, noun)}, {left:.0f} s left")
 
     return report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -168,7 +168,13 @@ class UnitPage:
 
 
 def unit_pages(
-    classifier: Classifier, run: Run, found: LayerSurvey, photographs: Sequence[str], site: Path, silence: Silence
+    classifier: Classifier,
+    run: Run,
+    found: LayerSurvey,
+    photographs: Sequence[str],
+    site: Path,
+    silence: Silence,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[UnitPage]:
     """Return the pages of the units of a layer, and write their pictures.
 
@@ -179,6 +185,7 @@ def unit_pages(
         photographs: files of the survey.
         site: folder of the pages.
         silence: channels that no photograph of the survey activates.
+        progress: called with the number of pages after each.
     """
     layer = found.layer
     for name in ("images", "thumbnails", "crops"):
@@ -219,6 +226,7 @@ def unit_pages(
                 naturalness=natural_images.compare(image, found.most_active(unit), others),
             )
         )
+        progress(len(pages))
     return with_deviations(pages)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli import main
 from lit_viz.evidence.naturalness import Naturalness
 from lit_viz.images.reading import read_photograph
-from lit_viz.units import matching_layers
+from lit_viz.units import build, matching_layers
 from lit_viz.units.effects import class_effects, crop_box, receptive_field
 from lit_viz.units.pages import Crop, UnitPage, with_deviations
 from lit_viz.units.site import write_site
@@ -174,6 +175,21 @@ def test_the_data_of_the_index_is_small(net: Classifier, photographs: Path, tmp_
     rows = json.loads(text)
     assert [row[1] for row in rows] == list(range(6))
     assert 2000 * len(text) / len(rows) < 2_000_000
+
+
+def test_progress_counts_photographs_and_pages(
+    net: Classifier,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(build, "_STEP", 0.0)
+    lv.microscope(net, "0", photographs, tmp_path / "out", channels="0-2", iterations=1, progress=True)
+    written = "".join(capsys.readouterr())
+    assert re.search(r"\d+ of \d+ photographs, \d+ s left", written)
+    for done in (1, 2, 3):
+        assert re.search(rf"{done} of 3 pages, \d+ s left", written)
 
 
 @pytest.mark.parametrize(
