@@ -303,7 +303,7 @@ def test_resume_rejects_another_configuration(
     ("words", "message"),
     [
         (["--iterations", "3"], "--iterations can't be changed: {} was started with 2, got 3"),
-        (["--views", "3"], "--model.views can't be changed: {} was started with 4, got 3"),
+        (["--views", "3"], "--model.views can't be changed: {} was started with 2, got 3"),
         (["2"], "--targets can't be changed: {} was started with 1, got 2"),
         (["--slts", "3"], "did you mean 'slots'"),
         (["--slots", "x"], "--slots: expected int, got 'x'"),
@@ -695,7 +695,7 @@ def test_count_starts_no_run(
     lit_viz(
         "visualize", "0", "1", "2", *small_options, "--iterations", "10", "--slots", "2", "--count", "--out", str(run)
     )
-    assert capsys.readouterr().out.startswith("3 images, 20 steps, 120 evaluations")
+    assert capsys.readouterr().out.startswith("3 images, 20 steps, 60 evaluations")
     assert not run.exists()
 
 

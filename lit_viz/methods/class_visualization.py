@@ -103,7 +103,7 @@ def default_recipe() -> Recipe:
         Noise(sd=0.1),
     ]
     picture = PictureOptions(oversample=1.43, shown=0.85, octaves=Octaves(3, 1.5))
-    return Recipe(Fourier(decay=1.15, sd=0.01, chroma=0.3), Adam(lr=0.035), transforms, 4, 0.5, picture)
+    return Recipe(Fourier(decay=1.15, sd=0.01, chroma=0.3), Adam(lr=0.05), transforms, 2, 0.4, picture)
 
 
 class ClassVisualization(ImageTraining):
@@ -156,7 +156,7 @@ class ClassVisualization(ImageTraining):
         picture: PictureOptions | None = None,
         init: ImageLike | None = None,
         fit: Fit | None = None,
-        iterations: int = 225,
+        iterations: int = 228,
         **limits: Any,
     ) -> None:
         if isinstance(step_rule, (Attack, Attribution)):

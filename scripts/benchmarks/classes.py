@@ -74,8 +74,8 @@ def _lit_viz(config: str, *steps: int) -> list[Recipe]:
 #: In the order of their turns. The first is the reference of the ratios.
 RECIPES: tuple[Recipe, ...] = (
     *(Recipe("lucent", steps) for steps in (512, 64, 128, 256)),
-    *_lit_viz("tarantula", 25, 50, 100, 225),
-    *_lit_viz("fast", 28, 57, 114, 228),
+    *_lit_viz("tarantula", 28, 57, 114, 228),
+    *_lit_viz("thorough", 25, 50, 100, 225),
     *_lit_viz("plain_fourier", 64, 128, 256, 512),
     *_lit_viz("maco", 18, 36, 72),
     *(Recipe("horama", steps) for steps in (64, 256)),

@@ -27,7 +27,7 @@ def attack(network: Any, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("run", "options", "settings"),
     [
-        (visualize, {}, ["Fourier (decay 1.15, chroma 0.3), Adam (lr 0.035), RandomCrop", "2 iterations", "2 views"]),
+        (visualize, {}, ["Fourier (decay 1.15, chroma 0.3), Adam, RandomCrop", "2 iterations", "2 views"]),
         (visualize, {"targets": (), "layer": "features.3", "channels": "0,1"}, ["seed 7"]),
         (saliency, {"method": "smoothgrad", "sigma": 0.25}, ["SmoothGrad (sigma 0.25)", "seed 0"]),
         (saliency, {"method": ["gradient", "integrated_gradients"]}, ["Gradient, IntegratedGradients"]),

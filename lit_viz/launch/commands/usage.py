@@ -53,13 +53,13 @@ What is shown:
 
 How:
   --config NAME         a YAML file, or one of tarantula (default), channels
-                        (that of --layer), fast, small, vit, maco, deepdream,
-                        deepinversion, diversity, from_photograph,
+                        (that of --layer), thorough, small, vit, maco,
+                        deepdream, deepinversion, diversity, from_photograph,
                         plain_fourier, simonyan_squeezenet,
                         simonyan_squeezenet1_1, vgg16
-  --iterations N        updates per image [225]
-  --lr X                learning rate [0.035]
-  --views N             random views per update [4]
+  --iterations N        updates per image [228]
+  --lr X                learning rate [0.05]
+  --views N             random views per update [2]
   --size N              height and width; default: those of the network
   --vary VALUES         an image for each value: '{lr: [0.02, 0.05]}'
   --seed N              seed of the first image; image i has N + i [0]

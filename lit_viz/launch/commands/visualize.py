@@ -29,7 +29,7 @@ class VisualizeCommand(Command):
     positional = "targets"
     shorts = "--views N sets the views of an image per evaluation, --size N its side, --lr the learning rate."
     example = "lit-viz visualize tarantula goldfish --iterations 200"
-    demo = ("tarantula", "goldfish", "hay", "zebra", "--config", "fast", "--slots", "4")
+    demo = ("tarantula", "goldfish", "hay", "zebra", "--slots", "4")
     flat = (PictureOptions,)
     short: ClassVar = {"--lr": "--model.step_rule.lr", "--gamma": "--model.objective.gamma"}
 

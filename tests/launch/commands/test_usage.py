@@ -70,12 +70,12 @@ def test_help_all_lists_the_parts_of_the_method(capsys: pytest.CaptureFixture[st
     """It offered attacks and saliency methods as step rules of class images, and defaults as Namespace(...)."""
     lit_viz("visualize", "--help-all")
     message = " ".join(capsys.readouterr().out.split())
-    assert "default: Adam(lr=0.035, betas=[0.9, 0.999], eps=1e-08)" in message
+    assert "default: Adam(lr=0.05, betas=[0.9, 0.999], eps=1e-08)" in message
     assert "classes: GradientAscent, NormalizedAscent, Adapted, Adam, NAdam, SGD, RMSprop)" in message
     assert "default: [RandomCrop(low=0.4, high=1.0, shrink=1.0), Shear(amount=0.2)" in message
     assert "Namespace" not in message
     assert "default config file" not in message
-    assert "updates per image; evaluations per map (type: int | null, default: 225)" in message
+    assert "updates per image; evaluations per map (type: int | null, default: 228)" in message
 
 
 @pytest.mark.parametrize(
