@@ -38,6 +38,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import MOBILENET, load_judge, mobilenet_weights
+from lit_viz.evidence.naturalness import read_input
 from lit_viz.evidence.saliency.closed_forms import closed_form_errors
 from lit_viz.evidence.saliency.ground_truth import (
     BUDGETS,
@@ -58,7 +59,6 @@ from lit_viz.evidence.saliency.ground_truth import (
     summarize,
 )
 from lit_viz.images.listing import photographs as list_photographs
-from lit_viz.images.reading import read_photograph
 from lit_viz.zoo import WEIGHTS, planted_images
 
 #: Agreement of two halves of the images below which the order of the methods is noise.
@@ -134,9 +134,7 @@ def parts_of(name: str, module: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 def pictures(names: Sequence[str], classifier: Classifier) -> Tensor:
     """Return photographs ``(P, C, H, W)`` fitted to a network."""
-    fit = classifier.resizing or "crop"
-    read = [read_photograph(name, classifier.size, classifier.channels, fit).pixels for name in names]
-    return torch.stack(read)
+    return torch.stack([read_input(classifier, name) for name in names])
 
 
 def of_images(truth: GroundTruth, score: Callable[[Tensor, Tensor], float]) -> Callable[[int, Tensor], float]:

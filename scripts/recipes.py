@@ -172,7 +172,7 @@ def seeds(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -
         caption = f"Distance: 1 - cosine of the features of {measure.name}, mean over pairs. "
         caption += f"Between classes: {between:.2f}."
         figure = sweep_figure(rows, [f"seed {k + 1}" for k in range(count)], cells, caption)
-        path = save_figure(figure, options.out / f"{title_of(recipe)}_seeds.png")
+        path = save_figure(figure, options.out / f"{run.recipe}_seeds.png")
         mean = sum(within) / len(within)
         print(f"{recipe}: mean distance {mean:.2f} within a class, {between:.2f} between classes: {path}")
 

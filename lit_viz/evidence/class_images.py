@@ -7,7 +7,6 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
@@ -16,6 +15,7 @@ from lit_viz.evidence.naturalness import (
     UNNATURAL,
     NaturalImages,
     Naturalness,
+    evenly,
     last_figure,
     network_layers,
     null_deviations,
@@ -46,7 +46,7 @@ def class_image_naturalness(
     """
     files, classes = photographs_by_class(classifier, photographs)
     layers = network_layers(classifier)
-    strangers = _evenly(range(len(files)), _RANDOM)
+    strangers = evenly(range(len(files)), _RANDOM)
     natural: dict[int | None, list[int]] = {}
     for record, _ in images:
         natural[record.target] = _of_class(classes, record.target)
@@ -106,12 +106,4 @@ def _places(classes: Sequence[int], target: int | None) -> list[int]:
 
 def _of_class(classes: Sequence[int], target: int | None) -> list[int]:
     """Return the places of photographs of a class, evenly spaced through the list."""
-    return _evenly(_places(classes, target), _MOST)
-
-
-def _evenly(places: Sequence[int], most: int) -> list[int]:
-    """Return at most so many places, evenly spaced."""
-    if len(places) <= most:
-        return list(places)
-    chosen = torch.linspace(0, len(places) - 1, most).round().long()
-    return torch.tensor(places)[chosen].tolist()
+    return evenly(_places(classes, target), _MOST)

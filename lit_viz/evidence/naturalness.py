@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from lit_viz.errors import require
 from lit_viz.images.canvas import resize
 from lit_viz.images.reading import read_photograph
 
+_Item = TypeVar("_Item")
 _BATCH = 16
 _RESAMPLES = 500
 _INTERVAL = (0.025, 0.975)
@@ -123,7 +124,7 @@ def compared_layers(classifier: Classifier, last: str) -> dict[str, Layout]:
             names.append(name)
         if name == last:
             break
-    return {name: found[name] for name in _evenly(names)}
+    return {name: found[name] for name in evenly(names, _MOST_LAYERS)}
 
 
 def network_layers(classifier: Classifier) -> dict[str, Layout]:
@@ -140,7 +141,7 @@ def network_layers(classifier: Classifier) -> dict[str, Layout]:
             blocks.setdefault(name.count("."), []).append(name)
         if "." not in name:
             outer.append(name)
-    return {name: found[name] for name in _evenly(max(blocks.values(), key=len, default=outer))}
+    return {name: found[name] for name in evenly(max(blocks.values(), key=len, default=outer), _MOST_LAYERS)}
 
 
 def _layers_with_channels(classifier: Classifier) -> dict[str, Layout]:
@@ -152,12 +153,12 @@ def _layers_with_channels(classifier: Classifier) -> dict[str, Layout]:
     return found
 
 
-def _evenly(names: list[str]) -> list[str]:
-    """Return at most eight of some layers, evenly spaced, the first and the last included."""
-    if len(names) <= _MOST_LAYERS:
-        return names
-    places = torch.linspace(0, len(names) - 1, _MOST_LAYERS).round().long().tolist()
-    return [names[place] for place in places]
+def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
+    """Return at most so many of some items, evenly spaced, the first and the last included."""
+    if len(items) <= most:
+        return list(items)
+    places = torch.linspace(0, len(items) - 1, most).round().long().tolist()
+    return [items[place] for place in places]
 
 
 def channel_means(classifier: Classifier, layers: Mapping[str, Layout], images: Tensor) -> dict[str, Tensor]:

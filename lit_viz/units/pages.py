@@ -210,15 +210,16 @@ def unit_pages(
         effects = class_effects(classifier, objective, unit, images, float(means[unit]))
         order = effects.argsort(descending=True).tolist()
         classes = [(classifier.labels[k], float(effects[k])) for k in order]
+        synthetic = _activation(classifier, objective, image, unit)
         pages.append(
             UnitPage(
                 layer=layer,
                 unit=unit,
                 image=f"images/{name}.png",
                 thumbnail=f"thumbnails/{name}.jpg",
-                synthetic=_activation(classifier, objective, image, unit),
+                synthetic=synthetic,
                 held=_held_activation(classifier, silence, objective, image, unit),
-                half=_half_share(classifier, objective, image, unit),
+                half=_half_share(classifier, objective, image, unit, synthetic),
                 activations=found.activations[:, unit],
                 crops=crops,
                 raised=classes[:_CLASSES],
@@ -298,11 +299,13 @@ def _activation(classifier: Classifier, objective: Channel, image: Tensor, unit:
     return _mean(objective, activations[objective.layer], unit)
 
 
-def _half_share(classifier: Classifier, objective: Channel, image: Tensor, unit: int) -> float | None:
-    """Return the share of the activation at half contrast, from a mid-gray image on; None if it does not grow."""
+def _half_share(
+    classifier: Classifier, objective: Channel, image: Tensor, unit: int, activation: float
+) -> float | None:
+    """Return the share of an image's activation at half contrast, from mid-gray on; None if it does not grow."""
     gray = torch.full_like(image, 0.5)
     start = _activation(classifier, objective, gray, unit)
-    growth = _activation(classifier, objective, image, unit) - start
+    growth = activation - start
     if growth <= 0:
         return None
     return (_activation(classifier, objective, (image + gray) / 2, unit) - start) / growth
