@@ -21,7 +21,6 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, did_you_mean, find_part
 from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_share
-from lit_viz.figures.curves import spread
 from lit_viz.figures.sheet import tile
 from lit_viz.images import Fourier, Jitter, Noise, Rotate, Scale
 from lit_viz.images.priors import L2
@@ -34,6 +33,7 @@ from lit_viz.optim import Adam
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.types import Task, slug
 from lit_viz.utils.formatting import pluralize, probability_text
+from lit_viz.utils.limits import evenly
 from lit_viz.utils.parts import constructor_parameters
 from lit_viz.utils.typecheck import checked_types
 
@@ -186,7 +186,7 @@ class ImageProbe(Probe):
             return _images_and_labels(given)
         dataset, collate = (given.dataset, given.collate_fn) if isinstance(given, DataLoader) else (given, None)
         if not isinstance(dataset, IterableDataset):
-            dataset = Subset(dataset, spread(len(dataset), self.limit))  # type: ignore[arg-type]
+            dataset = Subset(dataset, evenly(range(len(dataset)), self.limit))  # type: ignore[arg-type]
         images, labels, *_ = next(iter(DataLoader(dataset, self.limit, collate_fn=collate)))
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (classifier.mean, classifier.std))
         return images * std + mean, labels if _are_classes(labels) else None

@@ -15,18 +15,18 @@ from lit_viz.evidence.naturalness import (
     UNNATURAL,
     NaturalImages,
     Naturalness,
-    evenly,
     last_figure,
     network_layers,
     null_deviations,
+    other_images,
     read_input,
 )
 from lit_viz.methods.tasks import listed_tasks
 from lit_viz.runs.evidence import ImageNaturalness, LayerNaturalness, NaturalnessEvidence
 from lit_viz.types import Record
+from lit_viz.utils.limits import evenly
 
 _MOST = 32  # photographs of a class that are compared
-_RANDOM = 64  # photographs of any class
 
 
 def class_image_naturalness(
@@ -46,7 +46,7 @@ def class_image_naturalness(
     """
     files, classes = photographs_by_class(classifier, photographs)
     layers = network_layers(classifier)
-    strangers = evenly(range(len(files)), _RANDOM)
+    strangers = other_images(len(files))
     natural: dict[int | None, list[int]] = {}
     for record, _ in images:
         natural[record.target] = _of_class(classes, record.target)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ from lit_viz.classifiers.layers import Layout, layouts
 from lit_viz.errors import require
 from lit_viz.images.canvas import resize
 from lit_viz.images.reading import read_photograph
+from lit_viz.utils.limits import evenly
 
-_Item = TypeVar("_Item")
 _BATCH = 16
 _RESAMPLES = 500
 _INTERVAL = (0.025, 0.975)
 _LEAST_CHANNELS = 8
 _MOST_LAYERS = 8
+_OTHERS = 64  # photographs with which natural images are compared
 _LEAST = 3  # photographs of a comparison
 _LEAST_OTHERS = 8  # figures of a null distribution
 _NORMAL = 1.4826  # standard deviation of a normal distribution relative to its median absolute deviation
@@ -141,7 +142,8 @@ def network_layers(classifier: Classifier) -> dict[str, Layout]:
             blocks.setdefault(name.count("."), []).append(name)
         if "." not in name:
             outer.append(name)
-    return {name: found[name] for name in evenly(max(blocks.values(), key=len, default=outer), _MOST_LAYERS)}
+    names = max(blocks.values(), key=len, default=outer)
+    return {name: found[name] for name in evenly(names, _MOST_LAYERS)}
 
 
 def _layers_with_channels(classifier: Classifier) -> dict[str, Layout]:
@@ -153,12 +155,9 @@ def _layers_with_channels(classifier: Classifier) -> dict[str, Layout]:
     return found
 
 
-def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
-    """Return at most so many of some items, evenly spaced, the first and the last included."""
-    if len(items) <= most:
-        return list(items)
-    places = torch.linspace(0, len(items) - 1, most).round().long().tolist()
-    return [items[place] for place in places]
+def other_images(count: int) -> list[int]:
+    """Return the places of the images, of ``count``, with which natural images are compared: at most 64."""
+    return evenly(range(count), _OTHERS)
 
 
 def channel_means(classifier: Classifier, layers: Mapping[str, Layout], images: Tensor) -> dict[str, Tensor]:

@@ -32,15 +32,6 @@ _TITLE = 1.12  # width of the title of a strip in inches
 _STRIP = 0.42  # height of a strip in inches
 
 
-def spread(count: int, at_most: int) -> list[int]:
-    """Return at most ``at_most`` evenly spaced indices of ``range(count)``, the first and the last included."""
-    if count <= at_most:
-        return list(range(count))
-    if at_most == 1:
-        return [count - 1]
-    return [round(place * (count - 1) / (at_most - 1)) for place in range(at_most)]
-
-
 def is_geometric(iterations: NDArray[np.float64]) -> bool:
     """Return whether iterations were logged at growing distances, which a logarithmic axis displays better."""
     steps = np.diff(iterations[iterations >= 1])

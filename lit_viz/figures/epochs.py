@@ -14,7 +14,7 @@ from lit_viz.attacks.norms import format_distance
 from lit_viz.attributions import title_of
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks import robustness
-from lit_viz.figures.curves import plot_band, spread
+from lit_viz.figures.curves import plot_band
 from lit_viz.figures.evolution import Evolution, save_evolution
 from lit_viz.figures.layout import Cell, Grid, Plot, Text, compose, pixels, stack
 from lit_viz.figures.sheet import sweep_figure
@@ -26,7 +26,7 @@ from lit_viz.runs.results import Outcome
 from lit_viz.runs.verification import Unverified, verify
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import Notify, remark
-from lit_viz.utils.limits import MOST_EPOCHS, MOST_TILES
+from lit_viz.utils.limits import MOST_EPOCHS, MOST_TILES, evenly
 
 _PREFIX = "epoch_"
 _MOST_DIGITS = 10
@@ -108,7 +108,7 @@ def _figure(epochs: dict[int, list[Outcome]]) -> Figure:
     if _is_robustness(epochs):
         return _robustness_figure(epochs)
     numbers = list(epochs)
-    shown = [numbers[place] for place in spread(len(numbers), MOST_EPOCHS)]
+    shown = evenly(numbers, MOST_EPOCHS)
     evolutions = _evolutions(epochs)[:MOST_TILES]
     photographs = _photographs(epochs)[:MOST_TILES]
     has_photographs = any(photograph is not None for photograph in photographs)

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lit_viz.figures.curves import AXIS, plot_metric, spread
+from lit_viz.figures.curves import AXIS, plot_metric
 from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, pixels, stack, wrap_text
 from lit_viz.figures.sheet import contact_sheet, grid_shape
 from lit_viz.figures.style import CELL, GAP, GROUP_GAP, HEADING, WIDE
 from lit_viz.types import Curve, Picture
 from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import probability_text
-from lit_viz.utils.limits import MOST_EVOLUTIONS, MOST_FRAMES, MOST_TILES
+from lit_viz.utils.limits import MOST_EVOLUTIONS, MOST_FRAMES, MOST_TILES, evenly
 
 _CURVE = 0.62  # height of the curve in inches
 _SIDE = 720  # maximum width and height of all tiles together in pixels
@@ -115,7 +115,7 @@ class _RowSizes:
 
 def _task_rows(task: Evolution, sizes: _RowSizes) -> Grid:
     """Return the name of a task, a row of images by iteration, and the curve."""
-    shown = [task.frames[place] for place in spread(len(task.frames), sizes.columns)]
+    shown = evenly(task.frames, sizes.columns)
     iterations = [iteration for iteration, _ in shown]
     cells = []
     for iteration, picture in shown:
@@ -165,8 +165,7 @@ def _iterations(tasks: Sequence[Evolution], most: int) -> list[int]:
     logged: set[int] = set()
     for task in tasks:
         logged.update(iteration for iteration, _ in task.frames)
-    ordered = sorted(logged)
-    return [ordered[place] for place in spread(len(ordered), most)]
+    return evenly(sorted(logged), most)
 
 
 def _tile_size(task: Evolution, shape: tuple[int, int]) -> tuple[int, int]:

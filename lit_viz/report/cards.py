@@ -10,7 +10,6 @@ from pathlib import Path
 from PIL import Image
 
 from lit_viz.engine.snapshots import PerturbedImageRecord
-from lit_viz.figures.curves import spread
 from lit_viz.images.rendering import MAGNIFIED
 from lit_viz.methods.records import label_with_lr
 from lit_viz.presentations import Presentation, TableRow
@@ -19,7 +18,7 @@ from lit_viz.report.plots import CurvePlot, plot_curves
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Curve, Record
-from lit_viz.utils.limits import MOST_PERTURBED
+from lit_viz.utils.limits import MOST_PERTURBED, evenly
 
 MAX_FRAMES = 12  # of a card
 
@@ -191,13 +190,13 @@ def _have_equal_pixels(first: Path, second: Path) -> bool:
 
 def _fit(images: Sequence[LoggedImage], budget: float) -> list[Frame]:
     """Embed as many images as the budget in bytes allows, evenly, the first and the last included."""
-    frames = [images[place].embed() for place in spread(len(images), MAX_FRAMES)]
+    frames = [image.embed() for image in evenly(images, MAX_FRAMES)]
     for count in range(len(frames), 0, -1):
         selected = []
         size = 0
-        for place in spread(len(frames), count):
-            selected.append(frames[place])
-            size += frames[place].size
+        for frame in evenly(frames, count):
+            selected.append(frame)
+            size += frame.size
         if size <= budget:
             return selected
     return []

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_viz.attacks.norms import NORMS
-from lit_viz.figures.curves import is_geometric, spread
+from lit_viz.figures.curves import is_geometric
 from lit_viz.types import Curve
+from lit_viz.utils.limits import evenly
 
 # Plot area in units of the view box in templates/card.html.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34.0, 236.0, 8.0, 66.0
@@ -102,8 +103,7 @@ def _plot(name: str, curve: Curve, axis: _HorizontalAxis, stops: Sequence[int | 
         else:
             marks.append(None)
     points = []
-    for place in spread(len(curve), _MAX_POINTS):
-        k, value = curve[place]
+    for k, value in evenly(curve, _MAX_POINTS):
         points.append(f"{axis.place(k):g},{to_y(value):g}")
     label = name.replace("_", " ")
     if name in NORMS:

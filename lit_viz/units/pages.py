@@ -21,6 +21,7 @@ from lit_viz.evidence.naturalness import (
     compared_layers,
     last_figure,
     null_deviations,
+    other_images,
     read_input,
 )
 from lit_viz.images.canvas import resize
@@ -35,7 +36,6 @@ from lit_viz.units.silence import Silence
 from lit_viz.units.survey import LayerSurvey, channel_of
 
 _CLASSES = 5  # raised and lowered
-_RANDOM = 64  # photographs with which natural images are compared
 _THUMBNAIL = 96  # pixels
 _BINS = 40
 #: A synthetic activation of so many times the largest of a photograph is flagged; clean units reached 8.1 times.
@@ -192,7 +192,7 @@ def unit_pages(
         (site / name).mkdir(parents=True, exist_ok=True)
     field = receptive_field(classifier, layer)
     outcomes = _finished(run)
-    others = torch.linspace(0, len(photographs) - 1, min(len(photographs), _RANDOM)).long().tolist()
+    others = other_images(len(photographs))
     needed = chain(others, *(found.most_active(unit) for unit in outcomes))
     natural_images = NaturalImages(classifier, compared_layers(classifier, layer), photographs, needed)
     means = found.activations.mean(0)

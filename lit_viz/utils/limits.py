@@ -1,5 +1,12 @@
 """Numbers of items in figures and printed tables. What exceeds them is in the files of the run; captions say so."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
 #: Images or maps with a row of their own. No more comparisons and localizations are kept for the figures.
 MOST_ROWS = 20
 #: Photographs with saliency maps.
@@ -30,3 +37,13 @@ MOST_NAMES = 10
 MOST_PRINTED = 40
 #: Printed notes on ambiguous reference boxes.
 MOST_NOTES = 3
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """Return at most ``most`` items, evenly spaced, the first and the last included; of one, the last."""
+    if len(items) <= most:
+        return list(items)
+    if most == 1:
+        return [items[-1]]
+    distance = (len(items) - 1) / (most - 1)
+    return [items[round(place * distance)] for place in range(most)]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
-from lit_viz.figures.evolution import Evolution, evolution_figure, spread
+from lit_viz.figures.evolution import Evolution, evolution_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
@@ -87,12 +87,6 @@ def test_geometric_iterations_have_a_logarithmic_axis():
     axes = evolution_figure([evolution(iterations=(0, 1, 2, 4, 8, 16, 32, 64, 128))]).axes[-1]
     assert axes.get_xscale() == "symlog"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "2", "4", "16", "32", "128"]
-
-
-def test_spread_includes_both_ends():
-    assert spread(3, 5) == [0, 1, 2]
-    assert spread(11, 5) == [0, 2, 5, 8, 10]
-    assert spread(100, 1) == [99]
 
 
 def test_many_tasks_become_a_sheet_of_the_last_images(figures: Any):
