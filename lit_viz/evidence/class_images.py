@@ -10,12 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
+from lit_viz.classifiers.summaries import probabilities
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
     NaturalImages,
     Naturalness,
-    last_figure,
+    best_late_figure,
     network_layers,
     null_deviations,
     other_images,
@@ -27,6 +28,7 @@ from lit_viz.types import Record
 from lit_viz.utils.limits import evenly
 
 _MOST = 32  # photographs of a class that are compared
+_LEAST_PROBABILITY = 0.1  # of the class of an image; below, the maximization failed
 
 
 def class_image_naturalness(
@@ -34,7 +36,8 @@ def class_image_naturalness(
 ) -> NaturalnessEvidence:
     """Return how natural the way of class images through a network is (:mod:`~lit_viz.evidence.naturalness`).
 
-    The class of a photograph is the name of its folder, or else the network's prediction.
+    The class of a photograph is the name of its folder, or else the network's prediction. An image to which the network
+    gives less than 0.1 of the probability of its class has no deviation, and is left out of those of the others.
 
     Args:
         classifier: the network.
@@ -55,11 +58,22 @@ def class_image_naturalness(
     for record, image in images:
         others = set(strangers) - set(_places(classes, record.target))
         compared.append(natural_images.compare(image, natural[record.target], sorted(others)))
-    deviations = null_deviations([last_figure(figures) for figures in compared])
+    best: list[float | None] = []
+    for (record, image), figures in zip(images, compared, strict=True):
+        best.append(best_late_figure(figures) if _shows_class(classifier, image, record.target) else None)
+    deviations = null_deviations(best)
     found = []
     for (record, _), figures, deviation in zip(images, compared, deviations, strict=True):
         found.append(_image_evidence(record, len(natural[record.target]), figures, deviation))
     return NaturalnessEvidence(photographs=len(files), images=found)
+
+
+def _shows_class(classifier: Classifier, image: Tensor, target: int | None) -> bool:
+    """Return whether the network recognizes the class of an image; if not, its maximization failed."""
+    if target is None or classifier.decision == "number":
+        return True
+    probability = probabilities(classifier.logits(image[None]), classifier.decision)[0, target]
+    return float(probability) >= _LEAST_PROBABILITY
 
 
 def _image_evidence(

@@ -262,6 +262,16 @@ def last_figure(figures: Sequence[Naturalness]) -> float | None:
     return figures[-1].value
 
 
+def best_late_figure(figures: Sequence[Naturalness]) -> float | None:
+    """Return the highest figure of the second half of the layers; None where none is decidable.
+
+    A natural image is near 1 there, and single layers vary much: an image of which no figure is high shows something
+    else.
+    """
+    late = [figure.value for figure in figures[len(figures) // 2 :] if figure.is_decidable]
+    return max(late, default=None)
+
+
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Return the Spearman correlations of the rows of ``(N, C)`` and ``(M, C)``, ``(N, M)``; ties have mean ranks."""
     correlations: Tensor = _standardized(_ranks(a)) @ _standardized(_ranks(b)).T

@@ -163,7 +163,8 @@ def _naturalness(part: run_evidence.NaturalnessEvidence) -> EvidenceItem:
     notes = [
         "By layer, Spearman correlation of the channel means: 1 as among photographs of the class, 0 as of other "
         "photographs, with a 95 % interval. A low value is no proof of manipulation: clean networks have low ones too. "
-        "Unnatural: far below the other class images at the last layer; not decidable with fewer than nine of them."
+        "Unnatural: the best figure of the second half of the layers is far below those of the other class images; not "
+        "decidable with fewer than nine of them, and where the network does not recognize the class."
     ]
     return EvidenceItem(text, rows=rows, notes=notes)
 

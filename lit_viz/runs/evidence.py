@@ -58,8 +58,8 @@ class LayerNaturalness(JsonObject):
 class ImageNaturalness(JsonObject):
     """How natural a class image is, by layer, and the number of photographs of its class; no layers if too few.
 
-    ``deviation`` is how far the figure of the last layer lies from those of the other images, in robust standard
-    deviations, or None where not decidable; ``flag`` is ``unnatural`` or empty.
+    ``deviation`` is how far the best figure of the second half of the layers lies from those of the other images, in
+    robust standard deviations, or None where not decidable; ``flag`` is ``unnatural`` or empty.
     """
 
     index: int

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.classifiers import Classifier
 from lit_viz.cli import main
 from lit_viz.evidence.class_images import class_image_naturalness, photographs_by_class
-from lit_viz.evidence.naturalness import channel_means, naturalness, network_layers
+from lit_viz.evidence.naturalness import Naturalness, best_late_figure, channel_means, naturalness, network_layers
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import ClassImageRecord
+from lit_viz.zoo import FASHION_LABELS
 from lit_viz.zoo.photographs import photograph_file
 
 
@@ -68,19 +70,43 @@ def test_a_photograph_is_natural_and_noise_is_not(net: Classifier) -> None:
     assert values == pytest.approx([figure.value for figure in expected], abs=1e-5)
 
 
+class Confused(nn.Module):
+    """The logit of ``dress`` is at least that of ``ankle boot``."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        dress, boot = FASHION_LABELS.index("dress"), FASHION_LABELS.index("ankle boot")
+        return torch.cat([logits[:, :dress], logits[:, [dress, boot]].amax(1, keepdim=True), logits[:, dress + 1 :]], 1)
+
+
 def test_a_class_image_of_another_class_is_flagged(net: Classifier) -> None:
+    mean, std = net.mean, net.std
+    confused = lv.load_classifier(
+        nn.Sequential(*net.original.children(), Confused()), labels=net.labels, mean=mean, std=std, size=28
+    )
     files, classes = photographs_by_class(net, ["zoo:fashion"])
     images = []
     for label, name in enumerate(net.labels):
         shown = net.labels.index("ankle boot") if name == "dress" else label
         file = files[classes.index(shown)]
         images.append((record(label, name), read_photograph(file, net.size, 1).pixels))
-    found = class_image_naturalness(net, ["zoo:fashion"], images)
+    found = class_image_naturalness(confused, ["zoo:fashion"], images)
     assert [image.target_name for image in found.images if image.flag] == ["dress"]
     assert {image.flag for image in found.images} == {"", "unnatural"}
     assert all(image.deviation is not None for image in found.images)
-    few = class_image_naturalness(net, ["zoo:fashion"], images[:8])
+    few = class_image_naturalness(confused, ["zoo:fashion"], images[:8])
     assert [image.deviation for image in few.images] == [None] * 8
+    failed = class_image_naturalness(net, ["zoo:fashion"], images).images[net.labels.index("dress")]
+    assert (failed.deviation, failed.flag) == (None, "")  # the network does not see the class
+
+
+def test_one_high_figure_of_a_late_layer_suffices() -> None:
+    def figures(*values: float | None) -> list[Naturalness]:
+        return [Naturalness(str(place), v or 0.0, -1, 1, v is not None) for place, v in enumerate(values)]
+
+    assert best_late_figure(figures(0.9, 0.8, 0.1, 0.3, None)) == 0.3
+    assert best_late_figure(figures(0.9, None)) is None
+    assert best_late_figure(figures(0.2)) == 0.2
+    assert best_late_figure([]) is None
 
 
 def test_a_class_without_photographs_is_not_decidable(net: Classifier) -> None:
