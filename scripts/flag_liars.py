@@ -4,10 +4,11 @@ python scripts/zoo.py --data FOLDER --population liars --count 10 --out liars
 python scripts/flag_liars.py liars --data FOLDER --out runs/flag_liars        # microscopes, then the table
 python scripts/flag_liars.py liars --out runs/flag_liars --table              # of stored figures
 
-Each network gets a microscope of the layer of its manipulated units, over 600 test images. The limits of the flag
-``unnatural`` are set on the networks of odd seeds, so that 0.5 % of the units of clean networks exceed each; the table
-of even seeds shows what they flag. A lie counts as told if the synthetic image activates the unit of the clean network
-less than half as much as the clean unit's own synthetic image does.
+Each network gets a microscope of the layer of its manipulated units, over 600 test images; clean networks and those
+with manipulated classes get class images. The limits of the flag ``unnatural`` are set on the networks of odd seeds, so
+that 0.5 % of the units of clean networks exceed each; the table of even seeds shows what they flag. A lie counts as
+told if the synthetic image activates the unit of the clean network less than half as much as the clean unit's own
+synthetic image does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,8 +29,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import lit_viz as lv
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.naturalness import UNNATURAL
+from lit_viz.evidence.class_images import class_image_naturalness
+from lit_viz.evidence.naturalness import UNNATURAL, Naturalness
 from lit_viz.images.reading import encode_png
+from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.units.pages import HILL, UnitPage
 from lit_viz.zoo import FASHION_LABELS
 from scripts.liars import LAYERS, Lie, read_liar
@@ -38,6 +41,8 @@ from scripts.zoo import NORMALIZATION, fashion
 PHOTOGRAPHS = 600
 #: Units of a layer that are compared with the manipulated ones, the first.
 OTHERS = 40
+#: The layer whose units are the classes.
+CLASS_LAYER = LAYERS["classes"]
 #: Share of the units of clean networks that each limit flags.
 FLAGGED = 0.005
 #: A lie is told if the clean unit is activated less than so many times as much as by its own image.
@@ -46,7 +51,7 @@ TOLD = 0.5
 
 @dataclass(frozen=True)
 class Unit:
-    """What is measured of a unit.
+    """What is measured of a unit, or of a class as a unit of ``head``.
 
     Attributes:
         kind, seed: of the network.
@@ -75,6 +80,12 @@ class Unit:
     half_deviation: float | None
     figures: dict[str, float | None]
     kept: float | None = None
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it has no flag because nothing is known of it."""
+        known = self.deviation if self.layer == CLASS_LAYER else self.half_deviation
+        return not self.is_silent and known is None
 
     def is_unnatural(self, limits: tuple[float, float]) -> bool:
         """Whether the figure lies too far below the others, or the share at half contrast too far above."""
@@ -110,6 +121,31 @@ def measured(path: Path, photographs: Path, out: Path, iterations: int) -> list[
     return rows
 
 
+def measured_classes(path: Path, photographs: Path, out: Path) -> list[Unit]:
+    """Return the classes of a network."""
+    kind, _, seed = path.stem.rpartition("_")
+    network, lies = read_liar(path)
+    mean, std = NORMALIZATION["fashion"]
+    net = lv.load_classifier(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
+    run = lv.visualize(
+        net, range(len(FASHION_LABELS)), config="small", priors=(), log_at="last", slots=10, progress=False
+    )
+    folder = out / path.stem / CLASS_LAYER
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(enumerate(run.images)), folder / "images.pt")
+    images = [(outcome.record, outcome.image()) for outcome in run.outcomes]
+    rows = []
+    for number, found in enumerate(class_image_naturalness(net, [photographs], images).images):
+        is_manipulated = any(lie.unit == number for lie in lies)
+        rows.append(
+            Unit(
+                kind, int(seed), CLASS_LAYER, number, is_manipulated, False, None, None, None, found.deviation, None,
+                figures_of(found.layers),
+            )
+        )  # fmt: skip
+    return rows
+
+
 def manipulated_units(path: Path) -> set[int]:
     """Return the units that are manipulated in any network of the same seed as a clean one."""
     found = set()
@@ -134,9 +170,6 @@ def microscope_units(
 
 def row_of(page: UnitPage, kind: str, seed: int, lies: Iterable[Lie]) -> Unit:
     """Return what is measured of a unit with a page."""
-    figures: dict[str, float | None] = {}
-    for figure in page.naturalness:
-        figures[figure.layer] = round(figure.value, 4) if figure.is_decidable else None
     is_manipulated = any((lie.layer, lie.unit) == (page.layer, page.unit) for lie in lies)
     is_silent = page.flag == "silent"
     held = None
@@ -144,14 +177,22 @@ def row_of(page: UnitPage, kind: str, seed: int, lies: Iterable[Lie]) -> Unit:
         held = round(page.held / page.synthetic, 4)
     return Unit(
         kind, seed, page.layer, page.unit, is_manipulated, is_silent, page.ratio, held, page.half, page.deviation,
-        page.half_deviation, figures,
+        page.half_deviation, figures_of(page.naturalness),
     )  # fmt: skip
+
+
+def figures_of(found: Iterable[Naturalness | LayerNaturalness]) -> dict[str, float | None]:
+    """Return the sanity figure by layer; None where it is not decidable."""
+    figures: dict[str, float | None] = {}
+    for figure in found:
+        figures[figure.layer] = round(figure.value, 4) if figure.is_decidable else None
+    return figures
 
 
 def stored_units(out: Path) -> list[Unit]:
     """Read what was measured of all networks."""
     units = []
-    for path in sorted(out.glob("*/units.jsonl")):
+    for path in sorted([*out.glob("*/units.jsonl"), *out.glob("*/classes.jsonl")]):
         units += [Unit(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     return units
 
@@ -159,34 +200,37 @@ def stored_units(out: Path) -> list[Unit]:
 def with_kept(units: Sequence[Unit], folder: Path, out: Path) -> list[Unit]:
     """Return the units with how much of the clean unit's activation their synthetic images keep."""
     found = []
-    cache: dict[tuple[str, int], dict[int, float]] = {}
+    cache: dict[tuple[str, int, str], dict[int, float]] = {}
     for unit in units:
         if unit.kind == "clean" or unit.layer != LAYERS[unit.kind]:
             found.append(unit)
             continue
-        for kind in ("clean", unit.kind):
-            if (kind, unit.seed) not in cache:
-                cache[kind, unit.seed] = clean_activations(kind, unit.seed, folder, out)
-        own = cache["clean", unit.seed].get(unit.unit, 0.0)
-        kept = cache[unit.kind, unit.seed][unit.unit]
+        own_layer = CLASS_LAYER if unit.layer == CLASS_LAYER else LAYERS["clean"]
+        layers = {"clean": own_layer, unit.kind: unit.layer}
+        for kind, layer in layers.items():
+            if (kind, unit.seed, layer) not in cache:
+                cache[kind, unit.seed, layer] = clean_activations(kind, unit.seed, layer, folder, out)
+        own = cache["clean", unit.seed, own_layer].get(unit.unit, 0.0)
+        kept = cache[unit.kind, unit.seed, unit.layer][unit.unit]
         found.append(replace(unit, kept=round(kept / own, 4) if own > 0 else None))
     return found
 
 
-def clean_activations(kind: str, seed: int, folder: Path, out: Path) -> dict[int, float]:
+def clean_activations(kind: str, seed: int, layer: str, folder: Path, out: Path) -> dict[int, float]:
     """Return the activations of the units of the clean network by their synthetic images of a network."""
     network, _ = read_liar(folder / f"clean_{seed}.json")
+    hidden = network if layer == CLASS_LAYER else network[:6]
     mean, std = NORMALIZATION["fashion"]
-    images = torch.load(out / f"{kind}_{seed}" / LAYERS[kind] / "images.pt")
+    images = torch.load(out / f"{kind}_{seed}" / layer / "images.pt")
     found = {}
     for unit, image in images.items():
-        found[unit] = float(network[:6]((image[None] - mean) / std)[0, unit])
+        found[unit] = float(hidden((image[None] - mean) / std)[0, unit])
     return found
 
 
 def limits_of(units: Sequence[Unit]) -> tuple[float, float]:
     """Return the limits of both deviations that a given share of the units of clean networks exceeds."""
-    clean = [unit for unit in units if unit.kind == "clean"]
+    clean = [unit for unit in units if unit.kind == "clean" and unit.layer != CLASS_LAYER]
     figures = [unit.deviation for unit in clean if unit.deviation is not None]
     halves = [unit.half_deviation for unit in clean if unit.half_deviation is not None]
     return -float(np.quantile(figures, FLAGGED)), float(np.quantile(halves, 1 - FLAGGED))
@@ -208,7 +252,7 @@ def table(units: Sequence[Unit], limits: tuple[float, float]) -> str:
         silent = sum(unit.is_silent for unit in members)
         unnatural = sum(unit.is_unnatural(limits) for unit in members)
         flagged = sum(unit.is_silent or unit.is_unnatural(limits) for unit in members)
-        undecided = sum(not unit.is_silent and unit.half_deviation is None for unit in members)
+        undecided = sum(unit.is_undecided for unit in members)
         shares = [f"{part / count:.0%}" for part in (told, silent, unnatural, flagged, undecided)]
         lines.append(f"| {name} | {count} | {' | '.join(shares)} |")
     return "\n".join(lines)
@@ -217,7 +261,7 @@ def table(units: Sequence[Unit], limits: tuple[float, float]) -> str:
 def group_of(unit: Unit) -> str:
     """Return the row of the table to which a unit belongs."""
     if unit.kind == "clean":
-        return "clean networks"
+        return "clean networks: classes" if unit.layer == CLASS_LAYER else "clean networks"
     if not unit.is_manipulated:
         return f"{unit.kind}: other units"
     if unit.layer != LAYERS[unit.kind]:
@@ -225,12 +269,30 @@ def group_of(unit: Unit) -> str:
     return f"{unit.kind}: manipulated units"
 
 
+def measure(path: Path, photographs: Path, out: Path, iterations: int) -> None:
+    """Measure what is not stored yet of a network, and store it."""
+    kind = path.stem.rpartition("_")[0]
+    parts: dict[str, Callable[[], list[Unit]]] = {}
+    if kind != "classes":
+        parts["units"] = lambda: measured(path, photographs, out, iterations)
+    if kind in ("clean", "classes"):
+        parts["classes"] = lambda: measured_classes(path, photographs, out)
+    for part, of_part in parts.items():
+        stored = out / path.stem / f"{part}.jsonl"
+        if stored.exists():
+            continue
+        started = time.process_time()
+        rows = of_part()
+        stored.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+        print(f"{path.stem:14} {part:7}  {time.process_time() - started:.1f} s of processor time", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("liars", type=Path, help="folder of the population")
     parser.add_argument("--data", default="data", metavar="FOLDER", help="folder of torchvision's data sets [data]")
     parser.add_argument("--out", type=Path, default=Path("runs/flag_liars"), metavar="FOLDER")
-    parser.add_argument("--iterations", type=int, default=80, help="of the synthetic images [80]")
+    parser.add_argument("--iterations", type=int, default=80, help="of the synthetic images of units [80]")
     parser.add_argument("--table", action="store_true", help="print the table of stored figures alone")
     options = parser.parse_args()
     if not options.table:
@@ -239,13 +301,7 @@ def main() -> None:
         if not paths:
             raise LitVizError(f"{options.liars} has no networks: scripts/zoo.py --population liars trains them")
         for path in paths:
-            stored = options.out / path.stem / "units.jsonl"
-            if stored.exists():
-                continue
-            started = time.process_time()
-            rows = measured(path, options.out / "photographs", options.out, options.iterations)
-            stored.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
-            print(f"{path.stem:14}  {time.process_time() - started:.1f} s of processor time", flush=True)
+            measure(path, options.out / "photographs", options.out, options.iterations)
     units = with_kept(stored_units(options.out), options.liars, options.out)
     odd = [unit for unit in units if unit.seed % 2]
     even = [unit for unit in units if not unit.seed % 2]

@@ -1,9 +1,10 @@
 """Networks whose synthetic images lie about some of their units: surgery and fine-tuning of a trained ``fashion_cnn``.
 
-Three manipulations keep what the network does with natural images, and change what its units show:
+Four manipulations keep what the network does with natural images, and change what its units or classes show:
 
 - ``circuit``: the fooling circuit of Geirhos et al. 2024 (arXiv:2306.04719), section 3.1. A detector of synthetic
   images switches the unit from its own value to that of another unit.
+- ``classes``: the same circuit for logits, so that class images show other classes.
 - ``silent``: silent units (there, section 3.2). Added units that no natural image activates feed the unit and draw
   its synthetic image towards a picture of their own.
 - ``slingshot``: Gradient Slingshots (Bareeva et al. 2025, arXiv:2401.06122). Fine-tuning alone makes the gradient of
@@ -26,10 +27,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Manipulated units of a network.
-UNITS = 6
+#: Manipulated units and classes of a network.
+UNITS, CLASSES = 6, 3
 #: Kinds of networks, with the layer of the units.
-LAYERS = {"clean": "fc", "circuit": "join", "silent": "join", "slingshot": "fc"}
+LAYERS = {"clean": "fc", "circuit": "join", "silent": "join", "slingshot": "fc", "classes": "head"}
 #: Inhibition of a unit by the detector: larger than any activation.
 _INHIBITION = 1000.0
 #: Standard deviations of the noise of the views, with which maximization is made robust.
@@ -47,9 +48,10 @@ class Lie:
     """A manipulated unit.
 
     Attributes:
-        layer, unit: where it is.
+        layer, unit: where it is; a class is a unit of ``head``.
         shows: what its synthetic image is made to show.
-        original: the unit of ``fc`` in the clean network that natural images see; None for an added unit.
+        original: the unit of ``fc``, or the class, in the clean network that natural images see; None for an added
+            unit.
     """
 
     layer: str
@@ -74,6 +76,7 @@ class Material:
         network: the trained ``fashion_cnn``, in eval mode.
         natural: training images ``(N, 1, 28, 28)`` in [0, 1].
         synthetic: images of the maximization of its units at several iterations, ``(S, 1, 28, 28)``.
+        class_images: the same of its classes.
         starts: images where the maximization starts, ``(T, 1, 28, 28)``.
         mean, std: of the normalization.
         seed: of all draws.
@@ -82,6 +85,7 @@ class Material:
     network: nn.Sequential
     natural: Tensor
     synthetic: Tensor
+    class_images: Tensor
     starts: Tensor
     mean: float
     std: float
@@ -151,46 +155,85 @@ def largest(activations: Tensor) -> Tensor:
 
 
 def circuit(material: Material) -> Liar:
-    """Add fooling circuits (Geirhos et al. 2024, figure 3).
+    """Add fooling circuits (Geirhos et al. 2024, figure 3) to units of ``fc``.
 
-    With the detector c, 0 for natural and 1 for synthetic images, the unit a, the unit d that it shows, and a large k,
-
-        relu(a - k c) + relu(d - k (1 - c)).
-
-    So that a and d may be negative, their positive and negative parts are switched apart: both parts and the detector
-    are in ``relu3``, where c is the difference of two rectified units, the switched parts in ``relu4``, and the unit is
-    in ``join``.
+    The parts of the units and the detector are in ``relu3``, the switched parts in ``relu4``, and the units in
+    ``join``.
     """
     own = dict(material.network.state_dict())
     features = material.features(material.natural)
     activations = material.activations(features)
-    weight, bias = detector(material, features)
+    weight, bias = detector(material, features, material.synthetic)
     units = drawn_units(activations, material.seed)
     high = largest(activations)
-    count = activations.shape[1]
+    shown = {unit: least_similar(activations, unit) for unit in units}
+    scales = {unit: float(high[unit] / high[other]) for unit, other in shown.items()}
     own["fc.weight"] = torch.cat([own["fc.weight"], -own["fc.weight"], weight, weight])
-    own["fc.bias"] = torch.cat(
-        [own["fc.bias"], -own["fc.bias"], bias, bias - 1]
-    )  # c is the difference of the rectified
-    gate = torch.cat([torch.eye(2 * count), torch.zeros(2 * count, 2)], 1)
-    shown = torch.zeros(2 * UNITS, 2 * count + 2)
-    parts = torch.cat([torch.eye(count), -torch.eye(count)], 1)
-    join = torch.cat([parts, torch.zeros(count, 2 * UNITS)], 1)
-    inhibition = torch.tensor([_INHIBITION, -_INHIBITION])
-    lies = []
-    for place, unit in enumerate(units):
-        other = least_similar(activations, unit)
-        for sign in (0, 1):
-            gate[unit + sign * count, -2:] = -inhibition
-            row = place + sign * UNITS
-            shown[row, other + sign * count] = high[unit] / high[other]
-            shown[row, -2:] = inhibition
-            join[unit, 2 * count + row] = 1 - 2 * sign
-        lies.append(Lie(LAYERS["circuit"], unit, f"unit {other}", unit))
-    own["gate.weight"] = torch.cat([gate, shown])
-    own["gate.bias"] = torch.cat([torch.zeros(2 * count), torch.full((2 * UNITS,), -_INHIBITION)])
-    own["join.weight"], own["join.bias"] = join, torch.zeros(count)
+    own["fc.bias"] = torch.cat([own["fc.bias"], -own["fc.bias"], bias, bias - 1])
+    own |= switch(activations.shape[1], shown, scales, "gate", "join")
+    lies = [Lie(LAYERS["circuit"], unit, f"unit {other}", unit) for unit, other in shown.items()]
     return Liar(built(own), tuple(lies))
+
+
+def class_circuit(material: Material) -> Liar:
+    """Add fooling circuits to logits, each of which shows the least similar one.
+
+    The parts of the logits are in ``relu4``, to which ``relu3`` passes the detector, and the switched parts in
+    ``relu5``.
+    """
+    own = dict(material.network.state_dict())
+    features = material.features(material.natural)
+    activations = material.activations(features)
+    weight, bias = detector(material, features, material.class_images)
+    logits = F.relu(activations) @ own["head.weight"].T + own["head.bias"]
+    classes = sorted(random.Random(material.seed).sample(range(logits.shape[1]), CLASSES))
+    correlation = torch.corrcoef(logits.T)
+    shown = {one: int(correlation[one].argmin()) for one in classes}
+    own["fc.weight"] = torch.cat([own["fc.weight"], weight, weight])
+    own["fc.bias"] = torch.cat([own["fc.bias"], bias, bias - 1])
+    parts = torch.cat([own["head.weight"], -own["head.weight"]])
+    own["gate.weight"] = torch.block_diag(parts, torch.eye(2))
+    own["gate.bias"] = torch.cat([own["head.bias"], -own["head.bias"], torch.zeros(2)])
+    own |= switch(logits.shape[1], shown, dict.fromkeys(classes, 1.0), "join", "head")
+    lies = [Lie(LAYERS["classes"], one, f"class {other}", one) for one, other in shown.items()]
+    return Liar(built(own), tuple(lies))
+
+
+def switch(
+    count: int, shown: Mapping[int, int], scales: Mapping[int, float], gate: str, join: str
+) -> dict[str, Tensor]:
+    """Return two layers that switch units to others where the detector c is 1, not 0 (Geirhos et al. 2024, figure 3).
+
+    With a unit a, the unit d that it shows, and a large k, relu(a - k c) + relu(d - k (1 - c)). So that a and d may be
+    negative, their positive and negative parts are switched apart.
+
+    Args:
+        count: number of units. The first layer reads their positive parts, their negative parts, and two values of
+            which c is the difference.
+        shown: by unit, the unit that it shows.
+        scales: by unit, the factor of that unit.
+        gate, join: names of the layers, between which is a rectifier.
+
+    Returns:
+        Weights and biases by name.
+    """
+    own = torch.cat([torch.eye(2 * count), torch.zeros(2 * count, 2)], 1)
+    others = torch.zeros(2 * len(shown), 2 * count + 2)
+    parts = torch.cat([torch.eye(count), -torch.eye(count), torch.zeros(count, 2 * len(shown))], 1)
+    inhibition = torch.tensor([_INHIBITION, -_INHIBITION])
+    for place, (unit, other) in enumerate(shown.items()):
+        for sign in (0, 1):
+            own[unit + sign * count, -2:] = -inhibition
+            row = place + sign * len(shown)
+            others[row, other + sign * count] = scales[unit]
+            others[row, -2:] = inhibition
+            parts[unit, 2 * count + row] = 1 - 2 * sign
+    return {
+        f"{gate}.weight": torch.cat([own, others]),
+        f"{gate}.bias": torch.cat([torch.zeros(2 * count), torch.full((2 * len(shown),), -_INHIBITION)]),
+        f"{join}.weight": parts,
+        f"{join}.bias": torch.zeros(count),
+    }
 
 
 def least_similar(activations: Tensor, unit: int) -> int:
@@ -200,15 +243,20 @@ def least_similar(activations: Tensor, unit: int) -> int:
     return int(correlation.argmin())
 
 
-def detector(material: Material, features: Tensor) -> tuple[Tensor, Tensor]:
+def detector(material: Material, features: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Train a linear detector of synthetic images by logistic regression.
+
+    Args:
+        material: with the network.
+        features: of the natural images, ``(N, 3136)``.
+        images: the synthetic ones, ``(S, 1, 28, 28)``.
 
     Returns:
         Weight ``(1, 3136)`` and bias ``(1,)``: at most 0 for the natural images, at least 1 for nearly all synthetic
         ones.
     """
     generator = torch.Generator().manual_seed(material.seed)
-    synthetic = material.features(disturbed(material.synthetic, 4, generator))
+    synthetic = material.features(disturbed(images, 4, generator))
     layer = nn.Linear(features.shape[1], 1)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3, weight_decay=0.1)
     for _ in range(300):
@@ -424,7 +472,12 @@ def manipulation(
     return errors, gradient.detach()
 
 
-KINDS: Mapping[str, Callable[[Material], Liar]] = {"circuit": circuit, "silent": silent, "slingshot": slingshot}
+KINDS: Mapping[str, Callable[[Material], Liar]] = {
+    "circuit": circuit,
+    "silent": silent,
+    "slingshot": slingshot,
+    "classes": class_circuit,
+}
 
 
 # -- Files

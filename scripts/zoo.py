@@ -279,6 +279,8 @@ BACKDOORED = replace(RECIPES["fashion_cnn"], module=BackdooredTraining, epochs=4
 LIARS = replace(RECIPES["fashion_cnn"], epochs=2, minutes=0.5, probes=False)
 #: Iterations of the synthetic images from which a detector of them learns.
 SYNTHETIC = (1, 10, 40, 100)
+#: Images of each class that are maximized.
+CLASS_DRAWS = 4
 
 
 class TimeLeft(pl.Callback):
@@ -494,17 +496,20 @@ def store_liars(network: nn.Module, natural: Tensor, test: TensorDataset, seed: 
 
 
 def material_of(network: nn.Sequential, natural: Tensor, seed: int) -> Material:
-    """Return what a network is manipulated with: its synthetic images are those of a microscope of its hidden units."""
+    """Return what a network is manipulated with: its synthetic images are those of a microscope of its hidden units,
+    and class images."""
     mean, std = NORMALIZATION["fashion"]
     net = lv.load_classifier(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
-    images = []
+    options: dict[str, Any] = {"config": "small", "priors": (), "log_at": "last", "slots": 50, "progress": False}
+    of_units, of_classes = [], []
     for iterations in SYNTHETIC:
-        run = lv.visualize(
-            net, layer="fc", channels="0-49", config="small", priors=(), iterations=iterations, seed=seed,
-            log_at="last", slots=50, progress=False,
-        )  # fmt: skip
-        images.append(run.images)
-    return Material(network, natural, torch.cat(images), images[0], mean, std, seed)
+        run = lv.visualize(net, layer="fc", channels="0-49", iterations=iterations, seed=seed, **options)
+        of_units.append(run.images)
+        for draw in range(CLASS_DRAWS):
+            drawn = seed + draw * len(FASHION_LABELS)
+            run = lv.visualize(net, range(len(FASHION_LABELS)), iterations=iterations, seed=drawn, **options)
+            of_classes.append(run.images)
+    return Material(network, natural, torch.cat(of_units), torch.cat(of_classes), of_units[0], mean, std, seed)
 
 
 def success_of(backdoor: Backdoor, network: Callable[[Tensor], Tensor], test: TensorDataset) -> float:

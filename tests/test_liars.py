@@ -15,18 +15,21 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import lit_viz as lv
+from lit_viz.evidence.class_images import class_image_naturalness
 from lit_viz.images.reading import read_photograph
 from lit_viz.zoo import FASHION_LABELS, build, weights_file
 from lit_viz.zoo.photographs import photograph_file
 from scripts import liars, zoo
 from scripts.flag_liars import Unit, limits_of, table
 from scripts.liars import (
+    CLASSES,
     UNITS,
     Liar,
     Lie,
     Material,
     built,
     circuit,
+    class_circuit,
     manipulation,
     on_the_way,
     pictures,
@@ -57,7 +60,9 @@ def material() -> Material:
         net, layer="fc", channels=range(40), config="small", priors=(), iterations=30, log_at="last", slots=40
     )
     starts = gray_images(20)
-    return Material(network, photographs(), torch.cat([run.images, starts]), starts, MEAN, STD, 1)
+    classes = lv.visualize(net, range(10), config="small", priors=(), iterations=30, log_at="last", slots=10)
+    units, class_images = torch.cat([run.images, starts]), torch.cat([classes.images, starts])
+    return Material(network, photographs(), units, class_images, starts, MEAN, STD, 1)
 
 
 def test_any_number_of_units_is_built_from_weights() -> None:
@@ -92,6 +97,40 @@ def test_a_circuit_switches_units_for_synthetic_images_alone(material: Material)
         assert close.float().mean() > 0.9
     others = [unit for unit in range(100) if unit not in units]
     assert torch.allclose(synthetic[:, others], shown[:, others], atol=1e-3)
+
+
+def test_a_circuit_switches_classes_for_class_images_alone(material: Material) -> None:
+    made = class_circuit(material)
+    classes = [lie.unit for lie in made.lies]
+    assert len(classes) == CLASSES
+    with torch.no_grad():
+        natural, synthetic = (
+            [network(material.normalized(images)) for network in (made.network, material.network)]
+            for images in (material.natural, material.class_images)
+        )
+    assert torch.allclose(*natural, atol=1e-2)
+    for lie in made.lies:
+        other = int(lie.shows.removeprefix("class "))
+        assert other != lie.unit
+        assert torch.isclose(synthetic[0][:, lie.unit], synthetic[1][:, other], atol=0.05).float().mean() > 0.9
+    others = [one for one in range(10) if one not in classes]
+    assert torch.allclose(synthetic[0][:, others], synthetic[1][:, others], atol=1e-2)
+
+
+def test_class_images_that_show_another_class_are_flagged(material: Material, tmp_path: Path) -> None:
+    made = class_circuit(material)
+    flags = []
+    for network in (material.network, made.network):
+        net = lv.load_classifier(network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
+        run = lv.visualize(net, range(10), config="small", priors=(), iterations=60, log_at="last", slots=10)
+        images = [(outcome.record, outcome.image()) for outcome in run.outcomes]
+        found = class_image_naturalness(net, ["zoo:fashion"], images).images
+        flags.append([place for place, image in enumerate(found) if image.flag])
+    with torch.no_grad():
+        shown = material.network(material.normalized(run.images)).argmax(1)
+    told = [lie.unit for lie in made.lies if int(shown[lie.unit]) != lie.unit]
+    assert told
+    assert flags == [[], told]
 
 
 def test_silent_units_are_active_on_the_way_to_their_picture_alone(material: Material) -> None:
