@@ -55,7 +55,7 @@ METHODS = {
     "occlusion": Work(170),
 }
 _QUICK = ("class_images", "pgd", "rise")
-#: Views of a class image: those of the default recipe on the small network, one on the large.
+#: Views of a class image: four on the small network, one on the large.
 _VIEWS = {"lite0": 4, "resnet50": 1}
 #: Divisor of the work, for a network with five times slower evaluations.
 _DIVISOR = {"lite0": 1, "resnet50": 4}
