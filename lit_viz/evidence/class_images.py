@@ -22,6 +22,7 @@ from lit_viz.evidence.naturalness import (
     other_images,
     read_input,
 )
+from lit_viz.images.canvas import resize
 from lit_viz.methods.tasks import listed_tasks
 from lit_viz.runs.evidence import ImageNaturalness, LayerNaturalness, NaturalnessEvidence
 from lit_viz.types import Record
@@ -72,8 +73,8 @@ def _shows_class(classifier: Classifier, image: Tensor, target: int | None) -> b
     """Return whether the network recognizes the class of an image; if not, its maximization failed."""
     if target is None or classifier.decision == "number":
         return True
-    probability = probabilities(classifier.logits(image[None]), classifier.decision)[0, target]
-    return float(probability) >= _LEAST_PROBABILITY
+    logits = classifier.logits(resize(image[None], classifier.size))
+    return float(probabilities(logits, classifier.decision)[0, target]) >= _LEAST_PROBABILITY
 
 
 def _image_evidence(

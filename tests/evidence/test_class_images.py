@@ -99,6 +99,14 @@ def test_a_class_image_of_another_class_is_flagged(net: Classifier) -> None:
     assert (failed.deviation, failed.flag) == (None, "")  # the network does not see the class
 
 
+def test_an_image_of_another_size_is_fitted(net: Classifier) -> None:
+    bag = net.labels.index("bag")
+    pixels = read_photograph(str(photograph_file("fashion/bag_18")), net.size, 1).pixels
+    twice = pixels.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    found = class_image_naturalness(net, ["zoo:fashion"], [(record(bag, "bag"), twice)])
+    assert found.images[0].layers[-1].is_decidable
+
+
 def test_one_high_figure_of_a_late_layer_suffices() -> None:
     def figures(*values: float | None) -> list[Naturalness]:
         return [Naturalness(str(place), v or 0.0, -1, 1, v is not None) for place, v in enumerate(values)]
