@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -55,38 +55,52 @@ def crop_box(place: Sequence[float], field: tuple[int, int], size: tuple[int, in
     return x0, y0, x1, y1
 
 
-def class_effects(classifier: Classifier, objective: Channel, unit: int, images: Tensor, mean: float) -> Tensor:
-    """Return how a unit changes the scores: those of the images less those with the unit at its mean, ``(K,)``.
+class ClassEffects:
+    """How the units of a layer change the scores of classes on photographs, each of which is evaluated once without
+    a change.
 
     Args:
         classifier: the network.
         objective: of the layer (:func:`~lit_viz.units.survey.channel_of`).
-        unit: channel or feature.
-        images: ``(N, C, H, W)`` in [0, 1], the photographs that activate the unit most.
-        mean: its mean activation over all photographs.
     """
-    layer = objective.layer
-    network = classifier.fast([layer])
-    module = network.layer(layer)
-    is_map = objective.axis is None
 
-    def replace(name: str, module: object, args: object, output: object) -> object:
-        tensor = first_tensor(output)
-        if not isinstance(output, Tensor) or tensor is None:
-            return output
-        changed = output.clone()
-        if is_map:
-            changed[:, unit] = mean
-        else:
-            changed[..., unit] = mean
-        return changed
+    def __init__(self, classifier: Classifier, objective: Channel) -> None:
+        self._network = classifier.fast([objective.layer])
+        self._objective = objective
+        self._unchanged: dict[int, Tensor] = {}
 
-    differences = []
-    with torch.no_grad():
-        for first in range(0, len(images), _BATCH):
-            part = images[first : first + _BATCH]
-            whole = network(part)[0]
-            with hooked({layer: module}, replace):
-                ablated = network(part)[0]
-            differences.append(whole - ablated)
-    return torch.cat(differences).mean(0)
+    def of(self, unit: int, photographs: Mapping[int, Tensor], mean: float) -> Tensor:
+        """Return the scores of photographs less those with a unit at its mean, ``(K,)``, averaged over them.
+
+        Args:
+            unit: channel or feature.
+            photographs: those that activate the unit most, ``(C, H, W)`` in [0, 1] by place.
+            mean: its mean activation over all photographs.
+        """
+        layer = self._objective.layer
+        module = self._network.layer(layer)
+        is_map = self._objective.axis is None
+
+        def replace(name: str, module: object, args: object, output: object) -> object:
+            tensor = first_tensor(output)
+            if not isinstance(output, Tensor) or tensor is None:
+                return output
+            changed = output.clone()
+            if is_map:
+                changed[:, unit] = mean
+            else:
+                changed[..., unit] = mean
+            return changed
+
+        missing = [place for place in photographs if place not in self._unchanged]
+        if missing:
+            scores = self._scores(torch.stack([photographs[place] for place in missing]))
+            self._unchanged.update(zip(missing, scores, strict=True))
+        with hooked({layer: module}, replace):
+            changed = self._scores(torch.stack([*photographs.values()]))
+        unchanged = torch.stack([self._unchanged[place] for place in photographs])
+        return (unchanged - changed).mean(0)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self._network(part)[0] for part in torch.split(images, _BATCH)])

@@ -31,7 +31,7 @@ from lit_viz.methods.records import LayerImageRecord
 from lit_viz.objectives import Channel, Outputs
 from lit_viz.runs.results import Outcome
 from lit_viz.types import slug
-from lit_viz.units.effects import class_effects, crop_box, receptive_field
+from lit_viz.units.effects import ClassEffects, crop_box, receptive_field
 from lit_viz.units.silence import Silence
 from lit_viz.units.survey import LayerSurvey, channel_of
 
@@ -197,6 +197,7 @@ def unit_pages(
     natural_images = NaturalImages(classifier, compared_layers(classifier, layer), photographs, needed)
     means = found.activations.mean(0)
     objective = channel_of(classifier, layer)
+    class_effects = ClassEffects(classifier, objective)
     pages = []
     for unit, outcome in outcomes.items():
         image = outcome.image()
@@ -207,7 +208,7 @@ def unit_pages(
         picture.save(site / "images" / f"{name}.png")
         save_thumbnail(picture, site / "thumbnails" / f"{name}.jpg")
         images, crops = _crops(classifier, found, unit, photographs, field, site / "crops" / name)
-        effects = class_effects(classifier, objective, unit, images, float(means[unit]))
+        effects = class_effects.of(unit, images, float(means[unit]))
         order = effects.argsort(descending=True).tolist()
         classes = [(classifier.labels[k], float(effects[k])) for k in order]
         synthetic = _activation(classifier, objective, image, unit)
@@ -276,9 +277,10 @@ def _crops(
     photographs: Sequence[str],
     field: tuple[int, int],
     prefix: Path,
-) -> tuple[Tensor, list[Crop]]:
-    """Return the photographs that activate a unit most ``(N, C, H, W)``, and their parts in the receptive field."""
-    images = []
+) -> tuple[dict[int, Tensor], list[Crop]]:
+    """Return the photographs that activate a unit most ``(C, H, W)`` by place, and their parts in the receptive
+    field."""
+    images = {}
     crops = []
     for rank, index in enumerate(found.most_active(unit)):
         path = photographs[index]
@@ -286,9 +288,9 @@ def _crops(
         x0, y0, x1, y1 = crop_box(found.places[unit, rank].tolist(), field, classifier.size)
         file = prefix.with_name(f"{prefix.name}_{rank}.jpg")
         Image.fromarray(to_uint8(pixels[:, y0:y1, x0:x1])).save(file, quality=88)
-        images.append(pixels)
+        images[index] = pixels
         crops.append(Crop(f"crops/{file.name}", Path(path).stem, float(found.activations[index, unit])))
-    return torch.stack(images), crops
+    return images, crops
 
 
 def _activation(classifier: Classifier, objective: Channel, image: Tensor, unit: int) -> float:

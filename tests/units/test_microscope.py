@@ -19,7 +19,7 @@ from lit_viz.cli import main
 from lit_viz.evidence.naturalness import Naturalness
 from lit_viz.images.reading import read_photograph
 from lit_viz.units import build, matching_layers
-from lit_viz.units.effects import class_effects, crop_box, receptive_field
+from lit_viz.units.effects import ClassEffects, crop_box, receptive_field
 from lit_viz.units.pages import Crop, UnitPage, with_deviations
 from lit_viz.units.site import write_site
 from lit_viz.units.survey import TOP, channel_of, survey
@@ -100,7 +100,18 @@ def test_class_effects_are_differences_of_logits(net: Classifier) -> None:
         ablated = hidden.clone()
         ablated[:, 2] = 0.25
         expected = (plain[4:](hidden) - plain[4:](ablated)).mean(0)
-    assert torch.allclose(class_effects(net, channel_of(net, "3"), 2, images, 0.25), expected, atol=1e-5)
+    effects = ClassEffects(net, channel_of(net, "3"))
+    rows = 0
+
+    def count(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal rows
+        rows += len(arguments[0])
+
+    with net.fast(["3"]).register_forward_pre_hook(count):
+        assert torch.allclose(effects.of(2, dict(zip((7, 4, 9), images, strict=True)), 0.25), expected, atol=1e-5)
+        assert rows == 6
+        effects.of(1, {9: images[2], 4: images[1]}, 0.5)
+        assert rows == 8  # the unchanged photographs are known
 
 
 def test_layers_by_patterns(net: Classifier) -> None:
