@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -369,8 +370,15 @@ def test_the_work_of_a_result_does_not_grow_with_the_queue(folder):
     results(20, 480)
     for index in range(1000, 2000):
         folder.add_snapshot(Snapshot(task(index), 0, {"probability": 0.5}))
+    finish(folder, 1000, filler="x" * 20_000_000)
+    folder.flush()
     _, late = calls_of(lambda: results(500, 20))
     assert late < 1.2 * early
+    tracemalloc.start()
+    results(520, 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000  # the large record is not read
 
 
 def frame_keys(folder):
