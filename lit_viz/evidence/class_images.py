@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import Tensor
 
 from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.summaries import probabilities
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
@@ -55,12 +54,12 @@ def class_image_naturalness(
     for record, _ in images:
         natural[record.target] = _of_class(classes, record.target)
     natural_images = NaturalImages(classifier, layers, files, chain(strangers, *natural.values()))
-    compared = []
+    compared: list[list[Naturalness]] = []
+    best: list[float | None] = []
     for record, image in images:
         others = set(strangers) - set(_places(classes, record.target))
-        compared.append(natural_images.compare(image, natural[record.target], sorted(others)))
-    best: list[float | None] = []
-    for (record, image), figures in zip(images, compared, strict=True):
+        figures = natural_images.compare(image, natural[record.target], sorted(others))
+        compared.append(figures)
         best.append(best_late_figure(figures) if _shows_class(classifier, image, record.target) else None)
     deviations = null_deviations(best)
     found = []
@@ -70,11 +69,14 @@ def class_image_naturalness(
 
 
 def _shows_class(classifier: Classifier, image: Tensor, target: int | None) -> bool:
-    """Return whether the network recognizes the class of an image; if not, its maximization failed."""
-    if target is None or classifier.decision == "number":
+    """Return whether the network recognizes the class of an image; if not, its maximization failed.
+
+    Of an image without a class, and of scores that are numbers, there is no probability, and it is True.
+    """
+    if target is None:
         return True
-    logits = classifier.logits(resize(image[None], classifier.size))
-    return float(probabilities(logits, classifier.decision)[0, target]) >= _LEAST_PROBABILITY
+    logits = classifier.logits(resize(image[None], classifier.size))[0]
+    return classifier.prediction(logits, target).get("probability", 1.0) >= _LEAST_PROBABILITY
 
 
 def _image_evidence(
