@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,8 @@ from lit_viz.evidence.naturalness import UNNATURAL, Naturalness
 from lit_viz.images.reading import encode_png
 from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.units.pages import HILL, UnitPage
-from lit_viz.zoo import FASHION_LABELS
 from scripts.liars import LAYERS, Lie, read_liar
-from scripts.zoo import NORMALIZATION, fashion
+from scripts.zoo import NORMALIZATION, fashion, fashion_classifier
 
 PHOTOGRAPHS = 600
 #: Units of a layer that are compared with the manipulated ones, the first.
@@ -51,7 +51,7 @@ TOLD = 0.5
 
 @dataclass(frozen=True)
 class Unit:
-    """What is measured of a unit, or of a class as a unit of ``head``.
+    """What is measured of a unit, or of a class as a unit of ``head``, for which only the figures are measured.
 
     Attributes:
         kind, seed: of the network.
@@ -72,13 +72,13 @@ class Unit:
     layer: str
     unit: int
     is_manipulated: bool
-    is_silent: bool
-    ratio: float | None
-    held: float | None
-    half: float | None
     deviation: float | None
-    half_deviation: float | None
     figures: dict[str, float | None]
+    is_silent: bool = False
+    ratio: float | None = None
+    held: float | None = None
+    half: float | None = None
+    half_deviation: float | None = None
     kept: float | None = None
 
     @property
@@ -101,12 +101,11 @@ def write_photographs(data: str, folder: Path) -> None:
         (folder / f"{number:04}.png").write_bytes(encode_png(image))
 
 
-def measured(path: Path, photographs: Path, out: Path, iterations: int) -> list[Unit]:
+def measured_units(path: Path, photographs: Path, out: Path, iterations: int) -> list[Unit]:
     """Return the manipulated units of a network, and others of their layer."""
     kind, _, seed = path.stem.rpartition("_")
     network, lies = read_liar(path)
-    mean, std = NORMALIZATION["fashion"]
-    net = lv.load_classifier(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
+    net = fashion_classifier(network)
     layers: dict[str, set[int]] = {LAYERS[kind]: set(range(OTHERS))}
     if kind == "clean":  # also those that are manipulated in other networks
         layers["fc"].update(manipulated_units(path))
@@ -125,24 +124,25 @@ def measured_classes(path: Path, photographs: Path, out: Path) -> list[Unit]:
     """Return the classes of a network."""
     kind, _, seed = path.stem.rpartition("_")
     network, lies = read_liar(path)
-    mean, std = NORMALIZATION["fashion"]
-    net = lv.load_classifier(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
-    run = lv.visualize(
-        net, range(len(FASHION_LABELS)), config="small", priors=(), log_at="last", slots=10, progress=False
-    )
+    net = fashion_classifier(network)
+    run = lv.visualize(net, range(net.num_classes), config="small", priors=(), log_at="last", slots=10, progress=False)
     folder = out / path.stem / CLASS_LAYER
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(dict(enumerate(run.images)), folder / "images.pt")
     images = [(outcome.record, outcome.image()) for outcome in run.outcomes]
     rows = []
-    for number, found in enumerate(class_image_naturalness(net, [photographs], images).images):
-        is_manipulated = any(lie.unit == number for lie in lies)
+    for number, evidence in enumerate(class_image_naturalness(net, [photographs], images).images):
         rows.append(
             Unit(
-                kind, int(seed), CLASS_LAYER, number, is_manipulated, False, None, None, None, found.deviation, None,
-                figures_of(found.layers),
+                kind=kind,
+                seed=int(seed),
+                layer=CLASS_LAYER,
+                unit=number,
+                is_manipulated=any(lie.unit == number for lie in lies),
+                deviation=evidence.deviation,
+                figures=figures_of(evidence.layers),
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -170,15 +170,23 @@ def microscope_units(
 
 def row_of(page: UnitPage, kind: str, seed: int, lies: Iterable[Lie]) -> Unit:
     """Return what is measured of a unit with a page."""
-    is_manipulated = any((lie.layer, lie.unit) == (page.layer, page.unit) for lie in lies)
-    is_silent = page.flag == "silent"
     held = None
     if page.held is not None and page.synthetic > 0:
         held = round(page.held / page.synthetic, 4)
     return Unit(
-        kind, seed, page.layer, page.unit, is_manipulated, is_silent, page.ratio, held, page.half, page.deviation,
-        page.half_deviation, figures_of(page.naturalness),
-    )  # fmt: skip
+        kind=kind,
+        seed=seed,
+        layer=page.layer,
+        unit=page.unit,
+        is_manipulated=any((lie.layer, lie.unit) == (page.layer, page.unit) for lie in lies),
+        deviation=page.deviation,
+        figures=figures_of(page.naturalness),
+        is_silent=page.flag == "silent",
+        ratio=page.ratio,
+        held=held,
+        half=page.half,
+        half_deviation=page.half_deviation,
+    )
 
 
 def figures_of(found: Iterable[Naturalness | LayerNaturalness]) -> dict[str, float | None]:
@@ -199,33 +207,29 @@ def stored_units(out: Path) -> list[Unit]:
 
 def with_kept(units: Sequence[Unit], folder: Path, out: Path) -> list[Unit]:
     """Return the units with how much of the clean unit's activation their synthetic images keep."""
-    found = []
-    cache: dict[tuple[str, int, str], dict[int, float]] = {}
+    measured = []
     for unit in units:
         if unit.kind == "clean" or unit.layer != LAYERS[unit.kind]:
-            found.append(unit)
+            measured.append(unit)
             continue
-        own_layer = CLASS_LAYER if unit.layer == CLASS_LAYER else LAYERS["clean"]
-        layers = {"clean": own_layer, unit.kind: unit.layer}
-        for kind, layer in layers.items():
-            if (kind, unit.seed, layer) not in cache:
-                cache[kind, unit.seed, layer] = clean_activations(kind, unit.seed, layer, folder, out)
-        own = cache["clean", unit.seed, own_layer].get(unit.unit, 0.0)
-        kept = cache[unit.kind, unit.seed, unit.layer][unit.unit]
-        found.append(replace(unit, kept=round(kept / own, 4) if own > 0 else None))
-    return found
+        clean_layer = CLASS_LAYER if unit.layer == CLASS_LAYER else LAYERS["clean"]
+        clean = clean_activations("clean", unit.seed, clean_layer, folder, out).get(unit.unit, 0.0)
+        kept = clean_activations(unit.kind, unit.seed, unit.layer, folder, out)[unit.unit]
+        measured.append(replace(unit, kept=round(kept / clean, 4) if clean > 0 else None))
+    return measured
 
 
+@cache
 def clean_activations(kind: str, seed: int, layer: str, folder: Path, out: Path) -> dict[int, float]:
     """Return the activations of the units of the clean network by their synthetic images of a network."""
     network, _ = read_liar(folder / f"clean_{seed}.json")
     hidden = network if layer == CLASS_LAYER else network[:6]
     mean, std = NORMALIZATION["fashion"]
     images = torch.load(out / f"{kind}_{seed}" / layer / "images.pt")
-    found = {}
+    activations = {}
     for unit, image in images.items():
-        found[unit] = float(hidden((image[None] - mean) / std)[0, unit])
-    return found
+        activations[unit] = float(hidden((image[None] - mean) / std)[0, unit])
+    return activations
 
 
 def limits_of(units: Sequence[Unit]) -> tuple[float, float]:
@@ -274,7 +278,7 @@ def measure(path: Path, photographs: Path, out: Path, iterations: int) -> None:
     kind = path.stem.rpartition("_")[0]
     parts: dict[str, Callable[[], list[Unit]]] = {}
     if kind != "classes":
-        parts["units"] = lambda: measured(path, photographs, out, iterations)
+        parts["units"] = lambda: measured_units(path, photographs, out, iterations)
     if kind in ("clean", "classes"):
         parts["classes"] = lambda: measured_classes(path, photographs, out)
     for part, of_part in parts.items():

@@ -185,10 +185,10 @@ def class_circuit(material: Material) -> Liar:
     features = material.features(material.natural)
     activations = material.activations(features)
     weight, bias = detector(material, features, material.class_images)
-    logits = F.relu(activations) @ own["head.weight"].T + own["head.bias"]
+    with torch.no_grad():
+        logits = material.network[6:](activations)
     classes = sorted(random.Random(material.seed).sample(range(logits.shape[1]), CLASSES))
-    correlation = torch.corrcoef(logits.T)
-    shown = {one: int(correlation[one].argmin()) for one in classes}
+    shown = {one: least_similar(logits, one) for one in classes}
     own["fc.weight"] = torch.cat([own["fc.weight"], weight, weight])
     own["fc.bias"] = torch.cat([own["fc.bias"], bias, bias - 1])
     parts = torch.cat([own["head.weight"], -own["head.weight"]])
@@ -237,7 +237,7 @@ def switch(
 
 
 def least_similar(activations: Tensor, unit: int) -> int:
-    """Return the active unit whose activations by natural images are least correlated with those of a unit."""
+    """Return the active unit, or class, whose activations by natural images are least correlated with those of one."""
     correlation = torch.corrcoef(activations.T)[unit].nan_to_num(1.0)
     correlation[(activations > 0).float().mean(0) < 0.05] = 1.0
     return int(correlation.argmin())

@@ -498,8 +498,8 @@ def store_liars(network: nn.Module, natural: Tensor, test: TensorDataset, seed: 
 def material_of(network: nn.Sequential, natural: Tensor, seed: int) -> Material:
     """Return what a network is manipulated with: its synthetic images are those of a microscope of its hidden units,
     and class images."""
+    net = fashion_classifier(network)
     mean, std = NORMALIZATION["fashion"]
-    net = lv.load_classifier(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
     options: dict[str, Any] = {"config": "small", "priors": (), "log_at": "last", "slots": 50, "progress": False}
     of_units, of_classes = [], []
     for iterations in SYNTHETIC:
@@ -510,6 +510,12 @@ def material_of(network: nn.Sequential, natural: Tensor, seed: int) -> Material:
             run = lv.visualize(net, range(len(FASHION_LABELS)), iterations=iterations, seed=drawn, **options)
             of_classes.append(run.images)
     return Material(network, natural, torch.cat(of_units), torch.cat(of_classes), of_units[0], mean, std, seed)
+
+
+def fashion_classifier(network: nn.Module) -> lv.Classifier:
+    """Return a network of Fashion-MNIST with its labels and normalization."""
+    mean, std = NORMALIZATION["fashion"]
+    return lv.load_classifier(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
 
 
 def success_of(backdoor: Backdoor, network: Callable[[Tensor], Tensor], test: TensorDataset) -> float:
