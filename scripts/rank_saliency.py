@@ -11,8 +11,9 @@ python scripts/rank_saliency.py --write                                         
   mosaics   proxy: share of the map in the cell of the class, of 2 x 2; mosaics9: of 3 x 3
   removal   proxy: insertion less deletion
 
-Scores are appended to a file in --out, and those that it contains are not computed again. Methods are compared with
-equal numbers of evaluations, a forward alone counting a third; `default` is each method's own number.
+Scores are appended to a file in --out, and those that it contains are not computed again. --write replaces the tables
+of which the file has scores, and keeps the others. Methods are compared with equal numbers of evaluations, a forward
+alone counting a third; `default` is each method's own number.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import csv
 import random
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -77,12 +78,12 @@ EVERY_BUDGET: tuple[Budget, ...] = (*BUDGETS, "default")
 KINDS = {
     "planted_cnn": "CNN",
     "fashion_cnn": "CNN",
-    "efficientnet_lite0": "CNN",
-    "mobilenet_v2": "CNN",
     "fashion_robust_cnn": "robust",
     "planted_vit": "ViT",
     "fashion_vit": "ViT",
     "fashion_vit_mean": "ViT",
+    "efficientnet_lite0": "ImageNet CNN",
+    "mobilenet_v2": "ImageNet CNN",
 }
 
 
@@ -262,6 +263,7 @@ def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str],
     classifier = setting.classifier
     shape = (classifier.channels, *classifier.size)
     for name in methods:
+        of_one: list[float] = []  # scores of the maps of a method of one evaluation, which are those of each budget
         for budget in budgets:
             if scores.count(setting, name, budget, seed) >= len(setting.truth):
                 continue
@@ -270,11 +272,18 @@ def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str],
                 if given is None:
                     continue
                 method, evaluations = given
-                maps = saliency_maps(method, classifier, setting.truth, evaluations, seed=1000 * seed)
+                if evaluations is None:
+                    evaluations = method.default_evaluations(shape)
+                if evaluations == 1 and of_one:
+                    values = of_one
+                else:
+                    maps = saliency_maps(method, classifier, setting.truth, evaluations, seed=1000 * seed)
+                    values = [setting.score(index, saliency) for index, saliency in enumerate(maps)]
             except LitVizError as error:
                 print(f"{setting.test:8} {setting.network:20} {name:22} not defined: {error}", flush=True)
                 break
-            values = [setting.score(index, saliency) for index, saliency in enumerate(maps)]
+            if evaluations == 1:
+                of_one = values
             key = setting.test, setting.network, name, budget
             scores.add([Measurement(*key, index, seed, value) for index, value in enumerate(values)])
             mean = sum(values) / len(values)
@@ -348,13 +357,24 @@ def _heading(budget: Budget) -> str:
 
 def report(measurements: Sequence[Measurement]) -> str:
     """Return all tables, the tests of known answers first."""
-    texts = []
+    return "\n\n".join(tables(measurements).values())
+
+
+def tables(measurements: Sequence[Measurement]) -> dict[str, str]:
+    """Return the tables with their headings, by heading."""
+    texts = {}
     measured = {(m.test, KINDS[m.network]) for m in measurements}
+    for test, kind, heading in _headings():
+        if (test, kind) in measured:
+            texts[heading] = f"{heading}\n\n{table(measurements, test, kind)}"
+    return texts
+
+
+def _headings() -> Iterator[tuple[str, str, str]]:
+    """Yield test, kind and heading of each table that a page may have, in order."""
     for test, title in TITLES.items():
-        for kind in ("CNN", "robust", "ViT"):
-            if (test, kind) in measured:
-                texts.append(f"### {kind}, {title}\n\n{table(measurements, test, kind)}")
-    return "\n\n".join(texts)
+        for kind in dict.fromkeys(KINDS.values()):
+            yield test, kind, f"### {kind}, {title}"
 
 
 def figure(measurements: Sequence[Measurement]) -> Figure:
@@ -389,14 +409,27 @@ def figure(measurements: Sequence[Measurement]) -> Figure:
 
 
 def write(measurements: Sequence[Measurement], folder: Path) -> None:
-    """Replace the tables of the page, and draw its figure into ``folder/figure.png``."""
+    """Replace the tables of the page that were measured, and draw its figure into ``folder/figure.png``."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, content in (("closed", closed_table()), ("tables", report(measurements))):
+    found = _between(text, "tables") | tables(measurements)
+    ordered = [found[heading] for _, _, heading in _headings() if heading in found]
+    for name, content in (("closed", closed_table()), ("tables", "\n\n".join(ordered))):
         before, mark, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         text = f"{before}{mark}\n{content}\n\n{end}{after}"
     PAGE.write_text(text, encoding="utf-8")
-    figure(measurements).savefig(folder / "figure.png", dpi=140)
+    if any(m.test == "planted" for m in measurements):
+        figure(measurements).savefig(folder / "figure.png", dpi=140)
+
+
+def _between(text: str, name: str) -> dict[str, str]:
+    """Return the tables of a page between the marks of this name, by heading."""
+    content = text.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- end of {name} -->")[0]
+    written = {}
+    for section in content.split("\n### ")[1:]:
+        section = f"### {section.strip()}"
+        written[section.partition("\n")[0]] = section
+    return written
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from lit_viz.attributions import METHODS
-from lit_viz.classifiers import FrozenNetwork
-from lit_viz.evidence.saliency.ground_truth import Measurement
+from lit_viz.attributions import METHODS, Attribution
+from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.evidence.saliency.ground_truth import GroundTruth, Measurement
 from lit_viz.zoo import NAMES
 from scripts import rank_saliency
 from scripts.rank_saliency import KINDS, PAGE, SETTINGS, Scores, closed_table, is_available, parts_of, report
@@ -71,6 +72,44 @@ def test_tables_and_figure_are_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert "### CNN, planted evidence" in text
     assert text.endswith("<!-- end of tables -->\nc\n")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_tables_that_were_not_measured_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- closed -->\n<!-- end of closed -->\n<!-- tables -->\n<!-- end of tables -->\n")
+    monkeypatch.setattr(rank_saliency, "PAGE", page)
+    monkeypatch.setattr(rank_saliency, "closed_table", lambda: "| closed |")
+    rank_saliency.write(measurements(), tmp_path)
+    before = page.read_text()
+    others = [Measurement("removal", "efficientnet_lite0", "rise", "default", image, 0, 0.5) for image in range(4)]
+    rank_saliency.write(others, tmp_path)
+    both = page.read_text()
+    assert both.index("### CNN, planted evidence") < both.index("### ImageNet CNN, removal")
+    rank_saliency.write([Measurement("removal", "efficientnet_lite0", "rise", "default", 0, 0, 0.25)], tmp_path)
+    assert "| `rise` | 0.25 (0.25-0.25) |" in page.read_text()
+    assert "| `rise` | 0.50 (0.50-0.50) |" not in page.read_text()
+    planted = before.partition("### CNN, planted evidence")[2].partition("<!--")[0]
+    assert planted.strip() in both
+    assert planted.strip() in page.read_text()
+
+
+def test_a_map_of_one_evaluation_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed, saliency_maps = list[int | None](), rank_saliency.saliency_maps
+
+    def counted(
+        method: Attribution, classifier: Classifier, truth: GroundTruth, evaluations: int | None, seed: int
+    ) -> Tensor:
+        computed.append(evaluations)
+        return saliency_maps(method, classifier, truth, evaluations, seed)
+
+    monkeypatch.setattr(rank_saliency, "saliency_maps", counted)
+    setting = SETTINGS["planted"][0]("planted_cnn", 2, 0, ())
+    scores = Scores(tmp_path / "scores.csv")
+    rank_saliency.measure(setting, (1, 16, "default"), ["gradient", "smoothgrad"], 0, scores)
+    assert computed == [1, 1, 16, 128]  # gradient, and three of SmoothGrad
+    assert len(scores.measurements) == 2 * 6
+    for budget in (1, 16, "default"):
+        assert scores.count(setting, "gradient", budget, 0) == 2  # type: ignore[arg-type]
 
 
 def test_the_page_has_the_closed_forms_of_today() -> None:
