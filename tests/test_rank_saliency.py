@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,26 +16,21 @@ from lit_viz.zoo import NAMES
 from scripts import rank_saliency
 from scripts.rank_saliency import KINDS, PAGE, SETTINGS, Scores, closed_table, is_available, parts_of, report
 
-ROOT = Path(__file__).parents[1]
 
-
-def rank(*words: str) -> str:
-    command = [sys.executable, "scripts/rank_saliency.py", *words]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
-def test_scores_are_measured_once(tmp_path: Path) -> None:
+def test_scores_are_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--tests", "removal", "--networks", "fashion_cnn", "--methods", "gradient", "occlusion", "legrad"]
     words += ["--budgets", "1", "16", "--images", "2", "--out", str(tmp_path)]
-    printed = rank(*words)
+    monkeypatch.setattr(sys, "argv", ["rank_saliency.py", *words])
+    rank_saliency.main()
+    printed = capsys.readouterr().out
     assert "legrad" in printed
     assert "not defined: LeGrad requires attention maps" in printed
     assert "| `gradient` |" in printed
     scores = (tmp_path / "scores.csv").read_text().splitlines()
     assert len(scores) == 1 + 2 * 3  # occlusion needs more than one evaluation
-    rank(*words)
+    rank_saliency.main()
     assert (tmp_path / "scores.csv").read_text().splitlines() == scores
     assert len(Scores(tmp_path / "scores.csv").measurements) == 6
 

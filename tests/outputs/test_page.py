@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def embedder() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
 
 
+@cache
 def detector() -> nn.Module:
     make = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
     network = make(weights=None, weights_backbone=None, num_classes=4).eval()
@@ -41,6 +43,7 @@ def detector() -> nn.Module:
     return network
 
 
+@cache
 def segmenter() -> nn.Module:
     make = torchvision.models.segmentation.lraspp_mobilenet_v3_large
     return make(weights=None, weights_backbone=None, num_classes=5).eval()
