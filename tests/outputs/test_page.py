@@ -54,7 +54,18 @@ def blocks() -> dict[str, str]:
     return dict(re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", text, re.DOTALL))
 
 
-@pytest.mark.parametrize("name", ["region", "detection", "embedding", "zero_shot", "regression", "keypoint", "own"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "region",
+        "embedding",
+        "zero_shot",
+        "regression",
+        "keypoint",
+        "own",
+        pytest.param("detection", marks=pytest.mark.slow),
+    ],
+)
 def test_an_example_runs_and_is_short(name: str) -> None:
     torch.manual_seed(0)
     poser = nn.Sequential(nn.Conv2d(3, 2, 5, padding=2), nn.Sigmoid()).eval()
