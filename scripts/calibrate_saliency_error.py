@@ -21,7 +21,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attributions import METHODS, RISE, Sampling, attribute
-from lit_viz.attributions.base import relative_error
+from lit_viz.attributions.base import attributions_after, relative_error
 from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.images.listing import photographs
 from lit_viz.images.reading import read_photograph
@@ -35,18 +35,17 @@ def compare(
 ) -> Pairs:
     """Compare the errors of two maps of an image ``(1, C, H, W)`` after each of ``counts`` samples, ascending; the
     references have ``most`` samples."""
-    images, taken, last = x.expand(2, -1, -1, -1), [], (torch.empty(0), torch.empty(0))
-    for count in [*counts, most]:
-        maps, uncertainty = attribute(method, network, images, [target] * 2, evaluations=count, seeds=[0, 1])
-        last = method.pattern(maps).flatten(1), uncertainty["standard_error"].square()
-        taken.append((last[0], uncertainty["error"].tolist()))
-    references, noise = last
+    images = x.expand(2, -1, -1, -1)
+    taken = list(attributions_after(method, network, images, [target] * 2, [*counts, most], seeds=[0, 1]))
+    maps, uncertainty = taken[-1]
+    references, noise = method.pattern(maps).flatten(1), uncertainty["standard_error"].square()
     power = references.square().mean(1) - noise
     pairs: Pairs = {}
-    for count, (maps, reported) in zip(counts, taken, strict=False):
-        distance = (maps - references.flip(0)).square().mean(1) - noise.flip(0)
+    for count, (maps, uncertainty) in zip(counts, taken, strict=False):
+        patterns = method.pattern(maps).flatten(1)
+        distance = (patterns - references.flip(0)).square().mean(1) - noise.flip(0)
         measured = (distance.clamp_min(0) / power.flip(0)).sqrt().tolist()
-        pairs[count] = list(zip(reported, measured, strict=True))
+        pairs[count] = list(zip(uncertainty["error"].tolist(), measured, strict=True))
     return pairs
 
 

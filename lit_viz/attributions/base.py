@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -326,6 +326,25 @@ def attribute(
     """
     if evaluations is None:
         evaluations = method.default_evaluations(x.shape[1:])
+    (last,) = attributions_after(method, network, x, targets, [evaluations], seeds=seeds, against=against)
+    return last
+
+
+def attributions_after(
+    method: Attribution,
+    network: Network | Mapping[str, Network],
+    x: Tensor,
+    targets: Tensor | Sequence[int],
+    counts: Sequence[int],
+    *,
+    seeds: Sequence[int] | None = None,
+    against: Sequence[int] | None = None,
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Yield the maps and their uncertainty after each of these numbers of evaluations, ascending.
+
+    Each number continues the evaluations of the one before: of a method whose evaluations depend on their number
+    (integrated gradients with fixed nodes), only a single number gives a map. Other arguments as for :func:`attribute`.
+    """
     if not isinstance(network, Mapping):
         network = dict.fromkeys(map(str, method.networks), network)
     if seeds is None:
@@ -339,12 +358,13 @@ def attribute(
         goals["against"] = torch.as_tensor(against, device=x.device)
     evaluate = bare_evaluate(method.objective, network, goals, method.layers)
     zeros = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    total = zeros + evaluations
-    state = method.init(x, tasks) | {"iteration": zeros, "iterations": total, "until": total.clone()}
-    done = zeros.bool()
-    with torch.no_grad():
-        while bool((state["iteration"] < evaluations).any()) and not bool(done.all()):
-            advance = method.advance(state)
-            _, state, done = method.step(x, state, evaluate)
-            state["iteration"] = state["iteration"] + advance.masked_fill(done, 0)
-    return method.attribution(x, state), method.uncertainty(x, state)
+    state = method.init(x, tasks) | {"iteration": zeros}
+    for count in counts:
+        total, done = zeros + count, zeros.bool()
+        state |= {"iterations": total, "until": total.clone()}
+        with torch.no_grad():
+            while bool((state["iteration"] < count).any()) and not bool(done.all()):
+                advance = method.advance(state)
+                _, state, done = method.step(x, state, evaluate)
+                state["iteration"] = state["iteration"] + advance.masked_fill(done, 0)
+        yield method.attribution(x, state), method.uncertainty(x, state)

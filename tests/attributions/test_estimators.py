@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Attribution, attribute
+from lit_viz.attributions.base import Attribution, attribute, attributions_after
 from lit_viz.attributions.feature_ablation import FeatureAblation
 from lit_viz.attributions.gradient import Gradient, InputXGradient
 from lit_viz.attributions.gradient_shap import GradientShap
@@ -64,6 +64,20 @@ def test_a_map_does_not_depend_on_the_batch(name: str, tolerance: float | None, 
         assert distance(map_, whole[rows]) < 1e-12
         for key, value in uncertainty.items():
             torch.testing.assert_close(value, expected[key][rows], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [*SAMPLING, "rise", "gradient shap"])
+def test_maps_after_some_evaluations_are_those_of_as_many(name: str) -> None:
+    counts, network = [4, 9, 20], Counted(SMOOTH)
+    method = METHODS[name]()
+    method.batch = 8
+    following = list(attributions_after(method, network, photographs(), TARGETS, counts, seeds=[3, 1, 4]))
+    assert network.rows == 20 * 3
+    for count, (map_, uncertainty) in zip(counts, following, strict=True):
+        expected, errors = mapped(METHODS[name](), evaluations=count)
+        assert distance(map_, expected) < 1e-12
+        for key, value in uncertainty.items():
+            torch.testing.assert_close(value, errors[key], rtol=1e-9, atol=1e-10)
 
 
 @every
