@@ -28,6 +28,7 @@ from lit_viz.classifiers import Classifier, FrozenNetwork, isolation
 from lit_viz.classifiers.fast import is_rectifier
 from lit_viz.classifiers.fast.rescaling import Call, Interception
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.saliency.depthwise import FastDepthwise
 from lit_viz.evidence.saliency.metrics import randomize_layer
 from lit_viz.objectives import Logit, Outputs
 from lit_viz.objectives.base import evaluate_objective
@@ -368,6 +369,7 @@ class CaptumReference:
             isolation.random_state_preserved(self.classifier.original),
             isolation.full_float32(),
             torch.enable_grad(),
+            FastDepthwise(),
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
