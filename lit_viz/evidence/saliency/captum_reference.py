@@ -28,7 +28,7 @@ from lit_viz.classifiers import Classifier, FrozenNetwork, isolation
 from lit_viz.classifiers.fast import is_rectifier
 from lit_viz.classifiers.fast.rescaling import Call, Interception
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.saliency.depthwise import FastDepthwise
+from lit_viz.evidence.saliency.depthwise import FastDepthwise, pair
 from lit_viz.evidence.saliency.metrics import randomize_layer
 from lit_viz.objectives import Logit, Outputs
 from lit_viz.objectives.base import evaluate_objective
@@ -196,7 +196,7 @@ class _Calls(Interception):
     def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
         """Call the next module with the windows as rows: overlapping ones overwrite each other in Captum's rule."""
         window, stride, padding, dilation = (
-            _pair(options[name]) for name in ("kernel_size", "stride", "padding", "dilation")
+            pair(options[name]) for name in ("kernel_size", "stride", "padding", "dilation")
         )
         sides = nn.functional.max_pool2d(z[:1].detach(), **options).shape[2:]
         after = []  # padding below and on the right
@@ -222,11 +222,6 @@ def _hooked(function: Callable[[Tensor], Tensor]) -> nn.Module:
     module = nn.ReLU()
     setattr(module, "forward", function)  # noqa: B010 - a method
     return module
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    first, *rest = [value] if isinstance(value, int) else list(value)
-    return int(first), int(rest[0] if rest else first)
 
 
 class _Float64(Tensor):

@@ -48,12 +48,13 @@ def _depthwise(
     is_depthwise = 1 < groups == input.shape[-3] == len(weight)
     if not (is_float64 and is_depthwise) or isinstance(padding, str) or weight.requires_grad:
         return None
-    options = _pair(stride), _pair(padding), _pair(dilation)
+    options = pair(stride), pair(padding), pair(dilation)
     y: Tensor = _Shifted.apply(input, weight, *options)  # type: ignore[no-untyped-call]
     return y if bias is None else y + bias[:, None, None]
 
 
-def _pair(value: Any) -> _Pair:
+def pair(value: Any) -> _Pair:
+    """Return an argument of a layer for height and width, which may be one number for both."""
     first, *rest = [value] if isinstance(value, int) else list(value)
     return int(first), int(rest[0] if rest else first)
 
