@@ -272,9 +272,8 @@ def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str],
                 if given is None:
                     continue
                 method, evaluations = given
-                if evaluations is None:
-                    evaluations = method.default_evaluations(shape)
-                if evaluations == 1 and of_one:
+                is_of_one = (evaluations or method.evaluations) == 1
+                if is_of_one and of_one:
                     values = of_one
                 else:
                     maps = saliency_maps(method, classifier, setting.truth, evaluations, seed=1000 * seed)
@@ -282,7 +281,7 @@ def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str],
             except LitVizError as error:
                 print(f"{setting.test:8} {setting.network:20} {name:22} not defined: {error}", flush=True)
                 break
-            if evaluations == 1:
+            if is_of_one:
                 of_one = values
             key = setting.test, setting.network, name, budget
             scores.add([Measurement(*key, index, seed, value) for index, value in enumerate(values)])

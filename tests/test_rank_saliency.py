@@ -99,11 +99,12 @@ def test_a_map_of_one_evaluation_is_computed_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(rank_saliency, "saliency_maps", counted)
     setting = SETTINGS["planted"][0]("planted_cnn", 2, 0, ())
     scores = Scores(tmp_path / "scores.csv")
-    rank_saliency.measure(setting, (1, 16, "default"), ["gradient", "smoothgrad"], 0, scores)
-    assert computed == [1, 1, 16, 128]  # gradient, and three of SmoothGrad
-    assert len(scores.measurements) == 2 * 6
+    rank_saliency.measure(setting, (1, 16, "default"), ["gradient", "smoothgrad", "occlusion"], 0, scores)
+    assert computed == [1, 1, 16, None, 37, None]  # gradient, SmoothGrad, and occlusion, which has no map of one
+    assert len(scores.measurements) == 2 * 8
     for budget in (1, 16, "default"):
         assert scores.count(setting, "gradient", budget, 0) == 2  # type: ignore[arg-type]
+    assert scores.count(setting, "occlusion", "default", 0) == 2
 
 
 def test_the_page_has_the_closed_forms_of_today() -> None:
