@@ -410,25 +410,31 @@ def figure(measurements: Sequence[Measurement]) -> Figure:
 def write(measurements: Sequence[Measurement], folder: Path) -> None:
     """Replace the tables of the page that were measured, and draw its figure into ``folder/figure.png``."""
     text = PAGE.read_text(encoding="utf-8")
-    found = _between(text, "tables") | tables(measurements)
+    _, written, _ = _parts(text, "tables")
+    found = _by_heading(written) | tables(measurements)
     ordered = [found[heading] for _, _, heading in _headings() if heading in found]
     for name, content in (("closed", closed_table()), ("tables", "\n\n".join(ordered))):
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        text = f"{before}{mark}\n{content}\n\n{end}{after}"
+        before, _, after = _parts(text, name)
+        text = f"{before}\n{content}\n\n{after}"
     PAGE.write_text(text, encoding="utf-8")
     if any(m.test == "planted" for m in measurements):
         figure(measurements).savefig(folder / "figure.png", dpi=140)
 
 
-def _between(text: str, name: str) -> dict[str, str]:
-    """Return the tables of a page between the marks of this name, by heading."""
-    content = text.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- end of {name} -->")[0]
-    written = {}
+def _parts(text: str, name: str) -> tuple[str, str, str]:
+    """Return the part of a page up to the mark of this name, what it encloses, and the part from its end on."""
+    before, mark, rest = text.partition(f"<!-- {name} -->\n")
+    content, end, after = rest.partition(f"<!-- end of {name} -->")
+    return before + mark, content, end + after
+
+
+def _by_heading(content: str) -> dict[str, str]:
+    """Return tables with their headings, by heading."""
+    found = {}
     for section in content.split("\n### ")[1:]:
         section = f"### {section.strip()}"
-        written[section.partition("\n")[0]] = section
-    return written
+        found[section.partition("\n")[0]] = section
+    return found
 
 
 def main() -> None:

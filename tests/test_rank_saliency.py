@@ -55,11 +55,17 @@ def test_the_best_method_is_the_first_row() -> None:
     assert "halves -1.00: the order is noise." in report([m for m in contradicting if m.budget == 16])
 
 
-def test_tables_and_figure_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page with places for the tables."""
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- closed -->\nold\n<!-- end of closed -->\nb\n<!-- tables -->\n<!-- end of tables -->\nc\n")
     monkeypatch.setattr(rank_saliency, "PAGE", page)
     monkeypatch.setattr(rank_saliency, "closed_table", lambda: "| closed |")
+    return page
+
+
+def test_tables_and_figure_are_written(page: Path, tmp_path: Path) -> None:
     rank_saliency.write(measurements(), tmp_path)
     text = page.read_text()
     assert text.startswith("a\n<!-- closed -->\n\n| closed |\n\n<!-- end of closed -->\nb\n")
@@ -68,11 +74,7 @@ def test_tables_and_figure_are_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
-def test_tables_that_were_not_measured_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("<!-- closed -->\n<!-- end of closed -->\n<!-- tables -->\n<!-- end of tables -->\n")
-    monkeypatch.setattr(rank_saliency, "PAGE", page)
-    monkeypatch.setattr(rank_saliency, "closed_table", lambda: "| closed |")
+def test_tables_that_were_not_measured_are_kept(page: Path, tmp_path: Path) -> None:
     rank_saliency.write(measurements(), tmp_path)
     before = page.read_text()
     others = [Measurement("removal", "efficientnet_lite0", "rise", "default", image, 0, 0.5) for image in range(4)]
