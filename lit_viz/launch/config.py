@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,9 +43,10 @@ from lit_viz.outputs import configured_output
 from lit_viz.presentations import EvidenceOptions, FigureOptions, Presentation, presentation_of
 from lit_viz.runs import QUEUE, RECORDED, is_run
 from lit_viz.runs.folder import FolderStorage, check_new
-from lit_viz.utils.files import check_regular, read_yaml
+from lit_viz.utils.files import check_regular
 from lit_viz.utils.parts import constructor_parameters
 from lit_viz.utils.process import is_rank_zero
+from lit_viz.utils.yaml_files import parse_yaml, read_yaml
 
 #: jsonargparse has process-wide state while it parses.
 _PARSING = threading.RLock()
@@ -196,6 +198,7 @@ class ConfiguredMethod:
     def __init__(self, command: Command, arguments: Sequence[str], module: type[Any] | None = None) -> None:
         self.command = command
         self._module = module
+        _check_tags(arguments)
         with _PARSING, current_folder_importable():
             parser = build_parser(type(command), module)  # type: ignore[arg-type]
             try:
@@ -335,6 +338,13 @@ def settings_of(config: Any) -> LoggerSettings:
     return LoggerSettings(config.project, list(tags), config.group, config.job_type, config.wandb)
 
 
+def _check_tags(words: Sequence[str]) -> None:
+    """Reject options whose value is not of its YAML tag, ``--seed '!!int x'``; the parser raises any error for them."""
+    for option, value in pairwise(words):
+        if "!!" in value and option.startswith("--") and option != "--config":
+            parse_yaml(value, option)
+
+
 # -- configuration files
 
 
@@ -361,12 +371,21 @@ def read_config(method: str, name: str) -> dict[str, Any]:
     """Return the options of a configuration; of a run's ``config.yaml``, those that apply to another run."""
     path = find_config(method, name)
     options = read_yaml(path)
+    check_sections(options, path)
     if RECORDED not in options:
         return options
     other = (options[RECORDED] or {}).get("method")
     if other != method:
         raise LitVizError(f"{path} is the configuration of a {other} run, not {method}: use lit-viz {other}")
     return {key: value for key, value in options.items() if key not in _RUN_KEYS}
+
+
+def check_sections(options: Mapping[str, Any], path: Path) -> None:
+    """Raise a LitVizError for a section of a configuration file that is no mapping, ``model: 0``."""
+    for section in ("classifier", "model", "trainer", RECORDED):
+        value = options.get(section, {})
+        if not isinstance(value, Mapping):
+            raise LitVizError(f"{section} in {path} must be a mapping of options, got {value!r}")
 
 
 def config_argument(method: str, name: str) -> str:
@@ -419,7 +438,7 @@ def _with_listed_options(words: list[str], key: str, classes: Mapping[str, type]
     if not own:
         return words
     if option in words:
-        value = yaml.safe_load(words[words.index(option) + 1])
+        value = parse_yaml(words[words.index(option) + 1], option)
     else:
         value = yaml.safe_load(words[words.index("--config") + 1])["model"][key]
     values = value if isinstance(value, list) else [value]
@@ -429,7 +448,7 @@ def _with_listed_options(words: list[str], key: str, classes: Mapping[str, type]
         if not named:
             raise LitVizError(f"--{key}.{match[1]}.{match[2]} requires --{key} {match[1]}")
         for part in named:
-            part["init_args"] = {**part.get("init_args", {}), match[2]: yaml.safe_load(words[place + 1])}
+            part["init_args"] = {**part.get("init_args", {}), match[2]: parse_yaml(words[place + 1], words[place])}
     others = [word for place, word in enumerate(words) if place not in own and place - 1 not in own]
     if option in others:
         place = others.index(option)

@@ -17,10 +17,10 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS, SUMMARIES, extra_files
-from lit_viz.launch.config import ConfiguredMethod
+from lit_viz.launch.config import ConfiguredMethod, check_sections
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.recording import instances_in
-from lit_viz.runs import RECORDED, RESULTS, is_run
+from lit_viz.runs import CONFIG, RECORDED, RESULTS, is_run
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record, Task
@@ -77,6 +77,7 @@ def load_run(
         )
     if not isinstance(stored.get("classifier"), Mapping):
         raise LitVizError(f"{folder.path} is damaged (its configuration names no classifier): start another run")
+    check_sections(stored, folder.path / CONFIG)
     command = COMMANDS[str(method)]
     rewritten = rewrite_arguments(arguments, command)
     given = [word[2:].partition("=")[0] for word in rewritten if word.startswith("--")]

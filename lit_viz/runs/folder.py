@@ -68,7 +68,6 @@ from lit_viz.utils.files import (
     plain,
     read_regular,
     read_regular_text,
-    read_yaml,
     sha256,
     sync_filesystem,
     translate_write_errors,
@@ -76,6 +75,7 @@ from lit_viz.utils.files import (
     write_text,
 )
 from lit_viz.utils.formatting import command_line
+from lit_viz.utils.yaml_files import read_yaml
 
 _MOST_DIGITS = 19  # of an iteration
 _MOST_CHARACTERS = 100_000  # of a line of metrics.csv
@@ -181,7 +181,7 @@ class FolderStorage(Storage):
         """
         path = self.path / CONFIG
         config = read_yaml(path)
-        for group in ("classifier", "model"):
+        for group in ("classifier", "model", "trainer"):
             if not isinstance(config.get(group) or {}, dict):
                 raise LitVizError(f"{path} is damaged ({group} must be a mapping): restore it")
         return config

@@ -1,4 +1,4 @@
-"""Atomic writes, append-only text files, and JSON and YAML content."""
+"""Atomic writes, append-only text files, and JSON content."""
 
 from __future__ import annotations
 
@@ -259,38 +259,3 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return str(value)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping with the safe loader."""
-    import yaml
-
-    check_regular(path)
-    if path.exists() and path.stat().st_size > _MAX_YAML_BYTES:
-        raise LitVizError(f"the configuration {path} must have at most {_MAX_YAML_BYTES:,} bytes")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise LitVizError(f"the configuration {path} can't be read ({reason}): give a YAML file") from error
-    if _size(content, {}) > _MAX_YAML_NODES:
-        raise LitVizError(f"the configuration {path} must have at most {_MAX_YAML_NODES} values with its aliases")
-    if not isinstance(content, dict):
-        raise LitVizError(f"the configuration {path} must be a mapping of options: see configs/ for examples")
-    return content
-
-
-_MAX_YAML_BYTES = 10**8
-#: Maximum number of values in a YAML file. Few bytes of nested aliases may stand for more than any memory holds.
-_MAX_YAML_NODES = 10**6
-
-
-def _size(value: Any, known: dict[int, float]) -> float:
-    """Return the number of values in a tree of lists and mappings; infinite if it contains itself."""
-    if not isinstance(value, (dict, list)):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = math.inf  # for aliases of this value inside of it
-        items = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(item, known) for item in items)
-    return known[id(value)]

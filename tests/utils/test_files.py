@@ -83,17 +83,6 @@ def raise_(error):
     raise error
 
 
-def test_aliases_of_a_configuration_are_counted(tmp_path):
-    """A few hundred bytes of aliases expand to more values than fit in memory."""
-    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))]
-    for content in ("\n".join(lines), "a: &a [*a]"):
-        (tmp_path / "bomb.yaml").write_text(content)
-        with pytest.raises(LitVizError, match="must have at most 1000000 values with its aliases"):
-            files.read_yaml(tmp_path / "bomb.yaml")
-    (tmp_path / "good.yaml").write_text("a: &a [1, 2]\nb: *a")
-    assert files.read_yaml(tmp_path / "good.yaml") == {"a": [1, 2], "b": [1, 2]}
-
-
 def test_other_errors_are_not_translated(tmp_path):
     for error in (RuntimeError("size mismatch"), OSError("3 requested and 2 written")):
         with pytest.raises(type(error)) as caught, files.atomic_write(tmp_path / "a"):
