@@ -204,8 +204,8 @@ def saliency(
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
         method: one or several names of :data:`lit_viz.attributions.METHODS`, or instances such as
             ``GradCAM(layer="blocks.6")``. Default: ``gradient``.
-        normalization: mean and standard deviation of the images of a dataset, which are removed. Default: those of its
-            transform.
+        normalization: mean and standard deviation of floating-point arrays and tensors, or of the images of a dataset,
+            which are removed. Default: of a dataset those of its transform.
         seed: seed of the first map; map i uses ``seed + i``. Default: the configuration's, or 0.
         config: YAML file, or name of a packaged configuration, with other defaults of the arguments.
         out: run folder. Default: nothing is written.
@@ -224,7 +224,7 @@ def saliency(
     reject_positional("saliency", misplaced, "targets= or labels=")
     if isinstance(targets, (str, list, tuple)) and "none" in as_list(targets):
         raise LitVizError("targets of saliency maps must be classes, got none: leave targets out for the labels")
-    network = as_classifier(classifier, picture_size(images))
+    network = as_classifier(classifier, picture_size(images, normalization))
     defaults = _defaults("saliency", config)
     methods = chosen_methods(method, defaults.module.get("method", Gradient()))
     keywords = Keywords(SaliencyMap, {"method": methods})
@@ -286,7 +286,7 @@ def attack(
         LitVizError: unknown class, attack or argument, images out of range, or existing run folder.
     """
     reject_positional("attack", misplaced, "targets= for the classes to reach, or labels= for the true ones")
-    network = as_classifier(classifier, picture_size(images))
+    network = as_classifier(classifier, picture_size(images, normalization))
     defaults = _defaults("attack", config)
     arguments = defaults.module
     chosen = chosen_part(attack, Attack, ATTACKS, "attack", default=arguments.get("attack", NormalizedAscentAttack()))

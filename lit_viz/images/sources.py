@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, require
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.reading import from_pil
 
@@ -30,8 +30,14 @@ _IMAGE_KEYS = ("image", "pixel_values", "img")
 _LABEL_KEYS = ("label", "labels", "target")
 
 
-def image_inputs(images: ImageLike | Iterable[ImageLike]) -> tuple[list[Tensor], list[str]]:
+def image_inputs(
+    images: ImageLike | Iterable[ImageLike], normalization: Normalization | None = None
+) -> tuple[list[Tensor], list[str]]:
     """Split one or several images into pictures and names.
+
+    Args:
+        images: one or several.
+        normalization: of floating-point arrays and tensors, which is removed.
 
     Returns:
         Pictures as :func:`~lit_viz.images.reading.read_photograph` takes them, and the name of each image: a file, or
@@ -45,7 +51,7 @@ def image_inputs(images: ImageLike | Iterable[ImageLike]) -> tuple[list[Tensor],
         if isinstance(image, (str, Path)):
             names.append(str(image))
             continue
-        batch = to_pictures(image)
+        batch = to_pictures(image, normalization)
         names += [f"{ARRAY_PREFIX}{len(pictures) + index}" for index in range(len(batch))]
         pictures += batch
     if not names:
@@ -53,7 +59,7 @@ def image_inputs(images: ImageLike | Iterable[ImageLike]) -> tuple[list[Tensor],
     return pictures, names
 
 
-def picture_size(images: Any) -> tuple[int, int] | None:
+def picture_size(images: Any, normalization: Normalization | None = None) -> tuple[int, int] | None:
     """Return the size (height, width) of arrays and tensors that all have the same one; None for other images."""
     listed = [images] if isinstance(images, (Tensor, np.ndarray)) else images
     if not isinstance(listed, (list, tuple)) or not all(isinstance(image, (Tensor, np.ndarray)) for image in listed):
@@ -61,7 +67,7 @@ def picture_size(images: Any) -> tuple[int, int] | None:
     sizes: set[tuple[int, int]] = set()
     for image in listed:
         first = image[:1] if image.ndim == 4 else image
-        _, height, width = to_pictures(first)[0].shape
+        _, height, width = to_pictures(first, normalization)[0].shape
         sizes.add((height, width))
     return sizes.pop() if len(sizes) == 1 else None
 
@@ -74,8 +80,12 @@ def initial_image(image: ImageLike) -> tuple[str | Tensor, str]:
     return (pictures[0] if pictures else names[0]), names[0]
 
 
-def to_pictures(image: Any) -> list[Tensor]:
+def to_pictures(image: Any, normalization: Normalization | None = None) -> list[Tensor]:
     """Convert a Pillow image, or an array or tensor with one or several images, to pictures ``(C, H, W)``.
+
+    Args:
+        image: one or several images.
+        normalization: of floating-point arrays and tensors, which is removed.
 
     Raises:
         LitVizError: it is no image, or its values are not in [0, 1].
@@ -90,7 +100,7 @@ def to_pictures(image: Any) -> list[Tensor]:
             if last and (not first or images.dtype == torch.uint8):
                 images, first = images.movedim(3, 1), True
             if first:
-                return [checked_picture(picture) for picture in images]
+                return [checked_picture(_without_normalization(picture, normalization)) for picture in images]
     actual = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
     if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
         actual += f", {image.layout} on {image.device}"
@@ -134,9 +144,27 @@ def checked_picture(picture: Tensor) -> Tensor:
     if low < -1e-6 or high > 1 + 1e-6:
         raise LitVizError(
             f"floating-point images must be in [0, 1], got {low:.3g} to {high:.3g}: pass them without normalization, "
-            "which the classifier applies, or as uint8"
+            "which the classifier applies, as uint8, or to saliency and attack with normalization=(mean, std)"
         )
     return (copy if copy.dtype == torch.float64 else copy.float()).clamp_(0, 1)
+
+
+def _without_normalization(picture: Tensor, normalization: Normalization | None) -> Tensor:
+    """Return a floating-point picture ``(C, H, W)`` without its normalization; 8-bit pictures have none.
+
+    Raises:
+        LitVizError: the normalization is no pair of one value, or one per channel.
+    """
+    if normalization is None or not picture.is_floating_point():
+        return picture
+    constraint = "normalization must be (mean, std), one value or one per channel"
+    try:
+        mean, std = (torch.as_tensor(value, dtype=picture.dtype).flatten() for value in normalization)
+    except (TypeError, ValueError) as error:
+        raise LitVizError(f"{constraint}, got {normalization!r}") from error
+    is_valid = {len(mean), len(std)} <= {1, len(picture)}
+    require(is_valid, constraint, f"{len(mean)} and {len(std)} values for {len(picture)} channels")
+    return picture.cpu() * std.view(-1, 1, 1).cpu() + mean.view(-1, 1, 1).cpu()
 
 
 # -- datasets
@@ -193,8 +221,7 @@ class DatasetImages:
         image, label = _image_and_label(item)
         if label is not None:
             self._labels[index] = int(label)
-        picture = self._without_normalization(image)
-        (checked,) = to_pictures(picture)
+        (checked,) = to_pictures(image, self.normalization)
         return checked
 
     def known_labels(self) -> list[int] | None:
@@ -215,12 +242,6 @@ class DatasetImages:
         if self.network_classes is None:
             return label
         return self.network_classes[label]
-
-    def _without_normalization(self, image: Any) -> Any:
-        if self.normalization is None or not (isinstance(image, Tensor) and image.is_floating_point()):
-            return image
-        mean, std = (torch.as_tensor(value, dtype=image.dtype).view(-1, 1, 1) for value in self.normalization)
-        return image * std + mean
 
 
 def is_dataset(images: object) -> bool:

@@ -144,8 +144,8 @@ class PhotographTasks(TaskQueue):
         radii: radii of the attack, in units of [0, 1]; every photograph has a task for each, ordered by radius.
         goal: of attacks on scores that do not exclude each other, such as ``above:V`` or ``vanish``; ``change:T`` is
             two tasks (see :mod:`~lit_viz.methods.goals`).
-        normalization: mean and standard deviation by which the images of a dataset were normalized; by default those
-            of its transform.
+        normalization: mean and standard deviation by which floating-point arrays and tensors, or the images of a
+            dataset, were normalized; of a dataset by default those of its transform.
         seed: seed of the first task; task i uses ``seed + i``. The radii of a photograph have its seed.
 
     Attributes:
@@ -179,7 +179,7 @@ class PhotographTasks(TaskQueue):
             pictures: Pictures = dataset
             options: dict[str, Any] = {"photographs": [f"{ARRAY_PREFIX}dataset"]}
         else:
-            pictures, files = image_inputs(images)  # type: ignore[arg-type]
+            pictures, files = image_inputs(images, normalization)  # type: ignore[arg-type]
             options = _photograph_options(files, targets, labels, against)
             tasks, notes = _photograph_tasks(network, **options, seed=seed)
         sizes = _different_radii(radii)
@@ -232,7 +232,7 @@ def _different_radii(radii: Sequence[float | str]) -> list[float]:
 def _pictures(images: Images, normalization: Normalization | None) -> Pictures:
     if is_dataset(images):
         return DatasetImages(images, normalization)  # type: ignore[arg-type]
-    return image_inputs(images)[0]  # type: ignore[arg-type]
+    return image_inputs(images, normalization)[0]  # type: ignore[arg-type]
 
 
 # -- orders of tasks

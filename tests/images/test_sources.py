@@ -104,6 +104,46 @@ def test_a_stated_normalization_is_removed() -> None:
         DatasetImages(TensorDataset((x - mean) / std))[1]
 
 
+@pytest.mark.parametrize("method", [lv.saliency, lv.attack])
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda x: x,
+        lambda x: list(x),
+        lambda x: x.numpy(),
+        lambda x: x.movedim(1, 3).numpy(),
+        lambda x: [x[:2], x[2].double()],
+    ],
+)
+def test_the_normalization_of_tensors_is_removed(method: Any, given: Any, smooth: Classifier) -> None:
+    x = pictures()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    normalized = given((x - mean) / std)
+    if isinstance(normalized, np.ndarray) and normalized.shape[-1] == 3:
+        normalized = [image.astype(np.float64) for image in normalized]
+    plain = method(smooth, x, iterations=2, check="none", seed=3)
+    run = method(smooth, normalized, normalization=(MEAN, STD), iterations=2, check="none", seed=3)
+    torch.testing.assert_close(run.images, plain.images, rtol=0, atol=1e-6)
+    torch.testing.assert_close(run.attributions, plain.attributions, rtol=1e-3, atol=1e-4)
+
+
+def test_the_error_of_a_normalized_tensor_names_the_remedy(smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match=r"must be in \[0, 1\], got .* with normalization=\(mean, std\)"):
+        lv.saliency(smooth, pictures() * 4 - 2)
+
+
+@pytest.mark.parametrize("normalization", [0.5, (0.5,), "imagenet", ((0.4, 0.5), 0.2), (0.5, (0.1, 0.2, 0.3, 0.4))])
+def test_an_invalid_normalization_is_one_sentence(normalization: Any, smooth: Classifier) -> None:
+    with pytest.raises(LitVizError, match=r"normalization must be \(mean, std\), one value or one per channel, got"):
+        lv.saliency(smooth, pictures(), normalization=normalization)
+
+
+def test_8_bit_images_have_no_normalization(smooth: Classifier) -> None:
+    x = (pictures() * 255).byte()
+    run = lv.saliency(smooth, x, normalization=(MEAN, STD), check="none")
+    assert torch.equal(run.attributions, lv.saliency(smooth, x, check="none").attributions)
+
+
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
