@@ -13,8 +13,10 @@ from torch.nn import functional
 
 from lit_viz.classifiers.outputs import Decision, Output
 from lit_viz.errors import LitVizError, require
+from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.reading import PACKAGED_PREFIX, Fit, read_photograph
 from lit_viz.images.sources import image_inputs
+from lit_viz.utils.formatting import pluralize
 
 
 class Embedding(Output):
@@ -44,9 +46,7 @@ class Embedding(Output):
         fit: Fit = "crop",
     ) -> None:
         listed = list(references.values()) if isinstance(references, Mapping) else references
-        pictures, sources = image_inputs(listed)
-        self._references: list[str | Tensor] = [*pictures, *sources]
-        require(self._references, "references must have at least one image", "none")
+        self._references = _listed_references(listed)
         self.references, self.select, self.method, self.fit = references, select, method, fit
         self._names = self._reference_names(references)
         self.decision: Decision = "number" if len(self._references) == 1 else "exclusive"
@@ -54,15 +54,18 @@ class Embedding(Output):
 
     def _reference_names(self, references: Any) -> tuple[str, ...]:
         if isinstance(references, Mapping):
-            return tuple(map(str, references))
-        names = []
+            names = tuple(map(str, references))
+            got = f"{len(self._references)} for {pluralize(len(names), 'name')}"
+            require(len(names) == len(self._references), "references must have one image per name", got)
+            return names
+        numbered = []
         for index, reference in enumerate(self._references):
-            names.append(
+            numbered.append(
                 Path(reference.removeprefix(PACKAGED_PREFIX)).stem
                 if isinstance(reference, str)
                 else f"reference {index}"
             )
-        return tuple(names)
+        return tuple(numbered)
 
     @property
     def names(self) -> Sequence[str]:
@@ -85,6 +88,16 @@ class Embedding(Output):
         assert self._embeddings is not None
         own = unit_length(embeddings_in(returned, images, self.select))
         return own @ self._embeddings.to(own).T
+
+
+def _listed_references(references: Any) -> list[str | Tensor]:
+    """Return files and pictures ``(C, H, W)`` in the order of the references."""
+    pictures, names = image_inputs(references)
+    remaining = iter(pictures)
+    listed: list[str | Tensor] = []
+    for name in names:
+        listed.append(next(remaining) if name.startswith(ARRAY_PREFIX) else name)
+    return listed
 
 
 def call_method(network: Callable[..., Any], method: str | None, x: Tensor) -> Any:

@@ -12,6 +12,7 @@ import torch
 import torchvision
 import yaml
 from matplotlib.patches import Polygon
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -351,6 +352,25 @@ def test_outputs_are_written_and_read_back() -> None:
         again = configured_output(yaml.safe_load(yaml.safe_dump(plain)))
         assert plain_arguments(again) == plain
         assert type(again) is type(output)
+
+
+def test_references_of_an_embedding_are_files_pictures_arrays_and_tensors(images: Tensor) -> None:
+    network = body()
+    picture = (images[0] * 255).byte().movedim(0, 2).numpy()
+    pixels = images[0].mul(255).byte() / 255
+    exact = torch.stack([images[0], read("packaged:chelsea")[0], pixels, pixels])
+    embeddings, of_references = network((images - 0.4) / 0.5), network((exact - 0.4) / 0.5)
+    expected = functional.cosine_similarity(embeddings[:, None], of_references[None], dim=2)
+    net = load(network, Embedding([images[0], "packaged:chelsea", Image.fromarray(picture), picture]))
+    assert torch.allclose(net(images), expected, atol=1e-5)
+    assert list(net.labels) == ["reference 0", "chelsea", "reference 2", "reference 3"]
+    named = load(network, Embedding({"tensor": images[0], "cat": "packaged:chelsea"}))
+    assert torch.allclose(named(images), expected[:, :2], atol=1e-5)
+    assert list(named.labels) == ["tensor", "cat"]
+    assert torch.allclose(load(network, Embedding(images[0]))(images), expected[:, :1], atol=1e-5)
+    assert torch.allclose(load(network, Embedding(Image.fromarray(picture)))(images), expected[:, 2:3], atol=1e-5)
+    with pytest.raises(lv.LitVizError, match="references must have one image per name, got 2 for 1 name"):
+        Embedding({"both": images})
 
 
 def test_functions_indices_and_keys_are_outputs(images: Tensor) -> None:
