@@ -31,8 +31,16 @@ def printable(text: str) -> str:
 
 
 # Long values in a message: quoted or in brackets, of more than 200 characters, or a word that is longer than the name
-# of a file. Paths are kept, since commands to copy contain them.
-_LONG_VALUE = re.compile(r"(?<!\w)'(?!/)[^'\n]{200,}'(?!\w)|\[[^\[\]]{200,}\]|[^\s/:;]{260,}")
+# of a file; and tensors and arrays. Paths are kept, since commands to copy contain them.
+_LONG_VALUE = re.compile(
+    r"(?<!\w)'(?!/)[^'\n]{200,}'(?!\w)|\[[^\[\]]{200,}\]|[^\s/:;]{260,}|\b(?:tensor|array)\((?:[^()]|\([^()]*\)){200,}\)"
+)
+
+
+def _shortened(value: re.Match[str]) -> str:
+    """Return both ends of a long value in one line."""
+    text = " ".join(value[0].split())
+    return f"{text[:60]} ... {text[-20:]}"
 
 
 class LitVizError(Exception):
@@ -46,7 +54,7 @@ class LitVizError(Exception):
     """
 
     def __init__(self, message: str, *, exit_status: int = 1) -> None:
-        super().__init__(_LONG_VALUE.sub(lambda value: f"{value[0][:60]} ... {value[0][-20:]}", printable(message)))
+        super().__init__(_LONG_VALUE.sub(_shortened, printable(message)))
         self.exit_status = exit_status
 
 
@@ -110,6 +118,14 @@ def require(valid: object, constraint: str, *values: object, hint: str = "") -> 
     if hint:
         message += f": {hint}"
     raise LitVizError(message)
+
+
+def value_text(value: object) -> str:
+    """Return a value as a message states it; an array or tensor by its class and shape."""
+    shape = getattr(value, "shape", ())
+    if isinstance(shape, tuple) and len(shape):
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    return repr(value)
 
 
 def check_shape(component: object, value: Any, *shapes: Sequence[int], meaning: str) -> None:

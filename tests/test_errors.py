@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from lit_viz.errors import LitVizError, did_you_mean, require
 
@@ -17,6 +18,14 @@ def test_near_names_are_offered() -> None:
 def test_a_long_value_is_shortened(value: str) -> None:
     message = str(LitVizError(f"class must be a name or an index, got {value}: see lit-viz classes"))
     assert message == (f"class must be a name or an index, got {value[:60]} ... {value[-20:]}: see lit-viz classes")
+
+
+def test_tensors_and_arrays_in_messages_are_shortened() -> None:
+    tensor = torch.rand(3, 20, 20)
+    for value in (tensor, [tensor], tensor.numpy()):
+        message = str(LitVizError(f"layers must be text, got {value!r}: see lit-viz layers"))
+        assert len(message) < 200
+        assert message.endswith("see lit-viz layers")
 
 
 def test_a_message_of_short_values_is_unchanged() -> None:

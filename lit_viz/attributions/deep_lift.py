@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import add_rows, completeness, gather_rows
-from lit_viz.attributions.baselines import Baseline, BaselineKind
+from lit_viz.attributions.baselines import Baseline, BaselineLike
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.classifiers.fast import Backprop
 from lit_viz.optim import Evaluate, State
@@ -32,7 +32,7 @@ class DeepLift(Gradient):
 
     networks: tuple[Backprop, ...] = ("plain", "rescale")
 
-    def __init__(self, baseline: BaselineKind | float = "black", sigma: float = 10.0) -> None:
+    def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0) -> None:
         self.baseline = Baseline(baseline, sigma)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

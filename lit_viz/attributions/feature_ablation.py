@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, add_rows, gather_rows
-from lit_viz.attributions.baselines import Baseline, BaselineKind
+from lit_viz.attributions.baselines import Baseline, BaselineLike
 from lit_viz.attributions.segments import Segments
 from lit_viz.attributions.terms import SCORES, record_scores
 from lit_viz.classifiers import Classifier
@@ -33,7 +33,7 @@ class Ablation(Estimator):
     spatial: ClassVar[bool] = True
     reducer: ClassVar[str] = "positive"
 
-    def __init__(self, baseline: BaselineKind | float = "mean", sigma: float = 10.0) -> None:
+    def __init__(self, baseline: BaselineLike = "mean", sigma: float = 10.0) -> None:
         self.baseline = Baseline(baseline, sigma)
 
     @property
@@ -93,7 +93,7 @@ class FeatureAblation(Ablation):
         sigma: of the blurred baseline, in pixels.
     """
 
-    def __init__(self, segments: int | str = 50, baseline: BaselineKind | float = "mean", sigma: float = 10.0) -> None:
+    def __init__(self, segments: int | str = 50, baseline: BaselineLike = "mean", sigma: float = 10.0) -> None:
         super().__init__(baseline, sigma)
         self.segments = Segments(segments)
         self.evaluations = 1 + self.segments.most

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, add_rows, completeness, gather_rows, relative
-from lit_viz.attributions.baselines import Baseline, BaselineKind
+from lit_viz.attributions.baselines import Baseline, BaselineLike
 from lit_viz.attributions.terms import PROJECTIONS, record_images
 from lit_viz.optim import Evaluate, State
 from lit_viz.optim.rule import per_slot
@@ -45,7 +45,7 @@ class IntegratedGradients(Estimator):
 
     evaluations = 50
 
-    def __init__(self, baseline: BaselineKind | float = "black", sigma: float = 10.0) -> None:
+    def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0) -> None:
         self.baseline = Baseline(baseline, sigma)
 
     @property

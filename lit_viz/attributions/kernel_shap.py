@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import EVERY, MAX_COARSE_ERROR, Estimator, add_rows, gather_rows, keys, relative_error
-from lit_viz.attributions.baselines import Baseline, BaselineKind
+from lit_viz.attributions.baselines import Baseline, BaselineLike
 from lit_viz.attributions.segments import Segments
 from lit_viz.attributions.terms import SCORES, record_scores
 from lit_viz.classifiers import Classifier
@@ -46,7 +46,7 @@ class KernelShap(Estimator):
     spatial: ClassVar[bool] = True
     reducer: ClassVar[str] = "positive"
 
-    def __init__(self, segments: int | str = 50, baseline: BaselineKind | float = "mean", sigma: float = 10.0) -> None:
+    def __init__(self, segments: int | str = 50, baseline: BaselineLike = "mean", sigma: float = 10.0) -> None:
         self.segments, self.baseline = Segments(segments), Baseline(baseline, sigma)
 
     @property

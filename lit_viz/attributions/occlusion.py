@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.baselines import BaselineKind
+from lit_viz.attributions.baselines import BaselineLike
 from lit_viz.attributions.feature_ablation import Ablation
 from lit_viz.classifiers import Classifier
 from lit_viz.errors import require
@@ -36,7 +36,7 @@ class Occlusion(Ablation):
         self,
         window: int | Sequence[int] | None = None,
         stride: int | Sequence[int] | None = None,
-        baseline: BaselineKind | float = "mean",
+        baseline: BaselineLike = "mean",
         sigma: float = 10.0,
     ) -> None:
         super().__init__(baseline, sigma)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError, did_you_mean, value_text
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -140,7 +140,9 @@ def _is_list_of(value: Any, options: Sequence[Any]) -> bool:
     if isinstance(value, (str, bytes, Mapping)):
         return False
     if not isinstance(value, (list, tuple, range)):
-        return hasattr(value, "tolist")  # arrays and tensors
+        if not hasattr(value, "tolist") or not getattr(value, "ndim", 0):
+            return False
+        value = value[:_MOST_ELEMENTS].tolist()  # an array or tensor
     for element in value[:_MOST_ELEMENTS]:
         if not any(_matches(element, option) for option in options):
             return False
@@ -151,7 +153,7 @@ def _message(name: str, value: Any, hint: Any) -> str:
     near = ""
     if isinstance(value, str):
         near = did_you_mean(value, _choices(hint))
-    return f"{name} must be {_described(hint)}, got {value!r}{near}"
+    return f"{name} must be {_described(hint)}, got {value_text(value)}{near}"
 
 
 def _is_list(hint: Any) -> bool:
