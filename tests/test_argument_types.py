@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +36,9 @@ CALLS: dict[str, Callable[[Classifier, Path], Any]] = {
     ),  # type: ignore[arg-type]
     "path must be a path, got None": lambda net, run: lv.callbacks.RunFolder(None),  # type: ignore[arg-type]
     "every must be a number, got 'often'": lambda net, run: lv.callbacks.ExactCheckpoint(None, "often"),  # type: ignore[arg-type]
+    "layers must be text or a list of them, got ndarray of shape (5,)": lambda net, run: lv.microscope(
+        net, np.zeros(5), "photos", run
+    ),  # type: ignore[arg-type]
     "every_n_epochs must be a whole number, got 'x'": lambda net, run: lv.callbacks.SaliencyProbe([], "x"),  # type: ignore[arg-type]
 }
 

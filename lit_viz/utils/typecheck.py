@@ -140,9 +140,11 @@ def _is_list_of(value: Any, options: Sequence[Any]) -> bool:
     if isinstance(value, (str, bytes, Mapping)):
         return False
     if not isinstance(value, (list, tuple, range)):
-        if not hasattr(value, "tolist") or not getattr(value, "ndim", 0):
+        if not hasattr(value, "tolist"):
             return False
-        value = value[:_MOST_ELEMENTS].tolist()  # an array or tensor
+        elements = value[:_MOST_ELEMENTS] if getattr(value, "ndim", 0) else value  # of an array or tensor
+        listed = elements.tolist()
+        value = listed if isinstance(listed, list) else [listed]
     for element in value[:_MOST_ELEMENTS]:
         if not any(_matches(element, option) for option in options):
             return False
