@@ -149,6 +149,8 @@ _SUMMARIES = {
     "microscope": ("NETWORK --layers PATTERN", "pages of the units of a network"),
     "completion": ("bash", "print the completion for a shell"),
 }
+_COMMAND_LINES = {f"lit-viz {name} {words}": summary for name, (words, summary) in _SUMMARIES.items()}
+_COMMAND_WIDTH = max(map(len, _COMMAND_LINES)) + 2
 _HELP = """\
 usage: lit-viz COMMAND ...
 
@@ -157,7 +159,7 @@ See what an image classifier has learned by optimizing the input image against t
 {}
 
 Options of a command: lit-viz COMMAND --help. Configurations, with papers and costs: configs/.""".format(
-    "\n".join(f"  {f'lit-viz {name} {words}':<40}{summary}" for name, (words, summary) in _SUMMARIES.items())
+    "\n".join(f"  {line:<{_COMMAND_WIDTH}}{summary}" for line, summary in _COMMAND_LINES.items())
 )
 _HELP_OPTIONS = {"--help", "-h"}
 _ALL_OPTIONS = "--help-all"
@@ -363,7 +365,7 @@ def _continued_by(command: str) -> Iterator[None]:
     except LitVizError as error:
         if error.exit_status <= 128:
             raise
-        event = str(error).partition("; continue with: ")[0]
+        event = str(error).partition("; continue ")[0]
         raise LitVizError(f"{event}; continue with: {command}", exit_status=error.exit_status) from error
 
 
@@ -492,7 +494,7 @@ def _microscope(arguments: list[str]) -> None:
         from lit_viz.launch.messages import options_named
         from lit_viz.units import cost_text, microscope
     photographs = options.photographs.split(",")
-    with options_named():
+    with _continued_by(shlex.join(["lit-viz", "microscope", *arguments])), options_named():
         network, other = _networks(rest, options.compare)
         if options.count:
             for loaded in filter(None, (network, other)):

@@ -468,6 +468,15 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str], lit_viz: Any) -
         assert "lit-viz " in capsys.readouterr().out
 
 
+def test_help_separates_commands_and_summaries(capsys: pytest.CaptureFixture[str], lit_viz: Any) -> None:
+    lit_viz("--help")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  lit-viz ")]
+    columns = [line.strip().partition("  ")[2].lstrip() for line in lines]
+    assert "pages of the units of a network" in columns
+    assert all(columns)
+    assert len({line.index(column) for line, column in zip(lines, columns, strict=True)}) == 1
+
+
 def test_classes_finds_by_part(capsys: pytest.CaptureFixture[str], lit_viz: Any) -> None:
     lit_viz("classes", "tarant")
     assert capsys.readouterr().out.split() == ["76", "tarantula"]

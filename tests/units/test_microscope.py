@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,12 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli import main
+from lit_viz.engine.step import Step
 from lit_viz.evidence.naturalness import Naturalness
 from lit_viz.images.reading import read_photograph
 from lit_viz.units import build, matching_layers
+from lit_viz.units import pages as pages_module
+from lit_viz.units import survey as survey_module
 from lit_viz.units.effects import ClassEffects, crop_box, receptive_field
 from lit_viz.units.pages import Crop, UnitPage, with_deviations
 from lit_viz.units.site import write_site
@@ -178,6 +184,43 @@ def test_the_command_counts_and_rejects(photographs: Path, tmp_path: Path, capsy
     with pytest.raises(SystemExit):
         main(["microscope", "zoo/fashion_cnn"])
     assert "required" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("own", "function"), [(survey_module, "_read"), (Step, "finish"), (pages_module, "_crops")])
+def test_an_interrupted_command_names_itself(
+    own: Any,
+    function: str,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = getattr(own, function)
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    words = [
+        "microscope",
+        "zoo/fashion_cnn",
+        "--layers",
+        "relu1",
+        "--photographs",
+        str(photographs),
+        "--channels",
+        "0-1",
+    ]
+    words += ["--iterations", "1", "--out", str(tmp_path / "my units")]
+    with monkeypatch.context() as patched:
+        patched.setattr(own, function, interrupted)
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+    assert ended.value.code == 130
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert shlex.split(message.partition("; continue with: lit-viz ")[2]) == words
+    main(words)
+    assert (tmp_path / "my units" / "site" / "index.html").exists()
 
 
 def test_the_data_of_the_index_is_small(net: Classifier, photographs: Path, tmp_path: Path) -> None:
