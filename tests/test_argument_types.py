@@ -39,6 +39,27 @@ CALLS: dict[str, Callable[[Classifier, Path], Any]] = {
     "layers must be text or a list of them, got ndarray of shape (5,)": lambda net, run: lv.microscope(
         net, np.zeros(5), "photos", run
     ),  # type: ignore[arg-type]
+    "logger must be a name or a logger of Lightning, got PosixPath('logs')": lambda net, run: lv.attack(
+        net,
+        torch.rand(1, 3, 16, 16),
+        logger=Path("logs"),  # type: ignore[arg-type]
+    ),
+    "log_at must be text or a whole number or a list of whole numbers, got array('x', dtype='<U1')": lambda net, run: (
+        lv.saliency(net, torch.rand(1, 3, 16, 16), log_at=np.array("x"))
+    ),
+    "vary must be a mapping from text to a list of numbers, got range(0, 2)": lambda net, run: lv.LayerTasks(
+        net,
+        "0",
+        vary=range(2),  # type: ignore[arg-type]
+    ),
+    "images must be a tensor, a list of images and files, a dataset or a loader, got -1": lambda net, run: (
+        lv.callbacks.RobustnessProbe(-1)  # type: ignore[arg-type]
+    ),
+    "images must be a tensor (N, C, H, W), got shape ()": lambda net, run: lv.callbacks.SaliencyProbe(torch.ones(())),
+    "images must be tensors and files, got 5": lambda net, run: lv.callbacks.SaliencyProbe([5]),
+    "labels must be a tensor or a list, got 5": lambda net, run: lv.callbacks.SaliencyProbe(
+        (torch.ones(1, 3, 8, 8), 5)
+    ),
     "every_n_epochs must be a whole number, got 'x'": lambda net, run: lv.callbacks.SaliencyProbe([], "x"),  # type: ignore[arg-type]
 }
 

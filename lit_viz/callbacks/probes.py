@@ -206,11 +206,20 @@ def _images_and_labels(given: Any) -> tuple[Sequence[Any], Sequence[Any] | None]
 
 def _check_images(images: Sequence[Any], labels: Sequence[Any] | None) -> None:
     """Check the images that are not read from a dataset."""
-    if labels is not None and len(labels) != len(images):
-        raise LitVizError(f"labels must be one per image, got {len(labels)} for {pluralize(len(images), 'image')}")
+    if isinstance(images, str) or not isinstance(images, (Tensor, Sequence)):
+        raise LitVizError(f"images must be a tensor, a list of images and files, a dataset or a loader, got {images!r}")
+    if isinstance(images, Tensor) and images.ndim != 4:
+        raise LitVizError(f"images must be a tensor (N, C, H, W), got shape {tuple(images.shape)}")
+    if labels is not None:
+        if not hasattr(labels, "__len__"):
+            raise LitVizError(f"labels must be a tensor or a list, got {labels!r}")
+        if len(labels) != len(images):
+            raise LitVizError(f"labels must be one per image, got {len(labels)} for {pluralize(len(images), 'image')}")
     for image in images:
         if isinstance(image, Tensor):
             _checked(image)
+        elif not isinstance(image, (str, Path)):
+            raise LitVizError(f"images must be tensors and files, got {image!r}")
         elif not str(image).startswith(PACKAGED_PREFIX) and not Path(image).exists():
             raise LitVizError(missing_file_error(image))
 

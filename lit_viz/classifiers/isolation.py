@@ -21,6 +21,7 @@ from lit_viz.classifiers.summaries import probe_images
 from lit_viz.errors import LitVizError, NetworkError, first_line, place_of
 
 _LOCK = threading.RLock()
+_CHANGED_IN_PLACE = "modified by an inplace operation"  # an error of autograd
 _PROBE_SIDE = 64  # pixels; the smallest side of reduced probe images
 
 
@@ -237,13 +238,21 @@ def random_state(device: torch.device) -> Tensor:
 
 @contextmanager
 def network_errors_wrapped(shape: Sequence[int]) -> Iterator[None]:
-    """Raise :class:`NetworkError` for an exception of the network's code in forwards of images of a shape."""
+    """Raise :class:`NetworkError` for an exception of the network's code in evaluations of images of a shape."""
     try:
         yield
     except Exception as error:
         if isinstance(error, (LitVizError, NetworkError)) or is_out_of_memory(error):
             raise
-        raise NetworkError(network_error("the network", shape, error)) from error
+        if _CHANGED_IN_PLACE in str(error):
+            raise LitVizError(
+                "the network changes weights or activations in place that its gradient needs: remove in-place "
+                "operations, such as += and add_(), from its forward"
+            ) from error
+        # contextlib takes an error that is caused by a StopIteration for this StopIteration, which would end the loops
+        # of Lightning without a word.
+        cause = None if isinstance(error, StopIteration) else error
+        raise NetworkError(network_error("the network", shape, error)) from cause
 
 
 def network_error(name: str, shape: Sequence[int], error: Exception) -> str:

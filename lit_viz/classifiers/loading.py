@@ -412,6 +412,7 @@ def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[st
     with torch.no_grad(), isolation.state_preserved(classifier.original) as network:
         try:
             before = isolation.random_state(classifier.device)
+            versions = _versions(network)
             returned = output.returned_with_graph(network, classifier.normalize(images))
             logits = output.scores(returned, len(images)).detach()
             probabilities = probability_head(returned) if isinstance(output, Logits) else None
@@ -435,13 +436,22 @@ def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[st
             f"{name} {probabilities}, but must return logits: remove its last layer, as by "
             f"net.set_submodule('layer', torch.nn.Identity()), or return the scores before it{multi_label}"
         )
+    if logits.ndim != 2 or not logits.shape[1]:
+        raise LitVizError(f"{name} must give one or more scores per image (N, K), got shape {tuple(logits.shape)}")
     if len(logits) != len(images):
         raise LitVizError(f"{name} must return one row of logits per image, got {len(logits)} for {len(images)} images")
     difference = 0.0 if draws else relative_difference(torch.cat(single), logits)
     if _BATCH_TOLERANCE < difference < math.inf:  # infinite if logits are not finite
+        if _versions(network) != versions:
+            raise LitVizError(f"{name} changes its weights in its forward: change them outside of it")
         raise LitVizError(
             f"{name} gives an image other logits in a batch than alone: remove layers that mix images (batch norms "
             "without running statistics, a mean over the batch)"
         )
     notes = _output_notes(name, returned, has_names) if isinstance(output, Logits) else []
     return logits.shape[1], notes
+
+
+def _versions(network: nn.Module) -> list[int]:
+    """Return how many times torch has changed each parameter in place."""
+    return [parameter._version for parameter in network.parameters() if not parameter.is_inference()]

@@ -87,6 +87,10 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
         raise LitVizError(f"{source} must contain a state dict, got a {type(content).__name__}: save net.state_dict()")
     state = _only_state_dict(content, source)
     for key, tensor in state.items():
+        if not isinstance(key, str):
+            raise LitVizError(
+                f"the keys of weights must be text, but {source} has the key {key!r}: save net.state_dict()"
+            )
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise LitVizError(f"weights must be dense tensors with values, but {source} has another kind in {key}")
         if tensor.is_floating_point() and not tensor.isfinite().all():

@@ -52,6 +52,8 @@ class LogSchedule:
     @classmethod
     def parse(cls, given: Schedule) -> LogSchedule:
         """Parse ``"1,50,100,200"``, ``"every:10"``, ``"geometric"`` or ``"last"``, or take a list of iterations."""
+        if hasattr(given, "tolist"):  # an array or tensor
+            given = given.tolist()
         if isinstance(given, (str, int)):
             text = str(given)
         else:

@@ -98,7 +98,7 @@ def loggers_of(given: str | Logger | Sequence[str | Logger] | None) -> list[str 
     """Return loggers that are given by names with commas, objects, or a list of both; none for None."""
     if given is None:
         return []
-    items = [given] if isinstance(given, (str, Logger)) else list(given)
+    items = given if isinstance(given, (list, tuple)) else [given]
     found: list[str | Logger] = []
     for item in items:
         if isinstance(item, Logger):

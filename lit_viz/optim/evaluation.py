@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.classifiers.fast import sparse_backward
+from lit_viz.classifiers.isolation import network_errors_wrapped
 from lit_viz.errors import LitVizError
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
@@ -175,7 +176,7 @@ def _differentiate(
     total: Tensor, inputs: list[Tensor], *, keep: bool = False, allow_unused: bool = False
 ) -> Sequence[Tensor]:
     # On GPUs autograd would use another thread, where the settings of torch.compile do not hold.
-    with torch.autograd.set_multithreading_enabled(False):
+    with torch.autograd.set_multithreading_enabled(False), network_errors_wrapped(inputs[0].shape):
         return torch.autograd.grad(total, inputs, retain_graph=keep, allow_unused=allow_unused)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
+import re
 import types
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -33,8 +34,8 @@ _MOST_ELEMENTS = 100
 def checked_types(function: Callable[P, T]) -> Callable[P, T]:
     """Return a function that raises a LitVizError for an argument of another type than annotated.
 
-    Checked are numbers, texts, paths, choices, classes of this package, and lists of these; arguments with other
-    annotations are not.
+    Checked are numbers, texts, paths, choices, classes of this package, and lists and mappings of these; arguments with
+    other annotations are not.
     """
 
     @functools.wraps(function)
@@ -98,7 +99,7 @@ def _is_checkable(hint: Any) -> bool:
         return True
     if get_origin(hint) is Literal or _is_class_of_package(hint):
         return True
-    if _is_union(hint) or _is_list(hint):
+    if _is_union(hint) or _is_list(hint) or get_origin(hint) is Mapping:
         return all(map(_is_checkable, _options(hint)))
     return False
 
@@ -115,7 +116,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def _options(hint: Any) -> list[Any]:
-    """Return the types of a union, or those of the elements of a list."""
+    """Return the types of a union, those of the elements of a list, or those of keys and values of a mapping."""
     return [option for option in get_args(hint) if option is not Ellipsis]
 
 
@@ -126,6 +127,9 @@ def _matches(value: Any, hint: Any) -> bool:
         return any(value is choice or (type(value) is type(choice) and value == choice) for choice in get_args(hint))
     if _is_union(hint):
         return any(_matches(value, option) for option in _options(hint))
+    if origin is Mapping:
+        key, item = _options(hint)
+        return isinstance(value, Mapping) and _is_list_of([*value], [key]) and _is_list_of([*value.values()], [item])
     if origin is not None:
         return _is_list_of(value, _options(hint))
     if hint is int:
@@ -180,9 +184,13 @@ def _described(hint: Any) -> str:
         return " or ".join(map(str, get_args(hint)))
     if _is_union(hint):
         return " or ".join(_described_options(hint))
+    if origin is Mapping:
+        key, item = map(_described, _options(hint))
+        return f"a mapping from {key} to {item}"
     if origin is not None:
         elements = dict.fromkeys(map(_described, _options(hint)))
-        return f"a list of {' or '.join(elements)}".replace("list of a ", "list of ")
+        text = f"a list of {' or '.join(elements)}".replace("list of a ", "list of ")
+        return re.sub(r"list of (whole )?number\b", r"list of \1numbers", text)
     if _is_class_of_package(hint):
         return f"an instance of {hint.__name__}"
     return _NAMES[hint]

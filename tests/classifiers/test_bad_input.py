@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.classifiers import load_classifier
+from lit_viz.classifiers.outputs import Output
 from lit_viz.errors import LitVizError
 from tests.support.networks import Around, conv_net
 
@@ -73,7 +74,12 @@ class Failing(nn.Module):
 
 @pytest.mark.parametrize("forwards", [0, 2, 4, 6, 9, 14, 20])
 @pytest.mark.parametrize(
-    ("error", "reason"), [(ValueError("no more"), "no more"), (SystemExit(3), "it calls sys.exit")]
+    ("error", "reason"),
+    [
+        (ValueError("no more"), "no more"),
+        (SystemExit(3), "it calls sys.exit"),
+        (StopIteration(), "raised StopIteration at test_bad_input.py"),
+    ],
 )
 def test_a_network_that_raises_or_exits_gives_a_one_line_error(
     forwards: int, error: BaseException, reason: str
@@ -89,6 +95,50 @@ def test_a_network_that_raises_or_exits_gives_a_one_line_error(
 def test_a_network_without_classes_is_rejected() -> None:
     with pytest.raises(LitVizError, match=r"must return logits \(N, K\), got a tensor of shape \(2, 0\)"):
         load_classifier(Around(conv_net(), lambda net, x: net(x)[:, :0]), size=16)
+
+
+class Scores(Output):
+    """A part of what the network returns."""
+
+    def __init__(self, part: slice | int) -> None:
+        self.part = part
+
+    def scores(self, returned: Tensor, images: int) -> Tensor:
+        return returned[:, self.part]
+
+
+@pytest.mark.parametrize(("part", "shape"), [(slice(0), r"\(2, 0\)"), (0, r"\(2,\)")])
+def test_an_output_gives_one_or_more_scores(part: slice | int, shape: str) -> None:
+    with pytest.raises(LitVizError, match=rf"must give one or more scores per image \(N, K\), got shape {shape}$"):
+        lv.load_network(conv_net(), output=Scores(part), size=16)
+
+
+class Changing(nn.Module):
+    """Multiplies a weight after each forward, in place."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.maps = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head, self.factor = nn.Linear(4, 5), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.maps(x))
+        with torch.no_grad():
+            self.head.weight.mul_(self.factor)
+        return logits
+
+
+def test_weights_that_change_in_a_forward_give_a_one_line_error() -> None:
+    with pytest.raises(LitVizError, match=r"^Changing changes its weights in its forward: change them outside of it$"):
+        load_classifier(Changing(2), size=16)
+    changing = load_classifier(Changing(1.001), size=16)
+    for call in (
+        lambda: lv.saliency(changing, torch.rand(1, 3, 16, 16), method="gradient", check="none"),
+        lambda: lv.attack(changing, torch.rand(1, 3, 16, 16), attack="pgd", iterations=2),
+        lambda: lv.visualize(changing, 0, iterations=2),
+    ):
+        with pytest.raises(LitVizError, match=r"^the network changes weights or activations in place that"):
+            call()
 
 
 @pytest.mark.parametrize("statement", ["raise SystemExit(2)", "def make(): raise SystemExit(2)"])

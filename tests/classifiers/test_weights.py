@@ -114,6 +114,14 @@ BAD: dict[str, tuple[Any, str]] = {
     "whole.pth": (lambda path: torch.save(another(), path), "could run code"),
     "list.pth": (lambda path: torch.save([1, 2], path), "must contain a state dict, got a list"),
     "numbers.pth": (lambda path: torch.save({"accuracy": 0.5}, path), r"got none \(accuracy\)"),
+    "key.pth": (
+        lambda path: torch.save({1: torch.ones(2)}, path),
+        "must be text, but .* has the key 1:",
+    ),
+    "some.pth": (
+        lambda path: torch.save({"state_dict": {**another().state_dict(), 1: torch.ones(2)}}, path),
+        "must be text, but .* has the key 1:",
+    ),
     "two.pth": (
         lambda path: torch.save({"weights": another().state_dict(), "ema": another().state_dict()}, path),
         "got several, under weights, ema",

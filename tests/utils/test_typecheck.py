@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ def call(
     mode: Mode = "fast",
     sizes: int | Sequence[int] = 1,
     place: Flip | None = None,
+    values: Mapping[str, Sequence[float]] | None = None,
     other: Any = None,
     **options: int,
 ) -> str:
@@ -44,6 +45,8 @@ def call(
         {"sizes": range(3)},
         {"sizes": np.arange(3)},
         {"sizes": torch.arange(3)},
+        {"values": {"a": [1, 0.5], "b": np.ones(2)}},
+        {"values": {}},
         {"mode": "exact", "flag": True},
         {"place": Flip()},
         {"other": object()},
@@ -68,6 +71,11 @@ def test_values_of_the_annotated_type_are_accepted(arguments: dict[str, Any]) ->
         ({"mode": "fats"}, "mode must be fast or exact, got 'fats'; did you mean 'fast'?"),
         ({"sizes": "ab"}, "sizes must be a whole number or a list of them, got 'ab'"),
         ({"sizes": [1, "2"]}, r"sizes must be a whole number or a list of them, got [1, '2']"),
+        ({"sizes": torch.ones(1)}, "sizes must be a whole number or a list of them, got Tensor of shape (1,)"),
+        ({"values": 3}, "values must be a mapping from text to a list of numbers, got 3"),
+        ({"values": {"a": 3}}, "values must be a mapping from text to a list of numbers, got {'a': 3}"),
+        ({"values": {"a": ["x"]}}, "values must be a mapping from text to a list of numbers, got {'a': ['x']}"),
+        ({"values": {1: [2]}}, "values must be a mapping from text to a list of numbers, got {1: [2]}"),
     ],
 )
 def test_values_of_another_type_are_rejected(arguments: dict[str, Any], message: str) -> None:
