@@ -62,6 +62,10 @@ class WriteError(LitVizError):
     """A file cannot be written; what has been written is kept."""
 
 
+class ChangedInput(LitVizError):
+    """An input image is not the one that the run has read before. The run ends: its results are of the first one."""
+
+
 class NetworkError(RuntimeError):
     """The forward of the user's network raised; its exception is the cause."""
 

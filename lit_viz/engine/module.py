@@ -22,7 +22,7 @@ from lit_viz.engine.ranks import RankExchange, RankGroup, RankStatus
 from lit_viz.engine.slots import ITERATION, UNTIL, Slots
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.engine.step import Queue, Step, StepRuleOptimizer, merge_final
-from lit_viz.errors import LitVizError
+from lit_viz.errors import ChangedInput, LitVizError
 from lit_viz.optim import Evaluation
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
@@ -84,6 +84,7 @@ class ImageTraining(Method):
         self._results: dict[int, Result] = {}
         self._logged = 0.0
         self._sums: dict[str, tuple[float, int]] = {}  # sum and count of each metric of finished tasks
+        self._inputs: dict[str, str] = {}  # digest of each input image that was read, by its name
         self.queue = Queue()
         self.exchange = RankExchange()
         self._step: Step | None = None
@@ -104,7 +105,7 @@ class ImageTraining(Method):
         """Allocate the images of a full batch, for the model summary, and discard the state of an earlier run."""
         if stage == "fit":
             self.slots.clear(torch.zeros(min(self.capacity, len(self.tasks)), *self.image_shape))
-            self.exchange, self._results, self._sums = RankExchange(), {}, {}
+            self.exchange, self._results, self._sums, self._inputs = RankExchange(), {}, {}, {}
             self._updates_made, self._progress_metrics, self._bar_text = 0, {}, ""
 
     def on_fit_start(self) -> None:
@@ -223,11 +224,13 @@ class ImageTraining(Method):
         """Save unfinished images by task and the finished tasks, without the classifier."""
         checkpoint["state_dict"] = {}
         entries = self.ranks.gather([*self.slots.dump(), *self.queue.entries])
+        inputs = self.ranks.gather(list(self._inputs.items()))
         checkpoint["lit_viz"] = {
             "version": CHECKPOINT_VERSION,
             "slots": entries,
             "finished": dict(self.finished),
             "sums": dict(self._sums),
+            "inputs": dict(inputs),
             "tasks": self._tasks_digest,
         }
         if self.keep_results:
@@ -244,9 +247,35 @@ class ImageTraining(Method):
         if digest is not None and digest != tasks_digest(self.tasks):
             raise LitVizError("the checkpoint is of other tasks: give those that it was saved with, or no ckpt_path=")
         self._sums = dict(self._restored.get("sums", {}))
+        self._inputs = dict(self._restored.get("inputs", {}))
         self._results = {}
         for result in map(Result.restore, self._restored.get("results", ())):
             self._results[result.task.index] = result
+
+    # Inputs
+
+    def check_input(self, name: str, pixels: Tensor, remedy: str) -> None:
+        """Compare an input image with the first one that the run has read under this name, also before a resume.
+
+        Args:
+            name: file or index of the image.
+            pixels: the image as a task starts from it.
+            remedy: what to do if it is another one.
+
+        Raises:
+            ChangedInput: it is another image.
+        """
+        found = image_digest(pixels)
+        expected = self._inputs.setdefault(name, found)
+        if found != expected:
+            raise ChangedInput(
+                f"{name} is another picture than this run has read before (sha256 {expected[:12]}..., got "
+                f"{found[:12]}...): {remedy} and resume the run, or start another run"
+            )
+
+    def has_read(self, name: str) -> bool:
+        """Return whether the run has read the input image with this name, also before a resume."""
+        return name in self._inputs
 
     # Steps
 
@@ -464,6 +493,14 @@ def tasks_digest(tasks: Sequence[Task]) -> str:
     return digest.hexdigest()
 
 
+def image_digest(pixels: Tensor) -> str:
+    """Return the SHA-256 of the shape and the values of an image."""
+    values = pixels.detach().cpu().contiguous().numpy()
+    digest = hashlib.sha256(f"{values.dtype} {values.shape}".encode())
+    digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
 def check_run_state(state: Any) -> dict[str, Any]:
     """Return the run's entry of a checkpoint, with its ``slots`` (:meth:`~lit_viz.engine.slots.Slots.dump`) and the
     status of each ``finished`` task.
@@ -485,6 +522,9 @@ def check_run_state(state: Any) -> dict[str, Any]:
         raise _damaged_state("finished")
     if not isinstance(sums, dict) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in sums.values()):
         raise _damaged_state("sums")
+    inputs = state.get("inputs", {})
+    if not isinstance(inputs, dict) or not all(isinstance(digest, str) for digest in inputs.values()):
+        raise _damaged_state("inputs")
     return state
 
 

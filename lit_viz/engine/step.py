@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.errors import LitVizError, check_shape
+from lit_viz.errors import ChangedInput, LitVizError, check_shape
 from lit_viz.optim import Evaluate, Evaluation
 from lit_viz.optim.rule import chosen
 from lit_viz.types import Record, Task
@@ -76,6 +76,8 @@ class Queue:
                 continue
             try:
                 images.append(method.start(task))
+            except ChangedInput:
+                raise
             except LitVizError as error:
                 failed.append(_failed(task, error))
             else:

@@ -328,8 +328,13 @@ class ClassVisualization(ImageTraining):
         return same_iteration and self.last_iteration(task) == self.last_iteration(other)
 
     def start(self, task: Task) -> Tensor:
-        """Return the parameters of the photograph, or of noise, ``(...)``; of a group ``(G, ...)``."""
+        """Return the parameters of the photograph, or of noise, ``(...)``; of a group ``(G, ...)``.
+
+        Raises:
+            ChangedInput: the photograph is not that of an earlier task.
+        """
         if self.init is not None:
+            self.check_input(f"init {self._init_name}", self.init, "give the same image")
             photograph = self.init[None].to(self.device, self.image_dtype)
             parameters = self.parameterization.encode(photograph, self.canvas).repeat_interleave(self.group, 0)
         else:

@@ -15,7 +15,7 @@ from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
-from lit_viz.images.reading import Box, Fit, read_photograph
+from lit_viz.images.reading import Box, Fit, Photograph, read_photograph
 from lit_viz.images.sources import DatasetImages, Pictures
 from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluation, State, StepRule
@@ -89,19 +89,40 @@ class PhotographTraining(ImageTraining):
                 name = type(self).__name__
                 raise LitVizError(f"{name} takes tasks of photographs, such as PhotographTasks, got {task.name!r}")
 
+    def on_fit_start(self) -> None:
+        """Compare an image that has no file with the one that a resumed run has read: the others may be in another
+        order too."""
+        super().on_fit_start()
+        for task in self.tasks:
+            if task.source is None and "image" in task.options and self.has_read(_image_name(task)):
+                self._read(task)
+                return
+
     def start(self, task: Task) -> Tensor:
         """Return the photograph ``(C, H, W)``, on the 8-bit lattice unless it is a floating-point picture of this size.
 
         Raises:
+            ChangedInput: it is not the one that an earlier task has read.
             LitVizError: it can't be read, or its label or target is invalid.
         """
         if (error := task.options.get("error")) is not None:
             raise LitVizError(error)
-        source = self.images[task.options["image"]] if task.source is None else task.source
-        photograph = read_photograph(source, self.classifier.size, self.classifier.channels, self.fit)
+        photograph = self._read(task)
         if task.source is not None or photograph.original_size != self.classifier.size:
             self._crops[task.index] = photograph.original_size, photograph.box
         return photograph.pixels
+
+    def _read(self, task: Task) -> Photograph:
+        source: str | Tensor
+        if task.source is None:
+            source, name = self.images[task.options["image"]], _image_name(task)
+            remedy = "give the same images in the same order"
+        else:
+            source = name = task.source
+            remedy = "restore the file"
+        photograph = read_photograph(source, self.classifier.size, self.classifier.channels, self.fit)
+        self.check_input(name, photograph.pixels, remedy)
+        return photograph
 
     def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
         """Return the tasks with label, target and the box of the photograph in the original image.
@@ -260,6 +281,11 @@ class AttackTraining(PhotographTraining):
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
         """Return the network inputs of ``x`` ``(N, C, H, W)``, one row per draw; ``x`` itself by default."""
         return x
+
+
+def _image_name(task: Task) -> str:
+    """Return the name, in messages, of an image that has no file."""
+    return f"image {task.options['image']}"
 
 
 def needs_logits(task: Task) -> bool:

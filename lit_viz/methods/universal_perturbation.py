@@ -16,7 +16,7 @@ from lit_viz.attacks.norms import NORMS, lengths
 from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import ChangedInput, LitVizError, require
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.methods.photographs import AttackTraining, check_goal, resolve
 from lit_viz.methods.records import UniversalRecord
@@ -165,6 +165,8 @@ class UniversalPerturbation(AttackTraining):
                 photograph = self.with_dataset_label(photograph)
                 row = self.classifier.logits(image[None])[0].cpu()
                 tasks.append(check_goal(resolve(photograph, row, self.classifier.labels)))
+            except ChangedInput:
+                raise
             except LitVizError as error:
                 failed.append((photograph, str(error)))
                 continue
