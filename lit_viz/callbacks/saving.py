@@ -9,6 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from lit_viz.engine.ranks import RankStatus
 from lit_viz.errors import LitVizError, Terminated
 from lit_viz.presentations import presentation_of, recorded_method
 from lit_viz.report.page import write_report
-from lit_viz.runs import REPORT
+from lit_viz.runs import REPORT, run_lock
 from lit_viz.runs.checkpoint import IN_PROGRESS, LastCheckpoint, contents_in_progress
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Storage
@@ -133,10 +134,9 @@ def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False,
     recorded = recorded_method(type(module))
     folder = FolderStorage.create(path, overwrite)
     folder.clear()
-    folder.write_queue(module.tasks)
     classifier = {name: getattr(module.classifier, name) for name in ("name", "mean", "std", "size")}
     config = yaml.safe_dump(plain(dict(options, classifier=classifier)), sort_keys=False)
-    folder.write_config(config, recorded | {"lit_viz": __version__})
+    folder.write_start(config, recorded | {"lit_viz": __version__}, module.tasks)
     return folder
 
 
@@ -151,7 +151,8 @@ class RunFolder(Callback):
         overwrite: whether an existing run is replaced.
 
     Raises:
-        LitVizError: the folder is not empty, the disk is full, or files of the run were changed before it continues.
+        LitVizError: the folder is not empty, another process writes a run in it, the disk is full, or files of the run
+            were changed before it continues.
     """
 
     @checked_types
@@ -160,10 +161,12 @@ class RunFolder(Callback):
         self.overwrite = overwrite
         self._folder: FolderStorage | None = None
         self._writer: RunWriter | None = None
+        self._lock = ExitStack()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Open the folder, and delete what is later than the checkpoint."""
         if trainer.is_global_zero and trainer.training:
+            self._lock.enter_context(run_lock(self.path))
             folder = FolderStorage.open(self.path)
             last = LastCheckpoint(folder, checkpoint)
             if last.incomplete:
@@ -180,6 +183,7 @@ class RunFolder(Callback):
         if not trainer.is_global_zero or self._writer is not None:
             return
         assert isinstance(pl_module, ImageTraining)
+        self._lock.enter_context(run_lock(self.path))
         self._write_to(create_run(self.path, pl_module, self.overwrite))
 
     def _write_to(self, folder: FolderStorage) -> None:
@@ -200,6 +204,7 @@ class RunFolder(Callback):
         if self._writer is not None:
             self._writer.on_exception(trainer, pl_module, exception)
             self._writer = None
+        self._lock.close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish the folder, and write the report of a complete run."""
@@ -211,6 +216,7 @@ class RunFolder(Callback):
             write_report(self._folder, presentation_of(type(pl_module)))
             self._folder.seal()
         self._writer = None
+        self._lock.close()
 
 
 def _copy_images(item: Any) -> Any:

@@ -273,9 +273,7 @@ def _open_folder(
         return folder, queue
     if is_run(folder.path):  # only now that the new run is valid
         folder.clear(extra_files())
-    folder.write_config(text, recorded)
-    folder.write_queue(queue.tasks)
-    folder.write_config(text, recorded)  # with the checksum of the queue
+    folder.write_start(text, recorded, queue.tasks)
     return folder, queue
 
 

@@ -244,20 +244,21 @@ class Run:
         Raises:
             LitVizError: the folder exists, or contains other files than a run, or the disk is full.
         """
-        storage = self._on_rank_zero()
-        check_new(Path(folder), overwrite, extra_files())
-        in_memory = self.folder is None
-        if in_memory:
-            self._verify_once()
-        if overwrite:
-            self._clear(Path(folder))
-        saved = storage.save(folder)
-        run = self._in(saved)
-        if in_memory:
-            run.draw()
-            assert isinstance(saved, FolderStorage)
-            write_report(saved, self.presentation)
-            saved.seal()
+        storage, path = self._on_rank_zero(), Path(folder)
+        with run_lock(path):
+            check_new(path, overwrite, extra_files())
+            in_memory = self.folder is None
+            if in_memory:
+                self._verify_once()
+            if overwrite:
+                self._clear(path)
+            saved = storage.save(path)
+            run = self._in(saved)
+            if in_memory:
+                run.draw()
+                assert isinstance(saved, FolderStorage)
+                write_report(saved, self.presentation)
+                saved.seal()
         return run
 
     def _clear(self, folder: Path) -> None:
@@ -265,8 +266,7 @@ class Run:
         if self.folder is not None and folder.resolve() == self.folder.resolve():
             raise LitVizError(f"{folder} is the folder of this run: choose another one")
         if is_run(folder):
-            with run_lock(folder):
-                FolderStorage(folder).clear(extra_files())
+            FolderStorage(folder).clear(extra_files())
 
     def _in(self, storage: Storage) -> Run:
         """Return this run in another storage."""

@@ -23,10 +23,12 @@ RECORDED = "recorded"
 CONFIG, QUEUE, METRICS, RESULTS, EVIDENCE, REPORT = (
     "config.yaml", "queue.jsonl", "metrics.csv", "results.jsonl", "evidence.json", "report.html",
 )  # fmt: skip
+#: Pattern of the temporary file of ``config.yaml``, which is the first file of a run.
+_PART = ".config.[0-9]*.part.yaml"
 #: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
 _FILES = (
     QUEUE, METRICS, RESULTS, "manifest.jsonl", "sources", "images", "arrays", "frames", "photographs", "figure.*",
-    "evolution.*", "evidence.*", REPORT, "checkpoints",
+    "evolution.*", "evidence.*", REPORT, "checkpoints", ".*.[0-9]*.part*",
 )  # fmt: skip
 
 
@@ -34,26 +36,26 @@ _FILES = (
 def run_lock(path: str | Path) -> Iterator[None]:
     """Lock a run folder while the block is executed, without links to other places or files of a killed process.
 
-    A missing folder is created, and removed with its parents if it is empty afterwards. A folder that is neither empty
-    nor a run, or that cannot be written, is not locked.
+    A missing folder is created, and removed with its parents if it is empty afterwards. A folder that cannot be written
+    is not locked.
 
     Args:
         path: run folder.
 
     Raises:
-        LitVizError: another process has locked the folder, it contains links to other places, or it cannot be created.
+        LitVizError: another process has locked the folder, it is neither empty nor a run, it contains links to other
+            places, or it cannot be created.
     """
     path = Path(path)
     with creation_errors(path):
-        is_usable = True
-        if path.exists():
-            is_usable = os.access(path, os.W_OK) and (is_run(path) or is_empty(path))
+        is_writable = not path.exists() or os.access(path, os.W_OK)
         created = [parent for parent in path.parents if not parent.exists()]
-        if is_usable:
-            path.mkdir(parents=True, exist_ok=True)
-    if not is_usable:
+    check_usable(path)
+    if not is_writable:
         yield
         return
+    with creation_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
     check_entries(path)
     lock = FileLock(path / LOCK)
     try:
@@ -111,8 +113,27 @@ def is_run(path: str | Path) -> bool:
 
 
 def is_empty(path: Path) -> bool:
-    """Return whether a path is a folder without files, apart from the lock."""
-    return path.is_dir() and all(entry.name == LOCK for entry in path.iterdir())
+    """Return whether a path is a folder without files, apart from what a process leaves that is killed before it has
+    written the configuration: the lock, and a part of the configuration."""
+    return path.is_dir() and all(entry.name == LOCK or fnmatch(entry.name, _PART) for entry in path.iterdir())
+
+
+def check_usable(path: Path) -> None:
+    """Check that a path is missing, an empty folder or a run.
+
+    Raises:
+        LitVizError: it is a file, or a folder with other content.
+    """
+    with creation_errors(path):
+        is_usable = not path.exists() or is_empty(path) or is_run(path)
+        is_file = path.is_file()
+    if is_file:
+        raise LitVizError(f"{path} is a file: give a folder for the run by out=")
+    if not is_usable:
+        raise LitVizError(
+            f"{path} is not empty and not a run, so neither overwrite=True nor resume=True touches it: choose another "
+            "folder"
+        )
 
 
 def entries_to_delete(path: Path, extra_files: Sequence[str]) -> list[Path]:

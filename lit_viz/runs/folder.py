@@ -37,6 +37,7 @@ from lit_viz.runs import (
     RECORDED,
     RESULTS,
     check_entries,
+    check_usable,
     creation_errors,
     entries_to_delete,
     is_empty,
@@ -446,6 +447,12 @@ class FolderStorage(Storage):
         if expected is not None and not (queue.exists() and self._signatures(QUEUE)[QUEUE]["sha256"] == expected):
             raise _damaged_queue(queue, "wrong checksum")
 
+    def write_start(self, options: str, recorded: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+        """Write configuration and queue of a new run; arguments of :meth:`write_config`."""
+        self.write_config(options, recorded)  # first, because it makes the folder a run
+        self.write_queue(tasks)
+        self.write_config(options, recorded)  # with the checksum of the queue
+
     def write_queue(self, tasks: Sequence[Task]) -> None:
         """Write the tasks; a resume reads them even if the photographs' folder has changed."""
         write_text(self.path / QUEUE, "".join(map(json_line, map(asdict, tasks))))
@@ -667,22 +674,15 @@ class FolderStorage(Storage):
 
 def check_new(path: Path, overwrite: bool = False, extra_files: Sequence[str] = ()) -> None:
     """Check that a run can be created in a folder; arguments and errors of :meth:`FolderStorage.create`."""
-    if path.exists() and not path.is_dir():
-        raise LitVizError(f"{path} is a file: give a folder for the run by out=")
-    with creation_errors(path):
-        is_free = not path.exists() or is_empty(path)
-    if overwrite and not is_free:
+    check_usable(path)
+    if not is_run(path):
+        return
+    if overwrite:
         entries_to_delete(path, extra_files)  # raises if there are others
-    elif is_run(path):
-        raise LitVizError(
-            f"{path} already holds a run: resume=True continues it, overwrite=True replaces it, or choose another "
-            "folder"
-        )
-    elif not is_free:
-        raise LitVizError(
-            f"{path} is not empty and not a run, so neither overwrite=True nor resume=True touches it: choose another "
-            "folder"
-        )
+        return
+    raise LitVizError(
+        f"{path} already holds a run: resume=True continues it, overwrite=True replaces it, or choose another folder"
+    )
 
 
 def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:

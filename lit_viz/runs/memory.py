@@ -122,9 +122,8 @@ class MemoryStorage(Storage):
     def _write(self, folder: FolderStorage, with_frames: bool) -> None:
         """Write the run to a folder: queue, configuration, metrics, images, arrays, records and evidence."""
         results = self._in_order()
-        folder.write_queue([result.task for result in results])
         options, recorded = ("", {}) if self._configure is None else self._configure()
-        folder.write_config(options, recorded)  # with the checksum of the queue
+        folder.write_start(options, recorded, [result.task for result in results])
         for result in results:
             for snapshot in self.snapshots.get(result.task.index, ()):
                 folder.add_snapshot(snapshot if with_frames else replace(snapshot, image=None, extra_images={}))
