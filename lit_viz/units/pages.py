@@ -42,6 +42,8 @@ _BINS = 40
 SILENT = 10.0
 #: A unit is flagged if its share at half contrast lies so many robust standard deviations above the others.
 HILL = 2.5
+#: Largest standard deviation of a synthetic image that is called gray; the initial noise has 0.01.
+_GRAY = 0.02
 _LEAST_REACHED = 0.5  # of the mean activation by its photographs
 _LEAST_HELD = 0.5  # share of the synthetic activation without silent channels
 
@@ -94,6 +96,7 @@ class UnitPage:
             None if the activation does not grow.
         deviation, half_deviation: how far the figure of its own layer, and ``half``, lie from those of the other units,
             in robust standard deviations; None where not decidable.
+        gray: why the synthetic image is gray, in a sentence; empty if it is not.
     """
 
     layer: str
@@ -110,6 +113,7 @@ class UnitPage:
     half: float | None = None
     deviation: float | None = None
     half_deviation: float | None = None
+    gray: str = ""
 
     @property
     def name(self) -> str:
@@ -155,6 +159,11 @@ class UnitPage:
         if is_unlike or is_hill:
             return "unnatural"
         return ""
+
+    @property
+    def remark(self) -> str:
+        """The flag; or ``gray`` for an image that shows nothing; else empty."""
+        return self.flag or ("gray" if self.gray else "")
 
     @property
     def histogram(self) -> Histogram:
@@ -226,6 +235,7 @@ def unit_pages(
                 raised=classes[:_CLASSES],
                 lowered=classes[::-1][:_CLASSES],
                 naturalness=natural_images.compare(image, found.most_active(unit), others),
+                gray=_gray_reason(classifier, objective, image, unit),
             )
         )
         progress(len(pages))
@@ -299,6 +309,23 @@ def _activation(classifier: Classifier, objective: Channel, image: Tensor, unit:
     with torch.no_grad():
         activations = classifier.fast([objective.layer]).activations(inputs, [objective.layer])
     return _mean(objective, activations[objective.layer], unit)
+
+
+def _gray_reason(classifier: Classifier, objective: Channel, image: Tensor, unit: int) -> str:
+    """Return why the synthetic image of a unit is gray, as a sentence; empty if it is not."""
+    if float(image.flatten(1).std(1).max()) > _GRAY:
+        return ""
+    inputs = resize(image[None], classifier.size).requires_grad_()
+    layer = objective.layer
+    activations = classifier.fast([layer]).activations(inputs, [layer])
+    maps = objective.maps(Outputs(torch.zeros(1, 0), torch.zeros(1), activations))
+    (gradient,) = torch.autograd.grad(maps[0, unit].mean(), inputs)
+    if gradient.ne(0).any():
+        return "the optimization ended in an image without contrast, although the unit has a gradient there"
+    return (
+        "the unit does not respond to the nearly uniform image that the optimization starts from, and its gradient is "
+        "zero there, so that the image did not change"
+    )
 
 
 def _half_share(

@@ -45,7 +45,7 @@ def write_site(
     for page in pages:
         rows.append(_index_row(page))
         layers[page.layer] = None
-        flagged += bool(page.flag)
+        flagged += bool(page.remark)
     write_text(folder / "data.js", _script("UNITS", rows))
     index = folder / "index.html"
     shared = {"title": f"Microscope of {network}", "compared": compared, "other": other}
@@ -99,9 +99,9 @@ def write_comparison(
 
 
 def _index_row(page: UnitPage) -> list[Any]:
-    """Return layer, unit, page, thumbnail, the names of the classes, which the search reads, and the flag."""
+    """Return layer, unit, page, thumbnail, the names of the classes, which the search reads, and the remark."""
     names = [name for name, _ in page.raised]
-    return [page.layer, page.unit, f"units/{page.page}", page.thumbnail, names, page.flag]
+    return [page.layer, page.unit, f"units/{page.page}", page.thumbnail, names, page.remark]
 
 
 def _neighbors(pages: Sequence[UnitPage], place: int) -> dict[str, str]:

@@ -328,6 +328,51 @@ def test_units_that_no_photograph_activates_are_flagged_on_pages(
     assert report["shown"] == ["2 silent", "4 silent"]
 
 
+def page_text(page: UnitPage, tmp_path: Path) -> str:
+    """Return the text of the page of a unit without tags, in one line."""
+    index = write_site(tmp_path / "site", "net", "1 unit", [page])
+    text = re.sub(r"<[^>]+>", " ", (index.parent / "units" / page.page).read_text())
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("half", "deviation", "words"),
+    [
+        (
+            0.41,
+            None,
+            "the share of the activation that the picture reaches at half its contrast (0.41) is not decidable.",
+        ),
+        (None, None, "the picture reaches at half its contrast is not decidable."),
+        (0.41, 1.25, "the picture reaches at half its contrast (0.41) lies at +1.2."),
+    ],
+)
+def test_sentences_about_the_share_at_half_contrast(
+    half: float | None, deviation: float | None, words: str, tmp_path: Path
+) -> None:
+    figure = Naturalness("a", 0.5, 0.4, 0.6, True)
+    activations = np.asarray([0.0, 1.0], np.float32)
+    page = UnitPage("a", 0, "", "", 1.0, activations, [], [], [], [figure], half=half, half_deviation=deviation)
+    assert words in page_text(page, tmp_path)
+
+
+def test_gray_pictures_are_explained(photographs: Path, tmp_path: Path) -> None:
+    module = network()
+    with torch.no_grad():
+        module[0].weight[1] = torch.tensor([-1.0, 0.0, 1.0])  # an edge, which uniform images lack
+        module[0].bias[1] = -2.5
+    net = load_classifier(module, size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
+    made = lv.microscope(net, "1", photographs, tmp_path / "out", channels="0-1", iterations=3)
+    assert made.surveys["1"].activations[:, 1].max() > 0
+    assert [bool(page.gray) for page in made.pages] == [False, True]
+    units = made.index.parent / "units"
+    assert "Gray: the unit does not respond to the nearly uniform image" in (units / "1_1.html").read_text()
+    assert "Gray:" not in (units / "1_0.html").read_text()
+    rows = json.loads((made.index.parent / "data.js").read_text().removeprefix("const UNITS = ").rstrip(";\n"))
+    assert [row[5] for row in rows] == ["", "gray"]
+    assert "flagged only (1)" in made.index.read_text()
+
+
 def test_two_thousand_units_are_listed_at_once(tmp_path: Path, probe: Any, probe_page: Any) -> None:
     pages = []
     classes = [("Staffordshire bullterrier", 0.5)] * 5

@@ -1,5 +1,5 @@
 "use strict";
-// The index lists UNITS (data.js): layer, unit, page, thumbnail, classes and flag.
+// The index lists UNITS (data.js): layer, unit, page, thumbnail, classes and remark.
 const search = document.getElementById("search");
 const flaggedOnly = document.getElementById("flagged");
 const list = document.getElementById("units");
