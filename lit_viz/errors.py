@@ -82,21 +82,29 @@ def interrupt_exit_status(interrupt: BaseException | None) -> int:
 
 
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
-    """Return ``"; did you mean 'a' or 'b'?"`` with the choices most similar to a name, or an empty string."""
+    """Return ``"; did you mean 'a' or 'b'?"`` with the choices most similar to a name, or an empty string.
+
+    Options are compared without their dashes, and suggested with them.
+    """
     by_folded: dict[str, str] = {}
     for choice in choices:
-        by_folded.setdefault(choice.casefold(), choice)
-    folded = name.casefold()
+        by_folded.setdefault(choice.casefold().removeprefix("--"), choice)
+    folded = name.casefold().removeprefix("--")
     near: dict[str, None] = {}  # in their order
     if len(folded) > 2:
         near.update(dict.fromkeys(choice for choice in by_folded if folded in choice))
     near.update(dict.fromkeys(difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.7)))
+    letters = sorted(folded)
+    near.update(dict.fromkeys(choice for choice in by_folded if sorted(choice) == letters))  # pdg and pgd
     if not near:
         words = re.split(r"[\W_]+", folded)
         near.update(dict.fromkeys(word for word in words if len(word) > 2 and word in by_folded))
     if not near:
         return ""
-    names = [repr(by_folded[choice]) for choice in list(near)[:limit]]
+    names = []
+    for found in list(near)[:limit]:
+        suggestion = by_folded[found]
+        names.append(suggestion if suggestion.startswith("--") else repr(suggestion))
     return f"; did you mean {' or '.join(names)}?"
 
 

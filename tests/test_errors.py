@@ -12,6 +12,13 @@ def test_near_names_are_offered() -> None:
     assert did_you_mean("TARANT", names) == "; did you mean 'tarantula'?"
     assert did_you_mean("seed_of_everything", names) == "; did you mean 'seed'?"
     assert did_you_mean("xyz", names) == ""
+    assert did_you_mean("pdg", ["pgd", "apgd", "ddn"]) == "; did you mean 'pgd'?"
+
+
+def test_an_option_is_suggested_with_its_dashes() -> None:
+    options = ["--attack", "--out", "--seed"]
+    assert did_you_mean("--atack", options) == "; did you mean --attack?"
+    assert did_you_mean("--xyz", options) == ""
 
 
 @pytest.mark.parametrize("value", ["'" + "two words " * 30 + "'", str(list(range(100))), "x" * 300])

@@ -47,7 +47,8 @@ def parser_error(error: Exception, parser: ArgumentParser, short: Mapping[str, s
     option = _option_in(text, short)
     see = f": see {parser.prog} --help"
     if match := re.search(_UNRECOGNIZED, text):
-        return LitVizError(f"unrecognized option --{match[1]}{did_you_mean(match[1], _options(parser, short)) or see}")
+        option = f"--{match[1]}"
+        return LitVizError(f"unrecognized option {option}{did_you_mean(option, _options(parser, short)) or see}")
     if match := re.search(_NOT_ACCEPTED, text):
         return LitVizError(_unknown_argument(match[1], match[2], f"{parser.prog} {option}.help"))
     if match := re.search(_FORBIDDEN, text):
@@ -83,12 +84,11 @@ def _option_in(text: str, short: Mapping[str, str]) -> str:
 
 
 def _options(parser: ArgumentParser, short: Mapping[str, str]) -> list[str]:
-    """Return the names of all options, without dashes."""
+    """Return the names of all options."""
     names: list[str] = []
     for action in parser._actions:
-        names += [name[2:] for name in action.option_strings if name[-1] != "+"]
-    names += [name[2:] for name in short]
-    return names
+        names += [name for name in action.option_strings if name.startswith("--") and name[-1] != "+"]
+    return [*names, *short]
 
 
 def _reasons(text: str) -> list[str]:

@@ -27,7 +27,7 @@ def resolved(capsys: pytest.CaptureFixture[str], *words: str, lit_viz: Any, smal
         (("saliency", "--steps", "3"), "--steps is not available: use --iterations"),
         (("attack", "--epsilon=4/255"), "--epsilon is not available: use --eps"),
         (("visualize", "--batch-size", "2"), "--batch_size is not available: use --slots"),
-        (("saliency", "--methods", "gradient"), "unrecognized option --methods; did you mean 'method'?"),
+        (("saliency", "--methods", "gradient"), "unrecognized option --methods; did you mean --method?"),
         (("attack", "--attack", "pgd", "--lr", "0.1"), "PGD has no option lr; did you mean 'alpha'?"),
         (("saliency", "--method.smoothgrad.sigma", "0.2"), "--method.smoothgrad.sigma requires --method smoothgrad"),
         (

@@ -184,7 +184,7 @@ def test_the_command_evaluates_the_pointing_game(
     lit_viz("check", "--faithfulness", expect=1)
     assert "usage: lit-viz check RUN [--faithfulness]" in capsys.readouterr().err
     lit_viz("check", str(tmp_path / "run"), "--fathfulness", expect=1)
-    assert "unrecognized option --fathfulness; did you mean '--faithfulness'?" in capsys.readouterr().err
+    assert "unrecognized option --fathfulness; did you mean --faithfulness?" in capsys.readouterr().err
 
 
 def test_maps_are_recomputed_with_their_own_draws(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
