@@ -13,8 +13,9 @@ from lit_viz.attributions.gradient import Gradient
 from lit_viz.attributions.tokens import TokenGrid, logit_gradient, parse_grid, patch_grid
 from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.attention import attention_layers
-from lit_viz.classifiers.layers import Layout, layer_name, layouts, unreadable
+from lit_viz.classifiers.layers import Layout, hooked, layer_name, layouts, modules_of, unreadable
 from lit_viz.classifiers.sources import import_object
+from lit_viz.classifiers.summaries import probe_images
 from lit_viz.errors import LitVizError, require
 from lit_viz.optim import Evaluate
 
@@ -32,7 +33,8 @@ class GradCAM(Gradient):
         layer: name, or the module itself; default: the last layer before the logits that has feature maps (then
             positions are pooled). In transformers with attention between all tokens it is the layer before the last
             attention (the first norm of the last block), because only the class token reaches the score after it; in
-            timm's ``SwinTransformer`` it is the last norm, which gives the CAM of Zhou et al. 2016.
+            timm's ``SwinTransformer`` it is the last norm, which gives the CAM of Zhou et al. 2016. In detectors it is
+            the last layer of the backbone on which its maps of all scales depend.
         relu: keep positive values only; otherwise the map is signed.
         reshape: function from the output of the layer to feature maps ``(N, C, h, w)``, or ``module:function``. Not
             required for feature maps, channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last
@@ -178,6 +180,8 @@ def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout])
 
     Tokens of one feature are the pooled features of a network that averages its tokens.
     """
+    if classifier.output.backbone is not None:
+        return _last_of_backbone(classifier, classifier.output.backbone, layouts_by_name)
     attention = attention_layers(classifier)
     inside = tuple(f"{name}." for name in attention.layers)
     names = []
@@ -194,6 +198,32 @@ def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout])
     raise LitVizError(
         f"Grad-CAM requires a layer with feature maps (N, C, h, w), and {classifier.name} has none: use gradient"
     )
+
+
+def _last_of_backbone(classifier: Classifier, backbone: str, layouts_by_name: Mapping[str, Layout]) -> str:
+    """Return the last layer with feature maps inside a backbone on which all maps that the backbone returns depend."""
+    names = []
+    for name, layout in layouts_by_name.items():
+        if name.startswith(f"{backbone}.") and layout.kind == "maps" and min(layout.shape[1:]) > 1:
+            names.append(name)
+    returned: list[Tensor] = []
+
+    def read(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        returned.extend(output.values() if isinstance(output, Mapping) else [output])
+
+    images = probe_images(classifier.channels, classifier.size)[:1].requires_grad_()
+    with torch.enable_grad(), hooked(modules_of(classifier.original, [backbone]), read):
+        _, activations = classifier.original_network()(images, layers=names)
+    for name in reversed(names):
+        if all(_depends(maps, activations[name]) for maps in returned):
+            return name
+    raise LitVizError(f"the backbone of {classifier.name} has no layer with feature maps (N, C, h, w): give layer")
+
+
+def _depends(value: Tensor, activation: Tensor) -> bool:
+    """Return whether the graph of a tensor contains an activation."""
+    (gradient,) = torch.autograd.grad(value.sum(), activation, retain_graph=True, allow_unused=True)
+    return gradient is not None
 
 
 def _affects_logits(classifier: Classifier, layer: str, layout: Layout) -> bool:

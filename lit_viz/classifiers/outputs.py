@@ -38,6 +38,7 @@ class Output(Part, ABC):
         goals: kinds of goals of attacks beside those of the decision (:mod:`lit_viz.methods.goals`).
         box: (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None.
         outline: polygons (x, y) in pixels of the input around a region that is no box, which figures draw; or None.
+        backbone: submodule whose last maps Grad-CAM reads by default, where the layers after it have no maps; or None.
     """
 
     decision: Decision = "exclusive"
@@ -45,6 +46,7 @@ class Output(Part, ABC):
     goals: tuple[str, ...] = ()
     box: Sequence[float] | None = None
     outline: Sequence[Sequence[Sequence[float]]] | None = None
+    backbone: str | None = None
 
     @property
     def names(self) -> Sequence[str] | None:
@@ -168,14 +170,40 @@ def logits_of(output: Any, images: int) -> Tensor:
             kind = f"a tensor of {output.dtype}"
         elif isinstance(output, Mapping):
             kind += f" with the keys {', '.join(map(repr, output))}"
-        raise LitVizError(f"the network must return logits (N, K), got {kind}")
+        raise _no_logits(kind, output)
     if scores.ndim < 2 and images and scores.numel() % images == 0:
         scores = scores.reshape(images, -1)
     if scores.ndim != 2 or not scores.shape[1]:
-        raise LitVizError(f"the network must return logits (N, K), got a tensor of shape {tuple(scores.shape)}")
+        raise _no_logits(f"a tensor of shape {tuple(scores.shape)}", output)
     if scores.shape[1] == 1:
         return torch.cat([-scores, scores], dim=1) / 2
     return scores
+
+
+def _no_logits(kind: str, returned: Any) -> LitVizError:
+    """Return the error for a network that returns no logits, with the output that fits what it returned."""
+    return LitVizError(
+        f"the network must return logits (N, K), got {kind}; if it is no classifier, give "
+        f"output={_fitting_output(returned)} to lv.load_network"
+    )
+
+
+def _fitting_output(returned: Any) -> str:
+    """Return the name of the output, or the key, that fits what a network returned, quoted; empty if none is known."""
+    first = returned[0] if isinstance(returned, (list, tuple)) and returned else returned
+    if isinstance(first, Mapping) and "boxes" in first:
+        return "'detection'"
+    if isinstance(returned, Mapping):
+        if "heatmaps" in returned:
+            return "'keypoint'"
+        first = returned.get("out", returned.get("logits"))
+        if first is None and returned:
+            return repr(next(iter(returned)))
+    if hasattr(returned, "logits"):
+        first = returned.logits
+    if isinstance(first, Tensor) and first.ndim == 4:
+        return "'region'"
+    return ""
 
 
 def logits_in(output: Any) -> Any:

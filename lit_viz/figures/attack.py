@@ -110,6 +110,8 @@ def _row_head(record: AdversarialRecord) -> Grid:
     if record.status == "skipped":
         verdicts = dict.fromkeys(verdicts)
         reason = "target predicted" if record.target_name else "misclassified"
+        if record.score is not None:
+            reason = "the score meets the goal"
         notes = f"skipped: {reason} before the attack"
     rows = []
     for test, success in verdicts.items():

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_iou
 
 from lit_viz.classifiers.outputs import Output
 from lit_viz.errors import LitVizError, require
+from lit_viz.outputs.region import check_inside
 
 #: Log-odds of a class that no final detection has.
 _UNDETECTED = -14.0
@@ -41,11 +42,12 @@ class Detection(Output):
         score: score from which a detection counts, in (0, 1): the decision on a class is positive above it.
 
     Raises:
-        LitVizError: an argument is invalid, or the network is another one.
+        LitVizError: an argument is invalid, the box extends beyond the input, or the network is another one.
     """
 
     decision = "independent"
     unit = "log-odds"
+    backbone = "backbone"
 
     def __init__(self, box: Sequence[float] | None = None, *, iou: float = 0.5, score: float = 0.5) -> None:
         if box is not None:
@@ -54,6 +56,11 @@ class Detection(Output):
         require(0 < iou <= 1, "iou must be above 0 and at most 1", iou)
         require(0 < score < 1, "score must be between 0 and 1", score)
         self.box, self.iou, self.score = box, iou, score
+
+    def prepare(self, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Detection:
+        if self.box is not None:
+            check_inside(self.box, size)
+        return self
 
     @property
     def _threshold(self) -> float:

@@ -33,10 +33,10 @@ class Region(Output):
     Args:
         where: ``"everywhere"``; ``"predicted"``, the places where the class has the largest logit in the image that is
             evaluated, or the place of its largest logit if there is none; a box (x0, y0, x1, y1) in pixels of the
-            input; or a mask of the input, a file, an array or a tensor ``(H, W)``, not zero in the region.
+            input; or a mask of the input's size, a file, an array or a tensor ``(H, W)``, not zero in the region.
 
     Raises:
-        LitVizError: the box is empty, or the mask can't be read.
+        LitVizError: the region is empty or extends beyond the input, or the mask has another size or can't be read.
     """
 
     unit = "mean logit"
@@ -59,7 +59,7 @@ class Region(Output):
 
     def scores(self, returned: Any, images: int) -> Tensor:
         maps = dense_maps(returned, images, "Region", ("out",))
-        if self.where == "predicted":
+        if self._mask is None and self.where == "predicted":
             return _mean_where_predicted(maps)
         return self._mean(maps)
 
@@ -160,21 +160,31 @@ def region_mask(where: Any, size: tuple[int, int]) -> Tensor:
         size: height and width of the input.
 
     Raises:
-        LitVizError: the region is empty, or it is neither.
+        LitVizError: the region is empty or extends beyond the input, the mask has another size, or it is neither.
     """
     height, width = size
     if isinstance(where, (str, Path)):
-        mask = _read_mask(where, size)
+        mask = _read_mask(where)
     elif isinstance(where, (Tensor, np.ndarray)) and where.ndim == 2:
         mask = torch.as_tensor(where).float().ne(0).float()
-        if mask.shape != size:
-            mask = functional.interpolate(mask[None, None], size, mode="nearest")[0, 0]
     else:
         x0, y0, x1, y1 = _box(where)
+        check_inside((x0, y0, x1, y1), size)
         mask = torch.zeros(size)
-        mask[max(0, round(y0)) : round(y1), max(0, round(x0)) : round(x1)] = 1
+        mask[round(y0) : round(y1), round(x0) : round(x1)] = 1
+    rows, columns = mask.shape
+    is_fitting = (rows, columns) == size
+    require(is_fitting, f"a mask must have the input's size {height} x {width} (H x W)", f"{rows} x {columns}")
     require(bool(mask.any()), f"the region must contain pixels of the input ({height} x {width})", repr(where))
     return mask
+
+
+def check_inside(box: Sequence[float], size: tuple[int, int]) -> None:
+    """Raise a LitVizError unless a box (x0, y0, x1, y1) lies in an input of a size (H, W)."""
+    x0, y0, x1, y1 = box
+    height, width = size
+    inside = x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
+    require(inside, f"a box must lie in the input, x from 0 to {width} and y from 0 to {height}", repr(box))
 
 
 def _box(where: Any) -> tuple[float, float, float, float]:
@@ -188,12 +198,12 @@ def _box(where: Any) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _read_mask(path: str | Path, size: tuple[int, int]) -> Tensor:
+def _read_mask(path: str | Path) -> Tensor:
     try:
         with Image.open(path) as file:
-            resized = file.convert("L").resize((size[1], size[0]), Image.Resampling.NEAREST)
+            levels = np.asarray(file.convert("L"))
     except OSError as error:
         raise LitVizError(
             f"mask {str(path)!r} can't be read as an image: give everywhere, predicted or a box"
         ) from error
-    return torch.from_numpy(np.asarray(resized).copy()).ne(0).float()
+    return torch.from_numpy(levels.copy()).ne(0).float()

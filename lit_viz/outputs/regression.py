@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from lit_viz.classifiers.outputs import Decision, Output, checked_scores
 from lit_viz.classifiers.sources import import_object
-from lit_viz.errors import LitVizError, first_line
+from lit_viz.errors import LitVizError, did_you_mean, first_line
 
 
 class Regression(Output):
@@ -64,6 +64,18 @@ class Regression(Output):
         except Exception as error:  # any error of the user's function
             kind = type(returned).__name__
             reason = f"{type(error).__name__}: {first_line(error)}"
+            near = self._near(returned)
             raise LitVizError(
-                f"output {self._element_name} fails on what the network returned, a {kind} ({reason})"
+                f"output {self._element_name} fails on what the network returned, a {kind} ({reason}){near}"
             ) from error
+
+    def _near(self, returned: Any) -> str:
+        """Return the outputs and keys with names similar to that of the element, as a suggestion."""
+        from lit_viz.outputs import OUTPUTS  # imports this module
+
+        if not isinstance(self.element, str):
+            return ""
+        names = list(OUTPUTS)
+        if isinstance(returned, Mapping):
+            names += map(str, returned)
+        return did_you_mean(self.element, names)

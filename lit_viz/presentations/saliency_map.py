@@ -212,14 +212,14 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
 
 
 def _subtitle(record: Record, is_repeated: bool) -> str:
-    """Return the probability of the class, and whether it is predicted; the photograph's name if the class is not its
-    label, or that of several photographs."""
+    """Return the probability of the class, and whether it is predicted, or the score of a number; the photograph's name
+    if the class is not its label, or that of several photographs."""
     parts = []
     if record.probability is not None:
         parts.append(probability_text(record.probability))
     if record.score is not None:
         parts.append(f"score {record.score:.3g}")
-    if record.target == record.label and record.label_source == "predicted":
+    elif record.target == record.label and record.label_source == "predicted":
         parts.append("predicted")
     if record.target != record.label or is_repeated:
         parts.append(f"of {record.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torchvision
 import yaml
 from matplotlib.patches import Polygon
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -169,6 +171,25 @@ DETECTORS = (
 )
 
 
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        ("ssdlite320_mobilenet_v3_large", "backbone.features.0"),
+        pytest.param("ssd300_vgg16", "backbone.features", marks=pytest.mark.slow),
+        pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", "backbone.fpn.inner_blocks.1", marks=pytest.mark.slow),
+        pytest.param("retinanet_resnet50_fpn", "backbone.fpn.inner_blocks.2", marks=pytest.mark.slow),
+    ],
+)
+def test_grad_cam_of_a_detector_reads_the_last_maps_on_which_all_scales_depend(make: str, layer: str) -> None:
+    network = getattr(torchvision.models.detection, make)(weights=None, weights_backbone=None, num_classes=4).eval()
+    if not make.startswith("ssd"):
+        network.transform.min_size, network.transform.max_size = (128,), 128
+    net = load(network, Detection(), size=96, mean=0.0, std=1.0)
+    run = lv.saliency(net, torch.rand(1, 3, 96, 96), targets=1, method="grad_cam", check="none")
+    assert run.results[0]["layer"] == layer
+    assert run.maps.max() > 0
+
+
 @pytest.mark.parametrize("make", DETECTORS)
 @pytest.mark.slow
 def test_detectors_of_torchvision(make: str) -> None:
@@ -249,6 +270,38 @@ def test_the_scores_of_a_share_are_log_odds(images: Tensor) -> None:
         Share("predicted")
 
 
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (Region(torch.ones(32, 32)), "a mask must have the input's size 64 x 64 (H x W), got 32 x 32"),
+        (Share(np.ones((64, 60))), "a mask must have the input's size 64 x 64 (H x W), got 64 x 60"),
+        (Region("mask.png"), "a mask must have the input's size 64 x 64 (H x W), got 64 x 128"),
+        (
+            Region((8, 8, 80, 40)),
+            "a box must lie in the input, x from 0 to 64 and y from 0 to 64, got (8.0, 8.0, 80.0, 40.0)",
+        ),
+        (Region((-1, 8, 40, 40)), "got (-1.0, 8.0, 40.0, 40.0)"),
+        (Detection((8, 8, 40, 65)), "a box must lie in the input, x from 0 to 64 and y from 0 to 64"),
+    ],
+)
+def test_a_region_must_fit_the_input(
+    output: Output, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (128, 64), 255).save("mask.png")
+    with pytest.raises(lv.LitVizError, match=re.escape(message)):
+        load(Painted(), output)
+
+
+def test_a_mask_of_the_input_and_a_box_to_its_border_are_the_region(tmp_path: Path, images: Tensor) -> None:
+    mask = torch.zeros(SIDE, SIDE)
+    mask[:, 32:] = 1
+    Image.fromarray(mask.mul(255).byte().numpy()).save(tmp_path / "mask.png")
+    expected = load(Painted(), Region(mask)).logits(images)
+    for where in (tmp_path / "mask.png", (32, 0, SIDE, SIDE), mask.numpy()):
+        assert torch.equal(load(Painted(), Region(where)).logits(images), expected)
+
+
 def test_figures_draw_the_border_of_a_mask(images: Tensor, tmp_path: Path) -> None:
     mask = torch.zeros(SIDE, SIDE)
     mask[0:20, 5:30] = 1
@@ -318,6 +371,17 @@ def test_a_photograph_that_meets_the_goal_is_skipped(images: Tensor) -> None:
     run = lv.attack(net, images[:1], goal="above:-100")
     assert run.results[0]["status"] == "skipped"
     assert "before the attack" in run.results[0]["error"]
+
+
+def test_a_caption_of_a_number_states_the_score_and_no_prediction(images: Tensor) -> None:
+    net = load(regressor(), Regression(unit="years"), labels=["age"])
+    shown = [text.get_text() for text in lv.saliency(net, images[:1], check="none").figure().findobj(Text)]
+    assert any(text.startswith("score ") for text in shown)
+    assert not any("predicted" in text for text in shown)
+    skipped = lv.attack(net, images[:1], goal="above:-100")
+    shown = [text.get_text() for text in skipped.figure().findobj(Text)]
+    assert "the score meets the goal before the attack" in " ".join(shown).replace("\n", " ")
+    assert not any("predicted" in text for text in shown)
 
 
 def test_captum_agrees_on_numbers_and_regions(images: Tensor) -> None:
@@ -405,6 +469,62 @@ def test_functions_indices_and_keys_are_outputs(images: Tensor) -> None:
 def test_a_wrong_output_is_one_sentence(output: Any, message: str) -> None:
     with pytest.raises(lv.LitVizError, match=message):
         load(body(), output)
+
+
+@pytest.mark.parametrize("returns", ["mapping", "tensor"])
+def test_a_mistyped_name_of_an_output_is_suggested(returns: str) -> None:
+    class Returning(Painted):
+        def forward(self, x: Tensor) -> Any:
+            maps = super().forward(x)
+            return {"out": maps} if returns == "mapping" else maps
+
+    with pytest.raises(lv.LitVizError, match=r"output 'regoin' fails on .*; did you mean 'region'\?$"):
+        load(Returning(), "regoin")
+
+
+class Returned(nn.Module):
+    """A network that returns a value of the kind that is asked for."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Any:
+        boxes = {"boxes": x.new_zeros(0, 4), "labels": x.new_zeros(0), "scores": x.new_zeros(0)}
+        values: dict[str, Any] = {
+            "boxes": [boxes for _ in x],
+            "out": {"out": x},
+            "maps": x,
+            "heatmaps": {"heatmaps": x},
+            "age": {"age": x.mean((1, 2, 3))},
+            "volume": x[:, None],
+        }
+        return values[self.kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "output"),
+    [
+        ("boxes", "detection"),
+        ("out", "region"),
+        ("maps", "region"),
+        ("heatmaps", "keypoint"),
+        ("age", "age"),
+    ],
+)
+def test_a_network_that_is_no_classifier_is_referred_to_a_fitting_output(kind: str, output: str) -> None:
+    message = (
+        rf"must return logits \(N, K\), got .*; if it is no classifier, give output='{output}' to lv.load_network$"
+    )
+    with pytest.raises(lv.LitVizError, match=message):
+        lv.load_classifier(Returned(kind), size=SIDE)
+    if output != "detection":  # which requires a detector of torchvision
+        assert lv.load_network(Returned(kind).eval(), output=output, size=SIDE).num_classes >= 1
+
+
+def test_a_return_value_of_another_kind_is_referred_to_outputs() -> None:
+    with pytest.raises(lv.LitVizError, match=r"got a tensor of shape .*, give output= to lv.load_network$"):
+        lv.load_classifier(Returned("volume"), size=SIDE)
 
 
 def test_a_score_without_a_gradient_is_one_sentence(images: Tensor) -> None:
