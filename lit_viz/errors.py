@@ -93,6 +93,7 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     near: dict[str, None] = {}  # in their order
     if len(folded) > 2:
         near.update(dict.fromkeys(choice for choice in by_folded if folded in choice))
+        near.update(dict.fromkeys(choice for choice in by_folded if sorted(choice) == sorted(folded)))  # esp: eps
     near.update(dict.fromkeys(difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.7)))
     letters = sorted(folded)
     near.update(dict.fromkeys(choice for choice in by_folded if sorted(choice) == letters))  # pdg and pgd

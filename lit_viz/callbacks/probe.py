@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -32,11 +32,14 @@ from lit_viz.outputs import as_output
 from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
 from lit_viz.utils.formatting import pluralize, remark
+from lit_viz.utils.parts import constructor_parameters
 from lit_viz.utils.process import single_process
 from lit_viz.utils.typecheck import checked_types
 
 #: The network to probe: the name of an attribute, or a function of the LightningModule.
 NetworkOf = str | Callable[[LightningModule], nn.Module]
+
+ProbeT = TypeVar("ProbeT", bound="Probe")
 
 _LEAST_SECONDS = 1e-3  # one update is always made
 _SHARDED = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
@@ -74,6 +77,14 @@ class Probe(Callback):
     """
 
     name: ClassVar[str]
+
+    def __new__(cls: type[ProbeT], *arguments: Any, **options: Any) -> ProbeT:
+        """Reject unknown arguments, which the constructors of subclasses pass on."""
+        known = constructor_parameters(cls)
+        for name in options:
+            if name not in known:
+                raise LitVizError(f"{name} is not an argument of {cls.__name__}{did_you_mean(name, known)}")
+        return super().__new__(cls)
 
     @checked_types
     def __init__(

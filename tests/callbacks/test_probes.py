@@ -418,6 +418,11 @@ def test_invalid_arguments_of_the_method_are_errors_of_the_constructor(tmp_path:
         (lambda: lv.callbacks.SaliencyProbe([images[0], tmp_path / "x.png"]), "there is no photograph '.*x.png'"),
         (lambda: lv.callbacks.RobustnessProbe((images, [0])), "labels must be one per image, got 1 for 2 images"),
         (lambda: lv.callbacks.RobustnessProbe(images, eps="8/25x"), "8/25x"),
+        (
+            lambda: lv.callbacks.RobustnessProbe(images, esp=0.1),
+            "esp is not an argument of RobustnessProbe; did you mean 'eps'",
+        ),
+        (lambda: lv.callbacks.SaliencyProbe(images, every_n_epoch=2), "did you mean 'every_n_epochs'"),
         (lambda: lv.callbacks.RobustnessProbe(images, attack="pgdd"), "there is no attack 'pgdd'; did you mean 'pgd'"),
         (lambda: lv.callbacks.RobustnessProbe(images, iterations=0), "iterations must be at least 1, got 0"),
         (
