@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
     LearningRateMonitor,
+    ModelCheckpoint,
     RichProgressBar,
     TQDMProgressBar,
 )
-from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.demos.boring_classes import BoringDataModule, BoringModel
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.model_summary import summarize
 from torch import Tensor
 
@@ -314,6 +318,52 @@ def test_the_progress_bar_counts_images(smooth: Classifier, fit: Fit, bar: Any) 
     module, tasks = lv.ClassVisualization(smooth, iterations=3, slots=1), lv.ClassTasks(smooth, ["apple", "date"])
     fit(module, tasks, callbacks=[bar(), descriptions], enable_progress_bar=True, max_epochs=-1)
     assert descriptions.seen[1:] == [("0/2 images", 6)] * 2 + [("1/2 images", 6)] * 3
+
+
+def test_the_progress_bar_ends_with_the_steps_that_were_made(smooth: Classifier, fit: Fit) -> None:
+    """Maps of several methods took more steps than the bar had (9/8), and attacks that succeed early fewer."""
+    maps = lv.SaliencyMap(smooth, method=["gradient", "smoothgrad"], iterations=4, slots=2)
+    attack = lv.AdversarialExample(smooth, attack=PGD(eps=0.2), iterations=100)
+    for module in (maps, attack):
+        bar, descriptions = TQDMProgressBar(), Descriptions()
+        trainer = fit(module, lv.PhotographTasks(smooth, photographs()), callbacks=[bar, descriptions], **SHOWN)
+        assert bar.train_progress_bar.total == bar.train_progress_bar.n == trainer.global_step
+        for made, (_, total) in enumerate(descriptions.seen[1:], start=1):
+            assert total is not None
+            assert total > made
+
+
+SHOWN: dict[str, Any] = {"enable_progress_bar": True, "max_epochs": -1}
+
+
+def test_warnings_about_intended_settings_are_not_issued(smooth: Classifier, fit: Fit, tmp_path: Path) -> None:
+    module, tasks = lv.ClassVisualization(smooth, iterations=2), lv.ClassTasks(smooth, "apple")
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        fit(module, tasks, callbacks=[ModelCheckpoint(tmp_path / "checkpoints", every_n_train_steps=1)])
+    assert not [warning for warning in issued if re.search("max_epochs|ModelCheckpoint", str(warning.message))]
+    with pytest.warns(match="`max_epochs` was not set"):
+        fit(BoringModel(), BoringDataModule(), limit_train_batches=0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_trainer_is_restored_after_the_training(smooth: Classifier, fit: Fit, fails: bool) -> None:
+    class Failure(Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            assert trainer.precision_plugin.scaler is None  # type: ignore[attr-defined]
+            if fails:
+                raise ValueError("stop")
+
+    scaler = torch.amp.GradScaler("cpu")
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    module, tasks = lv.ClassVisualization(smooth, iterations=2), lv.ClassTasks(smooth, "apple")
+    filters = list(warnings.filters)
+    with pytest.raises(ValueError, match="stop") if fails else nullcontext():
+        fit(module, tasks, callbacks=[Failure()], plugins=[plugin])
+    assert plugin.scaler is scaler
+    assert list(warnings.filters) == filters
+    broadcast: Any = module.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor
+    assert broadcast.__qualname__ == "_TrainingEpochLoop._broadcast_sigterm_tensor"
 
 
 @pytest.mark.parametrize("limit", [{"max_steps": 5}, {"max_time": {"seconds": 1}}])

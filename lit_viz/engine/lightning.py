@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from itertools import repeat
 from pathlib import Path
@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from pytorch_lightning.trainer.states import TrainerFn
 
 from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.engine.heartbeat import rank_timeout
@@ -36,6 +37,8 @@ PRIVATE_ATTRIBUTES = {
     "pytorch_lightning.loops.training_epoch_loop._TrainingEpochLoop._broadcast_sigterm_tensor": (
         "the ranks would synchronize before every step; they exchange signals in their status instead"
     ),
+    "pytorch_lightning.loops.fit_loop._FitLoop.__init__": "a run with a given Trainer has a loop of its own",
+    "pytorch_lightning.loops.training_epoch_loop._TrainingEpochLoop.__init__": "it counts the steps of that loop",
     "pytorch_lightning.LightningModule._trainer": "the precision of a module that may have no Trainer",
 }
 
@@ -74,6 +77,28 @@ class TaskQueue(Part, pl.LightningDataModule):
         self.evidence = evidence
         self.options: dict[str, Any] = {}
         self.network_classes: Sequence[str] | None = None
+        self._adapted = ExitStack()
+
+    @property
+    def trainer(self) -> pl.Trainer | None:
+        """The Trainer that has the tasks; for the duration of a training it is adapted to images."""
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: pl.Trainer | None) -> None:
+        # Lightning sets it at the start of a training, before it warns about the number of epochs.
+        self._trainer = trainer
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._adapted.close()
+            self._adapted.enter_context(adapted_trainer(trainer))
+
+    def teardown(self, stage: str) -> None:
+        """Restore the Trainer."""
+        self._adapted.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Restore the Trainer."""
+        self._adapted.close()
 
     def setup(self, stage: str) -> None:
         """Broadcast the queue of rank 0, which alone has listed the photographs.
@@ -230,8 +255,29 @@ def kill_ranks(trainer: pl.Trainer, error: BaseException) -> None:
         kill(signal.SIGKILL)
 
 
-def adapt_trainer(trainer: pl.Trainer) -> None:
-    """Adapt a Trainer to the training of images.
+@contextmanager
+def adapted_trainer(trainer: pl.Trainer) -> Iterator[None]:
+    """Adapt precision, signals and warnings of a Trainer to the training of images, and restore them."""
+    precision: Any = trainer.precision_plugin
+    scaler = getattr(precision, "scaler", None)
+    loop: Any = trainer.fit_loop.epoch_loop
+    if isinstance(precision, MixedPrecision):
+        precision.scaler = None  # there is no scaled loss
+    # Lightning broadcasts the SIGTERM of rank 0 here before every step.
+    loop._broadcast_sigterm_tensor = lambda: None
+    try:
+        with warnings.catch_warnings():
+            for start in ("`max_epochs` was not set", "Using ModelCheckpoint with manual optimization"):
+                warnings.filterwarnings("ignore", start)
+            yield
+    finally:
+        del loop._broadcast_sigterm_tensor
+        if isinstance(precision, MixedPrecision):
+            precision.scaler = scaler
+
+
+def adapt_strategy(trainer: pl.Trainer) -> None:
+    """Leave the module as it is on several devices.
 
     Raises:
         LitVizError: the strategy divides the module between the devices.
@@ -241,10 +287,6 @@ def adapt_trainer(trainer: pl.Trainer) -> None:
     elif trainer.world_size > 1:
         name = type(trainer.strategy).__name__
         raise LitVizError(f"several devices require strategy='lit_viz' or 'ddp', got {name}")
-    if isinstance(trainer.precision_plugin, MixedPrecision):
-        trainer.precision_plugin.scaler = None  # there is no scaled loss
-    # Lightning broadcasts the SIGTERM of rank 0 here before every step.
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def describe_bar(trainer: pl.Trainer, text: str, steps: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lit_viz.engine.lightning import adapt_trainer, describe_bar
+from lit_viz.engine.lightning import adapt_strategy, describe_bar
 from lit_viz.engine.method import Method
 from lit_viz.engine.ranks import RankExchange, RankGroup, RankStatus
 from lit_viz.engine.slots import ITERATION, UNTIL, Slots
@@ -91,7 +91,7 @@ class ImageTraining(Method):
         self._updates_finished = self._updates_total = self._updates_made = 0
         self._restored: dict[str, Any] | None = None
         self._progress_metrics: dict[str, float] = {}
-        self._bar_text = ""
+        self._bar_text, self._bar_steps = "", 0
 
     # Lightning hooks
 
@@ -106,11 +106,12 @@ class ImageTraining(Method):
         if stage == "fit":
             self.slots.clear(torch.zeros(min(self.capacity, len(self.tasks)), *self.image_shape))
             self.exchange, self._results, self._sums, self._inputs = RankExchange(), {}, {}, {}
-            self._updates_made, self._progress_metrics, self._bar_text = 0, {}, ""
+            self._updates_made, self._progress_metrics = 0, {}
+            self._bar_text, self._bar_steps = "", 0
 
     def on_fit_start(self) -> None:
         """Prepare the networks and restore the state of a checkpoint."""
-        adapt_trainer(self.trainer)
+        adapt_strategy(self.trainer)
         self.ranks = RankGroup.connect(self.devices_mode, self.trainer.world_size)
         self.prepare(self.device)
         entries: list[dict[str, Any]] = []
@@ -165,14 +166,21 @@ class ImageTraining(Method):
             if callback.monitor in self.trainer.callback_metrics:
                 callback.on_train_epoch_end(self.trainer, self)
         if self.trainer.progress_bar_callback is not None:
-            self._describe_bar()
+            self._describe_bar(batch_idx + 1)
 
-    def _describe_bar(self) -> None:
-        """Show the number of finished images in the progress bar, when it changes."""
+    def _describe_bar(self, steps_made: int) -> None:
+        """Show the number of finished images in the progress bar, and the number of steps, when they change."""
         text = f"{len(self.finished)}/{len(self.tasks)} images"
+        steps = self._bar_steps
         if text != self._bar_text:
-            self._bar_text = text
-            describe_bar(self.trainer, text, self.cost(self.tasks)[0])
+            steps = self.cost(self.tasks)[0]
+        if not self.decision.unfinished:  # images may be done before their last iteration
+            steps = steps_made
+        elif steps <= steps_made:  # of maps, the number is estimated
+            steps = steps_made + 1
+        if (text, steps) != (self._bar_text, self._bar_steps):
+            self._bar_text, self._bar_steps = text, steps
+            describe_bar(self.trainer, text, steps)
 
     def on_train_end(self) -> None:
         """Keep the results of all ranks on every rank, with those of unfinished images."""

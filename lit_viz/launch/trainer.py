@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -50,25 +52,24 @@ class Interrupted(LitVizError):
 
 
 def build_trainer(options: RunOptions, scratch: str) -> pl.Trainer:
-    """Return the Trainer of a run; a given one gets the checkpoints of a run.
+    """Return the Trainer of a run, which may be a given one.
 
     Raises:
         LitVizError: an option is invalid, a device does not exist, or too many processes on CPUs are requested.
     """
     if isinstance(options.trainer, pl.Trainer):
-        options.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return options.trainer
     arguments = options.trainer_arguments
     try:
         with messages_ignored():
             # Lightning's own SLURM requeueing saves a checkpoint within a signal handler; scripts/slurm.sh requeues.
             is_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-            slurm = [SLURMEnvironment(auto_requeue=False)] if is_slurm else []
+            environments: list[Any] = [SLURMEnvironment(auto_requeue=False)] if is_slurm else []
             trainer = pl.Trainer(
                 **trainer_options(arguments),
                 max_epochs=-1,
                 logger=False,
-                plugins=[AtomicCheckpointIO(), *slurm],
+                plugins=environments,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -99,16 +100,15 @@ def fit(
     checkpoint = None if options.out is None else options.out / LAST_CHECKPOINT
     resumed = checkpoint if checkpoint is not None and options.resume and checkpoint.exists() else None
     checkpoints = ExactCheckpoint(checkpoint, every_steps=options.checkpoint_every)
-    own_callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
-    trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
     module.keep_results = False
     try:
-        _train(trainer, options, module, queue, resumed)
+        with trainer_preserved(trainer):
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            trainer.callbacks.extend([*callbacks, checkpoints])  # type: ignore[attr-defined]
+            _train(trainer, options, module, queue, resumed)
     finally:
         module.ranks.close()
         module.keep_results = True
-        # A Trainer is freed late, since it contains itself.
-        trainer.callbacks[:] = own_callbacks  # type: ignore[attr-defined]
     stopped = module.decision.signal or module.exchange.status.signal  # the latter of the last step
     if not stopped:
         return
@@ -118,6 +118,34 @@ def fit(
         saved = "" if options.out is None else ", progress is saved"
         message = f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{hint}"
     raise Interrupted(message, exit_status=128 + stopped)
+
+
+@contextmanager
+def trainer_preserved(trainer: pl.Trainer) -> Iterator[None]:
+    """Restore the Trainer of a run: checkpoint plugin, callbacks, loggers, module, data, progress and signal handlers.
+
+    The training starts at step 0 of a loop of its own, also with a Trainer that has reached its last epoch.
+    """
+    loop, checkpoint_io = trainer.fit_loop, trainer.strategy.checkpoint_io
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    own_callbacks, own_loggers = list(callbacks), list(trainer.loggers)
+    lightning_module = trainer.strategy.lightning_module
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    trainer.fit_loop = type(loop)(trainer, loop.min_epochs, loop.max_epochs)
+    trainer.fit_loop.epoch_loop = type(loop.epoch_loop)(trainer, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps)
+    try:
+        yield
+    finally:
+        trainer.fit_loop, trainer.strategy.checkpoint_io = loop, checkpoint_io
+        callbacks[:] = own_callbacks  # in place: a Trainer is freed late, since it contains itself
+        trainer.loggers = own_loggers
+        trainer.datamodule = datamodule  # type: ignore[attr-defined]
+        if lightning_module is not None:
+            trainer.strategy.connect(lightning_module)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _train(

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.plugins.precision import MixedPrecision
 
@@ -116,6 +118,84 @@ def test_half_precision_needs_no_loss_scaling(smooth: Classifier, calls: list[tu
     trainer.fit(module, datamodule=TaskQueue(tasks_for(smooth, [0, 1])))
     assert [result.record.status for result in storage.results.values()] == ["done", "done"]
     assert set(calls) == {(torch.float16, False)}
+
+
+class Regression(BoringModel):
+    """An ordinary module that records whether its loss is scaled."""
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.scaler_at_step = self.trainer.precision_plugin.scaler  # type: ignore[attr-defined]
+
+
+def failing(*_: Any, **__: Any) -> None:
+    raise ValueError("no step")
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers, precision and folders
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_given_trainer_is_left_as_it_was(
+    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    trainer = pl.Trainer(
+        max_epochs=2,
+        limit_train_batches=3,
+        limit_val_batches=0,
+        accelerator="cpu",
+        plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)],
+        logger=CSVLogger(tmp_path),
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    before = _state_of(trainer)
+    module, tasks = ClassVisualization(smooth, iterations=2), lv.ClassTasks(smooth, "apple")
+    if fails:
+        monkeypatch.setattr(ClassVisualization, "score", failing)
+        with pytest.raises(ValueError, match="no step"):
+            lv.run(module, tasks, trainer=trainer, logger=None)
+    else:
+        assert lv.run(module, tasks, trainer=trainer, logger=None).results[0]["status"] == "done"
+    assert _state_of(trainer) == before
+    assert trainer.precision_plugin.scaler is scaler  # type: ignore[attr-defined]
+    ordinary = Regression()
+    trainer.fit(ordinary)
+    assert ordinary.scaler_at_step is scaler
+    assert (trainer.current_epoch, trainer.global_step) == (2, 6)
+    path = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    assert torch.load(path, weights_only=True)["global_step"] == 6
+    again = Regression.load_from_checkpoint(path, weights_only=True)
+    assert torch.equal(again.layer.weight, ordinary.layer.weight)
+
+
+def _state_of(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return what a run must not change of a Trainer."""
+    broadcast: Any = trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor
+    return {
+        "checkpoint_io": trainer.strategy.checkpoint_io,
+        "callbacks": list(trainer.callbacks),  # type: ignore[attr-defined]
+        "loggers": list(trainer.loggers),
+        "datamodule": trainer.datamodule,  # type: ignore[attr-defined]
+        "progress": (trainer.current_epoch, trainer.global_step, trainer.max_epochs),
+        "broadcast": broadcast.__qualname__,
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trainer_that_has_reached_its_last_epoch_makes_a_run(smooth: Classifier, tmp_path: Path) -> None:
+    trainer = pl.Trainer(
+        max_epochs=1,
+        limit_train_batches=3,
+        limit_val_batches=0,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(BoringModel())
+    run = lv.run(ClassVisualization(smooth, iterations=2), lv.ClassTasks(smooth, "apple"), trainer=trainer, logger=None)
+    assert [record["iterations"] for record in run.results] == [2]
+    assert trainer.global_step == 3
 
 
 def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
