@@ -196,21 +196,26 @@ def check_identity(folder: FolderStorage, classifier: Classifier) -> None:
     Raises:
         LitVizError: the run was started with other weights, or other logits.
     """
-    before, now = folder.recorded, classifier.identity()
+    compare_identity(folder.path, folder.recorded, classifier)
+
+
+def compare_identity(path: Path, before: Mapping[str, Any], classifier: Classifier) -> None:
+    """Compare the classifier with the identity that a folder records; errors of :func:`check_identity`."""
+    now = classifier.identity()
     weights = before.get("weights_sha256")
     if weights is None:  # a run of an earlier version that was killed while the network was loaded
         return
     if weights != now["weights_sha256"]:
         found = str(now["weights_sha256"])
         raise LitVizError(
-            f"{folder.path} was started with other weights (sha256 {weights[:12]}..., got {found[:12]}...): use the "
+            f"{path} was started with other weights (sha256 {weights[:12]}..., got {found[:12]}...): use the "
             "same file, or start another run"
         )
     logits: list[Sequence[float | None]] = [before.get("probe_logits") or [], now["probe_logits"]]
     for old, new in zip(*logits, strict=False):
         if old is not None and (new is None or not math.isclose(old, new, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)):
             raise LitVizError(
-                f"{folder.path} was started with a network of the same weights but other logits: use the same layers "
+                f"{path} was started with a network of the same weights but other logits: use the same layers "
                 "and hooks, or start another run"
             )
 

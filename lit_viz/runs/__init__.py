@@ -49,12 +49,19 @@ def run_lock(path: str | Path) -> Iterator[None]:
     path = Path(path)
     with creation_errors(path):
         is_writable = not path.exists() or os.access(path, os.W_OK)
-        created = [parent for parent in path.parents if not parent.exists()]
     check_usable(path)
     if not is_writable:
         yield
         return
+    with folder_lock(path):
+        yield
+
+
+@contextmanager
+def folder_lock(path: Path) -> Iterator[None]:
+    """Lock a folder of this package that can be written; see :func:`run_lock`."""
     with creation_errors(path):
+        created = [parent for parent in path.parents if not parent.exists()]
         path.mkdir(parents=True, exist_ok=True)
     check_entries(path)
     lock = FileLock(path / LOCK)

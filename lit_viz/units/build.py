@@ -21,6 +21,7 @@ from lit_viz.launch.run import Run
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.types import slug
 from lit_viz.units.comparison import LayerDifference, layer_difference
+from lit_viz.units.folder import microscope_folder
 from lit_viz.units.pages import UnitPage, unit_pages
 from lit_viz.units.silence import Silence
 from lit_viz.units.site import write_comparison, write_site
@@ -30,6 +31,7 @@ from lit_viz.utils.typecheck import checked_types
 
 #: Files and folders.
 Photographs = str | Path | Sequence[str | Path]
+_SITE = "site"  # folder of the pages
 _COMPARED = "compared"  # folder of the other network
 _STEP = 30.0  # seconds between two messages of progress
 
@@ -88,25 +90,42 @@ def microscope(
             the last iteration is logged, unless ``log_at=`` is given.
 
     Raises:
-        LitVizError: no layer matches, the other network lacks one, or no photograph can be read.
+        LitVizError: no layer matches, the other network lacks one, no photograph can be read, or the folder is neither
+            empty nor a microscope of this network.
     """
     network = as_classifier(classifier)
     names = matching_layers(network, layers)
     files = photograph_files(photographs)
-    site = Path(out) / "site"
+    folder = Path(out)
     options = {"progress": progress, "log_at": "last"} | layer_settings(network, config) | options
     notify = choose_notify(progress) or ignore
     if compare is None:
-        units = _inspect(network, names, channels, files, Path(out), site, options, notify)
-        index = write_site(site, network.name, units.subtitle, units.pages)
+        with microscope_folder({folder: network}):
+            units = _inspect(network, names, channels, files, folder, folder / _SITE, options, notify)
+            index = write_site(folder / _SITE, network.name, units.subtitle, units.pages)
         return Microscope(index, units.runs, units.surveys, units.pages)
     other = as_classifier(compare)
     check_same_layers(network, other, names)
-    units = _inspect(network, names, channels, files, Path(out), site, options, notify)
+    with microscope_folder({folder: network, folder / _COMPARED: other}):
+        return _compared(network, other, names, channels, files, folder, options, notify)
+
+
+def _compared(
+    network: Classifier,
+    other: Classifier,
+    layers: Sequence[str],
+    channels: str | Sequence[int],
+    files: Sequence[str],
+    folder: Path,
+    options: dict[str, Any],
+    notify: Notify,
+) -> Microscope:
+    """Make the microscopes of two networks in ``folder``, and compare their units."""
+    site = folder / _SITE
+    units = _inspect(network, layers, channels, files, folder, site, options, notify)
     notify(f"compared with {other.name}")
-    folder = Path(out) / _COMPARED
-    other_units = _inspect(other, names, channels, files, folder, site / _COMPARED, options, notify)
-    differences = {layer: layer_difference(units.surveys[layer], other_units.surveys[layer]) for layer in names}
+    other_units = _inspect(other, layers, channels, files, folder / _COMPARED, site / _COMPARED, options, notify)
+    differences = {layer: layer_difference(units.surveys[layer], other_units.surveys[layer]) for layer in layers}
     index = write_site(site, network.name, units.subtitle, units.pages, other=other.name)
     other_index = write_site(
         site / _COMPARED, other.name, other_units.subtitle, other_units.pages, compared="../", other=network.name

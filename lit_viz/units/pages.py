@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from lit_viz.types import slug
 from lit_viz.units.effects import ClassEffects, crop_box, receptive_field
 from lit_viz.units.silence import Silence
 from lit_viz.units.survey import LayerSurvey, channel_of
+from lit_viz.utils.files import atomic_write
 
 _CLASSES = 5  # raised and lowered
 _THUMBNAIL = 96  # pixels
@@ -214,7 +216,7 @@ def unit_pages(
             continue
         name = f"{slug(layer)}_{unit}"
         picture = Image.fromarray(to_uint8(image))
-        picture.save(site / "images" / f"{name}.png")
+        save_picture(picture, site / "images" / f"{name}.png")
         save_thumbnail(picture, site / "thumbnails" / f"{name}.jpg")
         images, crops = _crops(classifier, found, unit, photographs, field, site / "crops" / name)
         effects = class_effects.of(unit, images, float(means[unit]))
@@ -277,7 +279,13 @@ def with_deviations(pages: Sequence[UnitPage]) -> list[UnitPage]:
 def save_thumbnail(image: Image.Image, file: Path) -> None:
     """Write a small copy of an image."""
     small = image.convert("RGB").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    small.save(file, quality=85)
+    save_picture(small, file, quality=85)
+
+
+def save_picture(image: Image.Image, file: Path, **options: Any) -> None:
+    """Write a picture by Pillow, completely or not at all."""
+    with atomic_write(file, sync=False) as temporary:
+        image.save(temporary, **options)
 
 
 def _crops(
@@ -297,7 +305,7 @@ def _crops(
         pixels = read_input(classifier, path)
         x0, y0, x1, y1 = crop_box(found.places[unit, rank].tolist(), field, classifier.size)
         file = prefix.with_name(f"{prefix.name}_{rank}.jpg")
-        Image.fromarray(to_uint8(pixels[:, y0:y1, x0:x1])).save(file, quality=88)
+        save_picture(Image.fromarray(to_uint8(pixels[:, y0:y1, x0:x1])), file, quality=88)
         images[index] = pixels
         crops.append(Crop(f"crops/{file.name}", Path(path).stem, float(found.activations[index, unit])))
     return images, crops

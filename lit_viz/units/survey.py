@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import read_input
 from lit_viz.objectives import Channel, Outputs
 from lit_viz.units.silence import Silence
+from lit_viz.utils.files import allocate, temporary_path, translate_write_errors
 
 _BATCH = 16
 #: Photographs of each unit that are kept.
@@ -91,22 +93,24 @@ def survey(
     network = silence or classifier.fast(layers)
     tables: dict[str, _Table] = {}
     readable: list[str] = []
-    for first in range(0, len(photographs), _BATCH):
-        images = _read(classifier, photographs[first : first + _BATCH], readable)
-        if len(images):
-            with torch.no_grad():
-                activations = network.activations(images, layers)
-            for layer, objective in objectives.items():
-                empty = torch.zeros(len(images), 0)
-                maps = objective.maps(Outputs(empty, torch.zeros(len(images)), {layer: activations[layer]}))
-                table = tables.get(layer)
-                if table is None:
-                    table = tables[layer] = _Table(folder / f"{layer}.npy", len(photographs), maps.shape[1])
-                table.add(maps)
-        progress(min(first + _BATCH, len(photographs)))
-    if not readable:
-        raise LitVizError("no photograph can be read: give a folder of images")
-    return {layer: table.finished(layer) for layer, table in tables.items()}, readable
+    with ExitStack() as unfinished:
+        for first in range(0, len(photographs), _BATCH):
+            images = _read(classifier, photographs[first : first + _BATCH], readable)
+            if len(images):
+                with torch.no_grad():
+                    activations = network.activations(images, layers)
+                for layer, objective in objectives.items():
+                    empty = torch.zeros(len(images), 0)
+                    maps = objective.maps(Outputs(empty, torch.zeros(len(images)), {layer: activations[layer]}))
+                    table = tables.get(layer)
+                    if table is None:
+                        table = tables[layer] = _Table(folder / f"{layer}.npy", len(photographs), maps.shape[1])
+                        unfinished.callback(table.discard)
+                    table.add(maps)
+            progress(min(first + _BATCH, len(photographs)))
+        if not readable:
+            raise LitVizError("no photograph can be read: give a folder of images")
+        return {layer: table.finished(layer) for layer, table in tables.items()}, readable
 
 
 def _read(classifier: Classifier, paths: Sequence[str], readable: list[str]) -> Tensor:
@@ -122,11 +126,22 @@ def _read(classifier: Classifier, paths: Sequence[str], readable: list[str]) -> 
 
 
 class _Table:
-    """Activations of a layer in a file, and the largest of each unit."""
+    """Activations of a layer in a file, and the largest of each unit.
+
+    The file has a temporary name until all photographs are evaluated.
+    """
 
     def __init__(self, path: Path, photographs: int, units: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = np.lib.format.open_memmap(path, "w+", np.float32, (photographs, units))
+        self._path, self._temporary = path, temporary_path(path)
+        with translate_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                np.lib.format.open_memmap(self._temporary, "w+", np.float32, (photographs, units))
+                allocate(self._temporary)
+            except BaseException:
+                self.discard()
+                raise
+        self._file = np.lib.format.open_memmap(self._temporary, "r+")
         self._count = 0
         self._values = torch.full((TOP, units), -torch.inf)
         self._top = torch.full((TOP, units), -1, dtype=torch.long)
@@ -151,6 +166,13 @@ class _Table:
 
     def finished(self, layer: str) -> LayerSurvey:
         """Return the survey of the layer."""
-        self._file.flush()
-        activations = self._file[: self._count]
+        with translate_write_errors(self._path):
+            self._file.flush()
+            del self._file
+            self._temporary.replace(self._path)
+        activations = np.lib.format.open_memmap(self._path, "r+")[: self._count]
         return LayerSurvey(layer, activations, self._top.T.numpy(), self._places.transpose(0, 1).numpy())
+
+    def discard(self) -> None:
+        """Delete the file if it has its temporary name."""
+        self._temporary.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     :func:`sync_filesystem` must flush the file to disk, which is faster for many files.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
+    temporary = temporary_path(path)
     sync = sync or _SYNCFS is None
     try:
         with translate_write_errors(path):
@@ -53,6 +53,28 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the path of a temporary file beside a file; :func:`remove_temporary_files` removes it after a crash."""
+    return path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
+
+
+def allocate(path: Path) -> None:
+    """Allocate the space of a sparse file, so that no later write through a memory map fails on a full disk.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with path.open("rb+") as file:
+        size = os.fstat(file.fileno()).st_size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        while block := file.read(1 << 20):  # rewritten, since holes have no space
+            file.seek(-len(block), os.SEEK_CUR)
+            file.write(block)
+            file.flush()
 
 
 def write_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
@@ -135,7 +157,7 @@ def check_writable(path: Path) -> None:
         raise LitVizError(f"{path} is a folder: give the path of a file")
     with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
+        temporary = temporary_path(path)
         temporary.touch()
         temporary.unlink()
 
