@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import os
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 
 from lit_viz.errors import LitVizError
 from lit_viz.loggers import adapter
-from lit_viz.loggers.base import stored_run_id
+from lit_viz.loggers.base import RunResults, stored_run_id
 from lit_viz.presentations import EvidenceItem
 
 PIXELS = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
@@ -60,6 +62,33 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert captions[1].tensor_proto.string_val == [b"goldfish - iteration 50  \nhay 0.10"]
     (evidence,) = events.Tensors("evidence/files/text_summary")
     assert (evidence.step, evidence.tensor_proto.string_val) == (50, [MARKDOWN.encode()])
+
+
+def test_tensorboard_takes_files_as_they_are(tmp_path: Path) -> None:
+    """The conversion of a figure by TensorBoard's writer took 14 bytes per value, gigabytes for thousands of maps."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    size = (4000, 3000)
+    Image.new("RGB", size, "white").save(tmp_path / "figure.png")
+    folder = SimpleNamespace(path=tmp_path)
+    results = RunResults(folder, {}, [ITEM], {}, 50)  # type: ignore[arg-type]
+    logger = TensorBoardLogger(tmp_path, name=None, version="")
+    logs = adapter(logger, "iteration")
+    logs.open()
+    _ = logger.experiment
+    tracemalloc.start()
+    try:
+        logs.log_results(results)
+        logs.log({}, {"image/large": (np.zeros((1500, 2000, 3), np.uint8), "large")}, 50)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    logger.finalize("success")
+    assert peak < 3 * 1500 * 2000 * 2
+    events = reader.EventAccumulator(str(tmp_path)).Reload()
+    (figure,) = events.Images("figure")
+    assert (figure.step, figure.width, figure.height) == (50, *size)
+    assert figure.encoded_image_string == (tmp_path / "figure.png").read_bytes()
+    assert events.Tensors("evidence/files/text_summary")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:mlflow", "ignore::DeprecationWarning:mlflow")
