@@ -64,7 +64,7 @@ def load_classifier(
         weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
             or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
         labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
-        mean, std: of the normalization, one value or one per channel, in units of [0, 1]; by default as published
+        mean, std: of the normalization, one value or one per channel, for images in [0, 1]; by default as published
             (torchvision, timm), or of the image processor of a Hugging Face network, else 0 and 1.
         size: side, or (height, width), of the input in pixels; by default as published.
         multi_label: whether labels do not exclude each other: a probability is then the sigmoid of a logit instead of
@@ -383,6 +383,9 @@ def _per_channel(option: str, values: PerChannel | None, default: float, channel
     except (TypeError, ValueError) as error:
         raise LitVizError(f"{option} must be a number or one per channel, got {values!r}") from error
     require(all(map(math.isfinite, given)), f"{option} must be finite", repr(values))
+    largest = max(given, default=0.0)
+    hint = f"{largest:g} / 255 is {largest / 255:.3g}"
+    require(largest <= 1, f"{option} must be at most 1, for images in [0, 1]", repr(values), hint=hint)
     require(len(given) in (1, channels), f"{option} must have one value per channel ({channels})", len(given))
     return given * channels if len(given) == 1 else given
 

@@ -265,6 +265,11 @@ def test_preprocessing_stored_in_a_module_is_used() -> None:
         ({"size": (1, 2, 3)}, r"size must be a side or \(height, width\)"),
         ({"size": 16, "mean": [0.5, 0.5]}, r"mean must have one value per channel \(3\), got 2"),
         ({"size": 16, "std": [0.0]}, "std must be positive"),
+        (
+            {"size": 16, "mean": 127.5},
+            r"mean must be at most 1, for images in \[0, 1\], got 127.5: 127.5 / 255 is 0.5$",
+        ),
+        ({"size": 16, "std": [57, 58, 59]}, r"std must be at most 1, .*got \[57, 58, 59\]: 59 / 255 is 0.231$"),
         ({"size": 16, "device": "cuda:7"}, "device 'cuda:7' is not available"),
         ({"size": 16, "device": "gpu"}, "device 'gpu' is not available"),
         ({"size": 16, "labels": ["a"]}, "one per class: Sequential has 5 classes, got 1 labels"),
