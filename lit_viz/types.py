@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,8 @@ from torch import Tensor
 Status = Literal["done", "skipped", "failed", "unfinished"]
 #: Image ``(C, H, W)`` in [0, 1], or the path of its file.
 Picture = Tensor | Path
+#: Values of a list or a mapping, and characters of a text, that the text of a record shows.
+_MOST_SHOWN, _MOST_CHARACTERS = 8, 200
 #: A metric as (iteration, value), in order of iteration.
 Curve = Sequence[tuple[int, float]]
 
@@ -120,7 +122,7 @@ class Item(Generic[Value]):
         return item
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class JsonObject:
     """A typed JSON object, such as a line of a JSON Lines file: its keys are the names of the fields, in their order.
 
@@ -174,6 +176,15 @@ class JsonObject:
         values |= self.extra
         return values
 
+    def __repr__(self) -> str:
+        """Return the class and the values that are there, one per line; long ones are shortened."""
+        lines = []
+        for name, value in self.to_dict().items():
+            if value is not None:
+                lines.append(f"  {name}: {_shortened(value)}")
+        kind = type(self).__name__
+        return "\n".join([kind, *lines]) if lines else f"{kind} (empty)"
+
     def amend(self: Self, **values: Any) -> Self:
         """Return the object with these fields replaced."""
         return replace(self, **values, nulls=self.nulls - values.keys() | self._nulls(values))
@@ -205,6 +216,29 @@ class JsonObject:
         return homes, next(iter(flattened_names), "extra")
 
 
+def _shortened(value: Any) -> str:
+    """Return a value of a :class:`JsonObject` in one line; of many values only their number."""
+    if isinstance(value, JsonObject):
+        value = value.to_dict()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        present = {key: item for key, item in value.items() if item is not None}
+        if len(present) > _MOST_SHOWN:
+            return _count(present)
+        return ", ".join(f"{key} {_shortened(item)}" for key, item in present.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        if len(value) > _MOST_SHOWN or any(isinstance(item, JsonObject) for item in value):
+            return _count(value)
+        return ", ".join(map(_shortened, value)) or "none"
+    text = str(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ..."
+
+
+def _count(values: Sized) -> str:
+    return "1 value" if len(values) == 1 else f"{len(values)} values"
+
+
 def _nested_objects(value: Any, kind: type[JsonObject], by_name: bool) -> Any:
     if value is None:
         return None
@@ -215,7 +249,7 @@ def _nested_objects(value: Any, kind: type[JsonObject], by_name: bool) -> Any:
     return kind.from_dict(value)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Record(JsonObject):
     """The outcome of a task, a line of ``results.jsonl``. A method extends it by fields of its own.
 

@@ -13,7 +13,7 @@ import pytest
 
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.methods.records import AdversarialRecord, LayerImageRecord, SaliencyRecord
-from lit_viz.runs.evidence import Evidence, LocalizationEvidence
+from lit_viz.runs.evidence import Evidence, FileEvidence, LocalizationEvidence, RobustnessEvidence, RobustnessPoint
 from lit_viz.runs.validation import find_wrong
 from lit_viz.types import Record, Task
 from lit_viz.utils.files import json_line
@@ -140,3 +140,44 @@ def test_recorded_lines_are_valid() -> None:
     for line in LINES:
         values = json.loads(json.dumps(line).replace('"volatile"', "null").replace('"inf"', "null"))  # as in a file
         assert find_wrong(values, Record.kind_of(line)) is None
+
+
+def test_the_text_of_a_record_has_the_values_that_are_there() -> None:
+    record = SaliencyRecord.of(
+        Task(3, "cat", seed=5, target=281, target_name="tabby"),
+        method="gradient",
+        reducer="max_abs",
+        top5=[("tabby", 0.987654), ("lynx", 0.01)],
+        metrics={"probability": 0.987654},
+        settings={"sigma": 0.2},
+    )
+    assert repr(record) == "\n".join(
+        [
+            "SaliencyRecord",
+            "  index: 3",
+            "  name: cat",
+            "  status: done",
+            "  target: 281",
+            "  target_name: tabby",
+            "  seed: 5",
+            "  probability: 0.9877",
+            "  method: gradient",
+            "  sigma: 0.2",
+            "  reducer: max_abs",
+            "  top5: tabby, 0.9877, lynx, 0.01",
+        ]
+    )
+
+
+def test_the_text_of_evidence_is_one_line_per_part() -> None:
+    files = FileEvidence(read=2, tasks=3, wrong=[])
+    point = RobustnessPoint(eps="1/255", robust=1, photographs=2, share=0.5, low=0.1, high=0.9)
+    robustness = RobustnessEvidence(what="robust accuracy", norm="linf", points=[point])
+    assert repr(Evidence(files=files, robustness=robustness)) == "\n".join(
+        [
+            "Evidence",
+            "  files: read 2, tasks 3, wrong none",
+            "  robustness: what robust accuracy, norm linf, points 1 value",
+        ]
+    )
+    assert repr(Evidence()) == "Evidence (empty)"

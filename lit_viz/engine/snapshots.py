@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_viz.types import JsonObject, Record, Task, optional
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class PerturbedImageRecord(JsonObject):
     """A photograph with a universal perturbation: ``held_out`` ones are not trained on, ``skipped`` ones not counted.
 

@@ -136,7 +136,7 @@ class Trace:
         }
         curves: dict[str, Curve] = {}
         for title, metric in metrics.items():
-            curve = outcome.curve(metric)
+            curve = outcome.logged(metric)
             if metric == LINF.name:
                 curve = [(k, LINF.display_scale * value) for k, value in curve]
             if curve:

@@ -21,7 +21,7 @@ class Judgment(TypedDict):
     rank: int
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ContrastRecord(Record, abstract=True):
     """Result whose target may be contrasted with another class.
 
@@ -39,7 +39,7 @@ class ContrastRecord(Record, abstract=True):
         return title if self.gamma in (None, 1) else f"{title} (gamma {self.gamma:g})"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class VisualizationRecord(ContrastRecord, abstract=True):
     """A class visualization, or the image of a layer or a channel.
 
@@ -59,7 +59,7 @@ class VisualizationRecord(ContrastRecord, abstract=True):
     objective_file = Item[float]("metrics")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ClassImageRecord(VisualizationRecord):
     """An image with a target class.
 
@@ -70,7 +70,7 @@ class ClassImageRecord(VisualizationRecord):
     judges: Mapping[str, Judgment] = field(metadata={"evidence": True})
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class LayerImageRecord(VisualizationRecord):
     """An image without a target class: of a layer, a channel, or another objective.
 
@@ -84,7 +84,7 @@ class LayerImageRecord(VisualizationRecord):
     axis: str | None = optional()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class SaliencyRecord(ContrastRecord):
     """A saliency map.
 
@@ -134,7 +134,7 @@ class SaliencyRecord(ContrastRecord):
     baselines_sha256 = Item[str]("settings")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class AttackRecord(Record, abstract=True):
     """What the records of all attacks contain.
 
@@ -147,7 +147,7 @@ class AttackRecord(Record, abstract=True):
     settings: Mapping[str, Any] = flattened()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class AdversarialRecord(AttackRecord):
     """An adversarial example.
 
@@ -206,7 +206,7 @@ class AdversarialRecord(AttackRecord):
     fewest = Item[int]("settings")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class UniversalRecord(AttackRecord):
     """A universal perturbation.
 

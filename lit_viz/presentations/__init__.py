@@ -223,7 +223,7 @@ class Presentation(ABC):
         evolutions = []
         for outcome, name in zip(outcomes, names, strict=True):
             metric = self.curve(outcome.record)
-            evolutions.append(Evolution(name, outcome.frames(), outcome.curve(metric), metric))
+            evolutions.append(Evolution(name, outcome.frames(), outcome.logged(metric), metric))
         return evolutions
 
     def overlays(self, outcomes: Sequence[Outcome], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:

@@ -148,7 +148,7 @@ def _read(source: Tensor | Path | None) -> Tensor | None:
 
 
 def _saturation(outcome: Outcome, limit: float) -> list[str]:
-    since = saturated_since(outcome.curve("objective"), limit)
+    since = saturated_since(outcome.logged("objective"), limit)
     if since is None:
         return []
     reason = f"the cross-entropy of every photograph is at the attack's clip {limit:g}"
@@ -214,7 +214,7 @@ def _drawing(outcome: Outcome) -> Grid:
         [None, Cell(pixels(picture), about, _WIDTH), *before],
         [None, Text("\n".join(_rates(record)), _WIDTH, lines=3), *after],
     ]
-    curve = outcome.curve("fooling_rate")
+    curve = outcome.logged("fooling_rate")
     if curve:
         label = Text("fooling rate", 0.75, lines=2, color=GRAY)
         rows.append([label, Plot(0.9, partial(plot_rate, curve), below=0.3)])

@@ -20,7 +20,7 @@ AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 # -- class images and adversarial files
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FileEvidence(JsonObject):
     """Adversarial files that were read and classified again; ``wrong`` are the names of those that differ. ``tasks`` is
     the number of tasks of the run, of which some may have no file."""
@@ -31,7 +31,7 @@ class FileEvidence(JsonObject):
     wrong: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ImageEvidence(JsonObject):
     """Class images that were read and classified again, the number of those classified as recorded, and predictions.
     ``tasks`` is the number of tasks of the run, of which some may have no image."""
@@ -42,7 +42,7 @@ class ImageEvidence(JsonObject):
     verdicts: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LayerNaturalness(JsonObject):
     """How natural an image is at a layer: 1 as photographs of its class among themselves, 0 as other photographs, with
     a 95 % bootstrap interval; not decidable if these are as similar as those."""
@@ -54,7 +54,7 @@ class LayerNaturalness(JsonObject):
     is_decidable: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ImageNaturalness(JsonObject):
     """How natural a class image is, by layer, and the number of photographs of its class; no layers if too few.
 
@@ -76,7 +76,7 @@ class ImageNaturalness(JsonObject):
         return cls(index=record.index, name=record.name, target_name=record.target_name, **values)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NaturalnessEvidence(JsonObject):
     """Comparison of class images with photographs of their classes; ``photographs`` is the number of all."""
 
@@ -84,7 +84,7 @@ class NaturalnessEvidence(JsonObject):
     images: Sequence[ImageNaturalness] = nested(ImageNaturalness)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EnsembleMember(JsonObject):
     """Images that a member of an ensemble attacked, its successes as floats, and the images without a success after
     it."""
@@ -100,7 +100,7 @@ class EnsembleMember(JsonObject):
         return f"{self.member} fooled {self.fooled} of {self.tried}, {self.left} remain"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RobustnessPoint(JsonObject):
     """Robust photographs at a radius, and their share with its 95 % Wilson interval."""
 
@@ -112,7 +112,7 @@ class RobustnessPoint(JsonObject):
     high: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RobustnessEvidence(JsonObject):
     """Robustness by radius; ``what`` is the name of the share."""
 
@@ -121,7 +121,7 @@ class RobustnessEvidence(JsonObject):
     points: Sequence[RobustnessPoint] = nested(RobustnessPoint)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DiagnosisPart(JsonObject):
     """Signs of a failed attack, as clauses, and the names of the diagnostics."""
 
@@ -141,14 +141,14 @@ class DiagnosisPart(JsonObject):
         return f"{verdict}{checks}."
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DiagnosisEvidence(DiagnosisPart):
     """The complete diagnosis; ``harder`` are the results of the stronger attacks, if they were run."""
 
     harder: DiagnosisPart | None = nested(DiagnosisPart, optional=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TransferCounts(JsonObject):
     """Photographs that a held-out network classifies right and wrong, and the files and mirrored changes of the right
     ones that fool it."""
@@ -159,7 +159,7 @@ class TransferCounts(JsonObject):
     wrong: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TransferEvidence(JsonObject):
     """Transfer to held-out networks: counts by network, and predictions by file and network."""
 
@@ -170,7 +170,7 @@ class TransferEvidence(JsonObject):
 # -- saliency maps
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MapEvidence(JsonObject):
     """A saliency map in a part of the evidence."""
 
@@ -185,7 +185,7 @@ class MapEvidence(JsonObject):
         return cls(**{name: getattr(record, name) for name in ("index", "name", "method", "target_name")}, **values)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Similarity(JsonObject):
     """Similarity of a map ``(C, H, W)`` to a reference; NaN, or None in the file, for maps that are not finite.
 
@@ -207,7 +207,7 @@ class Similarity(JsonObject):
         return cls(difference=difference, spearman=None, ssim=None, top_iou=None)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FormulaGate(JsonObject):
     """Difference of the formulas in float64, relative to the maximum of Captum's map."""
 
@@ -215,7 +215,7 @@ class FormulaGate(JsonObject):
     passed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DeliveredGate(JsonObject):
     """Difference of the delivered map, the largest one allowed, and the error of Captum's own float32 maps."""
 
@@ -225,7 +225,7 @@ class DeliveredGate(JsonObject):
     passed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SumGate(JsonObject):
     """Difference of a map from the sum of its recorded terms, and the largest one allowed."""
 
@@ -234,7 +234,7 @@ class SumGate(JsonObject):
     passed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MapAgreement(MapEvidence):
     """Comparison of a map with its reference.
 
@@ -264,7 +264,7 @@ class MapAgreement(MapEvidence):
     controls: Mapping[str, Similarity] = nested(Similarity, by_name=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MaskEvidence(MapEvidence):
     """What an optimized mask, which has no reference, does to the original network in float64; this is no verdict.
 
@@ -279,7 +279,7 @@ class MaskEvidence(MapEvidence):
     score_of_photograph: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class UncheckedMap(MapEvidence):
     """The reason why a map was not compared, or the damage of its file."""
 
@@ -287,7 +287,7 @@ class UncheckedMap(MapEvidence):
     damaged: str | None = optional()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CaptumEvidence(JsonObject):
     """Comparison of the maps with Captum; ``precision`` is the half precision of the network, if any. The ``masks`` are
     among the unchecked maps."""
@@ -301,7 +301,7 @@ class CaptumEvidence(JsonObject):
     masks: Sequence[MaskEvidence] | None = nested(MaskEvidence, optional=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SaliencyMetrics(MapEvidence):
     """Metrics of a map: areas by name and the curve of ``deletion`` and ``insertion``, and the reason for omissions."""
 
@@ -314,7 +314,7 @@ class SaliencyMetrics(MapEvidence):
     remarks: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MetricsEvidence(JsonObject):
     """Saliency metrics of the maps, and their parameters."""
 
@@ -322,7 +322,7 @@ class MetricsEvidence(JsonObject):
     maps: Sequence[SaliencyMetrics] = nested(SaliencyMetrics)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LocalizedObject(MapEvidence):
     """Box and mask of the object in a map, and their overlap with the reference boxes."""
 
@@ -335,7 +335,7 @@ class LocalizedObject(MapEvidence):
     error: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LocalizationEvidence(JsonObject):
     """Localization by the maps; a box is correct from the IoU ``right_from_iou``."""
 
@@ -349,7 +349,7 @@ class LocalizationEvidence(JsonObject):
 # -- all parts
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evidence(JsonObject):
     """The evidence of a run. A part that was not computed is None.
 

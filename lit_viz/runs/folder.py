@@ -293,6 +293,9 @@ class FolderStorage(Storage):
             self._curves[metric] = self.curves(metric)
         return self._curves[metric].get(key, ())
 
+    def curve_names(self, key: str) -> list[str]:
+        return sorted(self.metrics([key])[key])
+
     def metric_names(self) -> list[str]:
         """Return the names of all logged metrics, sorted."""
         return sorted(set(map(itemgetter(2), self._metric_rows())))

@@ -103,6 +103,12 @@ class MemoryStorage(Storage):
                 curve.append((snapshot.iteration, snapshot.metrics[metric]))
         return curve
 
+    def curve_names(self, key: str) -> list[str]:
+        names: set[str] = set()
+        for snapshot in self.snapshots.get(index_of(key), ()):
+            names.update(snapshot.metrics)
+        return sorted(names)
+
     @contextmanager
     def files(self) -> Iterator[FolderStorage]:
         """Yield a temporary run folder without logged images, and take over its evidence and records at the end."""

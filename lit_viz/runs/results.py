@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
+from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.rendering import beside
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.manifest import TaskContents
@@ -83,6 +84,19 @@ class Outcome:
         return self._storage.frames(self.record.key)
 
     def curve(self, metric: str) -> Curve:
+        """Return a metric as (iteration, value).
+
+        Raises:
+            LitVizError: it was not logged.
+        """
+        curve = self.logged(metric)
+        if not curve:
+            names = self._storage.curve_names(self.record.key)
+            known = f"it has {', '.join(names)}" if names else "it has none"
+            raise LitVizError(f"{self.record.key} has no curve {metric!r}{did_you_mean(metric, names)} ({known})")
+        return curve
+
+    def logged(self, metric: str) -> Curve:
         """Return a metric as (iteration, value); empty if it was not logged."""
         return self._storage.curve(self.record.key, metric)
 
@@ -175,6 +189,10 @@ class Storage(ABC):
     @abstractmethod
     def curve(self, key: str, metric: str) -> Curve:
         """Return a metric as (iteration, value), in order of iteration; empty if it was not logged."""
+
+    @abstractmethod
+    def curve_names(self, key: str) -> list[str]:
+        """Return the names of the metrics that were logged of a task, sorted."""
 
     @abstractmethod
     def files(self) -> AbstractContextManager[Storage]:

@@ -35,7 +35,7 @@ class Known:
     def frames(self) -> list[tuple[int, torch.Tensor]]:
         return [(0, self.image()), (10, self.image())]
 
-    def curve(self, metric: str) -> list[tuple[int, float]]:
+    def logged(self, metric: str) -> list[tuple[int, float]]:
         return {"objective": [(0, -0.2), (10, 12.34)]}.get(metric, [])
 
 

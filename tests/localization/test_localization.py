@@ -265,7 +265,7 @@ class Kept(Outcome):
     def frames(self):
         return []
 
-    def curve(self, metric):
+    def logged(self, metric):
         return []
 
 

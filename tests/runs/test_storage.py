@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
+from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.evidence import Evidence, FileEvidence
@@ -65,7 +66,7 @@ def content(outcome: Outcome) -> list[Any]:
     tensors = [outcome.image(), outcome.array(), outcome.source(), outcome.terms()]
     photographs = [(p.record.name, pixels(p.image).tolist()) for p in outcome.perturbed_images()]
     frames = [(iteration, pixels(frame).tolist()) for iteration, frame in outcome.frames()]
-    curves = [list(outcome.curve(metric)) for metric in ("probability", "logit", "none")]
+    curves = [list(outcome.logged(metric)) for metric in ("probability", "logit", "none")]
     values = [None if tensor is None else tensor.tolist() for tensor in tensors]
     return [outcome.name, *values, photographs, frames, curves]
 
@@ -89,6 +90,18 @@ def assert_filled(outcomes: Sequence[Outcome]) -> None:
 def test_outcomes_are_equal(storage: FolderStorage | MemoryStorage) -> None:
     assert_filled(storage.outcomes())
     assert [record.index for record in storage.records()] == [0, 1, 2]
+
+
+def test_an_unknown_curve_names_those_that_exist(storage: FolderStorage | MemoryStorage) -> None:
+    first, _, failed = storage.outcomes()
+    assert list(first.curve("probability")) == [(0, 0.0), (5, 0.625)]
+    with pytest.raises(LitVizError) as caught:
+        first.curve("prob")
+    assert str(caught.value) == (
+        "0000_cat has no curve 'prob'; did you mean 'probability'? (it has logit, probability)"
+    )
+    with pytest.raises(LitVizError, match=r"has no curve 'probability' \(it has none\)$"):
+        failed.curve("probability")
 
 
 def test_records_are_replaced(storage: FolderStorage | MemoryStorage) -> None:

@@ -51,7 +51,7 @@ class Traced(Outcome):
         amend_items(self, **record)
         return self
 
-    def curve(self, metric: str) -> list[tuple[int, float]]:
+    def logged(self, metric: str) -> list[tuple[int, float]]:
         return list(enumerate(self.curves.get(metric, [])))
 
     def image(self) -> Tensor | None:

@@ -87,9 +87,9 @@ def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) ->
             reasons.append(text.format(pluralize(count, "image")))
     reasons += restart_disagreement(done, restart_of, final=restart_of(iterations))
     tried = []
-    if any(outcome.curve("gradient_norm") for outcome in done):
+    if any(outcome.logged("gradient_norm") for outcome in done):
         tried.append("gradients")
-    if all(len(outcome.curve("objective")) > 1 for outcome in failed):
+    if all(len(outcome.logged("objective")) > 1 for outcome in failed):
         tried.append("final scores")
     tried.append("missed successes")
     if restart_of(iterations) > 0:
@@ -114,11 +114,11 @@ def _masked(outcome: Outcome) -> bool:
     """Return whether most gradients before a success are zero."""
     record = attack_record(outcome)
     success = record.success_float
-    margins = dict(outcome.curve("margin"))
+    margins = dict(outcome.logged("margin"))
     if success and record.iterations is not None:
         margins[record.iterations] = math.inf
     norms: list[float] = []
-    for k, norm in outcome.curve("gradient_norm"):
+    for k, norm in outcome.logged("gradient_norm"):
         if margins.get(k, 0.0) <= 0:
             norms.append(norm)
     if success and len(norms) < _MIN_LOGGED:
@@ -161,8 +161,8 @@ def _rising(outcome: Outcome) -> bool:
 
 def _shrinking(outcome: Outcome) -> bool:
     """Return whether the end of an attack without a budget reduced the perturbation notably."""
-    margins, fooled = outcome.curve("margin"), set(successes(outcome))
-    lengths = {k: length for k, length in outcome.curve(_norm_name(outcome)) if k in fooled}
+    margins, fooled = outcome.logged("margin"), set(successes(outcome))
+    lengths = {k: length for k, length in outcome.logged(_norm_name(outcome)) if k in fooled}
     if attack_record(outcome).eps is not None or not lengths:
         return False
     end = _final_tenth(margins)
@@ -176,9 +176,9 @@ def _norm_name(outcome: Outcome) -> str:
 
 def _in_ball(outcome: Outcome, metric: str) -> list[tuple[int, float]]:
     """Return a curve without the iterations outside the ball, which members of an ensemble may have."""
-    eps, lengths = attack_record(outcome).eps, dict(outcome.curve(_norm_name(outcome)))
+    eps, lengths = attack_record(outcome).eps, dict(outcome.logged(_norm_name(outcome)))
     bound = math.inf if eps is None else eps + TOLERANCE
-    return [(k, value) for k, value in outcome.curve(metric) if lengths.get(k, 0.0) <= bound]
+    return [(k, value) for k, value in outcome.logged(metric) if lengths.get(k, 0.0) <= bound]
 
 
 def _final_tenth(trace: Sequence[tuple[int, float]]) -> float:
@@ -250,7 +250,7 @@ def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
     margins: dict[int, float] = {}
     final = outcome.record.iterations or 0
     several = final > 0 and restart_of(final) != restart_of(1)
-    for k, margin in outcome.curve("margin"):
+    for k, margin in outcome.logged("margin"):
         if k > 0 and not (several and k == final):
             restart = restart_of(k)
             margins[restart] = max(margin, margins.get(restart, margin))
@@ -259,7 +259,7 @@ def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
 
 def _success_restart(outcome: Outcome, restart_of: RestartOf) -> int:
     """Return the restart of the first success; the final one if only the success of the file is logged."""
-    for k, margin in outcome.curve("margin"):
+    for k, margin in outcome.logged("margin"):
         if k > 0 and margin > 0:
             return restart_of(k)
     return restart_of(outcome.record.iterations or 0)

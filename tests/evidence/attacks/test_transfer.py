@@ -47,7 +47,7 @@ class PairOutcome(Outcome):
 
     perturbed_images = frames
 
-    def curve(self, metric: str) -> list[tuple[int, float]]:
+    def logged(self, metric: str) -> list[tuple[int, float]]:
         return []
 
 
