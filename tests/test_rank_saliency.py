@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def test_the_best_method_is_the_first_row() -> None:
     contradicting = [m for m in measurements() if m.image % 2 or m.method == "gradient"]
     contradicting += [Measurement("planted", "planted_cnn", "rise", 16, image, 0, 0.1) for image in (0, 2, 4)]
     assert "halves -1.00: the order is noise." in report([m for m in contradicting if m.budget == 16])
+
+
+def test_the_page_begins_with_methods_and_their_commands() -> None:
+    beginning, _, rest = PAGE.read_text(encoding="utf-8").partition("\n## ")
+    rows = re.findall(r"^\| .* \| `(\w+)` \| `lit-viz saliency \S+ --method (\w+)\b[^`]*` \|$", beginning, re.MULTILINE)
+    assert len(rows) == 5
+    for method, named in rows:
+        assert method == named
+        assert method in METHODS
+    assert not re.search(r"\d\.\d", beginning)
+    assert re.search(r"\d\.\d", rest)
 
 
 @pytest.fixture
