@@ -16,7 +16,7 @@ from lit_viz.classifiers.fast import CompileMode
 from lit_viz.engine.ranks import DevicesMode, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, NetworkError
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.types import Record, Task
 from lit_viz.utils.parts import Part, constructor_parameters, plain_arguments
@@ -115,6 +115,7 @@ class Method(Part, pl.LightningModule):
         notes: messages to print once before the run.
         advice: advice for an image whose score is not finite, the end of a sentence.
         ranks: ranks of the run.
+        network_error: the last exception of the network that failed single images.
 
     Raises:
         LitVizError: ``iterations``, ``slots`` or ``views`` is less than 1, or a log schedule is invalid.
@@ -145,6 +146,7 @@ class Method(Part, pl.LightningModule):
         self.slots = Slots()
         self.notes: list[str] = []
         self.ranks = RankGroup()
+        self.network_error: NetworkError | None = None
 
     def on_constructed(self) -> None:
         """Set :attr:`hparams`, which loggers list and checkpoints contain."""

@@ -21,8 +21,8 @@ from lit_viz.engine.method import Method
 from lit_viz.engine.ranks import RankExchange, RankGroup, RankStatus
 from lit_viz.engine.slots import ITERATION, UNTIL, Slots
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.engine.step import Queue, Step, StepRuleOptimizer, merge_final
-from lit_viz.errors import ChangedInput, LitVizError
+from lit_viz.engine.step import Queue, Step, StepRuleOptimizer, fail_raising, merge_final
+from lit_viz.errors import ChangedInput, LitVizError, NetworkError
 from lit_viz.optim import Evaluation
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
@@ -88,6 +88,7 @@ class ImageTraining(Method):
         self.queue = Queue()
         self.exchange = RankExchange()
         self._step: Step | None = None
+        self._is_evaluated = False  # whether the network has evaluated an image of the run
         self._updates_finished = self._updates_total = self._updates_made = 0
         self._restored: dict[str, Any] | None = None
         self._progress_metrics: dict[str, float] = {}
@@ -120,6 +121,8 @@ class ImageTraining(Method):
             self.exchange.finished = dict(self._restored["finished"])
             self.decision.updates = sum(int(entry["state"][ITERATION]) for entry in entries)
             self._restored = None
+        self.network_error = None
+        self._is_evaluated = bool(entries) or "done" in self.finished.values()
         self._tasks_digest = tasks_digest(self.tasks)
         self._updates_finished = self._updates_total = 0
         own_tasks: list[Task] = []
@@ -294,21 +297,22 @@ class ImageTraining(Method):
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         results = self.queue.fill(self)
         snapshots: list[Snapshot] = []
-        if len(self.slots):
-            due = self._due_snapshots(self.slots.x)
-            self._step = step = Step(self)
-            self.slots.state[UNTIL] = self._next_logged()
-            self.optimizer.set_rate(step.iteration[0], self.last_iteration(self.slots.tasks[0]))
-            self.optimizers().step()  # type: ignore[union-attr]
+        due, failed = self._update_images()
+        results += failed
+        step = self._step
+        if step is not None and len(self.slots):
+            self._is_evaluated = True
             snapshots = step.snapshots(due)
             self._update_progress_metrics(snapshots)
             endings = step.endings(self.optimizer.done)
             share = (time.perf_counter() - start) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
             for snapshot, result in step.finish(endings):
-                snapshots = merge_final(snapshots, snapshot)
+                if snapshot is not None:
+                    snapshots = merge_final(snapshots, snapshot)
                 results.append(result)
             step.close()
+        self._check_evaluated(results)
         if not self.exchange.is_due(snapshots, results):
             return {"snapshots": [], "results": []}
         status = self.exchange.status
@@ -325,6 +329,39 @@ class ImageTraining(Method):
         if not self.decision.unfinished:
             self.trainer.should_stop = True
         return outputs
+
+    def _update_images(self) -> tuple[dict[int, Snapshot], list[Result]]:
+        """Make one update of the batch; images on which the network raises leave their slots.
+
+        Returns:
+            the snapshots that are due before the update, by slot, and the results of the images that failed.
+        """
+        failed: list[Result] = []
+        while len(self.slots):
+            due = self._due_snapshots(self.slots.x)
+            self._step = step = Step(self)
+            self.slots.state[UNTIL] = self._next_logged()
+            self.optimizer.set_rate(step.iteration[0], self.last_iteration(self.slots.tasks[0]))
+            counts = self.slots.counts
+            try:
+                self.optimizers().step()  # type: ignore[union-attr]
+                return due, failed
+            except NetworkError as error:
+                step.close()
+                self.slots.counts = counts
+                failed += fail_raising(self, error)
+        return {}, failed
+
+    def _check_evaluated(self, results: Sequence[Result]) -> None:
+        """End a run whose network raises on every image: on the first batch, or on each of the queue.
+
+        Raises:
+            NetworkError: the exception of the network.
+        """
+        if self.network_error is None or self._is_evaluated or len(self.slots) or self.ranks.size > 1:
+            return
+        if len(results) > 1 or not len(self.queue):
+            raise self.network_error
 
     def _evaluate(
         self,

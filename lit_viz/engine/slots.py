@@ -148,6 +148,15 @@ class Slots(nn.Module):
             self.forwards[n] += forwards
             self.backwards[n] += backwards
 
+    @property
+    def counts(self) -> tuple[list[int], list[int]]:
+        """Copies of the evaluation counts, to discard the evaluations of a step that is repeated."""
+        return list(self.forwards), list(self.backwards)
+
+    @counts.setter
+    def counts(self, counts: tuple[list[int], list[int]]) -> None:
+        self.forwards, self.backwards = list(counts[0]), list(counts[1])
+
     def dump(self) -> list[dict[str, Any]]:
         """Return the checkpoint entry of each slot."""
         return [self._entry(n) for n in range(len(self))]

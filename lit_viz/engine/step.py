@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_viz.engine.method import Method
 from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.errors import ChangedInput, LitVizError, check_shape
+from lit_viz.errors import ChangedInput, LitVizError, NetworkError, check_shape
 from lit_viz.optim import Evaluate, Evaluation
 from lit_viz.optim.rule import chosen
 from lit_viz.types import Record, Task
@@ -93,8 +93,8 @@ def _start(method: Method, tasks: list[Task], images: list[Tensor]) -> list[Resu
     failed: list[Result] = []
     resolved: list[Task] = []
     rows: list[int] = []
-    for row, outcome in enumerate(method.resolve_tasks(tasks, x)):
-        if isinstance(outcome, LitVizError):
+    for row, outcome in enumerate(_resolve(method, tasks, x)):
+        if isinstance(outcome, Exception):
             failed.append(_failed(tasks[row], outcome))
         else:
             resolved.append(outcome)
@@ -108,8 +108,83 @@ def _start(method: Method, tasks: list[Task], images: list[Tensor]) -> list[Resu
     return failed
 
 
-def _failed(task: Task, error: LitVizError) -> Result:
+def _resolve(method: Method, tasks: list[Task], x: Tensor) -> Sequence[Task | LitVizError | NetworkError]:
+    """Resolve new tasks; if the network raises, one by one, so that only its images fail."""
+    try:
+        return method.resolve_tasks(tasks, x)
+    except NetworkError as error:
+        if len(tasks) == 1:
+            method.network_error = error
+            return [error]
+        batch_error = error
+    outcomes: list[Task | LitVizError | NetworkError] = []
+    for row, task in enumerate(tasks):
+        outcomes += _resolve(method, [task], x[row : row + 1])
+    if not any(isinstance(outcome, NetworkError) for outcome in outcomes):
+        raise batch_error  # of the batch, such as of its size
+    return outcomes
+
+
+def _failed(task: Task, error: Exception) -> Result:
     return Result(task, Record.of(task, status="failed", error=str(error), iterations=0))
+
+
+def fail_raising(method: Method, error: NetworkError) -> list[Result]:
+    """Return the results of the images on which the network raises, and empty their slots.
+
+    The step rule updates every image alone, with the draws of the step that raised ``error``.
+
+    Raises:
+        NetworkError: the network raises for no image alone, or the ranks share the views.
+    """
+    if method.ranks.shares_views:  # the other ranks wait for this one
+        raise error
+    failed: list[Result] = []
+    intact: list[int] = []
+    for n in range(len(method.slots)):
+        image_error = error if len(method.slots) == 1 else _error_of(method, n)
+        if image_error is None:
+            intact.append(n)
+            continue
+        method.network_error = image_error
+        failed.append(_failed_in_slot(method, n, image_error))
+    if not failed:
+        raise error
+    method.slots.keep(intact)
+    return failed
+
+
+def _error_of(method: Method, n: int) -> NetworkError | None:
+    """Return the exception of the network in an update of one slot alone."""
+
+    def evaluate(x: Tensor, *, gradient: bool = True, network: str = "plain", **_: Any) -> Evaluation:
+        return method.score(x, [n] * len(x), gradient=gradient, network=network)
+
+    counts = method.slots.counts
+    try:
+        with torch.no_grad():
+            method.step_rule.step(method.slots.x[n : n + 1], method.slots.state_of([n]), evaluate)
+    except NetworkError as error:
+        return error
+    finally:
+        method.slots.counts = counts
+    return None
+
+
+def _failed_in_slot(method: Method, n: int, error: NetworkError) -> Result:
+    """Return the result of an image on which the network raises; it has no image and no metrics."""
+    slots = method.slots
+    task = slots.tasks[n]
+    record = Record.of(
+        task,
+        status="failed",
+        error=str(error),
+        iterations=slots.iteration[n],
+        forwards=slots.forwards[n],
+        backwards=slots.backwards[n],
+        seconds=round(slots.seconds[n], 3),
+    )
+    return Result(task, record)
 
 
 class StepRuleOptimizer(torch.optim.Optimizer):
@@ -236,13 +311,36 @@ class Step:
                 endings[n] = is_failed
         return endings
 
-    def finish(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot, Result]]:
+    def finish(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot | None, Result]]:
         """Empty the slots of :meth:`endings` and return the final snapshot and the result of each.
 
-        Of an image that is not finite, the result is the image before the step.
+        Of an image that is not finite, the result is the image before the step. An image on which the network raises
+        has no snapshot.
         """
         if not endings:
             return []
+        finished = self._finish_each(endings)
+        slots = self.method.slots
+        slots.keep([n for n in range(len(slots)) if n not in endings])
+        return finished
+
+    def _finish_each(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot | None, Result]]:
+        """Finish images together; if the network raises, one by one, so that only its images fail."""
+        counts = self.method.slots.counts
+        try:
+            return self._finish(endings)
+        except NetworkError as error:
+            self.method.slots.counts = counts
+            if len(endings) == 1:
+                (n,) = endings
+                self.method.network_error = error
+                return [(None, _failed_in_slot(self.method, n, error))]
+        finished: list[tuple[Snapshot | None, Result]] = []
+        for n, is_failed in endings.items():
+            finished += self._finish_each({n: is_failed})
+        return finished
+
+    def _finish(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot | None, Result]]:
         method, slots, rows = self.method, self.method.slots, list(endings)
         x = slots.x.clone()
         for n in rows:
@@ -259,14 +357,13 @@ class Step:
         if intact:
             metrics = dict(zip(intact, method.final_metrics(x[intact], intact, evaluated), strict=True))
         snapshots = method.snapshots(x[rows], rows, final=True)
-        finished = []
+        finished: list[tuple[Snapshot | None, Result]] = []
         for n, snapshot in zip(rows, snapshots, strict=True):
             snapshot = _with_metrics(snapshot, metrics.get(n, {}))
             error = None
             if endings[n]:
                 error = self._error(n)
             finished.append((snapshot.without_results(), _result(method, n, snapshot, error)))
-        slots.keep([n for n in range(len(slots)) if n not in endings])
         return finished
 
     def _error(self, n: int) -> str:
