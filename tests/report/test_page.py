@@ -26,7 +26,21 @@ from lit_viz.report import page as report
 from lit_viz.report.images import EXACT_BYTES, image_uri
 from lit_viz.report.page import record_text, write_report
 from lit_viz.report.plots import plot_curves
-from lit_viz.runs.evidence import Evidence, FileEvidence, ImageEvidence, TransferCounts, TransferEvidence
+from lit_viz.runs.evidence import (
+    CAPTUM,
+    SCALAR_TERMS,
+    CaptumEvidence,
+    DeliveredGate,
+    Evidence,
+    FileEvidence,
+    FormulaGate,
+    ImageEvidence,
+    MapAgreement,
+    Similarity,
+    SumGate,
+    TransferCounts,
+    TransferEvidence,
+)
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import key_of
 from lit_viz.utils.files import plain
@@ -448,6 +462,42 @@ def test_the_index_filters_in_a_browser(
     result = probe_page(page.as_uri(), tmp_path)
     assert result["shown"] == [[7, 4, 4, 3, "7 of 7"], [2, 1, 1, 1, "2 of 7"]]
     assert (result["errors"], result["blocked"], result["wide"]) == ([], [], False)
+
+
+_MEASURE_TABLE = """
+  const wide = document.querySelector("#evidence .wide");
+  wide.style.width = "1195px";  // in a window of 1280 pixels
+  report.shown = [wide.scrollWidth - wide.clientWidth];
+"""
+
+
+@pytest.mark.slow
+def test_the_comparison_with_captum_fits_a_window_of_1280_pixels(tmp_path: Path, probe: Any, probe_page: Any) -> None:
+    folder = write_run(tmp_path / "run", side=32)
+    agreement = MapAgreement(
+        index=0,
+        name="chelsea_of_skimage",
+        method="integrated_gradients",
+        target_name="Egyptian cat vs. tabby",
+        passed=True,
+        family=SCALAR_TERMS,
+        reference=CAPTUM,
+        terms=128,
+        recomputed=16,
+        formula=FormulaGate(difference=1.23e-9, passed=True),
+        sum=SumGate(difference=8.58e-8, allowed=1.82e-6, passed=True),
+        delivered=DeliveredGate(difference=8.58e-8, allowed=1.82e-6, captum_float32=None, passed=True),
+        similarity=Similarity(difference=1e-7, spearman=1.0, ssim=1.0, top_iou=1.0),
+        controls={"random map": Similarity(difference=1.0, spearman=0.0154, ssim=0.1, top_iou=0.1)},
+    )
+    folder.merge_evidence(Evidence(captum=CaptumEvidence(version="0.9.0", passed=True, maps=[agreement], unchecked=[])))
+    script = probe(_MEASURE_TABLE)
+    allowed = f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}' "
+    page = tmp_path / "probed.html"
+    text = page_of(folder).replace("script-src ", allowed)
+    page.write_text(text.replace("<body>", f"<body><script>{script}</script>"), encoding="utf-8")
+    result = probe_page(page.as_uri(), tmp_path)
+    assert (result["errors"], result["blocked"], result["shown"]) == ([], [], [0])
 
 
 @pytest.mark.slow
