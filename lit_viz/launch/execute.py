@@ -92,8 +92,8 @@ def run(
         project, tags, group, job_type, wandb: settings of the loggers, see :func:`lit_viz.log`.
         trainer: arguments of the Trainer, such as ``{"devices": 2, "precision": "16-mixed"}``, or a Trainer, whose own
             loggers and callbacks are used too.
-        check: ``captum`` compares as many saliency maps with Captum as 15 seconds allow, and ``none`` compares none;
-            ``auto`` compares only maps whose comparison is estimated to take no longer than the run, or a second.
+        check: ``captum`` compares saliency maps with Captum for 15 seconds, ``auto`` for as long as the run took, but
+            between 1 and 15 seconds, and ``none`` compares none. The first map of each method is compared in any case.
         localize: localize objects by the saliency maps.
         boxes: file or folder of reference boxes, with which the boxes of the maps are compared.
         explain: draw the saliency maps of photographs and adversarial examples.

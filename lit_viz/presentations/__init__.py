@@ -74,8 +74,8 @@ class EvidenceOptions:
     """Which evidence is computed.
 
     Attributes:
-        check: comparison of saliency maps with Captum at the end of a run: ``captum``, ``auto`` (only if it takes no
-            longer than the run), or ``none``.
+        check: comparison of saliency maps with Captum at the end of a run: ``captum``, ``auto`` (for as long as the run
+            took), or ``none``.
         localize: whether objects are localized by saliency maps.
         boxes: file or folder of reference boxes, with which the boxes of the maps are compared; implies ``localize``.
         explain: whether saliency maps of originals and adversarial images are drawn.

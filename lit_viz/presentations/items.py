@@ -258,6 +258,11 @@ class MapVerdicts:
     of_original: Sequence[bool] = ()
 
     @property
+    def compared(self) -> int:
+        """Number of maps that were compared."""
+        return len(self.passed) + len(self.of_original)
+
+    @property
     def text(self) -> str:
         """The verdicts in one sentence."""
         clauses = []
@@ -271,7 +276,11 @@ class MapVerdicts:
             clauses.append("No map was compared with Captum")
         if self.damaged:
             clauses.append(f"{pluralize(len(self.damaged), 'map')} damaged ({self.damaged[0]})")
-        clauses += [f"{count} {reason}" for reason, count in Counter(self.unchecked).items()]
+        for reason, number_of_maps in Counter(self.unchecked).items():
+            if reason == run_evidence.NOT_CHECKED:  # for lack of time
+                clauses.append(f"{self.compared} of {self.compared + len(self.unchecked)} maps compared")
+            else:
+                clauses.append(f"{number_of_maps} {reason}")
         return f"{'; '.join(clauses)}."
 
     @property
@@ -282,10 +291,12 @@ class MapVerdicts:
 
 
 def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:
-    of_original = [entry for entry in part.maps if entry.reference == run_evidence.ORIGINAL]
+    passed: dict[bool, list[bool]] = {False: [], True: []}  # by whether the original network is the reference
+    for entry in part.maps:
+        passed[entry.reference == run_evidence.ORIGINAL].append(entry.passed)
     verdicts = MapVerdicts(
-        passed=[entry.passed for entry in part.maps if entry not in of_original],
-        of_original=[entry.passed for entry in of_original],
+        passed=passed[False],
+        of_original=passed[True],
         unchecked=[str(entry.unchecked) for entry in part.unchecked],
         damaged=[str(entry.damaged) for entry in part.damaged or ()],
         version=part.version,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -35,7 +34,7 @@ from lit_viz.presentations import (
     TableRow,
     format_value,
 )
-from lit_viz.runs.evidence import CAPTUM, CaptumEvidence, Evidence, UncheckedMap
+from lit_viz.runs.evidence import CAPTUM, Evidence
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import Notify, pluralize, probability_text
@@ -43,10 +42,6 @@ from lit_viz.utils.limits import MOST_PHOTOGRAPHS
 
 if TYPE_CHECKING:
     from lit_viz.evidence.saliency.cross_check import CrossCheck  # imports Captum
-
-#: Duration of the first comparison with Captum: copies of the network in float64, float32 and with random weights.
-_CHECK_SECONDS_PER_PARAMETER = 2e-6
-_NOT_CHECKED = "not checked, since it would take longer than the run: check='captum' checks"
 
 
 class SaliencyMapPresentation(Presentation):
@@ -71,11 +66,10 @@ class SaliencyMapPresentation(Presentation):
         facets = super().facets(record, evidence)
         if isinstance(record, SaliencyRecord):
             facets["method"] = title_of(record.method)
-        compared = () if evidence.captum is None else evidence.captum.maps
-        for comparison in compared:
-            if comparison.index == record.index:
-                verdict = "agrees with" if comparison.passed else "differs from"
-                facets["outcome"] = f"{verdict} {comparison.reference or CAPTUM}"
+        comparison = None if evidence.captum is None else evidence.captum.by_index.get(record.index)
+        if comparison is not None:
+            verdict = "agrees with" if comparison.passed else "differs from"
+            facets["outcome"] = f"{verdict} {comparison.reference or CAPTUM}"
         return facets
 
     def table(self, records: Sequence[Record]) -> list[TableRow]:
@@ -247,11 +241,6 @@ def _compare_with_captum(
     check = settings.options.check if settings.at_end_of_run else "captum"
     if check == "none":
         return None
-    is_limited = check == "auto"  # to the duration of the run
-    parameters = sum(parameter.numel() for parameter in module.classifier.original.parameters())
-    if is_limited and _CHECK_SECONDS_PER_PARAMETER * parameters > _run_seconds(outcomes):
-        storage.merge_evidence(Evidence(captum=_unchecked(records_of(outcomes, SaliencyRecord))))
-        return None
     from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
     from lit_viz.figures.agreement import agreement_figure
 
@@ -260,8 +249,7 @@ def _compare_with_captum(
         outcomes,
         module.methods,
         module.classifier,
-        seconds=_run_seconds(outcomes) if is_limited else settings.seconds,
-        is_strict=is_limited,
+        seconds=_run_seconds(outcomes) if check == "auto" else settings.seconds,
         half=settings.precision,
         notify=settings.notify,
     )
@@ -276,14 +264,8 @@ def _compare_with_captum(
 
 
 def _run_seconds(outcomes: Sequence[Outcome]) -> float:
-    """Return the time that a comparison may take if it must not take longer than the run: at least one second."""
+    """Return the duration of the run, between 1 and 15 seconds."""
     return min(CAPTUM_SECONDS, max(1.0, sum(outcome.record.seconds or 0.0 for outcome in outcomes)))
-
-
-def _unchecked(records: Sequence[SaliencyRecord]) -> CaptumEvidence:
-    """Return the part of the evidence for maps of which none is compared."""
-    unchecked = [UncheckedMap.of(record, unchecked=_NOT_CHECKED) for record in records]
-    return CaptumEvidence(version=metadata.version("captum"), passed=None, maps=[], unchecked=unchecked)
 
 
 def _report_errors(records: Sequence[SaliencyRecord], total: int, tolerance: float | None, notify: Notify) -> None:

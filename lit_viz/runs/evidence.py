@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from lit_viz.types import JsonObject, flattened, nested, optional
@@ -299,6 +300,11 @@ class CaptumEvidence(JsonObject):
     unchecked: Sequence[UncheckedMap] = nested(UncheckedMap)
     damaged: Sequence[UncheckedMap] | None = nested(UncheckedMap, optional=True)
     masks: Sequence[MaskEvidence] | None = nested(MaskEvidence, optional=True)
+
+    @cached_property
+    def by_index(self) -> Mapping[int, MapAgreement]:
+        """The compared maps by task index."""
+        return {comparison.index: comparison for comparison in self.maps}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

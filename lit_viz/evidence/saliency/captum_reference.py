@@ -5,6 +5,8 @@ Methods that Captum lacks are computed by the original network: RISE by its own 
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from captum.attr._core.gradient_shap import InputBaselineXGradient
 from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lit_viz import attributions as own
 from lit_viz.attributions import rise
@@ -261,6 +264,7 @@ class CaptumReference:
         weights: change of the weights of the network.
         copies: copies of the network, which references share.
         replay: recorded scores that replace those of the network, if any.
+        deadline: time of the monotonic clock after which a forward of the network raises TimeoutError.
     """
 
     method: own.Attribution
@@ -273,6 +277,7 @@ class CaptumReference:
     weights: Weights = _TRAINED
     copies: NetworkCopies = field(default_factory=dict, repr=False, compare=False)
     replay: Replay | None = None
+    deadline: float = math.inf
 
     @cached_property
     def network(self) -> nn.Module:
@@ -365,11 +370,16 @@ class CaptumReference:
             isolation.full_float32(),
             torch.enable_grad(),
             FastDepthwise(),
+            register_module_forward_pre_hook(self._check_time),
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")
             warnings.filterwarnings("ignore", r"\s*Setting (forward, )?backward hooks")
             yield
+
+    def _check_time(self, *_: Any) -> None:
+        if time.monotonic() > self.deadline:
+            raise TimeoutError("the time limit of the comparison is over")
 
 
 class Replay(nn.Module):
@@ -615,16 +625,6 @@ class Counterpart:
     weights: Callable[[CaptumReference], Tensor] = _equal_weights
     order: Callable[[CaptumReference], Tensor] | None = None
     ends: int = 0
-
-    @property
-    def has_terms(self) -> bool:
-        """Whether a map can be verified by its terms."""
-        return self.terms is not None or self.order is not None
-
-    @property
-    def fewest(self) -> int:
-        """The fewest terms to recompute: those that every value of the map depends on, and another one."""
-        return self.ends + 1
 
     @property
     def source(self) -> str:

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -35,12 +35,8 @@ from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.formatting import Notify, text_table
 from lit_viz.utils.limits import MOST_ROWS
 
-_RELATIVE_COST = 20  # estimated duration of a comparison of a whole map, relative to that of the map
-_FIRST_LIMIT = 4  # factor of the time limit for the first map
-_SHARE_OF_MAPS = 2 / 3  # share of the time limit for the maps; the rest is for formulas and controls
-_COST_OF_CONTROLS = 1  # estimated duration of formula and controls, relative to that of the comparison
 _PICTURE_TOLERANCE = 4 / 255
-_NOTICE_SECONDS = 10.0  # before the remaining time is reported
+_NOTICE_SECONDS = 30.0  # between the reports of how many maps are compared
 
 
 @dataclass(frozen=True)
@@ -141,39 +137,31 @@ def cross_check(
     classifier: Classifier,
     *,
     seconds: float | None = None,
-    is_strict: bool = False,
     half: str | None = None,
     notify: Notify = lambda _: None,
 ) -> CrossCheck:
     """Compare the maps of a run with their references: Captum, or the original network where Captum has no method.
 
-    Maps that must not agree are compared for the first map of each method. With a time limit, maps of many evaluations
-    are verified by the terms that the run recorded: by 8 of each map, or as many as the time allows for all maps. Of
-    the first map of each method, formulas and maps that must not agree are compared in the time that is left. Without a
-    limit, all maps are compared as a whole, with their formulas.
+    The first map of each method is compared first, together with maps that must not agree.
+
+    With a time limit, maps of many evaluations are verified by the terms that the run recorded. The first map of each
+    method is compared even if the time is over, unless it has many evaluations and no terms. The others are compared
+    while the time lasts. Without a limit, all maps are compared as a whole, with their formulas.
 
     Args:
         outcomes: of the run.
         methods: by name, bound to the classifier.
         classifier: the network.
-        seconds: time limit at the end of a run. Maps whose estimated duration exceeds it are not checked. If None,
-            there is no limit, and the files are compared with their records.
-        is_strict: whether the limit also holds for the first map, which otherwise may take four times as long.
+        seconds: time limit at the end of a run. If None, there is no limit, and the files are compared with their
+            records.
         half: half precision of the network that computed the maps, if any.
-        notify: receives the estimated remaining time once, if that is long.
+        notify: receives the number of compared maps every 30 seconds.
     """
     comparisons = _Comparisons(methods, classifier)
-    queue = _order(outcomes)
-    if seconds is None:
-        comparisons.compare_whole(queue, notify)
-    else:
-        comparisons.compare_within(queue, seconds, is_strict)
+    comparisons.compare(_order(outcomes), seconds, notify)
     return CrossCheck(
         comparisons.agreements, comparisons.unchecked, comparisons.damaged, half=half, masks=comparisons.masks
     )
-
-
-_Entry = tuple[Outcome, SaliencyRecord]
 
 
 class _Comparisons:
@@ -188,83 +176,43 @@ class _Comparisons:
         self._copies: NetworkCopies = {}
         self._kept: Counter[bool] = Counter()
 
-    def compare_whole(self, queue: Sequence[_Entry], notify: Notify) -> None:
-        """Compare the files with their records and all maps as a whole, and report a long remaining time once."""
-        compared: set[str] = set()
-        total = sum(record.iterations or 0 for _, record in queue if has_reference(self._methods[record.method]))
-        start, evaluations, notified = time.monotonic(), 0, False
-        for outcome, record in queue:
-            damage = _damage(outcome, record)
+    def compare(self, queue: Sequence[tuple[Outcome, SaliencyRecord]], seconds: float | None, notify: Notify) -> None:
+        """Compare the first map of each method, and others until the time limit; see :func:`cross_check`."""
+        start = notified = time.monotonic()
+        end = math.inf if seconds is None else start + seconds
+        tried: set[str] = set()  # methods
+        complete: set[str] = set()  # methods of which a map was compared, with formula and controls
+        for place, (outcome, record) in enumerate(queue):
+            now = time.monotonic()
+            if now - notified > _NOTICE_SECONDS:
+                notified = now
+                notify(f"evidence: {place} of {len(queue)} maps compared")
+            damage = _damage(outcome, record) if seconds is None else None
             if damage is not None:
                 self.damaged[record.index] = damage
                 continue
+            is_first = record.method not in tried
+            tried.add(record.method)
+            is_due = is_first or now < end
             if not has_reference(self._methods[record.method]):
                 self.unchecked[record.index] = NOT_IN_CAPTUM
-                self._measure_mask(outcome, record)
-                continue
-            with self._reasons(record.index):
-                check = self._check(outcome, record).with_formula()
-                if record.method not in compared:
-                    check = check.with_controls()
-                self._add(record.index, check)
-                compared.add(record.method)
-            evaluations += record.iterations or 0
-            elapsed = time.monotonic() - start
-            remaining = elapsed * (total / max(1, evaluations) - 1)
-            if not notified and min(elapsed, remaining) > _NOTICE_SECONDS:
-                notified = True
-                notify(f"evidence: the comparison with Captum takes about {remaining / 60:.1f} more minutes")
-
-    def compare_within(self, queue: Sequence[_Entry], seconds: float, is_strict: bool) -> None:
-        """Compare as many maps as possible in the time, then formulas and controls of the first one of each method."""
-        start = time.monotonic()
-        left, durations = _Remaining(), _Durations()
-        firsts: dict[str, _First] = {}
-        for _, record in queue:
-            left.add(record, self._methods[record.method])
-        for outcome, record in queue:
-            method = self._methods[record.method]
-            elapsed = time.monotonic() - start
-            if not has_reference(method):
-                self.unchecked[record.index] = NOT_IN_CAPTUM
-                if elapsed < seconds:
+                if is_due:
                     self._measure_mask(outcome, record)
                 continue
-            recorded = outcome.terms() if record.method in left.by_terms else None
-            terms = durations.terms_for_each(left, _SHARE_OF_MAPS * seconds - elapsed)
-            terms = max(terms, reference_of(method).fewest)
-            left.remove(record)
-            cost = record.iterations or 0
-            if recorded is not None:
-                cost = min(cost, terms)
-            limit = seconds
-            if durations.is_empty and not is_strict:
-                limit *= _FIRST_LIMIT
-            if elapsed + durations.expected(record, cost) > limit:
+            if not is_due:
                 self.unchecked[record.index] = NOT_CHECKED
                 continue
-            with self._reasons(record.index):
-                check = self._check(outcome, record, recorded, terms)
+            recorded = None if seconds is None else outcome.terms()
+            is_short = recorded is not None or (record.iterations or 0) <= RECOMPUTED
+            deadline = math.inf if is_first and is_short else end
+            with self._reasons(record.index, deadline):
+                check = check_map(*self._reference(outcome, record, deadline), recorded)
+                if record.method not in complete or seconds is None:
+                    check = check.with_formula()
+                if record.method not in complete:
+                    check = check.with_controls()
+                complete.add(record.method)
                 self._add(record.index, check)
-                duration = time.monotonic() - start - elapsed
-                durations.add(record, cost, duration)
-                firsts.setdefault(record.method, _First(record.index, check, duration))
-        self._add_controls(firsts.values(), start + seconds)
-
-    def _add_controls(self, firsts: Iterable[_First], end: float) -> None:
-        """Compare formulas and controls of these maps, as far as the time suffices."""
-        for first in firsts:
-            if time.monotonic() + _COST_OF_CONTROLS * first.seconds > end:
-                continue
-            with self._reasons(first.index):
-                check = first.check.with_formula().with_controls()
-                self.agreements[first.index] = check.agreement, self.agreements[first.index][1]
-
-    def _check(
-        self, outcome: Outcome, record: SaliencyRecord, recorded: Tensor | None = None, terms: int = RECOMPUTED
-    ) -> MapCheck:
-        reference, delivered = self._reference(outcome, record)
-        return check_map(reference, delivered, recorded, recomputed=terms)
 
     def _add(self, index: int, check: MapCheck) -> None:
         passed = check.agreement.passed
@@ -276,7 +224,9 @@ class _Comparisons:
         if isinstance(self._methods[record.method], ExtremalPerturbation):
             self.masks[record.index] = measure_mask(*self._reference(outcome, record))
 
-    def _reference(self, outcome: Outcome, record: SaliencyRecord) -> tuple[CaptumReference, Tensor]:
+    def _reference(
+        self, outcome: Outcome, record: SaliencyRecord, deadline: float = math.inf
+    ) -> tuple[CaptumReference, Tensor]:
         """Return the reference of a map, and the map."""
         photograph, delivered = outcome.source(), outcome.array()
         assert photograph is not None
@@ -292,96 +242,24 @@ class _Comparisons:
             record.iterations or 0,
             record.against,
             copies=self._copies,
+            deadline=deadline,
         )
         return reference, delivered
 
     @contextmanager
-    def _reasons(self, index: int) -> Iterator[None]:
-        """If the block raises an exception, record the reason why the map is not checked, in place of an agreement."""
+    def _reasons(self, index: int, deadline: float) -> Iterator[None]:
+        """If the block raises an exception, record the reason why the map is not checked."""
         try:
             with torch_warnings_ignored():
                 yield
         except LitVizError as error:
-            self._exclude(index, str(error))
-        except Exception as error:  # raised by the network's own code in float64 or under Captum's hooks
+            self.unchecked[index] = str(error)
+        except Exception as error:  # TimeoutError, or of the network's own code in float64 or under Captum's hooks
             self._copies.clear()  # hooks may be left on them
-            self._exclude(index, f"not checked, since Captum fails on this network ({first_line(error)})")
-
-    def _exclude(self, index: int, reason: str) -> None:
-        self.agreements.pop(index, None)
-        self.unchecked[index] = reason
-
-
-@dataclass(frozen=True)
-class _First:
-    """The first comparison of a method, and its duration."""
-
-    index: int
-    check: MapCheck
-    seconds: float
-
-
-class _Remaining:
-    """The maps that are not verified yet.
-
-    Attributes:
-        whole: evaluations of the maps that are compared as a whole, by method.
-        by_terms: number of the maps that are verified by their terms, by method.
-    """
-
-    def __init__(self) -> None:
-        self.whole: Counter[str] = Counter()
-        self.by_terms: Counter[str] = Counter()
-
-    def add(self, record: SaliencyRecord, method: Attribution) -> None:
-        if not has_reference(method):
-            return
-        if method.recorded is not None and reference_of(method).has_terms:
-            self.by_terms[record.method] += 1
-        else:
-            self.whole[record.method] += record.iterations or 0
-
-    def remove(self, record: SaliencyRecord) -> None:
-        if record.method in self.by_terms:
-            self.by_terms[record.method] -= 1
-        else:
-            self.whole[record.method] -= record.iterations or 0
-
-
-@dataclass
-class _Durations:
-    """Seconds per recomputed evaluation of the last comparison of each method; the first one of a method copies
-    networks."""
-
-    of_method: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.of_method
-
-    def add(self, record: SaliencyRecord, cost: int, seconds: float) -> None:
-        self.of_method[record.method] = seconds / max(1, cost)
-
-    def rate(self, method: str) -> float:
-        """Return the expected seconds per evaluation of a method: of a new one, those of the fastest one."""
-        return self.of_method.get(method, min(self.of_method.values()))
-
-    def expected(self, record: SaliencyRecord, cost: int) -> float:
-        """Return the expected seconds of a comparison of ``cost`` evaluations."""
-        if self.is_empty:
-            return _RELATIVE_COST * (record.seconds or 0.0) * cost / max(1, record.iterations or 0)
-        return self.rate(record.method) * cost
-
-    def terms_for_each(self, left: _Remaining, seconds: float) -> int:
-        """Return the number of terms to recompute of a map, so that all remaining maps are verified in time."""
-        if self.is_empty:
-            return RECOMPUTED
-        for method, evaluations in left.whole.items():
-            seconds -= self.rate(method) * evaluations
-        of_a_term = sum(self.rate(method) * count for method, count in left.by_terms.items())
-        if seconds >= RECOMPUTED * of_a_term:
-            return RECOMPUTED
-        return max(1, int(seconds / of_a_term))
+            if time.monotonic() > deadline:
+                self.unchecked[index] = NOT_CHECKED
+            else:
+                self.unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
 
 
 def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:

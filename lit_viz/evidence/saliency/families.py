@@ -58,14 +58,12 @@ class Family(ABC):
         reference: the map's reference, in float64.
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         recorded: the terms that the run recorded, if any.
-        recomputed: largest number of terms that the reference computes again.
     """
 
     name: ClassVar[str]
     reference: CaptumReference
     delivered: Tensor
     recorded: Tensor | None = None
-    recomputed: int = RECOMPUTED
 
     @property
     @abstractmethod
@@ -168,7 +166,7 @@ class RecordedTerms(Family):
         count, ends = len(self.terms), reference_of(self.reference.method).ends
         generator = generator_for(Key(self.reference.seed, 0), "recomputed terms")
         others = ends + torch.randperm(max(count - ends, 0), generator=generator)
-        return torch.cat([torch.arange(min(ends, count)), others])[: self.recomputed].sort().values
+        return torch.cat([torch.arange(min(ends, count)), others])[:RECOMPUTED].sort().values
 
     @property
     def values(self) -> Tensor:
@@ -245,17 +243,15 @@ class ScalarTerms(RecordedTerms):
         return largest_difference(values[None], self._replayed[0])
 
 
-def family_of(
-    reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None, recomputed: int = RECOMPUTED
-) -> Family:
+def family_of(reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None) -> Family:
     """Return how a map is verified: by its terms if they were recorded and the reference computes them."""
     counterpart = reference_of(reference.method)
     if recorded is None:
         return WholeMap(reference, delivered)
     if counterpart.terms is not None:
-        return MeanOfImages(reference, delivered, recorded, recomputed)
+        return MeanOfImages(reference, delivered, recorded)
     if counterpart.order is not None:
-        return ScalarTerms(reference, delivered, recorded, recomputed)
+        return ScalarTerms(reference, delivered, recorded)
     return WholeMap(reference, delivered)
 
 
@@ -290,9 +286,7 @@ class MapCheck:
         return replace(self, agreement=replace(self.agreement, **fields))
 
 
-def check_map(
-    reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None, *, recomputed: int = RECOMPUTED
-) -> MapCheck:
+def check_map(reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None) -> MapCheck:
     """Compare a delivered map with its reference: elementwise, or by the terms that the run recorded.
 
     The reference is in float64. The allowed difference is twice that of the reference in float32.
@@ -302,7 +296,6 @@ def check_map(
             and has a reference (see :func:`~lit_viz.evidence.saliency.captum_reference.has_reference`).
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         recorded: the recorded terms; None compares the whole map.
-        recomputed: largest number of terms that the reference computes again.
 
     Raises:
         LitVizError: the comparison is undecided, since float32 maps of the reference differ too much, or impossible.
@@ -310,7 +303,7 @@ def check_map(
     if reference.classifier.any_fast().draws:
         raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
     exact = replace(reference, x=reference.x.to(reference.classifier.device))
-    family = family_of(exact, delivered, recorded, recomputed)
+    family = family_of(exact, delivered, recorded)
     expected = family.compute(exact)
     single = _in_float32(exact)
     agreement = Agreement(

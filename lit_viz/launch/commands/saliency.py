@@ -61,7 +61,7 @@ class SaliencyCommand(PhotographCommand):
             "--check",
             type=Literal["auto", "captum", "none"],
             default="captum",
-            help="compare maps with Captum: captum, auto (only if that takes no longer than the run), or none",
+            help="compare maps with Captum: captum, auto (for as long as the run took), or none",
         )
         add("--localize", action="store_true", help="also compute the object's box and mask, by a graph cut")
         add(

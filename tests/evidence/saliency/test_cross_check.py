@@ -22,6 +22,7 @@ from lit_viz.attributions import (
     Gradient,
     IntegratedGradients,
     SmoothGrad,
+    VarGrad,
     attribute,
 )
 from lit_viz.attributions.smoothgrad import noise
@@ -41,6 +42,7 @@ from lit_viz.evidence.saliency.cross_check import CrossCheck, cross_check
 from lit_viz.evidence.saliency.families import check_map
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.presentations import saliency_map
 from lit_viz.presentations.items import evidence_items
 from lit_viz.rng import Key
 from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM, Evidence
@@ -344,7 +346,7 @@ def undamaged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_damage", lambda *args: None)
 
 
-def outcome(index: int, method: str, evaluations: int, seconds: float = 0.0) -> Any:
+def outcome(index: int, method: str, evaluations: int) -> Any:
     record = SaliencyRecord(
         index=index,
         name="cat",
@@ -352,7 +354,6 @@ def outcome(index: int, method: str, evaluations: int, seconds: float = 0.0) -> 
         seed=0,
         method=method,
         iterations=evaluations,
-        seconds=seconds,
         reducer="max_abs",
         top5=[],
     )
@@ -382,7 +383,7 @@ def checked_within(
     """Return which of four maps are checked if an evaluation takes ``seconds_each``."""
     now = [0.0]
 
-    def check(reference: CaptumReference, *args: Any, **options: Any) -> Any:
+    def check(reference: CaptumReference, *_: Any) -> Any:
         now[0] += seconds_each * reference.evaluations
         return passed_check()
 
@@ -398,64 +399,64 @@ def checked_within(
 
 @pytest.mark.usefixtures("undamaged")
 def test_maps_are_checked_within_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(checked_within(monkeypatch, 0.1, None)) == 4
+    """The first map of each method is always checked."""
+    assert len(checked_within(monkeypatch, 10.0, None)) == 4
     assert len(checked_within(monkeypatch, 0.1, 15)) == 4
-    assert checked_within(monkeypatch, 0.3, 15) == ["gradient 0", "smoothgrad 0", "gradient 1"]
-    assert checked_within(monkeypatch, 1.0, 15) == ["gradient 0", "gradient 1"]
-    assert checked_within(monkeypatch, 20.0, 15) == ["gradient 0"]
+    assert checked_within(monkeypatch, 0.45, 15) == ["gradient 0", "smoothgrad 0", "gradient 1"]
+    assert checked_within(monkeypatch, 20.0, 15) == ["gradient 0", "smoothgrad 0"]
+    assert checked_within(monkeypatch, 0.1, 0) == ["gradient 0", "smoothgrad 0"]
 
 
-@pytest.mark.parametrize(
-    ("seconds_each", "expected"),
-    [
-        (0.2, {0: 1, 1: 8, 2: 8, 3: 8, 4: 8, 5: 8, 6: 8}),
-        (0.3, {0: 1, 1: 5, 2: 5, 3: 5, 4: 5, 5: 6, 6: 6}),
-        (1.0, {0: 1, 1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2}),
-        (3.0, {0: 1, 1: 1, 2: 1, 3: 1, 4: 1}),
-    ],
-)
-def test_as_many_terms_are_recomputed_as_the_time_allows_for_all_maps(
-    monkeypatch: pytest.MonkeyPatch, seconds_each: float, expected: dict[int, int]
+def test_maps_that_must_not_agree_are_compared_for_the_first_map_of_each_method(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now, counts = [0.0], dict[int, int]()
-
-    def check(reference: CaptumReference, delivered: Tensor, recorded: Any, *, recomputed: int, **_: Any) -> Any:
-        count = reference.evaluations if recorded is None else recomputed
-        counts[len(counts)] = count
-        now[0] += seconds_each * count
-        return passed_check()
-
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(module, "check_map", check)
-    outcomes = [outcome(0, "gradient", 1)]
-    for index in range(1, 7):
-        outcomes.append(outcome(index, "smoothgrad", 128))
-        outcomes[-1].terms = lambda: torch.zeros(128, 4)
-    cross_check(outcomes, TIMED, None, seconds=15.0)  # type: ignore[arg-type]
-    assert counts == expected
-
-
-@pytest.mark.parametrize(("seconds_each", "controlled"), [(1.0, {0, 1}), (3.0, {0}), (4.0, set())])
-def test_maps_that_must_not_agree_are_compared_in_the_time_left(
-    monkeypatch: pytest.MonkeyPatch, seconds_each: float, controlled: set[int]
-) -> None:
-    now = [0.0]
+    """If that can't be decided, for the next one."""
     compared, with_controls = SimpleNamespace(passed=True), SimpleNamespace(passed=True)
+    maps = iter(range(6))
 
-    def check(reference: CaptumReference, *args: Any, **_: Any) -> Any:
-        now[0] += seconds_each
+    def check(*_: Any) -> Any:
+        if next(maps) == 0:
+            raise LitVizError("not decided")
         return SimpleNamespace(agreement=compared, map=None, with_formula=with_formula)
 
     def with_formula() -> Any:
-        now[0] += seconds_each
-        return SimpleNamespace(with_controls=lambda: SimpleNamespace(agreement=with_controls))
+        return SimpleNamespace(with_controls=lambda: SimpleNamespace(agreement=with_controls, map=None))
 
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(module, "check_map", check)
-    outcomes = [outcome(0, "gradient", 1), outcome(1, "rise", 1), outcome(2, "gradient", 1), outcome(3, "rise", 1)]
-    found = cross_check(outcomes, TIMED, None, seconds=16.0)  # type: ignore[arg-type]
-    assert set(found.agreements) == {0, 1, 2, 3}
-    assert {index for index, (agreement, _) in found.agreements.items() if agreement is with_controls} == controlled
+    outcomes = [outcome(index, method, 1) for index, method in enumerate(["gradient", "rise"] * 3)]
+    found = cross_check(outcomes, TIMED, None, seconds=1000.0)  # type: ignore[arg-type]
+    assert found.unchecked == {0: "not decided"}
+    assert {index for index, (agreement, _) in found.agreements.items() if agreement is with_controls} == {1, 2}
+
+
+def test_a_map_of_many_evaluations_without_terms_is_stopped_at_the_time_limit(smooth: Classifier) -> None:
+    run = lv.saliency(
+        smooth, photograph()[None], targets=0, method=["gradient", "vargrad"], iterations=64, check="none"
+    )
+    methods = {"gradient": Gradient(), "vargrad": VarGrad()}
+    for method in methods.values():
+        method.bind(smooth)
+    found = cross_check(run.outcomes, methods, smooth, seconds=0.0)
+    assert found.unchecked == {1: NOT_CHECKED}
+    assert found.agreements[0][0].passed
+    found = cross_check(run.outcomes, methods, smooth, seconds=900.0)
+    assert not found.unchecked
+    assert found.agreements[1][0].controls
+
+
+@pytest.mark.parametrize("methods", [["gradient"], ["gradient", "grad_cam"], ["smoothgrad", "gradient"]])
+def test_of_many_maps_one_of_each_method_is_compared_in_any_case(
+    methods: list[str], smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(saliency_map, "_run_seconds", lambda outcomes: 0.0)
+    images = torch.rand(100, 3, 16, 16)
+    run = lv.saliency(
+        smooth, images, targets="1", method=methods, iterations=8, out=tmp_path / "run", logger="none", log_at="last"
+    )
+    assert run.evidence.captum is not None
+    assert sorted(agreement.method for agreement in run.evidence.captum.maps) == sorted(methods)
+    assert {len(agreement.controls) for agreement in run.evidence.captum.maps} == {3}
+    assert f"{len(methods)} of {100 * len(methods)} maps compared" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_map_whose_formula_fails_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,33 +464,25 @@ def test_a_map_whose_formula_fails_is_not_checked(monkeypatch: pytest.MonkeyPatc
         raise ValueError("float32 only")
 
     check = SimpleNamespace(agreement=SimpleNamespace(passed=True), map=None, with_formula=with_formula)
-    monkeypatch.setattr(module, "check_map", lambda *args, **_: check)
+    monkeypatch.setattr(module, "check_map", lambda *_: check)
     found = cross_check([outcome(0, "gradient", 1)], TIMED, None, seconds=15.0)  # type: ignore[arg-type]
     assert not found.agreements
     assert found.unchecked == {0: "not checked, since Captum fails on this network (float32 only)"}
 
 
 @pytest.mark.usefixtures("undamaged")
-def test_a_long_remaining_time_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_compared_maps_is_reported_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
     checked_within(monkeypatch, 0.1, None, messages)
     assert messages == []
-    checked_within(monkeypatch, 10.0, None, messages)  # after 33 of 66 evaluations
-    assert messages == ["evidence: the comparison with Captum takes about 5.5 more minutes"]
-
-
-def test_a_first_map_that_takes_minutes_is_not_checked_within(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "check_map", lambda *args, **_: passed_check())
-    maps = [outcome(0, "gradient", 1000, 2.0)]
-    for seconds, is_strict, checked in ((15, False, True), (8, False, False), (15, True, False), (41, True, True)):
-        found = cross_check(maps, TIMED, None, seconds=seconds, is_strict=is_strict)  # type: ignore[arg-type]
-        assert bool(found.agreements) == checked
+    checked_within(monkeypatch, 1.0, None, messages)  # after 33 of 66 evaluations
+    assert messages == ["evidence: 2 of 4 maps compared"]
 
 
 @pytest.mark.usefixtures("undamaged")
 def test_the_number_of_kept_references_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts = iter([True] * 30 + [False] * 30)
-    monkeypatch.setattr(module, "check_map", lambda *args, **_: passed_check(next(verdicts), torch.zeros(1, 2, 2)))
+    monkeypatch.setattr(module, "check_map", lambda *_: passed_check(next(verdicts), torch.zeros(1, 2, 2)))
     outcomes = [outcome(i, "gradient", 1) for i in range(60)]
     found = cross_check(outcomes, TIMED, None)  # type: ignore[arg-type]
     kept = [agreement.passed for agreement, reference in found.agreements.values() if reference is not None]
@@ -497,12 +490,16 @@ def test_the_number_of_kept_references_is_limited(monkeypatch: pytest.MonkeyPatc
     assert [kept.count(passed) for passed in (True, False)] == [20, 20]
 
 
-def test_missing_methods_are_reported_despite_the_time_limit() -> None:
-    outcomes = [outcome(i, method, 8) for i, method in enumerate(("extremal_perturbation", "gradient"))]
+def test_missing_methods_and_missing_time_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "check_map", lambda *_: pytest.fail("a map was compared"))
+    monkeypatch.setattr(module, "measure_mask", lambda *_: {"area": 0.5, "score": -1.0, "score_of_photograph": -2.0})
+    outcomes = [outcome(0, "extremal_perturbation", 8), outcome(1, "extremal_perturbation", 8)]
     found = cross_check(outcomes, TIMED, None, seconds=-1)  # type: ignore[arg-type]
-    assert found.unchecked == {0: NOT_IN_CAPTUM, 1: NOT_CHECKED}
+    assert found.unchecked == {0: NOT_IN_CAPTUM, 1: NOT_IN_CAPTUM}
+    assert list(found.masks) == [0]
+    found = CrossCheck({}, {0: NOT_IN_CAPTUM, 1: NOT_CHECKED})
     (item,) = evidence_items(Evidence(captum=found.evidence(outcomes)))
-    assert item.text == "No map was compared with Captum; 1 not in Captum; 1 not checked."
+    assert item.text == "No map was compared with Captum; 1 not in Captum; 0 of 2 maps compared."
     assert item.notes == ["lit-viz check compares the maps that were not checked."]
     assert item.verdict == "no verdict"
 

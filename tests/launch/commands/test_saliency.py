@@ -20,7 +20,11 @@ from lit_viz.attributions import SmoothGrad
 from lit_viz.classifiers import Classifier
 from lit_viz.presentations import saliency_map
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
+from lit_viz.runs.evidence import NOT_CHECKED
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.results import Outcome
+from lit_viz.types import Record
 from tests.support.verdicts import captum, reasons, verdicts
 
 GREY = np.full((30, 40), 120, np.uint8)
@@ -143,21 +147,30 @@ def test_check_compares_with_captum_and_detects_a_changed_map(
     assert "captum" not in records(run)[0]
 
 
-def test_python_compares_with_captum_if_that_takes_no_longer_than_the_run(
+def test_python_compares_with_captum_for_as_long_as_the_run_took(
     smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whatever that is, the records are equal."""
-    images = torch.rand(1, 3, 16, 16)
+    images = torch.rand(2, 3, 16, 16)
+    compared = lv.saliency(smooth, images, targets=0, check="captum")
+    assert verdicts(compared) == [True, True]
     monkeypatch.setattr(saliency_map, "_run_seconds", lambda outcomes: 60.0)
-    compared = lv.saliency(smooth, images, targets=0)
-    assert verdicts(compared) == [True]
-    monkeypatch.setattr(saliency_map, "_CHECK_SECONDS_PER_PARAMETER", 1.0)
+    assert verdicts(lv.saliency(smooth, images, targets=0)) == [True, True]
+    monkeypatch.setattr(saliency_map, "_run_seconds", lambda outcomes: 0.0)
     for out in (None, tmp_path / "run"):
         run = lv.saliency(smooth, images, targets=0, out=out, logger="none")
-        (reason,) = reasons(run)
-        assert str(reason).startswith("not checked, since it would take")
+        assert reasons(run) == [NOT_CHECKED]
+        assert verdicts(run) == [True, None]
         assert run.results[0].keys() == compared.results[0].keys()
-    assert verdicts(lv.saliency(smooth, images, targets=0, check="captum")) == [True]
+
+
+def test_the_time_limit_is_the_duration_of_the_run_between_1_and_15_seconds() -> None:
+    def outcomes(*seconds: float | None) -> list[Outcome]:
+        return [Outcome(Record(index=0, name="x", seconds=value), MemoryStorage()) for value in seconds]
+
+    assert saliency_map._run_seconds(outcomes(0.1, None)) == 1.0
+    assert saliency_map._run_seconds(outcomes(2.0, 3.0)) == 5.0
+    assert saliency_map._run_seconds(outcomes(20.0, 3.0)) == 15.0
 
 
 def test_target_against_another_class(
