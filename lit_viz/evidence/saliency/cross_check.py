@@ -26,7 +26,7 @@ from lit_viz.evidence.saliency.captum_reference import (
     has_reference,
     reference_of,
 )
-from lit_viz.evidence.saliency.families import RECOMPUTED, MapCheck, check_map, measure_mask
+from lit_viz.evidence.saliency.families import FEWER_RECOMPUTED, RECOMPUTED, MapCheck, check_map, measure_mask
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs import evidence as run_evidence
@@ -206,7 +206,8 @@ class _Comparisons:
             is_short = recorded is not None or (record.iterations or 0) <= RECOMPUTED
             deadline = math.inf if is_first and is_short else end
             with self._reasons(record.index, deadline):
-                check = check_map(*self._reference(outcome, record, deadline), recorded)
+                reference, delivered = self._reference(outcome, record, deadline)
+                check = check_map(reference, delivered, recorded, RECOMPUTED if is_first else FEWER_RECOMPUTED)
                 if record.method not in complete or seconds is None:
                     check = check.with_formula()
                 if record.method not in complete:

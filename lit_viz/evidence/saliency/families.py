@@ -40,8 +40,8 @@ from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs import evidence as run_evidence
 
-#: Number of terms of a map that the reference computes again.
-RECOMPUTED = 8
+#: Number of terms that the reference computes again, of the first map of a method and of each other one.
+RECOMPUTED, FEWER_RECOMPUTED = 8, 4
 _FORMULA_EVALUATIONS = 16  # the formula does not depend on their number, and float64 is slow
 _CONTROL_EVALUATIONS, _CONTROL_TERMS = 8, 2
 # Captum's float32 maps with rounding errors added to photograph and weights, computed until one allows the delivered
@@ -58,12 +58,14 @@ class Family(ABC):
         reference: the map's reference, in float64.
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         recorded: the terms that the run recorded, if any.
+        recomputed: largest number of terms that the reference computes again.
     """
 
     name: ClassVar[str]
     reference: CaptumReference
     delivered: Tensor
     recorded: Tensor | None = None
+    recomputed: int = RECOMPUTED
 
     @property
     @abstractmethod
@@ -166,7 +168,7 @@ class RecordedTerms(Family):
         count, ends = len(self.terms), reference_of(self.reference.method).ends
         generator = generator_for(Key(self.reference.seed, 0), "recomputed terms")
         others = ends + torch.randperm(max(count - ends, 0), generator=generator)
-        return torch.cat([torch.arange(min(ends, count)), others])[:RECOMPUTED].sort().values
+        return torch.cat([torch.arange(min(ends, count)), others])[: self.recomputed].sort().values
 
     @property
     def values(self) -> Tensor:
@@ -243,15 +245,17 @@ class ScalarTerms(RecordedTerms):
         return largest_difference(values[None], self._replayed[0])
 
 
-def family_of(reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None) -> Family:
+def family_of(
+    reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None, recomputed: int = RECOMPUTED
+) -> Family:
     """Return how a map is verified: by its terms if they were recorded and the reference computes them."""
     counterpart = reference_of(reference.method)
     if recorded is None:
         return WholeMap(reference, delivered)
     if counterpart.terms is not None:
-        return MeanOfImages(reference, delivered, recorded)
+        return MeanOfImages(reference, delivered, recorded, recomputed)
     if counterpart.order is not None:
-        return ScalarTerms(reference, delivered, recorded)
+        return ScalarTerms(reference, delivered, recorded, recomputed)
     return WholeMap(reference, delivered)
 
 
@@ -286,7 +290,9 @@ class MapCheck:
         return replace(self, agreement=replace(self.agreement, **fields))
 
 
-def check_map(reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None) -> MapCheck:
+def check_map(
+    reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None, recomputed: int = RECOMPUTED
+) -> MapCheck:
     """Compare a delivered map with its reference: elementwise, or by the terms that the run recorded.
 
     The reference is in float64. The allowed difference is twice that of the reference in float32.
@@ -296,6 +302,7 @@ def check_map(reference: CaptumReference, delivered: Tensor, recorded: Tensor | 
             and has a reference (see :func:`~lit_viz.evidence.saliency.captum_reference.has_reference`).
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         recorded: the recorded terms; None compares the whole map.
+        recomputed: largest number of terms that the reference computes again.
 
     Raises:
         LitVizError: the comparison is undecided, since float32 maps of the reference differ too much, or impossible.
@@ -303,7 +310,7 @@ def check_map(reference: CaptumReference, delivered: Tensor, recorded: Tensor | 
     if reference.classifier.any_fast().draws:
         raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
     exact = replace(reference, x=reference.x.to(reference.classifier.device))
-    family = family_of(exact, delivered, recorded)
+    family = family_of(exact, delivered, recorded, recomputed)
     expected = family.compute(exact)
     single = _in_float32(exact)
     agreement = Agreement(

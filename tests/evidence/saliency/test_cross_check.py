@@ -429,6 +429,15 @@ def test_maps_that_must_not_agree_are_compared_for_the_first_map_of_each_method(
     assert {index for index, (agreement, _) in found.agreements.items() if agreement is with_controls} == {1, 2}
 
 
+def test_half_as_many_terms_are_recomputed_of_the_other_maps_of_a_method(smooth: Classifier) -> None:
+    x = torch.stack([photograph(), photograph().flip(-1), photograph().flip(-2)])
+    run = lv.saliency(smooth, x, targets=0, method=["smoothgrad", "kernel_shap"], iterations=60, check="captum")
+    assert run.evidence.captum is not None
+    assert run.evidence.captum.passed
+    counts = sorted((agreement.method, agreement.recomputed) for agreement in run.evidence.captum.maps)
+    assert counts == [(method, count) for method in ("kernel_shap", "smoothgrad") for count in (4, 4, 8)]
+
+
 def test_a_map_of_many_evaluations_without_terms_is_stopped_at_the_time_limit(smooth: Classifier) -> None:
     run = lv.saliency(
         smooth, photograph()[None], targets=0, method=["gradient", "vargrad"], iterations=64, check="none"
