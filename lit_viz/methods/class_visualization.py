@@ -21,7 +21,7 @@ from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.errors import LitVizError, check_shape, require
+from lit_viz.errors import LitVizError, check_shape, first_line, require
 from lit_viz.images import Blur, ColorShift, Flip, Fourier, Noise, RandomCrop, Rotate, Shear
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.listing import ARRAY_PREFIX
@@ -134,6 +134,7 @@ class ClassVisualization(ImageTraining):
 
     Attributes:
         judges: evaluation of finished images by held-out networks, or None.
+        judge_error: first line of the last error that they raised, if any.
 
     Raises:
         LitVizError: an argument is invalid.
@@ -194,6 +195,7 @@ class ClassVisualization(ImageTraining):
         self.residual_gradient = factor = recipe.residual_gradient
         require(0 < factor <= 1, "residual_gradient must be above 0 and at most 1", factor)
         self.judges: Judges | None = None
+        self.judge_error: str | None = None
         self.init: Tensor | None = None
         self._init_name: str | None = None
         if init is not None:
@@ -433,7 +435,11 @@ class ClassVisualization(ImageTraining):
         varying: dict[str, Any] = {key: task.options[key] for key in ("lr", "axis") if key in task.options}
         if task.target is not None:
             assert snapshot.image is not None
-            judges = self.judge(snapshot.image, task.target, self.judges)
+            judges: dict[str, Any] = {}
+            try:
+                judges = self.judge(snapshot.image, task.target, self.judges)
+            except Exception as error:  # of a held-out network; the image is done, and the evidence states the reason
+                self.judge_error = first_line(error)
             varying |= contrast_fields(task, self.objective)
             return ClassImageRecord.extend(common, top5=snapshot.ranking, judges=judges, **varying)
         layer, channel = task.options.get("layer"), task.options.get("channel")

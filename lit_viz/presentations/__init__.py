@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -14,12 +14,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lit_viz import methods
+from lit_viz.engine.lightning import is_rank_failure
 from lit_viz.engine.method import Method, half_precision
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, WriteError, first_line
 from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.presentations.items import EvidenceItem, evidence_items
@@ -35,6 +37,7 @@ __all__ = [
     "CAPTUM_SECONDS",
     "EvidenceItem",
     "EvidenceOptions",
+    "EvidencePart",
     "EvidenceSettings",
     "FigureOptions",
     "Presentation",
@@ -48,6 +51,8 @@ __all__ = [
 
 #: When saliency maps are compared with Captum.
 Check = Literal["auto", "captum", "none"]
+#: Function that computes a part of the evidence; False if it contradicts a record.
+EvidencePart = Callable[[], bool]
 #: Format of the file of a figure.
 FigureFormat = Literal["png", "pdf", "svg"]
 #: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
@@ -162,7 +167,10 @@ class Presentation(ABC):
         storage = MemoryStorage(results)
         outcomes = storage.outcomes()
         self.verify(module, outcomes, storage, settings)
-        return self.scalars(records_of(outcomes), storage.evidence())
+        evidence = storage.evidence()
+        for item in evidence_items(Evidence(failures=evidence.failures)):
+            rank_zero_warn(item.text)
+        return self.scalars(records_of(outcomes), evidence)
 
     def heading(self, records: Sequence[Record]) -> str:
         """Return the heading of a report about these records."""
@@ -272,7 +280,8 @@ class Presentation(ABC):
     ) -> bool:
         """Compute the evidence of a run, and add it to its records and its storage.
 
-        Evidence that reads files is left out in memory: :meth:`~lit_viz.runs.results.Storage.files` gives them.
+        A part that raises an exception costs neither the results nor the other parts: its reason is recorded
+        (``Evidence.failures``). Errors that the user of ``lit-viz check`` can correct are raised.
 
         Args:
             module: the method.
@@ -281,9 +290,37 @@ class Presentation(ABC):
             settings: which evidence is computed.
 
         Returns:
-            False if the evidence contradicts a record.
+            False if the evidence contradicts a record, or a part failed.
+
+        Raises:
+            WriteError: the evidence can't be written.
         """
-        return True
+        passed = True
+        failures = dict(storage.evidence().failures or {})  # of earlier verifications
+        had_failures = bool(failures)
+        for name, compute in self.parts(module, outcomes, storage, settings).items():
+            failures.pop(name, None)
+            try:
+                passed &= compute()
+            except Exception as error:
+                is_of_user = isinstance(error, LitVizError) and not settings.at_end_of_run
+                if is_of_user or isinstance(error, WriteError) or is_rank_failure(error):
+                    raise
+                failures[name] = first_line(error)
+                passed = False
+        if failures or had_failures:
+            settings.add(Evidence(failures=failures), storage)
+        return passed
+
+    def parts(
+        self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
+    ) -> Mapping[str, EvidencePart]:
+        """Return the functions that compute the parts of the evidence, in order, by the names of the parts.
+
+        A function adds its part to the storage, and returns False if it contradicts a record. Evidence that reads files
+        is left out in memory: :meth:`~lit_viz.runs.results.Storage.files` gives them.
+        """
+        return {}
 
 
 def presentation_of(method: type[Method]) -> Presentation:

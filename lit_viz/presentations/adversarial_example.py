@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.presentations import (
+    EvidencePart,
     EvidenceSettings,
     FigureOptions,
     Presentation,
@@ -153,33 +155,25 @@ class AdversarialExamplePresentation(AttackPresentation):
             texts.append("fooled")
         return texts
 
-    def verify(
+    def parts(
         self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
-    ) -> bool:
-        """Re-read the files, evaluate the original network on them, and diagnose the failures."""
+    ) -> Mapping[str, EvidencePart]:
         if storage.path is None:
-            return True
+            return {}
         assert isinstance(module, AdversarialExample)
-        options = settings.options
-        explanation = storage.path / "explained.png"
-        if options.explain and (settings.at_end_of_run or not explanation.exists()):
-            save_figure(_explanation_figure(outcomes, module.classifier), explanation)
-        if options.trust and not isinstance(module.attack, BudgetAttack):
+        if settings.options.trust and not isinstance(module.attack, BudgetAttack):
             raise LitVizError(f"{attack_name(module.attack)} has no budget for stronger attacks: leave out trust")
-        mismatched = _verify_files(module, outcomes, storage, settings)
-        valid = [outcome for outcome in outcomes if outcome.record.index not in mismatched]
-        members = robustness.ensemble_breakdown(outcomes)
-        if members:
-            settings.add(Evidence(survivors=members), storage)
-        if has_several_radii(records_of(_with_file(valid))):
-            settings.add(Evidence(robustness=_robustness(valid)), storage, table=True)
-        settings.add(Evidence(trust=_diagnosis(module, valid, storage, settings)), storage)
+        evidence = _AttackVerification(module, outcomes, storage, settings, outcomes)
+        parts: dict[str, EvidencePart] = {
+            "explanation": evidence.explain,
+            "files": evidence.verify_files,
+            "survivors": evidence.break_down,
+            "robustness": evidence.measure_robustness,
+            "trust": evidence.diagnose,
+        }
         if not settings.at_end_of_run:
-            predictions = robustness.transfers(outcomes, module.classifier)
-            settings.add(Evidence(transfer=robustness.transfer_evidence(predictions)), storage, table=True)
-            if predictions:
-                settings.notify(robustness.transfer_table(predictions))
-        return not mismatched
+            parts["transfer"] = evidence.measure_transfer
+        return parts
 
 
 def _extended(record: Record) -> AdversarialRecord:
@@ -268,6 +262,60 @@ def find_mismatches(
     if missing:
         settings.notify(f"{pluralize(missing, 'photograph')} missing, so their distances are not verified")
     return reasons
+
+
+@dataclass
+class _AttackVerification:
+    """The evidence of adversarial files; ``valid`` are the outcomes whose files match their records."""
+
+    module: AdversarialExample
+    outcomes: Sequence[Outcome]
+    storage: Storage
+    settings: EvidenceSettings
+    valid: Sequence[Outcome]
+
+    def explain(self) -> bool:
+        """Draw saliency maps of originals and adversarial images, if the options select it."""
+        assert self.storage.path is not None
+        explanation = self.storage.path / "explained.png"
+        is_missing = self.settings.at_end_of_run or not explanation.exists()
+        if self.settings.options.explain and is_missing:
+            save_figure(_explanation_figure(self.outcomes, self.module.classifier), explanation)
+        return True
+
+    def verify_files(self) -> bool:
+        """Re-read the files, and evaluate the original network on them."""
+        mismatched = _verify_files(self.module, self.outcomes, self.storage, self.settings)
+        self.valid = [outcome for outcome in self.outcomes if outcome.record.index not in mismatched]
+        return not mismatched
+
+    def break_down(self) -> bool:
+        """State the successes of the members of an ensemble."""
+        members = robustness.ensemble_breakdown(self.outcomes)
+        if members:
+            self.settings.add(Evidence(survivors=members), self.storage)
+        return True
+
+    def measure_robustness(self) -> bool:
+        """State the robustness of several radii."""
+        if has_several_radii(records_of(_with_file(self.valid))):
+            self.settings.add(Evidence(robustness=_robustness(self.valid)), self.storage, table=True)
+        return True
+
+    def diagnose(self) -> bool:
+        """State whether the failures of the attack are credible."""
+        diagnosis = _diagnosis(self.module, self.valid, self.storage, self.settings)
+        self.settings.add(Evidence(trust=diagnosis), self.storage)
+        return True
+
+    def measure_transfer(self) -> bool:
+        """Evaluate held-out networks on the files."""
+        predictions = robustness.transfers(self.outcomes, self.module.classifier)
+        transfer = robustness.transfer_evidence(predictions)
+        self.settings.add(Evidence(transfer=transfer), self.storage, table=True)
+        if predictions:
+            self.settings.notify(robustness.transfer_table(predictions))
+        return True
 
 
 def _with_file(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Any, ClassVar
@@ -12,16 +13,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lit_viz.engine.module import ImageTraining
+from lit_viz.errors import LitVizError
 from lit_viz.evidence.class_images import class_image_naturalness
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.figures.evolution import evolution_figure
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import channel_grid, sweep_figure
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import Judges
 from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
 from lit_viz.presentations import (
     EvidenceItem,
+    EvidencePart,
     EvidenceSettings,
     FigureOptions,
     Presentation,
@@ -109,34 +111,74 @@ class ClassVisualizationPresentation(Presentation):
         held_out = held_out_item(records)
         return items if held_out is None else [*items, held_out]
 
-    def verify(
+    def parts(
         self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
-    ) -> bool:
-        """Re-read the files and evaluate the original network and the judges on them (``lit-viz check`` only)."""
-        if storage.path is None or settings.at_end_of_run:
-            return True
+    ) -> Mapping[str, EvidencePart]:
         assert isinstance(module, ClassVisualization)
-        judges = held_out_judge(module.classifier)
-        done = [outcome for outcome in outcomes if outcome.record.status == "done"]
-        same = 0
-        verdicts = []
-        for outcome in done:
-            verdict = _evaluate(outcome, module, judges)
-            same += _agrees(verdict, outcome.record)
-            if "judges" in verdict:
-                outcome.amend(judges=verdict["judges"])
-            verdicts.append({"index": outcome.record.index} | verdict)
-        records = records_of(done)
-        storage.amend(records)
-        found = ImageEvidence(read=len(done), tasks=len(outcomes), same=same, verdicts=verdicts)
-        settings.add(Evidence(pictures=found), storage)
+        evidence = _ClassImageVerification(module, outcomes, storage, settings)
+        if settings.at_end_of_run:  # the run has judged its images
+            return {"held_out": evidence.report_judge_error}
+        if storage.path is None:
+            return {}
+        parts: dict[str, EvidencePart] = {"held_out": evidence.judge, "pictures": evidence.verify_files}
+        if settings.options.photographs:
+            parts["naturalness"] = evidence.compare_with_photographs
+        return parts
+
+
+@dataclass(frozen=True)
+class _ClassImageVerification:
+    """The evidence of class images."""
+
+    module: ClassVisualization
+    outcomes: Sequence[Outcome]
+    storage: Storage
+    settings: EvidenceSettings
+
+    @property
+    def done(self) -> list[Outcome]:
+        """The finished outcomes."""
+        return [outcome for outcome in self.outcomes if outcome.record.status == "done"]
+
+    def report_judge_error(self) -> bool:
+        """Raise the error of a held-out network during the run, if there was one."""
+        if self.module.judge_error is not None:
+            raise LitVizError(self.module.judge_error)
+        return True
+
+    def judge(self) -> bool:
+        """Evaluate the held-out networks on the files."""
+        judges = held_out_judge(self.module.classifier)
+        for outcome in self.done:
+            image, target = outcome.image(), outcome.record.target
+            if target is not None:
+                assert image is not None
+                outcome.amend(judges=self.module.judge(image, target, judges))
+        records = records_of(self.done)
+        self.storage.amend(records)
         held_out = held_out_item(records)
         if held_out is not None:
-            settings.report(held_out)
-        if settings.options.photographs:
-            compared = class_image_naturalness(module.classifier, settings.options.photographs, _class_images(done))
-            settings.add(Evidence(naturalness=compared), storage, table=True)
-        return same == len(done)
+            self.settings.report(held_out)
+        return True
+
+    def verify_files(self) -> bool:
+        """Re-read the files, and evaluate the original network on them."""
+        same = 0
+        verdicts = []
+        for outcome in self.done:
+            verdict = _evaluate(outcome, self.module)
+            same += _agrees(verdict, outcome.record)
+            verdicts.append({"index": outcome.record.index} | verdict)
+        found = ImageEvidence(read=len(verdicts), tasks=len(self.outcomes), same=same, verdicts=verdicts)
+        self.settings.add(Evidence(pictures=found), self.storage)
+        return same == len(verdicts)
+
+    def compare_with_photographs(self) -> bool:
+        """State how natural the images are, compared with photographs of their classes."""
+        images = _class_images(self.done)
+        compared = class_image_naturalness(self.module.classifier, self.settings.options.photographs, images)
+        self.settings.add(Evidence(naturalness=compared), self.storage, table=True)
+        return True
 
 
 def _class_images(outcomes: Sequence[Outcome]) -> list[tuple[Record, Tensor]]:
@@ -281,8 +323,8 @@ def _judgment(verdict: Mapping[str, Any] | None) -> str:
 # -- evidence
 
 
-def _evaluate(outcome: Outcome, module: ClassVisualization, judges: Judges) -> dict[str, Any]:
-    """Return the predictions of the original network and the judges for the file of an outcome."""
+def _evaluate(outcome: Outcome, module: ClassVisualization) -> dict[str, Any]:
+    """Return the prediction of the original network for the file of an outcome, and those of the judges."""
     image, record = outcome.image(), outcome.record
     assert image is not None
     options = {}
@@ -292,10 +334,8 @@ def _evaluate(outcome: Outcome, module: ClassVisualization, judges: Judges) -> d
     logits, objective = module.evaluate_original(image, task)
     if task.target is None:
         return {"objective_file": objective}
-    return {
-        **module.classifier.prediction(logits, task.target),
-        "judges": module.judge(image, task.target, judges),
-    }
+    judges = record.judges if isinstance(record, ClassImageRecord) else {}
+    return {**module.classifier.prediction(logits, task.target), "judges": judges}
 
 
 def _agrees(verdict: Mapping[str, Any], record: Record) -> bool:

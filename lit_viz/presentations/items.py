@@ -87,6 +87,9 @@ def evidence_items(evidence: run_evidence.Evidence) -> list[EvidenceItem]:
         part = getattr(evidence, name)
         if part is not None:
             items.append(replace(make_item(part), name=name))
+    for name, reason in (evidence.failures or {}).items():
+        text = f"{_FAILED_PARTS.get(name, f'{name} not verified')}: {reason}."
+        items.append(EvidenceItem(text, name=f"{slug(name)}_failure"))
     for name in evidence.extra:
         items.append(EvidenceItem(f"Part {name} of evidence.json.", name=slug(name)))
     return items
@@ -406,4 +409,20 @@ _PARTS: Mapping[str, Callable[[Any], EvidenceItem]] = {
     "captum": _captum,
     "faithfulness": _saliency_metrics,
     "localization": _localization,
+}
+
+#: What is missing without a part of the evidence, by its name.
+_FAILED_PARTS: Mapping[str, str] = {
+    "captum": "Maps not compared",
+    "naturalness": "Class images not compared with photographs",
+    "files": "Files not verified",
+    "pictures": "Files not verified",
+    "held_out": "Class images not verified by held-out networks",
+    "explanation": "Saliency maps of the attack not drawn",
+    "survivors": "Members of the ensemble not verified",
+    "robustness": "Robustness not verified",
+    "trust": "Failed attacks not verified",
+    "transfer": "Transfer not verified",
+    "faithfulness": "Saliency metrics not computed",
+    "localization": "Objects not localized",
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ from lit_viz.presentations import (
     CAPTUM_SECONDS,
     EvidenceItem,
     EvidenceOptions,
+    EvidencePart,
     EvidenceSettings,
     FigureOptions,
     Presentation,
@@ -39,9 +41,6 @@ from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import Notify, pluralize, probability_text
 from lit_viz.utils.limits import MOST_PHOTOGRAPHS
-
-if TYPE_CHECKING:
-    from lit_viz.evidence.saliency.cross_check import CrossCheck  # imports Captum
 
 
 class SaliencyMapPresentation(Presentation):
@@ -133,37 +132,23 @@ class SaliencyMapPresentation(Presentation):
 
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
         items = super().evidence_items(evidence, records)
-        if evidence.captum is None:
+        if evidence.captum is None and "captum" not in (evidence.failures or {}):
             items.insert(0, EvidenceItem("No map was compared with Captum."))
         return items
 
-    def verify(
+    def parts(
         self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
-    ) -> bool:
-        """Compare the maps with Captum's, and on request their boxes with reference boxes."""
+    ) -> Mapping[str, EvidencePart]:
         assert isinstance(module, SaliencyMap)
-        comparison = _compare_with_captum(module, outcomes, storage, settings)
-        if comparison is not None:
-            outcomes = [outcome for outcome in outcomes if outcome.record.index not in comparison.damaged]
-        _report_errors(records_of(outcomes, SaliencyRecord), len(outcomes), module.tolerance, settings.notify)
-        references = reference_boxes(settings.options)
-        sources = [str(outcome.record.source) for outcome in outcomes if outcome.record.source]
-        truth, notes = match_boxes(references or (), sources)
-        for note in notes:
-            settings.notify(note)
-        if references is not None:
-            _localize(module, outcomes, truth, storage, settings)
+        evidence = _SaliencyVerification(module, outcomes, storage, settings)
+        parts: dict[str, EvidencePart] = {
+            "captum": evidence.compare_with_captum,
+            "errors": evidence.report_errors,
+            "localization": evidence.localize,
+        }
         if settings.options.faithfulness:
-            evaluate_maps(
-                outcomes,
-                module.methods,
-                module.classifier,
-                storage,
-                reducer=module.reducer,
-                truth=truth,
-                notify=settings.notify,
-            )
-        return comparison is None or comparison.passed is not False
+            parts["faithfulness"] = evidence.measure
+        return parts
 
 
 def reference_boxes(options: EvidenceOptions) -> Sequence[ReferenceBoxes] | None:
@@ -234,33 +219,84 @@ def _error_text(record: Record) -> str:
 # -- evidence
 
 
-def _compare_with_captum(
-    module: SaliencyMap, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
-) -> CrossCheck | None:
-    """Compare the maps with Captum's, and write the verdicts; None if the options exclude it."""
-    check = settings.options.check if settings.at_end_of_run else "captum"
-    if check == "none":
-        return None
-    from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
-    from lit_viz.figures.agreement import agreement_figure
+@dataclass
+class _SaliencyVerification:
+    """The evidence of saliency maps; ``outcomes`` are those whose files are not damaged.
 
-    settings.notify(f"comparing {pluralize(len(outcomes), 'map')} with Captum")
-    result = cross_check(
-        outcomes,
-        module.methods,
-        module.classifier,
-        seconds=_run_seconds(outcomes) if check == "auto" else settings.seconds,
-        half=settings.precision,
-        notify=settings.notify,
-    )
-    if storage.path is not None:
-        figure = agreement_figure(result, outcomes)
-        if figure is not None:
-            save_figure(figure, storage.path / "evidence.png")
-    if not settings.at_end_of_run:
-        settings.notify(result.table(outcomes, module.methods))
-    settings.add(Evidence(captum=result.evidence(outcomes)), storage)
-    return result
+    Attributes:
+        truth: reference boxes by the ``source`` of the photograph, once :meth:`localize` has read them.
+    """
+
+    module: SaliencyMap
+    outcomes: Sequence[Outcome]
+    storage: Storage
+    settings: EvidenceSettings
+    truth: Mapping[str, ReferenceBoxes] = field(default_factory=dict)
+
+    def compare_with_captum(self) -> bool:
+        """Compare the maps with Captum's, and write the verdicts, unless the options exclude it."""
+        settings, outcomes, module = self.settings, self.outcomes, self.module
+        check = settings.options.check if settings.at_end_of_run else "captum"
+        if check == "none":
+            return True
+        from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
+        from lit_viz.figures.agreement import agreement_figure
+
+        settings.notify(f"comparing {pluralize(len(outcomes), 'map')} with Captum")
+        result = cross_check(
+            outcomes,
+            module.methods,
+            module.classifier,
+            seconds=_run_seconds(outcomes) if check == "auto" else settings.seconds,
+            half=settings.precision,
+            notify=settings.notify,
+        )
+        if not settings.at_end_of_run:
+            settings.notify(result.table(outcomes, module.methods))
+        settings.add(Evidence(captum=result.evidence(outcomes)), self.storage)
+        self.outcomes = [outcome for outcome in outcomes if outcome.record.index not in result.damaged]
+        if self.storage.path is not None:
+            figure = agreement_figure(result, outcomes)
+            if figure is not None:
+                save_figure(figure, self.storage.path / "evidence.png")
+        return result.passed is not False
+
+    def report_errors(self) -> bool:
+        """Report maps above the tolerance, and unresolved ones."""
+        records = records_of(self.outcomes, SaliencyRecord)
+        _report_errors(records, len(self.outcomes), self.module.tolerance, self.settings.notify)
+        return True
+
+    def localize(self) -> bool:
+        """Localize objects by the maps, and compare their boxes with reference boxes, if the options select it."""
+        references = reference_boxes(self.settings.options)
+        if references is None:
+            return True
+        sources = [str(outcome.record.source) for outcome in self.outcomes if outcome.record.source]
+        self.truth, notes = match_boxes(references, sources)
+        for note in notes:
+            self.settings.notify(note)
+        reducers = {name: self.module.reducer or method.reducer for name, method in self.module.methods.items()}
+        localization = localize_run(self.outcomes, reducers, self.truth, self.storage)
+        self.settings.add(Evidence(localization=localization.evidence()), self.storage)
+        if self.storage.path is not None:
+            figure = localization_figure(localization)
+            if figure is not None:
+                save_figure(figure, self.storage.path / "localization.png")
+        return True
+
+    def measure(self) -> bool:
+        """Compute the saliency metrics."""
+        evaluate_maps(
+            self.outcomes,
+            self.module.methods,
+            self.module.classifier,
+            self.storage,
+            reducer=self.module.reducer,
+            truth=self.truth,
+            notify=self.settings.notify,
+        )
+        return True
 
 
 def _run_seconds(outcomes: Sequence[Outcome]) -> float:
@@ -284,20 +320,3 @@ def _report_errors(records: Sequence[SaliencyRecord], total: int, tolerance: flo
         notify(f"tolerance: {above} of {total} maps ended above {tolerance:g}: give more iterations")
     for method, count in unresolved.items():
         notify(f"{method}: {pluralize(count, 'map')} with an error above 100% or not resolved: give more iterations")
-
-
-def _localize(
-    module: SaliencyMap,
-    outcomes: Sequence[Outcome],
-    truth: Mapping[str, ReferenceBoxes],
-    storage: Storage,
-    settings: EvidenceSettings,
-) -> None:
-    """Localize objects by the maps, and compare their boxes with reference boxes."""
-    reducers = {name: module.reducer or method.reducer for name, method in module.methods.items()}
-    localization = localize_run(outcomes, reducers, truth, storage)
-    if storage.path is not None:
-        figure = localization_figure(localization)
-        if figure is not None:
-            save_figure(figure, storage.path / "localization.png")
-    settings.add(Evidence(localization=localization.evidence()), storage)

@@ -24,7 +24,7 @@ from lit_viz.figures.style import GAP, GRAY, TITLE
 from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import UniversalRecord, has_several_radii, label_with_eps
-from lit_viz.presentations import EvidenceSettings, FigureOptions, TableRow, format_value
+from lit_viz.presentations import EvidencePart, EvidenceSettings, FigureOptions, TableRow, format_value
 from lit_viz.presentations.adversarial_example import AttackPresentation, find_mismatches
 from lit_viz.runs.evidence import Evidence, FileEvidence
 from lit_viz.runs.results import Outcome, Storage, records_of
@@ -79,36 +79,12 @@ class UniversalPerturbationPresentation(AttackPresentation):
             texts.insert(0, f"fools {metrics['fooling_rate']:.0%}")
         return texts
 
-    def verify(
+    def parts(
         self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
-    ) -> bool:
-        """Re-read the files of all photographs, and evaluate the original network on them."""
+    ) -> Mapping[str, EvidencePart]:
         if storage.path is None:
-            return True
-        assert isinstance(module, UniversalPerturbation)
-        if settings.options.trust:
-            settings.notify("trust: not available for universal perturbations, no stronger attack is run")
-        read = 0
-        wrong: list[str] = []
-        rates: dict[str, list[str]] = {}
-        several_radii = has_several_radii(records_of(outcomes))
-        for outcome in outcomes:
-            images = outcome.perturbed_images()
-            stored = [image for image in images if isinstance(image.image, Path)]
-            files = [_recorded_file(image, outcome.record) for image in stored]
-            reasons = find_mismatches(files, module, storage.path, settings)
-            read += len(files)
-            wrong += [image.record.name for image, reason in zip(stored, reasons, strict=True) if reason is not None]
-            for image in images:
-                if image.record.status == "failed":
-                    settings.notify(f"{image.record.name}: {image.record.error}")
-            name = label_with_eps(outcome.name, outcome.record) if several_radii else outcome.name
-            rates[name] = _rates(outcome.record) + _saturation(outcome, module.attack.objective.limit)
-        if settings.at_end_of_run and settings.options.explain:
-            settings.notify("explain does not apply to universal perturbations: lit-viz saliency explains files")
-        files_read = FileEvidence(read=read, wrong=wrong)
-        settings.add(Evidence(files=files_read, universal=rates), storage, table=True)
-        return not wrong
+            return {}
+        return {"files": partial(_verify_files, module, outcomes, storage, settings)}
 
 
 def _row(record: Record) -> TableRow:
@@ -135,6 +111,37 @@ def _eps(record: Record) -> str:
 
 
 # -- evidence
+
+
+def _verify_files(
+    module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
+) -> bool:
+    """Re-read the files of all photographs, and evaluate the original network on them."""
+    assert isinstance(module, UniversalPerturbation)
+    assert storage.path is not None
+    if settings.options.trust:
+        settings.notify("trust: not available for universal perturbations, no stronger attack is run")
+    read = 0
+    wrong: list[str] = []
+    rates: dict[str, list[str]] = {}
+    several_radii = has_several_radii(records_of(outcomes))
+    for outcome in outcomes:
+        images = outcome.perturbed_images()
+        stored = [image for image in images if isinstance(image.image, Path)]
+        files = [_recorded_file(image, outcome.record) for image in stored]
+        reasons = find_mismatches(files, module, storage.path, settings)
+        read += len(files)
+        wrong += [image.record.name for image, reason in zip(stored, reasons, strict=True) if reason is not None]
+        for image in images:
+            if image.record.status == "failed":
+                settings.notify(f"{image.record.name}: {image.record.error}")
+        name = label_with_eps(outcome.name, outcome.record) if several_radii else outcome.name
+        rates[name] = _rates(outcome.record) + _saturation(outcome, module.attack.objective.limit)
+    if settings.at_end_of_run and settings.options.explain:
+        settings.notify("explain does not apply to universal perturbations: lit-viz saliency explains files")
+    files_read = FileEvidence(read=read, wrong=wrong)
+    settings.add(Evidence(files=files_read, universal=rates), storage, table=True)
+    return not wrong
 
 
 def _recorded_file(image: PerturbedImage, perturbation: Record) -> RecordedFile:

@@ -370,6 +370,7 @@ class Evidence(JsonObject):
         captum: comparison of saliency maps with Captum.
         localization: objects found by saliency maps.
         faithfulness: saliency metrics.
+        failures: reason by name of each part that raised an exception.
     """
 
     files: FileEvidence | None = nested(FileEvidence, optional=True)
@@ -383,3 +384,4 @@ class Evidence(JsonObject):
     captum: CaptumEvidence | None = nested(CaptumEvidence, optional=True)
     localization: LocalizationEvidence | None = nested(LocalizationEvidence, optional=True)
     faithfulness: MetricsEvidence | None = nested(MetricsEvidence, optional=True)
+    failures: Mapping[str, str] | None = optional()

@@ -1,0 +1,204 @@
+"""Evidence that raises an exception costs neither the results nor the other evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError, WriteError
+from lit_viz.evidence.saliency.families import MapCheck
+from lit_viz.presentations.items import _FAILED_PARTS, evidence_items
+from tests.support.verdicts import reasons, verdicts
+
+
+def photographs() -> Tensor:
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return (x * 255).round() / 255
+
+
+def explain(classifier: Classifier, **options: Any) -> Any:
+    return lv.saliency(classifier, photographs(), targets=2, check="captum", localize=True, **options)
+
+
+def attack(classifier: Classifier, **options: Any) -> Any:
+    if "out" in options:
+        options["explain"] = True
+    return lv.attack(classifier, photographs(), attack="pgd", eps=["2/255", "8/255"], iterations=3, **options)
+
+
+def perturb(classifier: Classifier, **options: Any) -> Any:
+    return lv.attack(classifier, photographs(), attack="universal", eps="8/255", iterations=3, **options)
+
+
+Make = Callable[..., Any]
+SALIENCY, ATTACK = "lit_viz.presentations.saliency_map", "lit_viz.presentations.adversarial_example"
+CLASSES = "lit_viz.presentations.class_visualization"
+
+#: What raises, by the part of the evidence at the end of a run that computes it.
+AT_THE_END: list[tuple[Make, str, str]] = [
+    (explain, "captum", "lit_viz.evidence.saliency.cross_check.cross_check"),
+    (explain, "captum", "lit_viz.evidence.saliency.cross_check.CrossCheck.evidence"),
+    (explain, "errors", f"{SALIENCY}._report_errors"),
+    (explain, "localization", f"{SALIENCY}.localize_run"),
+    (attack, "files", f"{ATTACK}.mismatches"),
+    (attack, "survivors", f"{ATTACK}._AttackVerification.break_down"),
+    (attack, "robustness", f"{ATTACK}._robustness"),
+    (attack, "trust", f"{ATTACK}.diagnostics"),
+    (perturb, "files", f"{ATTACK}.mismatches"),
+]
+
+
+def broken(*_: Any, **__: Any) -> NoReturn:
+    raise RuntimeError("broken.\nsecond line")
+
+
+@pytest.fixture
+def no_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Localize nothing: OpenCV is optional."""
+
+    class Nothing:
+        evidence = staticmethod(lambda: None)
+
+    monkeypatch.setattr(f"{SALIENCY}.localize_run", lambda *_: Nothing())
+    monkeypatch.setattr(f"{SALIENCY}.localization_figure", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_opencv")
+@pytest.mark.parametrize("in_folder", [True, False], ids=["folder", "memory"])
+@pytest.mark.parametrize(("make", "part", "name"), AT_THE_END)
+def test_a_run_is_delivered(
+    make: Make,
+    part: str,
+    name: str,
+    in_folder: bool,
+    smooth: Classifier,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(name, broken)
+    options = {"out": tmp_path / "run", "logger": "none"} if in_folder else {}
+    run = make(smooth, **options)
+    assert {outcome.record.status for outcome in run.outcomes} <= {"done", "skipped"}
+    assert run.images.isfinite().all()
+    assert run.evidence.failures == {part: "broken"}
+    text = f"{_FAILED_PARTS.get(part, f'{part} not verified')}: broken."
+    assert text in [item.text for item in run.presentation.evidence_items(run.evidence, [])]
+    assert run.figure() is not None
+    if in_folder:
+        assert (tmp_path / "run" / "figure.png").exists()
+        assert text in (tmp_path / "run" / "report.html").read_text()
+    complete = run.evidence.to_dict().keys()
+    monkeypatch.undo()
+    if make is not explain:
+        assert run.check()
+        assert not run.evidence.failures
+        assert complete <= run.evidence.to_dict().keys()
+
+
+def test_explanations_that_fail_do_not_cost_an_attack(
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(f"{ATTACK}._explanation_figure", broken)
+    run = attack(smooth, out=tmp_path / "run", logger="none")
+    assert run.evidence.failures == {"explanation": "broken"}
+    assert run.evidence.files is not None
+
+
+@pytest.mark.parametrize("name", ["with_formula", "with_controls"])
+def test_formulas_and_controls_that_fail_are_reasons_of_maps(
+    name: str, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MapCheck, name, broken)
+    run = lv.saliency(smooth, photographs(), targets=2, check="captum")
+    assert "broken" in str(reasons(run)[0])
+    assert run.maps.isfinite().all()
+
+
+@pytest.mark.parametrize("in_folder", [True, False], ids=["folder", "memory"])
+def test_judges_that_fail_do_not_cost_an_image(
+    in_folder: bool, smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(f"{CLASSES}.held_out_judge", lambda _: broken)
+    options = {"out": tmp_path / "run", "logger": "none"} if in_folder else {}
+    run = visualize(smooth, **options)
+    assert [outcome.record.status for outcome in run.outcomes] == ["done", "done"]
+    assert run.evidence.failures == {"held_out": "broken"}
+    monkeypatch.undo()
+    assert run.check()
+    assert not run.evidence.failures
+
+
+def visualize(classifier: Classifier, **options: Any) -> Any:
+    return lv.visualize(classifier, [0, 1], iterations=2, **options)
+
+
+#: Evidence of ``lit-viz check`` alone, with its options.
+OF_CHECK: list[tuple[Make, str, str, dict[str, Any]]] = [
+    (explain, "faithfulness", f"{SALIENCY}.evaluate_maps", {"faithfulness": True}),
+    (attack, "transfer", f"{ATTACK}.robustness.transfers", {}),
+    (attack, "trust", f"{ATTACK}.stronger_attacks", {"trust": True}),
+    (visualize, "held_out", f"{CLASSES}.held_out_judge", {}),
+    (visualize, "pictures", f"{CLASSES}._evaluate", {}),
+    (visualize, "naturalness", f"{CLASSES}.class_image_naturalness", {"photographs": "none"}),
+]
+
+
+@pytest.mark.usefixtures("no_opencv")
+@pytest.mark.parametrize(("make", "part", "name", "options"), OF_CHECK)
+def test_a_check_computes_the_other_parts(
+    make: Make, part: str, name: str, options: dict[str, Any], smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(smooth)
+    assert run.evidence.failures is None
+    monkeypatch.setattr(name, broken)
+    assert not run.check(**options)
+    assert run.evidence.failures == {part: "broken"}
+    assert run.evidence.captum or run.evidence.files or run.evidence.pictures or part == "pictures"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), WriteError("disk full"), RuntimeError("gloo: connection closed")]
+)
+def test_interrupts_full_disks_and_failures_of_ranks_are_raised(
+    error: BaseException, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("lit_viz.evidence.saliency.cross_check.cross_check", raises)
+    with pytest.raises(type(error)):
+        lv.saliency(smooth, photographs(), targets=2, check="captum")
+
+
+def test_errors_of_the_user_are_raised_by_a_check_and_recorded_by_a_run(
+    smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_: Any, **__: Any) -> NoReturn:
+        raise LitVizError("give other photographs")
+
+    run = lv.saliency(smooth, photographs(), targets=2, check="captum")
+    assert verdicts(run) == [True, True]
+    monkeypatch.setattr("lit_viz.evidence.saliency.cross_check.cross_check", raises)
+    with pytest.raises(LitVizError, match="give other photographs"):
+        run.check()
+    run = lv.saliency(smooth, photographs(), targets=2, check="captum")
+    (item,) = evidence_items(run.evidence)
+    assert (item.text, item.verdict) == ("Maps not compared: give other photographs.", "no verdict")
+
+
+def test_the_test_stage_warns(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pytorch_lightning as pl
+
+    module, tasks = lv.SaliencyMap(smooth), lv.PhotographTasks(smooth, photographs(), targets=2)
+    trainer = pl.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(module, tasks)
+    monkeypatch.setattr("lit_viz.evidence.saliency.cross_check.cross_check", broken)
+    with pytest.warns(UserWarning, match="Maps not compared: broken"):
+        trainer.test(module, tasks)
