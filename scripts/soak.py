@@ -15,6 +15,11 @@ signal     SIGINT or SIGTERM at a random time; exit status 130 or 143 within a m
 limit      the file size limit is reached, as on a full disk; one line of error; the resumed run is equal
 damage     a file of the folder is deleted, cut or changed; the resumed run is equal, or refused
 hostile    unreadable photographs, pipes, links out of the folder; the run ends, and nothing outside is changed
+creation   SIGKILL while the folder is made; the same command starts the run, unless it is one to resume
+starts     two runs are started in one folder; each ends with status 0 or a sentence about the other, the run is equal
+changed    a photograph is replaced between a kill and the resume; it is named, or no task reads the other one
+raising    the network raises on one photograph; only this one fails, also after a kill and a resume
+microscope a microscope's folder has other content, or it is killed; nothing that is not its own is changed
 logger     the process of W&B is stopped during the run; the run ends within two minutes
 frozen     one of two ranks is stopped; the other one names it and ends, and the resumed run is equal
 edits      a user edits a finished run; check and log state nothing from it, or make the file again; the resumed run
@@ -44,12 +49,16 @@ from scripts.soaks.crafted import crafted
 from scripts.soaks.disturbances import Case, damage, hostile, kill, limit, logger, stop
 from scripts.soaks.edits import edits
 from scripts.soaks.folders import Edit, try_edits
+from scripts.soaks.inputs import changed, raising
 from scripts.soaks.material import CASES
 from scripts.soaks.memory import memory
+from scripts.soaks.microscope import microscope
 from scripts.soaks.ranks import frozen
+from scripts.soaks.starts import creation, starts
 
 TRIALS: dict[str, Callable[[Case], tuple[str, str]]] = {
     "kill": kill, "signal": stop, "limit": limit, "damage": damage, "hostile": hostile, "logger": logger,
+    "creation": creation, "starts": starts, "changed": changed, "raising": raising, "microscope": microscope,
 }  # fmt: skip
 #: Trials that depend on no case: each yields descriptions and failures.
 SINGLE: dict[str, Callable[[Path], Iterable[tuple[str, str]]]] = {"frozen": frozen, "memory": memory}

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trial", ["kill", "signal", "limit", "damage", "hostile"])
+@pytest.mark.parametrize("trial", ["kill", "signal", "limit", "damage", "hostile", "creation", "starts", "changed"])
 def test_a_disturbed_run_survives(trial: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert campaign(["adam"], [trial], repeats=1, seed=0)

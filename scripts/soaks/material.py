@@ -24,18 +24,41 @@ CASES = {
     "rise": [*SALIENCY, "--method", "rise"],
     "extremal_perturbation": [*SALIENCY, "--method", "extremal_perturbation"],
 }
+NETWORK_OPTIONS = [
+    "--classifier.weights", "none", "--classifier.size", "32", "--classifier.mean", "[0.5,0.5,0.5]",
+    "--classifier.std", "[0.25,0.25,0.25]",
+]  # fmt: skip
 COMMON = [
-    "--classifier", "scripts.soaks.material:network", "--classifier.weights", "none", "--classifier.size", "32",
-    "--classifier.mean", "[0.5,0.5,0.5]", "--classifier.std", "[0.25,0.25,0.25]", "--checkpoint-every", "5",
+    "--classifier", "scripts.soaks.material:network", *NETWORK_OPTIONS, "--checkpoint-every", "5",
     "--trainer.accelerator", "cpu",
 ]  # fmt: skip
 OFFLINE = ["--wandb", "disabled"]
 
 
-def network() -> nn.Module:
+class Raising(nn.Sequential):
+    """A network that raises on white images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x.amin((1, 2, 3)) > 1.9).any()):  # normalized by mean 0.5 and standard deviation 0.25
+            raise ValueError("a white image")
+        logits: torch.Tensor = super().forward(x)
+        return logits
+
+
+def raising_network() -> nn.Module:
+    """Return the small network, which raises on white images."""
+    return Raising(*network()).eval()
+
+
+def other_network() -> nn.Module:
+    """Return a network of the same layers with other weights."""
+    return network(seed=1)
+
+
+def network(seed: int = 0) -> nn.Sequential:
     """Return a small network with fixed weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         head = nn.Linear(12, 5)
         head.weight.data.mul_(8)
         layers = (nn.Conv2d(3, 8, 3, 2, 1), nn.Softplus(), nn.Conv2d(8, 12, 3, 2, 1), nn.Tanh())
