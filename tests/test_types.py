@@ -41,7 +41,7 @@ def lines(value: Any) -> Iterator[dict[str, Any]]:
 LINES = [
     *(line for name, result in GOLDEN.items() if name.startswith("command") for line in lines(unpack(result))),
     Record.of(Task(0, "broken", 7), status="failed", error="no picture").to_dict(),
-    {**Record.of(Task(0, "broken", 7), status="failed").to_dict(), "captum": None},  # of an earlier version
+    {**Record.of(Task(0, "broken", 7), status="failed").to_dict(), "iou": None},
 ]
 
 

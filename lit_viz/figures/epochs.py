@@ -79,7 +79,7 @@ def read_epochs(folder: str | Path, notify: Notify = remark) -> dict[int, list[O
             continue
         try:
             stored = FolderStorage.open(path)
-            verify(stored, remark)
+            verify(stored)
             outcomes = stored.outcomes()
         except LitVizError as error:
             reason = error.reason if isinstance(error, Unverified) else str(error)

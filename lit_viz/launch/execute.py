@@ -234,7 +234,7 @@ def _run_in_folder(
     if is_untouched:
         names = incomplete_loggers(folder, names)
     else:
-        # The report marks a complete run of an earlier version. Evidence that is not of a complete run is not verified.
+        # Evidence that is not of a complete run is not verified.
         changed += [REPORT, EVIDENCE]
         checkpoint.restore()
     folder.discard(changed)
@@ -268,8 +268,6 @@ def _open_folder(
     if not (is_resumed and LastCheckpoint(folder).is_finished(queue.tasks)):
         module.validate_tasks(queue.tasks)
     if stored:
-        if folder.recorded.get("weights_sha256") is None:  # killed while the network was loaded
-            folder.write_config(text, recorded)
         return folder, queue
     if is_run(folder.path):  # only now that the new run is valid
         folder.clear(extra_files())

@@ -80,7 +80,7 @@ def log_run(
     for logger in loggers:
         adapters.append(adapter(logger, "iteration"))
     with run_lock(folder.path):
-        damaged = verify(folder, notify)
+        damaged = verify(folder)
         if damaged:
             remedy = f"{command_line('resume', folder.path)} draws it again"
             raise LitVizError(f"{folder.path / damaged[0]} is missing or was changed: {remedy}")

@@ -137,10 +137,9 @@ def open_or_create(
     folder = FolderStorage.open(options.out)
     before, now = _image_options(folder.config), _image_options(recorded)
     for key in now:
-        # Runs of an earlier version may lack options.
-        if key not in before or key in _CHANGEABLE or key in resumable:
+        if key in _CHANGEABLE or key in resumable:
             continue
-        for name, old, new in _differences(before[key], now[key], key):
+        for name, old, new in _differences(before.get(key), now[key], key):
             raise LitVizError(
                 f"{name} can't be changed: {folder.path} was started with {old}, got {new}; "
                 f"{command_line('resume', folder.path)} continues it unchanged"
@@ -202,9 +201,7 @@ def check_identity(folder: FolderStorage, classifier: Classifier) -> None:
 def compare_identity(path: Path, before: Mapping[str, Any], classifier: Classifier) -> None:
     """Compare the classifier with the identity that a folder records; errors of :func:`check_identity`."""
     now = classifier.identity()
-    weights = before.get("weights_sha256")
-    if weights is None:  # a run of an earlier version that was killed while the network was loaded
-        return
+    weights = str(before.get("weights_sha256"))
     if weights != now["weights_sha256"]:
         found = str(now["weights_sha256"])
         raise LitVizError(

@@ -436,7 +436,7 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
     module.classifier.refresh()
     presentation = presentation_of(type(module))
     with gradients_enabled(), run_lock(folder.path), failures_reported(module, options):
-        damaged = verify(folder, settings.notify)
+        damaged = verify(folder)
         check_identity(folder, module.classifier)
         tasks = folder.queue()
         check_records(folder, tasks, module.classifier)

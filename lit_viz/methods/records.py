@@ -100,7 +100,6 @@ class SaliencyRecord(ContrastRecord):
         original_size, original_box: size of the original photograph, and the part that the network received.
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.
-        captum: verdict of the comparison with Captum, in runs of earlier versions.
         maximum: largest absolute value of the map.
         box, iou: box of the object in the original, and its overlap with the true one.
     """
@@ -113,7 +112,6 @@ class SaliencyRecord(ContrastRecord):
     original_box: tuple[float, float, float, float] | None = optional()
     output_box: Sequence[float] | None = optional()
     output_outline: Sequence[Sequence[Sequence[float]]] | None = optional()
-    captum: Mapping[str, Any] | None = optional(evidence=True)
     box: tuple[float, float, float, float] | None = optional(evidence=True)
     iou: float | None = optional(evidence=True)
 

@@ -17,6 +17,8 @@ from lit_viz.utils.files import check_regular, remove_temporary_files
 LOCK = ".lock"
 #: First line of ``config.yaml``. LightningCLI writes the file too; ``overwrite`` deletes only runs of lit_viz.
 MARK = "# lit_viz run\n"
+#: Format of the files of a run, which ``config.yaml`` records.
+FORMAT = 1
 #: Key of ``config.yaml`` for the provenance of the run (method, versions, network); it is no option.
 RECORDED = "recorded"
 

@@ -12,7 +12,6 @@ from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
 from lit_viz.engine.slots import ITERATION
 from lit_viz.errors import LitVizError
-from lit_viz.runs.checksums import checksums_on_disk
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.manifest import TaskContents
 from lit_viz.types import Task
@@ -21,12 +20,10 @@ from lit_viz.types import Task
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 #: Entry of a checkpoint for the files and rows of the tasks that are not finished.
 IN_PROGRESS = "in_progress"
-#: Entry of checkpoints of earlier versions: checksums of all tasks.
-_CHECKSUMS = "checksums"
 
 
 def new_trainer_state() -> dict[str, Any]:
-    """Return the part of a checkpoint that Lightning requires; saved runs of earlier versions lack it."""
+    """Return the part of a checkpoint that Lightning requires."""
     version = metadata.version("pytorch-lightning")
     return {"state_dict": {}, "optimizer_states": [], "lr_schedulers": [], "pytorch-lightning_version": version}
 
@@ -51,8 +48,7 @@ def contents_in_progress(in_progress: Mapping[int, TaskContents]) -> dict[int, d
 class LastCheckpoint:
     """The last checkpoint of a run folder, compared once with the files, rows and records in the folder.
 
-    Finished tasks are compared with the manifest, and those in progress with the checkpoint. In runs of earlier
-    versions, which have no manifest, all are compared with the checksums in the checkpoint. A complete run whose
+    Finished tasks are compared with the manifest, and those in progress with the checkpoint. A complete run whose
     checkpoint is missing is that of its manifest.
 
     Args:
@@ -86,11 +82,6 @@ class LastCheckpoint:
         return known
 
     @property
-    def is_earlier(self) -> bool:
-        """Whether the run was written by a version without manifests."""
-        return not self.manifest.exists and self._folder.is_earlier
-
-    @property
     def _finished(self) -> Mapping[int, str]:
         finished: Mapping[int, str] = self._state["finished"]
         return finished
@@ -107,8 +98,6 @@ class LastCheckpoint:
     @cached_property
     def incomplete(self) -> set[int]:
         """Tasks whose rows, files or record are not those of the time of the checkpoint."""
-        if self.is_earlier:
-            return self._incomplete_by_checksums()
         in_progress = self._checkpoint.get(IN_PROGRESS)
         if not isinstance(in_progress, dict):
             in_progress = {}
@@ -122,19 +111,6 @@ class LastCheckpoint:
             if not is_as_written:
                 lost.add(index)
         return lost
-
-    def _incomplete_by_checksums(self) -> set[int]:
-        return {index for index in self._checksums if self.changed_files(index)}
-
-    @cached_property
-    def _checksums(self) -> dict[int, dict[str, int]]:
-        return checksums_on_disk(self._folder.path, self._folder.records(), self._finished, self._iterations)
-
-    def changed_files(self, index: int) -> list[str]:
-        """Return the files of a task of an earlier version that are not those of the time of the checkpoint."""
-        recorded = self._checkpoint.get(_CHECKSUMS, {}).get(index, {})
-        found = self._checksums.get(index, {})
-        return [name for name in sorted({*recorded, *found}) if recorded.get(name) != found.get(name)]
 
     def is_finished(self, tasks: Sequence[Task]) -> bool:
         """Return whether every task is finished and complete."""
@@ -154,7 +130,7 @@ class LastCheckpoint:
             else:
                 in_progress[index] = contents
                 iterations[index] = self._iterations[index]
-        if self.incomplete or self.is_earlier:
+        if self.incomplete:
             self._forget_incomplete(in_progress)
         self._folder.trim(finished, iterations)
         self._folder.continue_tasks(finished, in_progress)

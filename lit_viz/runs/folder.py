@@ -31,6 +31,7 @@ from lit_viz.images.reading import decode, encode_png
 from lit_viz.runs import (
     CONFIG,
     EVIDENCE,
+    FORMAT,
     MARK,
     METRICS,
     QUEUE,
@@ -93,7 +94,7 @@ class Provenance(TypedDict, total=False):
     method: str | None
     module: str
     presentation: str
-    manifest: str
+    format: int
     weights_sha256: str | None
     probe_logits: Sequence[float | None] | None
     labels: Sequence[str]
@@ -132,12 +133,13 @@ class FolderStorage(Storage):
         """Open an existing run.
 
         Raises:
-            LitVizError: ``path`` is not a run, or its configuration or queue was changed.
+            LitVizError: ``path`` is not a run, has another format, or its configuration or queue was changed.
         """
         if not is_run(path):
             raise LitVizError(f"{path} is not a lit_viz run: give the folder that a run was written to")
         folder = cls(path)
         check_entries(folder.path)
+        folder._check_format()
         folder._check_digests()
         return folder
 
@@ -199,11 +201,6 @@ class FolderStorage(Storage):
         if wrong is not None:
             raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED}: {wrong}): restore it")
         return recorded
-
-    @property
-    def is_earlier(self) -> bool:
-        """Whether the run was started by an earlier version, whose runs have no manifest."""
-        return "manifest" not in self.recorded
 
     def queue(self) -> list[Task]:
         """Return the tasks of the run; none if it was killed before they were written.
@@ -394,12 +391,12 @@ class FolderStorage(Storage):
 
         Args:
             options: resolved options as YAML.
-            recorded: provenance of the run. The checksums of options and queue are added.
+            recorded: provenance of the run. The format, and the checksums of options and queue, are added.
         """
         queue = self.path / QUEUE
         text = MARK + options
         digests = {"options": digest(text), "queue": sha256(queue) if queue.exists() else None}
-        provenance = {RECORDED: plain(dict(recorded or {}, manifest=MANIFEST, sha256=digests))}
+        provenance = {RECORDED: plain(dict(recorded or {}, format=FORMAT, sha256=digests))}
         write_text(self.path / CONFIG, text + yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True))
         if queue.exists():
             append(self.path / MANIFEST, [{"files": self._signatures(CONFIG, QUEUE), "tasks": self._task_count()}])
@@ -407,11 +404,8 @@ class FolderStorage(Storage):
     def seal(self) -> None:
         """Append the line of a complete run to the manifest, with the files as they are on the disk.
 
-        Call it only when the contents of all tasks are verified or newly written. A run of an earlier version, whose
-        evidence is not verified, gets no manifest.
+        Call it only when the contents of all tasks are verified or newly written.
         """
-        if not self.manifest().exists:
-            return
         names = [path.relative_to(self.path).as_posix() for path in run_files(self.path)]
         line = {"files": self._signatures(*names), "tasks": self._task_count(), "complete": True}
         append(self.path / MANIFEST, [line])
@@ -432,6 +426,14 @@ class FolderStorage(Storage):
 
     def _task_count(self) -> int:
         return sum(1 for _ in complete_lines(self.path / QUEUE))
+
+    def _check_format(self) -> None:
+        found = self.recorded.get("format")
+        if found != FORMAT:
+            raise LitVizError(
+                f"{self.path} must have the format {FORMAT} of run folders, got {found}: use the release of lit_viz "
+                f"that its {CONFIG} records"
+            )
 
     def _check_digests(self) -> None:
         """Compare configuration and queue with their recorded digests."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_viz.errors import LitVizError
-from lit_viz.runs import CONFIG, REPORT
-from lit_viz.runs.checkpoint import LAST_CHECKPOINT, LastCheckpoint
+from lit_viz.runs import CONFIG
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.manifest import MANIFEST, NOT_OF_THE_RUN, Mismatch
-from lit_viz.utils.formatting import Notify, command_line
+from lit_viz.utils.formatting import command_line
 
 
 class Unverified(LitVizError):
@@ -26,11 +25,8 @@ class Unverified(LitVizError):
 
 
 def is_complete(folder: FolderStorage) -> bool:
-    """Return whether a run folder states that it is complete: in its manifest, or before those by its report."""
-    manifest = folder.manifest()
-    if manifest.exists:
-        return manifest.is_complete
-    return folder.is_earlier and (folder.path / REPORT).exists()
+    """Return whether a run folder states that it is complete."""
+    return folder.manifest().is_complete
 
 
 def changed_files(folder: FolderStorage) -> list[str]:
@@ -41,14 +37,11 @@ def changed_files(folder: FolderStorage) -> list[str]:
     return [mismatch.name for mismatch in manifest.run_mismatches(folder.path)]
 
 
-def verify(folder: FolderStorage, notify: Notify) -> list[str]:
+def verify(folder: FolderStorage) -> list[str]:
     """Compare all files, records and metrics of a complete run with its manifest.
-
-    A run of an earlier version, which has none, is compared with the checksums of its checkpoint, and a note says so.
 
     Args:
         folder: run folder.
-        notify: receives the note.
 
     Returns:
         Names of the derived files (figure, animation, report, evidence) that are not as written.
@@ -59,13 +52,6 @@ def verify(folder: FolderStorage, notify: Notify) -> list[str]:
     if not is_complete(folder):
         raise _unfinished(folder)
     manifest = folder.manifest()
-    if not manifest.exists:
-        with_what = "nothing confirms its files"
-        if (folder.path / LAST_CHECKPOINT).exists():
-            with_what = "its files are compared with the checksums of its checkpoint"
-        notify(f"{folder.path} is of an earlier version, {with_what}")
-        _reject(folder.path, _earlier_mismatches(folder))
-        return []
     mismatches = manifest.run_mismatches(folder.path)
     tasks = range(len(folder.queue()))
     for index, contents in folder.measure(tasks, {}).items():
@@ -80,15 +66,6 @@ def _unfinished(folder: FolderStorage) -> Unverified:
     if folder.manifest().is_damaged:
         return Unverified(f"{folder.path / MANIFEST} is damaged", f"{command} computes what it does not confirm")
     return Unverified(f"{folder.path} is unfinished", command)
-
-
-def _earlier_mismatches(folder: FolderStorage) -> list[Mismatch]:
-    checkpoint = LastCheckpoint(folder)
-    mismatches = []
-    for index in sorted(checkpoint.incomplete):
-        for name in checkpoint.changed_files(index):
-            mismatches.append(Mismatch(name, "is not as its checkpoint states"))
-    return mismatches
 
 
 def _reject(path: Path, mismatches: Sequence[Mismatch]) -> None:

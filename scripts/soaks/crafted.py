@@ -1,4 +1,4 @@
-"""Crafted run folders: files that no version has written, confirmed by their manifest and their checksums."""
+"""Crafted run folders: files that no version has written, confirmed by their manifest."""
 
 from __future__ import annotations
 
@@ -94,17 +94,6 @@ def then_forge(change: Change) -> Change:
     return edit
 
 
-def as_earlier(change: Change) -> Change:
-    """Return a change of a folder without a manifest, as of earlier versions."""
-
-    def edit(run: Path) -> None:
-        replace("config.yaml", "  manifest: manifest.jsonl\n", "")(run)
-        (run / "manifest.jsonl").unlink()
-        change(run)
-
-    return edit
-
-
 def _of_records() -> _Listed:
     keys = {
         "images": ("index", "name", "status", "target", "seconds", "file", "probability", "top5", "judges"),
@@ -153,20 +142,15 @@ def _append(run: Path, name: str, text: str) -> None:
 
 def _of_configurations() -> _Listed:
     values = ["5", "[a, b]", "{a: 1}", "null", "x", "''", "9" * 400, ".inf", "2026-99-99", "&a [*a]", "!!python/none"]
-    keys = ("method", "module", "presentation", "weights_sha256", "probe_logits", "multi_label", "sha256", "manifest")
+    keys = ("method", "module", "presentation", "weights_sha256", "probe_logits", "multi_label", "sha256", "format")
     for key in keys:
         for value in values:
             change = replace("config.yaml", rf"\n  {key}:.*(\n  +-.*|\n    .*)*", f"\n  {key}: {value}")
-            yield "images", f"recorded: {key} is {value[:10]}", as_earlier_or_forged(change, key)
+            yield "images", f"recorded: {key} is {value[:10]}", then_forge(change)
     for key in ("iterations", "seed", "slots", "log_at", "figure", "classifier", "model", "trainer", "logger", "tags"):
         for value in values:
             change = replace("config.yaml", rf"\n{key}:.*(\n[ -].*)*", f"\n{key}: {value}")
             yield "images", f"option: {key} is {value[:10]}", then_forge(change)
-
-
-def as_earlier_or_forged(change: Change, key: str) -> Change:
-    """Confirm a changed configuration, or leave out the manifest where it names it."""
-    return as_earlier(change) if key == "sha256" else then_forge(change)
 
 
 def _of_checkpoints() -> _Listed:

@@ -124,7 +124,7 @@ def test_the_presentation_of_an_unknown_method_is_an_error(smooth: Classifier, t
     folder.write_config("iterations: 1\n", {"module": "Unknown"})
     with pytest.raises(LitVizError, match=r"must be one of AdversarialExample, .*, got Unknown"):
         stored_presentation(folder)
-    folder.write_config("iterations: 1\n", {"module": "AdversarialExample"})  # as in earlier versions
+    folder.write_config("iterations: 1\n", {"module": "AdversarialExample"})
     assert type(stored_presentation(folder)) is AdversarialExamplePresentation
 
 

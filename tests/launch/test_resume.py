@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS
@@ -229,14 +228,13 @@ def test_an_old_report_does_not_mark_a_resumed_run_as_complete(
     assert (run / "report.html").exists()
 
 
-def test_a_run_killed_while_loading_records_its_weights_on_resume(run: Path, smooth: Classifier) -> None:
+@pytest.mark.parametrize("found", ["2", "null", "x"])
+def test_a_run_of_another_format_is_refused(found: str, run: Path, smooth: Classifier) -> None:
     path = run / "config.yaml"
-    weights = yaml.safe_load(path.read_text())["recorded"]["weights_sha256"]
-    path.write_text(path.read_text().replace(weights, "null"))
-    for name in ("manifest.jsonl", LAST_CHECKPOINT):  # the latest version has loaded the network before it writes
-        (run / name).unlink()
-    lv.resume(run, smooth)
-    assert yaml.safe_load(path.read_text())["recorded"]["weights_sha256"] == weights
+    path.write_text(path.read_text().replace("  format: 1\n", f"  format: {found}\n"))
+    for call in (lv.resume, lv.check, lambda *_: lv.log(run, "csv")):
+        with pytest.raises(LitVizError, match=r"must have the format 1 of run folders, got|format must be"):
+            call(run, smooth)
 
 
 def test_a_resume_with_the_module_has_the_recorded_labels(run: Path, smooth: Classifier) -> None:

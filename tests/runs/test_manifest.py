@@ -148,9 +148,3 @@ def test_a_kill_between_manifest_and_records_loses_nothing(
     manifest = folder.manifest()
     assert not manifest.is_complete
     assert manifest.is_as_listed(0, folder.measure(range(2), {})[0])
-
-
-def test_a_folder_of_an_earlier_version_is_not_sealed(folder: FolderStorage) -> None:
-    (folder.path / MANIFEST).unlink()
-    folder.seal()
-    assert not (folder.path / MANIFEST).exists()
