@@ -41,6 +41,11 @@ class Key(NamedTuple):
     view: int = 0
 
 
+def restart_seed(seed: int, restart: int) -> int:
+    """Return the seed of all draws after the given restart of a task with this seed; its own seed before the first."""
+    return seed if restart == 0 else int(_hash_keys([Key(seed, restart)], "restart")[0])
+
+
 def generator_for(key: Key, purpose: str) -> torch.Generator:
     """Create a CPU generator that is a pure function of ``key`` and ``purpose``."""
     return _generator(int(_hash_keys([key], purpose)[0]))

@@ -62,7 +62,8 @@ class Progress(Callback):
             return
         if not self.console.is_terminal:
             updates = pluralize(progress.updates_total, "update")
-            self._print(f"{pluralize(progress.total, 'image')}, {updates} at most")
+            limit = "without restarts" if module.restarts else "at most"
+            self._print(f"{pluralize(progress.total, 'image')}, {updates} {limit}")
             self._refreshed = self._started
             return
         columns = (TextColumn("{task.fields[images]}"), BarColumn(24), TextColumn("{task.fields[state]}"))
@@ -128,7 +129,8 @@ class Progress(Callback):
         return " · ".join([*parts, *_unsuccessful(progress)])
 
     def _updates_per_second(self, progress: RunProgress) -> float:
-        return (progress.updates_made - self._start.updates_made) / max(time.monotonic() - self._started, 1e-9)
+        updates = max(progress.updates_made - self._start.updates_made, 0)  # fewer after a restart
+        return updates / max(time.monotonic() - self._started, 1e-9)
 
     def _end(self, module: LightningModule, outcome: str) -> None:
         if self._bar is not None:

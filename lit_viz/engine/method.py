@@ -112,6 +112,7 @@ class Method(Part, pl.LightningModule):
         presentation: dotted path of the class that presents the outcomes, which belongs to a higher layer; subclasses
             inherit it.
         slots: the images in training.
+        restarts: times that a task starts again, at most (see :meth:`shortfall`); 0 by default.
         notes: messages to print once before the run.
         advice: advice for an image whose score is not finite, the end of a sentence.
         ranks: ranks of the run.
@@ -123,6 +124,7 @@ class Method(Part, pl.LightningModule):
 
     presentation: ClassVar[str | None] = None
     advice = "try a lower learning rate"
+    restarts: int = 0
 
     def __init__(
         self,
@@ -260,8 +262,8 @@ class Method(Part, pl.LightningModule):
     # Output
 
     def snapshot(self, n: int, metrics: Mapping[str, float], image: Tensor | None = None, **fields: Any) -> Snapshot:
-        """Return the snapshot of slot n at its current iteration."""
-        return Snapshot(self.slots.tasks[n], self.slots.iteration[n], metrics, image, **fields)
+        """Return the snapshot of slot n at its current iteration, which counts on after a restart."""
+        return Snapshot(self.slots.tasks[n], self.slots.updates[n], metrics, image, **fields)
 
     def final_metrics(
         self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
@@ -274,6 +276,14 @@ class Method(Part, pl.LightningModule):
             evaluated: metrics of images that were evaluated in this step and not moved, by slot.
         """
         return self.score(x, rows, gradient=False).metrics_by_row()
+
+    def shortfall(self, snapshot: Snapshot) -> float:
+        """Return how much a final image lacks to be a success, 0 if it is one.
+
+        The task of another image starts again with other draws, at most :attr:`restarts` times; the image with the
+        smallest value is kept.
+        """
+        return 0.0
 
     @abstractmethod
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:

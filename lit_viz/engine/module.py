@@ -41,7 +41,7 @@ class RunProgress:
         ended: finished tasks, including those that ``failed`` or were ``skipped``.
         updates_done: updates made, where a finished task counts with its maximum.
         updates_made: updates made by this process.
-        updates_total: maximum number of updates.
+        updates_total: maximum number of updates, without those of restarts.
         iteration: lowest iteration in the slots.
         probability: mean probability of the last snapshots, if they have one.
         objective: mean objective otherwise.
@@ -197,8 +197,10 @@ class ImageTraining(Method):
     def _keep_unfinished(self) -> None:
         """Keep the images that the Trainer has stopped before their last iteration, as ``unfinished`` results."""
         entries, tasks = self.slots.dump(), list(self.slots.tasks)
+        for entry, task in self.queue.restarts:  # they have an earlier image
+            self.slots.restore(entry, task, self.device)
         with torch.no_grad(), _default_dtype(self.image_dtype):
-            finished = Step(self).finish(dict.fromkeys(range(len(tasks)), False))
+            finished = Step(self).finish(dict.fromkeys(range(len(self.slots)), False))
         results: list[Result] = []
         for _, result in finished:
             results.append(replace(result, record=result.record.amend(status="unfinished")))
@@ -307,7 +309,7 @@ class ImageTraining(Method):
             endings = step.endings(self.optimizer.done)
             share = (time.perf_counter() - start) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
-            for snapshot, result in step.finish(endings):
+            for snapshot, result in step.finish(endings, self.queue):
                 if snapshot is not None:
                     snapshots = merge_final(snapshots, snapshot)
                 results.append(result)
@@ -440,7 +442,7 @@ class ImageTraining(Method):
         )
 
     def cost(self, tasks: Sequence[Task]) -> tuple[int, int]:
-        """Return the number of steps of these tasks, and the maximum number of evaluations."""
+        """Return the number of steps of these tasks, and the maximum number of evaluations, both without restarts."""
         iterations = [self.last_iteration(task) for task in tasks]
         free_at = [0] * min(self.capacity, len(tasks))  # step at which each slot is free
         for count in iterations:

@@ -3,22 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lit_viz.engine.snapshots import Snapshot
 from lit_viz.optim.rule import ENGINE_KEYS
-from lit_viz.rng import Draws, Key
+from lit_viz.rng import Draws, Key, restart_seed
 from lit_viz.types import Task
 from lit_viz.utils.device import NO_INDEX, index_or_none, to_device, to_list
 
 #: Keys of the state that belong to the engine.
 ITERATION, ITERATIONS, UNTIL = ENGINE_KEYS
+#: Entry of a checkpoint for a task that has started again.
+EARLIER = "earlier"
 #: Fields of a task that may be resolved when its image is read.
 _RESOLVED = ("label", "label_source", "target", "target_name", "options")
 _COUNTS = ("forwards", "backwards", "seconds")
+#: Fields of a final snapshot that are kept over a restart.
+_OF_BEST = ("iteration", "metrics", "image", "top5")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The earlier images of a task that has started again.
+
+    Attributes:
+        restarts: number of these images.
+        updates: their updates in total.
+        best: final snapshot of the best of them; None before the first restart.
+    """
+
+    restarts: int = 0
+    updates: int = 0
+    best: Snapshot | None = None
+
+    def dump(self) -> dict[str, Any]:
+        """Return the earlier images as plain values and tensors, for a checkpoint."""
+        best = None
+        if self.best is not None:
+            best = {name: getattr(self.best, name) for name in _OF_BEST}
+        return {"restarts": self.restarts, "updates": self.updates, "best": best}
+
+    @classmethod
+    def restore(cls, values: Mapping[str, Any], task: Task) -> Earlier:
+        """Return the earlier images of :meth:`dump`."""
+        best = None
+        if values["best"] is not None:
+            best = Snapshot(task, **values["best"])
+        return cls(values["restarts"], values["updates"], best)
 
 
 class Slots(nn.Module):
@@ -33,6 +68,7 @@ class Slots(nn.Module):
         tasks: task of each slot.
         forwards, backwards: evaluations per slot.
         seconds: time in the slot, per slot.
+        earlier: earlier images of tasks that have started again, per slot; they are included in the counts.
     """
 
     def __init__(self) -> None:
@@ -43,6 +79,7 @@ class Slots(nn.Module):
         self.forwards: list[int] = []
         self.backwards: list[int] = []
         self.seconds: list[float] = []
+        self.earlier: list[Earlier] = []
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -59,13 +96,22 @@ class Slots(nn.Module):
             return []
         return [int(k) for k in to_list(self.state[ITERATION])]
 
+    @property
+    def updates(self) -> list[int]:
+        """Updates of each task, those of its earlier images included: the iteration that is logged."""
+        updates = []
+        for iteration, earlier in zip(self.iteration, self.earlier, strict=True):
+            updates.append(earlier.updates + iteration)
+        return updates
+
     def keys(self, rows: Sequence[int], views: int = 1) -> list[Key]:
         """Return the keys of the draws, ordered by slot and view, at the iteration of each image."""
         iteration = self.iteration
         keys = []
         for n in rows:
+            seed = restart_seed(self.tasks[n].seed, self.earlier[n].restarts)
             for view in range(views):
-                keys.append(Key(self.tasks[n].seed, iteration[n], view))
+                keys.append(Key(seed, iteration[n], view))
         return keys
 
     def draws(self, rows: Sequence[int], views: int, device: torch.device) -> Draws:
@@ -120,11 +166,12 @@ class Slots(nn.Module):
         self.tasks += tasks
         for name in _COUNTS:
             getattr(self, name).extend([0] * len(tasks))
+        self.earlier += [Earlier()] * len(tasks)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these rows, in this order."""
         self._set(self.x[to_device(rows, self.x.device, torch.long)], self.state_of(rows))
-        for name in ("tasks", *_COUNTS):
+        for name in ("tasks", "earlier", *_COUNTS):
             values = getattr(self, name)
             setattr(self, name, [values[n] for n in rows])
 
@@ -159,9 +206,10 @@ class Slots(nn.Module):
 
     def dump(self) -> list[dict[str, Any]]:
         """Return the checkpoint entry of each slot."""
-        return [self._entry(n) for n in range(len(self))]
+        return [self.entry(n) for n in range(len(self))]
 
-    def _entry(self, n: int) -> dict[str, Any]:
+    def entry(self, n: int) -> dict[str, Any]:
+        """Return the checkpoint entry of slot n."""
         task = self.tasks[n]
         entry: dict[str, Any] = {
             "task": task.index,
@@ -171,12 +219,24 @@ class Slots(nn.Module):
         }
         for name in _COUNTS:
             entry[name] = getattr(self, name)[n]
+        if self.earlier[n].restarts:
+            entry[EARLIER] = self.earlier[n].dump()
         return entry
+
+    @staticmethod
+    def logged_iteration(entry: Mapping[str, Any]) -> int:
+        """Return the updates of the task of a checkpoint entry, those of its earlier images included."""
+        updates = int(entry["state"][ITERATION])
+        if EARLIER in entry:
+            updates += int(entry[EARLIER]["updates"])
+        return updates
 
     @staticmethod
     def is_entry(entry: Any) -> bool:
         """Return whether a value has the types of a checkpoint entry."""
         if not isinstance(entry, dict) or not {"task", "completed", "image", "state", *_COUNTS} <= entry.keys():
+            return False
+        if not isinstance(entry.get(EARLIER, {}), dict):
             return False
         completed, state = entry["completed"], entry["state"]
         has_state = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
@@ -187,7 +247,10 @@ class Slots(nn.Module):
     def restore(self, entry: Mapping[str, Any], task: Task, device: torch.device) -> None:
         """Append the slot of a checkpoint entry."""
         state = {key: value[None].to(device) for key, value in entry["state"].items()}
-        self.append([replace(task, **entry["completed"])], entry["image"][None].to(device), state)
+        task = replace(task, **entry["completed"])
+        self.append([task], entry["image"][None].to(device), state)
+        if EARLIER in entry:
+            self.earlier[-1] = Earlier.restore(entry[EARLIER], task)
         for name in _COUNTS:
             getattr(self, name)[-1] = entry[name]
 

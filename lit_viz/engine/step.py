@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,17 +11,21 @@ import torch
 from torch import Tensor
 
 from lit_viz.engine.method import Method
-from lit_viz.engine.slots import ITERATION, ITERATIONS, UNTIL
+from lit_viz.engine.slots import EARLIER, ITERATION, ITERATIONS, UNTIL, Earlier
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import ChangedInput, LitVizError, NetworkError, check_shape
-from lit_viz.optim import Evaluate, Evaluation
+from lit_viz.optim import Evaluate, Evaluation, State
 from lit_viz.optim.rule import chosen
+from lit_viz.rng import restart_seed
 from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device, to_list
 
 
 class Queue:
     """The tasks of a rank that wait for a slot: those restored from a checkpoint first, then the new ones.
+
+    Tasks that start again follow the new ones, so that the batches of these do not depend on them. A full batch of them
+    precedes the new ones, so that few wait.
 
     Args:
         tasks: tasks of the rank, in order.
@@ -34,15 +38,19 @@ class Queue:
     ) -> None:
         by_index = {task.index: task for task in tasks}
         self._restored = {entry["task"]: dict(entry) for entry in restored}
-        waiting = list(self._restored)
-        for index in by_index:
+        self._waiting: deque[Task] = deque()
+        self._restarts: deque[Task] = deque()
+        for index, entry in self._restored.items():
+            waiting = self._waiting
+            if EARLIER in entry and int(entry["state"][ITERATION]) == 0:
+                waiting = self._restarts
+            waiting.append(by_index[index])
+        for index, task in by_index.items():
             if index not in finished and index not in self._restored:
-                waiting.append(index)
-        waiting.reverse()  # the next task is last
-        self._waiting = [by_index[index] for index in waiting]
+                self._waiting.append(task)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._restarts)
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -54,13 +62,42 @@ class Queue:
         """Updates of restored tasks that are still waiting."""
         return sum(int(entry["state"][ITERATION]) for entry in self._restored.values())
 
+    @property
+    def restarts(self) -> list[tuple[Mapping[str, Any], Task]]:
+        """Checkpoint entries and tasks that wait to start again."""
+        return [(self._restored[task.index], task) for task in self._restarts]
+
+    def restart(self, method: Method, n: int, best: Snapshot) -> None:
+        """Let the task of slot n start again with other draws, as soon as a slot is free.
+
+        Args:
+            method: its slots and initial images.
+            n: slot of a final image.
+            best: snapshot of the best image of the task so far.
+        """
+        slots, task = method.slots, method.slots.tasks[n]
+        earlier = Earlier(slots.earlier[n].restarts + 1, slots.updates[n], best)
+        renewed = replace(task, seed=restart_seed(task.seed, earlier.restarts))
+        x = to_device(method.start(renewed)[None], method.device, method.image_dtype)
+        state = {key: value[0].cpu() for key, value in _initial_state(method, x, [renewed]).items()}
+        entry = slots.entry(n) | {"image": x[0].cpu(), "state": state, EARLIER: earlier.dump()}
+        self._restored[task.index] = entry
+        self._restarts.append(task)
+
+    def _next(self, capacity: int) -> deque[Task]:
+        """Return the tasks of which the first one is the next."""
+        if self._restarts and (not self._waiting or len(self._restarts) >= capacity):
+            return self._restarts
+        return self._waiting
+
     def fill(self, method: Method) -> list[Result]:
         """Fill the free slots of a method; return the results of tasks that failed to start."""
         failed: list[Result] = []
         tasks: list[Task] = []
         images: list[Tensor] = []
-        while self._waiting and len(method.slots) + len(tasks) < method.capacity:
-            task = self._waiting[-1]
+        while len(self) and len(method.slots) + len(tasks) < method.capacity:
+            waiting = self._next(method.capacity)
+            task = waiting[0]
             batch = method.slots.tasks or tasks
             entry = self._restored.get(task.index)
             iteration = 0
@@ -68,7 +105,7 @@ class Queue:
                 iteration = int(entry["state"][ITERATION])
             if batch and not method.can_batch(task, batch[0], iteration):
                 break
-            self._waiting.pop()
+            waiting.popleft()
             if entry is not None:
                 del self._restored[task.index]
                 method.slots.restore(entry, task, method.device)
@@ -101,9 +138,7 @@ def _start(method: Method, tasks: list[Task], images: list[Tensor]) -> list[Resu
             rows.append(row)
     if resolved:
         x = x[rows]
-        iterations = to_device([method.last_iteration(task) for task in resolved], method.device)
-        engine_state = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
-        method.slots.append(resolved, x, method.init_state(x, resolved) | engine_state)
+        method.slots.append(resolved, x, _initial_state(method, x, resolved))
         method.on_slots_filled(range(len(method.slots) - len(resolved), len(method.slots)))
     return failed
 
@@ -123,6 +158,13 @@ def _resolve(method: Method, tasks: list[Task], x: Tensor) -> Sequence[Task | Li
     if not any(isinstance(outcome, NetworkError) for outcome in outcomes):
         raise batch_error  # of the batch, such as of its size
     return outcomes
+
+
+def _initial_state(method: Method, x: Tensor, tasks: Sequence[Task]) -> State:
+    """Return the state of new slots, with that of the engine."""
+    iterations = to_device([method.last_iteration(task) for task in tasks], method.device)
+    engine_state = {ITERATION: torch.zeros_like(iterations), ITERATIONS: iterations, UNTIL: iterations}
+    return method.init_state(x, tasks) | engine_state
 
 
 def _failed(task: Task, error: Exception) -> Result:
@@ -172,14 +214,17 @@ def _error_of(method: Method, n: int) -> NetworkError | None:
 
 
 def _failed_in_slot(method: Method, n: int, error: NetworkError) -> Result:
-    """Return the result of an image on which the network raises; it has no image and no metrics."""
+    """Return the result of an image on which the network raises: an earlier image of the task, or none, without
+    metrics."""
     slots = method.slots
-    task = slots.tasks[n]
+    task, best = slots.tasks[n], slots.earlier[n].best
+    if best is not None:
+        return _result(method, n, best, None)
     record = Record.of(
         task,
         status="failed",
         error=str(error),
-        iterations=slots.iteration[n],
+        iterations=slots.updates[n],
         forwards=slots.forwards[n],
         backwards=slots.backwards[n],
         seconds=round(slots.seconds[n], 3),
@@ -311,24 +356,28 @@ class Step:
                 endings[n] = is_failed
         return endings
 
-    def finish(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot | None, Result]]:
+    def finish(self, endings: Mapping[int, bool], queue: Queue | None = None) -> list[tuple[Snapshot | None, Result]]:
         """Empty the slots of :meth:`endings` and return the final snapshot and the result of each.
 
         Of an image that is not finite, the result is the image before the step. An image on which the network raises
-        has no snapshot.
+        has no snapshot. A task that starts again has no result yet, and is added to the queue.
+
+        Args:
+            endings: see :meth:`endings`.
+            queue: of the run; by default no task starts again.
         """
         if not endings:
             return []
-        finished = self._finish_each(endings)
+        finished = self._finish_each(endings, queue)
         slots = self.method.slots
         slots.keep([n for n in range(len(slots)) if n not in endings])
         return finished
 
-    def _finish_each(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot | None, Result]]:
+    def _finish_each(self, endings: Mapping[int, bool], queue: Queue | None) -> list[tuple[Snapshot | None, Result]]:
         """Finish images together; if the network raises, one by one, so that only its images fail."""
         counts = self.method.slots.counts
         try:
-            return self._finish(endings)
+            return self._finish(endings, queue)
         except NetworkError as error:
             self.method.slots.counts = counts
             if len(endings) == 1:
@@ -337,10 +386,10 @@ class Step:
                 return [(None, _failed_in_slot(self.method, n, error))]
         finished: list[tuple[Snapshot | None, Result]] = []
         for n, is_failed in endings.items():
-            finished += self._finish_each({n: is_failed})
+            finished += self._finish_each({n: is_failed}, queue)
         return finished
 
-    def _finish(self, endings: Mapping[int, bool]) -> list[tuple[Snapshot | None, Result]]:
+    def _finish(self, endings: Mapping[int, bool], queue: Queue | None) -> list[tuple[Snapshot | None, Result]]:
         method, slots, rows = self.method, self.method.slots, list(endings)
         x = slots.x.clone()
         for n in rows:
@@ -358,13 +407,37 @@ class Step:
             metrics = dict(zip(intact, method.final_metrics(x[intact], intact, evaluated), strict=True))
         snapshots = method.snapshots(x[rows], rows, final=True)
         finished: list[tuple[Snapshot | None, Result]] = []
+        restarts: dict[int, Snapshot] = {}
         for n, snapshot in zip(rows, snapshots, strict=True):
             snapshot = _with_metrics(snapshot, metrics.get(n, {}))
             error = None
             if endings[n]:
                 error = self._error(n)
+            elif queue is not None and self._starts_again(n, snapshot):
+                restarts[n] = self._best(n, snapshot)
+                continue
+            best = self._best(n, snapshot, error)
+            if best is not snapshot:
+                snapshot, error = replace(best, iteration=snapshot.iteration), None
             finished.append((snapshot.without_results(), _result(method, n, snapshot, error)))
+        if queue is not None:
+            for n, best in restarts.items():
+                queue.restart(method, n, best)
         return finished
+
+    def _starts_again(self, n: int, snapshot: Snapshot) -> bool:
+        """Return whether the task of a final image starts again."""
+        is_allowed = self.method.slots.earlier[n].restarts < self.method.restarts
+        return is_allowed and self.method.shortfall(snapshot) > 0
+
+    def _best(self, n: int, snapshot: Snapshot, error: str | None = None) -> Snapshot:
+        """Return the final snapshot of slot n, or that of a better earlier image; of an image that failed with an error
+        any earlier one is better."""
+        best = self.method.slots.earlier[n].best
+        if best is None:
+            return snapshot
+        is_better = error is not None or self.method.shortfall(best) <= self.method.shortfall(snapshot)
+        return best if is_better else snapshot
 
     def _error(self, n: int) -> str:
         if self.iteration[n] == 0 and not self.scores[n].isfinite():
@@ -408,7 +481,7 @@ def _result(method: Method, n: int, snapshot: Snapshot, error: str | None) -> Re
         snapshot.task,
         status=status,
         error=error,
-        iterations=slots.iteration[n],
+        iterations=slots.updates[n],
         forwards=slots.forwards[n],
         backwards=slots.backwards[n],
         seconds=round(slots.seconds[n], 3),

@@ -31,9 +31,11 @@ from lit_viz.images.reading import Fit, read_photograph
 from lit_viz.images.sources import ImageLike, initial_image
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.photographs import contrast_fields, with_gamma
-from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord
+from lit_viz.methods.records import LEAST_PROBABILITY, ClassImageRecord, LayerImageRecord, VisualizationRecord
+from lit_viz.methods.tasks import VARYING
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import copied, evaluate_objective
+from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Adam, Evaluation, StepRule
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Record, Task
@@ -47,6 +49,8 @@ Judges = Callable[[Tensor, int], Mapping[str, Any]]
 _MAX_ENCODING_ERROR = 8
 #: Side in pixels below which an octave is omitted: too coarse for the classes of a network of larger inputs.
 _MIN_INPUT = 64
+#: Iterations from which an image may start again by default: with fewer, it is not expected to be finished.
+_MIN_ITERATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,11 @@ class ClassVisualization(ImageTraining):
             to other networks (Wu et al. 2020, "Skip Connections Matter", arXiv:2002.05990).
         picture: sizes of the result, the canvas and the network input.
         iterations: updates per image.
+        restarts: maximum number of times that an image starts again with other draws, where the network gives its class
+            a probability below 0.5 at the end. The image with the highest probability is kept. Its record has the
+            number of restarts, and counts the evaluations of all. By default 2, or 0 with fewer than 200 iterations.
+            This holds for the score of one class of exclusive ones, and not for groups, contrasted classes, an initial
+            image, or tasks with iterations or a learning rate of their own (``vary``).
         init: initial image: a file, a Pillow image, an array or a tensor of any size; by default noise.
         fit: how it is fitted to the canvas: ``crop``, ``squash`` or ``pad``; by default as published with the
             classifier, or ``crop``.
@@ -158,6 +167,7 @@ class ClassVisualization(ImageTraining):
         init: ImageLike | None = None,
         fit: Fit | None = None,
         iterations: int = 228,
+        restarts: int | None = None,
         **limits: Any,
     ) -> None:
         if isinstance(step_rule, (Attack, Attribution)):
@@ -178,6 +188,10 @@ class ClassVisualization(ImageTraining):
         recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
         picture, group = recipe.picture, recipe.picture.group
         super().__init__(classifier, recipe.step_rule, views=recipe.views * group, iterations=iterations, **limits)
+        if restarts is None:
+            restarts = 2 if iterations >= _MIN_ITERATIONS else 0
+        require(restarts >= 0, "restarts must be at least 0", restarts)
+        self.restarts = restarts
         for projection in projections:
             projection.check(recipe.parameterization)
         objective = copied(objective)
@@ -430,6 +444,17 @@ class ClassVisualization(ImageTraining):
             snapshots.append(self.snapshot(n, metrics, join_group(group), top5=self.classifier.top5(values)))
         return snapshots
 
+    def shortfall(self, snapshot: Snapshot) -> float:
+        """Return what the probability of the class lacks to 0.5, for a task that may start again."""
+        if not self._may_restart(snapshot.task):
+            return 0.0
+        return max(0.0, LEAST_PROBABILITY - snapshot.metrics["probability"])
+
+    def _may_restart(self, task: Task) -> bool:
+        is_class = task.target is not None and "against" not in task.options and self.classifier.decision == "exclusive"
+        is_new = self.init is None and self.group == 1 and not task.options.keys() & set(VARYING)
+        return is_class and is_new and isinstance(self.objective, ClassScore)
+
     def record(self, n: int, snapshot: Snapshot, common: Record) -> VisualizationRecord:
         task = self.slots.tasks[n]
         varying: dict[str, Any] = {key: task.options[key] for key in ("lr", "axis") if key in task.options}
@@ -441,6 +466,8 @@ class ClassVisualization(ImageTraining):
             except Exception as error:  # of a held-out network; the image is done, and the evidence states the reason
                 self.judge_error = first_line(error)
             varying |= contrast_fields(task, self.objective)
+            if restarts := self.slots.earlier[n].restarts:
+                varying["restarts"] = restarts
             return ClassImageRecord.extend(common, top5=snapshot.ranking, judges=judges, **varying)
         layer, channel = task.options.get("layer"), task.options.get("channel")
         return LayerImageRecord.extend(common, top5=snapshot.ranking, layer=layer, channel=channel, **varying)

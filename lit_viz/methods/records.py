@@ -14,6 +14,10 @@ from lit_viz.types import Item, Record, flattened, optional
 Ranking = Sequence[tuple[str, float | None]]
 
 
+#: Probability of its class that the network gives a class image, at least; of another one the optimization failed.
+LEAST_PROBABILITY = 0.5
+
+
 class Judgment(TypedDict):
     """Probability and rank of the target by a held-out network."""
 
@@ -65,9 +69,19 @@ class ClassImageRecord(VisualizationRecord):
 
     Attributes:
         judges: probability and rank of the target by held-out network.
+        restarts: times that the image started again with other draws; None for 0.
     """
 
     judges: Mapping[str, Judgment] = field(metadata={"evidence": True})
+    restarts: int | None = optional()
+
+    @property
+    def is_recognized(self) -> bool:
+        """Whether the network gives a finished image at least 0.5 of the probability of its class; True where the
+        target is a score or contrasted with another class."""
+        if self.status != "done" or self.probability is None or self.against is not None:
+            return True
+        return self.probability >= LEAST_PROBABILITY
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
-from lit_viz.engine.slots import ITERATION
+from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.manifest import TaskContents
@@ -89,7 +89,7 @@ class LastCheckpoint:
     @cached_property
     def _iterations(self) -> dict[int, int]:
         """Iteration of each task in progress, by index."""
-        return {slot["task"]: int(slot["state"][ITERATION]) for slot in self._state["slots"]}
+        return {slot["task"]: Slots.logged_iteration(slot) for slot in self._state["slots"]}
 
     @cached_property
     def _on_disk(self) -> dict[int, TaskContents]:

@@ -34,6 +34,12 @@ def _visualize(net: Any, **options: Any) -> Any:
     return lv.visualize(net, [0, 1, 2, 3, 4], iterations=5, views=8, oversample=1.0, shown=1.0, **options)
 
 
+def _restarts(net: Any, **options: Any) -> Any:
+    run = lv.visualize(net, [0, 1, 2, 3, 4], iterations=3, restarts=1, views=2, **options)
+    assert not run.outcomes or any("restarts" in record for record in run.results)
+    return run
+
+
 def _attack(net: Any, **options: Any) -> Any:
     return lv.attack(net, photographs(), labels=[0] * 5, targets=2, attack="pgd", eps=0.05, iterations=6, **options)
 
@@ -46,7 +52,7 @@ def _saliency(net: Any, **options: Any) -> Any:
     return lv.saliency(net, photographs(), targets=[1] * 5, method="smoothgrad", iterations=7, check="none", **options)
 
 
-KINDS = {"visualize": _visualize, "attack": _attack, "ddn": _ddn, "saliency": _saliency}
+KINDS = {"visualize": _visualize, "restarts": _restarts, "attack": _attack, "ddn": _ddn, "saliency": _saliency}
 
 
 def given(case: Case, **options: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ SLOT = {
         ({"slots": [{"task": 0}]}, "slots"),
         ({"slots": [{**SLOT, "task": "x"}]}, "slots"),
         ({"slots": [{**SLOT, "state": {ITERATION: [1]}}]}, "slots"),
+        ({"slots": [{**SLOT, "earlier": 1}]}, "slots"),
         ({"slots": [{**SLOT, "completed": {"index": 4}}]}, "slots"),
         ({"finished": [1]}, "finished"),
         ({"finished": {"x": "done"}}, "finished"),
