@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.class_images import class_image_naturalness
 from lit_viz.evidence.judges import held_out_judge
-from lit_viz.figures.evolution import evolution_figure
+from lit_viz.figures.evolution import Evolution, evolution_figure
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import channel_grid, sweep_figure
 from lit_viz.methods import ClassVisualization
@@ -30,7 +30,7 @@ from lit_viz.presentations import (
     TableRow,
     format_value,
 )
-from lit_viz.presentations.items import held_out_item
+from lit_viz.presentations.items import NOT_RECOGNIZED, held_out_item, not_recognized_item
 from lit_viz.runs.evidence import Evidence, ImageEvidence
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record, Task
@@ -70,6 +70,9 @@ class ClassVisualizationPresentation(Presentation):
             if isinstance(record, ClassImageRecord):
                 judges |= record.judges.keys()
         rows = [_row(record, sorted(judges)) for record in records]
+        for record, row in zip(records, rows, strict=True):
+            if any(map(_restarts, records)):
+                row["restarts"] = str(_restarts(record))
         for column in _OPTION_COLUMNS:
             if len({row[column] for row in rows}) == 1:
                 for row in rows:
@@ -86,6 +89,23 @@ class ClassVisualizationPresentation(Presentation):
         if len(records) > 1 and all(map(_is_channel, records)):
             return channel_grid(outcomes)
         return evolution_figure(self.evolutions(outcomes))
+
+    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
+        evolutions = []
+        for outcome, evolution in zip(outcomes, super().evolutions(outcomes), strict=True):
+            if not _is_recognized(outcome.record):
+                evolution = replace(evolution, name=f"{evolution.name} ({NOT_RECOGNIZED})")
+            evolutions.append(evolution)
+        return evolutions
+
+    def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
+        return super().facets(record, evidence) | {"outcome": _status(record)}
+
+    def class_summary(self, records: Sequence[Record]) -> TableRow:
+        summary: TableRow = {}
+        if any(isinstance(record, ClassImageRecord) for record in records):
+            summary["recognized"] = str(sum(map(_is_recognized, records)))
+        return summary | super().class_summary(records)
 
     def names(self, records: Sequence[Record]) -> list[str]:
         return unique_labels([label_with_lr(record.title, record) for record in records], records)
@@ -106,21 +126,24 @@ class ClassVisualizationPresentation(Presentation):
         return scalars
 
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
-        """Return the items of the evidence, and the predictions of held-out networks in the records."""
+        """Return the items of the evidence, and the predictions of the own and of held-out networks in the records."""
         items = super().evidence_items(evidence, records)
-        held_out = held_out_item(records)
-        return items if held_out is None else [*items, held_out]
+        for item in (not_recognized_item(records), held_out_item(records)):
+            if item is not None:
+                items.append(item)
+        return items
 
     def parts(
         self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
     ) -> Mapping[str, EvidencePart]:
         assert isinstance(module, ClassVisualization)
         evidence = _ClassImageVerification(module, outcomes, storage, settings)
+        parts: dict[str, EvidencePart] = {"not_recognized": evidence.report_not_recognized}
         if settings.at_end_of_run:  # the run has judged its images
-            return {"held_out": evidence.report_judge_error}
+            return parts | {"held_out": evidence.report_judge_error}
         if storage.path is None:
             return {}
-        parts: dict[str, EvidencePart] = {"held_out": evidence.judge, "pictures": evidence.verify_files}
+        parts |= {"held_out": evidence.judge, "pictures": evidence.verify_files}
         if settings.options.photographs:
             parts["naturalness"] = evidence.compare_with_photographs
         return parts
@@ -139,6 +162,13 @@ class _ClassImageVerification:
     def done(self) -> list[Outcome]:
         """The finished outcomes."""
         return [outcome for outcome in self.outcomes if outcome.record.status == "done"]
+
+    def report_not_recognized(self) -> bool:
+        """Report the images that the network itself does not recognize."""
+        item = not_recognized_item(records_of(self.outcomes))
+        if item is not None:
+            self.settings.report(item)
+        return True
 
     def report_judge_error(self) -> bool:
         """Raise the error of a held-out network during the run, if there was one."""
@@ -189,6 +219,19 @@ def _class_images(outcomes: Sequence[Outcome]) -> list[tuple[Record, Tensor]]:
         if outcome.record.target is not None and image is not None:
             images.append((outcome.record, image))
     return images
+
+
+def _is_recognized(record: Record) -> bool:
+    return not isinstance(record, ClassImageRecord) or record.is_recognized
+
+
+def _restarts(record: Record) -> int:
+    return record.restarts or 0 if isinstance(record, ClassImageRecord) else 0
+
+
+def _status(record: Record) -> str:
+    """Return the status of a record, or that the network does not recognize the image."""
+    return record.status if _is_recognized(record) else NOT_RECOGNIZED
 
 
 def _is_channel(record: Record) -> bool:
@@ -302,7 +345,7 @@ def _row(record: Record, judges: Sequence[str]) -> TableRow:
     else:
         row = {
             "class": record.title,
-            "status": record.status,
+            "status": _status(record),
             "probability": format_value(record.probability),
             "rank": format_value(image and image.rank, "{}"),
         }

@@ -11,13 +11,15 @@ from typing import Any
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.figures.scales import number
-from lit_viz.methods.records import ClassImageRecord, label_with_lr
+from lit_viz.methods.records import LEAST_PROBABILITY, ClassImageRecord, label_with_lr
 from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs import evidence as run_evidence
 from lit_viz.types import Record, slug
 from lit_viz.utils.formatting import pluralize, text_table
 from lit_viz.utils.limits import MOST_NAMES, MOST_PRINTED
 
+#: Flag of a finished class image to which the network itself gives less than 0.5 of the probability of its class.
+NOT_RECOGNIZED = "not recognized"
 _VERDICTS = {True: "passed", False: "failed", None: "no verdict"}
 
 
@@ -96,6 +98,35 @@ def evidence_items(evidence: run_evidence.Evidence) -> list[EvidenceItem]:
 
 
 # -- class images
+
+
+def not_recognized_item(records: Sequence[Record]) -> EvidenceItem | None:
+    """Return the class images that the network itself does not recognize; None if there are none."""
+    rows = []
+    names = []
+    count = 0
+    for record in records:
+        if not isinstance(record, ClassImageRecord):
+            continue
+        count += record.status == "done"
+        if not record.is_recognized:
+            names.append(label_with_lr(record.title, record))
+            row = {
+                "class": label_with_lr(f"{record.index} {record.target_name}", record),
+                "this network": _prediction(record.probability, record.rank),
+                "restarts": str(record.restarts or 0),
+            }
+            rows.append(row)
+    if not rows:
+        return None
+    listed = ", ".join(names[:MOST_NAMES])
+    if len(names) > MOST_NAMES:
+        listed += f" and {len(names) - MOST_NAMES} more"
+    text = (
+        f"{len(rows)} of {pluralize(count, 'image')} {NOT_RECOGNIZED}: the network itself gives its class a "
+        f"probability below {LEAST_PROBABILITY:g} ({listed})."
+    )
+    return EvidenceItem(text, passed=False, rows=rows, name="not_recognized")
 
 
 def held_out_item(records: Sequence[Record]) -> EvidenceItem | None:

@@ -25,6 +25,7 @@ class Module:
     """A run of four images of 100 updates, one of which fails and one of which is skipped."""
 
     notes = ("a note of the method",)
+    restarts = 0
 
     def __init__(self, before=0, early=1):
         self.updates, self.early = before, early  # images end after that part of their updates
@@ -74,6 +75,18 @@ def test_a_log_file_gets_two_lines(clock):
         "4 images, 400 updates at most",
         "2 of 4 images done (1 failed, 1 skipped): 20.0 s, 20 it/s",
     ]
+
+
+def test_restarts_add_to_the_number_of_updates(clock):
+    file, callback = on(terminal=False)
+    module = Module()
+    module.restarts = 2
+    run(callback, module, clock)
+    module.updates = 0  # an image has started again
+    callback.on_train_end(ZERO, module)
+    first, last = file.getvalue().splitlines()
+    assert first == "4 images, 400 updates without restarts"
+    assert last.endswith("20.0 s, 0 it/s")
 
 
 def test_a_log_file_of_a_long_run_gets_a_line_every_half_minute(clock):
