@@ -34,7 +34,15 @@ from lit_viz.launch.keywords import (
 )
 from lit_viz.launch.logs import log_run
 from lit_viz.launch.resume import load_run
-from lit_viz.launch.run import Paths, Run, check_folder, check_settings, gradients_enabled
+from lit_viz.launch.run import (
+    Paths,
+    Run,
+    check_finished,
+    check_folder,
+    check_settings,
+    gradients_enabled,
+    warn_of_unfinished,
+)
 from lit_viz.loggers.base import LoggerSettings, WandbMode
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.methods.class_visualization import default_recipe
@@ -383,7 +391,10 @@ def resume_configured(configured: ConfiguredMethod, classifier: Classifier, prog
     """Continue the run of a stored configuration with its stored tasks."""
     module = configured.build(classifier)
     tasks = configured.stored_tasks(module)
-    return execute(module, tasks, configured.options(), notify=choose_notify(progress))
+    resumed = execute(module, tasks, configured.options(), notify=choose_notify(progress))
+    check_finished(resumed)
+    warn_of_unfinished(resumed)
+    return resumed
 
 
 @checked_types

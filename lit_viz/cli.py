@@ -602,6 +602,8 @@ def _print_results(run: Run) -> None:
     def print_line(line: str) -> None:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
+    from lit_viz.launch.run import check_finished
+
     presentation = run.presentation
     records = [outcome.record for outcome in run.outcomes]
     failed = [record for record in records if record.status == "failed"]
@@ -626,6 +628,7 @@ def _print_results(run: Run) -> None:
         print_line(f"report   {run.folder}/report.html")
         files = " and ".join(file.name for file in [*figures, *evolutions])
         print_line(f"next     open {files}{_logs(run.folder)}; verify: {command_line('check', run.folder)}")
+    check_finished(run)
     if failed:
         sys.exit(1)
 

@@ -299,6 +299,7 @@ def test_a_functional_softmax_is_rejected_in_any_precision(function: Any, dtype:
         load_classifier(Around(smooth_network(classes=100), lambda net, x: function(net(x), 1)).to(dtype), size=16)
 
 
+@pytest.mark.filterwarnings("ignore:. skipped of 3 images")
 def test_concurrent_runs_preserve_the_network() -> None:
     module = smooth_network().train()
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}

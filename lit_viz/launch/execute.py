@@ -26,7 +26,7 @@ from lit_viz.launch.logs import incomplete_loggers, open_loggers
 from lit_viz.launch.options import RunOptions, loggers_of
 from lit_viz.launch.recording import provenance, recorded_options, to_yaml
 from lit_viz.launch.resume import check_identity, check_records, has_progress, open_or_create
-from lit_viz.launch.run import Run, evidence_settings, gradients_enabled
+from lit_viz.launch.run import Run, check_finished, evidence_settings, gradients_enabled, warn_of_unfinished
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.loggers.base import LoggerSettings, WandbMode
 from lit_viz.presentations import (
@@ -109,7 +109,11 @@ def run(
         The results: images, maps, records, evidence and figure.
 
     Raises:
-        LitVizError: an option is invalid, the run folder exists, or all ranks have to end because of a failure.
+        LitVizError: an option is invalid, the run folder exists, all tasks have failed, or all ranks have to end
+            because of a failure.
+
+    Warns:
+        UserWarning: some tasks have failed or were skipped.
 
     Example:
         >>> import lit_viz as lv
@@ -130,7 +134,10 @@ def run(
         overwrite=overwrite,
         checkpoint_every=checkpoint_every,
     )
-    return execute(module, tasks, options, notify=choose_notify(progress))
+    finished = execute(module, tasks, options, notify=choose_notify(progress))
+    check_finished(finished)
+    warn_of_unfinished(finished)
+    return finished
 
 
 def execute(module: ImageTraining, tasks: TaskQueue, options: RunOptions, *, notify: Notify | None = None) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -41,7 +42,7 @@ from lit_viz.runs.folder import FolderStorage, check_new
 from lit_viz.runs.manifest import is_drawing
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.runs.verification import verify
-from lit_viz.types import Task
+from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import (
     Notify,
     choose_notify,
@@ -354,6 +355,35 @@ class Run:
             if arguments.get(name) is not None
         ]
         return " · ".join([self._classifier.name, ", ".join(described), *counts, f"seed {self._seed}"])
+
+
+def check_finished(run: Run) -> None:
+    """Check that a task of a run is done; its folder, if it has one, is complete in any case.
+
+    Raises:
+        LitVizError: all tasks have failed.
+    """
+    records = records_of(run.outcomes)
+    failed = [record for record in records if record.status == "failed"]
+    if not failed or len(failed) < len(records):
+        return
+    where = "" if run.folder is None else f"; see {run.folder}"
+    raise LitVizError(f"{_unfinished_text(records)}{where}")
+
+
+def warn_of_unfinished(run: Run) -> None:
+    """Warn if tasks have failed or were skipped."""
+    records = records_of(run.outcomes)
+    if any(record.status in ("failed", "skipped") for record in records):
+        warnings.warn(_unfinished_text(records), stacklevel=3)
+
+
+def _unfinished_text(records: Sequence[Record]) -> str:
+    """Return the number of failed and skipped tasks, and the first reason: ``1 failed of 4 images: cat: no image``."""
+    unfinished = [record for record in records if record.status in ("failed", "skipped")]
+    first = min(unfinished, key=lambda record: record.status)  # a failure, if there is one
+    counts = status_summary(unfinished)
+    return f"{counts} of {pluralize(len(records), 'image')}: {first.name}: {first.error}"
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor:

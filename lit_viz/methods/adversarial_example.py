@@ -20,7 +20,7 @@ from lit_viz.errors import LitVizError, find_part
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
-from lit_viz.methods.goals import GOAL, THRESHOLD, check_goals, resolve_class_goal, resolve_goal
+from lit_viz.methods.goals import GOAL, THRESHOLD, check_goals, check_numbers, resolve_class_goal, resolve_goal
 from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.objectives import Margin, Outputs
@@ -74,6 +74,7 @@ class AdversarialExample(AttackTraining):
         """Require enough classes for the attack, of targeted or untargeted tasks, and the images of the tasks."""
         super().validate_tasks(tasks)
         check_goals(tasks, self.classifier)
+        check_numbers(tasks, self.classifier)
         for targeted in set(map(is_targeted, tasks)):
             self.attack.check_classes(self.classifier, targeted=targeted)
 

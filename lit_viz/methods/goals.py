@@ -111,11 +111,23 @@ def with_goals(tasks: Sequence[Task], text: str | None) -> list[Task]:
     return expanded
 
 
+def check_numbers(tasks: Sequence[Task], classifier: Classifier) -> None:
+    """Require a target of tasks about a network with several numbers, of which none is the prediction.
+
+    Raises:
+        LitVizError: a task has none.
+    """
+    if classifier.decision != "number" or classifier.num_classes == 1:
+        return
+    if any(task.target is None and "error" not in task.options for task in tasks):
+        raise LitVizError(f"{classifier.name} has {classifier.num_classes} scores: give targets=, one of its labels")
+
+
 def check_goals(tasks: Sequence[Task], classifier: Classifier) -> None:
     """Require goals of the tasks of an attack on numbers, and of other tasks only those that apply.
 
     Raises:
-        LitVizError: a task has none, or has one that does not apply to the scores of the network.
+        LitVizError: a task has none, has one that does not apply to the scores of the network, or lacks its target.
     """
     allowed = (*_GOALS[classifier.decision], *classifier.output.goals)
     written = ", ".join(_WRITTEN[kind] for kind in allowed if kind in _WRITTEN)
@@ -134,6 +146,9 @@ def check_goals(tasks: Sequence[Task], classifier: Classifier) -> None:
             )
         if goal.kind not in allowed:
             raise LitVizError(f"goal of {classifier.name} must be {written}, got {given!r}")
+        has_target = task.target is not None or task.options.get("target", "none") != "none"
+        if goal.kind == "appear" and not has_target:
+            raise LitVizError("goal appear requires a class: give targets=")
 
 
 def resolve_class_goal(task: Task) -> Task:
@@ -141,13 +156,8 @@ def resolve_class_goal(task: Task) -> Task:
 
     The class of ``vanish`` is the target or else the label, that of ``appear`` the target. Of ``share``, a label falls
     to the share, and a target rises above it.
-
-    Raises:
-        LitVizError: a class has to appear, and no target is given.
     """
     (goal,) = parse_goals(task.options[GOAL])
-    if goal.kind == "appear" and task.target is None:
-        raise LitVizError("goal appear requires a class: give targets=")
     if goal.kind == "vanish" and task.target is not None:
         return replace(task, target=None, target_name=None, label=task.target, label_source=GOAL)
     if goal.kind == "share":
@@ -162,16 +172,8 @@ def resolve_goal(task: Task, scores: Tensor | None, classifier: Classifier) -> T
         task: its target is the score, by default the only one.
         scores: ``(K,)`` of its photograph.
         classifier: the network.
-
-    Raises:
-        LitVizError: the network has several scores and none is given.
     """
-    index = task.target
-    if index is None:
-        if classifier.num_classes > 1:
-            count = classifier.num_classes
-            raise LitVizError(f"{classifier.name} has {count} scores: give targets=, one of its labels")
-        index = 0
+    index = task.target or 0
     assert scores is not None
     (goal,) = parse_goals(task.options[GOAL])
     threshold = goal.threshold(float(scores[index]))

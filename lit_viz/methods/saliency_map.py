@@ -24,6 +24,7 @@ from lit_viz.engine.method import Schedule, check_at_least_one
 from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError, check_shape, find_part, require
 from lit_viz.images.rendering import clip_limits, heat
+from lit_viz.methods.goals import check_numbers
 from lit_viz.methods.photographs import RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.objectives.classes import ClassScore
@@ -128,6 +129,11 @@ class SaliencyMap(PhotographTraining):
             return resolve(task, None, self.classifier.labels)
         except LitVizError as error:
             return replace(task, options={**task.options, "error": str(error)})
+
+    def validate_tasks(self, tasks: Sequence[Task]) -> None:
+        """Require photographs, and of a network with several numbers their targets."""
+        super().validate_tasks(tasks)
+        check_numbers(tasks, self.classifier)
 
     def last_iteration(self, task: Task) -> int:
         method = self.methods[_method_name(task)]

@@ -123,7 +123,8 @@ def test_runs_in_memory_take_one_class_or_one_per_image(smooth: Classifier, figu
     single = lv.saliency(smooth, pictures, targets=0, against="banana", gamma=0.5)
     assert torch.equal(single.maps[0], several.maps[0])
     assert not torch.equal(single.maps[1], several.maps[1])
-    failed = lv.saliency(smooth, pictures, targets=[0, 1], against=0).results
+    with pytest.warns(UserWarning, match="1 failed of 2 images: image 0: against must be another class"):
+        failed = lv.saliency(smooth, pictures, targets=[0, 1], against=0).results
     assert [r["status"] for r in failed] == ["failed", "done"]
     assert failed[0]["error"] == "against must be another class than the target, got apple for both"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from lit_viz.attributions import SmoothGrad
 from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
+from lit_viz.images.reading import to_uint8
 from lit_viz.objectives import Channel
 
 Pair = tuple[ImageTraining, lv.TaskQueue]
@@ -136,3 +139,49 @@ def test_invalid_arguments_are_named(arguments: dict[str, Any], message: str, sm
     module, tasks = visualization(smooth)
     with pytest.raises(LitVizError, match=message):
         lv.run(**{"module": module, "tasks": tasks, **arguments})
+
+
+def _unreadable(folder: Path, count: int) -> list[Path]:
+    paths = [folder / f"{n}.png" for n in range(count)]
+    for path in paths:
+        path.write_text("no picture")
+    return paths
+
+
+def test_a_run_in_memory_of_which_everything_failed_raises_the_first_reason(smooth: Classifier, tmp_path: Path) -> None:
+    files = _unreadable(tmp_path, 2)
+    with pytest.raises(LitVizError, match=r"^2 failed of 2 images: 0: .*0\.png is not an image that Pillow can read$"):
+        lv.saliency(smooth, files)
+
+
+def test_a_folder_of_which_everything_failed_is_complete(smooth: Classifier, tmp_path: Path) -> None:
+    files = _unreadable(tmp_path, 1)
+    module, tasks = lv.AdversarialExample(smooth, iterations=1), lv.PhotographTasks(smooth, files)
+    out = tmp_path / "run"
+    for resume in (False, True):
+        with pytest.raises(LitVizError, match=rf"^1 failed of 1 image: 0: .*; see {out}$"):
+            lv.run(module, tasks, out, logger=None, resume=resume)
+    with pytest.raises(LitVizError, match=r"^1 failed of 1 image: 0: "):
+        lv.resume(out, smooth)
+    assert lv.check(out, smooth)
+    assert (out / "report.html").exists()
+
+
+def test_failed_and_skipped_images_give_one_warning(
+    smooth: Classifier, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (unreadable,) = _unreadable(tmp_path, 1)
+    pictures = photographs()
+    files = []
+    for n, pixels in enumerate(pictures):
+        files.append(tmp_path / f"p{n}.png")
+        Image.fromarray(to_uint8(pixels)).save(files[-1])
+    wrong = (smooth.logits(pictures).argmax(1) + 1) % 5
+    labels = [int(wrong[0]), 0, *((wrong[1:] - 1) % 5).tolist()]
+    warnings.simplefilter("always")
+    run = lv.attack(smooth, [files[0], unreadable, *files[1:]], labels=labels, iterations=1)
+    assert [record["status"] for record in run.results] == ["skipped", "failed", "done", "done"]
+    (warning,) = recwarn.list
+    assert warning.category is UserWarning
+    assert str(warning.message).startswith("1 skipped, 1 failed of 4 images: 0: ")
+    assert str(warning.message).endswith("0.png is not an image that Pillow can read")

@@ -21,7 +21,8 @@ def saliency(network: Any, **options: Any) -> Any:
 
 
 def attack(network: Any, **options: Any) -> Any:
-    return lv.attack(network, PHOTOGRAPHS, labels=[1, 2], iterations=2, **options)
+    labels = network.logits(PHOTOGRAPHS).argmax(1).tolist()
+    return lv.attack(network, PHOTOGRAPHS, labels=labels, iterations=2, **options)
 
 
 @pytest.mark.parametrize(

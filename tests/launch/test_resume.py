@@ -161,6 +161,7 @@ def test_a_resume_keeps_the_precision(run: Path, smooth: Classifier) -> None:
         lv.resume(run, smooth, trainer={"precision": "bf16-mixed"})
 
 
+@pytest.mark.filterwarnings("ignore:. skipped of 3 images")
 @pytest.mark.parametrize("labels", ["predicted", 2])
 def test_a_resume_requires_the_arrays_of_the_run(
     labels: str | int, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

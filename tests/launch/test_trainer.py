@@ -75,6 +75,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
     return seen
 
 
+@pytest.mark.filterwarnings("ignore:. skipped of . images")
 def test_mixed_precision_applies_to_the_network_only(smooth: Classifier, calls: list[tuple[torch.dtype, bool]]) -> None:
     options: dict[str, Any] = {"trainer": {"precision": "bf16-mixed"}}
     image = lv.visualize(smooth, [1], iterations=30, views=2, **options)

@@ -305,6 +305,7 @@ def test_a_record_that_contradicts_its_task_is_damage(
             command(run, smooth)
 
 
+@pytest.mark.filterwarnings("ignore:. skipped of 2 images")
 @pytest.mark.parametrize(
     ("key", "stated"),
     [

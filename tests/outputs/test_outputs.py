@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,8 +54,8 @@ def body() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
 
 
-def regressor() -> nn.Sequential:
-    return nn.Sequential(body(), nn.Linear(32, 1)).eval()
+def regressor(numbers: int = 1) -> nn.Sequential:
+    return nn.Sequential(body(), nn.Linear(32, numbers)).eval()
 
 
 def segmenter() -> nn.Module:
@@ -333,7 +334,8 @@ def test_an_attack_moves_the_share_of_a_class(images: Tensor) -> None:
             assert reaches(float(shares_of(image)[1]))
     never = lv.attack(net, images[:1], labels="green", goal="share:0.1", attack="pgd", eps="1/255", iterations=5)
     assert never.results[0]["success_file"] is False
-    at_once = lv.attack(net, images[:1], labels="green", goal="share:0.6", **how)
+    with pytest.warns(UserWarning, match="1 skipped of 1 image"):
+        at_once = lv.attack(net, images[:1], labels="green", goal="share:0.6", **how)
     assert at_once.results[0]["status"] == "skipped"
 
 
@@ -355,20 +357,32 @@ def test_classes_vanish_and_appear(images: Tensor) -> None:
     for run, index, decision in ((gone, 2, False), (seen, 1, True)):
         assert all(record["success_file"] for record in run.results)
         assert (net.logits(run.images)[:, index] > 0).tolist() == [decision] * 2
-    assert lv.attack(net, images[:1], targets="red", goal="appear", **how).results[0]["status"] == "skipped"
+    with pytest.warns(UserWarning, match="1 skipped of 1 image"):
+        at_once = lv.attack(net, images[:1], targets="red", goal="appear", **how)
+    assert at_once.results[0]["status"] == "skipped"
     for goal, message in (
         ("above:3", "goal of Painted must be vanish, appear, got 'above:3'"),
         ("share:0.1", "goal of"),
     ):
         with pytest.raises(lv.LitVizError, match=message):
             lv.attack(net, images, targets="green", goal=goal)
-    (failed,) = lv.attack(net, images[:1], labels="green", goal="appear", **how).results
-    assert failed["error"] == "goal appear requires a class: give targets="
+    with pytest.raises(lv.LitVizError, match=r"^goal appear requires a class: give targets=$"):
+        lv.attack(net, images[:1], labels="green", goal="appear", **how)
+
+
+def test_several_numbers_require_a_target(images: Tensor) -> None:
+    """The images failed one by one, and a saliency map explained the largest number."""
+    net = load(regressor(2), "regression")
+    for explain in (partial(lv.saliency, net), partial(lv.attack, net, goal="above:3")):
+        with pytest.raises(lv.LitVizError, match=r"^Sequential has 2 scores: give targets=, one of its labels$"):
+            explain(images)
+        explain(images, targets=1, iterations=1)
 
 
 def test_a_photograph_that_meets_the_goal_is_skipped(images: Tensor) -> None:
     net = load(regressor(), "regression")
-    run = lv.attack(net, images[:1], goal="above:-100")
+    with pytest.warns(UserWarning, match="1 skipped of 1 image: image 0: score 0 above -100 before the attack"):
+        run = lv.attack(net, images[:1], goal="above:-100")
     assert run.results[0]["status"] == "skipped"
     assert "before the attack" in run.results[0]["error"]
 
@@ -378,7 +392,8 @@ def test_a_caption_of_a_number_states_the_score_and_no_prediction(images: Tensor
     shown = [text.get_text() for text in lv.saliency(net, images[:1], check="none").figure().findobj(Text)]
     assert any(text.startswith("score ") for text in shown)
     assert not any("predicted" in text for text in shown)
-    skipped = lv.attack(net, images[:1], goal="above:-100")
+    with pytest.warns(UserWarning, match="1 skipped of 1 image"):
+        skipped = lv.attack(net, images[:1], goal="above:-100")
     shown = [text.get_text() for text in skipped.figure().findobj(Text)]
     assert "the score meets the goal before the attack" in " ".join(shown).replace("\n", " ")
     assert not any("predicted" in text for text in shown)

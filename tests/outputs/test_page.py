@@ -11,6 +11,7 @@ import torch
 
 PAGE = Path(__file__).parents[2] / "docs" / "any_network.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+pytestmark = pytest.mark.filterwarnings("ignore:1 skipped of 1 image")  # of networks without training
 #: What each block is about, in the order of the page.
 OUTPUTS = ["Region", "Region", "Share", "Detection", "Embedding", "ZeroShot", "Regression", "Keypoint", "Output"]
 

@@ -88,6 +88,7 @@ def test_planted_networks_read_the_glyph_and_nothing_else(name: str) -> None:
     assert leak(classifier.logits, 500, seed=17) <= 0.06
 
 
+@pytest.mark.filterwarnings("ignore:.* skipped of 60 images")
 def test_an_attack_within_a_small_radius_fools_the_plain_network_only() -> None:
     shares = {}
     for name in ("fashion_cnn", "fashion_robust_cnn"):

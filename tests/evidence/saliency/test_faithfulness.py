@@ -135,13 +135,16 @@ def test_expensive_maps_are_not_recomputed(smooth: Classifier, quick: pytest.Mon
 
 
 def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path, quick: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken.png").write_text("no picture")
-    failed = lv.saliency(smooth, tmp_path / "broken.png", check="none")
+    files = [tmp_path / "broken.png", tmp_path / "sky.png"]
+    files[0].write_text("no picture")
+    Image.new("RGB", (16, 16), (90, 120, 200)).save(files[1])
+    with pytest.warns(UserWarning, match="1 failed of 2 images: broken: "):
+        failed = lv.saliency(smooth, files, check="none")
     run = explained(smooth)
     place = divmod(int(run.maps[0].argmax()), 16)
     box = (place[1], place[0], place[1] + 1, place[0] + 1)
     truth = {str(run.outcomes[0].record.source): ReferenceBoxes((box,), None, tmp_path)}
-    found = metrics_of(smooth, [*failed.outcomes, *run.outcomes], truth=truth)
+    found = metrics_of(smooth, [failed.outcomes[0], *run.outcomes], truth=truth)
     assert found.points_at_box is True
     assert "1.000" in table([found]).splitlines()[1].split()[-1]
     assert metrics_of(smooth, run.outcomes).points_at_box is None

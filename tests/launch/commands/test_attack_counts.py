@@ -86,6 +86,7 @@ def test_radii_are_printed_in_their_unit_and_stored_as_evidence(
     assert output in (out / "report.html").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:. skipped of 6 images")
 def test_the_caption_names_several_targets(files: list[str]) -> None:
     """A photograph that is given twice, untargeted, has one."""
     net = lv.load_classifier("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25)

@@ -78,6 +78,19 @@ def test_each_photograph_of_a_folder_has_a_map_or_an_error(
     assert found[4]["original_size"] == [40, 30]  # after its rotation
 
 
+def test_a_run_of_which_everything_failed_ends_with_the_first_reason(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
+    files = [str(folder / name) for name in ("h_text.png", "g_empty.jpg")]
+    run = tmp_path / "run"
+    lit_viz("saliency", *files, *small_options, "--out", str(run), expect=1)
+    out, err = capsys.readouterr()
+    assert "2 images: 2 failed" in out
+    assert "g_empty: " in out
+    assert err.splitlines()[-1].startswith("lit-viz: 2 failed of 2 images: h_text: ")
+    assert err.splitlines()[-1].endswith(f"; see {run}")
+
+
 def test_a_failed_photograph_is_printed_once_for_all_methods(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
@@ -375,6 +388,7 @@ def test_a_resume_ignores_photographs_added_later(
     assert [r["name"] for r in records(run)] == ["m", "n"]
 
 
+@pytest.mark.filterwarnings("ignore:. skipped of 2 images")
 def test_maps_and_attacks_in_inference_mode(smooth: Classifier) -> None:
     """Which run under inference mode, where nothing can be differentiated."""
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
