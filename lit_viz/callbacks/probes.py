@@ -339,7 +339,7 @@ class RobustnessProbe(ImageProbe):
 
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
         outcomes = MemoryStorage(results).outcomes()
-        return {"accuracy": clean_accuracy(outcomes).share, "robust_share": robust_share(outcomes)[-1].share}
+        return {"accuracy": clean_accuracy(outcomes).accuracy, "robust_share": robust_share(outcomes)[-1].accuracy}
 
 
 def result_caption(result: Result) -> str:

@@ -230,7 +230,7 @@ def robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisE
     return compose(stack(chart, text, photographs, gap=2 * GAP), _robustness_caption(outcomes))
 
 
-def _robust_curves(outcomes: Sequence[Outcome]) -> dict[str, list[robustness.RobustShare]]:
+def _robust_curves(outcomes: Sequence[Outcome]) -> dict[str, list[robustness.RobustAccuracy]]:
     """Return the robust share by radius under the name of the attack; of an ensemble, after each of its members."""
     members = [part.member for part in robustness.ensemble_breakdown(outcomes)]
     if not members:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lit_viz.attacks.norms import L2, LINF, Norm
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.evidence.attacks.diagnostics import successes
-from lit_viz.evidence.attacks.robustness import RobustShare, attack_record
+from lit_viz.evidence.attacks.robustness import RobustAccuracy, attack_record
 from lit_viz.figures.layout import Block, Grid, Plot, Text
 from lit_viz.figures.style import COLORS, GAP, GRAY, NORMAL, RULE, SMALL
 from lit_viz.methods.records import AdversarialRecord
@@ -225,18 +225,18 @@ def _plot_strip(traces: Sequence[Trace], title: str, is_last: bool, axes: Axes) 
         axes.tick_params(bottom=False, labelbottom=False)
 
 
-def plot_band(axes: Axes, positions: Sequence[float], points: Sequence[RobustShare], color: str) -> list[float]:
+def plot_band(axes: Axes, positions: Sequence[float], points: Sequence[RobustAccuracy], color: str) -> list[float]:
     """Shade the 95 % intervals of some shares, and return the shares."""
     shares, low, high = [], [], []
     for point in points:
-        shares.append(point.share)
+        shares.append(point.accuracy)
         low.append(point.interval[0])
         high.append(point.interval[1])
     axes.fill_between(positions, low, high, color=color, alpha=0.15, linewidth=0)
     return shares
 
 
-def robustness_chart(curves: Mapping[str, Sequence[RobustShare]], norm: Norm, what: str) -> Grid:
+def robustness_chart(curves: Mapping[str, Sequence[RobustAccuracy]], norm: Norm, what: str) -> Grid:
     """Plot the share ``what`` of robust photographs against the radius, by name, with a key.
 
     The last curve has counts and its 95 % interval. Earlier curves are thicker, so that coinciding curves remain
@@ -256,7 +256,7 @@ class _RobustCurve:
     """Robust share by radius, with the look of its line."""
 
     name: str
-    points: Sequence[RobustShare]  # by ascending radius
+    points: Sequence[RobustAccuracy]  # by ascending radius
     display_scale: float  # of the radii
     line: Mapping[str, Any]  # options of matplotlib
 
@@ -268,7 +268,7 @@ class _RobustCurve:
 
 def _end(curve: _RobustCurve) -> float:
     """Return the sort key of a curve in the key: the curves in order of their ends, from the top down."""
-    return -curve.points[-1].share if curve.points else 1.0
+    return -curve.points[-1].accuracy if curve.points else 1.0
 
 
 def _key_row(curve: _RobustCurve) -> list[Block | None]:
@@ -284,7 +284,7 @@ def _draw_sample(line: Mapping[str, Any], axes: Axes) -> None:
 
 def _plot_robustness(curves: Sequence[_RobustCurve], norm: Norm, what: str, axes: Axes) -> None:
     for curve in sorted(curves, key=_end):
-        shares = [point.share for point in curve.points]
+        shares = [point.accuracy for point in curve.points]
         size = curve.line["lw"] + 2.1
         axes.plot(curve.radii, shares, clip_on=False, marker="o", ms=size, mec="white", mew=0.5, **curve.line)
         if curve is curves[-1] and curve.points:
@@ -301,11 +301,11 @@ def _write_counts(axes: Axes, curve: _RobustCurve) -> None:
     """Write the count at each point: above it, or beneath near the top of the axes."""
     for point, radius in zip(curve.points, curve.radii, strict=True):
         offset, alignment = (0, 4), "bottom"
-        if point.share > 0.9:
+        if point.accuracy > 0.9:
             offset, alignment = (0, -5), "top"
         axes.annotate(
             f"{point.robust} of {point.total}",
-            (radius, point.share),
+            (radius, point.accuracy),
             offset,
             textcoords="offset points",
             ha="center",

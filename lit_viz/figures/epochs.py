@@ -220,7 +220,7 @@ def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
     return compose(Grid([[Text("", 0.3), stack(*key, gap=0.03)], [None, plot]]), caption)
 
 
-def _plot_shares(curves: Sequence[dict[int, robustness.RobustShare]], axes: Axes) -> None:
+def _plot_shares(curves: Sequence[dict[int, robustness.RobustAccuracy]], axes: Axes) -> None:
     for place, curve in enumerate(curves):
         epochs = list(curve)
         shares = plot_band(axes, epochs, list(curve.values()), COLORS[place])

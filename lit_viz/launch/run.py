@@ -25,6 +25,7 @@ from lit_viz.classifiers import Classifier
 from lit_viz.classifiers.summaries import scores_caption
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
+from lit_viz.evidence.attacks.robustness import RobustAccuracy, robust_accuracy
 from lit_viz.figures.evolution import save_evolution
 from lit_viz.figures.layout import footer
 from lit_viz.figures.scales import ScaleOf
@@ -151,6 +152,19 @@ class Run:
             array, reducer = outcome.array(), getattr(outcome.record, "reducer", "max_abs")
             maps.append(None if array is None else reduce_channels(array, reducer)[0])
         return _stack(maps)
+
+    @property
+    def robust_accuracy(self) -> RobustAccuracy | dict[str, RobustAccuracy]:
+        """The robust accuracy of an untargeted attack with a radius, with counts and 95 % interval; of several radii a
+        dictionary by radius (``"4/255"``).
+
+        Photographs that are misclassified before the attack are not robust. Failed tasks are omitted.
+
+        Raises:
+            LitVizError: the attack is targeted or has no radius, or the labels are predicted.
+        """
+        self._on_rank_zero()
+        return robust_accuracy(self.outcomes)
 
     def to_pandas(self) -> Any:
         """Return the records as a ``pandas.DataFrame``: a row per task, a column per key of ``results.jsonl``.

@@ -300,10 +300,10 @@ def _skipped(record: AdversarialRecord) -> AdversarialRecord:
     return record.amend(
         status="skipped",
         error=error,
-        success_float=False,
-        success_file=False,
-        success_jpeg95=False,
-        success_jpeg75=False,
+        success_float=None,
+        success_file=None,
+        success_jpeg95=None,
+        success_jpeg75=None,
     )
 
 

@@ -19,6 +19,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, stronger_attacks
 from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
+from lit_viz.evidence.attacks.robustness import RobustAccuracy
 from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
@@ -297,9 +298,10 @@ class _AttackVerification:
         return True
 
     def measure_robustness(self) -> bool:
-        """State the robustness of several radii."""
-        if has_several_radii(records_of(_with_file(self.valid))):
-            self.settings.add(Evidence(robustness=_robustness(self.valid)), self.storage, table=True)
+        """State the robustness by radius."""
+        shares = robustness.robust_share(self.outcomes)
+        if shares:
+            self.settings.add(Evidence(robustness=_robustness(self.outcomes, shares)), self.storage, table=True)
         return True
 
     def diagnose(self) -> bool:
@@ -338,27 +340,28 @@ def _verify_files(
     different: dict[int, AdversarialRecord] = {}  # by task
     for outcome, reason in zip(stored, reasons, strict=True):
         if reason is not None:
-            outcome.amend(success_file=False, success_jpeg95=False, success_jpeg75=False)
+            outcome.amend(success_file=None, success_jpeg95=None, success_jpeg75=None)
             different[outcome.record.index] = robustness.attack_record(outcome)
         fooled += bool(robustness.attack_record(outcome).success_file)
     storage.amend(different.values())
     wrong = [record.name for record in different.values()]
-    found = FileEvidence(read=len(stored), tasks=len(outcomes), fooled=fooled, wrong=wrong)
+    skipped = sum(outcome.record.status == "skipped" for outcome in outcomes)
+    found = FileEvidence(read=len(stored), tasks=len(outcomes), skipped=skipped, fooled=fooled, wrong=wrong)
     settings.add(Evidence(files=found), storage)
     return set(different)
 
 
-def _robustness(outcomes: Sequence[Outcome]) -> RobustnessEvidence:
+def _robustness(outcomes: Sequence[Outcome], shares: Sequence[RobustAccuracy]) -> RobustnessEvidence:
     """Return the share of robust photographs by radius."""
     norm = _norm_of(records_of(outcomes, AdversarialRecord))
     points = []
-    for accuracy in robustness.robust_share(outcomes):
+    for accuracy in shares:
         low, high = accuracy.interval
         point = RobustnessPoint(
             eps=format_distance(accuracy.eps, norm),
             robust=accuracy.robust,
             photographs=accuracy.total,
-            share=accuracy.share,
+            share=accuracy.accuracy,
             low=low,
             high=high,
         )

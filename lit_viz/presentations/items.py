@@ -209,17 +209,28 @@ def _naturalness(part: run_evidence.NaturalnessEvidence) -> EvidenceItem:
 def _files(part: run_evidence.FileEvidence) -> EvidenceItem:
     if not part.read and not part.wrong:
         return EvidenceItem("No file was verified.")
-    if part.fooled is None:
-        count = f"{pluralize(part.read, 'file')} re-read from the disk"
-    else:
-        total = part.tasks or part.read
-        count = f"{part.fooled} of {total} files fool the original network, {_files_read(part.read, part.tasks)}"
+    count = f"{pluralize(part.read, 'file')} re-read from the disk"
+    if part.fooled is not None:
+        count = f"{part.fooled} of {part.read} files fool the original network, re-read from the disk"
+    count += _tasks_left_out(part)
     if not part.wrong:
         return EvidenceItem(f"{count}; all match their records.", True)
     names = ", ".join(part.wrong[:MOST_NAMES])
     if len(part.wrong) > MOST_NAMES:
         names += f" and {len(part.wrong) - MOST_NAMES} more"
     return EvidenceItem(f"{count}; not as recorded: {names}.", False)
+
+
+def _tasks_left_out(part: run_evidence.FileEvidence) -> str:
+    """Return how many tasks were skipped or failed, whose files do not count."""
+    others = (part.tasks or part.read) - part.read
+    skipped = part.skipped or 0
+    counts = []
+    if skipped:
+        counts.append(f"{skipped} skipped")
+    if others > skipped:
+        counts.append(f"{others - skipped} failed")
+    return f" ({', '.join(counts)})" if counts else ""
 
 
 def _diagnosis(part: run_evidence.DiagnosisEvidence) -> EvidenceItem:
@@ -234,7 +245,8 @@ def _ensemble(part: Sequence[run_evidence.EnsembleMember]) -> EvidenceItem:
 
 def _robustness(part: run_evidence.RobustnessEvidence) -> EvidenceItem:
     norm = NORMS[part.norm]
-    rows, notes = [], []
+    rows: list[TableRow] = []
+    notes: list[str] = []
     for point in part.points:
         rows.append(
             {
@@ -245,7 +257,12 @@ def _robustness(part: run_evidence.RobustnessEvidence) -> EvidenceItem:
         )
         if is_singleton(float(point.eps.partition("/")[0]) / norm.display_scale):
             notes.append(f"The ball of eps {point.eps} holds no 8-bit image but the photograph.")
-    return EvidenceItem(f"Robustness by radius, {norm} norm.", rows=rows, notes=notes)
+    if len(rows) > 1:
+        return EvidenceItem(f"Robustness by radius, {norm} norm.", rows=rows, notes=notes)
+    (point,) = part.points
+    share = f"{point.robust} of {point.photographs} (95 %: {point.low:.0%} to {point.high:.0%})"
+    name = part.what[0].upper() + part.what[1:]
+    return EvidenceItem(f"{name} at eps {point.eps}, {norm} norm: {share}.", notes=notes)
 
 
 def _universal(part: Mapping[str, Sequence[str]]) -> EvidenceItem:

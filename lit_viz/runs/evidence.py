@@ -24,10 +24,11 @@ AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FileEvidence(JsonObject):
     """Adversarial files that were read and classified again; ``wrong`` are the names of those that differ. ``tasks`` is
-    the number of tasks of the run, of which some may have no file."""
+    the number of tasks of the run, of which those that were ``skipped`` or failed are not read."""
 
     read: int
     tasks: int | None = optional()
+    skipped: int | None = optional()
     fooled: int | None = optional()
     wrong: Sequence[str]
 

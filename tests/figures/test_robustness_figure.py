@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lit_viz.attacks.norms import L2, LINF
-from lit_viz.evidence.attacks.robustness import RobustShare
+from lit_viz.evidence.attacks.robustness import RobustAccuracy
 from lit_viz.figures.attack import robustness_figure
 from lit_viz.figures.curves import robustness_chart
 from lit_viz.figures.layout import compose
@@ -15,10 +15,10 @@ from lit_viz.figures.style import COLORS, save_figure
 from lit_viz.runs.evidence import DiagnosisEvidence
 
 
-def curves(count: int, *, figures: Any) -> dict[str, list[RobustShare]]:
+def curves(count: int, *, figures: Any) -> dict[str, list[RobustAccuracy]]:
     return {
         f"network {n} {figures.LONG if n % 2 else ''}": [
-            RobustShare(eps / 255, round(90 / (1 + n + eps)), 100) for eps in (8, 0, 4)
+            RobustAccuracy(eps / 255, round(90 / (1 + n + eps)), 100) for eps in (8, 0, 4)
         ]
         for n in range(count)
     }
@@ -41,7 +41,7 @@ def test_draws_counts_against_eps_with_interval(figures: Any) -> None:
     assert [text.get_text() for text in axes.texts] == ["45 of 100", "15 of 100", "9 of 100"]
     assert axes.get_ylim() == (0, 1)
     assert axes.get_xlabel() == "eps, L∞ (/255)"
-    euclidean = compose(robustness_chart({"a": [RobustShare(0.5, 1, 2)]}, L2, "success"))
+    euclidean = compose(robustness_chart({"a": [RobustAccuracy(0.5, 1, 2)]}, L2, "success"))
     assert euclidean.axes[0].lines[0].get_xdata().tolist() == [0.5]
     assert (euclidean.axes[0].get_xlabel(), euclidean.axes[0].get_ylabel()) == ("eps, L2", "success")
 

@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from lit_viz.attacks.norms import format_distance
 from lit_viz.classifiers import Classifier
+from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges, judge_logits
+from lit_viz.methods.goals import GOAL
 from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.runs.evidence import EnsembleMember, TransferCounts, TransferEvidence
 from lit_viz.runs.results import Outcome, records_of
@@ -18,6 +21,8 @@ from lit_viz.types import Record
 from lit_viz.utils.formatting import text_table
 from lit_viz.utils.limits import MOST_PRINTED
 
+#: Name of the share of robust photographs with true labels.
+ROBUST_ACCURACY = "robust accuracy"
 _TOLERANCE = 1e-6  # relative, of a radius in float32
 
 
@@ -57,42 +62,47 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class RobustShare:
-    """Number of robust photographs at a radius ``eps``, of the ``total`` that were attacked at it."""
+class RobustAccuracy:
+    """Robust accuracy at a radius.
+
+    Attributes:
+        eps: the radius, in units of [0, 1].
+        robust: photographs that are classified correctly, before the attack and after it.
+        total: photographs, with those that are misclassified before the attack.
+    """
 
     eps: float
     robust: int
     total: int
 
     @property
-    def share(self) -> float:
+    def accuracy(self) -> float:
         """Fraction of the photographs that are robust."""
         return self.robust / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the share."""
+        """95 % Wilson interval of the accuracy."""
         return wilson_interval(self.robust, self.total)
 
-    @property
-    def text(self) -> str:
-        """The count with the interval of the share: ``1 of 8 (95 %: 2% to 47%)``."""
+    def __str__(self) -> str:
+        """Return the count with the interval: ``1 of 8 (95 %: 2% to 47%)``."""
         low, high = self.interval
         return f"{self.robust} of {self.total} (95 %: {low:.0%} to {high:.0%})"
 
 
-def clean_accuracy(outcomes: Sequence[Outcome]) -> RobustShare:
+def clean_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy:
     """Count the photographs of one radius that are classified correctly before the attack. Failed tasks are omitted."""
     statuses = [outcome.record.status for outcome in outcomes]
-    return RobustShare(0.0, statuses.count("done"), len(statuses) - statuses.count("failed"))
+    return RobustAccuracy(0.0, statuses.count("done"), len(statuses) - statuses.count("failed"))
 
 
-def robust_share(outcomes: Sequence[Outcome], members: Sequence[str] | None = None) -> list[RobustShare]:
+def robust_share(outcomes: Sequence[Outcome], members: Sequence[str] | None = None) -> list[RobustAccuracy]:
     """Count the robust photographs by ascending radius.
 
     A photograph is robust at a radius if it is classified correctly, and none of its files, of any target and radius,
-    is a success at a distance within this radius; the count cannot rise with the radius. Failed tasks are omitted. Of
-    an ensemble, only the successes of ``members`` count, if given.
+    is a success at a distance within this radius; the count cannot rise with the radius. Failed tasks, and files that
+    are not as recorded, are omitted. Of an ensemble, only the successes of ``members`` count, if given.
     """
     photographs: dict[Hashable, list[AdversarialRecord]] = defaultdict(list)
     radii: set[float] = set()
@@ -100,7 +110,8 @@ def robust_share(outcomes: Sequence[Outcome], members: Sequence[str] | None = No
         if outcome.record.status == "failed":
             continue
         record = attack_record(outcome)
-        if record.eps is not None:
+        is_known = record.status == "skipped" or record.success_file is not None
+        if record.eps is not None and is_known:
             photographs[photograph_key(record)].append(record)
             radii.add(float(record.eps))
     results = []
@@ -110,7 +121,7 @@ def robust_share(outcomes: Sequence[Outcome], members: Sequence[str] | None = No
             if any(record.eps == eps for record in records):
                 total += 1
                 robust += not any(_fools_within(eps, record, members) for record in records)
-        results.append(RobustShare(eps, robust, total))
+        results.append(RobustAccuracy(eps, robust, total))
     return results
 
 
@@ -126,17 +137,44 @@ def _fools_within(eps: float, record: AdversarialRecord, members: Sequence[str] 
     return distance is not None and distance <= eps * (1 + _TOLERANCE)
 
 
+def robust_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy | dict[str, RobustAccuracy]:
+    """Return the robust accuracy of an untargeted attack within a ball; of several radii by radius, as displayed.
+
+    A photograph that is misclassified before the attack is not robust, as in Croce et al. 2021 ("RobustBench",
+    arXiv:2010.09670). Failed tasks are omitted. It is an upper bound: a stronger attack may succeed.
+
+    Raises:
+        LitVizError: the attack is targeted or has no radius, or the labels are predicted.
+    """
+    points = robust_share(outcomes)
+    got = ""
+    if not points:
+        got = "no file within a ball"
+    elif any(outcome.record.target is not None for outcome in outcomes):
+        got = "targets"
+    elif accuracy_label(outcomes) != ROBUST_ACCURACY:
+        got = "predicted labels: give labels="
+    if got:
+        raise LitVizError(
+            f"robust_accuracy requires an untargeted attack with a radius eps, and the labels of the images; got {got}"
+        )
+    if len(points) == 1:
+        return points[0]
+    norm = next(record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None)
+    return {format_distance(point.eps, norm): point for point in points}
+
+
 def accuracy_label(outcomes: Sequence[Outcome]) -> str:
     """Return the name of the measured share: "robust accuracy" requires true labels and an untargeted attack."""
-    targeted = predicted = 0
+    targeted = unlabelled = 0
     for outcome in outcomes:
         targeted += outcome.record.target is not None
-        predicted += outcome.record.label_source in (None, "predicted")
+        unlabelled += outcome.record.label_source in (None, "predicted", GOAL)
     if targeted == len(outcomes):
         return "target not reached"
-    if targeted or predicted:
+    if targeted or unlabelled:
         return "robust"
-    return "robust accuracy"
+    return ROBUST_ACCURACY
 
 
 def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[EnsembleMember]:
