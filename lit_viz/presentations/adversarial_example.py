@@ -65,7 +65,10 @@ class AttackPresentation(Presentation):
 
     def subtitle(self, record: Record) -> str:
         texts = []
-        if record.target_name:
+        if isinstance(record, AdversarialRecord) and (change := _class_change(record)):
+            texts.append(change)
+        is_stated = any(text.endswith(f"→ {record.target_name}") for text in texts)
+        if record.target_name and not is_stated:
             texts.append(f"target {record.target_name}")
         if record.eps is not None and record.norm is not None:
             texts.append(f"eps {format_distance(record.eps, record.norm)}")
@@ -182,6 +185,17 @@ def _extended(record: Record) -> AdversarialRecord:
     if isinstance(record, AdversarialRecord):
         return record
     return AdversarialRecord.extend(record, attack="")
+
+
+def _class_change(record: AdversarialRecord) -> str:
+    """Return the predictions before and after an attack: ``quail → stingray``, or ``still quail``; empty if unknown."""
+    before, after = record.predicted_before_name, record.predicted_name
+    if record.status != "done" or before is None or after is None:
+        return ""
+    if before != after:
+        return f"{before} → {after}"
+    # A decision on another class than the most probable one may have changed.
+    return "" if record.success_file else f"still {after}"
 
 
 def _norm_of(records: Sequence[AdversarialRecord]) -> str:

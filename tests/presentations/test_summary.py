@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
@@ -39,3 +41,28 @@ def test_the_summary_of_an_attack_counts_fooling_files() -> None:
     ]
     (row,) = AdversarialExamplePresentation().summary(results)
     assert list(row.values()) == ["hay", "3", "3", "2", "1.000", "3/255"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"predicted_name": "stingray", "success_file": True}, "quail → stingray, eps 4/255"),
+        (
+            {"predicted_name": "stingray", "success_file": True, "target_name": "stingray"},
+            "quail → stingray, eps 4/255",
+        ),
+        ({"predicted_name": "hen", "success_file": False, "target_name": "eel"}, "quail → hen, target eel, eps 4/255"),
+        ({"predicted_name": "quail", "success_file": False}, "still quail, eps 4/255"),
+        (
+            {"predicted_name": "quail", "success_file": True},
+            "eps 4/255",
+        ),  # of independent decisions, another one changed
+        ({"predicted_name": "quail", "status": "skipped", "target_name": "eel"}, "target eel, eps 4/255"),
+    ],
+)
+def test_the_card_of_an_attack_states_the_classes_before_and_after(fields: dict[str, Any], text: str) -> None:
+    settings = {"eps": 4 / 255, "norm": "linf"}
+    attacked = AdversarialRecord(
+        index=0, name="bird", attack="pgd", settings=settings, predicted_before_name="quail", **fields
+    )
+    assert AdversarialExamplePresentation().subtitle(attacked) == text
