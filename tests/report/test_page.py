@@ -225,7 +225,7 @@ def test_cards_of_several_radii_are_distinguishable(smooth: Any, tmp_path: Path)
     options: dict[str, Any] = {"attack": "pgd", "eps": [1 / 255, 4 / 255], "iterations": 2, "wandb": "disabled"}
     lv.attack(smooth, torch.rand(1, 3, 16, 16), targets=1, out=out, **options)
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert re.findall(r"<small>(.*?)</small>", page) == ["target banana"]
+    assert re.findall(r"<small>(.*?)</small>", page) == ["still apple, target banana"]
     assert re.findall(r"<h4><span.*?</span>(.*?)</h4>", page) == ["eps 1/255", "eps 4/255"]
 
 
