@@ -8,6 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,11 @@ pytest_plugins = [
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from all but their own tests (``-m gpu``): the others compare runs bit by bit."""
+    """Hide GPUs from all but their own tests (``-m gpu``): the others compare runs bit by bit.
+
+    SIGINT gets its handler of Python, also in subprocesses: a shell ignores the signal in its background jobs.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

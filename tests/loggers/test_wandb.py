@@ -102,7 +102,7 @@ def segments(folder: FolderStorage) -> list[Path]:
 def inspect(segment: Path) -> list[dict[str, Any]]:
     """Return the records of an offline run, read by W&B's own reader."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     return [json.loads(line) for line in output.splitlines()]
 
 
@@ -249,9 +249,9 @@ def use_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     def use(server: Any) -> None:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "60")
+        monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "300")
         for limit in ("_START_SECONDS", "_LOGIN_SECONDS", "_INIT_SECONDS"):  # of a busy machine
-            monkeypatch.setattr(f"lit_viz.loggers.wandb.{limit}", 60.0)
+            monkeypatch.setattr(f"lit_viz.loggers.wandb.{limit}", 300.0)
         wandb.teardown()
 
     return use
@@ -482,7 +482,7 @@ def test_a_run_continues_when_the_service_of_wandb_is_killed_or_frozen(
 ) -> None:
     """SLURM signals every process of a job, including W&B's service. It does not remain and keep the output open."""
     command = [sys.executable, "-c", SIGNAL_SERVICE, str(tmp_path / "run"), str(int(number)), str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     line, service = done.stdout.splitlines()
     assert line.startswith(f"W&B {event}")

@@ -52,7 +52,7 @@ def probe_page() -> Callable[[str, Path], Any]:
     def report(url: str, scratch: Path) -> Any:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
         flags += [f"--user-data-dir={scratch / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
-        dom = subprocess.run([browser, *flags, url], capture_output=True, text=True, timeout=120, check=True).stdout
+        dom = subprocess.run([browser, *flags, url], capture_output=True, text=True, timeout=300, check=True).stdout
         result = re.search(r'<pre id="probe">(.*?)</pre>', dom, re.DOTALL)
         assert result is not None, dom[-500:]
         return json.loads(unescape(result[1]))

@@ -48,7 +48,7 @@ class Slurm:
 
     def __call__(self, *words: str) -> str:
         """Return what a command prints."""
-        ran = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
+        ran = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
