@@ -1,8 +1,8 @@
-"""lit_viz: see what an image classifier has learned by optimizing the input image against the frozen network.
+"""lit_viz: see what a vision network has learned by optimizing the input image against the frozen network.
 
 Example:
     >>> import lit_viz as lv
-    >>> net = lv.load_classifier("efficientnet_lite0")
+    >>> net = lv.load_network("efficientnet_lite0")
     >>> run = lv.visualize(net, ["tarantula", "goldfish"], iterations=200)  # doctest: +SKIP
     >>> run.images.shape  # doctest: +SKIP
     torch.Size([2, 3, 224, 224])
@@ -17,12 +17,12 @@ from lit_viz._version import __version__
 if TYPE_CHECKING:
     from lit_viz import attacks, attributions, callbacks, images, objectives, optim
     from lit_viz.api import attack, check, log, resume, run, saliency, visualize
-    from lit_viz.classifiers import load_classifier
     from lit_viz.engine.lightning import TaskQueue
     from lit_viz.errors import LitVizError
     from lit_viz.launch.run import Run
     from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
-    from lit_viz.methods.tasks import ClassTasks, LayerTasks, PhotographTasks
+    from lit_viz.methods.tasks import ClassTasks, ImageTasks, LayerTasks
+    from lit_viz.networks import load_network
     from lit_viz.outputs import load_network
     from lit_viz.runs.results import Outcome
     from lit_viz.units import microscope
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 # Modules of the public names; imported on first use, so that the help of the command line does not import torch.
 _MODULES = {
     "lit_viz.api": ("attack", "check", "log", "resume", "run", "saliency", "visualize"),
-    "lit_viz.classifiers": ("load_classifier",),
+    "lit_viz.networks": ("load_network",),
     "lit_viz.errors": ("LitVizError",),
     "lit_viz.engine.lightning": ("TaskQueue",),
     "lit_viz.launch.run": ("Run",),
     "lit_viz.units": ("microscope",),
     "lit_viz.methods": ("AdversarialExample", "ClassVisualization", "SaliencyMap", "UniversalPerturbation"),
-    "lit_viz.methods.tasks": ("ClassTasks", "LayerTasks", "PhotographTasks"),
+    "lit_viz.methods.tasks": ("ClassTasks", "LayerTasks", "ImageTasks"),
     "lit_viz.outputs": ("load_network",),
     "lit_viz.runs.results": ("Outcome",),
 }
@@ -48,10 +48,10 @@ __all__ = [
     "AdversarialExample",
     "ClassTasks",
     "ClassVisualization",
+    "ImageTasks",
     "LayerTasks",
     "LitVizError",
     "Outcome",
-    "PhotographTasks",
     "Run",
     "SaliencyMap",
     "TaskQueue",
@@ -63,7 +63,6 @@ __all__ = [
     "callbacks",
     "check",
     "images",
-    "load_classifier",
     "load_network",
     "log",
     "microscope",

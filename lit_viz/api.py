@@ -12,8 +12,6 @@ from torch import nn
 
 from lit_viz.attacks import ATTACKS, Attack, NormalizedAscentAttack, Universal
 from lit_viz.attributions import Attribution, Gradient
-from lit_viz.classifiers import Classifier, as_classifier
-from lit_viz.classifiers.loading import load
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
@@ -47,7 +45,9 @@ from lit_viz.loggers.base import LoggerSettings, WandbMode
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.methods.class_visualization import default_recipe
 from lit_viz.methods.photographs import AttackTraining
-from lit_viz.methods.tasks import Classes, PhotographTasks, objective_tasks, to_classes
+from lit_viz.methods.tasks import Classes, ImageTasks, objective_tasks, to_classes
+from lit_viz.networks import Network, as_network
+from lit_viz.networks.loading import load
 from lit_viz.objectives import OBJECTIVES, Logit, Objective
 from lit_viz.objectives.layers import Axis, layer_parts, objective_of_layer
 from lit_viz.optim import RULES, StepRule
@@ -63,7 +63,7 @@ __all__ = ["attack", "check", "log", "resume", "run", "saliency", "visualize"]
 @checked_types
 @gradients_enabled()
 def visualize(
-    classifier: Classifier | nn.Module | str,
+    network: Network | nn.Module | str,
     targets: Classes = (),
     *misplaced: Any,
     against: Classes | None = None,
@@ -86,7 +86,7 @@ def visualize(
     """Optimize images that maximize the logit of a class, or the activation of a layer.
 
     Args:
-        classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
+        network: a :class:`~lit_viz.networks.Network`, or an argument of :func:`load_network`.
         targets: class names or indices, one image each; none for a layer.
         against: classes that the targets are contrasted with, one for all or one per target: the objective is
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
@@ -113,7 +113,7 @@ def visualize(
             ``resume=`` ...).
 
     Returns:
-        A run with ``run.images`` ``(N, C, H, W)`` in [0, 1], ``run.results`` and ``run.figure()``.
+        A run with ``run.images`` ``(N, C, H, W)`` in [0, 1], ``run.records`` and ``run.figure()``.
 
     Raises:
         LitVizError: unknown class or argument, unreadable image, or existing run folder.
@@ -125,7 +125,7 @@ def visualize(
         (1, 3, 224, 224)
     """
     reject_positional("visualize", misplaced, "such as against=")
-    network = as_classifier(classifier)
+    network = as_network(network)
     if layer is not None:
         of_layer = layer_settings(network, config)
         config = of_layer.pop("config")
@@ -169,9 +169,9 @@ def visualize(
     tasks = objective_tasks(
         network,
         module.objective,
-        classes=targets,
+        target=targets,
         against=against,
-        channels=channels,
+        channel=channels,
         vary=vary,
         seed=defaults.seed if seed is None else seed,
     )
@@ -181,7 +181,7 @@ def visualize(
 @checked_types
 @gradients_enabled()
 def saliency(
-    classifier: Classifier | nn.Module | str,
+    network: Network | nn.Module | str,
     images: Images,
     *misplaced: Any,
     targets: Classes | None = None,
@@ -198,10 +198,10 @@ def saliency(
     """Compute saliency maps: the relevance of each pixel for a class.
 
     Args:
-        classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
+        network: a :class:`~lit_viz.networks.Network`, or an argument of :func:`load_network`.
         images: one or a list of: files, folders, Pillow images, and arrays or tensors ``(H, W, C)``, ``(C, H, W)`` or
             ``(N, ...)``, uint8 or floating-point in [0, 1]; or a dataset or its loader. They are fitted to the
-            classifier's size as files are, as published or by ``fit="crop"``, ``"squash"`` or ``"pad"``; floating-point
+            network's size as files are, as published or by ``fit="crop"``, ``"squash"`` or ``"pad"``; floating-point
             images of this size are unchanged.
         targets: explained class, one for all images or one per image: name, index, ``label`` (default),
             ``predicted``, ``random`` or ``least-likely``.
@@ -210,7 +210,7 @@ def saliency(
         against: class that the target is contrasted with, one for all images or one per image: name, index or
             ``runner-up``, the most probable class other than the target. The explained score is
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
-        method: one or several names of :data:`lit_viz.attributions.METHODS`, or instances such as
+        method: one or several names of :data:`lit_viz.attributions.ATTRIBUTIONS`, or instances such as
             ``GradCAM(layer="blocks.6")``. Default: ``gradient``.
         normalization: mean and standard deviation of floating-point arrays and tensors, or of the images of a dataset,
             which are removed. Default: of a dataset those of its transform.
@@ -223,8 +223,8 @@ def saliency(
             ``resume=`` ...).
 
     Returns:
-        A run with the attributions ``run.attributions`` ``(N, C, H, W)`` or ``(N, 1, H, W)``, signed where the method
-        is, the maps ``run.maps`` ``(N, H, W)``, ``run.results`` and ``run.figure()``.
+        A run with the attributions ``run.arrays`` ``(N, C, H, W)`` or ``(N, 1, H, W)``, signed where the method
+        is, the maps ``run.maps`` ``(N, H, W)``, ``run.records`` and ``run.figure()``.
 
     Raises:
         LitVizError: unknown class, method or argument, images out of range, or existing run folder.
@@ -232,17 +232,17 @@ def saliency(
     reject_positional("saliency", misplaced, "targets= or labels=")
     if isinstance(targets, (str, list, tuple)) and "none" in as_list(targets):
         raise LitVizError("targets of saliency maps must be classes, got none: leave targets out for the labels")
-    network = as_classifier(classifier, picture_size(images, normalization))
+    network = as_network(network, picture_size(images, normalization))
     defaults = _defaults("saliency", config)
     methods = chosen_methods(method, defaults.module.get("method", Gradient()))
     keywords = Keywords(SaliencyMap, {"method": methods})
     keywords.assign(options)
     module = keywords.build(network, defaults.module)
-    tasks = PhotographTasks(
+    tasks = ImageTasks(
         network,
         images,
-        targets=targets,
-        labels=labels,
+        target=targets,
+        label=labels,
         against=against,
         normalization=normalization,
         seed=defaults.seed if seed is None else seed,
@@ -253,7 +253,7 @@ def saliency(
 @checked_types
 @gradients_enabled()
 def attack(
-    classifier: Classifier | nn.Module | str,
+    network: Network | nn.Module | str,
     images: Images,
     *misplaced: Any,
     targets: Classes | None = None,
@@ -271,7 +271,7 @@ def attack(
     """Compute adversarial examples. A success counts if the image, rounded to 8 bits, fools the original network.
 
     Args:
-        classifier: a :class:`~lit_viz.classifiers.Classifier`, or an argument of :func:`load_classifier`.
+        network: a :class:`~lit_viz.networks.Network`, or an argument of :func:`load_network`.
         images: as in :func:`saliency`.
         targets: target class, one for all images or one per image. Default: untargeted.
         labels: true classes, as in :func:`saliency`. An image that is not predicted as its label is skipped.
@@ -287,14 +287,14 @@ def attack(
             of the attack (``norm=``, ``alpha=``, ``restarts=`` ...) and of :func:`run` (``explain=``, ``logger=`` ...).
 
     Returns:
-        A run with the images ``run.images`` on the 8-bit lattice, ``run.results`` and ``run.figure()``. A universal
-        attack has one perturbation: magnified on gray in ``run.images``, unchanged in ``run.attributions``.
+        A run with the images ``run.images`` on the 8-bit lattice, ``run.records`` and ``run.figure()``. A universal
+        attack has one perturbation: magnified on gray in ``run.images``, unchanged in ``run.arrays``.
 
     Raises:
         LitVizError: unknown class, attack or argument, images out of range, or existing run folder.
     """
     reject_positional("attack", misplaced, "targets= for the classes to reach, or labels= for the true ones")
-    network = as_classifier(classifier, picture_size(images, normalization))
+    network = as_network(network, picture_size(images, normalization))
     defaults = _defaults("attack", config)
     arguments = defaults.module
     chosen = chosen_part(attack, Attack, ATTACKS, "attack", default=arguments.get("attack", NormalizedAscentAttack()))
@@ -311,12 +311,12 @@ def attack(
     keywords = Keywords(kind, {"attack": [chosen]})
     keywords.assign(options)
     module = keywords.build(network, arguments)
-    tasks = PhotographTasks(
+    tasks = ImageTasks(
         network,
         images,
-        targets=targets,
-        labels=labels,
-        radii=radii,
+        target=targets,
+        label=labels,
+        vary={"eps": radii},
         goal=goal,
         normalization=normalization,
         seed=defaults.seed if seed is None else seed,
@@ -328,7 +328,7 @@ def attack(
 @gradients_enabled()
 def check(
     folder: str | Path | Run,
-    classifier: Classifier | nn.Module | None = None,
+    network: Network | nn.Module | None = None,
     *,
     faithfulness: bool = False,
     trust: bool = False,
@@ -339,7 +339,7 @@ def check(
 
     Args:
         folder: run folder, or a run; the evidence of a run in memory is in ``run.evidence``.
-        classifier: the network, if the run in the folder was started with a module.
+        network: the network, if the run in the folder was started with a module.
         faithfulness: also compute saliency metrics (see
             :func:`~lit_viz.evidence.saliency.faithfulness.evaluate_maps`). They do not change the returned value.
         trust: also run stronger attacks on images that an attack with a budget did not fool.
@@ -356,7 +356,7 @@ def check(
     if isinstance(folder, Run):
         return folder.check(faithfulness=faithfulness, trust=trust, photographs=photographs, progress=progress)
     configured = load_run(_path("folder", folder))
-    module = configured.build(_stored_classifier(classifier, configured))
+    module = configured.build(_stored_network(network, configured))
     options = configured.options()
     assert options.out is not None
     settings = check_settings(module, options, faithfulness, trust, choose_notify(progress), photographs)
@@ -367,7 +367,7 @@ def check(
 @gradients_enabled()
 def resume(
     folder: str | Path,
-    classifier: Classifier | nn.Module | None = None,
+    network: Network | nn.Module | None = None,
     *,
     progress: bool | None = None,
     **options: Any,
@@ -376,7 +376,7 @@ def resume(
 
     Args:
         folder: run folder.
-        classifier: the network, if the run was started with a module.
+        network: the network, if the run was started with a module.
         progress: show progress and messages. Default: in notebooks.
         options: options to change: ``slots=4, trainer={"accelerator": "cpu"}``.
 
@@ -384,12 +384,12 @@ def resume(
         LitVizError: the folder is not a run, the weights are not those of the run, or an option can't be changed.
     """
     configured = load_run(_path("folder", folder), **options)
-    return resume_configured(configured, _stored_classifier(classifier, configured), progress)
+    return resume_configured(configured, _stored_network(network, configured), progress)
 
 
-def resume_configured(configured: ConfiguredMethod, classifier: Classifier, progress: bool | None) -> Run:
+def resume_configured(configured: ConfiguredMethod, network: Network, progress: bool | None) -> Run:
     """Continue the run of a stored configuration with its stored tasks."""
-    module = configured.build(classifier)
+    module = configured.build(network)
     tasks = configured.stored_tasks(module)
     resumed = execute(module, tasks, configured.options(), notify=choose_notify(progress))
     check_finished(resumed)
@@ -504,11 +504,11 @@ def _path(name: str, value: Any) -> str:
     return str(value)
 
 
-def _stored_classifier(classifier: Classifier | nn.Module | None, configured: ConfiguredMethod) -> Classifier:
-    """Return the classifier for a run; a module gets the recorded labels and normalization, others must have them."""
-    if classifier is None:
-        return configured.load_classifier()
-    options = configured.config.classifier.as_dict()
+def _stored_network(network: Network | nn.Module | None, configured: ConfiguredMethod) -> Network:
+    """Return the network for a run; a module gets the recorded labels and normalization, others must have them."""
+    if network is None:
+        return configured.load_network()
+    options = configured.config.network.as_dict()
     recorded: dict[str, Any] = {}
     for name in ("mean", "std", "size"):
         if isinstance(options[name], (list, tuple)):
@@ -517,12 +517,12 @@ def _stored_classifier(classifier: Classifier | nn.Module | None, configured: Co
         recorded["labels"] = labels
     if options["multi_label"] is not None:
         recorded["multi_label"] = options["multi_label"]
-    if isinstance(classifier, nn.Module):
-        return load(classifier, **recorded)
-    classifier = as_classifier(classifier)
+    if isinstance(network, nn.Module):
+        return load(network, **recorded)
+    network = as_network(network)
     for name, before in recorded.items():
-        now = classifier.multi_label if name == "multi_label" else list(getattr(classifier, name))
+        now = network.multi_label if name == "multi_label" else list(getattr(network, name))
         if now != before:
             values = "" if name == "labels" else f" {before}, got {now}"
             raise LitVizError(f"{configured.config.out} was started with other {name}{values}: pass the same network")
-    return classifier
+    return network

@@ -31,9 +31,9 @@ from lit_viz.utils.process import is_rank_zero
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lit_viz.classifiers import Classifier
     from lit_viz.launch.config import ConfiguredMethod
     from lit_viz.launch.run import Run
+    from lit_viz.networks import Network
     from lit_viz.types import Record
 
 # How long threads of PyTorch wait for each other before they let others run. With GNU's default, a command takes up to
@@ -98,18 +98,18 @@ Draw the results of a probe by epoch: epochs.png and epochs.gif in FOLDER, the a
 Example: lit-viz epochs runs/probes/classes
 """,
     "classes": """\
-usage: lit-viz classes [PART] [--classifier NAME] [--classifier.labels FILE] ...
+usage: lit-viz classes [PART] [--network NAME] [--network.labels FILE] ...
 
 List the classes whose name contains PART.
 
 Example: lit-viz classes terrier
 """,
     "layers": """\
-usage: lit-viz layers [CLASSIFIER] [--classifier.size N] ...
+usage: lit-viz layers [NETWORK] [--network.size N] ...
 
 List the layers of a network and their outputs.
 
-Example: lit-viz layers torchvision/resnet18 --classifier.weights none
+Example: lit-viz layers torchvision/resnet18 --network.weights none
 """,
     "microscope": """\
 usage: lit-viz microscope NETWORK --layers PATTERNS --photographs FOLDER --out FOLDER [--compare NETWORK] ...
@@ -122,7 +122,7 @@ of its activation, and the classes that it raises and lowers. The same command c
 --channels UNITS     numbers and ranges such as 3,14-20, or all
 --compare NETWORK    another network with the same layers: rank the units that differ, and show both side by side;
                      --compare.weights FILE for another checkpoint of the same network
---classifier.weights FILE  and other options of the network, which hold for both
+--network.weights FILE  and other options of the network, which hold for both
 --config NAME        configuration of the synthetic images; --iterations N
 --count              print evaluations, time and disk space, and end
 
@@ -145,7 +145,7 @@ _SUMMARIES = {
     "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
     "epochs": ("FOLDER", "draw the results of a probe by epoch"),
     "classes": ("tarant", "find a class by a part of its name"),
-    "layers": ("CLASSIFIER", "list the layers of a network"),
+    "layers": ("NETWORK", "list the layers of a network"),
     "microscope": ("NETWORK --layers PATTERN", "pages of the units of a network"),
     "completion": ("bash", "print the completion for a shell"),
 }
@@ -154,7 +154,7 @@ _COMMAND_WIDTH = max(map(len, _COMMAND_LINES)) + 2
 _HELP = """\
 usage: lit-viz COMMAND ...
 
-See what an image classifier has learned by optimizing the input image against the frozen network.
+See what a vision network has learned by optimizing the input image against the frozen network.
 
 {}
 
@@ -398,7 +398,7 @@ def _check(arguments: list[str]) -> None:
     faithfulness, trust = (flag in arguments for flag in flags)
     with options_named():
         configured = load_run(folders[0], notify=notify)
-        module, options = configured.build(configured.load_classifier()), configured.options()
+        module, options = configured.build(configured.load_network()), configured.options()
         settings = check_settings(module, options, faithfulness, trust, notify, photographs)
         passed = check_folder(module, options, FolderStorage.open(folders[0]), settings)
     if not passed:
@@ -418,7 +418,7 @@ def _resume(arguments: list[str]) -> None:
 
     with options_named():
         configured = load_run(arguments[0], arguments[1:], notify=notify)
-        module = configured.build(configured.load_classifier())
+        module = configured.build(configured.load_network())
         named = naming_options(notify, configured.command)
         run = execute(module, configured.stored_tasks(module), configured.options(), notify=named)
     _print_results(run)
@@ -458,11 +458,11 @@ def _epochs(arguments: list[str]) -> None:
 
 def _classes(arguments: list[str]) -> None:
     with _gc_paused():
-        from lit_viz.classifiers.loading import class_names
-        from lit_viz.launch.arguments import parse_classifier_options
+        from lit_viz.launch.arguments import parse_network_options
         from lit_viz.launch.messages import options_named
+        from lit_viz.networks.loading import class_names
 
-        options, positionals = parse_classifier_options(arguments)
+        options, positionals = parse_network_options(arguments)
         with options_named():
             labels = class_names(**options)  # imports torchvision or timm
     part = " ".join(positionals).casefold().replace("_", " ")
@@ -488,7 +488,7 @@ def _microscope(arguments: list[str]) -> None:
         if getattr(options, name) is None:
             raise LitVizError(f"--{name} is required: see lit-viz microscope --help")
     for word in rest:
-        if word.startswith("-") and not word.startswith(("--classifier", "--compare.", "--output")):
+        if word.startswith("-") and not word.startswith(("--network", "--compare.", "--output")):
             raise LitVizError(f"unrecognized option {word}: see lit-viz microscope --help")
     with _gc_paused():
         from lit_viz.launch.messages import options_named
@@ -512,57 +512,57 @@ def _microscope(arguments: list[str]) -> None:
         print(f"compared {made.index.with_name('compare.html')}")
 
 
-def _networks(arguments: Sequence[str], compare: str | None) -> tuple[Classifier, Classifier | None]:
+def _networks(arguments: Sequence[str], compare: str | None) -> tuple[Network, Network | None]:
     """Load the network of a microscope, and the one that it is compared with.
 
     Args:
-        arguments: its name and options ``--classifier.weights ...``; ``--compare.weights ...`` replace them for the
+        arguments: its name and options ``--network.weights ...``; ``--compare.weights ...`` replace them for the
             other network.
         compare: name of the other network, if it has another one.
     """
-    from lit_viz.launch.arguments import parse_classifier_options
+    from lit_viz.launch.arguments import parse_network_options
     from lit_viz.outputs import load_network
 
     own: list[str] = []
     changes: list[str] = []
     if compare is not None:
-        changes += ["--classifier.name", compare, "--classifier.weights", "DEFAULT"]
+        changes += ["--network.name", compare, "--network.weights", "DEFAULT"]
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
-            own += ["--classifier.name", word]
+            own += ["--network.name", word]
             continue
         is_change = word.startswith("--compare.")
-        option = [word.replace("--compare.", "--classifier.")]
+        option = [word.replace("--compare.", "--network.")]
         if "=" not in word and rest:
             option.append(rest.pop(0))
         (changes if is_change else own).extend(option)
-    options, _ = parse_classifier_options(own)
+    options, _ = parse_network_options(own)
     network = load_network(options.pop("name"), **options)
     if not changes:
         return network, None
-    options, _ = parse_classifier_options([*own, *changes])
+    options, _ = parse_network_options([*own, *changes])
     return network, load_network(options.pop("name"), **options)
 
 
 def _layers(arguments: list[str]) -> None:
     with _gc_paused():
-        from lit_viz.classifiers import layer_names
-        from lit_viz.classifiers.layers import layouts
-        from lit_viz.launch.arguments import parse_classifier_options
+        from lit_viz.launch.arguments import parse_network_options
         from lit_viz.launch.messages import options_named
+        from lit_viz.networks import layer_names
+        from lit_viz.networks.layers import layouts
         from lit_viz.outputs import load_network
 
     is_named = arguments and not arguments[0].startswith("-")
-    options, positionals = parse_classifier_options(["--classifier", *arguments] if is_named else arguments)
+    options, positionals = parse_network_options(["--network", *arguments] if is_named else arguments)
     with options_named():
-        classifier = load_network(options.pop("name"), **options)
+        network = load_network(options.pop("name"), **options)
     if positionals:
         raise LitVizError(f"lit-viz layers takes one network, got also {positionals[0]}")
-    modules = dict(classifier.original.named_modules())
-    outputs = layouts(classifier)
-    for name in layer_names(classifier.original):
+    modules = dict(network.original.named_modules())
+    outputs = layouts(network)
+    for name in layer_names(network.original):
         print(f"{name:<40} {type(modules[name]).__name__:<24} {outputs.get(name, 'not called, or no tensor')}")
 
 

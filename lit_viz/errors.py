@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: Raised where a gradient is required of a classifier that has none.
+#: Raised where a gradient is required of a network that has none.
 NO_GRADIENT = (
-    "the classifier is not differentiable with respect to its input: remove torch.no_grad, torch.inference_mode, "
+    "the network is not differentiable with respect to its input: remove torch.no_grad, torch.inference_mode, "
     "detach or quantized layers from its forward, or choose a gradient-free method (rise, occlusion, square)"
 )
 

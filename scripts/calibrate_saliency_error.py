@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.attributions import METHODS, RISE, Sampling, attribute
+from lit_viz.attributions import ATTRIBUTIONS, RISE, Sampling, attribute
 from lit_viz.attributions.base import attributions_after, relative_error
-from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.images.listing import photographs
 from lit_viz.images.reading import read_photograph
+from lit_viz.networks.fast import FrozenNetwork
 
 #: Pairs of reported and measured error by number of samples.
 Pairs = dict[int, list[tuple[float, float]]]
@@ -97,15 +97,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", nargs="+", help="files, folders or packaged:NAME")
     parser.add_argument("--count", type=int, help="number of photographs, drawn by a seed; all by default")
-    names = [name for name, kind in METHODS.items() if issubclass(kind, Sampling)]
+    names = [name for name, kind in ATTRIBUTIONS.items() if issubclass(kind, Sampling)]
     parser.add_argument("--method", choices=names, default="smoothgrad")
     parser.add_argument("--samples", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64, 128, 256])
     parser.add_argument("--most", type=int, default=512, help="samples of the reference map")
-    parser.add_argument("--classifier", default="efficientnet_lite0")
+    parser.add_argument("--network", default="efficientnet_lite0")
     options = parser.parse_args()
 
-    classifier = lv.load_classifier(options.classifier)
-    method, network = METHODS[options.method](), classifier.fast()
+    classifier = lv.load_network(options.network)
+    method, network = ATTRIBUTIONS[options.method](), classifier.fast()
     assert isinstance(method, Sampling)
     rows: Pairs = {count: [] for count in options.samples}
     paths = [entry.path for entry in photographs(options.photographs).entries]
@@ -113,7 +113,7 @@ def main() -> None:
         paths = random.Random(0).sample(paths, min(options.count, len(paths)))
     for path in paths:
         x = read_photograph(path, classifier.size).pixels.float()[None]
-        target = int(classifier.logits(x).argmax(1))
+        target = int(classifier.scores(x).argmax(1))
         if isinstance(method, RISE):
             pairs = resample(network, x, target, options.samples, options.most)
         else:

@@ -33,12 +33,12 @@ from benchmarks.references import INSTALL, Problem, Reference, installed, refere
 from lit_viz.attacks import Attack, Ensemble, attack_name
 from lit_viz.attacks.norms import format_distance
 from lit_viz.attacks.rounding import LEVELS, LatticeBall, levels_of
-from lit_viz.classifiers import Classifier, FrozenNetwork
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.launch.resume import load_run
 from lit_viz.methods import AdversarialExample
+from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome
@@ -99,13 +99,13 @@ class Comparison:
 
 
 def compare(
-    outcomes: Sequence[Outcome], classifier: Classifier, attack: Attack, iterations: int, notify: Notify = notify
+    outcomes: Sequence[Outcome], network: Network, attack: Attack, iterations: int, notify: Notify = notify
 ) -> list[Comparison]:
     """Run the installed reference implementations of an attack on the problems of a run.
 
     Args:
         outcomes: of the run.
-        classifier: the attacked classifier.
+        network: the attacked network.
         attack: the attack, with its options.
         iterations: updates an image.
         notify: receives notes: missing packages and the cost.
@@ -115,7 +115,7 @@ def compare(
     """
     solvable = [
         (reference, problem, group)
-        for problem, group in problems(outcomes, attack, iterations, classifier)
+        for problem, group in problems(outcomes, attack, iterations, network)
         for reference in references_of(attack)
         if reference.supports(problem)
     ]
@@ -132,11 +132,11 @@ def compare(
         evaluations = iterations * sum(len(group) for *_, group in selected)
         names = ", ".join(dict.fromkeys(str(reference) for reference, *_ in selected))
         notify(f"compare: {names}: about {evaluations} evaluations")
-    return [compare_one(reference, problem, group, classifier) for reference, problem, group in selected]
+    return [compare_one(reference, problem, group, network) for reference, problem, group in selected]
 
 
 def problems(
-    outcomes: Sequence[Outcome], attack: Attack, iterations: int, classifier: Classifier
+    outcomes: Sequence[Outcome], attack: Attack, iterations: int, network: Network
 ) -> list[tuple[Problem, list[Outcome]]]:
     """Group the outcomes by radius and mode, with the problem of each group."""
     groups: dict[tuple[float | None, bool], list[Outcome]] = defaultdict(list)
@@ -147,12 +147,12 @@ def problems(
     for (eps, targeted), group in groups.items():
         images = torch.stack([source for outcome in group if (source := outcome.source()) is not None])
         classes = torch.tensor([outcome.record.target if targeted else outcome.record.label for outcome in group])
-        device, count = classifier.device, classifier.num_classes
+        device, count = network.device, network.num_classes
         pairs.append((Problem(attack, iterations, eps, images.to(device), classes.to(device), targeted, count), group))
     return pairs
 
 
-def compare_one(reference: Reference, problem: Problem, group: Sequence[Outcome], classifier: Classifier) -> Comparison:
+def compare_one(reference: Reference, problem: Problem, group: Sequence[Outcome], classifier: Network) -> Comparison:
     """Run one implementation on one problem and compare it with the outcomes."""
     norm = problem.norm
     result = Comparison(str(reference), problem.eps, norm.name, len(group))
@@ -163,7 +163,7 @@ def compare_one(reference: Reference, problem: Problem, group: Sequence[Outcome]
         return replace(result, error=first_line(error))
 
     def adversarial(images: Tensor) -> Tensor:
-        predicted = torch.cat([classifier.logits(batch).argmax(1) for batch in torch.split(images, 8)])
+        predicted = torch.cat([classifier.scores(batch).argmax(1) for batch in torch.split(images, 8)])
         return (predicted == problem.classes) == problem.targeted
 
     length = norm.length((examples - problem.images).double())
@@ -199,12 +199,12 @@ class NetworkCopy(nn.Module):
         self.eval()
 
     @classmethod
-    def of(cls, classifier: Classifier) -> NetworkCopy:
-        """Copy the network of a classifier."""
+    def of(cls, network: Network) -> NetworkCopy:
+        """Copy the network of a network."""
         try:
-            return cls(copy.deepcopy(classifier.fast()))
+            return cls(copy.deepcopy(network.fast()))
         except Exception as error:  # any exception of the user's modules
-            raise LitVizError(f"{classifier.name} can not be copied: {first_line(error)}") from error
+            raise LitVizError(f"{network.name} can not be copied: {first_line(error)}") from error
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
@@ -222,18 +222,18 @@ def table(comparisons: Sequence[Comparison]) -> str:
     return "\n".join([*([text_table(rows, words=1)] if rows else []), *errors])
 
 
-def compare_run(folder: Path | str, classifier: Classifier | None = None) -> list[Comparison]:
-    """Compare the run in a folder; ``classifier`` for a network that was passed as a module."""
+def compare_run(folder: Path | str, network: Network | None = None) -> list[Comparison]:
+    """Compare the run in a folder; ``network`` for a network that was passed as a module."""
     configured = load_run(folder)
-    if classifier is None:
-        options: dict[str, Any] = configured.config.classifier.as_dict()
-        classifier = load_network(options.pop("name"), **options)
-    module = configured.build(classifier) if configured.command.name == "attack" else None
+    if network is None:
+        options: dict[str, Any] = configured.config.network.as_dict()
+        network = load_network(options.pop("name"), **options)
+    module = configured.build(network) if configured.command.name == "attack" else None
     if not isinstance(module, AdversarialExample):
         raise LitVizError(f"{folder} must be a run of lit-viz attack on single photographs.")
     if module.transforms.transforms:
         raise LitVizError(f"{folder} has transforms, which the reference implementations do not support.")
-    return compare(FolderStorage.open(folder).outcomes(), classifier, module.attack, module.iterations)
+    return compare(FolderStorage.open(folder).outcomes(), network, module.attack, module.iterations)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from lit_viz.images.reading import encode_png
 from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.units.pages import HILL, UnitPage
 from scripts.liars import LAYERS, Lie, read_liar
-from scripts.zoo import NORMALIZATION, fashion, fashion_classifier
+from scripts.zoo import NORMALIZATION, fashion, fashion_network
 
 PHOTOGRAPHS = 600
 #: Units of a layer that are compared with the manipulated ones, the first.
@@ -105,7 +105,7 @@ def measured_units(path: Path, photographs: Path, out: Path, iterations: int) ->
     """Return the manipulated units of a network, and others of their layer."""
     kind, _, seed = path.stem.rpartition("_")
     network, lies = read_liar(path)
-    net = fashion_classifier(network)
+    net = fashion_network(network)
     layers: dict[str, set[int]] = {LAYERS[kind]: set(range(OTHERS))}
     if kind == "clean":  # also those that are manipulated in other networks
         layers["fc"].update(manipulated_units(path))
@@ -124,7 +124,7 @@ def measured_classes(path: Path, photographs: Path, out: Path) -> list[Unit]:
     """Return the classes of a network."""
     kind, _, seed = path.stem.rpartition("_")
     network, lies = read_liar(path)
-    net = fashion_classifier(network)
+    net = fashion_network(network)
     run = lv.visualize(net, range(net.num_classes), config="small", priors=(), log_at="last", slots=10, progress=False)
     folder = out / path.stem / CLASS_LAYER
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def manipulated_units(path: Path) -> set[int]:
 
 
 def microscope_units(
-    net: lv.Classifier, layer: str, channels: Sequence[int], photographs: Path, out: Path, iterations: int
+    net: lv.Network, layer: str, channels: Sequence[int], photographs: Path, out: Path, iterations: int
 ) -> Sequence[UnitPage]:
     """Return the pages of units of a layer, and store their synthetic images by unit as ``images.pt``."""
     made = lv.microscope(

@@ -12,29 +12,30 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.summaries import group_summary, prediction_summary
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.images.canvas import resize, split_group
 from lit_viz.images.reading import read_png
+from lit_viz.networks import Network
+from lit_viz.networks.summaries import group_summary, prediction_summary
+from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record
 
 
-def target(record: Record, classifier: Classifier) -> int:
+def target(record: Record, network: Network) -> int:
     """Return the class index of a record for a network: the same index if the label is the same, else by name."""
     index, name = record.target, record.target_name
-    if index < len(classifier.labels) and classifier.labels[index] == name:
+    if index < len(network.labels) and network.labels[index] == name:
         return index
-    return classifier.index_of(name)
+    return network.index_of(name)
 
 
-def logits_of(classifier: Classifier, pictures: Tensor) -> Tensor:
+def logits_of(network: Network, pictures: Tensor) -> Tensor:
     """Return a network's logits of images ``(G, C, H, W)``, converted to its number of channels."""
-    if pictures.shape[1] != classifier.channels:
-        pictures = pictures.mean(1, keepdim=True).expand(-1, classifier.channels, -1, -1)
-    return classifier.logits(resize(pictures, classifier.size))
+    if pictures.shape[1] != network.channels:
+        pictures = pictures.mean(1, keepdim=True).expand(-1, network.channels, -1, -1)
+    return network.scores(resize(pictures, network.size))
 
 
 def judge(folder: str, names: list[str]) -> None:
@@ -48,7 +49,7 @@ def judge(folder: str, names: list[str]) -> None:
     columns: dict[str, list[dict[str, float]]] = {}
     for name in names:
         network, _, weights = name.partition("=")
-        classifier = load_classifier(network, weights=weights or "DEFAULT")
+        classifier = load_network(network, weights=weights or "DEFAULT")
         columns[network] = []
         for record in records:
             pictures = split_group(read_png(run.path / record.file), group)

@@ -34,8 +34,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.attributions import METHODS, title_of
-from lit_viz.classifiers import Classifier
+from lit_viz.attributions import ATTRIBUTIONS, title_of
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import MOBILENET, load_judge, mobilenet_weights
@@ -60,6 +59,7 @@ from lit_viz.evidence.saliency.ground_truth import (
     summarize,
 )
 from lit_viz.images.listing import photographs as list_photographs
+from lit_viz.networks import Network
 from lit_viz.zoo import WEIGHTS, planted_images
 
 #: Agreement of two halves of the images below which the order of the methods is noise.
@@ -93,7 +93,7 @@ class Setting:
 
     Attributes:
         test, network: names.
-        classifier: whose maps are measured.
+        network: whose maps are measured.
         truth: images with the relevant pixels; all pixels where a proxy needs none.
         score: of a map, given the index of its image.
         baselines: photographs of expected gradients ``(B, C, H, W)``.
@@ -102,7 +102,7 @@ class Setting:
 
     test: str
     network: str
-    classifier: Classifier
+    network: Network
     truth: GroundTruth
     score: Callable[[int, Tensor], float]
     baselines: Tensor
@@ -112,11 +112,11 @@ class Setting:
 # -- Networks and images
 
 
-def network(name: str) -> Classifier:
+def network(name: str) -> Network:
     """Return a network by the last part of its name."""
     if name == "mobilenet_v2":
         return load_judge(MOBILENET)
-    return lv.load_classifier(name if name.startswith("efficientnet") else f"zoo/{name}")
+    return lv.load_network(name if name.startswith("efficientnet") else f"zoo/{name}")
 
 
 def parts_of(name: str, module: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -129,13 +129,13 @@ def parts_of(name: str, module: nn.Module) -> tuple[nn.Module, nn.Module]:
         return module[:6], module[6:]
     if name == "mobilenet_v2":
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return module.features, nn.Sequential(pool, module.classifier)  # type: ignore[arg-type]
+        return module.features, nn.Sequential(pool, module.network)  # type: ignore[arg-type]
     raise LitVizError(f"the feature maps of {name} are unknown: leave out the test of disconnected cells")
 
 
-def pictures(names: Sequence[str], classifier: Classifier) -> Tensor:
+def pictures(names: Sequence[str], network: Network) -> Tensor:
     """Return photographs ``(P, C, H, W)`` fitted to a network."""
-    return torch.stack([read_input(classifier, name) for name in names])
+    return torch.stack([read_input(network, name) for name in names])
 
 
 def of_images(truth: GroundTruth, score: Callable[[Tensor, Tensor], float]) -> Callable[[int, Tensor], float]:
@@ -160,7 +160,7 @@ def cells(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setti
     labels = [f"{label} {cell}" for cell in range(4) for label in one.labels]
     module = DisconnectedCells(*parts_of(name, one.original), cells=2)
     size = (2 * one.size[0], 2 * one.size[1])
-    classifier = lv.load_classifier(module, labels=labels, mean=one.mean, std=one.std, size=size)
+    classifier = lv.load_network(module, labels=labels, mean=one.mean, std=one.std, size=size)
     truth = disconnected_truth(one, images, count, 2, len(one.labels), seed)
     others = disconnected_truth(one, images, 30, 2, len(one.labels), seed + 900_000).images
     return Setting("cells", name, classifier, truth, of_images(truth, mass_accuracy), others, "maps")
@@ -172,7 +172,7 @@ def mosaic(name: str, count: int, seed: int, photographs: Sequence[str], cells: 
     images = pictures(photographs, one)
     truth = mosaics(one, images, count, cells, seed)
     size = (cells * one.size[0], cells * one.size[1])
-    classifier = lv.load_classifier(one.original, labels=one.labels, mean=one.mean, std=one.std, size=size)
+    classifier = lv.load_network(one.original, labels=one.labels, mean=one.mean, std=one.std, size=size)
     others = mosaics(one, images, 20, cells, seed + 900_000).images
     return Setting(
         "mosaics" if cells == 2 else "mosaics9", name, classifier, truth, of_images(truth, mass_accuracy), others
@@ -193,7 +193,7 @@ def removal(name: str, count: int, seed: int, photographs: Sequence[str]) -> Set
             pictures(photographs[:count], classifier),
             pictures(photographs[count : count + 100], classifier),
         )
-    targets = classifier.logits(images).argmax(1)
+    targets = classifier.scores(images).argmax(1)
     everywhere = torch.ones(len(images), *classifier.size, dtype=torch.bool)
     truth = GroundTruth(images, targets, everywhere)
 
@@ -260,8 +260,8 @@ class Scores:
 
 def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str], seed: int, scores: Scores) -> None:
     """Measure all methods that apply to the network."""
-    classifier = setting.classifier
-    shape = (classifier.channels, *classifier.size)
+    network = setting.network
+    shape = (network.channels, *network.size)
     for name in methods:
         of_one: list[float] = []  # scores of the maps of a method of one evaluation, which are those of each budget
         for budget in budgets:
@@ -276,7 +276,7 @@ def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str],
                 if is_of_one and of_one:
                     values = of_one
                 else:
-                    maps = saliency_maps(method, classifier, setting.truth, evaluations, seed=1000 * seed)
+                    maps = saliency_maps(method, network, setting.truth, evaluations, seed=1000 * seed)
                     values = [setting.score(index, saliency) for index, saliency in enumerate(maps)]
             except LitVizError as error:
                 print(f"{setting.test:8} {setting.network:20} {name:22} not defined: {error}", flush=True)
@@ -299,7 +299,7 @@ def print_closed_forms() -> None:
 def closed_table() -> str:
     """Return the errors of the closed forms by method."""
     lines = ["| method | linear | quadratic | outside of the reach |", "|---|---|---|---|"]
-    for name in METHODS:
+    for name in ATTRIBUTIONS:
         try:
             errors = closed_form_errors(name)
         except LitVizError:
@@ -441,7 +441,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tests", nargs="+", choices=TESTS, default=TESTS, help="all by default")
     parser.add_argument("--networks", nargs="+", choices=KINDS, default=list(KINDS), help="all by default")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="all by default")
+    parser.add_argument("--methods", nargs="+", choices=ATTRIBUTIONS, default=list(ATTRIBUTIONS), help="all by default")
     parser.add_argument("--budgets", nargs="+", default=[*map(str, BUDGETS), "default"], help="evaluations of a map")
     parser.add_argument("--images", type=int, default=100, help="images of each network and test [100]")
     parser.add_argument("--seed", type=int, default=0, help="of images and draws [0]")

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.robustness import wilson_interval
@@ -39,14 +38,16 @@ from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
 from lit_viz.launch.options import utc_now
+from lit_viz.networks import Network
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.classes import Margin
+from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record
 from lit_viz.utils.formatting import notify
 
 COMMAND = COMMANDS["visualize"]
-Judges = dict[str, Classifier]
+Judges = dict[str, Network]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) ->
     words = rewrite_arguments(options.rest, COMMAND)
     words += ["--targets", json.dumps(list(targets)), "--seed", str(options.seed), "--out", str(out), "--resume"]
     configured = ConfiguredMethod(COMMAND, ["--config", config_argument(COMMAND.name, recipe), *words])
-    network = configured.config.classifier
+    network = configured.config.network
     network.weights = weights_of(options.judges)[network.name] or network.weights
     return configured
 
@@ -123,17 +124,17 @@ def made(recipe: str, configured: ConfiguredMethod, judges: Judges) -> Made:
     targets = torch.tensor([record.target for record in records])
     margins: dict[str, Tensor] = {}
     for name, judge in judges.items():
-        if name != configured.config.classifier.name:
+        if name != configured.config.network.name:
             margins[name] = Margin()(Outputs(logits(folder, records, judge), targets))
     return Made(title_of(recipe), folder, records, margins)
 
 
-def logits(folder: Path, records: Sequence[Record], judge: Classifier) -> Tensor:
+def logits(folder: Path, records: Sequence[Record], judge: Network) -> Tensor:
     """Return a judge's logits ``(N, K)`` of the images of a run."""
     rows: list[Tensor] = []
     for record in records:
         picture = read_photograph(folder / record.file, judge.size).pixels
-        rows.append(judge.logits(picture[None]))
+        rows.append(judge.scores(picture[None]))
     return torch.cat(rows)
 
 
@@ -177,7 +178,7 @@ def seeds(options: argparse.Namespace, classes: Sequence[int], judges: Judges) -
         print(f"{recipe}: mean distance {mean:.2f} within a class, {between:.2f} between classes: {path}")
 
 
-def features(run: Made, judge: Classifier) -> Tensor:
+def features(run: Made, judge: Network) -> Tensor:
     """Return the inputs of a judge's final linear layer ``(N, D)``."""
     linear = [layer for layer in judge.original.modules() if isinstance(layer, torch.nn.Linear)]
     if not linear:
@@ -236,7 +237,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with errors_reported("recipes"):
         judges: Judges = {}
         for name, weights in weights_of(options.judges).items():
-            judges[name] = load_classifier(name, weights=weights or "DEFAULT")
+            judges[name] = load_network(name, weights=weights or "DEFAULT")
         num_classes = min(judge.num_classes for judge in judges.values())
         if options.seeds < 0 or options.seeds == 1:
             raise LitVizError(f"--seeds must be at least 2, got {options.seeds}")

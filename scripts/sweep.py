@@ -3,7 +3,7 @@
 python scripts/sweep.py tarantula --sweep lr=0.02,0.05 --sweep iterations=50,100,200
 python scripts/sweep.py tarantula goldfish --sweep lr=0.02,0.05 --sweep 'model.priors=[],[{class_path: TotalVariation}]'
 
-Other options are those of `lit-viz visualize` (--config, --classifier, --seed ...). Values of iterations and lr share
+Other options are those of `lit-viz visualize` (--config, --network, --seed ...). Values of iterations and lr share
 the slots of one run; any other option has a run for each value, in folders below --out. The final option has the
 columns; classes and other options have the rows. All images of a class start from the same noise. --count prints
 evaluations and minutes and exits; --resume continues an interrupted sweep.
@@ -26,7 +26,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lit_viz.classifiers import Classifier
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import Cell, pixels
@@ -39,6 +38,7 @@ from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
 from lit_viz.launch.messages import options_named
 from lit_viz.launch.options import utc_now
+from lit_viz.networks import Network
 from lit_viz.presentations import format_value
 from lit_viz.presentations.class_visualization import grid_caption, image_caption
 from lit_viz.runs.folder import FolderStorage
@@ -169,14 +169,14 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
 
 def validate(planned: Sequence[tuple[dict[str, Any], ConfiguredMethod]]) -> None:
     """Build the modules and queues of all runs, so that invalid values are rejected before training."""
-    loaded: dict[str, Classifier] = {}
+    loaded: dict[str, Network] = {}
     for chosen, configured in planned:
         config = configured.config
         try:
             COMMAND.check(config)
-            key = repr(config.classifier.as_dict())
+            key = repr(config.network.as_dict())
             if key not in loaded:
-                loaded[key] = configured.load_classifier()
+                loaded[key] = configured.load_network()
             with options_named(COMMAND):
                 module = configured.build(loaded[key])
                 module.validate_tasks(module.expand_tasks(configured.tasks(module).tasks))

@@ -498,12 +498,12 @@ def store_liars(network: nn.Module, natural: Tensor, test: TensorDataset, seed: 
 def material_of(network: nn.Sequential, natural: Tensor, seed: int) -> Material:
     """Return what a network is manipulated with: its synthetic images are those of a microscope of its hidden units,
     and class images."""
-    net = fashion_classifier(network)
+    net = fashion_network(network)
     mean, std = NORMALIZATION["fashion"]
     options: dict[str, Any] = {"config": "small", "priors": (), "log_at": "last", "slots": 50, "progress": False}
     of_units, of_classes = [], []
     for iterations in SYNTHETIC:
-        run = lv.visualize(net, layer="fc", channels="0-49", iterations=iterations, seed=seed, **options)
+        run = lv.visualize(net, layer="fc", channel="0-49", iterations=iterations, seed=seed, **options)
         of_units.append(run.images)
         for draw in range(CLASS_DRAWS):
             drawn = seed + draw * len(FASHION_LABELS)
@@ -512,10 +512,10 @@ def material_of(network: nn.Sequential, natural: Tensor, seed: int) -> Material:
     return Material(network, natural, torch.cat(of_units), torch.cat(of_classes), of_units[0], mean, std, seed)
 
 
-def fashion_classifier(network: nn.Module) -> lv.Classifier:
+def fashion_network(network: nn.Module) -> lv.Network:
     """Return a network of Fashion-MNIST with its labels and normalization."""
     mean, std = NORMALIZATION["fashion"]
-    return lv.load_classifier(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
+    return lv.load_network(network, labels=FASHION_LABELS, mean=mean, std=std, size=28)
 
 
 def success_of(backdoor: Backdoor, network: Callable[[Tensor], Tensor], test: TensorDataset) -> float:

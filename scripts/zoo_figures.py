@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.cli import errors_reported
 from lit_viz.figures.layout import Cell
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.images.priors import L2
 from lit_viz.images.reading import read_photograph, to_uint8
+from lit_viz.networks import Network
 from lit_viz.zoo import PLANTED_LABELS, photograph_names, planted_images
 
 #: One image of each class that has a distinct shape.
@@ -54,7 +54,7 @@ def robust() -> Figure:
     images = [read_photograph(name, (28, 28), channels=1).pixels for name in names]
     rows = [["image"]]
     pictures = [cells(images)]
-    parts: dict[str, Callable[[Classifier], list[Cell | None]]] = {
+    parts: dict[str, Callable[[Network], list[Cell | None]]] = {
         "gradient": lambda net: gradients(net, names, classes),
         "class image": lambda net: class_images(net, classes),
         "smallest attack": lambda net: attacks(net, names, classes),
@@ -62,27 +62,27 @@ def robust() -> Figure:
     for title, draw in parts.items():
         for kind, name in NETWORKS.items():
             rows.append([title, kind])
-            pictures.append(draw(lv.load_classifier(name)))
+            pictures.append(draw(lv.load_network(name)))
     print_measurements()
     return sweep_figure(rows, classes, pictures, "gradients: gray is zero · attacks: DDN, prediction and L2 norm")
 
 
-def gradients(net: Classifier, names: Sequence[str], classes: Sequence[str]) -> list[Cell | None]:
+def gradients(net: Network, names: Sequence[str], classes: Sequence[str]) -> list[Cell | None]:
     """Return signed gradients of the logit: gray is zero, white three standard deviations."""
-    run = lv.saliency(net, names, targets=classes, method="gradient", check="none")
-    return cells([0.5 + gradient / (6 * gradient.std()) for gradient in run.attributions])
+    run = lv.saliency(net, names, target=classes, method="gradient", captum="none")
+    return cells([0.5 + gradient / (6 * gradient.std()) for gradient in run.arrays])
 
 
-def class_images(net: Classifier, classes: Sequence[str]) -> list[Cell | None]:
+def class_images(net: Network, classes: Sequence[str]) -> list[Cell | None]:
     """Return class images by ``configs/visualize/small.yaml`` with a tenth of its prior."""
     run = lv.visualize(net, classes, config="small", priors=[L2(0.1)])
     return cells(list(run.images))
 
 
-def attacks(net: Classifier, names: Sequence[str], classes: Sequence[str]) -> list[Cell | None]:
+def attacks(net: Network, names: Sequence[str], classes: Sequence[str]) -> list[Cell | None]:
     """Return the adversarial examples of smallest L2 norm by DDN."""
-    run = lv.attack(net, names, labels=classes, attack="ddn")
-    notes = [f"{result['predicted_name']}, {result['l2']:.1f}" for result in run.results]
+    run = lv.attack(net, names, label=classes, attack="ddn")
+    notes = [f"{result['predicted_name']}, {result['l2']:.1f}" for result in run.records]
     return cells(list(run.images), notes)
 
 
@@ -92,13 +92,13 @@ def print_measurements() -> None:
     The object is the pixels above black, and one more in every direction.
     """
     for kind, name in NETWORKS.items():
-        net = lv.load_classifier(name)
-        attacked = lv.attack(net, "zoo:fashion", labels="folders", attack="ddn")
-        lengths = [result["l2"] for result in attacked.results if result["success_file"]]
-        explained = lv.saliency(net, "zoo:fashion", labels="folders", method="gradient", check="none")
+        net = lv.load_network(name)
+        attacked = lv.attack(net, "zoo:fashion", label="folders", attack="ddn")
+        lengths = [result["l2"] for result in attacked.records if result["success_file"]]
+        explained = lv.saliency(net, "zoo:fashion", label="folders", method="gradient", captum="none")
         images = torch.stack([read_photograph(f"zoo:{n}", (28, 28), channels=1).pixels for n in FASHION])
         on_object = F.max_pool2d((images > 0).float(), 3, 1, 1) > 0
-        energy = explained.attributions.square()
+        energy = explained.arrays.square()
         shares = (energy * on_object).flatten(1).sum(1) / energy.flatten(1).sum(1)
         print(
             f"{kind}: median L2 norm of DDN {median(lengths):.2f} ({len(lengths)} images); gradient's energy on the "

@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lit_viz.callbacks.saving import RunWriter
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.lightning import AtomicCheckpointIO, TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.images.reading import encode_png
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.types import Task
 from tests.support.networks import NAMES, smooth_network
@@ -88,13 +89,13 @@ def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def smooth() -> Classifier:
-    return load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+def smooth() -> Network:
+    return load_network(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
 
 
 @pytest.fixture(scope="session")
-def lite0() -> Classifier:
-    return load_classifier("efficientnet_lite0")
+def lite0() -> Network:
+    return load_network("efficientnet_lite0")
 
 
 @pytest.fixture

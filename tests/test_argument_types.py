@@ -12,16 +12,16 @@ import pytest
 import torch
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 from tests.support.networks import smooth_network
 from tests.support.runs import Train
 
-CALLS: dict[str, Callable[[Classifier, Path], Any]] = {
-    "multi_label must be True or False, got 'no'": lambda net, run: lv.load_classifier(
+CALLS: dict[str, Callable[[Network, Path], Any]] = {
+    "multi_label must be True or False, got 'no'": lambda net, run: lv.load_network(
         net.original,
         multi_label="no",  # type: ignore[arg-type]
     ),
-    "size must be a whole number or a list of them, got 32.5": lambda net, run: lv.load_classifier(
+    "size must be a whole number or a list of them, got 32.5": lambda net, run: lv.load_network(
         net.original,
         size=32.5,  # type: ignore[arg-type]
     ),
@@ -65,7 +65,7 @@ CALLS: dict[str, Callable[[Classifier, Path], Any]] = {
 
 
 @pytest.mark.parametrize("message", CALLS)
-def test_a_value_of_another_type_is_one_sentence(message: str, smooth: Classifier, tmp_path: Path) -> None:
+def test_a_value_of_another_type_is_one_sentence(message: str, smooth: Network, tmp_path: Path) -> None:
     with pytest.raises(lv.LitVizError) as raised:
         CALLS[message](smooth, tmp_path)
     assert str(raised.value) == message
@@ -82,10 +82,10 @@ def test_a_network_that_returns_no_rows_is_rejected() -> None:
             return logits.sum(0)
 
     with pytest.raises(lv.LitVizError, match=r"Summed: the network must return logits \(N, K\), got a tensor of shape"):
-        lv.load_classifier(Summed(), size=16)
+        lv.load_network(Summed(), size=16)
 
 
-def test_a_checkpoint_that_cannot_be_written_fails_before_the_training(smooth: Classifier, train: Train) -> None:
+def test_a_checkpoint_that_cannot_be_written_fails_before_the_training(smooth: Network, train: Train) -> None:
     module = lv.ClassVisualization(smooth, iterations=2)
     for path, reason in {"/dev/null/x": "File exists", "/proc/x": "No such file or directory"}.items():
         with pytest.raises(lv.LitVizError, match=rf"{path} can't be written \({reason}\)"):

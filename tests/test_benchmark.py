@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers import load_classifier
 from lit_viz.images.reading import encode_png
+from lit_viz.outputs import load_network
 from scripts.benchmarks import COMPARISONS, FOLDER, GROUPS, clock, environment, material, running
 from scripts.benchmarks.material import loop
 from tests.support.networks import smooth_network
@@ -152,10 +152,10 @@ def test_photographs_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(encode_png(torch.full((3, 4, 4), number / 255)))
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    net = load_classifier(smooth_network(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=224)
+    net = load_network(smooth_network(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=224)
     x, labels = material.photographs(net, 7)
     levels = (x[:, 0, 0, 0] * 255).round().int().tolist()
     assert sorted(levels[:5]) == [0, 1, 2, 3, 4] != levels[:5]
     assert levels[5:] == levels[:2]
-    assert labels == net.logits(x).argmax(1).tolist()
+    assert labels == net.scores(x).argmax(1).tolist()
     assert (x.shape, len(material.photographs(net, 3)[1])) == ((7, 3, 224, 224), 3)

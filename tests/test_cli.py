@@ -59,9 +59,9 @@ def test_threads_of_a_command_wait_shortly_for_each_other(given: str | None, exp
 
 
 def test_short_options_become_dotted_options() -> None:
-    words = ["tarantula", "--classifier", "torchvision/vgg16", "goldfish", "--log-at=1,5", "--overwrite", "hay"]
+    words = ["tarantula", "--network", "torchvision/vgg16", "goldfish", "--log-at=1,5", "--overwrite", "hay"]
     assert rewrite_arguments(words, VISUALIZE) == [
-        "--classifier.name",
+        "--network.name",
         "torchvision/vgg16",
         "--log_at",
         "1,5",
@@ -115,16 +115,16 @@ def test_contents_of_a_run_folder(
 
 def test_the_record_describes_the_file(tmp_path: Path, lit_viz: Any, records: Any, small_options: Any) -> None:
     """Re-read the PNG and classify it by the original network."""
-    from lit_viz.classifiers import load_classifier
     from lit_viz.images.reading import read_photograph
+    from lit_viz.outputs import load_network
     from tests.support.networks import NAMES, smooth_network
 
     run = tmp_path / "run"
     lit_viz("visualize", "2", *small_options, "--iterations", "12", "--out", str(run))
     (record,) = records(run)
-    network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    network = load_network(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     picture = read_photograph(run / record["file"], network.size).pixels
-    logits = network.logits(picture[None])[0]
+    logits = network.scores(picture[None])[0]
     assert record["logit"] == pytest.approx(float(logits[2]), abs=1e-5)
     assert record["probability"] == pytest.approx(float(logits.softmax(0)[2]), abs=1e-5)
 
@@ -187,7 +187,7 @@ def test_the_record_describes_the_file(tmp_path: Path, lit_viz: Any, records: An
         (["visualize", "1", "--model.objective", "Gradient"], "expected class name, got 'Gradient': see lit-viz"),
         (["saliency", "x" * 300], "is not accessible (File name too long)"),
         (["saliency", "caf\udce9.png"], "is not UTF-8 text: rename the file"),
-        (["visualize", "tarantula", "--classifier", "nonet"], "nonet"),
+        (["visualize", "tarantula", "--network", "nonet"], "nonet"),
         (["resume", "nowhere"], "nowhere is not a lit_viz run"),
         (["classes", "xyzzyx"], "no class"),
     ],
@@ -238,7 +238,7 @@ def test_invalid_arguments_with_a_small_network_give_a_one_line_error(
         ("--config", "pipe", "pipe must be a regular file, got a FIFO"),
         ("--config", "", "must be a regular file, got a folder"),
         ("--config", "deep.yaml", "(maximum recursion depth exceeded"),
-        ("--classifier.weights", "pipe", "pipe' is no regular file"),
+        ("--network.weights", "pipe", "pipe' is no regular file"),
     ],
 )
 def test_files_of_another_kind_give_a_one_line_error(
@@ -380,31 +380,31 @@ def test_resume_rejects_other_weights(
 
 def test_resume_rejects_another_module(tmp_path: Path) -> None:
     import lit_viz as lv
-    from lit_viz.classifiers import load_classifier
+    from lit_viz.outputs import load_network
     from tests.support.networks import smooth_network
 
     network, run = smooth_network(), tmp_path / "run"
-    lv.visualize(load_classifier(network, size=16), [1], iterations=2, out=run, wandb="disabled")
+    lv.visualize(load_network(network, size=16), [1], iterations=2, out=run, wandb="disabled")
     recorded = yaml.safe_load((run / "config.yaml").read_text())["recorded"]["weights_sha256"]
     assert len(recorded) == 64
-    lv.resume(run, load_classifier(network, size=16))
+    lv.resume(run, load_network(network, size=16))
     hook = network.register_forward_hook(lambda _, __, logits: 1.1 * logits)
     with pytest.raises(LitVizError, match="but other logits"):
-        lv.resume(run, load_classifier(network, size=16))
+        lv.resume(run, load_network(network, size=16))
     hook.remove()
     network.head.bias.data[0] += 1e-3
     with pytest.raises(LitVizError, match="started with other weights"):
-        lv.resume(run, load_classifier(network, size=16))
+        lv.resume(run, load_network(network, size=16))
 
 
 def test_a_run_killed_before_its_report_gets_its_evidence_on_resume(tmp_path: Path) -> None:
     import lit_viz as lv
-    from lit_viz.classifiers import load_classifier
+    from lit_viz.outputs import load_network
     from tests.support.networks import smooth_network
 
-    network, run = load_classifier(smooth_network(), size=16), tmp_path / "run"
+    network, run = load_network(smooth_network(), size=16), tmp_path / "run"
     photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
-    lv.saliency(network, photographs, method="smoothgrad", iterations=2, out=run, wandb="disabled", check="captum")
+    lv.saliency(network, photographs, method="smoothgrad", iterations=2, out=run, wandb="disabled", captum="captum")
     output = (run / "evidence.json").read_text()
     for name in ("report.html", "evidence.json", "figure.png"):
         (run / name).unlink()
@@ -447,7 +447,7 @@ def test_help_has_no_markup(method: str, capsys: pytest.CaptureFixture[str]) -> 
         "The method",
         "Lightning's Trainer",
     ]
-    assert message.count("--classifier NAME") == 2  # in the usage and on its own
+    assert message.count("--network NAME") == 2  # in the usage and on its own
 
 
 def test_default_photographs_are_printed(
@@ -487,7 +487,7 @@ def test_control_characters_of_labels_and_file_names_are_removed(
 ) -> None:
     escape, run = "\x1b[31mred\x1b[0m\x07\x1b]0;title\x07\u202e", tmp_path / "run"
     (tmp_path / "labels.txt").write_text("".join(f"{escape}{i}\n" for i in range(5)))
-    options = [*small_options[:-2], "--classifier.labels", str(tmp_path / "labels.txt")]
+    options = [*small_options[:-2], "--network.labels", str(tmp_path / "labels.txt")]
     lit_viz("classes", "red", *options)
     assert capsys.readouterr().out.split() == [word for i in range(5) for word in (str(i), f"red{i}")]
     picture = tmp_path / f"{escape}.png"
@@ -657,7 +657,7 @@ def test_a_run_can_be_repeated_from_its_configuration(
     tmp_path: Path, contents: Any, lit_viz: Any, small_options: Any
 ) -> None:
     import lit_viz as lv
-    from lit_viz.classifiers import load_classifier
+    from lit_viz.outputs import load_network
     from tests.support.networks import NAMES, smooth_network
 
     words = [
@@ -676,10 +676,10 @@ def test_a_run_can_be_repeated_from_its_configuration(
     held = tmp_path / "first" / "config.yaml"
     lit_viz("visualize", "--config", str(held), "--out", str(tmp_path / "again"))
     assert contents(tmp_path / "again") == contents(tmp_path / "first")
-    network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    network = load_network(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     in_memory = lv.visualize(network, "3", config=str(held))
     assert in_memory.folder is None
-    assert in_memory.results[0]["seed"] == 5
+    assert in_memory.records[0]["seed"] == 5
 
 
 def test_options_override_the_configuration_in_any_order(
@@ -712,10 +712,10 @@ def test_a_run_in_python_equals_its_resume(tmp_path: Path) -> None:
     import torch
 
     import lit_viz as lv
-    from lit_viz.classifiers import load_classifier
+    from lit_viz.outputs import load_network
     from tests.support.networks import NAMES, smooth_network
 
-    network = load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    network = load_network(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     options = {"iterations": 5, "views": 1, "seed": 3}
     memory = lv.visualize(network, ["apple", 3], **options)
     folder = lv.visualize(network, ["apple", 3], out=tmp_path / "run", wandb="disabled", **options)
@@ -724,9 +724,9 @@ def test_a_run_in_python_equals_its_resume(tmp_path: Path) -> None:
     assert memory.images.shape == (2, 3, 16, 16)
     assert torch.equal(memory.images, folder.images)
     assert torch.equal(memory.images, again.images)
-    assert [record["seed"] for record in memory.results] == [3, 4]
-    assert [record["target_name"] for record in folder.results] == ["apple", "date"]
-    assert memory.results[0].keys() == folder.results[0].keys()
+    assert [record["seed"] for record in memory.records] == [3, 4]
+    assert [record["target_name"] for record in folder.records] == ["apple", "date"]
+    assert memory.records[0].keys() == folder.records[0].keys()
     assert memory.figure().axes
 
 
@@ -734,7 +734,7 @@ def run_of_names_with_markup(tmp_path: Path, *, lit_viz: Any, small_options: Any
     """Return a run whose names hold markup of rich and characters that are not ASCII."""
     (tmp_path / "labels.txt").write_text("a [/b]\nb [bold]\nc\nd\nÄffchen [red]\n", encoding="utf-8")
     Image.new("RGB", (16, 16), "red").save(tmp_path / "cät [b].png")
-    words = ["--classifier.labels", str(tmp_path / "labels.txt"), "--target", "0", "--target", "1", "--target", "4"]
+    words = ["--network.labels", str(tmp_path / "labels.txt"), "--target", "0", "--target", "1", "--target", "4"]
     words += ["--method", "smoothgrad", "--iterations", "4", "--check", "none", "--out", str(tmp_path / "run")]
     lit_viz("saliency", str(tmp_path / "cät [b].png"), *small_options, *words)
     return tmp_path / "run"

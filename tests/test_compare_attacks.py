@@ -15,8 +15,9 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS
 from lit_viz.attacks.norms import NORMS
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.launch.run import Run
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from scripts.compare_attacks import Comparison, compare, compare_run, references_of, table
 from tests.support.networks import NAMES, smooth_network
 
@@ -30,7 +31,7 @@ def images(count: int = 4) -> Tensor:
 
 
 def attacked(
-    classifier: Classifier,
+    network: Network,
     name: str,
     *,
     targeted: bool = False,
@@ -38,15 +39,15 @@ def attacked(
     eps: float | None = None,
     **given: Any,
 ) -> Run:
-    labels = classifier.logits(images()).argmax(1).tolist()
+    labels = network.scores(images()).argmax(1).tolist()
     targets = [(label + 1) % 5 for label in labels] if targeted else None
     radius = {} if eps is None else {"eps": eps}
     attack = ATTACKS[name](**given, **radius)
-    return lv.attack(classifier, images(), labels=labels, targets=targets, attack=attack, iterations=iterations)
+    return lv.attack(network, images(), label=labels, target=targets, attack=attack, iterations=iterations)
 
 
-def compared(classifier: Classifier, run: Run, name: str, iterations: int = 20, **given: Any) -> list[Comparison]:
-    return compare(run.outcomes, classifier, ATTACKS[name](**given), iterations)
+def compared(network: Network, run: Run, name: str, iterations: int = 20, **given: Any) -> list[Comparison]:
+    return compare(run.outcomes, network, ATTACKS[name](**given), iterations)
 
 
 @pytest.fixture
@@ -110,14 +111,14 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Given, dict[str, FakeAttack]
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-def test_libraries_get_the_same_arguments(smooth: Classifier, fakes: tuple[Given, Any], targeted: bool) -> None:
+def test_libraries_get_the_same_arguments(smooth: Network, fakes: tuple[Given, Any], targeted: bool) -> None:
     run = attacked(smooth, "pgd", targeted=targeted, eps=0.05)
     compared(smooth, run, "pgd", eps=0.05)
     assert [(g["package"], g["name"]) for g in fakes[0]] == [
         ("foolbox", "LinfProjectedGradientDescentAttack"),
         ("torchattacks", "PGD"),
     ]
-    required = [r["target"] if targeted else r["label"] for r in run.results]
+    required = [r["target"] if targeted else r["label"] for r in run.records]
     for call in fakes[0]:
         assert torch.equal(call["x"], images())
         assert call["classes"].tolist() == required
@@ -151,7 +152,7 @@ def test_libraries_get_the_same_arguments(smooth: Classifier, fakes: tuple[Given
     ],
 )
 def test_counterparts_of_each_attack(
-    smooth: Classifier,
+    smooth: Network,
     fakes: tuple[Given, Any],
     name: str,
     given: dict[str, Any],
@@ -171,27 +172,27 @@ def test_counterparts_of_each_attack(
 
 
 def test_attacks_with_a_backward_for_each_class_are_omitted_for_many_classes(fakes: tuple[Given, Any]) -> None:
-    many = load_classifier(
+    many = load_network(
         smooth_network(classes=101), labels=[f"c{i}" for i in range(101)], mean=[0.5] * 3, std=[0.25] * 3, size=16
     )
-    labels = many.logits(images()).argmax(1).tolist()
-    run = lv.attack(many, images(), labels=labels, attack="deepfool", iterations=2)
+    labels = many.scores(images()).argmax(1).tolist()
+    run = lv.attack(many, images(), label=labels, attack="deepfool", iterations=2)
     assert [comparison.reference for comparison in compared(many, run, "deepfool")] == ["foolbox L2DeepFoolAttack"]
 
 
-def test_rows_are_evaluated_by_the_original_network(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+def test_rows_are_evaluated_by_the_original_network(smooth: Network, fakes: tuple[Given, Any]) -> None:
     """A reference whose perturbations are twice those of the run, or zero, as floats and rounded."""
     run = attacked(smooth, "ddn", iterations=100)
     result = run.images
-    assert all(r["success_file"] for r in run.results)
+    assert all(r["success_file"] for r in run.records)
     source = images()
     fakes[1]["attack"] = lambda network, x, output: (
         source + 2 * (result - source) * torch.tensor([1, 1, 1, 0]).view(4, 1, 1, 1)
     )
     (comparison,) = compared(smooth, run, "ddn", 100)
     far = (source + 2 * (result - source))[:3]
-    seen = smooth.logits(far).argmax(1) != smooth.logits(source[:3]).argmax(1)
-    rounded = smooth.logits((far.clamp(0, 1) * 255).round() / 255).argmax(1) != smooth.logits(source[:3]).argmax(1)
+    seen = smooth.scores(far).argmax(1) != smooth.scores(source[:3]).argmax(1)
+    rounded = smooth.scores((far.clamp(0, 1) * 255).round() / 255).argmax(1) != smooth.scores(source[:3]).argmax(1)
     assert (comparison.images, comparison.float_successes, comparison.file_successes, comparison.run_successes) == (
         4,
         int(seen.sum()),
@@ -209,17 +210,17 @@ def test_rows_are_evaluated_by_the_original_network(smooth: Classifier, fakes: t
     assert row.endswith("0.500")
 
 
-def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+def test_successes_lost_by_rounding_are_reported(smooth: Network, fakes: tuple[Given, Any]) -> None:
     """All values of an image change equally, just enough to cross the boundary; some are rounded down."""
     run = attacked(smooth, "ddn", iterations=100)
-    source, labels = images(), smooth.logits(images()).argmax(1)
+    source, labels = images(), smooth.scores(images()).argmax(1)
     direction = (run.images - source).sign()
 
     def across(levels: Tensor) -> Tensor:
         return (source + levels.view(4, 1, 1, 1) / 255 * direction).clamp(0, 1)
 
     def fooled(levels: Tensor) -> Tensor:
-        return smooth.logits(across(levels)).argmax(1) != labels
+        return smooth.scores(across(levels)).argmax(1) != labels
 
     low, high = torch.zeros(4), torch.full((4,), 60.0)
     for _ in range(25):
@@ -231,9 +232,9 @@ def test_successes_lost_by_rounding_are_reported(smooth: Classifier, fakes: tupl
     assert comparison.file_successes == int(fooled(high.round()).sum()) < 4
 
 
-def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
-    labels = smooth.logits(images()).argmax(1).tolist()
-    run = lv.attack(smooth, images(), labels=labels, attack="pgd", norm="linf", eps=[0.02, 0.3], iterations=20)
+def test_radii_and_largest_values(smooth: Network, fakes: tuple[Given, Any]) -> None:
+    labels = smooth.scores(images()).argmax(1).tolist()
+    run = lv.attack(smooth, images(), label=labels, attack="pgd", norm="linf", eps=[0.02, 0.3], iterations=20)
     fakes[1]["attack"] = lambda network, x, output: (x + output["eps"]).clamp(0, 1)
     comparisons = compared(smooth, run, "pgd")
     assert [round(comparison.eps, 3) for comparison in comparisons] == [0.02, 0.02, 0.3, 0.3]
@@ -243,20 +244,20 @@ def test_radii_and_largest_values(smooth: Classifier, fakes: tuple[Given, Any]) 
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_images_beyond_the_radius_are_no_success(smooth: Classifier, fakes: tuple[Given, Any], norm: str) -> None:
+def test_images_beyond_the_radius_are_no_success(smooth: Network, fakes: tuple[Given, Any], norm: str) -> None:
     """Two of four images are inside, one at the radius up to rounding; one exceeds it in a single value."""
     eps = 20 / 255 if norm == "linf" else 20 / 255 * 768**0.5
     source = ((0.25 + 0.5 * images()) * 255).round() / 255
-    labels = smooth.logits(source).argmax(1).tolist()
+    labels = smooth.scores(source).argmax(1).tolist()
     leaf = source.clone().requires_grad_()
     own = smooth.fast()(leaf)[0].log_softmax(1)[range(4), labels].sum()
     away = -torch.autograd.grad(own, leaf)[0].sign()
-    run = lv.attack(smooth, source, labels=labels, attack="pgd", norm=norm, eps=eps, iterations=5)
+    run = lv.attack(smooth, source, label=labels, attack="pgd", norm=norm, eps=eps, iterations=5)
     change = torch.tensor([20.0, 10.0, 20.0, 25.0]).view(4, 1, 1, 1) / 255
     change[0] *= 1 + 1e-6
     adversarial = source + change * away
     adversarial[2, 0, 0, 0] += away[2, 0, 0, 0] / 255
-    fooled = smooth.logits(adversarial).argmax(1) != torch.tensor(labels)
+    fooled = smooth.scores(adversarial).argmax(1) != torch.tensor(labels)
     fakes[1]["attack"] = lambda network, x, output: adversarial
     comparisons = compared(smooth, run, "pgd", 5, norm=norm)
     assert {(comparison.float_successes, comparison.file_successes) for comparison in comparisons} == {
@@ -269,7 +270,7 @@ def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
     network = smooth_network()
     network.train()
     network.head.bias.requires_grad_(False)
-    result = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    result = load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     run = attacked(result, "ddn")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     logits, state = result.logits(images()), torch.get_rng_state()
@@ -301,7 +302,7 @@ def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
     assert not actual & {id(t) for t in (*networks[0].parameters(), *networks[0].buffers())}
 
 
-def test_a_failing_library_is_reported_and_skipped(smooth: Classifier, fakes: tuple[Given, Any]) -> None:
+def test_a_failing_library_is_reported_and_skipped(smooth: Network, fakes: tuple[Given, Any]) -> None:
     def breaks(network: nn.Module, x: Tensor, output: dict[str, Any]) -> Tensor:
         if "alpha" in output:
             raise ValueError("no such thing\nat all")
@@ -319,14 +320,14 @@ def test_a_network_that_cannot_be_copied_is_not_compared(fakes: tuple[Given, Any
     network = smooth_network()
     network.lock = open(__file__)  # noqa: PTH123, SIM115
     with network.lock:
-        result = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+        result = load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
         run = attacked(result, "ddn", iterations=2)
         with pytest.raises(lv.LitVizError, match="can not be copied"):
             compared(result, run, "ddn")
     assert fakes[0] == []
 
 
-def test_an_attack_without_a_counterpart_is_reported(smooth: Classifier) -> None:
+def test_an_attack_without_a_counterpart_is_reported(smooth: Network) -> None:
     message: list[str] = []
     run = attacked(smooth, "normalized_ascent")
     compare(run.outcomes, smooth, ATTACKS["normalized_ascent"](), 20, message.append)
@@ -340,7 +341,7 @@ def test_an_attack_without_a_counterpart_is_reported(smooth: Classifier) -> None
     ]
 
 
-def test_missing_libraries_give_an_install_command(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_give_an_install_command(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("foolbox", "torchattacks"):
         monkeypatch.setitem(sys.modules, name, None)
     message: list[str] = []
@@ -350,13 +351,13 @@ def test_missing_libraries_give_an_install_command(smooth: Classifier, monkeypat
     assert message[1].startswith("compare: torchattacks is not installed: pip install")
 
 
-def test_a_run_folder_is_compared(smooth: Classifier, fakes: tuple[Given, Any], tmp_path: Path) -> None:
-    labels: Sequence[int] = smooth.logits(images()).argmax(1).tolist()
-    lv.attack(smooth, images(), labels=labels, attack="ddn", iterations=5, out=tmp_path / "run", wandb="disabled")
+def test_a_run_folder_is_compared(smooth: Network, fakes: tuple[Given, Any], tmp_path: Path) -> None:
+    labels: Sequence[int] = smooth.scores(images()).argmax(1).tolist()
+    lv.attack(smooth, images(), label=labels, attack="ddn", iterations=5, out=tmp_path / "run", wandb="disabled")
     (row,) = compare_run(tmp_path / "run", smooth)
     assert row.reference == "foolbox DDNAttack"
     assert fakes[0][0]["steps"] == 5
-    lv.saliency(smooth, images(1), out=tmp_path / "maps", check="none", wandb="disabled")
+    lv.saliency(smooth, images(1), out=tmp_path / "maps", captum="none", wandb="disabled")
     with pytest.raises(lv.LitVizError, match="must be a run of lit-viz attack"):
         compare_run(tmp_path / "maps", smooth)
 
@@ -379,7 +380,7 @@ def test_a_run_folder_is_compared(smooth: Classifier, fakes: tuple[Given, Any], 
     ],
 )
 def test_results_agree_with_the_installed_libraries(
-    smooth: Classifier, name: str, given: dict[str, Any], iterations: int
+    smooth: Network, name: str, given: dict[str, Any], iterations: int
 ) -> None:
     for package in ("foolbox", "torchattacks"):
         pytest.importorskip(package)

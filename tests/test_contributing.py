@@ -15,14 +15,14 @@ import pytest
 import pytorch_lightning as pl
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 
 ROOT = Path(lv.__file__).parent.parent
 PACKAGE = f"{ROOT / 'lit_viz'}/"
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```\n(engine/step\.py .*?)```", PAGE, re.DOTALL)
 #: What every step uses, and what follows the record.
-OTHERS = ("__init__", "classifiers/", "errors", "evidence/", "figures/", "presentations/", "rng", "types", "utils/")
+OTHERS = ("__init__", "networks/", "errors", "evidence/", "figures/", "presentations/", "rng", "types", "utils/")
 
 
 class Trace:
@@ -68,9 +68,9 @@ def traced() -> Iterator[Trace]:
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["attack", "class image"])
-def test_the_files_of_an_image_are_listed_in_order(number: int, smooth: Classifier, tmp_path: Path) -> None:
+def test_the_files_of_an_image_are_listed_in_order(number: int, smooth: Network, tmp_path: Path) -> None:
     module: Any = lv.AdversarialExample(smooth, iterations=2)
-    tasks: lv.TaskQueue = lv.PhotographTasks(smooth, "packaged:chelsea", targets=2)
+    tasks: lv.TaskQueue = lv.ImageTasks(smooth, "packaged:chelsea", target=2)
     if number == 1:
         module, tasks = lv.ClassVisualization(smooth, iterations=2), lv.ClassTasks(smooth, [1])
     settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

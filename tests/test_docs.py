@@ -56,7 +56,7 @@ def test_every_link_leads_somewhere(site: Path) -> None:
 def test_the_index_is_the_readme_and_functions_are_described(site: Path) -> None:
     assert "A tarantula emerges" in (site / "index.html").read_text(encoding="utf-8")
     functions = (site / "api" / "functions.html").read_text(encoding="utf-8")
-    for name in ("load_classifier", "visualize", "saliency", "attack", "resume", "check"):
+    for name in ("load_network", "visualize", "saliency", "attack", "resume", "check"):
         assert f'id="lit_viz.{name}"' in functions
     assert "Command: lit-viz visualize" in re.sub(r"<[^>]+>", "", (site / "configs.html").read_text(encoding="utf-8"))
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz import attacks, attributions, images, methods, objectives, optim
 from lit_viz.attacks import ATTACKS
-from lit_viz.attributions import METHODS, IntegratedGradients, Occlusion
+from lit_viz.attributions import ATTRIBUTIONS, IntegratedGradients, Occlusion
 from lit_viz.cli import main
 from lit_viz.launch.commands import SUMMARIES
 from lit_viz.rng import Draws, Key, generator_for
@@ -97,15 +97,15 @@ def network() -> nn.Module:
 
 
 def transformer() -> Any:
-    """Return a classifier of two transformer blocks with 3 x 3 patches of 4 pixels."""
+    """Return a network of two transformer blocks with 3 x 3 patches of 4 pixels."""
     net = Attending((12, 12))
     for n, parameter in enumerate(net.parameters()):
         parameter.data = (wave(*parameter.shape, frequency=2.3 + 0.31 * n, phase=n) * 0.6).float()
-    return lv.load_classifier(net, labels=LABELS, mean=MEAN, std=STD, size=12)
+    return lv.load_network(net, labels=LABELS, mean=MEAN, std=STD, size=12)
 
 
-def classifier(size: int = 8) -> Any:
-    return lv.load_classifier(network(), labels=LABELS, mean=MEAN, std=STD, size=size)
+def wrapped(size: int = 8) -> Any:
+    return lv.load_network(network(), labels=LABELS, mean=MEAN, std=STD, size=size)
 
 
 # -- Interfaces: the internal functions and fields that the cases use, each in one place.
@@ -134,7 +134,7 @@ def attack_outputs(logits: Tensor) -> Any:
 
 def run_steps(rule: Any, x: Tensor, score: Callable[[Tensor, Tensor], Tensor], steps: int) -> tuple[Tensor, Any]:
     """Run a step rule without an engine; ``score`` maps images and logits to ``(N,)``."""
-    fast, n = frozen(classifier(x.shape[-1])), len(x)
+    fast, n = frozen(wrapped(x.shape[-1])), len(x)
 
     def evaluate(x: Tensor, **options: Any) -> Any:
         with torch.enable_grad():
@@ -153,7 +153,7 @@ def run_steps(rule: Any, x: Tensor, score: Callable[[Tensor, Tensor], Tensor], s
 
 def run_attack(attack: Any, steps: int, side: int = 8, **goals: Any) -> dict[str, Any]:
     """Attack without an engine; return the outcomes, which of them succeed, and the counted rows."""
-    of = classifier(side)
+    of = wrapped(side)
     attack.bind(of)
     fast, rows = frozen(of), {"forward": 0, "backward": 0}
 
@@ -175,7 +175,7 @@ def run_attack(attack: Any, steps: int, side: int = 8, **goals: Any) -> dict[str
 
 def run_attribution(method: Any, evaluations: int | None = None, of: Any = None) -> dict[str, Any]:
     """Compute maps without an engine; return them and their uncertainty."""
-    of = of or classifier()
+    of = of or wrapped()
     method.bind(of)
     networks = {name: frozen(of, method.layers, name) for name in method.networks}
     maps, uncertainty = attributions.attribute(
@@ -447,7 +447,7 @@ def learning_rate_case(rate: Any) -> Any:
 def universal_case(options: dict[str, Any]) -> Any:
     """Return the perturbation after some steps; its images are the mean over a mini-batch."""
     attack, batch = ATTACKS["universal"](**options), photographs(3)
-    fast, labels = frozen(classifier()), torch.tensor([0, 1, 2])
+    fast, labels = frozen(wrapped()), torch.tensor([0, 1, 2])
 
     def score(x: Tensor, logits: Tensor) -> Tensor:
         rows, _ = fast((x + batch).clamp(0, 1))
@@ -458,7 +458,7 @@ def universal_case(options: dict[str, Any]) -> Any:
 
 def objective_case(objective: Any) -> Any:
     """Return the scores of two tasks of a group of two images each, and their gradient."""
-    of = classifier()
+    of = wrapped()
     objective.bind(of)
     x = photographs(4).requires_grad_()
     logits, activations = frozen(of, objective.layers)(x, objective.layers)
@@ -549,7 +549,7 @@ def part_cases() -> dict[str, Callable[[], Any]]:
 
     def attribution(name: str) -> Any:
         options, evaluations = ATTRIBUTION_CASES[name]
-        method = METHODS[name.split()[0]](**options)
+        method = ATTRIBUTIONS[name.split()[0]](**options)
         return run_attribution(method, evaluations, transformer() if name in ATTENTION_CASES else None)
 
     kinds: list[tuple[str, dict[str, Make], Callable[[Any], Any]]] = [
@@ -578,11 +578,11 @@ def part_cases() -> dict[str, Callable[[], Any]]:
 # -- Commands: results of the Python functions, and of the command line with its run folder.
 
 WORDS = [
-    "--classifier", f"{__name__}:network",
-    "--classifier.weights", "none",
-    "--classifier.size", "16",
-    "--classifier.mean", json.dumps(MEAN),
-    "--classifier.std", json.dumps(STD),
+    "--network", f"{__name__}:network",
+    "--network.weights", "none",
+    "--network.size", "16",
+    "--network.mean", json.dumps(MEAN),
+    "--network.std", json.dumps(STD),
     "--wandb", "disabled",
 ]  # fmt: skip
 
@@ -609,7 +609,7 @@ def files_of(tmp_path: Path, count: int = 3) -> list[str]:
 
 
 def run_result(run: Any, arrays: bool) -> Any:
-    result = {"results": list(run.results), "images": run.images}
+    result = {"results": list(run.records), "images": run.images}
     return {**result, **({"arrays": [outcome.array() for outcome in run.outcomes]} if arrays else {})}
 
 
@@ -658,18 +658,18 @@ def folder_result(out: Path) -> dict[str, Any]:
 
 def visualize_in_memory(tmp_path: Path) -> Any:
     how: dict[str, Any] = {"config": "small", "iterations": 6, "seed": 3}
-    both = lv.visualize(classifier(16), ["banana", 4], **how)
-    channels = lv.visualize(classifier(16), layer=LAYER, channels=[2, 5], **how)
-    default = lv.visualize(classifier(16), [1], iterations=2)
+    both = lv.visualize(wrapped(16), ["banana", 4], **how)
+    channels = lv.visualize(wrapped(16), layer=LAYER, channel=[2, 5], **how)
+    default = lv.visualize(wrapped(16), [1], iterations=2)
     return [run_result(run, False) for run in (both, channels, default)]
 
 
 def saliency_in_memory(tmp_path: Path) -> Any:
     x = photographs(2, 16).float()
     names = [*SALIENCY_NAMES]
-    run = lv.saliency(classifier(16), x, targets="banana", method=names, labels=[1, 2], iterations=12, check="none")
+    run = lv.saliency(wrapped(16), x, target="banana", method=names, label=[1, 2], iterations=12, captum="none")
     options = [Occlusion(window=5, stride=3), IntegratedGradients(baseline="mean")]
-    few = lv.saliency(classifier(16), x, targets="predicted", method=options, check="none", seed=5)
+    few = lv.saliency(wrapped(16), x, target="predicted", method=options, captum="none", seed=5)
     return [{**run_result(run, True), "maps": run.maps} for run in (run, few)]
 
 
@@ -677,20 +677,20 @@ def attack_in_memory(tmp_path: Path) -> Any:
     x = photographs(2, 16).float()
     how: dict[str, Any] = {"iterations": 10, "seed": 2}
     with pytest.warns(UserWarning, match="1 skipped of 2 images"):
-        skipped = lv.attack(classifier(16), x, labels=[0, 1], targets="date", attack="pgd", eps="8/255", **how)
+        skipped = lv.attack(wrapped(16), x, label=[0, 1], target="date", attack="pgd", eps="8/255", **how)
     runs = [
-        lv.attack(classifier(16), x, **how),
+        lv.attack(wrapped(16), x, **how),
         skipped,
-        lv.attack(classifier(16), x, attack="pgd", momentum=0.9, norm="l2", eps=[0.2, 1.0], **how),
-        lv.attack(classifier(16), x, attack="ddn", **how),
-        lv.attack(classifier(16), x, attack="ensemble", eps=0.02, iterations=40),
+        lv.attack(wrapped(16), x, attack="pgd", momentum=0.9, norm="l2", eps=[0.2, 1.0], **how),
+        lv.attack(wrapped(16), x, attack="ddn", **how),
+        lv.attack(wrapped(16), x, attack="ensemble", eps=0.02, iterations=40),
     ]
     return [run_result(run, False) for run in runs]
 
 
 def universal_in_memory(tmp_path: Path) -> Any:
     x = photographs(4, 16).float()
-    run = lv.attack(classifier(16), x, attack="universal", eps=0.1, iterations=6, seed=1, held_out=0.25)
+    run = lv.attack(wrapped(16), x, attack="universal", eps=0.1, iterations=6, seed=1, held_out=0.25)
     return {
         **run_result(run, True),
         "photographs": [perturbed_image.record.to_dict() for perturbed_image in run.outcomes[0].perturbed_images()],
@@ -722,12 +722,10 @@ def saliency_metrics(tmp_path: Path) -> Any:
     """Return random targets, and the metrics of their maps: deletion, insertion, sensitivity, randomization."""
     how: dict[str, Any] = {"method": "smoothgrad", "sigma": 0.1, "iterations": 4, "wandb": "disabled"}
     out = tmp_path / "run"
-    run = lv.saliency(
-        classifier(16), photographs(3, 16).float(), targets="random", out=out, check="none", seed=2, **how
-    )
-    lv.check(out, classifier(16), faithfulness=True)
+    run = lv.saliency(wrapped(16), photographs(3, 16).float(), target="random", out=out, captum="none", seed=2, **how)
+    lv.check(out, wrapped(16), faithfulness=True)
     evidence = json.loads((out / "evidence.json").read_text(encoding="utf-8"))
-    return {"targets": [record["target"] for record in run.results], "metrics": evidence["faithfulness"]}
+    return {"targets": [record["target"] for record in run.records], "metrics": evidence["faithfulness"]}
 
 
 def maco_of_photographs(tmp_path: Path) -> Any:
@@ -817,7 +815,7 @@ def covered() -> set[type]:
     parts += (PARAMETERIZATIONS, TRANSFORMS, PRIORS, PROJECTIONS)
     made = {type(make()) for each in parts for make in each.values()}
     made |= {ATTACKS[name.split()[0]] for name in [*ATTACK_CASES, *UNIVERSAL]}
-    return made | {METHODS[name.split()[0]] for name in ATTRIBUTION_CASES}
+    return made | {ATTRIBUTIONS[name.split()[0]] for name in ATTRIBUTION_CASES}
 
 
 @pytest.mark.parametrize(
@@ -843,7 +841,7 @@ def test_every_part_has_a_case(base: type) -> None:
 
 def test_every_registered_name_has_a_case() -> None:
     assert {name.split()[0] for name in [*ATTACK_CASES, *UNIVERSAL]} == set(ATTACKS)
-    assert {name.split()[0] for name in ATTRIBUTION_CASES} == set(METHODS)
+    assert {name.split()[0] for name in ATTRIBUTION_CASES} == set(ATTRIBUTIONS)
     for package in (optim, attacks, attributions, objectives, images):
         bases = (optim.StepRule, optim.LearningRate, objectives.Objective, images.Parameterization)
         bases += (images.Transform, images.Prior, images.Projection)

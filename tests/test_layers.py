@@ -20,7 +20,7 @@ LAYERS = (
     ("utils",),
     ("rng",),
     ("zoo",),
-    ("classifiers",),
+    ("networks",),
     ("images", "objectives"),
     ("outputs",),
     ("optim",),

@@ -55,9 +55,9 @@ def gray_images(count: int) -> Tensor:
 @pytest.fixture(scope="module")
 def material() -> Material:
     network = built(load_file(weights_file("fashion_cnn")))
-    net = lv.load_classifier(network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
+    net = lv.load_network(network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
     run = lv.visualize(
-        net, layer="fc", channels=range(40), config="small", priors=(), iterations=30, log_at="last", slots=40
+        net, layer="fc", channel=range(40), config="small", priors=(), iterations=30, log_at="last", slots=40
     )
     starts = gray_images(20)
     classes = lv.visualize(net, range(10), config="small", priors=(), iterations=30, log_at="last", slots=10)
@@ -121,7 +121,7 @@ def test_class_images_that_show_another_class_are_flagged(material: Material) ->
     made = class_circuit(material)
     flags = []
     for network in (material.network, made.network):
-        net = lv.load_classifier(network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
+        net = lv.load_network(network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
         run = lv.visualize(net, range(10), config="small", priors=(), iterations=60, log_at="last", slots=10)
         images = [(outcome.record, outcome.image()) for outcome in run.outcomes]
         found = class_image_naturalness(net, ["zoo:fashion"], images).images
@@ -158,7 +158,7 @@ def test_the_microscope_flags_manipulated_units_alone(
     manipulate: Callable[[Material], Liar], material: Material, tmp_path: Path
 ) -> None:
     made = manipulate(material)
-    net = lv.load_classifier(made.network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
+    net = lv.load_network(made.network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
     units = sorted(lie.unit for lie in made.lies if lie.layer == "join")
     with torch.no_grad():
         natural = material.activations(material.features(material.natural))

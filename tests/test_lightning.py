@@ -30,12 +30,12 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import PGD
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.loading import class_names
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
 from lit_viz.launch.commands.visualize import VisualizeCommand
 from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.methods.class_visualization import Recipe, default_recipe
+from lit_viz.networks import Network
+from lit_viz.networks.loading import class_names
 from lit_viz.objectives import Channel
 from lit_viz.optim import Adam, Cosine
 from lit_viz.presentations import presentation_of
@@ -70,7 +70,7 @@ def records(module: Any) -> list[tuple[str, int]]:
     return [(result.record.status, result.record.iterations) for result in module.results]
 
 
-def test_class_visualization(smooth: Classifier, fit: Fit) -> None:
+def test_class_visualization(smooth: Network, fit: Fit) -> None:
     module, tasks = lv.ClassVisualization(smooth, iterations=12, slots=2), lv.ClassTasks(smooth, ["apple", 2, "date"])
     trainer = fit(module, tasks, enable_progress_bar=True)
     assert records(module) == [("done", 12)] * 3
@@ -95,40 +95,40 @@ def test_the_default_recipe_is_that_of_the_configuration(described: Any) -> None
     assert list(map(described, configured.transforms)) == list(map(described, recipe.transforms))
 
 
-def test_saliency_maps_of_several_methods(smooth: Classifier, fit: Fit) -> None:
+def test_saliency_maps_of_several_methods(smooth: Network, fit: Fit) -> None:
     module = lv.SaliencyMap(smooth, method=["gradient", "smoothgrad"])
-    tasks = lv.PhotographTasks(smooth, photographs())
+    tasks = lv.ImageTasks(smooth, photographs())
     trainer = fit(module, tasks)
     assert [result.record.method for result in module.results] == ["gradient"] * 3 + ["smoothgrad"] * 3
     assert {"objective", "probability"} <= trainer.callback_metrics.keys()
-    expected = smooth.logits(photographs()).argmax(1).tolist()
+    expected = smooth.scores(photographs()).argmax(1).tolist()
     assert [result.record.target for result in module.results] == expected * 2
     (figures,) = trainer.test(module, tasks)
     assert figures["captum/passed"] == figures["captum/checked"] > 0
 
 
-def test_adversarial_examples(smooth: Classifier, fit: Fit) -> None:
+def test_adversarial_examples(smooth: Network, fit: Fit) -> None:
     module = lv.AdversarialExample(smooth, attack="ddn", iterations=60)
-    tasks = lv.PhotographTasks(smooth, photographs(), targets="banana")
+    tasks = lv.ImageTasks(smooth, photographs(), target="banana")
     trainer = fit(module, tasks)
     fooled = [result.record.success_file for result in module.results]
     assert any(fooled)
     assert trainer.callback_metrics["fooled"] == pytest.approx(sum(fooled) / 3)
     assert trainer.test(module, tasks)[0]["fooled"] == pytest.approx(sum(fooled) / 3)
     result = next(result for result in module.results if result.record.success_file)
-    assert int(smooth.logits(result.image[None]).argmax()) == 1
+    assert int(smooth.scores(result.image[None]).argmax()) == 1
 
 
-def test_universal_perturbations(smooth: Classifier, fit: Fit) -> None:
+def test_universal_perturbations(smooth: Network, fit: Fit) -> None:
     module = lv.UniversalPerturbation(smooth, iterations=4)
-    trainer = fit(module, lv.PhotographTasks(smooth, photographs()))
+    trainer = fit(module, lv.ImageTasks(smooth, photographs()))
     (result,) = module.results
     assert result.record.photographs == 3
     assert trainer.callback_metrics["fooled"] == pytest.approx(result.record.fooling_rate)
 
 
-def test_files_and_an_unknown_name(smooth: Classifier, fit: Fit) -> None:
-    tasks = lv.PhotographTasks(smooth, ["packaged:chelsea"], targets=["date"])
+def test_files_and_an_unknown_name(smooth: Network, fit: Fit) -> None:
+    tasks = lv.ImageTasks(smooth, ["packaged:chelsea"], target=["date"])
     module = lv.SaliencyMap(smooth)
     fit(module, tasks)
     assert module.results[0].record.target_name == "date"
@@ -136,12 +136,12 @@ def test_files_and_an_unknown_name(smooth: Classifier, fit: Fit) -> None:
         lv.AdversarialExample(smooth, attack="pgdd")
 
 
-def test_the_test_stage_of_any_tasks_logs_what_a_run_logs(smooth: Classifier, fit: Fit) -> None:
+def test_the_test_stage_of_any_tasks_logs_what_a_run_logs(smooth: Network, fit: Fit) -> None:
     """Not only of the data modules for classes and photographs."""
     tasks = lv.TaskQueue([Task(0, "x", 0, target=1, source="packaged:chelsea")])
     module = lv.SaliencyMap(smooth)
     (figures,) = fit(module, tasks).test(module, tasks)
-    run = lv.saliency(smooth, "packaged:chelsea", targets=1, check="captum")
+    run = lv.saliency(smooth, "packaged:chelsea", target=1, captum="captum")
     expected = presentation_of(lv.SaliencyMap).scalars([outcome.record for outcome in run.outcomes], run.evidence)
     assert figures.keys() == {*expected, "done"}
     assert all(figures[name] == expected[name] for name in expected.keys() - {"cost/seconds"})
@@ -152,7 +152,7 @@ def test_the_test_stage_of_any_tasks_logs_what_a_run_logs(smooth: Classifier, fi
     assert image.judges is not None
 
 
-def test_a_trainer_of_the_package_lightning_rejects_the_module(smooth: Classifier) -> None:
+def test_a_trainer_of_the_package_lightning_rejects_the_module(smooth: Network) -> None:
     """Its LightningModule is another class; the sentence is Lightning's own, and in the documentation."""
     package = pytest.importorskip("lightning.pytorch")
     trainer = package.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -161,35 +161,35 @@ def test_a_trainer_of_the_package_lightning_rejects_the_module(smooth: Classifie
     assert str(error.value) in (ROOT / "docs" / "lightning.md").read_text().replace("\n", " ")
 
 
-def test_a_trainer_without_tasks_is_rejected(smooth: Classifier, fit: Fit) -> None:
+def test_a_trainer_without_tasks_is_rejected(smooth: Network, fit: Fit) -> None:
     with pytest.raises(lv.LitVizError, match="must be a TaskQueue"):
         fit(lv.ClassVisualization(smooth), pl.LightningDataModule())
     with pytest.raises(lv.LitVizError, match=r"ClassTasks are for methods such as .*, got BoringModel"):
         fit(BoringModel(), lv.ClassTasks(smooth, 1))
 
 
-def _layer_tasks(net: Classifier, layer: str = "features.3") -> TaskQueue:
-    return lv.LayerTasks(net, layer, channels=[1])
+def _layer_tasks(net: Network, layer: str = "features.3") -> TaskQueue:
+    return lv.LayerTasks(net, layer, channel=[1])
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda net: (lv.ClassVisualization(net), lv.PhotographTasks(net, photographs(), targets=1)),
+            lambda net: (lv.ClassVisualization(net), lv.ImageTasks(net, photographs(), target=1)),
             "ClassVisualization takes tasks of classes or layers, got the photograph 'image 0': init= starts from one",
         ),
         (
             lambda net: (lv.SaliencyMap(net), lv.ClassTasks(net, 1)),
-            "SaliencyMap takes tasks of photographs, such as PhotographTasks, got 'banana'",
+            "SaliencyMap takes tasks of photographs, such as ImageTasks, got 'banana'",
         ),
         (
             lambda net: (lv.AdversarialExample(net), _layer_tasks(net)),
-            "AdversarialExample takes tasks of photographs, such as PhotographTasks, got 'features.3_ch1'",
+            "AdversarialExample takes tasks of photographs, such as ImageTasks, got 'features.3_ch1'",
         ),
         (
             lambda net: (lv.UniversalPerturbation(net), lv.ClassTasks(net, 1)),
-            "UniversalPerturbation takes tasks of photographs, such as PhotographTasks, got 'banana'",
+            "UniversalPerturbation takes tasks of photographs, such as ImageTasks, got 'banana'",
         ),
         (
             lambda net: (lv.ClassVisualization(net), _layer_tasks(net)),
@@ -207,7 +207,7 @@ def _layer_tasks(net: Classifier, layer: str = "features.3") -> TaskQueue:
     ],
 )
 def test_tasks_of_another_kind_are_rejected(
-    smooth: Classifier, fit: Fit, make: Callable[[Classifier], tuple[Any, TaskQueue]], message: str
+    smooth: Network, fit: Fit, make: Callable[[Network], tuple[Any, TaskQueue]], message: str
 ) -> None:
     """They failed with KeyError('image') or were computed as something else."""
     with pytest.raises(lv.LitVizError, match=f"^{re.escape(message)}$"):
@@ -215,13 +215,13 @@ def test_tasks_of_another_kind_are_rejected(
 
 
 @pytest.mark.parametrize("kind", ["classes", "photographs", "layers"])
-def test_tasks_of_another_network_are_rejected(smooth: Classifier, fit: Fit, kind: str) -> None:
+def test_tasks_of_another_network_are_rejected(smooth: Network, fit: Fit, kind: str) -> None:
     """Their class c was reported as the third class of the module's network."""
-    letters = lv.load_classifier(smooth_network(), labels=list("abcde"), mean=0.5, std=0.25, size=16)
-    fewer = lv.load_classifier(smooth_network(classes=3), labels=["apple", "banana", "cherry"], size=16)
-    tasks: dict[str, Callable[[Classifier], tuple[Any, TaskQueue]]] = {
+    letters = lv.load_network(smooth_network(), labels=list("abcde"), mean=0.5, std=0.25, size=16)
+    fewer = lv.load_network(smooth_network(classes=3), labels=["apple", "banana", "cherry"], size=16)
+    tasks: dict[str, Callable[[Network], tuple[Any, TaskQueue]]] = {
         "classes": lambda net: (lv.ClassVisualization(smooth), lv.ClassTasks(net, 2)),
-        "photographs": lambda net: (lv.SaliencyMap(smooth), lv.PhotographTasks(net, photographs(), targets=2)),
+        "photographs": lambda net: (lv.SaliencyMap(smooth), lv.ImageTasks(net, photographs(), target=2)),
         "layers": lambda net: (lv.ClassVisualization(smooth, objective=Channel("features.3")), _layer_tasks(net)),
     }
     message = r"for another network \(its class 0 is 'a' instead of 'apple'\): give that of the module"
@@ -231,7 +231,7 @@ def test_tasks_of_another_network_are_rejected(smooth: Classifier, fit: Fit, kin
         fit(*tasks[kind](fewer))
 
 
-def test_a_checkpoint_of_other_tasks_is_rejected(smooth: Classifier, fit: Fit) -> None:
+def test_a_checkpoint_of_other_tasks_is_rejected(smooth: Network, fit: Fit) -> None:
     module = lv.ClassVisualization(smooth, iterations=6, slots=1)
     path = fit(module, lv.ClassTasks(smooth, ["apple", "date"]), max_steps=2).checkpoint_callback.best_model_path  # type: ignore[union-attr]
     for others in (["apple", "cherry"], ["apple"]):
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_other_tasks_is_rejected(smooth: Classifier, fit: Fit) -
     assert records(resumed) == [("done", 6)] * 2
 
 
-def test_a_test_without_results_warns(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_test_without_results_warns(smooth: Network, tmp_path: Path) -> None:
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match=r"trainer\.test evaluates the results of trainer\.fit, and there are none"):
         (figures,) = trainer.test(lv.ClassVisualization(smooth), lv.ClassTasks(smooth, 1))
@@ -252,10 +252,10 @@ def test_a_test_without_results_warns(smooth: Classifier, tmp_path: Path) -> Non
 def test_notes_are_logged_once(fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
     """Of the network, of the method and of the tasks; a plain Trainer said none of them."""
     caplog.set_level("INFO")
-    net = lv.load_classifier(smooth_network(), size=16)
+    net = lv.load_network(smooth_network(), size=16)
     module = lv.SaliencyMap(net, method="occlusion", iterations=3)
     for _ in range(2):
-        tasks = lv.PhotographTasks(net, photographs(1), targets=1)
+        tasks = lv.ImageTasks(net, photographs(1), target=1)
         tasks.notes.append("a remark about the photographs")
         fit(module, tasks)
     for note in ("images are normalized by mean 0 and std 1", "iterations=3 has no effect", "a remark about the photo"):
@@ -272,7 +272,7 @@ class Rates(Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def test_the_learning_rate_monitor_logs_the_rate_of_the_rule(smooth: Classifier, fit: Fit, tmp_path: Path) -> None:
+def test_the_learning_rate_monitor_logs_the_rate_of_the_rule(smooth: Network, fit: Fit, tmp_path: Path) -> None:
     """It raised KeyError('lr')."""
     steps = 4
     rules: dict[str, tuple[Any, list[float]]] = {
@@ -286,7 +286,7 @@ def test_the_learning_rate_monitor_logs_the_rate_of_the_rule(smooth: Classifier,
         "saliency": (lv.SaliencyMap(smooth), [0.0]),
     }
     for name, (module, expected) in rules.items():
-        photograph = lv.PhotographTasks(smooth, photographs(1), targets="elder")
+        photograph = lv.ImageTasks(smooth, photographs(1), target="elder")
         tasks = lv.ClassTasks(smooth, 1) if name in ("Adam", "cosine") else photograph
         rates = Rates()
         logger = CSVLogger(tmp_path / name)
@@ -312,7 +312,7 @@ class Descriptions(Callback):
 
 
 @pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
-def test_the_progress_bar_counts_images(smooth: Classifier, fit: Fit, bar: Any) -> None:
+def test_the_progress_bar_counts_images(smooth: Network, fit: Fit, bar: Any) -> None:
     """It showed Epoch 0/-2."""
     descriptions = Descriptions()
     module, tasks = lv.ClassVisualization(smooth, iterations=3, slots=1), lv.ClassTasks(smooth, ["apple", "date"])
@@ -320,13 +320,13 @@ def test_the_progress_bar_counts_images(smooth: Classifier, fit: Fit, bar: Any) 
     assert descriptions.seen[1:] == [("0/2 images", 6)] * 2 + [("1/2 images", 6)] * 3
 
 
-def test_the_progress_bar_ends_with_the_steps_that_were_made(smooth: Classifier, fit: Fit) -> None:
+def test_the_progress_bar_ends_with_the_steps_that_were_made(smooth: Network, fit: Fit) -> None:
     """Maps of several methods took more steps than the bar had (9/8), and attacks that succeed early fewer."""
     maps = lv.SaliencyMap(smooth, method=["gradient", "smoothgrad"], iterations=4, slots=2)
     attack = lv.AdversarialExample(smooth, attack=PGD(eps=0.2), iterations=100)
     for module in (maps, attack):
         bar, descriptions = TQDMProgressBar(), Descriptions()
-        trainer = fit(module, lv.PhotographTasks(smooth, photographs()), callbacks=[bar, descriptions], **SHOWN)
+        trainer = fit(module, lv.ImageTasks(smooth, photographs()), callbacks=[bar, descriptions], **SHOWN)
         assert bar.train_progress_bar.total == bar.train_progress_bar.n == trainer.global_step
         for made, (_, total) in enumerate(descriptions.seen[1:], start=1):
             assert total is not None
@@ -336,7 +336,7 @@ def test_the_progress_bar_ends_with_the_steps_that_were_made(smooth: Classifier,
 SHOWN: dict[str, Any] = {"enable_progress_bar": True, "max_epochs": -1}
 
 
-def test_warnings_about_intended_settings_are_not_issued(smooth: Classifier, fit: Fit, tmp_path: Path) -> None:
+def test_warnings_about_intended_settings_are_not_issued(smooth: Network, fit: Fit, tmp_path: Path) -> None:
     module, tasks = lv.ClassVisualization(smooth, iterations=2), lv.ClassTasks(smooth, "apple")
     with warnings.catch_warnings(record=True) as issued:
         warnings.simplefilter("always")
@@ -347,7 +347,7 @@ def test_warnings_about_intended_settings_are_not_issued(smooth: Classifier, fit
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_trainer_is_restored_after_the_training(smooth: Classifier, fit: Fit, fails: bool) -> None:
+def test_a_trainer_is_restored_after_the_training(smooth: Network, fit: Fit, fails: bool) -> None:
     class Failure(Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
             assert trainer.precision_plugin.scaler is None  # type: ignore[attr-defined]
@@ -368,7 +368,7 @@ def test_a_trainer_is_restored_after_the_training(smooth: Classifier, fit: Fit, 
 
 @pytest.mark.parametrize("limit", [{"max_steps": 5}, {"max_time": {"seconds": 1}}])
 def test_a_limit_of_the_trainer_leaves_unfinished_results(
-    smooth: Classifier, fit: Fit, limit: dict[str, Any], tmp_path: Path
+    smooth: Network, fit: Fit, limit: dict[str, Any], tmp_path: Path
 ) -> None:
     module, tasks = lv.ClassVisualization(smooth, iterations=10**6, slots=1), lv.ClassTasks(smooth, ["apple", "date"])
     trainer = fit(module, tasks, **limit)
@@ -378,22 +378,22 @@ def test_a_limit_of_the_trainer_leaves_unfinished_results(
     assert module.results[0].image is not None
 
 
-def test_unfinished_adversarial_examples_are_evaluated(smooth: Classifier, fit: Fit) -> None:
+def test_unfinished_adversarial_examples_are_evaluated(smooth: Network, fit: Fit) -> None:
     """The final image was not evaluated, if another one was done in the last step."""
     module = lv.AdversarialExample(smooth, attack=PGD(eps=0.2, alpha=0.02, random_start=False))
-    fit(module, lv.PhotographTasks(smooth, photographs(12)[[11, 1]]), max_steps=2)  # they need 1 and 2 updates
+    fit(module, lv.ImageTasks(smooth, photographs(12)[[11, 1]]), max_steps=2)  # they need 1 and 2 updates
     assert records(module) == [("done", 1), ("unfinished", 2)]
     assert [result.record.success_float for result in module.results] == [True, True]
 
 
-def test_early_stopping_is_checked_after_every_step(smooth: Classifier, fit: Fit) -> None:
+def test_early_stopping_is_checked_after_every_step(smooth: Network, fit: Fit) -> None:
     stopping = EarlyStopping("objective", mode="max", stopping_threshold=-1e9)
     module = lv.ClassVisualization(smooth, iterations=100)
     trainer = fit(module, lv.ClassTasks(smooth, "apple"), callbacks=[stopping])
     assert trainer.global_step == 1
 
 
-def test_resuming_from_a_checkpoint_of_the_trainer_is_bit_equal(smooth: Classifier, fit: Fit, tmp_path: Path) -> None:
+def test_resuming_from_a_checkpoint_of_the_trainer_is_bit_equal(smooth: Network, fit: Fit, tmp_path: Path) -> None:
     def start() -> tuple[Any, TaskQueue]:
         return lv.ClassVisualization(smooth, iterations=6, slots=1), lv.ClassTasks(smooth, ["apple", "date"])
 
@@ -413,7 +413,7 @@ def test_resuming_from_a_checkpoint_of_the_trainer_is_bit_equal(smooth: Classifi
     assert figures["done"] == 1
 
 
-def test_a_module_can_be_trained_again(smooth: Classifier, fit: Fit) -> None:
+def test_a_module_can_be_trained_again(smooth: Network, fit: Fit) -> None:
     module = lv.ClassVisualization(smooth, iterations=3)
     fit(module, lv.ClassTasks(smooth, ["apple", "date"]))
     fit(module, lv.ClassTasks(smooth, ["cherry"]))
@@ -421,7 +421,7 @@ def test_a_module_can_be_trained_again(smooth: Classifier, fit: Fit) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-true", "64-true"])
-def test_precisions_change_the_network_only(smooth: Classifier, fit: Fit, precision: str) -> None:
+def test_precisions_change_the_network_only(smooth: Network, fit: Fit, precision: str) -> None:
     module = lv.ClassVisualization(smooth, iterations=4)
     fit(module, lv.ClassTasks(smooth, ["apple"]), precision=precision)
     reference = lv.ClassVisualization(smooth, iterations=4)
@@ -436,9 +436,9 @@ class Summary(Callback):
         self.parameters = summarize(pl_module).trainable_parameters
 
 
-def test_the_summary_counts_the_pixels(smooth: Classifier, fit: Fit) -> None:
+def test_the_summary_counts_the_pixels(smooth: Network, fit: Fit) -> None:
     summary = Summary()
-    fit(lv.SaliencyMap(smooth, slots=2), lv.PhotographTasks(smooth, photographs()), callbacks=[summary])
+    fit(lv.SaliencyMap(smooth, slots=2), lv.ImageTasks(smooth, photographs()), callbacks=[summary])
     assert summary.parameters == 2 * 3 * 16 * 16
 
 
@@ -461,8 +461,8 @@ def test_the_scripts_of_the_documentation(script: str, tmp_path: Path, monkeypat
     assert len(script.splitlines()) <= 25
     monkeypatch.chdir(tmp_path)
     labels = class_names("efficientnet_lite0")
-    network = lv.load_classifier(smooth_network(classes=1000), labels=labels, mean=0.5, std=0.5, size=32)
-    monkeypatch.setattr(lv, "load_classifier", {"efficientnet_lite0": network}.__getitem__)
+    network = lv.load_network(smooth_network(classes=1000), labels=labels, mean=0.5, std=0.5, size=32)
+    monkeypatch.setattr(lv, "load_network", {"efficientnet_lite0": network}.__getitem__)
     short = re.sub(r"(iterations|max_steps)=\d+", r"\1=2", script)
     short = short.replace("blocks.3.2", "features.3").replace("[3, 14, 15]", "[0, 1]")
     exec(compile(short, "docs/lightning.md", "exec"), {"__name__": "__main__"})

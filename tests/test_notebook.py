@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOTEBOOK: dict[str, Any] = json.loads((DOCS / "lab.ipynb").read_text(encoding="utf-8"))
@@ -72,14 +72,14 @@ def test_blanks_of_the_notebook_raise_an_instruction(name: str) -> None:
         scope[name](*[None] * len(required))
 
 
-def test_a_run_shows_its_figure_and_the_maps_of_methods_of_any_kind(smooth: Classifier) -> None:
+def test_a_run_shows_its_figure_and_the_maps_of_methods_of_any_kind(smooth: Network) -> None:
     photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    run = lv.saliency(smooth, photographs, targets=0, method=["gradient", "grad_cam"], check="none")
+    run = lv.saliency(smooth, photographs, target=0, method=["gradient", "grad_cam"], captum="none")
     arrays = [outcome.array() for outcome in run.outcomes]
     assert [tuple(array.shape) for array in arrays if array is not None] == [(3, 16, 16)] * 2 + [(1, 16, 16)] * 2
     assert torch.equal(run.maps, torch.stack([array.abs().amax(0) for array in arrays if array is not None]))
     with pytest.raises(lv.LitVizError, match=r"run\.maps"):
-        _ = run.attributions
+        _ = run.arrays
     figure = run.figure()
     png, message = figure._repr_png_()  # type: ignore[attr-defined]
     with Image.open(BytesIO(png)) as picture:

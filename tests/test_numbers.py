@@ -17,8 +17,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.judges import MOBILENET, installed_judges, mobilenet_weights
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from tests.support.networks import smooth_network
 
 Array = NDArray[np.float64]
@@ -49,8 +50,8 @@ def module() -> nn.Module:
 
 
 @pytest.fixture
-def net() -> Classifier:
-    return load_classifier(smooth_network(), labels=list("abcde"), mean=[MEAN] * 3, std=[STD] * 3, size=16)
+def net() -> Network:
+    return load_network(smooth_network(), labels=list("abcde"), mean=[MEAN] * 3, std=[STD] * 3, size=16)
 
 
 def evaluate(module: nn.Module, image: Array) -> Array:
@@ -69,13 +70,13 @@ def jpeg(image: Array, quality: int) -> Array:
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize(("attack", "norm"), [("pgd", "linf"), ("ddn", None)])
 def test_records_of_attacks(
-    attack: str, norm: Any, targeted: bool, net: Classifier, module: nn.Module, tmp_path: Path
+    attack: str, norm: Any, targeted: bool, net: Network, module: nn.Module, tmp_path: Path
 ) -> None:
     x, run = photographs(4), tmp_path / "run"
-    labels = net.logits(x).argmax(1).tolist()
+    labels = net.scores(x).argmax(1).tolist()
     targets = [(label + 1) % 5 for label in labels] if targeted else None
     budget = {"eps": 0.1, "norm": norm} if norm else {}
-    lv.attack(net, x, labels=labels, targets=targets, attack=attack, iterations=12, out=run, wandb="disabled", **budget)
+    lv.attack(net, x, label=labels, target=targets, attack=attack, iterations=12, out=run, wandb="disabled", **budget)
     for n, record in enumerate(rows(run / "results.jsonl")):
         source, image = x[n].permute(1, 2, 0).double().numpy(), read(run / record["file"])
         goal = labels[n] if targets is None else targets[n]
@@ -106,14 +107,12 @@ def test_records_of_attacks(
         assert record["probability_before"] == pytest.approx(probabilities[goal], abs=1e-5)
 
 
-def test_curves_of_attacks_are_of_the_image_at_each_iteration(
-    net: Classifier, module: nn.Module, tmp_path: Path
-) -> None:
+def test_curves_of_attacks_are_of_the_image_at_each_iteration(net: Network, module: nn.Module, tmp_path: Path) -> None:
     """Frames are rounded to 8 bits, so that curves differ from them by up to half a level."""
     x, run = photographs(3), tmp_path / "run"
-    labels = net.logits(x).argmax(1).tolist()
+    labels = net.scores(x).argmax(1).tolist()
     options: dict[str, Any] = {"attack": "pgd", "early_stop": False, "eps": 0.1, "iterations": 6}
-    lv.attack(net, x, labels=labels, log_at="every:1", out=run, wandb="disabled", **options)
+    lv.attack(net, x, label=labels, log_at="every:1", out=run, wandb="disabled", **options)
     for record in rows(run / "results.jsonl"):
         task = Path(record["file"]).stem
         probability, linf = curve(run, task, "probability"), curve(run, task, "linf")
@@ -124,7 +123,7 @@ def test_curves_of_attacks_are_of_the_image_at_each_iteration(
             assert linf[k] == pytest.approx(np.abs(frame - source).max(), abs=0.5 / 255 + 1e-6)
 
 
-def test_records_and_curves_of_class_images(net: Classifier, module: nn.Module, tmp_path: Path) -> None:
+def test_records_and_curves_of_class_images(net: Network, module: nn.Module, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options: dict[str, Any] = {"iterations": 6, "log_at": "1,3,6", "curve_at": "every:1", "wandb": "disabled"}
     lv.visualize(net, [1, 4], out=run, **options)
@@ -140,7 +139,7 @@ def test_records_and_curves_of_class_images(net: Classifier, module: nn.Module, 
             assert curve(run, task, "probability")[k] == pytest.approx(softmax(frame)[target], abs=1e-4)
 
 
-def test_objective_file_is_the_mean_activation_of_the_file(net: Classifier, module: nn.Module, tmp_path: Path) -> None:
+def test_objective_file_is_the_mean_activation_of_the_file(net: Network, module: nn.Module, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options: dict[str, Any] = {"layer": "features.3", "channels": "1,2", "config": "channels", "iterations": 4}
     lv.visualize(net, out=run, wandb="disabled", **options)
@@ -152,12 +151,12 @@ def test_objective_file_is_the_mean_activation_of_the_file(net: Classifier, modu
     handle.remove()
 
 
-def test_fooling_rates_are_counts_of_files(net: Classifier, module: nn.Module, tmp_path: Path) -> None:
+def test_fooling_rates_are_counts_of_files(net: Network, module: nn.Module, tmp_path: Path) -> None:
     x, run = photographs(10), tmp_path / "run"
-    labels = net.logits(x).argmax(1).tolist()
+    labels = net.scores(x).argmax(1).tolist()
     labels[0] = (labels[0] + 1) % 5  # misclassified without a perturbation: not counted
     options: dict[str, Any] = {"eps": 0.06, "norm": "linf", "iterations": 5, "held_out": 0.4, "wandb": "disabled"}
-    result = lv.attack(net, x, labels=labels, attack="universal", out=run, **options)
+    result = lv.attack(net, x, label=labels, attack="universal", out=run, **options)
     fooled: dict[bool, list[bool]] = {False: [], True: []}
     for photograph in rows(run / "photographs" / "0000_universal.jsonl"):
         n = photograph["index"]
@@ -177,7 +176,7 @@ def test_fooling_rates_are_counts_of_files(net: Classifier, module: nn.Module, t
     assert lines[0] in " ".join(text.get_text() for text in result.figure().texts).replace("\n", " ")
 
 
-def test_judges_evaluate_the_file(lite0: Classifier, tmp_path: Path) -> None:
+def test_judges_evaluate_the_file(lite0: Network, tmp_path: Path) -> None:
     """At their own input size; without the optimized network, which is no judge of itself."""
     run = tmp_path / "run"
     lv.visualize(lite0, [76], iterations=1, views=1, out=run, wandb="disabled")
@@ -185,7 +184,7 @@ def test_judges_evaluate_the_file(lite0: Classifier, tmp_path: Path) -> None:
     assert set(record["judges"]) == set(installed_judges(lite0))
     assert {"efficientnet_lite1", "efficientnet_lite2"} <= set(record["judges"])
     for name, verdict in record["judges"].items():
-        judge = load_classifier(name, weights=mobilenet_weights() if name == MOBILENET else "DEFAULT")
+        judge = load_network(name, weights=mobilenet_weights() if name == MOBILENET else "DEFAULT")
         height, width = judge.size
         image = torch.from_numpy(read(run / record["file"])).permute(2, 0, 1)[None].float()
         resized = nn.functional.interpolate(image, (height, width), mode="bilinear", antialias=True)

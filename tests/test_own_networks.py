@@ -16,8 +16,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lit_viz.classifiers import load_classifier
 from lit_viz.errors import LitVizError
+from lit_viz.outputs import load_network
 
 NETS = """
 from types import SimpleNamespace
@@ -83,68 +83,68 @@ def saved(network: nn.Module, path: Path, data: object = "digits") -> dict[str, 
 
 
 def test_a_lightning_checkpoint_of_a_factory_in_the_current_folder(nets: str) -> None:
-    trained = load_classifier(f"{nets}:three", size=8).original
+    trained = load_network(f"{nets}:three", size=8).original
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.add_(0.1)
     weights = saved(trained, Path("run.ckpt"), data=Path("data"))  # a path among the hyperparameters is harmless
-    classifier = load_classifier(f"{nets}:three", weights="run.ckpt", labels=["a", "b", "c"], size=8)
-    assert all(torch.equal(tensor, weights[key]) for key, tensor in classifier.original.state_dict().items())
-    assert (classifier.channels, classifier.labels) == (1, ("a", "b", "c"))
+    network = load_network(f"{nets}:three", weights="run.ckpt", labels=["a", "b", "c"], size=8)
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in network.original.state_dict().items())
+    assert (network.channels, network.labels) == (1, ("a", "b", "c"))
 
 
 def test_commands_load_a_factory_with_labels(
     nets: str, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, sentence: Any
 ) -> None:
     Path("names.txt").write_text("ant\nbee\ncow\n")
-    own = ["--classifier", f"{nets}:three", "--classifier.labels", "names.txt", "--classifier.size", "8"]
+    own = ["--network", f"{nets}:three", "--network.labels", "names.txt", "--network.size", "8"]
     lit_viz("classes", "be", *own)
     assert capsys.readouterr().out.split() == ["1", "bee"]
-    lit_viz("layers", f"{nets}:three", "--classifier.size", "8")
+    lit_viz("layers", f"{nets}:three", "--network.size", "8")
     assert "features.0" in capsys.readouterr().out
-    lit_viz("layers", f"{nets}:three", "features", "--classifier.size", "8", expect=1)
+    lit_viz("layers", f"{nets}:three", "features", "--network.size", "8", expect=1)
     assert "takes one network, got also" in sentence(capsys)
-    lit_viz("classes", "be", *own, "--classifier.sise", "8", expect=1)
-    assert "did you mean 'classifier.size'" in sentence(capsys)
+    lit_viz("classes", "be", *own, "--network.sise", "8", expect=1)
+    assert "did you mean 'network.size'" in sentence(capsys)
     few = ["--iterations", "2", "--model.views", "1", "--wandb", "disabled"]
-    lit_viz("visualize", "bee", *own, "--classifier.mean", "0.5", "--classifier.std", "0.5", *few, "--out", "run")
+    lit_viz("visualize", "bee", *own, "--network.mean", "0.5", "--network.std", "0.5", *few, "--out", "run")
     assert records(Path("run"))[0]["target_name"] == "bee"
-    assert yaml.safe_load(Path("run/config.yaml").read_text())["classifier"]["mean"] == [0.5]
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["network"]["mean"] == [0.5]
     lit_viz("resume", "run")
 
 
 def test_random_networks_are_reproducible_and_noted_as_untrained(nets: str) -> None:
-    first = load_classifier(f"{nets}:three", size=8)
+    first = load_network(f"{nets}:three", size=8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)  # as another process may have it
-        again = load_classifier(f"{nets}:three", size=8)
+        again = load_network(f"{nets}:three", size=8)
     for one, other in zip(first.original.parameters(), again.original.parameters(), strict=True):
         assert torch.equal(one, other)
     assert any("give trained ones by weights=FILE" in note for note in first.notes)
 
 
 def test_preprocessing_of_hugging_face_networks_is_used(nets: str) -> None:
-    classifier = load_classifier(f"{nets}:hugging")
-    assert (classifier.size, classifier.labels) == ((8, 8), ("cat", "dog", "emu"))
-    assert classifier.logits(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+    network = load_network(f"{nets}:hugging")
+    assert (network.size, network.labels) == ((8, 8), ("cat", "dog", "emu"))
+    assert network.scores(torch.rand(2, 1, 8, 8)).shape == (2, 3)
 
 
 def test_a_network_in_train_mode_is_evaluated_in_eval_mode_and_preserved(nets: str) -> None:
-    classifier = load_classifier(f"{nets}:three", size=8)
-    classifier.original.train()
-    before = {key: tensor.clone() for key, tensor in classifier.original.state_dict().items()}
+    network = load_network(f"{nets}:three", size=8)
+    network.original.train()
+    before = {key: tensor.clone() for key, tensor in network.original.state_dict().items()}
     x = torch.rand(2, 1, 8, 8)
-    assert torch.equal(classifier.logits(x), classifier.logits(x))  # no dropout
-    assert classifier.original.training
-    assert all(torch.equal(tensor, before[key]) for key, tensor in classifier.original.state_dict().items())
+    assert torch.equal(network.scores(x), network.scores(x))  # no dropout
+    assert network.original.training
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.original.state_dict().items())
 
 
 def test_a_head_of_other_classes_in_a_named_architecture(tmp_path: Path) -> None:
     import timm
 
     torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "tuned.pth")
-    classifier = load_classifier("timm/test_resnet", weights=tmp_path / "tuned.pth", labels=["ant", "bee", "cow"])
-    assert classifier.labels == ("ant", "bee", "cow")
+    network = load_network("timm/test_resnet", weights=tmp_path / "tuned.pth", labels=["ant", "bee", "cow"])
+    assert network.labels == ("ant", "bee", "cow")
 
 
 @pytest.mark.parametrize(
@@ -160,23 +160,23 @@ def test_a_head_of_other_classes_in_a_named_architecture(tmp_path: Path) -> None
 )
 def test_wrong_names_are_rejected_with_a_suggestion(nets: str, named: str, message: str) -> None:
     with pytest.raises(LitVizError) as error:
-        load_classifier(named.replace("{}", nets), **({"size": 8} if named != "{}:three" else {}))
+        load_network(named.replace("{}", nets), **({"size": 8} if named != "{}:three" else {}))
     assert message.replace("{}", nets).replace("{cwd}", str(Path.cwd())) in str(error.value)
 
 
 def test_mismatched_weights_are_rejected_with_a_suggestion(nets: str) -> None:
-    other = load_classifier(f"{nets}:hugging").original
+    other = load_network(f"{nets}:hugging").original
     torch.save({f"net.{key}": tensor for key, tensor in other.state_dict().items()}, "prefixed.pth")
-    load_classifier(f"{nets}:three", weights="prefixed.pth", size=8)
+    load_network(f"{nets}:three", weights="prefixed.pth", size=8)
     torch.save({**other.state_dict(), "head.weight": torch.rand(5, 144), "head.bias": torch.rand(5)}, "five.pth")
     with pytest.raises(LitVizError, match=r"head.weight is \(5, 144\) in the file .*: build it as it was trained$"):
-        load_classifier(f"{nets}:three", weights="five.pth", size=8)
+        load_network(f"{nets}:three", weights="five.pth", size=8)
     torch.save({**other.state_dict(), "neck.weight": torch.rand(1)}, "more.pth")
     with pytest.raises(LitVizError, match=r"not in the network: neck.weight: give the network that was trained"):
-        load_classifier(f"{nets}:three", weights="more.pth", size=8)
+        load_network(f"{nets}:three", weights="more.pth", size=8)
     saved(other, Path("objects.ckpt"), data=SimpleNamespace())
     with pytest.raises(LitVizError, match=r"if you trust it, load it by torch.load\(FILE, weights_only=False\)"):
-        load_classifier(f"{nets}:three", weights="objects.ckpt", size=8)
+        load_network(f"{nets}:three", weights="objects.ckpt", size=8)
 
 
 def test_a_gray_file_has_the_norm_of_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

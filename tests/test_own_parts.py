@@ -14,12 +14,12 @@ import lit_viz as lv
 from lit_viz.attacks import Attack, masked_gradient
 from lit_viz.attributions import Estimator, add_rows, gather_rows
 from lit_viz.attributions.reducers import reducer
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Canvas, Pixels
 from lit_viz.images.priors import Prior
 from lit_viz.images.transforms import Transform
 from lit_viz.methods import ClassVisualization
+from lit_viz.networks import Network
 from lit_viz.objectives import Logit, Objective, Outputs, Sum
 from lit_viz.optim import Adam, Evaluate, Evaluation, State, StepRule
 from lit_viz.optim.rule import never
@@ -148,7 +148,7 @@ class Halved(Summed):
     ],
 )
 def test_custom_parts_with_invalid_results_are_rejected(
-    part: str, name: str, message: str | None, smooth: Classifier
+    part: str, name: str, message: str | None, smooth: Network
 ) -> None:
     """These were errors of torch, far from the part."""
     given = globals()[name]()
@@ -157,15 +157,15 @@ def test_custom_parts_with_invalid_results_are_rejected(
         lv.visualize(smooth, [0, 1], iterations=3, **options)
 
 
-def test_a_custom_map_of_the_wrong_shape_is_rejected(smooth: Classifier) -> None:
+def test_a_custom_map_of_the_wrong_shape_is_rejected(smooth: Network) -> None:
     with pytest.raises(LitVizError, match=r"Halved must return a map of each photograph"):
-        lv.saliency(smooth, photographs(), method=Halved, check="none")
+        lv.saliency(smooth, photographs(), method=Halved, captum="none")
 
 
-def test_a_custom_attack_by_its_class(smooth: Classifier) -> None:
+def test_a_custom_attack_by_its_class(smooth: Network) -> None:
     run = lv.attack(smooth, photographs(), attack=SignSteps, iterations=30)
-    assert all(record["success_file"] for record in run.results if record["status"] == "done")
-    assert {record["attack"] for record in run.results} == {"SignSteps"}
+    assert all(record["success_file"] for record in run.records if record["status"] == "done")
+    assert {record["attack"] for record in run.records} == {"SignSteps"}
 
 
 def test_a_module_of_the_current_folder_is_importable(
@@ -209,35 +209,35 @@ def test_options_of_a_part_may_precede_it(tmp_path: Path, lit_viz: Any, records:
     assert records(tmp_path / "run")[0]["eps"] == 0.2
 
 
-def test_a_custom_method_uses_its_reducer(smooth: Classifier) -> None:
-    run = lv.saliency(smooth, photographs(1), method=Summed, check="none")
-    assert run.results[0]["reducer"] == "sum"
+def test_a_custom_method_uses_its_reducer(smooth: Network) -> None:
+    run = lv.saliency(smooth, photographs(1), method=Summed, captum="none")
+    assert run.records[0]["reducer"] == "sum"
     assert reducer("sum").description in " ".join(text.get_text() for text in run.figure().texts).replace("\n", " ")
 
 
-def test_the_optimizer_preserves_other_state_entries(smooth: Classifier, train: Train) -> None:
+def test_the_optimizer_preserves_other_state_entries(smooth: Network, train: Train) -> None:
     module = Remembering(smooth, parameterization=Pixels(), step_rule=Adam(0.05), iterations=3, slots=2)
     memory = train(module, tasks_for(smooth, [1, 2]))
     assert {result.record.status for result in memory.results.values()} == {"done"}
 
 
-def test_the_reserved_state_key_is_rejected(smooth: Classifier) -> None:
+def test_the_reserved_state_key_is_rejected(smooth: Network) -> None:
     with pytest.raises(LitVizError, match="Clashing must not use the reserved state key 'logits'"):
         lv.attack(smooth, photographs(), attack=Clashing)
 
 
-def test_custom_parts_as_instances(smooth: Classifier) -> None:
+def test_custom_parts_as_instances(smooth: Network) -> None:
     by_name = lv.attack(smooth, photographs(), attack=SignSteps, iterations=2)
     run = lv.attack(smooth, photographs(), iterations=2, attack=SignSteps())
     assert torch.equal(run.images, by_name.images)
-    assert lv.visualize(smooth, [1], iterations=1, objective=Logit()).results[0]["status"] == "done"
+    assert lv.visualize(smooth, [1], iterations=1, objective=Logit()).records[0]["status"] == "done"
     with pytest.raises(LitVizError, match="must be a name or an instance, got 5"):
         lv.saliency(smooth, photographs(), method=5)  # type: ignore[arg-type]
 
 
-def test_arguments_of_parts_are_options_in_python(smooth: Classifier) -> None:
+def test_arguments_of_parts_are_options_in_python(smooth: Network) -> None:
     few = {"iterations": 1, "views": 1}
     rate = {"step_rule": "NAdam", "lr": 0.1}
     slow, fast = (lv.visualize(smooth, [1], **few, lr=lr).images for lr in (1e-6, 0.5))
     assert (slow - fast).abs().max() > 0.01
-    assert lv.visualize(smooth, [1], **few, **rate).results[0]["status"] == "done"
+    assert lv.visualize(smooth, [1], **few, **rate).records[0]["status"] == "done"

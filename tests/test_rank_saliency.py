@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attributions import METHODS, Attribution
-from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.attributions import ATTRIBUTIONS, Attribution
 from lit_viz.evidence.saliency.ground_truth import GroundTruth, Measurement
+from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.zoo import NAMES
 from scripts import rank_saliency
 from scripts.rank_saliency import KINDS, PAGE, SETTINGS, Scores, closed_table, is_available, parts_of, report
@@ -62,7 +62,7 @@ def test_the_page_begins_with_methods_and_their_commands() -> None:
     assert len(rows) == 5
     for method, named in rows:
         assert method == named
-        assert method in METHODS
+        assert method in ATTRIBUTIONS
     assert not re.search(r"\d\.\d", beginning)
     assert re.search(r"\d\.\d", rest)
 
@@ -105,10 +105,10 @@ def test_a_map_of_one_evaluation_is_computed_once(tmp_path: Path, monkeypatch: p
     computed, saliency_maps = list[int | None](), rank_saliency.saliency_maps
 
     def counted(
-        method: Attribution, classifier: Classifier, truth: GroundTruth, evaluations: int | None, seed: int
+        method: Attribution, network: Network, truth: GroundTruth, evaluations: int | None, seed: int
     ) -> Tensor:
         computed.append(evaluations)
-        return saliency_maps(method, classifier, truth, evaluations, seed)
+        return saliency_maps(method, network, truth, evaluations, seed)
 
     monkeypatch.setattr(rank_saliency, "saliency_maps", counted)
     setting = SETTINGS["planted"][0]("planted_cnn", 2, 0, ())
@@ -133,18 +133,18 @@ def test_every_network_is_of_a_kind() -> None:
     used = {name for _, networks in SETTINGS.values() for name in networks}
     assert used <= KINDS.keys()
     assert set(NAMES) <= KINDS.keys()
-    assert set(METHODS) >= {"gradient"}
+    assert set(ATTRIBUTIONS) >= {"gradient"}
 
 
 @pytest.mark.parametrize("name", SETTINGS["cells"][1])
 def test_features_and_head_are_the_network(name: str) -> None:
     if not is_available(name):
         pytest.skip(f"the weights of {name} are not installed")
-    classifier = rank_saliency.network(name)
-    features, head = parts_of(name, classifier.original)
-    x = torch.rand(2, classifier.channels, *classifier.size)
+    network = rank_saliency.network(name)
+    features, head = parts_of(name, network.original)
+    x = torch.rand(2, network.channels, *network.size)
     with torch.no_grad():
         maps = features(x)
         assert maps.ndim == 4
-        torch.testing.assert_close(head(maps), classifier.original(x))
-    assert isinstance(classifier.fast(), FrozenNetwork)
+        torch.testing.assert_close(head(maps), network.original(x))
+    assert isinstance(network.fast(), FrozenNetwork)

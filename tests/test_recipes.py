@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn.functional import cosine_similarity
 
 import scripts.recipes as recipes
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 from lit_viz.types import Record
 from scripts.recipes import Made, main, planned, spread
 
@@ -31,9 +31,9 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch, smooth: Classifier) -> list[str]:
+def judged(monkeypatch: pytest.MonkeyPatch, smooth: Network) -> list[str]:
     """Let a small network be the judges, once by the name of the recipe's own; return the words that name them."""
-    monkeypatch.setattr(recipes, "load_classifier", lambda name, weights: smooth)
+    monkeypatch.setattr(recipes, "load_network", lambda name, weights: smooth)
     return ["--judges", "other", OWN]
 
 
@@ -61,7 +61,7 @@ def test_recipes_are_compared_on_the_same_classes_and_not_made_again(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     judged: list[str],
-    smooth: Classifier,
+    smooth: Network,
     few_options: Any,
     records: Any,
 ) -> None:
@@ -120,8 +120,8 @@ def test_a_judges_weights_are_those_of_its_own_recipe(tmp_path: Path) -> None:
     options = Namespace(
         out=tmp_path, seeds=0, seed=0, rest=[], judges=["torchvision/squeezenet1_0=s.pth", "other=o.pth"]
     )
-    assert planned("simonyan_squeezenet", [1], options).config.classifier.weights == "s.pth"
-    assert planned("tarantula", [1], options).config.classifier.weights == "DEFAULT"
+    assert planned("simonyan_squeezenet", [1], options).config.network.weights == "s.pth"
+    assert planned("tarantula", [1], options).config.network.weights == "DEFAULT"
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ import torch
 import lit_viz as lv
 from tests.support.networks import NAMES, smooth_network
 
-net = lv.load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+net = lv.load_network(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
 module, tasks = lv.ClassVisualization(net, iterations=4, slots=1), lv.ClassTasks(net, NAMES)
 options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 several = {"devices": 1} if sys.argv[1] == "1" else {"devices": 2, "strategy": sys.argv[1]}

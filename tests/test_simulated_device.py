@@ -31,15 +31,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS
-from lit_viz.attributions import METHODS
+from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.attributions.attention import AttentionMap
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch import trainer as training
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import ConfiguredMethod, with_config
 from lit_viz.launch.execute import execute
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 
 ROOT = Path(__file__).parents[1]
 
@@ -274,7 +275,7 @@ def kinked_network() -> nn.Module:
 
 
 #: Runs a method: arguments are the smooth network, the network with rectifiers, and the iterations.
-Run = Callable[[Classifier, Classifier, int], Any]
+Run = Callable[[Network, Network, int], Any]
 SLOTS, ITERATIONS = 8, 6
 
 
@@ -290,9 +291,9 @@ def runs() -> dict[str, Run]:
         return lambda smooth, kinked, k: lv.attack(smooth, x, iterations=k, curve_at="every:1", **how, **common)
 
     def saliency(name: str) -> Run:
-        method: Any = METHODS[name](window=8) if name == "occlusion" else name
+        method: Any = ATTRIBUTIONS[name](window=8) if name == "occlusion" else name
         return lambda smooth, kinked, k: lv.saliency(
-            kinked, x, method=method, iterations=k, check="none", curve_at="last", batch=SLOTS, **common
+            kinked, x, method=method, iterations=k, captum="none", curve_at="last", batch=SLOTS, **common
         )
 
     def class_images(how: dict[str, Any]) -> Run:
@@ -304,11 +305,11 @@ def runs() -> dict[str, Run]:
     def command_line(words: str) -> Run:
         """Return a run of a command line, which loads the network itself."""
         command = COMMANDS[words.split()[0]]
-        network = "--classifier tests.support.networks:smooth_network --classifier.size 16"
+        network = "--network tests.support.networks:smooth_network --network.size 16"
         options = f"{words} {network} --wandb disabled --log-at last --curve-at last"
         arguments = rewrite_arguments(options.split()[1:], command)
 
-        def run(smooth: Classifier, kinked: Classifier, k: int) -> lv.Run:
+        def run(smooth: Network, kinked: Network, k: int) -> lv.Run:
             configured = ConfiguredMethod(command, [*with_config(command, arguments), "--iterations", str(k)])
             return execute(*configured.module_and_tasks(), configured.options())
 
@@ -317,14 +318,18 @@ def runs() -> dict[str, Run]:
     rules = ("Adam", "NAdam", "SGD")
     return {
         **{f"attack {name}": attack(name) for name in ATTACKS},
-        **{f"saliency {name}": saliency(name) for name, kind in METHODS.items() if not issubclass(kind, AttentionMap)},
+        **{
+            f"saliency {name}": saliency(name)
+            for name, kind in ATTRIBUTIONS.items()
+            if not issubclass(kind, AttentionMap)
+        },
         **{f"visualize {rule}": class_images({"step_rule": rule.lower()}) for rule in rules},
         "visualize maco": class_images({"config": "maco"}),
         "attack by name": command_line("attack packaged:chelsea packaged:coffee --attack pgd --attack.eps 1e-4"),
         "saliency by name": command_line("saliency packaged:chelsea --method smoothgrad --check none"),
         "visualize by name": command_line("visualize 1 2 --config small"),
         "visualize channels": lambda smooth, kinked, k: lv.visualize(
-            kinked, layer="0", channels="all", config="channels", iterations=k, curve_at="last", **common
+            kinked, layer="0", channel="all", config="channels", iterations=k, curve_at="last", **common
         ),
     }
 
@@ -349,7 +354,7 @@ def main(names: Sequence[str]) -> None:
     report: dict[str, Any] = {}
     counts: list[int] = []  # synchronizations until the end of each step
     with DeviceMode():
-        smooth, kinked = load_classifier(smooth_network(), size=16), load_classifier(kinked_network(), size=16)
+        smooth, kinked = load_network(smooth_network(), size=16), load_network(kinked_network(), size=16)
         for name, run in runs().items():
             if names and name not in names:
                 continue

@@ -17,7 +17,7 @@ config = config_argument("attack", "pgd_linf")
 ConfiguredMethod(COMMANDS["attack"], ["--config", config, "--photographs", "['packaged:chelsea']"])
 """
 _CLASSES = "from lit_viz.cli import main; main(['classes', 'tarant'])"
-_OWN = "from lit_viz import load_classifier; load_classifier('tests.support.start_network:build', size=8).fast()"
+_OWN = "from lit_viz import load_network; load_network('tests.support.start_network:build', size=8).fast()"
 
 
 _HEAVY = "pytorch_lightning matplotlib captum skimage sklearn timm wandb"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.norms import L2, Norm, NormName, norm_of, parse_radius
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks import Network
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.objectives.classes import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
@@ -84,20 +84,20 @@ class Attack(StepRule):
     restart_schedule: RestartSchedule = RestartSchedule()
     notes: Sequence[str] = ()
 
-    def bind(self, classifier: Classifier) -> None:
-        """Adapt the attack to a classifier before it is used.
+    def bind(self, network: Network) -> None:
+        """Adapt the attack to a network before it is used.
 
         Raises:
             LitVizError: the objective needs more classes, targeted or not.
         """
         if isinstance(self.objective, AttackObjective):
             untargeted, targeted = self.objective.classes
-            self.check_classes(classifier, targeted=targeted < untargeted)
+            self.check_classes(network, targeted=targeted < untargeted)
 
-    def check_classes(self, classifier: Classifier, *, targeted: bool) -> None:
-        """Raise :class:`LitVizError` unless the classifier has enough classes for the objective."""
+    def check_classes(self, network: Network, *, targeted: bool) -> None:
+        """Raise :class:`LitVizError` unless the network has enough classes for the objective."""
         if isinstance(self.objective, AttackObjective):
-            count = classifier.exclusive_classes
+            count = network.exclusive_classes
             self.objective.check_classes(count, targeted=targeted, hint="use the cross-entropy")
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

@@ -14,8 +14,8 @@ from lit_viz.attacks.base import Attack, BudgetAttack, is_adversarial
 from lit_viz.attacks.fmn import FMN
 from lit_viz.attacks.norms import TOLERANCE, NormName
 from lit_viz.attacks.square import Square
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import require
+from lit_viz.networks import Network
 from lit_viz.objectives import DLR, Margin, Outputs
 from lit_viz.optim import Evaluate, Evaluation, State
 from lit_viz.optim.rule import chosen
@@ -70,9 +70,9 @@ class Ensemble(BudgetAttack):
         self.objective = Margin()
         self._set_stages(classes)
 
-    def bind(self, classifier: Classifier) -> None:
+    def bind(self, network: Network) -> None:
         """Limit the targeted stages to the classes of the network."""
-        count = classifier.exclusive_classes
+        count = network.exclusive_classes
         if count < max(DLR.classes):
             self.notes = (f"DLR needs {max(DLR.classes)} classes, got {count}: the ensemble omits apgd_dlr.",)
             self._set_stages(0)

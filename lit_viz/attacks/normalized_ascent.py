@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, masked_gradient
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks import Network
 from lit_viz.objectives import Objective, TargetLogit
 from lit_viz.optim import Evaluation, LearningRate, State
 from lit_viz.optim.rule import learning_rate, per_slot, unit
@@ -49,14 +49,14 @@ class NormalizedAscentAttack(Attack):
         self.objective = TargetLogit() if objective is None else objective
         self.scale: Tensor | None = None
 
-    def bind(self, classifier: Classifier) -> None:
-        super().bind(classifier)
+    def bind(self, network: Network) -> None:
+        super().bind(network)
         if self.space == "normalized":
-            self.scale = torch.tensor(classifier.std, dtype=torch.float64).view(-1, 1, 1)
+            self.scale = torch.tensor(network.std, dtype=torch.float64).view(-1, 1, 1)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         if self.space == "normalized" and self.scale is None:
-            raise LitVizError("space 'normalized' needs a classifier: call bind first, or set space='pixels'")
+            raise LitVizError("space 'normalized' needs a network: call bind first, or set space='pixels'")
         return super().init(x, tasks) | self.lr.init(x, tasks)
 
     def update(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, State]:

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from lit_viz.attacks.base import is_adversarial
 from lit_viz.attacks.norms import TOLERANCE, Norm, lengths
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.isolation import dtype_of
-from lit_viz.classifiers.summaries import decision_logits
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import decode, encode_jpeg, encode_png
 from lit_viz.images.rendering import psnr, ssim
+from lit_viz.networks import Network
+from lit_viz.networks.isolation import dtype_of
+from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Margin, Outputs
 
 LEVELS = 255  # steps from black to white
@@ -79,7 +79,7 @@ class Saved:
 
 @torch.inference_mode(False)
 def save_and_verify(
-    classifier: Classifier,
+    network: Network,
     images: Tensor,
     sources: Tensor,
     goals: Tensor,
@@ -95,14 +95,14 @@ def save_and_verify(
     Files are encoded and decoded in memory. Each result is independent of the rest of the batch.
 
     Args:
-        classifier: the attacked classifier.
+        network: the attacked network.
         images, sources: results of the attack, and photographs ``(N, C, H, W)`` in [0, 1].
         goals, targeted: ``(N,)`` class to reach, or to leave; whether it is the class to reach.
         float_success: ``(N,)`` bool, success before rounding; only these images are repaired.
         norm, eps: of the balls, with radii ``(N,)`` in units of [0, 1]; None for an attack without budget.
         thresholds: ``(N,)``, of scores that are numbers.
     """
-    verifier = Verifier(classifier, goals, targeted, thresholds)
+    verifier = Verifier(network, goals, targeted, thresholds)
     images = images.detach().cpu().float()
     radii = [None] * len(images) if eps is None else eps.tolist()
     balls = [LatticeBall(source, norm, radius) for source, radius in zip(sources, radii, strict=True)]
@@ -167,16 +167,14 @@ def _round(images: Tensor, balls: Sequence[LatticeBall], verifier: Verifier) -> 
 
 
 class Verifier:
-    """Predictions of a classifier, tested against the goals ``(N,)`` of N images."""
+    """Predictions of a network, tested against the goals ``(N,)`` of N images."""
 
-    def __init__(
-        self, classifier: Classifier, goals: Tensor, targeted: Tensor, thresholds: Tensor | None = None
-    ) -> None:
-        self.classifier, self.goals, self.targeted = classifier, goals.cpu(), targeted.cpu()
+    def __init__(self, network: Network, goals: Tensor, targeted: Tensor, thresholds: Tensor | None = None) -> None:
+        self.network, self.goals, self.targeted = network, goals.cpu(), targeted.cpu()
         self.thresholds = torch.zeros(len(goals)) if thresholds is None else thresholds.cpu()
 
     def __getitem__(self, rows: Sequence[int]) -> Verifier:
-        return Verifier(self.classifier, self.goals[rows], self.targeted[rows], self.thresholds[rows])
+        return Verifier(self.network, self.goals[rows], self.targeted[rows], self.thresholds[rows])
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the original network's logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1], on the CPU.
@@ -184,13 +182,13 @@ class Verifier:
         Rounding depends on the batch size. An image whose margin is within :meth:`tolerance` is evaluated again alone,
         so that its verdict is the same in any batch.
         """
-        logits = self.classifier.logits(images, final=True).cpu()
+        logits = self.network.scores(images, final=True).cpu()
         return logits if len(images) == 1 else self._with_close_ones_alone(images, logits)
 
     def _with_close_ones_alone(self, images: Tensor, logits: Tensor) -> Tensor:
         """Return logits, those with a margin within :meth:`tolerance` of the original network for the image alone."""
         for n in (self.margin(logits).abs() < self.tolerance(logits)).nonzero()[:, 0].tolist():
-            logits[n] = self.classifier.logits(images[n : n + 1], final=True)[0].cpu()
+            logits[n] = self.network.scores(images[n : n + 1], final=True)[0].cpu()
         return logits
 
     def success(self, logits: Tensor) -> Tensor:
@@ -203,7 +201,7 @@ class Verifier:
         return Margin()(Outputs(self._decisions(logits), self.goals.to(device), targeted=self.targeted.to(device)))
 
     def _decisions(self, logits: Tensor) -> Tensor:
-        if self.classifier.decision == "exclusive":
+        if self.network.decision == "exclusive":
             return logits
         return decision_logits(logits, self.goals.to(logits.device), self.thresholds.to(logits.device))
 
@@ -213,7 +211,7 @@ class Verifier:
         The root of the machine epsilon of the network's numbers (3.5e-4 for float32), times the largest logit or 1:
         about a thousand times the differences between batch sizes.
         """
-        network_eps = torch.finfo(dtype_of(self.classifier.original)).eps
+        network_eps = torch.finfo(dtype_of(self.network.original)).eps
         eps = max(network_eps, torch.finfo(torch.float32).eps)
         return math.sqrt(eps) * logits.abs().amax(1).clamp(min=1)
 
@@ -221,13 +219,13 @@ class Verifier:
         """Return which images meet their goals ``(N,)`` bool: by the fast copy, at half the time of the original
         network, which decides alone where the margin is within :meth:`tolerance`."""
         with torch.no_grad():
-            logits = self.classifier.fast()(images)[0].cpu()
+            logits = self.network.fast()(images)[0].cpu()
         return self.success(self._with_close_ones_alone(images, logits))
 
     def fast_margin(self, images: Tensor) -> Tensor:
         """Return the margins ``(N,)`` of the fast copy, on the CPU."""
         with torch.no_grad():
-            return self.margin(self.classifier.fast()(images)[0]).cpu()
+            return self.margin(self.network.fast()(images)[0]).cpu()
 
     def margin_gradient(self, images: Tensor) -> Tensor:
         """Return the gradient of the margins by levels, ``(N, C, H, W)`` float64 on the CPU, by one backward.
@@ -237,7 +235,7 @@ class Verifier:
         with torch.enable_grad():
             leaf = images.detach().clone().requires_grad_()
             try:
-                logits = self.classifier.fast()(leaf)[0]
+                logits = self.network.fast()(leaf)[0]
             except LitVizError:  # non-differentiable
                 return torch.zeros_like(leaf, dtype=torch.float64, device="cpu")
             (gradient,) = torch.autograd.grad(self.margin(logits).sum(), leaf)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lit_viz.attacks.base import BudgetAttack
 from lit_viz.attacks.norms import NormName, norm_of, parse_radius
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks import Network
 from lit_viz.objectives import ClippedCrossEntropy
 from lit_viz.optim import Cosine, Evaluate, Evaluation, State
 from lit_viz.optim.rule import never, per_slot
@@ -53,7 +53,7 @@ class Universal(BudgetAttack):
         self.alpha = alpha
         self.objective = ClippedCrossEntropy(clip)
 
-    def bind(self, classifier: Classifier) -> None:
+    def bind(self, network: Network) -> None:
         """Reject use as an attack of one photograph."""
         raise LitVizError("Universal attacks many photographs at once: use it with UniversalPerturbation")
 

@@ -21,7 +21,7 @@ from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 
 #: Saliency methods by their names in commands, records and figures.
-METHODS: dict[str, type[Attribution]] = {
+ATTRIBUTIONS: dict[str, type[Attribution]] = {
     "gradient": Gradient,
     "input_x_gradient": InputXGradient,
     "smoothgrad": SmoothGrad,
@@ -75,14 +75,14 @@ def title_of(name: str) -> str:
 
 def method_name(method: Attribution) -> str:
     """Return the name of a method in ``METHODS``, or the name of its class."""
-    for name, kind in METHODS.items():
+    for name, kind in ATTRIBUTIONS.items():
         if kind is type(method):
             return name
     return type(method).__name__
 
 
 __all__ = [
-    "METHODS",
+    "ATTRIBUTIONS",
     "RISE",
     "AttentionGradient",
     "AttentionMap",

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.attributions.tokens import TokenGrid, logit_gradient, parse_grid, patch_grid
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.attention import attention_layers
-from lit_viz.classifiers.layers import attention_of, layouts
 from lit_viz.errors import require
+from lit_viz.networks import Network
+from lit_viz.networks.attention import attention_layers
+from lit_viz.networks.layers import attention_of, layouts
 from lit_viz.optim import Evaluate
 
 
@@ -40,18 +40,18 @@ class AttentionMap(Gradient):
         self._patches = self.grid or (1, 1)
         self._pooled: Sequence[float] = ()
 
-    def bind(self, classifier: Classifier) -> None:
+    def bind(self, network: Network) -> None:
         """Find the attention layers, the grid of the patches, and the tokens that the logits depend on.
 
         Raises:
             LitVizError: if attention is not between all tokens, the grid of the patches is unknown, or the last block
                 does not return tokens.
         """
-        found = attention_layers(classifier)
-        maps = f"attention maps (N, heads, T, T) of all T tokens in every layer of {classifier.name}"
+        found = attention_layers(network)
+        maps = f"attention maps (N, heads, T, T) of all T tokens in every layer of {network.name}"
         require(found.problem is None, f"{type(self).__name__} requires {maps}", found.problem, hint="use grad_cam")
-        layouts_by_name = layouts(classifier)
-        self._patches = patch_grid(classifier, found.tokens, layouts_by_name, self.grid)
+        layouts_by_name = layouts(network)
+        self._patches = patch_grid(network, found.tokens, layouts_by_name, self.grid)
         self.attention, self.blocks = tuple(map(attention_of, found.layers)), found.blocks
         self.layers, self._tokens = self.attention, found.tokens
         block = found.blocks[-1]
@@ -59,8 +59,8 @@ class AttentionMap(Gradient):
         for name in layouts_by_name:
             if f"{name}.".startswith(f"{block}."):
                 last_layer = name
-        self._pooled = _pooling(classifier, last_layer, found.tokens, math.prod(self._patches))
-        super().bind(classifier)
+        self._pooled = _pooling(network, last_layer, found.tokens, math.prod(self._patches))
+        super().bind(network)
 
     def record_fields(self) -> dict[str, Any]:
         return {"grid": list(self._patches)}
@@ -84,10 +84,10 @@ class AttentionMap(Gradient):
         return x.new_tensor(self._pooled).expand(len(x), -1)
 
 
-def _pooling(classifier: Classifier, block: str, tokens: int, patches: int) -> list[float]:
-    gradient, prefix = logit_gradient(classifier, block), tokens - patches
+def _pooling(network: Network, block: str, tokens: int, patches: int) -> list[float]:
+    gradient, prefix = logit_gradient(network, block), tokens - patches
     if gradient is not None:
-        constraint = f"the last block {block!r} of {classifier.name} must return tokens (N, {tokens}, D)"
+        constraint = f"the last block {block!r} of {network.name} must return tokens (N, {tokens}, D)"
         shape = tuple(gradient.shape)
         require(shape[:-1] == (1, tokens), constraint, shape, hint="use grad_cam")
     reached = [False] * tokens

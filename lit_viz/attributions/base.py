@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.terms import PROJECTIONS, record_images
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast import Backprop
+from lit_viz.networks import Network
+from lit_viz.networks.fast import Backprop
 from lit_viz.objectives import Logit, Objective
 from lit_viz.optim import Evaluate, State, StepRule
-from lit_viz.optim.evaluation import Network, bare_evaluate
+from lit_viz.optim.evaluation import LayeredNetwork, bare_evaluate
 from lit_viz.optim.rule import never, norm
 from lit_viz.rng import Key
 from lit_viz.types import Task, seeds_of
@@ -41,7 +41,7 @@ class Attribution(StepRule):
     Attributes:
         evaluations: default number of evaluations per map.
         spatial: maps are ``(N, 1, H, W)``, one channel for all colors, instead of ``(N, C, H, W)``.
-        networks: copies of the classifier that are evaluated (see :class:`~lit_viz.optim.Evaluate`).
+        networks: copies of the network that are evaluated (see :class:`~lit_viz.optim.Evaluate`).
         layers: layers whose activations are read.
         objective: explained score; default: the target's logit.
         tolerance: a map is done when its ``error`` is at most this value; None uses all evaluations.
@@ -70,11 +70,11 @@ class Attribution(StepRule):
         """What a run records of each evaluation: a key of :data:`~lit_viz.attributions.terms.TERM_SHAPES`, if any."""
         return None
 
-    def bind(self, classifier: Classifier) -> None:
-        """Validate the method for a classifier and read its properties; called before the first evaluation.
+    def bind(self, classifier: Network) -> None:
+        """Validate the method for a network and read its properties; called before the first evaluation.
 
         Raises:
-            LitVizError: if the method does not apply to the classifier.
+            LitVizError: if the method does not apply to the network.
         """
         for network in self.networks:
             if network != "plain":
@@ -302,7 +302,7 @@ def relative(amount: Tensor, reference: Tensor) -> Tensor:
 
 def attribute(
     method: Attribution,
-    network: Network | Mapping[str, Network],
+    network: Network | Mapping[str, LayeredNetwork],
     x: Tensor,
     targets: Tensor | Sequence[int],
     *,
@@ -332,7 +332,7 @@ def attribute(
 
 def attributions_after(
     method: Attribution,
-    network: Network | Mapping[str, Network],
+    network: Network | Mapping[str, LayeredNetwork],
     x: Tensor,
     targets: Tensor | Sequence[int],
     counts: Sequence[int],

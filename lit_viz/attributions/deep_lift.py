@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_viz.attributions.base import add_rows, completeness, gather_rows
 from lit_viz.attributions.baselines import Baseline, BaselineLike
 from lit_viz.attributions.gradient import Gradient
-from lit_viz.classifiers.fast import Backprop
+from lit_viz.networks.fast import Backprop
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task, seeds_of
 

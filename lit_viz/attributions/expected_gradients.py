@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.gradient_shap import GradientShap
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.resizing import Resizing
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.listing import photographs
 from lit_viz.images.reading import PACKAGED, PACKAGED_PREFIX, Fit, read_photograph
+from lit_viz.networks import Network
+from lit_viz.networks.resizing import Resizing
 from lit_viz.optim import State
 from lit_viz.rng import Draws
 
@@ -47,12 +47,12 @@ class ExpectedGradients(GradientShap):
         self._pictures: dict[tuple[int, ...], Tensor] = {}
         self._sha256 = ""  # of the pictures for the network's input
 
-    def bind(self, classifier: Classifier) -> None:
+    def bind(self, network: Network) -> None:
         """Read the baselines for the network's input."""
-        super().bind(classifier)
-        self._fit = classifier.resizing or "crop"
+        super().bind(network)
+        self._fit = network.resizing or "crop"
         self._pictures.clear()
-        pictures = self.pictures((classifier.channels, *classifier.size))
+        pictures = self.pictures((network.channels, *network.size))
         self._sha256 = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
 
     def record_fields(self) -> dict[str, Any]:

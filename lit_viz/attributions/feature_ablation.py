@@ -13,7 +13,7 @@ from lit_viz.attributions.base import Estimator, add_rows, gather_rows
 from lit_viz.attributions.baselines import Baseline, BaselineLike
 from lit_viz.attributions.segments import Segments
 from lit_viz.attributions.terms import SCORES, record_scores
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task, seeds_of
 from lit_viz.utils.device import rows_equal
@@ -98,8 +98,8 @@ class FeatureAblation(Ablation):
         self.segments = Segments(segments)
         self.evaluations = 1 + self.segments.most
 
-    def bind(self, classifier: Classifier) -> None:
-        self.segments.check(classifier.size)
+    def bind(self, network: Network) -> None:
+        self.segments.check(network.size)
 
     def record_fields(self) -> dict[str, Any]:
         return self.segments.record_fields()

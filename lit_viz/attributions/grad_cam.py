@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.attributions.tokens import TokenGrid, logit_gradient, parse_grid, patch_grid
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.attention import attention_layers
-from lit_viz.classifiers.layers import Layout, hooked, layer_name, layouts, modules_of, unreadable
-from lit_viz.classifiers.sources import import_object
-from lit_viz.classifiers.summaries import probe_images
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks import Network
+from lit_viz.networks.attention import attention_layers
+from lit_viz.networks.layers import Layout, hooked, layer_name, layouts, modules_of, unreadable
+from lit_viz.networks.sources import import_object
+from lit_viz.networks.summaries import probe_images
 from lit_viz.optim import Evaluate
 
 #: Function from the output of a layer to feature maps ``(N, C, h, w)``.
@@ -59,19 +59,19 @@ class GradCAM(Gradient):
         self.layers = (layer,) if isinstance(layer, str) else ()
         self._maps: Reshape = self.reshape or _identity
 
-    def bind(self, classifier: Classifier) -> None:
+    def bind(self, network: Network) -> None:
         if self.layer is not None:
-            self.layer = layer_name(self.layer, classifier.original)
+            self.layer = layer_name(self.layer, network.original)
             self.record_argument("layer", self.layer)
-        layouts_by_name = layouts(classifier)
+        layouts_by_name = layouts(network)
         layer = self.layer
         if layer is None:
-            layer = _last_spatial(classifier, layouts_by_name)
+            layer = _last_spatial(network, layouts_by_name)
         if layer not in layouts_by_name:
             raise unreadable(layer)
         self.layers = (layer,)
-        self._maps = self.reshape or self._maps_of(classifier, layer, layouts_by_name)
-        super().bind(classifier)
+        self._maps = self.reshape or self._maps_of(network, layer, layouts_by_name)
+        super().bind(network)
 
     @property
     def reads_feature_maps(self) -> bool:
@@ -100,7 +100,7 @@ class GradCAM(Gradient):
         """Return the weights of feature maps, given their gradient; each ``(M, C, h, w)``, or sides of 1."""
         return gradient.mean((2, 3), keepdim=True)
 
-    def _maps_of(self, classifier: Classifier, layer: str, layouts_by_name: Mapping[str, Layout]) -> Reshape:
+    def _maps_of(self, network: Network, layer: str, layouts_by_name: Mapping[str, Layout]) -> Reshape:
         """Return the conversion of the output of a layer to feature maps."""
         layout = layouts_by_name[layer]
         if layout.kind == "maps":
@@ -108,13 +108,13 @@ class GradCAM(Gradient):
         if layout.kind == "grid":
             return lambda output: output.permute(0, 3, 1, 2)
         if layout.kind == "tokens":
-            rows, columns = patch_grid(classifier, layout.shape[0], layouts_by_name, self.grid)
+            rows, columns = patch_grid(network, layout.shape[0], layouts_by_name, self.grid)
             return lambda tokens: tokens[:, -rows * columns :].transpose(1, 2).reshape(len(tokens), -1, rows, columns)
         shape = layout.shape
         if layout.kind != "other":
             shape = (1, *shape)
         raise LitVizError(
-            f"Grad-CAM requires feature maps (N, C, h, w), got {shape} from layer {layer!r} of {classifier.name}: "
+            f"Grad-CAM requires feature maps (N, C, h, w), got {shape} from layer {layer!r} of {network.name}: "
             "choose another layer, or give reshape, a function to feature maps (MODULE:FUNCTION)"
         )
 
@@ -175,14 +175,14 @@ def _identity(output: Tensor) -> Tensor:
     return output
 
 
-def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout]) -> str:
+def _last_spatial(network: Network, layouts_by_name: Mapping[str, Layout]) -> str:
     """Return the last layer in forward order whose output has several positions and affects the logits.
 
     Tokens of one feature are the pooled features of a network that averages its tokens.
     """
-    if classifier.output.backbone is not None:
-        return _last_of_backbone(classifier, classifier.output.backbone, layouts_by_name)
-    attention = attention_layers(classifier)
+    if network.output.backbone is not None:
+        return _last_of_backbone(network, network.output.backbone, layouts_by_name)
+    attention = attention_layers(network)
     inside = tuple(f"{name}." for name in attention.layers)
     names = []
     for name in layouts_by_name:
@@ -193,14 +193,14 @@ def _last_spatial(classifier: Classifier, layouts_by_name: Mapping[str, Layout])
     for name in reversed(names):
         layout = layouts_by_name[name]
         sides = {"maps": layout.shape[1:], "grid": layout.shape[:2], "tokens": layout.shape}
-        if min(sides.get(layout.kind, (0,))) > 1 and _affects_logits(classifier, name, layout):
+        if min(sides.get(layout.kind, (0,))) > 1 and _affects_logits(network, name, layout):
             return name
     raise LitVizError(
-        f"Grad-CAM requires a layer with feature maps (N, C, h, w), and {classifier.name} has none: use gradient"
+        f"Grad-CAM requires a layer with feature maps (N, C, h, w), and {network.name} has none: use gradient"
     )
 
 
-def _last_of_backbone(classifier: Classifier, backbone: str, layouts_by_name: Mapping[str, Layout]) -> str:
+def _last_of_backbone(network: Network, backbone: str, layouts_by_name: Mapping[str, Layout]) -> str:
     """Return the last layer with feature maps inside a backbone on which all maps that the backbone returns depend."""
     names = []
     for name, layout in layouts_by_name.items():
@@ -211,13 +211,13 @@ def _last_of_backbone(classifier: Classifier, backbone: str, layouts_by_name: Ma
     def read(name: str, module: nn.Module, args: Any, output: Any) -> None:
         returned.extend(output.values() if isinstance(output, Mapping) else [output])
 
-    images = probe_images(classifier.channels, classifier.size)[:1].requires_grad_()
-    with torch.enable_grad(), hooked(modules_of(classifier.original, [backbone]), read):
-        _, activations = classifier.original_network()(images, layers=names)
+    images = probe_images(network.channels, network.size)[:1].requires_grad_()
+    with torch.enable_grad(), hooked(modules_of(network.original, [backbone]), read):
+        _, activations = network.original_network()(images, layers=names)
     for name in reversed(names):
         if all(_depends(maps, activations[name]) for maps in returned):
             return name
-    raise LitVizError(f"the backbone of {classifier.name} has no layer with feature maps (N, C, h, w): give layer")
+    raise LitVizError(f"the backbone of {network.name} has no layer with feature maps (N, C, h, w): give layer")
 
 
 def _depends(value: Tensor, activation: Tensor) -> bool:
@@ -226,9 +226,9 @@ def _depends(value: Tensor, activation: Tensor) -> bool:
     return gradient is not None
 
 
-def _affects_logits(classifier: Classifier, layer: str, layout: Layout) -> bool:
+def _affects_logits(network: Network, layer: str, layout: Layout) -> bool:
     """Return whether the logits depend on the output of a layer, and not on a single token of it."""
-    gradient = logit_gradient(classifier, layer)
+    gradient = logit_gradient(network, layer)
     if gradient is None:
         return False
     channel_dim = 0 if layout.kind == "maps" else -1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, add_rows, gather_rows
-from lit_viz.classifiers.fast import Backprop
+from lit_viz.networks.fast import Backprop
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.types import Task
 
@@ -53,7 +53,7 @@ class GuidedBackprop(Gradient):
     """Guided backpropagation (Springenberg et al. 2015, arXiv:1412.6806, section 3.4).
 
     The backward of a rectifier passes gradients that are positive, where its input was in the linear range. Networks
-    with other nonlinearities are rejected (see :meth:`~lit_viz.classifiers.Classifier.fast`).
+    with other nonlinearities are rejected (see :meth:`~lit_viz.networks.Network.fast`).
     """
 
     networks: tuple[Backprop, ...] = ("guided",)

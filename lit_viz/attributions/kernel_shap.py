@@ -12,7 +12,7 @@ from lit_viz.attributions.base import EVERY, MAX_COARSE_ERROR, Estimator, add_ro
 from lit_viz.attributions.baselines import Baseline, BaselineLike
 from lit_viz.attributions.segments import Segments
 from lit_viz.attributions.terms import SCORES, record_scores
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws
 from lit_viz.types import Task, seeds_of
@@ -53,8 +53,8 @@ class KernelShap(Estimator):
     def recorded(self) -> str | None:
         return SCORES
 
-    def bind(self, classifier: Classifier) -> None:
-        self.segments.check(classifier.size)
+    def bind(self, network: Network) -> None:
+        self.segments.check(network.size)
 
     def record_fields(self) -> dict[str, Any]:
         return self.segments.record_fields()

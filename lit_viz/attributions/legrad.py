@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.tokens import TokenGrid
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import block_logits_of, layouts
 from lit_viz.errors import require
+from lit_viz.networks import Network
+from lit_viz.networks.layers import block_logits_of, layouts
 from lit_viz.objectives import Logit, Outputs
 from lit_viz.optim import Evaluate
 
@@ -31,14 +31,14 @@ class LeGrad(AttentionMap):
         super().__init__(grid)
         self.objective: _BlockLogits = _BlockLogits(())
 
-    def bind(self, classifier: Classifier) -> None:
-        super().bind(classifier)
-        layouts_by_name = layouts(classifier)
+    def bind(self, network: Network) -> None:
+        super().bind(network)
+        layouts_by_name = layouts(network)
         for block in self.blocks:
             shape: Sequence[int] = ()
             if block in layouts_by_name:
                 shape = layouts_by_name[block].shape
-            got = f"{shape or 'no output'} from block {block!r} of {classifier.name}"
+            got = f"{shape or 'no output'} from block {block!r} of {network.name}"
             valid = len(shape) == 2 and shape[0] == self._tokens
             require(valid, f"LeGrad requires blocks of {self._tokens} tokens", got, hint="use attention_gradient")
         logits = tuple(map(block_logits_of, self.blocks))

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lit_viz.attributions.baselines import BaselineLike
 from lit_viz.attributions.feature_ablation import Ablation
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import require
+from lit_viz.networks import Network
 from lit_viz.optim import State
 
-#: Default window: 32 pixels, or 1/7 of the classifier's input (32 of 224) once the method is bound.
+#: Default window: 32 pixels, or 1/7 of the network's input (32 of 224) once the method is bound.
 _WINDOW, _FRACTION = 32, 7
 
 
@@ -56,10 +56,10 @@ class Occlusion(Ablation):
         got = f"window {window} and stride {self.stride}"
         require(valid, "stride of Occlusion must be between 1 and the window", got)
 
-    def bind(self, classifier: Classifier) -> None:
+    def bind(self, network: Network) -> None:
         if self.default_window:
-            self._set_window(max(1, round(min(classifier.size) / _FRACTION)))
-        self.evaluations = self.default_evaluations((classifier.channels, *classifier.size))
+            self._set_window(max(1, round(min(network.size) / _FRACTION)))
+        self.evaluations = self.default_evaluations((network.channels, *network.size))
 
     def default_evaluations(self, shape: Sequence[int]) -> int:
         return 1 + math.prod(self.grid(shape))

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import Layout, prefix_tokens
-from lit_viz.classifiers.summaries import probe_images
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks import Network
+from lit_viz.networks.layers import Layout, prefix_tokens
+from lit_viz.networks.summaries import probe_images
 
 #: Rows and columns of patches, such as (14, 14) or "14,14"; None for those of the network.
 TokenGrid = Sequence[int] | str | None
@@ -31,7 +31,7 @@ def parse_grid(grid: TokenGrid) -> tuple[int, int] | None:
 
 
 def patch_grid(
-    classifier: Classifier, tokens: int, layouts_by_name: Mapping[str, Layout], given: tuple[int, int] | None = None
+    network: Network, tokens: int, layouts_by_name: Mapping[str, Layout], given: tuple[int, int] | None = None
 ) -> tuple[int, int]:
     """Return rows and columns of the patches, which are the last of ``tokens`` tokens.
 
@@ -42,9 +42,9 @@ def patch_grid(
         LitVizError: if there are fewer tokens than patches, or no grid is found.
     """
     if given is not None:
-        require(math.prod(given) <= tokens, f"grid must have at most the {tokens} tokens of {classifier.name}", given)
+        require(math.prod(given) <= tokens, f"grid must have at most the {tokens} tokens of {network.name}", given)
         return given
-    modules = dict(classifier.original.named_modules())
+    modules = dict(network.original.named_modules())
     grids: list[tuple[int, int]] = []
     for name, layout in layouts_by_name.items():
         if not isinstance(modules[name], nn.Conv2d) or len(layout.shape) != 3:
@@ -54,22 +54,22 @@ def patch_grid(
             grids.append((rows, columns))
     if grids:
         return max(grids, key=math.prod)
-    height, width = classifier.size
-    patches = max(0, tokens - prefix_tokens(classifier.original))
+    height, width = network.size
+    patches = max(0, tokens - prefix_tokens(network.original))
     rows = round(math.sqrt(patches * (height / width)))
     columns = round(math.sqrt(patches * (width / height)))
     if patches < 2 or rows * columns != patches:
         raise LitVizError(
-            f"the rows and columns of the {tokens} tokens of {classifier.name} are unknown: give grid ROWS,COLUMNS"
+            f"the rows and columns of the {tokens} tokens of {network.name} are unknown: give grid ROWS,COLUMNS"
         )
     return rows, columns
 
 
-def logit_gradient(classifier: Classifier, layer: str) -> Tensor | None:
+def logit_gradient(network: Network, layer: str) -> Tensor | None:
     """Return the gradient of a sum of the logits at the output of a layer, for one image; None without influence."""
-    images = probe_images(classifier.channels, classifier.size)[:1]
+    images = probe_images(network.channels, network.size)[:1]
     with torch.enable_grad():
-        logits, activations = classifier.original_network()(images.requires_grad_(), layers=[layer])
-        score = (logits * torch.arange(1, 1 + classifier.num_classes)).sum()  # equal weights might cancel out
+        logits, activations = network.original_network()(images.requires_grad_(), layers=[layer])
+        score = (logits * torch.arange(1, 1 + network.num_classes)).sum()  # equal weights might cancel out
         gradient: Tensor | None = torch.autograd.grad(score, activations[layer], allow_unused=True)[0]
     return gradient

@@ -18,9 +18,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_viz.callbacks.saving import create_run
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.isolation import eager_copy, random_state_preserved
-from lit_viz.classifiers.loading import PerChannel, load
 from lit_viz.engine.lightning import TaskQueue, interrupts_raised, messages_ignored
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
@@ -28,6 +25,9 @@ from lit_viz.errors import LitVizError, did_you_mean, first_line
 from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, save_epochs
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import CaptionedImage
+from lit_viz.networks import Network
+from lit_viz.networks.isolation import eager_copy, random_state_preserved
+from lit_viz.networks.loading import PerChannel, load
 from lit_viz.outputs import as_output
 from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
@@ -57,9 +57,9 @@ class Probe(Callback):
 
     Args:
         every_n_epochs: number of epochs between two probes.
-        network: the classifier, by its name in the LightningModule (``"net"``) or a function of the LightningModule.
+        network: the network, by its name in the LightningModule (``"net"``) or a function of the LightningModule.
             Default: the LightningModule itself, or without a ``forward`` the only network in it.
-        labels, mean, std, size: see :func:`~lit_viz.classifiers.load_classifier`. ``size`` is by default that of the
+        labels, mean, std, size: see :func:`~lit_viz.networks.load_network`. ``size`` is by default that of the
             images of the first batch.
         output: what is scored of a network that is no classifier; see :func:`~lit_viz.load_network`.
         hook: ``train_epoch_end``, or ``validation_epoch_end`` for the weights that the validation uses. A callback that
@@ -128,11 +128,11 @@ class Probe(Callback):
     # What the probes define
 
     @abstractmethod
-    def method(self, classifier: Classifier) -> ImageTraining:
+    def method(self, network: Network) -> ImageTraining:
         """Return the method."""
 
     @abstractmethod
-    def tasks(self, classifier: Classifier) -> TaskQueue:
+    def tasks(self, network: Network) -> TaskQueue:
         """Return the tasks, equal in every epoch."""
 
     @abstractmethod
@@ -258,8 +258,8 @@ class Probe(Callback):
         strategy = type(trainer.strategy)
         if _SHARDED & {kind.__name__ for kind in strategy.__mro__}:
             raise LitVizError(f"the network must be complete on rank 0, got {strategy.__name__}")
-        classifier = self._classifier(pl_module)
-        return self.method(classifier), self.tasks(classifier)
+        network = self._network(pl_module)
+        return self.method(network), self.tasks(network)
 
     def _run(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         module, tasks = self._make(trainer, pl_module)
@@ -279,7 +279,7 @@ class Probe(Callback):
         if errors:
             raise LitVizError(f"{len(errors)} of {pluralize(len(results), 'image')}: {errors[0]}")
 
-    def _classifier(self, pl_module: LightningModule) -> Classifier:
+    def _network(self, pl_module: LightningModule) -> Network:
         network: Any = self._network(pl_module)
         try:
             network = eager_copy(network)
@@ -313,7 +313,7 @@ class Probe(Callback):
 
     def _fit(self, module: ImageTraining, tasks: TaskQueue) -> list[Result]:
         """Train the images on the device of the network; those that the time limit stops are done as they are."""
-        device = module.classifier.device
+        device = module.network.device
         trainer = pl.Trainer(
             accelerator=device.type,
             devices=1 if device.type == "cpu" else [device.index or 0],

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, without_radius
-from lit_viz.attributions import METHODS, Attribution
+from lit_viz.attributions import ATTRIBUTIONS, Attribution
 from lit_viz.callbacks.probe import Probe
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
@@ -29,6 +28,7 @@ from lit_viz.images.rendering import enlarged
 from lit_viz.loggers.base import CaptionedImage
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
 from lit_viz.methods.photographs import class_tasks
+from lit_viz.networks import Network
 from lit_viz.optim import Adam
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.types import Task, slug
@@ -85,7 +85,7 @@ class ClassVisualizationProbe(Probe):
         self.seed, self.recipe = seed, recipe
 
     def _check_recipe(self, recipe: Mapping[str, Any]) -> None:
-        known = constructor_parameters(ClassVisualization).keys() - {"classifier"}
+        known = constructor_parameters(ClassVisualization).keys() - {"network"}
         for name in recipe:
             if name in self.run_options:
                 raise LitVizError(f"{name} is an argument of the probe: leave it out of recipe")
@@ -93,15 +93,15 @@ class ClassVisualizationProbe(Probe):
                 near = did_you_mean(name, known)
                 raise LitVizError(f"recipe must have arguments of ClassVisualization, got {name}{near}")
 
-    def method(self, classifier: Classifier) -> ImageTraining:
+    def method(self, network: Network) -> ImageTraining:
         """Return the method with its recipe, without held-out networks, which would take longer than the probe."""
         recipe = self.recipe
         if recipe is None:
-            recipe = small_recipe() if max(classifier.size) < _SMALL else {}
-        return ClassVisualization(classifier, **recipe, **self.run_options)
+            recipe = small_recipe() if max(network.size) < _SMALL else {}
+        return ClassVisualization(network, **recipe, **self.run_options)
 
-    def tasks(self, classifier: Classifier) -> TaskQueue:
-        return TaskQueue(class_tasks(classifier, self.classes, None, self.seed), evidence=False)
+    def tasks(self, network: Network) -> TaskQueue:
+        return TaskQueue(class_tasks(network, self.classes, None, self.seed), evidence=False)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         return {
@@ -159,11 +159,11 @@ class ImageProbe(Probe):
             _check_images(*_images_and_labels(images))
         self._tasks: TaskQueue | None = None
 
-    def tasks(self, classifier: Classifier) -> TaskQueue:
+    def tasks(self, network: Network) -> TaskQueue:
         """Return a task per image; the images are read once."""
         if self._tasks is not None:
             return self._tasks
-        images, labels = self._read(classifier)
+        images, labels = self._read(network)
         tasks: list[Task] = []
         pictures: list[Tensor] = []
         for i, image in enumerate(images):
@@ -171,15 +171,15 @@ class ImageProbe(Probe):
             options = {} if is_file else {"image": len(pictures)}
             if not is_file:
                 pictures.append(_checked(image))
-            label = None if labels is None else classifier.index_of(labels[i])
-            name = f"image {i}" if label is None else f"image {i} {classifier.labels[label]}"
+            label = None if labels is None else network.index_of(labels[i])
+            name = f"image {i}" if label is None else f"image {i} {network.labels[label]}"
             origin = "predicted" if label is None else "given"
             source = str(image) if is_file else None
             tasks.append(Task(i, name, i, source=source, label=label, label_source=origin, options=options))
         self._tasks = TaskQueue(tasks, pictures, evidence=False)
         return self._tasks
 
-    def _read(self, classifier: Classifier) -> tuple[Sequence[Any], Sequence[Any] | None]:
+    def _read(self, network: Network) -> tuple[Sequence[Any], Sequence[Any] | None]:
         """Return images and labels; a loader is left as it is, because its sampler and workers have a state."""
         given: Any = self.given
         if not isinstance(given, (Dataset, DataLoader)):
@@ -188,7 +188,7 @@ class ImageProbe(Probe):
         if not isinstance(dataset, IterableDataset):
             dataset = Subset(dataset, evenly(range(len(dataset)), self.limit))  # type: ignore[arg-type]
         images, labels, *_ = next(iter(DataLoader(dataset, self.limit, collate_fn=collate)))
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (classifier.mean, classifier.std))
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (network.mean, network.std))
         return images * std + mean, labels if _are_classes(labels) else None
 
 
@@ -266,11 +266,11 @@ class SaliencyProbe(ImageProbe):
     ) -> None:
         super().__init__(images, every_n_epochs, limit=limit, **options)
         if isinstance(method, str):
-            method = find_part(method, METHODS, "saliency method")()
+            method = find_part(method, ATTRIBUTIONS, "saliency method")()
         self.attribution = method
 
-    def method(self, classifier: Classifier) -> ImageTraining:
-        return SaliencyMap(classifier, method=self.attribution, batch=self.slots, **self.run_options)
+    def method(self, network: Network) -> ImageTraining:
+        return SaliencyMap(network, method=self.attribution, batch=self.slots, **self.run_options)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         return {
@@ -327,8 +327,8 @@ class RobustnessProbe(ImageProbe):
         radius: dict[str, Any] = {} if eps is None else {"eps": eps}
         self.attack = attack if isinstance(attack, Attack) else kind(**radius)
 
-    def method(self, classifier: Classifier) -> ImageTraining:
-        return AdversarialExample(classifier, attack=copy.copy(self.attack), **self.run_options)
+    def method(self, network: Network) -> ImageTraining:
+        return AdversarialExample(network, attack=copy.copy(self.attack), **self.run_options)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         shown = [r for r in results if r.record.success_file][:_PICTURES]

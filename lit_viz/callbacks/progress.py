@@ -20,14 +20,14 @@ _LINE_SECONDS = 30.0  # between lines in a log file
 
 
 class Progress(Callback):
-    """Print the notes of classifier, method and tasks, then show finished images, iteration, mean probability or
+    """Print the notes of network, method and tasks, then show finished images, iteration, mean probability or
     objective, speed and remaining time on stderr.
 
     A notebook shows a line that is updated. If stderr is neither a terminal nor a notebook, one line is printed at the
     start, every 30 seconds, and at the end.
 
     Args:
-        notify: receives the notes; None shows nothing, and logs the notes of the classifier.
+        notify: receives the notes; None shows nothing, and logs the notes of the network.
         console: output, by default stderr.
     """
 
@@ -44,7 +44,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the notes, and start the bar or print a line."""
         module = cast(ImageTraining, pl_module)
-        module.classifier.log_notes(self.notify or remark)
+        module.network.log_notes(self.notify or remark)
         if self.notify is not None:
             queue = getattr(trainer, "datamodule", None)
             for note in (*module.notes, *getattr(queue, "notes", ())):

@@ -126,7 +126,7 @@ class RunWriter(Callback):
 
 
 def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False, **options: Any) -> FolderStorage:
-    """Create a run folder with the queue of a method, its classifier and these options.
+    """Create a run folder with the queue of a method, its network and these options.
 
     Raises:
         LitVizError: the folder is not empty, the disk is full, or the method has no presentation.
@@ -134,8 +134,8 @@ def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False,
     recorded = recorded_method(type(module))
     folder = FolderStorage.create(path, overwrite)
     folder.clear()
-    classifier = {name: getattr(module.classifier, name) for name in ("name", "mean", "std", "size")}
-    config = yaml.safe_dump(plain(dict(options, classifier=classifier)), sort_keys=False)
+    network = {name: getattr(module.network, name) for name in ("name", "mean", "std", "size")}
+    config = yaml.safe_dump(plain(dict(options, network=network)), sort_keys=False)
     folder.write_start(config, recorded | {"lit_viz": __version__}, module.tasks)
     return folder
 

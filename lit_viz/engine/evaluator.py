@@ -9,12 +9,12 @@ from itertools import compress
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers import FrozenNetwork
-from lit_viz.classifiers.summaries import decision_logits
 from lit_viz.engine.ranks import InputShard, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.priors import Prior
+from lit_viz.networks import FrozenNetwork
+from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation
@@ -29,7 +29,7 @@ class Evaluator:
     Attributes:
         networks: network copies by name.
         objective: objective to maximize.
-        normalize: normalization of the classifier, for the priors.
+        normalize: normalization of the network, for the priors.
         decode: parameters ``(N, ...)`` -> images ``(N * group, C, H, W)``.
         make_inputs: images and draws -> network inputs ``(N * views, C, h, w)``, ordered by task and view.
         priors: penalties that are subtracted from the score.

@@ -23,10 +23,10 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.trainer.states import TrainerFn
 
-from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.engine.heartbeat import rank_timeout
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.images.sources import Pictures
+from lit_viz.networks.isolation import torch_warnings_ignored
 from lit_viz.types import Task
 from lit_viz.utils.files import write_bytes
 from lit_viz.utils.parts import Part
@@ -112,7 +112,7 @@ class TaskQueue(Part, pl.LightningDataModule):
             name = type(module).__name__
             raise LitVizError(f"{type(self).__name__} are for methods such as lit_viz.ClassVisualization, got {name}")
         self.tasks, self.network_classes = self.trainer.strategy.broadcast((self.tasks, self.network_classes))
-        _check_classes(self.network_classes, module.classifier.labels)
+        _check_classes(self.network_classes, module.network.labels)
         self.attach(module)
         if stage == "fit":
             module.validate_tasks(self.tasks)

@@ -11,12 +11,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier, FrozenNetwork, as_classifier
-from lit_viz.classifiers.fast import CompileMode
 from lit_viz.engine.ranks import DevicesMode, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, NetworkError
+from lit_viz.networks import FrozenNetwork, Network, as_network
+from lit_viz.networks.fast import CompileMode
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.types import Record, Task
 from lit_viz.utils.parts import Part, constructor_parameters, plain_arguments
@@ -97,7 +97,7 @@ class Method(Part, pl.LightningModule):
     """Interface of a method; :class:`~lit_viz.engine.module.ImageTraining` implements the training.
 
     Args:
-        classifier: frozen classifier. It is not a submodule: it is neither trained, moved nor saved.
+        network: frozen network. It is not a submodule: it is neither trained, moved nor saved.
         step_rule: update rule of the images.
         iterations: updates per image.
         slots: images trained at once.
@@ -128,7 +128,7 @@ class Method(Part, pl.LightningModule):
 
     def __init__(
         self,
-        classifier: Classifier | nn.Module | str,
+        network: Network | nn.Module | str,
         step_rule: StepRule,
         *,
         iterations: int = 200,
@@ -141,7 +141,7 @@ class Method(Part, pl.LightningModule):
     ) -> None:
         super().__init__()
         check_at_least_one(iterations=iterations, slots=slots, views=views)
-        self.classifier, self.step_rule = as_classifier(classifier), step_rule
+        self.network, self.step_rule = as_network(network), step_rule
         self.iterations, self.capacity, self.views = iterations, slots, views
         self.compile_mode, self.devices_mode = compile, devices_mode
         self.log_at, self.curve_at = LogSchedule.parse(log_at), LogSchedule.parse(curve_at)
@@ -157,7 +157,7 @@ class Method(Part, pl.LightningModule):
     def plain_arguments(self) -> dict[str, Any]:
         """Return the arguments, those with defaults included, as a configuration holds them.
 
-        Parts are written as ``class_path`` and ``init_args``, the classifier by its name. Images in memory are left
+        Parts are written as ``class_path`` and ``init_args``, the network by its name. Images in memory are left
         out.
         """
         arguments: dict[str, Any] = {}
@@ -165,7 +165,7 @@ class Method(Part, pl.LightningModule):
             if parameter.default is not parameter.empty:
                 arguments[name] = parameter.default
         arguments |= self.arguments
-        arguments["classifier"] = self.classifier.name
+        arguments["network"] = self.network.name
         arguments.pop("images", None)
         plain: dict[str, Any] = plain_arguments(arguments)
         return plain
@@ -191,11 +191,11 @@ class Method(Part, pl.LightningModule):
         return self.network_dtype != self.image_dtype
 
     def make_network(self, layers: Collection[str], device: torch.device, **options: Any) -> FrozenNetwork:
-        """Return a fast copy of the classifier that can read these layers.
+        """Return a fast copy of the network that can read these layers.
 
-        See :meth:`~lit_viz.classifiers.Classifier.fast`.
+        See :meth:`~lit_viz.networks.Network.fast`.
         """
-        return self.classifier.fast(layers, device, self.network_dtype, compiled=self.compile_mode, **options)
+        return self.network.fast(layers, device, self.network_dtype, compiled=self.compile_mode, **options)
 
     @abstractmethod
     def prepare(self, device: torch.device) -> None:

@@ -140,7 +140,7 @@ class ImageTraining(Method):
         """Log the notes of network, method and tasks, each once; a run prints them."""
         if self.keep_results:
             tasks = getattr(self.trainer, "datamodule", None)
-            self.classifier.log_notes(rank_zero_info, [*self.notes, *getattr(tasks, "notes", ())])
+            self.network.log_notes(rank_zero_info, [*self.notes, *getattr(tasks, "notes", ())])
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
         """Fill the slots, make one update of the batch, and empty the slots of finished images.
@@ -228,13 +228,13 @@ class ImageTraining(Method):
 
     @classmethod
     def load_from_checkpoint(cls, *_: Any, **__: Any) -> Any:
-        """Reject what a checkpoint can't give: it has the images of a run, but not its parts and its classifier."""
+        """Reject what a checkpoint can't give: it has the images of a run, but not its parts and its network."""
         raise LitVizError(
             f"a checkpoint has images, but no {cls.__name__}: make it again, and continue by trainer.fit(ckpt_path=...)"
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save unfinished images by task and the finished tasks, without the classifier."""
+        """Save unfinished images by task and the finished tasks, without the network."""
         checkpoint["state_dict"] = {}
         entries = self.ranks.gather([*self.slots.dump(), *self.queue.entries])
         inputs = self.ranks.gather(list(self._inputs.items()))

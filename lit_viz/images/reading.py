@@ -1,7 +1,7 @@
-"""Reading photographs at the classifier's size, and encoding images as bytes.
+"""Reading photographs at the network's size, and encoding images as bytes.
 
 A photograph is rounded to 8 bits once, after fitting. Source and result therefore lie on the 8-bit lattice, an epsilon
-holds in the file, and a file of the classifier's size is read without change.
+holds in the file, and a file of the network's size is read without change.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from lit_viz.classifiers.resizing import Resizing
 from lit_viz.errors import LitVizError, did_you_mean, require
+from lit_viz.networks.resizing import Resizing
 from lit_viz.utils.files import check_regular
 from lit_viz.zoo import photograph_file
 
@@ -57,7 +57,7 @@ _LIMIT = "LIT_VIZ_MAX_PIXELS"  # environment variable: limit of the pixels of a 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph at the classifier's size.
+    """A photograph at the network's size.
 
     Positions are (x, y) from the upper left corner; pixel k covers the interval from k to k + 1.
 
@@ -95,7 +95,7 @@ class Photograph:
 def read_photograph(
     source: str | Path | Tensor, size: tuple[int, int], channels: int = 3, fit: Fit | Resizing = "crop"
 ) -> Photograph:
-    """Read a photograph and fit it to the classifier's input.
+    """Read a photograph and fit it to the network's input.
 
     EXIF rotation is applied, transparency is composited on white, 16 bits are scaled to 8 (65535 becomes 255), and all
     modes become RGB, or gray (ITU-R 601 luma) for one channel. The first frame of an animation is read. An image of the
@@ -109,7 +109,7 @@ def read_photograph(
         channels: 3 or 1.
         fit: ``"crop"``: largest centered box with the requested aspect ratio. ``"squash"``: whole picture, stretched.
             ``"pad"``: whole picture with gray borders. All three are bicubic with antialiasing. Or the
-            :class:`~lit_viz.classifiers.resizing.Resizing` of a network.
+            :class:`~lit_viz.networks.resizing.Resizing` of a network.
 
     Raises:
         LitVizError: if the file is missing, empty, truncated, too large or not an image, or ``fit`` is invalid.

@@ -144,7 +144,7 @@ def checked_picture(picture: Tensor) -> Tensor:
     if low < -1e-6 or high > 1 + 1e-6:
         raise LitVizError(
             f"floating-point images must be in [0, 1], got {low:.3g} to {high:.3g}: pass them without normalization, "
-            "which the classifier applies, as uint8, or to saliency and attack with normalization=(mean, std)"
+            "which the network applies, as uint8, or to saliency and attack with normalization=(mean, std)"
         )
     return (copy if copy.dtype == torch.float64 else copy.float()).clamp_(0, 1)
 

@@ -1,4 +1,4 @@
-"""Command-line arguments: short options, and options of the classifier and the loggers."""
+"""Command-line arguments: short options, and options of the network and the loggers."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def _rank(option: Sequence[str]) -> int:
 
 
 @dataclass
-class ClassifierOptions:
-    """The classifier.
+class NetworkOptions:
+    """The network.
 
     Args:
         name: efficientnet_lite0, torchvision/NAME, timm/NAME, transformers/ORG/NAME or timm/hf-hub:ORG/NAME of the
@@ -157,12 +157,12 @@ def add_logger_options(add: Callable[..., Any]) -> None:
     add("--job_type", type=str | None, default=None, help="W&B job type; null: WANDB_JOB_TYPE")
 
 
-def parse_classifier_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options of the classifier and the positional arguments of a command that has no method."""
+def parse_network_options(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the options of the network and the positional arguments of a command that has no method."""
     parser = ArgumentParser(exit_on_error=False, prog="lit-viz")
-    parser.add_class_arguments(ClassifierOptions, "classifier")
+    parser.add_class_arguments(NetworkOptions, "network")
     config = _parse(parser, arguments)
-    options = config.classifier.as_dict()
+    options = config.network.as_dict()
     if options["output"] is None:
         del options["output"]
     else:

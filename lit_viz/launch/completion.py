@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from lit_viz.attacks import ATTACKS
 from lit_viz.attacks.norms import NORMS
-from lit_viz.attributions import METHODS
+from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.attributions.reducers import REDUCERS
 from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError
@@ -30,7 +30,7 @@ _VALUES: Mapping[str, Sequence[str]] = {
     "--figure": get_args(FigureFormat),
     "--fit": get_args(Fit),
     "--logger": [*LOGGERS, "none"],
-    "--method": list(METHODS),
+    "--method": list(ATTRIBUTIONS),
     "--norm": list(NORMS),
     "--reducer": list(REDUCERS),
     "--scale": get_args(ScaleOf),
@@ -54,11 +54,11 @@ _OPTIONS = {
         "--trainer.accelerator",
     ),
     "log": ("--to", "--project", "--tags", "--group", "--job-type", "--wandb"),
-    "classes": ("--classifier", "--classifier.labels"),
-    "layers": ("--classifier.weights", "--classifier.size"),
+    "classes": ("--network", "--network.labels"),
+    "layers": ("--network.weights", "--network.size"),
 }
 _FOLDERS = ("--out",)
-_FILES = ("--boxes", "--init", "--classifier.weights", "--classifier.labels")
+_FILES = ("--boxes", "--init", "--network.weights", "--network.labels")
 _COMMANDS_OF_FOLDERS = ("check", "resume", "log", "epochs")
 _FLAGS = ("--faithfulness", "--trust", "--resume", "--overwrite")
 

@@ -23,22 +23,22 @@ import pytorch_lightning as pl
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
-from lit_viz.classifiers.fast import CompileMode
-from lit_viz.classifiers.isolation import is_out_of_memory
-from lit_viz.classifiers.loading import load
-from lit_viz.classifiers.sources import current_folder_importable
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.ranks import DevicesMode
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.launch.arguments import ClassifierOptions, add_logger_options
+from lit_viz.launch.arguments import NetworkOptions, add_logger_options
 from lit_viz.launch.commands import extra_files
 from lit_viz.launch.commands.base import COMMON, TASK_OPTIONS, Command
 from lit_viz.launch.options import RunOptions, default_folder, loggers_of
 from lit_viz.launch.parser_errors import PARSER_ERRORS, parser_error
 from lit_viz.loggers.base import LoggerSettings
+from lit_viz.networks import Network
+from lit_viz.networks.fast import CompileMode
+from lit_viz.networks.isolation import is_out_of_memory
+from lit_viz.networks.loading import load
+from lit_viz.networks.network import GIVEN_WEIGHTS
+from lit_viz.networks.sources import current_folder_importable
 from lit_viz.outputs import configured_output
 from lit_viz.presentations import EvidenceOptions, FigureOptions, Presentation, presentation_of
 from lit_viz.runs import QUEUE, RECORDED, is_run
@@ -53,7 +53,7 @@ _PARSING = threading.RLock()
 _VIEW = (128, 128)  # of the configuration channels
 _SMALL = 64  # pixels; images of the configuration small
 #: Arguments of methods that the command supplies, so that they are no options under ``--model.``.
-_SUPPLIED_ARGUMENTS = {*COMMON, "classifier", "images", "init", "picture", "held_out"}
+_SUPPLIED_ARGUMENTS = {*COMMON, "network", "images", "init", "picture", "held_out"}
 with contextlib.suppress(TypeError):  # jsonargparse before 4.53 imports a class_path before it checks its base class
     set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names))
 
@@ -101,7 +101,7 @@ def _add_common_arguments(parser: ArgumentParser, command: Command) -> None:
 
 @cache  # to build a parser takes longer than to parse
 def build_parser(kind: type[Command], module: type[Any] | None = None, is_help: bool = False) -> ArgumentParser:
-    """Return the parser of a command: its own options, and those of the classifier, the method and the Trainer.
+    """Return the parser of a command: its own options, and those of the network, the method and the Trainer.
 
     Args:
         kind: class of the command.
@@ -113,7 +113,7 @@ def build_parser(kind: type[Command], module: type[Any] | None = None, is_help: 
     parser = ArgumentParser(
         exit_on_error=False,
         prog=prog,
-        usage=f"{prog} [{command.positional.upper()} ...] [--classifier NAME] [--out RUN] ...",
+        usage=f"{prog} [{command.positional.upper()} ...] [--network NAME] [--out RUN] ...",
         description=(
             f"{command.__doc__} {command.shorts} Options that are not given are taken from --config NAME "
             f"[{command.default_config}]; its values are the defaults below. Example: {command.example}"
@@ -125,7 +125,7 @@ def build_parser(kind: type[Command], module: type[Any] | None = None, is_help: 
     parser.add_argument("--config", action="config", help="Path to a configuration file in json or yaml format.")
     command.add_arguments(parser)
     _add_common_arguments(parser, command)
-    parser.add_class_arguments(ClassifierOptions, "classifier", instantiate=False)
+    parser.add_class_arguments(NetworkOptions, "network", instantiate=False)
     flat = {name for options in command.flat for name in signature(options).parameters}
     skip: set[str | int] = {*_SUPPLIED_ARGUMENTS, *flat}
     parser.add_class_arguments(module, "model", skip=skip, instantiate=False, sub_configs=True)
@@ -137,9 +137,9 @@ def build_parser(kind: type[Command], module: type[Any] | None = None, is_help: 
     for action in parser._actions:
         for pattern, replacement in _MARKUP:
             action.help = action.help and re.sub(pattern, replacement, action.help)
-        if action.dest == "classifier":
-            action.metavar, action.help = "NAME", "short for --classifier.name"
-    groups["classifier"].title = "The network"
+        if action.dest == "network":
+            action.metavar, action.help = "NAME", "short for --network.name"
+    groups["network"].title = "The network"
     groups["model"].title = f"The method ({module.__name__})"
     groups["trainer"].title = "Lightning's Trainer: devices and precision"
     return parser
@@ -228,13 +228,13 @@ class ConfiguredMethod:
         """Presentation of the outcomes."""
         return presentation_of(self.method)
 
-    def load_classifier(self) -> Classifier:
-        """Load the configured classifier.
+    def load_network(self) -> Network:
+        """Load the configured network.
 
         Raises:
             LitVizError: it was passed as a Python module, it can't be loaded, or there is not enough memory.
         """
-        options = self.config.classifier.as_dict()
+        options = self.config.network.as_dict()
         name = options.pop("name")
         if options["weights"] == GIVEN_WEIGHTS:
             raise LitVizError(
@@ -256,7 +256,7 @@ class ConfiguredMethod:
         arguments = self.command.module_arguments(self.config, self.parts)
         return {name: value for name, value in arguments.items() if name in names}
 
-    def build(self, classifier: Classifier) -> ImageTraining:
+    def build(self, network: Network) -> ImageTraining:
         """Return the module.
 
         The initial image of a class image that can't be read any more is left out where the run has tasks: finished
@@ -264,11 +264,11 @@ class ConfiguredMethod:
         """
         known = self.module_arguments()
         try:
-            module: ImageTraining = self.method(classifier, **known)
+            module: ImageTraining = self.method(network, **known)
         except LitVizError:
             if not (known.get("init") and self.config.resume and Path(str(self.config.out), QUEUE).exists()):
                 raise
-            module = self.method(classifier, **{**known, "init": None})
+            module = self.method(network, **{**known, "init": None})
             module.record_argument("init", known["init"])
         return module
 
@@ -296,7 +296,7 @@ class ConfiguredMethod:
 
     def module_and_tasks(self) -> tuple[ImageTraining, TaskQueue]:
         """Load the network, and return module and tasks; those of the run folder if a run is continued."""
-        module = self.build(self.load_classifier())
+        module = self.build(self.load_network())
         is_resumed = self.config.resume and self.config.out is not None and is_run(self.config.out)
         return module, self.stored_tasks(module) if is_resumed else self.tasks(module)
 
@@ -382,7 +382,7 @@ def read_config(method: str, name: str) -> dict[str, Any]:
 
 def check_sections(options: Mapping[str, Any], path: Path) -> None:
     """Raise a LitVizError for a section of a configuration file that is no mapping, ``model: 0``."""
-    for section in ("classifier", "model", "trainer", RECORDED):
+    for section in ("network", "model", "trainer", RECORDED):
         value = options.get(section, {})
         if not isinstance(value, Mapping):
             raise LitVizError(f"{section} in {path} must be a mapping of options, got {value!r}")
@@ -393,7 +393,7 @@ def config_argument(method: str, name: str) -> str:
     return yaml.safe_dump(read_config(method, name), sort_keys=False)
 
 
-def layer_settings(network: Classifier, config: str | Path | None) -> dict[str, Any]:
+def layer_settings(network: Network, config: str | Path | None) -> dict[str, Any]:
     """Return the configuration of the images of a layer, and what a network of a fixed size changes in it.
 
     The L2 prior of the configuration ``small`` is left out: it outweighs the mean activation of a channel.

@@ -16,7 +16,6 @@ from pytorch_lightning.loggers import Logger
 
 from lit_viz.callbacks.progress import Progress
 from lit_viz.callbacks.saving import RunWriter
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.lightning import TaskQueue, is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status, require
@@ -29,6 +28,7 @@ from lit_viz.launch.resume import check_identity, check_records, has_progress, o
 from lit_viz.launch.run import Run, check_finished, evidence_settings, gradients_enabled, warn_of_unfinished
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.loggers.base import LoggerSettings, WandbMode
+from lit_viz.networks import Network
 from lit_viz.presentations import (
     Check,
     EvidenceOptions,
@@ -117,8 +117,8 @@ def run(
 
     Example:
         >>> import lit_viz as lv
-        >>> net = lv.load_classifier("efficientnet_lite0")
-        >>> module, tasks = lv.SaliencyMap(net), lv.PhotographTasks(net, "packaged:chelsea")
+        >>> net = lv.load_network("efficientnet_lite0")
+        >>> module, tasks = lv.SaliencyMap(net), lv.ImageTasks(net, "packaged:chelsea")
         >>> lv.run(module, tasks).maps.shape
         torch.Size([1, 224, 224])
     """
@@ -149,7 +149,7 @@ def execute(module: ImageTraining, tasks: TaskQueue, options: RunOptions, *, not
     assert options.logger_names is not None  # first, because it may fail
     for task in tasks.tasks[:1]:
         require(abs(task.seed) < _SEED_LIMIT, "seed must have at most 18 digits", task.seed)
-    module.classifier.refresh()
+    module.network.refresh()
     with (
         gradients_enabled(),
         tempfile.TemporaryDirectory() as scratch,
@@ -158,7 +158,7 @@ def execute(module: ImageTraining, tasks: TaskQueue, options: RunOptions, *, not
         trainer = build_trainer(options, scratch)  # first, because it may fail
         tune_allocator()
         if options.moves_network:
-            _move_network(module.classifier, trainer.strategy.root_device)
+            _move_network(module.network, trainer.strategy.root_device)
         if not is_rank_zero():
             if is_distributed(options.trainer_arguments):
                 return _follow(trainer, module, tasks, options)
@@ -180,14 +180,14 @@ def _check_options(presentation: Presentation, options: RunOptions) -> None:
                 raise LitVizError(f"{option.name} does not apply to {presentation.title.lower()}: leave it out")
 
 
-def _move_network(classifier: Classifier, device: torch.device) -> None:
+def _move_network(network: Network, device: torch.device) -> None:
     """Move a network that was loaded for the run to the device, if its forward works there."""
-    if device == classifier.device or classifier.device.type != "cpu":
+    if device == network.device or network.device.type != "cpu":
         return
     with suppress(Exception):  # modules that support the CPU only raise various exceptions
-        classifier.original.to(device)
-    if not classifier.probe_logits().numel():
-        classifier.original.to("cpu")
+        network.original.to(device)
+    if not network.probe_logits().numel():
+        network.original.to("cpu")
 
 
 def _run_in_memory(
@@ -205,7 +205,7 @@ def _run_in_memory(
 def _configuration(module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> tuple[str, Mapping[str, Any]]:
     """Return the options of a run as YAML, and its provenance."""
     text = to_yaml(recorded_options(module, tasks, options))
-    return text, provenance(type(module), module.classifier)
+    return text, provenance(type(module), module.network)
 
 
 @contextmanager
@@ -245,7 +245,7 @@ def _run_in_folder(
         changed += [REPORT, EVIDENCE]
         checkpoint.restore()
     folder.discard(changed)
-    check_records(folder, queue.tasks, module.classifier)
+    check_records(folder, queue.tasks, module.network)
     log = open_loggers(folder, names, options, presentation, send)
     try:
         if not finished:
@@ -271,7 +271,7 @@ def _open_folder(
     if len(tasks.images):
         module.images = tasks.images  # type: ignore[assignment]
     if is_resumed:
-        check_identity(folder, module.classifier)
+        check_identity(folder, module.network)
     if not (is_resumed and LastCheckpoint(folder).is_finished(queue.tasks)):
         module.validate_tasks(queue.tasks)
     if stored:

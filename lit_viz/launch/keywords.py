@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 from lit_viz.attacks import Attack, without_radius
-from lit_viz.attributions import METHODS, Attribution
-from lit_viz.classifiers import Classifier
+from lit_viz.attributions import ATTRIBUTIONS, Attribution
 from lit_viz.errors import LitVizError, did_you_mean, find_part
 from lit_viz.launch.execute import run
+from lit_viz.networks import Network
 from lit_viz.utils.parts import Part, constructor_parameters
 
 #: Arguments of :func:`~lit_viz.launch.execute.run` that keywords give.
@@ -74,7 +74,7 @@ class Keywords:
 
     module: type[Any]
     parts: Mapping[str, Sequence[Choice]]
-    reserved: Collection[str] = ("classifier", "images")
+    reserved: Collection[str] = ("network", "images")
     module_arguments: dict[str, Any] = field(default_factory=dict)
     run_arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -95,14 +95,14 @@ class Keywords:
             else:
                 raise LitVizError(self._unknown(name, own))
 
-    def build(self, classifier: Classifier, arguments: Mapping[str, Any]) -> Any:
+    def build(self, network: Network, arguments: Mapping[str, Any]) -> Any:
         """Return the module with these arguments, those of the keywords, and the parts."""
         given = dict(arguments)
         given |= self.module_arguments
         for name, choices in self.parts.items():
             values = [choice.value for choice in choices]
             given[name] = values[0] if len(values) == 1 else values
-        return self.module(classifier, **given)
+        return self.module(network, **given)
 
     def _owners(self, name: str) -> list[Choice]:
         owners: list[Choice] = []
@@ -177,7 +177,7 @@ def chosen_methods(given: Any, default: Any) -> list[Choice]:
         return list(map(Choice, as_list(default)))
     if isinstance(given, str):
         given = given.split(",")
-    return [chosen_part(value, Attribution, METHODS, "saliency method") for value in as_list(given)]
+    return [chosen_part(value, Attribution, ATTRIBUTIONS, "saliency method") for value in as_list(given)]
 
 
 def as_list(value: Any) -> list[Any]:

@@ -71,15 +71,15 @@ class _Options:
     def named_in(self, message: str) -> str:
         """Return a message with options in place of its first word, of ``name=value`` and of ``name=[value, value]``.
 
-        ``name= of the classifier`` is an option of the classifier.
+        ``name= of the network`` is an option of the network.
         """
-        named = re.sub(r"(\w+)= of the classifier", r"--classifier.\1", message)
+        named = re.sub(r"(\w+)= of the network", r"--network.\1", message)
         named = re.sub(r"(?<![\w.{-])(\w+)=\[([^\]]*)\]", self._repeated, named)
         named = re.sub(r"(?<![\w.{-])(\w+)=([^\s,;:)]*)", self._assigned, named)
         first, space, rest = named.partition(" ")
         if not re.match(_VERBS, rest):
             return named
-        is_dotted = re.match(r"(model|trainer|classifier)\.", first)
+        is_dotted = re.match(r"(model|trainer|network)\.", first)
         option = f"--{first}" if is_dotted else self._by_name.get(first, first)
         if first.endswith("s") and not option.endswith("s"):  # --channel for channels
             rest = re.sub(r"^(require|take) ", r"\1s ", rest)

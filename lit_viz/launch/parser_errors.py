@@ -16,8 +16,8 @@ from lit_viz.errors import LitVizError, did_you_mean
 PARSER_ERRORS = (ArgumentError, argparse.ArgumentError, TypeError, ValueError, RecursionError)
 #: Short options of all commands.
 SHORT = {
-    "--classifier": "--classifier.name",
-    "--output": "--classifier.output",
+    "--network": "--network.name",
+    "--output": "--network.output",
     "--views": "--model.views",
     "--size": "--model.size",
     "--devices": "--trainer.devices",

@@ -12,15 +12,15 @@ import yaml
 from pytorch_lightning.loggers import Logger
 
 from lit_viz._version import __version__
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
-from lit_viz.classifiers.outputs import Logits
-from lit_viz.classifiers.summaries import scores_caption
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
 from lit_viz.launch.commands.base import COMMON, Command
 from lit_viz.launch.options import RunOptions
+from lit_viz.networks import Network
+from lit_viz.networks.network import GIVEN_WEIGHTS
+from lit_viz.networks.outputs import Logits
+from lit_viz.networks.summaries import scores_caption
 from lit_viz.presentations import presentation_of, recorded_method
 from lit_viz.utils.files import plain
 from lit_viz.utils.parts import INSTANCE, plain_arguments
@@ -47,10 +47,10 @@ def recorded_options(module: ImageTraining, tasks: TaskQueue, options: RunOption
             recorded[name] = value
         elif name == "picture":
             method_options |= value
-        elif name != "classifier":
+        elif name != "network":
             method_options[name] = value
     recorded |= _run_options(options, presentation_of(type(module)).run_options)
-    recorded["classifier"] = classifier_options(module.classifier)
+    recorded["network"] = network_options(module.network)
     recorded["model"] = method_options
     recorded["trainer"] = plain(vars(options.trainer_arguments))
     return recorded
@@ -77,16 +77,16 @@ def _run_options(options: RunOptions, presented: Sequence[str]) -> dict[str, Any
     return recorded
 
 
-def classifier_options(classifier: Classifier) -> dict[str, Any]:
+def network_options(network: Network) -> dict[str, Any]:
     """Return the options by which a network is loaded again, or compared with a given module."""
     return {
-        "name": classifier.name,
-        "weights": classifier.weights,
-        "mean": list(classifier.mean),
-        "std": list(classifier.std),
-        "size": list(classifier.size),
-        "multi_label": classifier.multi_label,
-        "output": None if isinstance(classifier.output, Logits) else plain_arguments(classifier.output),
+        "name": network.name,
+        "weights": network.weights,
+        "mean": list(network.mean),
+        "std": list(network.std),
+        "size": list(network.size),
+        "multi_label": network.multi_label,
+        "output": None if isinstance(network.output, Logits) else plain_arguments(network.output),
     }
 
 
@@ -100,8 +100,8 @@ def command_of(method: type) -> Command | None:
     return None
 
 
-def provenance(method: type[Any], classifier: Classifier) -> dict[str, Any]:
-    """Return what ``config.yaml`` records beside the options: method, versions, and the identity of the classifier."""
+def provenance(method: type[Any], network: Network) -> dict[str, Any]:
+    """Return what ``config.yaml`` records beside the options: method, versions, and the identity of the network."""
     command = command_of(method)
     is_own = command is None or method not in (command.module, *command.variants)
     recorded: dict[str, Any] = {
@@ -110,15 +110,15 @@ def provenance(method: type[Any], classifier: Classifier) -> dict[str, Any]:
         "lit_viz": __version__,
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in _PACKAGES},
-        **classifier.identity(),
+        **network.identity(),
     }
     if is_own:
         recorded["module"] = f"{method.__module__}.{method.__qualname__}"
-    if classifier.weights == GIVEN_WEIGHTS:
-        recorded["labels"] = list(classifier.labels)
-    recorded["multi_label"] = classifier.multi_label
-    if not isinstance(classifier.output, Logits):
-        recorded["scores"] = scores_caption(classifier.output, classifier.decision)
+    if network.weights == GIVEN_WEIGHTS:
+        recorded["labels"] = list(network.labels)
+    recorded["multi_label"] = network.multi_label
+    if not isinstance(network.output, Logits):
+        recorded["scores"] = scores_caption(network.output, network.decision)
     return recorded
 
 

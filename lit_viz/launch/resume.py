@@ -1,4 +1,4 @@
-"""Continuation of a run: which options may change, and whether it is the same classifier."""
+"""Continuation of a run: which options may change, and whether it is the same network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 
 import yaml
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.sources import exclude_from_imports, import_object
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.launch.arguments import rewrite_arguments
@@ -20,6 +18,8 @@ from lit_viz.launch.commands import COMMANDS, SUMMARIES, extra_files
 from lit_viz.launch.config import ConfiguredMethod, check_sections
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.recording import instances_in
+from lit_viz.networks import Network
+from lit_viz.networks.sources import exclude_from_imports, import_object
 from lit_viz.runs import CONFIG, RECORDED, RESULTS, is_run
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
@@ -75,7 +75,7 @@ def load_run(
             f"{folder.path} was started with an instance of {instance}: continue in Python with the same call and "
             "resume=True"
         )
-    if not isinstance(stored.get("classifier"), Mapping):
+    if not isinstance(stored.get("network"), Mapping):
         raise LitVizError(f"{folder.path} is damaged (its configuration names no classifier): start another run")
     check_sections(stored, folder.path / CONFIG)
     command = COMMANDS[str(method)]
@@ -189,18 +189,18 @@ def _imported(path: str) -> Any:
     return getattr(sys.modules.get(module), name, None)
 
 
-def check_identity(folder: FolderStorage, classifier: Classifier) -> None:
-    """Compare the classifier with the recorded one.
+def check_identity(folder: FolderStorage, network: Network) -> None:
+    """Compare the network with the recorded one.
 
     Raises:
         LitVizError: the run was started with other weights, or other logits.
     """
-    compare_identity(folder.path, folder.recorded, classifier)
+    compare_identity(folder.path, folder.recorded, network)
 
 
-def compare_identity(path: Path, before: Mapping[str, Any], classifier: Classifier) -> None:
-    """Compare the classifier with the identity that a folder records; errors of :func:`check_identity`."""
-    now = classifier.identity()
+def compare_identity(path: Path, before: Mapping[str, Any], network: Network) -> None:
+    """Compare the network with the identity that a folder records; errors of :func:`check_identity`."""
+    now = network.identity()
     weights = str(before.get("weights_sha256"))
     if weights != now["weights_sha256"]:
         found = str(now["weights_sha256"])
@@ -217,15 +217,15 @@ def compare_identity(path: Path, before: Mapping[str, Any], classifier: Classifi
             )
 
 
-def check_records(folder: FolderStorage, tasks: Sequence[Task], classifier: Classifier) -> None:
-    """Compare the tasks of a run and its records with one another, and with the classifier.
+def check_records(folder: FolderStorage, tasks: Sequence[Task], network: Network) -> None:
+    """Compare the tasks of a run and its records with one another, and with the network.
 
     Raises:
-        LitVizError: a class is not one of the classifier, a target is not that of the task, or a finished task has no
+        LitVizError: a class is not one of the network, a target is not that of the task, or a finished task has no
             image.
     """
     records = folder.records()
-    problems = _wrong_classes([*tasks, *records], classifier.num_classes)
+    problems = _wrong_classes([*tasks, *records], network.num_classes)
     for record in records:
         if record.status == "done" and not record.file:
             problems.append(f"task {record.index} is done, and has no image")

@@ -21,8 +21,6 @@ from torch import Tensor
 from lit_viz.attacks import BudgetAttack
 from lit_viz.attacks.norms import format_distance
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.summaries import scores_caption
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, robust_accuracy
@@ -35,6 +33,8 @@ from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_reported
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.networks import Network
+from lit_viz.networks.summaries import scores_caption
 from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, presentation_of
 from lit_viz.report.page import run_html, write_report
 from lit_viz.runs import is_run, run_lock
@@ -101,7 +101,7 @@ class Run:
             evidence = self._storage.evidence()  # of the end of the run, without a further comparison with Captum
         else:
             evidence = self.evidence
-        return run_html(self.outcomes, self.figure(), self.presentation, evidence, output_caption(self._classifier))
+        return run_html(self.outcomes, self.figure(), self.presentation, evidence, output_caption(self._network))
 
     def __repr__(self) -> str:
         where = "kept in memory" if self.folder is None else str(self.folder)
@@ -114,8 +114,8 @@ class Run:
         return presentation_of(type(self._module))
 
     @property
-    def _classifier(self) -> Classifier:
-        return self._module.classifier
+    def _network(self) -> Network:
+        return self._module.network
 
     @property
     def results(self) -> list[dict[str, Any]]:
@@ -194,7 +194,7 @@ class Run:
         drawn = self.presentation.overlays(self.outcomes, scale or self._options.figure.scale)
         known = [picture for picture in drawn if picture is not None]
         if not known:
-            return np.zeros((len(drawn), *self._classifier.size, 3), np.uint8)
+            return np.zeros((len(drawn), *self._network.size, 3), np.uint8)
         blank = np.zeros_like(known[0])
         return np.stack([blank if picture is None else picture for picture in drawn])
 
@@ -345,7 +345,7 @@ class Run:
     def _verify(self, settings: EvidenceSettings) -> bool:
         """Compute the evidence of a run in memory, whose files are written to a temporary folder."""
         storage = self._on_rank_zero()
-        self._classifier.refresh()
+        self._network.refresh()
         with gradients_enabled(), failures_reported(self._module, self._options), storage.files() as folder:
             assert isinstance(folder, FolderStorage)
             passed = self.presentation.verify(self._module, folder.outcomes(), folder, settings)
@@ -354,7 +354,7 @@ class Run:
 
     def captions(self) -> AbstractContextManager[None]:
         """Add the settings, and of a multi-label network the meaning of its outputs, to the captions of figures."""
-        return footer(self._settings_line(), output_caption(self._classifier))
+        return footer(self._settings_line(), output_caption(self._network))
 
     def _settings_line(self) -> str:
         """Return the network, the parts of the method with the numbers that are not their defaults, and the seed."""
@@ -368,7 +368,7 @@ class Run:
             for name, noun in (("iterations", "iteration"), ("views", "view"))
             if arguments.get(name) is not None
         ]
-        return " · ".join([self._classifier.name, ", ".join(described), *counts, f"seed {self._seed}"])
+        return " · ".join([self._network.name, ", ".join(described), *counts, f"seed {self._seed}"])
 
 
 def check_finished(run: Run) -> None:
@@ -432,9 +432,9 @@ def _describe(part: Part, radii: Sequence[float]) -> str:
     return f"{name} ({', '.join(shown)})" if shown else name
 
 
-def output_caption(classifier: Classifier) -> str:
+def output_caption(network: Network) -> str:
     """Return what captions state of the scores of a network; empty for the logits of exclusive classes."""
-    return scores_caption(classifier.output, classifier.decision)
+    return scores_caption(network.output, network.decision)
 
 
 # -- evidence
@@ -477,13 +477,13 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
         LitVizError: the folder is in use, is not complete, was changed, or is of another network.
     """
     tune_allocator()
-    module.classifier.refresh()
+    module.network.refresh()
     presentation = presentation_of(type(module))
     with gradients_enabled(), run_lock(folder.path), failures_reported(module, options):
         damaged = verify(folder)
-        check_identity(folder, module.classifier)
+        check_identity(folder, module.network)
         tasks = folder.queue()
-        check_records(folder, tasks, module.classifier)
+        check_records(folder, tasks, module.network)
         folder.discard(damaged)
         run = Run(module, tasks, options, folder)
         with run.captions():

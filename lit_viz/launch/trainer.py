@@ -21,8 +21,6 @@ from pytorch_lightning.plugins.environments import (  # type: ignore[attr-define
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_viz.callbacks.saving import ExactCheckpoint
-from lit_viz.classifiers.classifier import GIVEN_WEIGHTS
-from lit_viz.classifiers.isolation import is_out_of_memory
 from lit_viz.engine.heartbeat import rank_timeout
 from lit_viz.engine.lightning import (
     AtomicCheckpointIO,
@@ -39,6 +37,8 @@ from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import has_progress
+from lit_viz.networks.isolation import is_out_of_memory
+from lit_viz.networks.network import GIVEN_WEIGHTS
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.parts import has_instances
@@ -205,7 +205,7 @@ def resume_hint(module: ImageTraining, options: RunOptions) -> str:
         return ""  # a folder without progress is discarded
     if _is_of_python(module):
         return "; continue in Python with the same call and resume=True"
-    if module.classifier.weights == GIVEN_WEIGHTS:
+    if module.network.weights == GIVEN_WEIGHTS:
         return f"; continue in Python with lit_viz.resume({str(options.out)!r}, network)"
     return f"; continue with: {command_line('resume', options.out)}"
 

@@ -117,10 +117,10 @@ class FolderRows:
                 picture[field.name] = arguments.pop(field.name)
         if picture:
             arguments["picture"] = picture
-        network = dict(options.pop("classifier", None) or {})
+        network = dict(options.pop("network", None) or {})
         return {
             "module": recorded.get("module"),
-            "classifier": network.pop("name", None),
+            "network": network.pop("name", None),
             **arguments,
             **options,
             "network": network,

@@ -1,4 +1,4 @@
-"""The methods: LightningModules that train an image against a frozen classifier."""
+"""The methods: LightningModules that train an image against a frozen network."""
 
 from lit_viz.methods.adversarial_example import AdversarialExample
 from lit_viz.methods.class_visualization import ClassVisualization

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, attack_name
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import Saved, Verifier, save_and_verify
-from lit_viz.classifiers import Classifier, as_classifier
-from lit_viz.classifiers.summaries import decision_logits
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, find_part
 from lit_viz.images.reading import decode, encode_png
@@ -23,6 +21,8 @@ from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.goals import GOAL, THRESHOLD, check_goals, check_numbers, resolve_class_goal, resolve_goal
 from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.networks import Network, as_network
+from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
@@ -37,7 +37,7 @@ class AdversarialExample(AttackTraining):
     perturbation. It counts as a success if its 8-bit file fools the original network.
 
     Args:
-        classifier: frozen classifier, a module or a name.
+        network: frozen network, a module or a name.
         attack: step rule and objective, or its name in :data:`~lit_viz.attacks.ATTACKS`.
         transforms: random transforms of every view, for images that fool in expectation (Athalye et al. 2018,
             arXiv:1707.07397). If one does not affect success (:class:`~lit_viz.images.DiverseInput`), success is tested
@@ -53,17 +53,17 @@ class AdversarialExample(AttackTraining):
 
     def __init__(
         self,
-        classifier: Classifier | nn.Module | str,
+        network: Network | nn.Module | str,
         *,
         attack: Attack | str = "normalized_ascent",
         transforms: Sequence[Transform] = (),
         views: int | None = None,
         **options: Any,
     ) -> None:
-        classifier = as_classifier(classifier)
+        network = as_network(network)
         attack = find_part(attack, ATTACKS, "attack")() if isinstance(attack, str) else copy.copy(attack)
-        attack.bind(classifier)
-        super().__init__(classifier, attack, 1 if views is None else views, **options)
+        attack.bind(network)
+        super().__init__(network, attack, 1 if views is None else views, **options)
         self.record_argument("attack", attack)
         self.notes += attack.notes
         self.transforms = Compose(list(transforms))
@@ -73,18 +73,18 @@ class AdversarialExample(AttackTraining):
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require enough classes for the attack, of targeted or untargeted tasks, and the images of the tasks."""
         super().validate_tasks(tasks)
-        check_goals(tasks, self.classifier)
-        check_numbers(tasks, self.classifier)
+        check_goals(tasks, self.network)
+        check_numbers(tasks, self.network)
         for targeted in set(map(is_targeted, tasks)):
-            self.attack.check_classes(self.classifier, targeted=targeted)
+            self.attack.check_classes(self.network, targeted=targeted)
 
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
-        return self.transforms(x, draws, self.classifier.size)
+        return self.transforms(x, draws, self.network.size)
 
     def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
         """Return the task with label and target, which must differ unless the label is predicted."""
-        if self.classifier.decision == "number":
-            return resolve_goal(task, logits, self.classifier)
+        if self.network.decision == "number":
+            return resolve_goal(task, logits, self.network)
         task = check_goal(super().resolve_task(task, logits))
         if GOAL in task.options:
             task = resolve_class_goal(task)
@@ -102,7 +102,7 @@ class AdversarialExample(AttackTraining):
         goals = self.slots.goals(rows, x.device)
         outputs = Outputs(evaluation.logits, goals["targets"], targeted=goals["targeted"])
         margin = Margin()(outputs)
-        if self.classifier.decision == "number":
+        if self.network.decision == "number":
             sign = torch.where(goals["targeted"], 1.0, -1.0)
             evaluation.metrics["score"] = sign * margin + goals.get("thresholds", torch.zeros_like(margin))
         else:
@@ -123,7 +123,7 @@ class AdversarialExample(AttackTraining):
     def _decisions(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         """Return logits ``(N, K)`` of slots; of scores that are not exclusive, those of the decision on their goals."""
         goals = self.slots.goals(rows, logits.device)
-        if self.classifier.decision == "exclusive":
+        if self.network.decision == "exclusive":
             return logits
         return decision_logits(logits, goals["targets"], goals.get("thresholds"))
 
@@ -165,7 +165,7 @@ class AdversarialExample(AttackTraining):
         if isinstance(self.attack, BudgetAttack):
             norm, eps = self.attack.norm, state["eps"]
         saved = save_and_verify(
-            self.classifier,
+            self.network,
             self.attack.result(x, state),
             state["source"],
             state["goal"],
@@ -193,7 +193,7 @@ class AdversarialExample(AttackTraining):
             if final and n in self._saved:
                 saved, _ = self._saved[n]
                 image = saved.image
-                of_file = {"file_metrics": self._file_metrics(n, saved), "top5": self.classifier.top5(saved.logits)}
+                of_file = {"file_metrics": self._file_metrics(n, saved), "top5": self.network.top5(saved.logits)}
             else:
                 image = x[m].cpu()
             snapshots.append(
@@ -218,7 +218,7 @@ class AdversarialExample(AttackTraining):
         )
         label = self.slots.tasks[n].label
         if label is not None:
-            record = record.amend(label_name=self.classifier.labels[label])
+            record = record.amend(label_name=self.network.labels[label])
         if n not in self._saved:
             return record
         saved, success_float = self._saved.pop(n)
@@ -226,7 +226,7 @@ class AdversarialExample(AttackTraining):
             success_float=success_float,
             repaired=saved.repaired,
             **{name: saved.distances[name] for name in ("l0", "ssim", "psnr")},
-            **saved.record_fields(self.classifier.labels, is_predicted=self.classifier.decision != "number"),
+            **saved.record_fields(self.network.labels, is_predicted=self.network.decision != "number"),
             top5=snapshot.ranking,
         )
         if self.slots.iteration[n] == 0 and success_float:
@@ -251,8 +251,8 @@ class AdversarialExample(AttackTraining):
         goals = torch.tensor([result.task.goal for result in done])
         targeted = torch.tensor([result.task.target is not None for result in done])
         thresholds = torch.tensor([result.task.options.get(THRESHOLD, 0.0) for result in done])
-        logits = self.classifier.logits(torch.stack(images), final=True).cpu()
-        fooled = Verifier(self.classifier, goals, targeted, thresholds).success(logits)
+        logits = self.network.scores(torch.stack(images), final=True).cpu()
+        fooled = Verifier(self.network, goals, targeted, thresholds).success(logits)
         jpeg = [bool(getattr(result.record, "success_jpeg75", False)) for result in done]
         numbers["fooled"] = float(fooled.float().mean())
         numbers["fooled_jpeg75"] = sum(jpeg) / len(done)
@@ -266,21 +266,21 @@ class AdversarialExample(AttackTraining):
         logits, goal = self.photograph_logits(n), self.slots.tasks[n].goal
         if logits is None or goal is None:
             return {}
-        if self.classifier.decision == "number":
+        if self.network.decision == "number":
             return {"score_before": float(logits[goal])}
         predicted = int(logits.argmax())
         return {
             "predicted_before": predicted,
-            "predicted_before_name": self.classifier.labels[predicted],
-            "probability_before": self.classifier.prediction(logits, goal)["probability"],
+            "predicted_before_name": self.network.labels[predicted],
+            "probability_before": self.network.prediction(logits, goal)["probability"],
         }
 
     def _file_metrics(self, n: int, saved: Saved) -> Mapping[str, float]:
         """Return the norms of the change, and probability and margin by the original network."""
         state = self.slots.state_of([n])
-        verifier = Verifier(self.classifier, state["goal"], state["targeted"], self._thresholds([n]))
-        prediction = self.classifier.prediction(saved.logits, int(state["goal"]))
-        value = "score" if self.classifier.decision == "number" else "probability"
+        verifier = Verifier(self.network, state["goal"], state["targeted"], self._thresholds([n]))
+        prediction = self.network.prediction(saved.logits, int(state["goal"]))
+        value = "score" if self.network.decision == "number" else "probability"
         metrics: dict[str, float] = {name: saved.distances[name] for name in NORMS}
         metrics[value] = prediction[value]
         metrics["margin"] = float(verifier.margin(saved.logits[None]))

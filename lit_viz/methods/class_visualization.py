@@ -13,10 +13,6 @@ from torch import Tensor, nn
 
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
-from lit_viz.classifiers import Classifier, FrozenNetwork
-from lit_viz.classifiers.layers import layer_of
-from lit_viz.classifiers.resizing import Resizing
-from lit_viz.classifiers.summaries import group_summary
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
@@ -33,6 +29,10 @@ from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.photographs import contrast_fields, with_gamma
 from lit_viz.methods.records import LEAST_PROBABILITY, ClassImageRecord, LayerImageRecord, VisualizationRecord
 from lit_viz.methods.tasks import VARYING
+from lit_viz.networks import FrozenNetwork, Network
+from lit_viz.networks.layers import layer_of
+from lit_viz.networks.resizing import Resizing
+from lit_viz.networks.summaries import group_summary
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import copied, evaluate_objective
 from lit_viz.objectives.classes import ClassScore
@@ -58,11 +58,11 @@ class PictureOptions:
     """Size of a class visualization: result, trained canvas and network input.
 
     Args:
-        size: height and width of the result, or one number for a square; by default those of the classifier.
+        size: height and width of the result, or one number for a square; by default those of the network.
         oversample: size of the trained canvas relative to the result, for detail in cropped views.
         shown: central part of the sides of the canvas that the result shows, in [0.1, 1]. The border of the canvas
             is in fewer views and weaker.
-        native: whether views have the size of the result instead of the classifier's input size; the network must
+        native: whether views have the size of the result instead of the network's input size; the network must
             accept it.
         octaves: growing sizes of the canvas and of the views; by default one size. Views of a network that accepts only
             its own input size keep that size. Without ``native``, octaves with inputs below 64 pixels are omitted.
@@ -118,7 +118,7 @@ class ClassVisualization(ImageTraining):
     ``score(x) = mean_v objective(net(transform_v(decode(x)))) - sum_p prior_p(decode(x))``.
 
     Args:
-        classifier: frozen classifier, a module or a name.
+        network: frozen network, a module or a name.
         parameterization: parameters of the image, such as pixels or Fourier coefficients. By default the Fourier
             coefficients of :func:`default_recipe`, which then also provides the other arguments that are not given.
         step_rule: update rule; by default Adam.
@@ -138,7 +138,7 @@ class ClassVisualization(ImageTraining):
             image, or tasks with iterations or a learning rate of their own (``vary``).
         init: initial image: a file, a Pillow image, an array or a tensor of any size; by default noise.
         fit: how it is fitted to the canvas: ``crop``, ``squash`` or ``pad``; by default as published with the
-            classifier, or ``crop``.
+            network, or ``crop``.
         limits: other arguments of :class:`~lit_viz.engine.method.Method`.
 
     Attributes:
@@ -153,7 +153,7 @@ class ClassVisualization(ImageTraining):
 
     def __init__(
         self,
-        classifier: Classifier | nn.Module | str,
+        network: Network | nn.Module | str,
         *,
         parameterization: Parameterization | None = None,
         step_rule: StepRule | None = None,
@@ -187,7 +187,7 @@ class ClassVisualization(ImageTraining):
             recipe = Recipe(parameterization, recipe.step_rule)
         recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
         picture, group = recipe.picture, recipe.picture.group
-        super().__init__(classifier, recipe.step_rule, views=recipe.views * group, iterations=iterations, **limits)
+        super().__init__(network, recipe.step_rule, views=recipe.views * group, iterations=iterations, **limits)
         if restarts is None:
             restarts = 2 if iterations >= _MIN_ITERATIONS else 0
         require(restarts >= 0, "restarts must be at least 0", restarts)
@@ -195,14 +195,14 @@ class ClassVisualization(ImageTraining):
         for projection in projections:
             projection.check(recipe.parameterization)
         objective = copied(objective)
-        objective.bind(self.classifier)
+        objective.bind(self.network)
         self.record_argument("objective", objective)
         self.parameterization, self.objective = recipe.parameterization, objective
         for name in ("parameterization", "step_rule", "views", "residual_gradient", "picture"):
             self.record_argument(name, getattr(recipe, name))
         self.record_argument("transforms", list(recipe.transforms))
         self.transforms, self.priors, self.projections = Compose(recipe.transforms), tuple(priors), tuple(projections)
-        self.picture, self.canvas = make_canvas(self.classifier, picture.size, picture.oversample)
+        self.picture, self.canvas = make_canvas(self.network, picture.size, picture.oversample)
         self.shown, self.native = picture.shown, picture.native
         self.octaves, self.group = self._octaves(picture), group
         self.views_grow = self._views_grow()
@@ -222,7 +222,7 @@ class ClassVisualization(ImageTraining):
         """Return the initial image ``(C, H, W)`` at the size of the canvas."""
         source, self._init_name = initial_image(init)
         self.record_argument("init", self._init_name)
-        chosen: Fit | Resizing = fit or self.classifier.resizing or "crop"
+        chosen: Fit | Resizing = fit or self.network.resizing or "crop"
         return read_photograph(source, (self.canvas.height, self.canvas.width), self.canvas.channels, chosen).pixels
 
     def _init_note(self, init: Tensor) -> str:
@@ -237,7 +237,7 @@ class ClassVisualization(ImageTraining):
 
     def _octaves(self, picture: PictureOptions) -> Octaves | None:
         """Return the octaves with large enough inputs; None if only the last one has them."""
-        octaves, size = picture.octaves, self.classifier.size
+        octaves, size = picture.octaves, self.network.size
         if octaves is None or picture.native:
             return octaves
         count = sum(min(octaves.size(size, octave)) >= _MIN_INPUT for octave in range(octaves.count))
@@ -247,7 +247,7 @@ class ClassVisualization(ImageTraining):
         """Return whether views have the sizes of the octaves, and add a note if the network does not accept them."""
         if self.octaves is None or self.native:
             return self.octaves is not None
-        net = self.classifier
+        net = self.network
         sizes = [self.octaves.size(net.size, octave) for octave in range(self.octaves.count - 1)]
         rejected = next((size for size in sizes if not net.accepts(size)), None)
         if rejected:
@@ -263,7 +263,7 @@ class ClassVisualization(ImageTraining):
         Raises:
             LitVizError: the network does not accept the input size, or the objective does not match the layer.
         """
-        size, net = self._input_size(0), self.classifier
+        size, net = self._input_size(0), self.network
         inputs = torch.full((self.group, net.channels, *size), 0.5)
         zeros = torch.zeros(self.group, dtype=torch.long)
         with torch.no_grad():
@@ -381,7 +381,7 @@ class ClassVisualization(ImageTraining):
         self._evaluator = Evaluator(
             {"plain": network},
             self.objective,
-            self.classifier.normalize,
+            self.network.normalize,
             decode=self._decode,
             make_inputs=self._make_inputs,
             priors=self.priors,
@@ -420,7 +420,7 @@ class ClassVisualization(ImageTraining):
         return self.transforms(self.octaves(images, octave), draws, self._input_size(octave))
 
     def _input_size(self, octave: int) -> tuple[int, int]:
-        size = self.picture if self.native else self.classifier.size
+        size = self.picture if self.native else self.network.size
         return self.octaves.size(size, octave) if self.octaves is not None and self.views_grow else size
 
     # Output
@@ -433,15 +433,15 @@ class ClassVisualization(ImageTraining):
         """
         pictures = resize(center_crop(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)
-        network = self.classifier.original_network() if final and self.is_half else self._evaluator.networks["plain"]
+        network = self.network.original_network() if final and self.is_half else self._evaluator.networks["plain"]
         logits, scores = self._score_pictures(network, pictures, self.slots.goals(rows, x.device))
         self.slots.count_evaluations(rows, forwards=self.group)
         groups = pictures.cpu().view(len(rows), self.group, *pictures.shape[1:])
         snapshots = []
         for n, group, values, score in zip(rows, groups, logits, scores, strict=True):
             target = self.slots.tasks[n].target
-            metrics = {"objective_file": float(score)} if target is None else self.classifier.prediction(values, target)
-            snapshots.append(self.snapshot(n, metrics, join_group(group), top5=self.classifier.top5(values)))
+            metrics = {"objective_file": float(score)} if target is None else self.network.prediction(values, target)
+            snapshots.append(self.snapshot(n, metrics, join_group(group), top5=self.network.top5(values)))
         return snapshots
 
     def shortfall(self, snapshot: Snapshot) -> float:
@@ -451,7 +451,7 @@ class ClassVisualization(ImageTraining):
         return max(0.0, LEAST_PROBABILITY - snapshot.metrics["probability"])
 
     def _may_restart(self, task: Task) -> bool:
-        is_class = task.target is not None and "against" not in task.options and self.classifier.decision == "exclusive"
+        is_class = task.target is not None and "against" not in task.options and self.network.decision == "exclusive"
         is_new = self.init is None and self.group == 1 and not task.options.keys() & set(VARYING)
         return is_class and is_new and isinstance(self.objective, ClassScore)
 
@@ -478,7 +478,7 @@ class ClassVisualization(ImageTraining):
             if result.image is None or result.task.target is None:
                 continue
             logits, _ = self.evaluate_original(result.image, result.task)
-            own = self.classifier.prediction(logits, result.task.target)
+            own = self.network.prediction(logits, result.task.target)
             if "score" in own:
                 numbers["score"].append(own["score"])
                 continue
@@ -506,7 +506,7 @@ class ClassVisualization(ImageTraining):
         }
         with torch.no_grad():
             logits, scores = self._score_pictures(
-                self.classifier.original_network(), split_group(picture, self.group), goals
+                self.network.original_network(), split_group(picture, self.group), goals
             )
         return logits[0], float(scores[0])
 
@@ -514,7 +514,7 @@ class ClassVisualization(ImageTraining):
         self, network: FrozenNetwork, pictures: Tensor, goals: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return mean logits ``(N, K)`` and mean objective ``(N,)`` of N groups of images, on the CPU."""
-        inputs = pictures if self.native else resize(pictures, self.classifier.size)
+        inputs = pictures if self.native else resize(pictures, self.network.size)
         logits, activations = network(inputs, layers=self.objective.layers)
         goals = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
         members = to_device(list(range(self.group)) * (len(pictures) // self.group), pictures.device)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.outputs import Decision
 from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
+from lit_viz.networks.outputs import Decision
 from lit_viz.types import Task
 
 #: Option of a task that holds its goal, as text.
@@ -22,7 +22,7 @@ THRESHOLD = "threshold"
 
 #: Goals without a value, of a class that is decided on.
 _OF_CLASSES = ("vanish", "appear")
-#: Goals by what the scores decide; an output may have more (:attr:`~lit_viz.classifiers.outputs.Output.goals`).
+#: Goals by what the scores decide; an output may have more (:attr:`~lit_viz.networks.outputs.Output.goals`).
 _GOALS: dict[Decision, tuple[str, ...]] = {
     "exclusive": (),
     "independent": _OF_CLASSES,
@@ -111,41 +111,41 @@ def with_goals(tasks: Sequence[Task], text: str | None) -> list[Task]:
     return expanded
 
 
-def check_numbers(tasks: Sequence[Task], classifier: Classifier) -> None:
+def check_numbers(tasks: Sequence[Task], network: Network) -> None:
     """Require a target of tasks about a network with several numbers, of which none is the prediction.
 
     Raises:
         LitVizError: a task has none.
     """
-    if classifier.decision != "number" or classifier.num_classes == 1:
+    if network.decision != "number" or network.num_classes == 1:
         return
     if any(task.target is None and "error" not in task.options for task in tasks):
-        raise LitVizError(f"{classifier.name} has {classifier.num_classes} scores: give targets=, one of its labels")
+        raise LitVizError(f"{network.name} has {network.num_classes} scores: give targets=, one of its labels")
 
 
-def check_goals(tasks: Sequence[Task], classifier: Classifier) -> None:
+def check_goals(tasks: Sequence[Task], network: Network) -> None:
     """Require goals of the tasks of an attack on numbers, and of other tasks only those that apply.
 
     Raises:
         LitVizError: a task has none, has one that does not apply to the scores of the network, or lacks its target.
     """
-    allowed = (*_GOALS[classifier.decision], *classifier.output.goals)
+    allowed = (*_GOALS[network.decision], *network.output.goals)
     written = ", ".join(_WRITTEN[kind] for kind in allowed if kind in _WRITTEN)
     for task in tasks:
         given = task.options.get(GOAL)
         if given is None:
-            if classifier.decision == "number":
-                unit = classifier.output.unit
+            if network.decision == "number":
+                unit = network.output.unit
                 raise LitVizError(f"an attack on a number requires goal=, in units of {unit}: {written}")
             continue
         (goal,) = parse_goals(given)
         if not allowed:
             raise LitVizError(
-                f"goal applies to scores that do not exclude each other, and those of {classifier.name} do: give "
+                f"goal applies to scores that do not exclude each other, and those of {network.name} do: give "
                 "targets= or labels="
             )
         if goal.kind not in allowed:
-            raise LitVizError(f"goal of {classifier.name} must be {written}, got {given!r}")
+            raise LitVizError(f"goal of {network.name} must be {written}, got {given!r}")
         has_target = task.target is not None or task.options.get("target", "none") != "none"
         if goal.kind == "appear" and not has_target:
             raise LitVizError("goal appear requires a class: give targets=")
@@ -165,20 +165,20 @@ def resolve_class_goal(task: Task) -> Task:
     return task
 
 
-def resolve_goal(task: Task, scores: Tensor | None, classifier: Classifier) -> Task:
+def resolve_goal(task: Task, scores: Tensor | None, network: Network) -> Task:
     """Return the task of an attack on a number: a target to rise above the threshold, or a label to fall below it.
 
     Args:
         task: its target is the score, by default the only one.
         scores: ``(K,)`` of its photograph.
-        classifier: the network.
+        network: the network.
     """
     index = task.target or 0
     assert scores is not None
     (goal,) = parse_goals(task.options[GOAL])
     threshold = goal.threshold(float(scores[index]))
     options = {**task.options, THRESHOLD: threshold}
-    name = f"{classifier.labels[index]} {'above' if goal.is_upward else 'below'} {threshold:.4g}"
+    name = f"{network.labels[index]} {'above' if goal.is_upward else 'below'} {threshold:.4g}"
     if goal.is_upward:
         return replace(task, target=index, target_name=name, label=None, label_source=None, options=options)
     return replace(task, target=None, target_name=name, label=index, label_source=GOAL, options=options)

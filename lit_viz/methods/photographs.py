@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attacks import Attack, BudgetAttack, attack_name, without_radius
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.reading import Box, Fit, Photograph, read_photograph
 from lit_viz.images.sources import DatasetImages, Pictures
+from lit_viz.networks import Network
 from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.rng import Draws, Key
@@ -40,8 +40,8 @@ class PhotographTraining(ImageTraining):
     Photographs are read when a slot is free. Labels and targets that depend on their logits are resolved then.
 
     Args:
-        classifier, step_rule: see :class:`~lit_viz.engine.method.Method`.
-        fit: how photographs are fitted to the input size of the classifier; by default its ``resizing``, or
+        network, step_rule: see :class:`~lit_viz.engine.method.Method`.
+        fit: how photographs are fitted to the input size of the network; by default its ``resizing``, or
             ``"crop"`` without one.
         images: pictures ``(C, H, W)`` in place of files; the task's option ``image`` is the index.
         slots: photographs at once; 16 are the fastest batch on CPUs.
@@ -52,7 +52,7 @@ class PhotographTraining(ImageTraining):
 
     def __init__(
         self,
-        classifier: Classifier | nn.Module | str,
+        network: Network | nn.Module | str,
         step_rule: StepRule,
         *,
         fit: Fit | None = None,
@@ -61,14 +61,14 @@ class PhotographTraining(ImageTraining):
         log_at: Schedule = "geometric",
         **limits: Any,
     ) -> None:
-        super().__init__(classifier, step_rule, slots=slots, log_at=log_at, **limits)
-        self.fit, self.images = fit or self.classifier.resizing or "crop", images
+        super().__init__(network, step_rule, slots=slots, log_at=log_at, **limits)
+        self.fit, self.images = fit or self.network.resizing or "crop", images
         self._crops: dict[int, tuple[tuple[int, int], Box]] = {}  # original size and visible box, by task
         self._original_logits: dict[int, Tensor] = {}  # of the original network, by task
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        return (self.classifier.channels, *self.classifier.size)
+        return (self.network.channels, *self.network.size)
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require photographs, and the images of tasks that have no file."""
@@ -87,7 +87,7 @@ class PhotographTraining(ImageTraining):
         for task in tasks:
             if task.source is None and not {"image", "photographs"} & task.options.keys():
                 name = type(self).__name__
-                raise LitVizError(f"{name} takes tasks of photographs, such as PhotographTasks, got {task.name!r}")
+                raise LitVizError(f"{name} takes tasks of photographs, such as ImageTasks, got {task.name!r}")
 
     def on_fit_start(self) -> None:
         """Compare an image that has no file with the one that a resumed run has read: the others may be in another
@@ -108,7 +108,7 @@ class PhotographTraining(ImageTraining):
         if (error := task.options.get("error")) is not None:
             raise LitVizError(error)
         photograph = self._read(task)
-        if task.source is not None or photograph.original_size != self.classifier.size:
+        if task.source is not None or photograph.original_size != self.network.size:
             self._crops[task.index] = photograph.original_size, photograph.box
         return photograph.pixels
 
@@ -120,7 +120,7 @@ class PhotographTraining(ImageTraining):
         else:
             source = name = task.source
             remedy = "restore the file"
-        photograph = read_photograph(source, self.classifier.size, self.classifier.channels, self.fit)
+        photograph = read_photograph(source, self.network.size, self.network.channels, self.fit)
         self.check_input(name, photograph.pixels, remedy)
         return photograph
 
@@ -131,7 +131,7 @@ class PhotographTraining(ImageTraining):
         """
         tasks = [self.with_dataset_label(task) for task in tasks]
         rows = [m for m, task in enumerate(tasks) if self.needs_original(task)]
-        logits = dict(zip(rows, self.classifier.logits(x[rows]), strict=True)) if rows else {}
+        logits = dict(zip(rows, self.network.scores(x[rows]), strict=True)) if rows else {}
         self._original_logits |= {tasks[m].index: row for m, row in logits.items()}
         resolved: list[Task | LitVizError] = []
         for m, task in enumerate(tasks):
@@ -156,7 +156,7 @@ class PhotographTraining(ImageTraining):
 
     def needs_original(self, task: Task) -> bool:
         """Return whether the original network must evaluate the photograph before training."""
-        return self.is_half or self.classifier.decision != "exclusive" or needs_logits(task)
+        return self.is_half or self.network.decision != "exclusive" or needs_logits(task)
 
     def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
         """Return the task with label and target, as far as they can be resolved.
@@ -164,7 +164,7 @@ class PhotographTraining(ImageTraining):
         Raises:
             LitVizError: label or target is invalid.
         """
-        return resolve(task, logits, self.classifier.labels)
+        return resolve(task, logits, self.network.labels)
 
     def on_slots_filled(self, rows: Sequence[int]) -> None:
         for n in rows:
@@ -178,7 +178,7 @@ class PhotographTraining(ImageTraining):
         state = super().init_state(x, tasks)
         if LOGITS in state:
             raise LitVizError(f"{type(self.step_rule).__name__} must not use the reserved state key {LOGITS!r}")
-        return {**state, LOGITS: torch.full((len(x), self.classifier.num_classes), torch.nan, device=x.device)}
+        return {**state, LOGITS: torch.full((len(x), self.network.num_classes), torch.nan, device=x.device)}
 
     def photograph_logits(self, n: int) -> Tensor | None:
         """Return the logits ``(K,)`` of the photograph in a slot, or None if it was not evaluated."""
@@ -205,7 +205,7 @@ class PhotographTraining(ImageTraining):
         """
         options = self.slots.tasks[n].options
         fields = {key: options[key] for key in ("original_size", "original_box") if key in options}
-        output = self.classifier.output
+        output = self.network.output
         if output.box is not None:
             fields["output_box"] = list(output.box)
         if output.outline is not None:
@@ -217,7 +217,7 @@ class AttackTraining(PhotographTraining):
     """Train images or perturbations by an attack.
 
     Args:
-        classifier: frozen classifier.
+        network: frozen network.
         attack: step rule and objective.
         views: network inputs per iteration.
         residual_gradient: factor in (0, 1] of the gradient through residual branches. Less than 1 improves the transfer
@@ -232,7 +232,7 @@ class AttackTraining(PhotographTraining):
 
     def __init__(
         self,
-        classifier: Classifier | nn.Module | str,
+        network: Network | nn.Module | str,
         attack: Attack,
         views: int,
         *,
@@ -242,7 +242,7 @@ class AttackTraining(PhotographTraining):
         **options: Any,
     ) -> None:
         super().__init__(
-            classifier,
+            network,
             attack,
             iterations=attack.iterations if iterations is None or attack.fixed else iterations,
             curve_at=curve_at,
@@ -265,17 +265,17 @@ class AttackTraining(PhotographTraining):
                 raise LitVizError(without_radius(type(self.attack)))
             self.attack.check_radius(radius, type(self.attack).__name__)
         for targeted in sorted({is_targeted(task) for task in tasks}):
-            self.attack.check_classes(self.classifier, targeted=targeted)
+            self.attack.check_classes(self.network, targeted=targeted)
 
     def prepare(self, device: torch.device) -> None:
         self._evaluator = Evaluator(
             {"plain": self.make_network((), device, residual_gradient=self.residual_gradient)},
             self.attack.objective,
-            self.classifier.normalize,
+            self.network.normalize,
             make_inputs=self.make_inputs,
             views=self.views,
             ranks=self.ranks,
-            decisions=self.classifier.decision != "exclusive",
+            decisions=self.network.decision != "exclusive",
         )
 
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
@@ -341,7 +341,7 @@ def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
 
 
 def class_tasks(
-    classifier: Classifier,
+    network: Network,
     targets: Sequence[str | int],
     against: Sequence[str | int] | str | int | None,
     seed: int,
@@ -350,7 +350,7 @@ def class_tasks(
     """Return a task per class, by name or index.
 
     Args:
-        classifier: classifier with the classes.
+        network: network with the classes.
         targets: classes to reach.
         against: classes that they are contrasted with, one for all or one per target.
         seed: of the first task.
@@ -365,9 +365,9 @@ def class_tasks(
         raise LitVizError(f"against must be one class, or one per target: got {len(contrasts)} for {len(targets)}")
     tasks = []
     for index, (word, contrast) in enumerate(zip(targets, contrasts, strict=True)):
-        options = {} if contrast is None else {"against": classifier.index_of(contrast)}
-        task = Task(index, "", seed + index, target=classifier.index_of(word), source=source, options=options)
-        task = resolve(task, None, classifier.labels)
+        options = {} if contrast is None else {"against": network.index_of(contrast)}
+        task = Task(index, "", seed + index, target=network.index_of(word), source=source, options=options)
+        task = resolve(task, None, network.labels)
         tasks.append(replace(task, name=str(task.target_name)))
     return tasks
 

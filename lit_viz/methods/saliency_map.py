@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attributions import METHODS, Attribution, method_name
+from lit_viz.attributions import ATTRIBUTIONS, Attribution, method_name
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.attributions.terms import empty_record
-from lit_viz.classifiers import Classifier, as_classifier
-from lit_viz.classifiers.fast import Backprop
-from lit_viz.classifiers.isolation import full_float32
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule, check_at_least_one
 from lit_viz.engine.snapshots import Snapshot
@@ -27,6 +24,9 @@ from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.goals import check_numbers
 from lit_viz.methods.photographs import RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.networks import Network, as_network
+from lit_viz.networks.fast import Backprop
+from lit_viz.networks.isolation import full_float32
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Record, Task
@@ -42,9 +42,9 @@ class SaliencyMap(PhotographTraining):
     evaluations. Each attribution method of a photograph is a task.
 
     Args:
-        classifier: frozen classifier, a module or a name.
+        network: frozen network, a module or a name.
         method: attribution method or methods, which are copied, or their names in
-            :data:`~lit_viz.attributions.METHODS`.
+            :data:`~lit_viz.attributions.ATTRIBUTIONS`.
         reducer: reduction of an attribution ``(C, H, W)`` to the displayed map ``(H, W)``, a name in
             :data:`~lit_viz.attributions.reducers.REDUCERS`; by default that of the method.
         tolerance: relative error at which a map is done; by default it takes all its evaluations.
@@ -56,7 +56,7 @@ class SaliencyMap(PhotographTraining):
         options: other arguments of :class:`~lit_viz.methods.photographs.PhotographTraining`.
 
     Raises:
-        LitVizError: an argument is invalid, or a method does not support the classifier.
+        LitVizError: an argument is invalid, or a method does not support the network.
     """
 
     presentation = "lit_viz.presentations.saliency_map.SaliencyMapPresentation"
@@ -64,7 +64,7 @@ class SaliencyMap(PhotographTraining):
 
     def __init__(
         self,
-        classifier: Classifier | nn.Module | str,
+        network: Network | nn.Module | str,
         *,
         method: Attribution | str | Sequence[Attribution | str] = "gradient",
         reducer: str | None = None,
@@ -75,9 +75,11 @@ class SaliencyMap(PhotographTraining):
         curve_at: Schedule = "geometric",
         **options: Any,
     ) -> None:
-        classifier = as_classifier(classifier)
+        network = as_network(network)
         given = [method] if isinstance(method, (Attribution, str)) else method
-        methods = [find_part(m, METHODS, "saliency method")() if isinstance(m, str) else copy.copy(m) for m in given]
+        methods = [
+            find_part(m, ATTRIBUTIONS, "saliency method")() if isinstance(m, str) else copy.copy(m) for m in given
+        ]
         if not methods:
             raise LitVizError("method must name at least one saliency method, got none: try gradient")
         require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance, hint="try 0.5")
@@ -86,14 +88,14 @@ class SaliencyMap(PhotographTraining):
         if len(self.methods) < len(methods):
             raise LitVizError("each saliency method must be named once per run: use two runs")
         for m in methods:
-            m.bind(classifier)
+            m.bind(network)
             m.objective = copy.copy(m.objective)  # that of the class is shared
-            m.objective.bind(classifier)
+            m.objective.bind(network)
             m.tolerance, m.batch = tolerance, batch
             if gamma != 1 and isinstance(m.objective, ClassScore):
                 m.objective.gamma = m.objective.checked_gamma(gamma)
         most = max(m.evaluations for m in methods) if iterations is None else iterations
-        super().__init__(classifier, methods[0], iterations=most, curve_at=curve_at, **options)
+        super().__init__(network, methods[0], iterations=most, curve_at=curve_at, **options)
         self.record_argument("method", methods if len(methods) > 1 else methods[0])
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
         self.tolerance = tolerance
@@ -126,14 +128,14 @@ class SaliencyMap(PhotographTraining):
             return task
         task = replace(task, options={**task.options, "target": "label"})
         try:
-            return resolve(task, None, self.classifier.labels)
+            return resolve(task, None, self.network.labels)
         except LitVizError as error:
             return replace(task, options={**task.options, "error": str(error)})
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require photographs, and of a network with several numbers their targets."""
         super().validate_tasks(tasks)
-        check_numbers(tasks, self.classifier)
+        check_numbers(tasks, self.network)
 
     def last_iteration(self, task: Task) -> int:
         method = self.methods[_method_name(task)]
@@ -197,7 +199,7 @@ class SaliencyMap(PhotographTraining):
             name: Evaluator(
                 {str(key): network for key, network in networks.items()},
                 method.objective,
-                self.classifier.normalize,
+                self.network.normalize,
                 layers=method.layers,
                 ranks=self.ranks,
             )
@@ -227,7 +229,7 @@ class SaliencyMap(PhotographTraining):
             for m, logits in zip(missing, evaluation.logits, strict=True):
                 self.set_photograph_logits(rows[m], logits)
         for n in rows:
-            self.slots.tasks[n] = resolve(self.slots.tasks[n], self.photograph_logits(n), self.classifier.labels)
+            self.slots.tasks[n] = resolve(self.slots.tasks[n], self.photograph_logits(n), self.network.labels)
         return [{} for _ in rows]
 
     @torch.no_grad()
@@ -250,7 +252,7 @@ class SaliencyMap(PhotographTraining):
                 snapshots.append(self.snapshot(n, {}, photographs[m]))
                 continue
             logits, target = self.photograph_logits(n), self.slots.tasks[n].target
-            prediction = {} if logits is None or target is None else self.classifier.prediction(logits, target)
+            prediction = {} if logits is None or target is None else self.network.prediction(logits, target)
             reduced = reduce_channels(maps[m], self.reducer or method.reducer)[0]
             terms = None
             if recorded is not None:
@@ -260,7 +262,7 @@ class SaliencyMap(PhotographTraining):
                     n,
                     {**prediction, **dict(zip(names, metrics[m], strict=True))},
                     heat(reduced, clip_limits([reduced])[0]),
-                    top5=() if logits is None else self.classifier.top5(logits),
+                    top5=() if logits is None else self.network.top5(logits),
                     array=maps[m],
                     source=photographs[m],
                     terms=terms,

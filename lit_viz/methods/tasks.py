@@ -14,8 +14,6 @@ from typing import Any
 from torch import nn
 
 from lit_viz.attacks.norms import parse_radius
-from lit_viz.classifiers import Classifier, as_classifier
-from lit_viz.classifiers.layers import layer_name, layer_of, layout
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, column_values
@@ -24,6 +22,8 @@ from lit_viz.images.reading import PACKAGED_PREFIX, ZOO_PREFIX
 from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
 from lit_viz.methods.goals import with_goals
 from lit_viz.methods.photographs import DATASET, RUNNER_UP, TARGET_RULES, class_tasks, resolve
+from lit_viz.networks import Network, as_network
+from lit_viz.networks.layers import layer_name, layer_of, layout
 from lit_viz.objectives import Objective
 from lit_viz.objectives.layers import Axis, check_channel, layer_parts
 from lit_viz.types import Task
@@ -32,8 +32,8 @@ from lit_viz.zoo import class_of_photograph
 
 #: One class or several, by name or index.
 Classes = Sequence[str | int] | str | int
-#: A classifier, a module, or the name of a network.
-AnyClassifier = Classifier | nn.Module | str
+#: A network, a module, or the name of a network.
+AnyNetwork = Network | nn.Module | str
 #: Task options that may vary between the images of a run.
 VARYING = ("iterations", "lr")
 #: A class index, or one of _OPEN.
@@ -46,7 +46,7 @@ class ClassTasks(TaskQueue):
     """A task per class, for :class:`~lit_viz.methods.ClassVisualization`.
 
     Args:
-        classifier: classifier with the classes, a module or a name.
+        network: network with the classes, a module or a name.
         classes: class names or indices, one or several.
         against: classes that they are contrasted with, one for all or one per class.
         vary: values of ``iterations`` and ``lr`` by name; every class has a task for each combination.
@@ -58,7 +58,7 @@ class ClassTasks(TaskQueue):
 
     def __init__(
         self,
-        classifier: AnyClassifier,
+        network: AnyNetwork,
         classes: Classes,
         *,
         against: Classes | None = None,
@@ -68,7 +68,7 @@ class ClassTasks(TaskQueue):
         words = to_classes(classes)
         require(words, "there must be at least one class", "none", hint="give its name or index")
         contrasts = None if against is None else to_classes(against)
-        network = as_classifier(classifier)
+        network = as_network(network)
         tasks = class_tasks(network, words, contrasts, seed)
         super().__init__(varied(tasks, vary or {}))
         self.network_classes = network.labels
@@ -79,7 +79,7 @@ class LayerTasks(TaskQueue):
     """A task per channel of a layer, or one task for the whole layer.
 
     Args:
-        classifier: classifier with the layer, a module or a name.
+        network: network with the layer, a module or a name.
         layer: name of the layer (see ``lit-viz layers``), or the module itself.
         channels: indices from 0, a text such as ``"3,14-20"``, or ``"all"``; None for one task without a channel.
         axis: meaning of a channel in a layer of tokens, as in the objective: ``feature`` (default) or ``token``.
@@ -92,7 +92,7 @@ class LayerTasks(TaskQueue):
 
     def __init__(
         self,
-        classifier: AnyClassifier,
+        network: AnyNetwork,
         layer: str | nn.Module,
         *,
         channels: Sequence[int] | str | int | None = None,
@@ -100,7 +100,7 @@ class LayerTasks(TaskQueue):
         vary: Mapping[str, Sequence[float]] | None = None,
         seed: int = 0,
     ) -> None:
-        network = as_classifier(classifier)
+        network = as_network(network)
         name = layer_name(layer, network.original)
         tasks = [Task(0, name, seed, options={"layer": name})]
         if channels is not None:
@@ -126,13 +126,13 @@ def _channel_tasks(layer: str, channels: Sequence[int], count: int, axis: Axis |
     return tasks
 
 
-class PhotographTasks(TaskQueue):
+class ImageTasks(TaskQueue):
     """A task per photograph, for saliency maps, adversarial examples and universal perturbations.
 
     A saliency map explains the label unless a target is given; an attack without a target is untargeted.
 
     Args:
-        classifier: classifier with the classes, a module or a name.
+        network: network with the classes, a module or a name.
         images: files and folders, Pillow images, arrays and tensors of one or several images; or a map-style dataset of
             images or (image, label), or its loader. The images of a dataset are read by index when their tasks start.
         targets: target classes, one for all photographs or one per photograph: a name, an index, ``label``,
@@ -157,7 +157,7 @@ class PhotographTasks(TaskQueue):
 
     def __init__(
         self,
-        classifier: AnyClassifier,
+        network: AnyNetwork,
         images: Images,
         *,
         targets: Classes | None = None,
@@ -171,7 +171,7 @@ class PhotographTasks(TaskQueue):
         if not is_rank_zero():  # which broadcasts its tasks
             super().__init__((), _pictures(images, normalization))
             return
-        network = as_classifier(classifier)
+        network = as_network(network)
         labels = _labels_for_all(labels, network)
         if is_dataset(images):
             dataset = DatasetImages(images, normalization)  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ class PhotographTasks(TaskQueue):
 
 
 def listed_tasks(
-    classifier: Classifier,
+    network: Network,
     photographs: Sequence[str | Mapping[str, Any]],
     *,
     target: Classes | None = None,
@@ -199,16 +199,16 @@ def listed_tasks(
     goal: str | None = None,
     seed: int = 0,
 ) -> TaskQueue:
-    """Return the tasks of photographs that a configuration lists; see :class:`PhotographTasks`.
+    """Return the tasks of photographs that a configuration lists; see :class:`ImageTasks`.
 
     Args:
-        classifier: classifier with the classes.
+        network: network with the classes.
         photographs: files, folders and CSV files, or rows with the keys ``file``, ``label``, ``target`` and
             ``against``.
         target: target classes of every photograph.
-        labels, against, radii, goal, seed: see :class:`PhotographTasks`.
+        labels, against, radii, goal, seed: see :class:`ImageTasks`.
     """
-    tasks, notes = _photograph_tasks(classifier, photographs, target=target, labels=labels, against=against, seed=seed)
+    tasks, notes = _photograph_tasks(network, photographs, target=target, labels=labels, against=against, seed=seed)
     sizes = _different_radii(radii)
     queue = TaskQueue(with_variants(with_goals(tasks, goal), "eps", sizes), notes=notes)
     queue.options = {
@@ -334,7 +334,7 @@ def parse_channels(words: Sequence[int] | str | int, count: int) -> list[int]:
 
 
 def objective_tasks(
-    classifier: Classifier,
+    network: Network,
     objective: Objective,
     *,
     classes: Classes | None = None,
@@ -346,8 +346,8 @@ def objective_tasks(
     """Return the tasks that an objective requires: of classes, of channels, or a single one.
 
     Args:
-        classifier: classifier with the classes and layers.
-        objective: objective of the images, bound to the classifier.
+        network: network with the classes and layers.
+        objective: objective of the images, bound to the network.
         classes, against: see :class:`ClassTasks`.
         channels: see :class:`LayerTasks`.
         vary, seed: see :class:`ClassTasks`.
@@ -365,15 +365,15 @@ def objective_tasks(
         raise LitVizError(f"against requires a score of a class, such as Logit, got {name}")
     if "target" in objective.task_fields:
         require(given, "there must be at least one class", "none", hint="give targets=, or an objective of a layer")
-        return ClassTasks(classifier, given, against=against, vary=vary, seed=seed)
+        return ClassTasks(network, given, against=against, vary=vary, seed=seed)
     if "channel" in objective.task_fields:
         if channels is None:
             raise LitVizError(f'the objective of layer {layer!r} requires channels, got none: try channels="3,14-20"')
         assert layer is not None
         axis = _axis_of(objective)
-        queue: TaskQueue = LayerTasks(classifier, layer, channels=channels, axis=axis, vary=vary, seed=seed)
+        queue: TaskQueue = LayerTasks(network, layer, channel=channels, axis=axis, vary=vary, seed=seed)
     elif layer is not None:
-        queue = LayerTasks(classifier, layer, vary=vary, seed=seed)
+        queue = LayerTasks(network, layer, vary=vary, seed=seed)
     else:
         queue = TaskQueue(varied([Task(0, name, seed)], vary or {}))
         queue.options = {"vary": dict(vary or {}), "seed": seed}
@@ -406,7 +406,7 @@ def _axis_of(objective: Objective) -> Axis | None:
 
 
 def _photograph_tasks(
-    classifier: Classifier,
+    network: Network,
     photographs: Sequence[str | Mapping[str, Any]],
     *,
     target: Classes | None = None,
@@ -433,7 +433,7 @@ def _photograph_tasks(
     for word in words:
         if not isinstance(word, (str, int)):
             raise LitVizError(f"a target must be the name or index of a class, got {word!r}")
-    classes = _ClassReader(classifier, listing)
+    classes = _ClassReader(network, listing)
     label_table = labels if is_table else None
     label_of = classes.column("label", label_table, (None,))
     targets_of = [classes.column("target", word, _OPEN) for word in words]
@@ -455,7 +455,7 @@ def _photograph_tasks(
                 labelled = _with_options(labelled, {"against": contrast})
             of_entry: list[Task] = []
             for target_of in targets_of:
-                of_entry.append(_with_target(labelled, len(of_entry), target_of(entry), classifier))
+                of_entry.append(_with_target(labelled, len(of_entry), target_of(entry), network))
                 if entry.target is not None:  # takes precedence over all
                     break
             tasks += of_entry
@@ -478,21 +478,21 @@ def _task_of_entry(entry: Entry, name: str, index: int, seed: int) -> Task:
     return Task(index, f"image {image}", seed + index, options={"image": image})
 
 
-def _with_target(first: Task, i: int, target: Target, classifier: Classifier) -> Task:
+def _with_target(first: Task, i: int, target: Target, network: Network) -> Task:
     """Return the task of a photograph's i-th target, resolved unless it depends on a prediction."""
     task = replace(first, index=first.index + i, seed=first.seed + i)
     if isinstance(target, str):
         task = _with_options(task, {"target": target})
     else:
         task = replace(task, target=target)
-    return resolve(task, None, classifier.labels)
+    return resolve(task, None, network.labels)
 
 
 class _ClassReader:
     """Reader of the classes of photographs; its errors name the photograph."""
 
-    def __init__(self, classifier: Classifier, listing: Listing) -> None:
-        self._classifier = classifier
+    def __init__(self, network: Network, listing: Listing) -> None:
+        self._network = network
         self._paths = [entry.path for entry in listing.entries]
         # Errors too: the search for similar names is slow, and a thousand photographs may share a folder.
         self._indices: dict[str | int, int | LitVizError] = {}
@@ -501,7 +501,7 @@ class _ClassReader:
         """Return the index of the class of a photograph."""
         if word not in self._indices:
             try:
-                self._indices[word] = class_of(self._classifier, word)
+                self._indices[word] = class_of(self._network, word)
             except LitVizError as error:
                 self._indices[word] = error
         index = self._indices[word]
@@ -523,7 +523,7 @@ class _ClassReader:
         if is_table:
             table = column_values(self._paths, str(word), name)
         elif word is not None and word not in rules:
-            for_all = class_of(self._classifier, word)
+            for_all = class_of(self._network, word)
 
         def class_or_rule(entry: Entry) -> int | str | None:
             cell: int | str | LitVizError | None = getattr(entry, name)
@@ -540,13 +540,13 @@ class _ClassReader:
         return class_or_rule
 
 
-def class_of(classifier: Classifier, word: str | int) -> int:
+def class_of(network: Network, word: str | int) -> int:
     """Return the index of a class given by name, index, or WordNet id if the classes are ImageNet's 1000."""
-    if isinstance(word, str) and re.fullmatch(r"n\d{8}", word) and _is_imagenet(classifier.labels):
+    if isinstance(word, str) and re.fullmatch(r"n\d{8}", word) and _is_imagenet(network.labels):
         index = _wordnet_ids().get(word)
         if index is not None:
             return index
-    return classifier.index_of(word)
+    return network.index_of(word)
 
 
 def _is_imagenet(labels: Sequence[str]) -> bool:
@@ -607,32 +607,32 @@ def _fill_column(rows: Sequence[dict[str, Any]], column: str, given: Any, argume
     return None
 
 
-def _labels_for_all(labels: Any, classifier: Classifier) -> Any:
+def _labels_for_all(labels: Any, network: Network) -> Any:
     """Return the index of a class that is given by its name; other labels, and the names of sources, are unchanged."""
     if not isinstance(labels, str) or labels in _LABEL_SOURCES or _is_table(labels):
         return labels
     try:
-        return class_of(classifier, labels)
+        return class_of(network, labels)
     except LitVizError:
         return labels  # a mistyped source, or an unknown class
 
 
 def _dataset_tasks(
-    dataset: DatasetImages, classifier: Classifier, targets: Any, labels: Any, against: Any, seed: int
+    dataset: DatasetImages, network: Network, targets: Any, labels: Any, against: Any, seed: int
 ) -> tuple[list[Task], list[str]]:
     """Return a task per image of a dataset; its labels are used unless others are given."""
     files = [f"{ARRAY_PREFIX}{index}" for index in range(len(dataset))]
     if labels is None:
-        dataset.network_classes = class_indices(dataset, classifier)
+        dataset.network_classes = class_indices(dataset, network)
         labels = dataset.known_labels()
     options = _photograph_options(files, targets, labels, against)
-    tasks, notes = _photograph_tasks(classifier, **options, seed=seed)
+    tasks, notes = _photograph_tasks(network, **options, seed=seed)
     if labels is None:  # of the items, when they are read
         tasks = [replace(task, label_source=DATASET) for task in tasks]
     return tasks, notes
 
 
-def class_indices(dataset: DatasetImages, classifier: Classifier) -> list[int] | None:
+def class_indices(dataset: DatasetImages, network: Network) -> list[int] | None:
     """Return the network's class of each label of a dataset, by the names of its classes; None for equal indices.
 
     Raises:
@@ -642,10 +642,10 @@ def class_indices(dataset: DatasetImages, classifier: Classifier) -> list[int] |
     if names is None:
         return None
     try:
-        return [class_of(classifier, name) for name in names]
+        return [class_of(network, name) for name in names]
     except LitVizError as error:
-        if len(names) == classifier.num_classes:
+        if len(names) == network.num_classes:
             return None
         raise LitVizError(
-            f"the classes of the dataset must be classes of {classifier.name} ({error}): give labels="
+            f"the classes of the dataset must be classes of {network.name} ({error}): give labels="
         ) from error

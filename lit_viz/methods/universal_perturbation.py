@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from lit_viz.attacks import Universal, attack_name, is_adversarial
 from lit_viz.attacks.norms import NORMS, lengths
 from lit_viz.attacks.rounding import save_and_verify
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
 from lit_viz.errors import ChangedInput, LitVizError, require
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.methods.photographs import AttackTraining, check_goal, resolve
 from lit_viz.methods.records import UniversalRecord
+from lit_viz.networks import Network
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Record, Task
@@ -98,7 +98,7 @@ class UniversalPerturbation(AttackTraining):
     original network is fooled by the 8-bit image.
 
     Args:
-        classifier: frozen classifier, a module or a name.
+        network: frozen network, a module or a name.
         attack: step rule and objective; by default :class:`~lit_viz.attacks.Universal`.
         views: photographs per iteration.
         held_out: fraction of the photographs that the perturbation is not trained on.
@@ -113,7 +113,7 @@ class UniversalPerturbation(AttackTraining):
 
     def __init__(
         self,
-        classifier: Classifier | nn.Module | str,
+        network: Network | nn.Module | str,
         *,
         attack: Universal | None = None,
         views: int = Universal.views,
@@ -121,13 +121,12 @@ class UniversalPerturbation(AttackTraining):
         **options: Any,
     ) -> None:
         require(0 <= held_out < 1, "held_out must be at least 0 and less than 1", held_out)
-        super().__init__(classifier, attack or Universal(), views, **options)
+        super().__init__(network, attack or Universal(), views, **options)
         self.record_argument("attack", self.attack)
         self.held_out = held_out
-        if self.classifier.decision != "exclusive":
+        if self.network.decision != "exclusive":
             raise LitVizError(
-                "a universal perturbation requires classes that exclude each other, got "
-                f"{self.classifier.decision} scores"
+                f"a universal perturbation requires classes that exclude each other, got {self.network.decision} scores"
             )
         self._photographs: dict[int, PhotographSet] = {}  # by task
         self._perturbed: dict[int, list[PerturbedImage]] = {}  # by finished slot
@@ -146,7 +145,7 @@ class UniversalPerturbation(AttackTraining):
             LitVizError: no photograph can be trained on.
         """
         self.photographs(task)
-        return torch.zeros(self.classifier.channels, *self.classifier.size)
+        return torch.zeros(self.network.channels, *self.network.size)
 
     def photographs(self, task: Task) -> PhotographSet:
         """Return the photographs of a task. They are read, and evaluated by the original network, at the first call.
@@ -163,8 +162,8 @@ class UniversalPerturbation(AttackTraining):
             try:
                 image = super().start(photograph)
                 photograph = self.with_dataset_label(photograph)
-                row = self.classifier.logits(image[None])[0].cpu()
-                tasks.append(check_goal(resolve(photograph, row, self.classifier.labels)))
+                row = self.network.scores(image[None])[0].cpu()
+                tasks.append(check_goal(resolve(photograph, row, self.network.labels)))
             except ChangedInput:
                 raise
             except LitVizError as error:
@@ -174,7 +173,7 @@ class UniversalPerturbation(AttackTraining):
             logits.append(row)
         goal = torch.tensor([photograph.goal for photograph in tasks], dtype=torch.long)
         targeted = torch.tensor([photograph.target is not None for photograph in tasks], dtype=torch.bool)
-        all_logits = torch.stack(logits) if logits else torch.empty(0, self.classifier.num_classes)
+        all_logits = torch.stack(logits) if logits else torch.empty(0, self.network.num_classes)
         counted = ~is_adversarial(all_logits, goal, targeted)
         trained_on: list[int] = []
         for index, photograph in enumerate(tasks):
@@ -251,7 +250,7 @@ class UniversalPerturbation(AttackTraining):
             # No repair of rounding failures: it would change the perturbation of each photograph.
             no_repair, radii = torch.zeros_like(fooled), eps.expand(len(goal))
             saved = save_and_verify(
-                self.classifier, sums, sources, goal, targeted, no_repair, norm=self.attack.norm, eps=radii
+                self.network, sums, sources, goal, targeted, no_repair, norm=self.attack.norm, eps=radii
             )
             for index, file, success in zip(indices, saved, fooled.tolist(), strict=True):
                 task, before = photographs.tasks[index], photographs.logits[index]
@@ -262,12 +261,12 @@ class UniversalPerturbation(AttackTraining):
                     label_source=task.label_source,
                     target=task.target,
                     target_name=task.target_name,
-                    predicted_before_name=self.classifier.labels[int(before.argmax())],
-                    label_name=None if task.label is None else self.classifier.labels[task.label],
+                    predicted_before_name=self.network.labels[int(before.argmax())],
+                    label_name=None if task.label is None else self.network.labels[task.label],
                     probability_before=float(before.softmax(0)[task.goal]),
                     probability=float(file.logits.softmax(0)[task.goal]),
                     success_float=success,
-                    **file.record_fields(self.classifier.labels),
+                    **file.record_fields(self.network.labels),
                     **{name: file.distances[name] for name in NORMS},
                 )
                 perturbed.append(PerturbedImage(record, _to_bytes(file.image), photographs.pixels[index]))

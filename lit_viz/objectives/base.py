@@ -10,8 +10,8 @@ from math import prod
 
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import check_shape, require
+from lit_viz.networks import Network
 from lit_viz.utils.parts import Part
 
 
@@ -68,8 +68,8 @@ class Objective(Part, ABC):
     #: Whether the objective reads the logits; a forward for other objectives stops at the last of their layers.
     reads_logits: bool = True
 
-    def bind(self, classifier: Classifier) -> None:
-        """Validate the objective for a classifier and read its properties; called before the first evaluation."""
+    def bind(self, network: Network) -> None:
+        """Validate the objective for a network and read its properties; called before the first evaluation."""
 
     @abstractmethod
     def __call__(self, outputs: Outputs) -> Tensor:
@@ -131,11 +131,11 @@ class _Composed(Objective):
             layers |= dict.fromkeys(term.layers)
         return tuple(layers)
 
-    def bind(self, classifier: Classifier) -> None:
+    def bind(self, network: Network) -> None:
         """Bind the terms; a task can select the channels that all of them have."""
         counts = []
         for term in self.terms:
-            term.bind(classifier)
+            term.bind(network)
             if term.channels is not None:
                 counts.append(term.channels)
         self.channels = min(counts, default=None)

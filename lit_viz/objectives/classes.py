@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.outputs import Decision
-from lit_viz.classifiers.summaries import probabilities
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks import Network
+from lit_viz.networks.outputs import Decision
+from lit_viz.networks.summaries import probabilities
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list
 
@@ -46,10 +46,10 @@ class ClassScore(Objective):
         require(0 <= gamma < math.inf, f"gamma of {type(self).__name__} must be at least 0", gamma, hint="1 is usual")
         return gamma
 
-    def bind(self, classifier: Classifier) -> None:
-        self.decision = classifier.decision
-        classes = f"a class of {classifier.name}, from 0 to {classifier.num_classes - 1}"
-        valid = self.target is None or 0 <= self.target < classifier.num_classes
+    def bind(self, network: Network) -> None:
+        self.decision = network.decision
+        classes = f"a class of {network.name}, from 0 to {network.num_classes - 1}"
+        valid = self.target is None or 0 <= self.target < network.num_classes
         require(valid, f"target of {type(self).__name__} must be {classes}", self.target)
 
     def _pick(self, scores: Tensor, outputs: Outputs) -> Tensor:

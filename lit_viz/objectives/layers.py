@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import Layout, layer_name, layout, layouts, statistics_of
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks import Network
+from lit_viz.networks.layers import Layout, layer_name, layout, layouts, statistics_of
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.utils.device import to_list
@@ -58,10 +58,10 @@ class LayerObjective(Objective):
         """The layer."""
         return (self.layer,)
 
-    def bind(self, classifier: Classifier) -> None:
-        self.layer = layer_name(self.layer, classifier.original)
+    def bind(self, network: Network) -> None:
+        self.layer = layer_name(self.layer, network.original)
         self.record_argument("layer", self.layer)
-        found = layout(classifier, self.layer)
+        found = layout(network, self.layer)
         self._check_layout(found)
         self._prefix = found.prefix
         channels = found.tokens if self.axis == "token" else found.channels
@@ -355,11 +355,11 @@ class BatchNormStatistics(Objective):
         self.first = first
         self._running: dict[str, Tensor] = {}
 
-    def bind(self, classifier: Classifier) -> None:
+    def bind(self, network: Network) -> None:
         """Read the running statistics ``(2, C)`` of the batch norms, in the order of the forward."""
         self._running = {}
-        for name in layouts(classifier):
-            module = classifier.original.get_submodule(name)
+        for name in layouts(network):
+            module = network.original.get_submodule(name)
             if (
                 isinstance(module, nn.BatchNorm2d)
                 and module.running_mean is not None
@@ -370,7 +370,7 @@ class BatchNormStatistics(Objective):
         if not self._running:
             raise LitVizError(
                 "BatchNormStatistics requires batch norms with running statistics, and "
-                f"{classifier.name} has none: use another classifier, such as efficientnet_lite0"
+                f"{network.name} has none: use another network, such as efficientnet_lite0"
             )
         self.layers = tuple(self._running)
 

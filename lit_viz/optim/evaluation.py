@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers.fast import sparse_backward
-from lit_viz.classifiers.isolation import network_errors_wrapped
 from lit_viz.errors import LitVizError
+from lit_viz.networks.fast import sparse_backward
+from lit_viz.networks.isolation import network_errors_wrapped
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.utils.device import to_list
@@ -198,14 +198,14 @@ class Evaluate(Protocol):
             x: images.
             gradient: whether a gradient may be requested; otherwise no graph is kept.
             slots: ``(M,)`` int64, the slot of each row, any number of rows per slot; by default one row per slot.
-            network: name of the network copy; ``plain`` is the fast copy of the classifier.
+            network: name of the network copy; ``plain`` is the fast copy of the network.
             logged: whether the rows of ``slots`` are the images x_k, so that their metrics are logged. Without
                 ``slots`` they always are.
         """
         ...
 
 
-class Network(Protocol):
+class LayeredNetwork(Protocol):
     """Network that returns logits and the activations of named layers."""
 
     def __call__(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -214,7 +214,10 @@ class Network(Protocol):
 
 
 def bare_evaluate(
-    objective: Objective, networks: Mapping[str, Network], goals: Mapping[str, Tensor], layers: Sequence[str] = ()
+    objective: Objective,
+    networks: Mapping[str, LayeredNetwork],
+    goals: Mapping[str, Tensor],
+    layers: Sequence[str] = (),
 ) -> Evaluate:
     """Return an :class:`Evaluate` for N images outside of the engine; it counts nothing.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_viz.classifiers.classifier import Classifier
-from lit_viz.classifiers.loading import load
-from lit_viz.classifiers.outputs import LOGITS, Decision, Logits, Output
-from lit_viz.classifiers.sources import import_object
 from lit_viz.errors import LitVizError
+from lit_viz.networks.loading import load
+from lit_viz.networks.network import Network
+from lit_viz.networks.outputs import LOGITS, Decision, Logits, Output
+from lit_viz.networks.sources import import_object
 from lit_viz.outputs.detection import Detection
 from lit_viz.outputs.embedding import Embedding
 from lit_viz.outputs.keypoint import Keypoint
@@ -30,21 +30,21 @@ OUTPUTS: dict[str, type[Output]] = {
 }
 
 
-def load_network(network: Any, *, output: Any = "logits", **options: Any) -> Classifier:
+def load_network(network: Any, *, output: Any = "logits", **options: Any) -> Network:
     """Load any trained vision network; log what was assumed about it.
 
     Args:
-        network: a module, or a name as of :func:`~lit_viz.classifiers.load_classifier`.
-        output: what of its return value is scored: an :class:`~lit_viz.classifiers.outputs.Output`, a name of
+        network: a module, or a name as of :func:`~lit_viz.networks.load_network`.
+        output: what of its return value is scored: an :class:`~lit_viz.networks.outputs.Output`, a name of
             :data:`OUTPUTS` or ``module:function``, a function of the return value, or an index or key of it. The last
             three give numbers (:class:`Regression`).
-        options: other arguments of :func:`~lit_viz.classifiers.load_classifier`; ``labels`` name the scores.
+        options: other arguments of :func:`~lit_viz.networks.load_network`; ``labels`` name the scores.
 
     Returns:
         The network, whose scores stand in place of logits everywhere.
 
     Raises:
-        LitVizError: as :func:`~lit_viz.classifiers.load_classifier`, or the output fails on the network.
+        LitVizError: as :func:`~lit_viz.networks.load_network`, or the output fails on the network.
     """
     loaded = load(network, output=as_output(output), **options)
     loaded.log_notes(remark)

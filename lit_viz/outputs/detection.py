@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_iou
 
-from lit_viz.classifiers.outputs import Output
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks.outputs import Output
 from lit_viz.outputs.region import check_inside
 
 #: Log-odds of a class that no final detection has.

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_viz.classifiers.outputs import Decision, Output
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.reading import PACKAGED_PREFIX, Fit, read_photograph
 from lit_viz.images.sources import image_inputs
+from lit_viz.networks.outputs import Decision, Output
 from lit_viz.utils.formatting import pluralize
 
 

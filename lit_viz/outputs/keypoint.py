@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_viz.classifiers.outputs import Output
 from lit_viz.errors import require
+from lit_viz.networks.outputs import Output
 from lit_viz.outputs.region import dense_maps
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_viz.classifiers.outputs import Output
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks.outputs import Output
 
 #: Smallest share of which log-odds are computed, and of the rest of the region.
 _SMALLEST_SHARE = 1e-6

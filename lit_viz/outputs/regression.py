@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_viz.classifiers.outputs import Decision, Output, checked_scores
-from lit_viz.classifiers.sources import import_object
 from lit_viz.errors import LitVizError, did_you_mean, first_line
+from lit_viz.networks.outputs import Decision, Output, checked_scores
+from lit_viz.networks.sources import import_object
 
 
 class Regression(Output):
@@ -21,7 +21,7 @@ class Regression(Output):
         names: K names of the scores.
         unit: what one score is, for captions: ``years``.
         decision: what the scores decide, if they are no numbers; see
-            :data:`~lit_viz.classifiers.outputs.Decision`.
+            :data:`~lit_viz.networks.outputs.Decision`.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers.outputs import Output
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks.outputs import Output
 from lit_viz.outputs.embedding import call_method, embeddings_in, unit_length
 
 #: Methods that compute embeddings of images and of texts: of transformers, of open_clip.

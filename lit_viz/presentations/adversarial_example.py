@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from lit_viz.attacks import BudgetAttack, attack_name
 from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
 from lit_viz.attributions import SmoothGrad, attribute, title_of
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks import robustness
@@ -25,6 +24,7 @@ from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
+from lit_viz.networks import Network
 from lit_viz.presentations import (
     EvidencePart,
     EvidenceSettings,
@@ -221,7 +221,7 @@ def _row(record: AdversarialRecord) -> TableRow:
 # -- figures
 
 
-def _explanation_figure(outcomes: Sequence[Outcome], classifier: Classifier) -> Figure:
+def _explanation_figure(outcomes: Sequence[Outcome], network: Network) -> Figure:
     """Return saliency maps of the predicted class, for each original and each outcome."""
     several_radii = has_several_radii(records_of(outcomes))
     panels: list[SaliencyPanel] = []
@@ -229,13 +229,11 @@ def _explanation_figure(outcomes: Sequence[Outcome], classifier: Classifier) -> 
         record = outcome.record
         if isinstance(record, AdversarialRecord):
             label = label_with_eps(record.name, record) if several_radii else record.name
-            panels += _explanations(outcome, record, label, classifier)
+            panels += _explanations(outcome, record, label, network)
     return saliency_figure(panels, scale="map", columns=4 if len(panels) <= 8 else 8)
 
 
-def _explanations(
-    outcome: Outcome, record: AdversarialRecord, label: str, classifier: Classifier
-) -> list[SaliencyPanel]:
+def _explanations(outcome: Outcome, record: AdversarialRecord, label: str, network: Network) -> list[SaliencyPanel]:
     """Return the saliency maps of original and outcome; none if an image or a prediction is missing."""
     source, image = outcome.source(), outcome.image()
     before, after = record.predicted_before, record.predicted
@@ -244,7 +242,7 @@ def _explanations(
     seeds = [record.seed or 0] * 2  # equal noise, so that the maps differ by the images only
     maps, _ = attribute(
         SmoothGrad(),
-        classifier.fast(),
+        network.fast(),
         torch.stack([source, image]),
         [before, after],
         evaluations=_EXPLANATION_EVALUATIONS,
@@ -252,8 +250,8 @@ def _explanations(
     )
     title = title_of("smoothgrad")
     return [
-        SaliencyPanel(label, source, {title: maps[0]}, f"original, seen as {classifier.labels[before]}"),
-        SaliencyPanel(label, image, {title: maps[1]}, f"attacked, seen as {classifier.labels[after]}"),
+        SaliencyPanel(label, source, {title: maps[0]}, f"original, seen as {network.labels[before]}"),
+        SaliencyPanel(label, image, {title: maps[1]}, f"attacked, seen as {network.labels[after]}"),
     ]
 
 
@@ -264,7 +262,7 @@ def find_mismatches(
     files: Sequence[RecordedFile], module: ImageTraining, folder: Path, settings: EvidenceSettings
 ) -> list[str | None]:
     """Return the difference of each file in a run folder from its record, or None, and print the first ones."""
-    reasons, missing = mismatches(files, module.classifier, module.capacity)
+    reasons, missing = mismatches(files, module.network, module.capacity)
     different = 0
     for file, reason in zip(files, reasons, strict=True):
         if reason is None:
@@ -295,7 +293,7 @@ class _AttackVerification:
         explanation = self.storage.path / "explained.png"
         is_missing = self.settings.at_end_of_run or not explanation.exists()
         if self.settings.options.explain and is_missing:
-            save_figure(_explanation_figure(self.outcomes, self.module.classifier), explanation)
+            save_figure(_explanation_figure(self.outcomes, self.module.network), explanation)
         return True
 
     def verify_files(self) -> bool:
@@ -326,7 +324,7 @@ class _AttackVerification:
 
     def measure_transfer(self) -> bool:
         """Evaluate held-out networks on the files."""
-        predictions = robustness.transfers(self.outcomes, self.module.classifier)
+        predictions = robustness.transfers(self.outcomes, self.module.network)
         transfer = robustness.transfer_evidence(predictions)
         self.settings.add(Evidence(transfer=transfer), self.storage, table=True)
         if predictions:
@@ -408,8 +406,8 @@ def _stronger_attacks(
         return None if earlier is None else earlier.harder  # of the same files
     attack = module.attack
     assert isinstance(attack, BudgetAttack)
-    if module.classifier.decision != "exclusive":
-        raise LitVizError(f"trust requires classes that exclude each other, got {module.classifier.decision} scores")
+    if module.network.decision != "exclusive":
+        raise LitVizError(f"trust requires classes that exclude each other, got {module.network.decision} scores")
     settings.notify(f"trying {cost_of_stronger_attacks(outcomes)}")
-    network = module.classifier.fast()
+    network = module.network.fast()
     return stronger_attacks(outcomes, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)

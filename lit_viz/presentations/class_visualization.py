@@ -54,7 +54,7 @@ class ClassVisualizationPresentation(Presentation):
         super().attach(module)
         assert isinstance(module, ClassVisualization)
         if module.judges is None:
-            module.judges = held_out_judge(module.classifier)
+            module.judges = held_out_judge(module.network)
 
     def heading(self, records: Sequence[Record]) -> str:
         for record in records:
@@ -178,7 +178,7 @@ class _ClassImageVerification:
 
     def judge(self) -> bool:
         """Evaluate the held-out networks on the files."""
-        judges = held_out_judge(self.module.classifier)
+        judges = held_out_judge(self.module.network)
         for outcome in self.done:
             image, target = outcome.image(), outcome.record.target
             if target is not None:
@@ -206,7 +206,7 @@ class _ClassImageVerification:
     def compare_with_photographs(self) -> bool:
         """State how natural the images are, compared with photographs of their classes."""
         images = _class_images(self.done)
-        compared = class_image_naturalness(self.module.classifier, self.settings.options.photographs, images)
+        compared = class_image_naturalness(self.module.network, self.settings.options.photographs, images)
         self.settings.add(Evidence(naturalness=compared), self.storage, table=True)
         return True
 
@@ -378,7 +378,7 @@ def _evaluate(outcome: Outcome, module: ClassVisualization) -> dict[str, Any]:
     if task.target is None:
         return {"objective_file": objective}
     judges = record.judges if isinstance(record, ClassImageRecord) else {}
-    return {**module.classifier.prediction(logits, task.target), "judges": judges}
+    return {**module.network.prediction(logits, task.target), "judges": judges}
 
 
 def _agrees(verdict: Mapping[str, Any], record: Record) -> bool:

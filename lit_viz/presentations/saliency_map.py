@@ -246,7 +246,7 @@ class _SaliencyVerification:
         result = cross_check(
             outcomes,
             module.methods,
-            module.classifier,
+            module.network,
             seconds=_run_seconds(outcomes) if check == "auto" else settings.seconds,
             half=settings.precision,
             notify=settings.notify,
@@ -290,7 +290,7 @@ class _SaliencyVerification:
         evaluate_maps(
             self.outcomes,
             self.module.methods,
-            self.module.classifier,
+            self.module.network,
             self.storage,
             reducer=self.module.reducer,
             truth=self.truth,

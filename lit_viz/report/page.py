@@ -15,10 +15,10 @@ import jinja2
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from lit_viz.classifiers.summaries import MULTI_LABEL_CAPTION
 from lit_viz.errors import printable
 from lit_viz.figures.style import notebook_png
 from lit_viz.images.listing import has_array_images
+from lit_viz.networks.summaries import MULTI_LABEL_CAPTION
 from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.groups import Group, build_groups, group_tasks
 from lit_viz.report.images import data_uri, image_uri, is_embeddable, printed_width
@@ -110,7 +110,7 @@ def _have_curves(groups: Sequence[Group]) -> bool:
 
 def _provenance(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return method, versions, and the command that repeats the run; of a plain Trainer's run there is none."""
-    recorded, network = config.get(RECORDED) or {}, config.get("classifier") or {}
+    recorded, network = config.get(RECORDED) or {}, config.get("network") or {}
     command = str(recorded.get("method") or recorded.get("module"))
     repeat = ""
     if "method" in recorded:
@@ -118,7 +118,7 @@ def _provenance(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     remark = recorded.get("scores") or ""
     if not remark and recorded.get("multi_label"):
         remark = MULTI_LABEL_CAPTION
-    versions = {"classifier": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}
+    versions = {"network": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}
     return {
         "command": command,
         "repeat": repeat,

@@ -184,7 +184,7 @@ class FolderStorage(Storage):
         """
         path = self.path / CONFIG
         config = read_yaml(path)
-        for group in ("classifier", "model", "trainer"):
+        for group in ("network", "model", "trainer"):
             if not isinstance(config.get(group) or {}, dict):
                 raise LitVizError(f"{path} is damaged ({group} must be a mapping): restore it")
         return config

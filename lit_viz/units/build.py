@@ -12,13 +12,13 @@ from typing import Any
 from torch import nn
 
 from lit_viz.api import visualize
-from lit_viz.classifiers import Classifier, as_classifier
-from lit_viz.classifiers.layers import layouts
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.launch.config import layer_settings
 from lit_viz.launch.run import Run
 from lit_viz.methods.tasks import parse_channels
+from lit_viz.networks import Network, as_network
+from lit_viz.networks.layers import layouts
 from lit_viz.types import slug
 from lit_viz.units.comparison import LayerDifference, layer_difference
 from lit_viz.units.folder import microscope_folder
@@ -59,13 +59,13 @@ class Microscope:
 
 @checked_types
 def microscope(
-    classifier: Classifier | nn.Module | str,
+    network: Network | nn.Module | str,
     layers: str | Sequence[str],
     photographs: Photographs,
     out: str | Path,
     *,
     channels: str | Sequence[int] = "all",
-    compare: Classifier | nn.Module | str | None = None,
+    compare: Network | nn.Module | str | None = None,
     config: str | None = None,
     progress: bool | None = None,
     **options: Any,
@@ -76,7 +76,7 @@ def microscope(
     A call with the same arguments continues an interrupted one: finished units are kept.
 
     Args:
-        classifier: the network, as in :func:`~lit_viz.visualize`.
+        network: the network, as in :func:`~lit_viz.visualize`.
         layers: names of layers, or patterns such as ``"blocks.*"``; those that end in channels or features.
         photographs: files or folders.
         out: folder with ``site/index.html``, and a run folder per layer in ``layers/``.
@@ -93,7 +93,7 @@ def microscope(
         LitVizError: no layer matches, the other network lacks one, no photograph can be read, or the folder is neither
             empty nor a microscope of this network.
     """
-    network = as_classifier(classifier)
+    network = as_network(network)
     names = matching_layers(network, layers)
     files = photograph_files(photographs)
     folder = Path(out)
@@ -104,15 +104,15 @@ def microscope(
             units = _inspect(network, names, channels, files, folder, folder / _SITE, options, notify)
             index = write_site(folder / _SITE, network.name, units.subtitle, units.pages)
         return Microscope(index, units.runs, units.surveys, units.pages)
-    other = as_classifier(compare)
+    other = as_network(compare)
     check_same_layers(network, other, names)
     with microscope_folder({folder: network, folder / _COMPARED: other}):
         return _compared(network, other, names, channels, files, folder, options, notify)
 
 
 def _compared(
-    network: Classifier,
-    other: Classifier,
+    network: Network,
+    other: Network,
     layers: Sequence[str],
     channels: str | Sequence[int],
     files: Sequence[str],
@@ -158,7 +158,7 @@ class _Units:
 
 
 def _inspect(
-    network: Classifier,
+    network: Network,
     layers: Sequence[str],
     channels: str | Sequence[int],
     files: Sequence[str],
@@ -179,7 +179,7 @@ def _inspect(
         run_folder = folder / "layers" / slug(layer)
         notify(f"{layer}: {pluralize(len(units), 'unit')}")
         runs[layer] = visualize(
-            network, layer=layer, channels=units, axis=channel_of(network, layer).axis, out=run_folder,
+            network, layer=layer, channel=units, axis=channel_of(network, layer).axis, out=run_folder,
             resume=run_folder.exists(), logger=None, **options,
         )  # fmt: skip
         report = _reporter(notify, len(units), "page")
@@ -187,25 +187,25 @@ def _inspect(
     return _Units(pages, runs, surveys, len(readable))
 
 
-def matching_layers(classifier: Classifier, patterns: str | Sequence[str]) -> list[str]:
+def matching_layers(network: Network, patterns: str | Sequence[str]) -> list[str]:
     """Return the layers that match names or patterns and have channels, in the order of the forward.
 
     Raises:
         LitVizError: a pattern matches none.
     """
     given = patterns.split(",") if isinstance(patterns, str) else list(patterns)
-    found = layouts(classifier)
+    found = layouts(network)
     usable = [name for name, layout in found.items() if name and layout.kind != "other"]
     chosen: list[str] = []
     for pattern in given:
         matches = fnmatch.filter(usable, pattern.strip())
         if not matches:
-            raise LitVizError(f"no layer of {classifier.name} matches {pattern!r}{did_you_mean(pattern, usable)}")
+            raise LitVizError(f"no layer of {network.name} matches {pattern!r}{did_you_mean(pattern, usable)}")
         chosen += matches
     return [name for name in usable if name in chosen]
 
 
-def check_same_layers(a: Classifier, b: Classifier, layers: Sequence[str]) -> None:
+def check_same_layers(a: Network, b: Network, layers: Sequence[str]) -> None:
     """Raise :class:`LitVizError` unless both networks have the layers, with as many units."""
     own, other = layouts(a), layouts(b)
     for layer in layers:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import layouts
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.config import configured_by, layer_settings
 from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.tasks import LayerTasks, parse_channels
+from lit_viz.networks import Network
+from lit_viz.networks.layers import layouts
 from lit_viz.objectives.layers import Axis, objective_of_layer
 from lit_viz.units.build import Photographs, matching_layers, photograph_files
 from lit_viz.units.survey import TOP, channel_of
@@ -24,7 +24,7 @@ _FLOAT_BYTES = 4
 
 
 def cost_text(
-    classifier: Classifier,
+    network: Network,
     layers: str | Sequence[str],
     photographs: Photographs,
     channels: str | Sequence[int] = "all",
@@ -32,18 +32,18 @@ def cost_text(
     iterations: int | None = None,
 ) -> str:
     """Return evaluations, time and disk space of a microscope, from the time of a step in each layer."""
-    found = layouts(classifier)
+    found = layouts(network)
     files = photograph_files(photographs)
     costs = []
     units = 0
     size = 0.0
-    for layer in matching_layers(classifier, layers):
-        axis = channel_of(classifier, layer).axis
-        module = _module(classifier, layer, axis, config, iterations)
-        costs.append(run_cost(module, LayerTasks(classifier, layer, channels=channels, axis=axis)))
+    for layer in matching_layers(network, layers):
+        axis = channel_of(network, layer).axis
+        module = _module(network, layer, axis, config, iterations)
+        costs.append(run_cost(module, LayerTasks(network, layer, channel=channels, axis=axis)))
         count = len(parse_channels(channels, found[layer].channels))
         units += count
-        size += count * (_PAGE_BYTES + _COPIES * classifier.channels * prod(module.picture))
+        size += count * (_PAGE_BYTES + _COPIES * network.channels * prod(module.picture))
         size += _FLOAT_BYTES * len(files) * found[layer].channels
     return (
         f"{format_cost(costs)}. Besides: {pluralize(len(files), 'photograph')} once, "
@@ -52,10 +52,10 @@ def cost_text(
 
 
 def _module(
-    classifier: Classifier, layer: str, axis: Axis | None, config: str | None, iterations: int | None
+    network: Network, layer: str, axis: Axis | None, config: str | None, iterations: int | None
 ) -> ClassVisualization:
     """Return the method that makes the synthetic images of a layer."""
-    settings = layer_settings(classifier, config)
+    settings = layer_settings(network, config)
     arguments = configured_by(COMMANDS["visualize"], settings.pop("config")).module_arguments()
     if "native" in settings:
         arguments["picture"] = replace(arguments["picture"], native=settings.pop("native"))
@@ -63,4 +63,4 @@ def _module(
     if iterations is not None:
         arguments["iterations"] = iterations
     arguments["objective"] = objective_of_layer(arguments["objective"], layer, has_channels=True, axis=axis)
-    return ClassVisualization(classifier, **arguments)
+    return ClassVisualization(network, **arguments)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import first_tensor, hooked
+from lit_viz.networks import Network
+from lit_viz.networks.layers import first_tensor, hooked
 from lit_viz.objectives import Channel, Outputs
 from lit_viz.units.survey import channel_of
 
@@ -16,24 +16,24 @@ _RANDOM_IMAGES = 2
 _BATCH = 32
 
 
-def receptive_field(classifier: Classifier, layer: str) -> tuple[int, int]:
+def receptive_field(network: Network, layer: str) -> tuple[int, int]:
     """Return height and width of the part of the input that the central position of a layer depends on, in pixels.
 
     It is the support of the gradient, measured on random images. Behind attention, squeeze-and-excitation or a pooling
     of the whole image it is the whole input.
     """
-    objective = channel_of(classifier, layer)
+    objective = channel_of(network, layer)
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(_RANDOM_IMAGES, classifier.channels, *classifier.size, generator=generator)
+    images = torch.rand(_RANDOM_IMAGES, network.channels, *network.size, generator=generator)
     images.requires_grad_()
-    activations = classifier.fast([layer]).activations(images, [layer])
+    activations = network.fast([layer]).activations(images, [layer])
     maps = objective.maps(Outputs(torch.zeros(len(images), 0), torch.zeros(len(images)), activations))
     row, column = maps.shape[2] // 2, maps.shape[3] // 2
     (gradient,) = torch.autograd.grad(maps[:, :, row, column].abs().sum(), images)
     used = gradient.ne(0).flatten(0, 1).any(0)
     rows, columns = used.any(1).nonzero()[:, 0], used.any(0).nonzero()[:, 0]
     if not len(rows):
-        return classifier.size
+        return network.size
     return int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
 
 
@@ -60,12 +60,12 @@ class ClassEffects:
     a change.
 
     Args:
-        classifier: the network.
+        network: the network.
         objective: of the layer (:func:`~lit_viz.units.survey.channel_of`).
     """
 
-    def __init__(self, classifier: Classifier, objective: Channel) -> None:
-        self._network = classifier.fast([objective.layer])
+    def __init__(self, network: Network, objective: Channel) -> None:
+        self._network = network.fast([objective.layer])
         self._objective = objective
         self._unchanged: dict[int, Tensor] = {}
 

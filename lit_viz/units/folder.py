@@ -10,9 +10,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import compare_identity
+from lit_viz.networks import Network
 from lit_viz.runs import LOCK, creation_errors, folder_lock
 from lit_viz.utils.files import json_line, read_regular_text, write_text
 from lit_viz.utils.process import is_rank_zero
@@ -24,7 +24,7 @@ _PART = ".microscope.[0-9]*.part.json"
 
 
 @contextmanager
-def microscope_folder(networks: Mapping[Path, Classifier]) -> Iterator[None]:
+def microscope_folder(networks: Mapping[Path, Network]) -> Iterator[None]:
     """Lock the folder of a microscope while the block is executed, and mark it with its network.
 
     Args:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
     NaturalImages,
@@ -29,6 +28,7 @@ from lit_viz.images.canvas import resize
 from lit_viz.images.reading import to_uint8
 from lit_viz.launch.run import Run
 from lit_viz.methods.records import LayerImageRecord
+from lit_viz.networks import Network
 from lit_viz.objectives import Channel, Outputs
 from lit_viz.runs.results import Outcome
 from lit_viz.types import slug
@@ -179,7 +179,7 @@ class UnitPage:
 
 
 def unit_pages(
-    classifier: Classifier,
+    network: Network,
     run: Run,
     found: LayerSurvey,
     photographs: Sequence[str],
@@ -190,7 +190,7 @@ def unit_pages(
     """Return the pages of the units of a layer, and write their pictures.
 
     Args:
-        classifier: the network.
+        network: the network.
         run: with the synthetic images of the layer.
         found: survey of the layer.
         photographs: files of the survey.
@@ -201,14 +201,14 @@ def unit_pages(
     layer = found.layer
     for name in ("images", "thumbnails", "crops"):
         (site / name).mkdir(parents=True, exist_ok=True)
-    field = receptive_field(classifier, layer)
+    field = receptive_field(network, layer)
     outcomes = _finished(run)
     others = other_images(len(photographs))
     needed = chain(others, *(found.most_active(unit) for unit in outcomes))
-    natural_images = NaturalImages(classifier, compared_layers(classifier, layer), photographs, needed)
+    natural_images = NaturalImages(network, compared_layers(network, layer), photographs, needed)
     means = found.activations.mean(0)
-    objective = channel_of(classifier, layer)
-    class_effects = ClassEffects(classifier, objective)
+    objective = channel_of(network, layer)
+    class_effects = ClassEffects(network, objective)
     pages = []
     for unit, outcome in outcomes.items():
         image = outcome.image()
@@ -218,11 +218,11 @@ def unit_pages(
         picture = Image.fromarray(to_uint8(image))
         save_picture(picture, site / "images" / f"{name}.png")
         save_thumbnail(picture, site / "thumbnails" / f"{name}.jpg")
-        images, crops = _crops(classifier, found, unit, photographs, field, site / "crops" / name)
+        images, crops = _crops(network, found, unit, photographs, field, site / "crops" / name)
         effects = class_effects.of(unit, images, float(means[unit]))
         order = effects.argsort(descending=True).tolist()
-        classes = [(classifier.labels[k], float(effects[k])) for k in order]
-        synthetic = _activation(classifier, objective, image, unit)
+        classes = [(network.labels[k], float(effects[k])) for k in order]
+        synthetic = _activation(network, objective, image, unit)
         pages.append(
             UnitPage(
                 layer=layer,
@@ -230,14 +230,14 @@ def unit_pages(
                 image=f"images/{name}.png",
                 thumbnail=f"thumbnails/{name}.jpg",
                 synthetic=synthetic,
-                held=_held_activation(classifier, silence, objective, image, unit),
-                half=_half_share(classifier, objective, image, unit, synthetic),
+                held=_held_activation(network, silence, objective, image, unit),
+                half=_half_share(network, objective, image, unit, synthetic),
                 activations=found.activations[:, unit],
                 crops=crops,
                 raised=classes[:_CLASSES],
                 lowered=classes[::-1][:_CLASSES],
                 naturalness=natural_images.compare(image, found.most_active(unit), others),
-                gray=_gray_reason(classifier, objective, image, unit),
+                gray=_gray_reason(network, objective, image, unit),
             )
         )
         progress(len(pages))
@@ -289,7 +289,7 @@ def save_picture(image: Image.Image, file: Path, **options: Any) -> None:
 
 
 def _crops(
-    classifier: Classifier,
+    network: Network,
     found: LayerSurvey,
     unit: int,
     photographs: Sequence[str],
@@ -302,8 +302,8 @@ def _crops(
     crops = []
     for rank, index in enumerate(found.most_active(unit)):
         path = photographs[index]
-        pixels = read_input(classifier, path)
-        x0, y0, x1, y1 = crop_box(found.places[unit, rank].tolist(), field, classifier.size)
+        pixels = read_input(network, path)
+        x0, y0, x1, y1 = crop_box(found.places[unit, rank].tolist(), field, network.size)
         file = prefix.with_name(f"{prefix.name}_{rank}.jpg")
         save_picture(Image.fromarray(to_uint8(pixels[:, y0:y1, x0:x1])), file, quality=88)
         images[index] = pixels
@@ -311,21 +311,21 @@ def _crops(
     return images, crops
 
 
-def _activation(classifier: Classifier, objective: Channel, image: Tensor, unit: int) -> float:
+def _activation(network: Network, objective: Channel, image: Tensor, unit: int) -> float:
     """Return the activation of a unit by its synthetic image."""
-    inputs = resize(image[None], classifier.size)
+    inputs = resize(image[None], network.size)
     with torch.no_grad():
-        activations = classifier.fast([objective.layer]).activations(inputs, [objective.layer])
+        activations = network.fast([objective.layer]).activations(inputs, [objective.layer])
     return _mean(objective, activations[objective.layer], unit)
 
 
-def _gray_reason(classifier: Classifier, objective: Channel, image: Tensor, unit: int) -> str:
+def _gray_reason(network: Network, objective: Channel, image: Tensor, unit: int) -> str:
     """Return why the synthetic image of a unit is gray, as a sentence; empty if it is not."""
     if float(image.flatten(1).std(1).max()) > _GRAY:
         return ""
-    inputs = resize(image[None], classifier.size).requires_grad_()
+    inputs = resize(image[None], network.size).requires_grad_()
     layer = objective.layer
-    activations = classifier.fast([layer]).activations(inputs, [layer])
+    activations = network.fast([layer]).activations(inputs, [layer])
     maps = objective.maps(Outputs(torch.zeros(1, 0), torch.zeros(1), activations))
     (gradient,) = torch.autograd.grad(maps[0, unit].mean(), inputs)
     if gradient.ne(0).any():
@@ -336,21 +336,19 @@ def _gray_reason(classifier: Classifier, objective: Channel, image: Tensor, unit
     )
 
 
-def _half_share(
-    classifier: Classifier, objective: Channel, image: Tensor, unit: int, activation: float
-) -> float | None:
+def _half_share(network: Network, objective: Channel, image: Tensor, unit: int, activation: float) -> float | None:
     """Return the share of an image's activation at half contrast, from mid-gray on; None if it does not grow."""
     gray = torch.full_like(image, 0.5)
-    start = _activation(classifier, objective, gray, unit)
+    start = _activation(network, objective, gray, unit)
     growth = activation - start
     if growth <= 0:
         return None
-    return (_activation(classifier, objective, (image + gray) / 2, unit) - start) / growth
+    return (_activation(network, objective, (image + gray) / 2, unit) - start) / growth
 
 
-def _held_activation(classifier: Classifier, silence: Silence, objective: Channel, image: Tensor, unit: int) -> float:
+def _held_activation(network: Network, silence: Silence, objective: Channel, image: Tensor, unit: int) -> float:
     """Return the activation of a unit by its synthetic image without silent channels."""
-    return _mean(objective, silence.held(resize(image[None], classifier.size), objective.layer), unit)
+    return _mean(objective, silence.held(resize(image[None], network.size), objective.layer), unit)
 
 
 def _mean(objective: Channel, activation: Tensor, unit: int) -> float:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.layers import hooked, layouts
+from lit_viz.networks import Network
+from lit_viz.networks.layers import hooked, layouts
 
 _BATCH = 16
 #: A layer's name and the number of its call in a forward: a rectifier may be called several times.
@@ -27,13 +27,13 @@ class Silence:
     They are sought in layers without parameters and sublayers, such as rectifiers.
 
     Args:
-        classifier: the network.
+        network: the network.
         layers: names of the layers of the units.
     """
 
-    def __init__(self, classifier: Classifier, layers: Sequence[str]) -> None:
-        self._dimensions = _channel_dimensions(classifier)
-        self._network = classifier.fast([*layers, *self._dimensions])
+    def __init__(self, network: Network, layers: Sequence[str]) -> None:
+        self._dimensions = _channel_dimensions(network)
+        self._network = network.fast([*layers, *self._dimensions])
         self._modules = {name: self._network.layer(name) for name in self._dimensions}
         self._low: dict[_Call, Tensor] = {}
         self._high: dict[_Call, Tensor] = {}
@@ -81,11 +81,11 @@ class Silence:
         return torch.cat(parts)
 
 
-def _channel_dimensions(classifier: Classifier) -> dict[str, int]:
+def _channel_dimensions(network: Network) -> dict[str, int]:
     """Return the layers without parameters and sublayers, with the dimension of their channels."""
     dimensions = {}
-    for name, layout in layouts(classifier).items():
-        module = classifier.original.get_submodule(name)
+    for name, layout in layouts(network).items():
+        module = network.original.get_submodule(name)
         has_parts = any(True for _ in module.children()) or any(True for _ in module.parameters())
         if name and not has_parts and layout.channels:
             dimensions[name] = 1 if layout.kind == "maps" else -1

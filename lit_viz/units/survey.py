@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import read_input
+from lit_viz.networks import Network
 from lit_viz.objectives import Channel, Outputs
 from lit_viz.units.silence import Silence
 from lit_viz.utils.files import allocate, temporary_path, translate_write_errors
@@ -49,7 +49,7 @@ class LayerSurvey:
         return [int(index) for index in self.top[unit] if index >= 0]
 
 
-def channel_of(classifier: Classifier, layer: str) -> Channel:
+def channel_of(network: Network, layer: str) -> Channel:
     """Return the objective that reads a layer as channels over positions, bound to the network.
 
     Raises:
@@ -57,17 +57,17 @@ def channel_of(classifier: Classifier, layer: str) -> Channel:
     """
     try:
         objective = Channel(layer)
-        objective.bind(classifier)
+        objective.bind(network)
     except LitVizError as error:
         if "axis=feature" not in str(error):
             raise
         objective = Channel(layer, axis="feature")
-        objective.bind(classifier)
+        objective.bind(network)
     return objective
 
 
 def survey(
-    classifier: Classifier,
+    classifier: Network,
     layers: Sequence[str],
     photographs: Sequence[str],
     folder: Path,
@@ -79,7 +79,7 @@ def survey(
     Memory does not grow with the photographs: activations are written to ``folder``, and nine entries kept per unit.
 
     Args:
-        classifier: the network.
+        network: the network.
         layers: names of the layers.
         photographs: files; those that can't be read are left out.
         folder: receives a file of activations per layer.
@@ -113,12 +113,12 @@ def survey(
         return {layer: table.finished(layer) for layer, table in tables.items()}, readable
 
 
-def _read(classifier: Classifier, paths: Sequence[str], readable: list[str]) -> Tensor:
+def _read(network: Network, paths: Sequence[str], readable: list[str]) -> Tensor:
     """Return the photographs that can be read ``(N, C, H, W)``, and append their paths."""
     images = []
     for path in paths:
         try:
-            images.append(read_input(classifier, path))
+            images.append(read_input(network, path))
             readable.append(path)
         except LitVizError:
             continue

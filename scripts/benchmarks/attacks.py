@@ -15,7 +15,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import DDN, PGD, NormalizedAscentAttack, run_attack
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 
 from .clock import evidence_apart, timed
 from .material import EPS, PHOTOGRAPHS, WARM, bare, loaded, photographs, plain_module, prepared
@@ -69,11 +69,11 @@ def lit_viz(attack: str, steps: int, count: int) -> Result:
     chosen = DDN() if attack == "ddn" else PGD(**_PGD, early_stop=attack == "stopping")
     given: Result = {"attack": chosen, "log_at": "last", "curve_at": "last"}
     result, done = evidence_apart(
-        lambda n, k: lv.attack(net, x[:n], labels=labels[:n], iterations=k, **given), count, steps
+        lambda n, k: lv.attack(net, x[:n], label=labels[:n], iterations=k, **given), count, steps
     )
-    result["floats"] = sum(record["success_float"] for record in done.results)
-    result["files"] = sum(record["success_file"] for record in done.results)
-    result["l2"] = statistics.median(record["l2"] for record in done.results)
+    result["floats"] = sum(record["success_float"] for record in done.records)
+    result["files"] = sum(record["success_file"] for record in done.records)
+    result["l2"] = statistics.median(record["l2"] for record in done.records)
     return result
 
 
@@ -94,12 +94,12 @@ def fooling(slots: int, steps: int, count: int) -> Result:
 
     def start(images: int, iterations: int) -> Any:
         return lv.attack(
-            net, x[:images], labels=labels[:images], targets=targets[:images], iterations=iterations, **given
+            net, x[:images], label=labels[:images], target=targets[:images], iterations=iterations, **given
         )
 
     result, done = evidence_apart(start, len(x), steps)
     result |= {"exact": True, "files": 0, "pairs": len(x)}
-    for record in done.results:
+    for record in done.records:
         iterations = record["iterations"]
         if record["success_float"] and (record["forwards"], record["backwards"]) != (iterations + 1, iterations):
             result["exact"] = False
@@ -119,7 +119,7 @@ def fooling_alone(steps: int, count: int) -> Result:
     return {"seconds": timed(lambda: [attack_pair(*pair) for pair in zip(*pairs, strict=True)])[0]}
 
 
-def _pairs(net: Classifier, count: int) -> tuple[Tensor, list[int], list[int]]:
+def _pairs(net: Network, count: int) -> tuple[Tensor, list[int], list[int]]:
     """Return photographs, their classes, and target classes, four for each photograph."""
     x, labels = photographs(net, count)
     targets: list[int] = []

@@ -32,12 +32,13 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast.frozen import FrozenNetwork
 from lit_viz.evidence.judges import installed_judges, load_judge
 from lit_viz.figures.sheet import contact_sheet
 from lit_viz.figures.style import COLORS, save_figure, style
 from lit_viz.images.reading import encode_png, read_photograph
+from lit_viz.networks import Network
+from lit_viz.networks.fast.frozen import FrozenNetwork
+from lit_viz.outputs import load_network
 
 from .clock import evidence_apart, timed
 from .material import CLASSES, loaded, plain_module, prepared
@@ -182,7 +183,7 @@ def lit_viz(classes: list[str], steps: int, config: str, seed: int) -> tuple[flo
 
 
 def _one_by_one(
-    optimize: Callable[[int], Tensor], net: Classifier, classes: list[str], seed: int
+    optimize: Callable[[int], Tensor], net: Network, classes: list[str], seed: int
 ) -> tuple[float, Sequence[Tensor]]:
     for set_seed in (random.seed, np.random.seed, torch.manual_seed):
         set_seed(seed)
@@ -194,14 +195,14 @@ def judged(judges: list[str], classes: list[str], folders: list[str]) -> Result:
     networks = {name: load_judge(name) for name in installed_judges(loaded())}
     for given in judges:
         name, _, weights = given.partition("=")
-        networks[name] = load_classifier(name, weights=weights or "DEFAULT")
+        networks[name] = load_network(name, weights=weights or "DEFAULT")
     verdicts: dict[str, dict[str, list[tuple[float, bool]]]] = {folder: {} for folder in folders}
     for name, judge in networks.items():
         for folder in folders:
             images = []
             for index in range(len(list(Path(folder).iterdir()))):
                 images.append(read_photograph(Path(folder, f"{index}.png"), judge.size).pixels)
-            probabilities = judge.logits(torch.stack(images)).softmax(1)
+            probabilities = judge.scores(torch.stack(images)).softmax(1)
             own = []
             for row, label in zip(probabilities, classes, strict=False):
                 index = judge.index_of(label)

@@ -17,7 +17,7 @@ from typing import Any
 
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 
 from .clock import evidence_apart, timed
 from .material import CLASSES, EPS, NETWORKS, PHOTOGRAPHS, bare, loaded, loop, photographs, prepared
@@ -68,10 +68,10 @@ def run(network: str, method: str, fused: bool, quick: bool) -> Result:
         result, done = _class_images(net, 2 if quick else METHODS[method].iterations, _VIEWS[network])
     else:
         result, done = _photographs(net, method, _DIVISOR[network], quick)
-    return {**result, **{name: sum(record[name] for record in done.results) for name in ("forwards", "backwards")}}
+    return {**result, **{name: sum(record[name] for record in done.records) for name in ("forwards", "backwards")}}
 
 
-def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Result, Any]:
+def _class_images(net: Network, iterations: int, views: int) -> tuple[Result, Any]:
     with tempfile.TemporaryDirectory() as folder:
         options: Result = {"views": views, "log_at": "every:20", "curve_at": "every:20", "wandb": "disabled"}
 
@@ -82,7 +82,7 @@ def _class_images(net: Classifier, iterations: int, views: int) -> tuple[Result,
         return evidence_apart(start, len(CLASSES), iterations)
 
 
-def _photographs(net: Classifier, method: str, divisor: int, quick: bool) -> tuple[Result, Any]:
+def _photographs(net: Network, method: str, divisor: int, quick: bool) -> tuple[Result, Any]:
     """Run a method on a part of its photographs, or of its iterations if each photograph is used once."""
     work = METHODS[method]
     times, iterations = (work.times // divisor, work.iterations) if work.times > 1 else (1, work.iterations // divisor)
@@ -92,10 +92,10 @@ def _photographs(net: Classifier, method: str, divisor: int, quick: bool) -> tup
     def start(images: int, iterations: int) -> Any:
         given: Result = {"iterations": iterations, "log_at": "last", "curve_at": "last"}
         if method not in ATTACKS:
-            return lv.saliency(net, x[:images], targets=labels[:images], method=method, check="none", **given)
+            return lv.saliency(net, x[:images], target=labels[:images], method=method, captum="none", **given)
         target = others[:images] if method == "normalized_ascent" else None
         attack = ATTACKS[method](**work.arguments)
-        return lv.attack(net, x[:images], labels=labels[:images], targets=target, attack=attack, **given)
+        return lv.attack(net, x[:images], label=labels[:images], target=target, attack=attack, **given)
 
     return evidence_apart(start, len(x), 2 if quick else iterations)
 

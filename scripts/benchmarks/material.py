@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast import SWITCHES
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.images.reading import PACKAGED, read_photograph
+from lit_viz.networks import Network
+from lit_viz.networks.fast import SWITCHES
+from lit_viz.outputs import load_network
 from lit_viz.utils.process import tune_allocator
 
 from . import FOLDER
@@ -28,14 +29,14 @@ EPS = 4 / 255
 WARM = 8  # steps of full batches before timing, while the allocator still grows
 
 
-def loaded(network: str = "lite0") -> Classifier:
-    """Load a classifier in a process with the default allocator."""
+def loaded(network: str = "lite0") -> Network:
+    """Load a network in a process with the default allocator."""
     name, weights = NETWORKS[network]
-    return load_classifier(name, weights=weights)
+    return load_network(name, weights=weights)
 
 
-def prepared(network: str = "lite0", *, fused: bool = True, own_kernels: bool = True) -> Classifier:
-    """Load a classifier with its fast copy, in a process with a tuned allocator.
+def prepared(network: str = "lite0", *, fused: bool = True, own_kernels: bool = True) -> Network:
+    """Load a network with its fast copy, in a process with a tuned allocator.
 
     Args:
         network: of :data:`NETWORKS`.
@@ -58,7 +59,7 @@ def folder_files() -> list[str]:
     return files
 
 
-def photographs(net: Classifier, count: int = PHOTOGRAPHS) -> tuple[Tensor, list[int]]:
+def photographs(net: Network, count: int = PHOTOGRAPHS) -> tuple[Tensor, list[int]]:
     """Return images ``(count, 3, 224, 224)`` in [0, 1] on the 8-bit lattice, and their predicted classes.
 
     Those of the folder in the environment variable :data:`FOLDER`, drawn by a seed; else Foolbox's ImageNet
@@ -77,11 +78,11 @@ def photographs(net: Classifier, count: int = PHOTOGRAPHS) -> tuple[Tensor, list
         images = [image[:, y : y + 224, x : x + 224] for image in large for y in (0, 76) for x in (0, 76)]
     x = torch.stack(images[: min(count, most)])
     repeats = -(-count // len(x))
-    return x.repeat(repeats, 1, 1, 1)[:count], (net.logits(x).argmax(1).tolist() * repeats)[:count]
+    return x.repeat(repeats, 1, 1, 1)[:count], (net.scores(x).argmax(1).tolist() * repeats)[:count]
 
 
 class _PlainModule(nn.Module):
-    def __init__(self, net: Classifier) -> None:
+    def __init__(self, net: Network) -> None:
         super().__init__()
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (net.mean, net.std))
         self.network = net.original.requires_grad_(True)
@@ -90,12 +91,12 @@ class _PlainModule(nn.Module):
         return self.network((x - self.mean) / self.std)
 
 
-def plain_module(net: Classifier) -> nn.Module:
+def plain_module(net: Network) -> nn.Module:
     """Return the module as users pass it to other tools: images in [0, 1] -> logits; contiguous and not frozen."""
     return _PlainModule(net).eval()
 
 
-def bare(net: Classifier) -> Callable[[Tensor], Any]:
+def bare(net: Network) -> Callable[[Tensor], Any]:
     """Return the network for a loop of a user: frozen and channels-last, batch norms not folded."""
     network = net.original.requires_grad_(False).to(memory_format=torch.channels_last)
     return lambda x: network(net.normalize(x).contiguous(memory_format=torch.channels_last))

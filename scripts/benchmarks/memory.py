@@ -23,7 +23,7 @@ def smoothgrad(images: int, samples: int) -> Result:
     """Return the peak memory, in MiB, of a SmoothGrad run without a folder."""
     net = loaded()
     x, labels = photographs(net, images)
-    lv.saliency(net, x, targets=labels, method="smoothgrad", iterations=samples, check="none", log_at="last")
+    lv.saliency(net, x, target=labels, method="smoothgrad", iterations=samples, captum="none", log_at="last")
     return {"MiB": _peak()}
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 import lit_viz as lv
-from lit_viz.classifiers import FrozenNetwork
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.module import ImageTraining
 from lit_viz.evidence.judges import held_out_judge
+from lit_viz.networks import FrozenNetwork
 
 from .clock import EVIDENCE, time_parts, timed
 from .material import loop, photographs, prepared
@@ -58,7 +58,7 @@ def run(name: str, iterations: int) -> Result:
         started = lambda: getattr(lv, command)(net, x, **given)  # noqa: E731
     with time_parts(_PLACES) as clock:
         done = started()
-    counts = {key: sum(record[key] for record in done.results) for key in ("forwards", "backwards")}
+    counts = {key: sum(record[key] for record in done.records) for key in ("forwards", "backwards")}
     fast, batch = net.fast(), SLOTS * (4 if command == "visualize" else 1)
     least = timed(loop(lambda images: fast(images)[0], batch=batch, **counts))[0]
     parts = {part: 1000 * clock.seconds[part] / counts["forwards"] for part in PARTS}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_viz.attacks import APGD, DDN, FGSM, FMN, PGD, Attack, CarliniWagner, DeepFool, Square
 from lit_viz.attacks.norms import L2, LINF, NORMS, Norm
-from lit_viz.classifiers.isolation import random_state_preserved
+from lit_viz.networks.isolation import random_state_preserved
 
 #: How to install each, without dependencies that would downgrade those of lit_viz.
 INSTALL = {

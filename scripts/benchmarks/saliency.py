@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.attributions import METHODS as KINDS
+from lit_viz.attributions import ATTRIBUTIONS as KINDS
 from lit_viz.attributions import attribute
 from lit_viz.attributions.segments import Segments
-from lit_viz.classifiers import Classifier
 from lit_viz.evidence.saliency.captum_reference import counterpart_of
+from lit_viz.networks import Network
 
 from .clock import evidence_apart, timed
 from .material import PHOTOGRAPHS, loaded, loop, photographs, plain_module, prepared
@@ -30,7 +30,7 @@ from .running import Plan, Result, evidence, ratios, table
 
 #: Evaluations a map, and number of maps: some five seconds of Captum. Photographs repeat, to amortize the start-up of a
 #: method of one evaluation.
-METHODS = {
+ATTRIBUTIONS = {
     "gradient": (1, 128),
     "input_x_gradient": (1, 128),
     "smoothgrad": (16, 16),
@@ -57,7 +57,7 @@ def captum(method: str, evaluations: int, count: int, batch: int) -> Result:
     x, labels = photographs(net, count)
     targets = torch.tensor(labels)
     explain = _explain(method, net, evaluations, batch)
-    rows = torch.arange(count).split(batch if METHODS[method][0] == 1 else 1)
+    rows = torch.arange(count).split(batch if ATTRIBUTIONS[method][0] == 1 else 1)
 
     def run(batches: Sequence[Tensor]) -> None:
         for batch_rows in batches:  # no map is kept: those of Grad-CAM hold the activations of their batch
@@ -67,7 +67,7 @@ def captum(method: str, evaluations: int, count: int, batch: int) -> Result:
     return {"seconds": timed(lambda: run(rows))[0]}
 
 
-def _explain(method: str, net: Classifier, evaluations: int, batch: int) -> Callable[[Tensor, Tensor], Any]:
+def _explain(method: str, net: Network, evaluations: int, batch: int) -> Callable[[Tensor, Tensor], Any]:
     """Return the function from images and classes to maps."""
     module, together, explained = plain_module(net), min(batch, evaluations), KINDS[method]()
     explained.bind(net)
@@ -115,10 +115,10 @@ def run(method: str, evaluations: int, count: int, check: str) -> Result:
     x, labels = photographs(net, count)
 
     def start(images: int, iterations: int) -> Any:
-        return lv.saliency(net, x[:images], targets=labels[:images], method=method, iterations=iterations, check=check)
+        return lv.saliency(net, x[:images], target=labels[:images], method=method, iterations=iterations, captum=check)
 
     result, done = evidence_apart(start, count, evaluations)
-    assert all(record["status"] == "done" for record in done.results)
+    assert all(record["status"] == "done" for record in done.records)
     comparison = done.evidence.captum
     if comparison is not None and comparison.maps:
         formulas = [compared.formula.difference for compared in comparison.maps if compared.formula is not None]
@@ -154,8 +154,8 @@ def method_alone(method: str, evaluations: int, count: int, folded: bool) -> Res
 def compare(plan: Plan) -> str:
     """Return the table of all methods."""
     rows = []
-    for method in plan.chosen(list(METHODS)):
-        evaluations, count = (min(METHODS[method][0], 2), 2) if plan.quick else METHODS[method]
+    for method in plan.chosen(list(ATTRIBUTIONS)):
+        evaluations, count = (min(ATTRIBUTIONS[method][0], 2), 2) if plan.quick else ATTRIBUTIONS[method]
         given = {"method": method, "evaluations": evaluations, "count": count}
         few = {**given, "count": -(-count // 4)}
         best = plan.best_batch((4, 1, 8, 16), "saliency.captum", "captum", **few)

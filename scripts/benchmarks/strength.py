@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attacks import APGD, run_attack
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 
 from .material import PHOTOGRAPHS, folder_files, photographs, plain_module, prepared
 from .running import Plan, Result, table
@@ -29,7 +29,7 @@ BATCH = 16
 Attack = Callable[[Tensor, Tensor, Tensor | None, float, list[int]], Tensor]
 
 
-def crops(net: Classifier) -> tuple[Tensor, Tensor]:
+def crops(net: Network) -> tuple[Tensor, Tensor]:
     """Return images ``(4 N, 3, 128, 128)``, four crops of each photograph, and their predicted classes.
 
     Of 16 photographs, or of up to 100 of a given folder.
@@ -38,7 +38,7 @@ def crops(net: Classifier) -> tuple[Tensor, Tensor]:
     large = torch.nn.functional.interpolate(x, 160, mode="bilinear", align_corners=False, antialias=True)
     images = torch.cat([large[..., i : i + 128, j : j + 128] for i in (0, 32) for j in (0, 32)])
     images = (images.clamp(0, 1) * 255).round() / 255
-    return images, torch.cat([net.logits(batch) for batch in images.split(BATCH)]).argmax(1)
+    return images, torch.cat([net.scores(batch) for batch in images.split(BATCH)]).argmax(1)
 
 
 def robust(tool: str, against: str, radii: list[float], seeds: int, steps: int) -> Result:
@@ -65,7 +65,7 @@ def robust(tool: str, against: str, radii: list[float], seeds: int, steps: int) 
     return {"robust": counts, "images": len(x)}
 
 
-def _lit_viz(net: Classifier, steps: int) -> Attack:
+def _lit_viz(net: Network, steps: int) -> Attack:
     fast = net.fast()
 
     def attack(x: Tensor, y: Tensor, targets: Tensor | None, eps: float, seeds: list[int]) -> Tensor:
@@ -76,7 +76,7 @@ def _lit_viz(net: Classifier, steps: int) -> Attack:
     return attack
 
 
-def _torchattacks(net: Classifier, against: str, steps: int) -> Attack:
+def _torchattacks(net: Network, against: str, steps: int) -> Attack:
     torchattacks, module = import_module("torchattacks"), _Copy(net)
 
     def attack(x: Tensor, y: Tensor, targets: Tensor | None, eps: float, seeds: list[int]) -> Tensor:
@@ -93,7 +93,7 @@ def _torchattacks(net: Classifier, against: str, steps: int) -> Attack:
 class _Copy(nn.Module):
     """The fast copy as a module."""
 
-    def __init__(self, net: Classifier) -> None:
+    def __init__(self, net: Network) -> None:
         super().__init__()
         self.fast = net.fast()
         self.device_parameter = nn.Parameter(torch.zeros(()))  # torchattacks reads the device of a parameter

@@ -4,7 +4,7 @@ run     eight channels of a layer by the default recipe, 40 of its 120 iteration
 loop    as many forwards and backwards of the fast copy up to the layer, of random images
 lucent  one channel, 512 steps of 224 pixels with its standard transforms; computed from 16 steps
 
-The share of a layer is the time of its loop, of the time of the loop through the whole network. The layer `classifier`
+The share of a layer is the time of its loop, of the time of the loop through the whole network. The layer `network`
 is the whole network. A run's time would be the share if nothing but the network took time.
 """
 
@@ -57,10 +57,10 @@ def run(layer: str, units: int, iterations: int) -> Result:
 
     def start(images: int, iterations: int) -> Any:
         given: Result = {"log_at": "last", "curve_at": "last"}
-        return lv.visualize(net, layer=layer, channels=f"0-{images - 1}", iterations=iterations, **given)
+        return lv.visualize(net, layer=layer, channel=f"0-{images - 1}", iterations=iterations, **given)
 
     result, made = evidence_apart(start, units, iterations)
-    return {"seconds": result["seconds"], "evaluations": sum(record["forwards"] for record in made.results)}
+    return {"seconds": result["seconds"], "evaluations": sum(record["forwards"] for record in made.records)}
 
 
 def loop(layer: str, units: int, evaluations: int) -> Result:

@@ -147,7 +147,7 @@ def _of_configurations() -> _Listed:
         for value in values:
             change = replace("config.yaml", rf"\n  {key}:.*(\n  +-.*|\n    .*)*", f"\n  {key}: {value}")
             yield "images", f"recorded: {key} is {value[:10]}", then_forge(change)
-    for key in ("iterations", "seed", "slots", "log_at", "figure", "classifier", "model", "trainer", "logger", "tags"):
+    for key in ("iterations", "seed", "slots", "log_at", "figure", "network", "model", "trainer", "logger", "tags"):
         for value in values:
             change = replace("config.yaml", rf"\n{key}:.*(\n[ -].*)*", f"\n{key}: {value}")
             yield "images", f"option: {key} is {value[:10]}", then_forge(change)

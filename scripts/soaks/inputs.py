@@ -96,7 +96,7 @@ def raising(case: Case) -> tuple[str, str]:
         _write(photographs / f"{index}.png", index)
     Image.new("RGB", (40, 40), "white").save(photographs / f"{white}.png")
     words = [command, str(photographs), *SEVERAL[command], *COMMON, *OFFLINE]
-    words += ["--classifier", "scripts.soaks.material:raising_network", "--slots", str(case.draw.choice([1, 3]))]
+    words += ["--network", "scripts.soaks.material:raising_network", "--slots", str(case.draw.choice([1, 3]))]
     process = start([*words, "--out", str(case.run)], case.run)
     time.sleep(after := case.draw.uniform(0, 2))
     process.kill()

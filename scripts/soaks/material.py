@@ -25,11 +25,11 @@ CASES = {
     "extremal_perturbation": [*SALIENCY, "--method", "extremal_perturbation"],
 }
 NETWORK_OPTIONS = [
-    "--classifier.weights", "none", "--classifier.size", "32", "--classifier.mean", "[0.5,0.5,0.5]",
-    "--classifier.std", "[0.25,0.25,0.25]",
+    "--network.weights", "none", "--network.size", "32", "--network.mean", "[0.5,0.5,0.5]",
+    "--network.std", "[0.25,0.25,0.25]",
 ]  # fmt: skip
 COMMON = [
-    "--classifier", "scripts.soaks.material:network", *NETWORK_OPTIONS, "--checkpoint-every", "5",
+    "--network", "scripts.soaks.material:network", *NETWORK_OPTIONS, "--checkpoint-every", "5",
     "--trainer.accelerator", "cpu",
 ]  # fmt: skip
 OFFLINE = ["--wandb", "disabled"]

@@ -30,9 +30,9 @@ from lit_viz.attacks import (
 from lit_viz.attacks.apgd import checkpoints
 from lit_viz.attacks.base import plain_evaluate
 from lit_viz.attacks.norms import L2
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample
+from lit_viz.networks import Network
 from lit_viz.optim import State
 from lit_viz.types import Task
 from tests.support.attacks import Curved, Linear, Watched, margins, photographs
@@ -89,8 +89,8 @@ def attacked(name: str, rows: Sequence[int] = tuple(range(8)), targeted: bool = 
         MADE[name](),
         network,
         X[list(rows)],
-        labels=[LABELS[n] for n in rows],
-        targets=[TARGETS[n] for n in rows] if targeted else None,
+        label=[LABELS[n] for n in rows],
+        target=[TARGETS[n] for n in rows] if targeted else None,
         seeds=[10 + n for n in rows],
         iterations=ITERATIONS,
     )
@@ -357,7 +357,7 @@ def test_names() -> None:
         (lambda: NormalizedAscentAttack(space="fourier"), "space must be pixels or normalized, got 'fourier'"),
         (
             lambda: run_attack(NormalizedAscentAttack(space="normalized"), CURVED, X, LABELS),
-            "space 'normalized' needs a classifier",
+            "space 'normalized' needs a network",
         ),
         (lambda: run_attack(PGD(), CURVED, X), "image 0 needs a true label or a target"),
         (lambda: run_attack(PGD(), CURVED, X[:1], [0], options=[{"eps": -1}]), "eps of image 0 .* got -1:"),
@@ -370,7 +370,7 @@ def test_invalid_arguments_are_rejected(make: Callable[[], object], words: str) 
 
 
 @pytest.mark.parametrize("attack", [PGD(restarts=50), APGD(restarts=50), CarliniWagner(steps=50)])
-def test_too_few_iterations_for_the_restarts_are_noted(attack: Attack, smooth: Classifier) -> None:
+def test_too_few_iterations_for_the_restarts_are_noted(attack: Attack, smooth: Network) -> None:
     (note,) = AdversarialExample(smooth, attack=attack, iterations=10).notes
     assert note.startswith("10 iterations allow 5 of 50 ")
     assert attack.restart_schedule.count(10) == 5

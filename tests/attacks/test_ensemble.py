@@ -17,10 +17,11 @@ from lit_viz.attacks import APGD, FMN, Attack, Ensemble, Square, run_attack
 from lit_viz.attacks.base import plain_evaluate
 from lit_viz.attacks.norms import NORMS, NormName
 from lit_viz.callbacks.saving import ExactCheckpoint
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.diagnostics import successes
 from lit_viz.methods import AdversarialExample
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from lit_viz.types import Task
 from tests.support.attacks import Curved, Watched, margins, photographs
 from tests.support.runs import Train
@@ -167,7 +168,7 @@ def test_square_succeeds_despite_masked_gradients() -> None:
 @pytest.mark.parametrize(("count", "rivals"), [(2, 0), (3, 0), (4, 3), (5, 4), (30, 9)])
 def test_number_of_classes_follows_from_the_network(count: int, rivals: int) -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, count))
-    classifier = load_classifier(network, labels=[str(k) for k in range(count)], mean=[0.5] * 3, std=[0.5] * 3, size=4)
+    classifier = load_network(network, labels=[str(k) for k in range(count)], mean=[0.5] * 3, std=[0.5] * 3, size=4)
     attack = Ensemble()
     attack.bind(classifier)
     assert sum(stage.member == "apgd_dlr" for stage in attack.stages) == rivals
@@ -212,7 +213,7 @@ def test_backwards_do_not_exceed_the_announced_number() -> None:
 def test_a_targeted_image_without_a_label_omits_dlr() -> None:
     attack = Ensemble(eps=1e-4, classes=3, queries=50)
     network = Watched(CURVED)
-    _, state = run_attack(attack, network, X[:1], targets=TARGETS[:1], iterations=25)
+    _, state = run_attack(attack, network, X[:1], target=TARGETS[:1], iterations=25)
     assert network.forwards == 25 + 3
     assert attack.record_fields(state)["tried"] == ["apgd_ce", "fmn", "square"]
 
@@ -246,18 +247,18 @@ def noise(n: int = 5) -> Tensor:
     return (x * 255).round() / 255
 
 
-def queue(classifier: Classifier, eps: Sequence[float]) -> list[Task]:
-    labels = classifier.logits(noise()).argmax(1).tolist()
+def queue(network: Network, eps: Sequence[float]) -> list[Task]:
+    labels = network.scores(noise()).argmax(1).tolist()
     return [
         Task(i, f"i{i}", 10 + i, label=labels[i], label_source="given", options={"image": i, "eps": eps[i]})
         for i in range(5)
     ]
 
 
-def module(classifier: Classifier, slots: int, iterations: int = 40) -> AdversarialExample:
+def module(network: Network, slots: int, iterations: int = 40) -> AdversarialExample:
     attack = Ensemble(eps=0.004, classes=2, queries=100)
     return AdversarialExample(
-        classifier, attack=attack, images=noise(), slots=slots, iterations=iterations, log_at="every:1"
+        network, attack=attack, images=noise(), slots=slots, iterations=iterations, log_at="every:1"
     )
 
 
@@ -265,15 +266,15 @@ def known(record: Any) -> dict[str, Any]:
     return {key: value for key, value in record.to_dict().items() if key != "seconds"}
 
 
-def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier, train: Train) -> None:
+def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Network, train: Train) -> None:
     tasks = queue(smooth, [0.0005, 0.02, 0.001, 0.05, 0.002])
     runs = [train(module(smooth, slots), tasks, precision="64-true") for slots in (1, 3)]
-    assert {result.record.by for result in runs[0].results.values()} > {None}
+    assert {result.record.by for result in runs[0].records.values()} > {None}
     for i in range(5):
-        alone = runs[0].results[i]
+        alone = runs[0].records[i]
         for run in runs:
-            record = run.results[i].record
-            assert torch.equal(run.results[i].image, alone.image)
+            record = run.records[i].record
+            assert torch.equal(run.records[i].image, alone.image)
             for key in ("by", "tried", "iterations", "forwards", "success_float", "success_file"):
                 assert getattr(record, key) == getattr(alone.record, key)
             # APGD returns to a point with a stored gradient, or not, where two scores are equal but for rounding.
@@ -286,13 +287,13 @@ def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Classifier,
                 assert "objective" in one.metrics or one.iteration == record.iterations
                 assert one.metrics["margin"] == pytest.approx(other.metrics["margin"], abs=1e-6)
         for o in runs[0].snapshots[i][:-1]:  # also where the next member starts from another image
-            logits = smooth.logits(o.image[None])
+            logits = smooth.scores(o.image[None])
             assert o.metrics["margin"] == pytest.approx(float(margins(logits, [tasks[i].label or 0])), abs=1e-4)
         if not alone.record.success_float:  # one more than its updates for each of five stages
             assert alone.record.forwards == 40 + 5
 
 
-def test_resumes_in_the_middle_of_the_third_member(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+def test_resumes_in_the_middle_of_the_third_member(smooth: Network, train: Train, tmp_path: Path) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 35:
@@ -313,7 +314,7 @@ def test_resumes_in_the_middle_of_the_third_member(smooth: Classifier, train: Tr
         assert known(result.record) == known(undisturbed.results[index].record)
 
 
-def test_ensemble_breakdown_in_evidence_and_figures(smooth: Classifier, tmp_path: Path) -> None:
+def test_ensemble_breakdown_in_evidence_and_figures(smooth: Network, tmp_path: Path) -> None:
     """Also a curve after each member, of several radii."""
     options: dict[str, Any] = {
         "attack": "ensemble",
@@ -325,7 +326,7 @@ def test_ensemble_breakdown_in_evidence_and_figures(smooth: Classifier, tmp_path
     run = lv.attack(smooth, noise(), eps=7 / 255, out=tmp_path / "one", **options)
     left = json.loads((tmp_path / "one" / "evidence.json").read_text())["survivors"]
     assert [one["member"] for one in left] == ["apgd_ce", "apgd_dlr", "fmn", "square"]
-    assert (left[0]["tried"], left[-1]["left"]) == (5, sum(r["by"] is None for r in run.results))
+    assert (left[0]["tried"], left[-1]["left"]) == (5, sum(r["by"] is None for r in run.records))
     for before, after in pairwise(left):
         assert after["tried"] == before["left"]
         assert after["left"] == before["left"] - after["fooled"]
@@ -336,9 +337,9 @@ def test_ensemble_breakdown_in_evidence_and_figures(smooth: Classifier, tmp_path
     assert {"after apgd_ce", "after square"} <= {text.get_text() for text in several.figure().texts}
 
 
-def test_an_image_outside_the_ball_is_no_missed_success(smooth: Classifier) -> None:
+def test_an_image_outside_the_ball_is_no_missed_success(smooth: Network) -> None:
     """FMN leaves the ball temporarily."""
-    run = lv.attack(smooth, noise(), attack="ensemble", queries=100, classes=2, eps=1 / 255, iterations=20)
+    run = lv.attack(smooth, noise(), attack="ensemble", queries=100, target=2, eps=1 / 255, iterations=20)
     failed = [o for o in run.outcomes if not o.record.success_float]
     assert any(margin > 0 for o in failed for _, margin in o.curve("margin"))
     assert not any(successes(o) for o in failed)

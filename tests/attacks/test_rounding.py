@@ -28,28 +28,27 @@ from lit_viz.attacks.rounding import (
     levels_of,
     save_and_verify,
 )
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.mismatches import evaluate_files
 from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from tests.support.networks import smooth_network
 
 #: Margin in logits that a repair aims at, for a network whose logits are below 1.
 DOUBT = torch.finfo(torch.float32).eps ** 0.5
 
 
-def linear(weight: Tensor, bias: float = 0.0, dtype: torch.dtype = torch.float64) -> Classifier:
-    """Return a classifier with the logits (0, w . x + b), so that class 1 has the margin w . x + b."""
+def linear(weight: Tensor, bias: float = 0.0, dtype: torch.dtype = torch.float64) -> Network:
+    """Return a network with the logits (0, w . x + b), so that class 1 has the margin w . x + b."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(weight.numel(), 2))
     network[1].weight.data = torch.stack([torch.zeros(weight.numel()), weight.flatten().float()])
     network[1].bias.data = torch.tensor([0.0, bias])
     channels, *size = weight.shape
-    return load_classifier(
-        network.to(dtype), labels=["no", "yes"], mean=[0.0] * channels, std=[1.0] * channels, size=size
-    )
+    return load_network(network.to(dtype), labels=["no", "yes"], mean=[0.0] * channels, std=[1.0] * channels, size=size)
 
 
-def verify(net: Classifier, images: Tensor, sources: Tensor, eps: float | None = None, **options) -> list[Saved]:
+def verify(net: Network, images: Tensor, sources: Tensor, eps: float | None = None, **options) -> list[Saved]:
     """Verify images with class 1 as the target, which are successes before rounding; options override both."""
     n = len(images)
     rows = {
@@ -109,7 +108,7 @@ def test_rounding_to_the_nearest_level_equals_the_saved_file():
         verify(net, image, source, float_success=torch.zeros(2, dtype=torch.bool)), image, strict=True
     ):
         assert torch.equal(saved.image, (given * 255).round() / 255)
-        assert torch.equal(saved.logits, net.logits(saved.image[None])[0])
+        assert torch.equal(saved.logits, net.scores(saved.image[None])[0])
         assert saved.success == bool(saved.logits.argmax() == 1)
         assert saved.image.dtype == torch.float32
 
@@ -187,7 +186,7 @@ def test_an_l2_ball_without_a_lattice_point_makes_no_success():
 # -- repair
 
 
-def killed(values: int, seed: int) -> tuple[Classifier, Tensor, Tensor]:
+def killed(values: int, seed: int) -> tuple[Network, Tensor, Tensor]:
     """Return a linear network, a photograph, and a success that is lost by rounding."""
     source = lattice_images(1, 1, 4, values // 4, seed=seed, low=40, high=215)
     weight = (2 * random(1, 4, values // 4, seed=seed + 1) - 1).double()
@@ -230,7 +229,7 @@ def test_where_no_lattice_point_in_the_ball_succeeds_it_is_a_failure():
     source = torch.full((1, 1, 4, 4), 100 / 255)
     net = linear(torch.ones(1, 4, 4), -16 * (100 / 255 + 1.2 / 255))
     image = source + 1.4 / 255
-    assert net.logits(image).argmax() == 1
+    assert net.scores(image).argmax() == 1
     (saved,) = verify(net, image, source, 1.4 / 255)
     assert not saved.success
     assert saved.repaired == 0
@@ -254,7 +253,7 @@ def test_an_l2_repair_is_a_success_only_where_exhaustive_search_has_one():
         )
         (saved,) = verify(net, image, source, eps, norm=L2)
         inside = steps[steps.norm(dim=1) <= eps * 255 + 1e-9]
-        best = net.logits(source.double() + inside.view(-1, 1, 2, 2) / 255).argmax(1).max()
+        best = net.scores(source.double() + inside.view(-1, 1, 2, 2) / 255).argmax(1).max()
         assert saved.distances["l2"] <= eps + 1e-9
         assert saved.success <= bool(best)
         won, possible = won + saved.success, possible + int(best)
@@ -296,10 +295,10 @@ class Curved(nn.Module):
 
 def curved(f: Callable[[Tensor], Tensor], size: int, change: float) -> Saved:
     """Verify an image of size * size pixels of level 100, each raised by its change in levels."""
-    net = load_classifier(Curved(f), labels=["no", "yes"], mean=[0.0], std=[1.0], size=size)
+    net = load_network(Curved(f), labels=["no", "yes"], mean=[0.0], std=[1.0], size=size)
     source = torch.full((1, 1, size, size), 100 / 255)
     image = (source.double() * 255 + change) / 255
-    assert net.logits(image).argmax() == 1
+    assert net.scores(image).argmax() == 1
     (lost,) = verify(net, image, source, float_success=torch.tensor([False]))
     assert not lost.success
     return verify(net, image, source)[0]
@@ -341,7 +340,7 @@ class Capped(nn.Module):
 def test_successful_roundings_are_unchanged():
     weight = torch.tensor([2.0] * 2 + [1.0] * 10)
     change = torch.tensor([0.55] * 2 + [0.4] * 10).view(1, 3, 1, 4)
-    net = load_classifier(Capped(weight, -6.0), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=(1, 4))
+    net = load_network(Capped(weight, -6.0), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=(1, 4))
     (saved,) = verify(net, (100 + change) / 255, torch.full_like(change, 100 / 255))
     assert saved.success
     assert saved.repaired == 4
@@ -367,7 +366,7 @@ def test_a_jpeg_is_classified_on_its_own():
             buffer = io.BytesIO()
             Image.fromarray((saved.image[0] * 255).round().byte().numpy()).save(buffer, "JPEG", quality=quality)
             pixels = torch.from_numpy(np.asarray(Image.open(buffer)).copy()).float() / 255
-            assert saved.jpeg[quality] == bool(net.logits(pixels[None, None]).argmax() == 1)
+            assert saved.jpeg[quality] == bool(net.scores(pixels[None, None]).argmax() == 1)
         found.append((saved.success, saved.jpeg[95], saved.jpeg[75]))
     assert {(True, True, True), (True, True, False)} <= set(found)
 
@@ -378,7 +377,7 @@ def test_a_float_failure_is_not_repaired_but_its_file_may_succeed():
     assert verify(net, image, source, float_success=no)[0].repaired == 0
     up = source + 0.6 / 255
     net = linear(torch.ones(1, 4, 16), -float(source.sum()) - 64 * 0.8 / 255)
-    assert net.logits(up).argmax() == 0
+    assert net.scores(up).argmax() == 0
     assert verify(net, up, source, float_success=no)[0].success
 
 
@@ -402,7 +401,7 @@ def test_the_original_network_decides_on_a_jpeg_near_the_boundary(gap, decides, 
     """A constant image is a JPEG without loss, so that the margin of each JPEG is the gap."""
     net = linear(torch.zeros(1, 8, 8), gap)
     image = torch.full((1, 1, 8, 8), 100 / 255)
-    right = int(net.logits(image).argmax())
+    right = int(net.scores(image).argmax())
     monkeypatch.setattr(net.fast(), "output", _Reversed(net.fast().output))
     no_repair = torch.zeros(1, dtype=torch.bool)
     (saved,) = verify(net, image, image, goals=torch.tensor([1 - right]), float_success=no_repair)
@@ -433,7 +432,7 @@ def test_a_hopeless_repair_costs_few_evaluations(norm):
     network = nn.Sequential(smooth_network(), nn.Linear(5, 2))
     network[1].weight.data[:] = network[1].weight.data[0]
     network[1].bias.data = torch.tensor([1000.0, 0.0])
-    net = load_classifier(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    net = load_network(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, size=16)
     calls: list[str] = []
     counted(net.fast(), calls, "fast")
     counted(net.original, calls, "original")
@@ -444,11 +443,11 @@ def test_a_hopeless_repair_costs_few_evaluations(norm):
 
 
 @pytest.fixture(scope="module")
-def lost() -> tuple[Classifier, Tensor, Tensor, Tensor, Tensor]:
+def lost() -> tuple[Network, Tensor, Tensor, Tensor, Tensor]:
     """Minimal float perturbations of eight images on a curved network, most of which are lost by rounding."""
-    net = load_classifier(smooth_network(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    net = load_network(smooth_network(), labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     source = lattice_images(8, 3, 16, 16)
-    labels = net.logits(source).argmax(1)
+    labels = net.scores(source).argmax(1)
     image, state = run_attack(DDN(quantize=False), lambda x: net.fast()(x)[0], source, labels.tolist())
     return net, image, source, labels, state["fooled"]
 
@@ -461,7 +460,7 @@ def verified(lost, rows: slice) -> list[Saved]:
 
 def test_minimal_perturbations_survive_the_file(lost):
     net, image, _, labels, fooled = lost
-    rounded = net.logits((image * 255).round() / 255).argmax(1) != labels
+    rounded = net.scores((image * 255).round() / 255).argmax(1) != labels
     assert bool(fooled.all())
     assert int(rounded.sum()) < 8
     saved = verified(lost, slice(None))
@@ -494,11 +493,11 @@ def test_rounding_runs_in_inference_mode_and_preserves_the_images(lost):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_file_on_disk_has_the_same_prediction(tmp_path, channels):
-    net = load_classifier(
+    net = load_network(
         smooth_network(channels), labels=list("abcde"), mean=[0.5] * channels, std=[0.25] * channels, size=16
     )
     source = lattice_images(2, channels, 16, 16)
-    labels = net.logits(source).argmax(1)
+    labels = net.scores(source).argmax(1)
     saved = save_and_verify(
         net, source, source, labels, torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
     )
@@ -532,7 +531,7 @@ def test_an_image_near_the_boundary_is_classified_alone(tmp_path, margin, alone)
     source[1:] = source[:1]
     error = math.copysign(2e-4, margin)  # enough to turn the verdict of a small one
     network = Rounding(weight, margin - float((weight.double() * source[0]).sum()), error)
-    net = load_classifier(network, labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=4)
+    net = load_network(network, labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=4)
     network.sizes.clear()
     found = verify(net, source, source, float_success=torch.zeros(3, dtype=torch.bool))
     assert network.sizes[: 4 if alone else 1] == ([3, 1, 1, 1] if alone else [3])
@@ -556,7 +555,7 @@ def test_a_success_of_the_fast_copy_only_is_repaired_or_dropped():
         liar = linear(sign * weight.view(1, 4, 16), float(bias) + promised).fast()
         net.fast = lambda liar=liar: liar
         (saved,) = verify(net, image, source)
-        assert saved.success == success == bool(net.logits(saved.image[None]).argmax() == 1)
+        assert saved.success == success == bool(net.scores(saved.image[None]).argmax() == 1)
 
 
 def test_unclassifiable_files_give_a_one_line_error(tmp_path, smooth):
@@ -586,7 +585,7 @@ def test_files_are_classified_in_batches_with_the_results_of_single_files(tmp_pa
     assert sorted(size for size in sizes if size > 1) == [5, 16, 16]
     for n, (met, logits) in enumerate(together):
         ((met_alone, logits_alone),) = evaluate_files(paths[n : n + 1], smooth, goals[n : n + 1], targeted[n : n + 1])
-        assert met == met_alone == ((int(smooth.logits(images[n : n + 1]).argmax()) == goals[n]) == targeted[n])
+        assert met == met_alone == ((int(smooth.scores(images[n : n + 1]).argmax()) == goals[n]) == targeted[n])
         assert torch.allclose(logits, logits_alone, atol=1e-5)
     assert {met for met, _ in together} == {True, False}
     assert evaluate_files([], smooth, [], []) == []
@@ -641,7 +640,7 @@ def test_repair_of_a_network_without_gradient() -> None:
                 logits: Tensor = self.last(x.flatten(1))
             return logits
 
-    net = load_classifier(Silent().eval(), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=2)
+    net = load_network(Silent().eval(), labels=["no", "yes"], mean=[0.0] * 3, std=[1.0] * 3, size=2)
     images = torch.rand(2, 3, 2, 2)
     gradient = Verifier(net, torch.tensor([0, 1]), torch.tensor([True, True])).margin_gradient(images)
     assert torch.equal(gradient, torch.zeros(2, 3, 2, 2, dtype=torch.float64))

@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_viz.attacks import APGD, DDN, PGD, BudgetAttack, NormalizedAscentAttack, run_attack
 from lit_viz.attacks.apgd import checkpoints
 from lit_viz.attacks.norms import NORMS, NormName
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 from lit_viz.objectives import Margin
 from lit_viz.types import Task
 from tests.support.attacks import Curved, Watched, margins, photographs
@@ -295,12 +295,12 @@ def test_ddn_accumulates_changes_below_half_a_level() -> None:
     assert float(state["change"].flatten(1).norm(dim=1)) == pytest.approx(0.02 * 1.001**50, rel=1e-3)
 
 
-def test_steps_in_normalized_space(smooth: Classifier) -> None:
+def test_steps_in_normalized_space(smooth: Network) -> None:
     """The published loop: x is normalized, g the gradient there, and nothing is clamped."""
     network = smooth_network().double()
     mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (smooth.mean, smooth.std))
     std = std * torch.tensor([1.0, 0.5, 2.0]).view(-1, 1, 1)
-    bound = Classifier("c", network, labels=smooth.labels, mean=smooth.mean, std=std.flatten().tolist(), size=(16, 16))
+    bound = Network("c", network, labels=smooth.labels, mean=smooth.mean, std=std.flatten().tolist(), size=(16, 16))
     x = photographs(3, 16, 16)
     targets = [(label + 2) % 5 for label in network((x - mean) / std).argmax(1).tolist()]
     attack = NormalizedAscentAttack(0.5, "normalized", clamp=False)

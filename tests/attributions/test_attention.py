@@ -19,11 +19,12 @@ from lit_viz.attributions import RISE, AttentionGradient, AttentionRollout, Grad
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.base import attribute
 from lit_viz.attributions.rise import masks
-from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.attention import attention_layers
-from lit_viz.classifiers.outputs import logits_of
 from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
+from lit_viz.networks.attention import attention_layers
+from lit_viz.networks.outputs import logits_of
 from lit_viz.objectives import Logit
+from lit_viz.outputs import load_network
 from lit_viz.rng import Key
 from tests.support.attributions import MEAN, STD, made
 from tests.support.networks import Attending, conv_net
@@ -33,8 +34,8 @@ TARGETS = [3, 0]
 METHODS = [AttentionRollout, AttentionGradient, LeGrad]
 
 
-def classifier_of(net: nn.Module, size: Any) -> Classifier:
-    return load_classifier(net.eval(), size=size, mean=MEAN, std=STD)
+def network_of(net: nn.Module, size: Any) -> Network:
+    return load_network(net.eval(), size=size, mean=MEAN, std=STD)
 
 
 def photographs(size: tuple[int, int]) -> Tensor:
@@ -46,9 +47,9 @@ def normalized(x: Tensor) -> Tensor:
     return (x - mean) / std
 
 
-def our(method: AttentionMap, classifier: Classifier, x: Tensor) -> Tensor:
-    method.bind(classifier)
-    return attribute(method, classifier.fast(method.layers, dtype=torch.float64), x, TARGETS)[0]
+def our(method: AttentionMap, network: Network, x: Tensor) -> Tensor:
+    method.bind(network)
+    return attribute(method, network.fast(method.layers, dtype=torch.float64), x, TARGETS)[0]
 
 
 class Trace:
@@ -159,7 +160,7 @@ def test_maps_are_those_of_two_blocks_written_out(
 ) -> None:
     net, x = Attending(size, **options), photographs(size)
     torch.testing.assert_close(written_out(net, normalized(x[:1])).logits, net.double()(normalized(x[:1])))
-    actual = our(kind(), classifier_of(net.float(), size), x)
+    actual = our(kind(), network_of(net.float(), size), x)
     assert same(actual, expected(kind, lambda x: written_out(net, x), x, rows, (size[0] // 4, size[1] // 4)))
 
 
@@ -246,22 +247,22 @@ LIBRARIES: dict[str, tuple[Callable[[], nn.Module], Callable[..., Trace], tuple[
 def test_maps_are_those_of_the_libraries_own_attention(library: str) -> None:
     make, trace, size, rows = LIBRARIES[library]
     net = make()
-    classifier, x = classifier_of(net, size), photographs(size)
+    network, x = network_of(net, size), photographs(size)
     for kind in METHODS:
         reference = expected(
             kind,
             lambda x: trace(copy.deepcopy(net).double().requires_grad_(True), x),
             x, rows, (size[0] // 8, size[1] // 8),
         )  # fmt: skip
-        assert same(our(kind(), classifier, x), reference)
+        assert same(our(kind(), network, x), reference)
 
 
 def test_legrad_of_a_class_against_another() -> None:
-    classifier, x = classifier_of(net := Attending(), (16, 24)), photographs((16, 24))
+    network, x = network_of(net := Attending(), (16, 24)), photographs((16, 24))
     method = LeGrad()
     method.objective = Logit(gamma=0.5)
-    method.bind(classifier)
-    actual, _ = attribute(method, classifier.fast(method.layers, dtype=torch.float64), x, TARGETS, against=[1, 2])
+    method.bind(network)
+    actual, _ = attribute(method, network.fast(method.layers, dtype=torch.float64), x, TARGETS, against=[1, 2])
 
     def contrasted(x: Tensor) -> Trace:
         trace = written_out(net, x)
@@ -277,9 +278,9 @@ def test_two_resolutions_of_one_network() -> None:
     net = timm_vit(dynamic_img_size=True)
     method = LeGrad()
     for size in ((32, 48), (48, 40), (32, 48)):
-        method.bind(classifier_of(net, size))
+        method.bind(network_of(net, size))
         assert method.record_fields() == {"grid": [size[0] // 8, size[1] // 8]}
-        assert our(method, classifier_of(net, size), photographs(size)).shape == (2, 1, *size)
+        assert our(method, network_of(net, size), photographs(size)).shape == (2, 1, *size)
 
 
 class Residuals(nn.ModuleList):
@@ -298,10 +299,10 @@ def test_blocks_may_be_containers_without_a_forward() -> None:
     listed = copy.deepcopy(net)
     listed.blocks = Residuals(map(nn.ModuleList, pairs))
     for kind in (AttentionRollout, AttentionGradient):
-        reference = our(kind(), classifier_of(net, (16, 24)), x)
-        assert same(our(kind(), classifier_of(listed, (16, 24)), x), reference)
+        reference = our(kind(), network_of(net, (16, 24)), x)
+        assert same(our(kind(), network_of(listed, (16, 24)), x), reference)
     with pytest.raises(LitVizError, match=r"got no output from block 'blocks.0' of Attending: use attention_gradient"):
-        LeGrad().bind(classifier_of(listed, (16, 24)))
+        LeGrad().bind(network_of(listed, (16, 24)))
 
 
 class SequenceFirst(nn.Sequential):
@@ -326,7 +327,7 @@ def test_blocks_that_do_not_return_tokens_of_an_image_are_rejected() -> None:
     net = Attending()
     net.blocks = SequenceFirst(*map(Transposed, net.blocks))
     with pytest.raises(LitVizError, match=r"^the last block 'blocks.1' of Attending must return tokens \(N, 25, D\)"):
-        AttentionRollout().bind(classifier_of(net, (16, 24)))
+        AttentionRollout().bind(network_of(net, (16, 24)))
 
 
 class UsesWeights(nn.Module):
@@ -344,11 +345,11 @@ class UsesWeights(nn.Module):
 
 
 def test_a_network_that_uses_the_weights_of_its_attention() -> None:
-    classifier = classifier_of(UsesWeights(), 16)
+    network = network_of(UsesWeights(), 16)
     with pytest.raises(LitVizError, match=r"got an error where they are read \(unsupported operand.*\): use grad_cam$"):
-        AttentionRollout().bind(classifier)
+        AttentionRollout().bind(network)
     method = GradCAM()
-    method.bind(classifier)
+    method.bind(network)
     assert method.layers == ("attention",)
 
 
@@ -367,7 +368,7 @@ def test_attention_that_is_not_computed_as_it_is_read_is_rejected() -> None:
     net = Attending()
     net.blocks[1].attention = AttendsToZero()
     with pytest.raises(LitVizError, match=r"of Attending, got other outputs where they are read: use grad_cam$"):
-        AttentionRollout().bind(classifier_of(net, (16, 24)))
+        AttentionRollout().bind(network_of(net, (16, 24)))
 
 
 @pytest.mark.parametrize("make", [lambda: Attending(), torchvision_vit], ids=["function", "module"])
@@ -378,15 +379,15 @@ def test_attention_layers_are_found_in_one_forward(make: Callable[[], nn.Module]
         nonlocal count
         count += 1
 
-    classifier = classifier_of(net, (16, 24) if isinstance(net, Attending) else 32)
+    network = network_of(net, (16, 24) if isinstance(net, Attending) else 32)
     net.register_forward_pre_hook(counted)
-    assert attention_layers(classifier).problem is None
+    assert attention_layers(network).problem is None
     assert count == 1
 
 
 def test_attention_of_a_network_in_half_precision_is_found() -> None:
-    classifier = classifier_of(Attending().to(torch.bfloat16), (16, 24))
-    LeGrad().bind(classifier)
+    network = network_of(Attending().to(torch.bfloat16), (16, 24))
+    LeGrad().bind(network)
 
 
 def test_products_of_half_precision_do_not_underflow() -> None:
@@ -417,21 +418,21 @@ class Unfolded(nn.Module):
 
 
 def test_a_grid_that_is_named() -> None:
-    classifier, x = classifier_of(Unfolded(), (16, 24)), photographs((16, 24))
+    network, x = network_of(Unfolded(), (16, 24)), photographs((16, 24))
     with pytest.raises(LitVizError, match=r"of the 28 tokens of Unfolded are unknown: give grid ROWS,COLUMNS$"):
-        AttentionRollout().bind(classifier)
-    assert torch.equal(our(AttentionRollout("4,6"), classifier, x), our(AttentionRollout((4, 6)), classifier, x))
+        AttentionRollout().bind(network)
+    assert torch.equal(our(AttentionRollout("4,6"), network, x), our(AttentionRollout((4, 6)), network, x))
     for grid, words in (("5,6", "at most the 28 tokens"), ("4", "must be rows,columns"), ((0, 6), "must be positive")):
         with pytest.raises(LitVizError, match=words):
-            AttentionRollout(grid).bind(classifier)
+            AttentionRollout(grid).bind(network)
 
 
 def test_state_of_the_network_is_preserved() -> None:
     net = timm_vit().train()
-    classifier, before = classifier_of(net, (32, 48)), copy.deepcopy(net.state_dict())
+    network, before = network_of(net, (32, 48)), copy.deepcopy(net.state_dict())
     net.train()
     for kind in METHODS:
-        our(kind(), classifier, photographs((32, 48)))
+        our(kind(), network, photographs((32, 48)))
     assert all(m.training and not m._forward_hooks and not m._forward_pre_hooks for m in net.modules())
     assert all(block.attn.fused_attn for block in net.blocks)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -463,19 +464,19 @@ def hugging_face_swin() -> nn.Module:
 )
 def test_windows_and_networks_without_attention_are_rejected(make: Callable[[], nn.Module], got: str) -> None:
     with pytest.raises(LitVizError, match=r"requires attention maps \(N, heads, T, T\) of all T tokens"):
-        LeGrad().bind(classifier_of(make(), 32))
+        LeGrad().bind(network_of(make(), 32))
     with pytest.raises(
         LitVizError, match=got.replace("got none from Sequential", "of Sequential, got none: use grad_cam")
     ):
-        AttentionRollout().bind(classifier_of(make(), 32))
+        AttentionRollout().bind(network_of(make(), 32))
 
 
 def test_a_run_gives_the_maps_of_the_loop() -> None:
-    classifier, x = classifier_of(Attending(), (16, 24)), photographs((16, 24)).float()
+    network, x = network_of(Attending(), (16, 24)), photographs((16, 24)).float()
     names = ["attention_rollout", "attention_gradient", "legrad", "layer_cam"]
-    run = lv.saliency(classifier, x, targets=TARGETS, method=names, check="none")
-    for kind, arrays in zip(METHODS, torch.stack(list(run.attributions)).view(4, 2, 1, 16, 24), strict=False):
-        torch.testing.assert_close(arrays.double(), our(kind(), classifier, x.double()), rtol=1e-3, atol=1e-6)
+    run = lv.saliency(network, x, target=TARGETS, method=names, captum="none")
+    for kind, arrays in zip(METHODS, torch.stack(list(run.arrays)).view(4, 2, 1, 16, 24), strict=False):
+        torch.testing.assert_close(arrays.double(), our(kind(), network, x.double()), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -484,7 +485,7 @@ def test_other_methods_agree_with_captum_on_transformers(library: str) -> None:
     make, _, size, _ = LIBRARIES[library]
     methods = ["gradient", "smoothgrad", "integrated_gradients"]
     x = photographs(size)[:1].float()
-    run = lv.saliency(classifier_of(make(), size), x, targets=TARGETS[:1], method=methods, iterations=6, check="captum")
+    run = lv.saliency(network_of(make(), size), x, target=TARGETS[:1], method=methods, iterations=6, captum="captum")
     assert verdicts(run) == [True] * 3
 
 
@@ -500,6 +501,6 @@ def test_rise_of_a_transformer_is_the_mean_over_its_masks(library: str) -> None:
             logits = logits_of(exact(normalized(x[n] * mask)[None]), 1)
             expected[n] += logits.softmax(1)[0, target].detach() * mask / (0.4 * count)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
-        network = classifier_of(net, size).fast(dtype=dtype)
+        network = network_of(net, size).fast(dtype=dtype)
         actual, _ = attribute(RISE(3, 0.4), network, x.to(dtype), TARGETS, evaluations=count, seeds=seeds)
         assert (actual - expected).abs().max() <= tolerance * expected.abs().max()

@@ -10,19 +10,17 @@ import torch
 import lit_viz as lv
 from lit_viz.attributions.deep_lift import DeepLift
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 from lit_viz.utils.parts import plain_arguments
 from tests.support.attributions import photographs
 
 
 @pytest.mark.parametrize("kind", [IntegratedGradients, DeepLift])
 @pytest.mark.parametrize("given", [lambda image: image, lambda image: image[None], lambda image: image.numpy()])
-def test_a_baseline_image_is_the_start_of_the_path(kind: Any, given: Any, smooth: Classifier) -> None:
+def test_a_baseline_image_is_the_start_of_the_path(kind: Any, given: Any, smooth: Network) -> None:
     x = photographs(16, 16).float()
     image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(8))
-    maps = lv.saliency(
-        smooth, x, method=kind(baseline=given(image)), targets=1, iterations=50, check="none"
-    ).attributions
+    maps = lv.saliency(smooth, x, method=kind(baseline=given(image)), target=1, iterations=50, captum="none").arrays
     with torch.no_grad():
         expected = smooth(x)[:, 1] - smooth(image[None])[:, 1]
     torch.testing.assert_close(maps.sum((1, 2, 3)), expected, rtol=1e-3, atol=1e-4)
@@ -48,7 +46,7 @@ def test_an_invalid_baseline_is_one_sentence(baseline: Any, words: str) -> None:
     assert len(str(raised.value)) < 150
 
 
-def test_a_baseline_image_of_another_size_is_one_sentence(smooth: Classifier) -> None:
+def test_a_baseline_image_of_another_size_is_one_sentence(smooth: Network) -> None:
     with pytest.raises(lv.LitVizError, match=r"must have the shape \(3, 16, 16\) of the input, got \(3, 8, 8\)"):
         lv.saliency(smooth, torch.rand(1, 3, 16, 16), method="integrated_gradients", baseline=torch.rand(3, 8, 8))
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.attributions import METHODS, Attribution, GradCAM, KernelShap, Occlusion, attribute
-from lit_viz.classifiers import Classifier
+from lit_viz.attributions import ATTRIBUTIONS, Attribution, GradCAM, KernelShap, Occlusion, attribute
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.captum_reference import CaptumReference
 from lit_viz.evidence.saliency.families import check_map
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import class_tasks
+from lit_viz.networks import Network
 from lit_viz.objectives import Logit, LogProbability, Outputs, Probability
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from tests.support.attributions import MASK, distance
@@ -35,14 +35,14 @@ def images() -> Tensor:
 def method_of(name: str) -> Attribution:
     options = {"grad_cam": {"relu": False}, "occlusion": {"window": 6}}
     options |= {"feature_ablation": {"segments": MASK}, "kernel_shap": {"segments": MASK}}
-    method = METHODS[name](**options.get(name, {}))
+    method = ATTRIBUTIONS[name](**options.get(name, {}))
     method.objective = type(method.objective)(gamma=GAMMA)
     return method
 
 
-def maps(method: Attribution, classifier: Classifier, targets: list[int], against: list[int] | None = None) -> Tensor:
-    method.bind(classifier)
-    networks = {name: classifier.fast(method.layers, dtype=torch.float64, backprop=name) for name in method.networks}
+def maps(method: Attribution, network: Network, targets: list[int], against: list[int] | None = None) -> Tensor:
+    method.bind(network)
+    networks = {name: network.fast(method.layers, dtype=torch.float64, backprop=name) for name in method.networks}
     evaluations = None if method.fixed else 60 if isinstance(method, KernelShap) else 9
     options = {"evaluations": evaluations, "seeds": SEEDS, "against": against}
     return attribute(method, networks, images(), targets, **options)[0]
@@ -50,11 +50,11 @@ def maps(method: Attribution, classifier: Classifier, targets: list[int], agains
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_map_of_a_contrast_is_the_difference_of_the_maps(name: str) -> None:
-    method, classifier = method_of(name), rectified()
-    whole = maps(method, classifier, [2, 2], AGAINST)
-    expected = maps(method, classifier, [2, 2]) - GAMMA * maps(method, classifier, AGAINST)
+    method, network = method_of(name), rectified()
+    whole = maps(method, network, [2, 2], AGAINST)
+    expected = maps(method, network, [2, 2]) - GAMMA * maps(method, network, AGAINST)
     assert distance(whole, expected) < 1e-12
-    assert distance(whole, maps(method, classifier, [2, 2])) > 1e-2
+    assert distance(whole, maps(method, network, [2, 2])) > 1e-2
 
 
 def test_finer_cam_is_the_class_activation_map_of_the_contrast() -> None:
@@ -81,16 +81,14 @@ def test_score_of_rows_with_and_without_another_class(objective: type[Logit]) ->
 
 @pytest.mark.parametrize("name", ["gradient", "vargrad", "integrated_gradients", "guided_grad_cam", "occlusion"])
 def test_both_gates_compare_the_contrast(name: str) -> None:
-    classifier, method = rectified(), method_of(name)
-    method.bind(classifier)
+    network, method = rectified(), method_of(name)
+    method.bind(network)
     photograph, count = images()[0].float(), method.evaluations if method.fixed else 9
-    networks = {
-        kind: classifier.fast(method.layers if kind == "plain" else (), backprop=kind) for kind in method.networks
-    }
+    networks = {kind: network.fast(method.layers if kind == "plain" else (), backprop=kind) for kind in method.networks}
     delivered, _ = attribute(method, networks, photograph[None], [2], evaluations=count, seeds=[5], against=[4])
 
     def agreement(against: int | None) -> Any:
-        reference = CaptumReference(method, classifier, photograph[None].double(), 2, 5, count, against)
+        reference = CaptumReference(method, network, photograph[None].double(), 2, 5, count, against)
         return check_map(reference, delivered[0]).with_formula().with_controls().agreement
 
     assert agreement(4).passed
@@ -99,70 +97,70 @@ def test_both_gates_compare_the_contrast(name: str) -> None:
     assert not agreement(None).delivered_passed
 
 
-def test_gamma_is_at_least_zero(smooth: Classifier) -> None:
+def test_gamma_is_at_least_zero(smooth: Network) -> None:
     with pytest.raises(LitVizError, match="gamma of Logit must be at least 0, got -1"):
-        lv.saliency(smooth, torch.rand(1, 3, 16, 16), targets=0, against=1, gamma=-1.0)
+        lv.saliency(smooth, torch.rand(1, 3, 16, 16), target=0, against=1, gamma=-1.0)
 
 
-def test_runs_in_memory_take_one_class_or_one_per_image(smooth: Classifier, figures: Any) -> None:
+def test_runs_in_memory_take_one_class_or_one_per_image(smooth: Network, figures: Any) -> None:
     pictures = torch.rand(2, 3, 16, 16)
     several = lv.saliency(
         smooth,
         pictures,
-        targets=0,
+        target=0,
         against=[1, "date"],
         gamma=0.5,
         method=["gradient", Occlusion(window=6)],
-        check="captum",
+        captum="captum",
     )
-    assert [(r["target_name"], r["against"], r["gamma"]) for r in several.results] == [
+    assert [(r["target_name"], r["against"], r["gamma"]) for r in several.records] == [
         ("apple vs. banana", 1, 0.5), ("apple vs. date", 3, 0.5),
     ] * 2  # fmt: skip
     assert verdicts(several) == [True] * 4
     assert {"apple vs. banana", "apple vs. date", "(gamma 0.5)"} <= set(figures.texts(several.figure()))  # of two lines
-    single = lv.saliency(smooth, pictures, targets=0, against="banana", gamma=0.5)
+    single = lv.saliency(smooth, pictures, target=0, against="banana", gamma=0.5)
     assert torch.equal(single.maps[0], several.maps[0])
     assert not torch.equal(single.maps[1], several.maps[1])
     with pytest.warns(UserWarning, match="1 failed of 2 images: image 0: against must be another class"):
-        failed = lv.saliency(smooth, pictures, targets=[0, 1], against=0).results
+        failed = lv.saliency(smooth, pictures, target=[0, 1], against=0).records
     assert [r["status"] for r in failed] == ["failed", "done"]
     assert failed[0]["error"] == "against must be another class than the target, got apple for both"
 
 
-def test_runner_up_is_the_most_probable_other_class(smooth: Classifier) -> None:
+def test_runner_up_is_the_most_probable_other_class(smooth: Network) -> None:
     pictures = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    order = smooth.logits(pictures).argsort(descending=True).tolist()
+    order = smooth.scores(pictures).argsort(descending=True).tolist()
     for targets, expected in (
         ("predicted", [row[1] for row in order]),
         ([row[2] for row in order], [row[0] for row in order]),
         (None, [row[1] for row in order]),
     ):
-        records = lv.saliency(smooth, pictures, targets=targets, against="runner-up", check="none").results
+        records = lv.saliency(smooth, pictures, target=targets, against="runner-up", captum="none").records
         assert [r["against"] for r in records] == expected
         assert all(r["target_name"].endswith(f" vs. {smooth.labels[r['against']]}") for r in records)
 
 
 @pytest.mark.parametrize(("gamma", "text"), [(5.0, "apple vs. cherry, gamma 5"), (1.0, "apple vs. cherry")])
-def test_captions_of_class_images_have_a_gamma_other_than_1(smooth: Classifier, gamma: float, text: str) -> None:
+def test_captions_of_class_images_have_a_gamma_other_than_1(smooth: Network, gamma: float, text: str) -> None:
     module = ClassVisualization(smooth, objective=Logit(gamma=gamma))
     (task,) = module.expand_tasks(class_tasks(smooth, ["apple"], "cherry", seed=0))
     assert ClassVisualizationPresentation().task_name(task) == text
     assert module.expand_tasks([task]) == [task]
 
 
-def test_class_images_of_a_contrast(smooth: Classifier, figures: Any) -> None:
+def test_class_images_of_a_contrast(smooth: Network, figures: Any) -> None:
     run = lv.visualize(smooth, ["apple", "date"], against=["cherry", "elder"], gamma=5, iterations=40)
     plain = lv.visualize(smooth, ["apple", "date"], iterations=40)
-    assert [(r["name"], r["target"], r["against"], r["gamma"]) for r in run.results] == [
+    assert [(r["name"], r["target"], r["against"], r["gamma"]) for r in run.records] == [
         ("apple vs. cherry", 0, 2, 5), ("date vs. elder", 3, 4, 5),
     ]  # fmt: skip
     assert "apple vs. cherry (gamma 5)" in " ".join(figures.texts(run.figure()))
     for record, actual, reference in zip(
-        run.results, smooth.logits(run.images), smooth.logits(plain.images), strict=True
+        run.records, smooth.scores(run.images), smooth.scores(plain.images), strict=True
     ):
         c, d = record["target"], record["against"]
         assert actual[c] - 5 * actual[d] > reference[c] - 5 * reference[d] + 0.1
     with pytest.raises(LitVizError, match="against must be one class, or one per target: got 3 for 2"):
         lv.visualize(smooth, ["apple", "date"], against=[1, 2, 3])
     with pytest.raises(LitVizError, match="against requires a score of a class, such as Logit, got Channel"):
-        lv.visualize(smooth, layer="features.3", channels=1, against="apple")
+        lv.visualize(smooth, layer="features.3", channel=1, against="apple")

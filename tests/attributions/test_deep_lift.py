@@ -14,10 +14,10 @@ from torch.nn import functional
 
 import lit_viz as lv
 from lit_viz.attributions import DeepLift, attribute
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.fast.rescaling import Call, Rescaling
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.captum_reference import CaptumReference
+from lit_viz.networks import Network
+from lit_viz.networks.fast.rescaling import Call, Rescaling
 from tests.support.attributions import distance
 
 
@@ -59,11 +59,11 @@ def photographs() -> Tensor:
     return torch.rand(2, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
 
 
-def classifier(network: nn.Module) -> Classifier:
-    return lv.load_classifier(network.eval(), size=12, mean=[0.5] * 3, std=[0.5] * 3)
+def wrapped(network: nn.Module) -> Network:
+    return lv.load_network(network.eval(), size=12, mean=[0.5] * 3, std=[0.5] * 3)
 
 
-def explained(network: nn.Module, method: DeepLift, targets: list[int]) -> tuple[Tensor, dict[str, Tensor], Classifier]:
+def explained(network: nn.Module, method: DeepLift, targets: list[int]) -> tuple[Tensor, dict[str, Tensor], Network]:
     loaded = classifier(network)
     method.bind(loaded)
     networks = {name: loaded.fast(dtype=torch.float64, backprop=name) for name in method.networks}
@@ -102,7 +102,7 @@ def test_maps_are_complete(act: nn.Module, pool: nn.Module) -> None:
 
 @pytest.mark.parametrize("act", [nn.ReLU(inplace=True), nn.PReLU(6), nn.SiLU()])
 def test_multipliers_of_an_image_that_equals_its_baseline_are_derivatives(act: nn.Module) -> None:
-    loaded = classifier(Reused(act, nn.AvgPool2d(2)))
+    loaded = wrapped(Reused(act, nn.AvgPool2d(2)))
     images = photographs()
     pairs = torch.stack([images, images], 1).requires_grad_()
     images.requires_grad_()
@@ -140,7 +140,7 @@ def test_constants_may_have_a_row_for_each_image() -> None:
     act = Function(lambda x: x.clamp_min(torch.full_like(x, 0.1)))
     images = photographs()
     images[:, :, :6] = 0  # equal to the baseline
-    loaded = classifier(Reused(act, nn.AvgPool2d(2)))
+    loaded = wrapped(Reused(act, nn.AvgPool2d(2)))
     networks = {name: loaded.fast(dtype=torch.float64, backprop=name) for name in DeepLift.networks}
     _, uncertainty = attribute(DeepLift(), networks, images, [1, 4])
     assert uncertainty["completeness"].max() < 1e-12
@@ -154,8 +154,8 @@ def test_graphs_of_calls_in_place_are_freed(monkeypatch: pytest.MonkeyPatch) -> 
             functions.append(weakref.ref(call.function))
             return super().elementwise(z, call)
 
-    copied = classifier(Reused(nn.ReLU(inplace=True))).fast(backprop="rescale")
-    monkeypatch.setattr("lit_viz.classifiers.fast.rescaling.Rescaling", Recorded)
+    copied = wrapped(Reused(nn.ReLU(inplace=True))).fast(backprop="rescale")
+    monkeypatch.setattr("lit_viz.networks.fast.rescaling.Rescaling", Recorded)
     pairs = torch.rand(1, 2, 3, 12, 12).requires_grad_()
     gc.disable()
     try:
@@ -231,14 +231,14 @@ def test_tokens_as_first_dimension_are_rejected(batch_first: bool, size: int) ->
             return self.head(tokens.mean(1 if batch_first else 0))
 
     if batch_first:
-        DeepLift().bind(classifier(Sequence()))
+        DeepLift().bind(wrapped(Sequence()))
     else:
         with pytest.raises(LitVizError, match="its activations don't have images as their first dimension"):
-            DeepLift().bind(classifier(Sequence()))
+            DeepLift().bind(wrapped(Sequence()))
 
 
 def test_half_precision_is_evaluated_in_float32() -> None:
-    copied = classifier(Reused()).fast(dtype=torch.bfloat16, backprop="rescale")
+    copied = wrapped(Reused()).fast(dtype=torch.bfloat16, backprop="rescale")
     assert {parameter.dtype for parameter in copied.parameters()} == {torch.float32}
 
 
@@ -247,4 +247,4 @@ def test_compiled_networks_are_rejected() -> None:
         _orig_mod = None
 
     with pytest.raises(LitVizError, match=r"DeepLIFT can't be used with Compiled: it is compiled"):
-        DeepLift().bind(classifier(Compiled()))
+        DeepLift().bind(wrapped(Compiled()))

@@ -9,9 +9,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_viz.attributions import METHODS
+from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.attributions.base import attribute
-from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 
 SIDE, DIGIT = 24, 8
 CORNERS = [(r, c) for r in range(0, 17, 4) for c in range(0, 17, 4) if not (r in (8, 12) and c in (8, 12))]
@@ -45,24 +46,24 @@ def trained_transformer(digits: Tensor, labels: Tensor, epochs: int) -> nn.Modul
 
 
 @pytest.fixture(scope="module")
-def data() -> tuple[Classifier, Tensor, list[tuple[int, int]], Tensor]:
+def data() -> tuple[Network, Tensor, list[tuple[int, int]], Tensor]:
     digits, labels = load_digits(return_X_y=True)
     digits, labels = torch.tensor(digits).float().view(-1, DIGIT, DIGIT) / 16, torch.tensor(labels)
     net = trained_transformer(digits[:1500], labels[:1500], 20)
-    classifier = load_classifier(net, size=SIDE, mean=0.5, std=0.5, labels=list("0123456789"))
+    network = load_network(net, size=SIDE, mean=0.5, std=0.5, labels=list("0123456789"))
     x, corners = placed(digits[1500:1600], 99)
-    assert (classifier.logits(x).argmax(1) == labels[1500:1600]).float().mean() > 0.8
-    return classifier, x, corners, labels[1500:1600]
+    assert (network.scores(x).argmax(1) == labels[1500:1600]).float().mean() > 0.8
+    return network, x, corners, labels[1500:1600]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["attention_rollout", "attention_gradient", "legrad", "grad_cam", "layer_cam"])
-def test_the_maximum_is_on_the_digit(name: str, data: tuple[Classifier, Tensor, list[tuple[int, int]], Tensor]) -> None:
+def test_the_maximum_is_on_the_digit(name: str, data: tuple[Network, Tensor, list[tuple[int, int]], Tensor]) -> None:
     """The pointing game; the centre of the canvas is on no digit, and a random pixel on one in nine."""
-    classifier, x, corners, labels = data
-    method = METHODS[name]()
-    method.bind(classifier)
-    maps, _ = attribute(method, classifier.fast(method.layers), x, labels)
+    network, x, corners, labels = data
+    method = ATTRIBUTIONS[name]()
+    method.bind(network)
+    maps, _ = attribute(method, network.fast(method.layers), x, labels)
     places = maps.flatten(1).argmax(1).tolist()
     rows, columns = [place // SIDE for place in places], [place % SIDE for place in places]
     hits = [

@@ -17,8 +17,8 @@ from lit_viz.attributions.kernel_shap import KernelShap
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
 from tests.support.attributions import MASK, SMOOTH, TARGETS, Counted, distance, photographs
 
 METHODS: dict[str, Callable[[], Attribution]] = {
@@ -173,7 +173,7 @@ def test_rules_of_a_quadrature() -> None:
     assert max(b - a for a, b in zip([0, *sorted(first)], [*sorted(first), 1], strict=True)) < 0.3
 
 
-def test_occlusion_counts_its_windows(smooth: Classifier) -> None:
+def test_occlusion_counts_its_windows(smooth: Network) -> None:
     method = Occlusion(6, 4)
     method.bind(smooth)
     assert method.evaluations == 1 + 4 * 4

@@ -11,9 +11,9 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attributions import ExpectedGradients, attribute
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
+from lit_viz.networks import Network
 from lit_viz.types import Task
 from tests.support.attributions import Counted
 
@@ -69,14 +69,14 @@ def test_every_baseline_is_drawn_and_the_photograph_itself_is_not() -> None:
         assert counts[counts > 0].min() > 50  # of 80 or 100 expected
 
 
-def test_a_folder_is_the_same_as_its_images(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_folder_is_the_same_as_its_images(smooth: Network, tmp_path: Path) -> None:
     images = (torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 255).round() / 255
     folder = photographs(tmp_path, images)
     by_file, by_tensor = (
-        lv.saliency(smooth, images[:1], targets=2, method=ExpectedGradients(given), iterations=6, check="none")
+        lv.saliency(smooth, images[:1], target=2, method=ExpectedGradients(given), iterations=6, captum="none")
         for given in (folder, images)
     )
-    assert torch.equal(by_file.attributions, by_tensor.attributions)
+    assert torch.equal(by_file.arrays, by_tensor.arrays)
     (record,), (other,) = by_file.results, by_tensor.results
     assert record["baselines_sha256"] == other["baselines_sha256"]
     changed = ExpectedGradients(images[:3])
@@ -90,7 +90,7 @@ def test_from_the_command_line(lit_viz: Any, small_options: Any, tmp_path: Path)
     folder.mkdir()
     words = ["--method", "expected_gradients", "--method.baselines", photographs(folder, images), "--iterations", "3"]
     lit_viz("saliency", "packaged:chelsea", *small_options, *words, "--out", str(tmp_path / "run"))
-    assert lv.resume(tmp_path / "run").results[0]["method"] == "expected_gradients"
+    assert lv.resume(tmp_path / "run").records[0]["method"] == "expected_gradients"
 
 
 @pytest.mark.parametrize(

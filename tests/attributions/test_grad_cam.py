@@ -19,24 +19,25 @@ import lit_viz as lv
 import lit_viz.attributions
 from lit_viz.attributions.base import attribute
 from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from tests.support.attributions import MEAN, STD, Normalized, made
 from tests.support.networks import Lockable, conv_net
 
 
-def classifier_of(net: nn.Module, size: int | tuple[int, int]) -> Classifier:
-    return load_classifier(net.eval(), size=size, mean=MEAN, std=STD)
+def network_of(net: nn.Module, size: int | tuple[int, int]) -> Network:
+    return load_network(net.eval(), size=size, mean=MEAN, std=STD)
 
 
 def photographs(size: int) -> Tensor:
     return torch.rand(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
 
-def our(method: GradCAM, classifier: Classifier, x: Tensor) -> Tensor:
-    method.bind(classifier)
+def our(method: GradCAM, network: Network, x: Tensor) -> Tensor:
+    method.bind(network)
     networks = {
-        name: classifier.fast(method.layers, dtype=torch.float64, backprop=name)  # type: ignore[arg-type]
+        name: network.fast(method.layers, dtype=torch.float64, backprop=name)  # type: ignore[arg-type]
         for name in method.networks
     }
     return attribute(method, networks, x, TARGETS)[0]
@@ -63,7 +64,7 @@ NETS = [
 @pytest.mark.parametrize(("net", "size", "layer"), NETS)
 def test_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None, relu: bool) -> None:
     x, method = photographs(size), GradCAM(layer, relu=relu)
-    actual = our(method, classifier_of(net, size), x)
+    actual = our(method, network_of(net, size), x)
     model = Normalized(net)
     captums = captum.attr.LayerGradCam(model, model.net.get_submodule(method.layers[0]))
     maps = captums.attribute(x, TARGETS, relu_attributions=relu).detach()
@@ -75,7 +76,7 @@ def test_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None, re
 @pytest.mark.parametrize(("net", "size", "layer"), NETS)
 def test_guided_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None) -> None:
     x, method = photographs(size), GuidedGradCAM(layer)
-    actual = our(method, classifier_of(net, size), x)
+    actual = our(method, network_of(net, size), x)
     model = Normalized(net)
     captums = captum.attr.GuidedGradCam(model, model.net.get_submodule(method.layers[0]))
     assert same(actual, captums.attribute(x.clone().requires_grad_(), TARGETS, interpolate_mode="bilinear").detach())
@@ -110,7 +111,7 @@ def by_definition(
 
 def test_maps_that_are_not_of_the_images_proportions_are_no_channels_last_maps() -> None:
     net, x = conv_net(), torch.rand(2, 3, 16, 23, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    assert same(our(GradCAM("5"), classifier_of(net, (16, 23)), x), by_definition(net, "5", lambda maps: maps, x))
+    assert same(our(GradCAM("5"), network_of(net, (16, 23)), x), by_definition(net, "5", lambda maps: maps, x))
 
 
 def vit(**options: Any) -> nn.Module:
@@ -140,7 +141,7 @@ def grid(prefix: int) -> Callable[[Tensor], Tensor]:
 def test_tokens_of_timm_transformers_are_detected(net: nn.Module, size: Any, layer: str, maps: Any) -> None:
     x = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     method = GradCAM()
-    actual = our(method, classifier_of(net, size), x)
+    actual = our(method, network_of(net, size), x)
     assert method.layers == (layer,)
     assert same(actual, by_definition(net, layer, maps, x))
 
@@ -166,7 +167,7 @@ VARIANTS = {
 def test_variants_of_grad_cam_are_their_definitions(kind: type[GradCAM]) -> None:
     x = torch.rand(2, 3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for net, layer, maps in ((vit(), "blocks.1.norm1", grid(1)), (conv_net(), "4", lambda maps: maps)):
-        actual = our(kind(layer), classifier_of(net, (32, 48)), x)
+        actual = our(kind(layer), network_of(net, (32, 48)), x)
         assert same(actual, by_definition(net, layer, maps, x, VARIANTS[kind]))
 
 
@@ -180,14 +181,14 @@ def test_variants_of_grad_cam_are_those_of_pytorch_grad_cam(name: str) -> None:
     model = Normalized(net)
     with getattr(package, name)(model=model, target_layers=[model.net.layer2]) as cam:
         reference = torch.from_numpy(cam(x.clone().requires_grad_(), [ClassifierOutputTarget(t) for t in TARGETS]))
-    actual = our(getattr(lit_viz.attributions, name)("layer2"), classifier_of(net, 32), x)[:, 0]
+    actual = our(getattr(lit_viz.attributions, name)("layer2"), network_of(net, 32), x)[:, 0]
     actual = actual - actual.amin((1, 2), keepdim=True)
     assert (actual / actual.amax((1, 2), keepdim=True) - reference).abs().max() < 0.01
 
 
 def test_the_last_block_of_a_transformer_gives_nothing() -> None:
     """Only the class token leaves it, which is why the default is the norm before its attention."""
-    assert our(GradCAM("blocks.1"), classifier_of(vit(), (32, 48)), torch.rand(2, 3, 32, 48)).abs().max() == 0
+    assert our(GradCAM("blocks.1"), network_of(vit(), (32, 48)), torch.rand(2, 3, 32, 48)).abs().max() == 0
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_the_last_block_of_a_transformer_gives_nothing() -> None:
 )
 def test_the_default_is_the_last_layer_before_places_are_pooled(net: nn.Module, size: int, layer: str) -> None:
     method = GradCAM()
-    method.bind(classifier_of(net, size))
+    method.bind(network_of(net, size))
     assert method.layers == (layer,)
 
 
@@ -215,27 +216,27 @@ def test_the_default_of_hugging_face_swin_is_its_last_norm() -> None:
     sizes = {"image_size": 64, "embed_dim": 12, "depths": [1, 1, 1], "num_heads": [1, 2, 2], "window_size": 4}
     net = transformers.SwinForImageClassification(transformers.SwinConfig(**sizes, num_labels=5)).eval()
     method = GradCAM()
-    method.bind(classifier_of(net, 64))
+    method.bind(network_of(net, 64))
     assert method.layers == ("swin.layernorm",)
-    assert our(method, classifier_of(net, 64), photographs(64)).shape[-2:] == (64, 64)
+    assert our(method, network_of(net, 64), photographs(64)).shape[-2:] == (64, 64)
     assert net.swin.encoder.layers[0].blocks[0].window_size == 4
 
 
 def test_a_bound_method_can_be_bound_to_another_classifier() -> None:
     method = GradCAM()
     for net, size, layer in ((conv_net(), 16, "5"), (swin(), 32, "norm"), (conv_net(), 16, "5")):
-        method.bind(classifier_of(net, size))
+        method.bind(network_of(net, size))
         assert method.layers == (layer,)
-    classifier, x = classifier_of(net, 16), photographs(16)
-    assert torch.equal(our(method, classifier, x), our(GradCAM(), classifier, x))
+    network, x = network_of(net, 16), photographs(16)
+    assert torch.equal(our(method, network, x), our(GradCAM(), network, x))
 
 
 def test_binding_preserves_the_state_of_the_module() -> None:
     net = conv_net()
-    classifier = classifier_of(net, 16)
+    network = network_of(net, 16)
     net.train()
     state = copy.deepcopy(net.state_dict())
-    GradCAM().bind(classifier)
+    GradCAM().bind(network)
     assert all(module.training and not module._forward_hooks for module in net.modules())
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
@@ -249,10 +250,10 @@ def test_a_custom_reshape() -> None:
 
     x = photographs(32)
     for reshape in (patches, f"{__name__}:patches"):
-        actual = our(GradCAM(layer, reshape=reshape), classifier_of(net, 32), x)
+        actual = our(GradCAM(layer, reshape=reshape), network_of(net, 32), x)
         assert same(actual, by_definition(net, layer, patches, x))
     with pytest.raises(LitVizError, match=r"must return feature maps \(N, C, h, w\), got shape \(2, 17, 12\) from an"):
-        our(GradCAM(layer, reshape=lambda tokens: tokens), classifier_of(net, 32), x)
+        our(GradCAM(layer, reshape=lambda tokens: tokens), network_of(net, 32), x)
 
 
 @pytest.mark.parametrize(
@@ -271,17 +272,17 @@ def test_a_reshape_that_cannot_be_imported_is_rejected(reshape: str, sentence: s
 
 
 def test_a_reshape_is_a_function_or_its_path(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    classifier, x = classifier_of(conv_net(), 16), photographs(16).float()
+    network, x = network_of(conv_net(), 16), photographs(16).float()
     options: dict[str, Any] = {"check": "none", "wandb": "disabled"}
-    expected = lv.saliency(classifier, x, targets=TARGETS, method=GradCAM("4", reshape=flipped), **options).maps
+    expected = lv.saliency(network, x, target=TARGETS, method=GradCAM("4", reshape=flipped), **options).maps
     for number, reshape in enumerate((flipped, f"{__name__}:flipped")):
         method = GradCAM("4", reshape=reshape)
-        run = lv.saliency(classifier, x, targets=TARGETS, method=method, out=tmp_path / str(number), **options)
+        run = lv.saliency(network, x, target=TARGETS, method=method, out=tmp_path / str(number), **options)
         assert torch.equal(run.maps, expected)
     assert not [warning for warning in recwarn if "serialize" in str(warning.message)]
     for name in ("0", "1"):
         (tmp_path / name / "report.html").unlink()
-        assert torch.equal(lv.resume(tmp_path / name, classifier).maps, expected)
+        assert torch.equal(lv.resume(tmp_path / name, network).maps, expected)
 
 
 def patches(tokens: Tensor) -> Tensor:
@@ -306,20 +307,20 @@ def linear() -> nn.Module:
 )
 def test_a_network_without_feature_maps_is_rejected(net: nn.Module, layer: str | None, sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
-        GradCAM(layer).bind(classifier_of(net, 16))
+        GradCAM(layer).bind(network_of(net, 16))
 
 
 def test_a_layer_that_is_not_called_is_rejected() -> None:
     net = conv_net()
     net[0].spare = nn.ReLU()
     with pytest.raises(LitVizError, match=r"^layer '0.spare' can't be read: a forward doesn't call it"):
-        GradCAM("0.spare").bind(classifier_of(net, 16))
+        GradCAM("0.spare").bind(network_of(net, 16))
 
 
 def test_before_any_evaluation_the_map_is_zero_and_one_is_enough() -> None:
-    classifier, x = classifier_of(conv_net(), 16), torch.rand(2, 3, 16, 16)
+    network, x = network_of(conv_net(), 16), torch.rand(2, 3, 16, 16)
     for method, channels in ((GradCAM("4"), 1), (GuidedGradCAM("4"), 3)):
-        networks = {name: classifier.fast(["4"], backprop=name) for name in method.networks}  # type: ignore[arg-type]
+        networks = {name: network.fast(["4"], backprop=name) for name in method.networks}  # type: ignore[arg-type]
         maps = [attribute(method, networks, x, TARGETS, evaluations=n)[0] for n in range(3)]
         assert torch.equal(maps[0], torch.zeros(2, channels, 16, 16))
         assert torch.equal(maps[1], maps[2])
@@ -340,9 +341,9 @@ class TwoHeads(nn.Module):
 
 def test_a_layer_without_influence_on_the_logits_is_rejected() -> None:
     torch.manual_seed(3)
-    classifier = classifier_of(TwoHeads(), 12)
+    network = network_of(TwoHeads(), 12)
     method = GradCAM()
-    method.bind(classifier)
+    method.bind(network)
     assert method.layers == ("features",)
     with pytest.raises(LitVizError, match="the score does not depend on layer 'mask'"):
-        our(GradCAM("mask"), classifier, photographs(12))
+        our(GradCAM("mask"), network, photographs(12))

@@ -12,7 +12,7 @@ from torchvision.models import mobilenet_v2, resnet18, squeezenet1_1
 
 from lit_viz.attributions.base import attribute
 from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop
-from lit_viz.classifiers import load_classifier
+from lit_viz.outputs import load_network
 from tests.support.attributions import MEAN, STD, Normalized, made
 from tests.support.networks import conv_net
 
@@ -45,20 +45,20 @@ def wide(net: nn.Module) -> nn.Module:
 )
 def test_guided_methods_equal_captum(net: nn.Module, size: int, method: GuidedBackprop, reference: Any) -> None:
     x = torch.rand(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    classifier = load_classifier(net.eval(), size=size, mean=MEAN, std=STD)
+    network = load_network(net.eval(), size=size, mean=MEAN, std=STD)
     expected = reference(Normalized(net)).attribute(x.clone().requires_grad_(), TARGETS).detach()
     (name,) = method.networks
-    frozen = classifier.fast(dtype=torch.float64, backprop=name)  # type: ignore[arg-type]
+    frozen = network.fast(dtype=torch.float64, backprop=name)  # type: ignore[arg-type]
     actual, uncertainty = attribute(method, frozen, x, TARGETS)
     assert uncertainty == {}
     assert (actual - expected).abs().max() <= 1e-8 * expected.abs().max()
-    plain, _ = attribute(Gradient(), classifier.fast(dtype=torch.float64), x, TARGETS)
+    plain, _ = attribute(Gradient(), network.fast(dtype=torch.float64), x, TARGETS)
     assert (plain - expected).abs().max() > 0.1 * expected.abs().max()
 
 
 def test_each_method_evaluates_its_own_copy_once() -> None:
     calls: list[str] = []
-    frozen = load_classifier(conv_net(), size=16).fast(backprop="guided")
+    frozen = load_network(conv_net(), size=16).fast(backprop="guided")
 
     def network(name: str) -> Any:
         return lambda x, layers=(): (calls.append(name), frozen(x, layers))[1]

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lit_viz.attributions import FeatureAblation, KernelShap, attribute
 from lit_viz.attributions.segments import Segments
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_photograph
+from lit_viz.networks import Network
 from tests.support.attributions import MASK, SMOOTH, Counted, distance
 
 
@@ -145,7 +145,7 @@ def test_a_mask_file_is_recorded_by_its_content(method: type[KernelShap | Featur
     assert method(9).record_fields() == {}
 
 
-def test_size_of_a_mask_is_that_of_the_input(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_size_of_a_mask_is_that_of_the_input(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("masks") / "wide.png"
     Image.new("L", (20, 10)).save(path)
     for method in (KernelShap(str(path)), FeatureAblation(str(path))):

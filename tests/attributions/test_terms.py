@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attributions import METHODS, Attribution, IntegratedGradients, VarGrad
+from lit_viz.attributions import ATTRIBUTIONS, Attribution, IntegratedGradients, VarGrad
 from lit_viz.attributions.integrated_gradients import gauss_legendre
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.attributions.terms import PROJECTIONS, SCORES, projections
-from lit_viz.classifiers import Classifier
 from lit_viz.methods import SaliencyMap, saliency_map
+from lit_viz.networks import Network
 from lit_viz.rng import Key
 from lit_viz.types import Task
 from tests.support.runs import Train
@@ -22,12 +22,12 @@ COUNT = 11
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 
 
-def trained(classifier: Classifier, train: Train, name: str, **options: Any) -> list[Any]:
+def trained(network: Network, train: Train, name: str, **options: Any) -> list[Any]:
     """Return the results of three photographs in two slots, five evaluations at a time."""
-    method: Attribution = METHODS[name](window=6) if name == "occlusion" else METHODS[name]()
+    method: Attribution = ATTRIBUTIONS[name](window=6) if name == "occlusion" else ATTRIBUTIONS[name]()
     given = {"iterations": COUNT, "images": IMAGES, "slots": 2, "batch": 5, **options}
     tasks = [Task(i, f"i{i}", 10 + i, target=i, options={"image": i, "method": name}) for i in range(3)]
-    memory = train(SaliencyMap(classifier, method=method, **given), tasks)
+    memory = train(SaliencyMap(network, method=method, **given), tasks)
     return [memory.results[i] for i in range(3)]
 
 
@@ -43,12 +43,12 @@ def test_projections_are_fixed_and_estimate_the_norm() -> None:
     assert signs[:6, 0].tolist() == [1.0, -1.0, -1.0, 1.0, 1.0, -1.0]  # records of earlier runs stay valid
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ATTRIBUTIONS)
 def test_what_is_recorded_depends_on_the_class(name: str) -> None:
     images = ("smoothgrad", "smoothgrad_squared", "integrated_gradients", "gradient_shap", "expected_gradients")
     scores = ("occlusion", "feature_ablation", "kernel_shap", "rise")
     expected = PROJECTIONS if name in images else SCORES if name in scores else None
-    assert METHODS[name]().recorded == expected
+    assert ATTRIBUTIONS[name]().recorded == expected
 
 
 def test_terms_that_depend_on_each_other_are_not_recorded() -> None:
@@ -58,38 +58,38 @@ def test_terms_that_depend_on_each_other_are_not_recorded() -> None:
     assert VarGrad().recorded is None
 
 
-def gradients(classifier: Classifier, points: Tensor, target: int) -> Tensor:
+def gradients(network: Network, points: Tensor, target: int) -> Tensor:
     points = points.clone().requires_grad_()
-    scores = classifier.original(classifier.normalize(points))[:, target].sum()
+    scores = network.original(network.normalize(points))[:, target].sum()
     return torch.autograd.grad(scores, points)[0]
 
 
-def test_runs_record_the_terms_of_smoothgrad(smooth: Classifier, train: Train) -> None:
+def test_runs_record_the_terms_of_smoothgrad(smooth: Network, train: Train) -> None:
     for i, result in enumerate(trained(smooth, train, "smoothgrad")):
         noisy = IMAGES[i] + noise([Key(10 + i, k) for k in range(COUNT)], IMAGES[:1], 0.15)
         terms = gradients(smooth, noisy, i)
         torch.testing.assert_close(result.terms, projections(terms), rtol=1e-4, atol=1e-4)
 
 
-def test_runs_record_the_terms_of_integrated_gradients(smooth: Classifier, train: Train) -> None:
+def test_runs_record_the_terms_of_integrated_gradients(smooth: Network, train: Train) -> None:
     for i, result in enumerate(trained(smooth, train, "integrated_gradients")):
         positions = torch.tensor([node for node, _ in gauss_legendre(COUNT)]).view(-1, 1, 1, 1)
         terms = IMAGES[i] * gradients(smooth, positions * IMAGES[i], i)
         torch.testing.assert_close(result.terms, projections(terms), rtol=1e-4, atol=1e-4)
 
 
-def test_runs_record_scores(smooth: Classifier, train: Train) -> None:
+def test_runs_record_scores(smooth: Network, train: Train) -> None:
     for i, result in enumerate(trained(smooth, train, "occlusion")):
         covered = IMAGES[i].clone()
         covered[:, :6, 3:9] = IMAGES[i].mean((1, 2), keepdim=True)  # the second window
-        logits = smooth.logits(torch.stack([IMAGES[i], covered]))[:, i]
+        logits = smooth.scores(torch.stack([IMAGES[i], covered]))[:, i]
         torch.testing.assert_close(result.terms[[0, 2]], logits)
         assert result.terms.shape == (result.record.iterations,)
 
 
 @pytest.mark.parametrize("name", ["smoothgrad", "integrated_gradients", "rise", "occlusion", "kernel_shap"])
 def test_recording_changes_no_bit_of_a_map(
-    smooth: Classifier, train: Train, name: str, monkeypatch: pytest.MonkeyPatch
+    smooth: Network, train: Train, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recording = trained(smooth, train, name)
     monkeypatch.setattr(saliency_map, "empty_record", lambda *_: {})
@@ -98,7 +98,7 @@ def test_recording_changes_no_bit_of_a_map(
         assert torch.equal(result.array, other.array)
 
 
-def test_the_record_ends_with_the_map(smooth: Classifier, train: Train) -> None:
+def test_the_record_ends_with_the_map(smooth: Network, train: Train) -> None:
     """A tolerance ends maps before their last evaluation."""
     results = trained(smooth, train, "smoothgrad", iterations=400, tolerance=0.5)
     counts = {len(result.terms) for result in results}

@@ -14,16 +14,16 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import pixels
+from lit_viz.networks import Network
 from lit_viz.presentations import presentation_of, recorded_method, stored_presentation
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import FolderStorage
 
 
-def fit(smooth: Classifier, tmp_path: Path, *callbacks: pl.Callback, **options: Any) -> Any:
+def fit(smooth: Network, tmp_path: Path, *callbacks: pl.Callback, **options: Any) -> Any:
     module = lv.ClassVisualization(smooth, iterations=4, views=1, log_at="0,2,4", curve_at="every:1", slots=1)
     options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu", **options}
     ckpt_path = options.pop("ckpt_path", None)
@@ -39,7 +39,7 @@ def fit(smooth: Classifier, tmp_path: Path, *callbacks: pl.Callback, **options: 
     return module
 
 
-def test_images_of_a_plain_trainer_are_logged_over_iterations(smooth: Classifier, tmp_path: Path) -> None:
+def test_images_of_a_plain_trainer_are_logged_over_iterations(smooth: Network, tmp_path: Path) -> None:
     """To several loggers at once."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     folders = tmp_path / "csv", tmp_path / "tensorboard"
@@ -62,12 +62,12 @@ def test_images_of_a_plain_trainer_are_logged_over_iterations(smooth: Classifier
     assert [event.step for event in events.Scalars("probability/apple")] == [0, 1, 2, 3, 4]
 
 
-def test_only_the_first_images_are_logged(smooth: Classifier, tmp_path: Path) -> None:
+def test_only_the_first_images_are_logged(smooth: Network, tmp_path: Path) -> None:
     fit(smooth, tmp_path, lv.callbacks.ImageLogger(max_images=1), logger=CSVLogger(tmp_path, name=None, version=""))
     assert [path.name for path in (tmp_path / "image").iterdir()] == ["apple"]
 
 
-def test_the_run_folder_of_a_plain_trainer_continues(smooth: Classifier, tmp_path: Path) -> None:
+def test_the_run_folder_of_a_plain_trainer_continues(smooth: Network, tmp_path: Path) -> None:
     run, checkpoint = tmp_path / "run", tmp_path / "last.ckpt"
 
     class Stops(pl.Callback):
@@ -88,7 +88,7 @@ def test_the_run_folder_of_a_plain_trainer_continues(smooth: Classifier, tmp_pat
     assert np.array_equal(pixels(run / "images" / "0001_date.png"), pixels(module.results[1].image))
 
 
-def test_a_second_training_does_not_add_to_the_folder_of_a_failed_one(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_second_training_does_not_add_to_the_folder_of_a_failed_one(smooth: Network, tmp_path: Path) -> None:
     class Fails(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
             raise RuntimeError("stop")
@@ -100,7 +100,7 @@ def test_a_second_training_does_not_add_to_the_folder_of_a_failed_one(smooth: Cl
         fit(smooth, tmp_path, writer)
 
 
-def test_subclasses_of_a_method_have_its_presentation(smooth: Classifier, tmp_path: Path) -> None:
+def test_subclasses_of_a_method_have_its_presentation(smooth: Network, tmp_path: Path) -> None:
     class OwnMap(lv.SaliencyMap):
         pass
 
@@ -108,13 +108,13 @@ def test_subclasses_of_a_method_have_its_presentation(smooth: Classifier, tmp_pa
     assert recorded_method(OwnMap) == {"module": "OwnMap", "presentation": "SaliencyMapPresentation"}
     fit_maps = lv.callbacks.RunFolder(tmp_path / "run")
     trainer = pl.Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=fit_maps)
-    trainer.fit(OwnMap(smooth), datamodule=lv.PhotographTasks(smooth, torch.rand(1, 3, 16, 16)))
+    trainer.fit(OwnMap(smooth), datamodule=lv.ImageTasks(smooth, torch.rand(1, 3, 16, 16)))
     folder = FolderStorage.open(tmp_path / "run")
     assert folder.recorded["module"] == "OwnMap"
     assert type(stored_presentation(folder)) is SaliencyMapPresentation
 
 
-def test_the_presentation_of_an_unknown_method_is_an_error(smooth: Classifier, tmp_path: Path) -> None:
+def test_the_presentation_of_an_unknown_method_is_an_error(smooth: Network, tmp_path: Path) -> None:
     class Unknown(lv.SaliencyMap):
         presentation = None
 

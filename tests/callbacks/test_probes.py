@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lit_viz as lv
 from lit_viz.callbacks.probes import Probe, small_recipe
-from lit_viz.classifiers.isolation import eager_copy
 from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
 from lit_viz.launch.commands.visualize import VisualizeCommand
 from lit_viz.launch.config import ConfiguredMethod, config_argument
+from lit_viz.networks.isolation import eager_copy
 from lit_viz.outputs import Region
 from lit_viz.runs.folder import FolderStorage
 
@@ -57,7 +57,7 @@ class Net(nn.Module):
 
 
 class Training(pl.LightningModule):
-    """A classifier in training that records its loss curve."""
+    """A network in training that records its loss curve."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from lit_viz.callbacks import progress as module_under_test
 from lit_viz.callbacks.progress import Progress
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 
 ZERO = SimpleNamespace(is_global_zero=True)
 
@@ -15,7 +15,7 @@ ZERO = SimpleNamespace(is_global_zero=True)
 class Network:
     """The notes of a network."""
 
-    log_notes = Classifier.log_notes
+    log_notes = Network.log_notes
 
     def __init__(self):
         self.notes, self.logged_notes = ["a note of the network"], set()
@@ -29,7 +29,7 @@ class Module:
 
     def __init__(self, before=0, early=1):
         self.updates, self.early = before, early  # images end after that part of their updates
-        self.classifier = Network()
+        self.network = Network()
 
     def progress(self):
         done = self.updates // 100

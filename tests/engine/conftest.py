@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.method import Method
 from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
 from lit_viz.optim import Evaluation, GradientAscent
+from lit_viz.outputs import load_network
 from lit_viz.types import Record, Task
 from tests.support.networks import smooth_network
 
@@ -25,8 +26,8 @@ def tasks(count: int, **options: Any) -> list[Task]:
 
 
 @cache
-def classifier() -> Classifier:
-    return load_classifier(smooth_network(), size=16)
+def network() -> Network:
+    return load_network(smooth_network(), size=16)
 
 
 class StubMethod(Method):
@@ -34,7 +35,7 @@ class StubMethod(Method):
 
     def __init__(self, iterations: int = 4, slots: int = 2, fails: Sequence[int] = ()) -> None:
         super().__init__(
-            classifier(),
+            network(),
             GradientAscent(1.0),
             iterations=iterations,
             slots=slots,

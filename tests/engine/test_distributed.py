@@ -36,12 +36,12 @@ def _visualize(net: Any, **options: Any) -> Any:
 
 def _restarts(net: Any, **options: Any) -> Any:
     run = lv.visualize(net, [0, 1, 2, 3, 4], iterations=3, restarts=1, views=2, **options)
-    assert not run.outcomes or any("restarts" in record for record in run.results)
+    assert not run.outcomes or any("restarts" in record for record in run.records)
     return run
 
 
 def _attack(net: Any, **options: Any) -> Any:
-    return lv.attack(net, photographs(), labels=[0] * 5, targets=2, attack="pgd", eps=0.05, iterations=6, **options)
+    return lv.attack(net, photographs(), label=[0] * 5, target=2, attack="pgd", eps=0.05, iterations=6, **options)
 
 
 def _ddn(net: Any, **options: Any) -> Any:
@@ -49,7 +49,7 @@ def _ddn(net: Any, **options: Any) -> Any:
 
 
 def _saliency(net: Any, **options: Any) -> Any:
-    return lv.saliency(net, photographs(), targets=[1] * 5, method="smoothgrad", iterations=7, check="none", **options)
+    return lv.saliency(net, photographs(), target=[1] * 5, method="smoothgrad", iterations=7, captum="none", **options)
 
 
 KINDS = {"visualize": _visualize, "restarts": _restarts, "attack": _attack, "ddn": _ddn, "saliency": _saliency}
@@ -58,15 +58,15 @@ KINDS = {"visualize": _visualize, "restarts": _restarts, "attack": _attack, "ddn
 def given(case: Case, **options: Any) -> dict[str, Any]:
     """Run a case and return the outcomes, which must not depend on the number of processes."""
     kind, mode, slots = case
-    net = lv.load_classifier(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    net = lv.load_network(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     run = KINDS[kind](
         net, slots=slots, devices_mode=mode, trainer={"precision": "64-true", "accelerator": "cpu"}, **options
     )
     if not run.outcomes:
         return {}
     return {
-        "results": [{key: value for key, value in record.items() if key != "seconds"} for record in run.results],
-        "arrays": run.attributions if kind == "saliency" else run.images,
+        "results": [{key: value for key, value in record.items() if key != "seconds"} for record in run.records],
+        "arrays": run.arrays if kind == "saliency" else run.images,
         "curves": [outcome.curve("objective") for outcome in run.outcomes],
         "frames": [[k for k, _ in outcome.frames()] for outcome in run.outcomes],
     }

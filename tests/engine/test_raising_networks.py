@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError, NetworkError
+from lit_viz.networks import Network
 from lit_viz.optim import Evaluation
+from lit_viz.outputs import load_network
 from tests.support.networks import NAMES, smooth_network
 
 BRIGHT = 0.8  # mean of the images on which the network raises
@@ -34,8 +35,8 @@ class Raising(nn.Module):
         return logits
 
 
-def classifier() -> Classifier:
-    return load_classifier(Raising(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+def network() -> Network:
+    return load_network(Raising(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
 
 
 def photographs(bright: Sequence[int], count: int = 5) -> Tensor:
@@ -46,16 +47,16 @@ def photographs(bright: Sequence[int], count: int = 5) -> Tensor:
 
 
 def attacked(images: Tensor, **options: Any) -> Any:
-    return lv.attack(classifier(), images, attack="pgd", eps=0.1, iterations=3, **options)
+    return lv.attack(network(), images, attack="pgd", eps=0.1, iterations=3, **options)
 
 
 def mapped(images: Tensor, **options: Any) -> Any:
-    return lv.saliency(classifier(), images, method=["gradient", "smoothgrad"], iterations=4, check="none", **options)
+    return lv.saliency(network(), images, method=["gradient", "smoothgrad"], iterations=4, captum="none", **options)
 
 
 def mapped_of_targets(images: Tensor, **options: Any) -> Any:
     """Photographs with a target are evaluated by the step rule only, the others also before it."""
-    return lv.saliency(classifier(), images, targets=1, method="gradient", check="none", **options)
+    return lv.saliency(network(), images, target=1, method="gradient", captum="none", **options)
 
 
 @pytest.mark.parametrize("run", [attacked, mapped, mapped_of_targets])
@@ -78,7 +79,7 @@ def test_only_the_image_fails(run: Callable[..., Any], slots: int) -> None:
             assert result["probability"] == pytest.approx(other["probability"], abs=1e-5)
 
 
-def test_only_the_class_image_fails(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_class_image_fails(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network raises on the images of class 0 from iteration 3."""
     score = lv.ClassVisualization.score
 
@@ -91,10 +92,10 @@ def test_only_the_class_image_fails(smooth: Classifier, monkeypatch: pytest.Monk
     undisturbed = lv.visualize(smooth, [1, 0, 2], iterations=6, slots=2)
     monkeypatch.setattr(lv.ClassVisualization, "score", raising)
     run = lv.visualize(smooth, [1, 0, 2], iterations=6, slots=2)
-    assert [result["status"] for result in run.results] == ["done", "failed", "done"]
-    assert (run.results[1]["error"], run.results[1]["iterations"]) == ("an apple", 3)
+    assert [result["status"] for result in run.records] == ["done", "failed", "done"]
+    assert (run.records[1]["error"], run.records[1]["iterations"]) == ("an apple", 3)
     for index in (0, 2):
-        assert run.results[index]["backwards"] == undisturbed.results[index]["backwards"]
+        assert run.records[index]["backwards"] == undisturbed.records[index]["backwards"]
         torch.testing.assert_close(run.images[index], undisturbed.images[index], rtol=0, atol=2 / 255)
 
 
@@ -119,4 +120,4 @@ def test_out_of_memory_is_not_an_error_of_an_image(monkeypatch: pytest.MonkeyPat
     network = classifier()
     monkeypatch.setattr(Raising, "forward", exhausted)
     with pytest.raises(LitVizError, match="out of GPU memory"):
-        lv.saliency(network, photographs([]), targets=1, method="gradient", check="none")
+        lv.saliency(network, photographs([]), target=1, method="gradient", captum="none")

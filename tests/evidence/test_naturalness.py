@@ -8,9 +8,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from lit_viz.classifiers import load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import channel_means, compared_layers, naturalness, null_deviations, spearman
+from lit_viz.outputs import load_network
 
 
 def test_spearman_equals_scipy_with_ties() -> None:
@@ -73,7 +73,7 @@ def test_channel_means_are_those_of_the_plain_network() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 9)
     ).eval()
-    net = load_classifier(network, size=16, mean=0.5, std=0.5)
+    net = load_network(network, size=16, mean=0.5, std=0.5)
     assert list(compared_layers(net, "3")) == ["0", "1", "2", "3"]
     assert list(compared_layers(net, "1")) == ["0", "1"]
     images = torch.rand(20, 3, 16, 16)

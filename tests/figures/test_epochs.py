@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_folders, read_epochs, save_epochs
+from lit_viz.networks import Network
 
 
 @pytest.fixture(scope="module")
-def written(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs of a probe."""
     folder: Path = tmp_path_factory.mktemp("probe")
     run = lv.visualize(smooth, [1], iterations=1, views=1)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import MACO, Canvas, Noise, RandomCrop, encoding_error
 from lit_viz.images.reading import encode_png, read_photograph
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.networks import Network
 from lit_viz.optim import NAdam
 from lit_viz.rng import Draws, Key
 from tests.support.runs import Train, tasks_for
@@ -141,9 +141,7 @@ def test_a_missing_or_empty_folder_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (21, 34)])
-def test_training_keeps_the_magnitude_and_finds_the_class(
-    smooth: Classifier, train: Train, size: tuple[int, int]
-) -> None:
+def test_training_keeps_the_magnitude_and_finds_the_class(smooth: Network, train: Train, size: tuple[int, int]) -> None:
     maco = MACO(contrast=1.5)
     transforms = [RandomCrop(0.9, 1.0, shrink=0.8), Noise(0.01)]
     module = ClassVisualization(
@@ -169,7 +167,7 @@ def test_training_keeps_the_magnitude_and_finds_the_class(
         np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=1e-9)
 
 
-def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Network, train: Train, tmp_path: Path) -> None:
     from lit_viz.callbacks.saving import ExactCheckpoint
 
     def method() -> ClassVisualization:

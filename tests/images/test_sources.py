@@ -14,9 +14,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.sources import DatasetImages, image_inputs
+from lit_viz.networks import Network
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
@@ -115,7 +115,7 @@ def test_a_stated_normalization_is_removed() -> None:
         lambda x: [x[:2], x[2].double()],
     ],
 )
-def test_the_normalization_of_tensors_is_removed(method: Any, given: Any, smooth: Classifier) -> None:
+def test_the_normalization_of_tensors_is_removed(method: Any, given: Any, smooth: Network) -> None:
     x = pictures()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     normalized = given((x - mean) / std)
@@ -124,24 +124,24 @@ def test_the_normalization_of_tensors_is_removed(method: Any, given: Any, smooth
     plain = method(smooth, x, iterations=2, check="none", seed=3)
     run = method(smooth, normalized, normalization=(MEAN, STD), iterations=2, check="none", seed=3)
     torch.testing.assert_close(run.images, plain.images, rtol=0, atol=1e-6)
-    torch.testing.assert_close(run.attributions, plain.attributions, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(run.arrays, plain.arrays, rtol=1e-3, atol=1e-4)
 
 
-def test_the_error_of_a_normalized_tensor_names_the_remedy(smooth: Classifier) -> None:
+def test_the_error_of_a_normalized_tensor_names_the_remedy(smooth: Network) -> None:
     with pytest.raises(LitVizError, match=r"must be in \[0, 1\], got .* with normalization=\(mean, std\)"):
         lv.saliency(smooth, pictures() * 4 - 2)
 
 
 @pytest.mark.parametrize("normalization", [0.5, (0.5,), "imagenet", ((0.4, 0.5), 0.2), (0.5, (0.1, 0.2, 0.3, 0.4))])
-def test_an_invalid_normalization_is_one_sentence(normalization: Any, smooth: Classifier) -> None:
+def test_an_invalid_normalization_is_one_sentence(normalization: Any, smooth: Network) -> None:
     with pytest.raises(LitVizError, match=r"normalization must be \(mean, std\), one value or one per channel, got"):
         lv.saliency(smooth, pictures(), normalization=normalization)
 
 
-def test_8_bit_images_have_no_normalization(smooth: Classifier) -> None:
+def test_8_bit_images_have_no_normalization(smooth: Network) -> None:
     x = (pictures() * 255).byte()
-    run = lv.saliency(smooth, x, normalization=(MEAN, STD), check="none")
-    assert torch.equal(run.attributions, lv.saliency(smooth, x, check="none").attributions)
+    run = lv.saliency(smooth, x, normalization=(MEAN, STD), captum="none")
+    assert torch.equal(run.arrays, lv.saliency(smooth, x, captum="none").arrays)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,12 @@ def test_an_item_without_an_image_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("loads", [False, True])
-def test_a_dataset_gives_the_maps_of_its_images(loads: bool, smooth: Classifier) -> None:
+def test_a_dataset_gives_the_maps_of_its_images(loads: bool, smooth: Network) -> None:
     x, labels = pictures(), torch.tensor([2, 0, 1])
     dataset: Any = TensorDataset(x, labels)
     of_dataset = lv.saliency(
-        smooth, DataLoader(dataset, 2) if loads else dataset, targets="label", method="gradient", check="none"
+        smooth, DataLoader(dataset, 2) if loads else dataset, target="label", method="gradient", captum="none"
     )
-    of_tensor = lv.saliency(smooth, x, labels=labels, targets="label", method="gradient", check="none")
-    assert [record["target"] for record in of_dataset.results] == [2, 0, 1]
-    torch.testing.assert_close(of_dataset.attributions, of_tensor.attributions, rtol=0, atol=0)
+    of_tensor = lv.saliency(smooth, x, label=labels, target="label", method="gradient", captum="none")
+    assert [record["target"] for record in of_dataset.records] == [2, 0, 1]
+    torch.testing.assert_close(of_dataset.arrays, of_tensor.arrays, rtol=0, atol=0)

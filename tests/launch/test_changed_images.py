@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.method import Method
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
@@ -24,6 +23,7 @@ from lit_viz.methods import ClassVisualization, SaliencyMap
 from lit_viz.methods.adversarial_example import AdversarialExample
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.universal_perturbation import UniversalPerturbation
+from lit_viz.networks import Network
 from lit_viz.types import Task
 
 ANOTHER = r"is another picture than this run has read before \(sha256 \w{12}\.\.\., got \w{12}\.\.\.\): "
@@ -64,19 +64,19 @@ def sources(run: Path) -> set[bytes]:
     return {file.read_bytes() for file in (run / "sources").iterdir()}
 
 
-def attack(network: Classifier, file: Path, **options: Any) -> Any:
+def attack(network: Network, file: Path, **options: Any) -> Any:
     return lv.attack(network, file, attack="pgd", eps=["1/255", "2/255", "4/255"], **options)
 
 
-def explain(network: Classifier, file: Path, **options: Any) -> Any:
-    return lv.saliency(network, file, method=["gradient", "input_x_gradient", "occlusion"], check="none", **options)
+def explain(network: Network, file: Path, **options: Any) -> Any:
+    return lv.saliency(network, file, method=["gradient", "input_x_gradient", "occlusion"], captum="none", **options)
 
 
 @pytest.mark.parametrize(("call", "kind"), [(attack, AdversarialExample), (explain, SaliencyMap)])
 def test_a_file_that_was_replaced_before_a_resume_is_named(
     call: Callable[..., Any],
     kind: type[Method],
-    smooth: Classifier,
+    smooth: Network,
     photograph: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -99,7 +99,7 @@ def test_a_file_that_was_replaced_before_a_resume_is_named(
 
 
 def test_a_file_that_is_replaced_during_a_run_is_named(
-    smooth: Classifier, photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smooth: Network, photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = AdversarialExample.start
 
@@ -126,7 +126,7 @@ def as_loader(images: Tensor) -> DataLoader[Any]:
 
 @pytest.mark.parametrize("given", [as_tensor, as_dataset, as_loader])
 def test_other_images_without_files_are_named_by_their_index(
-    given: Callable[[Tensor], Any], smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: Callable[[Tensor], Any], smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each image has one task."""
     run, images = tmp_path / "run", noise(0, count=3)
@@ -138,11 +138,11 @@ def test_other_images_without_files_are_named_by_their_index(
     with pytest.raises(LitVizError, match=f"image 0 {ANOTHER}give the same images in the same order and resume"):
         lv.saliency(smooth, given(images.flip(0)), resume=True, **options)
     finished = lv.saliency(smooth, given(images), resume=True, **options)
-    assert [record["status"] for record in finished.results] == ["done"] * 3
+    assert [record["status"] for record in finished.records] == ["done"] * 3
 
 
 def test_other_photographs_of_a_universal_perturbation_are_named(
-    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are read again by a resume in the middle of the task."""
     files = [write(tmp_path / f"{seed}.png", seed) for seed in range(3)]
@@ -150,7 +150,7 @@ def test_other_photographs_of_a_universal_perturbation_are_named(
 
     def start(resume: bool) -> Any:
         module = UniversalPerturbation(smooth, iterations=8, slots=1)
-        tasks = lv.PhotographTasks(smooth, files, radii=["8/255"])
+        tasks = lv.ImageTasks(smooth, files, vary={"eps": ["8/255"]})
         return lv.run(module, tasks, out=run, wandb="disabled", resume=resume)
 
     with monkeypatch.context() as patch:
@@ -165,7 +165,7 @@ def test_other_photographs_of_a_universal_perturbation_are_named(
 
 
 def test_another_initial_image_of_class_images_is_named(
-    smooth: Classifier, photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smooth: Network, photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     options = {"init": photograph, "out": run, "slots": 1, "iterations": 3, "wandb": "disabled"}

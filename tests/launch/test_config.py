@@ -7,7 +7,7 @@ import pytest
 from lit_viz.cli import main
 
 
-@pytest.mark.parametrize("section", ["classifier", "model", "trainer", "recorded"])
+@pytest.mark.parametrize("section", ["network", "model", "trainer", "recorded"])
 @pytest.mark.parametrize("value", ["0", "[1]", "null"])
 def test_a_section_must_be_a_mapping(tmp_path, capsys, section, value):
     file = tmp_path / "own.yaml"
@@ -20,7 +20,7 @@ def test_a_section_must_be_a_mapping(tmp_path, capsys, section, value):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["--seed", "--classifier.size", "--model.method.smoothgrad.sigma"])
+@pytest.mark.parametrize("option", ["--seed", "--network.size", "--model.method.smoothgrad.sigma"])
 @pytest.mark.parametrize("value", ["!!bool maybe", "!!timestamp x", '!!int ""'])
 def test_an_option_must_be_of_its_yaml_tag(capsys, option, value):
     with pytest.raises(SystemExit) as end:

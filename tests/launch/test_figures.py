@@ -17,12 +17,12 @@ def visualize(network: Any, **options: Any) -> Any:
 
 
 def saliency(network: Any, **options: Any) -> Any:
-    return lv.saliency(network, PHOTOGRAPHS, targets=[1, 2], check="none", **options)
+    return lv.saliency(network, PHOTOGRAPHS, target=[1, 2], captum="none", **options)
 
 
 def attack(network: Any, **options: Any) -> Any:
-    labels = network.logits(PHOTOGRAPHS).argmax(1).tolist()
-    return lv.attack(network, PHOTOGRAPHS, labels=labels, iterations=2, **options)
+    labels = network.scores(PHOTOGRAPHS).argmax(1).tolist()
+    return lv.attack(network, PHOTOGRAPHS, label=labels, iterations=2, **options)
 
 
 @pytest.mark.parametrize(

@@ -16,17 +16,17 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.cli import main
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.launch.trainer import Interrupted
+from lit_viz.networks import Network
 
 OPTIONS = {"config": "small", "iterations": 4, "log_at": "0,2,4", "curve_at": "every:1", "slots": 1}
 ITERATIONS = [(name, k) for name in ("apple", "date") for k in range(5)]
 
 
-def visualize(smooth: Classifier, out: Path, **options: Any) -> Any:
+def visualize(smooth: Network, out: Path, **options: Any) -> Any:
     return lv.visualize(smooth, ["apple", "date"], out=out, **{**OPTIONS, **options})
 
 
@@ -40,7 +40,7 @@ def csv_rows(run: Path) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("names", ["csv,tensorboard"])
 def test_several_loggers_get_every_row_once_over_a_resume(
-    names: str, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    names: str, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = tmp_path / "run"
@@ -67,13 +67,13 @@ def test_several_loggers_get_every_row_once_over_a_resume(
 
 
 @pytest.fixture(scope="module")
-def stored(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stored(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run: Path = tmp_path_factory.mktemp("stored") / "run"
     visualize(smooth, run, logger="none")
     return run
 
 
-def test_a_replay_equals_the_log_of_the_run(stored: Path, smooth: Classifier, tmp_path: Path) -> None:
+def test_a_replay_equals_the_log_of_the_run(stored: Path, smooth: Network, tmp_path: Path) -> None:
     visualize(smooth, tmp_path / "run", logger="csv")
     lv.log(stored, "csv")
     for name in ("images.csv", "image/date/000002.png"):
@@ -171,7 +171,7 @@ def test_mlflow_gets_what_it_lacks(stored: Path, tmp_path: Path, monkeypatch: py
     assert {"results.jsonl", "config.yaml", "figure.png"} <= set(files)
 
 
-def test_a_logger_that_is_not_installed_ends_before_the_run(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_logger_that_is_not_installed_ends_before_the_run(smooth: Network, tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match=r"there is no logger 'tensorbord'; did you mean 'tensorboard'\?"):
         visualize(smooth, tmp_path / "run", logger=["wandb", "tensorbord"])
     assert not (tmp_path / "run").exists()

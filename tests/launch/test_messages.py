@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from lit_viz.classifiers.labels import find_class
 from lit_viz.errors import LitVizError
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.messages import naming_options, options_named
+from lit_viz.networks.labels import find_class
 
 
 def named(message: str, command: str | None) -> str:
@@ -28,8 +28,8 @@ def named(message: str, command: str | None) -> str:
         ("visualize", "channels require a layer", "--channel requires a layer"),
         ("visualize", "the size is odd", "the size is odd"),
         ("visualize", "lower size=, or give axis='token'", "lower --size, or give --axis token"),
-        ("visualize", "give size= of the classifier", "give --classifier.size"),
-        (None, "give weights= of the classifier", "give --classifier.weights"),
+        ("visualize", "give size= of the network", "give --network.size"),
+        (None, "give weights= of the network", "give --network.weights"),
         ("visualize", "separately: targets=['hay', 'brown bear']", "separately: hay 'brown bear'"),
         ("attack", "separately: targets=['hay', 'quail']", "separately: --target hay --target quail"),
         ("visualize", "Channel(layer=['a'], unknown=[1])", "Channel(--layer a, unknown=[1])"),
@@ -50,10 +50,10 @@ def test_names_in_one_word_are_given_separately(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "words", [["layers", "torch.nn:Identity"], ["visualize", "1", "--classifier", "torch.nn:Identity"]]
+    "words", [["layers", "torch.nn:Identity"], ["visualize", "1", "--network", "torch.nn:Identity"]]
 )
 def test_the_input_size_of_a_network_is_required(
     words: list[str], capsys: pytest.CaptureFixture[str], lit_viz: Any
 ) -> None:
     lit_viz(*words, expect=1)
-    assert "give --classifier.size in pixels, and --classifier.mean, --classifier.std" in capsys.readouterr().err
+    assert "give --network.size in pixels, and --network.mean, --network.std" in capsys.readouterr().err

@@ -10,21 +10,21 @@ import pytorch_lightning as pl
 
 import lit_viz as lv
 from lit_viz.callbacks import RunFolder
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import open_or_create
 from lit_viz.launch.run import Run
+from lit_viz.networks import Network
 from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.folder import FolderStorage
 
 
-def visualize(network: Classifier, **options: Any) -> Run:
+def visualize(network: Network, **options: Any) -> Run:
     return lv.visualize(network, [0, 1], config="small", iterations=2, wandb="disabled", **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
 def test_what_is_left_of_a_kill_before_the_configuration_is_no_content(
-    options: dict[str, bool], smooth: Classifier, tmp_path: Path
+    options: dict[str, bool], smooth: Network, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -36,7 +36,7 @@ def test_what_is_left_of_a_kill_before_the_configuration_is_no_content(
 
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_folder_whose_configuration_is_being_written_is_in_use(
-    options: dict[str, bool], smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, bool], smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     write_start = FolderStorage.write_start
@@ -59,7 +59,7 @@ def test_a_folder_whose_configuration_is_being_written_is_in_use(
 
 
 def test_a_run_that_another_process_makes_is_not_deleted(
-    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its configuration is complete while the second run looks at the folder."""
     run, completed = tmp_path / "run", []
@@ -78,7 +78,7 @@ def test_a_run_that_another_process_makes_is_not_deleted(
         assert not completed or is_run(run)
 
 
-def test_a_folder_with_other_files_is_not_locked(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_locked(smooth: Network, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("observations")
     for options in ({}, {"resume": True}, {"overwrite": True}):
         with pytest.raises(LitVizError, match="not empty and not a run"):
@@ -86,7 +86,7 @@ def test_a_folder_with_other_files_is_not_locked(smooth: Classifier, tmp_path: P
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def module_and_tasks(network: Classifier) -> tuple[lv.ClassVisualization, lv.ClassTasks]:
+def module_and_tasks(network: Network) -> tuple[lv.ClassVisualization, lv.ClassTasks]:
     return lv.ClassVisualization(network, iterations=2, views=1), lv.ClassTasks(network, [1])
 
 
@@ -97,7 +97,7 @@ def test_overwrite_replaces_a_run_with_a_part_of_a_file(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_a_saved_copy_and_a_callback_respect_the_lock(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_saved_copy_and_a_callback_respect_the_lock(smooth: Network, tmp_path: Path) -> None:
     in_memory = visualize(smooth)
     with run_lock(tmp_path / "run"):
         with pytest.raises(LitVizError, match="is in use"):
@@ -109,7 +109,7 @@ def test_a_saved_copy_and_a_callback_respect_the_lock(smooth: Classifier, tmp_pa
     assert not (tmp_path / "run" / ".lock").exists()
 
 
-def fit(network: Classifier, path: Path) -> None:
+def fit(network: Network, path: Path) -> None:
     settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(**settings, accelerator="cpu", max_epochs=1, callbacks=[RunFolder(path)])
     trainer.fit(*module_and_tasks(network))

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
 
 IMAGE = torch.full((1, 3, 16, 16), 0.5)
 
@@ -93,19 +93,19 @@ def test_options_of_one_method_by_its_name(
     assert resolved(capsys, *words, lit_viz=lit_viz, small_options=small_options)["method"]["init_args"]["sigma"] == 0.2
 
 
-def test_python_options_have_the_same_names_and_suggestions(smooth: Classifier, tmp_path: Path) -> None:
+def test_python_options_have_the_same_names_and_suggestions(smooth: Network, tmp_path: Path) -> None:
     run = lv.visualize(smooth, [1], iterations=1, views=1, lr=0.3, out=tmp_path / "run", wandb="disabled")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["model"]["step_rule"]["init_args"]["lr"] == 0.3
-    assert run.results[0]["forwards"] == lv.visualize(smooth, [1], iterations=1, views=1).results[0]["forwards"]
-    lv.attack(smooth, IMAGE, labels=[0], lr=0.3, iterations=1, out=tmp_path / "attack", wandb="disabled")
+    assert run.records[0]["forwards"] == lv.visualize(smooth, [1], iterations=1, views=1).records[0]["forwards"]
+    lv.attack(smooth, IMAGE, label=[0], lr=0.3, iterations=1, out=tmp_path / "attack", wandb="disabled")
     config = yaml.safe_load((tmp_path / "attack" / "config.yaml").read_text())
     assert config["model"]["attack"]["init_args"]["lr"] == 0.3
     with pytest.raises(LitVizError, match=r"^epsilon is not an argument: use eps$"):
-        lv.attack(smooth, IMAGE, labels=[0], epsilon=0.1)
+        lv.attack(smooth, IMAGE, label=[0], epsilon=0.1)
     with pytest.raises(LitVizError, match=r"^steps is not an argument: use iterations$"):
-        lv.saliency(smooth, IMAGE, targets=1, steps=3)
+        lv.saliency(smooth, IMAGE, target=1, steps=3)
     with pytest.raises(LitVizError, match=r"^batch_size is not an argument: use slots$"):
         lv.visualize(smooth, [1], batch_size=3)
     with pytest.raises(LitVizError, match="lr is not an argument of AdversarialExample or PGD; did you mean 'alpha'"):
-        lv.attack(smooth, IMAGE, labels=[0], attack="pgd", lr=0.1)
+        lv.attack(smooth, IMAGE, label=[0], attack="pgd", lr=0.1)

@@ -15,14 +15,15 @@ import torch
 
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS
-from lit_viz.attributions import METHODS
-from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import LitVizError
 from lit_viz.launch import execute as execute_module
 from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Task
@@ -30,7 +31,7 @@ from tests.support.networks import NAMES
 
 
 @pytest.fixture(scope="module")
-def finished(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     lv.visualize(smooth, [0, 1, 2], config="small", iterations=4, out=folder, wandb="disabled")
     return folder
@@ -108,7 +109,7 @@ def double_rows(run: Path) -> None:
         *(change(pattern) for change in (unlink, cut, flip) for pattern in ("images/*", "frames/*/*", "metrics.csv")),
     ],
 )
-def test_missing_results_are_recomputed(damage: Callable[[Path], None], run: Path, smooth: Classifier) -> None:
+def test_missing_results_are_recomputed(damage: Callable[[Path], None], run: Path, smooth: Network) -> None:
     """Of tasks that are finished in the checkpoint."""
     before, files = recorded(run), contents(run)
     damage(run)
@@ -127,17 +128,17 @@ def contents(run: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "lines", ['{"index": 0, "na\n', '{"index": 0}\n', "3\n", '{"index": 1, "name": "a", "seed": 0}\n']
 )
-def test_a_damaged_queue_gives_a_one_line_error(lines: str, run: Path, smooth: Classifier) -> None:
+def test_a_damaged_queue_gives_a_one_line_error(lines: str, run: Path, smooth: Network) -> None:
     (run / "queue.jsonl").write_text(lines)
     with pytest.raises(LitVizError, match=r"queue\.jsonl is damaged .*: start it again with overwrite=True"):
         lv.resume(run, smooth)
 
 
-def attack_arrays(classifier: Classifier, run: Path, **options: Any) -> Any:
+def attack_arrays(network: Network, run: Path, **options: Any) -> Any:
     """Attack three arrays in one slot: they end one after another."""
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     given = {"attack": "pgd", "iterations": 6, "slots": 1, "wandb": "disabled"}
-    return lv.attack(classifier, x, out=run, **{**given, **options})
+    return lv.attack(network, x, out=run, **{**given, **options})
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
@@ -152,7 +153,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(PhotographTraining, "start", stopping)
 
 
-def test_a_resume_keeps_the_precision(run: Path, smooth: Classifier) -> None:
+def test_a_resume_keeps_the_precision(run: Path, smooth: Network) -> None:
     """Aliases of a precision are equal."""
     lv.resume(run, smooth, trainer={"precision": 32})
     with pytest.raises(
@@ -164,24 +165,24 @@ def test_a_resume_keeps_the_precision(run: Path, smooth: Classifier) -> None:
 @pytest.mark.filterwarnings("ignore:. skipped of 3 images")
 @pytest.mark.parametrize("labels", ["predicted", 2])
 def test_a_resume_requires_the_arrays_of_the_run(
-    labels: str | int, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labels: str | int, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unfinished tasks are not recorded as failed."""
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
         interrupt(patched, at=1)
         with pytest.raises(Interrupted, match="continue in Python with the same call and resume=True"):
-            attack_arrays(smooth, run, labels=labels)
+            attack_arrays(smooth, run, label=labels)
     with pytest.raises(LitVizError, match="are arrays: resume it in Python"):
         lv.resume(run, smooth)
     assert all(record["status"] != "failed" for record in recorded(run))
-    whole = attack_arrays(smooth, run, labels=labels, resume=True)
+    whole = attack_arrays(smooth, run, label=labels, resume=True)
     assert [record["index"] for record in whole.results] == [0, 1, 2]
     assert all(record["status"] in ("done", "skipped") for record in whole.results)
-    assert len(lv.resume(run, smooth).results) == 3  # a finished run needs no arrays
+    assert len(lv.resume(run, smooth).records) == 3  # a finished run needs no arrays
 
 
-def test_the_interrupt_message_without_a_folder(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interrupt_message_without_a_folder(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(monkeypatch, at=1)
     with pytest.raises(Interrupted) as stop:
         lv.attack(smooth, torch.rand(3, 3, 16, 16), attack="pgd", iterations=3, slots=1)
@@ -190,7 +191,7 @@ def test_the_interrupt_message_without_a_folder(smooth: Classifier, monkeypatch:
 
 
 def test_an_interrupt_during_preparation_gives_a_one_line_error(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+    smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning exits with 1, and leaves SIGINT ignored."""
 
@@ -205,7 +206,7 @@ def test_an_interrupt_during_preparation_gives_a_one_line_error(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_run_is_replaced_only_by_a_valid_run(run: Path, smooth: Classifier) -> None:
+def test_a_run_is_replaced_only_by_a_valid_run(run: Path, smooth: Network) -> None:
     before = recorded(run)
     with pytest.raises(LitVizError, match="unknown class 'zzz'"):
         lv.visualize(smooth, ["zzz"], config="small", out=run, overwrite=True, wandb="disabled")
@@ -215,7 +216,7 @@ def test_a_run_is_replaced_only_by_a_valid_run(run: Path, smooth: Classifier) ->
 
 
 def test_an_old_report_does_not_mark_a_resumed_run_as_complete(
-    run: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+    run: Path, smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The resume is killed before its evidence is written."""
     lose(1)(run)
@@ -230,7 +231,7 @@ def test_an_old_report_does_not_mark_a_resumed_run_as_complete(
 
 
 @pytest.mark.parametrize("found", ["2", "null", "x"])
-def test_a_run_of_another_format_is_refused(found: str, run: Path, smooth: Classifier) -> None:
+def test_a_run_of_another_format_is_refused(found: str, run: Path, smooth: Network) -> None:
     path = run / "config.yaml"
     path.write_text(path.read_text().replace("  format: 1\n", f"  format: {found}\n"))
     for call in (lv.resume, lv.check, lambda *_: lv.log(run, "csv")):
@@ -238,18 +239,18 @@ def test_a_run_of_another_format_is_refused(found: str, run: Path, smooth: Class
             call(run, smooth)
 
 
-def test_a_resume_with_the_module_has_the_recorded_labels(run: Path, smooth: Classifier) -> None:
+def test_a_resume_with_the_module_has_the_recorded_labels(run: Path, smooth: Network) -> None:
     lose(2)(run)
     lv.resume(run, smooth.original)
     assert {record["target_name"] for record in recorded(run)} == set(NAMES[:3])
     assert all(name in NAMES for record in recorded(run) for name, _ in record["top5"])
-    other = load_classifier(smooth.original, labels=list("vwxyz"), mean=0.5, std=0.25, size=16)
+    other = load_network(smooth.original, labels=list("vwxyz"), mean=0.5, std=0.25, size=16)
     with pytest.raises(LitVizError, match="was started with other labels"):
         lv.resume(run, other)
 
 
 @pytest.mark.parametrize("version", [1, 99])
-def test_a_checkpoint_of_another_version_changes_nothing(version: int, run: Path, smooth: Classifier) -> None:
+def test_a_checkpoint_of_another_version_changes_nothing(version: int, run: Path, smooth: Network) -> None:
     lose(1)(run)
     before = recorded(run)
     checkpoint = torch.load(run / LAST_CHECKPOINT, weights_only=True)
@@ -267,7 +268,7 @@ def test_an_overlong_folder_name_gives_a_one_line_error() -> None:
 
 def test_the_modules_in_recorded_class_paths_do_not_move() -> None:
     """``config.yaml`` names the parts of a run by module and class; a resume imports and compares them."""
-    modules = {name: kind.__module__.rpartition(".")[2] for name, kind in {**METHODS, **ATTACKS}.items()}
+    modules = {name: kind.__module__.rpartition(".")[2] for name, kind in {**ATTRIBUTIONS, **ATTACKS}.items()}
     shared = {
         **dict.fromkeys(("input_x_gradient", "guided_backprop", "deconvolution"), "gradient"),
         **dict.fromkeys(("smoothgrad_squared", "vargrad"), "smoothgrad"),

@@ -13,9 +13,10 @@ import torch
 import yaml
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier, load_classifier, sources
 from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import load_run
+from lit_viz.networks import Network, sources
+from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 
 
@@ -25,8 +26,8 @@ def test_factories_of_the_standard_library_are_rejected(
 ) -> None:
     (tmp_path / "own_os.py").write_text("from os import abort")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(LitVizError, match=f"classifier must not be of Python's standard library, got '{name}'"):
-        load_classifier(name, size=8)
+    with pytest.raises(LitVizError, match=f"network must not be of Python's standard library, got '{name}'"):
+        load_network(name, size=8)
 
 
 PARTS: dict[str, Any] = {
@@ -46,38 +47,38 @@ def _uncalled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", ["os.abort", "subprocess.Popen", "http.server.test", "torch.nn.Linear"])
 @pytest.mark.parametrize("part", PARTS)
 def test_a_class_path_of_another_base_class_is_not_called(
-    part: str, path: str, smooth: Classifier, tmp_path: Path
+    part: str, path: str, smooth: Network, tmp_path: Path
 ) -> None:
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(PARTS[part](path)))
     words = None if path.startswith("torch") else f"must not be of Python's standard library, got {path}$"
     with pytest.raises(LitVizError, match=words):
-        lv.attack(smooth, torch.rand(1, 3, 16, 16), labels=0, config=tmp_path / "own.yaml")
+        lv.attack(smooth, torch.rand(1, 3, 16, 16), label=0, config=tmp_path / "own.yaml")
 
 
 @pytest.mark.usefixtures("_uncalled")
 @pytest.mark.parametrize("path", ["os.abort", "subprocess.Popen", "lit_viz.attacks.PGD"])
 @pytest.mark.parametrize("part", ["attack", "transforms", "trainer"])
-def test_class_paths_are_no_parts_in_python(part: str, path: str, smooth: Classifier) -> None:
+def test_class_paths_are_no_parts_in_python(part: str, path: str, smooth: Network) -> None:
     options: dict[str, Any] = {
         "attack": {"attack": path},
         "transforms": {"transforms": [{"class_path": path}]},
         "trainer": {"trainer": {"strategy": {"class_path": path}}},
     }[part]
     with pytest.raises(LitVizError):
-        lv.attack(smooth, torch.rand(1, 3, 16, 16), labels=0, **options)
+        lv.attack(smooth, torch.rand(1, 3, 16, 16), label=0, **options)
 
 
 HUB = "timm/hf-hub:someone/vit"  # data, no code
 
 
 @pytest.fixture
-def received(tmp_path: Path, smooth: Classifier, reseal: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+def received(tmp_path: Path, smooth: Network, reseal: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder with a module that its configuration names."""
     folder = tmp_path / "received"
-    lv.saliency(smooth, torch.rand(1, 3, 16, 16), targets=0, out=folder, wandb="disabled", check="none")
+    lv.saliency(smooth, torch.rand(1, 3, 16, 16), target=0, out=folder, wandb="disabled", captum="none")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["recorded"].pop("sha256")
-    config["classifier"] |= {"name": "harmful:make", "weights": "DEFAULT"}
+    config["network"] |= {"name": "harmful:make", "weights": "DEFAULT"}
     (folder / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
     reseal(folder)
     (folder / "harmful.py").write_text("raise KeyboardInterrupt")
@@ -93,7 +94,7 @@ def test_nothing_is_imported_from_a_run_folder(
     monkeypatch.chdir(received / place)
     (Path.cwd() / "harmful.py").write_text("raise KeyboardInterrupt")
     monkeypatch.setattr(sys, "path", ["", str(received), *sys.path])
-    with pytest.raises(LitVizError, match="'harmful' of classifier 'harmful:make' can't be imported"):
+    with pytest.raises(LitVizError, match="'harmful' of network 'harmful:make' can't be imported"):
         getattr(lv, command)(received)
 
 
@@ -104,14 +105,14 @@ def test_commands_in_a_run_folder_import_nothing_of_it(
     """Also commands that are not about the run."""
     monkeypatch.chdir(received / place)
     (Path.cwd() / "harmful.py").write_text("raise KeyboardInterrupt")
-    with pytest.raises(LitVizError, match="'harmful' of classifier 'harmful:make' can't be imported"):
-        lv.load_classifier("harmful:make")
+    with pytest.raises(LitVizError, match="'harmful' of network 'harmful:make' can't be imported"):
+        lv.load_network("harmful:make")
     (tmp_path / "own").mkdir()
     monkeypatch.chdir(tmp_path / "own")
     (Path.cwd() / "config.yaml").write_text("mine: 1")  # no run
     (Path.cwd() / "harmless.py").write_text("other = 1")
     with pytest.raises(LitVizError, match="module 'harmless' has no 'make'"):
-        lv.load_classifier("harmless:make")
+        lv.load_network("harmless:make")
 
 
 def test_imports_of_a_run_are_printed_first(received: Path) -> None:
@@ -120,7 +121,7 @@ def test_imports_of_a_run_are_printed_first(received: Path) -> None:
     load_run(received, notify=lines.append)
     assert lines == [f"{received} names parts to import, which run as code: harmful:make"]
     config = yaml.safe_load((received / "config.yaml").read_text())
-    (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config | {"classifier": {"name": HUB}}))
+    (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config | {"network": {"name": HUB}}))
     load_run(received, notify=lines.append)
     assert len(lines) == 1
     config["model"]["method"] = {"class_path": "my_parts.Map"}

@@ -18,8 +18,6 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 
 import lit_viz as lv
 from lit_viz.callbacks.saving import ExactCheckpoint, RunWriter
-from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast import FrozenNetwork
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
@@ -31,7 +29,10 @@ from lit_viz.launch.recording import recorded_options, to_yaml
 from lit_viz.launch.resume import load_run
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, resume_hint
 from lit_viz.methods import ClassVisualization
+from lit_viz.networks import Network
+from lit_viz.networks.fast import FrozenNetwork
 from lit_viz.optim import Adam
+from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
 from tests.support.runs import tasks_for
@@ -76,33 +77,33 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
 
 
 @pytest.mark.filterwarnings("ignore:. skipped of . images")
-def test_mixed_precision_applies_to_the_network_only(smooth: Classifier, calls: list[tuple[torch.dtype, bool]]) -> None:
+def test_mixed_precision_applies_to_the_network_only(smooth: Network, calls: list[tuple[torch.dtype, bool]]) -> None:
     options: dict[str, Any] = {"trainer": {"precision": "bf16-mixed"}}
     image = lv.visualize(smooth, [1], iterations=30, views=2, **options)
-    assert image.results[0]["status"] == "done"
+    assert image.records[0]["status"] == "done"
     output = float(
-        smooth.logits(image.images).softmax(1)[0, 1]
+        smooth.scores(image.images).softmax(1)[0, 1]
     )  # the record describes the file and the original network
-    assert image.results[0]["probability"] == pytest.approx(output, abs=1e-6)
+    assert image.records[0]["probability"] == pytest.approx(output, abs=1e-6)
     levels = image.images * 255
     assert (levels - levels.round()).abs().max() < 1e-3
     fooled = lv.attack(smooth, photographs(), attack="pgd", eps=0.2, iterations=20, **options)
-    assert all(record["success_file"] for record in fooled.results if record["status"] == "done")
-    maps = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, check="none", **options)
-    exact = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, check="none")
+    assert all(record["success_file"] for record in fooled.records if record["status"] == "done")
+    maps = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, captum="none", **options)
+    exact = lv.saliency(smooth, photographs(), method="smoothgrad", iterations=8, captum="none")
     assert {dtype for dtype, _ in calls} == {torch.bfloat16, torch.float32}
     assert not any(autocast for _, autocast in calls)
-    difference = (maps.attributions - exact.attributions).norm() / exact.attributions.norm()
+    difference = (maps.arrays - exact.arrays).norm() / exact.arrays.norm()
     assert 1e-4 < difference < 0.05
-    assert [record["label"] for record in maps.results] == smooth.logits(photographs()).argmax(1).tolist()
-    aimed = lv.saliency(smooth, photographs(), targets=1, method="gradient", iterations=1, check="none", **options)
-    left = lv.attack(smooth, photographs(), labels=1, attack="pgd", eps=0.2, iterations=2, **options)
-    probability = smooth.logits(photographs()).softmax(1)[:, 1].tolist()  # of the original
-    assert [record["probability"] for record in aimed.results] == pytest.approx(probability, abs=1e-6)
-    assert [record["probability_before"] for record in left.results] == pytest.approx(probability, abs=1e-6)
+    assert [record["label"] for record in maps.records] == smooth.scores(photographs()).argmax(1).tolist()
+    aimed = lv.saliency(smooth, photographs(), target=1, method="gradient", iterations=1, captum="none", **options)
+    left = lv.attack(smooth, photographs(), label=1, attack="pgd", eps=0.2, iterations=2, **options)
+    probability = smooth.scores(photographs()).softmax(1)[:, 1].tolist()  # of the original
+    assert [record["probability"] for record in aimed.records] == pytest.approx(probability, abs=1e-6)
+    assert [record["probability_before"] for record in left.records] == pytest.approx(probability, abs=1e-6)
 
 
-def test_half_precision_needs_no_loss_scaling(smooth: Classifier, calls: list[tuple[torch.dtype, bool]]) -> None:
+def test_half_precision_needs_no_loss_scaling(smooth: Network, calls: list[tuple[torch.dtype, bool]]) -> None:
     """On a processor Lightning takes bfloat16 for float16, so its part for GPUs is put in by hand."""
     module = ClassVisualization(smooth, parameterization=Fourier(), step_rule=Adam(0.05), iterations=5)
     storage = MemoryStorage()
@@ -135,7 +136,7 @@ def failing(*_: Any, **__: Any) -> None:
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers, precision and folders
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_given_trainer_is_left_as_it_was(
-    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+    smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     scaler = torch.amp.GradScaler("cpu")
     trainer = pl.Trainer(
@@ -155,7 +156,7 @@ def test_a_given_trainer_is_left_as_it_was(
         with pytest.raises(ValueError, match="no step"):
             lv.run(module, tasks, trainer=trainer, logger=None)
     else:
-        assert lv.run(module, tasks, trainer=trainer, logger=None).results[0]["status"] == "done"
+        assert lv.run(module, tasks, trainer=trainer, logger=None).records[0]["status"] == "done"
     assert _state_of(trainer) == before
     assert trainer.precision_plugin.scaler is scaler  # type: ignore[attr-defined]
     ordinary = Regression()
@@ -183,7 +184,7 @@ def _state_of(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_trainer_that_has_reached_its_last_epoch_makes_a_run(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_trainer_that_has_reached_its_last_epoch_makes_a_run(smooth: Network, tmp_path: Path) -> None:
     trainer = pl.Trainer(
         max_epochs=1,
         limit_train_batches=3,
@@ -195,7 +196,7 @@ def test_a_trainer_that_has_reached_its_last_epoch_makes_a_run(smooth: Classifie
     )
     trainer.fit(BoringModel())
     run = lv.run(ClassVisualization(smooth, iterations=2), lv.ClassTasks(smooth, "apple"), trainer=trainer, logger=None)
-    assert [record["iterations"] for record in run.results] == [2]
+    assert [record["iterations"] for record in run.records] == [2]
     assert trainer.global_step == 3
 
 
@@ -208,7 +209,7 @@ def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch,
     assert not environment.auto_requeue
 
 
-def test_a_signal_before_the_first_step_is_no_success(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_before_the_first_step_is_no_success(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     start = ExactCheckpoint.on_train_start
 
     def stopped(self: ExactCheckpoint, *args: Any) -> None:
@@ -232,7 +233,7 @@ def test_a_gpu_without_float64_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_run(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     lv.visualize(smooth, [1], iterations=1, out=folder, wandb="disabled")
@@ -253,18 +254,18 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
 
 
 def test_a_further_process_leaves_a_run_of_one_process_to_the_first(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A script's second run, of one device: Lightning has started the script twice for the first run, of two. A
     process that takes part in no run of lit_viz has its own."""
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(execute_module, "_FOLLOWED_RUNS", [])
     own = lv.visualize(smooth, [1], iterations=1, out=tmp_path / "own", wandb="disabled")
-    assert len(own.results) == 1
+    assert len(own.records) == 1
     monkeypatch.setattr(execute_module, "_FOLLOWED_RUNS", ["run"])
-    assert not lv.visualize(smooth, [1], iterations=1, out=tmp_path / "run", wandb="disabled").results
+    assert not lv.visualize(smooth, [1], iterations=1, out=tmp_path / "run", wandb="disabled").records
     assert not (tmp_path / "run").exists()
-    assert len(lv.visualize(smooth, [1], iterations=1).results) == 1  # a run in memory needs no lock
+    assert len(lv.visualize(smooth, [1], iterations=1).records) == 1  # a run in memory needs no lock
 
 
 @pytest.mark.parametrize("steps", [0, -3])
@@ -276,7 +277,7 @@ def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int) -> None:
 
 def method(**arguments: Any) -> ClassVisualization:
     """Return a method whose network was loaded by its name."""
-    network = load_classifier("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
+    network = load_network("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
     return ClassVisualization(network, iterations=1, slots=8, **arguments)
 
 

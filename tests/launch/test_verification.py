@@ -15,11 +15,11 @@ import torch
 import yaml
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.launch import execute as execute_module
+from lit_viz.networks import Network
 from lit_viz.runs import RECORDED
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
@@ -28,18 +28,18 @@ from lit_viz.runs.verification import verify
 Edit = Callable[[Path], None]
 
 
-def saliency(smooth: Classifier, run: Path, **options: Any) -> Any:
+def saliency(smooth: Network, run: Path, **options: Any) -> Any:
     """Explain three photographs, which are files beside the run."""
     photographs = [run.with_name(f"{index}.png") for index in range(3)]
     for index, path in enumerate(photographs):
         image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(index))
         path.write_bytes(encode_png(image))
     options = {"slots": 1, "check": "none", "logger": "none", **options}
-    return lv.saliency(smooth, photographs, targets=[1, 2, 3], iterations=8, method="smoothgrad", out=run, **options)
+    return lv.saliency(smooth, photographs, target=[1, 2, 3], iterations=8, method="smoothgrad", out=run, **options)
 
 
 @pytest.fixture(scope="module")
-def finished(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that has been checked: with evidence and its figure."""
     run: Path = tmp_path_factory.mktemp("finished") / "run"
     saliency(smooth, run)
@@ -171,7 +171,7 @@ FACTS: dict[str, tuple[str, Edit]] = {
 
 @pytest.mark.parametrize("name", FACTS)
 def test_nothing_is_stated_from_a_changed_fact(
-    name: str, run: Path, smooth: Classifier, capsys: pytest.CaptureFixture[str]
+    name: str, run: Path, smooth: Network, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, edit = FACTS[name]
     edit(run)
@@ -188,7 +188,7 @@ def test_nothing_is_stated_from_a_changed_fact(
 
 @pytest.mark.parametrize("name", FACTS)
 def test_a_resume_computes_again_what_the_manifest_does_not_confirm(
-    name: str, run: Path, finished: Path, smooth: Classifier
+    name: str, run: Path, finished: Path, smooth: Network
 ) -> None:
     FACTS[name][1](run)
     lv.resume(run, smooth)
@@ -201,7 +201,7 @@ def test_a_resume_computes_again_what_the_manifest_does_not_confirm(
 @pytest.mark.parametrize("pattern", ["figure.png", "evidence.json", "report.html", "evidence.png"])
 @pytest.mark.parametrize("change", [flip, cut, unlink])
 def test_derived_files_are_made_again(
-    change: Callable[[str], Edit], pattern: str, run: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[str], Edit], pattern: str, run: Path, smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without computing an image."""
     before = (run / pattern).read_bytes()
@@ -219,7 +219,7 @@ def test_derived_files_are_made_again(
             assert (again / pattern).exists()
 
 
-def test_an_animation_is_drawn_again(smooth: Classifier, tmp_path: Path) -> None:
+def test_an_animation_is_drawn_again(smooth: Network, tmp_path: Path) -> None:
     run = tmp_path / "run"
     lv.visualize(smooth, [1], config="small", iterations=4, log_at="every:1", out=run, logger="none")
     before = (run / "evolution.gif").read_bytes()
@@ -228,13 +228,13 @@ def test_an_animation_is_drawn_again(smooth: Classifier, tmp_path: Path) -> None
     assert (run / "evolution.gif").read_bytes() == before
 
 
-def test_a_resume_of_a_verified_run_changes_nothing(run: Path, smooth: Classifier) -> None:
+def test_a_resume_of_a_verified_run_changes_nothing(run: Path, smooth: Network) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     lv.resume(run, smooth)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-def test_a_changed_configuration_is_named(run: Path, smooth: Classifier) -> None:
+def test_a_changed_configuration_is_named(run: Path, smooth: Network) -> None:
     """Also its part that is not of the options."""
     replace("config.yaml", "python: ", "python: x")(run)
     for command in (lv.check, lv.resume):
@@ -243,7 +243,7 @@ def test_a_changed_configuration_is_named(run: Path, smooth: Classifier) -> None
 
 
 def test_a_run_without_its_checkpoint_is_that_of_its_manifest(
-    run: Path, finished: Path, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+    run: Path, finished: Path, smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run / LAST_CHECKPOINT).unlink()
     with monkeypatch.context() as patch:
@@ -258,7 +258,7 @@ def test_a_run_without_its_checkpoint_is_that_of_its_manifest(
 
 @pytest.mark.parametrize("place", ["verify", "draw", "write_report", "seal"])
 def test_a_run_that_was_killed_after_its_images_computes_none_again(
-    place: str, smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     owners = {
@@ -272,7 +272,7 @@ def test_a_run_that_was_killed_after_its_images_computes_none_again(
         else:
             patch.setattr(owners[place], lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
-            saliency(smooth, run, check="captum")
+            saliency(smooth, run, captum="captum")
     with pytest.raises(LitVizError, match="run is unfinished: lit-viz resume"):
         lv.check(run, smooth)
     before = contents(run)
@@ -294,7 +294,7 @@ def test_a_run_that_was_killed_after_its_images_computes_none_again(
     ],
 )
 def test_a_record_that_contradicts_its_task_is_damage(
-    key: str, value: object, problem: str, smooth: Classifier, tmp_path: Path, reseal: Any
+    key: str, value: object, problem: str, smooth: Network, tmp_path: Path, reseal: Any
 ) -> None:
     """The manifest of a received folder may confirm what no version has written."""
     run = tmp_path / "run"
@@ -315,10 +315,10 @@ def test_a_record_that_contradicts_its_task_is_damage(
     ],
 )
 def test_an_adversarial_example_without_a_value_is_not_as_recorded(
-    key: str, stated: str, smooth: Classifier, tmp_path: Path, reseal: Any, capsys: pytest.CaptureFixture[str]
+    key: str, stated: str, smooth: Network, tmp_path: Path, reseal: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    lv.attack(smooth, torch.rand(2, 3, 16, 16), labels=[0, 1], iterations=2, logger="none", out=run)
+    lv.attack(smooth, torch.rand(2, 3, 16, 16), label=[0, 1], iterations=2, logger="none", out=run)
     rewrite_first_record(run, reseal, key, None)
     if key == "label":
         with pytest.raises(LitVizError, match=stated):
@@ -328,7 +328,7 @@ def test_an_adversarial_example_without_a_value_is_not_as_recorded(
         assert re.search(stated, "".join(capsys.readouterr()))
 
 
-def test_a_map_of_another_method_is_damage(smooth: Classifier, tmp_path: Path, reseal: Any) -> None:
+def test_a_map_of_another_method_is_damage(smooth: Network, tmp_path: Path, reseal: Any) -> None:
     run = tmp_path / "run"
     saliency(smooth, run)
     rewrite_first_record(run, reseal, "method", "mine")
@@ -343,7 +343,7 @@ def rewrite_first_record(run: Path, reseal: Any, key: str, value: object) -> Non
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "queue.jsonl"])
-def test_a_sparse_file_of_a_terabyte_is_not_read(name: str, run: Path, smooth: Classifier) -> None:
+def test_a_sparse_file_of_a_terabyte_is_not_read(name: str, run: Path, smooth: Network) -> None:
     os.truncate(run / name, 1 << 40)
     for command in (lv.check, lv.resume):
         with pytest.raises(LitVizError, match=f"{name} must have at most [0-9,]* bytes"):
@@ -351,7 +351,7 @@ def test_a_sparse_file_of_a_terabyte_is_not_read(name: str, run: Path, smooth: C
 
 
 def test_a_configuration_without_a_classifier_is_damage(run: Path, reseal: Any) -> None:
-    stored = yaml.safe_load((run / "config.yaml").read_text()) | {"classifier": None}
+    stored = yaml.safe_load((run / "config.yaml").read_text()) | {"network": None}
     del stored[RECORDED]["sha256"]
     (run / "config.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
     reseal(run)

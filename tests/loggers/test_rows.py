@@ -12,10 +12,10 @@ import pytorch_lightning as pl
 import torch
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow
 from lit_viz.loggers.rows import FolderRows, caption
+from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
@@ -178,7 +178,7 @@ def test_the_final_image_of_an_attack_has_the_metrics_of_its_file() -> None:
     assert caption(last, AdversarialExamplePresentation()) == "cat - iteration 9 - fooled"
 
 
-def test_file_metrics_of_an_attack_equal_its_record(smooth: Classifier, tmp_path: Path) -> None:
+def test_file_metrics_of_an_attack_equal_its_record(smooth: Network, tmp_path: Path) -> None:
     last: dict[int, Snapshot] = {}
 
     class Watch(pl.Callback):
@@ -196,7 +196,7 @@ def test_file_metrics_of_an_attack_equal_its_record(smooth: Classifier, tmp_path
         enable_model_summary=False,
         **quiet,
     )
-    trainer.fit(module, lv.PhotographTasks(smooth, photographs))
+    trainer.fit(module, lv.ImageTasks(smooth, photographs))
     assert len(module.results) == 3
     for result in module.results:
         of_file = last[result.task.index].file_metrics

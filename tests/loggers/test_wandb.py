@@ -25,13 +25,13 @@ from pytorch_lightning.loggers import WandbLogger
 
 import lit_viz as lv
 from lit_viz.callbacks.logging import FolderLogger, LoggerThread
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.figures.layout import pixels
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows
 from lit_viz.loggers.wandb import _arguments as arguments_of
 from lit_viz.loggers.wandb import open_adapter, stop_service
+from lit_viz.networks import Network
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.evidence import Evidence, ImageEvidence, RobustnessEvidence, RobustnessPoint
 from lit_viz.runs.folder import FolderStorage
@@ -491,7 +491,7 @@ def test_a_run_continues_when_the_service_of_wandb_is_killed_or_frozen(
 
 
 @pytest.mark.slow
-def test_the_images_of_a_plain_trainer(smooth: Classifier, tmp_path: Path) -> None:
+def test_the_images_of_a_plain_trainer(smooth: Network, tmp_path: Path) -> None:
     """With the metrics of the Trainer over its global step, in the same run."""
     logger = WandbLogger(project="p", save_dir=tmp_path, offline=True)
     module = lv.ClassVisualization(smooth, iterations=4, views=1, log_at="0,2,4", curve_at="last", slots=1)

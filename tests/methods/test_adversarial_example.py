@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lit_viz.attacks import ATTACKS, DDN, PGD, Attack, NormalizedAscentAttack, run_attack
 from lit_viz.callbacks.saving import ExactCheckpoint
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
 from lit_viz.methods import AdversarialExample
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from lit_viz.types import Task
 from tests.support.networks import Residual, trained
 from tests.support.runs import Train
@@ -26,8 +27,8 @@ def images(n: int = 5) -> Tensor:
     return (noise * 255).round() / 255
 
 
-def queue(classifier: Classifier, n: int = 5, target: int | None = None, **options: Any) -> list[Task]:
-    labels = classifier.logits(images(n)).argmax(1).tolist()
+def queue(network: Network, n: int = 5, target: int | None = None, **options: Any) -> list[Task]:
+    labels = network.scores(images(n)).argmax(1).tolist()
     return [
         Task(i, f"i{i}", 10 + i, label=labels[i], label_source="given",
              target=None if target is None else (labels[i] + target) % 5, options={"image": i, **options})
@@ -35,13 +36,13 @@ def queue(classifier: Classifier, n: int = 5, target: int | None = None, **optio
     ]  # fmt: skip
 
 
-def module(classifier: Classifier, attack: Attack, **options: Any) -> AdversarialExample:
-    return AdversarialExample(classifier, attack=attack, **{"images": images(), "slots": 2, **options})
+def module(network: Network, attack: Attack, **options: Any) -> AdversarialExample:
+    return AdversarialExample(network, attack=attack, **{"images": images(), "slots": 2, **options})
 
 
 @pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("target", [None, 1])
-def test_a_run_equals_the_bare_loop(smooth: Classifier, train: Train, name: str, target: int | None) -> None:
+def test_a_run_equals_the_bare_loop(smooth: Network, train: Train, name: str, target: int | None) -> None:
     """Five images in two slots, of different age, against one loop over all; then rounded to 8 bits."""
     tasks = queue(smooth, target=target)
     memory = train(module(smooth, ATTACKS[name](), iterations=12), tasks, precision="64-true")
@@ -65,7 +66,7 @@ def test_a_run_equals_the_bare_loop(smooth: Classifier, train: Train, name: str,
             assert (result.image - outcomes[i]).abs().max() <= 0.5 / 255 + 1e-6
 
 
-def test_k_updates_cost_k_evaluations_and_one_forward(smooth: Classifier, train: Train) -> None:
+def test_k_updates_cost_k_evaluations_and_one_forward(smooth: Network, train: Train) -> None:
     rows: dict[str, int] = {"forward": 0, "backward": 0}
 
     class Counts(AdversarialExample):
@@ -93,12 +94,12 @@ def test_k_updates_cost_k_evaluations_and_one_forward(smooth: Classifier, train:
     assert rows["backward"] == sum(record.backwards for record in records)
 
 
-def test_the_record_describes_the_file(smooth: Classifier, train: Train) -> None:
+def test_the_record_describes_the_file(smooth: Network, train: Train) -> None:
     memory = train(module(smooth, PGD(eps=0.1), iterations=20), queue(smooth, target=1))
     for i, result in memory.results.items():
         record, image = result.record, result.image
         assert torch.equal((image * 255).round() / 255, image)
-        logits = smooth.logits(image[None])[0]
+        logits = smooth.scores(image[None])[0]
         goal = result.task.target
         assert record.success_file == (int(logits.argmax()) == goal)
         assert record.probability == pytest.approx(float(logits.softmax(0)[goal]), abs=1e-6)
@@ -113,7 +114,7 @@ def test_the_record_describes_the_file(smooth: Classifier, train: Train) -> None
         assert record.predicted_before == result.task.label
 
 
-def test_frames_follow_the_image_and_the_flip_has_one_row(smooth: Classifier, train: Train) -> None:
+def test_frames_follow_the_image_and_the_flip_has_one_row(smooth: Network, train: Train) -> None:
     made = module(smooth, NormalizedAscentAttack(lr=0.05), log_at="every:1")
     memory = train(made, queue(smooth, target=1))
     for index, seen in memory.snapshots.items():
@@ -126,8 +127,8 @@ def test_frames_follow_the_image_and_the_flip_has_one_row(smooth: Classifier, tr
         assert [o.metrics["l2"] for o in seen[:-1]] == sorted(o.metrics["l2"] for o in seen[:-1])
 
 
-def test_a_misclassified_photograph_is_no_success(smooth: Classifier, train: Train) -> None:
-    predicted = smooth.logits(images(2)).argmax(1).tolist()
+def test_a_misclassified_photograph_is_no_success(smooth: Network, train: Train) -> None:
+    predicted = smooth.scores(images(2)).argmax(1).tolist()
     tasks = [
         Task(0, "wrong", 0, label=(predicted[0] + 1) % 5, label_source="given", options={"image": 0}),
         Task(1, "there", 1, label=(predicted[1] + 1) % 5, target=predicted[1], options={"image": 1}),
@@ -142,7 +143,7 @@ def test_a_misclassified_photograph_is_no_success(smooth: Classifier, train: Tra
         assert (result.record.iterations, result.record.forwards, result.record.backwards) == (0, 1, 0)
 
 
-def test_only_the_task_whose_target_is_its_label_fails(smooth: Classifier, train: Train) -> None:
+def test_only_the_task_whose_target_is_its_label_fails(smooth: Network, train: Train) -> None:
     tasks = queue(smooth, target=1)
     tasks[1] = Task(1, "same", 1, label=2, target=2, target_name="cherry", options={"image": 1})
     tasks[2] = Task(2, "nothing", 2, options={"image": 2})
@@ -153,7 +154,7 @@ def test_only_the_task_whose_target_is_its_label_fails(smooth: Classifier, train
     assert "neither a label nor a target" in memory.results[2].record.error
 
 
-def test_expectation_over_transforms_takes_views(smooth: Classifier, train: Train) -> None:
+def test_expectation_over_transforms_takes_views(smooth: Network, train: Train) -> None:
     made = module(smooth, PGD(eps=0.2, random_start=False), transforms=[Noise(0.05)], views=3, iterations=20)
     memory = train(made, queue(smooth, 2, target=1))
     for result in memory.results.values():
@@ -164,14 +165,14 @@ def test_too_few_classes_for_a_loss_give_a_one_line_error(train: Train) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
-    two = load_classifier(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.5] * 3, size=16)
-    task = Task(0, "x", 0, label=int(two.logits(images(1)).argmax()), options={"image": 0})
+    two = load_network(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.5] * 3, size=16)
+    task = Task(0, "x", 0, label=int(two.scores(images(1)).argmax()), options={"image": 0})
     with pytest.raises(LitVizError, match="DLR requires 3 classes"):
         train(module(two, ATTACKS["apgd"](loss="dlr")), [task])
 
 
 @pytest.mark.parametrize("attack", [lambda: PGD(eps=0.02, early_stop=False), lambda: DDN(), lambda: ATTACKS["apgd"]()])
-def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Path, attack: Any) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Network, train: Train, tmp_path: Path, attack: Any) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 8:
@@ -192,7 +193,7 @@ def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: 
 
 def test_a_part_of_the_residual_gradient_moves_the_image(train: Train) -> None:
     """As a bare loop does on the copy that is damped; and otherwise than the whole gradient."""
-    net = load_classifier(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    net = load_network(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     tasks = queue(net, 2)
     images_of, outcomes = {}, {}
     for part in (0.3, 1.0):
@@ -208,6 +209,6 @@ def test_a_part_of_the_residual_gradient_moves_the_image(train: Train) -> None:
 
 
 @pytest.mark.parametrize("part", [0.0, 1.5])
-def test_unsupported_transforms_are_rejected(smooth: Classifier, part: float) -> None:
+def test_unsupported_transforms_are_rejected(smooth: Network, part: float) -> None:
     with pytest.raises(LitVizError, match=f"residual_gradient must be above 0 and at most 1, got {part}"):
         module(smooth, PGD(), residual_gradient=part)

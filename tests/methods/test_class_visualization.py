@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lit_viz.callbacks.saving import ExactCheckpoint
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import (
     L2,
@@ -26,8 +25,10 @@ from lit_viz.images import (
 )
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.networks import Network
 from lit_viz.objectives import Logit
 from lit_viz.optim import SGD, Adam, Evaluation, NormalizedAscent, StepRule
+from lit_viz.outputs import load_network
 from lit_viz.rng import Draws
 from lit_viz.types import Task
 from tests.support.networks import Residual, trained
@@ -37,9 +38,9 @@ from tests.support.step_rules import ExtraGradient, HillClimb
 VIEWS = (RandomCrop(0.5, 1.0), Rotate(15), Flip(), ColorShift(), Blur(), Noise(0.05))
 
 
-def method(classifier: Classifier, rule: StepRule | None = None, **options: Any) -> ClassVisualization:
+def method(network: Network, rule: StepRule | None = None, **options: Any) -> ClassVisualization:
     given = {"parameterization": Fourier(), "views": 2, "transforms": VIEWS, "iterations": 6, "slots": 3, **options}
-    return ClassVisualization(classifier, step_rule=rule or Adam(0.05), **given)
+    return ClassVisualization(network, step_rule=rule or Adam(0.05), **given)
 
 
 class Recorder(ClassVisualization):
@@ -59,7 +60,7 @@ class Recorder(ClassVisualization):
         return evaluation
 
 
-def test_raises_the_probability_of_every_class(smooth: Classifier, train: Train) -> None:
+def test_raises_the_probability_of_every_class(smooth: Network, train: Train) -> None:
     memory = train(method(smooth, Adam(0.3), iterations=30), tasks_for(smooth, range(5)))
     assert list(memory.results) == [0, 1, 2, 3, 4]
     for index, result in memory.results.items():
@@ -70,20 +71,20 @@ def test_raises_the_probability_of_every_class(smooth: Classifier, train: Train)
         assert result.image.shape == (3, 16, 16)
 
 
-def test_iteration_0_is_the_start_and_scalars_belong_to_their_image(smooth: Classifier, train: Train) -> None:
+def test_iteration_0_is_the_start_and_scalars_belong_to_their_image(smooth: Network, train: Train) -> None:
     plain = {"transforms": (), "views": 1, "parameterization": Pixels(), "projections": [Clamp()]}
     module = method(smooth, Adam(0.1), log_at="every:1", **plain)
     (seen,) = train(module, tasks_for(smooth, [2])).snapshots.values()
     assert [o.iteration for o in seen] == list(range(7))
     for snapshot in seen:
-        logit = smooth.logits(snapshot.image[None])[0, 2]
+        logit = smooth.scores(snapshot.image[None])[0, 2]
         assert snapshot.metrics["logit"] == pytest.approx(float(logit), abs=1e-5)
         # The objective is that of the unrounded image: half an 8-bit step away at most.
         assert snapshot.metrics["objective"] == pytest.approx(float(logit), abs=0.05)
     assert "gradient_norm" in seen[0].metrics
 
 
-def test_evaluations_are_counted_apart(smooth: Classifier, train: Train) -> None:
+def test_evaluations_are_counted_apart(smooth: Network, train: Train) -> None:
     """k updates of B views cost k B forwards and backwards; a look costs one forward, the last score B."""
     memory = train(method(smooth, log_at="last", curve_at="last"), tasks_for(smooth, [0, 1, 2, 3]))
     for result in memory.results.values():
@@ -94,14 +95,14 @@ def test_evaluations_are_counted_apart(smooth: Classifier, train: Train) -> None
 @pytest.mark.parametrize(
     "rule", [lambda: Adam(0.05), lambda: SGD(0.5), lambda: NormalizedAscent(0.3), HillClimb, ExtraGradient]
 )
-def test_slots_equal_runs_of_one_in_float64(smooth: Classifier, train: Train, rule: Callable[[], StepRule]) -> None:
+def test_slots_equal_runs_of_one_in_float64(smooth: Network, train: Train, rule: Callable[[], StepRule]) -> None:
     """Seven tasks in three slots, whose images differ in iteration, against one slot."""
     tasks = tasks_for(smooth, [0, 1, 2, 3, 4, 0, 1])
     options = {"parameterization": Pixels(), "iterations": 8, "transforms": VIEWS}
     assert_equal_slots(train, lambda slots: method(smooth, rule(), slots=slots, **options), tasks, slots=3)
 
 
-def test_twenty_tasks_in_eight_slots_equal_those_in_one_slot(smooth: Classifier, train: Train) -> None:
+def test_twenty_tasks_in_eight_slots_equal_those_in_one_slot(smooth: Network, train: Train) -> None:
     tasks = tasks_for(smooth, [i % 5 for i in range(20)])
     options = {"parameterization": Fourier(), "iterations": 3, "transforms": VIEWS}
     assert_equal_slots(train, lambda slots: method(smooth, slots=slots, **options), tasks, slots=8)
@@ -117,14 +118,14 @@ def assert_equal_slots(
         assert snapshot.metrics == pytest.approx(expected.metrics, abs=1e-9)
 
 
-def test_an_unknown_layer_is_rejected_with_suggestions(smooth: Classifier, train: Train) -> None:
+def test_an_unknown_layer_is_rejected_with_suggestions(smooth: Network, train: Train) -> None:
     objective = Logit()
     objective.layers = ("features.9",)
     with pytest.raises(LitVizError, match=r"features\.\d"):
         train(method(smooth, objective=objective), tasks_for(smooth, [1]))
 
 
-def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Classifier, train: Train) -> None:
+def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Network, train: Train) -> None:
     tasks = tasks_for(smooth, [0, 1, 2, 3, 4])
     many = Recorder(
         smooth, parameterization=Fourier(), step_rule=SGD(0.5), transforms=VIEWS, views=2, iterations=4, slots=3
@@ -145,7 +146,7 @@ def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Classifier, trai
                 torch.testing.assert_close(gradient, its_gradient, rtol=0, atol=1e-5)
 
 
-def test_cost_of_a_run(smooth: Classifier, train: Train) -> None:
+def test_cost_of_a_run(smooth: Network, train: Train) -> None:
     tasks = tasks_for(smooth, [0, 1, 2, 3, 4, 0, 1])
     module = method(smooth)
     steps, evaluations = module.cost(tasks)
@@ -155,7 +156,7 @@ def test_cost_of_a_run(smooth: Classifier, train: Train) -> None:
     assert evaluations == sum(result.record.backwards for result in memory.results.values())
 
 
-def test_the_batch_shrinks_when_the_queue_is_empty(smooth: Classifier, train: Train) -> None:
+def test_the_batch_shrinks_when_the_queue_is_empty(smooth: Network, train: Train) -> None:
     sizes: list[int] = []
 
     class Sizes(ClassVisualization):
@@ -170,7 +171,7 @@ def test_the_batch_shrinks_when_the_queue_is_empty(smooth: Classifier, train: Tr
     assert sizes == [3, 3, 1, 1]
 
 
-def test_iterations_may_vary_by_task(smooth: Classifier, train: Train) -> None:
+def test_iterations_may_vary_by_task(smooth: Network, train: Train) -> None:
     from dataclasses import replace
 
     tasks = [replace(t, options={"iterations": 2 + i}) for i, t in enumerate(tasks_for(smooth, [0, 1, 2, 3, 4]))]
@@ -178,7 +179,7 @@ def test_iterations_may_vary_by_task(smooth: Classifier, train: Train) -> None:
     assert [memory.results[i].record.iterations for i in range(5)] == [2, 3, 4, 5, 6]
 
 
-def test_only_the_failing_image_stops(smooth: Classifier, train: Train) -> None:
+def test_only_the_failing_image_stops(smooth: Network, train: Train) -> None:
     class Breaks(Logit):
         def __call__(self, outputs: Any) -> Tensor:
             score = super().__call__(outputs)
@@ -194,7 +195,7 @@ def test_only_the_failing_image_stops(smooth: Classifier, train: Train) -> None:
     assert records[0].iterations == records[2].iterations == 40
 
 
-def test_a_score_that_never_was_a_number_is_not_laid_to_the_learning_rate(smooth: Classifier, train: Train) -> None:
+def test_a_score_that_never_was_a_number_is_not_laid_to_the_learning_rate(smooth: Network, train: Train) -> None:
     class Broken(Logit):
         def __call__(self, outputs: Any) -> Tensor:
             return super().__call__(outputs) * torch.where(outputs.targets == 1, torch.nan, 1.0)
@@ -204,7 +205,7 @@ def test_a_score_that_never_was_a_number_is_not_laid_to_the_learning_rate(smooth
     assert records[1].record.error.startswith("the scores of the network must be finite")
 
 
-def test_priors_are_subtracted_and_logged(smooth: Classifier, train: Train) -> None:
+def test_priors_are_subtracted_and_logged(smooth: Network, train: Train) -> None:
     plain = train(method(smooth, iterations=20), tasks_for(smooth, [3])).snapshots[0][-1]
     priors = [L2(0.5)]
     held = train(method(smooth, iterations=20, priors=priors), tasks_for(smooth, [3])).snapshots[0][-1]
@@ -214,7 +215,7 @@ def test_priors_are_subtracted_and_logged(smooth: Classifier, train: Train) -> N
 
 
 def test_the_original_experiment_starts_unclamped_and_is_clamped_after_every_update(
-    smooth: Classifier, train: Train
+    smooth: Network, train: Train
 ) -> None:
     starts: list[Tensor] = []
 
@@ -239,7 +240,7 @@ def test_the_original_experiment_starts_unclamped_and_is_clamped_after_every_upd
     assert observed[0].image.max() <= 1
 
 
-def test_starts_from_a_photograph(smooth: Classifier, train: Train) -> None:
+def test_starts_from_a_photograph(smooth: Network, train: Train) -> None:
     photograph = (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1)) * 255).round() / 255
     for parameterization in (Pixels(), Fourier()):
         module = method(smooth, parameterization=parameterization, init=photograph, iterations=1, log_at="every:1")
@@ -247,13 +248,13 @@ def test_starts_from_a_photograph(smooth: Classifier, train: Train) -> None:
         torch.testing.assert_close(first.image, photograph, rtol=0, atol=0)
 
 
-def test_pictures_of_any_size(smooth: Classifier, train: Train) -> None:
+def test_pictures_of_any_size(smooth: Network, train: Train) -> None:
     module = method(smooth, picture=PictureOptions(size=(21, 34), oversample=1.5), iterations=2)
     result = train(module, tasks_for(smooth, [1])).results[0]
     assert result.image.shape == (3, 21, 34)
 
 
-def test_a_part_of_the_canvas_is_shown(smooth: Classifier, train: Train) -> None:
+def test_a_part_of_the_canvas_is_shown(smooth: Network, train: Train) -> None:
     photograph = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)) * 255).round() / 255
     picture = PictureOptions(oversample=2.0, shown=0.5)
     options = {"parameterization": Pixels(), "picture": picture, "log_at": "0", "iterations": 1}
@@ -261,7 +262,7 @@ def test_a_part_of_the_canvas_is_shown(smooth: Classifier, train: Train) -> None
     assert torch.equal(first.image, photograph[:, 8:24, 8:24])
 
 
-def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Any) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Network, train: Train, tmp_path: Any) -> None:
     class Dies(ExactCheckpoint):
         """Saves after every third step and dies, as by a kill, in the eighth."""
 
@@ -287,7 +288,7 @@ def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: 
     assert path.stat().st_size < 200_000
 
 
-def test_the_classifier_is_unchanged(smooth: Classifier, train: Train) -> None:
+def test_the_classifier_is_unchanged(smooth: Network, train: Train) -> None:
     network = smooth.original.train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     random_state = torch.get_rng_state()
@@ -318,7 +319,7 @@ def test_the_classifier_is_unchanged(smooth: Classifier, train: Train) -> None:
         ({"projections": [Clamp()]}, "Clamp requires the parameterization Pixels"),
     ],
 )
-def test_invalid_runs_give_a_one_line_error(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
+def test_invalid_runs_give_a_one_line_error(smooth: Network, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         method(smooth, **{name: value() if callable(value) else value for name, value in options.items()})
 
@@ -332,7 +333,7 @@ def tasks_for_names(*names: str) -> list[Any]:
 def test_a_part_of_the_residual_gradient_is_another_way_to_the_same_score(train: Train) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of some weights both ways have gradients of nearly the same length
-        net = load_classifier(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+        net = load_network(trained(Residual()), labels=list("abcd"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
     seen = {}
     for part in (0.3, 1.0):
         made = ClassVisualization(

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import PGD
-from lit_viz.classifiers import Classifier
 from lit_viz.images import DiverseInput, Noise
 from lit_viz.images.transforms import Transform
 from lit_viz.launch.run import Run
+from lit_viz.networks import Network
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,14 +25,14 @@ def images() -> Tensor:
     return (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
 
 
-def attacked(smooth: Classifier, *transforms: Transform) -> Run:
-    labels = smooth.logits(images()).argmax(1).tolist()
+def attacked(smooth: Network, *transforms: Transform) -> Run:
+    labels = smooth.scores(images()).argmax(1).tolist()
     options = {"transforms": list(transforms)} if transforms else {}
     attack = PGD(eps=0.2, norm="linf", random_start=False)
-    return lv.attack(smooth, images(), labels=labels, attack=attack, iterations=40, **options)
+    return lv.attack(smooth, images(), label=labels, attack=attack, iterations=40, **options)
 
 
-def test_success_is_that_of_the_image_itself(smooth: Classifier) -> None:
+def test_success_is_that_of_the_image_itself(smooth: Network) -> None:
     """Each image stops when it fools by itself; if views decide, some stop earlier or later."""
     outcomes = attacked(smooth, DIVERSE).outcomes
     assert sum(o.record.success_float for o in outcomes) >= 4
@@ -44,7 +44,7 @@ def test_success_is_that_of_the_image_itself(smooth: Classifier) -> None:
     assert any(r.get("repaired") or r["status"] == "skipped" for r in by_views)  # what views saw is not in the file
 
 
-def test_the_gradients_are_those_of_the_views(smooth: Classifier) -> None:
+def test_the_gradients_are_those_of_the_views(smooth: Network) -> None:
     """Records of the photographs are equal, and the first step differs."""
     plain, diverse = attacked(smooth).outcomes, attacked(smooth, DIVERSE).outcomes
     for one, other in zip(plain, diverse, strict=True):
@@ -53,9 +53,9 @@ def test_the_gradients_are_those_of_the_views(smooth: Classifier) -> None:
         assert one.curve("margin")[1] != other.curve("margin")[1]
 
 
-def test_it_costs_a_forward_more(smooth: Classifier) -> None:
+def test_it_costs_a_forward_more(smooth: Network) -> None:
     for views, run in ((1, attacked(smooth)), (2, attacked(smooth, DIVERSE))):
-        for record in run.results:
+        for record in run.records:
             assert record["forwards"] == views * (record["iterations"] + 1)
             assert record["backwards"] == record["iterations"]
 

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.callbacks.saving import ExactCheckpoint
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Clamp, Fourier, GaussianBlur, Noise, Pixels, RandomCrop, Roll, TotalVariation
 from lit_viz.images.canvas import Octaves, join_group, split_group
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.networks import Network
 from lit_viz.objectives import Channel, Diversity, Layer, Objective, Outputs
 from lit_viz.optim import Adam, NormalizedAscent
+from lit_viz.outputs import load_network
 from lit_viz.types import Task
 from tests.support.networks import NAMES
 from tests.support.runs import Train, tasks_for
@@ -30,7 +31,7 @@ def of_channels(*channels: int, layer: str = "features.3") -> list[Task]:
     return [Task(i, f"{layer}_ch{c}", i, options={"layer": layer, "channel": c}) for i, c in enumerate(channels)]
 
 
-def method(classifier: Classifier, objective: Objective | None = None, **options: Any) -> ClassVisualization:
+def method(network: Network, objective: Objective | None = None, **options: Any) -> ClassVisualization:
     given: dict[str, Any] = {
         "parameterization": Fourier(),
         "step_rule": Adam(0.1),
@@ -40,10 +41,10 @@ def method(classifier: Classifier, objective: Objective | None = None, **options
         "slots": 3,
         **options,
     }
-    return ClassVisualization(classifier, objective=objective or Channel("features.3"), **given)
+    return ClassVisualization(network, objective=objective or Channel("features.3"), **given)
 
 
-def test_every_task_raises_its_own_channel(smooth: Classifier, train: Train) -> None:
+def test_every_task_raises_its_own_channel(smooth: Network, train: Train) -> None:
     memory = train(method(smooth, iterations=30), of_channels(0, 5, 11, 5))
     for index, channel in enumerate((0, 5, 11, 5)):
         record, seen = memory.results[index].record, memory.snapshots[index]
@@ -56,7 +57,7 @@ def test_every_task_raises_its_own_channel(smooth: Classifier, train: Train) -> 
         assert record.objective_file == pytest.approx(float(maps[0, channel].mean()), abs=1e-5)
 
 
-def test_a_group_is_trained_and_shown_side_by_side(smooth: Classifier, train: Train) -> None:
+def test_a_group_is_trained_and_shown_side_by_side(smooth: Network, train: Train) -> None:
     module = method(smooth, picture=PictureOptions(group=3), log_at="0,3")
     memory = train(module, of_channels(1, 4))
     first, *_ = memory.snapshots[0]
@@ -83,16 +84,16 @@ def test_side_by_side_and_apart() -> None:
         assert torch.equal(split_group(images[0], 1), images[:1])
 
 
-def likeness(classifier: Classifier, picture: Tensor, group: int) -> float:
+def likeness(network: Network, picture: Tensor, group: int) -> float:
     """Mean cosine of the Gram matrices of the group's pictures, over its pairs."""
     with torch.no_grad():
-        maps = classifier.original.features[:4](classifier.normalize(split_group(picture, group))).flatten(2)
+        maps = network.original.features[:4](network.normalize(split_group(picture, group))).flatten(2)
     grams = [nn.functional.normalize((a @ a.T).flatten(), dim=0) for a in maps]
     pairs = [float(grams[i] @ grams[j]) for i in range(group) for j in range(i)]
     return sum(pairs) / len(pairs)
 
 
-def test_diversity_separates_the_images_of_a_task(smooth: Classifier, train: Train) -> None:
+def test_diversity_separates_the_images_of_a_task(smooth: Network, train: Train) -> None:
     diverse = Channel("features.3") + 2 * Diversity("features.3")
     options: dict[str, Any] = {"picture": PictureOptions(group=3), "iterations": 25}
     plain, output = (
@@ -102,7 +103,7 @@ def test_diversity_separates_the_images_of_a_task(smooth: Classifier, train: Tra
     assert likeness(smooth, output, 3) < likeness(smooth, plain, 3) - 0.02
 
 
-def test_groups_in_slots_equal_single_groups_in_float64(smooth: Classifier, train: Train) -> None:
+def test_groups_in_slots_equal_single_groups_in_float64(smooth: Network, train: Train) -> None:
     """What couples the images of a task couples no tasks."""
     objective = Channel("features.3") + Diversity("features.0")
     options: dict[str, Any] = {
@@ -118,7 +119,7 @@ def test_groups_in_slots_equal_single_groups_in_float64(smooth: Classifier, trai
         assert actual == pytest.approx(its, abs=1e-9)
 
 
-def test_a_prior_of_a_group_is_the_mean_over_its_images(smooth: Classifier, train: Train) -> None:
+def test_a_prior_of_a_group_is_the_mean_over_its_images(smooth: Network, train: Train) -> None:
     groups = PictureOptions(group=2)
     module = method(
         smooth, picture=groups, parameterization=Pixels(), priors=[TotalVariation(0.01)], log_at="0", iterations=1
@@ -128,7 +129,7 @@ def test_a_prior_of_a_group_is_the_mean_over_its_images(smooth: Classifier, trai
     assert first.metrics["total_variation"] == pytest.approx(float(expected), rel=0.02)  # the picture has 8 bits
 
 
-def test_two_priors_of_a_kind_are_logged_together(smooth: Classifier, train: Train) -> None:
+def test_two_priors_of_a_kind_are_logged_together(smooth: Network, train: Train) -> None:
     metrics = []
     for weights in ([0.03], [0.01, 0.02]):
         priors = [TotalVariation(weight) for weight in weights]
@@ -137,7 +138,7 @@ def test_two_priors_of_a_kind_are_logged_together(smooth: Classifier, train: Tra
     assert metrics[1]["total_variation"] == pytest.approx(metrics[0]["total_variation"], rel=1e-5)
 
 
-def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train) -> None:
+def test_groups_of_a_class_are_judged_together(smooth: Network, train: Train) -> None:
     calls: list[Tensor] = []
 
     def judges(picture: Tensor, target: int) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def test_groups_of_a_class_are_judged_together(smooth: Classifier, train: Train)
     assert 0 < record.probability < 1
 
 
-def test_projections_reach_every_image_of_a_group(smooth: Classifier, train: Train) -> None:
+def test_projections_reach_every_image_of_a_group(smooth: Network, train: Train) -> None:
     options: dict[str, Any] = {"parameterization": Pixels("normalized"), "iterations": 1}
     seen: list[Tensor] = []
 
@@ -189,7 +190,7 @@ class Sizes(Objective):
         return outputs.activations["features.0"].square().mean((1, 2, 3))
 
 
-def test_the_canvas_grows_over_the_octaves(smooth: Classifier, train: Train) -> None:
+def test_the_canvas_grows_over_the_octaves(smooth: Network, train: Train) -> None:
     sizes = Sizes()
     module = method(smooth, sizes, picture=OCTAVES, transforms=[Roll(2)], views=1)
     train(module, [Task(0, "x", 0)])
@@ -199,12 +200,12 @@ def test_the_canvas_grows_over_the_octaves(smooth: Classifier, train: Train) -> 
     assert (first_look, last_score, last_look) == (32, 32, 32)
 
 
-def test_views_grow_to_the_input_size(smooth: Classifier, train: Train) -> None:
+def test_views_grow_to_the_input_size(smooth: Network, train: Train) -> None:
     """From 64 pixels on, for images of any size."""
     sizes = Sizes()
     picture = PictureOptions(octaves=Octaves(3, 2.0), size=32)
-    classifier = load_classifier(smooth.original, size=128)
-    train(method(classifier, sizes, picture=picture, transforms=[Roll(2)], views=1), [Task(0, "x", 0)])
+    network = load_network(smooth.original, size=128)
+    train(method(network, sizes, picture=picture, transforms=[Roll(2)], views=1), [Task(0, "x", 0)])
     _, _, *updates, _, _ = sizes.seen
     assert updates == [64, 64, 64, 128, 128, 128]
     assert method(smooth, picture=picture).octaves is None
@@ -212,7 +213,7 @@ def test_views_grow_to_the_input_size(smooth: Classifier, train: Train) -> None:
 
 def test_views_keep_the_only_input_size_of_a_network() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.Flatten(), nn.Linear(4 * 16 * 16, 5))
-    module = method(load_classifier(network, size=128), Channel("0"), picture=PictureOptions(octaves=Octaves(2, 2.0)))
+    module = method(load_network(network, size=128), Channel("0"), picture=PictureOptions(octaves=Octaves(2, 2.0)))
     assert any(
         "no images of 64 x 64 pixels, or changes its attributes for them: all octaves have inputs of 128 x 128" in note
         for note in module.notes
@@ -220,7 +221,7 @@ def test_views_keep_the_only_input_size_of_a_network() -> None:
     assert [module._input_size(octave) for octave in range(2)] == [(128, 128)] * 2
 
 
-def test_octaves_share_the_iterations_of_the_image(smooth: Classifier, train: Train) -> None:
+def test_octaves_share_the_iterations_of_the_image(smooth: Network, train: Train) -> None:
     sizes = Sizes()
     module = method(smooth, sizes, picture=OCTAVES, transforms=[Roll(2)], views=1)
     train(module, [Task(0, "x", 0, options={"iterations": 3}), Task(1, "y", 0, options={"iterations": 6})])
@@ -237,7 +238,7 @@ def test_octaves_share_the_iterations() -> None:
         Octaves(0)
 
 
-def test_a_photograph_keeps_its_detail_through_the_octaves(smooth: Classifier, train: Train) -> None:
+def test_a_photograph_keeps_its_detail_through_the_octaves(smooth: Network, train: Train) -> None:
     """What a coarse octave adds is smooth: the photograph's finest stripes stay as they were."""
     stripes = (torch.arange(32) % 2 * 0.25 + 0.375).expand(3, 32, 32)
     module = method(
@@ -260,7 +261,7 @@ def test_a_photograph_keeps_its_detail_through_the_octaves(smooth: Classifier, t
     assert abs(float(finest)) < 0.004
 
 
-def test_late_tasks_do_not_mix_octaves(smooth: Classifier, train: Train) -> None:
+def test_late_tasks_do_not_mix_octaves(smooth: Network, train: Train) -> None:
     """Tasks of different length, two at a time, see their canvas as each does alone."""
     tasks = [replace(task, options={**task.options, "iterations": 3 + task.index}) for task in of_channels(0, 1, 2, 3)]
     options: dict[str, Any] = {"picture": PictureOptions(octaves=Octaves(2), native=True), "iterations": 6}
@@ -272,7 +273,7 @@ def test_late_tasks_do_not_mix_octaves(smooth: Classifier, train: Train) -> None
         assert actual.metrics == pytest.approx(its.metrics, abs=1e-9)
 
 
-def test_a_resumed_group_with_octaves_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Any) -> None:
+def test_a_resumed_group_with_octaves_is_bit_equal(smooth: Network, train: Train, tmp_path: Any) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 8:
@@ -303,16 +304,16 @@ class Kinked(nn.Module):
 
 
 @pytest.fixture
-def kinked() -> Classifier:
+def kinked() -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Kinked().train()
-    return load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    return load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
 
 
 @pytest.mark.parametrize("layer", ["body.0", "body.1", "body.2"])
 def test_layers_that_are_read_are_not_folded_and_the_network_is_unchanged(
-    kinked: Classifier, train: Train, layer: str
+    kinked: Network, train: Train, layer: str
 ) -> None:
     network = kinked.original
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -331,7 +332,7 @@ def test_layers_that_are_read_are_not_folded_and_the_network_is_unchanged(
         assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in copy.modules())
 
 
-def test_no_hook_stays_where_the_objective_raises(kinked: Classifier) -> None:
+def test_no_hook_stays_where_the_objective_raises(kinked: Network) -> None:
     class Raises(Objective):
         layers = ("body.1",)
 
@@ -343,12 +344,12 @@ def test_no_hook_stays_where_the_objective_raises(kinked: Classifier) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in kinked.original.modules())
 
 
-def test_an_unsupported_size_is_rejected(kinked: Classifier) -> None:
+def test_an_unsupported_size_is_rejected(kinked: Network) -> None:
     with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: give native=False"):
         method(kinked, Channel("body.0"), picture=PictureOptions(native=True, size=24))
     method(kinked, Channel("body.0"), picture=PictureOptions(size=24))
 
 
-def test_an_empty_group_is_rejected(smooth: Classifier) -> None:
+def test_an_empty_group_is_rejected(smooth: Network) -> None:
     with pytest.raises(LitVizError, match=r"group must be at least 1, got 0"):
         PictureOptions(group=0)

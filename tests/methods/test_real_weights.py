@@ -9,15 +9,15 @@ import torch
 
 import lit_viz as lv
 from lit_viz.attacks import FMN
-from lit_viz.classifiers import Classifier
 from lit_viz.evidence.judges import installed_judges
+from lit_viz.networks import Network
 from tests.support.runs import SHARED
 
 pytestmark = pytest.mark.slow
 SQUEEZENET = SHARED / "data" / "squeezenet1_0.pth"
 
 
-def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
+def test_slots_give_the_outcomes_of_runs_of_one(lite0: Network) -> None:
     """With oneDNN's kernels for AVX-512 to the last bit; elsewhere the class and its logit within 5 %."""
     classes = [76, 1, 294, 340]
     options: dict[str, Any] = {"iterations": 60, "views": 2}
@@ -25,7 +25,7 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
     exact = torch.backends.cpu.get_cpu_capability() == "AVX512"
     for index, target in enumerate(classes):
         alone = lv.visualize(lite0, [target], seed=index, **options)
-        (actual,), its = alone.results, together.results[index]
+        (actual,), its = alone.records, together.records[index]
         assert actual["seed"] == its["seed"]
         assert actual["rank"] == its["rank"] <= 2  # the goldfish is second after these few iterations
         assert actual["logit"] == pytest.approx(its["logit"], rel=0 if exact else 0.05)
@@ -45,15 +45,15 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Classifier) -> None:
     ],
     ids=["normalized ascent", "pgd", "apgd", "ddn", "fmn", "deepfool"],
 )
-def test_an_attack_is_bit_equal_in_every_batch(lite0: Classifier, options: Any) -> None:
+def test_an_attack_is_bit_equal_in_every_batch(lite0: Network, options: Any) -> None:
     """A finished image has a zero gradient, which must not change the rounding of the other images."""
     pictures = [f"packaged:{name}" for name in ("chelsea", "coffee", "rocket")]
     together, alone = (lv.attack(lite0, pictures, slots=slots, **options).images for slots in (3, 1))
     assert torch.equal(together, alone)
 
 
-def test_the_default_recipe_transfers_to_held_out_networks(lite0: Classifier) -> None:
-    records = lv.visualize(lite0, ["tarantula", "zebra", "goldfish", "volcano"]).results
+def test_the_default_recipe_transfers_to_held_out_networks(lite0: Network) -> None:
+    records = lv.visualize(lite0, ["tarantula", "zebra", "goldfish", "volcano"]).records
     assert all(record["backwards"] <= 500 for record in records)
     ranks = [message["rank"] for record in records for message in record["judges"].values()]
     judges = installed_judges(lite0)
@@ -64,9 +64,9 @@ def test_the_default_recipe_transfers_to_held_out_networks(lite0: Classifier) ->
 @pytest.mark.skipif(not SQUEEZENET.exists(), reason="the published SqueezeNet weights are not here")
 def test_the_original_experiment_on_squeezenet() -> None:
     """Published: the logit rises from 3 to some hundreds by iteration 100 of 200."""
-    network = lv.load_classifier("torchvision/squeezenet1_0", weights=SQUEEZENET)
+    network = lv.load_network("torchvision/squeezenet1_0", weights=SQUEEZENET)
     run = lv.visualize(network, "tarantula", config="simonyan_squeezenet", iterations=100)
-    (record,) = run.results
+    (record,) = run.records
     assert record["logit"] > 300
     assert record["rank"] == 1
     assert run.images.shape == (1, 3, 224, 224)

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.callbacks.saving import ExactCheckpoint, RunFolder
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise, Pixels
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.networks import Network
 from lit_viz.objectives import Channel, Logit
 from lit_viz.optim import Adam
+from lit_viz.outputs import load_network
 from lit_viz.rng import Draws, Key, restart_seed
 from lit_viz.types import Task
 from tests.support.runs import Train
@@ -42,11 +43,11 @@ class Gate(nn.Module):
         return torch.stack([logit, torch.full_like(logit, 3.0)], 1)
 
 
-def gate(limit: float = 100.0) -> Classifier:
-    return load_classifier(Gate(limit).eval(), labels=["bright", "other"], mean=[0.0] * 3, std=[1.0] * 3, size=8)
+def gate(limit: float = 100.0) -> Network:
+    return load_network(Gate(limit).eval(), labels=["bright", "other"], mean=[0.0] * 3, std=[1.0] * 3, size=8)
 
 
-def method(classifier: Classifier, **options: Any) -> ClassVisualization:
+def method(network: Network, **options: Any) -> ClassVisualization:
     given: dict[str, Any] = {
         "parameterization": Pixels(),
         "step_rule": Adam(0.02),
@@ -57,7 +58,7 @@ def method(classifier: Classifier, **options: Any) -> ClassVisualization:
         "curve_at": "every:5",
         "restarts": 2,
     }
-    return ClassVisualization(classifier, **given | options)
+    return ClassVisualization(network, **given | options)
 
 
 def bright_tasks(*seeds: int, **options: Any) -> list[Task]:
@@ -223,7 +224,7 @@ class Raises(Gate):
 
 def test_a_network_that_raises_after_a_restart_leaves_the_first_image(train: Train) -> None:
     seed = seed_with(1)
-    network = load_classifier(Raises().eval(), labels=["bright", "other"], mean=[0.0] * 3, std=[1.0] * 3, size=8)
+    network = load_network(Raises().eval(), labels=["bright", "other"], mean=[0.0] * 3, std=[1.0] * 3, size=8)
     (result,) = train(method(network), bright_tasks(seed)).results.values()
     (alone,) = train(method(gate(), restarts=0), bright_tasks(seed)).results.values()
     assert (result.record.status, result.record.error, result.record.restarts) == ("done", None, 1)
@@ -231,10 +232,10 @@ def test_a_network_that_raises_after_a_restart_leaves_the_first_image(train: Tra
     assert torch.equal(result.image, alone.image)
 
 
-def other_network(decision: str) -> Classifier:
-    classifier = gate()
-    classifier.decision = decision  # type: ignore[assignment]
-    return classifier
+def other_network(decision: str) -> Network:
+    network = gate()
+    network.decision = decision  # type: ignore[assignment]
+    return network
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ def test_the_default_depends_on_the_iterations() -> None:
         method(gate(), restarts=-1)
 
 
-def test_images_of_channels_have_no_restarts(smooth: Classifier, train: Train) -> None:
+def test_images_of_channels_have_no_restarts(smooth: Network, train: Train) -> None:
     module = method(smooth, objective=Channel("features.3", 1))
     (result,) = train(module, [replace(Task(0, "channel", 1), options={"layer": "features.3"})]).results.values()
     assert result.record.iterations == ITERATIONS

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.attributions import METHODS, Attribution, Gradient, IntegratedGradients, SmoothGrad, attribute
+from lit_viz.attributions import ATTRIBUTIONS, Attribution, Gradient, IntegratedGradients, SmoothGrad, attribute
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.callbacks.saving import ExactCheckpoint
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
+from lit_viz.networks import Network
 from lit_viz.types import Record, Task
 from tests.support.networks import Around, smooth_network
 from tests.support.runs import Train
@@ -25,7 +25,7 @@ from tests.support.verdicts import verdicts
 
 
 def method_of(name: str) -> Attribution:
-    return METHODS[name](window=6) if name == "occlusion" else METHODS[name]()
+    return ATTRIBUTIONS[name](window=6) if name == "occlusion" else ATTRIBUTIONS[name]()
 
 
 def images(n: int = 5) -> Tensor:
@@ -37,19 +37,19 @@ def queue(n: int = 5, method: str = "gradient", **options: Any) -> list[Task]:
     return [Task(i, f"i{i}", 10 + i, target=i % 5, options={"image": i, **options}) for i in range(n)]
 
 
-def module(classifier: Classifier, method: Attribution, **options: Any) -> SaliencyMap:
-    return SaliencyMap(classifier, method=method, **{"images": images(), "slots": 2, **options})
+def module(network: Network, method: Attribution, **options: Any) -> SaliencyMap:
+    return SaliencyMap(network, method=method, **{"images": images(), "slots": 2, **options})
 
 
 @pytest.mark.parametrize(
     "name",
     [
         name
-        for name, kind in METHODS.items()
+        for name, kind in ATTRIBUTIONS.items()
         if name not in ("guided_backprop", "deconvolution", "guided_grad_cam") and not issubclass(kind, AttentionMap)
     ],
 )
-def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, train: Train, name: str) -> None:
+def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Network, train: Train, name: str) -> None:
     """Five photographs in two slots, of different age, several evaluations at a time, against one loop over all."""
     count = {"rise": 20, "kernel_shap": 40, "extremal_perturbation": 3}.get(name)
     memory = train(module(smooth, method_of(name), iterations=count), queue(method=name), precision="64-true")
@@ -71,12 +71,12 @@ def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Classifier, tr
             assert result.record.to_dict()["relative_error"] == pytest.approx(float(uncertainty["error"][i]), rel=1e-6)
 
 
-def test_evaluations_are_counted_and_none_is_wasted(smooth: Classifier, train: Train) -> None:
+def test_evaluations_are_counted_and_none_is_wasted(smooth: Network, train: Train) -> None:
     """With given targets, a gradient and the prediction cost one evaluation."""
     memory = train(module(smooth, Gradient()), queue())
     for i, result in memory.results.items():
         assert (result.record.forwards, result.record.backwards) == (1, 1)
-        logits = smooth.logits(images())[i]
+        logits = smooth.scores(images())[i]
         assert result.record.probability == pytest.approx(float(logits.softmax(0)[i % 5]), abs=1e-6)
         assert result.record.top5[0][0] == smooth.labels[int(logits.argmax())]
     memory = train(module(smooth, SmoothGrad(), iterations=9), queue(method="smoothgrad"))
@@ -84,7 +84,7 @@ def test_evaluations_are_counted_and_none_is_wasted(smooth: Classifier, train: T
         assert (result.record.forwards, result.record.backwards) == (9 + 1, 9)
 
 
-def test_a_single_photograph_fills_the_batch(smooth: Classifier, train: Train) -> None:
+def test_a_single_photograph_fills_the_batch(smooth: Network, train: Train) -> None:
     sizes: list[int] = []
 
     class Sizes(SaliencyMap):
@@ -99,7 +99,7 @@ def test_a_single_photograph_fills_the_batch(smooth: Classifier, train: Train) -
     assert sizes == [6, 6, 6, 2, 1]  # the last one asks about the photograph itself
 
 
-def test_maps_are_logged_at_the_scheduled_evaluations(smooth: Classifier, train: Train) -> None:
+def test_maps_are_logged_at_the_scheduled_evaluations(smooth: Network, train: Train) -> None:
     made = module(smooth, SmoothGrad(), iterations=10, batch=8, log_at="1,3,7", curve_at="last")
     memory = train(made, queue(method="smoothgrad"))
     for seen in memory.snapshots.values():
@@ -109,7 +109,7 @@ def test_maps_are_logged_at_the_scheduled_evaluations(smooth: Classifier, train:
         assert errors[1] > errors[3] > 0
 
 
-def test_each_map_stops_at_its_tolerance(smooth: Classifier, train: Train) -> None:
+def test_each_map_stops_at_its_tolerance(smooth: Network, train: Train) -> None:
     made = module(smooth, IntegratedGradients(), iterations=200, tolerance=1e-3)
     memory = train(made, queue(method="integrated_gradients"))
     exact = train(module(smooth, IntegratedGradients(), iterations=200), queue(method="integrated_gradients"))
@@ -120,7 +120,7 @@ def test_each_map_stops_at_its_tolerance(smooth: Classifier, train: Train) -> No
         assert error < 3e-3
 
 
-def test_several_methods_run_one_after_another(smooth: Classifier, train: Train) -> None:
+def test_several_methods_run_one_after_another(smooth: Network, train: Train) -> None:
     tasks = [
         Task(i + 3 * j, f"i{i}", i, target=1, options={"image": i, "method": name})
         for j, name in enumerate(("gradient", "smoothgrad"))
@@ -132,13 +132,13 @@ def test_several_methods_run_one_after_another(smooth: Classifier, train: Train)
     torch.testing.assert_close(memory.results[4].array, alone.results[1].array, rtol=1e-4, atol=1e-6)
 
 
-def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Classifier, train: Train) -> None:
+def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Network, train: Train) -> None:
     tasks = [
         Task(0, "a", 0, label_source="predicted", options={"image": 0, "method": "gradient", "target": "label"}),
         Task(1, "b", 1, label_source="predicted", options={"image": 1, "method": "gradient", "target": "least-likely"}),
     ]
     memory = train(module(smooth, Gradient()), tasks)
-    logits = smooth.logits(images())
+    logits = smooth.scores(images())
     first, second = memory.results[0], memory.results[1]
     assert first.task.label == first.task.target == int(logits[0].argmax())
     assert second.task.label == int(logits[1].argmax())
@@ -148,11 +148,11 @@ def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Cl
 
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad"])
-def test_an_unused_predicted_label_costs_no_forward(smooth: Classifier, train: Train, name: str) -> None:
+def test_an_unused_predicted_label_costs_no_forward(smooth: Network, train: Train, name: str) -> None:
     tasks = [replace(task, label_source="predicted") for task in queue(method=name)]
-    calls = train(module(smooth, METHODS[name](), iterations=4), queue(method=name)).results
-    output = train(module(smooth, METHODS[name](), iterations=4), tasks).results
-    predicted = smooth.logits(images()).argmax(1).tolist()
+    calls = train(module(smooth, ATTRIBUTIONS[name](), iterations=4), queue(method=name)).results
+    output = train(module(smooth, ATTRIBUTIONS[name](), iterations=4), tasks).results
+    predicted = smooth.scores(images()).argmax(1).tolist()
     for i, result in output.items():
         assert (result.task.label, result.task.target) == (predicted[i], i % 5)
         assert result.record.forwards == calls[i].record.forwards
@@ -161,7 +161,7 @@ def test_an_unused_predicted_label_costs_no_forward(smooth: Classifier, train: T
         assert result.record.top5[0][0] == smooth.labels[predicted[i]]
 
 
-def test_only_the_broken_photograph_fails(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+def test_only_the_broken_photograph_fails(smooth: Network, train: Train, tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / "good.png")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("no picture")
@@ -179,7 +179,7 @@ def test_only_the_broken_photograph_fails(smooth: Classifier, train: Train, tmp_
 
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad", "integrated_gradients", "rise"])
-def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Path, name: str) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Network, train: Train, tmp_path: Path, name: str) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 3:
@@ -216,12 +216,12 @@ def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: 
         ({"iterations": 0}, "iterations must be at least 1, got 0"),
     ],
 )
-def test_invalid_runs_give_a_one_line_error(smooth: Classifier, options: dict[str, Any], sentence: str) -> None:
+def test_invalid_runs_give_a_one_line_error(smooth: Network, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         SaliencyMap(smooth, **options)
 
 
-def test_a_repeated_method_is_rejected(smooth: Classifier) -> None:
+def test_a_repeated_method_is_rejected(smooth: Network) -> None:
     with pytest.raises(LitVizError, match="must be named once"):
         SaliencyMap(smooth, method=[SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5)])
 
@@ -231,9 +231,9 @@ def test_a_map_that_is_not_finite_has_failed() -> None:
 
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     rooted = Around(smooth_network(), lambda net, x: net((x * (x > 0.5)).sqrt()))
-    net = lv.load_classifier(rooted, size=16)
+    net = lv.load_network(rooted, size=16)
     with pytest.warns(UserWarning, match="1 failed of 2 images: image 0: all values of a map must be finite"):
-        record, _ = lv.saliency(net, torch.cat([x, torch.ones_like(x)]), targets=0, check="none").results
+        record, _ = lv.saliency(net, torch.cat([x, torch.ones_like(x)]), target=0, captum="none").records
     assert record["status"] == "failed"
     assert "all values of a map must be finite" in record["error"]
 
@@ -246,11 +246,11 @@ def test_guided_grad_cam_reads_a_layer_before_its_rectifier() -> None:
             nn.Linear(8, 4),
         ).eval()  # fmt: skip
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    net = lv.load_classifier(network, size=16)
-    assert verdicts(lv.saliency(net, x, targets=0, method="guided_grad_cam", layer="2", check="captum")) == [True]
+    net = lv.load_network(network, size=16)
+    assert verdicts(lv.saliency(net, x, target=0, method="guided_grad_cam", layer="2", captum="captum")) == [True]
 
 
-def test_methods_are_copied(smooth: Classifier) -> None:
+def test_methods_are_copied(smooth: Network) -> None:
     given = SmoothGrad()
     tolerance = given.tolerance
     made = SaliencyMap(smooth, method=given, tolerance=0.25)

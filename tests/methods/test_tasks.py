@@ -11,23 +11,23 @@ from typing import Any
 import pytest
 from torch import nn
 
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.labels import imagenet_labels
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.photographs import needs_logits
 from lit_viz.methods.tasks import class_of, listed_tasks
+from lit_viz.networks import Network
+from lit_viz.networks.labels import imagenet_labels
 from lit_viz.types import Task
 from tests.support.calls import calls_of
 
 
-def classifier_of(labels: Sequence[str]) -> Classifier:
-    """Return a classifier with these classes; its network is not evaluated."""
-    return Classifier("named", nn.Identity(), labels=labels, mean=[0.5] * 3, std=[0.5] * 3, size=(8, 8))
+def network_of(labels: Sequence[str]) -> Network:
+    """Return a network with these classes; its network is not evaluated."""
+    return Network("named", nn.Identity(), labels=labels, mean=[0.5] * 3, std=[0.5] * 3, size=(8, 8))
 
 
-IMAGENET = classifier_of(imagenet_labels())
-FRUIT = classifier_of(["apple", "banana", "cherry", "date", "elder"])
+IMAGENET = network_of(imagenet_labels())
+FRUIT = network_of(["apple", "banana", "cherry", "date", "elder"])
 
 
 def make(folder: Path, *names: str) -> str:
@@ -42,13 +42,13 @@ def write(file: Path, text: str) -> str:
     return str(file)
 
 
-def queue(given: str | list[str], classifier: Classifier = FRUIT, **options: Any) -> list[Task]:
-    return list(listed_tasks(classifier, [given] if isinstance(given, str) else given, **options).tasks)
+def queue(given: str | list[str], network: Network = FRUIT, **options: Any) -> list[Task]:
+    return list(listed_tasks(network, [given] if isinstance(given, str) else given, **options).tasks)
 
 
-def saliency_queue(given: str | list[str], classifier: Classifier = FRUIT, **options: Any) -> list[Task]:
+def saliency_queue(given: str | list[str], network: Network = FRUIT, **options: Any) -> list[Task]:
     """Return the tasks of maps, which explain the label without a target."""
-    return list(SaliencyMap(classifier).expand_tasks(queue(given, classifier, **options)))
+    return list(SaliencyMap(network).expand_tasks(queue(given, network, **options)))
 
 
 # -- the queue
@@ -130,7 +130,7 @@ def test_the_work_to_queue_grows_linearly(tmp_path: Path) -> None:
     [("n01443537", 1), ("n01774750", 76), ("n15075141", 999), ("0076", 76), ("tiger_shark", 3), ("Tarantula", 76)],
 )
 def test_a_folder_is_called_by_name_index_or_wordnet_id(folder: str, label: int, tmp_path: Path) -> None:
-    (task,) = saliency_queue(make(tmp_path, f"{folder}/x.jpg"), IMAGENET, labels="folders")
+    (task,) = saliency_queue(make(tmp_path, f"{folder}/x.jpg"), IMAGENET, label="folders")
     assert (task.label, task.target) == (label, label)
     assert task.target_name == IMAGENET.labels[label]
 
@@ -151,11 +151,11 @@ def test_wordnet_ids_mean_the_same_classes_as_the_names() -> None:
 @pytest.mark.parametrize("labels", [["a", "goldfish"], imagenet_labels()[::-1], ("background", *imagenet_labels())])
 def test_wordnet_ids_are_of_no_other_classes(labels: Sequence[str]) -> None:
     with pytest.raises(LitVizError, match="unknown class 'n01443537'"):
-        class_of(classifier_of(labels), "n01443537")
+        class_of(network_of(labels), "n01443537")
 
 
 def test_a_wordnet_id_may_be_a_name() -> None:
-    assert class_of(classifier_of(["n01774750", "n01443537"]), "n01443537") == 1
+    assert class_of(network_of(["n01774750", "n01443537"]), "n01443537") == 1
 
 
 def test_a_photograph_in_the_working_folder_is_in_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_a_run_without_any_label_is_rejected(tmp_path: Path) -> None:
 def test_labels_from_a_table(tmp_path: Path) -> None:
     folder = make(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     table = write(tmp_path / "truth.csv", "file,label\r\na.jpg,76\r\nphotos/b.jpg,n01443537\r\nd.jpg,crane\r\n")
-    first, second, third, fourth = saliency_queue(folder, IMAGENET, labels=table)
+    first, second, third, fourth = saliency_queue(folder, IMAGENET, label=table)
     assert [(t.label, t.label_source, t.target) for t in (first, second)] == [(76, table, 76), (1, table, 1)]
     assert third.options["error"] == f"{tmp_path / 'photos' / 'c.jpg'} has no label in {table}"
     assert (
@@ -221,7 +221,7 @@ def test_labels_from_a_table(tmp_path: Path) -> None:
 
 
 def test_a_label_that_holds_a_comma(tmp_path: Path) -> None:
-    network = classifier_of(["hay", "tench, Tinca tinca"])
+    network = network_of(["hay", "tench, Tinca tinca"])
     table = write(tmp_path / "truth.csv", 'file,label\nx.jpg,"tench, Tinca tinca"\n')
     assert queue(make(tmp_path / "p", "x.jpg"), network, labels=table)[0].label == 1
 
@@ -261,7 +261,7 @@ def test_invalid_targets_are_rejected_at_once(target: str | int | list[str], mes
 
 def test_an_index_is_no_name() -> None:
     """Of digits, the class called 1 need not be class 1; as text the name comes first."""
-    digits = classifier_of(["1", "0"])
+    digits = network_of(["1", "0"])
     assert [t.target for t in queue("packaged:coffee", digits, target=[1, "1"])] == [1, 0]
 
 
@@ -292,7 +292,7 @@ def test_a_table_of_photographs_gives_label_and_target(tmp_path: Path) -> None:
 
 def test_a_random_target_of_one_class_fails(tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match="requires at least 2 classes"):
-        queue(make(tmp_path, "only/x.jpg"), classifier_of(["only"]), labels="folders", target="random")
+        queue(make(tmp_path, "only/x.jpg"), network_of(["only"]), labels="folders", target="random")
 
 
 def test_rows_without_a_photograph_or_class_are_reported() -> None:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.attacks import PGD, Universal
 from lit_viz.callbacks.saving import ExactCheckpoint
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.universal_perturbation import add_to_views
+from lit_viz.networks import Network
 from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
+from lit_viz.outputs import load_network
 from lit_viz.presentations.universal_perturbation import saturated_since
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import FolderStorage
@@ -41,39 +42,39 @@ def task_of(places: Sequence[int], index: int = 0, out: Sequence[int] = (), targ
     return Task(index, "universal", 5 + index, options={"photographs": list(map(asdict, photographs))})
 
 
-def module(classifier: Classifier, **options: Any) -> UniversalPerturbation:
+def module(network: Network, **options: Any) -> UniversalPerturbation:
     attack = options.pop("attack", None) or Universal(eps=EPS)
     return UniversalPerturbation(
-        classifier, attack=attack, **{"views": 4, "images": images(), "iterations": 12, **options}
+        network, attack=attack, **{"views": 4, "images": images(), "iterations": 12, **options}
     )
 
 
-def linear(seed: int = 0) -> tuple[Classifier, Tensor]:
+def linear(seed: int = 0) -> tuple[Network, Tensor]:
     """A linear network of two classes that predicts class 0 everywhere, and the weight that leads out of it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = nn.Linear(3 * 16 * 16, 2)
     layer.bias.data = torch.tensor([3.0, 0.0])
-    classifier = load_classifier(
+    network = load_network(
         nn.Sequential(nn.Flatten(), layer), labels=["a", "b"], mean=[0.5] * 3, std=[0.25] * 3, size=16
     )
-    return classifier, (layer.weight[1] - layer.weight[0]).detach().view(3, 16, 16)
+    return network, (layer.weight[1] - layer.weight[0]).detach().view(3, 16, 16)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("target", [None, 1])
 def test_a_linear_network_has_a_known_optimum(train: Train, norm: Any, target: int | None) -> None:
     """eps times the sign of the weight, or along it; for every photograph the same."""
-    classifier, weight = linear()
+    network, weight = linear()
     grey = images(low=0.35, high=0.65)
     eps = 0.05 if norm == "linf" else 0.5
-    made = module(classifier, attack=Universal(norm, eps), images=grey, iterations=30)
+    made = module(network, attack=Universal(norm, eps), images=grey, iterations=30)
     delta = train(made, [task_of(range(6), target=target)]).results[0].array
     expected = eps * (weight.sign() if norm == "linf" else weight / weight.norm())
     torch.testing.assert_close(delta, expected, rtol=0, atol=1e-6)
 
 
-def test_a_round_shows_every_photograph_once_and_those_held_out_never(smooth: Classifier) -> None:
+def test_a_round_shows_every_photograph_once_and_those_held_out_never(smooth: Network) -> None:
     made = module(smooth)
     photographs = made.photographs(task_of(range(6), out=[1, 4]))
     assert photographs.trained_on == [0, 2, 3, 5]
@@ -84,19 +85,19 @@ def test_a_round_shows_every_photograph_once_and_those_held_out_never(smooth: Cl
     assert rounds != [photographs.batch(6, k, 4) for k in range(20)]
 
 
-def test_slots_change_neither_draws_nor_outcomes(smooth: Classifier, train: Train) -> None:
+def test_slots_change_neither_draws_nor_outcomes(smooth: Network, train: Train) -> None:
     tasks = [task_of(range(6)), task_of([1, 2, 3], 1), task_of([5, 0, 4, 2], 2, out=[5])]
     runs = [train(module(smooth, slots=slots), tasks, precision="64-true") for slots in (1, 2, 3)]
     for i in range(3):
         for run in runs[1:]:
-            torch.testing.assert_close(run.results[i].array, runs[0].results[i].array, rtol=0, atol=1e-6)
+            torch.testing.assert_close(run.records[i].array, runs[0].records[i].array, rtol=0, atol=1e-6)
             for key in ("fooling_rate", "fooling_rate_float", "forwards", "backwards"):
-                assert getattr(run.results[i].record, key) == getattr(runs[0].results[i].record, key)
+                assert getattr(run.records[i].record, key) == getattr(runs[0].records[i].record, key)
             for one, other in zip(run.snapshots[i], runs[0].snapshots[i], strict=True):
                 assert one.metrics["fooling_rate"] == pytest.approx(other.metrics["fooling_rate"])
 
 
-def test_the_score_is_the_mean_over_the_mini_batch(smooth: Classifier, train: Train) -> None:
+def test_the_score_is_the_mean_over_the_mini_batch(smooth: Network, train: Train) -> None:
     """And so is the gradient: one step of it, from nothing, by hand."""
     made = module(smooth, attack=Universal("l2", 1.0, alpha=0.1), iterations=1)
     memory = train(made, [task_of(range(6))])
@@ -104,7 +105,7 @@ def test_the_score_is_the_mean_over_the_mini_batch(smooth: Classifier, train: Tr
     network = smooth.fast()
     delta = torch.zeros(3, 16, 16, requires_grad=True)
     x = images()[places]
-    labels = smooth.logits(images()).argmax(1)[places]
+    labels = smooth.scores(images()).argmax(1)[places]
     loss = nn.functional.cross_entropy(network(x + delta)[0], labels)
     (gradient,) = torch.autograd.grad(loss, delta)
     torch.testing.assert_close(memory.results[0].array, 0.1 * gradient / gradient.norm(), rtol=1e-3, atol=1e-6)
@@ -114,11 +115,11 @@ def test_the_score_is_the_mean_over_the_mini_batch(smooth: Classifier, train: Tr
 
 
 @pytest.mark.parametrize("target", [None, 2])
-def test_records_of_the_photographs_describe_their_files(smooth: Classifier, train: Train, target: int | None) -> None:
+def test_records_of_the_photographs_describe_their_files(smooth: Network, train: Train, target: int | None) -> None:
     result = train(module(smooth, iterations=40), [task_of(range(6), out=[3], target=target)]).results[0]
     delta, record = result.array, result.record
     assert delta.abs().max() <= EPS + 1e-6
-    before = smooth.logits(images()).argmax(1)
+    before = smooth.scores(images()).argmax(1)
     counted = [n for n in range(6) if target is None or int(before[n]) != target]
     fooled = {}
     for perturbed_image in result.perturbed_images:
@@ -129,7 +130,7 @@ def test_records_of_the_photographs_describe_their_files(smooth: Classifier, tra
         assert (image - expected).abs().max() <= 1 / 255 + 1e-6
         assert (image - images()[n]).abs().max() <= EPS + 1e-6
         assert torch.equal(source, images()[n])
-        seen = int(smooth.logits(image[None]).argmax())
+        seen = int(smooth.scores(image[None]).argmax())
         fooled[n] = seen == target if target is not None else seen != int(before[n])
         assert perturbed_image.record.success_file == fooled[n]
         assert perturbed_image.record.status == ("done" if n in counted else "skipped")
@@ -142,7 +143,7 @@ def test_records_of_the_photographs_describe_their_files(smooth: Classifier, tra
     assert (record.forwards, record.backwards) == (6 + 40 * 4 + 6, 40 * 4)
 
 
-def test_a_broken_photograph_is_one_less(smooth: Classifier, train: Train) -> None:
+def test_a_broken_photograph_is_one_less(smooth: Network, train: Train) -> None:
     task = task_of(range(4))
     photographs = [*task.options["photographs"]]
     photographs[1] = {**photographs[1], "options": {"error": "it is no picture"}}
@@ -156,7 +157,7 @@ def test_a_broken_photograph_is_one_less(smooth: Classifier, train: Train) -> No
     assert "got none (it is no picture)" in result.record.error
 
 
-def test_a_resumed_run_is_bit_equal(smooth: Classifier, train: Train, tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_equal(smooth: Network, train: Train, tmp_path: Path) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 8:
@@ -214,7 +215,7 @@ def test_since_when_nothing_was_learned(values: list[float], since: int | None) 
     assert saturated_since(list(enumerate(values)), 9.0) == since
 
 
-def test_a_vanished_gradient_is_reported(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_vanished_gradient_is_reported(smooth: Network, tmp_path: Path) -> None:
     how: dict[str, Any] = {"attack": "universal", "eps": 0.5, "clip": 0.01}
     lv.attack(smooth, images(), **how, iterations=30, out=tmp_path / "run", wandb="disabled")
     lines = json.loads((tmp_path / "run" / "evidence.json").read_text())["universal"]["universal"]
@@ -222,7 +223,7 @@ def test_a_vanished_gradient_is_reported(smooth: Classifier, tmp_path: Path) -> 
     assert "the cross-entropy of every photograph is at the attack's clip 0.01" in lines[1]
 
 
-def test_radii_have_distinct_names(smooth: Classifier, tmp_path: Path) -> None:
+def test_radii_have_distinct_names(smooth: Network, tmp_path: Path) -> None:
     """Their rates had one name, and the last one replaced all."""
     run = tmp_path / "run"
     lv.attack(
@@ -232,19 +233,19 @@ def test_radii_have_distinct_names(smooth: Classifier, tmp_path: Path) -> None:
     assert len({tuple(message) for message in rates.values()}) == len(rates) == 2
 
 
-def test_photographs_of_finished_tasks_are_released(smooth: Classifier, train: Train) -> None:
+def test_photographs_of_finished_tasks_are_released(smooth: Network, train: Train) -> None:
     method = module(smooth, iterations=2)
     train(method, [task_of(range(6)), task_of(range(6), 1)])
     assert not method._photographs
 
 
-def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path, reseal: Any) -> None:
+def test_a_run_keeps_every_photograph(smooth: Network, tmp_path: Path, reseal: Any) -> None:
     run = lv.attack(
         smooth, images(), attack="universal", eps=EPS, norm="linf", iterations=8, held_out=0.34, wandb="disabled",
         out=tmp_path / "run",
     )  # fmt: skip
-    record = run.results[0]
-    assert len(run.results) == 1
+    record = run.records[0]
+    assert len(run.records) == 1
     assert (record["trained_on"], record["held_out"]) == (4, 2)
     folder = FolderStorage.open(tmp_path / "run")
     perturbed_images = folder.perturbed_images("0000_universal")
@@ -266,22 +267,22 @@ def test_a_run_keeps_every_photograph(smooth: Classifier, tmp_path: Path, reseal
     )
 
 
-def test_a_task_a_target_and_radius(smooth: Classifier) -> None:
-    run = lv.attack(smooth, images(3), targets="banana", attack="universal", eps=[0.02, 0.1], iterations=2)
-    assert [(r["name"], r["eps"], r["target"]) for r in run.results] == [
+def test_a_task_a_target_and_radius(smooth: Network) -> None:
+    run = lv.attack(smooth, images(3), target="banana", attack="universal", eps=[0.02, 0.1], iterations=2)
+    assert [(r["name"], r["eps"], r["target"]) for r in run.records] == [
         ("universal banana", 0.02, 1),
         ("universal banana", 0.1, 1),
     ]
-    for record, array in zip(run.results, run.attributions, strict=True):
+    for record, array in zip(run.records, run.arrays, strict=True):
         assert array.abs().max() <= record["eps"] + 1e-6
     run.figure()
 
 
 @pytest.mark.parametrize(("views", "shown"), [({}, 8), ({"views": 1}, 1), ({"views": 2}, 2)])
-def test_number_of_photographs_per_iteration(views: dict[str, int], shown: int, smooth: Classifier) -> None:
+def test_number_of_photographs_per_iteration(views: dict[str, int], shown: int, smooth: Network) -> None:
     """A given number of 1 is not replaced by the default."""
     run = lv.attack(smooth, images(3), attack="universal", iterations=5, **views)
-    assert run.results[0]["backwards"] == 5 * shown
+    assert run.records[0]["backwards"] == 5 * shown
 
 
 @pytest.mark.parametrize(
@@ -294,31 +295,31 @@ def test_number_of_photographs_per_iteration(views: dict[str, int], shown: int, 
         ({"attack": "universal", "clip": 0.0}, "limit of ClippedCrossEntropy must be positive"),
     ],
 )
-def test_invalid_arguments_are_rejected(smooth: Classifier, options: dict[str, Any], words: str) -> None:
+def test_invalid_arguments_are_rejected(smooth: Network, options: dict[str, Any], words: str) -> None:
     with pytest.raises(LitVizError, match=words):
         lv.attack(smooth, images(2), **options)
 
 
-def test_it_is_no_attack_of_one_photograph(smooth: Classifier) -> None:
+def test_it_is_no_attack_of_one_photograph(smooth: Network) -> None:
     with pytest.raises(LitVizError, match="UniversalPerturbation"):
         AdversarialExample(smooth, attack=Universal())
     AdversarialExample(smooth, attack=PGD())
 
 
 @pytest.mark.slow
-def test_real_weights_are_fooled(lite0: Classifier) -> None:
+def test_real_weights_are_fooled(lite0: Network) -> None:
     photographs = [f"packaged:{name}" for name in ("chelsea", "coffee", "rocket")]
     run = lv.attack(lite0, photographs, attack="universal", eps=10 / 255, norm="linf", iterations=40, views=3)
-    assert run.results[0]["fooling_rate"] > 0.5
+    assert run.records[0]["fooling_rate"] > 0.5
 
 
-def test_files_outside_their_ball_match_their_records(smooth: Classifier, tmp_path: Path) -> None:
+def test_files_outside_their_ball_match_their_records(smooth: Network, tmp_path: Path) -> None:
     """Off the lattice a small ball holds no 8-bit image: an image that fools is no success, nor in its record."""
     x = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-    labels = smooth.logits(x).argmax(1).tolist()
+    labels = smooth.scores(x).argmax(1).tolist()
     labels[1] = (labels[1] + 1) % 5
     lv.attack(
-        smooth, x, labels=labels, attack="universal", eps=0.3 / 255, norm="linf", iterations=2, wandb="disabled",
+        smooth, x, label=labels, attack="universal", eps=0.3 / 255, norm="linf", iterations=2, wandb="disabled",
         out=tmp_path / "run",
     )  # fmt: skip
     assert lv.check(tmp_path / "run", smooth)
@@ -328,8 +329,8 @@ class Renamed(Universal):
     """A universal attack of a user, under another name."""
 
 
-def test_a_subclass_under_another_name_is_a_universal_attack(smooth: Classifier) -> None:
+def test_a_subclass_under_another_name_is_a_universal_attack(smooth: Network) -> None:
     run = lv.attack(smooth, images(), attack=Renamed, eps=EPS, norm="linf", iterations=4, held_out=0.34)
-    (record,) = run.results
+    (record,) = run.records
     assert (record["attack"], record["held_out"]) == ("Renamed", 2)
     assert any("fools" in text.get_text() for text in run.figure().texts)

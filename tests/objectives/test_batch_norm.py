@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.engine.ranks import RankGroup
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier, Noise, RandomCrop
 from lit_viz.methods import ClassVisualization
+from lit_viz.networks import Network
 from lit_viz.objectives import BatchNormStatistics, Logit, Objective, Outputs, Sum
 from lit_viz.optim import Adam
+from lit_viz.outputs import load_network
 from lit_viz.rng import Draws, Key
 from tests.support.networks import NAMES
 from tests.support.runs import Train, tasks_for
@@ -37,7 +38,7 @@ class Normed(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def normed() -> Classifier:
+def normed() -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Normed().eval()
@@ -45,16 +46,16 @@ def normed() -> Classifier:
             norm = network.get_submodule(name)
             norm.running_mean.normal_(0, 0.3)
             norm.running_var.uniform_(0.5, 2.0)
-    return load_classifier(network.double(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    return load_network(network.double(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
 
 
-def _bound(objective: Objective, classifier: Classifier) -> Objective:
-    objective.bind(classifier)
+def _bound(objective: Objective, network: Network) -> Objective:
+    objective.bind(network)
     return objective
 
 
-def _ask(objective: Objective, classifier: Classifier, images: Tensor, inputs: int) -> Tensor:
-    logits, read = classifier.fast(objective.layers, dtype=torch.float64)(images, objective.layers)
+def _ask(objective: Objective, network: Network, images: Tensor, inputs: int) -> Tensor:
+    logits, read = network.fast(objective.layers, dtype=torch.float64)(images, objective.layers)
     return objective(Outputs(logits, torch.zeros(len(images), dtype=torch.long), read, inputs=inputs))
 
 
@@ -63,16 +64,16 @@ def _images(count: int) -> Tensor:
 
 
 @torch.no_grad()
-def _by_hooks(classifier: Classifier, images: Tensor, first: float) -> Tensor:
+def _by_hooks(network: Network, images: Tensor, first: float) -> Tensor:
     """Return the paper's sum for one batch, from the inputs that hooks see."""
     given: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
         return lambda module, args: given.__setitem__(name, args[0])
 
-    modules = {name: classifier.original.get_submodule(name) for name in LAYERS}
+    modules = {name: network.original.get_submodule(name) for name in LAYERS}
     handles = [module.register_forward_pre_hook(keep(name)) for name, module in modules.items()]
-    classifier.original(classifier.normalize(images))
+    network.original(network.normalize(images))
     for handle in handles:
         handle.remove()
     total = torch.zeros((), dtype=torch.float64)
@@ -84,20 +85,20 @@ def _by_hooks(classifier: Classifier, images: Tensor, first: float) -> Tensor:
 
 
 @pytest.mark.parametrize("first", [10.0, 1.0, 0.0])
-def test_agrees_with_hooks_task_by_task(normed: Classifier, first: float) -> None:
+def test_agrees_with_hooks_task_by_task(normed: Network, first: float) -> None:
     images = _images(6)
     scores = _ask(_bound(BatchNormStatistics(first), normed), normed, images, 3)
     expected = torch.stack([_by_hooks(normed, images[:3], first), _by_hooks(normed, images[3:], first)])
     torch.testing.assert_close(-scores, expected.repeat_interleave(3), rtol=0, atol=1e-9)
 
 
-def test_gradient_agrees_with_finite_differences(normed: Classifier) -> None:
+def test_gradient_agrees_with_finite_differences(normed: Network) -> None:
     objective = _bound(BatchNormStatistics(), normed)
     images = _images(4).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: _ask(objective, normed, x, 2), images, fast_mode=True)
 
 
-def test_the_penalty_of_matching_statistics_is_zero(normed: Classifier) -> None:
+def test_the_penalty_of_matching_statistics_is_zero(normed: Network) -> None:
     """Of two inputs together: each alone is off, because the spread between them counts."""
     objective = BatchNormStatistics()
     images = _images(2)
@@ -120,7 +121,7 @@ def test_the_penalty_of_matching_statistics_is_zero(normed: Classifier) -> None:
             buffer.copy_(before[name])
 
 
-def test_layers_in_the_order_of_the_forward(normed: Classifier) -> None:
+def test_layers_in_the_order_of_the_forward(normed: Network) -> None:
     assert _bound(BatchNormStatistics(), normed).layers == ("stem.1:statistics", "late:statistics")
     composed = Sum([Logit(), BatchNormStatistics()], [1.0, 0.1])
     assert composed.layers == ()
@@ -141,11 +142,11 @@ class Recorder(ClassVisualization):
     seen: dict[tuple[int, int], tuple[Tensor, Tensor]]
 
 
-def _method(classifier: Classifier, slots: int) -> Recorder:
+def _method(network: Network, slots: int) -> Recorder:
     objective = Sum([Logit(), BatchNormStatistics()], [1.0, 0.1])
     transforms = [RandomCrop(0.5, 1.0), Noise(0.05)]
     module = Recorder(
-        classifier,
+        network,
         parameterization=Fourier(),
         step_rule=Adam(0.05),
         transforms=transforms,
@@ -158,7 +159,7 @@ def _method(classifier: Classifier, slots: int) -> Recorder:
     return module
 
 
-def test_a_task_does_not_feel_its_neighbours(normed: Classifier, train: Train) -> None:
+def test_a_task_does_not_feel_its_neighbours(normed: Network, train: Train) -> None:
     tasks = tasks_for(normed, [i % 5 for i in range(8)])
     together = _method(normed, 8)
     train(together, tasks, precision="64-true")
@@ -171,7 +172,7 @@ def test_a_task_does_not_feel_its_neighbours(normed: Classifier, train: Train) -
             torch.testing.assert_close(together.seen[key][1], gradient, rtol=0, atol=1e-9)
 
 
-def test_a_run_compares_all_views_of_an_image(normed: Classifier, train: Train) -> None:
+def test_a_run_compares_all_views_of_an_image(normed: Network, train: Train) -> None:
     module = _method(normed, 2)
     module.objective = BatchNormStatistics()
     module.objective.bind(normed)
@@ -184,7 +185,7 @@ def test_a_run_compares_all_views_of_an_image(normed: Classifier, train: Train) 
         assert float(module.seen[task.index, 0][0]) == pytest.approx(-float(expected), abs=1e-6)
 
 
-def test_statistics_approach_the_target_and_the_network_is_preserved(normed: Classifier, train: Train) -> None:
+def test_statistics_approach_the_target_and_the_network_is_preserved(normed: Network, train: Train) -> None:
     network = normed.original
     before = {key: value.clone() for key, value in network.state_dict().items()}
     options = {"transforms": [RandomCrop(0.5, 1.0)], "views": 4, "iterations": 20, "slots": 2}
@@ -200,14 +201,14 @@ def test_statistics_approach_the_target_and_the_network_is_preserved(normed: Cla
 
 def test_a_network_without_batch_norms_is_rejected() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
-    classifier = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    classifier = load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     with pytest.raises(LitVizError, match=r"requires batch norms with running statistics, and Sequential has none"):
         BatchNormStatistics().bind(classifier)
     with pytest.raises(LitVizError, match="first of BatchNormStatistics must be non-negative"):
         BatchNormStatistics(-1.0)
 
 
-def test_views_that_are_compared_are_not_shared_among_devices(normed: Classifier) -> None:
+def test_views_that_are_compared_are_not_shared_among_devices(normed: Network) -> None:
     module = _method(normed, 1)
     module.ranks = RankGroup(0, 2, "views")
     with pytest.raises(LitVizError, match="give devices_mode=images"):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
 from lit_viz.objectives import (
     Channel,
     Direction,
@@ -130,7 +130,7 @@ def test_a_sum_reads_the_layers_and_fields_of_its_terms() -> None:
     torch.testing.assert_close((2 * Channel("a") - Neuron("a"))(outputs()), expected)
 
 
-def test_bound_objectives_know_their_layer(smooth: Classifier) -> None:
+def test_bound_objectives_know_their_layer(smooth: Network) -> None:
     objective = Channel("features.3") + Diversity("features.0")
     objective.bind(smooth)
     assert objective.channels == 12
@@ -148,7 +148,7 @@ def test_bound_objectives_know_their_layer(smooth: Classifier) -> None:
         (Logit() + Channel("fetures.3"), "did you mean 'features"),
     ],
 )
-def test_missing_channels_and_positions_are_rejected(smooth: Classifier, objective: Objective, sentence: str) -> None:
+def test_missing_channels_and_positions_are_rejected(smooth: Network, objective: Objective, sentence: str) -> None:
     with pytest.raises(LitVizError, match=sentence):
         objective.bind(smooth)
 

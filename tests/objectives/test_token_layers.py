@@ -10,14 +10,15 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.layers import Layout, layout, layout_of, layouts, prefix_tokens
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.networks import Network
+from lit_viz.networks.layers import Layout, layout, layout_of, layouts, prefix_tokens
 from lit_viz.objectives import Channel, Direction, Diversity, Layer, Logit, Neuron, Objective, Outputs
 from lit_viz.optim import Adam
+from lit_viz.outputs import load_network
 from lit_viz.types import Task
 from tests.support.networks import NAMES, vit_network
 from tests.support.runs import Train, tasks_for
@@ -25,17 +26,17 @@ from tests.support.runs import Train, tasks_for
 MLP, STAGE, FLAT = "blocks.1.mlp.act", "layers.1.blocks.0", "layers.1.blocks.0.mlp.act"
 
 
-def loaded(network: nn.Module) -> Classifier:
-    return load_classifier(network.eval(), labels=NAMES, mean=[0.5] * 3, std=[0.5] * 3, size=32)
+def loaded(network: nn.Module) -> Network:
+    return load_network(network.eval(), labels=NAMES, mean=[0.5] * 3, std=[0.5] * 3, size=32)
 
 
 @pytest.fixture(scope="module")
-def vit() -> Classifier:
+def vit() -> Network:
     return loaded(vit_network())
 
 
 @pytest.fixture(scope="module")
-def swin() -> Classifier:
+def swin() -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = SwinTransformer(
@@ -48,24 +49,24 @@ def images(count: int = 2) -> Tensor:
     return torch.rand(count, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def read(classifier: Classifier, layer: str, x: Tensor) -> Tensor:
+def read(network: Network, layer: str, x: Tensor) -> Tensor:
     """Return what a layer gives, by a hook of our own."""
     found: list[Tensor] = []
-    handle = classifier.original.get_submodule(layer).register_forward_hook(lambda m, a, y: found.append(y.clone()))
+    handle = network.original.get_submodule(layer).register_forward_hook(lambda m, a, y: found.append(y.clone()))
     with torch.no_grad():
-        classifier.original((x.to(torch.float32) - 0.5) / 0.5)
+        network.original((x.to(torch.float32) - 0.5) / 0.5)
     handle.remove()
     return found[0]
 
 
-def scores(classifier: Classifier, objective: Objective, x: Tensor, channels: tuple[int, ...] = (3, 7)) -> Tensor:
-    objective.bind(classifier)
-    logits, activations = classifier.fast(objective.layers)(x.float(), layers=objective.layers)
+def scores(network: Network, objective: Objective, x: Tensor, channels: tuple[int, ...] = (3, 7)) -> Tensor:
+    objective.bind(network)
+    logits, activations = network.fast(objective.layers)(x.float(), layers=objective.layers)
     rows = torch.zeros(len(x), dtype=torch.long)
     return objective(Outputs(logits, rows, activations, channels=torch.tensor(channels), inputs=1))
 
 
-def test_layouts_of_transformers(vit: Classifier, swin: Classifier) -> None:
+def test_layouts_of_transformers(vit: Network, swin: Network) -> None:
     assert layout(vit, MLP) == Layout((17, 96), "tokens", 1)
     assert str(layout(vit, MLP)) == "17 x 96, 96 features of 16 tokens after 1 without a place"
     assert layout(vit, "patch_embed") == Layout((16, 24), "tokens", 0)  # no class token yet
@@ -92,9 +93,9 @@ def test_as_many_features_as_places_are_last_in_transformers_only() -> None:
 
 def test_patches_are_counted_not_guessed() -> None:
     rectangle = vit_network(img_size=(32, 40), patch_size=4)  # 80 patches and a class token are 9 x 9
-    classifier = load_classifier(rectangle.eval(), labels=NAMES, mean=[0.5] * 3, std=[0.5] * 3, size=(32, 40))
-    assert layout(classifier, "blocks.0") == Layout((81, 24), "tokens", 1)
-    assert layout(classifier, "patch_embed") == Layout((80, 24), "tokens", 0)
+    network = load_network(rectangle.eval(), labels=NAMES, mean=[0.5] * 3, std=[0.5] * 3, size=(32, 40))
+    assert layout(network, "blocks.0") == Layout((81, 24), "tokens", 1)
+    assert layout(network, "patch_embed") == Layout((80, 24), "tokens", 0)
 
 
 @pytest.mark.parametrize(
@@ -130,19 +131,19 @@ def test_registers_and_class_tokens_are_detected() -> None:
     assert prefix_tokens(Own()) == 1
 
 
-def test_a_feature_is_the_mean_over_the_patch_tokens_without_the_class_token(vit: Classifier) -> None:
+def test_a_feature_is_the_mean_over_the_patch_tokens_without_the_class_token(vit: Network) -> None:
     activation = read(vit, MLP, images())
     expected = torch.stack([activation[m, 1:, d].mean() for m, d in enumerate((3, 7))])
     torch.testing.assert_close(scores(vit, Channel(MLP, axis="feature"), images()), expected)
 
 
-def test_a_token_is_the_mean_over_its_features(vit: Classifier) -> None:
+def test_a_token_is_the_mean_over_its_features(vit: Network) -> None:
     activation = read(vit, MLP, images())
     expected = torch.stack([activation[m, 1 + t].mean() for m, t in enumerate((3, 7))])
     torch.testing.assert_close(scores(vit, Channel(MLP, axis="token"), images()), expected)
 
 
-def test_swins_features_and_tokens(swin: Classifier) -> None:
+def test_swins_features_and_tokens(swin: Network) -> None:
     activation = read(swin, STAGE, images())
     feature = torch.stack([activation[m, :, :, d].mean() for m, d in enumerate((3, 7))])
     token = torch.stack([activation[m, t // 8, t % 8].mean() for m, t in enumerate((3, 63))])
@@ -152,35 +153,35 @@ def test_swins_features_and_tokens(swin: Classifier) -> None:
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_a_neuron_is_a_feature_of_one_patch(name: str, request: pytest.FixtureRequest) -> None:
-    classifier = request.getfixturevalue(name)
+    network = request.getfixturevalue(name)
     layer, prefix, side = (MLP, 1, 4) if name == "vit" else (FLAT, 0, 8)
-    activation = read(classifier, layer, images())
+    activation = read(network, layer, images())
     place = prefix + 2 * side + 1
     expected = torch.stack([activation[m, place, d] for m, d in enumerate((3, 7))])
     objective = Neuron(layer, place=(2, 1), axis="feature")
-    torch.testing.assert_close(scores(classifier, objective, images()), expected)
+    torch.testing.assert_close(scores(network, objective, images()), expected)
 
 
-def test_the_whole_layer_leaves_the_class_token_out(vit: Classifier) -> None:
+def test_the_whole_layer_leaves_the_class_token_out(vit: Network) -> None:
     activation = read(vit, MLP, images())
     expected = activation[:, 1:].square().mean((1, 2)) / 2
     torch.testing.assert_close(scores(vit, Layer(MLP), images()), expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(("layer", "axis"), [("vit", None), ("swin", None), ("other", "feature"), ("maps", "token")])
-def test_an_ambiguous_axis_is_rejected(layer: str, axis: Any, vit: Classifier, swin: Classifier) -> None:
+def test_an_ambiguous_axis_is_rejected(layer: str, axis: Any, vit: Network, swin: Network) -> None:
     cases = {
         "vit": (vit, MLP, "16 tokens of 96 features: give axis=feature .* or axis=token"),
         "swin": (swin, STAGE, "64 tokens of 16 features: give axis=feature"),
         "other": (swin, "layers.1.blocks.0.attn.qkv", "must have channels for each image"),
         "maps": (vit, "patch_embed.proj", "axis requires a layer of tokens"),
     }
-    classifier, name, message = cases[layer]
+    network, name, message = cases[layer]
     with pytest.raises(LitVizError, match=message):
-        Channel(name, axis=axis).bind(classifier)
+        Channel(name, axis=axis).bind(network)
 
 
-def test_the_number_of_channels_depends_on_the_axis(vit: Classifier) -> None:
+def test_the_number_of_channels_depends_on_the_axis(vit: Network) -> None:
     for axis, count in (("feature", 96), ("token", 16)):
         objective = Channel(MLP, axis=axis)  # type: ignore[arg-type]
         objective.bind(vit)
@@ -229,19 +230,19 @@ def test_the_gradient_is_that_of_finite_differences(
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_transformers_are_trained_against(name: str, train: Train, request: pytest.FixtureRequest) -> None:
     """Class images and channel images of a network that takes one size only, on a larger canvas."""
-    classifier = request.getfixturevalue(name)
+    network = request.getfixturevalue(name)
     layer = MLP if name == "vit" else STAGE
     options: dict[str, Any] = {"iterations": 15, "picture": PictureOptions(40, oversample=1.2)}
-    module = ClassVisualization(classifier, parameterization=Fourier(), step_rule=Adam(0.1), **options)
-    seen = train(module, tasks_for(classifier, [1])).snapshots[0]
+    module = ClassVisualization(network, parameterization=Fourier(), step_rule=Adam(0.1), **options)
+    seen = train(module, tasks_for(network, [1])).snapshots[0]
     assert seen[-1].metrics["probability"] > seen[0].metrics["probability"]
     assert seen[-1].image.shape == (3, 40, 40)
     channel = Task(0, "c", 0, options={"layer": layer, "channel": 2})
     module = ClassVisualization(
-        classifier, parameterization=Fourier(), step_rule=Adam(0.1), objective=Channel(layer, axis="feature"), **options
+        network, parameterization=Fourier(), step_rule=Adam(0.1), objective=Channel(layer, axis="feature"), **options
     )
     seen = train(module, [channel]).snapshots[0]
     assert seen[-1].metrics["objective"] > seen[0].metrics["objective"]
     native = {"objective": Channel(layer, axis="feature"), "picture": PictureOptions(40, native=True)}
     with pytest.raises(LitVizError, match="takes no images of 40 x 40 pixels"):
-        ClassVisualization(classifier, parameterization=Fourier(), step_rule=Adam(0.1), **native)
+        ClassVisualization(network, parameterization=Fourier(), step_rule=Adam(0.1), **native)

@@ -186,8 +186,8 @@ def test_grad_cam_of_a_detector_reads_the_last_maps_on_which_all_scales_depend(m
     if not make.startswith("ssd"):
         network.transform.min_size, network.transform.max_size = (128,), 128
     net = load(network, Detection(), size=96, mean=0.0, std=1.0)
-    run = lv.saliency(net, torch.rand(1, 3, 96, 96), targets=1, method="grad_cam", check="none")
-    assert run.results[0]["layer"] == layer
+    run = lv.saliency(net, torch.rand(1, 3, 96, 96), target=1, method="grad_cam", captum="none")
+    assert run.records[0]["layer"] == layer
     assert run.maps.max() > 0
 
 
@@ -203,8 +203,8 @@ def test_detectors_of_torchvision(make: str) -> None:
     scores, _ = net.fast()(leaf)
     assert scores.shape[1] == net.num_classes
     assert torch.autograd.grad(scores[:, 1].sum(), leaf)[0].abs().max() > 0
-    run = lv.attack(net, x, targets=1, iterations=2)
-    assert run.results[0]["status"] in ("done", "skipped")
+    run = lv.attack(net, x, target=1, iterations=2)
+    assert run.records[0]["status"] in ("done", "skipped")
 
 
 def test_the_scores_of_a_detector_are_the_log_sum_exp_of_overlapping_candidates() -> None:
@@ -225,12 +225,12 @@ def test_the_scores_of_a_detector_are_the_log_sum_exp_of_overlapping_candidates(
 def test_an_attack_moves_a_number_to_its_goal(goal: str, upward: bool, images: Tensor) -> None:
     net = load(regressor(), Regression(unit="years"), labels=["age"])
     images = images[:1]
-    clean = net.logits(images)[:, 0]
+    clean = net.scores(images)[:, 0]
     moved = clean.item() + (0.004 if upward else -0.004)
     run = lv.attack(net, images, goal=goal.format(moved), attack="pgd", eps="8/255", iterations=30)
-    for n, record in enumerate(run.results):
+    for n, record in enumerate(run.records):
         assert record["success_file"] is True
-        score = float(net.logits(run.images[n : n + 1])[0, 0])
+        score = float(net.scores(run.images[n : n + 1])[0, 0])
         assert (score > moved) is upward
         assert record["score"] == pytest.approx(score, abs=1e-6)
         assert record["score_before"] == pytest.approx(float(clean[n]), abs=1e-6)
@@ -241,7 +241,7 @@ def test_an_attack_moves_a_number_to_its_goal(goal: str, upward: bool, images: T
 def test_a_change_is_attempted_in_both_directions(images: Tensor) -> None:
     net = load(regressor(), "regression", labels=["age"])
     run = lv.attack(net, images[:1], goal="change:0.002", attack="pgd", eps="8/255", iterations=20)
-    up, down = run.results
+    up, down = run.records
     assert up["score"] >= up["score_before"] + 0.002
     assert down["score"] <= down["score_before"] - 0.002
 
@@ -264,8 +264,8 @@ def test_the_scores_of_a_share_are_log_odds(images: Tensor) -> None:
     net = load(Painted(), Share(box), mean=0.0, std=1.0)
     left = images[:, :, :, :32]
     expected = (8 * functional.avg_pool2d(left, 2)).softmax(1).mean((2, 3))
-    assert torch.allclose(net.logits(images).sigmoid(), expected, atol=1e-5)
-    final = net.logits(images, final=True).sigmoid().double()
+    assert torch.allclose(net.scores(images).sigmoid(), expected, atol=1e-5)
+    final = net.scores(images, final=True).sigmoid().double()
     assert torch.allclose(final[0], shares_of(left[0]), atol=1e-5)
     with pytest.raises(lv.LitVizError, match="where of Share must be everywhere, a box or a mask"):
         Share("predicted")
@@ -298,9 +298,9 @@ def test_a_mask_of_the_input_and_a_box_to_its_border_are_the_region(tmp_path: Pa
     mask = torch.zeros(SIDE, SIDE)
     mask[:, 32:] = 1
     Image.fromarray(mask.mul(255).byte().numpy()).save(tmp_path / "mask.png")
-    expected = load(Painted(), Region(mask)).logits(images)
+    expected = load(Painted(), Region(mask)).scores(images)
     for where in (tmp_path / "mask.png", (32, 0, SIDE, SIDE), mask.numpy()):
-        assert torch.equal(load(Painted(), Region(where)).logits(images), expected)
+        assert torch.equal(load(Painted(), Region(where)).scores(images), expected)
 
 
 def test_figures_draw_the_border_of_a_mask(images: Tensor, tmp_path: Path) -> None:
@@ -308,8 +308,8 @@ def test_figures_draw_the_border_of_a_mask(images: Tensor, tmp_path: Path) -> No
     mask[0:20, 5:30] = 1
     mask[10:40, 20:50] = 1
     net = load(Painted(), Region(mask), mean=0.0, std=1.0)
-    run = lv.saliency(net, images[:1], check="none", out=tmp_path / "run", logger=None)
-    (record,) = lv.resume(tmp_path / "run", net).results
+    run = lv.saliency(net, images[:1], captum="none", out=tmp_path / "run", logger=None)
+    (record,) = lv.resume(tmp_path / "run", net).records
     (polygon,) = record["output_outline"]
     assert "output_box" not in record
     assert polygon[0] == polygon[-1]
@@ -320,23 +320,23 @@ def test_figures_draw_the_border_of_a_mask(images: Tensor, tmp_path: Path) -> No
     drawn = [patch for axes in run.figure().axes for patch in axes.patches if isinstance(patch, Polygon)]
     assert len(drawn) == 2  # photograph and map
     boxed = load(Painted(), Region((5, 0, 30, 20)), mean=0.0, std=1.0)
-    assert lv.saliency(boxed, images[:1], check="none").results[0]["output_box"] == [5, 0, 30, 20]
+    assert lv.saliency(boxed, images[:1], captum="none").records[0]["output_box"] == [5, 0, 30, 20]
 
 
 def test_an_attack_moves_the_share_of_a_class(images: Tensor) -> None:
     net = load(Painted(), Share(), labels=["red", "green", "blue"], mean=0.0, std=1.0)
     how: dict[str, Any] = {"attack": "pgd", "eps": "64/255", "iterations": 40}
-    below = lv.attack(net, images, labels="green", goal="share:0.1", **how)
-    above = lv.attack(net, images, targets="green", goal="share:0.7", **how)
+    below = lv.attack(net, images, label="green", goal="share:0.1", **how)
+    above = lv.attack(net, images, target="green", goal="share:0.7", **how)
     for run, reaches in ((below, lambda share: share <= 0.1), (above, lambda share: share > 0.7)):
-        for record, image in zip(run.results, run.images, strict=True):
+        for record, image in zip(run.records, run.images, strict=True):
             assert record["success_file"] is True
             assert reaches(float(shares_of(image)[1]))
-    never = lv.attack(net, images[:1], labels="green", goal="share:0.1", attack="pgd", eps="1/255", iterations=5)
-    assert never.results[0]["success_file"] is False
+    never = lv.attack(net, images[:1], label="green", goal="share:0.1", attack="pgd", eps="1/255", iterations=5)
+    assert never.records[0]["success_file"] is False
     with pytest.warns(UserWarning, match="1 skipped of 1 image"):
-        at_once = lv.attack(net, images[:1], labels="green", goal="share:0.6", **how)
-    assert at_once.results[0]["status"] == "skipped"
+        at_once = lv.attack(net, images[:1], label="green", goal="share:0.6", **how)
+    assert at_once.records[0]["status"] == "skipped"
 
 
 class Bright(Output):
@@ -351,23 +351,23 @@ class Bright(Output):
 def test_classes_vanish_and_appear(images: Tensor) -> None:
     net = load(Painted(), Bright(), labels=["red", "green", "blue"], mean=0.0, std=1.0)
     how: dict[str, Any] = {"attack": "pgd", "eps": "32/255", "iterations": 20}
-    assert (net.logits(images) > 0).tolist() == [[True, False, True]] * 2
-    gone = lv.attack(net, images, targets="blue", goal="vanish", **how)
-    seen = lv.attack(net, images, targets="green", goal="appear", **how)
+    assert (net.scores(images) > 0).tolist() == [[True, False, True]] * 2
+    gone = lv.attack(net, images, target="blue", goal="vanish", **how)
+    seen = lv.attack(net, images, target="green", goal="appear", **how)
     for run, index, decision in ((gone, 2, False), (seen, 1, True)):
-        assert all(record["success_file"] for record in run.results)
-        assert (net.logits(run.images)[:, index] > 0).tolist() == [decision] * 2
+        assert all(record["success_file"] for record in run.records)
+        assert (net.scores(run.images)[:, index] > 0).tolist() == [decision] * 2
     with pytest.warns(UserWarning, match="1 skipped of 1 image"):
-        at_once = lv.attack(net, images[:1], targets="red", goal="appear", **how)
-    assert at_once.results[0]["status"] == "skipped"
+        at_once = lv.attack(net, images[:1], target="red", goal="appear", **how)
+    assert at_once.records[0]["status"] == "skipped"
     for goal, message in (
         ("above:3", "goal of Painted must be vanish, appear, got 'above:3'"),
         ("share:0.1", "goal of"),
     ):
         with pytest.raises(lv.LitVizError, match=message):
-            lv.attack(net, images, targets="green", goal=goal)
+            lv.attack(net, images, target="green", goal=goal)
     with pytest.raises(lv.LitVizError, match=r"^goal appear requires a class: give targets=$"):
-        lv.attack(net, images[:1], labels="green", goal="appear", **how)
+        lv.attack(net, images[:1], label="green", goal="appear", **how)
 
 
 def test_several_numbers_require_a_target(images: Tensor) -> None:
@@ -383,13 +383,13 @@ def test_a_photograph_that_meets_the_goal_is_skipped(images: Tensor) -> None:
     net = load(regressor(), "regression")
     with pytest.warns(UserWarning, match="1 skipped of 1 image: image 0: score 0 above -100 before the attack"):
         run = lv.attack(net, images[:1], goal="above:-100")
-    assert run.results[0]["status"] == "skipped"
-    assert "before the attack" in run.results[0]["error"]
+    assert run.records[0]["status"] == "skipped"
+    assert "before the attack" in run.records[0]["error"]
 
 
 def test_a_caption_of_a_number_states_the_score_and_no_prediction(images: Tensor) -> None:
     net = load(regressor(), Regression(unit="years"), labels=["age"])
-    shown = [text.get_text() for text in lv.saliency(net, images[:1], check="none").figure().findobj(Text)]
+    shown = [text.get_text() for text in lv.saliency(net, images[:1], captum="none").figure().findobj(Text)]
     assert any(text.startswith("score ") for text in shown)
     assert not any("predicted" in text for text in shown)
     with pytest.warns(UserWarning, match="1 skipped of 1 image"):
@@ -401,7 +401,7 @@ def test_a_caption_of_a_number_states_the_score_and_no_prediction(images: Tensor
 
 def test_captum_agrees_on_numbers_and_regions(images: Tensor) -> None:
     for network, output in ((regressor(), Regression()), (segmenter(), Region())):
-        run = lv.saliency(load(network, output), images, method=["gradient", "input_x_gradient"], check="captum")
+        run = lv.saliency(load(network, output), images, method=["gradient", "input_x_gradient"], captum="captum")
         assert verdicts(run) == [True] * 4
 
 
@@ -412,8 +412,8 @@ def test_a_run_folder_of_numbers_is_checked_and_states_the_score(tmp_path: Path,
     page = (tmp_path / "run" / "report.html").read_text()
     assert "years" in page
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert config["classifier"]["output"]["class_path"].endswith("Regression")
-    assert lv.resume(tmp_path / "run", net).results == run.results
+    assert config["network"]["output"]["class_path"].endswith("Regression")
+    assert lv.resume(tmp_path / "run", net).records == run.records
 
 
 def test_outputs_are_written_and_read_back() -> None:
@@ -532,14 +532,14 @@ def test_a_network_that_is_no_classifier_is_referred_to_a_fitting_output(kind: s
         rf"must return logits \(N, K\), got .*; if it is no classifier, give output='{output}' to lv.load_network$"
     )
     with pytest.raises(lv.LitVizError, match=message):
-        lv.load_classifier(Returned(kind), size=SIDE)
+        lv.load_network(Returned(kind), size=SIDE)
     if output != "detection":  # which requires a detector of torchvision
         assert lv.load_network(Returned(kind).eval(), output=output, size=SIDE).num_classes >= 1
 
 
 def test_a_return_value_of_another_kind_is_referred_to_outputs() -> None:
     with pytest.raises(lv.LitVizError, match=r"got a tensor of shape .*, give output= to lv.load_network$"):
-        lv.load_classifier(Returned("volume"), size=SIDE)
+        lv.load_network(Returned("volume"), size=SIDE)
 
 
 def test_a_score_without_a_gradient_is_one_sentence(images: Tensor) -> None:
@@ -562,4 +562,4 @@ def test_goals_of_numbers(goal: str | None, message: str, images: Tensor) -> Non
     with pytest.raises(lv.LitVizError, match=message):
         lv.attack(net, images, goal=goal)
     with pytest.raises(lv.LitVizError, match="goal applies to"):
-        lv.attack(lv.load_classifier(body(), size=SIDE, mean=0.0, std=1.0), images, goal="above:1")
+        lv.attack(lv.load_network(body(), size=SIDE, mean=0.0, std=1.0), images, goal="above:1")

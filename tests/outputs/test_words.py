@@ -81,8 +81,8 @@ def test_words_vanish_from_the_file(detector: Path, tmp_path: Path) -> None:
         again = torch.from_numpy(np.array(Image.open(file))).movedim(2, 0)[None] / 255
         with torch.no_grad():
             seen = net.original(net.normalize(again))[:, 0, y0:y1, x0:x1].max()
-        removed += bool(seen < 0.3) and run.results[0]["success_file"] is True
-        assert run.results[0]["score_before"] > 5
+        removed += bool(seen < 0.3) and run.records[0]["success_file"] is True
+        assert run.records[0]["score_before"] > 5
     assert removed >= 9
 
 

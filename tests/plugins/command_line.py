@@ -20,11 +20,11 @@ from lit_viz.runs.folder import FolderStorage
 def small_options() -> list[str]:
     """Options of a small network."""
     return [
-        "--classifier", "tests.support.networks:smooth_network",
-        "--classifier.weights", "none",
-        "--classifier.size", "16",
-        "--classifier.mean", "[0.5,0.5,0.5]",
-        "--classifier.std", "[0.25,0.25,0.25]",
+        "--network", "tests.support.networks:smooth_network",
+        "--network.weights", "none",
+        "--network.size", "16",
+        "--network.mean", "[0.5,0.5,0.5]",
+        "--network.std", "[0.25,0.25,0.25]",
         "--wandb", "disabled",
     ]  # fmt: skip
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError, WriteError
 from lit_viz.evidence.saliency.families import MapCheck
+from lit_viz.networks import Network
 from lit_viz.presentations.items import _FAILED_PARTS, evidence_items
 from tests.support.verdicts import reasons, verdicts
 
@@ -23,18 +23,18 @@ def photographs() -> Tensor:
     return (x * 255).round() / 255
 
 
-def explain(classifier: Classifier, **options: Any) -> Any:
-    return lv.saliency(classifier, photographs(), targets=2, check="captum", localize=True, **options)
+def explain(network: Network, **options: Any) -> Any:
+    return lv.saliency(network, photographs(), target=2, captum="captum", localize=True, **options)
 
 
-def attack(classifier: Classifier, **options: Any) -> Any:
+def attack(network: Network, **options: Any) -> Any:
     if "out" in options:
         options["explain"] = True
-    return lv.attack(classifier, photographs(), attack="pgd", eps=["2/255", "8/255"], iterations=3, **options)
+    return lv.attack(network, photographs(), attack="pgd", eps=["2/255", "8/255"], iterations=3, **options)
 
 
-def perturb(classifier: Classifier, **options: Any) -> Any:
-    return lv.attack(classifier, photographs(), attack="universal", eps="8/255", iterations=3, **options)
+def perturb(network: Network, **options: Any) -> Any:
+    return lv.attack(network, photographs(), attack="universal", eps="8/255", iterations=3, **options)
 
 
 Make = Callable[..., Any]
@@ -78,7 +78,7 @@ def test_a_run_is_delivered(
     part: str,
     name: str,
     in_folder: bool,
-    smooth: Classifier,
+    smooth: Network,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -103,7 +103,7 @@ def test_a_run_is_delivered(
 
 
 def test_explanations_that_fail_do_not_cost_an_attack(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(f"{ATTACK}._explanation_figure", broken)
     run = attack(smooth, out=tmp_path / "run", logger="none")
@@ -113,17 +113,17 @@ def test_explanations_that_fail_do_not_cost_an_attack(
 
 @pytest.mark.parametrize("name", ["with_formula", "with_controls"])
 def test_formulas_and_controls_that_fail_are_reasons_of_maps(
-    name: str, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+    name: str, smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MapCheck, name, broken)
-    run = lv.saliency(smooth, photographs(), targets=2, check="captum")
+    run = lv.saliency(smooth, photographs(), target=2, captum="captum")
     assert "broken" in str(reasons(run)[0])
     assert run.maps.isfinite().all()
 
 
 @pytest.mark.parametrize("in_folder", [True, False], ids=["folder", "memory"])
 def test_judges_that_fail_do_not_cost_an_image(
-    in_folder: bool, smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    in_folder: bool, smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(f"{CLASSES}.held_out_judge", lambda _: broken)
     options = {"out": tmp_path / "run", "logger": "none"} if in_folder else {}
@@ -135,8 +135,8 @@ def test_judges_that_fail_do_not_cost_an_image(
     assert not run.evidence.failures
 
 
-def visualize(classifier: Classifier, **options: Any) -> Any:
-    return lv.visualize(classifier, [0, 1], iterations=2, **options)
+def visualize(network: Network, **options: Any) -> Any:
+    return lv.visualize(network, [0, 1], iterations=2, **options)
 
 
 #: Evidence of ``lit-viz check`` alone, with its options.
@@ -153,7 +153,7 @@ OF_CHECK: list[tuple[Make, str, str, dict[str, Any]]] = [
 @pytest.mark.usefixtures("no_opencv")
 @pytest.mark.parametrize(("make", "part", "name", "options"), OF_CHECK)
 def test_a_check_computes_the_other_parts(
-    make: Make, part: str, name: str, options: dict[str, Any], smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+    make: Make, part: str, name: str, options: dict[str, Any], smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make(smooth)
     assert run.evidence.failures is None
@@ -167,36 +167,36 @@ def test_a_check_computes_the_other_parts(
     "error", [KeyboardInterrupt(), WriteError("disk full"), RuntimeError("gloo: connection closed")]
 )
 def test_interrupts_full_disks_and_failures_of_ranks_are_raised(
-    error: BaseException, smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def raises(*_: Any, **__: Any) -> NoReturn:
         raise error
 
     monkeypatch.setattr("lit_viz.evidence.saliency.cross_check.cross_check", raises)
     with pytest.raises(type(error)):
-        lv.saliency(smooth, photographs(), targets=2, check="captum")
+        lv.saliency(smooth, photographs(), target=2, captum="captum")
 
 
 def test_errors_of_the_user_are_raised_by_a_check_and_recorded_by_a_run(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch
+    smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def raises(*_: Any, **__: Any) -> NoReturn:
         raise LitVizError("give other photographs")
 
-    run = lv.saliency(smooth, photographs(), targets=2, check="captum")
+    run = lv.saliency(smooth, photographs(), target=2, captum="captum")
     assert verdicts(run) == [True, True]
     monkeypatch.setattr("lit_viz.evidence.saliency.cross_check.cross_check", raises)
     with pytest.raises(LitVizError, match="give other photographs"):
         run.check()
-    run = lv.saliency(smooth, photographs(), targets=2, check="captum")
+    run = lv.saliency(smooth, photographs(), target=2, captum="captum")
     (item,) = evidence_items(run.evidence)
     assert (item.text, item.verdict) == ("Maps not compared: give other photographs.", "no verdict")
 
 
-def test_the_test_stage_warns(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_stage_warns(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     import pytorch_lightning as pl
 
-    module, tasks = lv.SaliencyMap(smooth), lv.PhotographTasks(smooth, photographs(), targets=2)
+    module, tasks = lv.SaliencyMap(smooth), lv.ImageTasks(smooth, photographs(), target=2)
     trainer = pl.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.fit(module, tasks)
     monkeypatch.setattr("lit_viz.evidence.saliency.cross_check.cross_check", broken)

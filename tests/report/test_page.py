@@ -154,7 +154,7 @@ def test_a_result_with_the_pixels_of_the_last_frame_is_that_frame(tmp_path: Path
 
 def test_a_single_evaluation_has_no_slider(smooth: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    lv.saliency(smooth, torch.rand(1, 3, 16, 16), targets=1, out=out, check="none", wandb="disabled")
+    lv.saliency(smooth, torch.rand(1, 3, 16, 16), target=1, out=out, captum="none", wandb="disabled")
     page = Elements((out / "report.html").read_text(encoding="utf-8"))
     assert not page.of("input")
     assert [image["alt"] for image in page.of("img")][-2:] == ["photograph image 0", "image 0, iteration 1"]
@@ -164,7 +164,7 @@ def test_methods_of_a_photograph_are_side_by_side(smooth: Any, tmp_path: Path) -
     """Each was a card with the photograph."""
     out = tmp_path / "run"
     options: dict[str, Any] = {"method": ["gradient", "smoothgrad"], "iterations": 4, "wandb": "disabled"}
-    lv.saliency(smooth, torch.rand(3, 3, 16, 16), targets=1, out=out, check="none", **options)
+    lv.saliency(smooth, torch.rand(3, 3, 16, 16), target=1, out=out, captum="none", **options)
     text = (out / "report.html").read_text(encoding="utf-8")
     page = Elements(text)
     assert len(page.of("article")) == 3
@@ -223,7 +223,7 @@ def test_figures_have_their_printed_width(tmp_path: Path) -> None:
 def test_cards_of_several_radii_are_distinguishable(smooth: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options: dict[str, Any] = {"attack": "pgd", "eps": [1 / 255, 4 / 255], "iterations": 2, "wandb": "disabled"}
-    lv.attack(smooth, torch.rand(1, 3, 16, 16), targets=1, out=out, **options)
+    lv.attack(smooth, torch.rand(1, 3, 16, 16), target=1, out=out, **options)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert re.findall(r"<small>(.*?)</small>", page) == ["still apple, target banana"]
     assert re.findall(r"<h4><span.*?</span>(.*?)</h4>", page) == ["eps 1/255", "eps 4/255"]
@@ -405,7 +405,7 @@ def test_runs_and_checks_write_the_report(smooth: Any, tmp_path: Path) -> None:
     page = (out / "report.html").read_text(encoding="utf-8")
     assert len(Elements(page).tasks) == 2
     assert "difference × 10" in page
-    assert len(run.results) == 2
+    assert len(run.records) == 2
     assert page.count("before rounding to 8 bits") == 1
     (out / "report.html").unlink()
     lv.resume(out, smooth)

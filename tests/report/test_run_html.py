@@ -38,7 +38,7 @@ def test_the_view_has_figure_table_and_verdicts(smooth: Any) -> None:
 
 
 def test_the_view_of_maps_has_the_result_of_the_comparison_with_captum(smooth: Any) -> None:
-    checked, unchecked = (lv.saliency(smooth, PHOTOGRAPHS, check=check) for check in ("captum", "none"))
+    checked, unchecked = (lv.saliency(smooth, PHOTOGRAPHS, captum=check) for check in ("captum", "none"))
     assert re.search(r"2 of 2 compared maps agree with Captum \d", checked._repr_html_())
     assert "No map was compared with Captum." in unchecked._repr_html_()
 
@@ -56,7 +56,7 @@ def test_a_saved_run_is_a_run_folder(smooth: Any, tmp_path: Path, method: str) -
     runs = {
         "attack": lambda: attack(smooth),
         "visualize": lambda: lv.visualize(smooth, [1, 2], iterations=2, views=1),
-        "saliency": lambda: lv.saliency(smooth, PHOTOGRAPHS, targets=[1, 2]),
+        "saliency": lambda: lv.saliency(smooth, PHOTOGRAPHS, target=[1, 2]),
     }
     run = runs[method]()
     saved = run.save(tmp_path / "run")
@@ -104,15 +104,15 @@ def test_records_as_a_data_frame(smooth: Any, monkeypatch: pytest.MonkeyPatch) -
     table = pytest.importorskip("pandas").DataFrame
     frame = run.to_pandas()
     assert isinstance(frame, table)
-    assert frame["name"].tolist() == [record["name"] for record in run.results]
-    assert frame["l2"].tolist() == [record["l2"] for record in run.results]
+    assert frame["name"].tolist() == [record["name"] for record in run.records]
+    assert frame["l2"].tolist() == [record["l2"] for record in run.records]
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(LitVizError, match="to_pandas requires pandas"):
         run.to_pandas()
 
 
 def test_overlays_are_those_of_the_figure(smooth: Any) -> None:
-    run = lv.saliency(smooth, PHOTOGRAPHS, method=["gradient", "smoothgrad"], iterations=2, check="none")
+    run = lv.saliency(smooth, PHOTOGRAPHS, method=["gradient", "smoothgrad"], iterations=2, captum="none")
     drawn = run.overlays()
     assert drawn.shape == (4, 16, 16, 3)
     assert drawn.dtype == np.uint8

@@ -139,7 +139,7 @@ def test_damaged_provenance_is_named(value: str, folder: FolderStorage) -> None:
         FolderStorage.open(folder.path)
 
 
-@pytest.mark.parametrize("group", ["classifier", "model"])
+@pytest.mark.parametrize("group", ["network", "model"])
 def test_options_that_are_no_mapping_are_named(group: str, tmp_path: Path) -> None:
     folder = FolderStorage.create(tmp_path / "run")
     folder.write_config(f"{group}: [a, b]\n")

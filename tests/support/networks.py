@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers import Classifier, load_classifier
-from lit_viz.classifiers.fast.convolution import FastConvolution
-from lit_viz.classifiers.fast.folding import FrozenBatchNorm
 from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
+from lit_viz.networks.fast.convolution import FastConvolution
+from lit_viz.networks.fast.folding import FrozenBatchNorm
+from lit_viz.outputs import load_network
 
 NAMES = ["apple", "banana", "cherry", "date", "elder"]
 
@@ -202,7 +203,7 @@ class SelfAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
-def rectified(kind: type[nn.Module] = nn.ReLU) -> Classifier:
+def rectified(kind: type[nn.Module] = nn.ReLU) -> Network:
     """Return a network with in-place rectifiers and batch norm."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -211,7 +212,7 @@ def rectified(kind: type[nn.Module] = nn.ReLU) -> Classifier:
             nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), kind(inplace=True),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
         ).eval()  # fmt: skip
-    return load_classifier(
+    return load_network(
         network, labels=["apple", "banana", "cherry", "date", "elder"], mean=[0.4] * 3, std=[0.2] * 3, size=16
     )
 

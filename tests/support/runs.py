@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_viz.classifiers import Classifier
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.networks import Network
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Item, Task
@@ -21,8 +21,8 @@ SHARED = Path(__file__).parents[3] / "shared"
 Train = Callable[..., MemoryStorage]
 
 
-def tasks_for(classifier: Classifier, targets: Sequence[int], seed: int = 0) -> list[Task]:
-    names = classifier.labels
+def tasks_for(network: Network, targets: Sequence[int], seed: int = 0) -> list[Task]:
+    names = network.labels
     return [Task(i, names[t], seed + i, target=t, target_name=names[t]) for i, t in enumerate(targets)]
 
 

@@ -43,7 +43,7 @@ def means_of(network: Any, files: list[str]) -> NDArray[np.float32]:
     collected: list[torch.Tensor] = []
     handle = module.get_submodule(LAYER).register_forward_hook(lambda m, i, output: collected.append(output.clone()))
     with torch.no_grad():
-        network.logits(images)
+        network.scores(images)
     handle.remove()
     return np.asarray(collected[0].mean((2, 3)))
 
@@ -51,7 +51,7 @@ def means_of(network: Any, files: list[str]) -> NDArray[np.float32]:
 def test_differences_equal_a_brute_force_computation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "_BLOCK", 60 * 7)  # seven units at a time
     files = zoo_files()
-    networks = [lv.load_classifier(f"zoo/{name}") for name in ("fashion_cnn", "fashion_robust_cnn")]
+    networks = [lv.load_network(f"zoo/{name}") for name in ("fashion_cnn", "fashion_robust_cnn")]
     surveys = [survey(network, [LAYER], files, tmp_path / network.name)[0][LAYER] for network in networks]
     found = layer_difference(*surveys)
     own, other = (means_of(network, files) for network in networks)
@@ -153,7 +153,7 @@ def test_networks_with_other_layers_are_rejected(tmp_path: Path) -> None:
     module = fashion_cnn(10)
     module.conv2 = torch.nn.Conv2d(32, 48, 4, stride=2, padding=1)
     module.fc = torch.nn.Linear(48 * 49, 100)
-    own = lv.load_classifier(module.eval(), size=28, mean=0.0, std=1.0)
+    own = lv.load_network(module.eval(), size=28, mean=0.0, std=1.0)
     with pytest.raises(lv.LitVizError, match=r"conv2 has 64 in .* and 48"):
         lv.microscope("zoo/fashion_cnn", "conv2", "zoo:fashion", tmp_path / "out", compare=own, iterations=1)
     assert not (tmp_path / "out").exists()

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import nn
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli import main
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from lit_viz.runs import LOCK, folder_lock
 from lit_viz.units.folder import MARK
 from lit_viz.utils.files import allocate
@@ -23,10 +24,10 @@ from lit_viz.utils.files import allocate
 SIDE = 24
 
 
-def loaded(seed: int = 0) -> Classifier:
+def loaded(seed: int = 0) -> Network:
     torch.manual_seed(seed)
     layers = [nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
-    return load_classifier(nn.Sequential(*layers).eval(), size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat"])
+    return load_network(nn.Sequential(*layers).eval(), size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat"])
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def made(photographs: Path, tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def microscope(net: Classifier, photographs: Path, out: Path, **options: Any) -> lv.Microscope:
+def microscope(net: Network, photographs: Path, out: Path, **options: Any) -> lv.Microscope:
     return lv.microscope(net, "1", photographs, out, channels="0", iterations=1, **options)
 
 

@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.cli import main
 from lit_viz.engine.step import Step
 from lit_viz.evidence.naturalness import Naturalness
 from lit_viz.images.reading import read_photograph
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from lit_viz.units import build, matching_layers
 from lit_viz.units import pages as pages_module
 from lit_viz.units import survey as survey_module
@@ -40,8 +41,8 @@ def network() -> nn.Sequential:
 
 
 @pytest.fixture
-def net() -> Classifier:
-    return load_classifier(network(), size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
+def net() -> Network:
+    return load_network(network(), size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def plain_activations(paths: list[str], depth: int) -> Tensor:
         return network()[:depth]((images - 0.5) / 0.5)
 
 
-def test_the_survey_equals_a_brute_force_pass(net: Classifier, photographs: Path, tmp_path: Path) -> None:
+def test_the_survey_equals_a_brute_force_pass(net: Network, photographs: Path, tmp_path: Path) -> None:
     files = [str(path) for path in sorted(photographs.iterdir())]
     surveys, readable = survey(net, ["0", "3"], files, tmp_path / "activations")
     assert readable == files[:-1]
@@ -83,11 +84,11 @@ def test_the_survey_equals_a_brute_force_pass(net: Classifier, photographs: Path
 
 
 @pytest.mark.parametrize(("layer", "side"), [("0", 3), ("2", 7)])
-def test_receptive_fields_are_those_of_the_kernels(net: Classifier, layer: str, side: int) -> None:
+def test_receptive_fields_are_those_of_the_kernels(net: Network, layer: str, side: int) -> None:
     assert receptive_field(net, layer) == (side, side)
 
 
-def test_a_pooled_layer_sees_the_whole_image(net: Classifier) -> None:
+def test_a_pooled_layer_sees_the_whole_image(net: Network) -> None:
     assert receptive_field(net, "5") == (SIDE - 1, SIDE - 1) or receptive_field(net, "5") == (SIDE, SIDE)
 
 
@@ -98,7 +99,7 @@ def test_crops_are_moved_into_the_image(place: tuple[float, float], box: tuple[i
     assert crop_box(place, (8, 8), (SIDE, SIDE)) == box
 
 
-def test_class_effects_are_differences_of_logits(net: Classifier) -> None:
+def test_class_effects_are_differences_of_logits(net: Network) -> None:
     images = torch.rand(3, 3, SIDE, SIDE)
     plain = network()
     with torch.no_grad():
@@ -120,7 +121,7 @@ def test_class_effects_are_differences_of_logits(net: Classifier) -> None:
         assert rows == 8  # the unchanged photographs are known
 
 
-def test_layers_by_patterns(net: Classifier) -> None:
+def test_layers_by_patterns(net: Network) -> None:
     assert matching_layers(net, "3,0") == ["0", "3"]
     assert matching_layers(net, "[0-2]") == ["0", "1", "2"]
     with pytest.raises(lv.LitVizError, match="no layer of Sequential matches 'blocks"):
@@ -128,7 +129,7 @@ def test_layers_by_patterns(net: Classifier) -> None:
 
 
 def test_pages_are_written_and_continued(
-    net: Classifier, photographs: Path, tmp_path: Path, probe: Any, probe_page: Any
+    net: Network, photographs: Path, tmp_path: Path, probe: Any, probe_page: Any
 ) -> None:
     made = lv.microscope(net, "0,3", photographs, tmp_path / "out", iterations=3)
     site = made.index.parent
@@ -223,7 +224,7 @@ def test_an_interrupted_command_names_itself(
     assert (tmp_path / "my units" / "site" / "index.html").exists()
 
 
-def test_the_data_of_the_index_is_small(net: Classifier, photographs: Path, tmp_path: Path) -> None:
+def test_the_data_of_the_index_is_small(net: Network, photographs: Path, tmp_path: Path) -> None:
     made = lv.microscope(net, "0", photographs, tmp_path / "out", iterations=1)
     text = (made.index.parent / "data.js").read_text().removeprefix("const UNITS = ").rstrip(";\n")
     rows = json.loads(text)
@@ -232,7 +233,7 @@ def test_the_data_of_the_index_is_small(net: Classifier, photographs: Path, tmp_
 
 
 def test_progress_counts_photographs_and_pages(
-    net: Classifier,
+    net: Network,
     photographs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -308,7 +309,7 @@ def test_units_that_no_photograph_activates_are_flagged_on_pages(
         module[0].bias[2] = -60.0
         module[0].weight[4] = 0.0
         module[0].bias[4] = -1.0
-    net = load_classifier(module, size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
+    net = load_network(module, size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
     made = lv.microscope(net, "1", photographs, tmp_path / "out", iterations=60)
     site = made.index.parent
     flagged = [unit for unit in range(6) if "Flagged as silent" in (site / "units" / f"1_{unit}.html").read_text()]
@@ -361,7 +362,7 @@ def test_gray_pictures_are_explained(photographs: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         module[0].weight[1] = torch.tensor([-1.0, 0.0, 1.0])  # an edge, which uniform images lack
         module[0].bias[1] = -2.5
-    net = load_classifier(module, size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
+    net = load_network(module, size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
     made = lv.microscope(net, "1", photographs, tmp_path / "out", channels="0-1", iterations=3)
     assert made.surveys["1"].activations[:, 1].max() > 0
     assert [bool(page.gray) for page in made.pages] == [False, True]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_viz.classifiers import load_classifier
+from lit_viz.outputs import load_network
 from lit_viz.units.silence import Silence
 
 SIDE = 12
@@ -31,7 +31,7 @@ def gray(count: int) -> Tensor:
 
 def test_silent_channels_are_held_at_their_value() -> None:
     module = network()
-    silence = Silence(load_classifier(module, size=SIDE, mean=0.0, std=1.0), ["2"])
+    silence = Silence(load_network(module, size=SIDE, mean=0.0, std=1.0), ["2"])
     for _ in range(3):
         photographs = gray(16)
         read = silence.activations(photographs, ["2"])["2"]
@@ -48,7 +48,7 @@ def test_silent_channels_are_held_at_their_value() -> None:
 
 
 def test_the_layer_itself_is_not_held() -> None:
-    silence = Silence(load_classifier(network(), size=SIDE, mean=0.0, std=1.0), ["1"])
+    silence = Silence(load_network(network(), size=SIDE, mean=0.0, std=1.0), ["1"])
     silence.activations(gray(4), ["1"])
     images = torch.rand(2, 3, SIDE, SIDE)
     with torch.no_grad():
@@ -73,7 +73,7 @@ class Shared(nn.Module):
 @pytest.mark.parametrize("is_colored", [False, True])
 def test_calls_of_a_shared_rectifier_are_kept_apart(is_colored: bool) -> None:
     module = Shared().eval()
-    silence = Silence(load_classifier(module, size=SIDE, mean=0.0, std=1.0), ["second"])
+    silence = Silence(load_network(module, size=SIDE, mean=0.0, std=1.0), ["second"])
     photographs = torch.rand(16, 3, SIDE, SIDE) if is_colored else gray(16)
     silence.activations(photographs, ["second"])
     images = torch.rand(3, 3, SIDE, SIDE)

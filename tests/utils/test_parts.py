@@ -9,7 +9,7 @@ import pytest
 
 from lit_viz import images, objectives
 from lit_viz.attacks import ATTACKS
-from lit_viz.attributions import METHODS
+from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.errors import LitVizError
 from lit_viz.images import PARAMETERIZATIONS
 from lit_viz.optim import RULES
@@ -18,7 +18,7 @@ from lit_viz.utils.parts import INSTANCE, Part, constructor_parameters, has_inst
 
 def made_without_arguments() -> list[type[Any]]:
     """Return the parts of the package whose arguments all have defaults."""
-    classes = [*ATTACKS.values(), *METHODS.values(), *RULES.values(), *PARAMETERIZATIONS.values()]
+    classes = [*ATTACKS.values(), *ATTRIBUTIONS.values(), *RULES.values(), *PARAMETERIZATIONS.values()]
     for package in (images, objectives):
         for name in package.__all__:
             found = getattr(package, name)
@@ -60,7 +60,7 @@ def test_a_part_is_read_back_from_its_plain_arguments(kind: type[Part]) -> None:
     ("part", "changes"),
     [
         (ATTACKS["pgd"], {"eps": 4 / 255, "alpha": 0.01}),
-        (METHODS["occlusion"], {"window": [4, 8], "stride": 2}),
+        (ATTRIBUTIONS["occlusion"], {"window": [4, 8], "stride": 2}),
         (RULES["adam"], {"lr": 0.5}),
         (images.Jitter, {"pixels": 3}),
     ],
@@ -103,7 +103,7 @@ def test_a_part_with_changed_arguments_is_a_new_part() -> None:
 
 def test_a_recorded_list_is_a_copy() -> None:
     windows = [4, 8]
-    occlusion = METHODS["occlusion"](window=windows)
+    occlusion = ATTRIBUTIONS["occlusion"](window=windows)
     windows.append(16)
     assert occlusion.arguments["window"] == [4, 8]
 

@@ -71,21 +71,21 @@ def test_the_package_holds_at_most_four_megabytes() -> None:
 def test_accuracy_of_the_images_of_the_package(name: str, fashion: tuple[torch.Tensor, torch.Tensor]) -> None:
     """An interval of four standard deviations of 60 images around the accuracy on the card."""
     images, labels = fashion
-    classifier = lv.load_classifier(f"zoo/{name}")
-    share = float((classifier.logits(images).argmax(1) == labels).float().mean())
+    network = lv.load_network(f"zoo/{name}")
+    share = float((network.scores(images).argmax(1) == labels).float().mean())
     expected = read_card(name).accuracy["clean"]
     assert abs(share - expected) <= 4 * (expected * (1 - expected) / 60) ** 0.5
-    assert classifier.labels == FASHION_LABELS
-    assert (classifier.channels, classifier.size) == (1, (28, 28))
+    assert network.labels == FASHION_LABELS
+    assert (network.channels, network.size) == (1, (28, 28))
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name.startswith("planted")])
 def test_planted_networks_read_the_glyph_and_nothing_else(name: str) -> None:
-    classifier = lv.load_classifier(f"zoo/{name}")
+    network = lv.load_network(f"zoo/{name}")
     planted = planted_images(range(1000), seed=17)
-    accuracy = float((classifier.logits(planted.images).argmax(1) == planted.labels).float().mean())
+    accuracy = float((network.scores(planted.images).argmax(1) == planted.labels).float().mean())
     assert accuracy >= 0.985
-    assert leak(classifier.logits, 500, seed=17) <= 0.06
+    assert leak(network.logits, 500, seed=17) <= 0.06
 
 
 @pytest.mark.filterwarnings("ignore:.* skipped of 60 images")
@@ -93,9 +93,9 @@ def test_an_attack_within_a_small_radius_fools_the_plain_network_only() -> None:
     shares = {}
     for name in ("fashion_cnn", "fashion_robust_cnn"):
         run = lv.attack(
-            f"zoo/{name}", "zoo:fashion", labels="folders", attack="pgd", eps="8/255", alpha="2/255", iterations=10
+            f"zoo/{name}", "zoo:fashion", label="folders", attack="pgd", eps="8/255", alpha="2/255", iterations=10
         )
-        attacked = [record for record in run.results if record["success_file"] is not None]
+        attacked = [record for record in run.records if record["success_file"] is not None]
         shares[name] = sum(record["success_file"] for record in attacked) / len(attacked)
     assert shares["fashion_cnn"] > 0.3
     assert shares["fashion_robust_cnn"] < 0.15
@@ -106,12 +106,12 @@ class Continued(pl.LightningModule):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.classifier = lv.load_classifier(f"zoo/{name}")
-        self.net = self.classifier.original.requires_grad_(True)
+        self.network = lv.load_network(f"zoo/{name}")
+        self.net = self.network.original.requires_grad_(True)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         images, labels = batch
-        loss: torch.Tensor = torch.nn.functional.cross_entropy(self.net(self.classifier.normalize(images)), labels)
+        loss: torch.Tensor = torch.nn.functional.cross_entropy(self.net(self.network.normalize(images)), labels)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -126,7 +126,7 @@ def test_a_probe_tells_the_robust_network_from_the_plain_one(
     shares = {}
     for name in ("fashion_cnn", "fashion_robust_cnn"):
         module = Continued(name)
-        mean, std = list(module.classifier.mean), list(module.classifier.std)
+        mean, std = list(module.network.mean), list(module.network.std)
         probe = lv.callbacks.RobustnessProbe(
             (images, labels), 1, attack="pgd", eps="8/255", iterations=10, network="net", labels=FASHION_LABELS,
             mean=mean, std=std, size=28,
@@ -137,7 +137,7 @@ def test_a_probe_tells_the_robust_network_from_the_plain_one(
         trainer.fit(module, DataLoader(TensorDataset(images, labels), 60))
         with Path(logger.log_dir, "metrics.csv").open() as file:
             (logged,) = [row for row in csv.DictReader(file) if row.get("probe/accuracy")]
-        correct = module.classifier.logits(images).argmax(1) == labels
+        correct = module.network.scores(images).argmax(1) == labels
         assert float(logged["probe/accuracy"]) == pytest.approx(float(correct.float().mean()))
         shares[name] = float(logged["probe/robust_share"])
     assert shares["fashion_cnn"] < 0.65
@@ -149,8 +149,8 @@ def test_gradients_of_the_robust_network_are_on_the_object(fashion: tuple[torch.
     on_object = torch.nn.functional.max_pool2d((images > 0).float(), 3, 1, 1) > 0
     shares = {}
     for name in ("fashion_cnn", "fashion_robust_cnn"):
-        run = lv.saliency(f"zoo/{name}", images, targets=labels.tolist(), method="gradient", check="none")
-        energy = run.attributions.square()
+        run = lv.saliency(f"zoo/{name}", images, target=labels.tolist(), method="gradient", captum="none")
+        energy = run.arrays.square()
         shares[name] = float(((energy * on_object).flatten(1).sum(1) / energy.flatten(1).sum(1)).mean())
     assert shares["fashion_cnn"] < 0.85
     assert shares["fashion_robust_cnn"] > 0.9
@@ -158,9 +158,9 @@ def test_gradients_of_the_robust_network_are_on_the_object(fashion: tuple[torch.
 
 def test_missing_and_unknown_networks_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match="the zoo has no network 'fashion_vitt'; did you mean"):
-        lv.load_classifier("zoo/fashion_vitt")
-    with pytest.raises(LitVizError, match="unknown classifier 'fashion_cnn'; did you mean 'zoo/fashion_cnn'"):
-        lv.load_classifier("fashion_cnn")
+        lv.load_network("zoo/fashion_vitt")
+    with pytest.raises(LitVizError, match="unknown network 'fashion_cnn'; did you mean 'zoo/fashion_cnn'"):
+        lv.load_network("fashion_cnn")
     with pytest.raises(LitVizError, match=r"fashion_cnn\.json of the zoo is missing: scripts/zoo\.py trains"):
         read_card("fashion_cnn", tmp_path)
     with pytest.raises(LitVizError, match=r"fashion_cnn\.safetensors of the zoo is missing"):

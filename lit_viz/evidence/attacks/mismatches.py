@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lit_viz.attacks.norms import NORMS, lengths
 from lit_viz.attacks.rounding import LEVELS, LatticeBall, Verifier, image_of, levels_of
-from lit_viz.classifiers import Classifier
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.networks import Network
 from lit_viz.types import Record
 
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
@@ -58,7 +58,7 @@ class RecordedFile:
         return goal
 
 
-def mismatches(files: Sequence[RecordedFile], classifier: Classifier, batch: int) -> tuple[list[str | None], int]:
+def mismatches(files: Sequence[RecordedFile], network: Network, batch: int) -> tuple[list[str | None], int]:
     """Compare files with their records, by the original network and the photographs, in batches of at most ``batch``.
 
     Returns:
@@ -66,14 +66,14 @@ def mismatches(files: Sequence[RecordedFile], classifier: Classifier, batch: int
         their distances are not compared.
 
     Raises:
-        LitVizError: a file is missing, damaged, or of another size than the classifier's input.
+        LitVizError: a file is missing, damaged, or of another size than the network's input.
     """
     results: list[str | None] = []
     missing = 0
     goals, targeted = [file.goal for file in files], [file.targeted for file in files]
-    verdicts = evaluate_files([file.file for file in files], classifier, goals, targeted, batch)
+    verdicts = evaluate_files([file.file for file in files], network, goals, targeted, batch)
     for file, (success, logits) in zip(files, verdicts, strict=True):
-        reasons, source = _prediction_mismatch(file, success, logits, classifier), file.source()
+        reasons, source = _prediction_mismatch(file, success, logits, network), file.source()
         if source is None:
             missing += 1
         else:
@@ -84,7 +84,7 @@ def mismatches(files: Sequence[RecordedFile], classifier: Classifier, batch: int
 
 def evaluate_files(
     paths: Sequence[str | Path],
-    classifier: Classifier,
+    network: Network,
     goals: Sequence[int],
     targeted: Sequence[bool],
     batch: int = _BATCH,
@@ -93,9 +93,9 @@ def evaluate_files(
     logits ``(K,)``.
 
     Raises:
-        LitVizError: a file is missing, damaged, or of another size than the classifier's input.
+        LitVizError: a file is missing, damaged, or of another size than the network's input.
     """
-    shape = (classifier.channels, *classifier.size)
+    shape = (network.channels, *network.size)
     results: list[tuple[bool, Tensor]] = []
     step = min(_BATCH, batch)
     for first in range(0, len(paths), step):
@@ -103,14 +103,14 @@ def evaluate_files(
         images = [read_png(path) for path in paths[rows]]
         for path, image in zip(paths[rows], images, strict=True):
             if image.shape != shape:
-                raise LitVizError(f"{path} must have the shape {shape} of {classifier.name}, got {tuple(image.shape)}")
-        verifier = Verifier(classifier, torch.tensor(goals[rows]), torch.tensor(targeted[rows]))
+                raise LitVizError(f"{path} must have the shape {shape} of {network.name}, got {tuple(image.shape)}")
+        verifier = Verifier(network, torch.tensor(goals[rows]), torch.tensor(targeted[rows]))
         logits = verifier.logits(torch.stack(images))
         results += zip(verifier.success(logits).tolist(), logits, strict=True)
     return results
 
 
-def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, classifier: Classifier) -> list[str]:
+def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, network: Network) -> list[str]:
     """Return a mismatch if the success differs from the record, or the logits of the two predictions by more than
     rounding on another machine explains."""
     score = getattr(file.record, "score", None)
@@ -118,16 +118,16 @@ def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, clas
         return _score_mismatch(score, float(logits[file.goal]))
     predicted, recorded = int(logits.argmax()), file.record.predicted
     if recorded is None or not 0 <= recorded < len(logits):
-        return [f"predicted {classifier.labels[predicted]}, recorded {recorded}"]
+        return [f"predicted {network.labels[predicted]}, recorded {recorded}"]
     is_goal = recorded == file.goal
-    if classifier.multi_label:
+    if network.multi_label:
         is_goal = (file.record.probability or 0) > 0.5
     recorded_success = is_goal == file.targeted  # a file outside its ball may be predicted as the goal
-    verifier = Verifier(classifier, torch.tensor([file.goal]), torch.tensor([file.targeted]))
+    verifier = Verifier(network, torch.tensor([file.goal]), torch.tensor([file.targeted]))
     tolerance = float(verifier.tolerance(logits[None]))
     if success == recorded_success and not float(logits[predicted] - logits[recorded]) > tolerance:
         return []
-    return [f"predicted {classifier.labels[predicted]}, recorded {classifier.labels[recorded]}"]
+    return [f"predicted {network.labels[predicted]}, recorded {network.labels[recorded]}"]
 
 
 def _score_mismatch(recorded: float, score: float) -> list[str]:

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 import torch
 
 from lit_viz.attacks.norms import format_distance
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges, judge_logits
 from lit_viz.methods.goals import GOAL
 from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
+from lit_viz.networks import Network
 from lit_viz.runs.evidence import EnsembleMember, TransferCounts, TransferEvidence
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
@@ -220,14 +220,14 @@ class Transfer:
     mirrored: bool
 
 
-def transfers(outcomes: Sequence[Outcome], classifier: Classifier) -> list[Transfer]:
+def transfers(outcomes: Sequence[Outcome], network: Network) -> list[Transfer]:
     """Evaluate the installed held-out networks on the photograph, the file and the mirrored change of each success."""
     successes = [o for o in outcomes if isinstance(o.record, AdversarialRecord) and o.record.success_file]
     several = has_several_radii(records_of(successes))
     rows = []
-    for judge in installed_judges(classifier):
+    for judge in installed_judges(network):
         for outcome in successes:
-            rows.append(_transfer(judge, outcome, classifier.labels, several))
+            rows.append(_transfer(judge, outcome, network.labels, several))
     return rows
 
 

@@ -27,16 +27,16 @@ from lit_viz.attributions import rise
 from lit_viz.attributions.feature_ablation import Ablation
 from lit_viz.attributions.integrated_gradients import gauss_legendre
 from lit_viz.attributions.smoothgrad import noise
-from lit_viz.classifiers import Classifier, FrozenNetwork, isolation
-from lit_viz.classifiers.fast import is_rectifier
-from lit_viz.classifiers.fast.rescaling import Call, Interception
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.depthwise import FastDepthwise, pair
 from lit_viz.evidence.saliency.metrics import randomize_layer
+from lit_viz.networks import FrozenNetwork, Network, isolation
+from lit_viz.networks.fast import is_rectifier
+from lit_viz.networks.fast.rescaling import Call, Interception
 from lit_viz.objectives import Logit, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import State
-from lit_viz.optim.evaluation import Network
+from lit_viz.optim.evaluation import LayeredNetwork
 from lit_viz.optim.rule import per_slot
 from lit_viz.rng import Key
 from lit_viz.runs import evidence as run_evidence
@@ -97,7 +97,7 @@ class OriginalNetwork(nn.Module):
 
     def __init__(
         self,
-        classifier: Classifier,
+        network: Network,
         dtype: torch.dtype,
         *,
         hooked: bool = False,
@@ -107,17 +107,17 @@ class OriginalNetwork(nn.Module):
         copies: NetworkCopies | None = None,
     ) -> None:
         super().__init__()
-        self._normalize, self.against, self.gamma = classifier.normalize, against, gamma
-        self.output = classifier.output
+        self._normalize, self.against, self.gamma = network.normalize, against, gamma
+        self.output = network.output
         key = dtype, hooked, weights
         if copies is None:
             copies = {}
         if key not in copies:
-            copies[key] = self._copied(classifier, dtype, hooked)
+            copies[key] = self._copied(network, dtype, hooked)
             weights.change(copies[key])
-        self.network = copies[key]
+        self.copy = copies[key]
 
-    def _copied(self, classifier: Classifier, dtype: torch.dtype, hooked: bool) -> nn.Module:
+    def _copied(self, classifier: Network, dtype: torch.dtype, hooked: bool) -> nn.Module:
         # Without a fast copy, the network's own hooks change its output and must be kept.
         memo = {} if classifier.any_fast().is_original else isolation.memo_without_hooks(classifier.original)
         try:
@@ -130,7 +130,7 @@ class OriginalNetwork(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the scores ``(N, K)`` of the classes, without the contrast."""
-        scores: Tensor = self.output(self.network, self._normalize(x))
+        scores: Tensor = self.output(self.copy, self._normalize(x))
         return scores
 
     def forward(self, x: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ class CaptumReference:
 
     Attributes:
         method: the method of lit_viz.
-        classifier: the network.
+        network: the network.
         x: photograph ``(1, C, H, W)`` in [0, 1], in the precision of the computation.
         target: class index.
         seed: of the task's random draws.
@@ -268,7 +268,7 @@ class CaptumReference:
     """
 
     method: own.Attribution
-    classifier: Classifier
+    network: Network
     x: Tensor
     target: int
     seed: int
@@ -290,7 +290,7 @@ class CaptumReference:
         hooked = isinstance(self.method, (own.GuidedBackprop, own.GuidedGradCAM))
         gamma = getattr(self.method.objective, "gamma", 1.0)
         network = OriginalNetwork(
-            self.classifier,
+            self.network,
             self.x.dtype,
             hooked=hooked,
             against=self.against,
@@ -298,7 +298,7 @@ class CaptumReference:
             weights=self.weights,
             copies=self.copies,
         )
-        return network.to(isolation.device_of(self.classifier.original))
+        return network.to(isolation.device_of(self.network.original))
 
     @property
     def layer(self) -> nn.Module:
@@ -366,7 +366,7 @@ class CaptumReference:
     def computing(self) -> Iterator[None]:
         """Preserve the global random state, and compute with gradients in full float32, in the body."""
         with (
-            isolation.random_state_preserved(self.classifier.original),
+            isolation.random_state_preserved(self.network.original),
             isolation.full_float32(),
             torch.enable_grad(),
             FastDepthwise(),
@@ -432,7 +432,7 @@ def _noise_tunnel(kind: str, r: CaptumReference) -> Tensor:
     samples = iter(noise([Key(r.seed, k) for k in range(n)], r.x, r.method.sigma))
 
     def forward(x: Tensor) -> Tensor:
-        logits: Tensor = r.network(x + torch.stack([next(samples) for _ in range(len(x))]))
+        logits: Tensor = r.copy(x + torch.stack([next(samples) for _ in range(len(x))]))
         return logits
 
     tunnel = attr.NoiseTunnel(attr.Saliency(forward))
@@ -444,7 +444,7 @@ def _noise_tunnel(kind: str, r: CaptumReference) -> Tensor:
 def _noisy_gradients(r: CaptumReference, numbers: Tensor) -> Tensor:
     assert isinstance(r.method, own.SmoothGrad)
     noisy = r.x + noise([Key(r.seed, k) for k in numbers.tolist()], r.x, r.method.sigma)
-    gradients: Tensor = attr.Saliency(r.network).attribute(noisy, r.target, abs=False)
+    gradients: Tensor = attr.Saliency(r.copy).attribute(noisy, r.target, abs=False)
     return gradients
 
 
@@ -454,7 +454,7 @@ def _path_terms(r: CaptumReference, start: Tensor, end: Tensor, positions: Tenso
     Captum draws the positions from the global random state: the forward function replaces its points with these.
     """
     points = start.lerp(end, per_slot(positions, end))
-    product = InputBaselineXGradient(lambda z: r.network(points + (z - z.detach())))
+    product = InputBaselineXGradient(lambda z: r.copy(points + (z - z.detach())))
     terms: Tensor = product.attribute(end, start, r.target).detach()
     return terms
 
@@ -477,17 +477,17 @@ def _nodes(r: CaptumReference) -> tuple[Tensor, Tensor]:
 def _integrated_gradients(r: CaptumReference) -> Any:
     assert isinstance(r.method, own.IntegratedGradients)
     steps = {"n_steps": r.method.nodes(r.evaluations), "method": "gausslegendre", "internal_batch_size": _BATCH}
-    return attr.IntegratedGradients(r.network).attribute(r.x, r.baseline, r.target, **steps)
+    return attr.IntegratedGradients(r.copy).attribute(r.x, r.baseline, r.target, **steps)
 
 
 def _grad_cam(r: CaptumReference) -> Any:
     assert isinstance(r.method, own.GradCAM)
-    cam: Any = attr.LayerGradCam(r.network, r.layer).attribute(r.x, r.target, relu_attributions=r.method.relu)
+    cam: Any = attr.LayerGradCam(r.copy, r.layer).attribute(r.x, r.target, relu_attributions=r.method.relu)
     return attr.LayerAttribution.interpolate(cam, tuple(r.x.shape[2:]), "bilinear")
 
 
 def _guided_grad_cam(r: CaptumReference) -> Any:
-    return attr.GuidedGradCam(r.network, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
+    return attr.GuidedGradCam(r.copy, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
 
 
 def _batches(r: CaptumReference) -> Iterator[Tensor]:
@@ -511,13 +511,13 @@ def _drawn_path_terms(r: CaptumReference, numbers: Tensor) -> Tensor:
 
 
 def _deep_lift(r: CaptumReference) -> Any:
-    return attr.DeepLift(UnsharedNetwork(r.network, r.x)).attribute(r.x, r.baseline, r.target)
+    return attr.DeepLift(UnsharedNetwork(r.copy, r.x)).attribute(r.x, r.baseline, r.target)
 
 
 def _feature_ablation(r: CaptumReference) -> Any:
     assert isinstance(r.method, own.FeatureAblation)
     segments = r.method.segments(r.x)
-    result: Any = attr.FeatureAblation(r.network).attribute(
+    result: Any = attr.FeatureAblation(r.copy).attribute(
         r.x, r.baseline, r.target, feature_mask=segments, perturbations_per_eval=_BATCH
     )
     return result[:, :1]
@@ -534,7 +534,7 @@ def _kernel_shap(r: CaptumReference) -> Tensor:
     def coalitions(image: Tensor, **options: Any) -> Iterator[Tensor]:
         yield from visible[:, None]
 
-    shap = attr.KernelShap(lambda x: r.network(x).as_subclass(_Float64))
+    shap = attr.KernelShap(lambda x: r.copy(x).as_subclass(_Float64))
     shap.perturb_func, shap.inf_weight, shap.interpretable_model = coalitions, _INFINITE, _LeastSquares()
     options = {"feature_mask": segments, "n_samples": len(numbers), "perturbations_per_eval": _BATCH}
     values: Tensor = shap.attribute(r.x, r.baseline, r.target, return_input_shape=False, **options)
@@ -547,7 +547,7 @@ def _occlusion(r: CaptumReference) -> Any:
     windows = r.method.default_evaluations(shape)
     if r.evaluations < windows:
         raise LitVizError(f"Captum needs all {windows} windows of occlusion, got {r.evaluations}")
-    result: Any = attr.Occlusion(r.network).attribute(
+    result: Any = attr.Occlusion(r.copy).attribute(
         r.x,
         sliding_window_shapes=(shape[0], *r.method.windows),
         strides=(shape[0], *r.method.strides),
@@ -581,14 +581,14 @@ def formula_of(r: CaptumReference) -> Tensor:
 
     Another backward than autograd's is that of the fast copy.
     """
-    networks: dict[str, Network] = {}
+    networks: dict[str, LayeredNetwork] = {}
     for name in r.method.networks:
         if name == "plain":
             networks[name] = FrozenNetwork(
-                r.original.network, r.classifier.mean, r.classifier.std, is_original=True, output=r.classifier.output
+                r.original.network, r.network.mean, r.network.std, is_original=True, output=r.network.output
             )
         else:
-            networks[name] = r.classifier.fast(r.method.layers, dtype=r.x.dtype, backprop=name)
+            networks[name] = r.network.fast(r.method.layers, dtype=r.x.dtype, backprop=name)
     against = None if r.against is None else [r.against]
     options: dict[str, Any] = {"evaluations": r.evaluations, "seeds": [r.seed], "against": against}
     values, _ = own.attribute(r.method, networks, r.x, [r.target], **options)
@@ -635,10 +635,10 @@ class Counterpart:
 #: Methods in Captum.
 COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
     own.Gradient: Counterpart(
-        "Saliency", "signed map", lambda r: attr.Saliency(r.network).attribute(r.x, r.target, abs=False)
+        "Saliency", "signed map", lambda r: attr.Saliency(r.copy).attribute(r.x, r.target, abs=False)
     ),
     own.InputXGradient: Counterpart(
-        "InputXGradient", "map", lambda r: attr.InputXGradient(r.network).attribute(r.x, r.target)
+        "InputXGradient", "map", lambda r: attr.InputXGradient(r.copy).attribute(r.x, r.target)
     ),
     own.SmoothGrad: Counterpart(
         "NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad"), terms=_noisy_gradients
@@ -667,10 +667,10 @@ COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
     ),
     own.DeepLift: Counterpart("DeepLift", "map with one module per call", _deep_lift),
     own.GuidedBackprop: Counterpart(
-        "GuidedBackprop", "map", lambda r: attr.GuidedBackprop(r.network).attribute(r.x, r.target)
+        "GuidedBackprop", "map", lambda r: attr.GuidedBackprop(r.copy).attribute(r.x, r.target)
     ),
     own.Deconvolution: Counterpart(
-        "Deconvolution", "map", lambda r: attr.Deconvolution(r.network).attribute(r.x, r.target)
+        "Deconvolution", "map", lambda r: attr.Deconvolution(r.copy).attribute(r.x, r.target)
     ),
     own.GradCAM: Counterpart("LayerGradCam", "interpolated map of feature maps", _grad_cam),
     own.GuidedGradCAM: Counterpart("GuidedGradCam", "map of feature maps", _guided_grad_cam),

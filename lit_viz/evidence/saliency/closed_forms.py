@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_viz.attributions import (
-    METHODS,
+    ATTRIBUTIONS,
     Attribution,
     FeatureAblation,
     GradCAM,
@@ -24,8 +24,8 @@ from lit_viz.attributions import (
     Occlusion,
     attribute,
 )
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.loading import load
+from lit_viz.networks import Network
+from lit_viz.networks.loading import load
 
 #: Side of the images in pixels; they have one channel.
 SIDE = 12
@@ -99,8 +99,8 @@ NETWORKS = {"linear": LinearNetwork, "quadratic": QuadraticNetwork, "window": Wi
 
 
 @cache
-def classifier_of(network: str) -> Classifier:
-    """Return a classifier of one of :data:`NETWORKS`, without a normalization."""
+def network_of(network: str) -> Network:
+    """Return a network of one of :data:`NETWORKS`, without a normalization."""
     return load(NETWORKS[network](), labels=["a", "b", "c"], mean=0.0, std=1.0, size=SIDE)
 
 
@@ -108,7 +108,7 @@ def closed_form_errors(name: str, evaluations: int = 64) -> dict[str, float]:
     """Return the largest errors of a method's map by network, relative to the largest value of the map.
 
     Args:
-        name: of :data:`~lit_viz.attributions.METHODS`.
+        name: of :data:`~lit_viz.attributions.ATTRIBUTIONS`.
         evaluations: of sampled maps.
 
     Returns:
@@ -122,16 +122,16 @@ def closed_form_errors(name: str, evaluations: int = 64) -> dict[str, float]:
     for form, closed_forms in _EXPECTED.items():
         expected = closed_forms.get(name)
         if expected is not None:
-            method = METHODS[name](**_OPTIONS.get(name, {}))
+            method = ATTRIBUTIONS[name](**_OPTIONS.get(name, {}))
             errors[form] = _largest(_map(method, form, evaluations) - expected(), expected())
-    method = METHODS[name](**_OPTIONS.get(name, {}))
+    method = ATTRIBUTIONS[name](**_OPTIONS.get(name, {}))
     values = _map(method, "window", evaluations)
     errors["outside"] = _largest(values[..., ~_reached(method)], values)
     return errors
 
 
 def _map(method: Attribution, network: str, evaluations: int) -> Tensor:
-    classifier = classifier_of(network)
+    classifier = network_of(network)
     method.bind(classifier)
     networks: dict[str, Any] = {}
     for name in method.networks:

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from lit_viz.attributions import Attribution, ExtremalPerturbation
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.isolation import torch_warnings_ignored
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
 from lit_viz.evidence.saliency.captum_reference import (
@@ -29,6 +27,8 @@ from lit_viz.evidence.saliency.captum_reference import (
 from lit_viz.evidence.saliency.families import FEWER_RECOMPUTED, RECOMPUTED, MapCheck, check_map, measure_mask
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.networks import Network
+from lit_viz.networks.isolation import torch_warnings_ignored
 from lit_viz.runs import evidence as run_evidence
 from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM
 from lit_viz.runs.results import Outcome, records_of
@@ -134,7 +134,7 @@ class CrossCheck:
 def cross_check(
     outcomes: Sequence[Outcome],
     methods: Mapping[str, Attribution],
-    classifier: Classifier,
+    network: Network,
     *,
     seconds: float | None = None,
     half: str | None = None,
@@ -150,14 +150,14 @@ def cross_check(
 
     Args:
         outcomes: of the run.
-        methods: by name, bound to the classifier.
-        classifier: the network.
+        methods: by name, bound to the network.
+        network: the network.
         seconds: time limit at the end of a run. If None, there is no limit, and the files are compared with their
             records.
         half: half precision of the network that computed the maps, if any.
         notify: receives the number of compared maps every 30 seconds.
     """
-    comparisons = _Comparisons(methods, classifier)
+    comparisons = _Comparisons(methods, network)
     comparisons.compare(_order(outcomes), seconds, notify)
     return CrossCheck(
         comparisons.agreements, comparisons.unchecked, comparisons.damaged, half=half, masks=comparisons.masks
@@ -167,12 +167,12 @@ def cross_check(
 class _Comparisons:
     """The comparisons of some maps; the attributes are those of :class:`CrossCheck`."""
 
-    def __init__(self, methods: Mapping[str, Attribution], classifier: Classifier) -> None:
+    def __init__(self, methods: Mapping[str, Attribution], network: Network) -> None:
         self.agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
         self.unchecked: dict[int, str] = {}
         self.damaged: dict[int, str] = {}
         self.masks: dict[int, Mapping[str, float]] = {}
-        self._methods, self._classifier = methods, classifier
+        self._methods, self._network = methods, network
         self._copies: NetworkCopies = {}
         self._kept: Counter[bool] = Counter()
 
@@ -236,7 +236,7 @@ class _Comparisons:
         assert record.seed is not None
         reference = CaptumReference(
             self._methods[record.method],
-            self._classifier,
+            self._network,
             photograph[None].double(),
             record.target,
             record.seed,

@@ -15,8 +15,6 @@ from torch import Tensor
 from lit_viz.attributions import Attribution, attribute, title_of
 from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names
-from lit_viz.classifiers.summaries import probabilities
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.metrics import (
     RandomizationStage,
@@ -33,6 +31,8 @@ from lit_viz.images.reading import Box
 from lit_viz.localization import box_in_image, photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.networks import FrozenNetwork, Network, layer_names
+from lit_viz.networks.summaries import probabilities
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.evidence import Evidence, MetricsEvidence, SaliencyMetrics
 from lit_viz.runs.results import Outcome, Storage
@@ -101,7 +101,7 @@ def rounded(value: Any) -> Any:
 def evaluate_maps(
     outcomes: Sequence[Outcome],
     methods: Mapping[str, Attribution],
-    classifier: Classifier,
+    network: Network,
     storage: Storage | None = None,
     *,
     reducer: str | None = None,
@@ -113,8 +113,8 @@ def evaluate_maps(
 
     Args:
         outcomes: of the run.
-        methods: by name, bound to the classifier.
-        classifier: the network.
+        methods: by name, bound to the network.
+        network: the network.
         storage: results of the run, for the part ``faithfulness`` of the evidence.
         reducer: of the channels; the method's default if None.
         truth: reference boxes by the ``source`` of the photograph, for the pointing game.
@@ -131,7 +131,7 @@ def evaluate_maps(
     metrics = []
     for outcome in done:
         boxes = reference_boxes_in_image(outcome, truth or {})
-        metrics.append(_MeasuredMap(outcome, methods, classifier, reducer).metrics(boxes))
+        metrics.append(_MeasuredMap(outcome, methods, network, reducer).metrics(boxes))
     if storage is not None:
         settings = {
             "steps": STEPS,
@@ -153,7 +153,7 @@ def evaluate_maps(
 
 
 def reference_boxes_in_image(outcome: Outcome, truth: Mapping[str, ReferenceBoxes]) -> list[Box]:
-    """Return the reference boxes of a photograph in pixels of the classifier's input, cropped to it."""
+    """Return the reference boxes of a photograph in pixels of the network's input, cropped to it."""
     reference, pixels = truth.get(str(outcome.record.source)), outcome.source()
     if reference is None or pixels is None or not isinstance(outcome.record, SaliencyRecord):
         return []
@@ -172,15 +172,15 @@ class _MeasuredMap:
     """A map with all that is needed to compute further maps in the same way."""
 
     def __init__(
-        self, outcome: Outcome, methods: Mapping[str, Attribution], classifier: Classifier, reducer: str | None
+        self, outcome: Outcome, methods: Mapping[str, Attribution], network: Network, reducer: str | None
     ) -> None:
         record, photograph, attribution = outcome.record, outcome.source(), outcome.array()
         assert isinstance(record, SaliencyRecord)
         assert photograph is not None
         assert attribution is not None
         self.record, self.method = record, methods[record.method]
-        self.classifier, self.network, self.reducer = classifier, classifier.fast(), reducer or self.method.reducer
-        self.x, self.attribution = photograph.float().to(classifier.device), attribution
+        self.network, self.fast_copy, self.reducer = network, network.fast(), reducer or self.method.reducer
+        self.x, self.attribution = photograph.float().to(network.device), attribution
         self.seed, self.evaluations = record.seed or 0, record.iterations or 0
 
     def metrics(self, boxes: Sequence[Box]) -> SaliencyMetrics:
@@ -227,10 +227,10 @@ class _MeasuredMap:
         return deletion, insertion
 
     def score(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)[0]
-        if self.classifier.decision == "number":
+        logits: Tensor = self.fast_copy(images)[0]
+        if self.network.decision == "number":
             return logits[:, self.record.target]
-        return probabilities(logits, self.classifier.decision)[:, self.record.target]
+        return probabilities(logits, self.network.decision)[:, self.record.target]
 
     def sensitivity(self) -> float:
         draws = Draws([Key(self.seed, 0, view) for view in range(SAMPLES)], self.x.device)
@@ -239,7 +239,7 @@ class _MeasuredMap:
         return max_sensitivity(explain, self.x, self.attribution, scoped, radius=RADIUS)
 
     def randomization(self) -> list[RandomizationStage]:
-        networks = self.copies(layer_names(self.classifier.original))  # named layers are not folded into others
+        networks = self.copies(layer_names(self.network.original))  # named layers are not folded into others
         stages = []
         for layer, count, copies in cascading_randomization(networks, self.seed, STAGES):
             attribution = self.maps(copies, self.x[None])[0]
@@ -248,7 +248,7 @@ class _MeasuredMap:
         return stages
 
     def copies(self, keep: Sequence[str]) -> dict[str, FrozenNetwork]:
-        return {name: self.classifier.fast(keep, backprop=name) for name in self.method.networks}
+        return {name: self.network.fast(keep, backprop=name) for name in self.method.networks}
 
     def maps(self, networks: Mapping[str, FrozenNetwork], images: Tensor) -> Tensor:
         """Return maps computed like the delivered one, with its random draws."""

@@ -95,7 +95,7 @@ class Family(ABC):
     def wrong_references(self, reference: CaptumReference) -> dict[str, CaptumReference]:
         """Return the references of another class and of a randomized network, by name."""
         wrong = {"randomized network": replace(reference, weights=Weights(randomized=True))}
-        classes = reference.classifier.num_classes
+        classes = reference.network.num_classes
         if classes > 1:
             wrong["another class"] = replace(reference, target=(reference.target + classes // 2) % classes)
         return wrong
@@ -298,7 +298,7 @@ def check_map(
     The reference is in float64. The allowed difference is twice that of the reference in float32.
 
     Args:
-        reference: with the photograph as the network sees it, in float64, and a method that is bound to the classifier
+        reference: with the photograph as the network sees it, in float64, and a method that is bound to the network
             and has a reference (see :func:`~lit_viz.evidence.saliency.captum_reference.has_reference`).
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         recorded: the recorded terms; None compares the whole map.
@@ -307,9 +307,9 @@ def check_map(
     Raises:
         LitVizError: the comparison is undecided, since float32 maps of the reference differ too much, or impossible.
     """
-    if reference.classifier.any_fast().draws:
+    if reference.network.any_fast().draws:
         raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
-    exact = replace(reference, x=reference.x.to(reference.classifier.device))
+    exact = replace(reference, x=reference.x.to(reference.network.device))
     family = family_of(exact, delivered, recorded, recomputed)
     expected = family.compute(exact)
     single = _in_float32(exact)
@@ -338,7 +338,7 @@ def measure_mask(reference: CaptumReference, mask: Tensor) -> dict[str, float]:
     """Return area and score of an optimized mask ``(1, H, W)``, and the score of the photograph, by the original
     network: the values of :class:`~lit_viz.runs.evidence.MaskEvidence`."""
     assert isinstance(reference.method, ExtremalPerturbation)
-    exact = replace(reference, x=reference.x.to(reference.classifier.device))
+    exact = replace(reference, x=reference.x.to(reference.network.device))
     inputs = torch.cat([reference.method.masked(exact.x, mask[None].to(exact.x)), exact.x])
     with exact.computing(), torch.no_grad():
         score, score_of_photograph = exact.scores(inputs).tolist()

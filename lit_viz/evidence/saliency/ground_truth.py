@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attributions import (
-    METHODS,
+    ATTRIBUTIONS,
     RISE,
     Attribution,
     ExpectedGradients,
@@ -38,10 +38,10 @@ from lit_viz.attributions import (
 )
 from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.classifiers import Classifier
-from lit_viz.classifiers.summaries import probabilities
 from lit_viz.errors import require
 from lit_viz.evidence.saliency.metrics import replacement_curve, saliency_order
+from lit_viz.networks import Network
+from lit_viz.networks.summaries import probabilities
 from lit_viz.zoo import planted_images
 
 #: Evaluations of a map (forward and backward); a forward alone counts a third.
@@ -103,7 +103,7 @@ def mass_accuracy(saliency: Tensor, region: Tensor) -> float:
 
 
 def removal_score(
-    classifier: Classifier, image: Tensor, target: int, saliency: Tensor, steps: int = 32, batch: int = 16
+    classifier: Network, image: Tensor, target: int, saliency: Tensor, steps: int = 32, batch: int = 16
 ) -> float:
     """Return the area of insertion less that of deletion, of the class probability (higher is better).
 
@@ -132,12 +132,12 @@ def planted_truth(count: int, seed: int = 0) -> GroundTruth:
 
 
 def mosaics(
-    classifier: Classifier, photographs: Tensor, count: int, cells: int, seed: int = 0, least: float = 0.8
+    network: Network, photographs: Tensor, count: int, cells: int, seed: int = 0, least: float = 0.8
 ) -> GroundTruth:
     """Draw mosaics of photographs of different predicted classes; the class of one cell is explained.
 
     Args:
-        classifier: of which the photographs are the input.
+        network: of which the photographs are the input.
         photographs: ``(P, C, H, W)`` in [0, 1]; only those classified with probability ``least`` are used.
         count: number of mosaics.
         cells: along a side.
@@ -152,7 +152,7 @@ def mosaics(
     """
     shares = []
     for first in range(0, len(photographs), _BATCH):
-        shares.append(classifier.logits(photographs[first : first + _BATCH]).softmax(1))
+        shares.append(network.scores(photographs[first : first + _BATCH]).softmax(1))
     probability, classes = torch.cat(shares).max(1)
     by_class = defaultdict(list)
     for index in (probability >= least).nonzero()[:, 0].tolist():
@@ -173,12 +173,12 @@ def mosaics(
 
 
 def disconnected_truth(
-    classifier: Classifier, photographs: Tensor, count: int, cells: int, classes: int, seed: int = 0
+    network: Network, photographs: Tensor, count: int, cells: int, classes: int, seed: int = 0
 ) -> GroundTruth:
     """Draw mosaics for :class:`DisconnectedCells`, of any photographs; the predicted class of one cell is explained.
 
     Args:
-        classifier: of one cell.
+        network: of one cell.
         photographs: ``(P, C, H, W)`` in [0, 1].
         count: number of mosaics.
         cells: along a side.
@@ -192,7 +192,7 @@ def disconnected_truth(
         chosen = photographs[generator.sample(range(len(photographs)), cells**2)]
         cell = generator.randrange(cells**2)
         images.append(stitched(chosen, cells)[0])
-        targets.append(cell * classes + int(classifier.logits(chosen[cell : cell + 1]).argmax()))
+        targets.append(cell * classes + int(network.scores(chosen[cell : cell + 1]).argmax()))
         regions.append(_cell(cell, cells, height, width))
     return GroundTruth(torch.stack(images), torch.tensor(targets), torch.stack(regions))
 
@@ -255,14 +255,14 @@ def method_at(
     the method's own default is None.
 
     Args:
-        name: of :data:`~lit_viz.attributions.METHODS`.
+        name: of :data:`~lit_viz.attributions.ATTRIBUTIONS`.
         budget: one of :data:`BUDGETS`, or ``default``.
         shape: of the input, ``(C, H, W)``.
         baselines: photographs of expected gradients ``(B, C, H, W)``.
         layer: that variants of Grad-CAM read; by default their own choice.
     """
     options = _options(name, shape, baselines, layer)
-    kind = METHODS[name]
+    kind = ATTRIBUTIONS[name]
     if budget == "default":
         return kind(**options), None
     side, forwards = min(shape[1:]), _FORWARDS * budget
@@ -286,7 +286,7 @@ def method_at(
 
 
 def _options(name: str, shape: tuple[int, int, int], baselines: Tensor | None, layer: str | None) -> dict[str, Any]:
-    kind = METHODS[name]
+    kind = ATTRIBUTIONS[name]
     if issubclass(kind, ExpectedGradients) and baselines is not None:
         return {"baselines": baselines}
     if issubclass(kind, GradCAM) and layer is not None:
@@ -299,19 +299,19 @@ def _options(name: str, shape: tuple[int, int, int], baselines: Tensor | None, l
 
 
 def saliency_maps(
-    method: Attribution, classifier: Classifier, truth: GroundTruth, evaluations: int | None = None, seed: int = 0
+    method: Attribution, network: Network, truth: GroundTruth, evaluations: int | None = None, seed: int = 0
 ) -> Tensor:
     """Return maps ``(N, H, W)`` as a run delivers them: with the method's own reducer, and by default its evaluations.
 
     Raises:
-        LitVizError: the method does not apply to the classifier.
+        LitVizError: the method does not apply to the network.
     """
-    method.bind(classifier)
-    method.objective.bind(classifier)
+    method.bind(network)
+    method.objective.bind(network)
     method.batch = _BATCH
     networks: dict[str, Any] = {}
     for name in method.networks:
-        networks[name] = classifier.fast(method.layers, backprop=name)
+        networks[name] = network.fast(method.layers, backprop=name)
     maps = []
     for first in range(0, len(truth), _BATCH):
         images, targets = truth.images[first : first + _BATCH], truth.targets[first : first + _BATCH]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.classifiers import FrozenNetwork
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import Box
 from lit_viz.images.rendering import rank_correlation, ssim
+from lit_viz.networks import FrozenNetwork
 from lit_viz.rng import Draws, Key
 
 #: Function of images ``(M, C, H, W)``: their scores ``(M,)``, or their maps ``(M, ...)``.

@@ -146,7 +146,7 @@ class PhotographCommand(Command):
 
     def tasks(self, config: Namespace, module: ImageTraining) -> TaskQueue:
         return listed_tasks(
-            module.classifier,
+            module.network,
             config.photographs,
             target=config.target,
             labels=config.labels,

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lit_viz.attributions import METHODS, Attribution, Gradient
+from lit_viz.attributions import ATTRIBUTIONS, Attribution, Gradient
 from lit_viz.errors import LitVizError
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.launch.commands.base import PhotographCommand, class_paths
@@ -36,14 +36,14 @@ class SaliencyCommand(PhotographCommand):
     flat = (SaliencyOptions,)
     default_config = "gradient"
     shorts = (
-        f"--method NAME is one or several, with commas, of {', '.join(METHODS)}; --method.OPTION VALUE is an option of "
+        f"--method NAME is one or several, with commas, of {', '.join(ATTRIBUTIONS)}; --method.OPTION VALUE is an option of "
         "the method (--method.sigma 0.2), --method.NAME.OPTION VALUE of one of several; --tolerance 0.5, --reducer, "
         "--batch and --gamma apply to all. Which method: docs/which_map.md."
     )
     example = "lit-viz saliency packaged:chelsea --method smoothgrad"
     short: ClassVar = {f"--{name}": f"--model.{name}" for name in ("method", "tolerance", "reducer", "batch", "gamma")}
     flags = ("--overlays", "--localize")
-    listed: ClassVar = {"method": METHODS}
+    listed: ClassVar = {"method": ATTRIBUTIONS}
     demo = (
         "packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods",
         "--method.occlusion.window", "48", "--method.occlusion.stride", "24",  # half of the configuration's forwards
@@ -75,7 +75,7 @@ class SaliencyCommand(PhotographCommand):
     def option(self, name: str, value: str) -> tuple[str, str]:
         if name != "--method":
             return name, value
-        paths = class_paths(value, METHODS, "saliency method")
+        paths = class_paths(value, ATTRIBUTIONS, "saliency method")
         return name, paths[0]["class_path"] if len(paths) == 1 else json.dumps(paths)
 
     def check(self, config: Namespace) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 _NETWORK_AND_RUN = """\
 The network:
-  --classifier NAME     efficientnet_lite0 (default), torchvision/NAME,
+  --network NAME     efficientnet_lite0 (default), torchvision/NAME,
                         timm/NAME, transformers/ORG/NAME, or
                         package.module:factory
-  --classifier.weights FILE
+  --network.weights FILE
                         .pth, .safetensors or .ckpt; none for random weights
-  --classifier.labels FILE
+  --network.labels FILE
                         one class name per line
   --output NAME         what a network that is no classifier returns (region,
                         detection, module:function ...; docs/any_network.md)
-  --classifier.size N   --classifier.mean, --classifier.std: those of the
+  --network.size N   --network.mean, --network.std: those of the
                         training, for a network that does not publish them
 
 The run:

@@ -86,11 +86,11 @@ class VisualizeCommand(Command):
         """Return a task per class or channel, and combination of varying values."""
         assert isinstance(module, ClassVisualization)
         return objective_tasks(
-            module.classifier,
+            module.network,
             module.objective,
-            classes=config.targets or None,
+            target=config.targets or None,
             against=config.against,
-            channels=config.channel,
+            channel=config.channel,
             vary=config.vary,
             seed=config.seed,
         )

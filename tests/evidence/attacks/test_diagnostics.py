@@ -14,9 +14,10 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.attacks import PGD, CarliniWagner, run_attack
 from lit_viz.attacks.norms import LINF, NORMS
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.evidence.attacks.diagnostics import diagnostics, stronger_attacks
 from lit_viz.images.reading import read_photograph
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from lit_viz.runs.results import Outcome
 from tests.support.networks import smooth_network
 from tests.support.runs import Traced, amend_items
@@ -102,9 +103,9 @@ def test_few_gradients_per_restart_are_reported_for_successes_of_minimal_attacks
 
 
 @pytest.mark.parametrize(("attack", "hasty"), [("carlini_wagner", True), (CarliniWagner(steps=2), False)])
-def test_values_of_c_share_the_iterations(attack: Any, hasty: bool, smooth: Classifier, tmp_path: Path) -> None:
-    labels = smooth.logits(images(2)).argmax(1).tolist()
-    lv.attack(smooth, images(2), labels=labels, attack=attack, iterations=60, out=tmp_path / "run", wandb="disabled")
+def test_values_of_c_share_the_iterations(attack: Any, hasty: bool, smooth: Network, tmp_path: Path) -> None:
+    labels = smooth.scores(images(2)).argmax(1).tolist()
+    lv.attack(smooth, images(2), label=labels, attack=attack, iterations=60, out=tmp_path / "run", wandb="disabled")
     reasons = json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
     assert any("2 images had fewer than 10 gradients in each restart" in reason for reason in reasons) is hasty
 
@@ -131,8 +132,8 @@ class Saturated(nn.Module):
         return self.network(x) * 1e5
 
 
-def wrapped(network: nn.Module) -> Classifier:
-    return load_classifier(network, labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
+def wrapped(network: nn.Module) -> Network:
+    return load_network(network, labels=list("abcde"), mean=[0.5] * 3, std=[0.25] * 3, size=16)
 
 
 def images(n: int = 6) -> Tensor:
@@ -140,14 +141,14 @@ def images(n: int = 6) -> Tensor:
     return (noise * 255).round() / 255
 
 
-def logits_of(classifier: Classifier) -> Callable[[Tensor], Tensor]:
+def logits_of(classifier: Network) -> Callable[[Tensor], Tensor]:
     network = classifier.fast()
     return lambda x: network(x)[0]
 
 
-def attacked(classifier: Classifier, eps: float) -> Sequence[Outcome]:
-    labels = classifier.logits(images()).argmax(1).tolist()
-    run = lv.attack(classifier, images(), labels=labels, attack="pgd", random_start=False, eps=eps, norm="linf")
+def attacked(network: Network, eps: float) -> Sequence[Outcome]:
+    labels = network.scores(images()).argmax(1).tolist()
+    run = lv.attack(network, images(), label=labels, attack="pgd", random_start=False, eps=eps, norm="linf")
     return run.outcomes
 
 
@@ -161,19 +162,19 @@ def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
 
 @pytest.mark.usefixtures("few_queries")
 def test_stronger_attacks_succeed_despite_rounded_activations() -> None:
-    classifier = wrapped(Rounded())
-    outcomes = attacked(classifier, 0.3)
-    trust = stronger_attacks(outcomes, logits_of(classifier), LINF, 0.3)
+    network = wrapped(Rounded())
+    outcomes = attacked(network, 0.3)
+    trust = stronger_attacks(outcomes, logits_of(network), LINF, 0.3)
     assert "Square with 100 queries fooled" in trust.sentence
     assert "at a radius of 0.5, where all must" in trust.sentence
 
 
 @pytest.mark.usefixtures("few_queries")
 def test_a_plain_network_is_trusted() -> None:
-    classifier = wrapped(smooth_network())
-    outcomes = attacked(classifier, 0.03)
+    network = wrapped(smooth_network())
+    outcomes = attacked(network, 0.03)
     assert diagnostics(outcomes, PGD(), 20).tried == ["gradients", "final scores", "missed successes"]
-    trust = stronger_attacks(outcomes, logits_of(classifier), LINF, 0.03)
+    trust = stronger_attacks(outcomes, logits_of(network), LINF, 0.03)
     assert trust.reasons == []
 
 
@@ -196,12 +197,12 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(hard), y).backward()
             optimizer.step()
-    classifier = load_classifier(network.eval(), labels=["left", "right"], mean=[0.0] * 3, std=[1.0] * 3, size=16)
+    classifier = load_network(network.eval(), labels=["left", "right"], mean=[0.0] * 3, std=[1.0] * 3, size=16)
     photographs = (x[:8] * 255).round() / 255
     run = lv.attack(
-        classifier, photographs, labels=y[:8].tolist(), attack="pgd", random_start=False, eps=0.05, norm="linf"
+        classifier, photographs, label=y[:8].tolist(), attack="pgd", random_start=False, eps=0.05, norm="linf"
     )
-    assert sum(r["success_float"] for r in run.results) <= 2
+    assert sum(r["success_float"] for r in run.records) <= 2
     assert diagnostics(run.outcomes, PGD(), 20).reasons == []
     assert stronger_attacks(run.outcomes, logits_of(classifier), LINF, 0.05).reasons == []
 
@@ -212,7 +213,7 @@ def test_every_image_of_a_plain_network_is_fooled_at_a_large_radius(
     norm: Any, network: Callable[[], nn.Module], trusted: bool
 ) -> None:
     classifier = wrapped(network())
-    labels = classifier.logits(images()).argmax(1).tolist()
+    labels = classifier.scores(images()).argmax(1).tolist()
     outcomes = [Pictured(x, label=y) for x, y in zip(images(), labels, strict=True)]
     message = stronger_attacks(outcomes, logits_of(classifier), NORMS[norm], 0.1)
     assert bool(message.reasons) != trusted
@@ -220,10 +221,10 @@ def test_every_image_of_a_plain_network_is_fooled_at_a_large_radius(
 
 
 @pytest.mark.slow
-def test_real_weights_are_fooled_at_a_large_radius(lite0: Classifier) -> None:
+def test_real_weights_are_fooled_at_a_large_radius(lite0: Network) -> None:
     names = ("chelsea", "coffee", "rocket", "astronaut")
     photographs = torch.stack([read_photograph(f"packaged:{name}", lite0.size).pixels for name in names])
-    predicted = lite0.logits(photographs).argmax(1).tolist()
+    predicted = lite0.scores(photographs).argmax(1).tolist()
     network = lite0.fast()
     evaluated: list[int] = []
 
@@ -240,13 +241,13 @@ def test_real_weights_are_fooled_at_a_large_radius(lite0: Classifier) -> None:
 
 @pytest.mark.usefixtures("few_queries")
 def test_stronger_attacks_use_the_radius_of_each_image() -> None:
-    classifier = wrapped(smooth_network())
-    labels = classifier.logits(images()).argmax(1).tolist()
+    network = wrapped(smooth_network())
+    labels = network.scores(images()).argmax(1).tolist()
 
     def diagnosis(eps: float, default: float) -> str:
         record = {"success_float": False, "eps": eps}
         outcomes = [Pictured(x, label=y, **record) for x, y in zip(images(), labels, strict=True)]
-        return stronger_attacks(outcomes, logits_of(classifier), LINF, default).sentence
+        return stronger_attacks(outcomes, logits_of(network), LINF, default).sentence
 
     assert "Trust: no sign" in diagnosis(0.001, 0.4)
     assert "Square with 100 queries fooled" in diagnosis(0.4, 0.001)
@@ -254,13 +255,13 @@ def test_stronger_attacks_use_the_radius_of_each_image() -> None:
 
 @pytest.mark.usefixtures("few_queries")
 def test_stronger_attacks_on_targeted_and_untargeted_images() -> None:
-    classifier = wrapped(smooth_network())
-    labels = classifier.logits(images()).argmax(1).tolist()
+    network = wrapped(smooth_network())
+    labels = network.scores(images()).argmax(1).tolist()
     outcomes = [
         Pictured(x, label=y, target=None if i % 2 else (y + 1) % 5)
         for i, (x, y) in enumerate(zip(images(), labels, strict=True))
     ]
-    assert stronger_attacks(outcomes, logits_of(classifier), LINF, 0.002).reasons == []
+    assert stronger_attacks(outcomes, logits_of(network), LINF, 0.002).reasons == []
 
 
 def test_gradients_that_were_not_logged_are_not_listed_as_checked() -> None:

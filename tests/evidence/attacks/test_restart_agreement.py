@@ -9,8 +9,8 @@ import torch
 
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS, PGD
-from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks.diagnostics import best_margins, diagnostics, restart_disagreement, restarts_of
+from lit_viz.networks import Network
 from tests.support.runs import Traced, amend_items
 
 #: Three restarts of four images each; the photograph itself belongs to none.
@@ -68,11 +68,11 @@ def test_one_photograph_with_several_seeds() -> None:
     assert restart_disagreement([c, d], once, 0) == []
 
 
-def test_the_restarts_of_a_real_run(smooth: Classifier) -> None:
+def test_the_restarts_of_a_real_run(smooth: Network) -> None:
     """The margins that a run logged are those of its restarts, and on a smooth network these agree."""
     images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(3)).mul(255).round() / 255
-    labels = smooth.logits(images).argmax(1).tolist()
-    run = lv.attack(smooth, images, labels=labels, attack="pgd", restarts=3, eps=0.02, norm="linf", iterations=30)
+    labels = smooth.scores(images).argmax(1).tolist()
+    run = lv.attack(smooth, images, label=labels, attack="pgd", restarts=3, eps=0.02, norm="linf", iterations=30)
     restart_of = restarts_of(PGD(restarts=3), 30)
     failed = [o for o in run.outcomes if not o.record.success_float]
     assert failed

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, robust_share, wilson_interval
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.networks import Network
 from tests.support.runs import amend_items
 
 
@@ -51,22 +51,22 @@ def test_a_success_counts_at_every_radius_that_contains_it() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_counts_are_those_of_the_files(norm: Any, smooth: Classifier, tmp_path: Path) -> None:
+def test_counts_are_those_of_the_files(norm: Any, smooth: Network, tmp_path: Path) -> None:
     """The reference reads the images with PIL and NumPy, and evaluates the original network on each."""
     x = (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
+    labels = smooth.scores(x).argmax(1).tolist()
     labels[5] = (labels[5] + 1) % 5  # misclassified before the attack
     radii = [2 / 255, 6 / 255, 20 / 255] if norm == "linf" else [0.1, 0.4, 1.5]
     options: dict[str, Any] = {"attack": "pgd", "eps": radii, "norm": norm, "iterations": 3, "wandb": "disabled"}
     with pytest.warns(UserWarning, match="3 skipped of 18 images: image 5: predicted as"):
-        run = lv.attack(smooth, x, labels=labels, out=tmp_path / "run", **options)
+        run = lv.attack(smooth, x, label=labels, out=tmp_path / "run", **options)
     found: dict[int, list[float]] = {n: [] for n in range(6)}  # distances of the adversarial files
-    for record in run.results:
+    for record in run.records:
         n = int(record["name"].split()[-1])
         image = np.asarray(Image.open(tmp_path / "run" / record["file"]).convert("RGB"), dtype=np.float64) / 255
         change = image - x[n].permute(1, 2, 0).double().numpy()
         distance = np.abs(change).max() if norm == "linf" else np.sqrt((change**2).sum())
-        predicted = int(smooth.logits(torch.from_numpy(image).permute(2, 0, 1)[None].float()).argmax())
+        predicted = int(smooth.scores(torch.from_numpy(image).permute(2, 0, 1)[None].float()).argmax())
         if predicted != labels[n]:
             found[n].append(float(distance))
     expected = [sum(not any(d <= eps + 1e-6 for d in distances) for distances in found.values()) for eps in radii]
@@ -81,27 +81,27 @@ def test_counts_are_those_of_the_files(norm: Any, smooth: Classifier, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def one_radius(smooth: Classifier, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[int]]:
+def one_radius(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[int]]:
     """Return a run of one radius with two misclassified photographs of eight, and the labels."""
     x = (torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
+    labels = smooth.scores(x).argmax(1).tolist()
     for n in (2, 5):
         labels[n] = (labels[n] + 1) % 5
     options: dict[str, Any] = {"attack": "pgd", "eps": "3/255", "iterations": 3, "logger": "csv"}
     with pytest.warns(UserWarning, match="2 skipped of 8 images"):
-        run = lv.attack(smooth, x, labels=labels, out=tmp_path_factory.mktemp("runs") / "run", **options)
+        run = lv.attack(smooth, x, label=labels, out=tmp_path_factory.mktemp("runs") / "run", **options)
     return run, labels
 
 
 def test_misclassified_photographs_are_not_robust_at_one_radius(
-    smooth: Classifier, one_radius: tuple[Any, list[int]]
+    smooth: Network, one_radius: tuple[Any, list[int]]
 ) -> None:
     """The reference reads the files with PIL; ``1 - mean(success_file)`` counted misclassified ones as robust."""
     run, labels = one_radius
     robust = fooled = 0
-    for record, label in zip(run.results, labels, strict=True):
+    for record, label in zip(run.records, labels, strict=True):
         image = np.asarray(Image.open(run.folder / record["file"]).convert("RGB"), dtype=np.float64) / 255
-        predicted = int(smooth.logits(torch.from_numpy(image).permute(2, 0, 1)[None].float()).argmax())
+        predicted = int(smooth.scores(torch.from_numpy(image).permute(2, 0, 1)[None].float()).argmax())
         robust += predicted == label
         if record["status"] == "skipped":
             flags = ("success_float", "success_file", "success_jpeg95", "success_jpeg75")
@@ -134,14 +134,14 @@ def test_the_same_number_is_in_evidence_report_figure_and_loggers(one_radius: tu
     assert float(summary["fooled/file"]) == fooled / 6
 
 
-def test_a_file_that_is_not_as_recorded_counts_nowhere(smooth: Classifier, tmp_path: Path, reseal: Any) -> None:
+def test_a_file_that_is_not_as_recorded_counts_nowhere(smooth: Network, tmp_path: Path, reseal: Any) -> None:
     """The figure counted its photograph as robust, and the evidence did not count it."""
     x = (torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
+    labels = smooth.scores(x).argmax(1).tolist()
     options: dict[str, Any] = {"attack": "pgd", "eps": 60 / 255, "iterations": 20, "logger": None}
-    run = lv.attack(smooth, x, labels=labels, out=tmp_path / "run", **options)
+    run = lv.attack(smooth, x, label=labels, out=tmp_path / "run", **options)
     assert (run.robust_accuracy.robust, run.robust_accuracy.total) == (0, 4)
-    (run.folder / run.results[1]["file"]).write_bytes((run.folder / "sources" / "0001_image_1.png").read_bytes())
+    (run.folder / run.records[1]["file"]).write_bytes((run.folder / "sources" / "0001_image_1.png").read_bytes())
     reseal(run.folder)
     assert not run.check()
     assert (run.robust_accuracy.robust, run.robust_accuracy.total) == (0, 3)
@@ -158,7 +158,7 @@ def test_a_file_that_is_not_as_recorded_counts_nowhere(smooth: Classifier, tmp_p
 )
 @pytest.mark.filterwarnings("ignore:. skipped of 2 images")
 def test_robust_accuracy_requires_an_untargeted_attack_with_a_radius(
-    options: dict[str, Any], got: str, smooth: Classifier
+    options: dict[str, Any], got: str, smooth: Network
 ) -> None:
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     run = lv.attack(smooth, x, iterations=1, **options)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.robustness import Transfer, transfer_evidence, transfer_table, transfers
 from lit_viz.evidence.judges import installed_judges
 from lit_viz.images.reading import read_photograph
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.networks import Network
 from lit_viz.presentations.items import evidence_items
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.memory import MemoryStorage
@@ -65,16 +65,16 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
         classes = (brightness[name](pictures) * 5).long().clamp(0, 4)
         return torch.nn.functional.one_hot(classes, 5).float()
 
-    monkeypatch.setattr(robustness, "installed_judges", lambda classifier: tuple(brightness))
+    monkeypatch.setattr(robustness, "installed_judges", lambda network: tuple(brightness))
     monkeypatch.setattr(robustness, "judge_logits", logits)
 
 
-def rows(smooth: Classifier, *outcomes: Outcome) -> dict[str, Transfer]:
+def rows(smooth: Network, *outcomes: Outcome) -> dict[str, Transfer]:
     return {row.judge: row for row in transfers(outcomes, smooth)}
 
 
 @pytest.mark.usefixtures("judged")
-def test_predictions_of_the_judges_for_a_file(smooth: Classifier) -> None:
+def test_predictions_of_the_judges_for_a_file(smooth: Network) -> None:
     """The left column becomes brighter. In the mirrored change the right one does, which the left judge ignores."""
     transfer = rows(smooth, PairOutcome(grey(0.1, 0.1), grey(0.5, 0.1), label=0))
     left, whole = transfer["left"], transfer["whole"]
@@ -83,7 +83,7 @@ def test_predictions_of_the_judges_for_a_file(smooth: Classifier) -> None:
 
 
 @pytest.mark.usefixtures("judged")
-def test_success_is_reaching_the_target_or_leaving_the_label(smooth: Classifier) -> None:
+def test_success_is_reaching_the_target_or_leaving_the_label(smooth: Network) -> None:
     outcome = PairOutcome(grey(0.1, 0.1), grey(0.5, 0.1), label=0, target=2)
     transfer = rows(smooth, outcome)
     assert transfer["left"].fooled
@@ -117,23 +117,21 @@ def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() ->
 
 
 @pytest.mark.usefixtures("judged")
-def test_check_prints_and_stores_the_transfer(
-    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_prints_and_stores_the_transfer(smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The transfer is not part of the evidence at the end of a run."""
     images = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
-    labels: Sequence[int] = smooth.logits(images).argmax(1).tolist()
-    run = lv.attack(smooth, images, labels=labels, attack="ddn", iterations=20, out=tmp_path / "run", wandb="disabled")
+    labels: Sequence[int] = smooth.scores(images).argmax(1).tolist()
+    run = lv.attack(smooth, images, label=labels, attack="ddn", iterations=20, out=tmp_path / "run", wandb="disabled")
     evidence = tmp_path / "run" / "evidence.json"
     assert "transfer" not in json.loads(evidence.read_text())
     assert lv.check(tmp_path / "run", smooth)
     kept = json.loads(evidence.read_text())["transfer"]
     assert kept["judges"].keys() == {"left", "whole"}
-    assert len(kept["files"]) == 2 * sum(bool(r["success_file"]) for r in run.results)
+    assert len(kept["files"]) == 2 * sum(bool(r["success_file"]) for r in run.records)
     assert kept["files"][0].keys() == set(Transfer.__dataclass_fields__)
 
 
-def test_real_judges(lite0: Classifier) -> None:
+def test_real_judges(lite0: Network) -> None:
     """A photograph of espresso, as the result of an attack on a cat, fools every judge."""
     cat, cup = (read_photograph(f"packaged:{name}", lite0.size).pixels for name in ("chelsea", "coffee"))
     both = transfers([PairOutcome(cat, cup, label=285), PairOutcome(cat, cat, label=285, index=1)], lite0)

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_viz.attributions import METHODS, FeatureAblation, Gradient, IntegratedGradients
+from lit_viz.attributions import ATTRIBUTIONS, FeatureAblation, Gradient, IntegratedGradients
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.evidence.saliency import closed_forms
-from lit_viz.evidence.saliency.closed_forms import classifier_of, closed_form_errors, image, window
+from lit_viz.evidence.saliency.closed_forms import closed_form_errors, image, network_of, window
 
 LINEAR = ["gradient", "smoothgrad", "smoothgrad_squared", "input_x_gradient", "integrated_gradients", "gradient_shap"]
 LINEAR += ["expected_gradients", "deep_lift", "occlusion", "feature_ablation", "kernel_shap"]
 QUADRATIC = ["gradient", "input_x_gradient", "integrated_gradients"]
 #: Methods whose maps are not zero beyond their reach: pooled weights, random masks, and masks of a given area.
 UNBOUNDED = ["grad_cam", "grad_cam_plus_plus", "rise", "extremal_perturbation"]
-APPLICABLE = [name for name, kind in METHODS.items() if not issubclass(kind, AttentionMap)]
+APPLICABLE = [name for name, kind in ATTRIBUTIONS.items() if not issubclass(kind, AttentionMap)]
 
 
 @pytest.mark.parametrize("name", APPLICABLE)
@@ -62,12 +62,12 @@ def test_a_map_that_reaches_too_far_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_window_is_what_the_network_reads() -> None:
-    classifier, x = classifier_of("window"), image().float()
+    network, x = network_of("window"), image().float()
     inside = window()
     assert int(inside.sum()) == 16
     outside = torch.where(inside, x, 1 - x)
-    assert torch.equal(classifier.logits(outside), classifier.logits(x))
+    assert torch.equal(network.scores(outside), network.scores(x))
     for row, column in inside.nonzero().tolist():
         nudged = x.clone()
         nudged[..., row, column] += 0.01
-        assert not torch.equal(classifier.logits(nudged), classifier.logits(x))
+        assert not torch.equal(network.scores(nudged), network.scores(x))

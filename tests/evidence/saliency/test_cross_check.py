@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.attributions import (
-    METHODS,
+    ATTRIBUTIONS,
     RISE,
     Attribution,
     ExtremalPerturbation,
@@ -26,7 +26,6 @@ from lit_viz.attributions import (
     attribute,
 )
 from lit_viz.attributions.smoothgrad import noise
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency import cross_check as module
 from lit_viz.evidence.saliency import families
@@ -42,6 +41,8 @@ from lit_viz.evidence.saliency.cross_check import CrossCheck, cross_check
 from lit_viz.evidence.saliency.families import check_map
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from lit_viz.presentations import saliency_map
 from lit_viz.presentations.items import evidence_items
 from lit_viz.rng import Key
@@ -60,31 +61,29 @@ def photograph() -> Tensor:
 def made(name: str) -> Attribution:
     options: dict[str, dict[str, Any]] = {"occlusion": {"window": 6}, "gradient_shap": {"sigma": 0.1}}
     options |= {key: {"segments": MASK} for key in ("feature_ablation", "kernel_shap")}
-    return METHODS[name](**options.get(name, {}))
+    return ATTRIBUTIONS[name](**options.get(name, {}))
 
 
-def compared(method: Attribution, classifier: Classifier, x: Tensor, values: Tensor, count: int) -> Any:
-    reference = CaptumReference(method, classifier, x[None].double(), TARGET, SEED, count)
+def compared(method: Attribution, network: Network, x: Tensor, values: Tensor, count: int) -> Any:
+    reference = CaptumReference(method, network, x[None].double(), TARGET, SEED, count)
     return check_map(reference, values).with_formula().with_controls().agreement
 
 
-def delivered(method: Attribution, classifier: Classifier, count: int) -> Tensor:
-    networks = {
-        name: classifier.fast(method.layers if name == "plain" else (), backprop=name) for name in method.networks
-    }
+def delivered(method: Attribution, network: Network, count: int) -> Tensor:
+    networks = {name: network.fast(method.layers if name == "plain" else (), backprop=name) for name in method.networks}
     maps, _ = attribute(method, networks, photograph()[None], [TARGET], evaluations=count, seeds=[SEED])
     return maps[0]
 
 
-def checked(name: str, classifier: Classifier, change: Callable[[Tensor], Tensor] = lambda m: m) -> Any:
+def checked(name: str, network: Network, change: Callable[[Tensor], Tensor] = lambda m: m) -> Any:
     method = made(name)
-    method.bind(classifier)
+    method.bind(network)
     count = 60 if name == "kernel_shap" else method.evaluations if method.fixed else 16
-    return compared(method, classifier, photograph(), change(delivered(method, classifier, count)), count)
+    return compared(method, network, photograph(), change(delivered(method, network, count)), count)
 
 
 @pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
-@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if counterpart_of(kind())])
+@pytest.mark.parametrize("name", [name for name, kind in ATTRIBUTIONS.items() if counterpart_of(kind())])
 def test_every_method_of_captum_passes_both_gates(name: str, kind: type[nn.Module]) -> None:
     agreement = checked(name, rectified(kind))
     assert agreement.formula <= 1e-8 + agreement.rounding
@@ -97,7 +96,7 @@ def test_every_method_of_captum_passes_both_gates(name: str, kind: type[nn.Modul
 
 def test_the_documentation_lists_what_captum_has() -> None:
     page = Path(__file__).parents[3].joinpath("docs", "saliency_details.md").read_text(encoding="utf-8")
-    for name, kind in METHODS.items():
+    for name, kind in ATTRIBUTIONS.items():
         counterpart = counterpart_of(kind())
         captum = "-" if counterpart is None else f"`{counterpart.name}`"
         columns = (captum, reference_of(kind()).compared if has_reference(kind()) else NOT_IN_CAPTUM)
@@ -105,18 +104,18 @@ def test_the_documentation_lists_what_captum_has() -> None:
 
 
 def test_one_copy_of_the_network_and_controls_of_one_map_per_method(
-    monkeypatch: pytest.MonkeyPatch, smooth: Classifier
+    monkeypatch: pytest.MonkeyPatch, smooth: Network
 ) -> None:
     copied: list[torch.dtype] = []
     original = OriginalNetwork._copied
 
-    def copy(self: OriginalNetwork, classifier: Classifier, dtype: torch.dtype, hooked: bool) -> nn.Module:
+    def copy(self: OriginalNetwork, network: Network, dtype: torch.dtype, hooked: bool) -> nn.Module:
         copied.append(dtype)
-        return original(self, classifier, dtype, hooked)
+        return original(self, network, dtype, hooked)
 
     monkeypatch.setattr(OriginalNetwork, "_copied", copy)
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    run = lv.saliency(smooth, images, targets=2, method=["gradient", "smoothgrad"], iterations=4, check="captum")
+    run = lv.saliency(smooth, images, target=2, method=["gradient", "smoothgrad"], iterations=4, captum="captum")
     assert run.evidence.captum is not None
     agreements = run.evidence.captum.maps
     assert all(agreement.passed for agreement in agreements)
@@ -145,7 +144,7 @@ class Tripled(IntegratedGradients):
         return 3 * super().nodes(evaluations)
 
 
-def test_a_subclass_without_another_computation_counts_as_its_base(smooth: Classifier) -> None:
+def test_a_subclass_without_another_computation_counts_as_its_base(smooth: Network) -> None:
     values = delivered(Gradient(), smooth, 1)
     assert counterpart_of(Renamed()) is counterpart_of(Gradient())
     assert compared(Renamed(), smooth, photograph(), values, 1).passed
@@ -158,13 +157,13 @@ def gradient(network: Callable[[Tensor], Tensor], x: Tensor, score: Callable[[Te
     return torch.autograd.grad(score(network(x)), x)[0].detach()
 
 
-def in_train_mode(smooth: Classifier) -> Tensor:
+def in_train_mode(smooth: Network) -> Tensor:
     network = smooth_network().train()
     batch = torch.stack([photograph(), photograph().flip(-1)])
     return gradient(lambda x: network(smooth.normalize(x)), batch, lambda z: z[0, TARGET])[0]
 
 
-MISTAKES: dict[str, Callable[[Classifier], Tensor]] = {
+MISTAKES: dict[str, Callable[[Network], Tensor]] = {
     "softmax instead of logit": lambda c: gradient(
         lambda x: c.original(c.normalize(x)), photograph()[None], lambda z: z.softmax(1)[0, TARGET]
     )[0],
@@ -181,7 +180,7 @@ MISTAKES: dict[str, Callable[[Classifier], Tensor]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_delivered_map_with_a_common_mistake_fails(smooth: Classifier, mistake: str) -> None:
+def test_a_delivered_map_with_a_common_mistake_fails(smooth: Network, mistake: str) -> None:
     assert checked("gradient", smooth).passed
     agreement = checked("gradient", smooth, lambda _: MISTAKES[mistake](smooth))
     assert agreement.formula_passed
@@ -189,7 +188,7 @@ def test_a_delivered_map_with_a_common_mistake_fails(smooth: Classifier, mistake
     assert not agreement.passed
 
 
-def test_the_mean_of_absolute_gradients_fails(smooth: Classifier) -> None:
+def test_the_mean_of_absolute_gradients_fails(smooth: Network) -> None:
     def mean_of_absolutes(_: Tensor) -> Tensor:
         added = noise([Key(SEED, k) for k in range(16)], photograph()[None], SmoothGrad().sigma)
         noisy = (photograph() + added).requires_grad_()
@@ -205,7 +204,7 @@ def test_the_mean_of_absolute_gradients_fails(smooth: Classifier) -> None:
 
 @pytest.mark.parametrize("mistake", ["scaled", "absolute", "other class"])
 def test_a_formula_with_a_mistake_fails_in_float64(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, mistake: str
+    smooth: Network, monkeypatch: pytest.MonkeyPatch, mistake: str
 ) -> None:
     right = Gradient.attribution
     wrong: dict[str, Any] = {
@@ -217,7 +216,7 @@ def test_a_formula_with_a_mistake_fails_in_float64(
     assert not checked("gradient", smooth).formula_passed
 
 
-def test_integrated_gradients_with_a_tolerance_use_the_quadrature_of_the_map(smooth: Classifier) -> None:
+def test_integrated_gradients_with_a_tolerance_use_the_quadrature_of_the_map(smooth: Network) -> None:
     method = IntegratedGradients(baseline="blurred", sigma=2.0)
     method.tolerance = 1e-9
     maps, _ = attribute(method, smooth.fast(), photograph()[None], [TARGET], evaluations=24, seeds=[SEED])
@@ -225,7 +224,7 @@ def test_integrated_gradients_with_a_tolerance_use_the_quadrature_of_the_map(smo
     assert compared(method, smooth, photograph(), maps[0], 24).passed
 
 
-def test_module_and_random_state_are_preserved(smooth: Classifier) -> None:
+def test_module_and_random_state_are_preserved(smooth: Network) -> None:
     before, weights = torch.get_rng_state(), smooth.original.head.weight.clone()
     checked("smoothgrad", smooth)
     assert torch.equal(torch.get_rng_state(), before)
@@ -250,7 +249,7 @@ def test_similarity() -> None:
     assert noise_.top_iou < 0.2
 
 
-def pooled() -> Classifier:
+def pooled() -> Network:
     """Return a network with a max-pooling, in which equal neighbors tie."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -258,7 +257,7 @@ def pooled() -> Classifier:
             nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
         ).eval()  # fmt: skip
-    return load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    return load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
 
 
 def half_white() -> Tensor:
@@ -267,7 +266,7 @@ def half_white() -> Tensor:
     return flat
 
 
-def map_of(method: Attribution, classifier: Classifier, x: Tensor, count: int) -> Tensor:
+def map_of(method: Attribution, classifier: Network, x: Tensor, count: int) -> Tensor:
     method.bind(classifier)
     network = {"plain": classifier.fast(method.layers)}
     return attribute(method, network, x[None], [TARGET], evaluations=count, seeds=[SEED])[0][0]
@@ -320,7 +319,7 @@ class Viewed(nn.Module):
 
 def test_a_network_without_fast_copy_is_checked() -> None:
     """The formula is compared in float64."""
-    net = load_classifier(Viewed().eval(), labels=NAMES, mean=0.5, std=0.25, size=16)
+    net = load_network(Viewed().eval(), labels=NAMES, mean=0.5, std=0.25, size=16)
     agreement = compared(Gradient(), net, photograph(), map_of(Gradient(), net, photograph(), 1), 1)
     assert agreement.passed
     assert agreement.formula < 1e-14
@@ -330,7 +329,7 @@ def test_weights_computed_by_hooks_are_supported() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         normed = torch.nn.utils.weight_norm(nn.Conv2d(3, 8, 3))
-    net = load_classifier(
+    net = load_network(
         nn.Sequential(normed, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval(), size=16
     )
     agreement = compared(Gradient(), net, photograph(), map_of(Gradient(), net, photograph(), 1), 1)
@@ -429,18 +428,18 @@ def test_maps_that_must_not_agree_are_compared_for_the_first_map_of_each_method(
     assert {index for index, (agreement, _) in found.agreements.items() if agreement is with_controls} == {1, 2}
 
 
-def test_half_as_many_terms_are_recomputed_of_the_other_maps_of_a_method(smooth: Classifier) -> None:
+def test_half_as_many_terms_are_recomputed_of_the_other_maps_of_a_method(smooth: Network) -> None:
     x = torch.stack([photograph(), photograph().flip(-1), photograph().flip(-2)])
-    run = lv.saliency(smooth, x, targets=0, method=["smoothgrad", "kernel_shap"], iterations=60, check="captum")
+    run = lv.saliency(smooth, x, target=0, method=["smoothgrad", "kernel_shap"], iterations=60, captum="captum")
     assert run.evidence.captum is not None
     assert run.evidence.captum.passed
     counts = sorted((agreement.method, agreement.recomputed) for agreement in run.evidence.captum.maps)
     assert counts == [(method, count) for method in ("kernel_shap", "smoothgrad") for count in (4, 4, 8)]
 
 
-def test_a_map_of_many_evaluations_without_terms_is_stopped_at_the_time_limit(smooth: Classifier) -> None:
+def test_a_map_of_many_evaluations_without_terms_is_stopped_at_the_time_limit(smooth: Network) -> None:
     run = lv.saliency(
-        smooth, photograph()[None], targets=0, method=["gradient", "vargrad"], iterations=64, check="none"
+        smooth, photograph()[None], target=0, method=["gradient", "vargrad"], iterations=64, captum="none"
     )
     methods = {"gradient": Gradient(), "vargrad": VarGrad()}
     for method in methods.values():
@@ -455,12 +454,12 @@ def test_a_map_of_many_evaluations_without_terms_is_stopped_at_the_time_limit(sm
 
 @pytest.mark.parametrize("methods", [["gradient"], ["gradient", "grad_cam"], ["smoothgrad", "gradient"]])
 def test_of_many_maps_one_of_each_method_is_compared_in_any_case(
-    methods: list[str], smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    methods: list[str], smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(saliency_map, "_run_seconds", lambda outcomes: 0.0)
     images = torch.rand(100, 3, 16, 16)
     run = lv.saliency(
-        smooth, images, targets="1", method=methods, iterations=8, out=tmp_path / "run", logger="none", log_at="last"
+        smooth, images, target="1", method=methods, iterations=8, out=tmp_path / "run", logger="none", log_at="last"
     )
     assert run.evidence.captum is not None
     assert sorted(agreement.method for agreement in run.evidence.captum.maps) == sorted(methods)
@@ -529,11 +528,11 @@ def test_the_table_has_a_row_per_method() -> None:
 def test_a_failure_of_captum_is_a_reason() -> None:
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     run = lv.saliency(
-        lv.load_classifier(Around(smooth_network(), lambda net, x: net(x.float())), size=16),
+        lv.load_network(Around(smooth_network(), lambda net, x: net(x.float())), size=16),
         x,
-        targets=0,
-        check="captum",
+        target=0,
+        captum="captum",
     )
-    assert run.results[0]["status"] == "done"
+    assert run.records[0]["status"] == "done"
     assert str(reasons(run)[0]).startswith("not checked, since Captum fails on this network (")
     assert cross_check([], TIMED, None).passed is None  # type: ignore[arg-type]

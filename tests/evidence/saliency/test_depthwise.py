@@ -83,7 +83,7 @@ def test_references_compute_them(method: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(depthwise, "_depthwise", counted)
     parts = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6), nn.ReLU()]
     network = nn.Sequential(*parts, nn.Conv2d(6, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    classifier = lv.load_classifier(network.eval(), size=16, mean=0.5, std=0.5)
-    run = lv.saliency(classifier, torch.rand(2, 3, 16, 16), targets=2, method=method, iterations=12, check="captum")
+    classifier = lv.load_network(network.eval(), size=16, mean=0.5, std=0.5)
+    run = lv.saliency(classifier, torch.rand(2, 3, 16, 16), target=2, method=method, iterations=12, captum="captum")
     assert verdicts(run) == [True, True]
     assert any(computed)

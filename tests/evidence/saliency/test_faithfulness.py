@@ -17,14 +17,14 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.attributions import METHODS, Gradient
-from lit_viz.classifiers import Classifier, FrozenNetwork
+from lit_viz.attributions import ATTRIBUTIONS, Gradient
 from lit_viz.evidence.saliency import faithfulness
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps, reference_boxes_in_image, remarks, rounded, table
 from lit_viz.evidence.saliency.metrics import RandomizationStage, replacement_curve
 from lit_viz.launch.run import Run
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.runs.evidence import SaliencyMetrics
 from lit_viz.runs.results import Outcome
 
@@ -37,8 +37,8 @@ def images() -> Tensor:
     return (torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
 
 
-def explained(smooth: Classifier, method: str = "gradient", **options: Any) -> Run:
-    return lv.saliency(smooth, images(), targets="banana", method=method, check="none", **options)
+def explained(smooth: Network, method: str = "gradient", **options: Any) -> Run:
+    return lv.saliency(smooth, images(), target="banana", method=method, captum="none", **options)
 
 
 @pytest.fixture
@@ -48,24 +48,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def metrics_of(
-    smooth: Classifier, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any
-) -> SaliencyMetrics:
-    method = METHODS[name]()
+def metrics_of(smooth: Network, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any) -> SaliencyMetrics:
+    method = ATTRIBUTIONS[name]()
     method.bind(smooth)
     (found,) = evaluate_maps(outcomes, {name: method}, smooth, **options)
     return found
 
 
 def test_a_checked_run_has_metrics_in_its_evidence(
-    smooth: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = lv.saliency(
         smooth,
         images(),
         method=["gradient", "smoothgrad"],
         iterations=4,
-        check="none",
+        captum="none",
         out=tmp_path / "run",
         wandb="disabled",
     )
@@ -75,7 +73,7 @@ def test_a_checked_run_has_metrics_in_its_evidence(
     found = evidence["faithfulness"]
     assert found["settings"]["deleted"] == "mean"
     assert [(one["index"], one["method"]) for one in found["maps"]] == [(0, "gradient"), (1, "smoothgrad")]
-    for one, record in zip(found["maps"], run.results, strict=True):
+    for one, record in zip(found["maps"], run.records, strict=True):
         assert one.keys() >= KEYS
         assert one["deletion"]["curve"][0] == pytest.approx(record["probability"], abs=1e-5)
         assert one["insertion"]["curve"][-1] == pytest.approx(record["probability"], abs=1e-5)
@@ -88,13 +86,13 @@ def test_a_checked_run_has_metrics_in_its_evidence(
     assert capsys.readouterr().out == ""
 
 
-def test_the_values_are_those_of_the_metrics(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
+def test_the_values_are_those_of_the_metrics(smooth: Network, quick: pytest.MonkeyPatch) -> None:
     run = explained(smooth, seed=11)
     found = metrics_of(smooth, run.outcomes)
     x, map_ = images()[0], run.maps[0]
 
     def score(batch: Tensor) -> Tensor:
-        return smooth.logits(batch).softmax(1)[:, 1]
+        return smooth.scores(batch).softmax(1)[:, 1]
 
     grey = x.mean((1, 2), keepdim=True).expand_as(x)
     assert found.deletion["area"] == pytest.approx(replacement_curve(score, x, grey, map_, steps=4).area, abs=1e-5)
@@ -106,7 +104,7 @@ def test_the_values_are_those_of_the_metrics(smooth: Classifier, quick: pytest.M
     assert metrics_of(smooth, run.outcomes).max_sensitivity <= found.max_sensitivity + 1e-6  # fewer draws
 
 
-def test_the_cost_is_as_reported(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
+def test_the_cost_is_as_reported(smooth: Network, quick: pytest.MonkeyPatch) -> None:
     run, message, rows = explained(smooth, "smoothgrad", iterations=3), [], []
     forward = FrozenNetwork.forward
 
@@ -124,7 +122,7 @@ def test_the_cost_is_as_reported(smooth: Classifier, quick: pytest.MonkeyPatch) 
     assert faithfulness.evaluation_counts(32) == (198, 14 * 32)
 
 
-def test_expensive_maps_are_not_recomputed(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
+def test_expensive_maps_are_not_recomputed(smooth: Network, quick: pytest.MonkeyPatch) -> None:
     found = metrics_of(smooth, explained(smooth, "rise").outcomes, "rise")
     assert found.max_sensitivity is None
     assert found.randomization == []
@@ -134,12 +132,12 @@ def test_expensive_maps_are_not_recomputed(smooth: Classifier, quick: pytest.Mon
     ]
 
 
-def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path, quick: pytest.MonkeyPatch) -> None:
+def test_boxes_and_failed_maps(smooth: Network, tmp_path: Path, quick: pytest.MonkeyPatch) -> None:
     files = [tmp_path / "broken.png", tmp_path / "sky.png"]
     files[0].write_text("no picture")
     Image.new("RGB", (16, 16), (90, 120, 200)).save(files[1])
     with pytest.warns(UserWarning, match="1 failed of 2 images: broken: "):
-        failed = lv.saliency(smooth, files, check="none")
+        failed = lv.saliency(smooth, files, captum="none")
     run = explained(smooth)
     place = divmod(int(run.maps[0].argmax()), 16)
     box = (place[1], place[0], place[1] + 1, place[0] + 1)
@@ -150,9 +148,9 @@ def test_boxes_and_failed_maps(smooth: Classifier, tmp_path: Path, quick: pytest
     assert metrics_of(smooth, run.outcomes).points_at_box is None
 
 
-def test_reference_boxes_are_cropped_to_the_image(smooth: Classifier, tmp_path: Path) -> None:
+def test_reference_boxes_are_cropped_to_the_image(smooth: Network, tmp_path: Path) -> None:
     Image.new("RGB", (64, 32), (90, 120, 200)).save(tmp_path / "sky.png")  # the middle 32 are halved
-    run = lv.saliency(smooth, tmp_path / "sky.png", targets=1, check="none")
+    run = lv.saliency(smooth, tmp_path / "sky.png", target=1, captum="none")
     boxes = ((0.0, 0.0, 15.0, 32.0), (20.0, 8.0, 64.0, 16.0), (16.0, 0.0, 18.0, 4.0))
     sky = str(tmp_path / "sky.png")
     truth = {sky: ReferenceBoxes(boxes, (32, 64), tmp_path)}
@@ -190,14 +188,14 @@ def test_the_command_evaluates_the_pointing_game(
     assert "unrecognized option --fathfulness; did you mean --faithfulness?" in capsys.readouterr().err
 
 
-def test_maps_are_recomputed_with_their_own_draws(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
+def test_maps_are_recomputed_with_their_own_draws(smooth: Network, quick: pytest.MonkeyPatch) -> None:
     """Other draws would increase the sensitivity of a stochastic method."""
     quick.setattr(faithfulness, "RADIUS", 1e-6)
     outcomes = explained(smooth, "smoothgrad", iterations=4, seed=11).outcomes
     assert metrics_of(smooth, outcomes, "smoothgrad").max_sensitivity < 1e-3
 
 
-def test_a_method_that_ignores_the_network_is_reported(smooth: Classifier, quick: pytest.MonkeyPatch) -> None:
+def test_a_method_that_ignores_the_network_is_reported(smooth: Network, quick: pytest.MonkeyPatch) -> None:
     quick.setattr(Gradient, "attribution", lambda self, x, state: x - x.mean())
     found = metrics_of(smooth, explained(smooth).outcomes)
     assert found.remarks == [
@@ -263,7 +261,7 @@ def test_values_that_are_not_finite_are_written_as_null() -> None:
     assert rounded(values) == {"area": None, "curve": [0.123457, None], "layers": 2}
 
 
-def test_only_saliency_maps_have_metrics(smooth: Classifier, tmp_path: Path) -> None:
+def test_only_saliency_maps_have_metrics(smooth: Network, tmp_path: Path) -> None:
     lv.visualize(smooth, 1, iterations=1, out=tmp_path / "run", wandb="disabled", size=16)
     with pytest.raises(lv.LitVizError, match="faithfulness does not apply"):
         lv.check(tmp_path / "run", smooth, faithfulness=True)

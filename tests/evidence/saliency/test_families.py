@@ -13,7 +13,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attributions import (
-    METHODS,
+    ATTRIBUTIONS,
     Attribution,
     GradientShap,
     IntegratedGradients,
@@ -26,10 +26,10 @@ from lit_viz.attributions import (
 )
 from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.extremal_perturbation import perturbed, pyramid
-from lit_viz.classifiers import Classifier
 from lit_viz.evidence.saliency import captum_reference
 from lit_viz.evidence.saliency.cross_check import cross_check
 from lit_viz.methods.records import SaliencyRecord
+from lit_viz.networks import Network
 from lit_viz.presentations.items import evidence_items
 from lit_viz.runs.evidence import MEAN_OF_IMAGES, NOT_IN_CAPTUM, ORIGINAL, SCALAR_TERMS, WHOLE_MAP, MapAgreement
 from lit_viz.runs.results import Outcome
@@ -53,8 +53,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 COUNT = 60
 
 
-def explained(classifier: Classifier, method: Attribution, check: str = "captum", **options: Any) -> Any:
-    return lv.saliency(classifier, IMAGES[:1], targets=2, method=method, iterations=COUNT, check=check, **options)
+def explained(network: Network, method: Attribution, check: str = "captum", **options: Any) -> Any:
+    return lv.saliency(network, IMAGES[:1], target=2, method=method, iterations=COUNT, captum=check, **options)
 
 
 def agreement_of(run: Any) -> MapAgreement:
@@ -64,17 +64,17 @@ def agreement_of(run: Any) -> MapAgreement:
 
 @pytest.mark.parametrize("network", ["smooth", "rectified"])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_correct_map_passes(name: str, network: str, smooth: Classifier) -> None:
+def test_a_correct_map_passes(name: str, network: str, smooth: Network) -> None:
     classifier = smooth if network == "smooth" else rectified()
-    run = explained(classifier, METHODS[name](**OPTIONS[name]))
+    run = explained(classifier, ATTRIBUTIONS[name](**OPTIONS[name]))
     agreement = agreement_of(run)
     assert agreement.passed
     assert agreement.sum is not None
     assert agreement.sum.difference is not None
     assert agreement.sum.difference < 2e-6
     assert agreement.recomputed == 8
-    assert agreement.terms == run.results[0]["iterations"]
-    assert agreement.family == (SCALAR_TERMS if METHODS[name]().spatial else MEAN_OF_IMAGES)
+    assert agreement.terms == run.records[0]["iterations"]
+    assert agreement.family == (SCALAR_TERMS if ATTRIBUTIONS[name]().spatial else MEAN_OF_IMAGES)
     assert agreement.reference == (ORIGINAL if name == "rise" else "Captum")
     assert (agreement.formula, agreement.similarity) == (None, None)
     assert set(agreement.controls) == {"another class", "randomized network", "random map"}
@@ -83,7 +83,7 @@ def test_a_correct_map_passes(name: str, network: str, smooth: Classifier) -> No
         assert control.difference > 0.05
 
 
-def test_whole_maps_are_compared_after_the_run(smooth: Classifier, tmp_path: Path) -> None:
+def test_whole_maps_are_compared_after_the_run(smooth: Network, tmp_path: Path) -> None:
     run = explained(smooth, SmoothGrad(), out=tmp_path / "run", wandb="disabled")
     assert agreement_of(run).family == MEAN_OF_IMAGES
     assert (tmp_path / "run" / "arrays" / "0000_image_0.terms.npy").exists()
@@ -93,32 +93,32 @@ def test_whole_maps_are_compared_after_the_run(smooth: Classifier, tmp_path: Pat
     assert (agreement.family, agreement.terms) == (WHOLE_MAP, None)
 
 
-def test_maps_that_are_no_sum_of_terms_are_compared_as_a_whole(smooth: Classifier) -> None:
-    for options in ({"method": METHODS["vargrad"]()}, {"method": IntegratedGradients(), "tolerance": 1e-3}):
+def test_maps_that_are_no_sum_of_terms_are_compared_as_a_whole(smooth: Network) -> None:
+    for options in ({"method": ATTRIBUTIONS["vargrad"]()}, {"method": IntegratedGradients(), "tolerance": 1e-3}):
         agreement = agreement_of(explained(smooth, **options))
         assert agreement.passed
         assert agreement.family == WHOLE_MAP
 
 
 @pytest.mark.parametrize("name", ["grad_cam_plus_plus", "layer_cam", "hires_cam"])
-def test_methods_that_captum_lacks_are_computed_by_the_original_network(name: str, smooth: Classifier) -> None:
-    agreement = agreement_of(explained(smooth, METHODS[name]()))
+def test_methods_that_captum_lacks_are_computed_by_the_original_network(name: str, smooth: Network) -> None:
+    agreement = agreement_of(explained(smooth, ATTRIBUTIONS[name]()))
     assert agreement.passed
     assert (agreement.family, agreement.reference) == (WHOLE_MAP, ORIGINAL)
 
 
 @pytest.mark.parametrize("name", ["attention_rollout", "attention_gradient", "legrad"])
 def test_attention_maps_are_computed_by_the_original_network(name: str) -> None:
-    classifier = lv.load_classifier(Attending(), labels=NAMES, mean=0.5, std=0.25, size=(16, 24))
+    network = lv.load_network(Attending(), labels=NAMES, mean=0.5, std=0.25, size=(16, 24))
     x = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
-    run = lv.saliency(classifier, x, targets=2, method=name, check="captum")
+    run = lv.saliency(network, x, target=2, method=name, captum="captum")
     agreement = agreement_of(run)
     assert agreement.passed
     assert (agreement.family, agreement.reference) == (WHOLE_MAP, ORIGINAL)
 
 
-def test_area_and_score_of_an_optimized_mask_are_stated(smooth: Classifier) -> None:
-    method = METHODS["extremal_perturbation"](area=0.3, sigma=2.0, cell=2, blur=3.0)
+def test_area_and_score_of_an_optimized_mask_are_stated(smooth: Network) -> None:
+    method = ATTRIBUTIONS["extremal_perturbation"](area=0.3, sigma=2.0, cell=2, blur=3.0)
     run = explained(smooth, method)
     assert reasons(run) == [NOT_IN_CAPTUM]
     (mask,) = captum(run).masks or ()
@@ -126,7 +126,7 @@ def test_area_and_score_of_an_optimized_mask_are_stated(smooth: Classifier) -> N
     map_ = run.outcomes[0].array()
     assert map_ is not None
     masked = perturbed(pyramid(IMAGES[:1], 3.0, 4), map_[None])
-    scores = smooth.logits(torch.cat([masked, IMAGES[:1]])).log_softmax(1)[:, 2]
+    scores = smooth.scores(torch.cat([masked, IMAGES[:1]])).log_softmax(1)[:, 2]
     assert (mask.score, mask.score_of_photograph) == pytest.approx(scores.tolist(), abs=1e-4)
     (item,) = evidence_items(run.evidence)
     assert item.text == "No map was compared with Captum; 1 not in Captum."
@@ -174,11 +174,11 @@ MISTAKES: dict[str, tuple[str, Any, str, Callable[..., Any], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_broken_map_fails(mistake: str, smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_map_fails(mistake: str, smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     name, owner, attribute, wrong, gate = MISTAKES[mistake]
-    method = METHODS[name](**OPTIONS[name])
+    method = ATTRIBUTIONS[name](**OPTIONS[name])
     monkeypatch.setattr(owner, attribute, wrong)
-    run = explained(smooth, method, check="none")
+    run = explained(smooth, method, captum="none")
     monkeypatch.undo()
     method.bind(smooth)
     agreement = checked(run, {name: method}, smooth)
@@ -188,9 +188,9 @@ def test_a_broken_map_fails(mistake: str, smooth: Classifier, monkeypatch: pytes
     assert agreement.delivered.passed == (gate != "terms")
 
 
-def checked(run: Any, methods: dict[str, Attribution], classifier: Classifier) -> MapAgreement:
+def checked(run: Any, methods: dict[str, Attribution], network: Network) -> MapAgreement:
     """Compare the map of a run as at its end."""
-    found = cross_check(run.outcomes, methods, classifier, seconds=100.0)
+    found = cross_check(run.outcomes, methods, network, seconds=100.0)
     assert not found.unchecked
     ((agreement, _),) = found.agreements.values()
     (record,) = [outcome.record for outcome in run.outcomes]
@@ -198,7 +198,7 @@ def checked(run: Any, methods: dict[str, Attribution], classifier: Classifier) -
     return agreement.evidence(record)
 
 
-def test_a_record_of_another_length_is_a_reason(smooth: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_of_another_length_is_a_reason(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Outcome, "terms", lambda self: torch.zeros(3, 4))
     run = explained(smooth, SmoothGrad())
     assert reasons(run) == ["not checked, since the record of a map must have 60 terms, got 3"]

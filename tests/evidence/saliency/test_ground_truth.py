@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attributions import METHODS, GradCAM, Gradient, Occlusion
-from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.attributions import ATTRIBUTIONS, GradCAM, Gradient, Occlusion
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.ground_truth import (
     BUDGETS,
@@ -29,6 +28,8 @@ from lit_viz.evidence.saliency.ground_truth import (
     stitched,
     summarize,
 )
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 
 REGION = torch.zeros(4, 5, dtype=torch.bool)
 REGION[1:3, 1:3] = True
@@ -62,11 +63,11 @@ class Brightness(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def brightness() -> Classifier:
-    return load_classifier(Brightness(), labels=["left", "right"], mean=0.0, std=1.0, size=8)
+def brightness() -> Network:
+    return load_network(Brightness(), labels=["left", "right"], mean=0.0, std=1.0, size=8)
 
 
-def test_removal_prefers_the_pixels_that_count(brightness: Classifier) -> None:
+def test_removal_prefers_the_pixels_that_count(brightness: Network) -> None:
     image = torch.zeros(3, 8, 8)
     image[:, 2:6, :4] = 1
     bright = (image[0] > 0).float()
@@ -82,13 +83,13 @@ def halves(count: int = 12) -> Tensor:
     return images
 
 
-def test_mosaics_have_the_class_in_their_region(brightness: Classifier) -> None:
+def test_mosaics_have_the_class_in_their_region(brightness: Network) -> None:
     """Two classes are too few for four cells, and those of a low probability are not used."""
     with pytest.raises(LitVizError, match=r"4 classes with a probability of at least 0\.8, got 2"):
         mosaics(brightness, halves(), 3, 2)
     truth = mosaics(brightness, halves(), 6, 1)
     assert truth.images.shape == (6, 3, 8, 8)
-    assert torch.equal(brightness.logits(truth.images).argmax(1), truth.targets)
+    assert torch.equal(brightness.scores(truth.images).argmax(1), truth.targets)
     assert truth.regions.all()
     with pytest.raises(LitVizError, match="got 0"):
         mosaics(brightness, halves() / 20, 3, 1)
@@ -102,32 +103,32 @@ def test_parts_of_a_mosaic_in_reading_order() -> None:
     assert torch.equal(separated(images, 2), parts)
 
 
-def disconnected() -> tuple[Classifier, Classifier]:
+def disconnected() -> tuple[Network, Network]:
     """Return a network of one cell, and of four disconnected ones."""
     torch.manual_seed(0)
     features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
     labels = ["a", "b", "c"]
-    one = load_classifier(nn.Sequential(features, head), labels=labels, mean=0.0, std=1.0, size=8)
+    one = load_network(nn.Sequential(features, head), labels=labels, mean=0.0, std=1.0, size=8)
     names = [f"{label} {cell}" for cell in range(4) for label in labels]
-    return one, load_classifier(DisconnectedCells(features, head, 2), labels=names, mean=0.0, std=1.0, size=16)
+    return one, load_network(DisconnectedCells(features, head, 2), labels=names, mean=0.0, std=1.0, size=16)
 
 
 def test_only_the_cell_of_a_class_influences_it() -> None:
     one, four = disconnected()
     photographs = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     truth = disconnected_truth(one, photographs, 5, 2, classes=3)
-    logits = four.logits(truth.images).gather(1, truth.targets[:, None])
+    logits = four.scores(truth.images).gather(1, truth.targets[:, None])
     torch.testing.assert_close(
-        four.logits(truth.images * truth.regions[:, None]).gather(1, truth.targets[:, None]), logits
+        four.scores(truth.images * truth.regions[:, None]).gather(1, truth.targets[:, None]), logits
     )
     for image, target, region in zip(truth.images, truth.targets.tolist(), truth.regions, strict=True):
         cell = image[:, region].view(1, 3, 8, 8)
-        assert one.logits(cell).argmax() == target % 3
-    shares = four.logits(truth.images).softmax(1).gather(1, truth.targets[:, None])
+        assert one.scores(cell).argmax() == target % 3
+    shares = four.scores(truth.images).softmax(1).gather(1, truth.targets[:, None])
     for image, target, share in zip(truth.images, truth.targets.tolist(), shares, strict=True):
         cell = separated(image[None], 2)[target // 3 : target // 3 + 1]
-        torch.testing.assert_close(share[0], one.logits(cell).softmax(1)[0, target % 3] / 4)
+        torch.testing.assert_close(share[0], one.scores(cell).softmax(1)[0, target % 3] / 4)
     gradients = saliency_maps(Gradient(), four, truth)
     assert (gradients * ~truth.regions).max() == 0
     assert [mass_accuracy(*pair) for pair in zip(gradients, truth.regions, strict=True)] == [1] * 5
@@ -135,13 +136,13 @@ def test_only_the_cell_of_a_class_influences_it() -> None:
     assert min(mass_accuracy(*pair) for pair in zip(cams, truth.regions, strict=True)) < 0.9  # Rao et al., figure 4
 
 
-def test_maps_are_those_of_a_run(brightness: Classifier) -> None:
+def test_maps_are_those_of_a_run(brightness: Network) -> None:
     import lit_viz as lv
 
     truth = mosaics(brightness, halves(), 4, 1)
     maps = saliency_maps(Occlusion(4, 2), brightness, truth, 10, seed=3)
     run = lv.saliency(
-        brightness, truth.images, targets=truth.targets.tolist(), method=Occlusion(4, 2), check="none", seed=3
+        brightness, truth.images, target=truth.targets.tolist(), method=Occlusion(4, 2), captum="none", seed=3
     )
     torch.testing.assert_close(maps, run.maps)
 
@@ -154,7 +155,7 @@ def test_planted_images_have_glyphs_as_regions() -> None:
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ATTRIBUTIONS)
 def test_a_budget_is_not_exceeded(name: str, budget: int) -> None:
     """Forwards count a third; integrated gradients take two more."""
     given = method_at(name, budget, (3, 56, 56))

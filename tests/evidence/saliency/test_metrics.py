@@ -14,8 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from lit_viz.attributions import Gradient, GuidedBackprop, attribute
-from lit_viz.attributions.base import Network
-from lit_viz.classifiers import Classifier, FrozenNetwork, layer_names, load_classifier
+from lit_viz.attributions.base import LayeredNetwork
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.metrics import (
     RandomizationStage,
@@ -28,6 +27,8 @@ from lit_viz.evidence.saliency.metrics import (
     saliency_order,
 )
 from lit_viz.images.rendering import rank_correlation
+from lit_viz.networks import FrozenNetwork, Network, layer_names
+from lit_viz.outputs import load_network
 from lit_viz.rng import Draws, Key
 from tests.support.networks import NAMES, smooth_network
 
@@ -211,12 +212,12 @@ def photograph() -> Tensor:
     return torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(4))
 
 
-def gradient(networks: Mapping[str, Network]) -> Tensor:
+def gradient(networks: Mapping[str, LayeredNetwork]) -> Tensor:
     return attribute(Gradient(), networks, photograph()[None], [TARGET])[0][0]
 
 
-def whole(classifier: Classifier, *names: str) -> dict[str, FrozenNetwork]:
-    return {name: classifier.fast(layer_names(classifier.original), backprop=name) for name in names or ("plain",)}  # type: ignore[arg-type]
+def whole(network: Network, *names: str) -> dict[str, FrozenNetwork]:
+    return {name: network.fast(layer_names(network.original), backprop=name) for name in names or ("plain",)}  # type: ignore[arg-type]
 
 
 def parameters(network: FrozenNetwork) -> dict[str, Tensor]:
@@ -240,7 +241,7 @@ def stages_of(
 def test_layers_are_randomized_from_the_top_down() -> None:
     network = smooth_network()
     nn.init.uniform_(network.features[1].weight, generator=torch.Generator().manual_seed(0))
-    networks = whole(load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
+    networks = whole(load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
     before, upwards = parameters(networks["plain"]), ["features.0", "features.1", "features.3", "head"]
     seen = []
     for layer, count, drawn in cascading_randomization(networks, seed=0, stages=4):
@@ -259,7 +260,7 @@ def test_randomization_preserves_mean_and_standard_deviation() -> None:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(3, 64, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
         network[0].weight.data.mul_(3).add_(2)
-    networks = whole(load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
+    networks = whole(load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
     state = torch.get_rng_state()
     last = {
         stages: parameters(list(cascading_randomization(networks, 0, stages))[-1][2]["plain"]) for stages in (1, 2, 9)
@@ -277,7 +278,7 @@ def test_randomization_preserves_mean_and_standard_deviation() -> None:
 def test_draws_depend_on_the_name_only() -> None:
     layers = [nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
-    networks = whole(load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
+    networks = whole(load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16))
     few, many = (parameters(list(cascading_randomization(networks, 0, stages))[-1][2]["plain"]) for stages in (2, 5))
     assert all(torch.equal(few[name], many[name]) for name in few)
     kernels = [few[f"{i}.weight"] for i in range(4)]
@@ -288,7 +289,7 @@ def test_copies_with_another_backward_remain_equal() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
     ).eval()
-    classifier = load_classifier(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    classifier = load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     for _, _, drawn in cascading_randomization(whole(classifier, "plain", "guided"), 0, 3):
         plain, guided = (parameters(drawn[name]) for name in ("plain", "guided"))
         assert plain.keys() == guided.keys()
@@ -302,7 +303,7 @@ def test_a_network_without_fast_copy_is_rejected() -> None:
         next(cascading_randomization({"plain": is_original}, 0, 1))
 
 
-def test_a_map_independent_of_the_network_is_unchanged(smooth: Classifier) -> None:
+def test_a_map_independent_of_the_network_is_unchanged(smooth: Network) -> None:
     edges = photograph().diff(dim=-1)
     stages = stages_of(lambda networks: edges, whole(smooth), edges, stages=3)
     assert [(stage.layer, stage.layers) for stage in stages] == [("head", 1), ("features.3", 2), ("features.0", 4)]
@@ -310,7 +311,7 @@ def test_a_map_independent_of_the_network_is_unchanged(smooth: Classifier) -> No
     assert last_unchanged(stages) == stages[-1]
 
 
-def test_a_gradient_changes_at_the_first_stage(smooth: Classifier) -> None:
+def test_a_gradient_changes_at_the_first_stage(smooth: Network) -> None:
     networks = whole(smooth)
     stages = stages_of(gradient, networks, gradient(networks), stages=4)
     assert len(stages) == 4
@@ -320,7 +321,7 @@ def test_a_gradient_changes_at_the_first_stage(smooth: Classifier) -> None:
 
 def test_the_map_of_a_linear_network_is_its_random_weight() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
-    networks = whole(load_classifier(network, labels=NAMES, mean=[0.0] * 3, std=[1.0] * 3, size=16))
+    networks = whole(load_network(network, labels=NAMES, mean=[0.0] * 3, std=[1.0] * 3, size=16))
     (stage,) = stages_of(gradient, networks, gradient(networks), seed=3, stages=1)
     ((_, _, drawn),) = cascading_randomization(networks, 3, 1)
     old, new = (

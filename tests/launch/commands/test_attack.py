@@ -14,12 +14,13 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import APGD, DDN, PGD, NormalizedAscentAttack
-from lit_viz.classifiers import Classifier, load_classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
 from lit_viz.images.reading import read_png
 from lit_viz.launch.commands import COMMANDS
+from lit_viz.networks import Network
 from lit_viz.objectives import DLR
+from lit_viz.outputs import load_network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.runs.folder import FolderStorage
 from tests.support.networks import smooth_network
@@ -46,7 +47,7 @@ def test_files_are_fooled_and_read_back(
     found = records(run)
     assert [r["status"] for r in found] == ["done", "done", "done", "failed"]
     assert "0 bytes" in message.out
-    classifier = lv.load_classifier(
+    network = lv.load_network(
         "tests.support.networks:smooth_network", weights="none", size=16, mean=[0.5] * 3, std=[0.25] * 3
     )
     fooled = 0
@@ -54,7 +55,7 @@ def test_files_are_fooled_and_read_back(
         source = np.asarray(Image.open(folder / f"{record['name']}.png"), dtype=np.int64)
         saved = np.asarray(Image.open(run / record["file"]), dtype=np.int64)
         assert abs(saved - source).max() <= 24
-        logits = classifier.logits(torch.from_numpy(saved / 255).permute(2, 0, 1)[None].float())[0]
+        logits = network.scores(torch.from_numpy(saved / 255).permute(2, 0, 1)[None].float())[0]
         assert record["success_file"] == (int(logits.argmax()) != record["label"])
         assert record["label_source"] == "predicted"
         fooled += record["success_file"]
@@ -221,15 +222,15 @@ def test_target_equal_to_the_label(
     )
 
 
-def test_from_python(smooth: Classifier) -> None:
+def test_from_python(smooth: Network) -> None:
     images = (torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
-    labels = smooth.logits(images).argmax(1).tolist()
+    labels = smooth.scores(images).argmax(1).tolist()
     targets = [(label + 1) % 5 for label in labels]
-    run = lv.attack(smooth, images, labels=labels, targets=targets, attack="pgd", alpha=0.01, eps=0.2, iterations=60)
+    run = lv.attack(smooth, images, label=labels, target=targets, attack="pgd", alpha=0.01, eps=0.2, iterations=60)
     assert run.images.shape == images.shape
     assert (run.images - images).abs().max() <= 0.2 + 1e-6
-    assert smooth.logits(run.images).argmax(1).tolist() == targets
-    assert all(r["success_file"] and r["label_source"] != "predicted" for r in run.results)
+    assert smooth.scores(run.images).argmax(1).tolist() == targets
+    assert all(r["success_file"] and r["label_source"] != "predicted" for r in run.records)
     assert run.figure().axes
 
 
@@ -259,37 +260,37 @@ def test_the_saliency_of_original_and_outcome_side_by_side(
 
 
 def test_a_number_is_an_index_also_where_classes_are_called_by_numbers() -> None:
-    net = load_classifier(smooth_network(), labels=["2", "0", "1", "4", "3"], size=16)
+    net = load_network(smooth_network(), labels=["2", "0", "1", "4", "3"], size=16)
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
-    labels = net.logits(x).argmax(1).tolist()
-    run = lv.attack(net, x, labels=labels, targets=[(label + 1) % 5 for label in labels], iterations=1)
-    assert [record["label"] for record in run.results] == labels
-    assert [record["target"] for record in run.results] == [(label + 1) % 5 for label in labels]
-    by_name = lv.attack(net, x, labels=[net.labels[label] for label in labels], iterations=1)
-    assert [record["label"] for record in by_name.results] == labels
+    labels = net.scores(x).argmax(1).tolist()
+    run = lv.attack(net, x, label=labels, target=[(label + 1) % 5 for label in labels], iterations=1)
+    assert [record["label"] for record in run.records] == labels
+    assert [record["target"] for record in run.records] == [(label + 1) % 5 for label in labels]
+    by_name = lv.attack(net, x, label=[net.labels[label] for label in labels], iterations=1)
+    assert [record["label"] for record in by_name.records] == labels
 
 
-def test_misclassified_photographs_are_no_success_without_early_stop(smooth: Classifier) -> None:
+def test_misclassified_photographs_are_no_success_without_early_stop(smooth: Network) -> None:
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
+    labels = smooth.scores(x).argmax(1).tolist()
     labels[1] = (labels[1] + 1) % 5
     with pytest.warns(UserWarning, match="1 skipped of 3 images: image 1: predicted as"):
-        run = lv.attack(smooth, x, labels=labels, attack="pgd", early_stop=False, eps=0.001, iterations=3)
-    assert [record["status"] for record in run.results] == ["done", "skipped", "done"]
-    assert [record["success_file"] for record in run.results] == [False, None, False]
+        run = lv.attack(smooth, x, label=labels, attack="pgd", early_stop=False, eps=0.001, iterations=3)
+    assert [record["status"] for record in run.records] == ["done", "skipped", "done"]
+    assert [record["success_file"] for record in run.records] == [False, None, False]
 
 
-def test_views_do_not_decide_whether_there_is_anything_to_attack(smooth: Classifier) -> None:
+def test_views_do_not_decide_whether_there_is_anything_to_attack(smooth: Network) -> None:
     x = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
+    labels = smooth.scores(x).argmax(1).tolist()
     noisy: dict[str, Any] = {"transforms": [Noise(sd=0.5)], "views": 2}
-    run = lv.attack(smooth, x, labels=labels, attack="pgd", eps=0.2, iterations=4, **noisy)
-    assert all(record["status"] == "done" for record in run.results)
-    assert all(record["predicted_before"] == label for record, label in zip(run.results, labels, strict=True))
+    run = lv.attack(smooth, x, label=labels, attack="pgd", eps=0.2, iterations=4, **noisy)
+    assert all(record["status"] == "done" for record in run.records)
+    assert all(record["predicted_before"] == label for record, label in zip(run.records, labels, strict=True))
     wrong_labels = [(label + 1) % 5 for label in labels]
     with pytest.warns(UserWarning, match="12 skipped of 12 images"):
-        wrong = lv.attack(smooth, x, labels=wrong_labels, attack="pgd", iterations=4, **noisy)
-    assert all(record["status"] == "skipped" for record in wrong.results)
+        wrong = lv.attack(smooth, x, label=wrong_labels, attack="pgd", iterations=4, **noisy)
+    assert all(record["status"] == "skipped" for record in wrong.records)
 
 
 def test_single_step_attacks_get_no_advice_on_iterations(
@@ -304,58 +305,58 @@ def test_single_step_attacks_get_no_advice_on_iterations(
     assert "more iterations" not in message
 
 
-def test_a_targeted_share_is_no_accuracy(smooth: Classifier) -> None:
+def test_a_targeted_share_is_no_accuracy(smooth: Network) -> None:
     from lit_viz.evidence.attacks.robustness import accuracy_label
 
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
-    untargeted = lv.attack(smooth, x, labels=labels, iterations=1)
-    targeted = lv.attack(smooth, x, labels=labels, targets=[(label + 1) % 5 for label in labels], iterations=1)
+    labels = smooth.scores(x).argmax(1).tolist()
+    untargeted = lv.attack(smooth, x, label=labels, iterations=1)
+    targeted = lv.attack(smooth, x, label=labels, target=[(label + 1) % 5 for label in labels], iterations=1)
     assert accuracy_label(untargeted.outcomes) == "robust accuracy"
     assert accuracy_label(targeted.outcomes) == "target not reached"
 
 
-def test_records_of_an_ensemble_have_the_prediction_before_the_attack(smooth: Classifier) -> None:
+def test_records_of_an_ensemble_have_the_prediction_before_the_attack(smooth: Network) -> None:
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
-    run = lv.attack(smooth, x, labels=labels, attack="ensemble", eps=0.002, iterations=40, slots=2)
-    assert [record["predicted_before"] for record in run.results] == labels
-    assert all(0 < record["probability_before"] < 1 for record in run.results)
+    labels = smooth.scores(x).argmax(1).tolist()
+    run = lv.attack(smooth, x, label=labels, attack="ensemble", eps=0.002, iterations=40, slots=2)
+    assert [record["predicted_before"] for record in run.records] == labels
+    assert all(0 < record["probability_before"] < 1 for record in run.records)
 
 
 def test_weights_that_torch_has_not_counted_are_noticed() -> None:
     network = smooth_network()
-    net = load_classifier(network, size=16)
+    net = load_network(network, size=16)
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     lv.attack(net, x, iterations=1)
     network.requires_grad_(True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.3, fused=True)
     torch.nn.functional.cross_entropy(network(x), torch.tensor([4, 4])).backward()
     optimizer.step()
-    run = lv.saliency(net, x, targets=[1, 2], check="none")
-    expected = net.logits(x).softmax(1)
-    assert [record["probability"] for record in run.results] == pytest.approx(
+    run = lv.saliency(net, x, target=[1, 2], captum="none")
+    expected = net.scores(x).softmax(1)
+    assert [record["probability"] for record in run.records] == pytest.approx(
         [float(expected[0, 1]), float(expected[1, 2])], rel=1e-4
     )
 
 
-def test_only_computed_gradients_have_a_norm(smooth: Classifier, tmp_path: Path) -> None:
+def test_only_computed_gradients_have_a_norm(smooth: Network, tmp_path: Path) -> None:
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
-    run = lv.attack(smooth, x, labels=labels, attack="apgd", early_stop=False, eps=0.02, iterations=30, slots=4)
+    labels = smooth.scores(x).argmax(1).tolist()
+    run = lv.attack(smooth, x, label=labels, attack="apgd", early_stop=False, eps=0.02, iterations=30, slots=4)
     norms = [norm for outcome in run.outcomes for _, norm in outcome.curve("gradient_norm")]
     assert len(norms) > 50
     assert min(norms) > 0
 
 
 def test_a_file_that_fools_outside_its_ball_is_as_recorded(
-    smooth: Classifier, tmp_path: Path, records: Any, reseal: Any
+    smooth: Network, tmp_path: Path, records: Any, reseal: Any
 ) -> None:
     """Off the 8-bit lattice a small ball holds no file at all: such a record is no success, and no lie."""
     x, run = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)), tmp_path / "run"
-    label = smooth.logits(x).argmax(1).tolist()
-    done = lv.attack(smooth, x, labels=label, attack="pgd", eps=0.5, iterations=20, out=run, wandb="disabled")
-    assert done.results[0]["success_file"]
+    label = smooth.scores(x).argmax(1).tolist()
+    done = lv.attack(smooth, x, label=label, attack="pgd", eps=0.5, iterations=20, out=run, wandb="disabled")
+    assert done.records[0]["success_file"]
     outside = {**records(run)[0], "success_file": False}
     (run / "results.jsonl").write_text(json.dumps(outside) + "\n")
     reseal(run)
@@ -363,19 +364,19 @@ def test_a_file_that_fools_outside_its_ball_is_as_recorded(
     assert json.loads((run / "evidence.json").read_text())["files"]["wrong"] == []
 
 
-def test_an_empty_batch_gives_a_one_line_error(smooth: Classifier) -> None:
+def test_an_empty_batch_gives_a_one_line_error(smooth: Network) -> None:
     with pytest.raises(LitVizError, match=r"got torch.float32 \(0, 3, 16, 16\)"):
         lv.attack(smooth, torch.zeros(0, 3, 16, 16))
 
 
-def test_misclassified_photographs_are_neither_success_nor_failure(smooth: Classifier) -> None:
+def test_misclassified_photographs_are_neither_success_nor_failure(smooth: Network) -> None:
     """The figure counted it as a failure in one place, and as a success in another."""
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
+    labels = smooth.scores(x).argmax(1).tolist()
     labels[1] = (labels[1] + 1) % 5
     with pytest.warns(UserWarning, match="1 skipped of 3 images"):
-        run = lv.attack(smooth, x, labels=labels, attack="pgd", eps=0.5, iterations=20)
-    assert [r["status"] for r in run.results] == ["done", "skipped", "done"]
+        run = lv.attack(smooth, x, label=labels, attack="pgd", eps=0.5, iterations=20)
+    assert [r["status"] for r in run.records] == ["done", "skipped", "done"]
     message = " ".join(text.get_text().replace("\n", " ") for text in run.figure().texts)
     assert "2 of 2 fooled in the file" in message
     assert message.count("fooled at iteration") == 2
@@ -393,12 +394,12 @@ def test_a_radius_may_be_any_fraction() -> None:
         COMMANDS["attack"].option("--eps", "4/0")
 
 
-def test_results_of_stronger_attacks_are_kept(smooth: Classifier, tmp_path: Path) -> None:
+def test_results_of_stronger_attacks_are_kept(smooth: Network, tmp_path: Path) -> None:
     """A plain check keeps the verdict of an earlier deep check of the same files."""
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
-    labels = smooth.logits(x).argmax(1).tolist()
+    labels = smooth.scores(x).argmax(1).tolist()
     futile = PGD(eps=0.5, alpha=1e-6, random_start=False)  # which gets nowhere, where Square does
-    lv.attack(smooth, x, labels=labels, attack=futile, iterations=12, out=tmp_path / "run", wandb="disabled")
+    lv.attack(smooth, x, label=labels, attack=futile, iterations=12, out=tmp_path / "run", wandb="disabled")
 
     def reasons() -> list[str]:
         return json.loads((tmp_path / "run" / "evidence.json").read_text())["trust"]["reasons"]
@@ -427,23 +428,23 @@ def test_too_few_classes_are_rejected_before_a_run_is_replaced(
     tmp_path: Path,
     records: Any,
 ) -> None:
-    net, out = load_classifier(smooth_network(classes=classes), size=16), tmp_path / "run"
+    net, out = load_network(smooth_network(classes=classes), size=16), tmp_path / "run"
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     options = {"iterations": 2, "out": out, "wandb": "disabled"}
-    lv.attack(net, x, labels=[0], **options)
+    lv.attack(net, x, label=[0], **options)
     with pytest.raises(LitVizError, match=message):
-        lv.attack(net, x, labels=[0], targets=target, attack=attack, overwrite=True, **options)
+        lv.attack(net, x, label=[0], target=target, attack=attack, overwrite=True, **options)
     assert len(records(out)) == 1
     if classes == 3:
-        assert lv.attack(net, x, labels=[0], attack=attack, iterations=2).results
+        assert lv.attack(net, x, label=[0], attack=attack, iterations=2).records
 
 
-def test_radii_in_python_are_as_on_the_command_line(smooth: Classifier) -> None:
+def test_radii_in_python_are_as_on_the_command_line(smooth: Network) -> None:
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
 
     def radii(eps: object) -> list[float]:
         return [
-            record["eps"] for record in lv.attack(smooth, x, labels=[0], attack="pgd", eps=eps, iterations=1).results
+            record["eps"] for record in lv.attack(smooth, x, label=[0], attack="pgd", eps=eps, iterations=1).records
         ]
 
     assert radii("4/255") == radii(4 / 255) == radii(np.float64(4 / 255)) == [4 / 255]
@@ -454,13 +455,13 @@ def test_radii_in_python_are_as_on_the_command_line(smooth: Classifier) -> None:
         radii([0.1, 4.0])
 
 
-def test_radii_require_an_attack_with_a_budget_in_every_run(smooth: Classifier) -> None:
+def test_radii_require_an_attack_with_a_budget_in_every_run(smooth: Network) -> None:
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(255).round() / 255
     module = lv.AdversarialExample(smooth, attack=DDN(), iterations=1)
     with pytest.raises(LitVizError, match="DDN minimizes the perturbation"):
-        lv.run(module, lv.PhotographTasks(smooth, x, labels=0, radii=[0.1, 0.2]))
+        lv.run(module, lv.ImageTasks(smooth, x, label=0, vary={"eps": [0.1, 0.2]}))
 
 
-def test_images_with_nan_are_rejected(smooth: Classifier) -> None:
+def test_images_with_nan_are_rejected(smooth: Network) -> None:
     with pytest.raises(LitVizError, match="images must not contain NaN"):
         lv.attack(smooth, torch.full((1, 3, 16, 16), torch.nan))

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.launch.config import ConfiguredMethod
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import AdversarialRecord
+from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 
 
@@ -65,14 +65,14 @@ def test_invalid_radii_leave_no_folder(
     ("norm", "radii", "output"), [("l2", [0.1, 0.3], "0.1"), ("linf", [0.25 / 255, 0.1], "0.25/255")]
 )
 def test_radii_are_printed_in_their_unit_and_stored_as_evidence(
-    norm: str, radii: list[float], output: str, smooth: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    norm: str, radii: list[float], output: str, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    labels = smooth.logits(photographs()).argmax(1)
+    labels = smooth.scores(photographs()).argmax(1)
     out = tmp_path / "run"
     lv.attack(
         smooth,
         photographs(),
-        labels=labels,
+        label=labels,
         attack="pgd",
         norm=norm,
         eps=radii,
@@ -89,7 +89,7 @@ def test_radii_are_printed_in_their_unit_and_stored_as_evidence(
 @pytest.mark.filterwarnings("ignore:. skipped of 6 images")
 def test_the_caption_names_several_targets(files: list[str]) -> None:
     """A photograph that is given twice, untargeted, has one."""
-    net = lv.load_classifier("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
+    net = lv.load_network("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25)
     options: dict[str, Any] = {"attack": "pgd", "eps": [0.01, 0.1], "iterations": 3}
     twice = [files[0], *files]
 
@@ -97,7 +97,7 @@ def test_the_caption_names_several_targets(files: list[str]) -> None:
         return " ".join(text.get_text() for text in run.figure().texts)
 
     assert "at any radius, fools" in texts(lv.attack(net, twice, **options))
-    several = lv.attack(net, twice, labels=[3, 3, 3], targets=[0, 1, 2], **options)
+    several = lv.attack(net, twice, label=[3, 3, 3], target=[0, 1, 2], **options)
     assert "at any radius and target, fools" in texts(several)
     (axes,) = (axes for axes in several.figure().axes if axes.get_ylabel())
     assert {text.get_text().split(" of ")[1] for text in axes.texts} == {"2"}
@@ -114,7 +114,7 @@ def test_a_universal_run_is_named_by_its_target(
     assert (record["name"], record["target"], record["target_name"]) == ("universal class 1", 1, "class 1")
 
 
-def test_a_universal_run_keeps_a_part_of_the_residual_gradient(smooth: Classifier) -> None:
+def test_a_universal_run_keeps_a_part_of_the_residual_gradient(smooth: Network) -> None:
     from lit_viz.launch.commands import COMMANDS
 
     command = COMMANDS["attack"]
@@ -125,11 +125,11 @@ def test_a_universal_run_keeps_a_part_of_the_residual_gradient(smooth: Classifie
     assert module.residual_gradient == 0.5
 
 
-def test_the_curve_of_an_image_ends_before_rounding(smooth: Classifier, tmp_path: Path) -> None:
+def test_the_curve_of_an_image_ends_before_rounding(smooth: Network, tmp_path: Path) -> None:
     """The last values logged were those of the file: an image that had fooled as floats seemed never to have."""
     x = photographs()
-    labels, out = smooth.logits(x).argmax(1), tmp_path / "run"
-    run = lv.attack(smooth, x, labels=labels, attack="pgd", eps=0.9 / 255, iterations=4, out=out, wandb="disabled")
+    labels, out = smooth.scores(x).argmax(1), tmp_path / "run"
+    run = lv.attack(smooth, x, label=labels, attack="pgd", eps=0.9 / 255, iterations=4, out=out, wandb="disabled")
     for outcome in run.outcomes:
         assert outcome.record.l2 == outcome.record.linf == 0  # no other file lies so near
         last = outcome.curve("linf")[-1][1]
@@ -149,23 +149,23 @@ def test_images_of_a_class_form_one_row() -> None:
     assert [(row["class"], row["images"]) for row in rows] == [("name 3", "3"), ("-", "1")]
 
 
-def test_a_map_is_of_a_class(smooth: Classifier) -> None:
+def test_a_map_is_of_a_class(smooth: Network) -> None:
     with pytest.raises(LitVizError, match="must be classes, got none"):
-        lv.saliency(smooth, photographs(), targets="none")
+        lv.saliency(smooth, photographs(), target="none")
 
 
-def test_occlusion_evaluates_every_window_for_any_number_of_iterations(smooth: Classifier) -> None:
+def test_occlusion_evaluates_every_window_for_any_number_of_iterations(smooth: Network) -> None:
     maps = [
-        lv.saliency(smooth, photographs(1), targets=0, method="occlusion", iterations=k, check="none")
+        lv.saliency(smooth, photographs(1), target=0, method="occlusion", iterations=k, captum="none")
         for k in (None, 3)
     ]
-    assert torch.equal(*(run.attributions for run in maps))
+    assert torch.equal(*(run.arrays for run in maps))
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["saliency", "--method", "guided_backprop", "--classifier", "tests.support.networks:conv_net"],
+        ["saliency", "--method", "guided_backprop", "--network", "tests.support.networks:conv_net"],
         ["saliency", "--method", "rise"],
         ["attack", "--target", "predicted"],
     ],
@@ -177,7 +177,7 @@ def test_count_prints_the_cost_of_every_method(
     assert "1 image, " in capsys.readouterr().out
 
 
-def test_none_is_a_value_in_python(smooth: Classifier) -> None:
+def test_none_is_a_value_in_python(smooth: Network) -> None:
     """``channels=None`` is one image of the whole layer, not of the eight channels of the configuration."""
-    run = lv.visualize(smooth, [], layer="features.3", channels=None, iterations=1, views=1)
-    assert [record.get("channel") for record in run.results] == [None]
+    run = lv.visualize(smooth, [], layer="features.3", channel=None, iterations=1, views=1)
+    assert [record.get("channel") for record in run.records] == [None]

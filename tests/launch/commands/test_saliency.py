@@ -17,7 +17,7 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.attributions import SmoothGrad
-from lit_viz.classifiers import Classifier
+from lit_viz.networks import Network
 from lit_viz.presentations import saliency_map
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.evidence import NOT_CHECKED
@@ -119,7 +119,7 @@ def test_labels_targets_and_methods(tmp_path: Path, lit_viz: Any, records: Any, 
     run = tmp_path / "run"
     words = ["--labels", "folders", "--target", "label", "--target", "0", "--method", "gradient,smoothgrad"]
     (tmp_path / "names.txt").write_text("apple\nbanana\ncherry\ndate\nelder\n")
-    labels = ["--classifier.labels", str(tmp_path / "names.txt")]
+    labels = ["--network.labels", str(tmp_path / "names.txt")]
     lit_viz("saliency", str(tmp_path / "in"), *small_options, *labels, *words, "--out", str(run))
     found = records(run)
     assert [(r["method"], r["label"], r["target"]) for r in found] == [
@@ -161,20 +161,20 @@ def test_check_compares_with_captum_and_detects_a_changed_map(
 
 
 def test_python_compares_with_captum_for_as_long_as_the_run_took(
-    smooth: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whatever that is, the records are equal."""
     images = torch.rand(2, 3, 16, 16)
-    compared = lv.saliency(smooth, images, targets=0, check="captum")
+    compared = lv.saliency(smooth, images, target=0, captum="captum")
     assert verdicts(compared) == [True, True]
     monkeypatch.setattr(saliency_map, "_run_seconds", lambda outcomes: 60.0)
-    assert verdicts(lv.saliency(smooth, images, targets=0)) == [True, True]
+    assert verdicts(lv.saliency(smooth, images, target=0)) == [True, True]
     monkeypatch.setattr(saliency_map, "_run_seconds", lambda outcomes: 0.0)
     for out in (None, tmp_path / "run"):
-        run = lv.saliency(smooth, images, targets=0, out=out, logger="none")
+        run = lv.saliency(smooth, images, target=0, out=out, logger="none")
         assert reasons(run) == [NOT_CHECKED]
         assert verdicts(run) == [True, None]
-        assert run.results[0].keys() == compared.results[0].keys()
+        assert run.records[0].keys() == compared.records[0].keys()
 
 
 def test_the_time_limit_is_the_duration_of_the_run_between_1_and_15_seconds() -> None:
@@ -340,13 +340,13 @@ def _empty(folder: Path) -> str:
     return str(folder / "empty.yaml")
 
 
-def test_from_python(smooth: Classifier) -> None:
+def test_from_python(smooth: Network) -> None:
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     method = SmoothGrad(sigma=0.2)
-    run = lv.saliency(smooth, images, targets=["apple", 1, "date"], method=method, iterations=5, check="captum")
-    assert run.attributions.shape == (3, 3, 16, 16)
-    assert torch.equal(run.maps, run.attributions.abs().amax(1))
-    assert [r["target"] for r in run.results] == [0, 1, 3]
+    run = lv.saliency(smooth, images, target=["apple", 1, "date"], method=method, iterations=5, captum="captum")
+    assert run.arrays.shape == (3, 3, 16, 16)
+    assert torch.equal(run.maps, run.arrays.abs().amax(1))
+    assert [r["target"] for r in run.records] == [0, 1, 3]
     assert verdicts(run) == [True] * 3
     assert run.folder is None
     assert run.figure().axes
@@ -361,14 +361,14 @@ def test_from_python(smooth: Classifier) -> None:
         (torch.zeros(2, 3, 16, 16), "appel", "did you mean 'apple'"),
     ],
 )
-def test_invalid_images_are_rejected(smooth: Classifier, images: torch.Tensor, targets: object, message: str) -> None:
+def test_invalid_images_are_rejected(smooth: Network, images: torch.Tensor, targets: object, message: str) -> None:
     with pytest.raises(lv.LitVizError, match=message):
-        lv.saliency(smooth, images, targets=targets)  # type: ignore[arg-type]
+        lv.saliency(smooth, images, target=targets)  # type: ignore[arg-type]
 
 
-def test_images_off_the_8_bit_lattice_are_stored_exactly(smooth: Classifier, tmp_path: Path) -> None:
+def test_images_off_the_8_bit_lattice_are_stored_exactly(smooth: Network, tmp_path: Path) -> None:
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    lv.saliency(smooth, images, targets=1, out=tmp_path / "run", wandb="disabled")
+    lv.saliency(smooth, images, target=1, out=tmp_path / "run", wandb="disabled")
     assert np.array_equal(np.load(tmp_path / "run" / "sources" / "0000_image_0.npy"), images[0].numpy())
     assert lv.check(tmp_path / "run", smooth)
 
@@ -389,15 +389,15 @@ def test_a_resume_ignores_photographs_added_later(
 
 
 @pytest.mark.filterwarnings("ignore:. skipped of 2 images")
-def test_maps_and_attacks_in_inference_mode(smooth: Classifier) -> None:
+def test_maps_and_attacks_in_inference_mode(smooth: Network) -> None:
     """Which run under inference mode, where nothing can be differentiated."""
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    expected = lv.saliency(smooth, images, targets=1, check="none").attributions
+    expected = lv.saliency(smooth, images, target=1, captum="none").arrays
     with torch.inference_mode():
-        run = lv.saliency(smooth, images * 1, targets=1, method="gradient", check="captum")
-        assert torch.equal(run.attributions, expected)
+        run = lv.saliency(smooth, images * 1, target=1, method="gradient", captum="captum")
+        assert torch.equal(run.arrays, expected)
         assert verdicts(run) == [True] * 2
-        assert lv.attack(smooth, images, labels=[0, 1], attack="pgd", eps=0.1).images.shape == images.shape
+        assert lv.attack(smooth, images, label=[0, 1], attack="pgd", eps=0.1).images.shape == images.shape
     assert not expected.is_inference()
 
 
@@ -414,8 +414,8 @@ def test_the_selected_layer_is_printed(
 def test_guided_grad_cam_records_its_layer() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(5))
     network(torch.zeros(1, 3, 16, 16))
-    net = lv.load_classifier(network, size=16)
-    (record,) = lv.saliency(net, torch.rand(1, 3, 16, 16), targets=0, method="guided_grad_cam", check="none").results
+    net = lv.load_network(network, size=16)
+    (record,) = lv.saliency(net, torch.rand(1, 3, 16, 16), target=0, method="guided_grad_cam", captum="none").records
     assert record["layer"] == "1"
 
 
@@ -429,8 +429,8 @@ def test_the_error_of_a_single_sample_is_not_resolved(
     )
     errors = [[row["error"] for row in SaliencyMapPresentation().table(FolderStorage(run).records())]]
     outcome = lv.saliency(
-        lv.load_classifier("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25),
-        torch.rand(1, 3, 16, 16), targets=0, method=["smoothgrad", "gradient"], iterations=1, check="none",
+        lv.load_network("tests.support.networks:smooth_network", weights="none", size=16, mean=0.5, std=0.25),
+        torch.rand(1, 3, 16, 16), target=0, method=["smoothgrad", "gradient"], iterations=1, captum="none",
     )  # fmt: skip
     errors.append([row["error"] for row in SaliencyMapPresentation().table([one.record for one in outcome.outcomes])])
     assert errors == [["not resolved", "-"]] * 2
@@ -456,11 +456,11 @@ def test_an_unreached_tolerance_is_reported(
     assert "tolerance" not in capsys.readouterr().err
 
 
-def test_a_configuration_in_python_gives_seed_and_options_of_the_run(smooth: Classifier, tmp_path: Path) -> None:
+def test_a_configuration_in_python_gives_seed_and_options_of_the_run(smooth: Network, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("seed: 5\ncheck: none\nmodel: {method: Gradient}\n")
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    run = lv.saliency(smooth, x, targets=0, config=tmp_path / "own.yaml")
-    assert (run.results[0]["seed"], run.evidence.captum) == (5, None)
-    run = lv.saliency(smooth, x, targets=0, config=tmp_path / "own.yaml", seed=0, check="captum")
-    assert run.results[0]["seed"] == 0
+    run = lv.saliency(smooth, x, target=0, config=tmp_path / "own.yaml")
+    assert (run.records[0]["seed"], run.evidence.captum) == (5, None)
+    run = lv.saliency(smooth, x, target=0, config=tmp_path / "own.yaml", seed=0, captum="captum")
+    assert run.records[0]["seed"] == 0
     assert verdicts(run) == [True]

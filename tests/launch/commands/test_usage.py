@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lit_viz.attacks import ATTACKS
-from lit_viz.attributions import METHODS
+from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
 from lit_viz.launch.commands.usage import USAGES
@@ -59,7 +59,7 @@ def test_the_help_has_the_defaults_of_the_configuration(method: str) -> None:
 
 
 def test_the_help_names_all_methods_attacks_and_configurations() -> None:
-    assert {*METHODS} <= set(re.findall(r"[\w]+", USAGES["saliency"]))
+    assert {*ATTRIBUTIONS} <= set(re.findall(r"[\w]+", USAGES["saliency"]))
     assert {*ATTACKS} <= set(re.findall(r"[\w]+", USAGES["attack"]))
     for method in SUMMARIES:
         (names,) = re.findall(r"^  --config NAME(.*?)^  --", USAGES[method], re.MULTILINE | re.DOTALL)

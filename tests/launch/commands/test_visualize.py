@@ -15,13 +15,14 @@ from torch.nn.functional import interpolate
 
 import lit_viz as lv
 from lit_viz.attacks import ATTACKS, Attack
-from lit_viz.attributions import METHODS
-from lit_viz.classifiers import Classifier, load_classifier
+from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges
+from lit_viz.networks import Network
 from lit_viz.objectives import Logit
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.rule import never
+from lit_viz.outputs import load_network
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from scripts.judge import judge
 from tests.support.networks import NAMES, smooth_network
@@ -49,7 +50,7 @@ def test_next_steps_name_no_missing_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
     run = tmp_path / "run"
-    broken = ["--classifier", "tests.launch.commands.test_visualize:broken_network", *small_options[2:]]
+    broken = ["--network", "tests.launch.commands.test_visualize:broken_network", *small_options[2:]]
     lit_viz("visualize", "0", *broken, "--iterations", "2", "--out", str(run), expect=1)
     lit_viz("check", str(run))
     assert "evidence: No image was verified." in capsys.readouterr().err
@@ -63,13 +64,13 @@ def broken_network() -> nn.Module:
     return network
 
 
-def test_a_canvas_of_another_shape_is_resized_for_all_networks(smooth: Classifier) -> None:
+def test_a_canvas_of_another_shape_is_resized_for_all_networks(smooth: Network) -> None:
     """The record describes the resized canvas, as in the training."""
     run = lv.visualize(smooth, [1], iterations=8, views=2, size=(16, 48))
     assert run.images.shape[-2:] == (16, 48)
     stretched = interpolate(run.images, (16, 16), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
-    expected = float(smooth.logits(stretched).softmax(1)[0, 1])
-    assert run.results[0]["probability"] == pytest.approx(expected, abs=1e-4)
+    expected = float(smooth.scores(stretched).softmax(1)[0, 1])
+    assert run.records[0]["probability"] == pytest.approx(expected, abs=1e-4)
 
 
 class Still(StepRule):
@@ -79,7 +80,7 @@ class Still(StepRule):
         return x, state, never(x)
 
 
-@pytest.mark.parametrize("rule", [ATTACKS["pgd"], ATTACKS["square"], METHODS["gradient"], METHODS["rise"]])
+@pytest.mark.parametrize("rule", [ATTACKS["pgd"], ATTACKS["square"], ATTRIBUTIONS["gradient"], ATTRIBUTIONS["rise"]])
 def test_attacks_and_saliency_methods_are_no_step_rules(
     rule: type[StepRule],
     tmp_path: Path,
@@ -97,15 +98,15 @@ def test_attacks_and_saliency_methods_are_no_step_rules(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_rate_can_not_vary_where_the_rule_has_none(smooth: Classifier) -> None:
+def test_a_rate_can_not_vary_where_the_rule_has_none(smooth: Network) -> None:
     with pytest.raises(LitVizError, match=r"^vary of lr requires a step rule with a learning rate, got Still"):
         lv.visualize(smooth, [1], iterations=2, step_rule=Still(), vary={"lr": [0.01, 0.5]})
 
 
-def test_varied_options_are_drawn_as_a_grid(smooth: Classifier) -> None:
+def test_varied_options_are_drawn_as_a_grid(smooth: Network) -> None:
     options: dict[str, Any] = {"views": 1, "vary": {"lr": [0.01, 0.5], "iterations": [1, 2, 3]}}
     run = lv.visualize(smooth, [1, 2], **options)
-    assert [record["lr"] for record in run.results] == [0.01] * 3 + [0.5] * 3 + [0.01] * 3 + [0.5] * 3
+    assert [record["lr"] for record in run.records] == [0.01] * 3 + [0.5] * 3 + [0.01] * 3 + [0.5] * 3
     figure = run.figure()
     texts = [text.get_text() for text in figure.texts]
     for text, count in {"banana": 2, "cherry": 2, "lr 0.01": 2, "lr 0.5": 2}.items():
@@ -120,7 +121,7 @@ def test_varied_options_are_drawn_as_a_grid(smooth: Classifier) -> None:
         iterations=2,
         views=1,
         layer="features.3",
-        channels="1,2",
+        channel="1,2",
         vary={"lr": [0.01, 0.5]},
         config="channels",
     )
@@ -129,7 +130,7 @@ def test_varied_options_are_drawn_as_a_grid(smooth: Classifier) -> None:
     assert sum(text.startswith("objective ") for text in texts) == 4
 
 
-def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Classifier, tmp_path: Path) -> None:
+def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Network, tmp_path: Path) -> None:
     how: dict[str, Any] = {"views": 1, "config": "small"}
 
     def names(run: lv.Run) -> list[str]:
@@ -140,7 +141,7 @@ def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Classi
     run = lv.visualize(smooth, [1, 1, 2], vary={"iterations": [2, 3]}, **how)
     assert names(run) == [*seeds, "cherry, 2 iterations", "cherry, 3 iterations"]
     assert names(lv.visualize(smooth, [1, 2], iterations=2, **how)) == NAMES[1:3]
-    twice = lv.visualize(smooth, layer="features.3", channels="3,3,4", iterations=2, **how)
+    twice = lv.visualize(smooth, layer="features.3", channel="3,3,4", iterations=2, **how)
     texts = [text.get_text() for text in twice.figure().texts]
     assert [text for text in texts if text.startswith(("features.3", "3", "4"))] == [
         "features.3 · 2 channels",
@@ -160,12 +161,12 @@ def test_images_of_an_objective_without_class_have_no_class_name(
     (record,) = records(run)
     assert (record["name"], record["target"]) == ("Logit", None)
     with pytest.raises(LitVizError, match="must be a class of Smooth, from 0 to 4, got 7"):
-        lv.visualize(load_classifier(smooth_network(), mean=0.5, std=0.5, size=16), objective=Logit(7))
+        lv.visualize(load_network(smooth_network(), mean=0.5, std=0.5, size=16), objective=Logit(7))
 
 
-def test_judges_take_images_of_as_many_channels(lite0: Classifier) -> None:
+def test_judges_take_images_of_as_many_channels(lite0: Network) -> None:
     """A gray network with the labels of ImageNet has no judges."""
-    grey = load_classifier(smooth_network(channels=1, classes=1000), labels=lite0.labels, mean=0.5, std=0.5, size=16)
+    grey = load_network(smooth_network(channels=1, classes=1000), labels=lite0.labels, mean=0.5, std=0.5, size=16)
     assert installed_judges(grey) == ()
 
 
@@ -189,7 +190,7 @@ def test_ignored_options_are_reported(
 
 
 def test_an_empty_folder_name_is_rejected(
-    capsys: pytest.CaptureFixture[str], smooth: Classifier, lit_viz: Any, sentence: Any, small_options: Any
+    capsys: pytest.CaptureFixture[str], smooth: Network, lit_viz: Any, sentence: Any, small_options: Any
 ) -> None:
     lit_viz("visualize", "0", *small_options, "--out", "", expect=1)
     assert sentence(capsys) == "lit-viz: --out must not be empty"
@@ -198,15 +199,15 @@ def test_an_empty_folder_name_is_rejected(
 
 
 def test_judges_evaluate_the_images_of_a_group_separately(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Classifier, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Network, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options: dict[str, Any] = {"views": 2, "group": 2, "wandb": "disabled"}
     run = lv.visualize(smooth, [1], iterations=6, out=tmp_path / "run", **options)
-    monkeypatch.setattr("scripts.judge.load_classifier", lambda name, weights: smooth)
+    monkeypatch.setattr("scripts.judge.load_network", lambda name, weights: smooth)
     judge(str(tmp_path / "run"), ["same"])
-    record = run.results[0]
+    record = run.records[0]
     assert f"{record['probability']:.2f} ({record['rank']})" in capsys.readouterr().out
-    other = load_classifier(smooth_network(), labels=["a", "b", "c", "d", "e"], mean=0.5, std=0.25, size=16)
-    monkeypatch.setattr("scripts.judge.load_classifier", lambda name, weights: other)
+    other = load_network(smooth_network(), labels=["a", "b", "c", "d", "e"], mean=0.5, std=0.25, size=16)
+    monkeypatch.setattr("scripts.judge.load_network", lambda name, weights: other)
     with pytest.raises(LitVizError, match="unknown class 'banana': the classes are a, b, c, d, e"):
         judge(str(tmp_path / "run"), ["other"])

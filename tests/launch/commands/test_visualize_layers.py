@@ -14,13 +14,13 @@ import yaml
 from PIL import Image
 
 import lit_viz as lv
-from lit_viz.classifiers import Classifier
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.visualize import parse_place
 from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.methods.tasks import parse_channels
+from lit_viz.networks import Network
 from lit_viz.objectives import Objective, Outputs
 from tests.support.networks import smooth_network
 
@@ -235,16 +235,16 @@ def test_a_run_is_named_by_its_layer_and_has_a_cost(
     assert configured.config.out.endswith("_features.3")
 
 
-def test_the_same_from_python(smooth: Classifier) -> None:
-    run = lv.visualize(smooth, layer="features.3", channels="2,4", iterations=2, size=16)
-    assert [record["channel"] for record in run.results] == [2, 4]
+def test_the_same_from_python(smooth: Network) -> None:
+    run = lv.visualize(smooth, layer="features.3", channel="2,4", iterations=2, size=16)
+    assert [record["channel"] for record in run.records] == [2, 4]
     assert run.images.shape == (2, 3, 16, 16)
     with pytest.raises(LitVizError, match="there must be at least one class, got none"):
         lv.visualize(smooth)
 
 
 def test_sums_of_objectives_in_the_documentation(
-    smooth: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blocks run, with a small network in place of that of the page."""
     page = (ROOT / "docs" / "visualize_layers.md").read_text(encoding="utf-8").replace("blocks.3.2", "features.3")
@@ -259,7 +259,7 @@ def test_sums_of_objectives_in_the_documentation(
     from documented_parts import Diverse
 
     how: dict[str, Any] = {"layer": "features.0", "channels": 5, "group": 4, "size": 16}
-    own = lv.visualize(smooth, iterations=2, config="small", objective=Diverse(), **how).results[0]
+    own = lv.visualize(smooth, iterations=2, config="small", objective=Diverse(), **how).records[0]
     assert known["run"].results[0]["name"] == "features.3_ch5"
     assert (own["name"], own["layer"], own["status"]) == ("features.0_ch5", "features.0", "done")
 

@@ -9,11 +9,11 @@ from lit_viz.figures.sheet import channel_grid
 from lit_viz.runs.folder import FolderStorage
 
 VIT = [
-    "--classifier", "tests.support.networks:vit_network",
-    "--classifier.weights", "none",
-    "--classifier.size", "32",
-    "--classifier.mean", "[0.5,0.5,0.5]",
-    "--classifier.std", "[0.5,0.5,0.5]",
+    "--network", "tests.support.networks:vit_network",
+    "--network.weights", "none",
+    "--network.size", "32",
+    "--network.mean", "[0.5,0.5,0.5]",
+    "--network.std", "[0.5,0.5,0.5]",
     "--wandb", "disabled",
 ]  # fmt: skip
 

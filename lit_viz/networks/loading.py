@@ -1,0 +1,457 @@
+"""``load_network``: from a name or a module to a :class:`Network`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lit_viz.errors import LitVizError, first_line, require
+from lit_viz.networks import isolation
+from lit_viz.networks.labels import numbered_labels, read_labels
+from lit_viz.networks.network import GIVEN_WEIGHTS, Network
+from lit_viz.networks.outputs import LOGITS, Logits, Output, embedding_sign, logits_in, probability_head
+from lit_viz.networks.sources import Source, find_source, module_source, networks_in
+from lit_viz.networks.summaries import probe_images, relative_difference
+from lit_viz.networks.weights import fill, fit_keys, read_weights, state_dict_of
+from lit_viz.utils.files import sha256
+from lit_viz.utils.formatting import remark
+from lit_viz.utils.typecheck import checked_types
+
+# Relative difference of logits between a batch and single images; dynamically quantized layers differ by less.
+_BATCH_TOLERANCE = 0.05
+
+_EXCLUSIVE = ", and multi_label=True if its labels do not exclude each other"
+
+#: Words of exceptions about inputs of another size than in training.
+_SHAPE_WORDS = re.compile("size|shape|dimension|height|width|kernel|resolution|pixel", re.IGNORECASE)
+
+#: A file, ``DEFAULT``, ``none``, or a state dict.
+Weights = str | Path | Mapping[str, Any] | None
+#: One value for all channels, or one per channel.
+PerChannel = Sequence[float] | float
+
+
+@checked_types
+def load_network(
+    network: str | nn.Module | Enum = "efficientnet_lite0",
+    *,
+    weights: Weights = "DEFAULT",
+    labels: Sequence[str] | str | Path | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    size: int | Sequence[int] | None = None,
+    multi_label: bool | None = None,
+    processor: Any = None,
+    device: str | torch.device | None = None,
+) -> Network:
+    """Load a trained vision network; log what was assumed about it, such as a normalization that was not given.
+
+    Args:
+        network: ``efficientnet_lite0`` (also 1 and 2; no download); ``zoo/NAME``, a small network of
+            :mod:`lit_viz.zoo` (no download); ``torchvision/NAME``, or a member of its ``Weights``; ``timm/NAME``;
+            ``transformers/ORG/NAME`` or ``timm/hf-hub:ORG/NAME`` of the Hugging Face Hub, or a folder saved as there;
+            ``package.module:factory`` (importable, also from the current folder); or a module, which is used as it is.
+            Of a module without ``forward``, such as a Lightning module, the only network in it is used.
+        weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
+            or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
+        labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
+        mean, std: of the normalization, one value or one per channel, for images in [0, 1]; by default as published
+            (torchvision, timm), or of the image processor of a Hugging Face network, else 0 and 1.
+        size: side, or (height, width), of the input in pixels; by default as published.
+        multi_label: whether labels do not exclude each other: a probability is then the sigmoid of a logit instead of
+            the softmax, and an attack flips the decision on one label. By default as in a Hugging Face configuration,
+            else False.
+        processor: image processor of a Hugging Face network, for its mean, std, size and
+            resizing; by default the one in its folder or in the cache of the Hub.
+        device: of the network; by default unchanged. A given module is copied rather than moved.
+
+    Returns:
+        The network, tested on random images.
+
+    Raises:
+        LitVizError: the name is unknown, weights are missing, damaged or don't match, ``size`` is required, or the
+            outputs are no logits.
+    """
+    loaded = load(
+        network, weights=weights, labels=labels, mean=mean, std=std, size=size, multi_label=multi_label,
+        processor=processor, device=device,
+    )  # fmt: skip
+    loaded.log_notes(remark)
+    return loaded
+
+
+def load(
+    network: str | nn.Module | Enum,
+    *,
+    weights: Weights = "DEFAULT",
+    labels: Sequence[str] | str | Path | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    size: int | Sequence[int] | None = None,
+    multi_label: bool | None = None,
+    processor: Any = None,
+    device: str | torch.device | None = None,
+    output: Output = LOGITS,
+    default_size: tuple[int, int] | None = None,
+) -> Network:
+    """Load a network as :func:`load_network`, without logging its notes, which every run prints.
+
+    Of a network that is no classifier, ``output`` says what is scored, and the labels name the scores. ``default_size``
+    is that of a network that is given without a size and publishes none.
+    """
+    if not isinstance(network, (nn.Module, str, Enum)):
+        raise LitVizError(f"network must be an nn.Module or a name, got {network!r}")
+    if isinstance(network, Enum):
+        network = f"torchvision/{network}"
+    is_complete = mean is not None and std is not None and size is not None
+    with torch.inference_mode(False), isolation.random_state_preserved():
+        module, source, recorded, digest = _load_module(network, weights)
+        name = source.name
+        if device is not None:
+            module = _on_device(module, device, is_given=isinstance(network, nn.Module))
+        if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+            raise LitVizError(f"{name} has lazy layers without shapes: call it once on an input of its size")
+        is_own = source.size is None
+        if is_own or processor is not None:
+            source = module_source(module, source, processor, strict=not is_complete)
+        means = source.mean if mean is None else mean
+        stds = source.std if std is None else std
+        known_sizes = [given for given in (size, source.size, default_size) if given is not None]
+        input_size = _checked_size(next(iter(known_sizes), None), name)
+        has_names = labels is not None or bool(source.labels)
+        tested, notes = _tested(name, module, means, stds, input_size, output, has_names)
+    if multi_label is None and output.decision == "exclusive":
+        multi_label = source.multi_label
+    if (mean is None or std is None) and (is_own or recorded not in ("DEFAULT", "none")):
+        notes.append(_normalization_note(tested, source.origin, multi_label))
+    if recorded == "DEFAULT" and digest is None:
+        notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
+    if multi_label:
+        notes.append(f"{name} is multi-label: a probability is a sigmoid, and an attack flips the decision on a label")
+    return Network(
+        name,
+        module,
+        labels=_labels(labels, source, tested),
+        mean=tested.mean,
+        std=tested.std,
+        size=tested.size,
+        multi_label=bool(multi_label),
+        resizing=source.resizing,
+        weights=recorded,
+        sha256=digest,
+        notes=notes,
+        output=tested.output,
+    )
+
+
+def _on_device(module: nn.Module, device: str | torch.device, *, is_given: bool) -> nn.Module:
+    """Return the module, or a copy of the user's, on a device."""
+    try:
+        target = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # unknown, missing, or torch is built without it
+        raise LitVizError(f"device {str(device)!r} is not available ({first_line(error)})") from error
+    if target == isolation.device_of(module):
+        return module
+    if is_given:
+        module = _copied(module, "moving it to another device")
+    return module.to(target)
+
+
+def _normalization_note(tested: isolation.Original, origin: str, multi_label: bool | None) -> str:
+    mean, std = _listed(tested.mean), _listed(tested.std)
+    note = (
+        f"{tested.name}: images are normalized by mean {mean} and std {std} ({origin}); give mean= and std= if it was "
+        "trained with others"
+    )
+    return note + _EXCLUSIVE if multi_label is None else note
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Return the values of the channels, or the value that all have."""
+    if len(set(values)) == 1:
+        values = values[:1]
+    return ", ".join(map("{:g}".format, values))
+
+
+def _is_about_shapes(error: Exception) -> bool:
+    """Return whether the message of an exception is about sizes, as with inputs of another size than in training."""
+    return _SHAPE_WORDS.search(str(error)) is not None
+
+
+def _output_notes(name: str, returned: Any, has_names: bool) -> list[str]:
+    """Return notes about logits that are an element of a tuple, or that may be no logits."""
+    notes = []
+    logits = logits_in(returned)
+    if logits is not returned and isinstance(returned, (tuple, list)) and not hasattr(returned, "logits"):
+        kind, shape = type(returned).__name__, ", ".join(map(str, logits.shape[1:]))
+        notes.append(
+            f"{name} returns a {kind} of {len(returned)}: its first element (N, {shape}) is taken for the logits"
+        )
+    sign = None if has_names else embedding_sign(logits)
+    if sign is not None:
+        notes.append(
+            f"the {logits.shape[-1]} outputs of {name} look like an embedding, not like logits of classes ({sign}): "
+            "give labels= if they are classes, or score them by load_network(..., output=Embedding(...))"
+        )
+    return notes
+
+
+def _labels(labels: Sequence[str] | str | Path | None, source: Source, tested: isolation.Original) -> tuple[str, ...]:
+    """Return the given labels, else the published ones if their number matches, else numbers."""
+    classes = tested.num_classes
+    if labels is None:
+        for names in (tested.output.names, source.labels):
+            if names and len(names) == classes:
+                return tuple(names)
+        return numbered_labels(classes, "score" if tested.output.decision == "number" else "class")
+    names = read_labels(labels)
+    if len(names) != classes:
+        raise LitVizError(f"labels must be one per class: {tested.name} has {classes} classes, got {len(names)} labels")
+    return names
+
+
+def as_network(network: Network | nn.Module | str | Enum, default_size: tuple[int, int] | None = None) -> Network:
+    """Return a network; of a module or a name, the notes are printed by the run.
+
+    ``default_size`` is the input size of a network that publishes none.
+    """
+    return network if isinstance(network, Network) else load(network, default_size=default_size)
+
+
+def class_names(
+    name: str, *, weights: str | Path | None = "DEFAULT", labels: str | Path | None = None, **options: Any
+) -> tuple[str, ...]:
+    """Return the labels of a network; arguments as of :func:`load_network`.
+
+    The network is not built if its published labels apply.
+    """
+    are_published = labels is None and weights == "DEFAULT" and "output" not in options
+    published = find_source(name).labels if are_published else None
+    return tuple(published or load(name, weights=weights, labels=labels, **options).labels)
+
+
+#: A network, its source, the recorded name of its weights, and the sha256 of their file.
+_Loaded = tuple[nn.Module, Source, str, str | None]
+
+
+def _load_module(network: str | nn.Module, weights: Weights) -> _Loaded:
+    if isinstance(network, nn.Module):  # which keeps its mode
+        given = _network_of(network)
+        source = Source(type(given).__name__, lambda classes: given, lambda: (given, None))
+        if weights is None or (isinstance(weights, str) and weights in ("DEFAULT", "none", GIVEN_WEIGHTS)):
+            return given, source, GIVEN_WEIGHTS, None
+        return _with_weights(_copied(given, "loading weights into it"), source, weights)
+    source = find_source(network)
+    # Seeded, so that all ranks and resumed runs have the same random network; the caller restores the state.
+    torch.default_generator.manual_seed(0)
+    if isinstance(weights, str) and weights == "DEFAULT":
+        module, path = source.publish()
+        module.eval()  # apart, because many networks override train() without returning themselves
+        return module, source, "DEFAULT", sha256(path) if path else None
+    module = source.build(None)
+    module.eval()
+    if weights is None or (isinstance(weights, str) and weights == "none"):
+        return module, source, "none", None
+    return _with_weights(module, source, weights)
+
+
+def _network_of(module: nn.Module) -> nn.Module:
+    """Return a module, or its only submodule with parameters if it has no forward."""
+    forward_name = getattr(module.forward, "__qualname__", "")  # TorchScript's has none
+    if forward_name not in ("_forward_unimplemented", "LightningModule.forward"):
+        return module
+    networks = networks_in(module)
+    if len(networks) == 1:
+        return next(iter(networks.values()))
+    hint = f": give one of them, such as its .{next(iter(networks))}" if networks else ""
+    raise LitVizError(
+        f"{type(module).__name__} must define forward or contain one network, got {', '.join(networks) or 'none'}{hint}"
+    )
+
+
+def _with_weights(module: nn.Module, source: Source, weights: str | Path | Mapping[str, Any]) -> _Loaded:
+    """Load a state dict or file, also of a fine-tuned network that differs only in its number of classes."""
+    if isinstance(weights, (str, Path)):
+        path, origin = Path(weights), f"weights file {str(weights)!r}"
+        state, recorded, digest = read_weights(path), str(path), sha256(path)
+    elif isinstance(weights, Mapping):
+        origin = "the given state dict"
+        state, recorded, digest = state_dict_of(weights, origin), GIVEN_WEIGHTS, None
+    else:
+        raise LitVizError(f"weights must be a file, a state dict, DEFAULT or none, got {type(weights).__name__}")
+    state = fit_keys(state, module, origin)
+    classes = _other_classes(state, module)
+    if classes is not None:
+        rebuilt = source.build(classes)
+        if _have_equal_shapes(state, rebuilt.state_dict()):
+            rebuilt.eval()
+            module = rebuilt  # a given module is never rebuilt
+    fill(module, state, origin)
+    return module, source, recorded, digest
+
+
+def _other_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
+    """Return the number of rows of all tensors of other shapes than in the network, if they differ in that alone."""
+    expected, rows = module.state_dict(), set[int]()
+    for key, tensor in state.items():
+        shape, own = tensor.shape, expected[key].shape
+        if shape == own:
+            continue
+        if not shape or shape[1:] != own[1:]:
+            return None
+        rows.add(shape[0])
+    return rows.pop() if len(rows) == 1 else None
+
+
+def _have_equal_shapes(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(state[key].shape == other[key].shape for key in state.keys() & other.keys())
+
+
+def _copied(module: nn.Module, purpose: str) -> nn.Module:
+    try:
+        return isolation.private_copy(module)
+    except Exception as error:  # any error of its attributes
+        raise LitVizError(
+            f"{type(module).__name__} can't be copied before {purpose}: do that before load_network"
+        ) from error
+
+
+def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
+    if size is None:
+        raise LitVizError(
+            f"the input size of {name} is required: give size= of the network in pixels, and mean=, std= as in training"
+        )
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    valid = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
+    require(valid, "size must be a side or (height, width) in pixels", repr(size))
+    return sides  # type: ignore[return-value]
+
+
+def _tested(
+    name: str,
+    module: nn.Module,
+    mean: PerChannel | None,
+    std: PerChannel | None,
+    size: tuple[int, int],
+    output: Output,
+    has_names: bool,
+) -> tuple[isolation.Original, list[str]]:
+    """Return the tested network, with as many channels as it accepts, and notes about what it returns."""
+    first = 0
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            first = layer.in_channels
+            break
+    given = len(mean) if isinstance(mean, Sequence) else 0
+    errors = []
+    # The first layer can't be identified in every network, and may follow a space-to-depth, so others are tried.
+    for channels in dict.fromkeys((first, given, 3, 1)):
+        if channels not in (1, 3):
+            continue
+        try:
+            means, stds = _per_channel("mean", mean, 0.0, channels), _per_channel("std", std, 1.0, channels)
+            require(all(value > 0 for value in stds), "std must be positive", stds)
+            tested = isolation.Original(name, module, means, stds, size, output=output)
+            tested.output = _prepared(output, tested)
+            tested.num_classes, notes = _test(tested, has_names)
+            return tested, notes
+        except LitVizError as error:
+            errors.append(error)
+    if first not in (0, 1, 3) and not given:
+        raise LitVizError(f"{name} must take images of 1 (gray) or 3 (RGB) channels, got {first}") from errors[0]
+    raise errors[0]
+
+
+def _per_channel(option: str, values: PerChannel | None, default: float, channels: int) -> tuple[float, ...]:
+    if values is None:
+        return (default,) * channels
+    is_single = isinstance(values, (int, float, str))
+    try:
+        given = (float(values),) if is_single else tuple(map(float, values))  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise LitVizError(f"{option} must be a number or one per channel, got {values!r}") from error
+    require(all(map(math.isfinite, given)), f"{option} must be finite", repr(values))
+    largest = max(given, default=0.0)
+    hint = f"{largest:g} / 255 is {largest / 255:.3g}"
+    require(largest <= 1, f"{option} must be at most 1, for images in [0, 1]", repr(values), hint=hint)
+    require(len(given) in (1, channels), f"{option} must have one value per channel ({channels})", len(given))
+    return given * channels if len(given) == 1 else given
+
+
+def _prepared(output: Output, classifier: isolation.Original) -> Output:
+    """Return the output for a network."""
+
+    def normalize(images: Tensor) -> Tensor:
+        return classifier.normalize(images.to(classifier.device, isolation.dtype_of(classifier.original)))
+
+    with torch.no_grad(), isolation.state_preserved(classifier.original) as network:
+        return output.prepare(network, normalize, classifier.size)
+
+
+def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[str]]:
+    """Run the network on probe images; return the number of classes, and notes about what it returns.
+
+    Args:
+        network: the network.
+        has_names: whether the names of its classes are known.
+
+    Raises:
+        LitVizError: its forward fails, or its outputs are no logits or depend on the other images of a batch.
+    """
+    name, channels, size, output = classifier.name, classifier.channels, classifier.size, classifier.output
+    images = probe_images(channels, size).to(classifier.device, isolation.dtype_of(classifier.original))
+    with torch.no_grad(), isolation.state_preserved(classifier.original) as network:
+        try:
+            before = isolation.random_state(classifier.device)
+            versions = _versions(network)
+            returned = output.returned_with_graph(network, classifier.normalize(images))
+            logits = output.scores(returned, len(images)).detach()
+            probabilities = probability_head(returned) if isinstance(output, Logits) else None
+            draws = not torch.equal(before, isolation.random_state(classifier.device))
+            single = [output(network, classifier.normalize(image)) for image in (images[:1], images[1:])]
+        except LitVizError as error:
+            raise LitVizError(f"{name}: {error}") from error
+        except Exception as error:  # any error of the network
+            message = isolation.network_error(name, (2, channels, *size), error)
+            if _is_about_shapes(error):
+                message += f"; give the size= that it was trained with, if that is not {size[0]} x {size[1]}"
+            with suppress(Exception):
+                output.returned(network, classifier.normalize(images[:1]))
+                message += "; it accepts one image, but batches of several are required"
+            raise LitVizError(message) from error
+    if probabilities:
+        multi_label = ""
+        if "sigmoid" in probabilities:
+            multi_label = _EXCLUSIVE.replace(", and", "; give")
+        raise LitVizError(
+            f"{name} {probabilities}, but must return logits: remove its last layer, as by "
+            f"net.set_submodule('layer', torch.nn.Identity()), or return the scores before it{multi_label}"
+        )
+    if logits.ndim != 2 or not logits.shape[1]:
+        raise LitVizError(f"{name} must give one or more scores per image (N, K), got shape {tuple(logits.shape)}")
+    if len(logits) != len(images):
+        raise LitVizError(f"{name} must return one row of logits per image, got {len(logits)} for {len(images)} images")
+    difference = 0.0 if draws else relative_difference(torch.cat(single), logits)
+    if _BATCH_TOLERANCE < difference < math.inf:  # infinite if logits are not finite
+        if _versions(network) != versions:
+            raise LitVizError(f"{name} changes its weights in its forward: change them outside of it")
+        raise LitVizError(
+            f"{name} gives an image other logits in a batch than alone: remove layers that mix images (batch norms "
+            "without running statistics, a mean over the batch)"
+        )
+    notes = _output_notes(name, returned, has_names) if isinstance(output, Logits) else []
+    return logits.shape[1], notes
+
+
+def _versions(network: nn.Module) -> list[int]:
+    """Return how many times torch has changed each parameter in place."""
+    return [parameter._version for parameter in network.parameters() if not parameter.is_inference()]
