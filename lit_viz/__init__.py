@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from lit_viz.launch.run import Run
     from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
     from lit_viz.methods.tasks import ClassTasks, ImageTasks, LayerTasks
-    from lit_viz.networks import load_network
     from lit_viz.outputs import load_network
     from lit_viz.runs.results import Outcome
     from lit_viz.units import microscope
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 # Modules of the public names; imported on first use, so that the help of the command line does not import torch.
 _MODULES = {
     "lit_viz.api": ("attack", "check", "log", "resume", "run", "saliency", "visualize"),
-    "lit_viz.networks": ("load_network",),
     "lit_viz.errors": ("LitVizError",),
     "lit_viz.engine.lightning": ("TaskQueue",),
     "lit_viz.launch.run": ("Run",),

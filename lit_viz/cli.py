@@ -5,7 +5,6 @@ torch is imported within the commands, so that ``lit-viz --help`` is fast.
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import gc
 import io
@@ -22,8 +21,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status, printable
-from lit_viz.launch.commands import COMMANDS, SUMMARIES
-from lit_viz.launch.commands.usage import USAGES
 from lit_viz.utils.formatting import command_line, notify, pluralize, status_summary
 from lit_viz.utils.limits import MOST_PRINTED
 from lit_viz.utils.process import is_rank_zero
@@ -31,126 +28,33 @@ from lit_viz.utils.process import is_rank_zero
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lit_viz.launch.config import ConfiguredMethod
     from lit_viz.launch.run import Run
-    from lit_viz.networks import Network
     from lit_viz.types import Record
 
 # How long threads of PyTorch wait for each other before they let others run. With GNU's default, a command takes up to
 # ten times as long as soon as another process uses a processor; with this one, as long as before on idle processors.
 _SPIN_COUNT = "3000"
 
-#: Help by command.
-_USAGES = {
-    **USAGES,
-    "demo": """\
-usage: lit-viz demo [--out RUN] [--resume] [--iterations N] ...
-
-Run all methods on packaged images, offline. The options are those of the methods.
---resume  continue the demo in RUN
-
-Example: lit-viz demo --out runs/first --iterations 20
-""",
-    "check": """\
-usage: lit-viz check RUN [--faithfulness] [--trust] [--photographs FOLDER]
-
-Verify the images of a run with all available evidence.
---faithfulness  measure saliency maps: deletion and insertion, sensitivity, randomization of the network's
-                layers. It costs 198 forwards per map and 14 times the evaluations of the map.
---trust         attack the images that were not fooled within eps also by random points, Square and a large eps
---photographs   compare class images with photographs of their class, layer by layer: files and folders, with commas;
-                the class is the name of the folder, or else the prediction
-
-Example: lit-viz check runs/fooled --trust
-""",
-    "resume": """\
-usage: lit-viz resume RUN [--slots N] [--devices N] [--wandb MODE] ...
-
-Continue a run from its last checkpoint, or print the results of a finished run. Options that determine
-the images are fixed. These options may change:
---slots N            images optimized at the same time
---devices N          and every other --trainer option, such as --trainer.accelerator cpu
---devices-mode MODE  devices share the images, or the views of each image
---logger NAMES       wandb,tensorboard,mlflow,csv; --wandb MODE, --project NAME, --tags A,B
---checkpoint-every N steps between checkpoints
---figure FORMAT      png, pdf or svg; --check, --explain as in the command of the run
-
-Example: lit-viz resume runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline
-""",
-    "log": """\
-usage: lit-viz log RUN --to wandb,tensorboard,mlflow,csv [--project NAME] [--tags A,B] [--wandb MODE] ...
-
-Log a run folder: metrics and images at their iterations, results, evidence and summary. Use it after an offline
-run, after a timeout of the service, or to add a logger. Only what a logger lacks is logged.
---to NAMES           wandb: online, as the run with the id in the run folder; tensorboard, csv: files in the run
-                     folder; mlflow: the store of MLFLOW_TRACKING_URI, or MLflow's default
---project NAME       W&B project or MLflow experiment
---tags A,B           tags in W&B and MLflow; --group NAME and --job-type NAME: of W&B
---wandb MODE         auto, online or offline
-
-Example: lit-viz log runs/fooled --to wandb,tensorboard
-""",
-    "epochs": """\
-usage: lit-viz epochs FOLDER
-
-Draw the results of a probe by epoch: epochs.png and epochs.gif in FOLDER, the argument out= of the probe.
-
-Example: lit-viz epochs runs/probes/classes
-""",
-    "classes": """\
-usage: lit-viz classes [PART] [--network NAME] [--network.labels FILE] ...
-
-List the classes whose name contains PART.
-
-Example: lit-viz classes terrier
-""",
-    "layers": """\
-usage: lit-viz layers [NETWORK] [--network.size N] ...
-
-List the layers of a network and their outputs.
-
-Example: lit-viz layers torchvision/resnet18 --network.weights none
-""",
-    "microscope": """\
-usage: lit-viz microscope NETWORK --layers PATTERNS --photographs FOLDER --out FOLDER [--compare NETWORK] ...
-
-Make pages of the units of a network: synthetic images, the photographs that activate each unit most, the distribution
-of its activation, and the classes that it raises and lowers. The same command continues an interrupted one.
---layers PATTERNS    names of layers or patterns, with commas: "blocks.4.*"; lit-viz layers lists them
---photographs FOLDER files and folders, with commas
---out FOLDER         receives site/index.html, and a run folder per layer
---channels UNITS     numbers and ranges such as 3,14-20, or all
---compare NETWORK    another network with the same layers: rank the units that differ, and show both side by side;
-                     --compare.weights FILE for another checkpoint of the same network
---network.weights FILE  and other options of the network, which hold for both
---config NAME        configuration of the synthetic images; --iterations N
---count              print evaluations, time and disk space, and end
-
-Example: lit-viz microscope efficientnet_lite0 --layers blocks.1.0,blocks.4.1 --photographs photos --out runs/microscope
-""",
-    "completion": """\
-usage: lit-viz completion SHELL
-
-Print the completion of commands and options for bash, zsh, fish or another shell of shtab (pip install shtab).
-
-Example: lit-viz completion bash > ~/.local/share/bash-completion/completions/lit-viz
-""",
-}
 #: Arguments and summaries of all commands.
 _SUMMARIES = {
     "demo": ("", "all methods on packaged images, offline"),
-    **SUMMARIES,
+    "visualize": ("tarantula goldfish", "class images; --layer NAME --channel 3,14-20: channels"),
+    "saliency": ("PHOTO_OR_FOLDER ...", "saliency maps, cross-checked with Captum"),
+    "attack": ("PHOTO --target stingray", "adversarial examples, verified in the saved file"),
     "check": ("RUN", "compute all evidence of a run"),
     "resume": ("RUN", "continue a run, or print the results of a finished one"),
     "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
     "epochs": ("FOLDER", "draw the results of a probe by epoch"),
     "classes": ("tarant", "find a class by a part of its name"),
     "layers": ("NETWORK", "list the layers of a network"),
-    "microscope": ("NETWORK --layers PATTERN", "pages of the units of a network"),
+    "microscope": ("NETWORK --layers PATTERNS", "pages of the units of a network"),
     "completion": ("bash", "print the completion for a shell"),
 }
 _COMMAND_LINES = {f"lit-viz {name} {words}": summary for name, (words, summary) in _SUMMARIES.items()}
 _COMMAND_WIDTH = max(map(len, _COMMAND_LINES)) + 2
+_METHODS = ("visualize", "saliency", "attack")
+#: Names of all commands.
+COMMAND_NAMES = tuple(_SUMMARIES)
 _HELP = """\
 usage: lit-viz COMMAND ...
 
@@ -219,7 +123,7 @@ def errors_reported(program: str) -> Iterator[None]:
     except LitVizError as error:
         if error.exit_status > 128 and not is_rank_zero():  # rank zero reports the interrupt
             sys.exit(0)
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {error.as_option}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt as interrupt:
         if is_rank_zero():
@@ -248,7 +152,7 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"lit_viz {__version__}")
         return
     commands: dict[str, Callable[[list[str]], None]] = {
-        **{method: partial(_method, method) for method in SUMMARIES},
+        **{method: partial(_method, method) for method in _METHODS},
         "demo": _demo,
         "check": _check,
         "resume": _resume,
@@ -261,13 +165,21 @@ def _dispatch(arguments: list[str]) -> None:
     }
     if name not in commands:
         raise LitVizError(f"there is no command {name!r}{did_you_mean(name, commands) or ': see lit-viz --help'}")
-    if _HELP_OPTIONS & set(rest):
-        print(_USAGES[name], end="")
-        return
-    if _ALL_OPTIONS in rest:
-        print(_all_options(name), end="")
+    if _HELP_OPTIONS & set(rest) or _ALL_OPTIONS in rest:
+        print(_help(name, rest), end="")
         return
     commands[name](rest)
+
+
+def _help(name: str, words: Sequence[str]) -> str:
+    """Return the help of a command: the packaged text, or with other words that of the parts that they choose."""
+    others = set(words) - _HELP_OPTIONS
+    if not others:
+        return (Path(__file__).parent / "launch" / "help" / f"{name}.txt").read_text(encoding="utf-8")
+    with _gc_paused():
+        from lit_viz.launch.parser import help_text
+
+    return help_text(name, words, every=_ALL_OPTIONS in words)
 
 
 @contextmanager
@@ -286,72 +198,77 @@ def _gc_paused() -> Iterator[None]:
         atexit.register(lambda: gc.unfreeze() if "triton" in sys.modules else None)
 
 
-def _all_options(name: str) -> str:
-    """Return the help of a command with all options."""
-    if name not in SUMMARIES:
-        return _USAGES[name]
-    with _gc_paused():
-        from lit_viz.launch.config import all_options
-
-    return all_options(COMMANDS[name])
-
-
 # -- commands
 
 
-def _method(name: str, arguments: list[str]) -> None:
+def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = None) -> None:
+    """Run a method by the words of its command line.
+
+    Args:
+        name: name of the command.
+        words: the words.
+        others: further arguments, which take precedence.
+    """
     with _gc_paused():
-        from lit_viz.launch.arguments import rewrite_arguments
-        from lit_viz.launch.config import ConfiguredMethod, with_config
         from lit_viz.launch.cost import format_cost, run_cost
         from lit_viz.launch.execute import execute
-        from lit_viz.launch.messages import naming_options, options_named
+        from lit_viz.launch.form import Form
+        from lit_viz.launch.methods import COMMANDS, method_form, network_section
+        from lit_viz.launch.options import RunOptions, check_folder_is_new, default_folder
+        from lit_viz.launch.parser import parse_method
+        from lit_viz.outputs.loading import load_recorded
 
     command = COMMANDS[name]
-    with options_named(command):
-        arguments = rewrite_arguments(arguments, command)
-        configured = ConfiguredMethod(command, with_config(command, arguments))
-        configured.check()
-        _notify_of_defaults(configured, arguments)
-        if not configured.config.count:
-            configured.choose_folder()
-        module, tasks = configured.module_and_tasks()
-        if configured.config.count:
-            print(format_cost([run_cost(module, tasks)]))
-            return
-        run = execute(module, tasks, configured.options(), notify=naming_options(notify, command))
+    values = parse_method(command, words) | dict(others or {})
+    is_count, is_config = values.pop("count", False), values.pop("print_config", False)
+    section, values = network_section(command, values)
+    form = method_form(command, values)
+    options = RunOptions(**form.run_arguments())
+    if is_rank_zero() and not (is_count or is_config):
+        check_folder_is_new(options)
+    if command.positional not in values and "layer" not in values and "config" not in values:
+        defaults = ", ".join(map(str, form.tasks["init_args"].get(command.positional, ())))
+        notify(f"no {command.positional} given, using those of --config {command.config}: {defaults}")
+    network = load_recorded(section)
+    form = method_form(command, values, network)
+    module, tasks, arguments = form.build(network)
+    if is_count:
+        print(format_cost([run_cost(module, tasks)]))
+        return
+    if is_config:
+        print(Form.of(module, tasks, options.recorded()).to_yaml(), end="")
+        return
+    if options.out is None:
+        arguments["out"] = default_folder(name, _first_word(values, command.positional) or name)
+    run = execute(module, tasks, RunOptions(**arguments), moves_network=True, notify=notify)
     _print_results(run)
 
 
-def _notify_of_defaults(configured: ConfiguredMethod, arguments: Sequence[str]) -> None:
-    """State the classes or photographs of the default configuration if none are given."""
-    command = configured.command
-    values = getattr(configured.config, command.positional)
-    if values and not {f"--{command.positional}", "--config"} & set(arguments):
-        defaults = ", ".join(map(str, values))
-        notify(f"no {command.positional} given, using those of --config {command.default_config}: {defaults}")
+def _first_word(values: Mapping[str, Any], positional: str) -> Any:
+    """Return the first class or photograph of a run, or its layer."""
+    given = values.get(positional)
+    if isinstance(given, list):
+        return next(iter(given), None)
+    return given or values.get("layer")
 
 
-def _demo(arguments: list[str]) -> None:
+def _demo(words: list[str]) -> None:
     with _gc_paused():
-        from lit_viz.launch.arguments import rewrite_arguments
+        from lit_viz.launch.methods import COMMANDS
         from lit_viz.launch.options import utc_now
+        from lit_viz.launch.parser import function_parser
 
-    given = [word for word in arguments if word not in ("--resume", "--overwrite")]
-    words = rewrite_arguments(arguments)
-    if "--out" in words:
-        place = words.index("--out")
-        out = words[place + 1]
-        del words[place : place + 2]
-    else:
+    values = function_parser("demo").values(words)
+    out = values.pop("out", None)
+    given = [word for word in words if word not in ("--resume", "--overwrite")]
+    if out is None:
         out = f"runs/demo/{utc_now()}"
         given = ["--out", out, *given]
     continuation = shlex.join(["lit-viz", "demo", *given, "--resume"])
-    for name in SUMMARIES:
-        demo = COMMANDS[name].demo
-        notify(f"lit-viz {name} {' '.join(demo)}")
+    for name, command in COMMANDS.items():
+        notify(f"lit-viz {name} {' '.join(command.demo)}")
         with _continued_by(continuation):
-            _method(name, [*demo, "--out", f"{out}/{name}", *words])
+            _method(name, command.demo, values | {"out": f"{out}/{name}"})
 
 
 @contextmanager
@@ -369,85 +286,59 @@ def _continued_by(command: str) -> Iterator[None]:
         raise LitVizError(f"{event}; continue with: {command}", exit_status=error.exit_status) from error
 
 
-def _check(arguments: list[str]) -> None:
-    flags = ("--faithfulness", "--trust")
-    photographs: list[str] = []
-    folders: list[str] = []
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
-        if name == "--photographs":
-            if not equals and not rest:
-                raise LitVizError("--photographs expects a value")
-            photographs += (value if equals else rest.pop(0)).split(",")
-        elif argument.startswith("-") and argument not in flags:
-            known = (*flags, "--photographs")
-            hint = did_you_mean(argument, known) or f": use {', '.join(known)}"
-            raise LitVizError(f"unrecognized option {argument}{hint}")
-        elif argument not in flags:
-            folders.append(argument)
-    if len(folders) != 1:
-        raise _usage_error("check", arguments)
-    with _gc_paused():
-        from lit_viz.launch.messages import options_named
-        from lit_viz.launch.resume import load_run
-        from lit_viz.launch.run import check_folder, check_settings
-        from lit_viz.runs.folder import FolderStorage
+def _values(name: str, words: Sequence[str], *required: str) -> dict[str, Any]:
+    """Return the values of a command's words.
 
-    faithfulness, trust = (flag in arguments for flag in flags)
-    with options_named():
-        configured = load_run(folders[0], notify=notify)
-        module, options = configured.build(configured.load_network()), configured.options()
-        settings = check_settings(module, options, faithfulness, trust, notify, photographs)
-        passed = check_folder(module, options, FolderStorage.open(folders[0]), settings)
-    if not passed:
+    Raises:
+        LitVizError: a required argument is missing.
+    """
+    with _gc_paused():
+        from lit_viz.launch.parser import function_parser
+
+    parser = function_parser(name)
+    values = parser.values(words)
+    for argument in required:
+        if values.get(argument) is None:
+            option = argument.upper() if argument == parser.positional else f"--{argument}"
+            raise LitVizError(f"lit-viz {name} requires {option}: see lit-viz {name} --help")
+    return values
+
+
+def _check(words: list[str]) -> None:
+    values = _values("check", words, "folder")
+    from lit_viz.api import check
+
+    if not check(**values, progress=True):
         sys.exit(1)
     for name, file in (("evidence", "evidence.json"), ("report  ", "report.html")):
-        if Path(folders[0], file).exists():
-            print(f"{name} {folders[0]}/{file}")
+        if Path(values["folder"], file).exists():
+            print(f"{name} {values['folder']}/{file}")
 
 
-def _resume(arguments: list[str]) -> None:
-    if not arguments or arguments[0].startswith("-"):
-        raise _usage_error("resume", arguments)
-    with _gc_paused():
-        from lit_viz.launch.execute import execute
-        from lit_viz.launch.messages import naming_options, options_named
-        from lit_viz.launch.resume import load_run
+def _resume(words: list[str]) -> None:
+    values = _values("resume", words, "folder")
+    from lit_viz.api import resume_run
 
-    with options_named():
-        configured = load_run(arguments[0], arguments[1:], notify=notify)
-        module = configured.build(configured.load_network())
-        named = naming_options(notify, configured.command)
-        run = execute(module, configured.stored_tasks(module), configured.options(), notify=named)
-    _print_results(run)
+    trainer = {name.removeprefix("trainer."): values.pop(name) for name in list(values) if name.startswith("trainer.")}
+    if trainer:
+        values["trainer"] = trainer
+    _print_results(resume_run(values.pop("folder"), None, values, notify))
 
 
-def _log(arguments: list[str]) -> None:
-    with _gc_paused():
-        from lit_viz.launch.arguments import parse_logger_options
-        from lit_viz.launch.config import settings_of
-        from lit_viz.launch.logs import log_run
-        from lit_viz.launch.messages import options_named
+def _log(words: list[str]) -> None:
+    values = _values("log", words, "folder", "to")
+    from lit_viz.api import log
 
-    options, folders = parse_logger_options(arguments)
-    if len(folders) != 1 or options.to is None:
-        raise _usage_error("log", arguments)
-    with options_named():
-        places = log_run(folders[0], options.to, settings_of(options), notify)
-    for place in places:
+    for place in log(**values, progress=True):
         print(f"logged   {place}")
 
 
-def _epochs(arguments: list[str]) -> None:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise _usage_error("epochs", arguments)
-    with _gc_paused():
-        from lit_viz.figures.epochs import save_epochs
+def _epochs(words: list[str]) -> None:
+    values = _values("epochs", words, "folder")
+    from lit_viz.figures.epochs import save_epochs
 
     left_out: list[str] = []
-    paths = save_epochs(arguments[0], left_out.append)
+    paths = save_epochs(values["folder"], left_out.append)
     for name, path in zip(("figure   ", "animation"), paths, strict=False):
         print(f"{name} {path}")
     for line in left_out:
@@ -456,16 +347,14 @@ def _epochs(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def _classes(arguments: list[str]) -> None:
-    with _gc_paused():
-        from lit_viz.launch.arguments import parse_network_options
-        from lit_viz.launch.messages import options_named
-        from lit_viz.networks.loading import class_names
+def _classes(words: list[str]) -> None:
+    values = _values("classes", words)
+    from lit_viz.networks.loading import class_names
+    from lit_viz.outputs.loading import network_arguments
 
-        options, positionals = parse_network_options(arguments)
-        with options_named():
-            labels = class_names(**options)  # imports torchvision or timm
-    part = " ".join(positionals).casefold().replace("_", " ")
+    options = network_arguments(values)
+    labels = class_names(**options)  # imports torchvision or timm
+    part = " ".join(values.get("part", ())).casefold().replace("_", " ")
     matches = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
     if not matches:
         raise LitVizError(f"no class of {options['name']} contains {part!r}{did_you_mean(part, labels)}")
@@ -473,110 +362,52 @@ def _classes(arguments: list[str]) -> None:
         print(f"{index:>5}  {label}")
 
 
-def _microscope(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="lit-viz microscope", add_help=False, exit_on_error=False)
-    for option in ("--layers", "--photographs", "--out", "--config", "--compare"):
-        parser.add_argument(option)
-    parser.add_argument("--channels", default="all")
-    parser.add_argument("--iterations", type=int, default=None)
-    parser.add_argument("--count", action="store_true")
-    try:
-        options, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise LitVizError(f"{error}: see lit-viz microscope --help") from error
-    for name in ("layers", "photographs", "out"):
-        if getattr(options, name) is None:
-            raise LitVizError(f"--{name} is required: see lit-viz microscope --help")
-    for word in rest:
-        if word.startswith("-") and not word.startswith(("--network", "--compare.", "--output")):
-            raise LitVizError(f"unrecognized option {word}: see lit-viz microscope --help")
-    with _gc_paused():
-        from lit_viz.launch.messages import options_named
-        from lit_viz.units import cost_text, microscope
-    photographs = options.photographs.split(",")
-    with _continued_by(shlex.join(["lit-viz", "microscope", *arguments])), options_named():
-        network, other = _networks(rest, options.compare)
-        if options.count:
-            for loaded in filter(None, (network, other)):
-                iterations = options.iterations
-                text = cost_text(loaded, options.layers, photographs, options.channels, options.config, iterations)
-                print(f"{loaded.name}: {text}")
-            return
-        chosen = {} if options.iterations is None else {"iterations": options.iterations}
-        made = microscope(
-            network, options.layers, photographs, options.out, channels=options.channels, compare=other,
-            config=options.config, progress=True, **chosen,
-        )  # fmt: skip
+def _microscope(words: list[str]) -> None:
+    values = _values("microscope", words, "network", "layers", "images", "out")
+    from lit_viz.outputs.loading import load_recorded, network_arguments
+    from lit_viz.units import cost_text, microscope
+
+    options = network_arguments(values)
+    compared = network_arguments(values, "compare")
+    network = load_recorded(options)
+    other = None
+    if compared:
+        if "name" in compared:
+            options = options | {"weights": "DEFAULT"}
+        other = load_recorded(options | compared)
+    for name in [name for name in values if name.partition(".")[0] in ("network", "compare")]:
+        del values[name]
+    images, layers = str(values.pop("images")).split(","), values.pop("layers")
+    if values.pop("count", False):
+        selection = [values.get(name) for name in ("channel", "config", "iterations")]
+        for loaded in filter(None, (network, other)):
+            print(f"{loaded.name}: {cost_text(loaded, layers, images, selection[0] or 'all', *selection[1:])}")
+        return
+    with _continued_by(shlex.join(["lit-viz", "microscope", *words])):
+        made = microscope(network, layers, images, values.pop("out"), compare=other, progress=True, **values)
     print(f"site     {made.index}")
     if made.compared is not None:
         print(f"compared {made.index.with_name('compare.html')}")
 
 
-def _networks(arguments: Sequence[str], compare: str | None) -> tuple[Network, Network | None]:
-    """Load the network of a microscope, and the one that it is compared with.
+def _layers(words: list[str]) -> None:
+    values = _values("layers", words)
+    from lit_viz.networks import layer_names
+    from lit_viz.networks.layers import layouts
+    from lit_viz.outputs.loading import load_recorded, network_arguments
 
-    Args:
-        arguments: its name and options ``--network.weights ...``; ``--compare.weights ...`` replace them for the
-            other network.
-        compare: name of the other network, if it has another one.
-    """
-    from lit_viz.launch.arguments import parse_network_options
-    from lit_viz.outputs import load_network
-
-    own: list[str] = []
-    changes: list[str] = []
-    if compare is not None:
-        changes += ["--network.name", compare, "--network.weights", "DEFAULT"]
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            own += ["--network.name", word]
-            continue
-        is_change = word.startswith("--compare.")
-        option = [word.replace("--compare.", "--network.")]
-        if "=" not in word and rest:
-            option.append(rest.pop(0))
-        (changes if is_change else own).extend(option)
-    options, _ = parse_network_options(own)
-    network = load_network(options.pop("name"), **options)
-    if not changes:
-        return network, None
-    options, _ = parse_network_options([*own, *changes])
-    return network, load_network(options.pop("name"), **options)
-
-
-def _layers(arguments: list[str]) -> None:
-    with _gc_paused():
-        from lit_viz.launch.arguments import parse_network_options
-        from lit_viz.launch.messages import options_named
-        from lit_viz.networks import layer_names
-        from lit_viz.networks.layers import layouts
-        from lit_viz.outputs import load_network
-
-    is_named = arguments and not arguments[0].startswith("-")
-    options, positionals = parse_network_options(["--network", *arguments] if is_named else arguments)
-    with options_named():
-        network = load_network(options.pop("name"), **options)
-    if positionals:
-        raise LitVizError(f"lit-viz layers takes one network, got also {positionals[0]}")
+    network = load_recorded(network_arguments(values))
     modules = dict(network.original.named_modules())
     outputs = layouts(network)
     for name in layer_names(network.original):
         print(f"{name:<40} {type(modules[name]).__name__:<24} {outputs.get(name, 'not called, or no tensor')}")
 
 
-def _completion(arguments: list[str]) -> None:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise _usage_error("completion", arguments)
-    with _gc_paused():
-        from lit_viz.launch.completion import completion_script
+def _completion(words: list[str]) -> None:
+    values = _values("completion", words, "shell")
+    from lit_viz.launch.parser import completion_script
 
-    print(completion_script(arguments[0], {name: summary for name, (_, summary) in _SUMMARIES.items()}))
-
-
-def _usage_error(command: str, arguments: Sequence[str]) -> LitVizError:
-    return LitVizError(f"{_USAGES[command].splitlines()[0]}; got: {shlex.join(['lit-viz', command, *arguments])}")
+    print(completion_script(values["shell"], {name: summary for name, (_, summary) in _SUMMARIES.items()}))
 
 
 # -- results

@@ -51,11 +51,24 @@ class LitVizError(Exception):
     Args:
         message: one sentence: the constraint, the value, and at most one suggestion.
         exit_status: exit status of the command line.
+        argument: name of the argument at the beginning of the message; the command line shows its option.
+        value: value of the argument.
     """
 
-    def __init__(self, message: str, *, exit_status: int = 1) -> None:
+    def __init__(
+        self, message: str, *, exit_status: int = 1, argument: str | None = None, value: object = None
+    ) -> None:
         super().__init__(_LONG_VALUE.sub(_shortened, printable(message)))
-        self.exit_status = exit_status
+        self.exit_status, self.argument, self.value = exit_status, argument, value
+
+    @property
+    def as_option(self) -> str:
+        """The message with the option of its argument, ``--log-at must be ...``."""
+        message = str(self)
+        if self.argument is None or not message.startswith(f"{self.argument} "):
+            return message
+        option = self.argument if "." in self.argument else self.argument.replace("_", "-")
+        return f"--{option}{message.removeprefix(self.argument)}"
 
 
 class WriteError(LitVizError):
@@ -124,13 +137,17 @@ def _letters(name: str) -> str:
 
 
 def require(valid: object, constraint: str, *values: object, hint: str = "") -> None:
-    """Raise a LitVizError ``<constraint>, got <values>: <hint>`` unless ``valid`` is true."""
+    """Raise a LitVizError ``<constraint>, got <values>: <hint>`` unless ``valid`` is true.
+
+    A constraint begins with the name of its argument: ``eps must be positive``.
+    """
     if valid:
         return
     message = f"{constraint}, got {' and '.join(map(str, values))}"
     if hint:
         message += f": {hint}"
-    raise LitVizError(message)
+    argument = re.match(r"[a-z][\w.]*(?= )", constraint)
+    raise LitVizError(message, argument=argument and argument[0], value=next(iter(values), None))
 
 
 def value_text(value: object) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
+
+from lit_viz.errors import LitVizError, did_you_mean
 
 #: Whether a task is done, was not attacked since its photograph is misclassified, has failed, or was stopped.
 Status = Literal["done", "skipped", "failed", "unfinished"]
@@ -84,32 +87,8 @@ Value = TypeVar("Value")
 Extended = TypeVar("Extended", bound="Record")
 
 
-def optional(**metadata: Any) -> Any:
-    """Return a field of a :class:`JsonObject` whose key may be absent."""
-    return field(default=None, metadata=dict(metadata, optional=True))
-
-
-def flattened() -> Any:
-    """Return a field of a :class:`JsonObject` that holds a mapping; its items are written as keys of the object itself.
-
-    The first one of a class holds all keys without another place. The items of a further one are declared by name, each
-    by an :class:`Item`.
-    """
-    return field(default_factory=dict, metadata={"flattened": True})
-
-
-def nested(kind: type[JsonObject], *, by_name: bool = False, optional: bool = False) -> Any:
-    """Return a field of a :class:`JsonObject` that holds objects of another kind: one, a list, or with ``by_name`` a
-    mapping."""
-    metadata: dict[str, Any] = {"kind": kind, "by_name": by_name}
-    if not optional:
-        return field(metadata=metadata)
-    metadata["optional"] = True
-    return field(default=None, metadata=metadata)
-
-
 class Item(Generic[Value]):
-    """Attribute of a :class:`JsonObject` that is an item of its flattened field ``home``; None if it is absent."""
+    """Attribute of a :class:`JsonObject` that is an item of its mapping ``home``; None if it is absent."""
 
     def __init__(self, home: str) -> None:
         self.home = home
@@ -121,59 +100,43 @@ class Item(Generic[Value]):
         item: Value | None = getattr(instance, self.home, {}).get(self.name)
         return item
 
+    @property
+    def hint(self) -> Any:
+        """Type of the value."""
+        (hint,) = get_args(getattr(self, "__orig_class__", Item[Any]))
+        return hint | None
+
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class JsonObject:
-    """A typed JSON object, such as a line of a JSON Lines file: its keys are the names of the fields, in their order.
-
-    Attributes:
-        extra: items without a field, written last.
-        nulls: optional fields that are written although they are None.
-    """
-
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    nulls: frozenset[str] = frozenset()
-
-    @classmethod
-    def make(cls: type[Self], **values: Any) -> Self:
-        """Return an object of these fields; an optional one that is given as None is written as null."""
-        return cls(**values, nulls=cls._nulls(values))
+    """A typed JSON object, such as a line of a JSON Lines file; its keys are the names of its fields, in order."""
 
     @classmethod
     def from_dict(cls: type[Self], values: Mapping[str, Any]) -> Self:
         """Return the object of these items, by name; their order has no meaning.
 
-        A key that is neither a field nor an :class:`Item` belongs to the first flattened field: to the metrics of a
-        record. Without a flattened field it belongs to ``extra``.
+        Raises:
+            LitVizError: a key is no field, or a field is missing.
         """
-        made: dict[str, Any] = {"extra": {}}
-        plain_parts: dict[str, Field[Any]] = {}
-        for part in cls._parts():
-            if "flattened" in part.metadata:
-                made[part.name] = {}
-            else:
-                plain_parts[part.name] = part
-        homes, rest = cls._homes()
+        kind: Any = cls
+        hints = _field_hints(kind)
+        made: dict[str, Any] = {}
         for key, value in values.items():
-            part_of_key = plain_parts.get(key)
-            if part_of_key is None:
-                made[homes.get(key, rest)][key] = value
-            elif "kind" in part_of_key.metadata:
-                made[key] = _nested_objects(value, part_of_key.metadata["kind"], part_of_key.metadata["by_name"])
-            else:
-                made[key] = value
-        return cls.make(**made)
+            if key not in hints:
+                raise LitVizError(f"{key} is not a key of {cls.__name__}{did_you_mean(key, hints)}")
+            made[key] = _restored(value, hints[key])
+        try:
+            return cls(**made)
+        except TypeError as error:
+            raise LitVizError(f"{cls.__name__} lacks a key ({error})") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the object as it is written, by key."""
+        """Return the object as it is written, by key; an absent key is None by default."""
         values: dict[str, Any] = {}
-        for part in self._parts():
+        for part in fields(self):
             value = getattr(self, part.name)
-            if "flattened" in part.metadata:
-                values |= value
-            elif value is not None or "optional" not in part.metadata or part.name in self.nulls:
+            if value is not None or part.default is not None:
                 values[part.name] = value
-        values |= self.extra
         return values
 
     def __repr__(self) -> str:
@@ -187,33 +150,7 @@ class JsonObject:
 
     def amend(self: Self, **values: Any) -> Self:
         """Return the object with these fields replaced."""
-        return replace(self, **values, nulls=self.nulls - values.keys() | self._nulls(values))
-
-    @classmethod
-    def _nulls(cls, values: Mapping[str, Any]) -> frozenset[str]:
-        names = []
-        for part in cls._parts():
-            if "optional" in part.metadata and part.name in values and values[part.name] is None:
-                names.append(part.name)
-        return frozenset(names)
-
-    @classmethod
-    @cache
-    def _parts(cls) -> tuple[Field[Any], ...]:
-        """Return the fields that are written as keys."""
-        return tuple(part for part in fields(cls) if part.name not in ("extra", "nulls"))
-
-    @classmethod
-    @cache
-    def _homes(cls) -> tuple[Mapping[str, str], str]:
-        """Return the flattened field of each :class:`Item`, and the field of all keys without one."""
-        flattened_names = [part.name for part in cls._parts() if "flattened" in part.metadata]
-        homes: dict[str, str] = {}
-        for kind in reversed(cls.__mro__):
-            for name, value in vars(kind).items():
-                if isinstance(value, Item) and value.home in flattened_names:
-                    homes[name] = value.home
-        return homes, next(iter(flattened_names), "extra")
+        return replace(self, **values)
 
 
 def _shortened(value: Any) -> str:
@@ -239,21 +176,42 @@ def _count(values: Sized) -> str:
     return "1 value" if len(values) == 1 else f"{len(values)} values"
 
 
-def _nested_objects(value: Any, kind: type[JsonObject], by_name: bool) -> Any:
-    if value is None:
-        return None
-    if isinstance(value, list):
-        return [kind.from_dict(item) for item in value]
-    if by_name:
-        return {name: kind.from_dict(item) for name, item in value.items()}
-    return kind.from_dict(value)
+@cache
+def items_of(kind: Any) -> Mapping[str, Item[Any]]:
+    """Return the attributes of a :class:`JsonObject` that are items of a mapping, by name."""
+    found: dict[str, Item[Any]] = {}
+    for base in reversed(kind.__mro__):
+        found |= {name: value for name, value in vars(base).items() if isinstance(value, Item)}
+    return found
+
+
+@cache
+def _field_hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {part.name: hints[part.name] for part in fields(kind)}
+
+
+def _restored(value: Any, hint: Any) -> Any:
+    """Return a JSON value with the objects that an annotation names: one, a list, or a mapping of them."""
+    for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]:
+        if isinstance(kind, type) and issubclass(kind, JsonObject) and isinstance(value, Mapping):
+            return kind.from_dict(value)
+        arguments = get_args(kind)
+        if get_origin(kind) is Sequence and isinstance(value, list):
+            return [_restored(item, arguments[0]) for item in value]
+        if get_origin(kind) is Mapping and isinstance(value, Mapping):
+            return {key: _restored(item, arguments[1]) for key, item in value.items()}
+    return value
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Record(JsonObject):
     """The outcome of a task, a line of ``results.jsonl``. A method extends it by fields of its own.
 
+    ``record["probability"]`` is a value by its name: of a field, a metric or a setting.
+
     Attributes:
+        kind: name of the class in ``results.jsonl``.
         index, name, source, label, label_source, target, target_name, seed: see :class:`Task`.
         status: ``done``, ``skipped`` or ``failed``; ``error`` is the reason.
         iterations: updates of the image, or evaluations of a map.
@@ -262,11 +220,13 @@ class Record(JsonObject):
         file, array: paths of the image and of the raw result, relative to the run folder.
         metrics: scalars of the final image, by name; ``probability`` is that of the target or the label, and
             ``score`` the one of a network whose scores are numbers.
+        settings: what the method records of itself, by name.
         norm, eps: norm and radius of the ball, in units of [0, 1], of an attack with a budget; else None.
         l2, linf: Euclidean norm and largest absolute value of a change, in units of [0, 1].
     """
 
-    kinds: ClassVar[list[type[Record]]] = []
+    kinds: ClassVar[dict[str, type[Record]]] = {}
+    kind: ClassVar[str] = "record"
 
     index: int
     name: str
@@ -284,7 +244,8 @@ class Record(JsonObject):
     seconds: float | None = None
     file: str | None = None
     array: str | None = None
-    metrics: Mapping[str, float | None] = flattened()
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     probability = Item[float]("metrics")
     score = Item[float]("metrics")
@@ -293,14 +254,24 @@ class Record(JsonObject):
     l2 = Item[float]("metrics")
     linf = Item[float]("metrics")
 
-    def __init_subclass__(cls, abstract: bool = False) -> None:
+    def __init_subclass__(cls, abstract: bool = False, kind: str | None = None) -> None:
         if not abstract:
-            Record.kinds.append(cls)
+            cls.kind = kind or re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Record")).lower()
+            Record.kinds[cls.kind] = cls
+
+    def __getitem__(self, name: str) -> Any:
+        kind: Any = type(self)
+        if name == "kind" or name in _field_hints(kind) or name in items_of(kind):
+            return getattr(self, name)
+        for values in (self.metrics, self.settings):
+            if name in values:
+                return values[name]
+        raise KeyError(f"{name}{did_you_mean(name, self.flat())}")
 
     @classmethod
     def of(cls: type[Extended], task: Task, **values: Any) -> Extended:
         """Return the record of a task with these other fields."""
-        return cls.make(
+        return cls(
             index=task.index,
             name=task.name,
             source=task.source,
@@ -316,50 +287,39 @@ class Record(JsonObject):
     def extend(cls: type[Extended], record: Record, **values: Any) -> Extended:
         """Return a record with the fields of another one, and these."""
         inherited = {part.name: getattr(record, part.name) for part in fields(record)}
-        inherited |= values
-        inherited["nulls"] = record.nulls | cls._nulls(values)
-        return cls(**inherited)
+        return cls(**{**inherited, **values})
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Record:
-        """Return the record of these items, of their kind."""
-        return cls.kind_of(values).from_dict(values)
+        """Return the record of a line of ``results.jsonl``, of its kind.
+
+        Raises:
+            LitVizError: the kind or a key is unknown.
+        """
+        return cls.class_of(values).from_dict(values)
 
     @classmethod
-    def kind_of(cls, values: Mapping[str, Any]) -> type[Record]:
-        """Return the kind with the most required keys, all of which are present."""
-        best: type[Record] = Record
-        for kind in Record.kinds:
-            if kind.required() <= values.keys() and len(kind.required()) > len(best.required()):
-                best = kind
-        return best
+    def class_of(cls, values: Mapping[str, Any]) -> type[Record]:
+        """Return the class of a line of ``results.jsonl``, by its ``kind``."""
+        kind = values.get("kind")
+        if kind == Record.kind:
+            return Record
+        if kind not in Record.kinds:
+            raise LitVizError(f"kind must be one of {', '.join(Record.kinds)}, got {kind!r}")
+        return Record.kinds[str(kind)]
 
     @classmethod
-    @cache
-    def required(cls) -> frozenset[str]:
-        """Return the keys that every record of this kind has in addition to the common keys."""
-        common = {part.name for part in Record._parts()}
-        names = set()
-        for part in cls._parts():
-            if part.name not in common and not {"optional", "flattened"} & part.metadata.keys():
-                names.add(part.name)
-        return frozenset(names)
+    def from_dict(cls: type[Extended], values: Mapping[str, Any]) -> Extended:
+        return super().from_dict({key: value for key, value in values.items() if key != "kind"})
 
-    def without_evidence(self) -> dict[str, Any]:
-        """Return the record without ``extra`` and the fields that evidence replaces after the run."""
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **super().to_dict()}
+
+    def flat(self) -> dict[str, Any]:
+        """Return the values by name, those of metrics and settings beside the fields; a row of a table."""
         values = self.to_dict()
-        for name in self.extra:
-            values.pop(name, None)
-        for kind in Record.kinds:
-            for name in kind.evidence_fields():
-                values.pop(name, None)
-        return values
-
-    @classmethod
-    @cache
-    def evidence_fields(cls) -> frozenset[str]:
-        """Return the names of the fields that evidence replaces after the run."""
-        return frozenset(part.name for part in cls._parts() if "evidence" in part.metadata)
+        metrics, settings = values.pop("metrics"), values.pop("settings")
+        return {**values, **metrics, **settings}
 
     @property
     def lr(self) -> float | None:

@@ -302,7 +302,7 @@ def relative(amount: Tensor, reference: Tensor) -> Tensor:
 
 def attribute(
     method: Attribution,
-    network: Network | Mapping[str, LayeredNetwork],
+    network: LayeredNetwork | Mapping[str, LayeredNetwork],
     x: Tensor,
     targets: Tensor | Sequence[int],
     *,
@@ -332,7 +332,7 @@ def attribute(
 
 def attributions_after(
     method: Attribution,
-    network: Network | Mapping[str, LayeredNetwork],
+    network: LayeredNetwork | Mapping[str, LayeredNetwork],
     x: Tensor,
     targets: Tensor | Sequence[int],
     counts: Sequence[int],

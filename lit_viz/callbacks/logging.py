@@ -22,9 +22,9 @@ from lit_viz.loggers.base import ImageAdapter, LogRow
 from lit_viz.loggers.rows import FolderRows, caption, log_snapshot, names_of
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.utils.checking import checked_types
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify, command_line
-from lit_viz.utils.typecheck import checked_types
 
 _MAX_CALLS = 64  # that wait for the logger
 _EXIT_SECONDS = 8.0  # time limit of a call of a run that is stopped

@@ -31,10 +31,10 @@ from lit_viz.networks.loading import PerChannel, load
 from lit_viz.outputs import as_output
 from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
+from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import pluralize, remark
 from lit_viz.utils.parts import constructor_parameters
 from lit_viz.utils.process import single_process
-from lit_viz.utils.typecheck import checked_types
 
 #: The network to probe: the name of an attribute, or a function of the LightningModule.
 NetworkOf = str | Callable[[LightningModule], nn.Module]
@@ -280,7 +280,7 @@ class Probe(Callback):
             raise LitVizError(f"{len(errors)} of {pluralize(len(results), 'image')}: {errors[0]}")
 
     def _network(self, pl_module: LightningModule) -> Network:
-        network: Any = self._network(pl_module)
+        network: Any = self._module(pl_module)
         try:
             network = eager_copy(network)
         except Exception:  # any error of its attributes; the original is used, with its state preserved
@@ -292,7 +292,7 @@ class Probe(Callback):
         self._noted = True
         return classifier
 
-    def _network(self, pl_module: LightningModule) -> nn.Module:
+    def _module(self, pl_module: LightningModule) -> nn.Module:
         if self.network is None:
             return pl_module
         if isinstance(self.network, str):

@@ -32,10 +32,10 @@ from lit_viz.networks import Network
 from lit_viz.optim import Adam
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.types import Task, slug
+from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import pluralize, probability_text
 from lit_viz.utils.limits import evenly
 from lit_viz.utils.parts import constructor_parameters
-from lit_viz.utils.typecheck import checked_types
 
 __all__ = ["ClassVisualizationProbe", "ImageProbe", "Probe", "RobustnessProbe", "SaliencyProbe"]
 

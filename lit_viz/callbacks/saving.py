@@ -30,9 +30,9 @@ from lit_viz.runs import REPORT, run_lock
 from lit_viz.runs.checkpoint import IN_PROGRESS, LastCheckpoint, contents_in_progress
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Storage
+from lit_viz.utils.checking import checked_types
 from lit_viz.utils.files import check_writable, plain
 from lit_viz.utils.process import single_thread_executor
-from lit_viz.utils.typecheck import checked_types
 
 #: Maximum number of queued writes; a disk that is slower than the run then slows the run.
 _MAX_PENDING = 64

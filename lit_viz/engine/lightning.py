@@ -59,7 +59,6 @@ class TaskQueue(Part, pl.LightningDataModule):
         evidence: whether the method verifies its results in the test stage, and held-out networks judge class images.
 
     Attributes:
-        options: what a configuration states of the tasks, by name.
         network_classes: classes of the network that the tasks were listed for; None if they are not known.
     """
 
@@ -75,7 +74,6 @@ class TaskQueue(Part, pl.LightningDataModule):
         self.tasks, self.images = tuple(tasks), images
         self.notes = list(notes)
         self.evidence = evidence
-        self.options: dict[str, Any] = {}
         self.network_classes: Sequence[str] | None = None
         self._adapted = ExitStack()
 

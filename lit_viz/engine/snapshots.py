@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_viz.types import JsonObject, Record, Task, optional
+from lit_viz.types import JsonObject, Record, Task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -25,24 +25,24 @@ class PerturbedImageRecord(JsonObject):
     held_out: bool = False
     status: str = "done"
     error: str | None = None
-    label: int | None = optional()
-    label_source: str | None = optional()
-    target: int | None = optional()
-    target_name: str | None = optional()
-    predicted_before_name: str | None = optional()
-    label_name: str | None = optional()
-    probability_before: float | None = optional()
-    predicted: int | None = optional()
-    predicted_name: str | None = optional()
-    probability: float | None = optional()
-    success_float: bool | None = optional()
-    success_file: bool | None = optional()
-    success_jpeg95: bool | None = optional()
-    success_jpeg75: bool | None = optional()
-    l2: float | None = optional()
-    linf: float | None = optional()
-    file: str | None = optional()
-    original: str | None = optional()
+    label: int | None = None
+    label_source: str | None = None
+    target: int | None = None
+    target_name: str | None = None
+    predicted_before_name: str | None = None
+    label_name: str | None = None
+    probability_before: float | None = None
+    predicted: int | None = None
+    predicted_name: str | None = None
+    probability: float | None = None
+    success_float: bool | None = None
+    success_file: bool | None = None
+    success_jpeg95: bool | None = None
+    success_jpeg75: bool | None = None
+    l2: float | None = None
+    linf: float | None = None
+    file: str | None = None
+    original: str | None = None
 
 
 @dataclass(frozen=True)

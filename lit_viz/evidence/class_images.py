@@ -21,7 +21,7 @@ from lit_viz.evidence.naturalness import (
     read_input,
 )
 from lit_viz.images.canvas import resize
-from lit_viz.methods.tasks import listed_tasks
+from lit_viz.methods.tasks import ImageTasks
 from lit_viz.networks import Network
 from lit_viz.runs.evidence import ImageNaturalness, LayerNaturalness, NaturalnessEvidence
 from lit_viz.types import Record
@@ -94,9 +94,9 @@ def photographs_by_class(network: Network, photographs: Sequence[str | Path]) ->
     """Return the photographs that can be read, and the class of each: that of its folder, or the predicted one."""
     given = [str(path) for path in photographs]
     try:
-        tasks = listed_tasks(network, given, labels="folders").tasks
+        tasks = ImageTasks(network, given, label="folders").tasks
     except LitVizError:  # no folder is a class
-        tasks = listed_tasks(network, given).tasks
+        tasks = ImageTasks(network, given).tasks
     files: list[str] = []
     classes: list[int] = []
     for task in tasks:

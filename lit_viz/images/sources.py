@@ -19,11 +19,14 @@ from lit_viz.images.reading import from_pil
 
 #: An image: a file or folder, ``packaged:NAME``, a Pillow image, or an array or tensor ``(H, W, C)``, ``(C, H, W)`` or
 #: ``(N, ...)``, uint8 or floating-point in [0, 1], of any size.
-ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
-#: One or several images, or a map-style dataset of images or of (image, label), or the loader of one.
-Images: TypeAlias = "ImageLike | Iterable[ImageLike] | Dataset[Any] | DataLoader[Any]"
+ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray[Any, Any] | Tensor
+#: One or several images; rows with the keys ``file``, ``label``, ``target`` and ``against``; or a map-style dataset of
+#: images or of (image, label), or the loader of one.
+Images: TypeAlias = (
+    ImageLike | Mapping[str, Any] | Iterable[ImageLike | Mapping[str, Any]] | Dataset[Any] | DataLoader[Any]
+)
 #: Mean and standard deviation, one value or one per channel.
-Normalization: TypeAlias = "tuple[float | Sequence[float], float | Sequence[float]]"
+Normalization: TypeAlias = tuple[float | Sequence[float], float | Sequence[float]]
 
 #: Keys of the image and of the label in the items of a dataset that are mappings.
 _IMAGE_KEYS = ("image", "pixel_values", "img")
@@ -31,8 +34,9 @@ _LABEL_KEYS = ("label", "labels", "target")
 
 
 def image_inputs(
-    images: ImageLike | Iterable[ImageLike], normalization: Normalization | None = None
-) -> tuple[list[Tensor], list[str]]:
+    images: ImageLike | Mapping[str, Any] | Iterable[ImageLike | Mapping[str, Any]],
+    normalization: Normalization | None = None,
+) -> tuple[list[Tensor], list[Any]]:
     """Split one or several images into pictures and names.
 
     Args:
@@ -40,14 +44,19 @@ def image_inputs(
         normalization: of floating-point arrays and tensors, which is removed.
 
     Returns:
-        Pictures as :func:`~lit_viz.images.reading.read_photograph` takes them, and the name of each image: a file, or
-        ``array:<index of the picture>``.
+        Pictures as :func:`~lit_viz.images.reading.read_photograph` takes them, and the name of each image: a file, a
+        row, or ``array:<index of the picture>``.
     """
-    is_one = isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor)) or not isinstance(images, Iterable)
+    is_one = isinstance(images, (str, Path, Mapping, Image.Image, np.ndarray, Tensor)) or not isinstance(
+        images, Iterable
+    )
     listed: Any = [images] if is_one else images
     pictures: list[Tensor] = []
-    names: list[str] = []
+    names: list[Any] = []
     for image in listed:
+        if isinstance(image, Mapping):
+            names.append(dict(image))
+            continue
         if isinstance(image, (str, Path)):
             names.append(str(image))
             continue

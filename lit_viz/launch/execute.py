@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,18 @@ from lit_viz.engine.lightning import TaskQueue, is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status, require
 from lit_viz.figures.scales import ScaleOf
-from lit_viz.launch.commands import extra_files
+from lit_viz.launch.form import Form
 from lit_viz.launch.logs import incomplete_loggers, open_loggers
-from lit_viz.launch.options import RunOptions, loggers_of
-from lit_viz.launch.recording import provenance, recorded_options, to_yaml
+from lit_viz.launch.options import RunOptions, extra_files
+from lit_viz.launch.provenance import provenance
 from lit_viz.launch.resume import check_identity, check_records, has_progress, open_or_create
 from lit_viz.launch.run import Run, check_finished, evidence_settings, gradients_enabled, warn_of_unfinished
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
-from lit_viz.loggers.base import LoggerSettings, WandbMode
+from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
 from lit_viz.presentations import (
     Check,
-    EvidenceOptions,
     FigureFormat,
-    FigureOptions,
     Presentation,
     presentation_of,
 )
@@ -45,11 +42,13 @@ from lit_viz.runs.manifest import is_derived, is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
 from lit_viz.runs.verification import changed_files, is_complete
+from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, ignore
 from lit_viz.utils.process import is_rank_zero, tune_allocator
-from lit_viz.utils.typecheck import checked_types
 
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
+#: Options of figure and evidence that apply to some methods only.
+_OPTIONS_OF_METHODS = ("captum", "localize", "boxes", "explain", "scale", "overlays")
 #: Run folders in which this process has taken part with a rank other than zero.
 _FOLLOWED_RUNS: list[Path | None] = []
 
@@ -60,14 +59,10 @@ def run(
     tasks: TaskQueue,
     out: str | Path | None = None,
     *,
-    logger: str | Logger | Sequence[str | Logger] | None = "wandb",
-    project: str | None = None,
-    tags: Sequence[str] = (),
-    group: str | None = None,
-    job_type: str | None = None,
-    wandb: WandbMode = "auto",
+    logger: str | Logger | Sequence[str | Logger] = "wandb",
+    logging: LoggerSettings | None = None,
     trainer: pl.Trainer | Mapping[str, Any] | None = None,
-    check: Check = "auto",
+    captum: Check = "auto",
     localize: bool = False,
     boxes: str | Path | None = None,
     explain: bool = False,
@@ -89,10 +84,10 @@ def run(
         out: run folder. Default: nothing is written.
         logger: names of the loggers of the run folder (``wandb,tensorboard,mlflow,csv`` or ``none``), loggers of
             Lightning, or a list of both.
-        project, tags, group, job_type, wandb: settings of the loggers, see :func:`lit_viz.log`.
+        logging: settings of the loggers that are given by name.
         trainer: arguments of the Trainer, such as ``{"devices": 2, "precision": "16-mixed"}``, or a Trainer, whose own
             loggers and callbacks are used too.
-        check: ``captum`` compares saliency maps with Captum for 15 seconds, ``auto`` for as long as the run took, but
+        captum: ``captum`` compares saliency maps with Captum for 15 seconds, ``auto`` for as long as the run took, but
             between 1 and 15 seconds, and ``none`` compares none. The first map of each method is compared in any case.
         localize: localize objects by the saliency maps.
         boxes: file or folder of reference boxes, with which the boxes of the maps are compared.
@@ -122,34 +117,49 @@ def run(
         >>> lv.run(module, tasks).maps.shape
         torch.Size([1, 224, 224])
     """
-    require(out != "", "out must not be empty", repr(out))
     options = RunOptions(
-        out=None if out is None else Path(out),
-        logger=loggers_of(logger),
-        logger_settings=LoggerSettings(project, list(tags), group, job_type, wandb),
-        trainer=trainer or {},
-        evidence=EvidenceOptions(check, localize, boxes, explain),
-        figure=FigureOptions(figure, scale, overlays),
-        resume=resume,
-        overwrite=overwrite,
-        checkpoint_every=checkpoint_every,
-    )
-    finished = execute(module, tasks, options, notify=choose_notify(progress))
-    check_finished(finished)
-    warn_of_unfinished(finished)
-    return finished
+        out, logger, logging, trainer, captum, localize, boxes, explain, figure, scale, overlays, resume, overwrite,
+        checkpoint_every,
+    )  # fmt: skip
+    return finished(execute(module, tasks, options, notify=choose_notify(progress)))
 
 
-def execute(module: ImageTraining, tasks: TaskQueue, options: RunOptions, *, notify: Notify | None = None) -> Run:
-    """Run a method to its end, or continue the run in its folder; see :func:`run`."""
+def finished(run: Run) -> Run:
+    """Return a run that is done.
+
+    Raises:
+        LitVizError: all images have failed. Some that have failed or were skipped are a warning.
+    """
+    check_finished(run)
+    warn_of_unfinished(run)
+    return run
+
+
+def execute(
+    module: ImageTraining,
+    tasks: TaskQueue,
+    options: RunOptions,
+    *,
+    form: Form | None = None,
+    moves_network: bool = False,
+    notify: Notify | None = None,
+) -> Run:
+    """Run a method to its end, or continue the run in its folder; see :func:`run`.
+
+    Args:
+        module, tasks, options: see :func:`run`.
+        form: form of the run, if it is not that of the objects: that of a stored run that continues.
+        moves_network: whether the network, which was loaded for this run, is moved to the device of the Trainer.
+        notify: receives lines for the terminal.
+    """
     presentation = presentation_of(type(module))
     _check_options(presentation, options)
-    if options.out is None and options.own_loggers:
+    if options.folder is None and options.own_loggers:
         raise LitVizError("logger requires out: loggers log a run folder")
-    assert options.logger_names is not None  # first, because it may fail
     for task in tasks.tasks[:1]:
         require(abs(task.seed) < _SEED_LIMIT, "seed must have at most 18 digits", task.seed)
     module.network.refresh()
+    recorded = form or Form.of(module, tasks, options.recorded())
     with (
         gradients_enabled(),
         tempfile.TemporaryDirectory() as scratch,
@@ -157,27 +167,26 @@ def execute(module: ImageTraining, tasks: TaskQueue, options: RunOptions, *, not
     ):
         trainer = build_trainer(options, scratch)  # first, because it may fail
         tune_allocator()
-        if options.moves_network:
+        if moves_network:
             _move_network(module.network, trainer.strategy.root_device)
         if not is_rank_zero():
             if is_distributed(options.trainer_arguments):
                 return _follow(trainer, module, tasks, options)
-            if _FOLLOWED_RUNS and options.out is not None:  # Lightning has started this script once per rank
+            if _FOLLOWED_RUNS and options.folder is not None:  # Lightning has started this script once per rank
                 return Run(module, (), options)
-        if options.out is None:
-            return _run_in_memory(trainer, module, tasks, options, notify)
-        with run_lock(options.out), _failed_start_discarded(options.out):
-            return _run_in_folder(trainer, module, tasks, options, presentation, notify)
+        if options.folder is None:
+            return _run_in_memory(trainer, module, tasks, options, recorded, notify)
+        with run_lock(options.folder), _failed_start_discarded(options.folder):
+            return _run_in_folder(trainer, module, tasks, options, recorded, presentation, notify)
 
 
 def _check_options(presentation: Presentation, options: RunOptions) -> None:
     """Reject an option of figure or evidence that does not apply to the method, unless it has its default."""
-    for group in (options.figure, options.evidence):
-        for option in fields(group):
-            value = getattr(group, option.name)
-            applies = option.name in ("format", "check", *presentation.run_options)
-            if value != option.default and not applies:
-                raise LitVizError(f"{option.name} does not apply to {presentation.title.lower()}: leave it out")
+    default = RunOptions()
+    for name in _OPTIONS_OF_METHODS:
+        if getattr(options, name) != getattr(default, name) and name not in presentation.run_options:
+            message = f"{name} does not apply to {presentation.title.lower()}: leave it out"
+            raise LitVizError(message, argument=name)
 
 
 def _move_network(network: Network, device: torch.device) -> None:
@@ -191,9 +200,14 @@ def _move_network(network: Network, device: torch.device) -> None:
 
 
 def _run_in_memory(
-    trainer: pl.Trainer, module: ImageTraining, tasks: TaskQueue, options: RunOptions, notify: Notify | None
+    trainer: pl.Trainer,
+    module: ImageTraining,
+    tasks: TaskQueue,
+    options: RunOptions,
+    form: Form,
+    notify: Notify | None,
 ) -> Run:
-    storage = MemoryStorage(configure=partial(_configuration, module, tasks, options))
+    storage = MemoryStorage(configure=partial(_configuration, module, form))
     fit(trainer, options, module, tasks, [RunWriter(storage), Progress(notify)])
     settings = evidence_settings(module, options, notify or ignore)
     outcomes = storage.outcomes()
@@ -202,10 +216,9 @@ def _run_in_memory(
     return Run(module, tasks.tasks, options, storage)
 
 
-def _configuration(module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> tuple[str, Mapping[str, Any]]:
-    """Return the options of a run as YAML, and its provenance."""
-    text = to_yaml(recorded_options(module, tasks, options))
-    return text, provenance(type(module), module.network)
+def _configuration(module: ImageTraining, form: Form) -> tuple[str, Mapping[str, Any]]:
+    """Return the form of a run as YAML, and its provenance."""
+    return form.to_yaml(), provenance(type(module), module.network)
 
 
 @contextmanager
@@ -228,11 +241,12 @@ def _run_in_folder(
     module: ImageTraining,
     tasks: TaskQueue,
     options: RunOptions,
+    form: Form,
     presentation: Presentation,
     notify: Notify | None,
 ) -> Run:
     """Create or open the run folder, and run the method in it."""
-    folder, queue = _open_folder(module, tasks, options, presentation)
+    folder, queue = _open_folder(module, tasks, options, form)
     checkpoint, send = LastCheckpoint(folder), notify or ignore
     finished = checkpoint.is_finished(queue.tasks)
     changed = changed_files(folder)
@@ -259,12 +273,11 @@ def _run_in_folder(
 
 
 def _open_folder(
-    module: ImageTraining, tasks: TaskQueue, options: RunOptions, presentation: Presentation
+    module: ImageTraining, tasks: TaskQueue, options: RunOptions, form: Form
 ) -> tuple[FolderStorage, TaskQueue]:
     """Return the run folder and its queue: the stored one of a resumed run, or a new one."""
-    assert options.out is not None
-    text, recorded = _configuration(module, tasks, options)
-    folder, is_resumed = open_or_create(options, recorded_options(module, tasks, options), presentation.resumable)
+    text, recorded = _configuration(module, form)
+    folder, is_resumed = open_or_create(options, form)
     stored = folder.queue() if is_resumed else []
     queue = TaskQueue(stored, tasks.images) if stored else tasks
     queue.tasks = tuple(module.expand_tasks(queue.tasks))
@@ -314,11 +327,11 @@ def _complete(
 
 def _follow(trainer: pl.Trainer, module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
     """Take part in a run whose folder and outcomes belong to rank zero."""
-    if options.resume and options.out is not None and is_run(options.out):
-        folder = FolderStorage.open(options.out)
+    if options.resume and options.folder is not None and is_run(options.folder):
+        folder = FolderStorage.open(options.folder)
         stored = folder.queue()
         if stored and LastCheckpoint(folder).is_finished(stored):  # no tasks: rank zero is just creating the folder
             return Run(module, (), options)
-    _FOLLOWED_RUNS.append(options.out)
+    _FOLLOWED_RUNS.append(options.folder)
     fit(trainer, options, module, TaskQueue((), tasks.images))
     return Run(module, (), options)

@@ -87,7 +87,7 @@ def log_run(
         rows = FolderRows(folder, presentation)
         for logs in adapters:
             _replay(rows, logs)
-        log = open_loggers(folder, names, RunOptions(logger=(), logger_settings=settings), presentation, notify)
+        log = open_loggers(folder, names, RunOptions(logger=(), logging=settings), presentation, notify)
         log.finish()
     places: list[str] = []
     for logs in adapters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,58 +12,98 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
+from lit_viz import methods
 from lit_viz.engine.method import half_precision
-from lit_viz.errors import LitVizError, require
-from lit_viz.loggers import logger_names
+from lit_viz.errors import require
+from lit_viz.figures.scales import ScaleOf
+from lit_viz.loggers import LOGGERS, logger_names
 from lit_viz.loggers.base import LoggerSettings
-from lit_viz.presentations import EvidenceOptions, FigureOptions
+from lit_viz.presentations import Check, EvidenceOptions, FigureFormat, FigureOptions, presentation_of
+from lit_viz.runs import is_run
+from lit_viz.runs.folder import check_new
 from lit_viz.types import slug
+from lit_viz.utils.checking import check_fields
 
 #: Arguments of the Trainer of a run, unless others are given.
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": None}
+#: Arguments of the Trainer that a run sets itself, or that have no meaning for a run.
+FIXED_TRAINER_ARGUMENTS = frozenset({
+    "max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "callbacks", "logger", "plugins", "fast_dev_run",
+    "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode", "default_root_dir",
+    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches",
+    "val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "log_every_n_steps", "barebones",
+    "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "use_distributed_sampler",
+    "reload_dataloaders_every_n_epochs", "enable_autolog_hparams", "model_registry", "sync_batchnorm",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of a run.
-
-    Attributes:
-        out: run folder; None for a run in memory.
-        logger: names of loggers, and loggers of Lightning, of a run folder.
-        logger_settings: settings of the loggers that are given by name.
-        trainer: arguments of the Trainer, or a Trainer.
-        evidence: evidence that is computed at the end.
-        figure: the figure.
-        resume: whether an existing run in ``out`` is continued.
-        overwrite: whether an existing run in ``out`` is replaced.
-        checkpoint_every: steps between checkpoints; None for about 30 seconds.
-        moves_network: whether the network, which was loaded for this run, is moved to the device of the Trainer.
+    """The arguments of :func:`lit_viz.run` beside its module and its tasks, which describes them.
 
     Raises:
         LitVizError: a value is invalid, or a logger is unknown or not installed.
     """
 
-    out: Path | None = None
-    logger: Sequence[str | Logger] = ("wandb",)
-    logger_settings: LoggerSettings = field(default_factory=LoggerSettings)
-    trainer: pl.Trainer | Mapping[str, Any] = field(default_factory=dict)
-    evidence: EvidenceOptions = field(default_factory=EvidenceOptions)
-    figure: FigureOptions = field(default_factory=FigureOptions)
+    out: str | Path | None = None
+    logger: str | Logger | Sequence[str | Logger] = "wandb"
+    logging: LoggerSettings | None = None
+    trainer: pl.Trainer | Mapping[str, Any] | None = None
+    captum: Check = "auto"
+    localize: bool = False
+    boxes: str | Path | None = None
+    explain: bool = False
+    figure: FigureFormat = "png"
+    scale: ScaleOf = "shared"
+    overlays: bool = False
     resume: bool = False
     overwrite: bool = False
     checkpoint_every: int | None = None
-    moves_network: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        require(self.out != "", "out must not be empty", repr(self.out))
         every = self.checkpoint_every
         require(every is None or every >= 1, "checkpoint_every must be at least 1", every)
-        if not isinstance(self.trainer, (pl.Trainer, Mapping)):
-            raise LitVizError(f"trainer must be a Trainer or a mapping of its arguments, got {self.trainer!r}")
+        assert self.logger_names is not None  # first, because it may fail
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder; None for a run in memory."""
+        return None if self.out is None else Path(self.out)
+
+    @property
+    def figure_options(self) -> FigureOptions:
+        """How the figure is drawn."""
+        return FigureOptions(self.figure, self.scale, self.overlays)
+
+    @property
+    def evidence_options(self) -> EvidenceOptions:
+        """Which evidence is computed at the end."""
+        return EvidenceOptions(self.captum, self.localize, self.boxes, self.explain)
+
+    @property
+    def logger_settings(self) -> LoggerSettings:
+        """Settings of the loggers that are given by name."""
+        return self.logging or LoggerSettings()
+
+    @property
+    def loggers(self) -> list[str | Logger]:
+        """Names of loggers, and loggers of Lightning."""
+        return loggers_of(self.logger)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the arguments as a form records them: loggers and devices by name."""
+        arguments = {part.name: getattr(self, part.name) for part in fields(self)}
+        arguments["logger"] = ",".join(name for name in self.loggers if isinstance(name, str)) or "none"
+        arguments["logging"] = asdict(self.logger_settings)
+        arguments["trainer"] = vars(self.trainer_arguments)
+        return arguments
 
     @property
     def logger_names(self) -> list[str]:
         """Names of the loggers that are given by name and not disabled."""
-        names = logger_names([logger for logger in self.logger if isinstance(logger, str)])
+        names = logger_names([logger for logger in self.loggers if isinstance(logger, str)])
         if self.logger_settings.wandb == "disabled":
             return [name for name in names if name != "wandb"]
         return names
@@ -76,7 +116,7 @@ class RunOptions:
     @property
     def own_loggers(self) -> list[Logger]:
         """Loggers of Lightning that are given as objects."""
-        return [logger for logger in self.logger if isinstance(logger, Logger)]
+        return [logger for logger in self.loggers if isinstance(logger, Logger)]
 
     @property
     def trainer_arguments(self) -> SimpleNamespace:
@@ -91,22 +131,18 @@ class RunOptions:
                 "precision": trainer.precision,
             }
             return SimpleNamespace(**values)
-        return SimpleNamespace(**{**TRAINER_DEFAULTS, **self.trainer})
+        return SimpleNamespace(**{**TRAINER_DEFAULTS, **(self.trainer or {})})
 
 
-def loggers_of(given: str | Logger | Sequence[str | Logger] | None) -> list[str | Logger]:
-    """Return loggers that are given by names with commas, objects, or a list of both; none for None."""
-    if given is None:
-        return []
-    items = given if isinstance(given, (list, tuple)) else [given]
+def loggers_of(given: str | Logger | Sequence[str | Logger]) -> list[str | Logger]:
+    """Return loggers that are given by names with commas, objects, or a list of both."""
+    items: Sequence[Any] = given if isinstance(given, (list, tuple)) else [given]
     found: list[str | Logger] = []
     for item in items:
-        if isinstance(item, Logger):
-            found.append(item)
-        elif isinstance(item, str):
+        if isinstance(item, str):
             found += item.split(",")
         else:
-            raise LitVizError(f"logger must be a name or a logger of Lightning, got {item!r}")
+            found.append(item)
     return found
 
 
@@ -124,3 +160,21 @@ def default_folder(method: str, first: object) -> Path:
 def utc_now() -> str:
     """Return the UTC time as used in folder names, ``20260102-030405``."""
     return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+
+
+def extra_files() -> tuple[str, ...]:
+    """Return the patterns of the files that only runs of some methods or with some loggers contain."""
+    patterns: list[str] = []
+    for name in methods.__all__:
+        patterns += presentation_of(getattr(methods, name)).files
+    return (*dict.fromkeys(patterns), *LOGGERS)
+
+
+def check_folder_is_new(options: RunOptions) -> None:
+    """Check, before anything is loaded, that a run may write its folder.
+
+    Raises:
+        LitVizError: it holds a run that is neither continued nor replaced, or other files.
+    """
+    if options.folder is not None and not (options.resume and is_run(options.folder)):
+        check_new(options.folder, options.overwrite, extra_files())

@@ -1,26 +1,21 @@
-"""Continuation of a run: which options may change, and whether it is the same network."""
+"""Continuation of a run: which arguments may change, and whether it is the same network."""
 
 from __future__ import annotations
 
 import math
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.lightning import TaskQueue
 from lit_viz.errors import LitVizError
-from lit_viz.launch.arguments import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS, SUMMARIES, extra_files
-from lit_viz.launch.config import ConfiguredMethod, check_sections
-from lit_viz.launch.options import RunOptions
-from lit_viz.launch.recording import instances_in
+from lit_viz.launch.form import Form
+from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.networks import Network
-from lit_viz.networks.sources import exclude_from_imports, import_object
-from lit_viz.runs import CONFIG, RECORDED, RESULTS, is_run
+from lit_viz.networks.sources import exclude_from_imports
+from lit_viz.runs import RESULTS, is_run
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record, Task
@@ -30,15 +25,12 @@ from lit_viz.utils.parts import INSTANCE, plain_arguments
 # Tolerance of probe logits: networks with rounded activations differ by more than rounding between machines.
 _TOLERANCE = 1e-2
 _PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
-#: Options that a resume may change, in addition to the command's own.
-_CHANGEABLE = {
-    "out", "overwrite", "resume", "logger", "wandb", "project", "tags", "group", "job_type", "trainer",
-    "devices_mode", "compile", "slots", "checkpoint_every", "figure", "count",
-}  # fmt: skip
-#: Packages whose classes and factories are not named when a configuration imports them.
+#: Arguments of the module that a resume may change; those of the run may change except for the precision.
+_CHANGEABLE = ("slots", "compile", "devices_mode")
+#: Packages whose classes and factories are not named when a form imports them.
 _LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorch_lightning", "lightning"}
-#: Options that only apply to a new run.
-_NEW_RUN_OPTIONS = ("config", "out", "overwrite", "resume", "count", "print_config")
+#: Arguments that only apply to a new run.
+_NEW_RUN = ("config", "out", "overwrite", "resume", "count", "print_config")
 
 
 def has_progress(path: str | Path) -> bool:
@@ -46,66 +38,94 @@ def has_progress(path: str | Path) -> bool:
     return any(Path(path, name).exists() for name in (LAST_CHECKPOINT, RESULTS))
 
 
-def load_run(
-    path: str | Path, arguments: Sequence[str] = (), *, notify: Notify | None = None, **options: Any
-) -> ConfiguredMethod:
-    """Return the configuration of a run folder, set to continue the run.
+def stored_form(folder: FolderStorage, notify: Notify | None = None) -> Form:
+    """Return the form of a run folder.
 
-    Nothing is imported from the folder itself. One line names the imports of the configuration from other libraries.
+    Nothing is imported from the folder itself. One line names the imports of the form from other libraries.
 
-    Args:
-        path: run folder.
-        arguments: options to change, as words of a command line.
-        notify: receives the line about imports.
-        options: options to change, by name.
+    Raises:
+        LitVizError: the form is damaged, or has an object that can't be written.
     """
-    folder = FolderStorage.open(path)
-    stored = folder.config
-    recorded = stored.pop(RECORDED, None) or {}
-    method, module = recorded.get("method"), str(recorded.get("module"))
-    if method is None and "module" in recorded:
+    config = folder.config
+    if "class_path" not in (config.get("module") or {}):
         raise LitVizError(
-            f"{folder.path} was written by a callback of a Trainer, or has a method of its own: continue it in Python, "
-            "by trainer.fit(ckpt_path=) or by the same call of lit_viz.run with resume=True"
+            f"{folder.path} was written by a callback of a Trainer: continue it in Python, by trainer.fit(ckpt_path=)"
         )
-    if method not in SUMMARIES:
-        raise LitVizError(f"the method of {folder.path} must be one of {', '.join(SUMMARIES)}, got {method}")
-    if instance := next(instances_in(stored.get("model")), None):
+    form = Form.of_mapping(config, f"{folder.path}/config.yaml")
+    if not form.network:
+        raise LitVizError(f"{folder.path} is damaged (its configuration names no network): start another run")
+    if instance := next(form.instances(), None):
         raise LitVizError(
             f"{folder.path} was started with an instance of {instance}: continue in Python with the same call and "
             "resume=True"
         )
-    if not isinstance(stored.get("network"), Mapping):
-        raise LitVizError(f"{folder.path} is damaged (its configuration names no classifier): start another run")
-    check_sections(stored, folder.path / CONFIG)
-    command = COMMANDS[str(method)]
-    rewritten = rewrite_arguments(arguments, command)
-    given = [word[2:].partition("=")[0] for word in rewritten if word.startswith("--")]
-    for name in (*options, *given):
-        if name in _NEW_RUN_OPTIONS:
-            raise LitVizError(f"{name} only applies to a new run: leave it out to continue {folder.path}")
-    stored |= {"out": str(folder.path), "resume": True, "overwrite": False, "count": False}
-    for name, value in options.items():
-        if name == "trainer":
-            stored["trainer"] = {**(stored.get("trainer") or {}), **value}
-        else:
-            stored[name] = plain_arguments(value)
     exclude_from_imports(folder.path)
-    own_module = module if "." in module else None
-    if imports := ", ".join(sorted({*_imports(stored), *filter(None, [own_module])})):
+    if imports := ", ".join(sorted(set(_imports(config)))):
         (notify or remark)(f"{folder.path} names parts to import, which run as code: {imports}")
-    return ConfiguredMethod(command, ["--config", yaml.safe_dump(stored), *rewritten], _own_method(own_module))
+    return form
 
 
-def _own_method(path: str | None) -> type[Any] | None:
-    """Return a class of a method that is not of lit_viz, given by its dotted path."""
-    if path is None:
-        return None
-    module, _, name = path.rpartition(".")
-    found = import_object(f"{module}:{name}", "method")
-    if not (isinstance(found, type) and issubclass(found, ImageTraining)):
-        raise LitVizError(f"the method {path} of a run must be a class of methods, got {found!r}")
-    return found
+def changed_form(folder: FolderStorage, form: Form, changes: Mapping[str, Any]) -> Form:
+    """Return the form of a run folder with these arguments changed, set to continue the run.
+
+    Raises:
+        LitVizError: an argument determines the images, or applies to a new run only.
+    """
+    before = form.copy()
+    for name, value in changes.items():
+        if name in _NEW_RUN:
+            raise LitVizError(
+                f"{name} only applies to a new run: leave it out to continue {folder.path}", argument=name
+            )
+        if name == "trainer":
+            value = {**(form.run.get("trainer") or {}), **value}
+        form.set(name, value)
+    check_unchanged(folder.path, before, form)
+    form.run |= {"out": str(folder.path), "resume": True, "overwrite": False}
+    return form
+
+
+def stored_tasks(folder: FolderStorage, form: Form, network: Network) -> TaskQueue:
+    """Return the tasks of a run folder; those of the form if the run was stopped before it had any."""
+    stored = folder.queue()
+    return TaskQueue(stored) if stored else form.build_tasks(network)
+
+
+def check_unchanged(path: Path, before: Form, now: Form) -> None:
+    """Compare the form of a run with that of its continuation.
+
+    Raises:
+        LitVizError: an argument differs that determines the images.
+    """
+    for name, old, new in _changes(before, now):
+        raise LitVizError(
+            f"{name} can't be changed: {path} was started with {old}, got {new}; "
+            f"{command_line('resume', path)} continues it unchanged",
+            argument=name,
+            value=new,
+        )
+
+
+def _changes(before: Form, now: Form) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, old and new value of each argument that differs and determines the images."""
+    for section in ("network", "module", "tasks"):
+        old, new = (plain_arguments(getattr(form, section)) for form in (before, now))
+        if section != "network":
+            if not _is_same_part(old.get("class_path"), new.get("class_path")):
+                yield section, old.get("class_path"), new.get("class_path")
+            old, new = old.get("init_args") or {}, new.get("init_args") or {}
+        for name in new:
+            if name in old and not (section == "module" and name in _CHANGEABLE):
+                prefix = "network." if section == "network" else ""
+                yield from _differences(old[name], new[name], f"{prefix}{name}")
+    old, new = (_precision(form.run.get("trainer")) for form in (before, now))
+    if old != new:
+        yield "trainer.precision", old, new
+
+
+def _precision(trainer: Any) -> str:
+    precision = str((trainer or {}).get("precision") or "32-true")
+    return _PRECISION_ALIASES.get(precision, precision)
 
 
 def _imports(options: Any) -> Iterator[str]:
@@ -118,47 +138,34 @@ def _imports(options: Any) -> Iterator[str]:
         yield from _imports(value)
 
 
-def open_or_create(
-    options: RunOptions, recorded: Mapping[str, Any], resumable: Collection[str]
-) -> tuple[FolderStorage, bool]:
+def open_or_create(options: RunOptions, form: Form) -> tuple[FolderStorage, bool]:
     """Return the run folder of a run, and whether it holds a run to continue.
 
     Args:
         options: options of the run.
-        recorded: its configuration, which must be that of the run to continue.
-        resumable: options of the method that may differ.
+        form: its form, which must be that of the run to continue.
 
     Raises:
-        LitVizError: the folder holds another run, or an option of the run to continue differs.
+        LitVizError: the folder holds another run, or an argument of the run to continue differs.
     """
-    assert options.out is not None
-    if not (options.resume and is_run(options.out)):
-        return FolderStorage.create(options.out, options.overwrite, extra_files()), False
-    folder = FolderStorage.open(options.out)
-    before, now = _image_options(folder.config), _image_options(recorded)
-    for key in now:
-        if key in _CHANGEABLE or key in resumable:
-            continue
-        for name, old, new in _differences(before.get(key), now[key], key):
-            raise LitVizError(
-                f"{name} can't be changed: {folder.path} was started with {old}, got {new}; "
-                f"{command_line('resume', folder.path)} continues it unchanged"
-            )
+    assert options.folder is not None
+    if not (options.resume and is_run(options.folder)):
+        return FolderStorage.create(options.folder, options.overwrite, extra_files()), False
+    folder = FolderStorage.open(options.folder)
+    check_unchanged(folder.path, Form.of_mapping(folder.config, f"{folder.path}/config.yaml"), form)
     return folder, True
 
 
-def _image_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with the precision, the only Trainer option that determines the images, on its own."""
-    precision = str((options.get("trainer") or {}).get("precision") or "32-true")
-    return {**options, "trainer.precision": _PRECISION_ALIASES.get(precision, precision)}
-
-
 def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield name, old value and new value of each option that differs; an absent one has its default."""
+    """Yield name, old value and new value of each value that differs; an absent one has its default."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in before:
-            if key in now:
-                yield from _differences(before[key], now[key], f"{name}.{key}")
+        if not _is_same_part(before, now):
+            yield name, before.get("class_path"), now.get("class_path")
+            return
+        old, new = (value.get("init_args", value) for value in (before, now))
+        for key in old:
+            if key in new and key != "class_path":
+                yield from _differences(old[key], new[key], f"{name}.{key}")
         return
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for old, new in zip(before, now, strict=True):
@@ -176,6 +183,8 @@ def _repeats(values: Any, value: Any) -> bool:
 def _is_same_part(before: Any, now: Any) -> bool:
     """Return whether two values are the same part: one with its class path only, or an instance of the same class."""
     old, new = (value.get("class_path") if isinstance(value, dict) else value for value in (before, now))
+    if old is None and new is None:
+        return True
     if not (isinstance(old, str) and isinstance(new, str)):
         return False
     names = [path.removesuffix(INSTANCE).rpartition(".")[2] for path in (old, new)]

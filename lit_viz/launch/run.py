@@ -28,8 +28,7 @@ from lit_viz.figures.evolution import save_evolution
 from lit_viz.figures.layout import footer
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure, with_notebook_png
-from lit_viz.launch.commands import extra_files
-from lit_viz.launch.options import RunOptions
+from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_reported
 from lit_viz.methods.records import SaliencyRecord
@@ -44,6 +43,7 @@ from lit_viz.runs.manifest import is_drawing
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.runs.verification import verify
 from lit_viz.types import Record, Task
+from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import (
     Notify,
     choose_notify,
@@ -55,7 +55,6 @@ from lit_viz.utils.formatting import (
 )
 from lit_viz.utils.parts import Part
 from lit_viz.utils.process import tune_allocator
-from lit_viz.utils.typecheck import checked_types
 
 #: One or several files or folders.
 Paths = str | Path | Sequence[str | Path]
@@ -118,9 +117,9 @@ class Run:
         return self._module.network
 
     @property
-    def results(self) -> list[dict[str, Any]]:
-        """The records as in ``results.jsonl``, in task order."""
-        return [outcome.record.to_dict() for outcome in self.outcomes]
+    def records(self) -> list[Record]:
+        """The records, which are the lines of ``results.jsonl``, in task order."""
+        return [outcome.record for outcome in self.outcomes]
 
     @property
     def images(self) -> Tensor:
@@ -128,7 +127,7 @@ class Run:
         return _stack([outcome.image() for outcome in self.outcomes])
 
     @property
-    def attributions(self) -> Tensor:
+    def arrays(self) -> Tensor:
         """The raw signed results ``(N, C, H, W)`` or ``(N, 1, H, W)``, maps or universal perturbations; NaN for a task
         without one.
 
@@ -176,7 +175,7 @@ class Run:
             import pandas as pd
         except ImportError as error:
             raise LitVizError("to_pandas requires pandas: pip install pandas") from error
-        return pd.DataFrame(self.results)
+        return pd.DataFrame([record.flat() for record in self.records])
 
     @checked_types
     def overlays(self, scale: ScaleOf | None = None) -> NDArray[np.uint8]:
@@ -191,7 +190,7 @@ class Run:
         Raises:
             LitVizError: the run has no saliency maps.
         """
-        drawn = self.presentation.overlays(self.outcomes, scale or self._options.figure.scale)
+        drawn = self.presentation.overlays(self.outcomes, scale or self._options.scale)
         known = [picture for picture in drawn if picture is not None]
         if not known:
             return np.zeros((len(drawn), *self._network.size, 3), np.uint8)
@@ -216,7 +215,7 @@ class Run:
         """Return the figure of the run; a notebook displays it."""
         evidence = None if self._storage is None else self._storage.evidence()
         with self.captions():
-            return with_notebook_png(self.presentation.figure(self.outcomes, self._options.figure, evidence))
+            return with_notebook_png(self.presentation.figure(self.outcomes, self._options.figure_options, evidence))
 
     @property
     def is_drawn(self) -> bool:
@@ -224,7 +223,7 @@ class Run:
         return self.folder is not None and self._figure_file(self.folder).exists()
 
     def _figure_file(self, folder: Path) -> Path:
-        return folder / f"figure.{self._options.figure.format}"
+        return folder / f"figure.{self._options.figure}"
 
     def draw(self) -> None:
         """Write the animation, if an image changes over the iterations, and then the figure."""
@@ -311,7 +310,7 @@ class Run:
         *,
         faithfulness: bool = False,
         trust: bool = False,
-        photographs: Paths = (),
+        images: Paths = (),
         progress: bool | None = None,
     ) -> bool:
         """Compute all evidence of the run, as :func:`lit_viz.check` does.
@@ -319,7 +318,7 @@ class Run:
         Args:
             faithfulness: also compute saliency metrics.
             trust: also run stronger attacks on images that an attack with a budget did not fool.
-            photographs: files or folders with which class images are compared.
+            images: files or folders with which class images are compared.
             progress: show messages. Default: in notebooks.
 
         Returns:
@@ -328,7 +327,7 @@ class Run:
         if self._storage is None:
             return True
         notify = choose_notify(progress)
-        settings = check_settings(self._module, self._options, faithfulness, trust, notify, photographs)
+        settings = check_settings(self._module, self._options, faithfulness, trust, notify, images)
         if isinstance(self._storage, FolderStorage):
             passed = check_folder(self._module, self._options, self._storage, settings)
         else:
@@ -442,7 +441,7 @@ def output_caption(network: Network) -> str:
 
 def evidence_settings(module: ImageTraining, options: RunOptions, notify: Notify) -> EvidenceSettings:
     """Return the settings of the evidence at the end of a run."""
-    return EvidenceSettings(options.evidence, CAPTUM_SECONDS, notify, options.half_precision)
+    return EvidenceSettings(options.evidence_options, CAPTUM_SECONDS, notify, options.half_precision)
 
 
 def check_settings(
@@ -451,20 +450,20 @@ def check_settings(
     faithfulness: bool,
     trust: bool,
     notify: Notify | None,
-    photographs: Paths = (),
+    images: Paths = (),
 ) -> EvidenceSettings:
     """Return the settings of all evidence, without a time limit.
 
     Raises:
         LitVizError: a requested kind of evidence does not apply to the method.
     """
-    given = [photographs] if isinstance(photographs, (str, Path)) else photographs
+    given = [images] if isinstance(images, (str, Path)) else images
     files = [str(path) for path in given]
-    requested: Mapping[str, bool] = {"faithfulness": faithfulness, "trust": trust, "photographs": bool(files)}
+    requested: Mapping[str, bool] = {"faithfulness": faithfulness, "trust": trust, "images": bool(files)}
     for name, is_requested in requested.items():
         if is_requested and name not in presentation_of(type(module)).evidence_options:
             raise LitVizError(f"{name} does not apply to {type(module).__name__}: leave it out")
-    evidence = replace(options.evidence, faithfulness=faithfulness, trust=trust, photographs=files)
+    evidence = replace(options.evidence_options, faithfulness=faithfulness, trust=trust, images=files)
     return EvidenceSettings(evidence, None, notify or ignore, options.half_precision)
 
 

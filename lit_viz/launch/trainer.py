@@ -74,7 +74,7 @@ def build_trainer(options: RunOptions, scratch: str) -> pl.Trainer:
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 inference_mode=False,
-                default_root_dir=options.out or scratch,
+                default_root_dir=options.folder or scratch,
             )
     except Exception as error:  # exceptions of Lightning and of backends that are not installed
         devices = f"accelerator={arguments.accelerator} with devices={arguments.devices}"
@@ -97,7 +97,7 @@ def fit(
 
     The results are those of the callbacks; the module keeps none.
     """
-    checkpoint = None if options.out is None else options.out / LAST_CHECKPOINT
+    checkpoint = None if options.folder is None else options.folder / LAST_CHECKPOINT
     resumed = checkpoint if checkpoint is not None and options.resume and checkpoint.exists() else None
     checkpoints = ExactCheckpoint(checkpoint, every_steps=options.checkpoint_every)
     module.keep_results = False

@@ -123,7 +123,7 @@ class FolderRows:
             "network": network.pop("name", None),
             **arguments,
             **options,
-            "network": network,
+            "network_options": network,
         }
 
     def results(self) -> RunResults:
@@ -277,7 +277,7 @@ def _summary(records: Sequence[Record]) -> dict[str, float]:
         counts[f"count/{record.status}"] += 1
         if record.status != "done":
             continue
-        for key, value in record.to_dict().items():
+        for key, value in record.flat().items():
             if isinstance(value, bool):
                 flags[key].append(value)
             elif isinstance(value, float) and math.isfinite(value):

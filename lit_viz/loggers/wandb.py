@@ -156,7 +156,7 @@ def _record_table(folder: FolderStorage) -> wandb.Table:
     records = folder.records()
     columns: dict[str, None] = {}  # in their order
     for record in records:
-        columns.update(dict.fromkeys(record.to_dict()))
+        columns.update(dict.fromkeys(record.flat()))
     for path in ("file", "array"):
         columns.pop(path, None)
     table = wandb.Table(columns=["image", *columns], allow_mixed_types=True)
@@ -164,7 +164,7 @@ def _record_table(folder: FolderStorage) -> wandb.Table:
         image = None
         if place < _MAX_IMAGES:
             image = _image_of(record, folder)
-        values = record.to_dict()
+        values = record.flat()
         table.add_data(image, *[_cell(values.get(column)) for column in columns])
     return table
 

@@ -39,8 +39,8 @@ from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Adam, Evaluation, StepRule
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Record, Task
+from lit_viz.utils.checking import check_fields
 from lit_viz.utils.device import to_device
-from lit_viz.utils.typecheck import check_fields
 
 #: Prediction summaries of held-out networks for an image and a class, by name.
 Judges = Callable[[Tensor, int], Mapping[str, Any]]

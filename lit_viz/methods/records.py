@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import TypedDict
 
 from lit_viz.attacks.norms import format_distance
-from lit_viz.types import Item, Record, flattened, optional
+from lit_viz.types import Item, Record
 
 #: Most probable classes as (name, probability).
 Ranking = Sequence[tuple[str, float | None]]
@@ -33,8 +33,8 @@ class ContrastRecord(Record, abstract=True):
         against, gamma: index and weight of the class that the target is contrasted with.
     """
 
-    against: int | None = optional()
-    gamma: float | None = optional()
+    against: int | None = None
+    gamma: float | None = None
 
     @property
     def title(self) -> str:
@@ -56,7 +56,7 @@ class VisualizationRecord(ContrastRecord, abstract=True):
     """
 
     top5: Ranking
-    lr: float | None = optional()
+    lr: float | None = None
 
     rank = Item[float]("metrics")
     objective = Item[float]("metrics")
@@ -72,8 +72,8 @@ class ClassImageRecord(VisualizationRecord):
         restarts: times that the image started again with other draws; None for 0.
     """
 
-    judges: Mapping[str, Judgment] = field(metadata={"evidence": True})
-    restarts: int | None = optional()
+    judges: Mapping[str, Judgment]
+    restarts: int | None = None
 
     @property
     def is_recognized(self) -> bool:
@@ -95,16 +95,15 @@ class LayerImageRecord(VisualizationRecord):
 
     layer: str | None
     channel: int | None
-    axis: str | None = optional()
+    axis: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class SaliencyRecord(ContrastRecord):
+class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     """A saliency map.
 
     Attributes:
         method: name of the attribution.
-        settings: what the attribution records of itself (see :meth:`~lit_viz.attributions.Attribution.record_fields`).
         layer: the layer that the method reads, if it reads one.
         grid: rows and columns of the tokens of a transformer.
         mask_sha256: checksum of the file with the regions of the image.
@@ -119,15 +118,14 @@ class SaliencyRecord(ContrastRecord):
     """
 
     method: str
-    settings: Mapping[str, Any] = flattened()
     reducer: str
     top5: Ranking
-    original_size: tuple[int, int] | None = optional()
-    original_box: tuple[float, float, float, float] | None = optional()
-    output_box: Sequence[float] | None = optional()
-    output_outline: Sequence[Sequence[Sequence[float]]] | None = optional()
-    box: tuple[float, float, float, float] | None = optional(evidence=True)
-    iou: float | None = optional(evidence=True)
+    original_size: tuple[int, int] | None = None
+    original_box: tuple[float, float, float, float] | None = None
+    output_box: Sequence[float] | None = None
+    output_outline: Sequence[Sequence[Sequence[float]]] | None = None
+    box: tuple[float, float, float, float] | None = None
+    iou: float | None = None
 
     @property
     def relative_error(self) -> float | None:
@@ -152,15 +150,13 @@ class AttackRecord(Record, abstract=True):
 
     Attributes:
         attack: name of the attack.
-        settings: what the attack records of itself (see :meth:`~lit_viz.attacks.Attack.record_fields`).
     """
 
     attack: str
-    settings: Mapping[str, Any] = flattened()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class AdversarialRecord(AttackRecord):
+class AdversarialRecord(AttackRecord, kind="adversarial_example"):
     """An adversarial example.
 
     Attributes:
@@ -184,26 +180,26 @@ class AdversarialRecord(AttackRecord):
         fewest: fewest gradient updates of a member that was tried.
     """
 
-    label_name: str | None = optional()
-    predicted_before: int | None = optional()
-    predicted_before_name: str | None = optional()
-    probability_before: float | None = optional()
-    score_before: float | None = optional()
-    original_size: tuple[int, int] | None = optional()
-    original_box: tuple[float, float, float, float] | None = optional()
-    output_box: Sequence[float] | None = optional()
-    output_outline: Sequence[Sequence[Sequence[float]]] | None = optional()
-    success_float: bool | None = optional()
-    success_file: bool | None = optional(evidence=True)
-    success_jpeg95: bool | None = optional(evidence=True)
-    success_jpeg75: bool | None = optional(evidence=True)
-    repaired: int | None = optional()
-    l0: float | None = optional()
-    ssim: float | None = optional()
-    psnr: float | None = optional()
-    predicted: int | None = optional()
-    predicted_name: str | None = optional()
-    top5: Sequence[tuple[str, float | None]] | None = optional()
+    label_name: str | None = None
+    predicted_before: int | None = None
+    predicted_before_name: str | None = None
+    probability_before: float | None = None
+    score_before: float | None = None
+    original_size: tuple[int, int] | None = None
+    original_box: tuple[float, float, float, float] | None = None
+    output_box: Sequence[float] | None = None
+    output_outline: Sequence[Sequence[Sequence[float]]] | None = None
+    success_float: bool | None = None
+    success_file: bool | None = None
+    success_jpeg95: bool | None = None
+    success_jpeg75: bool | None = None
+    repaired: int | None = None
+    l0: float | None = None
+    ssim: float | None = None
+    psnr: float | None = None
+    predicted: int | None = None
+    predicted_name: str | None = None
+    top5: Sequence[tuple[str, float | None]] | None = None
 
     @property
     def verdict(self) -> str | None:
@@ -219,7 +215,7 @@ class AdversarialRecord(AttackRecord):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class UniversalRecord(AttackRecord):
+class UniversalRecord(AttackRecord, kind="universal_perturbation"):
     """A universal perturbation.
 
     Attributes:
@@ -236,8 +232,8 @@ class UniversalRecord(AttackRecord):
     trained_on: int
     held_out: int
     fooling_rate_float: float | None = None
-    held_out_fooling_rate: float | None = optional()
-    held_out_fooling_rate_float: float | None = optional()
+    held_out_fooling_rate: float | None = None
+    held_out_fooling_rate_float: float | None = None
 
     fooling_rate = Item[float]("metrics")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -47,7 +47,7 @@ class ClassTasks(TaskQueue):
 
     Args:
         network: network with the classes, a module or a name.
-        classes: class names or indices, one or several.
+        target: class names or indices, one or several.
         against: classes that they are contrasted with, one for all or one per class.
         vary: values of ``iterations`` and ``lr`` by name; every class has a task for each combination.
         seed: seed of the first task; task i uses ``seed + i``. The combinations of a class have its seed.
@@ -59,20 +59,21 @@ class ClassTasks(TaskQueue):
     def __init__(
         self,
         network: AnyNetwork,
-        classes: Classes,
+        target: Classes,
         *,
         against: Classes | None = None,
         vary: Mapping[str, Sequence[float]] | None = None,
         seed: int = 0,
     ) -> None:
-        words = to_classes(classes)
+        words = to_classes(target)
         require(words, "there must be at least one class", "none", hint="give its name or index")
         contrasts = None if against is None else to_classes(against)
         network = as_network(network)
         tasks = class_tasks(network, words, contrasts, seed)
         super().__init__(varied(tasks, vary or {}))
         self.network_classes = network.labels
-        self.options = {"targets": words, "against": _one_or_list(contrasts), "vary": dict(vary or {}), "seed": seed}
+        self.record_argument("target", words)
+        self.record_argument("against", _one_or_list(contrasts))
 
 
 class LayerTasks(TaskQueue):
@@ -81,7 +82,7 @@ class LayerTasks(TaskQueue):
     Args:
         network: network with the layer, a module or a name.
         layer: name of the layer (see ``lit-viz layers``), or the module itself.
-        channels: indices from 0, a text such as ``"3,14-20"``, or ``"all"``; None for one task without a channel.
+        channel: indices from 0, a text such as ``"3,14-20"``, or ``"all"``; None for one task without a channel.
         axis: meaning of a channel in a layer of tokens, as in the objective: ``feature`` (default) or ``token``.
         vary: see :class:`ClassTasks`.
         seed: seed of the first task; task i uses ``seed + i``.
@@ -95,7 +96,7 @@ class LayerTasks(TaskQueue):
         network: AnyNetwork,
         layer: str | nn.Module,
         *,
-        channels: Sequence[int] | str | int | None = None,
+        channel: Sequence[int] | str | int | None = None,
         axis: Axis | None = None,
         vary: Mapping[str, Sequence[float]] | None = None,
         seed: int = 0,
@@ -103,16 +104,21 @@ class LayerTasks(TaskQueue):
         network = as_network(network)
         name = layer_name(layer, network.original)
         tasks = [Task(0, name, seed, options={"layer": name})]
-        if channels is not None:
+        if channel is not None:
             found = layout(network, name)
             count = found.tokens if axis == "token" else found.channels
-            tasks = _channel_tasks(name, parse_channels(channels, count), count, axis, seed)
+            tasks = _channel_tasks(name, parse_channels(channel, count), count, axis, seed)
         super().__init__(varied(tasks, vary or {}))
         self.network_classes = network.labels
-        given = channels
-        if channels is not None and not isinstance(channels, (str, int)):
-            given = ",".join(str(int(channel)) for channel in channels)
-        self.options = {"layer": name, "channel": given, "axis": axis, "vary": dict(vary or {}), "seed": seed}
+        self.record_argument("layer", name)
+        self.record_argument("channel", _channel_text(channel))
+
+
+def _channel_text(channel: Sequence[int] | str | int | None) -> str | int | None:
+    """Return channels as a text or number; a list of them is ``3,14``."""
+    if channel is None or isinstance(channel, (str, int)):
+        return channel
+    return ",".join(str(int(number)) for number in _to_plain(channel))
 
 
 def _channel_tasks(layer: str, channels: Sequence[int], count: int, axis: Axis | None, seed: int) -> list[Task]:
@@ -127,32 +133,34 @@ def _channel_tasks(layer: str, channels: Sequence[int], count: int, axis: Axis |
 
 
 class ImageTasks(TaskQueue):
-    """A task per photograph, for saliency maps, adversarial examples and universal perturbations.
+    """A task per image, for saliency maps, adversarial examples and universal perturbations.
 
     A saliency map explains the label unless a target is given; an attack without a target is untargeted.
 
     Args:
         network: network with the classes, a module or a name.
-        images: files and folders, Pillow images, arrays and tensors of one or several images; or a map-style dataset of
-            images or (image, label), or its loader. The images of a dataset are read by index when their tasks start.
-        targets: target classes, one for all photographs or one per photograph: a name, an index, ``label``,
-            ``predicted``, ``random`` or ``least-likely``; or a CSV file (file,target).
-        labels: true classes, one for all photographs or one per photograph, or their source: ``predicted``,
-            ``folders``, or a CSV file (file,label). By default those of the dataset, else predicted.
-        against: classes that the targets of saliency maps are contrasted with, one for all photographs or one per
-            photograph, ``runner-up``, or a CSV file (file,against).
-        radii: radii of the attack, in units of [0, 1]; every photograph has a task for each, ordered by radius.
+        images: files, folders and CSV files (file,label,target,against), Pillow images, arrays and tensors of one or
+            several images; or a map-style dataset of images or (image, label), or its loader. The images of a dataset
+            are read by index when their tasks start.
+        target: target class, one for all images or one per image: a name, an index, ``label``, ``predicted``,
+            ``random`` or ``least-likely``; or a CSV file (file,target).
+        label: true class, one for all images or one per image, or the source of all: ``predicted``, ``folders``, or a
+            CSV file (file,label). By default those of the dataset, else predicted.
+        against: class that the target of a saliency map is contrasted with, one for all images or one per image,
+            ``runner-up``, or a CSV file (file,against).
+        vary: values of ``eps`` (radii of the attack, such as ``4/255``) and of ``target`` by name. Every image has a
+            task for each combination, ordered by radius, image and target.
         goal: of attacks on scores that do not exclude each other, such as ``above:V`` or ``vanish``; ``change:T`` is
             two tasks (see :mod:`~lit_viz.methods.goals`).
         normalization: mean and standard deviation by which floating-point arrays and tensors, or the images of a
             dataset, were normalized; of a dataset by default those of its transform.
-        seed: seed of the first task; task i uses ``seed + i``. The radii of a photograph have its seed.
+        seed: seed of the first task; task i uses ``seed + i``. The radii of an image have its seed.
 
     Attributes:
-        notes: remarks about the photographs, such as files that are no images.
+        notes: remarks about the images, such as files that are no images.
 
     Raises:
-        LitVizError: a class does not exist, or no photograph can be read.
+        LitVizError: a class does not exist, or no image can be read.
     """
 
     def __init__(
@@ -160,10 +168,10 @@ class ImageTasks(TaskQueue):
         network: AnyNetwork,
         images: Images,
         *,
-        targets: Classes | None = None,
-        labels: Classes | None = None,
+        target: Classes | None = None,
+        label: Classes | None = None,
         against: Classes | None = None,
-        radii: Sequence[float | str] = (),
+        vary: Mapping[str, Sequence[float | str | int]] | None = None,
         goal: str | None = None,
         normalization: Normalization | None = None,
         seed: int = 0,
@@ -172,61 +180,42 @@ class ImageTasks(TaskQueue):
             super().__init__((), _pictures(images, normalization))
             return
         network = as_network(network)
-        labels = _labels_for_all(labels, network)
+        sizes, targets = _varying_images(vary or {}, target)
+        label = _label_for_all(label, network)
         if is_dataset(images):
             dataset = DatasetImages(images, normalization)  # type: ignore[arg-type]
-            tasks, notes = _dataset_tasks(dataset, network, targets, labels, against, seed)
+            tasks, notes = _dataset_tasks(dataset, network, target, label, against, targets, seed)
             pictures: Pictures = dataset
-            options: dict[str, Any] = {"photographs": [f"{ARRAY_PREFIX}dataset"]}
+            names: list[Any] = [f"{ARRAY_PREFIX}dataset"]
         else:
-            pictures, files = image_inputs(images, normalization)  # type: ignore[arg-type]
-            options = _photograph_options(files, targets, labels, against)
-            tasks, notes = _photograph_tasks(network, **options, seed=seed)
-        sizes = _different_radii(radii)
+            pictures, names = image_inputs(images, normalization)  # type: ignore[arg-type]
+            listed = _listed(names, target, label, against)
+            tasks, notes = _photograph_tasks(network, listed, targets, seed)
         super().__init__(with_variants(with_goals(tasks, goal), "eps", sizes), pictures, notes=notes)
         self.network_classes = network.labels
-        self.options = dict(options, radii=sizes, goal=goal, seed=seed)
+        self.record_argument("images", names)
+        if sizes:
+            self.record_argument("vary", {**(vary or {}), "eps": sizes})
 
 
-def listed_tasks(
-    network: Network,
-    photographs: Sequence[str | Mapping[str, Any]],
-    *,
-    target: Classes | None = None,
-    labels: str = "predicted",
-    against: str | int | None = None,
-    radii: Sequence[float | str] = (),
-    goal: str | None = None,
-    seed: int = 0,
-) -> TaskQueue:
-    """Return the tasks of photographs that a configuration lists; see :class:`ImageTasks`.
+def _varying_images(values: Mapping[str, Any], target: Any) -> tuple[list[float], list[str | int]]:
+    """Return the radii and the targets that vary between the tasks of an image.
 
-    Args:
-        network: network with the classes.
-        photographs: files, folders and CSV files, or rows with the keys ``file``, ``label``, ``target`` and
-            ``against``.
-        target: target classes of every photograph.
-        labels, against, radii, goal, seed: see :class:`ImageTasks`.
+    Raises:
+        LitVizError: another name varies, values repeat, or there is another target.
     """
-    tasks, notes = _photograph_tasks(network, photographs, target=target, labels=labels, against=against, seed=seed)
-    sizes = _different_radii(radii)
-    queue = TaskQueue(with_variants(with_goals(tasks, goal), "eps", sizes), notes=notes)
-    queue.options = {
-        "photographs": list(photographs),
-        "target": target,
-        "labels": labels,
-        "against": against,
-        "radii": sizes,
-        "goal": goal,
-        "seed": seed,
-    }
-    return queue
+    for name in values:
+        require(name in ("eps", "target"), "vary of images takes eps and target", name)
+    sizes = [parse_radius(radius) for radius in _as_list(values.get("eps", ()))]
+    require(len(set(sizes)) == len(sizes), "eps must have different radii", values.get("eps"))
+    targets = [to_class(word) for word in _as_list(values.get("target", ()))]
+    require(not targets or target is None, "target must be given once", target, hint="or vary it alone")
+    return sizes, targets
 
 
-def _different_radii(radii: Sequence[float | str]) -> list[float]:
-    sizes = [parse_radius(radius) for radius in radii]
-    require(len(set(sizes)) == len(sizes), "radii must differ", list(radii))
-    return sizes
+def _as_list(value: Any) -> list[Any]:
+    plain = _to_plain(value)
+    return plain if isinstance(plain, list) else [plain]
 
 
 def _pictures(images: Images, normalization: Normalization | None) -> Pictures:
@@ -321,7 +310,9 @@ def parse_channels(words: Sequence[int] | str | int, count: int) -> list[int]:
     if text == "all":
         return list(range(count))
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise LitVizError(f"channels must be numbers and ranges such as 3,14-20, or all, got {words}")
+        raise LitVizError(
+            f"channel must be numbers and ranges such as 3,14-20, or all, got {words}", argument="channel"
+        )
     channels: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -337,9 +328,9 @@ def objective_tasks(
     network: Network,
     objective: Objective,
     *,
-    classes: Classes | None = None,
+    target: Classes | None = None,
     against: Classes | None = None,
-    channels: Sequence[int] | str | int | None = None,
+    channel: Sequence[int] | str | int | None = None,
     vary: Mapping[str, Sequence[float]] | None = None,
     seed: int = 0,
 ) -> TaskQueue:
@@ -348,35 +339,34 @@ def objective_tasks(
     Args:
         network: network with the classes and layers.
         objective: objective of the images, bound to the network.
-        classes, against: see :class:`ClassTasks`.
-        channels: see :class:`LayerTasks`.
+        target, against: see :class:`ClassTasks`.
+        channel: see :class:`LayerTasks`.
         vary, seed: see :class:`ClassTasks`.
 
     Raises:
         LitVizError: the objective has no class or channel to select, or one is missing.
     """
     name = type(objective).__name__
-    given = [] if classes is None else to_classes(classes)
+    given = [] if target is None else to_classes(target)
     layer = _layer_of(objective)
-    if channels is not None and "channel" not in objective.task_fields:
-        hint = "leave channels out" if objective.layers else "give layer= too"
-        raise LitVizError(f"channels applies to objectives such as Channel, got {name}: {hint}")
+    if channel is not None and "channel" not in objective.task_fields:
+        hint = "leave channel out" if objective.layers else "give a layer too"
+        raise LitVizError(f"channel applies to objectives such as Channel, got {name}: {hint}", argument="channel")
     if against is not None and "against" not in objective.task_fields:
         raise LitVizError(f"against requires a score of a class, such as Logit, got {name}")
     if "target" in objective.task_fields:
-        require(given, "there must be at least one class", "none", hint="give targets=, or an objective of a layer")
+        require(given, "there must be at least one class", "none", hint="give target, or an objective of a layer")
         return ClassTasks(network, given, against=against, vary=vary, seed=seed)
     if "channel" in objective.task_fields:
-        if channels is None:
-            raise LitVizError(f'the objective of layer {layer!r} requires channels, got none: try channels="3,14-20"')
+        if channel is None:
+            raise LitVizError(f"the objective of layer {layer!r} requires a channel, got none: try channel 3,14-20")
         assert layer is not None
         axis = _axis_of(objective)
-        queue: TaskQueue = LayerTasks(network, layer, channel=channels, axis=axis, vary=vary, seed=seed)
+        queue: TaskQueue = LayerTasks(network, layer, channel=channel, axis=axis, vary=vary, seed=seed)
     elif layer is not None:
         queue = LayerTasks(network, layer, vary=vary, seed=seed)
     else:
         queue = TaskQueue(varied([Task(0, name, seed)], vary or {}))
-        queue.options = {"vary": dict(vary or {}), "seed": seed}
     if given:
         queue.notes.append(f"the objective has no class: {', '.join(map(str, given))} ignored")
     return queue
@@ -405,51 +395,54 @@ def _axis_of(objective: Objective) -> Axis | None:
 # -- photographs
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """Images of a queue with their classes.
+
+    Attributes:
+        images: files, folders and CSV files, or rows with the keys ``file``, ``label``, ``target`` and ``against``.
+        target, label, against: class, rule, source or CSV file of all images.
+    """
+
+    images: Sequence[str | Mapping[str, Any]]
+    target: str | None
+    label: str
+    against: str | None
+
+
 def _photograph_tasks(
-    network: Network,
-    photographs: Sequence[str | Mapping[str, Any]],
-    *,
-    target: Classes | None = None,
-    against: str | int | None = None,
-    labels: str = "predicted",
-    seed: int = 0,
+    network: Network, listed: _Listed, targets: Sequence[str | int], seed: int
 ) -> tuple[list[Task], list[str]]:
-    """Return a task per photograph and target, ordered by photograph, and notes for the user.
+    """Return a task per image and target, ordered by image, and notes for the user.
 
     Labels and targets that depend on a prediction are resolved later, by :func:`~lit_viz.methods.photographs.resolve`.
-    A photograph without a valid class becomes one task with the reason as its option ``error``. A class in the table
-    that lists the photographs takes precedence.
+    An image without a valid class becomes one task with the reason as its option ``error``. A class in the table that
+    lists the images takes precedence.
     """
-    listing = list_photographs(photographs)
-    is_table = _is_table(labels)
-    if not is_table and labels not in _LABEL_SOURCES:
-        hint = did_you_mean(labels, _LABEL_SOURCES)
-        raise LitVizError(f"labels must be predicted, folders or a CSV file (file,label), got {labels!r}{hint}")
-    words: list[Any] = ["none"]
-    if isinstance(target, (str, int)):
-        words = [target]
-    elif target:
-        words = list(target)
-    for word in words:
-        if not isinstance(word, (str, int)):
-            raise LitVizError(f"a target must be the name or index of a class, got {word!r}")
+    listing = list_photographs(listed.images)
+    label_source = listed.label
+    is_table = _is_table(label_source)
+    if not is_table and label_source not in _LABEL_SOURCES:
+        hint = did_you_mean(label_source, _LABEL_SOURCES)
+        message = f"label must be a class, predicted, folders or a CSV file (file,label), got {label_source!r}{hint}"
+        raise LitVizError(message, argument="label", value=label_source)
+    words: Sequence[str | int] = targets or [listed.target or "none"]
     classes = _ClassReader(network, listing)
-    label_table = labels if is_table else None
-    label_of = classes.column("label", label_table, (None,))
+    label_of = classes.column("label", label_source if is_table else None, (None,))
     targets_of = [classes.column("target", word, _OPEN) for word in words]
-    contrast_of = classes.column("against", against, (None, RUNNER_UP))
+    contrast_of = classes.column("against", listed.against, (None, RUNNER_UP))
     tasks: list[Task] = []
     for entry, name in zip(listing.entries, listing.names(), strict=True):
         first = _task_of_entry(entry, name, len(tasks), seed)
         try:
             if entry.error is not None:
                 raise LitVizError(entry.error)
-            label, label_source = label_of(entry), labels
+            label, source = label_of(entry), label_source
             if entry.label is not None:
-                label_source = str(entry.listed_in)
-            if label is None and labels == "folders":
+                source = str(entry.listed_in)
+            if label is None and source == "folders":
                 label = classes.read(entry, "folder", _folder(entry))
-            labelled = replace(first, label=label, label_source=label_source)
+            labelled = replace(first, label=label, label_source=source)
             contrast = contrast_of(entry)
             if contrast is not None:
                 labelled = _with_options(labelled, {"against": contrast})
@@ -465,7 +458,7 @@ def _photograph_tasks(
     if len(errors) == len(tasks):
         message = errors[0]
         if len(tasks) > 1:
-            message = f"none of the {len(tasks)} photographs can be used; of the first: {message}"
+            message = f"none of the {len(tasks)} images can be used; of the first: {message}"
         raise LitVizError(message)
     return tasks, list(listing.notes)
 
@@ -578,22 +571,22 @@ def _folder(entry: Entry) -> str:
     return parent.name
 
 
-def _photograph_options(files: Sequence[str], targets: Any, labels: Any, against: Any) -> dict[str, Any]:
-    """Return photographs with their classes, and the classes and rules of all photographs, as a configuration."""
-    rows: list[dict[str, Any]] = [{"file": file} for file in files]
-    options: dict[str, Any] = {
-        "photographs": list(files),
-        "target": _fill_column(rows, "target", targets, "targets"),
-        "labels": _fill_column(rows, "label", labels, "labels") or "predicted",
-        "against": _fill_column(rows, "against", against, "against"),
-    }
-    if any(len(row) > 1 for row in rows):
-        options["photographs"] = rows
-    return options
+def _listed(images: Sequence[str | Mapping[str, Any]], target: Any, label: Any, against: Any) -> _Listed:
+    """Return images with their own classes, and the classes and rules of all images."""
+    rows: list[dict[str, Any]] = []
+    for image in images:
+        rows.append(dict(image) if isinstance(image, Mapping) else {"file": image})
+    for_all = {}
+    for name, given in (("target", target), ("label", label), ("against", against)):
+        for_all[name] = _fill_column(rows, name, given)
+    has_classes = any(len(row) > 1 for row in rows)
+    return _Listed(
+        rows if has_classes else images, for_all["target"], for_all["label"] or "predicted", for_all["against"]
+    )
 
 
-def _fill_column(rows: Sequence[dict[str, Any]], column: str, given: Any, argument: str) -> str | None:
-    """Write the classes of photographs to their rows; return a class or rule that is given as one text instead."""
+def _fill_column(rows: Sequence[dict[str, Any]], name: str, given: Any) -> str | None:
+    """Write the classes of images to their rows; return a class or rule that is given as one text instead."""
     plain = _to_plain(given)
     if plain is None or isinstance(plain, str):
         return plain
@@ -601,33 +594,34 @@ def _fill_column(rows: Sequence[dict[str, Any]], column: str, given: Any, argume
     if not isinstance(plain, list):
         values = [plain] * len(rows)
     if len(values) != len(rows):
-        raise LitVizError(f"{argument} must be one class, or one per image: got {len(values)} for {len(rows)} images")
+        hint = "; every target for each image: vary target" if name == "target" else ""
+        message = f"{name} must be one class, or one per image: got {len(values)} for {len(rows)} images{hint}"
+        raise LitVizError(message, argument=name, value=given)
     for row, value in zip(rows, values, strict=True):
-        row[column] = to_class(value)
+        row[name] = to_class(value)
     return None
 
 
-def _labels_for_all(labels: Any, network: Network) -> Any:
+def _label_for_all(label: Any, network: Network) -> Any:
     """Return the index of a class that is given by its name; other labels, and the names of sources, are unchanged."""
-    if not isinstance(labels, str) or labels in _LABEL_SOURCES or _is_table(labels):
-        return labels
+    if not isinstance(label, str) or label in _LABEL_SOURCES or _is_table(label):
+        return label
     try:
-        return class_of(network, labels)
+        return class_of(network, label)
     except LitVizError:
-        return labels  # a mistyped source, or an unknown class
+        return label  # a mistyped source, or an unknown class
 
 
 def _dataset_tasks(
-    dataset: DatasetImages, network: Network, targets: Any, labels: Any, against: Any, seed: int
+    dataset: DatasetImages, network: Network, target: Any, label: Any, against: Any, targets: Sequence[Any], seed: int
 ) -> tuple[list[Task], list[str]]:
     """Return a task per image of a dataset; its labels are used unless others are given."""
     files = [f"{ARRAY_PREFIX}{index}" for index in range(len(dataset))]
-    if labels is None:
+    if label is None:
         dataset.network_classes = class_indices(dataset, network)
-        labels = dataset.known_labels()
-    options = _photograph_options(files, targets, labels, against)
-    tasks, notes = _photograph_tasks(network, **options, seed=seed)
-    if labels is None:  # of the items, when they are read
+        label = dataset.known_labels()
+    tasks, notes = _photograph_tasks(network, _listed(files, target, label, against), targets, seed)
+    if label is None:  # of the items, when they are read
         tasks = [replace(task, label_source=DATASET) for task in tasks]
     return tasks, notes
 
@@ -647,5 +641,5 @@ def class_indices(dataset: DatasetImages, network: Network) -> list[int] | None:
         if len(names) == network.num_classes:
             return None
         raise LitVizError(
-            f"the classes of the dataset must be classes of {network.name} ({error}): give labels="
+            f"the classes of the dataset must be classes of {network.name} ({error}): give label"
         ) from error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attacks import Universal, attack_name, is_adversarial
-from lit_viz.attacks.norms import NORMS, lengths
+from lit_viz.attacks.norms import lengths
 from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
 from lit_viz.errors import ChangedInput, LitVizError, require
@@ -254,7 +254,7 @@ class UniversalPerturbation(AttackTraining):
             )
             for index, file, success in zip(indices, saved, fooled.tolist(), strict=True):
                 task, before = photographs.tasks[index], photographs.logits[index]
-                record = PerturbedImageRecord.make(
+                record = PerturbedImageRecord(
                     **_common_fields(task),
                     status="done" if bool(photographs.counted[index]) else "skipped",
                     label=task.label,
@@ -267,7 +267,8 @@ class UniversalPerturbation(AttackTraining):
                     probability=float(file.logits.softmax(0)[task.goal]),
                     success_float=success,
                     **file.record_fields(self.network.labels),
-                    **{name: file.distances[name] for name in NORMS},
+                    l2=file.distances["l2"],
+                    linf=file.distances["linf"],
                 )
                 perturbed.append(PerturbedImage(record, _to_bytes(file.image), photographs.pixels[index]))
         return sorted(perturbed, key=lambda image: image.record.index)

@@ -2,7 +2,7 @@
 
 from lit_viz.networks.fast import FrozenNetwork
 from lit_viz.networks.layers import layer_names
-from lit_viz.networks.loading import as_network, load_network
+from lit_viz.networks.loading import as_network
 from lit_viz.networks.network import Network
 
-__all__ = ["FrozenNetwork", "Network", "as_network", "layer_names", "load_network"]
+__all__ = ["FrozenNetwork", "Network", "as_network", "layer_names"]

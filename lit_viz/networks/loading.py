@@ -1,4 +1,4 @@
-"""``load_network``: from a name or a module to a :class:`Network`."""
+"""From a name or a module to a :class:`Network`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from lit_viz.networks.sources import Source, find_source, module_source, network
 from lit_viz.networks.summaries import probe_images, relative_difference
 from lit_viz.networks.weights import fill, fit_keys, read_weights, state_dict_of
 from lit_viz.utils.files import sha256
-from lit_viz.utils.formatting import remark
-from lit_viz.utils.typecheck import checked_types
 
 # Relative difference of logits between a batch and single images; dynamically quantized layers differ by less.
 _BATCH_TOLERANCE = 0.05
@@ -38,55 +36,6 @@ _SHAPE_WORDS = re.compile("size|shape|dimension|height|width|kernel|resolution|p
 Weights = str | Path | Mapping[str, Any] | None
 #: One value for all channels, or one per channel.
 PerChannel = Sequence[float] | float
-
-
-@checked_types
-def load_network(
-    network: str | nn.Module | Enum = "efficientnet_lite0",
-    *,
-    weights: Weights = "DEFAULT",
-    labels: Sequence[str] | str | Path | None = None,
-    mean: PerChannel | None = None,
-    std: PerChannel | None = None,
-    size: int | Sequence[int] | None = None,
-    multi_label: bool | None = None,
-    processor: Any = None,
-    device: str | torch.device | None = None,
-) -> Network:
-    """Load a trained vision network; log what was assumed about it, such as a normalization that was not given.
-
-    Args:
-        network: ``efficientnet_lite0`` (also 1 and 2; no download); ``zoo/NAME``, a small network of
-            :mod:`lit_viz.zoo` (no download); ``torchvision/NAME``, or a member of its ``Weights``; ``timm/NAME``;
-            ``transformers/ORG/NAME`` or ``timm/hf-hub:ORG/NAME`` of the Hugging Face Hub, or a folder saved as there;
-            ``package.module:factory`` (importable, also from the current folder); or a module, which is used as it is.
-            Of a module without ``forward``, such as a Lightning module, the only network in it is used.
-        weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
-            or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
-        labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
-        mean, std: of the normalization, one value or one per channel, for images in [0, 1]; by default as published
-            (torchvision, timm), or of the image processor of a Hugging Face network, else 0 and 1.
-        size: side, or (height, width), of the input in pixels; by default as published.
-        multi_label: whether labels do not exclude each other: a probability is then the sigmoid of a logit instead of
-            the softmax, and an attack flips the decision on one label. By default as in a Hugging Face configuration,
-            else False.
-        processor: image processor of a Hugging Face network, for its mean, std, size and
-            resizing; by default the one in its folder or in the cache of the Hub.
-        device: of the network; by default unchanged. A given module is copied rather than moved.
-
-    Returns:
-        The network, tested on random images.
-
-    Raises:
-        LitVizError: the name is unknown, weights are missing, damaged or don't match, ``size`` is required, or the
-            outputs are no logits.
-    """
-    loaded = load(
-        network, weights=weights, labels=labels, mean=mean, std=std, size=size, multi_label=multi_label,
-        processor=processor, device=device,
-    )  # fmt: skip
-    loaded.log_notes(remark)
-    return loaded
 
 
 def load(
@@ -103,10 +52,9 @@ def load(
     output: Output = LOGITS,
     default_size: tuple[int, int] | None = None,
 ) -> Network:
-    """Load a network as :func:`load_network`, without logging its notes, which every run prints.
+    """Load a network; see :func:`lit_viz.load_network`. Its notes are not logged: every run prints them.
 
-    Of a network that is no classifier, ``output`` says what is scored, and the labels name the scores. ``default_size``
-    is that of a network that is given without a size and publishes none.
+    ``default_size`` is that of a network that is given without a size and publishes none.
     """
     if not isinstance(network, (nn.Module, str, Enum)):
         raise LitVizError(f"network must be an nn.Module or a name, got {network!r}")
@@ -150,6 +98,7 @@ def load(
         sha256=digest,
         notes=notes,
         output=tested.output,
+        given_labels=labels,
     )
 
 
@@ -228,9 +177,13 @@ def as_network(network: Network | nn.Module | str | Enum, default_size: tuple[in
 
 
 def class_names(
-    name: str, *, weights: str | Path | None = "DEFAULT", labels: str | Path | None = None, **options: Any
+    name: str = "efficientnet_lite0",
+    *,
+    weights: str | Path | None = "DEFAULT",
+    labels: str | Path | None = None,
+    **options: Any,
 ) -> tuple[str, ...]:
-    """Return the labels of a network; arguments as of :func:`load_network`.
+    """Return the labels of a network; arguments as of :func:`load`.
 
     The network is not built if its published labels apply.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import torch
@@ -15,9 +16,10 @@ from lit_viz.networks.fast import Backprop, CompileMode, FrozenNetwork, fast_cop
 from lit_viz.networks.isolation import Original
 from lit_viz.networks.labels import find_class
 from lit_viz.networks.layers import check_layers, layer_of
-from lit_viz.networks.outputs import LOGITS, Decision, Output
+from lit_viz.networks.outputs import LOGITS, Decision, Logits, Output
 from lit_viz.networks.resizing import Resizing
 from lit_viz.networks.summaries import LOGITS_TOLERANCE, prediction_summary, relative_difference, top5
+from lit_viz.utils.parts import plain_arguments
 
 #: Value of ``Network.weights`` for a network that was passed as a module.
 GIVEN_WEIGHTS = "given"
@@ -26,7 +28,7 @@ GIVEN_WEIGHTS = "given"
 class Network(Original):
     """A trained vision network with its labels and preprocessing; the network is never changed.
 
-    Created by :func:`~lit_viz.networks.load_network`. It is no ``nn.Module``, so that a trainer does not move,
+    Created by :func:`lit_viz.load_network`. It is no ``nn.Module``, so that a trainer does not move,
     train or save it. Layers of the network are attributes: ``net.layer4`` is ``net.original.layer4``.
 
     Attributes:
@@ -61,6 +63,7 @@ class Network(Original):
         sha256: str | None = None,
         notes: Sequence[str] = (),
         output: Output = LOGITS,
+        given_labels: Sequence[str] | str | Path | None = None,
     ) -> None:
         super().__init__(name, original, mean, std, size, len(labels), output)
         self.labels = tuple(map(printable, labels))
@@ -68,6 +71,7 @@ class Network(Original):
         self.resizing = resizing
         self.weights = weights
         self.sha256 = sha256
+        self._given_labels = given_labels
         self._own_notes = self.notes = tuple(notes)
         self.logged_notes: set[str] = set()
         self._copies: dict[tuple[object, ...], FrozenNetwork] = {}
@@ -211,6 +215,24 @@ class Network(Original):
         # The last bits of the logits may depend on the number of threads.
         if before is None or state[:2] != before[:2] or relative_difference(logits, before[2]) > LOGITS_TOLERANCE:
             self._state, self._copies = state, {}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments by which :func:`lit_viz.load_network` loads the network again, or a given module; plain values."""
+        arguments: dict[str, Any] = {"name": self.name, "weights": self.weights}
+        if self._given_labels is not None:
+            arguments["labels"] = plain_arguments(self._given_labels)
+        elif self.weights == GIVEN_WEIGHTS:
+            arguments["labels"] = list(self.labels)
+        arguments |= {
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "size": list(self.size),
+            "multi_label": self.multi_label,
+        }
+        if not isinstance(self.output, Logits):
+            arguments["output"] = plain_arguments(self.output)
+        return arguments
 
     def identity(self) -> dict[str, Any]:
         """Return the identity of this network for a run's record, as of the last :meth:`refresh`.

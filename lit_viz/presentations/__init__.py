@@ -79,23 +79,23 @@ class EvidenceOptions:
     """Which evidence is computed.
 
     Attributes:
-        check: comparison of saliency maps with Captum at the end of a run: ``captum``, ``auto`` (for as long as the run
-            took), or ``none``.
+        captum: comparison of saliency maps with Captum at the end of a run: ``captum``, ``auto`` (for as long as the
+            run took), or ``none``.
         localize: whether objects are localized by saliency maps.
         boxes: file or folder of reference boxes, with which the boxes of the maps are compared; implies ``localize``.
         explain: whether saliency maps of originals and adversarial images are drawn.
         faithfulness: whether saliency metrics are computed.
         trust: whether stronger attacks are run on images that an attack did not fool.
-        photographs: files and folders with which class images are compared.
+        images: files and folders with which class images are compared.
     """
 
-    check: Check = "captum"
+    captum: Check = "auto"
     localize: bool = False
     boxes: str | Path | None = None
     explain: bool = False
     faithfulness: bool = False
     trust: bool = False
-    photographs: Sequence[str] = ()
+    images: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,6 @@ class Presentation(ABC):
         figure_is_first: whether the report begins with the figure.
         files: patterns of the files and folders that only runs of this method contain.
         run_options: options of figure and evidence that apply to the method.
-        resumable: options of the presentation that a resume may change.
         evidence_options: options of ``lit-viz check`` that apply to the method.
         task_options: formats of the task options that captions state.
     """
@@ -152,7 +151,6 @@ class Presentation(ABC):
     figure_is_first: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = ()
     run_options: ClassVar[tuple[str, ...]] = ()
-    resumable: ClassVar[tuple[str, ...]] = ()
     evidence_options: ClassVar[tuple[str, ...]] = ()
     task_options: ClassVar[Mapping[str, str]] = {}
 

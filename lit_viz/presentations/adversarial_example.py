@@ -59,7 +59,6 @@ class AttackPresentation(Presentation):
     )
     files: ClassVar[tuple[str, ...]] = ("explained.*",)
     run_options: ClassVar[tuple[str, ...]] = ("explain",)
-    resumable: ClassVar[tuple[str, ...]] = ("explain",)
     evidence_options: ClassVar[tuple[str, ...]] = ("trust",)
     task_options: ClassVar[Mapping[str, str]] = {"eps": "eps {:.3g}"}
 

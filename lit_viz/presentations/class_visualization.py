@@ -46,7 +46,7 @@ class ClassVisualizationPresentation(Presentation):
     """Presentation of images of classes, layers and channels."""
 
     title: ClassVar[str] = "Class images"
-    evidence_options: ClassVar[tuple[str, ...]] = ("photographs",)
+    evidence_options: ClassVar[tuple[str, ...]] = ("images",)
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "lr": "lr {:g}"}
 
     def attach(self, module: ImageTraining) -> None:
@@ -144,7 +144,7 @@ class ClassVisualizationPresentation(Presentation):
         if storage.path is None:
             return {}
         parts |= {"held_out": evidence.judge, "pictures": evidence.verify_files}
-        if settings.options.photographs:
+        if settings.options.images:
             parts["naturalness"] = evidence.compare_with_photographs
         return parts
 
@@ -206,7 +206,7 @@ class _ClassImageVerification:
     def compare_with_photographs(self) -> bool:
         """State how natural the images are, compared with photographs of their classes."""
         images = _class_images(self.done)
-        compared = class_image_naturalness(self.module.network, self.settings.options.photographs, images)
+        compared = class_image_naturalness(self.module.network, self.settings.options.images, images)
         self.settings.add(Evidence(naturalness=compared), self.storage, table=True)
         return True
 

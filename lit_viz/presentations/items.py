@@ -83,7 +83,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def evidence_items(evidence: run_evidence.Evidence) -> list[EvidenceItem]:
-    """Return the items of the evidence; unknown parts are only named."""
+    """Return the items of the evidence."""
     items = []
     for name, make_item in _PARTS.items():
         part = getattr(evidence, name)
@@ -92,8 +92,6 @@ def evidence_items(evidence: run_evidence.Evidence) -> list[EvidenceItem]:
     for name, reason in (evidence.failures or {}).items():
         text = f"{_FAILED_PARTS.get(name, f'{name} not verified')}: {reason}."
         items.append(EvidenceItem(text, name=f"{slug(name)}_failure"))
-    for name in evidence.extra:
-        items.append(EvidenceItem(f"Part {name} of evidence.json.", name=slug(name)))
     return items
 
 

@@ -50,8 +50,7 @@ class SaliencyMapPresentation(Presentation):
     result: ClassVar[str] = "map"
     figure_is_first: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("masks", "localization.*")
-    run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "check", "localize", "boxes")
-    resumable: ClassVar[tuple[str, ...]] = ("check",)
+    run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "captum", "localize", "boxes")
     evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
 
@@ -236,7 +235,7 @@ class _SaliencyVerification:
     def compare_with_captum(self) -> bool:
         """Compare the maps with Captum's, and write the verdicts, unless the options exclude it."""
         settings, outcomes, module = self.settings, self.outcomes, self.module
-        check = settings.options.check if settings.at_end_of_run else "captum"
+        check = settings.options.captum if settings.at_end_of_run else "captum"
         if check == "none":
             return True
         from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum

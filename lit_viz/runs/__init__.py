@@ -21,6 +21,8 @@ MARK = "# lit_viz run\n"
 FORMAT = 1
 #: Key of ``config.yaml`` for the provenance of the run (method, versions, network); it is no option.
 RECORDED = "recorded"
+#: Version of the files of a run folder.
+FORMAT = 1
 
 CONFIG, QUEUE, METRICS, RESULTS, EVIDENCE, REPORT = (
     "config.yaml", "queue.jsonl", "metrics.csv", "results.jsonl", "evidence.json", "report.html",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from lit_viz.types import JsonObject, flattened, nested, optional
+from lit_viz.types import JsonObject
 
 #: Reasons in the records of maps without a comparison: Captum lacks the method, or the time limit was reached.
 NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
@@ -27,9 +27,9 @@ class FileEvidence(JsonObject):
     the number of tasks of the run, of which those that were ``skipped`` or failed are not read."""
 
     read: int
-    tasks: int | None = optional()
-    skipped: int | None = optional()
-    fooled: int | None = optional()
+    tasks: int | None = None
+    skipped: int | None = None
+    fooled: int | None = None
     wrong: Sequence[str]
 
 
@@ -39,7 +39,7 @@ class ImageEvidence(JsonObject):
     ``tasks`` is the number of tasks of the run, of which some may have no image."""
 
     read: int
-    tasks: int | None = optional()
+    tasks: int | None = None
     same: int
     verdicts: Sequence[Mapping[str, Any]] = ()
 
@@ -68,9 +68,9 @@ class ImageNaturalness(JsonObject):
     name: str
     target_name: str | None
     photographs: int
-    layers: Sequence[LayerNaturalness] = nested(LayerNaturalness)
-    deviation: float | None = optional()
-    flag: str | None = optional()
+    layers: Sequence[LayerNaturalness]
+    deviation: float | None = None
+    flag: str | None = None
 
     @classmethod
     def of(cls, record: Any, **values: Any) -> ImageNaturalness:
@@ -83,7 +83,7 @@ class NaturalnessEvidence(JsonObject):
     """Comparison of class images with photographs of their classes; ``photographs`` is the number of all."""
 
     photographs: int
-    images: Sequence[ImageNaturalness] = nested(ImageNaturalness)
+    images: Sequence[ImageNaturalness]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -120,7 +120,7 @@ class RobustnessEvidence(JsonObject):
 
     what: str
     norm: str
-    points: Sequence[RobustnessPoint] = nested(RobustnessPoint)
+    points: Sequence[RobustnessPoint]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -147,7 +147,7 @@ class DiagnosisPart(JsonObject):
 class DiagnosisEvidence(DiagnosisPart):
     """The complete diagnosis; ``harder`` are the results of the stronger attacks, if they were run."""
 
-    harder: DiagnosisPart | None = nested(DiagnosisPart, optional=True)
+    harder: DiagnosisPart | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -165,7 +165,7 @@ class TransferCounts(JsonObject):
 class TransferEvidence(JsonObject):
     """Transfer to held-out networks: counts by network, and predictions by file and network."""
 
-    judges: Mapping[str, TransferCounts] = nested(TransferCounts, by_name=True)
+    judges: Mapping[str, TransferCounts]
     files: Sequence[Mapping[str, Any]] = ()
 
 
@@ -255,15 +255,15 @@ class MapAgreement(MapEvidence):
     """
 
     passed: bool
-    family: str | None = optional()
-    reference: str | None = optional()
-    terms: int | None = optional()
-    recomputed: int | None = optional()
-    formula: FormulaGate | None = nested(FormulaGate, optional=True)
-    sum: SumGate | None = nested(SumGate, optional=True)
-    delivered: DeliveredGate = nested(DeliveredGate)
-    similarity: Similarity | None = nested(Similarity, optional=True)
-    controls: Mapping[str, Similarity] = nested(Similarity, by_name=True)
+    family: str | None = None
+    reference: str | None = None
+    terms: int | None = None
+    recomputed: int | None = None
+    formula: FormulaGate | None = None
+    sum: SumGate | None = None
+    delivered: DeliveredGate
+    similarity: Similarity | None = None
+    controls: Mapping[str, Similarity]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -285,8 +285,8 @@ class MaskEvidence(MapEvidence):
 class UncheckedMap(MapEvidence):
     """The reason why a map was not compared, or the damage of its file."""
 
-    unchecked: str | None = optional()
-    damaged: str | None = optional()
+    unchecked: str | None = None
+    damaged: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -296,11 +296,11 @@ class CaptumEvidence(JsonObject):
 
     version: str
     passed: bool | None
-    precision: str | None = optional()
-    maps: Sequence[MapAgreement] = nested(MapAgreement)
-    unchecked: Sequence[UncheckedMap] = nested(UncheckedMap)
-    damaged: Sequence[UncheckedMap] | None = nested(UncheckedMap, optional=True)
-    masks: Sequence[MaskEvidence] | None = nested(MaskEvidence, optional=True)
+    precision: str | None = None
+    maps: Sequence[MapAgreement]
+    unchecked: Sequence[UncheckedMap]
+    damaged: Sequence[UncheckedMap] | None = None
+    masks: Sequence[MaskEvidence] | None = None
 
     @cached_property
     def by_index(self) -> Mapping[int, MapAgreement]:
@@ -326,7 +326,7 @@ class MetricsEvidence(JsonObject):
     """Saliency metrics of the maps, and their parameters."""
 
     settings: Mapping[str, Any]
-    maps: Sequence[SaliencyMetrics] = nested(SaliencyMetrics)
+    maps: Sequence[SaliencyMetrics]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -346,11 +346,11 @@ class LocalizedObject(MapEvidence):
 class LocalizationEvidence(JsonObject):
     """Localization by the maps; a box is correct from the IoU ``right_from_iou``."""
 
-    seeds: Mapping[str, Any] = flattened()
+    seeds: Mapping[str, Any] = field(default_factory=dict)
     right_from_iou: float
     opencv: str
     corloc: Mapping[str, Mapping[str, Any]]
-    maps: Sequence[LocalizedObject] = nested(LocalizedObject)
+    maps: Sequence[LocalizedObject]
 
 
 # -- all parts
@@ -374,15 +374,15 @@ class Evidence(JsonObject):
         failures: reason by name of each part that raised an exception.
     """
 
-    files: FileEvidence | None = nested(FileEvidence, optional=True)
-    pictures: ImageEvidence | None = nested(ImageEvidence, optional=True)
-    naturalness: NaturalnessEvidence | None = nested(NaturalnessEvidence, optional=True)
-    universal: Mapping[str, Sequence[str]] | None = optional()
-    survivors: Sequence[EnsembleMember] | None = nested(EnsembleMember, optional=True)
-    robustness: RobustnessEvidence | None = nested(RobustnessEvidence, optional=True)
-    trust: DiagnosisEvidence | None = nested(DiagnosisEvidence, optional=True)
-    transfer: TransferEvidence | None = nested(TransferEvidence, optional=True)
-    captum: CaptumEvidence | None = nested(CaptumEvidence, optional=True)
-    localization: LocalizationEvidence | None = nested(LocalizationEvidence, optional=True)
-    faithfulness: MetricsEvidence | None = nested(MetricsEvidence, optional=True)
-    failures: Mapping[str, str] | None = optional()
+    files: FileEvidence | None = None
+    pictures: ImageEvidence | None = None
+    naturalness: NaturalnessEvidence | None = None
+    universal: Mapping[str, Sequence[str]] | None = None
+    survivors: Sequence[EnsembleMember] | None = None
+    robustness: RobustnessEvidence | None = None
+    trust: DiagnosisEvidence | None = None
+    transfer: TransferEvidence | None = None
+    captum: CaptumEvidence | None = None
+    localization: LocalizationEvidence | None = None
+    faithfulness: MetricsEvidence | None = None
+    failures: Mapping[str, str] | None = None

@@ -59,8 +59,8 @@ from lit_viz.runs.manifest import (
     signature,
 )
 from lit_viz.runs.results import Outcome, Storage
-from lit_viz.runs.validation import find_wrong
 from lit_viz.types import Curve, Picture, Record, Task, index_of, key_of
+from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import (
     append_bytes,
     complete_lines,
@@ -184,9 +184,9 @@ class FolderStorage(Storage):
         """
         path = self.path / CONFIG
         config = read_yaml(path)
-        for group in ("network", "model", "trainer"):
-            if not isinstance(config.get(group) or {}, dict):
-                raise LitVizError(f"{path} is damaged ({group} must be a mapping): restore it")
+        for section in ("network", "module", "tasks", "run"):
+            if not isinstance(config.get(section) or {}, dict):
+                raise LitVizError(f"{path} is damaged ({section} must be a mapping): restore it")
         return config
 
     @property
@@ -197,9 +197,12 @@ class FolderStorage(Storage):
             LitVizError: a value has another type.
         """
         recorded: dict[str, Any] = self.config.get(RECORDED) or {}
-        wrong = find_wrong(recorded, Provenance)
+        wrong = wrong_value(recorded, Provenance)
         if wrong is not None:
             raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED}: {wrong}): restore it")
+        written = recorded.get("format", FORMAT)
+        if written != FORMAT:
+            raise LitVizError(f"{self.path} has format {written}, and this version reads {FORMAT}: use another version")
         return recorded
 
     def queue(self) -> list[Task]:
@@ -211,7 +214,7 @@ class FolderStorage(Storage):
         path, tasks = self.path / QUEUE, []
         for index, line in enumerate(complete_lines(path)):
             values = _parse_object(line)
-            wrong = find_wrong(values, Task)
+            wrong = wrong_value(values, Task)
             if values is None or wrong is not None:
                 raise _damaged_queue(path, f"line {index + 1}: {wrong}")
             try:
@@ -234,7 +237,7 @@ class FolderStorage(Storage):
         by_index: dict[int, Record] = {}
         for number, line in enumerate(complete_lines(path), start=1):
             values = _parse_object(line) or {}
-            wrong = find_wrong(values, Record.kind_of(values)) if values else "it is no JSON object"
+            wrong = _wrong_record(values)
             if wrong is None and total and not 0 <= values["index"] < total:
                 wrong = f"there is no task {values['index']}"
             if wrong is not None:
@@ -358,7 +361,7 @@ class FolderStorage(Storage):
         path = self.path / "photographs" / f"{key}.jsonl"
         for number, line in enumerate(complete_lines(path), start=1):
             values = _parse_object(line) or {}
-            wrong = find_wrong(values, PerturbedImageRecord)
+            wrong = wrong_value(values, PerturbedImageRecord)
             if wrong is not None:
                 raise LitVizError(f"{path} is damaged (line {number}: {wrong})")
             record = PerturbedImageRecord.from_dict(values)
@@ -379,7 +382,7 @@ class FolderStorage(Storage):
         if not path.exists():
             return Evidence()
         parts = _parse_object(read_regular_text(path))
-        wrong = find_wrong(parts, Evidence)
+        wrong = wrong_value(parts, Evidence)
         if parts is None or wrong is not None:
             raise LitVizError(f"{path} is damaged ({wrong}): delete it, and lit-viz check computes it again")
         return Evidence.from_dict(parts)
@@ -700,7 +703,7 @@ def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
         except _IMAGE_ERRORS as error:
             raise LitVizError(f"{frame} is no image ({first_line(error)})") from error
     values = {"top5": [] if text is None else _parse(text)}
-    wrong = find_wrong(values, _Top5)
+    wrong = wrong_value(values, _Top5)
     if wrong is not None:
         raise LitVizError(f"{frame} is damaged ({wrong})")
     return tuple((name, math.nan if probability is None else probability) for name, probability in values["top5"])
@@ -779,3 +782,14 @@ def _trim_frames(folder: Path, is_kept: Callable[[str, int], bool]) -> None:
             delete_entry(file)
     with suppress(OSError):  # not empty
         folder.rmdir()
+
+
+def _wrong_record(values: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a line of ``results.jsonl``; None if it is a record."""
+    if not values:
+        return "it is no JSON object"
+    try:
+        kind = Record.class_of(values)
+    except LitVizError as error:
+        return str(error)
+    return wrong_value({key: value for key, value in values.items() if key != "kind"}, kind)

@@ -25,7 +25,7 @@ class Unverified(LitVizError):
 
 
 def is_complete(folder: FolderStorage) -> bool:
-    """Return whether a run folder states that it is complete."""
+    """Return whether a run folder states in its manifest that it is complete."""
     return folder.manifest().is_complete
 
 

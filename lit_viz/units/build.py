@@ -14,7 +14,6 @@ from torch import nn
 from lit_viz.api import visualize
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.listing import photographs as list_photographs
-from lit_viz.launch.config import layer_settings
 from lit_viz.launch.run import Run
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network, as_network
@@ -26,8 +25,8 @@ from lit_viz.units.pages import UnitPage, unit_pages
 from lit_viz.units.silence import Silence
 from lit_viz.units.site import write_comparison, write_site
 from lit_viz.units.survey import LayerSurvey, channel_of, survey
+from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
-from lit_viz.utils.typecheck import checked_types
 
 #: Files and folders.
 Photographs = str | Path | Sequence[str | Path]
@@ -97,7 +96,7 @@ def microscope(
     names = matching_layers(network, layers)
     files = photograph_files(photographs)
     folder = Path(out)
-    options = {"progress": progress, "log_at": "last"} | layer_settings(network, config) | options
+    options = {"progress": progress, "log_at": "last", "config": config} | options
     notify = choose_notify(progress) or ignore
     if compare is None:
         with microscope_folder({folder: network}):

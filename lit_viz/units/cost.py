@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import configured_by, layer_settings
 from lit_viz.launch.cost import format_cost, run_cost
+from lit_viz.launch.methods import COMMANDS, method_form
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.tasks import LayerTasks, parse_channels
+from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network
 from lit_viz.networks.layers import layouts
-from lit_viz.objectives.layers import Axis, objective_of_layer
 from lit_viz.units.build import Photographs, matching_layers, photograph_files
 from lit_viz.units.survey import TOP, channel_of
 from lit_viz.utils.formatting import pluralize
@@ -39,8 +36,10 @@ def cost_text(
     size = 0.0
     for layer in matching_layers(network, layers):
         axis = channel_of(network, layer).axis
-        module = _module(network, layer, axis, config, iterations)
-        costs.append(run_cost(module, LayerTasks(network, layer, channel=channels, axis=axis)))
+        selection = {"layer": layer, "channel": channels, "axis": axis, "config": config, "iterations": iterations}
+        module, tasks, _ = method_form(COMMANDS["visualize"], selection, network).build(network)
+        assert isinstance(module, ClassVisualization)
+        costs.append(run_cost(module, tasks))
         count = len(parse_channels(channels, found[layer].channels))
         units += count
         size += count * (_PAGE_BYTES + _COPIES * network.channels * prod(module.picture))
@@ -49,18 +48,3 @@ def cost_text(
         f"{format_cost(costs)}. Besides: {pluralize(len(files), 'photograph')} once, "
         f"{2 * TOP * units:,} forwards for the classes, and about {size / 1e6:,.0f} MB of disk"
     )
-
-
-def _module(
-    network: Network, layer: str, axis: Axis | None, config: str | None, iterations: int | None
-) -> ClassVisualization:
-    """Return the method that makes the synthetic images of a layer."""
-    settings = layer_settings(network, config)
-    arguments = configured_by(COMMANDS["visualize"], settings.pop("config")).module_arguments()
-    if "native" in settings:
-        arguments["picture"] = replace(arguments["picture"], native=settings.pop("native"))
-    arguments |= settings
-    if iterations is not None:
-        arguments["iterations"] = iterations
-    arguments["objective"] = objective_of_layer(arguments["objective"], layer, has_channels=True, axis=axis)
-    return ClassVisualization(network, **arguments)

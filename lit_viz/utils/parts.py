@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
-from lit_viz.utils.typecheck import check_types
+from lit_viz.errors import LitVizError, did_you_mean, find_part, first_line
+from lit_viz.utils.checking import check_types, hints_of_function, shown, types_of
 
 PartT = TypeVar("PartT", bound="Part")
 
@@ -25,7 +27,7 @@ class Part:
     """Base class of objects that record the arguments of their constructor.
 
     Subclasses need no code for it: the constructor that a call reaches first is recorded, with its defaults. The types
-    of arguments are checked (:func:`~lit_viz.utils.typecheck.check_types`).
+    of arguments are checked (:func:`~lit_viz.utils.checking.check_types`).
     """
 
     def __new__(cls: type[PartT], *args: Any, **kwargs: Any) -> PartT:
@@ -120,12 +122,12 @@ def plain_arguments(value: Any) -> Any:
         return {field.name: plain_arguments(getattr(value, field.name)) for field in fields(value) if field.init}
     if hasattr(value, "tolist") and getattr(value, "size", None) is not None and _count(value) <= _MOST_VALUES:
         return value.tolist()
-    path = import_path(value)
+    path = public_path(value) if isinstance(value, type) else import_path(value)
     return f"{type(value).__name__}{INSTANCE}" if path is None else path
 
 
 def _plain_part(part: Part) -> Any:
-    path = import_path(type(part))
+    path = public_path(type(part))
     if path is None:
         return f"{type(part).__name__}{INSTANCE}"
     arguments = {name: plain_arguments(value) for name, value in part.arguments.items()}
@@ -150,6 +152,23 @@ def import_path(thing: Any) -> str | None:
     if found is not thing:
         return None
     return f"{module}.{name}" if isinstance(thing, type) else f"{module}:{name}"
+
+
+def public_path(kind: Any) -> str | None:
+    """Return the shortest dotted path that imports a class, such as ``lit_viz.attacks.PGD``; None if none does."""
+    return _public_path(kind)
+
+
+@functools.cache
+def _public_path(kind: Any) -> str | None:
+    if import_path(kind) is None:
+        return None
+    words, name = str(kind.__module__).split("."), str(kind.__name__)
+    for count in range(1, len(words) + 1):
+        prefix = ".".join(words[:count])
+        if getattr(import_module(prefix), name, None) is kind:
+            return f"{prefix}.{name}"
+    return None
 
 
 def has_instances(value: Any) -> bool:
@@ -179,3 +198,172 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found
+
+
+# -- from plain values to objects
+
+
+def hints_of(kind: Any) -> dict[str, Any]:
+    """Return the annotated type of each named argument of a class or function, by name."""
+    return _hints_of(kind)
+
+
+@functools.cache
+def _hints_of(kind: Any) -> dict[str, Any]:
+    if not isinstance(kind, type):
+        return hints_of_function(kind)
+    names = constructor_parameters(kind)
+    hints: dict[str, Any] = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        for name, hint in hints_of_function(vars(base)["__init__"]).items():
+            if name in names:
+                hints.setdefault(name, hint)
+    return {name: hints.get(name, Any) for name in names}
+
+
+def classes_in(hint: Any) -> list[type]:
+    """Return the classes of parts and dataclasses that an annotation admits, those of list elements included."""
+    found: list[type] = []
+    for kind in types_of(hint):
+        if get_origin(kind) in (list, tuple, Sequence):
+            for element in get_args(kind):
+                found += classes_in(element)
+        elif isinstance(kind, type) and (issubclass(kind, Part) or is_dataclass(kind)):
+            found.append(kind)
+    return found
+
+
+def find_class(path: str, bases: Sequence[type], name: str) -> type[Any]:
+    """Return the class of a dotted path, which must be a subclass of one of ``bases``.
+
+    Args:
+        path: dotted path, such as ``lit_viz.attacks.PGD``.
+        bases: classes that the argument admits; no module is imported if there are none.
+        name: name of the argument in messages.
+
+    Raises:
+        LitVizError: it can't be imported, or is no such class.
+    """
+    module, _, word = str(path).rpartition(".")
+    if not bases or not module or module.partition(".")[0] in sys.stdlib_module_names:
+        raise LitVizError(f"{name} can't be given by class_path, got {path}", argument=name, value=path)
+    try:
+        found = getattr(import_module(module), word)
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = f"it can't be imported ({first_line(error)})"
+        raise LitVizError(f"the class_path of {name} must be a class, got {path}: {reason}") from error
+    if not (isinstance(found, type) and issubclass(found, tuple(bases))):
+        kinds = " or ".join(dict.fromkeys(base.__name__ for base in bases))
+        raise LitVizError(f"{name} must be an instance of {kinds}, got {path}", argument=name, value=path)
+    return found
+
+
+def find_named(word: str, bases: Sequence[type], name: str) -> type[Any]:
+    """Return the class of a short name such as ``pgd`` or ``PGD``, in any case, or of a dotted path.
+
+    Short names are those of the packages of ``bases``: of their public classes, and of their mappings of names to
+    classes, such as :data:`lit_viz.attacks.ATTACKS`.
+    """
+    if "." in word:
+        return find_class(word, bases, name)
+    found: dict[str, type[Any]] = {}
+    for base in bases:
+        found |= named_classes(base)
+    return find_part(word, found, name)
+
+
+def named_classes(base: Any) -> dict[str, type[Any]]:
+    """Return the subclasses of a class in its package by their short names, then by the names of the classes."""
+    return _named_classes(base)
+
+
+@functools.cache
+def _named_classes(base: Any) -> dict[str, type[Any]]:
+    package = import_module(".".join(base.__module__.split(".")[:2]))
+    by_short_name: dict[str, type[Any]] = {}
+    by_class_name: dict[str, type[Any]] = {}
+    for public in package.__all__:
+        value = getattr(package, public)
+        if isinstance(value, type) and issubclass(value, base) and not inspect.isabstract(value):
+            by_class_name[public] = value
+        elif isinstance(value, Mapping):
+            by_short_name |= {name: kind for name, kind in value.items() if _is_subclass(kind, base)}
+    return by_short_name | by_class_name
+
+
+def _is_subclass(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
+
+
+def short_name(kind: type) -> str:
+    """Return the short name of the class of a part, ``smoothgrad``; without one the name of the class."""
+    for base in kind.__mro__:
+        if _is_subclass(base, Part) and base.__module__.startswith("lit_viz."):
+            for name, named in named_classes(base).items():
+                if named is kind:
+                    return name
+    return kind.__name__
+
+
+def construct(value: Any, hint: Any, name: str) -> Any:
+    """Return the value of an argument, with objects in place of ``class_path`` and ``init_args``.
+
+    Args:
+        value: plain value, object, or a list of both.
+        hint: annotated type of the argument, which admits the classes.
+        name: name of the argument in messages.
+    """
+    if isinstance(value, (list, tuple)):
+        return [construct(item, hint, name) for item in value]
+    kinds = classes_in(hint)
+    if isinstance(value, str):
+        classes = [kind for kind in types_of(hint) if get_origin(kind) is type]
+        if classes:
+            return find_class(value, get_args(classes[0]), name)
+        takes_text = str in types_of(hint) or hint is Any
+        return value if takes_text or not kinds else find_named(value, kinds, name)()
+    if not isinstance(value, Mapping):
+        return value
+    if "class_path" in value:
+        for key in value:
+            if key not in ("class_path", "init_args"):
+                raise LitVizError(f"{name} has class_path and init_args, got the key {key}")
+        kind = value["class_path"]
+        if not isinstance(kind, type):
+            kind = find_class(kind, kinds, name)
+        return make(kind, value.get("init_args") or {})
+    for kind in kinds:
+        if is_dataclass(kind):
+            return make(kind, value)
+    return dict(value)
+
+
+def make(kind: type[Any], arguments: Mapping[str, Any], **given: Any) -> Any:
+    """Return an object of plain arguments, whose parts are constructed, and of given objects.
+
+    Raises:
+        LitVizError: an argument is unknown, missing, or has another type than annotated.
+    """
+    if not isinstance(arguments, Mapping):
+        raise LitVizError(f"init_args of {kind.__name__} must be a mapping, got {shown(arguments)}")
+    hints = hints_of(kind)
+    made = dict(given)
+    for name, value in arguments.items():
+        if name not in hints and not accepts_any(kind):
+            raise LitVizError(f"{name} is not an argument of {kind.__name__}{did_you_mean(str(name), hints)}")
+        made[name] = construct(value, hints.get(name, Any), name)
+    for name, parameter in constructor_parameters(kind).items():
+        if parameter.default is parameter.empty and name not in made:
+            raise LitVizError(f"{kind.__name__} requires {name}")
+    return kind(**made)
+
+
+def accepts_any(kind: type) -> bool:
+    """Return whether a class passes further options to something that is no base class of it, such as an optimizer."""
+    constructors = [base for base in kind.__mro__ if "__init__" in vars(base)]
+    parameters = inspect.signature(vars(constructors[0])["__init__"]).parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return False
+    return not any(issubclass(base, Part) for base in constructors[1:])

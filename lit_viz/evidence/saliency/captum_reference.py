@@ -280,7 +280,7 @@ class CaptumReference:
     deadline: float = math.inf
 
     @cached_property
-    def network(self) -> nn.Module:
+    def given(self) -> nn.Module:
         """The network that Captum is given: the copy, or the replay of its scores."""
         return self.replay or self.original
 
@@ -303,7 +303,7 @@ class CaptumReference:
     @property
     def layer(self) -> nn.Module:
         """The layer of the copy that the method reads."""
-        return self.original.network.get_submodule(self.method.layers[0])
+        return self.original.copy.get_submodule(self.method.layers[0])
 
     @property
     def baseline(self) -> Tensor:
@@ -432,7 +432,7 @@ def _noise_tunnel(kind: str, r: CaptumReference) -> Tensor:
     samples = iter(noise([Key(r.seed, k) for k in range(n)], r.x, r.method.sigma))
 
     def forward(x: Tensor) -> Tensor:
-        logits: Tensor = r.copy(x + torch.stack([next(samples) for _ in range(len(x))]))
+        logits: Tensor = r.given(x + torch.stack([next(samples) for _ in range(len(x))]))
         return logits
 
     tunnel = attr.NoiseTunnel(attr.Saliency(forward))
@@ -444,7 +444,7 @@ def _noise_tunnel(kind: str, r: CaptumReference) -> Tensor:
 def _noisy_gradients(r: CaptumReference, numbers: Tensor) -> Tensor:
     assert isinstance(r.method, own.SmoothGrad)
     noisy = r.x + noise([Key(r.seed, k) for k in numbers.tolist()], r.x, r.method.sigma)
-    gradients: Tensor = attr.Saliency(r.copy).attribute(noisy, r.target, abs=False)
+    gradients: Tensor = attr.Saliency(r.given).attribute(noisy, r.target, abs=False)
     return gradients
 
 
@@ -454,7 +454,7 @@ def _path_terms(r: CaptumReference, start: Tensor, end: Tensor, positions: Tenso
     Captum draws the positions from the global random state: the forward function replaces its points with these.
     """
     points = start.lerp(end, per_slot(positions, end))
-    product = InputBaselineXGradient(lambda z: r.copy(points + (z - z.detach())))
+    product = InputBaselineXGradient(lambda z: r.given(points + (z - z.detach())))
     terms: Tensor = product.attribute(end, start, r.target).detach()
     return terms
 
@@ -477,17 +477,17 @@ def _nodes(r: CaptumReference) -> tuple[Tensor, Tensor]:
 def _integrated_gradients(r: CaptumReference) -> Any:
     assert isinstance(r.method, own.IntegratedGradients)
     steps = {"n_steps": r.method.nodes(r.evaluations), "method": "gausslegendre", "internal_batch_size": _BATCH}
-    return attr.IntegratedGradients(r.copy).attribute(r.x, r.baseline, r.target, **steps)
+    return attr.IntegratedGradients(r.given).attribute(r.x, r.baseline, r.target, **steps)
 
 
 def _grad_cam(r: CaptumReference) -> Any:
     assert isinstance(r.method, own.GradCAM)
-    cam: Any = attr.LayerGradCam(r.copy, r.layer).attribute(r.x, r.target, relu_attributions=r.method.relu)
+    cam: Any = attr.LayerGradCam(r.given, r.layer).attribute(r.x, r.target, relu_attributions=r.method.relu)
     return attr.LayerAttribution.interpolate(cam, tuple(r.x.shape[2:]), "bilinear")
 
 
 def _guided_grad_cam(r: CaptumReference) -> Any:
-    return attr.GuidedGradCam(r.copy, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
+    return attr.GuidedGradCam(r.given, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
 
 
 def _batches(r: CaptumReference) -> Iterator[Tensor]:
@@ -511,13 +511,13 @@ def _drawn_path_terms(r: CaptumReference, numbers: Tensor) -> Tensor:
 
 
 def _deep_lift(r: CaptumReference) -> Any:
-    return attr.DeepLift(UnsharedNetwork(r.copy, r.x)).attribute(r.x, r.baseline, r.target)
+    return attr.DeepLift(UnsharedNetwork(r.given, r.x)).attribute(r.x, r.baseline, r.target)
 
 
 def _feature_ablation(r: CaptumReference) -> Any:
     assert isinstance(r.method, own.FeatureAblation)
     segments = r.method.segments(r.x)
-    result: Any = attr.FeatureAblation(r.copy).attribute(
+    result: Any = attr.FeatureAblation(r.given).attribute(
         r.x, r.baseline, r.target, feature_mask=segments, perturbations_per_eval=_BATCH
     )
     return result[:, :1]
@@ -534,7 +534,7 @@ def _kernel_shap(r: CaptumReference) -> Tensor:
     def coalitions(image: Tensor, **options: Any) -> Iterator[Tensor]:
         yield from visible[:, None]
 
-    shap = attr.KernelShap(lambda x: r.copy(x).as_subclass(_Float64))
+    shap = attr.KernelShap(lambda x: r.given(x).as_subclass(_Float64))
     shap.perturb_func, shap.inf_weight, shap.interpretable_model = coalitions, _INFINITE, _LeastSquares()
     options = {"feature_mask": segments, "n_samples": len(numbers), "perturbations_per_eval": _BATCH}
     values: Tensor = shap.attribute(r.x, r.baseline, r.target, return_input_shape=False, **options)
@@ -547,7 +547,7 @@ def _occlusion(r: CaptumReference) -> Any:
     windows = r.method.default_evaluations(shape)
     if r.evaluations < windows:
         raise LitVizError(f"Captum needs all {windows} windows of occlusion, got {r.evaluations}")
-    result: Any = attr.Occlusion(r.copy).attribute(
+    result: Any = attr.Occlusion(r.given).attribute(
         r.x,
         sliding_window_shapes=(shape[0], *r.method.windows),
         strides=(shape[0], *r.method.strides),
@@ -585,7 +585,7 @@ def formula_of(r: CaptumReference) -> Tensor:
     for name in r.method.networks:
         if name == "plain":
             networks[name] = FrozenNetwork(
-                r.original.network, r.network.mean, r.network.std, is_original=True, output=r.network.output
+                r.original.copy, r.network.mean, r.network.std, is_original=True, output=r.network.output
             )
         else:
             networks[name] = r.network.fast(r.method.layers, dtype=r.x.dtype, backprop=name)
@@ -635,10 +635,10 @@ class Counterpart:
 #: Methods in Captum.
 COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
     own.Gradient: Counterpart(
-        "Saliency", "signed map", lambda r: attr.Saliency(r.copy).attribute(r.x, r.target, abs=False)
+        "Saliency", "signed map", lambda r: attr.Saliency(r.given).attribute(r.x, r.target, abs=False)
     ),
     own.InputXGradient: Counterpart(
-        "InputXGradient", "map", lambda r: attr.InputXGradient(r.copy).attribute(r.x, r.target)
+        "InputXGradient", "map", lambda r: attr.InputXGradient(r.given).attribute(r.x, r.target)
     ),
     own.SmoothGrad: Counterpart(
         "NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad"), terms=_noisy_gradients
@@ -667,10 +667,10 @@ COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
     ),
     own.DeepLift: Counterpart("DeepLift", "map with one module per call", _deep_lift),
     own.GuidedBackprop: Counterpart(
-        "GuidedBackprop", "map", lambda r: attr.GuidedBackprop(r.copy).attribute(r.x, r.target)
+        "GuidedBackprop", "map", lambda r: attr.GuidedBackprop(r.given).attribute(r.x, r.target)
     ),
     own.Deconvolution: Counterpart(
-        "Deconvolution", "map", lambda r: attr.Deconvolution(r.copy).attribute(r.x, r.target)
+        "Deconvolution", "map", lambda r: attr.Deconvolution(r.given).attribute(r.x, r.target)
     ),
     own.GradCAM: Counterpart("LayerGradCam", "interpolated map of feature maps", _grad_cam),
     own.GuidedGradCAM: Counterpart("GuidedGradCam", "map of feature maps", _guided_grad_cam),

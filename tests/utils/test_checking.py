@@ -11,7 +11,7 @@ import torch
 
 from lit_viz.errors import LitVizError
 from lit_viz.images import Flip
-from lit_viz.utils.typecheck import check_fields, checked_types
+from lit_viz.utils.checking import check_fields, checked_types
 
 Mode = Literal["fast", "exact"]
 

@@ -1,0 +1,455 @@
+"""A run as a form: network, module, tasks and the arguments of :func:`lit_viz.run`, plain values or objects.
+
+Packaged configurations, ``config.yaml`` of a run, the keywords of the short functions and the options of the command
+line are forms. A module or a queue of tasks is written as ``class_path`` and ``init_args``, with public paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+
+from lit_viz.attacks import Attack, Universal, without_radius
+from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.module import ImageTraining
+from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
+from lit_viz.loggers.base import LoggerSettings
+from lit_viz.networks import Network
+from lit_viz.outputs.loading import load_network, load_recorded
+from lit_viz.runs import RECORDED
+from lit_viz.utils.files import check_regular, plain
+from lit_viz.utils.parts import (
+    INSTANCE,
+    Part,
+    accepts_any,
+    classes_in,
+    construct,
+    constructor_parameters,
+    find_class,
+    find_named,
+    has_instances,
+    hints_of,
+    make,
+    plain_arguments,
+    public_path,
+    short_name,
+)
+from lit_viz.utils.yaml_files import parse_yaml, read_yaml
+
+SECTIONS = ("network", "module", "tasks", "run")
+#: Arguments of which a list of values is a task each.
+VARYING = ("eps", "iterations", "lr")
+#: Names in other tools, and the name to use.
+_REPLACED = {
+    "epsilon": "eps",
+    "steps": "iterations",
+    "max_steps": "iterations",
+    "max_epochs": "iterations",
+    "n_samples": "iterations",
+    "batch_size": "slots",
+    "targets": "target",
+    "labels": "label",
+    "channels": "channel",
+    "classes": "target",
+    "radii": "eps",
+    "photographs": "images",
+    "check": "captum",
+    "classifier": "network",
+}
+#: Arguments of modules that are no options: what the tasks or the form give.
+_GIVEN = {"network", "images"}
+_UNIVERSAL, _PER_IMAGE = "lit_viz.UniversalPerturbation", "lit_viz.AdversarialExample"
+#: Arguments that are lists of parts, whose arguments have no names of their own.
+_LISTS_OF_PARTS = ("transforms", "priors", "projections")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A class or function that receives arguments.
+
+    Attributes:
+        label: prefix of dotted names: ``attack``, ``method.occlusion``, ``run``, ``logging`` ...
+        kind: the class or function.
+        path: keys of its arguments in the form.
+        instance: the object of the caller whose arguments can't be set; None for plain values.
+    """
+
+    label: str
+    kind: Any
+    path: tuple[str | int, ...]
+    instance: Part | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of its arguments."""
+        hidden: Collection[str] = {"network", "module", "tasks"}
+        if self.label == "module":
+            hidden = _GIVEN
+        if self.label == "trainer":
+            hidden = FIXED_TRAINER_ARGUMENTS
+        return [name for name in hints_of(self.kind) if name not in hidden]
+
+    @property
+    def title(self) -> str:
+        """Name in messages."""
+        return str(self.kind.__name__)
+
+
+@dataclass
+class Form:
+    """A run as plain values or objects.
+
+    Attributes:
+        network: arguments of :func:`lit_viz.load_network`, its name as ``name``.
+        module, tasks: ``class_path`` and ``init_args``.
+        run: arguments of :func:`lit_viz.run`, the Trainer's as ``trainer`` and those of loggers as ``logging``.
+    """
+
+    network: dict[str, Any] = field(default_factory=dict)
+    module: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+
+    # Files
+
+    @classmethod
+    def read(cls, path: str | Path) -> Form:
+        """Return the form of a YAML file.
+
+        Raises:
+            LitVizError: the file is damaged, or has another key.
+        """
+        return cls.of_mapping(read_yaml(Path(path)), str(path))
+
+    @classmethod
+    def of_mapping(cls, values: Mapping[str, Any], source: str) -> Form:
+        """Return the form of the values of a YAML file."""
+        for key, value in values.items():
+            if key not in (*SECTIONS, RECORDED):
+                hint = did_you_mean(str(key), SECTIONS) or f": it has {', '.join(SECTIONS)}"
+                raise LitVizError(f"{source} has the key {key}{hint}")
+            if key in SECTIONS and not isinstance(value, (Mapping, type(None))):
+                raise LitVizError(f"{key} of {source} must be a mapping, got {value!r}")
+        form = cls(**{name: _copied(dict(values.get(name) or {})) for name in SECTIONS})
+        for section in (form.module, form.tasks):
+            section.setdefault("init_args", {})
+        return form
+
+    def copy(self) -> Form:
+        """Return a form whose sections can be changed; objects in it are shared."""
+        return Form(**{name: _copied(getattr(self, name)) for name in SECTIONS})
+
+    def to_yaml(self) -> str:
+        """Return the form as YAML."""
+        sections = {name: plain_arguments(getattr(self, name)) for name in SECTIONS if getattr(self, name)}
+        text: str = yaml.safe_dump(plain(sections), sort_keys=False, allow_unicode=True)
+        return text
+
+    # Classes
+
+    @property
+    def module_class(self) -> type[ImageTraining]:
+        """Class of the method."""
+        return self._class("module", ImageTraining)
+
+    @property
+    def tasks_class(self) -> type[TaskQueue]:
+        """Class of the queue of tasks."""
+        return self._class("tasks", TaskQueue)
+
+    def _class(self, section: str, base: type) -> type[Any]:
+        path = getattr(self, section).get("class_path")
+        if isinstance(path, type):
+            return path
+        if path is None:
+            raise LitVizError(f"a form must have the class_path of {section}, got none")
+        return find_class(path, [base], section)
+
+    def owners(self) -> Iterator[Owner]:
+        """Yield what receives arguments, in the order in which a name is looked up."""
+        yield Owner("tasks", self.tasks_class, ("tasks", "init_args"))
+        yield Owner("module", self.module_class, ("module", "init_args"))
+        yield from self.parts()
+        yield Owner("run", RunOptions, ("run",))
+        yield Owner("logging", LoggerSettings, ("run", "logging"))
+        yield Owner("trainer", pl.Trainer, ("run", "trainer"))
+        yield Owner("network", load_network, ("network",))
+
+    def parts(self) -> Iterator[Owner]:
+        """Yield the parts of the module whose arguments have names: attack, saliency methods, objective ..."""
+        kind = self.module_class
+        parameters = constructor_parameters(kind)
+        for name, hint in hints_of(kind).items():
+            bases = classes_in(hint)
+            if not bases or name in _LISTS_OF_PARTS or name in _GIVEN:
+                continue
+            path = ("module", "init_args", name)
+            value = self.module["init_args"].get(name, parameters[name].default)
+            if is_dataclass(bases[0]):
+                yield Owner(name, bases[0], path)
+                continue
+            if not isinstance(value, (list, tuple)):
+                yield from _part_owner(name, bases, value, path)
+                continue
+            for index, item in enumerate(value):
+                for owner in _part_owner(name, bases, item, (*path, index)):
+                    yield Owner(f"{name}.{short_name(owner.kind)}", owner.kind, owner.path, owner.instance)
+
+    # Arguments
+
+    def choose(self, argument: str, value: Any) -> None:
+        """Set a part of the module by a short name, a dotted path, a class or an instance.
+
+        Of an argument that admits several parts, ``value`` is also a list of them, or names with commas.
+        """
+        bases = [base for base in classes_in(hints_of(self.module_class)[argument]) if issubclass(base, Part)]
+        values = value.split(",") if isinstance(value, str) else value
+        chosen = [
+            _chosen(item, bases, argument) for item in (values if isinstance(values, (list, tuple)) else [values])
+        ]
+        if not chosen:
+            raise LitVizError(f"{argument} must name at least one {bases[0].__name__}, got none", argument=argument)
+        self.module["init_args"][argument] = chosen if len(chosen) > 1 else chosen[0]
+        if argument == "attack" and len(chosen) > 1:
+            raise LitVizError(f"a run must have one attack, got {len(chosen)}", argument=argument, value=value)
+        self._follow_attack()
+
+    def _follow_attack(self) -> None:
+        """Choose the module of the attack: a universal perturbation has one of its own."""
+        attack = next((owner.kind for owner in self.parts() if owner.label == "attack"), None)
+        if attack is None:
+            return
+        is_universal = issubclass(attack, Universal)
+        if public_path(self.module_class) not in (_UNIVERSAL, _PER_IMAGE):
+            return  # of a method of its own
+        if is_universal:
+            self.module["init_args"].pop("transforms", None)
+        self.module["class_path"] = _UNIVERSAL if is_universal else _PER_IMAGE
+
+    def set(self, name: str, value: Any) -> None:
+        """Set an argument by its name, or by its dotted path such as ``attack.eps``.
+
+        A name belongs to the tasks or the module, else to one of its parts, else to the run. A list of eps, lr or
+        iterations is a task for each.
+
+        Raises:
+            LitVizError: nothing has an argument of this name, or several parts have.
+        """
+        if name in VARYING and not isinstance(value, str) and hasattr(value, "tolist"):
+            value = value.tolist()
+        if name in VARYING and isinstance(value, str) and "," in value:
+            value = [parse_yaml(word, name) for word in value.split(",")]
+        if name.startswith("vary."):
+            self._varied()[name.removeprefix("vary.")] = value
+        elif name in VARYING and isinstance(value, (list, tuple)):
+            self._varied()[name] = list(value)
+        elif name in hints_of(self.module_class) and _is_choice(self.module_class, name):
+            self.choose(name, value)
+        else:
+            owner = self._owner(name)
+            self._put(owner, name.rpartition(".")[2], value)
+
+    def _varied(self) -> dict[str, Any]:
+        if "vary" not in hints_of(self.tasks_class):
+            raise LitVizError(f"{self.tasks_class.__name__} can't vary: leave vary out", argument="vary")
+        varied: dict[str, Any] = self.tasks["init_args"].setdefault("vary", {})
+        return varied
+
+    def _owner(self, name: str) -> Owner:
+        """Return what receives an argument."""
+        prefix, _, last = name.rpartition(".")
+        found: list[Owner] = []
+        for owner in self.owners():
+            if prefix and not (owner.label == prefix or owner.label.startswith(f"{prefix}.")):
+                continue
+            if not prefix and owner.label in ("trainer", "network"):
+                continue
+            if last not in owner.names and not (prefix and accepts_any(owner.kind)):
+                continue
+            if owner.label in ("tasks", "module"):
+                return owner
+            found.append(owner)
+        parts = [owner for owner in found if owner.label not in ("run", "logging")]
+        found = parts or found[:1]
+        if len(found) > 1:
+            names = " and ".join(owner.title for owner in found)
+            example = f"{found[0].label}.{last}"
+            raise LitVizError(f"{last} is an argument of {names}: give it to one of them, as {example}", argument=last)
+        if not found:
+            raise self.unknown(name)
+        return found[0]
+
+    def unknown(self, name: str) -> LitVizError:
+        """Return the error about a name that nothing has."""
+        prefix, _, last = name.rpartition(".")
+        owners = [owner for owner in self.owners() if not prefix or owner.label.split(".")[0] == prefix.split(".")[0]]
+        attack = next((owner.kind for owner in self.parts() if owner.label == "attack"), None)
+        if last == "eps" and isinstance(attack, type) and issubclass(attack, Attack):
+            return LitVizError(without_radius(attack), argument="eps")
+        known: dict[str, None] = {}
+        for owner in owners:
+            if prefix or owner.label not in ("trainer", "network"):
+                known.update(dict.fromkeys(owner.names))
+        if not prefix:
+            known.update(dict.fromkeys(f"{owner.label}.{last}" for owner in owners if last in owner.names))
+        receivers = " or ".join(dict.fromkeys([self.module_class.__name__, *(part.title for part in self.parts())]))
+        if prefix and owners:
+            receivers = " or ".join(dict.fromkeys(owner.title for owner in owners))
+        other = _REPLACED.get(last)
+        if other is not None and other not in known:
+            other = None
+        if other is None and last == "lr" and "alpha" in known:
+            other = "alpha"
+        hint = f": use {other}" if other else did_you_mean(last if prefix else name, known)
+        return LitVizError(f"{name} is not an argument of {receivers}{hint}", argument=name)
+
+    def _put(self, owner: Owner, name: str, value: Any) -> None:
+        """Set an argument of an owner, whose section is made if it is not there."""
+        if owner.instance is not None:
+            raise LitVizError(f"{name} must be an argument of the instance, {owner.title}({name}={value!r})")
+        target: Any = {section: getattr(self, section) for section in SECTIONS}
+        for depth, key in enumerate(owner.path):
+            current = target[key] if isinstance(key, int) else target.get(key)
+            if is_dataclass(current) and not isinstance(current, type):
+                current = plain_arguments(current)
+            if not isinstance(current, (dict, list)):
+                is_part = owner.label not in ("run", "logging", "trainer", "network") and not is_dataclass(owner.kind)
+                last = depth == len(owner.path) - 1
+                if isinstance(current, pl.Trainer):
+                    raise LitVizError(f"trainer.{name} must be an argument of the given Trainer", argument=owner.label)
+                current = {"class_path": owner.kind, "init_args": {}} if is_part and last else {}
+            target[key] = current
+            target = current
+        if "class_path" in target:
+            target = target.setdefault("init_args", {})
+        target[name] = value
+
+    # Objects
+
+    def build(self, network: Network) -> tuple[ImageTraining, TaskQueue, dict[str, Any]]:
+        """Return the module, the tasks, and the arguments of :func:`lit_viz.run`."""
+        return self.build_module(network), self.build_tasks(network), self.run_arguments()
+
+    def build_tasks(self, network: Network) -> TaskQueue:
+        """Return the queue of tasks."""
+        kind = self.tasks_class
+        given = {"network": network} if "network" in hints_of(kind) else {}
+        tasks: TaskQueue = make(kind, self.tasks.get("init_args") or {}, **given)
+        return tasks
+
+    def build_module(self, network: Network) -> ImageTraining:
+        """Return the module."""
+        module: ImageTraining = make(self.module_class, self.module.get("init_args") or {}, network=network)
+        return module
+
+    def run_arguments(self) -> dict[str, Any]:
+        """Return the arguments of :func:`lit_viz.run`, with objects."""
+        hints = hints_of(RunOptions)
+        arguments: dict[str, Any] = {}
+        for name, value in self.run.items():
+            if name not in hints:
+                raise LitVizError(f"{name} is not an argument of run{did_you_mean(str(name), hints)}")
+            arguments[name] = construct(value, hints[name], name)
+        return arguments
+
+    def load_network(self) -> Network:
+        """Load the network.
+
+        Raises:
+            LitVizError: it was passed as a module, or can't be loaded.
+        """
+        return load_recorded(self.network)
+
+    @classmethod
+    def of(cls, module: ImageTraining, tasks: TaskQueue, run: Mapping[str, Any]) -> Form:
+        """Return the form of objects, with all arguments as plain values."""
+        arguments = module.plain_arguments()
+        arguments.pop("network")
+        of_tasks = tasks.arguments
+        of_tasks.pop("network", None)
+        return cls(
+            network=module.network.arguments,
+            module={"class_path": _path_of(type(module)), "init_args": arguments},
+            tasks={"class_path": _path_of(type(tasks)), "init_args": plain_arguments(of_tasks)},
+            run=plain_arguments(run),
+        )
+
+    def instances(self) -> Iterator[str]:
+        """Yield the class names of the objects that the form could not write."""
+        yield from _instances_in([self.module, self.run])
+
+
+def _is_choice(kind: type, name: str) -> bool:
+    """Return whether an argument of a module is a part, or several, that is chosen by name."""
+    if name in _LISTS_OF_PARTS or name in _GIVEN:
+        return False
+    return any(issubclass(base, Part) for base in classes_in(hints_of(kind)[name]))
+
+
+def _chosen(value: Any, bases: Sequence[type], argument: str) -> Any:
+    """Return a chosen part as ``class_path`` and ``init_args``; an instance unchanged."""
+    if isinstance(value, (Mapping, *bases)):
+        return value
+    if isinstance(value, type) and issubclass(value, tuple(bases)):
+        return {"class_path": value, "init_args": {}}
+    if isinstance(value, str):
+        return {"class_path": find_named(value.strip(), bases, argument), "init_args": {}}
+    raise LitVizError(f"{argument} must be a name or an instance, got {value!r}", argument=argument, value=value)
+
+
+def _part_owner(name: str, bases: Sequence[type], value: Any, path: tuple[str | int, ...]) -> Iterator[Owner]:
+    if isinstance(value, Part):
+        yield Owner(name, type(value), path, value if path[1:2] else None)
+    elif isinstance(value, Mapping) and "class_path" in value:
+        kind = value["class_path"]
+        yield Owner(name, kind if isinstance(kind, type) else find_class(kind, bases, name), path)
+    elif isinstance(value, str) and not value.endswith(INSTANCE):
+        yield Owner(name, find_named(value, bases, name), path)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def _path_of(kind: type) -> str:
+    return public_path(kind) or f"{kind.__name__}{INSTANCE}"
+
+
+def _instances_in(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _instances_in(item)
+    elif isinstance(value, str) and has_instances(value):
+        yield value.removesuffix(INSTANCE)
+
+
+# -- packaged configurations
+
+
+def config_folder() -> Path:
+    """Return the folder of the packaged configurations; in a checkout it is at the top level."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(method: str, name: str | Path) -> Path:
+    """Return the file of a configuration, which is given by its path or by the name of a packaged one."""
+    if Path(name).is_file():
+        return Path(name)
+    packaged = {path.stem: path for path in sorted((config_folder() / method).glob("*.yaml"))}
+    if str(name) in packaged:
+        return packaged[str(name)]
+    check_regular(name)
+    hint = did_you_mean(str(name), packaged) or f": give a YAML file or one of {', '.join(packaged)}"
+    raise LitVizError(f"there is no configuration {name}{hint}")

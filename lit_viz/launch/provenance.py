@@ -1,0 +1,29 @@
+"""What ``config.yaml`` of a run records beside its form: versions, and the identity of the network."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Any
+
+from lit_viz._version import __version__
+from lit_viz.networks import Network
+from lit_viz.networks.outputs import Logits
+from lit_viz.networks.summaries import scores_caption
+from lit_viz.presentations import recorded_method
+from lit_viz.runs import FORMAT
+
+#: Packages whose versions are recorded.
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
+
+
+def provenance(method: type[Any], network: Network) -> dict[str, Any]:
+    """Return format, method, versions, and the identity of the network."""
+    recorded: dict[str, Any] = {"format": FORMAT, **recorded_method(method), "lit_viz": __version__}
+    recorded["python"] = sys.version.split()[0]
+    for package in _PACKAGES:
+        recorded[package] = metadata.version(package)
+    recorded |= network.identity()
+    if not isinstance(network.output, Logits):
+        recorded["scores"] = scores_caption(network.output, network.decision)
+    return recorded

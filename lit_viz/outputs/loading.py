@@ -1,0 +1,159 @@
+"""``load_network``: any trained vision network, with what of its return value is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.networks import Network
+from lit_viz.networks.loading import PerChannel, Weights, load
+from lit_viz.networks.network import GIVEN_WEIGHTS
+from lit_viz.networks.outputs import LOGITS, Logits, Output
+from lit_viz.networks.sources import import_object
+from lit_viz.outputs.detection import Detection
+from lit_viz.outputs.embedding import Embedding
+from lit_viz.outputs.keypoint import Keypoint
+from lit_viz.outputs.region import Region, Share
+from lit_viz.outputs.regression import Regression
+from lit_viz.outputs.zero_shot import ZeroShot
+from lit_viz.utils.checking import checked_types
+from lit_viz.utils.formatting import remark
+from lit_viz.utils.parts import construct, hints_of
+
+#: Outputs by name.
+OUTPUTS: dict[str, type[Output]] = {
+    "logits": Logits,
+    "region": Region,
+    "share": Share,
+    "detection": Detection,
+    "embedding": Embedding,
+    "zero_shot": ZeroShot,
+    "regression": Regression,
+    "keypoint": Keypoint,
+}
+
+
+@checked_types
+def load_network(
+    network: str | nn.Module | Enum = "efficientnet_lite0",
+    *,
+    output: Any = "logits",
+    weights: Weights = "DEFAULT",
+    labels: Sequence[str] | str | Path | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    size: int | Sequence[int] | None = None,
+    multi_label: bool | None = None,
+    processor: Any = None,
+    device: str | torch.device | None = None,
+) -> Network:
+    """Load any trained vision network; log what was assumed about it, such as a normalization that was not given.
+
+    Args:
+        network: ``efficientnet_lite0`` (also 1 and 2; no download); ``zoo/NAME``, a small network of
+            :mod:`lit_viz.zoo` (no download); ``torchvision/NAME``, or a member of its ``Weights``; ``timm/NAME``;
+            ``transformers/ORG/NAME`` or ``timm/hf-hub:ORG/NAME`` of the Hugging Face Hub, or a folder saved as there;
+            ``package.module:factory`` (importable, also from the current folder); or a module, which is used as it is.
+            Of a module without ``forward``, such as a Lightning module, the only network in it is used.
+        output: what of its return value is scored: an :class:`~lit_viz.networks.outputs.Output`, a name of
+            :data:`OUTPUTS` or ``module:function``, a function of the return value, or an index or key of it. The last
+            three give numbers (:class:`~lit_viz.outputs.Regression`).
+        weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
+            or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
+        labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
+        mean, std: of the normalization, one value or one per channel, in units of [0, 1]; by default as published
+            (torchvision, timm), or of the image processor of a Hugging Face network, else 0 and 1.
+        size: side, or (height, width), of the input in pixels; by default as published.
+        multi_label: whether labels do not exclude each other: a probability is then the sigmoid of a logit instead of
+            the softmax, and an attack flips the decision on one label. By default as in a Hugging Face configuration,
+            else False.
+        processor: image processor of a Hugging Face network, for its mean, std, size and
+            resizing; by default the one in its folder or in the cache of the Hub.
+        device: of the network; by default unchanged. A given module is copied rather than moved.
+
+    Returns:
+        The network, tested on random images. Its scores stand in place of logits everywhere.
+
+    Raises:
+        LitVizError: the name is unknown, weights are missing, damaged or don't match, ``size`` is required, the
+            outputs are no logits, or the output fails on the network.
+    """
+    loaded = load(
+        network, weights=weights, labels=labels, mean=mean, std=std, size=size, multi_label=multi_label,
+        processor=processor, device=device, output=as_output(output),
+    )  # fmt: skip
+    loaded.log_notes(remark)
+    return loaded
+
+
+def load_recorded(arguments: Mapping[str, Any]) -> Network:
+    """Load a network by the arguments of :func:`load_network` as a form has them, its name as ``name``.
+
+    Raises:
+        LitVizError: it was passed as a module, an argument is unknown, or the network can't be loaded.
+    """
+    given = dict(arguments)
+    name = given.pop("name", "efficientnet_lite0")
+    if given.get("weights") == GIVEN_WEIGHTS:
+        raise LitVizError(
+            f"the run was started with a Python module ({name}): continue in Python with "
+            "lit_viz.resume(folder, network) or check(folder, network)"
+        )
+    for key in given:
+        if key not in hints_of(load_network):
+            raise LitVizError(f"network.{key} is not an argument{did_you_mean(key, hints_of(load_network))}")
+    return load(name, output=as_output(given.pop("output", None)), **given)
+
+
+def network_arguments(values: Mapping[str, Any], prefix: str = "network") -> dict[str, Any]:
+    """Return the arguments of a network among those of a command: ``network`` as ``name``, and ``network.size`` ..."""
+    arguments: dict[str, Any] = {}
+    if values.get(prefix) is not None:
+        arguments["name"] = values[prefix]
+    for name, value in values.items():
+        if name.startswith(f"{prefix}."):
+            arguments[name.removeprefix(f"{prefix}.")] = value
+    return arguments
+
+
+def as_output(output: Any) -> Output:
+    """Return an output that is given as in :func:`load_network`, or as in a form; None for the logits.
+
+    Raises:
+        LitVizError: it is neither, or there is no output of the name.
+    """
+    if output is None:
+        return LOGITS
+    if isinstance(output, Output):
+        return output
+    if isinstance(output, Mapping):
+        if "class_path" not in output:
+            raise LitVizError(f"output must have the key class_path, got {', '.join(map(str, output))}")
+        found: Output = construct(output, Output, "output")
+        return found
+    if isinstance(output, type) and issubclass(output, Output):
+        return _with_defaults(output)
+    if isinstance(output, bool) or not (isinstance(output, (int, str)) or callable(output)):
+        raise LitVizError(
+            f"output must be an Output, a name, a function of the return value, an index or a key, got {output!r}"
+        )
+    if not isinstance(output, str):
+        return Regression(output)
+    if ":" in output:
+        return as_output(import_object(output, "output"))
+    if output.lower() in OUTPUTS:
+        return _with_defaults(OUTPUTS[output.lower()])
+    return Regression(output)
+
+
+def _with_defaults(kind: type[Output]) -> Output:
+    try:
+        return kind()
+    except TypeError as error:
+        raise LitVizError(f"{kind.__name__} requires arguments: give an instance of it") from error

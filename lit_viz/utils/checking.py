@@ -1,0 +1,289 @@
+"""Check of values by annotations: arguments of calls, and JSON values that were read from files."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import numbers
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+from lit_viz.errors import LitVizError, did_you_mean, value_text
+from lit_viz.types import items_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Names of types in messages about arguments, and in those about JSON values.
+_NAMES: dict[Any, str] = {
+    type(None): "None",
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
+_JSON_NAMES: dict[Any, str] = {**_NAMES, type(None): "null", bool: "true or false"}
+_LISTS = (list, tuple, Sequence)
+#: Elements of a list that are checked; a long list is of one type.
+_MOST_ELEMENTS = 100
+#: Largest whole number of a JSON value: arrays, tensors and dates hold 64 bits.
+_MOST = 2**63 - 1
+_MOST_SHOWN = 60  # characters of a value in a message
+
+
+# -- calls
+
+
+def checked_types(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that raises a LitVizError for an argument of another type than annotated.
+
+    Numbers, texts, paths, choices, classes, and lists of these are checked; other annotations admit any value.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        check_types(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def check_fields(value: Any) -> None:
+    """Check the fields of a dataclass by their annotations, in its ``__post_init__``."""
+    check_types(type(value).__init__, (), vars(value))
+
+
+def check_types(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Check the arguments of a call, of which Python itself reports missing and unknown ones.
+
+    Raises:
+        LitVizError: an argument has another type than annotated.
+    """
+    names, hints = _parameters(function)
+    given = [*zip(names, args, strict=False), *kwargs.items()]
+    for name, value in given:
+        if name in hints and not matches(value, hints[name]):
+            near = did_you_mean(value, choices_of(hints[name])) if isinstance(value, str) else ""
+            message = f"{name} must be {described(hints[name])}, got {value_text(value)}{near}"
+            raise LitVizError(message, argument=name, value=value)
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of positional parameters, and the annotated types by name."""
+    positional: list[str] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            positional.append(parameter.name)
+    return positional, hints_of_function(function)
+
+
+@functools.cache
+def hints_of_function(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotated type of each named parameter; without those whose names only type checkers import."""
+    annotations = inspect.get_annotations(inspect.unwrap(function))
+    hints: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        hint = _evaluated(annotations.get(name), function)
+        if hint is not None:
+            hints[name] = hint
+    return hints
+
+
+def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, getattr(inspect.unwrap(function), "__globals__", {}))  # of the function's own source
+    except (NameError, TypeError, AttributeError):
+        return None
+
+
+# -- JSON
+
+
+def wrong_value(values: Any, kind: type) -> str | None:
+    """Return the first value of a JSON object that a class can't hold, as ``seed must be a whole number, got 'x'``.
+
+    Args:
+        values: the object as it was read.
+        kind: a dataclass, or a typed dictionary.
+
+    Returns:
+        The sentence; None if all keys are known, all values have the annotated types, and all required keys are there.
+        Numbers must be finite and have at most 64 bits.
+    """
+    if not isinstance(values, Mapping):
+        return f"it must be an object, got {shown(values)}"
+    hints = hints_of_fields(kind)
+    for key in _required(kind):
+        if key not in values:
+            return f"{key} is missing"
+    for key, value in values.items():
+        if key not in hints:
+            return f"{key} is not a key of {kind.__name__}{did_you_mean(str(key), hints)}"
+        if not matches(value, hints[key], json=True):
+            return f"{key} must be {described(hints[key], json=True)}, got {shown(value)}"
+    for name, item in items_of(kind).items():
+        value = (values.get(item.home) or {}).get(name)
+        if not matches(value, item.hint, json=True):
+            return f"{name} must be {described(item.hint, json=True)}, got {shown(value)}"
+    return None
+
+
+@functools.cache
+def hints_of_fields(kind: type) -> dict[str, Any]:
+    """Return the type of each field of a dataclass, or of each key of a typed dictionary."""
+    hints = get_type_hints(kind)
+    if not is_dataclass(kind):
+        return hints
+    return {part.name: hints[part.name] for part in fields(kind)}
+
+
+@functools.cache
+def _required(kind: type) -> Sequence[str]:
+    if is_typeddict(kind):
+        return sorted(kind.__required_keys__)  # type: ignore[attr-defined]
+    required: list[str] = []
+    for part in fields(kind):
+        if part.default is MISSING and part.default_factory is MISSING:
+            required.append(part.name)
+    return required
+
+
+# -- types
+
+
+def matches(value: Any, hint: Any, json: bool = False) -> bool:
+    """Return whether a value has an annotated type; what can't be checked matches."""
+    return any(_matches_one(value, option, json) for option in types_of(hint))
+
+
+def types_of(hint: Any) -> list[Any]:
+    """Return the types of a union; of another annotation itself."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return list(get_args(hint))
+    return [hint]
+
+
+def _matches_one(value: Any, hint: Any, json: bool) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return not json or _is_bounded(value)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
+    if origin in _LISTS:
+        return _matches_list(value, origin, arguments, json)
+    if origin in (Mapping, dict):
+        if not isinstance(value, Mapping):
+            return False
+        has_keys = json or all(matches(key, arguments[0]) for key in value)
+        return has_keys and all(matches(item, arguments[1], json) for item in value.values())
+    if isinstance(value, bool) or hint is bool:
+        return hint is bool and isinstance(value, bool)
+    if json and not _is_bounded(value):
+        return False
+    if hint is int:
+        return isinstance(value, numbers.Integral)
+    if hint is float:
+        return isinstance(value, numbers.Real)
+    if json and isinstance(hint, type) and (is_dataclass(hint) or is_typeddict(hint)):
+        return wrong_value(value, hint) is None
+    return not isinstance(hint, type) or getattr(hint, "_is_protocol", False) or isinstance(value, hint)
+
+
+def _matches_list(value: Any, origin: Any, arguments: Sequence[Any], json: bool) -> bool:
+    if json and not isinstance(value, list):
+        return False
+    if not isinstance(value, (list, tuple, range)):
+        if not hasattr(value, "tolist"):
+            return False
+        elements = value[:_MOST_ELEMENTS] if getattr(value, "ndim", 0) else value  # of an array or tensor
+        listed = elements.tolist()
+        value = listed if isinstance(listed, list) else [listed]
+    if origin is tuple and Ellipsis not in arguments:
+        return len(value) == len(arguments) and all(map(functools.partial(matches, json=json), value, arguments))
+    elements = value if json else value[:_MOST_ELEMENTS]
+    return all(matches(element, arguments[0], json) for element in elements)
+
+
+def _is_bounded(value: Any) -> bool:
+    """Return whether all numbers in a JSON value are finite and have at most 64 bits."""
+    if isinstance(value, dict):
+        return all(map(_is_bounded, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_bounded, value))
+    if isinstance(value, int):
+        return abs(value) <= _MOST
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+# -- words
+
+
+def choices_of(hint: Any) -> list[str]:
+    """Return the texts that an annotation with choices admits."""
+    choices: list[str] = []
+    for kind in types_of(hint):
+        if get_origin(kind) is Literal:
+            choices += [choice for choice in get_args(kind) if isinstance(choice, str)]
+    return choices
+
+
+def shown(value: Any) -> str:
+    """Return a value in a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def described(hint: Any, json: bool = False) -> str:
+    """Return an annotation in words; for arguments, None is not named beside other types.
+
+    A list of what the annotation also admits alone is "a list of them".
+    """
+    if json:
+        return " or ".join(_described_one(kind, json) for kind in types_of(hint))
+    kinds = [kind for kind in types_of(hint) if kind is not type(None)] or [type(None)]
+    if Path in kinds and str in kinds:
+        kinds.remove(str)
+    has_instance = any(isinstance(kind, type) and kind not in _NAMES for kind in kinds)
+    single: list[str] = []
+    lists: list[str] = []
+    elements: set[Any] = set()
+    for kind in kinds:
+        if get_origin(kind) in _LISTS:
+            lists.append(_described_one(kind, json))
+            elements |= set(types_of(get_args(kind)[0]))
+        elif kind is str and has_instance:
+            single.append("a name")
+        else:
+            single.append(_described_one(kind, json))
+    if single and elements == {kind for kind in kinds if get_origin(kind) not in _LISTS}:
+        lists = ["a list of them"]
+    return " or ".join(dict.fromkeys([*single, *lists]))
+
+
+def _described_one(kind: Any, json: bool) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin in _LISTS:
+        elements = [described(argument, json) for argument in arguments if argument is not Ellipsis]
+        if json:
+            return "a list of " + " and ".join(dict.fromkeys(elements))
+        text = f"a list of {' or '.join(dict.fromkeys(elements))}".replace("list of a ", "list of ")
+        return re.sub(r"list of (whole )?number\b", r"list of \1numbers", text)
+    if origin in (Mapping, dict) and not json:
+        key, item = (described(argument) for argument in arguments)
+        return f"a mapping from {key} to {item}"
+    if json:
+        return "of finite numbers of 64 bits" if kind is Any else _JSON_NAMES.get(kind, "an object")
+    return _NAMES.get(kind) or f"an instance of {getattr(kind, '__name__', kind)}"
