@@ -15,32 +15,42 @@ from typing import TYPE_CHECKING, Any
 from lit_viz._version import __version__
 
 if TYPE_CHECKING:
-    from lit_viz import attacks, attributions, callbacks, images, objectives, optim
+    from lit_viz import attacks, attributions, callbacks, images, objectives, optim, outputs, zoo
     from lit_viz.api import attack, check, log, resume, run, saliency, visualize
+    from lit_viz.callbacks.probe import Probe
     from lit_viz.engine.lightning import TaskQueue
     from lit_viz.errors import LitVizError
     from lit_viz.launch.run import Run
+    from lit_viz.loggers.base import LoggerSettings
     from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
+    from lit_viz.methods.class_visualization import PictureOptions
     from lit_viz.methods.tasks import ClassTasks, ImageTasks, LayerTasks
+    from lit_viz.networks import Network
     from lit_viz.outputs import load_network
     from lit_viz.runs.results import Outcome
-    from lit_viz.units import microscope
+    from lit_viz.types import Record, Task
+    from lit_viz.units import Microscope, microscope
 
 # Modules of the public names; imported on first use, so that the help of the command line does not import torch.
 _MODULES = {
     "lit_viz.api": ("attack", "check", "log", "resume", "run", "saliency", "visualize"),
+    "lit_viz.callbacks.probe": ("Probe",),
     "lit_viz.errors": ("LitVizError",),
     "lit_viz.engine.lightning": ("TaskQueue",),
     "lit_viz.launch.run": ("Run",),
-    "lit_viz.units": ("microscope",),
+    "lit_viz.loggers.base": ("LoggerSettings",),
     "lit_viz.methods": ("AdversarialExample", "ClassVisualization", "SaliencyMap", "UniversalPerturbation"),
-    "lit_viz.methods.tasks": ("ClassTasks", "LayerTasks", "ImageTasks"),
+    "lit_viz.methods.class_visualization": ("PictureOptions",),
+    "lit_viz.methods.tasks": ("ClassTasks", "ImageTasks", "LayerTasks"),
+    "lit_viz.networks": ("Network",),
     "lit_viz.outputs": ("load_network",),
     "lit_viz.runs.results": ("Outcome",),
+    "lit_viz.types": ("Record", "Task"),
+    "lit_viz.units": ("Microscope", "microscope"),
 }
 
 # Modules with the parts of methods, such as ``lv.attacks.PGD``; imported on first use too.
-_PARTS = ("attacks", "attributions", "callbacks", "images", "objectives", "optim")
+_PARTS = ("attacks", "attributions", "callbacks", "images", "objectives", "optim", "outputs", "zoo")
 
 __all__ = [
     "AdversarialExample",
@@ -49,9 +59,16 @@ __all__ = [
     "ImageTasks",
     "LayerTasks",
     "LitVizError",
+    "LoggerSettings",
+    "Microscope",
+    "Network",
     "Outcome",
+    "PictureOptions",
+    "Probe",
+    "Record",
     "Run",
     "SaliencyMap",
+    "Task",
     "TaskQueue",
     "UniversalPerturbation",
     "__version__",
@@ -66,10 +83,12 @@ __all__ = [
     "microscope",
     "objectives",
     "optim",
+    "outputs",
     "resume",
     "run",
     "saliency",
     "visualize",
+    "zoo",
 ]
 
 
