@@ -26,7 +26,7 @@ _SELECTION = ("target", "against", "layer", "channel", "neuron", "axis")
 
 
 @dataclass(frozen=True)
-class Command:
+class MethodCommand:
     """A method as a command.
 
     Attributes:
@@ -53,7 +53,7 @@ class Command:
 
 
 COMMANDS = {
-    "visualize": Command(
+    "visualize": MethodCommand(
         name="visualize",
         modules=("lit_viz.ClassVisualization",),
         config="tarantula",
@@ -64,7 +64,7 @@ COMMANDS = {
         example="tarantula goldfish --iterations 200",
         demo=("tarantula", "goldfish", "hay", "zebra", "--slots", "4"),
     ),
-    "saliency": Command(
+    "saliency": MethodCommand(
         name="saliency",
         modules=("lit_viz.SaliencyMap",),
         config="gradient",
@@ -80,7 +80,7 @@ COMMANDS = {
             "--captum", "captum",
         ),
     ),
-    "attack": Command(
+    "attack": MethodCommand(
         name="attack",
         modules=("lit_viz.AdversarialExample", "lit_viz.UniversalPerturbation"),
         config="normalized_ascent",
@@ -94,7 +94,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def read_config(command: Command, name: str | Path | None) -> Form:
+def read_config(command: MethodCommand, name: str | Path | None) -> Form:
     """Return the form of a configuration; of a run's ``config.yaml``, what applies to another run.
 
     Raises:
@@ -116,7 +116,7 @@ def read_config(command: Command, name: str | Path | None) -> Form:
 _TASKS = {"visualize": "lit_viz.ClassTasks", "saliency": "lit_viz.ImageTasks", "attack": "lit_viz.ImageTasks"}
 
 
-def network_section(command: Command, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def network_section(command: MethodCommand, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of the network, given or of the configuration, and the other arguments of a command."""
     section = read_config(command, values.get("config")).network
     given = network_arguments(values)
@@ -129,7 +129,7 @@ def network_section(command: Command, values: Mapping[str, Any]) -> tuple[dict[s
     return section | given, others
 
 
-def method_form(command: Command, values: Mapping[str, Any], network: Network | None = None) -> Form:
+def method_form(command: MethodCommand, values: Mapping[str, Any], network: Network | None = None) -> Form:
     """Return the form of a run from the arguments of the short function of its method.
 
     Args:
@@ -168,7 +168,7 @@ def _admits_parts(form: Form, name: str) -> bool:
 # -- class images
 
 
-def _layer_form(command: Command, network: Network | None) -> Form:
+def _layer_form(command: MethodCommand, network: Network | None) -> Form:
     """Return the configuration of the images of a layer, by the input sizes that a network accepts.
 
     The L2 prior of the configuration ``small`` is left out: it outweighs the mean activation of a channel.

@@ -18,7 +18,7 @@ from lit_viz import api
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.execute import run
 from lit_viz.launch.form import VARYING, Form, Owner
-from lit_viz.launch.methods import COMMANDS, Command, read_config
+from lit_viz.launch.methods import COMMANDS, MethodCommand, read_config
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.outputs.loading import load_network
@@ -173,14 +173,14 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("-"):
                 return LitVizError(f"unrecognized option {word}: options begin with two dashes, such as --out")
             return LitVizError(f"{self.prog} takes no further word, got {word!r}: see {self.prog} --help")
-        name = word[2:].partition("=")[0].replace("-", "_")
+        name = word[2:].split("=")[0].replace("-", "_")
         known = {dest: None for action in self._actions for dest in _names_of(action)}
         other = _OTHER_NAMES.get(name.rpartition(".")[2])
         if other in known:
             return LitVizError(f"--{name.replace('_', '-')} is not available: use --{other}")
         hint = did_you_mean(name, known)
         hint = re.sub(r"'([\w.]+)'", lambda match: f"--{match[1].replace('_', '-')}", hint)
-        return LitVizError(f"unrecognized option {word.partition('=')[0]}{hint or f': see {self.prog} --help'}")
+        return LitVizError(f"unrecognized option {word.split('=')[0]}{hint or f': see {self.prog} --help'}")
 
 
 def _names_of(action: argparse.Action) -> list[str]:
@@ -328,7 +328,7 @@ def _escaped(text: str) -> str:
 # -- methods
 
 
-def first_words(command: Command, words: Sequence[str]) -> Form:
+def first_words(command: MethodCommand, words: Sequence[str]) -> Form:
     """Return the form of ``--config`` and of the chosen part, which decide which options there are."""
     first = Parser(command.name)
     first.add("", getattr(api, command.name), only=("config", command.part))
@@ -343,7 +343,7 @@ def first_words(command: Command, words: Sequence[str]) -> Form:
     return form
 
 
-def method_parser(command: Command, form: Form, *, every: bool = True) -> Parser:
+def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> Parser:
     """Return the parser of a method: its tasks, the module and its parts, the run, the network and the Trainer.
 
     Args:
@@ -405,7 +405,7 @@ def _add_trainer(parser: Parser, shown: Collection[str] | None) -> None:
     parser.add(title, pl.Trainer, prefix="trainer.", short=short, skip=FIXED_TRAINER_ARGUMENTS, shown=shown)
 
 
-def parse_method(command: Command, words: Sequence[str]) -> dict[str, Any]:
+def parse_method(command: MethodCommand, words: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of a method by name, those of network and Trainer with their prefix."""
     parser = method_parser(command, first_words(command, words))
     return parser.values(words)

@@ -60,12 +60,17 @@ def check_fields(value: Any) -> None:
 
 
 def check_types(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Check the arguments of a call, of which Python itself reports missing and unknown ones.
+    """Check the arguments of a call, of which Python itself reports missing ones.
 
     Raises:
-        LitVizError: an argument has another type than annotated.
+        LitVizError: an argument is unknown, or has another type than annotated.
     """
     names, hints = _parameters(function)
+    known = _keywords(function)
+    for name in kwargs:
+        if known is not None and name not in known:
+            message = f"{name} is not an argument of {function.__qualname__.removesuffix('.__init__')}"
+            raise LitVizError(f"{message}{did_you_mean(name, known)}", argument=name)
     given = [*zip(names, args, strict=False), *kwargs.items()]
     for name, value in given:
         if name in hints and not matches(value, hints[name]):
@@ -82,6 +87,17 @@ def _parameters(function: Callable[..., Any]) -> tuple[list[str], dict[str, Any]
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             positional.append(parameter.name)
     return positional, hints_of_function(function)
+
+
+@functools.cache
+def _keywords(function: Callable[..., Any]) -> list[str] | None:
+    """Return the names of the arguments of a function; None if it takes any."""
+    names: list[str] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            return None
+        names.append(parameter.name)
+    return names
 
 
 @functools.cache
@@ -128,10 +144,10 @@ def wrong_value(values: Any, kind: type) -> str | None:
         if key not in values:
             return f"{key} is missing"
     for key, value in values.items():
-        if key not in hints:
+        if key not in hints and is_dataclass(kind):
             return f"{key} is not a key of {kind.__name__}{did_you_mean(str(key), hints)}"
-        if not matches(value, hints[key], json=True):
-            return f"{key} must be {described(hints[key], json=True)}, got {shown(value)}"
+        if not matches(value, hints.get(key, Any), json=True):
+            return f"{key} must be {described(hints.get(key, Any), json=True)}, got {shown(value)}"
     for name, item in items_of(kind).items():
         value = (values.get(item.home) or {}).get(name)
         if not matches(value, item.hint, json=True):
