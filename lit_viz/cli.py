@@ -129,6 +129,11 @@ def errors_reported(program: str) -> Iterator[None]:
         if is_rank_zero():
             print(f"{program}: stopped", file=sys.stderr)
         sys.exit(interrupt_exit_status(interrupt))
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(f"{program}: out of memory: raise the limit, or use smaller images or fewer slots", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -139,6 +144,12 @@ def errors_reported(program: str) -> Iterator[None]:
     finally:
         if handles:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory is exhausted, also while a library is loaded."""
+    words = ("failed to map segment", "cannot allocate memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _dispatch(arguments: list[str]) -> None:

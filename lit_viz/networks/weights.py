@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError
-from lit_viz.networks.isolation import torch_warnings_ignored
+from lit_viz.networks.isolation import is_out_of_memory, torch_warnings_ignored
 
 #: Names of the weights in a folder or repository of the Hugging Face Hub.
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -58,9 +58,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         # Options of timm's training script are a Namespace, and hyperparameters of Lightning often contain paths.
         with torch.serialization.safe_globals([argparse.Namespace, type(Path())]), torch_warnings_ignored():
             return state_dict_of(torch.load(path, map_location="cpu", weights_only=True), file)
-    except LitVizError:
+    except (LitVizError, MemoryError):
         raise
     except Exception as error:  # a damaged file may raise any error
+        if is_out_of_memory(error):
+            raise
         raise LitVizError(f"{file} {_problem(error)}") from error
 
 
