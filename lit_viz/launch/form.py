@@ -241,14 +241,11 @@ class Form:
         Raises:
             LitVizError: nothing has an argument of this name, or several parts have.
         """
-        if name in VARYING and not isinstance(value, str) and hasattr(value, "tolist"):
-            value = value.tolist()
-        if name in VARYING and isinstance(value, str) and "," in value:
-            value = [parse_yaml(word, name) for word in value.split(",")]
-        if name.startswith("vary."):
-            self._varied()[name.removeprefix("vary.")] = value
-        elif name in VARYING and isinstance(value, (list, tuple)):
-            self._varied()[name] = list(value)
+        last = name.rpartition(".")[2]
+        if last in VARYING:
+            value = _listed(value, name)
+        if name.startswith("vary.") or (last in VARYING and isinstance(value, list)):
+            self._varied()[last] = value
         elif name in hints_of(self.module_class) and _is_choice(self.module_class, name):
             self.choose(name, value)
         else:
@@ -383,6 +380,14 @@ class Form:
     def instances(self) -> Iterator[str]:
         """Yield the class names of the objects that the form could not write."""
         yield from _instances_in([self.module, self.run])
+
+
+def _listed(value: Any, name: str) -> Any:
+    """Return several values of an argument, a list, an array or a text with commas, as a list; one value unchanged."""
+    if isinstance(value, str):
+        return [parse_yaml(word, name) for word in value.split(",")] if "," in value else value
+    plain_value = value.tolist() if hasattr(value, "tolist") else value
+    return list(plain_value) if isinstance(plain_value, (list, tuple)) else plain_value
 
 
 def _is_choice(kind: type, name: str) -> bool:

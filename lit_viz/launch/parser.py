@@ -358,6 +358,7 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     parser.add_positional(command.positional, helps_of(function)[command.positional], several=True)
     tasks = [name for name in hints_of(function) if name in _OF_TASKS]
     parser.add("What", function, only=tasks, skip=_NO_OPTIONS, shown=shown)
+    _add_varying(parser, command)
     parser.add("How", function, skip=("out", *_NO_OPTIONS), shown=shown)
     parser.add("How", form.module_class, skip=("network", "images", "picture", "attack", "method"), shown=shown)
     parts = list(form.parts())
@@ -371,6 +372,23 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     group.add_argument("--count", action="store_true", help="print the number of evaluations and the estimated time")
     group.add_argument("--print-config", "--print_config", action="store_true", help="print the whole configuration")
     return parser
+
+
+def _add_varying(parser: Parser, command: MethodCommand) -> None:
+    """Add an option for each argument of which several values are a task each: ``--vary.target a b``."""
+    group = parser.add_argument_group("What")
+    for name in _VARYING_OF[command.name]:
+        text = f"several values of {name}, each for every image"
+        group.add_argument(f"--vary.{name}", nargs="+", metavar=name.upper(), type=_scalar, help=text)
+
+
+_VARYING_OF = {"visualize": ("iterations", "lr"), "saliency": ("target",), "attack": ("eps", "target")}
+
+
+def _scalar(text: str) -> Any:
+    """Return a whole number, a number, or a text."""
+    number = _number(text, (int, float))
+    return text if number is None else number
 
 
 #: Arguments of the short functions that select the tasks.
