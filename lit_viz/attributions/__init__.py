@@ -5,7 +5,7 @@ from __future__ import annotations
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.attention_gradient import AttentionGradient
 from lit_viz.attributions.attention_rollout import AttentionRollout
-from lit_viz.attributions.base import Attribution, Estimator, Sampling, add_rows, attribute, gather_rows, keys
+from lit_viz.attributions.base import Attribution, Estimator, Sampling, attribute
 from lit_viz.attributions.deep_lift import DeepLift
 from lit_viz.attributions.expected_gradients import ExpectedGradients
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
@@ -111,10 +111,7 @@ __all__ = [
     "SmoothGrad",
     "SmoothGradSquared",
     "VarGrad",
-    "add_rows",
     "attribute",
-    "gather_rows",
-    "keys",
     "method_name",
     "title_of",
 ]

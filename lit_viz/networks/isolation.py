@@ -56,7 +56,9 @@ class Original:
         return (x - mean) / std
 
     def scores(self, x: Tensor, *, final: bool = False) -> Tensor:
-        """Return the network's scores in eval mode, float32 ``(N, K)`` on the device of ``x``, without a gradient.
+        """Compute the scores of checked images, without a gradient: float32 ``(N, K)`` on the device of ``x``.
+
+        The network is in eval mode, and its state is preserved.
 
         ``x`` are images ``(N, C, H, W)`` in [0, 1], on any device. With ``final``, the scores are those on which the
         success of an attack is judged (:meth:`~lit_viz.networks.outputs.Output.final`).

@@ -101,9 +101,10 @@ class Network(Original):
         return self.decision == "independent"
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the logits ``(N, K)`` of the original network in eval mode, differentiable with respect to the images.
+        """Compute the scores ``(N, K)`` of images, differentiable with respect to them.
 
-        The state of the network is preserved. :meth:`fast` gives the same logits in less time.
+        The network is in eval mode, and its state is preserved. :meth:`scores` checks the images and computes no
+        gradient; :meth:`fast` gives the same scores in less time.
 
         Args:
             x: images ``(N, C, H, W)``, floating-point in [0, 1].
