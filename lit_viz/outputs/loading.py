@@ -149,7 +149,9 @@ def as_output(output: Any) -> Output:
         return as_output(import_object(output, "output"))
     if output.lower() in OUTPUTS:
         return _with_defaults(OUTPUTS[output.lower()])
-    return Regression(output)
+    element = Regression(output)
+    element.other_names = list(OUTPUTS)
+    return element
 
 
 def _with_defaults(kind: type[Output]) -> Output:

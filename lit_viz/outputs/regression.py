@@ -22,7 +22,12 @@ class Regression(Output):
         unit: what one score is, for captions: ``years``.
         decision: what the scores decide, if they are no numbers; see
             :data:`~lit_viz.networks.outputs.Decision`.
+
+    Attributes:
+        other_names: what the name of the element may have been meant as, if there is no such element.
     """
+
+    other_names: Sequence[str] = ()
 
     def __init__(
         self,
@@ -71,11 +76,9 @@ class Regression(Output):
 
     def _near(self, returned: Any) -> str:
         """Return the outputs and keys with names similar to that of the element, as a suggestion."""
-        from lit_viz.outputs import OUTPUTS  # imports this module
-
         if not isinstance(self.element, str):
             return ""
-        names = list(OUTPUTS)
+        names = list(self.other_names)
         if isinstance(returned, Mapping):
             names += map(str, returned)
         return did_you_mean(self.element, names)
