@@ -63,7 +63,7 @@ class LitVizError(Exception):
 
     @property
     def as_option(self) -> str:
-        """The message with the option of its argument, ``--log-at must be ...``."""
+        """The message, whose first word is the option of its argument: dashes in place of underscores."""
         message = str(self)
         if self.argument is None or not message.startswith(f"{self.argument} "):
             return message
