@@ -230,7 +230,8 @@ def _queue_of(objective: Objective, chosen: Mapping[str, Any], has_target: bool)
     if has_target and "target" not in fields:
         raise LitVizError(f"target requires an objective of a class, got {name}: leave one out", argument="target")
     if "target" in fields:
-        require(chosen.get("target"), "target must name at least one class", "none", hint="or give a layer")
+        named = to_classes(chosen.get("target", ()))
+        require(named, "target must name at least one class", "none", hint="or give a layer")
         of_classes = {key: chosen[key] for key in ("target", "against") if key in chosen}
         return {"class_path": "lit_viz.ClassTasks", "init_args": of_classes | arguments}
     layer = _layer_of(objective)
