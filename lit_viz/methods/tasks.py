@@ -426,7 +426,7 @@ def _photograph_tasks(
         hint = did_you_mean(label_source, _LABEL_SOURCES)
         message = f"label must be a class, predicted, folders or a CSV file (file,label), got {label_source!r}{hint}"
         raise LitVizError(message, argument="label", value=label_source)
-    words: Sequence[str | int] = targets or [listed.target or "none"]
+    words: Sequence[str | int] = targets or ["none" if listed.target is None else listed.target]
     classes = _ClassReader(network, listing)
     label_of = classes.column("label", label_source if is_table else None, (None,))
     targets_of = [classes.column("target", word, _OPEN) for word in words]
