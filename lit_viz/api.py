@@ -19,7 +19,7 @@ from lit_viz.launch.form import Form
 from lit_viz.launch.logs import log_run
 from lit_viz.launch.methods import COMMANDS, method_form
 from lit_viz.launch.options import RunOptions
-from lit_viz.launch.resume import changed_form, stored_form, stored_tasks
+from lit_viz.launch.resume import changed_form, stored_form, stored_module, stored_tasks
 from lit_viz.launch.run import Paths, Run, check_folder, check_settings, gradients_enabled
 from lit_viz.loggers.base import LoggerSettings, WandbMode
 from lit_viz.methods.tasks import Classes
@@ -292,7 +292,7 @@ def check(
         return folder.check(faithfulness=faithfulness, trust=trust, images=images, progress=progress)
     stored = FolderStorage.open(_path("folder", folder))
     form = stored_form(stored)
-    module = form.build_module(stored_network(network, form, stored))
+    module = stored_module(stored, form, stored_network(network, form, stored))
     options = RunOptions(**form.run_arguments())
     settings = check_settings(module, options, faithfulness, trust, choose_notify(progress), images)
     return check_folder(module, options, stored, settings)
@@ -329,7 +329,7 @@ def resume_run(
     stored = FolderStorage.open(_path("folder", folder))
     form = changed_form(stored, stored_form(stored, notify), options)
     loaded = stored_network(network, form, stored)
-    module, tasks = form.build_module(loaded), stored_tasks(stored, form, loaded)
+    module, tasks = stored_module(stored, form, loaded), stored_tasks(stored, form, loaded)
     run_options = RunOptions(**form.run_arguments())
     with gradients_enabled():
         return execute(module, tasks, run_options, form=form, notify=notify)

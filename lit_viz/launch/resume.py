@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
 from lit_viz.launch.options import RunOptions, extra_files
@@ -83,6 +84,24 @@ def changed_form(folder: FolderStorage, form: Form, changes: Mapping[str, Any]) 
     check_unchanged(folder.path, before, form)
     form.run |= {"out": str(folder.path), "resume": True, "overwrite": False}
     return form
+
+
+def stored_module(folder: FolderStorage, form: Form, network: Network) -> ImageTraining:
+    """Return the module of a run folder.
+
+    The initial image of class images is left out if it can't be read any more, since finished images do not need it.
+    """
+    try:
+        return form.build_module(network)
+    except LitVizError:
+        init = form.module["init_args"].get("init")
+        if init is None or not folder.queue():
+            raise
+    without = form.copy()
+    del without.module["init_args"]["init"]
+    module = without.build_module(network)
+    module.record_argument("init", init)
+    return module
 
 
 def stored_tasks(folder: FolderStorage, form: Form, network: Network) -> TaskQueue:
