@@ -130,7 +130,7 @@ def test_other_images_without_files_are_named_by_their_index(
 ) -> None:
     """Each image has one task."""
     run, images = tmp_path / "run", noise(0, count=3)
-    options = {"out": run, "method": "gradient", "slots": 1, "check": "none", "wandb": "disabled"}
+    options = {"out": run, "method": "gradient", "slots": 1, "captum": "none", "wandb": "disabled"}
     with monkeypatch.context() as patch:
         interrupt(patch, SaliencyMap, at=1)
         with pytest.raises(Interrupted):
@@ -161,7 +161,7 @@ def test_other_photographs_of_a_universal_perturbation_are_named(
     with pytest.raises(LitVizError, match=rf"2\.png {ANOTHER}"):
         start(resume=True)
     write(files[2], 2)
-    assert len(start(resume=True).results) == 1
+    assert len(start(resume=True).records) == 1
 
 
 def test_another_initial_image_of_class_images_is_named(

@@ -132,7 +132,7 @@ def test_a_run_of_objects_is_resumed_by_the_same_objects(smooth: Network, tmp_pa
         ({"out": ""}, "out must not be empty"),
         ({"out": 3}, "out must be a path, got 3"),
         ({"logger": CSVLogger("logs")}, "logger requires out: loggers log a run folder"),
-        ({"check": "captun"}, "check must be auto or captum or none, got 'captun'; did you mean 'captum'?"),
+        ({"captum": "captun"}, "captum must be auto or captum or none, got 'captun'; did you mean 'captum'?"),
     ],
 )
 def test_invalid_arguments_are_named(arguments: dict[str, Any], message: str, smooth: Network) -> None:

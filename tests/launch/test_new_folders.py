@@ -30,7 +30,7 @@ def test_what_is_left_of_a_kill_before_the_configuration_is_no_content(
     run.mkdir()
     (run / ".lock").touch()
     (run / ".config.123.part.yaml").write_text("# lit_viz r")
-    assert len(visualize(smooth, out=run, **options).results) == 2
+    assert len(visualize(smooth, out=run, **options).records) == 2
     assert not list(run.glob(".*"))
 
 
@@ -51,7 +51,7 @@ def test_a_folder_whose_configuration_is_being_written_is_in_use(
         write_start(self, *arguments)
 
     monkeypatch.setattr(FolderStorage, "write_start", start_twice)
-    assert len(visualize(smooth, out=run).results) == 2
+    assert len(visualize(smooth, out=run).records) == 2
     assert messages == [
         f"{run} is in use, another process is writing this run: wait until it ends, or choose another folder"
     ]

@@ -177,8 +177,8 @@ def test_a_resume_requires_the_arrays_of_the_run(
         lv.resume(run, smooth)
     assert all(record["status"] != "failed" for record in recorded(run))
     whole = attack_arrays(smooth, run, label=labels, resume=True)
-    assert [record["index"] for record in whole.results] == [0, 1, 2]
-    assert all(record["status"] in ("done", "skipped") for record in whole.results)
+    assert [record["index"] for record in whole.records] == [0, 1, 2]
+    assert all(record["status"] in ("done", "skipped") for record in whole.records)
     assert len(lv.resume(run, smooth).records) == 3  # a finished run needs no arrays
 
 

@@ -34,7 +34,7 @@ def saliency(smooth: Network, run: Path, **options: Any) -> Any:
     for index, path in enumerate(photographs):
         image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(index))
         path.write_bytes(encode_png(image))
-    options = {"slots": 1, "check": "none", "logger": "none", **options}
+    options = {"slots": 1, "captum": "none", "logger": "none", **options}
     return lv.saliency(smooth, photographs, target=[1, 2, 3], iterations=8, method="smoothgrad", out=run, **options)
 
 
@@ -215,7 +215,7 @@ def test_derived_files_are_made_again(
         assert verify(FolderStorage.open(again)) == []
         if pattern == "figure.png":
             assert (again / pattern).read_bytes() == before
-        if make is lv.check or pattern not in ("evidence.json", "evidence.png"):  # a run with check='none' has none
+        if make is lv.check or pattern not in ("evidence.json", "evidence.png"):  # a run with captum="none" has none
             assert (again / pattern).exists()
 
 
@@ -350,10 +350,10 @@ def test_a_sparse_file_of_a_terabyte_is_not_read(name: str, run: Path, smooth: N
             command(run, smooth)
 
 
-def test_a_configuration_without_a_classifier_is_damage(run: Path, reseal: Any) -> None:
+def test_a_configuration_without_a_network_is_damage(run: Path, reseal: Any) -> None:
     stored = yaml.safe_load((run / "config.yaml").read_text()) | {"network": None}
     del stored[RECORDED]["sha256"]
     (run / "config.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
     reseal(run)
-    with pytest.raises(LitVizError, match="its configuration names no classifier"):
+    with pytest.raises(LitVizError, match="its configuration names no network"):
         lv.check(run)
