@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from operator import itemgetter, methodcaller
 from pathlib import Path
@@ -17,7 +17,6 @@ from lit_viz.engine.snapshots import Snapshot
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow, RunResults
-from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.presentations import Presentation
 from lit_viz.runs import RECORDED
 from lit_viz.runs.folder import FolderStorage, top5_of
@@ -106,23 +105,20 @@ class FolderRows:
         return rows
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the configuration of the run with the keys that ``hparams`` of its module has, and its other
-        options."""
-        options = self.folder.config
-        recorded = options.get(RECORDED) or {}
-        arguments = dict(options.pop("model", None) or {})
-        picture: dict[str, Any] = {}
-        for field in fields(PictureOptions):
-            if field.name in arguments:
-                picture[field.name] = arguments.pop(field.name)
-        if picture:
-            arguments["picture"] = picture
-        network = dict(options.pop("network", None) or {})
+        """Return the configuration of the run with the keys that ``hparams`` of its module has, and the arguments of
+        its tasks, of the run and of the network."""
+        config = self.folder.config
+        sections: dict[str, dict[str, Any]] = {}
+        for name in ("network", "module", "tasks", "run"):
+            sections[name] = dict(config.pop(name, None) or {})
+        network = sections["network"]
         return {
-            "module": recorded.get("module"),
+            **config,
+            **sections["run"],
+            **(sections["tasks"].get("init_args") or {}),
+            **(sections["module"].get("init_args") or {}),
+            "module": (config.get(RECORDED) or {}).get("module"),
             "network": network.pop("name", None),
-            **arguments,
-            **options,
             "network_options": network,
         }
 
