@@ -59,7 +59,7 @@ def run(
     tasks: TaskQueue,
     out: str | Path | None = None,
     *,
-    logger: str | Logger | Sequence[str | Logger] = "wandb",
+    logger: str | Logger | Sequence[str | Logger] | None = "wandb",
     logging: LoggerSettings | None = None,
     trainer: pl.Trainer | Mapping[str, Any] | None = None,
     captum: Check = "auto",

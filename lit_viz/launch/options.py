@@ -46,7 +46,7 @@ class RunOptions:
     """
 
     out: str | Path | None = None
-    logger: str | Logger | Sequence[str | Logger] = "wandb"
+    logger: str | Logger | Sequence[str | Logger] | None = "wandb"
     logging: LoggerSettings | None = None
     trainer: pl.Trainer | Mapping[str, Any] | None = None
     captum: Check = "auto"
@@ -134,8 +134,10 @@ class RunOptions:
         return SimpleNamespace(**{**TRAINER_DEFAULTS, **(self.trainer or {})})
 
 
-def loggers_of(given: str | Logger | Sequence[str | Logger]) -> list[str | Logger]:
-    """Return loggers that are given by names with commas, objects, or a list of both."""
+def loggers_of(given: str | Logger | Sequence[str | Logger] | None) -> list[str | Logger]:
+    """Return loggers that are given by names with commas, objects, or a list of both; none for None."""
+    if given is None:
+        return []
     items: Sequence[Any] = given if isinstance(given, (list, tuple)) else [given]
     found: list[str | Logger] = []
     for item in items:
