@@ -77,7 +77,7 @@ def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _draw_blank(run: Any) -> None:
-    (run.folder / f"figure.{run._options.figure.format}").write_bytes(encode_png(torch.zeros(3, 1, 1)))
+    (run.folder / f"figure.{run._options.figure}").write_bytes(encode_png(torch.zeros(3, 1, 1)))
     if any(change.is_animated for change in run.presentation.evolutions(run.outcomes)):
         Image.new("RGB", (1, 1)).save(run.folder / "evolution.gif")
 

@@ -151,7 +151,7 @@ def test_other_photographs_of_a_universal_perturbation_are_named(
     def start(resume: bool) -> Any:
         module = UniversalPerturbation(smooth, iterations=8, slots=1)
         tasks = lv.ImageTasks(smooth, files, vary={"eps": ["8/255"]})
-        return lv.run(module, tasks, out=run, wandb="disabled", resume=resume)
+        return lv.run(module, tasks, out=run, logger="none", resume=resume)
 
     with monkeypatch.context() as patch:
         interrupt(patch, PhotographTraining, at=1)

@@ -105,7 +105,7 @@ def test_a_run_logs_the_hparams_of_a_plain_trainer(build: Any, smooth: Network, 
     for logger in (own, named, replayed):
         logged = hparams_of(logger)
         assert {name: logged[name] for name in expected} == expected
-        assert (logged["seed"], logged["network"]["size"]) == (0, [16, 16])
+        assert (logged["seed"], logged["network_options"]["size"]) == (0, [16, 16])
 
 
 def test_hparams_contain_the_arguments_of_parts(smooth: Network) -> None:

@@ -29,7 +29,7 @@ def attack(network: Any, **options: Any) -> Any:
     ("run", "options", "settings"),
     [
         (visualize, {}, ["Fourier (decay 1.15, chroma 0.3), Adam, RandomCrop", "2 iterations", "2 views"]),
-        (visualize, {"target": None, "layer": "features.3", "channel": "0,1"}, ["seed 7"]),
+        (visualize, {"target": (), "layer": "features.3", "channel": "0,1"}, ["seed 7"]),
         (saliency, {"method": "smoothgrad", "sigma": 0.25}, ["SmoothGrad (sigma 0.25)", "seed 0"]),
         (saliency, {"method": ["gradient", "integrated_gradients"]}, ["Gradient, IntegratedGradients"]),
         (attack, {"attack": "pgd"}, ["PGD (eps 4/255", "2 iterations"]),
