@@ -12,6 +12,7 @@ from torch import nn
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.networks import Network
+from lit_viz.networks.isolation import is_out_of_memory
 from lit_viz.networks.loading import PerChannel, Weights, load
 from lit_viz.networks.network import GIVEN_WEIGHTS
 from lit_viz.networks.outputs import LOGITS, Logits, Output
@@ -96,7 +97,8 @@ def load_recorded(arguments: Mapping[str, Any]) -> Network:
     """Load a network by the arguments of :func:`load_network` as a form has them, its name as ``name``.
 
     Raises:
-        LitVizError: it was passed as a module, an argument is unknown, or the network can't be loaded.
+        LitVizError: it was passed as a module, an argument is unknown, the network can't be loaded, or there is not
+            enough memory.
     """
     given = dict(arguments)
     name = given.pop("name", "efficientnet_lite0")
@@ -108,7 +110,14 @@ def load_recorded(arguments: Mapping[str, Any]) -> Network:
     for key in given:
         if key not in hints_of(load_network):
             raise LitVizError(f"network.{key} is not an argument{did_you_mean(key, hints_of(load_network))}")
-    return load(name, output=as_output(given.pop("output", None)), **given)
+    output = as_output(given.pop("output", None))
+    try:
+        return load(name, output=output, **given)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"out of memory while {name} is loaded: its weights or inputs need more than there is"
+        raise LitVizError(message) from error
 
 
 def network_arguments(values: Mapping[str, Any], prefix: str = "network") -> dict[str, Any]:
