@@ -14,7 +14,7 @@ import yaml
 
 import lit_viz as lv
 from lit_viz.errors import LitVizError
-from lit_viz.launch.resume import load_run
+from lit_viz.launch.resume import stored_form
 from lit_viz.networks import Network, sources
 from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
@@ -31,9 +31,12 @@ def test_factories_of_the_standard_library_are_rejected(
 
 
 PARTS: dict[str, Any] = {
-    "attack": lambda path: {"model": {"attack": path}},
-    "transforms": lambda path: {"model": {"attack": "PGD", "transforms": [{"class_path": path}]}},
-    "strategy": lambda path: {"model": {"attack": "PGD"}, "trainer": {"strategy": {"class_path": path}}},
+    "attack": lambda path: {"module": {"init_args": {"attack": path}}},
+    "class of the attack": lambda path: {"module": {"init_args": {"attack": {"class_path": path}}}},
+    "transforms": lambda path: {"module": {"init_args": {"transforms": [{"class_path": path}]}}},
+    "module": lambda path: {"module": {"class_path": path}},
+    "tasks": lambda path: {"tasks": {"class_path": path}},
+    "strategy": lambda path: {"run": {"trainer": {"strategy": {"class_path": path}}}},
 }
 
 
@@ -50,15 +53,17 @@ def test_a_class_path_of_another_base_class_is_not_called(
     part: str, path: str, smooth: Network, tmp_path: Path
 ) -> None:
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(PARTS[part](path)))
-    words = None if path.startswith("torch") else f"must not be of Python's standard library, got {path}$"
+    words = f"can't be given by class_path, got {path}$|there is no attack '{path}'|invalid strategy name"
+    if path.startswith("torch"):
+        words = f"must be an instance of .*, got {path}$|there is no attack '{path}'|invalid strategy name"
     with pytest.raises(LitVizError, match=words):
         lv.attack(smooth, torch.rand(1, 3, 16, 16), label=0, config=tmp_path / "own.yaml")
 
 
 @pytest.mark.usefixtures("_uncalled")
-@pytest.mark.parametrize("path", ["os.abort", "subprocess.Popen", "lit_viz.attacks.PGD"])
+@pytest.mark.parametrize("path", ["os.abort", "subprocess.Popen", "lit_viz.images.Fourier"])
 @pytest.mark.parametrize("part", ["attack", "transforms", "trainer"])
-def test_class_paths_are_no_parts_in_python(part: str, path: str, smooth: Network) -> None:
+def test_class_paths_of_another_base_class_are_no_parts_in_python(part: str, path: str, smooth: Network) -> None:
     options: dict[str, Any] = {
         "attack": {"attack": path},
         "transforms": {"transforms": [{"class_path": path}]},
@@ -118,22 +123,22 @@ def test_commands_in_a_run_folder_import_nothing_of_it(
 def test_imports_of_a_run_are_printed_first(received: Path) -> None:
     (received / "manifest.jsonl").unlink()
     lines: list[str] = []
-    load_run(received, notify=lines.append)
+    stored_form(FolderStorage.open(received), lines.append)
     assert lines == [f"{received} names parts to import, which run as code: harmful:make"]
     config = yaml.safe_load((received / "config.yaml").read_text())
     (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config | {"network": {"name": HUB}}))
-    load_run(received, notify=lines.append)
+    stored_form(FolderStorage.open(received), lines.append)
     assert len(lines) == 1
-    config["model"]["method"] = {"class_path": "my_parts.Map"}
+    method = {"class_path": "my_parts.Map"}
+    config["module"]["init_args"]["method"] = method
     (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
-    with pytest.raises(LitVizError):
-        load_run(received, notify=lines.append)
+    stored_form(FolderStorage.open(received), lines.append)
     assert lines[1].endswith("run as code: harmful:make, my_parts.Map")
-    config["model"]["method"] = {"class_path": "lit_viz.attributions.GradCAM", "init_args": {"reshape": "my_maps:maps"}}
+    method |= {"class_path": "lit_viz.attributions.GradCAM", "init_args": {"reshape": "my_maps:maps"}}
     (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
-    with pytest.raises(LitVizError):
-        load_run(received, notify=lines.append)
+    stored_form(FolderStorage.open(received), lines.append)
     assert lines[2].endswith("run as code: harmful:make, my_maps:maps")
+    assert not {"my_parts", "my_maps", "harmful"} & set(sys.modules)
 
 
 @pytest.mark.parametrize("command", ["check", "resume"])

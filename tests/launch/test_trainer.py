@@ -18,15 +18,13 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 
 import lit_viz as lv
 from lit_viz.callbacks.saving import ExactCheckpoint, RunWriter
+from lit_viz.cli import main
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.launch import execute as execute_module
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import ConfiguredMethod, with_config
 from lit_viz.launch.options import RunOptions
-from lit_viz.launch.recording import recorded_options, to_yaml
-from lit_viz.launch.resume import load_run
+from lit_viz.launch.resume import changed_form, stored_form, stored_tasks
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, resume_hint
 from lit_viz.methods import ClassVisualization
 from lit_viz.networks import Network
@@ -237,19 +235,21 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
 ) -> None:
     folder = tmp_path / "run"
     lv.visualize(smooth, [1], iterations=1, out=folder, wandb="disabled")
-    configured = load_run(folder, trainer={"devices": "2", "accelerator": "cpu"})
-    module, options = configured.build(smooth), configured.options()
+    stored = FolderStorage.open(folder)
+    form = changed_form(stored, stored_form(stored), {"trainer": {"devices": 2, "accelerator": "cpu"}})
+    module, tasks, arguments = form.build_module(smooth), stored_tasks(stored, form, smooth), form.run_arguments()
+    options = RunOptions(**arguments)
     joined: list[Any] = []
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     monkeypatch.setattr(execute_module, "build_trainer", lambda *_: trainer)
     monkeypatch.setattr(execute_module, "fit", lambda *args: joined.append(args))
     monkeypatch.setenv("LOCAL_RANK", "1")
-    execute_module.execute(module, configured.stored_tasks(module), options)
+    execute_module.execute(module, tasks, options)
     assert not joined  # it is finished
     for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt", "manifest.jsonl"):
         (folder / path).unlink()
-    FolderStorage(folder).write_config(to_yaml(recorded_options(module, configured.tasks(module), options)))
-    execute_module.execute(module, configured.stored_tasks(module), options)
+    FolderStorage(folder).write_config(form.to_yaml())
+    execute_module.execute(module, tasks, options)
     assert len(joined) == 1
 
 
@@ -306,17 +306,18 @@ def test_exhausted_memory_is_a_one_line_error(tmp_path: Path) -> None:
         raise RuntimeError("size mismatch")
 
 
-def test_too_little_memory_for_the_weights_is_reported_without_a_resume(tmp_path: Path, monkeypatch: Any) -> None:
+def test_too_little_memory_for_the_weights_is_reported_without_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def load(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("lit_viz.launch.config.load", load)
-    configured = ConfiguredMethod(
-        COMMANDS["visualize"], with_config(COMMANDS["visualize"], ["--out", str(tmp_path / "run")])
-    )
-    with pytest.raises(LitVizError) as caught:
-        configured.module_and_tasks()
-    assert "out of memory while efficientnet_lite0 is loaded" in str(caught.value)
-    assert "slots" not in str(caught.value)
-    assert "resume" not in str(caught.value)
+    monkeypatch.setattr("lit_viz.outputs.loading.load", load)
+    with pytest.raises(SystemExit) as end:
+        main(["visualize", "tarantula", "--out", str(tmp_path / "run")])
+    assert end.value.code == 1
+    error = capsys.readouterr().err
+    assert "out of memory while efficientnet_lite0 is loaded" in error
+    assert "slots" not in error
+    assert "resume" not in error
     assert not (tmp_path / "run").exists()
