@@ -15,12 +15,12 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
 from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.networks import Network
-from lit_viz.networks.sources import exclude_from_imports
 from lit_viz.runs import RESULTS, is_run
 from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, command_line, remark
+from lit_viz.utils.imports import exclude_from_imports
 from lit_viz.utils.parts import INSTANCE, plain_arguments
 
 # Tolerance of probe logits: networks with rounded activations differ by more than rounding between machines.

@@ -9,8 +9,7 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from lit_viz.networks.onnx_file import read_onnx
 from lit_viz.networks.processors import processor_options, stored_processor
 from lit_viz.networks.resizing import Resizing, resizing_of_timm
 from lit_viz.networks.weights import WEIGHTS_FILES, fill, fit_keys, read_weights, repository_file, torch_hub_file
+from lit_viz.utils.imports import current_folder_importable
 
 _EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 _FORMS = (
@@ -396,34 +396,3 @@ def _call_factory(name: str) -> nn.Module:
 def _check_foreign(module: str, path: str, role: str) -> None:
     is_foreign = module.split(".")[0] not in sys.stdlib_module_names
     require(is_foreign, f"{role} must not be of Python's standard library", repr(path))
-
-
-_RUN_FOLDERS: set[Path] = set()
-
-
-def exclude_from_imports(folder: str | Path) -> None:
-    """Never import from a run folder, which may have been received from others."""
-    run = Path(folder).resolve()
-    _RUN_FOLDERS.add(run)
-    sys.path[:] = [entry for entry in sys.path if not Path(entry).resolve().is_relative_to(run)]
-
-
-def _is_run(folder: Path) -> bool:
-    """Return whether a folder looks like a run folder, damaged ones included."""
-    return (folder / "queue.jsonl").exists() and (folder / "config.yaml").exists()
-
-
-@contextmanager
-def current_folder_importable() -> Iterator[None]:
-    """Add the current folder to Python's path in the body, for the user's own networks and parts, unless it is in a run
-    folder, which may have been received from others."""
-    folder = Path.cwd()
-    is_excluded = any(folder.is_relative_to(run) for run in _RUN_FOLDERS)
-    if is_excluded or any(map(_is_run, [folder, *folder.parents])):
-        yield
-        return
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from lit_viz.errors import LitVizError, did_you_mean, find_part, first_line
 from lit_viz.utils.checking import check_types, hints_of_function, shown, types_of
+from lit_viz.utils.imports import current_folder_importable
 
 PartT = TypeVar("PartT", bound="Part")
 
@@ -250,7 +251,8 @@ def find_class(path: str, bases: Sequence[type], name: str) -> type[Any]:
     if not bases or not module or module.partition(".")[0] in sys.stdlib_module_names:
         raise LitVizError(f"{name} can't be given by class_path, got {path}", argument=name, value=path)
     try:
-        found = getattr(import_module(module), word)
+        with current_folder_importable():
+            found = getattr(import_module(module), word)
     except (ImportError, AttributeError, ValueError) as error:
         reason = f"it can't be imported ({first_line(error)})"
         raise LitVizError(f"the class_path of {name} must be a class, got {path}: {reason}") from error

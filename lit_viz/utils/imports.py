@@ -1,0 +1,38 @@
+"""The current folder, where the user's own networks and parts are, and run folders, which are excluded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_RUN_FOLDERS: set[Path] = set()
+
+
+def exclude_from_imports(folder: str | Path) -> None:
+    """Never import from a run folder, which may have been received from others."""
+    run = Path(folder).resolve()
+    _RUN_FOLDERS.add(run)
+    sys.path[:] = [entry for entry in sys.path if not Path(entry).resolve().is_relative_to(run)]
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder looks like a run folder, damaged ones included."""
+    return (folder / "queue.jsonl").exists() and (folder / "config.yaml").exists()
+
+
+@contextmanager
+def current_folder_importable() -> Iterator[None]:
+    """Add the current folder to Python's path in the body, for the user's own networks and parts, unless it is in a run
+    folder, which may have been received from others."""
+    folder = Path.cwd()
+    is_excluded = any(folder.is_relative_to(run) for run in _RUN_FOLDERS)
+    if is_excluded or any(map(_is_run, [folder, *folder.parents])):
+        yield
+        return
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
