@@ -213,7 +213,10 @@ class Direction(LayerObjective):
     ) -> None:
         super().__init__(layer, axis)
         require(kind in ("dot", "cosine"), "kind of Direction must be 'dot' or 'cosine'", repr(kind))
-        self.vector = _read_vector(vector) if isinstance(vector, str) else torch.tensor(vector, dtype=torch.float64)
+        if isinstance(vector, str):
+            self.vector = _read_vector(vector)
+        else:
+            self.vector = torch.as_tensor(vector, dtype=torch.float64).detach().clone()
         valid = self.vector.ndim == 1 and bool(self.vector.isfinite().all()) and bool(self.vector.any())
         got, hint = f"shape {tuple(self.vector.shape)}", f"give one number per channel of layer {layer!r}"
         require(valid, "vector of Direction must be one finite nonzero vector", got, hint=hint)
