@@ -298,6 +298,8 @@ def _described_one(kind: Any, json: bool) -> str:
         text = f"a list of {' or '.join(dict.fromkeys(elements))}".replace("list of a ", "list of ")
         return re.sub(r"list of (whole )?number\b", r"list of \1numbers", text)
     if origin in (Mapping, dict) and not json:
+        if Any in arguments:
+            return "a mapping"
         key, item = (described(argument) for argument in arguments)
         return f"a mapping from {key} to {item}"
     if json:
