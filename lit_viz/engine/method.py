@@ -315,6 +315,6 @@ def check_at_least_one(**options: int) -> None:
     """Raise :class:`LitVizError` if the value of an option is less than 1, or too large for 64 bits."""
     for name, value in options.items():
         if value < 1:
-            raise LitVizError(f"{name} must be at least 1, got {value}")
+            raise LitVizError(f"{name} must be at least 1, got {value}", argument=name, value=value)
         if value >= _TOO_LARGE:
-            raise LitVizError(f"{name} must have at most 18 digits, got {value}")
+            raise LitVizError(f"{name} must have at most 18 digits, got {value}", argument=name, value=value)
