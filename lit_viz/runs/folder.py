@@ -689,7 +689,7 @@ def check_new(path: Path, overwrite: bool = False, extra_files: Sequence[str] = 
         entries_to_delete(path, extra_files)  # raises if there are others
         return
     raise LitVizError(
-        f"{path} already holds a run: resume=True continues it, overwrite=True replaces it, or choose another folder"
+        f"{path} already holds a run: give resume to continue it, overwrite to replace it, or choose another folder"
     )
 
 

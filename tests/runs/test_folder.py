@@ -58,7 +58,7 @@ def tree(path):
 def test_a_run_is_not_overwritten_by_default(folder):
     finish(folder, 0)
     with pytest.raises(
-        LitVizError, match=r"run already holds a run: resume=True continues it, overwrite=True replaces it"
+        LitVizError, match=r"run already holds a run: give resume to continue it, overwrite to replace it"
     ):
         FolderStorage.create(folder.path)
     before = tree(folder.path)
