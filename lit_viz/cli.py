@@ -368,7 +368,8 @@ def _classes(words: list[str]) -> None:
     part = " ".join(values.get("part", ())).casefold().replace("_", " ")
     matches = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
     if not matches:
-        raise LitVizError(f"no class of {options['name']} contains {part!r}{did_you_mean(part, labels)}")
+        name = options.get("name", "efficientnet_lite0")
+        raise LitVizError(f"no class of {name} contains {part!r}{did_you_mean(part, labels)}")
     for index, label in matches:
         print(f"{index:>5}  {label}")
 
