@@ -74,6 +74,7 @@ class Parser(argparse.ArgumentParser):
             argument_default=SUPPRESS,
             formatter_class=partial(argparse.HelpFormatter, max_help_position=28, width=100),
         )
+        self._negative_number_matcher = re.compile(r"-[\d.][\d.,e/-]*$")  # values such as -1,-1 are no options
         self.taken: set[str] = set()
         self.positional = ""
 
@@ -122,7 +123,7 @@ class Parser(argparse.ArgumentParser):
                 self.taken.add(name)
             help_text = SUPPRESS if shown is not None and dest not in shown else helps.get(name, "")
             default = parameters[name].default
-            if name in VARYING:
+            if name in VARYING and not _admits_list(hint):
                 hint = hint | Sequence[float]
             options = [f"--{spelled}" for word in names for spelled in _spellings(word)]
             if isinstance(default, bool):
