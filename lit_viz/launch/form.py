@@ -209,6 +209,8 @@ class Form:
         Of an argument that admits several parts, ``value`` is also a list of them, or names with commas.
         """
         bases = [base for base in classes_in(hints_of(self.module_class)[argument]) if issubclass(base, Part)]
+        if public_path(self.module_class) == _UNIVERSAL and argument == "attack":
+            bases = [Attack]  # another attack has another module
         values = value.split(",") if isinstance(value, str) else value
         chosen = [
             _chosen(item, bases, argument) for item in (values if isinstance(values, (list, tuple)) else [values])
