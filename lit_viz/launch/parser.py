@@ -364,8 +364,10 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     parser.add("How", form.module_class, skip=("network", "images", "picture", "attack", "method"), shown=shown)
     parts = list(form.parts())
     unique = _unique_names(parts, parser.taken)
-    for owner in parts:
-        parser.add(owner.title, owner.kind, prefix=f"{owner.label}.", short=unique, shown=shown)
+    usual = {owner.kind for owner in read_config(command, None).parts()} if shown else ()
+    for owner in parts:  # of those that are chosen, all arguments are shown
+        of_part = shown if owner.kind in usual else None
+        parser.add(owner.title, owner.kind, prefix=f"{owner.label}.", short=unique, shown=of_part)
     _add_run(parser, shown)
     _add_network(parser, shown)
     _add_trainer(parser, shown)
