@@ -184,14 +184,17 @@ def test_a_module_of_the_current_folder_is_importable(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["attack", "packaged:chelsea", "--attack", "nowhere.Own"], "--attack: No module named 'nowhere'"),
+        (
+            ["attack", "packaged:chelsea", "--attack", "nowhere.Own"],
+            "got nowhere.Own: it can't be imported (No module named 'nowhere')",
+        ),
         (
             ["saliency", "packaged:chelsea", "--method", f"gradient,{HERE}.Nix"],
             f"module '{HERE}' has no attribute 'Nix'",
         ),
         (
-            ["visualize", "0", "--model.transforms", "lit_viz.images.Flip"],
-            "expected list, got 'lit_viz.images.Flip'",
+            ["visualize", "0", "--transforms", "lit_viz.images.Fourier"],
+            "--transforms must be an instance of Transform, got lit_viz.images.Fourier",
         ),
     ],
 )
@@ -206,7 +209,7 @@ def test_options_of_a_part_may_precede_it(tmp_path: Path, lit_viz: Any, records:
     lit_viz(
         "attack", "packaged:chelsea", *small_options, "--eps", "0.2", "--attack", "pgd", "--out", str(tmp_path / "run")
     )
-    assert records(tmp_path / "run")[0]["eps"] == 0.2
+    assert records(tmp_path / "run")[0]["settings"]["eps"] == 0.2
 
 
 def test_a_custom_method_uses_its_reducer(smooth: Network) -> None:
