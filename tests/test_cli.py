@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,10 +29,9 @@ from rich.console import Console
 from lit_viz.cli import _print_table, main
 from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
-from lit_viz.launch.arguments import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import config_folder
-from lit_viz.launch.recording import recorded_options, to_yaml
+from lit_viz.launch.form import Form, config_folder
+from lit_viz.launch.methods import COMMANDS, read_config
+from lit_viz.launch.parser import parse_method
 from lit_viz.runs import run_lock
 from lit_viz.types import Record
 from tests.support.verdicts import verdicts
@@ -58,24 +58,30 @@ def test_threads_of_a_command_wait_shortly_for_each_other(given: str | None, exp
     assert process.stdout.splitlines()[-1] == expected
 
 
-def test_short_options_become_dotted_options() -> None:
+def test_positional_words_between_options_and_equal_signs() -> None:
     words = ["tarantula", "--network", "torchvision/vgg16", "goldfish", "--log-at=1,5", "--overwrite", "hay"]
-    assert rewrite_arguments(words, VISUALIZE) == [
-        "--network.name",
-        "torchvision/vgg16",
-        "--log_at",
-        "1,5",
-        "--overwrite",
-        "--targets",
-        '["tarantula", "goldfish", "hay"]',
-    ]
+    assert parse_method(VISUALIZE, words) == {
+        "network": "torchvision/vgg16",
+        "log_at": "1,5",
+        "overwrite": True,
+        "target": ["tarantula", "goldfish", "hay"],
+    }
+
+
+def test_short_names_dotted_names_and_both_spellings_are_the_same_option() -> None:
+    for name in ("lr", "step-rule.lr", "step_rule.lr"):
+        assert parse_method(VISUALIZE, [f"--{name}", "0.1"]) == {"step_rule.lr": 0.1}
+    for name in ("log-at", "log_at"):
+        assert parse_method(VISUALIZE, [f"--{name}", "last"]) == {"log_at": "last"}
+    assert parse_method(VISUALIZE, ["--devices", "2"]) == {"trainer.devices": 2}
+    assert parse_method(VISUALIZE, ["--no-overwrite"]) == {"overwrite": False}
 
 
 def test_values_with_a_leading_dash() -> None:
-    assert rewrite_arguments(["-1", "--seed", "-3"], VISUALIZE) == ["--seed", "-3", "--targets", '["-1"]']
-    assert rewrite_arguments(["--neuron", "-1,-1"], VISUALIZE) == ["--neuron=-1,-1"]
+    assert parse_method(VISUALIZE, ["-1", "--seed", "-3"]) == {"seed": -3, "target": ["-1"]}
+    assert parse_method(VISUALIZE, ["--neuron", "-1,-1"]) == {"neuron": "-1,-1"}
     with pytest.raises(LitVizError, match="unrecognized option -x: options begin with two dashes"):
-        rewrite_arguments(["-x", "3"], VISUALIZE)
+        parse_method(VISUALIZE, ["-x", "3"])
 
 
 def test_contents_of_a_run_folder(
@@ -99,15 +105,15 @@ def test_contents_of_a_run_folder(
     ]
     first, second = records(run)
     required = {
-        "index", "name", "source", "status", "error", "label", "label_source", "target", "target_name", "seed",
-        "iterations", "forwards", "backwards", "seconds", "file", "array", "objective", "logit", "probability", "rank",
-        "top5", "judges",
+        "kind", "index", "name", "status", "target", "target_name", "seed", "iterations", "forwards", "backwards",
+        "seconds", "file", "objective", "logit", "probability", "rank", "top5", "metrics", "settings",
     }  # fmt: skip
     assert required <= first.keys()
     assert (first["status"], first["target"], second["seed"]) == ("done", 0, 1)
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["iterations"] == 12
-    assert config["recorded"]["method"] == "visualize"
+    assert config["module"]["class_path"] == "lit_viz.ClassVisualization"
+    assert config["module"]["init_args"]["iterations"] == 12
+    assert config["recorded"]["format"] == 1
     message = capsys.readouterr().out
     assert str(run) in message.replace("\n", "")
     assert "figure.png" in message
@@ -135,56 +141,62 @@ def test_the_record_describes_the_file(tmp_path: Path, lit_viz: Any, records: An
         (["visualise", "tarantula"], "did you mean 'visualize'"),
         (["visualize", "tarantulla"], "tarantula"),
         (["visualize", "crane"], "134"),
-        (["visualize", "--layer", "blocks.3.2", "--neuron", "-1,-1"], "or centre, got -1,-1"),
+        (["visualize", "--layer", "blocks.3.2", "--channel", "0", "--neuron", "-1,-1"], "or center, got -1,-1"),
         (
             ["visualize", "tarantula", "--wandb.mode", "offline"],
-            "--wandb: expected 'auto', 'online', 'offline', 'disabled'",
+            "unrecognized option --wandb.mode; did you mean --wandb?",
         ),
         (["visualize", "tarantula", "--trainer.device", "2"], "--trainer.device; did you mean --trainer.devices?"),
         (["visualize", "tarantula", "--trainer.devicez", "2"], "--trainer.devicez; did you mean --trainer.devices?"),
         (["visualize", "tarantula", "--itrations", "3"], "did you mean --iterations"),
-        (["visualize", "tarantula", "--iterations", "x"], "--iterations: expected int, got 'x'"),
+        (
+            ["visualize", "tarantula", "--iterations", "x"],
+            "--iterations must be a whole number or a list of them, got 'x'",
+        ),
         (["visualize", "tarantula", "--trainer.max_steps", "3"], "use --iterations"),
         (["visualize", "tarantula", "--config", "nope.yaml"], "there is no configuration nope.yaml"),
         (["visualize", "tarantula", "--config", "tarantla"], "no configuration tarantla; did you mean 'tarantula'?"),
-        (["visualize", "tarantula", "--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
-        (["visualize", "tarantula", "--model.step_rule", "Adm"], "--model.step_rule: expected class name, got 'Adm'"),
-        (["log", "runs/x"], "; got: lit-viz log runs/x"),
+        (["visualize", "tarantula", "--trainer.accelerator", "tpu"], "accelerator=tpu with devices=1 is not available"),
+        (["visualize", "tarantula", "--step_rule", "Adm"], "there is no step_rule 'Adm'; did you mean 'adam'"),
+        (["log", "runs/x"], "lit-viz log requires --to: see lit-viz log --help"),
+        (["visualize", "tarantula", "--step_rule", "torch.optim.NAdam"], "--step-rule must be an instance of StepRule"),
         (
-            ["visualize", "tarantula", "--model.step_rule", "Nadam"],
-            "got 'Nadam'; did you mean 'N",
+            ["visualize", "tarantula", "--step_rule.lr", "x"],
+            "there is no lr 'x': choose one of Constant, Cosine",
         ),
-        (
-            ["visualize", "tarantula", "--model.step_rule.lr", "x"],
-            "--lr: expected float or class name, got 'x'",
-        ),
-        (["visualize", "tarantula", "--model.step_rule.lrr", "3"], "no option lrr; did you mean 'lr'?"),
-        (["visualize", "tarantula", "--model.priors", "x"], "--model.priors: expected list, got 'x'"),
+        (["visualize", "tarantula", "--step_rule.lrr", "3"], "--step_rule.lrr; did you mean --step-rule.lr "),
+        (["visualize", "tarantula", "--priors", "x"], "there is no priors 'x': choose one of L2, "),
         (["visualize", "tarantula", "--trainer.precision", "bf16_mixed"], "got 'bf16_mixed'; did you mean 'bf16"),
-        (["visualize", "tarantula", "--slots="], "--slots: expected int, got ''"),
+        (["visualize", "tarantula", "--slots="], "--slots must be a whole number, got ''"),
         (["visualize", "tarantula", "--slots", "--overwrite"], "--slots expects a value"),
         (["visualize", "tarantula", "--config", "--slots", "3"], "--config expects a value"),
-        (["visualize", "tarantula", "--overwrte"], "--overwrte expects a value; did you mean --overwrite?"),
+        (["visualize", "tarantula", "--overwrte"], "unrecognized option --overwrte; did you mean --overwrite?"),
         (["visualize", "tarantula", "--checkpoint-every", "0"], "--checkpoint-every must be at least 1, got 0"),
-        (["saliency", "x.png", "--method", "gradient", "--method.sigma", "3"], "Gradient has no option sigma"),
-        (["saliency", "x.png", "--method", "smoothgrad", "--method.sigam", "3"], "sigam; did you mean 'sigma'?"),
+        (["saliency", "x.png", "--method", "gradient", "--method.sigma", "3"], "unrecognized option --method.sigma"),
         (
-            ["saliency", "x", "--method", "gradient,smoothgrad", "--method.sigma", "-1"],
-            "sigma of SmoothGrad must be positive, got -1.0: ",
+            ["saliency", "x.png", "--method", "smoothgrad", "--method.sigam", "3"],
+            "--method.sigam; did you mean --method.sigma?",
         ),
-        (["saliency", "x", "--method", "gradient,smoothgrad", "--method.sigam", "1"], "SmoothGrad has no option sigam"),
+        (
+            ["saliency", "packaged:chelsea", "--method", "gradient,smoothgrad", "--method.smoothgrad.sigma", "-1"],
+            "sigma of SmoothGrad must be positive, got -1: ",
+        ),
+        (
+            ["saliency", "x", "--method", "gradient,smoothgrad", "--method.smoothgrad.sigam", "1"],
+            "did you mean --method.smoothgrad.sigma",
+        ),
         (
             ["attack", "x.png", "--attack", "pgd", "--attack.objective", "DRL"],
-            "expected class name, got 'DRL'",
+            "there is no objective 'DRL'; did you mean 'DLR'?",
         ),
         (["attack", "x.png", "--attack", "pgd", "--eps"], "--eps expects a value"),
         (
-            ["attack", "x.png", "--attack", "pgd", "--eps", "1/255", "--eps=2/255"],
-            "--eps must be given once: several radii are a list, such as --eps 1/255,2/255",
+            ["attack", "x.png", "--attack", "pgd", "--norm", "l2", "--norm", "linf"],
+            "--norm must be given once, got l2 and",
         ),
         (["visualize", "0", "--iterations", "9" * 20, "--count"], "--iterations must have at most 18 digits"),
         (["attack", "packaged:chelsea", "--attack", "pgd", "--eps", "8"], "must be at most 1, got 8"),
-        (["visualize", "1", "--model.objective", "Gradient"], "expected class name, got 'Gradient': see lit-viz"),
+        (["visualize", "1", "--objective", "Gradient"], "there is no objective 'Gradient': choose one of logit, "),
         (["saliency", "x" * 300], "is not accessible (File name too long)"),
         (["saliency", "caf\udce9.png"], "is not UTF-8 text: rename the file"),
         (["visualize", "tarantula", "--network", "nonet"], "nonet"),
@@ -210,7 +222,7 @@ def test_invalid_arguments_give_a_one_line_error(
         (["visualize", "-1"], "class index must be between 0 and 4, got -1"),
         (["visualize", "1", "--iterations", "0"], "--iterations must be at least 1, got 0"),
         (["visualize", "1", "--iterations", "-5"], "--iterations must be at least 1, got -5"),
-        (["visualize", "1", "--model.size", "0"], "size must be at least 1 x 1"),
+        (["visualize", "1", "--picture.size", "0"], "size must be at least 1 x 1"),
         (["visualize", "1", "--init", "nope.jpg"], "nope.jpg"),
         (["visualize", "1", "--init", "README.md"], "README.md"),
         (["visualize", "1", "--log-at", "often"], "or last, got 'often'"),
@@ -253,7 +265,8 @@ def test_files_of_another_kind_give_a_one_line_error(
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "deep.yaml").write_text("[" * 3000)
-    lit_viz("visualize", "1", *small_options, option, str(tmp_path / file), "--out", str(tmp_path / "run"), expect=1)
+    others = [word for word in small_options if word not in ("--network.weights", "none")]
+    lit_viz("visualize", "1", *others, option, str(tmp_path / file), "--out", str(tmp_path / "run"), expect=1)
     assert message in sentence(capsys)
     assert not (tmp_path / "run").exists()
 
@@ -283,7 +296,7 @@ def test_an_existing_run_is_kept_without_overwrite(
     before = (run / "results.jsonl").read_bytes()
     capsys.readouterr()
     lit_viz(*command, expect=1)
-    assert "--overwrite" in sentence(capsys)
+    assert f"{run} already holds a run: give resume to continue it, overwrite to replace it" in sentence(capsys)
     assert (run / "results.jsonl").read_bytes() == before
     lit_viz(*command, "--overwrite")
     lit_viz(*command, "--resume")
@@ -302,14 +315,13 @@ def test_resume_rejects_another_configuration(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--iterations", "3"], "--iterations can't be changed: {} was started with 2, got 3"),
-        (["--views", "3"], "--model.views can't be changed: {} was started with 2, got 3"),
-        (["2"], "--targets can't be changed: {} was started with 1, got 2"),
+        (["--iterations", "3"], "unrecognized option --iterations"),
+        (["2"], "lit-viz resume takes no further word, got '2'"),
         (["--slts", "3"], "did you mean --slots"),
-        (["--slots", "x"], "--slots: expected int, got 'x'"),
+        (["--slots", "x"], "--slots must be a whole number, got 'x'"),
         (["--out", "elsewhere"], "--out only applies to a new run"),
         (["--overwrite"], "--overwrite only applies to a new run"),
-        (["--trainer.accelerator", "tpu"], "--trainer.accelerator tpu"),
+        (["--trainer.accelerator", "tpu"], "accelerator=tpu with devices=1 is not available"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
@@ -334,29 +346,55 @@ def started_run(tmp_path_factory: pytest.TempPathFactory, lit_viz: Any, small_op
     return run
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": 3}, "iterations can't be changed: {} was started with 2, got 3"),
+        ({"views": 3}, "views can't be changed: {} was started with 2, got 3"),
+        ({"target": [2]}, "target can't be changed: {} was started with 1, got "),
+        ({"step_rule.lr": 3}, "step_rule.lr can't be changed: {} was started with "),
+        ({"out": "elsewhere"}, "out only applies to a new run"),
+        ({"slts": 3}, "slts is not an argument of .*; did you mean 'slots'"),
+        ({"trainer": {"precision": "64-true"}}, "trainer.precision can't be changed: {} was started with 32-true, got"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_arguments_that_a_resume_cannot_change(changes: dict[str, Any], message: str, started_run: Path) -> None:
+    import lit_viz as lv
+
+    with pytest.raises(LitVizError, match=f"^{message.format(re.escape(str(started_run)))}"):
+        lv.resume(started_run, **changes)
+
+
 def test_options_that_a_resume_may_change(started_run: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any) -> None:
     import lit_viz as lv
 
     seen: list[dict[str, Any]] = []
 
     def executed(module: Any, tasks: Any, options: Any, **_: Any) -> lv.Run:
-        seen.append(yaml.safe_load(to_yaml(recorded_options(module, tasks, options))))
+        stored = yaml.safe_load((started_run / "config.yaml").read_text())
+        seen.append(yaml.safe_load(Form.of(module, tasks, options.recorded()).to_yaml()) | {"tasks": stored["tasks"]})
         return lv.Run(module, (), options)
 
-    monkeypatch.setattr("lit_viz.api.execute", executed)  # first: importing api copies the name
-    monkeypatch.setattr("lit_viz.launch.execute.execute", executed)
+    monkeypatch.setattr("lit_viz.api.execute", executed)
     words = ["--slots=3", "--devices", "2", "--trainer.accelerator", "cpu", "--devices-mode", "views"]
     lit_viz("resume", str(started_run))
     lit_viz("resume", str(started_run), *words, "--project", "out", "--checkpoint-every", "7", "--wandb", "offline")
     lv.resume(started_run, slots=3, trainer={"accelerator": "cpu"})
     stored, changed, in_python = seen
-    assert yaml.safe_load((started_run / "config.yaml").read_text()) == {**stored, "recorded": ANY}
-    trainer = {**stored["trainer"], "devices": "2", "accelerator": "cpu"}
-    free = {"slots": 3, "devices_mode": "views", "project": "out", "checkpoint_every": 7, "wandb": "offline"}
-    assert changed == stored | free | {"trainer": trainer}
-    assert in_python == stored | {"slots": 3, "trainer": {**stored["trainer"], "accelerator": "cpu"}}
-    with pytest.raises(LitVizError, match=r"^out only applies to a new run"):
-        lv.resume(started_run, out="elsewhere")
+    recorded = yaml.safe_load((started_run / "config.yaml").read_text())
+    recorded["run"] |= {"resume": True, "overwrite": False}
+    assert recorded == {**stored, "recorded": ANY}
+    of_module = {**stored["module"]["init_args"], "slots": 3}
+    assert in_python["module"]["init_args"] == of_module
+    assert in_python["run"] == {**stored["run"], "trainer": {**stored["run"]["trainer"], "accelerator": "cpu"}}
+    assert changed["module"]["init_args"] == {**of_module, "devices_mode": "views"}
+    assert changed["run"] == {
+        **stored["run"],
+        "checkpoint_every": 7,
+        "trainer": {**stored["run"]["trainer"], "devices": 2, "accelerator": "cpu"},
+        "logging": {**stored["run"]["logging"], "project": "out", "wandb": "offline"},
+    }
 
 
 def test_resume_rejects_other_weights(
@@ -441,13 +479,11 @@ def test_help_has_no_markup(method: str, capsys: pytest.CaptureFixture[str]) -> 
     message = capsys.readouterr().out
     assert "``" not in message
     assert not re.search(r":\w+:`", message)
-    headings = [line for line in message.splitlines() if re.match(r"[A-Z].*:$", line)]
-    assert [re.match("[\\w' ]+", line)[0].strip() for line in headings] == [  # type: ignore[index]
-        "The network",
-        "The method",
-        "Lightning's Trainer",
-    ]
-    assert message.count("--network NAME") == 2  # in the usage and on its own
+    headings = [line[:-1] for line in message.splitlines() if re.match(r"[A-Z].*:$", line)]
+    assert headings[:2] == ["What", "How"]
+    assert headings[-4:] == ["The run", "The network", "Lightning's Trainer", "Instead of a run"]
+    assert len(set(headings)) == len(headings)
+    assert message.count("--network NETWORK") == 1
 
 
 def test_default_photographs_are_printed(
@@ -455,9 +491,9 @@ def test_default_photographs_are_printed(
 ) -> None:
     words = ["attack", *small_options, "--target", "0", "--count"]
     lit_viz(*words)
-    line = "no photographs given, using those of --config normalized_ascent: packaged:chelsea"
+    line = "no images given, using those of --config normalized_ascent: packaged:chelsea"
     assert line in capsys.readouterr().err
-    for named in (["packaged:coffee"], ["--photographs", "packaged:coffee"], ["--config", "pgd_linf"]):
+    for named in (["packaged:coffee"], ["--images", "packaged:coffee"], ["--config", "pgd_linf"]):
         lit_viz(*words, *named)
         assert "using those" not in capsys.readouterr().err
 
@@ -493,7 +529,7 @@ def test_control_characters_of_labels_and_file_names_are_removed(
     picture = tmp_path / f"{escape}.png"
     Image.new("RGB", (16, 16), "gray").save(picture)
     (tmp_path / f"{escape}2.png").write_text("not an image")
-    lit_viz("saliency", str(tmp_path), *options, "--wandb", "disabled", "--check", "none", "--out", str(run), expect=1)
+    lit_viz("saliency", str(tmp_path), *options, "--wandb", "disabled", "--captum", "none", "--out", str(run), expect=1)
     lit_viz("saliency", f"{escape}.jpg", *options, expect=1)
     printed = capsys.readouterr()
     for text in (printed.out, printed.err, (run / "report.html").read_text()):
@@ -506,13 +542,13 @@ def test_control_characters_of_labels_and_file_names_are_removed(
     "path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_packaged_configurations_parse_and_have_a_header(path: Path) -> None:
-    from lit_viz.launch.commands import COMMANDS
-    from lit_viz.launch.config import ConfiguredMethod
-
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert "Cost:" in header
     assert f"Command: lit-viz {path.parent.name}" in header
-    assert ConfiguredMethod(COMMANDS[path.parent.name], ["--config", str(path)]).parts
+    command = COMMANDS[path.parent.name]
+    form = read_config(command, path)
+    assert form.module["class_path"] in command.modules
+    assert list(form.parts())
 
 
 def test_unknown_options_in_python(tmp_path: Path) -> None:
@@ -520,7 +556,7 @@ def test_unknown_options_in_python(tmp_path: Path) -> None:
 
     with pytest.raises(LitVizError, match="did you mean 'views'"):
         lv.visualize("efficientnet_lite0", "tarantula", veiws=3)
-    with pytest.raises(LitVizError, match=r"^model__views is not an argument: use views$"):
+    with pytest.raises(LitVizError, match=r"^model__views is not an argument of .*; did you mean 'views'\?$"):
         lv.visualize("efficientnet_lite0", "tarantula", model__views=3)
 
 
@@ -627,7 +663,7 @@ def test_the_configuration_of_another_method_is_rejected(
     capsys.readouterr()
     held = str(tmp_path / "first" / "config.yaml")
     lit_viz("attack", "packaged:chelsea", "--config", held, "--out", str(tmp_path / "again"), expect=1)
-    assert f"{held} is the configuration of a visualize run, not attack" in sentence(capsys)
+    assert f"{held} is the configuration of lit-viz visualize, not of lit-viz attack" in sentence(capsys)
 
 
 def test_a_signal_in_the_last_step_stops_the_run_before_its_evidence(
@@ -686,9 +722,9 @@ def test_options_override_the_configuration_in_any_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
     own = tmp_path / "own.yaml"
-    own.write_text(
-        yaml.safe_dump({**yaml.safe_load((config_folder() / "visualize" / "small.yaml").read_text()), "iterations": 4})
-    )
+    values = yaml.safe_load((config_folder() / "visualize" / "small.yaml").read_text())
+    values["module"]["init_args"]["iterations"] = 4
+    own.write_text(yaml.safe_dump(values))
     small = ["visualize", "0", *small_options, "--count"]
     for words in (["--iterations", "6", "--config", str(own)], [f"--config={own}", "--iterations=6"]):
         lit_viz(*small, *words)
@@ -726,7 +762,7 @@ def test_a_run_in_python_equals_its_resume(tmp_path: Path) -> None:
     assert torch.equal(memory.images, again.images)
     assert [record["seed"] for record in memory.records] == [3, 4]
     assert [record["target_name"] for record in folder.records] == ["apple", "date"]
-    assert memory.records[0].keys() == folder.records[0].keys()
+    assert {*memory.records[0].flat(), "file"} == folder.records[0].flat().keys()
     assert memory.figure().axes
 
 
@@ -734,8 +770,8 @@ def run_of_names_with_markup(tmp_path: Path, *, lit_viz: Any, small_options: Any
     """Return a run whose names hold markup of rich and characters that are not ASCII."""
     (tmp_path / "labels.txt").write_text("a [/b]\nb [bold]\nc\nd\nÄffchen [red]\n", encoding="utf-8")
     Image.new("RGB", (16, 16), "red").save(tmp_path / "cät [b].png")
-    words = ["--network.labels", str(tmp_path / "labels.txt"), "--target", "0", "--target", "1", "--target", "4"]
-    words += ["--method", "smoothgrad", "--iterations", "4", "--check", "none", "--out", str(tmp_path / "run")]
+    words = ["--network.labels", str(tmp_path / "labels.txt"), "--vary", "{target: [0, 1, 4]}"]
+    words += ["--method", "smoothgrad", "--iterations", "4", "--captum", "none", "--out", str(tmp_path / "run")]
     lit_viz("saliency", str(tmp_path / "cät [b].png"), *small_options, *words)
     return tmp_path / "run"
 
@@ -786,11 +822,11 @@ def test_next_steps_name_existing_files(
 def test_the_demo_has_an_out_option(
     out: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any
 ) -> None:
-    called: list[list[str]] = []
-    monkeypatch.setattr("lit_viz.cli._method", lambda name, words: called.append(words))
+    called: list[dict[str, Any]] = []
+    monkeypatch.setattr("lit_viz.cli._method", lambda name, words, others: called.append({"name": name, **others}))
     lit_viz("demo", *out, "--iterations", "3")
-    assert [words[words.index("--out") + 1] for words in called] == ["RUN/visualize", "RUN/saliency", "RUN/attack"]
-    assert all(words[-2:] == ["--iterations", "3"] for words in called)
+    names = ("visualize", "saliency", "attack")
+    assert called == [{"name": name, "out": f"RUN/{name}", "iterations": 3} for name in names]
 
 
 def test_an_interrupted_demo_is_continued_by_one_command(
@@ -801,11 +837,7 @@ def test_an_interrupted_demo_is_continued_by_one_command(
     small_options: Any,
 ) -> None:
     """The command continued the interrupted method only."""
-    from lit_viz import cli
-    from lit_viz.launch.commands.visualize import VisualizeCommand
-
-    monkeypatch.setattr(cli, "SUMMARIES", {"visualize": cli.SUMMARIES["visualize"]})
-    monkeypatch.setattr(VisualizeCommand, "demo", ("2",))
+    monkeypatch.setattr("lit_viz.launch.methods.COMMANDS", {"visualize": replace(VISUALIZE, demo=("2",))})
     out, options = tmp_path / "my demo", [*small_options, "--iterations", "2"]
     with monkeypatch.context() as patched:
         patched.setattr("lit_viz.launch.execute.write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
@@ -817,7 +849,7 @@ def test_an_interrupted_demo_is_continued_by_one_command(
     lit_viz(*shlex.split(command))
     assert (out / "visualize" / "report.html").exists()
     with monkeypatch.context() as patched:
-        patched.setattr("lit_viz.launch.config.load", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        patched.setattr("lit_viz.outputs.loading.load_recorded", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
         lit_viz(*shlex.split(command), expect=130)
     assert capsys.readouterr().err.splitlines()[-1] == f"lit-viz: stopped; continue with: lit-viz {command}"
 
@@ -854,7 +886,7 @@ def test_an_interrupt_before_the_first_step_leaves_no_folder(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lit_viz.launch.config.load", interrupted)
+    monkeypatch.setattr("lit_viz.outputs.loading.load_recorded", interrupted)
     lit_viz("visualize", "2", *small_options, "--out", str(tmp_path / "run"), expect=130)
     assert not (tmp_path / "run").exists()
 
