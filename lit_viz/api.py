@@ -213,9 +213,12 @@ def attack(
 
     Args:
         network: a :class:`~lit_viz.Network`, or an argument of :func:`load_network`.
-        images: as in :func:`saliency`.
+        images: one or a list of: files, folders, Pillow images, arrays or tensors; or a dataset or its loader, as in
+            :func:`saliency`.
         target: target class, one for all images or one per image. Default: untargeted.
-        label: true class, as in :func:`saliency`. An image that is not predicted as its label is skipped.
+        label: true class, one for all images or one per image, or the source of all: ``predicted``, ``folders`` or a
+            CSV file (file,label). Default: those of a dataset, else predicted. An image that is not predicted as its
+            label is skipped.
         attack: a name of :data:`lit_viz.attacks.ATTACKS`, or an instance such as ``PGD(alpha=0.01)``. Default:
             ``normalized_ascent``.
         eps: radius in units of [0, 1], such as ``4/255``, for attacks with a budget; several give a robustness
@@ -223,8 +226,12 @@ def attack(
         goal: of a network whose scores are numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
             the unit of the score; of decisions that do not exclude each other ``vanish`` or ``appear``, and of
             :class:`~lit_viz.outputs.Share` ``share:S``.
-        normalization, seed, config, out, progress: as in :func:`saliency`.
+        normalization: as in :func:`saliency`.
         vary: values of ``eps`` and ``target`` by name, each combination for each image.
+        seed: seed of the first image; image i uses ``seed + i``. Default: the configuration's, or 0.
+        config: YAML file, or name of a packaged configuration, with other defaults of the arguments.
+        out: run folder. Default: nothing is written.
+        progress: show progress and messages. Default: in notebooks.
         options: other arguments of :class:`~lit_viz.methods.AdversarialExample` (``iterations=``, ``transforms=`` ...),
             of the attack (``norm=``, ``alpha=``, ``restarts=`` ...) and of :func:`run` (``explain=``, ``logger=`` ...).
 

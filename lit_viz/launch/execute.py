@@ -48,7 +48,7 @@ from lit_viz.utils.process import is_rank_zero, tune_allocator
 
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
 #: Options of figure and evidence that apply to some methods only.
-_OPTIONS_OF_METHODS = ("captum", "localize", "boxes", "explain", "scale", "overlays")
+OPTIONS_OF_METHODS = frozenset({"captum", "localize", "boxes", "explain", "scale", "overlays"})
 #: Run folders in which this process has taken part with a rank other than zero.
 _FOLLOWED_RUNS: list[Path | None] = []
 
@@ -183,7 +183,7 @@ def execute(
 def _check_options(presentation: Presentation, options: RunOptions) -> None:
     """Reject an option of figure or evidence that does not apply to the method, unless it has its default."""
     default = RunOptions()
-    for name in _OPTIONS_OF_METHODS:
+    for name in sorted(OPTIONS_OF_METHODS):
         if getattr(options, name) != getattr(default, name) and name not in presentation.run_options:
             message = f"{name} does not apply to {presentation.title.lower()}: leave it out"
             raise LitVizError(message, argument=name)

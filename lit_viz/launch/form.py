@@ -66,7 +66,7 @@ _REPLACED = {
 _GIVEN = {"network", "images"}
 _UNIVERSAL, _PER_IMAGE = "lit_viz.UniversalPerturbation", "lit_viz.AdversarialExample"
 #: Arguments that are lists of parts, whose arguments have no names of their own.
-_LISTS_OF_PARTS = ("transforms", "priors", "projections")
+LISTS_OF_PARTS = ("transforms", "priors", "projections")
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Form:
         parameters = constructor_parameters(kind)
         for name, hint in hints_of(kind).items():
             bases = classes_in(hint)
-            if not bases or name in _LISTS_OF_PARTS or name in _GIVEN:
+            if not bases or name in LISTS_OF_PARTS or name in _GIVEN:
                 continue
             path = ("module", "init_args", name)
             value = self.module["init_args"].get(name, parameters[name].default)
@@ -394,7 +394,7 @@ def _listed(value: Any, name: str) -> Any:
 
 def _is_choice(kind: type, name: str) -> bool:
     """Return whether an argument of a module is a part, or several, that is chosen by name."""
-    if name in _LISTS_OF_PARTS or name in _GIVEN:
+    if name in LISTS_OF_PARTS or name in _GIVEN:
         return False
     return any(issubclass(base, Part) for base in classes_in(hints_of(kind)[name]))
 
@@ -450,13 +450,18 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def config_names(method: str) -> list[str]:
+    """Return the names of the packaged configurations of a method."""
+    return sorted(path.stem for path in (config_folder() / method).glob("*.yaml"))
+
+
 def find_config(method: str, name: str | Path) -> Path:
     """Return the file of a configuration, which is given by its path or by the name of a packaged one."""
     if Path(name).is_file():
         return Path(name)
-    packaged = {path.stem: path for path in sorted((config_folder() / method).glob("*.yaml"))}
+    packaged = config_names(method)
     if str(name) in packaged:
-        return packaged[str(name)]
+        return config_folder() / method / f"{name}.yaml"
     check_regular(name)
     hint = did_you_mean(str(name), packaged) or f": give a YAML file or one of {', '.join(packaged)}"
     raise LitVizError(f"there is no configuration {name}{hint}")

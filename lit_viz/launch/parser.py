@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from argparse import SUPPRESS
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -16,15 +16,16 @@ from docstring_parser import parse as parse_docstring
 
 from lit_viz import api
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.launch.execute import run
-from lit_viz.launch.form import VARYING, Form, Owner
+from lit_viz.launch.execute import OPTIONS_OF_METHODS, run
+from lit_viz.launch.form import LISTS_OF_PARTS, VARYING, Form, Owner, config_names
 from lit_viz.launch.methods import COMMANDS, MethodCommand, read_config
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.outputs.loading import load_network
+from lit_viz.presentations import presentation_of
 from lit_viz.utils.checking import described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
-from lit_viz.utils.parts import classes_in, constructor_parameters, hints_of
+from lit_viz.utils.parts import Part, classes_in, constructor_parameters, hints_of, named_classes
 
 #: Options that ``--help`` of a method shows; ``--help-all`` shows all.
 SHOWN = frozenset({
@@ -41,6 +42,8 @@ _NO_OPTIONS = ("network", "progress", "normalization")
 _SHORT_TRAINER = ("devices", "accelerator", "precision")
 #: Arguments of :func:`lit_viz.run` that are no options.
 _NOT_OF_RUN = ("module", "tasks", "trainer", "logging", "progress")
+#: Number of choices of an option up to which its help lists them in place of a value.
+_MOST_CHOICES = 6
 #: Docstring markup, and its replacement in the help.
 _MARKUP = ((r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"), (r"``(.*?)``", r"\1"), (r"\s+", " "))
 #: Names in other tools, and the option to use.
@@ -61,6 +64,9 @@ class Parser(argparse.ArgumentParser):
         usage: its words in the first line of the help.
         summary: its description.
         example: its words in the example of the help.
+
+    Attributes:
+        remarks: sentences that follow the help of options, by name.
     """
 
     def __init__(self, command: str, usage: str = "", summary: str = "", example: str = "") -> None:
@@ -72,11 +78,13 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=False,
             argument_default=SUPPRESS,
-            formatter_class=partial(argparse.HelpFormatter, max_help_position=28, width=100),
+            formatter_class=partial(_Formatter, max_help_position=28, width=100),
         )
         self._negative_number_matcher = re.compile(r"-[\d.][\d.,e/-]*$")  # values such as -1,-1 are no options
         self.taken: set[str] = set()
         self.positional = ""
+        self.remarks: dict[str, str] = {}
+        self._sections: dict[str, argparse._ArgumentGroup] = {}
 
     def error(self, message: str) -> Any:
         """Raise an error of argparse as one sentence."""
@@ -98,19 +106,21 @@ class Parser(argparse.ArgumentParser):
         skip: Collection[str] = (),
         only: Collection[str] | None = None,
         shown: Collection[str] | None = None,
+        hidden: Collection[str] = (),
     ) -> None:
         """Add an option for each argument of a class or function that has none yet.
 
         Args:
-            title: title of the section in the help.
+            title: title of the section in the help; options under the same title are one section.
             target: the class or function.
             prefix: of the names, such as ``attack.``.
             short: arguments that are options without the prefix too.
             skip: arguments without an option.
             only: arguments with an option; all if None.
             shown: names in the help; all if None.
+            hidden: names that are not in the help.
         """
-        group = self.add_argument_group(title)
+        group = self.section(title)
         helps, parameters = helps_of(target), parameters_of(target)
         for name, hint in hints_of(target).items():
             dest = f"{prefix}{name}"
@@ -121,7 +131,8 @@ class Parser(argparse.ArgumentParser):
             if prefix and name in short and name not in self.taken:
                 names = [name, dest]
                 self.taken.add(name)
-            help_text = SUPPRESS if shown is not None and dest not in shown else helps.get(name, "")
+            is_hidden = name in hidden or (shown is not None and dest not in shown)
+            help_text = SUPPRESS if is_hidden else f"{helps.get(name, '')} {self.remarks.get(dest, '')}".strip()
             default = parameters[name].default
             if name in VARYING and not _admits_list(hint):
                 hint = hint | Sequence[float]
@@ -134,9 +145,22 @@ class Parser(argparse.ArgumentParser):
                 dest=dest,
                 action=_Collected,
                 hint=hint,
-                metavar="|".join(_literals(hint)) or name.upper(),
+                metavar=_metavar(name, hint),
                 help=_escaped(help_text),
             )
+
+    def described(self) -> Iterator[tuple[str, list[argparse.Action]]]:
+        """Yield the sections of the help with their options that it shows."""
+        for group in self._action_groups:
+            actions = [action for action in group._group_actions if action.option_strings and action.help != SUPPRESS]
+            if actions:
+                yield str(group.title), actions
+
+    def section(self, title: str) -> argparse._ArgumentGroup:
+        """Return the section of the help with a title."""
+        if title not in self._sections:
+            self._sections[title] = self.add_argument_group(title)
+        return self._sections[title]
 
     def add_positional(self, name: str, text: str, *, several: bool = False) -> None:
         """Add the positional words, which are the value of an argument that may be an option too."""
@@ -193,6 +217,22 @@ def _spellings(name: str) -> list[str]:
     if "_" not in name:
         return [name]
     return [name.replace("_", "-"), name]
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help with one spelling of each option, and its value once."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        return option_text(action)
+
+
+def option_text(action: argparse.Action) -> str:
+    """Return the names of an option and its value, as the help shows them: ``--lr, --step-rule.lr LR``."""
+    names = [name for name in action.option_strings if "_" not in name]
+    text = ", ".join(names)
+    return f"{text} {action.metavar}" if action.metavar else text
 
 
 class _Collected(argparse.Action):
@@ -296,7 +336,16 @@ def _with_numbers(value: Any) -> Any:
 
 def _literals(hint: Any) -> list[str]:
     """Return the choices of an annotation."""
-    return [str(choice) for kind in types_of(hint) if get_origin(kind) is Literal for choice in get_args(kind)]
+    choices = [str(choice) for kind in types_of(hint) if get_origin(kind) is Literal for choice in get_args(kind)]
+    return list(dict.fromkeys(choices))
+
+
+def _metavar(name: str, hint: Any) -> str:
+    """Return the choices of an option, or its name where it has none or many."""
+    choices = _literals(hint)
+    if 0 < len(choices) <= _MOST_CHOICES:
+        return "|".join(choices)
+    return name.upper()
 
 
 def parameters_of(target: Any) -> Mapping[str, Any]:
@@ -311,9 +360,12 @@ def parameters_of(target: Any) -> Mapping[str, Any]:
 @cache
 def helps_of(target: Any) -> dict[str, str]:
     """Return the descriptions of arguments in docstrings, those of base classes included, without markup."""
+    texts = [target.__doc__]
+    if isinstance(target, type):
+        texts = [text for kind in target.__mro__ for text in (kind.__doc__, kind.__init__.__doc__)]  # type: ignore[misc]
     found: dict[str, str] = {}
-    for documented in target.__mro__ if isinstance(target, type) else [target]:
-        for parameter in parse_docstring(documented.__doc__ or "").params:
+    for documented in texts:
+        for parameter in parse_docstring(documented or "").params:
             text = parameter.description or ""
             for pattern, replacement in _MARKUP:
                 text = re.sub(pattern, replacement, text)
@@ -356,6 +408,7 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     shown = None if every else SHOWN
     summary = parse_docstring(function.__doc__ or "").short_description or ""
     parser = Parser(command.name, f"[{command.positional.upper()} ...] [options]", summary, command.example)
+    parser.remarks = _names_of_parts(form.module_class) | {"config": f"Names: {', '.join(config_names(command.name))}."}
     parser.add_positional(command.positional, helps_of(function)[command.positional], several=True)
     tasks = [name for name in hints_of(function) if name in _OF_TASKS]
     parser.add("What", function, only=tasks, skip=_NO_OPTIONS, shown=shown)
@@ -368,10 +421,11 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     for owner in parts:  # of those that are chosen, all arguments are shown
         of_part = shown if owner.kind in usual else None
         parser.add(owner.title, owner.kind, prefix=f"{owner.label}.", short=unique, shown=of_part)
-    _add_run(parser, shown)
+    applicable = presentation_of(form.module_class).run_options
+    _add_run(parser, shown, hidden=OPTIONS_OF_METHODS - set(applicable))
     _add_network(parser, shown)
     _add_trainer(parser, shown)
-    group = parser.add_argument_group("Instead of a run")
+    group = parser.section("Instead of a run")
     group.add_argument("--count", action="store_true", help="print the number of evaluations and the estimated time")
     group.add_argument("--print-config", "--print_config", action="store_true", help="print the whole configuration")
     return parser
@@ -379,7 +433,7 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
 
 def _add_varying(parser: Parser, command: MethodCommand) -> None:
     """Add an option for each argument of which several values are a task each: ``--vary.target a b``."""
-    group = parser.add_argument_group("What")
+    group = parser.section("What")
     for name in _VARYING_OF[command.name]:
         text = f"several values of {name}, each for every image"
         group.add_argument(f"--vary.{name}", nargs="+", metavar=name.upper(), type=_scalar, help=text)
@@ -394,6 +448,20 @@ def _scalar(text: str) -> Any:
     return text if number is None else number
 
 
+def _names_of_parts(module: type[Any]) -> dict[str, str]:
+    """Return, for each argument of a module that is a part, a sentence with the names of the classes."""
+    sentences: dict[str, str] = {}
+    for name, hint in hints_of(module).items():
+        found: dict[type[Any], str] = {}
+        for base in classes_in(hint):
+            if name not in LISTS_OF_PARTS and issubclass(base, Part):
+                for word, kind in named_classes(base).items():
+                    found.setdefault(kind, word)
+        if found:
+            sentences[name] = f"Names: {', '.join(found.values())}."
+    return sentences
+
+
 #: Arguments of the short functions that select the tasks.
 _OF_TASKS = (
     "images", "target", "label", "against", "layer", "channel", "neuron", "axis", "init", "goal", "vary", "seed",
@@ -406,8 +474,8 @@ def _unique_names(parts: Sequence[Owner], taken: Collection[str]) -> set[str]:
     return {name for name in names if names.count(name) == 1 and name not in taken}
 
 
-def _add_run(parser: Parser, shown: Collection[str] | None) -> None:
-    parser.add("The run", run, skip=_NOT_OF_RUN, shown=shown)
+def _add_run(parser: Parser, shown: Collection[str] | None, hidden: Collection[str] = ()) -> None:
+    parser.add("The run", run, skip=_NOT_OF_RUN, shown=shown, hidden=hidden)
     short = [name for name in hints_of(LoggerSettings) if name not in parser.taken]
     parser.add("The run", LoggerSettings, prefix="logging.", short=short, shown=shown)
 
@@ -512,7 +580,9 @@ def _microscope_parser() -> Parser:
     parser.add("Options", api.visualize, only=("iterations", "seed"))
     _add_network(parser, None)
     parser.add("The other network", load_network, prefix="compare.", skip=("network", "processor", "device"))
-    parser.add_argument("--count", action="store_true", help="print evaluations, time and disk space, and end")
+    parser.section("Options").add_argument(
+        "--count", action="store_true", help="print evaluations, time and disk space, and end"
+    )
     return parser
 
 
@@ -559,9 +629,15 @@ def help_text(name: str, words: Sequence[str] = (), *, every: bool = False) -> s
     """
     if name not in COMMANDS:
         return function_parser(name).format_help()
-    command = COMMANDS[name]
-    text = method_parser(command, first_words(command, words), every=every).format_help()
+    text = command_parser(name, words, every=every).format_help()
     return text if every else f"{text}\nAll options: lit-viz {name} --help-all\n"
+
+
+def command_parser(name: str, words: Sequence[str] = (), *, every: bool = True) -> Parser:
+    """Return the parser of a command; arguments as of :func:`help_text`."""
+    if name not in COMMANDS:
+        return function_parser(name)
+    return method_parser(COMMANDS[name], first_words(COMMANDS[name], words), every=every)
 
 
 def completion_script(shell: str, summaries: Mapping[str, str]) -> str:
@@ -580,10 +656,6 @@ def completion_script(shell: str, summaries: Mapping[str, str]) -> str:
     root = argparse.ArgumentParser("lit-viz")
     commands = root.add_subparsers()
     for name, summary in summaries.items():
-        if name in COMMANDS:
-            parent = method_parser(COMMANDS[name], first_words(COMMANDS[name], ()))
-        else:
-            parent = function_parser(name)
-        commands.add_parser(name, help=summary, parents=[parent], add_help=False)
+        commands.add_parser(name, help=summary, parents=[command_parser(name)], add_help=False)
     script: str = shtab.complete(root, shell)
     return script
