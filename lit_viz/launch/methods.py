@@ -35,6 +35,7 @@ class MethodCommand:
         config: packaged configuration that is used unless another is given.
         positional: argument that receives the positional words.
         part: argument of the module that is given by name.
+        varying: arguments of which the tasks can have several values.
         summary: description in ``lit-viz --help``.
         words: arguments in ``lit-viz --help``.
         example: arguments of an example.
@@ -46,6 +47,7 @@ class MethodCommand:
     config: str
     positional: str
     part: str
+    varying: tuple[str, ...]
     summary: str
     words: str
     example: str
@@ -59,6 +61,7 @@ COMMANDS = {
         config="tarantula",
         positional="target",
         part="objective",
+        varying=("iterations", "lr"),
         summary="class images; --layer NAME --channel 3,14-20: channels",
         words="tarantula goldfish",
         example="tarantula goldfish --iterations 200",
@@ -70,6 +73,7 @@ COMMANDS = {
         config="gradient",
         positional="images",
         part="method",
+        varying=("target",),
         summary="saliency maps, cross-checked with Captum",
         words="PHOTO_OR_FOLDER ...",
         example="packaged:chelsea --method smoothgrad",
@@ -86,6 +90,7 @@ COMMANDS = {
         config="normalized_ascent",
         positional="images",
         part="attack",
+        varying=("eps", "target"),
         summary="adversarial examples, verified in the saved file",
         words="PHOTO --target stingray",
         example="packaged:chelsea --target stingray",

@@ -162,6 +162,15 @@ class Parser(argparse.ArgumentParser):
             self._sections[title] = self.add_argument_group(title)
         return self._sections[title]
 
+    def add_varying(self, names: Sequence[str]) -> None:
+        """Add an option ``--vary.NAME`` for each argument of which the tasks can have several values."""
+        for name in names:
+            dest = f"vary.{name}"
+            self.taken.add(dest)
+            text = f"values of {name}, a task for each, as of vary."
+            hint = Sequence[float | int | str]
+            self.section("What").add_argument(f"--{dest}", action=_Collected, hint=hint, metavar="A,B", help=text)
+
     def add_positional(self, name: str, text: str, *, several: bool = False) -> None:
         """Add the positional words, which are the value of an argument that may be an option too."""
         self.positional = name
@@ -249,11 +258,15 @@ class _Collected(argparse.Action):
         value = read_text(values, self.hint, name)
         if hasattr(namespace, self.dest):
             before = getattr(namespace, self.dest)
-            several = [*(before if isinstance(before, list) else [before]), value]
+            several = [*_as_list(before), *_as_list(value)]
             if not _admits_list(self.hint):
                 raise LitVizError(f"{name} must be given once, got {' and '.join(map(str, several))}")
             value = several
         setattr(namespace, self.dest, value)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _admits_list(hint: Any) -> bool:
@@ -412,7 +425,7 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     parser.add_positional(command.positional, helps_of(function)[command.positional], several=True)
     tasks = [name for name in hints_of(function) if name in _OF_TASKS]
     parser.add("What", function, only=tasks, skip=_NO_OPTIONS, shown=shown)
-    _add_varying(parser, command)
+    parser.add_varying(command.varying)
     parser.add("How", function, skip=("out", *_NO_OPTIONS), shown=shown)
     parser.add("How", form.module_class, skip=("network", "images", "picture", "attack", "method"), shown=shown)
     parts = list(form.parts())
@@ -429,23 +442,6 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     group.add_argument("--count", action="store_true", help="print the number of evaluations and the estimated time")
     group.add_argument("--print-config", "--print_config", action="store_true", help="print the whole configuration")
     return parser
-
-
-def _add_varying(parser: Parser, command: MethodCommand) -> None:
-    """Add an option for each argument of which several values are a task each: ``--vary.target a b``."""
-    group = parser.section("What")
-    for name in _VARYING_OF[command.name]:
-        text = f"several values of {name}, each for every image"
-        group.add_argument(f"--vary.{name}", nargs="+", metavar=name.upper(), type=_scalar, help=text)
-
-
-_VARYING_OF = {"visualize": ("iterations", "lr"), "saliency": ("target",), "attack": ("eps", "target")}
-
-
-def _scalar(text: str) -> Any:
-    """Return a whole number, a number, or a text."""
-    number = _number(text, (int, float))
-    return text if number is None else number
 
 
 def _names_of_parts(module: type[Any]) -> dict[str, str]:
