@@ -58,10 +58,11 @@ def sentence() -> Callable[[pytest.CaptureFixture[str]], str]:
 
 @pytest.fixture(scope="session")
 def records() -> Callable[[Path], list[dict[str, Any]]]:
-    """Return a function that reads the records of a run folder."""
+    """Return a function that reads the records of a run folder, with metrics and settings beside the fields too."""
 
     def read(folder: Path) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+        return [{**line, **line.get("metrics", {}), **line.get("settings", {})} for line in lines]
 
     return read
 
