@@ -31,6 +31,8 @@ SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
+#: Source of labels that are given with the images.
+LISTED = "the list of photographs"
 _COLUMNS = ("file", "label", "target", "against")
 
 
@@ -159,7 +161,7 @@ def _entry_of_row(row: Mapping[str, Any]) -> Entry:
     if "file" not in row or not set(row).issubset(_COLUMNS):
         raise LitVizError(f"a photograph must be a mapping of file, label, target and against, got {dict(row)}")
     label, target, against = map(_class_of, (row.get("label"), row.get("target"), row.get("against")))
-    return Entry(str(row["file"]), label, target, against, "the list of photographs")
+    return Entry(str(row["file"]), label, target, against, LISTED)
 
 
 def _class_of(value: Any) -> str | int | None:

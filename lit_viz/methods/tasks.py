@@ -16,7 +16,7 @@ from torch import nn
 from lit_viz.attacks.norms import parse_radius
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.errors import LitVizError, did_you_mean, require
-from lit_viz.images.listing import ARRAY_PREFIX, Entry, Listing, column_values
+from lit_viz.images.listing import ARRAY_PREFIX, LISTED, Entry, Listing, column_values
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.images.reading import PACKAGED_PREFIX, ZOO_PREFIX
 from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
@@ -207,7 +207,8 @@ def _varying_images(values: Mapping[str, Any], target: Any) -> tuple[list[float]
     for name in values:
         require(name in ("eps", "target"), "vary of images takes eps and target", name)
     sizes = [parse_radius(radius) for radius in _as_list(values.get("eps", ()))]
-    require(len(set(sizes)) == len(sizes), "eps must have different radii", values.get("eps"))
+    given = ", ".join(map(str, _as_list(values.get("eps", ()))))
+    require(len(set(sizes)) == len(sizes), "eps must have different radii", given)
     targets = [to_class(word) for word in _as_list(values.get("target", ()))]
     require(not targets or target is None, "target must be given once", target, hint="or vary it alone")
     return sizes, targets
@@ -401,13 +402,13 @@ class _Listed:
 
     Attributes:
         images: files, folders and CSV files, or rows with the keys ``file``, ``label``, ``target`` and ``against``.
-        target, label, against: class, rule, source or CSV file of all images.
+        target, label, against: class, rule, source or CSV file of all images; a number is the index of a class.
     """
 
     images: Sequence[str | Mapping[str, Any]]
-    target: str | None
-    label: str
-    against: str | None
+    target: str | int | None
+    label: str | int
+    against: str | int | None
 
 
 def _photograph_tasks(
@@ -421,14 +422,15 @@ def _photograph_tasks(
     """
     listing = list_photographs(listed.images)
     label_source = listed.label
+    has_class = not isinstance(label_source, str)
     is_table = _is_table(label_source)
-    if not is_table and label_source not in _LABEL_SOURCES:
-        hint = did_you_mean(label_source, _LABEL_SOURCES)
+    if not (is_table or has_class) and label_source not in _LABEL_SOURCES:
+        hint = did_you_mean(str(label_source), _LABEL_SOURCES)
         message = f"label must be a class, predicted, folders or a CSV file (file,label), got {label_source!r}{hint}"
         raise LitVizError(message, argument="label", value=label_source)
     words: Sequence[str | int] = targets or ["none" if listed.target is None else listed.target]
     classes = _ClassReader(network, listing)
-    label_of = classes.column("label", label_source if is_table else None, (None,))
+    label_of = classes.column("label", label_source if is_table or has_class else None, (None,))
     targets_of = [classes.column("target", word, _OPEN) for word in words]
     contrast_of = classes.column("against", listed.against, (None, RUNNER_UP))
     tasks: list[Task] = []
@@ -437,7 +439,7 @@ def _photograph_tasks(
         try:
             if entry.error is not None:
                 raise LitVizError(entry.error)
-            label, source = label_of(entry), label_source
+            label, source = label_of(entry), LISTED if has_class else str(label_source)
             if entry.label is not None:
                 source = str(entry.listed_in)
             if label is None and source == "folders":
@@ -580,19 +582,17 @@ def _listed(images: Sequence[str | Mapping[str, Any]], target: Any, label: Any, 
     for name, given in (("target", target), ("label", label), ("against", against)):
         for_all[name] = _fill_column(rows, name, given)
     has_classes = any(len(row) > 1 for row in rows)
-    return _Listed(
-        rows if has_classes else images, for_all["target"], for_all["label"] or "predicted", for_all["against"]
-    )
+    label_of_all = "predicted" if for_all["label"] is None else for_all["label"]
+    return _Listed(rows if has_classes else images, for_all["target"], label_of_all, for_all["against"])
 
 
-def _fill_column(rows: Sequence[dict[str, Any]], name: str, given: Any) -> str | None:
-    """Write the classes of images to their rows; return a class or rule that is given as one text instead."""
-    plain = _to_plain(given)
-    if plain is None or isinstance(plain, str):
-        return plain
-    values = plain
-    if not isinstance(plain, list):
-        values = [plain] * len(rows)
+def _fill_column(rows: Sequence[dict[str, Any]], name: str, given: Any) -> str | int | None:
+    """Write the classes of images to their rows; return a class or rule of all images instead."""
+    values = _to_plain(given)
+    if values is None or isinstance(values, str):
+        return values
+    if not isinstance(values, list):
+        return to_class(values)
     if len(values) != len(rows):
         hint = "; every target for each image: vary target" if name == "target" else ""
         message = f"{name} must be one class, or one per image: got {len(values)} for {len(rows)} images{hint}"
