@@ -102,6 +102,8 @@ def visualize(
         (1, 3, 224, 224)
     """
     has_target = not isinstance(target, (list, tuple)) or len(target) > 0
+    is_selected = has_target or layer is not None or objective is not None or config is not None
+    require(is_selected, "target must name at least one class", "none", hint="or give a layer")
     values = {
         "target": target if has_target else None,
         "against": against,

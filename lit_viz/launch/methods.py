@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_viz.attacks.norms import parse_radius
 from lit_viz.errors import LitVizError, require
 from lit_viz.launch.form import Form, find_config
 from lit_viz.methods.tasks import to_classes, varied
@@ -147,6 +148,14 @@ def method_form(command: MethodCommand, values: Mapping[str, Any], network: Netw
     """
     given = {name: value for name, value in values.items() if value is not None}
     config = given.pop("config", None)
+    if command.name == "attack":
+        for name in _RADII:
+            if name in given:
+                given[name] = _positive_radii(given[name])
+    if command.name == "saliency" and "none" in to_classes(given.get("target", ())):
+        raise LitVizError(
+            "target of saliency maps must be classes, got none: leave it out for the labels", argument="target"
+        )
     selection: dict[str, Any] = {}
     if command.name == "visualize":
         for name in _SELECTION:
@@ -164,6 +173,29 @@ def method_form(command: MethodCommand, values: Mapping[str, Any], network: Netw
     if command.name == "visualize":
         _select(form, selection, has_objective="objective" in given)
     return form
+
+
+#: Arguments that are radii of an attack.
+_RADII = ("eps", "attack.eps")
+
+
+def _positive_radii(given: Any) -> Any:
+    """Return a radius, or several as a list.
+
+    Raises:
+        LitVizError: one is no number, or not positive.
+    """
+    values = given.tolist() if hasattr(given, "tolist") else given
+    if isinstance(values, str) and "," in values:
+        values = [word.strip() for word in values.split(",")]
+    for value in values if isinstance(values, (list, tuple)) else [values]:
+        try:
+            radius = parse_radius(value)
+        except LitVizError as error:
+            message = f"eps must be numbers such as 0.0157 or 4/255, got {given!r}"
+            raise LitVizError(message, argument="eps", value=given) from error
+        require(radius != 0, "eps must be positive", 0, hint="try 4/255")
+    return values
 
 
 def _admits_parts(form: Form, name: str) -> bool:
@@ -212,7 +244,8 @@ def _select(form: Form, selection: Mapping[str, Any], has_objective: bool) -> No
     objective: Objective = construct(form.module["init_args"].get("objective", Logit()), Objective, "objective")
     if layer is not None and has_objective and not any(layer_parts(objective)):
         name = type(objective).__name__
-        raise LitVizError(f"objective must read a layer where a layer is given, got {name}: leave one out")
+        message = f"objective must read a layer where a layer is given, got {name}: leave one out"
+        raise LitVizError(message, argument="objective", value=objective)
     if chosen.get("layer") is not None:
         place = parse_place(chosen.get("neuron"))
         has_channels = chosen.get("channel") is not None
