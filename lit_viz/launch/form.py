@@ -201,6 +201,16 @@ class Form:
                 for owner in _part_owner(name, bases, item, (*path, index)):
                     yield Owner(f"{name}.{short_name(owner.kind)}", owner.kind, owner.path, owner.instance)
 
+    def arguments_of(self, owner: Owner) -> Mapping[str, Any]:
+        """Return the arguments of an owner that the form states."""
+        value: Any = {section: getattr(self, section) for section in SECTIONS}
+        for key in owner.path:
+            has_key = isinstance(key, int) or (isinstance(value, Mapping) and key in value)
+            value = value[key] if has_key and value is not None else None
+        if isinstance(value, Mapping) and "class_path" in value:
+            value = value.get("init_args")
+        return value if isinstance(value, Mapping) else {}
+
     # Arguments
 
     def choose(self, argument: str, value: Any) -> None:

@@ -19,7 +19,7 @@ from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.execute import OPTIONS_OF_METHODS, run
 from lit_viz.launch.form import LISTS_OF_PARTS, VARYING, Form, Owner, config_names
 from lit_viz.launch.methods import COMMANDS, MethodCommand, read_config
-from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS
+from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, TRAINER_DEFAULTS
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.outputs.loading import load_network
 from lit_viz.presentations import presentation_of
@@ -67,6 +67,9 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         remarks: sentences that follow the help of options, by name.
+        texts: descriptions in place of those of docstrings, by name.
+        defaults: values of a configuration, by name, which the help shows in brackets as the other defaults; None to
+            show no defaults, which are those of a run or of several configurations.
     """
 
     def __init__(self, command: str, usage: str = "", summary: str = "", example: str = "") -> None:
@@ -84,6 +87,8 @@ class Parser(argparse.ArgumentParser):
         self.taken: set[str] = set()
         self.positional = ""
         self.remarks: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
+        self.defaults: dict[str, Any] | None = {}
         self._sections: dict[str, argparse._ArgumentGroup] = {}
 
     def error(self, message: str) -> Any:
@@ -132,8 +137,8 @@ class Parser(argparse.ArgumentParser):
                 names = [name, dest]
                 self.taken.add(name)
             is_hidden = name in hidden or (shown is not None and dest not in shown)
-            help_text = SUPPRESS if is_hidden else f"{helps.get(name, '')} {self.remarks.get(dest, '')}".strip()
             default = parameters[name].default
+            help_text = SUPPRESS if is_hidden else self._help_of(dest, helps.get(name, ""), default)
             if name in VARYING and not _admits_list(hint):
                 hint = hint | Sequence[float]
             options = [f"--{spelled}" for word in names for spelled in _spellings(word)]
@@ -148,6 +153,20 @@ class Parser(argparse.ArgumentParser):
                 metavar=_metavar(name, hint),
                 help=_escaped(help_text),
             )
+
+    def _help_of(self, dest: str, text: str, default: Any) -> str:
+        """Return the description of an option, what its remark adds, and its default in brackets."""
+        text = self.texts.get(dest, text)
+        words = [text, self.remarks.get(dest, "")]
+        if self.defaults is None:
+            return text
+        if dest in self.defaults:
+            default = self.defaults[dest]
+        elif re.search(r"default", text, re.IGNORECASE):  # which the text states
+            default = None
+        if isinstance(default, (str, int, float)) and not isinstance(default, bool) and default != "":
+            words.append(f"[{default}]")
+        return " ".join(filter(None, words))
 
     def described(self) -> Iterator[tuple[str, list[argparse.Action]]]:
         """Yield the sections of the help with their options that it shows."""
@@ -422,6 +441,8 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     summary = parse_docstring(function.__doc__ or "").short_description or ""
     parser = Parser(command.name, f"[{command.positional.upper()} ...] [options]", summary, command.example)
     parser.remarks = _names_of_parts(form.module_class) | {"config": f"Names: {', '.join(config_names(command.name))}."}
+    parser.defaults = _defaults_of(form)
+    parser.texts["out"] = f"run folder. Default: runs/{command.name}/<time>_<first {command.positional.rstrip('s')}>."
     parser.add_positional(command.positional, helps_of(function)[command.positional], several=True)
     tasks = [name for name in hints_of(function) if name in _OF_TASKS]
     parser.add("What", function, only=tasks, skip=_NO_OPTIONS, shown=shown)
@@ -442,6 +463,15 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     group.add_argument("--count", action="store_true", help="print the number of evaluations and the estimated time")
     group.add_argument("--print-config", "--print_config", action="store_true", help="print the whole configuration")
     return parser
+
+
+def _defaults_of(form: Form) -> dict[str, Any]:
+    """Return the values of a form that are numbers or texts, by the name of their option."""
+    defaults: dict[str, Any] = {**form.run, **form.module["init_args"]}
+    for owner in form.parts():
+        for name, value in form.arguments_of(owner).items():
+            defaults[f"{owner.label}.{name}"] = value
+    return defaults
 
 
 def _names_of_parts(module: type[Any]) -> dict[str, str]:
@@ -487,6 +517,10 @@ def _add_network(
 def _add_trainer(parser: Parser, shown: Collection[str] | None) -> None:
     short = [name for name in _SHORT_TRAINER if name not in parser.taken]
     title = "Lightning's Trainer"
+    parser.texts["trainer.devices"] = (
+        "devices that share the images: their number, a list of indices, -1 or auto. Default: "
+        f"{TRAINER_DEFAULTS['devices']}."
+    )
     parser.add(title, pl.Trainer, prefix="trainer.", short=short, skip=FIXED_TRAINER_ARGUMENTS, shown=shown)
 
 
@@ -511,6 +545,10 @@ def _check_parser() -> Parser:
     return parser
 
 
+#: Arguments of :func:`lit_viz.run` that only apply to a new run; given to ``resume``, they are an error that says so.
+_OF_A_NEW_RUN = ("out", "overwrite", "resume")
+
+
 def _resume_parser() -> Parser:
     from lit_viz.engine.method import Method
 
@@ -522,8 +560,9 @@ def _resume_parser() -> Parser:
         "runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline",
     )
     parser.add_positional("folder", "run folder")
+    parser.defaults = None
     parser.add("How", Method, only=("slots", "compile", "devices_mode"))
-    _add_run(parser, None)
+    _add_run(parser, None, hidden=_OF_A_NEW_RUN)
     _add_trainer(parser, SHOWN)
     return parser
 
@@ -587,6 +626,8 @@ def _demo_parser() -> Parser:
 
     summary = "Run all methods on packaged images, offline."
     parser = Parser("demo", "[options]", summary, "--out runs/first --iterations 20")
+    parser.defaults = None
+    parser.texts["out"] = "folder of the runs. Default: runs/demo/<time>."
     parser.add("How", Method, only=("iterations", "slots", "log_at"))
     parser.add("How", api.visualize, only=("seed",))
     _add_run(parser, None)
