@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_viz.engine.ranks import DevicesMode, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.errors import LitVizError, NetworkError
+from lit_viz.errors import LitVizError, NetworkError, require
 from lit_viz.networks import FrozenNetwork, Network, as_network
 from lit_viz.networks.fast import CompileMode
 from lit_viz.optim import Evaluation, State, StepRule
@@ -314,7 +314,5 @@ class Method(Part, pl.LightningModule):
 def check_at_least_one(**options: int) -> None:
     """Raise :class:`LitVizError` if the value of an option is less than 1, or too large for 64 bits."""
     for name, value in options.items():
-        if value < 1:
-            raise LitVizError(f"{name} must be at least 1, got {value}", argument=name, value=value)
-        if value >= _TOO_LARGE:
-            raise LitVizError(f"{name} must have at most 18 digits, got {value}", argument=name, value=value)
+        require(value >= 1, f"{name} must be at least 1", value)
+        require(value < _TOO_LARGE, f"{name} must have at most 18 digits", value)

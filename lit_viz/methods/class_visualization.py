@@ -172,8 +172,11 @@ class ClassVisualization(ImageTraining):
     ) -> None:
         if isinstance(step_rule, (Attack, Attribution)):
             method = "AdversarialExample" if isinstance(step_rule, Attack) else "SaliencyMap"
-            message = f"step_rule must be an optimizer, got {type(step_rule).__name__}: it is a part of {method}"
-            raise LitVizError(message, argument="step_rule", value=step_rule)
+            raise LitVizError(
+                f"step_rule must be an optimizer, got {type(step_rule).__name__}: it is a part of {method}",
+                argument="step_rule",
+                value=step_rule,
+            )
         given: dict[str, Any] = {
             "step_rule": step_rule,
             "transforms": transforms,
