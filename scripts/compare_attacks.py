@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +35,9 @@ from lit_viz.attacks.rounding import LEVELS, LatticeBall, levels_of
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.attacks.robustness import attack_record
-from lit_viz.launch.resume import load_run
+from lit_viz.launch.resume import stored_form
 from lit_viz.methods import AdversarialExample
 from lit_viz.networks import FrozenNetwork, Network
-from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import Notify, notify, text_table
@@ -152,18 +150,18 @@ def problems(
     return pairs
 
 
-def compare_one(reference: Reference, problem: Problem, group: Sequence[Outcome], classifier: Network) -> Comparison:
+def compare_one(reference: Reference, problem: Problem, group: Sequence[Outcome], network: Network) -> Comparison:
     """Run one implementation on one problem and compare it with the outcomes."""
     norm = problem.norm
     result = Comparison(str(reference), problem.eps, norm.name, len(group))
-    network = NetworkCopy.of(classifier)
+    copied = NetworkCopy.of(network)
     try:
-        examples = reference.run(network, problem)
+        examples = reference.run(copied, problem)
     except Exception as error:  # any exception of another package; it goes to the table
         return replace(result, error=first_line(error))
 
     def adversarial(images: Tensor) -> Tensor:
-        predicted = torch.cat([classifier.scores(batch).argmax(1) for batch in torch.split(images, 8)])
+        predicted = torch.cat([network.scores(batch).argmax(1) for batch in torch.split(images, 8)])
         return (predicted == problem.classes) == problem.targeted
 
     length = norm.length((examples - problem.images).double())
@@ -224,16 +222,17 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 def compare_run(folder: Path | str, network: Network | None = None) -> list[Comparison]:
     """Compare the run in a folder; ``network`` for a network that was passed as a module."""
-    configured = load_run(folder)
+    run = FolderStorage.open(folder)
+    form = stored_form(run)
+    if not issubclass(form.module_class, AdversarialExample):
+        raise LitVizError(f"{folder} must be a run of lit-viz attack on single photographs")
     if network is None:
-        options: dict[str, Any] = configured.config.network.as_dict()
-        network = load_network(options.pop("name"), **options)
-    module = configured.build(network) if configured.command.name == "attack" else None
-    if not isinstance(module, AdversarialExample):
-        raise LitVizError(f"{folder} must be a run of lit-viz attack on single photographs.")
+        network = form.load_network()
+    module = form.build_module(network)
+    assert isinstance(module, AdversarialExample)
     if module.transforms.transforms:
-        raise LitVizError(f"{folder} has transforms, which the reference implementations do not support.")
-    return compare(FolderStorage.open(folder).outcomes(), network, module.attack, module.iterations)
+        raise LitVizError(f"{folder} has transforms, which the reference implementations do not support")
+    return compare(run.outcomes(), network, module.attack, module.iterations)
 
 
 def main() -> None:

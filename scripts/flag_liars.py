@@ -161,7 +161,7 @@ def microscope_units(
 ) -> Sequence[UnitPage]:
     """Return the pages of units of a layer, and store their synthetic images by unit as ``images.pt``."""
     made = lv.microscope(
-        net, layer, photographs, out, channels=channels, iterations=iterations, slots=50, progress=False
+        net, layer, photographs, out, channel=channels, iterations=iterations, slots=50, progress=False
     )
     images = dict(zip(channels, made.runs[layer].images, strict=True))
     torch.save(images, out / "images.pt")

@@ -31,8 +31,8 @@ def target(record: Record, network: Network) -> int:
     return network.index_of(name)
 
 
-def logits_of(network: Network, pictures: Tensor) -> Tensor:
-    """Return a network's logits of images ``(G, C, H, W)``, converted to its number of channels."""
+def scores_of(network: Network, pictures: Tensor) -> Tensor:
+    """Return a network's scores of images ``(G, C, H, W)``, converted to its number of channels."""
     if pictures.shape[1] != network.channels:
         pictures = pictures.mean(1, keepdim=True).expand(-1, network.channels, -1, -1)
     return network.scores(resize(pictures, network.size))
@@ -42,19 +42,20 @@ def judge(folder: str, names: list[str]) -> None:
     """Print the probability and rank of each image by each network, and the number of correct ones; of a group, the
     mean probability and the worst rank."""
     run = FolderStorage.open(folder)
-    group = (run.config.get("model") or {}).get("group", 1)
+    module = run.config.get("module") or {}
+    group = (module.get("init_args") or {}).get("group", 1)
     records = [record for record in run.records() if record.file and not record.array]
     if not records or any(record.target is None for record in records):
         raise LitVizError(f"{folder} must be a run of class visualizations")
     columns: dict[str, list[dict[str, float]]] = {}
     for name in names:
         network, _, weights = name.partition("=")
-        classifier = load_network(network, weights=weights or "DEFAULT")
+        held_out = load_network(network, weights=weights or "DEFAULT")
         columns[network] = []
         for record in records:
             pictures = split_group(read_png(run.path / record.file), group)
-            index = target(record, classifier)
-            predictions = [prediction_summary(row, index) for row in logits_of(classifier, pictures)]
+            index = target(record, held_out)
+            predictions = [prediction_summary(row, index) for row in scores_of(held_out, pictures)]
             columns[network].append(group_summary(predictions))
     table = Table(box=None, header_style="bold")
     for column in ("class", *columns):

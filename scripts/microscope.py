@@ -1,6 +1,6 @@
 """Pages of the units of a network.
 
-python scripts/microscope.py efficientnet_lite0 --layers blocks.1.0 --photographs photos --out runs/microscope
+python scripts/microscope.py efficientnet_lite0 --layers blocks.1.0 --images photos --out runs/microscope
 """
 
 from lit_viz.cli import script

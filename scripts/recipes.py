@@ -13,18 +13,20 @@ the folder are reused. With --seeds N each class has N images: a grid of them, a
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_viz.cli import errors_reported
+from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.evidence.judges import MOBILENET, mobilenet_weights
@@ -32,16 +34,16 @@ from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import read_photograph
-from lit_viz.launch.arguments import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
-from lit_viz.launch.options import utc_now
+from lit_viz.launch.methods import COMMANDS, method_form, network_section
+from lit_viz.launch.options import RunOptions, utc_now
+from lit_viz.launch.parser import parse_method
 from lit_viz.networks import Network
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.classes import Margin
 from lit_viz.outputs import load_network
+from lit_viz.outputs.loading import load_recorded
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record
 from lit_viz.utils.formatting import notify
@@ -93,15 +95,29 @@ def title_of(recipe: str) -> str:
     return Path(recipe).stem
 
 
-def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) -> ConfiguredMethod:
-    """Return the configuration of a recipe's run, which resumes an interrupted one."""
+def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of a recipe's run, which resumes an interrupted one."""
     out = options.out / (f"{title_of(recipe)}_seeds" if options.seeds else title_of(recipe))
-    words = rewrite_arguments(options.rest, COMMAND)
-    words += ["--targets", json.dumps(list(targets)), "--seed", str(options.seed), "--out", str(out), "--resume"]
-    configured = ConfiguredMethod(COMMAND, ["--config", config_argument(COMMAND.name, recipe), *words])
-    network = configured.config.network
-    network.weights = weights_of(options.judges)[network.name] or network.weights
-    return configured
+    values = parse_method(COMMAND, ["--config", recipe, *options.rest])
+    values |= {"target": list(targets), "seed": options.seed, "out": str(out), "resume": True}
+    weights = weights_of(options.judges)[network_name(values)]
+    if weights:
+        values["network.weights"] = weights
+    return values
+
+
+def network_name(values: Mapping[str, Any]) -> str:
+    """Return the name of the network of a run."""
+    section, _ = network_section(COMMAND, values)
+    return str(section.get("name", "efficientnet_lite0"))
+
+
+def built(values: Mapping[str, Any]) -> tuple[ImageTraining, TaskQueue, RunOptions]:
+    """Return the module, the tasks and the options of a run."""
+    section, others = network_section(COMMAND, values)
+    network = load_recorded(section)
+    module, tasks, arguments = method_form(COMMAND, others, network).build(network)
+    return module, tasks, RunOptions(**arguments)
 
 
 def weights_of(judges: Sequence[str]) -> dict[str, str]:
@@ -113,24 +129,24 @@ def weights_of(judges: Sequence[str]) -> dict[str, str]:
     return files
 
 
-def made(recipe: str, configured: ConfiguredMethod, judges: Judges) -> Made:
+def made(recipe: str, values: Mapping[str, Any], judges: Judges) -> Made:
     """Run or resume a recipe, and evaluate the judges."""
-    notify(f"{recipe}: {configured.config.out}")
-    module, tasks = configured.module_and_tasks()
-    execute(module, tasks, configured.options(), notify=notify)
-    folder, records = Path(configured.config.out), FolderStorage.open(configured.config.out).records()
+    notify(f"{recipe}: {values['out']}")
+    module, tasks, options = built(values)
+    execute(module, tasks, options, moves_network=True, notify=notify)
+    folder, records = Path(values["out"]), FolderStorage.open(values["out"]).records()
     if failed := [record.name for record in records if not record.file]:
         raise LitVizError(f"{recipe} has no image of {', '.join(failed)}: see {folder}/results.jsonl")
     targets = torch.tensor([record.target for record in records])
     margins: dict[str, Tensor] = {}
     for name, judge in judges.items():
-        if name != configured.config.network.name:
-            margins[name] = Margin()(Outputs(logits(folder, records, judge), targets))
+        if name != network_name(values):
+            margins[name] = Margin()(Outputs(scores(folder, records, judge), targets))
     return Made(title_of(recipe), folder, records, margins)
 
 
-def logits(folder: Path, records: Sequence[Record], judge: Network) -> Tensor:
-    """Return a judge's logits ``(N, K)`` of the images of a run."""
+def scores(folder: Path, records: Sequence[Record], judge: Network) -> Tensor:
+    """Return a judge's scores ``(N, K)`` of the images of a run."""
     rows: list[Tensor] = []
     for record in records:
         picture = read_photograph(folder / record.file, judge.size).pixels
@@ -185,7 +201,7 @@ def features(run: Made, judge: Network) -> Tensor:
         raise LitVizError(f"{judge.name} has no linear layer: name another judge first.")
     given: list[Tensor] = []
     hook = linear[-1].register_forward_pre_hook(lambda _, x: given.append(x[0].clone()))
-    logits(run.folder, run.records, judge)
+    scores(run.folder, run.records, judge)
     hook.remove()
     return torch.cat(given)
 
@@ -206,9 +222,11 @@ def spread(features: Tensor, count: int) -> tuple[list[float], float]:
 
 def count(options: argparse.Namespace, classes: Sequence[int]) -> None:
     """Print the cost of the runs, finished or not."""
-    costs = [run_cost(*planned(recipe, classes, options).module_and_tasks()) for recipe in options.recipes]
-    for recipe, one in zip(options.recipes, costs, strict=True):
-        print(f"{recipe}: {format_cost([one])}")
+    costs = []
+    for recipe in options.recipes:
+        module, tasks, _ = built(planned(recipe, classes, options))
+        costs.append(run_cost(module, tasks))
+        print(f"{recipe}: {format_cost(costs[-1:])}")
     if len(costs) > 1:
         print(format_cost(costs))
 

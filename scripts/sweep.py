@@ -1,7 +1,7 @@
 """Sweep options of class visualizations: a grid of images over their values, and a table.
 
 python scripts/sweep.py tarantula --sweep lr=0.02,0.05 --sweep iterations=50,100,200
-python scripts/sweep.py tarantula goldfish --sweep lr=0.02,0.05 --sweep 'model.priors=[],[{class_path: TotalVariation}]'
+python scripts/sweep.py tarantula goldfish --sweep lr=0.02,0.05 --sweep 'priors=[],[TotalVariation]'
 
 Other options are those of `lit-viz visualize` (--config, --network, --seed ...). Values of iterations and lr share
 the slots of one run; any other option has a run for each value, in folders below --out. The final option has the
@@ -12,7 +12,6 @@ evaluations and minutes and exits; --resume continues an interrupted sweep.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,18 +26,19 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_viz.cli import errors_reported
+from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
-from lit_viz.launch.arguments import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import ConfiguredMethod, with_config
 from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
-from lit_viz.launch.messages import options_named
-from lit_viz.launch.options import utc_now
+from lit_viz.launch.methods import COMMANDS, method_form, network_section
+from lit_viz.launch.options import RunOptions, check_folder_is_new, utc_now
+from lit_viz.launch.parser import parse_method
 from lit_viz.networks import Network
+from lit_viz.outputs.loading import load_recorded
 from lit_viz.presentations import format_value
 from lit_viz.presentations.class_visualization import grid_caption, image_caption
 from lit_viz.runs.folder import FolderStorage
@@ -47,10 +47,8 @@ from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import notify
 
 COMMAND = COMMANDS["visualize"]
-#: Task options, by their command-line names.
-OF_TASK = {"iterations": "iterations"} | dict.fromkeys(
-    ("lr", "model.step_rule.lr", "model.step_rule.init_args.lr"), "lr"
-)
+#: Options whose values share a run, by their names on the command line.
+OF_TASK = {"iterations": "iterations", "lr": "lr", "step_rule.lr": "lr"}
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,13 @@ class Axis:
             raise LitVizError(usage)
         if len(set(map(repr, read))) < len(read):
             raise LitVizError(f"values of --sweep must be distinct, got {words}")
-        return cls(OF_TASK.get(option, option.removeprefix("--")), read)
+        name = option.removeprefix("--").replace("-", "_")
+        return cls(OF_TASK.get(name, name), read)
 
     @property
     def name(self) -> str:
         """Name of the option in the grid."""
-        return self.option.removesuffix(".init_args").rpartition(".")[2]
+        return self.option.rpartition(".")[2]
 
 
 def number(value: Any) -> Any:
@@ -138,8 +137,8 @@ def parse_arguments(words: Sequence[str]) -> tuple[list[Axis], str | None, list[
     return axes, out, rest
 
 
-def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dict[str, Any], ConfiguredMethod]]:
-    """Return one run for each combination of the options that are not task options, with that combination."""
+def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return each combination of the options that are not task options, with the arguments of its run."""
     inside: dict[str, list[Any]] = {}
     outside: list[Axis] = []
     for axis in axes:
@@ -147,41 +146,47 @@ def runs(axes: Sequence[Axis], words: Sequence[str], out: str) -> list[tuple[dic
             inside[axis.option] = list(axis.values)
         else:
             outside.append(axis)
-    words = with_config(COMMAND, rewrite_arguments(words, COMMAND))
-    if "--vary" in words:
+    given = parse_method(COMMAND, words)
+    if any(name.partition(".")[0] == "vary" for name in given):
         raise LitVizError("--vary must not be combined with --sweep: use --sweep for iterations and lr, too")
     planned = []
     for values in product(*(axis.values for axis in outside)):
         chosen: dict[str, Any] = {}
-        options: list[str] = []
         names: list[str] = []
         for axis, value in zip(outside, values, strict=True):
             chosen[axis.option] = value
-            options += [f"--{axis.option}", value if isinstance(value, str) else json.dumps(value)]
             names.append(f"{axis.name}_{label_of(value)}")
         path = Path(out, "run")
         if outside:
             path = Path(out, f"{len(planned):02d}_{slug('_'.join(names))}")
-        own = ["--vary", json.dumps(inside), "--out", str(path)]
-        planned.append((chosen, ConfiguredMethod(COMMAND, [*words, *options, *own])))
+        planned.append((chosen, {**given, **chosen, "vary": inside, "out": str(path)}))
     return planned
 
 
-def validate(planned: Sequence[tuple[dict[str, Any], ConfiguredMethod]]) -> None:
+def built(
+    values: Mapping[str, Any], loaded: dict[str, Network] | None = None
+) -> tuple[ImageTraining, TaskQueue, RunOptions]:
+    """Return the module, the tasks and the options of a run; ``loaded`` are the networks so far, by their arguments."""
+    section, others = network_section(COMMAND, values)
+    others.pop("count", None)
+    networks = {} if loaded is None else loaded
+    key = repr(section)
+    if key not in networks:
+        networks[key] = load_recorded(section)
+    module, tasks, arguments = method_form(COMMAND, others, networks[key]).build(networks[key])
+    return module, tasks, RunOptions(**arguments)
+
+
+def validate(planned: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     """Build the modules and queues of all runs, so that invalid values are rejected before training."""
     loaded: dict[str, Network] = {}
-    for chosen, configured in planned:
-        config = configured.config
+    for chosen, values in planned:
         try:
-            COMMAND.check(config)
-            key = repr(config.network.as_dict())
-            if key not in loaded:
-                loaded[key] = configured.load_network()
-            with options_named(COMMAND):
-                module = configured.build(loaded[key])
-                module.validate_tasks(module.expand_tasks(configured.tasks(module).tasks))
+            module, tasks, options = built(values, loaded)
+            check_folder_is_new(options)
+            module.validate_tasks(module.expand_tasks(tasks.tasks))
         except LitVizError as error:
-            message = str(error)
+            message = error.as_option
             if chosen:
                 message = f"{labels_of(chosen)}: {message}"
             raise LitVizError(message) from error
@@ -283,19 +288,21 @@ def sweep(words: Sequence[str]) -> None:
     """Run or resume the sweep, then write the grid and the table."""
     axes, out, rest = parse_arguments(words)
     planned = runs(axes, rest, out or f"runs/sweep/{utc_now()}")
-    if planned[0][1].config.count:
-        costs = [run_cost(*configured.module_and_tasks()) for _, configured in planned]
+    if planned[0][1].get("count"):
+        costs = []
+        for _, values in planned:
+            module, tasks, _ = built(values)
+            costs.append(run_cost(module, tasks))
         print(format_cost(costs))
         return
     validate(planned)
-    os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1].config.out).parent.name)  # groups the runs
+    os.environ.setdefault("WANDB_RUN_GROUP", Path(planned[0][1]["out"]).parent.name)  # groups the runs
     pictures: list[SweptImage] = []
-    for chosen, configured in planned:
-        folder = Path(configured.config.out)
+    for chosen, values in planned:
+        folder = Path(values["out"])
         notify(str(folder))
-        with options_named(COMMAND):
-            module, tasks = configured.module_and_tasks()
-            execute(module, tasks, configured.options(), notify=notify)
+        module, tasks, options = built(values)
+        execute(module, tasks, options, moves_network=True, notify=notify)
         pictures += read_images(folder, axes, chosen)
     pictures.sort(key=lambda picture: (picture.image, picture.values))
     draw(axes, pictures, folder.parent)

@@ -1,6 +1,6 @@
 """Write the help of the commands, which `lit-viz COMMAND --help` prints without importing torch.
 
-    python scripts/write_help.py
+python scripts/write_help.py
 """
 
 from __future__ import annotations

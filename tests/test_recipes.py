@@ -13,16 +13,17 @@ from PIL import Image
 from torch.nn.functional import cosine_similarity
 
 import scripts.recipes as recipes
+from lit_viz.launch.methods import network_section
 from lit_viz.networks import Network
 from lit_viz.types import Record
-from scripts.recipes import Made, main, planned, spread
+from scripts.recipes import COMMAND, Made, main, planned, spread
 
 OWN = "tests.support.networks:smooth_network"
 
 
 @pytest.fixture(scope="session")
 def few_options(small_options: list[str]) -> list[str]:
-    return [*small_options, "--model.views", "1", "--iterations", "2"]
+    return [*small_options, "--views", "1", "--iterations", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -120,8 +121,11 @@ def test_a_judges_weights_are_those_of_its_own_recipe(tmp_path: Path) -> None:
     options = Namespace(
         out=tmp_path, seeds=0, seed=0, rest=[], judges=["torchvision/squeezenet1_0=s.pth", "other=o.pth"]
     )
-    assert planned("simonyan_squeezenet", [1], options).config.network.weights == "s.pth"
-    assert planned("tarantula", [1], options).config.network.weights == "DEFAULT"
+    weights = {}
+    for recipe in ("simonyan_squeezenet", "tarantula"):
+        section, _ = network_section(COMMAND, planned(recipe, [1], options))
+        weights[recipe] = section.get("weights", "DEFAULT")
+    assert weights == {"simonyan_squeezenet": "s.pth", "tarantula": "DEFAULT"}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from .material import COMMON, OFFLINE
 #: Commands with several tasks per photograph.
 SEVERAL = {
     "attack": ["--attack", "pgd", "--eps", "1/255,2/255,4/255", "--iterations", "20", "--target", "3"],
-    "saliency": ["--method", "smoothgrad,rise", "--iterations", "24", "--check", "none"],
+    "saliency": ["--method", "smoothgrad,rise", "--iterations", "24", "--captum", "none"],
 }
 _NAMES = ["a.png", "b.png", "c.png"]
 _LIMIT = 120

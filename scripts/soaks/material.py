@@ -13,7 +13,7 @@ PHOTOGRAPHS = [
     "packaged:motorcycle_left",
 ]
 ATTACK = ["attack", *PHOTOGRAPHS, "--target", "3", "--iterations", "40"]
-SALIENCY = ["saliency", *PHOTOGRAPHS, "--iterations", "48", "--check", "none"]
+SALIENCY = ["saliency", *PHOTOGRAPHS, "--iterations", "48", "--captum", "none"]
 CASES = {
     "adam": ["visualize", "0", "1", "2", "3", "4", "--iterations", "20", "--log-at", "every:10"],
     "normalized_ascent": [*ATTACK, "--attack", "normalized_ascent"],

@@ -36,7 +36,7 @@ def peak(count: int, folder: Path) -> float:
     for index in range(count):
         content = encode_png(torch.rand(3, 32, 32, generator=generator))
         (photographs / f"{index:05d}.png").write_bytes(content)
-    words = ["saliency", str(photographs), *COMMON, "--slots", "8", "--logger", "csv,tensorboard", "--check", "none"]
+    words = ["saliency", str(photographs), *COMMON, "--slots", "8", "--logger", "csv,tensorboard", "--captum", "none"]
     words += ["--out", str(folder / f"run_{count}")]
     receiver, sender = get_context("spawn").Pipe(duplex=False)
     process = get_context("spawn").Process(target=_measure, args=(words, sender))

@@ -16,7 +16,7 @@ from .disturbances import Case
 from .material import NETWORK_OPTIONS
 
 _OPTIONS = [
-    *NETWORK_OPTIONS, "--layers", "0,2", "--channels", "0,1", "--iterations", "2", "--config", "small",
+    *NETWORK_OPTIONS, "--layers", "0,2", "--channel", "0,1", "--iterations", "2", "--config", "small",
 ]  # fmt: skip
 #: Seconds within which a microscope of the small network is killed.
 _SECONDS = 4
@@ -82,7 +82,7 @@ def _start(case: Case, out: Path, factory: str = "network") -> BaseProcess:
         for seed in range(6):
             pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(photographs / f"{seed}.png")
-    words = ["microscope", f"scripts.soaks.material:{factory}", "--photographs", str(photographs), *_OPTIONS]
+    words = ["microscope", f"scripts.soaks.material:{factory}", "--images", str(photographs), *_OPTIONS]
     return start([*words, "--out", str(out)], out)
 
 
