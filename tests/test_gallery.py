@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lit_viz.launch.arguments import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import ConfiguredMethod, config_folder, with_config
+from lit_viz.launch.form import Form, config_folder
+from lit_viz.launch.methods import COMMANDS, method_form, network_section
+from lit_viz.launch.options import RunOptions
+from lit_viz.launch.parser import parse_method
+from lit_viz.utils.parts import construct, hints_of
 from scripts import recipes, zoo_figures
 from scripts.gallery import Card, cards
 from scripts.sweep import parse_arguments, runs
@@ -29,19 +31,19 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def parsed(words: list[str]) -> ConfiguredMethod:
-    """Parse the words of a command into a configuration, without running it."""
+def parsed(words: list[str]) -> Form:
+    """Return the form of a command, without loading its network."""
     command = COMMANDS[words[0]]
-    return ConfiguredMethod(
-        command,
-        with_config(command, rewrite_arguments(words[1:], command)),
-    )
+    _, values = network_section(command, parse_method(command, words[1:]))
+    return method_form(command, values)
 
 
 def config_of(words: list[str]) -> str:
     """Return the name of the configuration of a command, such as ``visualize/maco``."""
     command = COMMANDS[words[0]]
-    named = words[words.index("--config") + 1] if "--config" in words else command.config_for(words)
+    named = "channels" if "--layer" in words else command.config
+    if "--config" in words:
+        named = words[words.index("--config") + 1]
     return f"{command.name}/{named}"
 
 
@@ -77,8 +79,11 @@ def test_the_command_is_valid(card: Card) -> None:
             assert all(recipes.planned(recipe, [0], options) for recipe in options.recipes)
         return
     assert program == "lit-viz"
-    configured = parsed(words)
-    configured.command.check(configured.config)
+    form = parsed(words)
+    RunOptions(**form.run_arguments())
+    hints = hints_of(form.module_class)
+    for name, value in form.module["init_args"].items():
+        construct(value, hints[name], name)
 
 
 def test_an_image_has_one_command() -> None:
