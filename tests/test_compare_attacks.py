@@ -273,7 +273,7 @@ def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
     result = load_network(network, labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
     run = attacked(result, "ddn")
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    logits, state = result.logits(images()), torch.get_rng_state()
+    scores, state = result.scores(images()), torch.get_rng_state()
     networks: list[nn.Module] = []
 
     def vandal(model: nn.Module, x: Tensor, output: dict[str, Any]) -> Tensor:
@@ -292,8 +292,8 @@ def test_libraries_get_a_copy_of_the_network(fakes: tuple[Given, Any]) -> None:
     compared(result, run, "ddn")
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    assert torch.equal(result.logits(images()), logits)
-    assert torch.equal(result.fast()(images())[0].argmax(1), logits.argmax(1))
+    assert torch.equal(result.scores(images()), scores)
+    assert torch.equal(result.fast()(images())[0].argmax(1), scores.argmax(1))
     assert network.training
     assert network.features[1].training
     assert [p.requires_grad for p in network.parameters()] == [True] * 7 + [False]
