@@ -301,12 +301,11 @@ class Record(JsonObject):
     @classmethod
     def class_of(cls, values: Mapping[str, Any]) -> type[Record]:
         """Return the class of a line of ``results.jsonl``, by its ``kind``."""
+        kinds = {Record.kind: Record, **Record.kinds}
         kind = values.get("kind")
-        if kind == Record.kind:
-            return Record
-        if kind not in Record.kinds:
-            raise LitVizError(f"kind must be one of {', '.join(Record.kinds)}, got {kind!r}")
-        return Record.kinds[str(kind)]
+        if not isinstance(kind, str) or kind not in kinds:
+            raise LitVizError(f"kind must be one of {', '.join(kinds)}, got {kind!r}")
+        return kinds[kind]
 
     @classmethod
     def from_dict(cls: type[Extended], values: Mapping[str, Any]) -> Extended:

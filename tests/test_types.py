@@ -1,48 +1,73 @@
-"""Records are read by name: the order of the keys of a line has no meaning."""
+"""Records: kind, nested metrics and settings; keys are read by name, and unknown ones are rejected by name."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from lit_viz.engine.snapshots import PerturbedImageRecord
-from lit_viz.methods.records import AdversarialRecord, LayerImageRecord, SaliencyRecord
+from lit_viz.errors import LitVizError
+from lit_viz.methods.records import (
+    AdversarialRecord,
+    ClassImageRecord,
+    LayerImageRecord,
+    SaliencyRecord,
+    UniversalRecord,
+)
 from lit_viz.runs.evidence import Evidence, FileEvidence, LocalizationEvidence, RobustnessEvidence, RobustnessPoint
-from lit_viz.runs.validation import find_wrong
-from lit_viz.types import Record, Task
+from lit_viz.types import JsonObject, Record, Task
+from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import json_line
 
-GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
-
-
-def unpack(value: Any) -> Any:
-    """Return a result of the golden test, whose mappings are stored as pairs."""
-    if isinstance(value, dict):
-        return {key: unpack(item) for key, item in value["pairs"]} if "pairs" in value else value
-    return [unpack(item) for item in value] if isinstance(value, list) else value
-
-
-def lines(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield the recorded lines of ``results.jsonl`` in a result of the golden test."""
-    if isinstance(value, dict):
-        for name in ("results", "results.jsonl"):
-            yield from value.get(name, ())
-    elif isinstance(value, list):
-        for item in value:
-            yield from lines(item)
-
-
-LINES = [
-    *(line for name, result in GOLDEN.items() if name.startswith("command") for line in lines(unpack(result))),
-    Record.of(Task(0, "broken", 7), status="failed", error="no picture").to_dict(),
-    {**Record.of(Task(0, "broken", 7), status="failed").to_dict(), "iou": None},
+CAT = Task(0, "cat", seed=7, target=281, target_name="tabby")
+RECORDS = [
+    Record.of(Task(0, "broken", 7), status="failed", error="no picture"),
+    ClassImageRecord.of(
+        CAT,
+        iterations=6,
+        metrics={"probability": 0.25, "rank": 2.0, "objective": None},
+        top5=[["tabby", 0.25], ["lynx", None]],
+        judges={"other": {"probability": 0.5, "rank": 1}},
+        against=287,
+        gamma=0.5,
+    ),
+    LayerImageRecord.of(
+        Task(0, "blocks.3_ch1", 7), metrics={"objective": 2.0}, top5=[], layer="blocks.3", channel=1, lr=0.05
+    ),
+    SaliencyRecord.of(
+        CAT,
+        metrics={"probability": 0.9, "relative_error": 0.25},
+        settings={"layer": "features.3", "grid": [7, 7]},
+        method="grad_cam",
+        reducer="mean",
+        top5=[["tabby", 0.9]],
+        original_box=[0.0, 0.0, 1.0, 1.0],
+    ),
+    AdversarialRecord.of(
+        CAT,
+        metrics={"margin": 0.5, "linf": 4 / 255},
+        settings={"norm": "linf", "eps": 4 / 255, "by": "pgd", "tried": ["fgsm", "pgd"], "fewest": 3},
+        attack="ensemble",
+        success_file=True,
+    ),
+    UniversalRecord.of(
+        Task(0, "perturbation", 7),
+        metrics={"fooling_rate": 0.5},
+        settings={"norm": "l2", "eps": 2.0},
+        attack="universal",
+        magnified=10.0,
+        photographs=4,
+        trained_on=2,
+        held_out=2,
+    ),
 ]
+LINES = [record.to_dict() for record in RECORDS]
 
 
 def shuffled(values: dict[str, Any]) -> dict[str, Any]:
@@ -65,12 +90,11 @@ def content(record: Record) -> tuple[type, dict[str, Any]]:
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_order_of_the_keys_has_no_meaning(order: str) -> None:
     kinds = set()
-    for line in LINES:
-        record, reordered = Record.read(line), Record.read(ORDERS[order](line))
-        assert content(reordered) == content(record)
-        assert reordered.without_evidence() == record.without_evidence()
+    for line, written in zip(LINES, RECORDS, strict=True):
+        record = Record.read(ORDERS[order](line))
+        assert content(record) == content(written)
         kinds.add(type(record))
-    assert kinds == {Record, *Record.kinds}
+    assert kinds == {Record, *Record.kinds.values()}
 
 
 def test_a_line_is_written_with_the_keys_that_were_read() -> None:
@@ -78,68 +102,106 @@ def test_a_line_is_written_with_the_keys_that_were_read() -> None:
         assert json_line(Record.read(line).to_dict()) == json_line(line)
 
 
-def test_metrics_and_settings_are_distinguished_by_name() -> None:
-    values: dict[str, Any] = {"index": 0, "name": "cat", "method": "grad_cam", "reducer": "mean", "top5": []}
-    values |= {"relative_error": 0.25, "layer": "features.3", "novel": 2.0, "probability": 0.5}
-    record = SaliencyRecord.from_dict(dict(sorted(values.items())))
-    assert record.relative_error == 0.25
-    assert record.settings == {"layer": "features.3"}
-    assert record.metrics == {"relative_error": 0.25, "novel": 2.0, "probability": 0.5}
-    assert record.extra == {}
+def test_lines_are_valid() -> None:
+    for line in LINES:
+        values = json.loads(json.dumps(line))
+        kind = Record.class_of(values)
+        del values["kind"]
+        assert wrong_value(values, kind) is None
+
+
+def test_a_line_names_its_kind() -> None:
+    kinds = {record.kind: type(record) for record in RECORDS}
+    names = ["record", "class_image", "layer_image", "saliency_map", "adversarial_example", "universal_perturbation"]
+    assert list(kinds) == names
+    for name, line in zip(names, LINES, strict=True):
+        assert line["kind"] == next(iter(line.values())) == name
+        assert Record.class_of(line) is kinds[name]
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "picture"}, {"kind": None}, {"kind": ["record"]}])
+def test_another_kind_is_rejected(kind: dict[str, Any]) -> None:
+    with pytest.raises(LitVizError, match=r"^kind must be one of record, class_image, layer_image, .*, got "):
+        Record.read({"index": 0, "name": "cat", **kind})
+
+
+def test_metrics_and_settings_are_nested() -> None:
+    line = SaliencyRecord.of(
+        CAT,
+        metrics={"relative_error": 0.25, "novel": 2.0, "probability": 0.5},
+        settings={"layer": "features.3", "own": [1]},
+        method="grad_cam",
+        reducer="mean",
+        top5=[],
+    ).to_dict()
+    assert line["metrics"] == {"relative_error": 0.25, "novel": 2.0, "probability": 0.5}
+    assert line["settings"] == {"layer": "features.3", "own": [1]}
+    assert not {"relative_error", "novel", "layer", "own"} & line.keys()
+    record = Record.read(line)
+    assert isinstance(record, SaliencyRecord)
+    assert (record.relative_error, record.layer, record.probability) == (0.25, "features.3", 0.5)
     assert math.isnan(record.amend(metrics={"relative_error": None}).relative_error or 0.0)
 
 
-def test_layers_of_images_and_of_maps_are_different_names() -> None:
-    values: dict[str, Any] = {"index": 0, "name": "a", "top5": [], "layer": "blocks.3", "channel": 1, "objective": 2.0}
-    record = Record.read(dict(sorted(values.items())))
-    assert isinstance(record, LayerImageRecord)
-    assert (record.layer, record.metrics) == ("blocks.3", {"objective": 2.0})
+def test_layers_of_images_are_fields_and_those_of_maps_settings() -> None:
+    image, of_map = Record.read(LINES[2]), Record.read(LINES[3])
+    assert isinstance(image, LayerImageRecord)
+    assert isinstance(of_map, SaliencyRecord)
+    assert (image.layer, image.settings) == ("blocks.3", {})
+    assert (of_map.layer, of_map.settings["layer"]) == ("features.3", "features.3")
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"),
+    ("kind", "values", "words"),
     [
-        (SaliencyRecord, {"layer", "grid", "mask_sha256", "baselines_sha256", "norm", "eps"}),
-        (AdversarialRecord, {"norm", "eps", "by", "tried", "fewest"}),
+        (Record, {"index": 0, "name": "cat", "novel": 1}, "novel is not a key of Record"),
+        (Record, {"index": 0, "name": "cat", "probability": 0.5}, "probability is not a key of Record"),
+        (
+            Record,
+            {"index": 0, "name": "cat", "iteration": 5},
+            "iteration is not a key of Record; did you mean 'iterations'?",
+        ),
+        (PerturbedImageRecord, {"novel": 1, "index": 0, "name": "cat"}, "novel is not a key of PerturbedImageRecord"),
+        (Evidence, {"novel": 1}, "novel is not a key of Evidence"),
+        (LocalizationEvidence, {"quantile": 0.9}, "quantile is not a key of LocalizationEvidence"),
+        (Evidence, {"files": {"read": 1, "wrong": [], "lost": 2}}, "lost is not a key of FileEvidence"),
     ],
 )
-def test_a_record_lists_the_names_of_its_settings(kind: type[Record], names: set[str]) -> None:
-    homes, rest = kind._homes()
-    assert {name for name, home in homes.items() if home == "settings"} == names
-    assert rest == "metrics"
+def test_unknown_keys_are_rejected_by_name(kind: type[JsonObject], values: dict[str, Any], words: str) -> None:
+    with pytest.raises(LitVizError, match=re.escape(words)):
+        kind.from_dict(values)
+    assert wrong_value(values, kind) is not None
 
 
-def test_an_ensemble_records_declared_settings() -> None:
-    line = next(line for line in LINES if line.get("attack") == "ensemble")
-    record = Record.read(ORDERS["sorted"](line))
-    assert isinstance(record, AdversarialRecord)
-    assert record.settings.keys() == {"norm", "eps", "by", "tried", "fewest"}
-    assert record.tried == line["tried"]
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(LitVizError, match=r"SaliencyRecord lacks a key .*'reducer'"):
+        Record.read({"kind": "saliency_map", "index": 0, "name": "cat", "method": "gradient", "top5": []})
 
 
-def test_a_null_is_kept_and_an_absent_key_is_not_added() -> None:
-    line = {"index": 0, "name": "cat", "attack": "ddn", "success_file": None}
-    record = Record.read(line)
-    assert record.to_dict()["success_file"] is None
-    assert "success_jpeg95" not in record.to_dict()
+def test_a_field_that_is_none_by_default_is_written_when_it_has_a_value() -> None:
+    record = Record.read({"kind": "adversarial_example", "index": 0, "name": "cat", "attack": "ddn"})
+    assert record.to_dict().keys() == {"kind", "index", "name", "status", "metrics", "settings", "attack"}
+    failed = record.amend(success_file=False)
+    assert failed.to_dict()["success_file"] is False
+    assert failed.amend(success_file=None).to_dict() == record.to_dict()
 
 
-def test_rows_without_metrics_keep_unknown_keys_apart() -> None:
-    values: dict[str, Any] = {"novel": 1, "index": 0, "name": "cat"}
-    assert PerturbedImageRecord.from_dict(values).extra == {"novel": 1}
-    assert Evidence.from_dict({"novel": 1}).extra == {"novel": 1}
+def test_a_row_has_metrics_and_settings_beside_the_fields() -> None:
+    record = RECORDS[4]
+    row = record.flat()
+    assert {"metrics", "settings"}.isdisjoint(row)
+    assert (row["kind"], row["name"], row["margin"], row["by"]) == ("adversarial_example", "cat", 0.5, "pgd")
+    assert row.keys() == {*record.to_dict(), *record.metrics, *record.settings} - {"metrics", "settings"}
 
 
-def test_seeds_of_a_localization_are_its_unknown_keys() -> None:
-    values: dict[str, Any] = {"quantile": 0.9, "right_from_iou": 0.5, "opencv": "4", "corloc": {}, "maps": []}
-    evidence = LocalizationEvidence.from_dict(dict(sorted(values.items())))
-    assert (evidence.seeds, evidence.opencv) == ({"quantile": 0.9}, "4")
-
-
-def test_recorded_lines_are_valid() -> None:
-    for line in LINES:
-        values = json.loads(json.dumps(line).replace('"volatile"', "null").replace('"inf"', "null"))  # as in a file
-        assert find_wrong(values, Record.kind_of(line)) is None
+def test_values_are_read_by_name() -> None:
+    record = RECORDS[4]
+    for name, value in record.flat().items():
+        assert record[name] == value
+    assert record["success_jpeg95"] is None  # a field without a value
+    assert record["probability"] is None
+    with pytest.raises(KeyError, match="margins; did you mean .*margin"):
+        record["margins"]
 
 
 def test_the_text_of_a_record_has_the_values_that_are_there() -> None:
@@ -154,15 +216,16 @@ def test_the_text_of_a_record_has_the_values_that_are_there() -> None:
     assert repr(record) == "\n".join(
         [
             "SaliencyRecord",
+            "  kind: saliency_map",
             "  index: 3",
             "  name: cat",
             "  status: done",
             "  target: 281",
             "  target_name: tabby",
             "  seed: 5",
-            "  probability: 0.9877",
+            "  metrics: probability 0.9877",
+            "  settings: sigma 0.2",
             "  method: gradient",
-            "  sigma: 0.2",
             "  reducer: max_abs",
             "  top5: tabby, 0.9877, lynx, 0.01",
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from lit_viz.errors import LitVizError
 from lit_viz.methods.records import AdversarialRecord, ClassImageRecord, SaliencyRecord
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage, Provenance
-from lit_viz.runs.validation import find_wrong
 from lit_viz.types import Task
+from lit_viz.utils.checking import wrong_value
 
 TASK = {"index": 0, "name": "cat", "seed": 7}
 IMAGE = {"index": 0, "name": "cat", "top5": [["cat", 0.5]], "judges": {"a": {"probability": 0.5, "rank": 1}}}
@@ -26,7 +27,9 @@ MAP = {
     "reducer": "max_abs",
     "original_box": [0, 0.5, 1, 1],
 }
-FILES = {"files": {"read": 1, "wrong": ["a"]}, "universal": {"a": ["fools 1 of 2"]}, "own part": [1]}
+#: Evidence that is read as JSON, and nested too deeply to be checked.
+DEEP = json.dumps({"transfer": {"judges": {}, "files": [{"a": 0}]}}).replace("0", "[" * 900 + "]" * 900)
+FILES = {"files": {"read": 1, "wrong": ["a"]}, "universal": {"a": ["fools 1 of 2"]}}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,10 @@ FILES = {"files": {"read": 1, "wrong": ["a"]}, "universal": {"a": ["fools 1 of 2
         ({**TASK, "options": {"eps": 0.1, "channel": 3}}, Task),
         (IMAGE, ClassImageRecord),
         (MAP, SaliencyRecord),
-        ({**MAP, "probability": None, "relative_error": 0.5, "own": {"a": [1]}}, SaliencyRecord),
+        (
+            {**MAP, "metrics": {"probability": None, "relative_error": 0.5}, "settings": {"own": {"a": [1]}}},
+            SaliencyRecord,
+        ),
         ({"index": 0, "name": "a"}, PerturbedImageRecord),
         (FILES, Evidence),
         ({}, Provenance),
@@ -44,7 +50,7 @@ FILES = {"files": {"read": 1, "wrong": ["a"]}, "universal": {"a": ["fools 1 of 2
     ],
 )
 def test_valid_values(values: Any, kind: type) -> None:
-    assert find_wrong(values, kind) is None
+    assert wrong_value(values, kind) is None
 
 
 @pytest.mark.parametrize(
@@ -59,13 +65,21 @@ def test_valid_values(values: Any, kind: type) -> None:
         ({**TASK, "options": {"eps": 10**400}}, Task, "options must be an object, got"),
         ({**IMAGE, "status": "great"}, ClassImageRecord, "status must be done or skipped or failed or unfinished"),
         ({**IMAGE, "seconds": 1e999}, ClassImageRecord, "seconds must be a number or null, got inf"),
-        ({**IMAGE, "probability": "0.5"}, ClassImageRecord, "probability must be a number or null, got '0.5'"),
+        (
+            {**IMAGE, "metrics": {"probability": "0.5"}},
+            ClassImageRecord,
+            "metrics must be an object, got {'probability': '0.5'}",
+        ),
         ({**IMAGE, "top5": [["cat"]]}, ClassImageRecord, "top5 must be a list of a list of text and a number or null"),
         ({**IMAGE, "judges": {"a": {"rank": 1}}}, ClassImageRecord, "judges must be an object"),
-        ({**IMAGE, "own": [{"a": 10**30}]}, ClassImageRecord, "own must be of finite numbers of 64 bits"),
+        ({**IMAGE, "settings": {"own": [{"a": 10**30}]}}, ClassImageRecord, "settings must be an object, got"),
+        ({**IMAGE, "metrics": [1]}, ClassImageRecord, "metrics must be an object, got [1]"),
+        ({**IMAGE, "novel": 1}, ClassImageRecord, "novel is not a key of ClassImageRecord"),
+        ({**TASK, "indexx": 0}, Task, "indexx is not a key of Task; did you mean 'index'?"),
+        ({"novel": 1}, Evidence, "novel is not a key of Evidence"),
         ({**MAP, "original_box": [0, 1]}, SaliencyRecord, "original_box must be a list of a number or null"),
         (
-            {"index": 0, "name": "a", "attack": "pgd", "norm": "l3"},
+            {"index": 0, "name": "a", "attack": "pgd", "settings": {"norm": "l3"}},
             AdversarialRecord,
             "norm must be l2 or linf or null",
         ),
@@ -76,7 +90,7 @@ def test_valid_values(values: Any, kind: type) -> None:
     ],
 )
 def test_other_types_are_named(values: Mapping[str, Any], kind: type, words: str) -> None:
-    wrong = find_wrong(values, kind)
+    wrong = wrong_value(values, kind)
     assert wrong is not None
     assert wrong.startswith(words)
     assert len(wrong) < 250
@@ -94,9 +108,11 @@ def folder(tmp_path: Any) -> FolderStorage:
     ("line", "words"),
     [
         ("not json", "line 1: it is no JSON object"),
-        ('{"index": "0", "name": "a"}', "line 1: index must be a whole number, got '0'"),
-        ('{"index": 3, "name": "a"}', "line 1: there is no task 3"),
-        ('{"index": -1, "name": "a"}', "line 1: there is no task -1"),
+        ('{"kind": "record", "index": "0", "name": "a"}', "line 1: index must be a whole number, got '0'"),
+        ('{"index": 0, "name": "a"}', "line 1: kind must be one of record, .*, got None"),
+        ('{"kind": "record", "index": 0, "name": "a", "novel": 1}', "line 1: novel is not a key of Record"),
+        ('{"kind": "record", "index": 3, "name": "a"}', "line 1: there is no task 3"),
+        ('{"kind": "record", "index": -1, "name": "a"}', "line 1: there is no task -1"),
         ("[" * 50_000, "line 1: it is no JSON object"),
         ('{"index": 0, "name": "a", "seed": ' + "9" * 6000 + "}", "line 1: it is no JSON object"),
     ],
@@ -124,7 +140,10 @@ def test_a_damaged_row_of_the_metrics_is_named(row: str, folder: FolderStorage) 
     assert folder.measure([0], {})[0].rows == 2  # a resume compares all of them
 
 
-@pytest.mark.parametrize("content", ["5", '{"captum": 5}', "[" * 50_000])
+@pytest.mark.parametrize(
+    "content",
+    ["5", '{"captum": 5}', '{"novel": 1}', "[" * 50_000, DEEP],
+)
 def test_damaged_evidence_is_named(content: str, folder: FolderStorage) -> None:
     (folder.path / "evidence.json").write_text(content)
     with pytest.raises(LitVizError, match=r"evidence\.json is damaged \(.*\): delete it"):
@@ -139,7 +158,7 @@ def test_damaged_provenance_is_named(value: str, folder: FolderStorage) -> None:
         FolderStorage.open(folder.path)
 
 
-@pytest.mark.parametrize("group", ["network", "model"])
+@pytest.mark.parametrize("group", ["network", "module", "tasks", "run"])
 def test_options_that_are_no_mapping_are_named(group: str, tmp_path: Path) -> None:
     folder = FolderStorage.create(tmp_path / "run")
     folder.write_config(f"{group}: [a, b]\n")
