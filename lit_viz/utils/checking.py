@@ -137,6 +137,13 @@ def wrong_value(values: Any, kind: type) -> str | None:
         The sentence; None if all keys are known, all values have the annotated types, and all required keys are there.
         Numbers must be finite and have at most 64 bits.
     """
+    try:
+        return _wrong_value(values, kind)
+    except RecursionError:
+        return "it is nested too deeply"
+
+
+def _wrong_value(values: Any, kind: type) -> str | None:
     if not isinstance(values, Mapping):
         return f"it must be an object, got {shown(values)}"
     hints = hints_of_fields(kind)
@@ -212,7 +219,7 @@ def _matches_one(value: Any, hint: Any, json: bool) -> bool:
     if hint is float:
         return isinstance(value, numbers.Real)
     if json and isinstance(hint, type) and (is_dataclass(hint) or is_typeddict(hint)):
-        return wrong_value(value, hint) is None
+        return _wrong_value(value, hint) is None
     return not isinstance(hint, type) or getattr(hint, "_is_protocol", False) or isinstance(value, hint)
 
 
