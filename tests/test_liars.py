@@ -164,7 +164,7 @@ def test_the_microscope_flags_manipulated_units_alone(
         natural = material.activations(material.features(material.natural))
     others = [unit for unit in range(30) if unit not in units and natural[:, unit].max() > 0][:6]
     found = lv.microscope(
-        net, "join", "zoo:fashion", tmp_path, channels=sorted(units + others), iterations=40, slots=12, progress=False
+        net, "join", "zoo:fashion", tmp_path, channel=sorted(units + others), iterations=40, slots=12, progress=False
     )
     assert [page.unit for page in found.pages if page.flag == "silent"] == units
 

@@ -60,10 +60,10 @@ class Microscope:
 def microscope(
     network: Network | nn.Module | str,
     layers: str | Sequence[str],
-    photographs: Photographs,
+    images: Photographs,
     out: str | Path,
     *,
-    channels: str | Sequence[int] = "all",
+    channel: str | Sequence[int] = "all",
     compare: Network | nn.Module | str | None = None,
     config: str | None = None,
     progress: bool | None = None,
@@ -77,9 +77,9 @@ def microscope(
     Args:
         network: the network, as in :func:`~lit_viz.visualize`.
         layers: names of layers, or patterns such as ``"blocks.*"``; those that end in channels or features.
-        photographs: files or folders.
+        images: photographs, as files or folders.
         out: folder with ``site/index.html``, and a run folder per layer in ``layers/``.
-        channels: units of each layer: numbers, ``"3,14-20"`` or ``"all"``.
+        channel: units of each layer: numbers, ``"3,14-20"`` or ``"all"``.
         compare: another network with the same layers, such as an earlier checkpoint. ``site/compare.html`` then ranks
             the units by how far the two networks differ, and shows them side by side.
         config: configuration of the synthetic images, as of :func:`~lit_viz.visualize`. Default: ``channels``, and
@@ -94,26 +94,26 @@ def microscope(
     """
     network = as_network(network)
     names = matching_layers(network, layers)
-    files = photograph_files(photographs)
+    files = photograph_files(images)
     folder = Path(out)
     options = {"progress": progress, "log_at": "last", "config": config} | options
     notify = choose_notify(progress) or ignore
     if compare is None:
         with microscope_folder({folder: network}):
-            units = _inspect(network, names, channels, files, folder, folder / _SITE, options, notify)
+            units = _inspect(network, names, channel, files, folder, folder / _SITE, options, notify)
             index = write_site(folder / _SITE, network.name, units.subtitle, units.pages)
         return Microscope(index, units.runs, units.surveys, units.pages)
     other = as_network(compare)
     check_same_layers(network, other, names)
     with microscope_folder({folder: network, folder / _COMPARED: other}):
-        return _compared(network, other, names, channels, files, folder, options, notify)
+        return _compared(network, other, names, channel, files, folder, options, notify)
 
 
 def _compared(
     network: Network,
     other: Network,
     layers: Sequence[str],
-    channels: str | Sequence[int],
+    channel: str | Sequence[int],
     files: Sequence[str],
     folder: Path,
     options: dict[str, Any],
@@ -121,9 +121,9 @@ def _compared(
 ) -> Microscope:
     """Make the microscopes of two networks in ``folder``, and compare their units."""
     site = folder / _SITE
-    units = _inspect(network, layers, channels, files, folder, site, options, notify)
+    units = _inspect(network, layers, channel, files, folder, site, options, notify)
     notify(f"compared with {other.name}")
-    other_units = _inspect(other, layers, channels, files, folder / _COMPARED, site / _COMPARED, options, notify)
+    other_units = _inspect(other, layers, channel, files, folder / _COMPARED, site / _COMPARED, options, notify)
     differences = {layer: layer_difference(units.surveys[layer], other_units.surveys[layer]) for layer in layers}
     index = write_site(site, network.name, units.subtitle, units.pages, other=other.name)
     other_index = write_site(
@@ -159,7 +159,7 @@ class _Units:
 def _inspect(
     network: Network,
     layers: Sequence[str],
-    channels: str | Sequence[int],
+    channel: str | Sequence[int],
     files: Sequence[str],
     folder: Path,
     site: Path,
@@ -174,7 +174,7 @@ def _inspect(
     runs: dict[str, Run] = {}
     pages: list[UnitPage] = []
     for layer in layers:
-        units = parse_channels(channels, surveys[layer].activations.shape[1])
+        units = parse_channels(channel, surveys[layer].activations.shape[1])
         run_folder = folder / "layers" / slug(layer)
         notify(f"{layer}: {pluralize(len(units), 'unit')}")
         runs[layer] = visualize(
@@ -219,9 +219,9 @@ def check_same_layers(a: Network, b: Network, layers: Sequence[str]) -> None:
             )
 
 
-def photograph_files(photographs: Photographs) -> list[str]:
+def photograph_files(images: Photographs) -> list[str]:
     """Return the files of photographs that are given as files or folders."""
-    given = [photographs] if isinstance(photographs, (str, Path)) else list(photographs)
+    given = [images] if isinstance(images, (str, Path)) else list(images)
     listing = list_photographs([str(path) for path in given])
     return [entry.path for entry in listing.entries if entry.error is None]
 

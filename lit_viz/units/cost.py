@@ -23,24 +23,24 @@ _FLOAT_BYTES = 4
 def cost_text(
     network: Network,
     layers: str | Sequence[str],
-    photographs: Photographs,
-    channels: str | Sequence[int] = "all",
+    images: Photographs,
+    channel: str | Sequence[int] = "all",
     config: str | None = None,
     iterations: int | None = None,
 ) -> str:
     """Return evaluations, time and disk space of a microscope, from the time of a step in each layer."""
     found = layouts(network)
-    files = photograph_files(photographs)
+    files = photograph_files(images)
     costs = []
     units = 0
     size = 0.0
     for layer in matching_layers(network, layers):
         axis = channel_of(network, layer).axis
-        selection = {"layer": layer, "channel": channels, "axis": axis, "config": config, "iterations": iterations}
+        selection = {"layer": layer, "channel": channel, "axis": axis, "config": config, "iterations": iterations}
         module, tasks, _ = method_form(COMMANDS["visualize"], selection, network).build(network)
         assert isinstance(module, ClassVisualization)
         costs.append(run_cost(module, tasks))
-        count = len(parse_channels(channels, found[layer].channels))
+        count = len(parse_channels(channel, found[layer].channels))
         units += count
         size += count * (_PAGE_BYTES + _COPIES * network.channels * prod(module.picture))
         size += _FLOAT_BYTES * len(files) * found[layer].channels

@@ -95,8 +95,8 @@ def test_missing_photographs_are_not_shared() -> None:
 
 def test_both_networks_are_on_pages(tmp_path: Path, probe: Any, probe_page: Any) -> None:
     arguments = [
-        "microscope", "zoo/fashion_cnn", "--layers", LAYER, "--channels", "0-4", "--compare", "zoo/fashion_robust_cnn",
-        "--photographs", "zoo:fashion", "--out", str(tmp_path / "out"), "--iterations", "2",
+        "microscope", "zoo/fashion_cnn", "--layers", LAYER, "--channel", "0-4", "--compare", "zoo/fashion_robust_cnn",
+        "--images", "zoo:fashion", "--out", str(tmp_path / "out"), "--iterations", "2",
     ]  # fmt: skip
     main(arguments)
     site = tmp_path / "out" / "site"

@@ -49,7 +49,7 @@ def made(photographs: Path, tmp_path: Path) -> Path:
 
 
 def microscope(net: Network, photographs: Path, out: Path, **options: Any) -> lv.Microscope:
-    return lv.microscope(net, "1", photographs, out, channels="0", iterations=1, **options)
+    return lv.microscope(net, "1", photographs, out, channel="0", iterations=1, **options)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -178,7 +178,7 @@ def test_the_command_refuses_a_folder_of_others(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").touch()
-    words = ["--layers", "relu1", "--photographs", str(photographs), "--out", str(tmp_path)]
+    words = ["--layers", "relu1", "--images", str(photographs), "--out", str(tmp_path)]
     with pytest.raises(SystemExit):
         main(["microscope", "zoo/fashion_cnn", *words])
     assert "is not empty and not a microscope" in capsys.readouterr().err

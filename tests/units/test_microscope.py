@@ -172,12 +172,12 @@ def test_the_command_counts_and_rejects(photographs: Path, tmp_path: Path, capsy
         "zoo/fashion_cnn",
         "--layers",
         "*",
-        "--photographs",
+        "--images",
         str(photographs),
         "--out",
         str(tmp_path),
     ]
-    main([*words, "--count", "--channels", "0"])
+    main([*words, "--count", "--channel", "0"])
     assert "evaluations" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*words, "--chanels", "3"])
@@ -207,9 +207,9 @@ def test_an_interrupted_command_names_itself(
         "zoo/fashion_cnn",
         "--layers",
         "relu1",
-        "--photographs",
+        "--images",
         str(photographs),
-        "--channels",
+        "--channel",
         "0-1",
     ]
     words += ["--iterations", "1", "--out", str(tmp_path / "my units")]
@@ -240,7 +240,7 @@ def test_progress_counts_photographs_and_pages(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(build, "_STEP", 0.0)
-    lv.microscope(net, "0", photographs, tmp_path / "out", channels="0-2", iterations=1, progress=True)
+    lv.microscope(net, "0", photographs, tmp_path / "out", channel="0-2", iterations=1, progress=True)
     written = "".join(capsys.readouterr())
     assert re.search(r"\d+ of \d+ photographs, \d+ s left", written)
     for done in (1, 2, 3):
@@ -363,7 +363,7 @@ def test_gray_pictures_are_explained(photographs: Path, tmp_path: Path) -> None:
         module[0].weight[1] = torch.tensor([-1.0, 0.0, 1.0])  # an edge, which uniform images lack
         module[0].bias[1] = -2.5
     net = load_network(module, size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
-    made = lv.microscope(net, "1", photographs, tmp_path / "out", channels="0-1", iterations=3)
+    made = lv.microscope(net, "1", photographs, tmp_path / "out", channel="0-1", iterations=3)
     assert made.surveys["1"].activations[:, 1].max() > 0
     assert [bool(page.gray) for page in made.pages] == [False, True]
     units = made.index.parent / "units"
