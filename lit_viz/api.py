@@ -45,7 +45,7 @@ def visualize(
     *,
     against: Classes | None = None,
     objective: str | Objective | type[Objective] | None = None,
-    layer: str | nn.Module | None = None,
+    layer: str | int | nn.Module | None = None,
     channel: Sequence[int] | str | int | None = None,
     neuron: tuple[int, int] | str | None = None,
     axis: Axis | None = None,
@@ -121,7 +121,7 @@ def visualize(
         "config": config,
         "out": out,
     }
-    return _run("visualize", as_network(network), values | options, progress)
+    return _run("visualize", as_network(network), values, options, progress)
 
 
 @checked_types
@@ -189,7 +189,7 @@ def saliency(
         "config": config,
         "out": out,
     }
-    return _run("saliency", as_network(network, picture_size(images, normalization)), values | options, progress)
+    return _run("saliency", as_network(network, picture_size(images, normalization)), values, options, progress)
 
 
 @checked_types
@@ -257,12 +257,25 @@ def attack(
         "config": config,
         "out": out,
     }
-    return _run("attack", as_network(network, picture_size(images, normalization)), values | options, progress)
+    return _run("attack", as_network(network, picture_size(images, normalization)), values, options, progress)
 
 
-def _run(command: str, network: Network, values: Mapping[str, Any], progress: bool | None) -> Run:
-    """Run a method by the arguments of its short function."""
-    form = method_form(COMMANDS[command], values, network)
+def _run(
+    command: str, network: Network, values: Mapping[str, Any], options: Mapping[str, Any], progress: bool | None
+) -> Run:
+    """Run a method by the arguments of its short function.
+
+    Args:
+        command: name of the function.
+        network: the network.
+        values: its own arguments; None for the default.
+        options: other arguments, of which None is a value.
+        progress: whether progress and messages are shown.
+    """
+    if "images" in values:
+        require(values["images"] is not None, "images must be one or several images", "None")
+    given = {name: value for name, value in values.items() if value is not None}
+    form = method_form(COMMANDS[command], {**given, **options}, network)
     module, tasks, arguments = form.build(network)
     return finished(execute(module, tasks, RunOptions(**arguments), notify=choose_notify(progress)))
 

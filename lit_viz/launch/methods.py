@@ -140,13 +140,13 @@ def method_form(command: MethodCommand, values: Mapping[str, Any], network: Netw
 
     Args:
         command: the method.
-        values: arguments by name, dotted names included; None for the default.
+        values: arguments by name, dotted names included.
         network: the network, which decides on the configuration of the images of a layer.
 
     Raises:
         LitVizError: an argument is unknown, or does not apply.
     """
-    given = {name: value for name, value in values.items() if value is not None}
+    given = dict(values)
     config = given.pop("config", None)
     if command.name == "attack":
         for name in _RADII:
@@ -231,6 +231,9 @@ def _select(form: Form, selection: Mapping[str, Any], has_objective: bool) -> No
     """
     target = to_classes(selection["target"]) if "target" in selection else []
     layer = selection.get("layer")
+    if isinstance(layer, int):  # of a Sequential
+        layer = str(layer)
+        selection = {**selection, "layer": layer}
     if layer is not None and target:
         words = ", ".join(map(str, target))
         raise LitVizError(f"a run must have classes or a layer, got {words} and the layer {layer}: leave one out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from math import prod
 
 from lit_viz.launch.cost import format_cost, run_cost
@@ -36,7 +37,9 @@ def cost_text(
     size = 0.0
     for layer in matching_layers(network, layers):
         axis = channel_of(network, layer).axis
-        selection = {"layer": layer, "channel": channel, "axis": axis, "config": config, "iterations": iterations}
+        selection: dict[str, Any] = {"layer": layer, "channel": channel, "axis": axis, "config": config}
+        if iterations is not None:
+            selection["iterations"] = iterations
         module, tasks, _ = method_form(COMMANDS["visualize"], selection, network).build(network)
         assert isinstance(module, ClassVisualization)
         costs.append(run_cost(module, tasks))
