@@ -204,8 +204,9 @@ def _varying_images(values: Mapping[str, Any], target: Any) -> tuple[list[float]
     Raises:
         LitVizError: another name varies, values repeat, or there is another target.
     """
-    for name in values:
+    for name, several in values.items():
         require(name in ("eps", "target"), "vary of images takes eps and target", name)
+        require(len(_as_list(several)) > 0, f"{name} must have at least one value", "none")
     sizes = [parse_radius(radius) for radius in _as_list(values.get("eps", ()))]
     given = ", ".join(map(str, _as_list(values.get("eps", ()))))
     require(len(set(sizes)) == len(sizes), "eps must have different radii", given)
