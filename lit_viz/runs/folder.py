@@ -91,6 +91,7 @@ _HEADER_LINE = "task,iteration,metric,value\n"  # of metrics.csv
 class Provenance(TypedDict, total=False):
     """What ``config.yaml`` records of the run, as far as it is read."""
 
+    format: int
     method: str | None
     module: str
     presentation: str
@@ -197,7 +198,10 @@ class FolderStorage(Storage):
             LitVizError: a value has another type.
         """
         recorded: dict[str, Any] = self.config.get(RECORDED) or {}
-        wrong = wrong_value(recorded, Provenance)
+        read = recorded
+        if isinstance(recorded, Mapping):
+            read = {name: recorded[name] for name in Provenance.__annotations__ if name in recorded}
+        wrong = wrong_value(read, Provenance)
         if wrong is not None:
             raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED}: {wrong}): restore it")
         written = recorded.get("format", FORMAT)
