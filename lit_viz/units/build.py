@@ -179,7 +179,7 @@ def _inspect(
         notify(f"{layer}: {pluralize(len(units), 'unit')}")
         runs[layer] = visualize(
             network, layer=layer, channel=units, axis=channel_of(network, layer).axis, out=run_folder,
-            resume=run_folder.exists(), logger=None, **options,
+            resume=run_folder.exists(), logger="none", **options,
         )  # fmt: skip
         report = _reporter(notify, len(units), "page")
         pages += unit_pages(network, runs[layer], surveys[layer], readable, site, silence, report)
