@@ -198,7 +198,7 @@ def _layer_tasks(net: Network, layer: str = "features.3") -> TaskQueue:
         ),
         (
             lambda net: (lv.ClassVisualization(net, objective=Channel("features.3")), lv.ClassTasks(net, 1)),
-            "the objective Channel takes tasks of channels, got 'banana': give LayerTasks with channels=",
+            "the objective Channel takes tasks of channels, got 'banana': give LayerTasks with channel",
         ),
         (
             lambda net: (lv.ClassVisualization(net, objective=Channel("features.3")), _layer_tasks(net, "features.0")),

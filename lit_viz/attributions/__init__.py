@@ -74,7 +74,7 @@ def title_of(name: str) -> str:
 
 
 def method_name(method: Attribution) -> str:
-    """Return the name of a method in ``METHODS``, or the name of its class."""
+    """Return the name of a method in :data:`ATTRIBUTIONS`, or the name of its class."""
     for name, kind in ATTRIBUTIONS.items():
         if kind is type(method):
             return name

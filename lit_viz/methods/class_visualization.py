@@ -323,7 +323,7 @@ class ClassVisualization(ImageTraining):
             hint = "give objective=Channel(...), or ClassTasks"
             raise LitVizError(f"the objective {objective} takes tasks of classes, got {task.name!r}: {hint}")
         if "channel" in self.objective.task_fields and "channel" not in task.options:
-            hint = "give LayerTasks with channels="
+            hint = "give LayerTasks with channel"
             raise LitVizError(f"the objective {objective} takes tasks of channels, got {task.name!r}: {hint}")
         layers = {layer_of(layer) for layer in self.objective.layers}
         if "layer" in task.options and layers and task.options["layer"] not in layers:

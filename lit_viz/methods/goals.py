@@ -120,7 +120,7 @@ def check_numbers(tasks: Sequence[Task], network: Network) -> None:
     if network.decision != "number" or network.num_classes == 1:
         return
     if any(task.target is None and "error" not in task.options for task in tasks):
-        raise LitVizError(f"{network.name} has {network.num_classes} scores: give targets=, one of its labels")
+        raise LitVizError(f"{network.name} has {network.num_classes} scores: give target, one of its labels")
 
 
 def check_goals(tasks: Sequence[Task], network: Network) -> None:
@@ -142,13 +142,13 @@ def check_goals(tasks: Sequence[Task], network: Network) -> None:
         if not allowed:
             raise LitVizError(
                 f"goal applies to scores that do not exclude each other, and those of {network.name} do: give "
-                "targets= or labels="
+                "target or label"
             )
         if goal.kind not in allowed:
             raise LitVizError(f"goal of {network.name} must be {written}, got {given!r}")
         has_target = task.target is not None or task.options.get("target", "none") != "none"
         if goal.kind == "appear" and not has_target:
-            raise LitVizError("goal appear requires a class: give targets=")
+            raise LitVizError("goal appear requires a class: give target")
 
 
 def resolve_class_goal(task: Task) -> Task:

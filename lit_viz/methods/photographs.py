@@ -402,5 +402,5 @@ def check_goal(task: Task) -> Task:
         LitVizError: it has neither a label nor a target.
     """
     if task.goal is None:
-        raise LitVizError(f"{task.name} has neither a label nor a target: give labels= or targets=")
+        raise LitVizError(f"{task.name} has neither a label nor a target: give label or target")
     return task

@@ -96,7 +96,7 @@ def _hint(target: str, labels: Sequence[str]) -> str:
         return "; the classes have no names: give an index, or names by labels= of the network"
     names = set[str]().union(*_indices(tuple(labels)))
     if "," in target and names.issuperset(map(_normalized, target.split(","))):
-        return f"; give classes separately: targets={target.split(',')}"
+        return f"; give classes separately: target={target.split(',')}"
     similar = did_you_mean(target.replace("_", " "), labels)
     if similar:
         return similar

@@ -138,7 +138,7 @@ class _ChannelObjective(LayerObjective):
         if self.channel is not None:
             return self.of_map(maps[:, self.channel])
         if outputs.channels is None or min(to_list(outputs.channels), default=0) < 0:
-            raise LitVizError(f"layer {self.layer!r} requires a channel, got none: give channels=")
+            raise LitVizError(f"layer {self.layer!r} requires a channel, got none: give channel")
         return self.of_map(maps[torch.arange(len(maps), device=maps.device), outputs.channels])
 
     def _bind_channels(self, channels: int) -> None:

@@ -43,7 +43,7 @@ def test_an_error_names_options(command: str | None, message: str, expected: str
 
 
 def test_names_in_one_word_are_given_separately(capsys: pytest.CaptureFixture[str], lit_viz: Any) -> None:
-    with pytest.raises(LitVizError, match=r"give classes separately: targets=\['hay', 'quail'\]$"):
+    with pytest.raises(LitVizError, match=r"give classes separately: target=\['hay', 'quail'\]$"):
         find_class("hay,quail", ["hay", "quail"])
     lit_viz("saliency", "packaged:chelsea", "--target", "quail,hay", expect=1)
     assert capsys.readouterr().err.endswith("give classes separately: --target quail --target hay\n")

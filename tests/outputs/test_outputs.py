@@ -366,7 +366,7 @@ def test_classes_vanish_and_appear(images: Tensor) -> None:
     ):
         with pytest.raises(lv.LitVizError, match=message):
             lv.attack(net, images, target="green", goal=goal)
-    with pytest.raises(lv.LitVizError, match=r"^goal appear requires a class: give targets=$"):
+    with pytest.raises(lv.LitVizError, match=r"^goal appear requires a class: give target$"):
         lv.attack(net, images[:1], label="green", goal="appear", **how)
 
 
@@ -374,7 +374,7 @@ def test_several_numbers_require_a_target(images: Tensor) -> None:
     """The images failed one by one, and a saliency map explained the largest number."""
     net = load(regressor(2), "regression")
     for explain in (partial(lv.saliency, net), partial(lv.attack, net, goal="above:3")):
-        with pytest.raises(lv.LitVizError, match=r"^Sequential has 2 scores: give targets=, one of its labels$"):
+        with pytest.raises(lv.LitVizError, match=r"^Sequential has 2 scores: give target, one of its labels$"):
             explain(images)
         explain(images, targets=1, iterations=1)
 

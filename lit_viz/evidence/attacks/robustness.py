@@ -153,7 +153,7 @@ def robust_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy | dict[str, R
     elif any(outcome.record.target is not None for outcome in outcomes):
         got = "targets"
     elif accuracy_label(outcomes) != ROBUST_ACCURACY:
-        got = "predicted labels: give labels="
+        got = "predicted labels: give label"
     if got:
         raise LitVizError(
             f"robust_accuracy requires an untargeted attack with a radius eps, and the labels of the images; got {got}"

@@ -152,7 +152,7 @@ def test_a_file_that_is_not_as_recorded_counts_nowhere(smooth: Network, tmp_path
     ("options", "got"),
     [
         ({"attack": "pgd", "labels": [0, 1], "targets": [1, 2]}, "targets"),
-        ({"attack": "pgd"}, "predicted labels: give labels="),
+        ({"attack": "pgd"}, "predicted labels: give label"),
         ({"attack": "ddn", "labels": [0, 1]}, "no file within a ball"),
     ],
 )
