@@ -39,6 +39,11 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def records(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``results.jsonl``, with the values of ``metrics`` and ``settings`` beside the others."""
+    return [line | line["metrics"] | line["settings"] for line in rows(run / "results.jsonl")]
+
+
 def curve(run: Path, task: str, metric: str) -> dict[int, float]:
     lines = (line.split(",") for line in (run / "metrics.csv").read_text().splitlines()[1:])
     return {int(k): float(value) for name, k, of, value in lines if (name, of) == (task, metric)}
@@ -77,7 +82,7 @@ def test_records_of_attacks(
     targets = [(label + 1) % 5 for label in labels] if targeted else None
     budget = {"eps": 0.1, "norm": norm} if norm else {}
     lv.attack(net, x, label=labels, target=targets, attack=attack, iterations=12, out=run, wandb="disabled", **budget)
-    for n, record in enumerate(rows(run / "results.jsonl")):
+    for n, record in enumerate(records(run)):
         source, image = x[n].permute(1, 2, 0).double().numpy(), read(run / record["file"])
         goal = labels[n] if targets is None else targets[n]
         logits, change = evaluate(module, image), (image - source) * 255
@@ -113,7 +118,7 @@ def test_curves_of_attacks_are_of_the_image_at_each_iteration(net: Network, modu
     labels = net.scores(x).argmax(1).tolist()
     options: dict[str, Any] = {"attack": "pgd", "early_stop": False, "eps": 0.1, "iterations": 6}
     lv.attack(net, x, label=labels, log_at="every:1", out=run, wandb="disabled", **options)
-    for record in rows(run / "results.jsonl"):
+    for record in records(run):
         task = Path(record["file"]).stem
         probability, linf = curve(run, task, "probability"), curve(run, task, "linf")
         source = read(run / "frames" / task / "iter_000000.png")
@@ -127,7 +132,7 @@ def test_records_and_curves_of_class_images(net: Network, module: nn.Module, tmp
     run = tmp_path / "run"
     options: dict[str, Any] = {"iterations": 6, "log_at": "1,3,6", "curve_at": "every:1", "wandb": "disabled"}
     lv.visualize(net, [1, 4], out=run, **options)
-    for record in rows(run / "results.jsonl"):
+    for record in records(run):
         task, target = Path(record["file"]).stem, record["target"]
         logits = evaluate(module, read(run / record["file"]))
         assert record["probability"] == pytest.approx(softmax(logits)[target], abs=1e-5)
@@ -141,11 +146,11 @@ def test_records_and_curves_of_class_images(net: Network, module: nn.Module, tmp
 
 def test_objective_file_is_the_mean_activation_of_the_file(net: Network, module: nn.Module, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options: dict[str, Any] = {"layer": "features.3", "channels": "1,2", "config": "channels", "iterations": 4}
+    options: dict[str, Any] = {"layer": "features.3", "channel": "1,2", "config": "channels", "iterations": 4}
     lv.visualize(net, out=run, wandb="disabled", **options)
     activations: list[Tensor] = []
     handle = module.get_submodule("features.3").register_forward_hook(lambda *call: activations.append(call[2]))
-    for record in rows(run / "results.jsonl"):
+    for record in records(run):
         evaluate(module, read(run / record["file"]))
         assert record["objective_file"] == pytest.approx(float(activations[-1][0, record["channel"]].mean()), abs=1e-4)
     handle.remove()
@@ -164,7 +169,7 @@ def test_fooling_rates_are_counts_of_files(net: Network, module: nn.Module, tmp_
         if predicted == labels[n]:
             image = read(next((run / "photographs" / "0000_universal").glob(f"{n:04d}_image_{n}.png")))
             fooled[photograph["held_out"]].append(int(evaluate(module, image).argmax()) != labels[n])
-    (record,) = rows(run / "results.jsonl")
+    (record,) = records(run)
     assert (record["trained_on"], record["held_out"]) == (len(fooled[False]), len(fooled[True]))
     assert record["fooling_rate"] == pytest.approx(np.mean(fooled[False]))
     assert record["held_out_fooling_rate"] == pytest.approx(np.mean(fooled[True]))
@@ -180,7 +185,7 @@ def test_judges_evaluate_the_file(lite0: Network, tmp_path: Path) -> None:
     """At their own input size; without the optimized network, which is no judge of itself."""
     run = tmp_path / "run"
     lv.visualize(lite0, [76], iterations=1, views=1, out=run, wandb="disabled")
-    (record,) = rows(run / "results.jsonl")
+    (record,) = records(run)
     assert set(record["judges"]) == set(installed_judges(lite0))
     assert {"efficientnet_lite1", "efficientnet_lite2"} <= set(record["judges"])
     for name, verdict in record["judges"].items():

@@ -103,10 +103,10 @@ def test_commands_load_a_factory_with_labels(
     lit_viz("layers", f"{nets}:three", "--network.size", "8")
     assert "features.0" in capsys.readouterr().out
     lit_viz("layers", f"{nets}:three", "features", "--network.size", "8", expect=1)
-    assert "takes one network, got also" in sentence(capsys)
+    assert "takes no further word, got 'features'" in sentence(capsys)
     lit_viz("classes", "be", *own, "--network.sise", "8", expect=1)
-    assert "did you mean 'network.size'" in sentence(capsys)
-    few = ["--iterations", "2", "--model.views", "1", "--wandb", "disabled"]
+    assert "did you mean --network.size" in sentence(capsys)
+    few = ["--iterations", "2", "--views", "1", "--wandb", "disabled"]
     lit_viz("visualize", "bee", *own, "--network.mean", "0.5", "--network.std", "0.5", *few, "--out", "run")
     assert records(Path("run"))[0]["target_name"] == "bee"
     assert yaml.safe_load(Path("run/config.yaml").read_text())["network"]["mean"] == [0.5]

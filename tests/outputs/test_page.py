@@ -19,7 +19,7 @@ OUTPUTS = ["Region", "Region", "Share", "Detection", "Embedding", "ZeroShot", "R
 def run_block(code: str, names: dict[str, Any]) -> None:
     torch.manual_seed(0)
     exec(compile(code, PAGE.name, "exec"), names)
-    results = names["run"].results
+    results = names["run"].records
     assert {record["status"] for record in results} <= {"done", "skipped"}
 
 
