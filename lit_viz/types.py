@@ -301,7 +301,7 @@ class Record(JsonObject):
     @classmethod
     def class_of(cls, values: Mapping[str, Any]) -> type[Record]:
         """Return the class of a line of ``results.jsonl``, by its ``kind``."""
-        kinds = {Record.kind: Record, **Record.kinds}
+        kinds: dict[str, type[Record]] = {Record.kind: Record, **Record.kinds}
         kind = values.get("kind")
         if not isinstance(kind, str) or kind not in kinds:
             raise LitVizError(f"kind must be one of {', '.join(kinds)}, got {kind!r}")

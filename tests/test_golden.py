@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lit_viz.launch.commands import SUMMARIES
 from PIL import Image
 from torch import Tensor, nn
 
@@ -37,7 +38,6 @@ from lit_viz import attacks, attributions, images, methods, objectives, optim
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS, IntegratedGradients, Occlusion
 from lit_viz.cli import main
-from lit_viz.launch.commands import SUMMARIES
 from lit_viz.rng import Draws, Key, generator_for
 from lit_viz.types import Task
 from tests.support.networks import Attending

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from lit_viz.launch.commands.visualize import VisualizeCommand
+from lit_viz.launch.config import ConfiguredMethod, config_argument
 from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
@@ -31,8 +33,6 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.attacks import PGD
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
-from lit_viz.launch.commands.visualize import VisualizeCommand
-from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.methods.class_visualization import Recipe, default_recipe
 from lit_viz.networks import Network
 from lit_viz.networks.loading import class_names

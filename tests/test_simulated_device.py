@@ -21,6 +21,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from lit_viz.launch.arguments import rewrite_arguments
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.config import ConfiguredMethod, with_config
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
@@ -35,9 +38,6 @@ from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch import trainer as training
-from lit_viz.launch.arguments import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import ConfiguredMethod, with_config
 from lit_viz.launch.execute import execute
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network

@@ -200,7 +200,7 @@ def test_values_are_read_by_name() -> None:
         assert record[name] == value
     assert record["success_jpeg95"] is None  # a field without a value
     assert record["probability"] is None
-    with pytest.raises(KeyError, match="margins; did you mean .*margin"):
+    with pytest.raises(KeyError, match=r"margins; did you mean .*margin"):
         record["margins"]
 
 

@@ -92,14 +92,10 @@ class Provenance(TypedDict, total=False):
     """What ``config.yaml`` records of the run, as far as it is read."""
 
     format: int
-    method: str | None
     module: str
     presentation: str
-    format: int
     weights_sha256: str | None
     probe_logits: Sequence[float | None] | None
-    labels: Sequence[str]
-    multi_label: bool | None
     scores: str
     sha256: Mapping[str, str | None]
 

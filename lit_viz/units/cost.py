@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from math import prod
+from typing import Any
 
 from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.methods import COMMANDS, method_form

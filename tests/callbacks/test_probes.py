@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from lit_viz.launch.commands.visualize import VisualizeCommand
+from lit_viz.launch.config import ConfiguredMethod, config_argument
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.compile import from_compiled
@@ -32,8 +34,6 @@ from lit_viz.callbacks.probes import Probe, small_recipe
 from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
-from lit_viz.launch.commands.visualize import VisualizeCommand
-from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.networks.isolation import eager_copy
 from lit_viz.outputs import Region
 from lit_viz.runs.folder import FolderStorage

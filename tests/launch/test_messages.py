@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from lit_viz.errors import LitVizError
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.messages import naming_options, options_named
+
+from lit_viz.errors import LitVizError
 from lit_viz.networks.labels import find_class
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lit_viz.launch.commands import COMMANDS
 from PIL import Image
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from lit_viz.attacks import APGD, DDN, PGD, NormalizedAscentAttack
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
 from lit_viz.images.reading import read_png
-from lit_viz.launch.commands import COMMANDS
 from lit_viz.networks import Network
 from lit_viz.objectives import DLR
 from lit_viz.outputs import load_network

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from lit_viz.launch.config import ConfiguredMethod
 from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.errors import LitVizError
-from lit_viz.launch.config import ConfiguredMethod
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.networks import Network

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
-
 from lit_viz.launch.commands import COMMANDS
 from lit_viz.launch.commands.base import PhotographCommand
 

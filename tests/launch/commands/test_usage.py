@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from lit_viz.attacks import ATTACKS
-from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.launch.arguments import rewrite_arguments
 from lit_viz.launch.commands import COMMANDS, SUMMARIES
 from lit_viz.launch.commands.usage import USAGES
 from lit_viz.launch.config import ConfiguredMethod, build_parser, config_folder, with_config
+
+from lit_viz.attacks import ATTACKS
+from lit_viz.attributions import ATTRIBUTIONS
 
 #: Values of options that are names of parts; all others are parsed later.
 _VALUES = {"--attack": "pgd", "--method": "rise"}

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lit_viz.launch.commands import COMMANDS
+from lit_viz.launch.commands.visualize import parse_place
+from lit_viz.launch.config import ConfiguredMethod, config_argument
 from PIL import Image
 
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.commands.visualize import parse_place
-from lit_viz.launch.config import ConfiguredMethod, config_argument
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network
 from lit_viz.objectives import Objective, Outputs
