@@ -117,7 +117,7 @@ def test_out_of_memory_is_not_an_error_of_an_image(monkeypatch: pytest.MonkeyPat
     def exhausted(self: Raising, x: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    network = classifier()
+    net = network()
     monkeypatch.setattr(Raising, "forward", exhausted)
     with pytest.raises(LitVizError, match="out of GPU memory"):
-        lv.saliency(network, photographs([]), target=1, method="gradient", captum="none")
+        lv.saliency(net, photographs([]), target=1, method="gradient", captum="none")
