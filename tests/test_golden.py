@@ -38,6 +38,7 @@ from lit_viz import attacks, attributions, images, methods, objectives, optim
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS, IntegratedGradients, Occlusion
 from lit_viz.cli import main
+from lit_viz.launch.methods import COMMANDS
 from lit_viz.rng import Draws, Key, generator_for
 from lit_viz.types import Task
 from tests.support.networks import Attending
@@ -609,7 +610,7 @@ def files_of(tmp_path: Path, count: int = 3) -> list[str]:
 
 
 def run_result(run: Any, arrays: bool) -> Any:
-    result = {"results": list(run.records), "images": run.images}
+    result = {"results": [record.to_dict() for record in run.records], "images": run.images}
     return {**result, **({"arrays": [outcome.array() for outcome in run.outcomes]} if arrays else {})}
 
 
@@ -679,7 +680,7 @@ def attack_in_memory(tmp_path: Path) -> Any:
     with pytest.warns(UserWarning, match="1 skipped of 2 images"):
         skipped = lv.attack(wrapped(16), x, label=[0, 1], target="date", attack="pgd", eps="8/255", **how)
     runs = [
-        lv.attack(wrapped(16), x, **how),
+        lv.attack(wrapped(16), x, lr=0.1, **how),
         skipped,
         lv.attack(wrapped(16), x, attack="pgd", momentum=0.9, norm="l2", eps=[0.2, 1.0], **how),
         lv.attack(wrapped(16), x, attack="ddn", **how),
@@ -703,9 +704,8 @@ def visualize_in_a_folder(tmp_path: Path) -> Any:
 
 
 def saliency_in_a_folder(tmp_path: Path) -> Any:
-    words = ["saliency", *files_of(tmp_path, 2), "--iterations", "6", "--target", "2"]
-    methods = ["--model.method", '["lit_viz.attributions.Gradient","lit_viz.attributions.SmoothGrad"]']
-    return folder_result(command_line(tmp_path, *words, *methods))
+    words = ["saliency", *files_of(tmp_path, 2), "--iterations", "6", "--target", "2", "--captum", "captum"]
+    return folder_result(command_line(tmp_path, *words, "--method", "gradient,smoothgrad"))
 
 
 def attack_in_a_folder(tmp_path: Path) -> Any:
@@ -851,7 +851,7 @@ def test_every_registered_name_has_a_case() -> None:
 
 
 def test_every_command_and_record_has_a_case() -> None:
-    assert set(SUMMARIES) <= set(COMMAND_CASES)
+    assert set(COMMANDS) <= set(COMMAND_CASES)
     assert set(RECORDS.values()) == set(methods.__all__)
     for name in RECORDS:
         assert f"{name}, run folder" in COMMAND_CASES
