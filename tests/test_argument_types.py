@@ -29,7 +29,7 @@ CALLS: dict[str, Callable[[Network, Path], Any]] = {
     "size must be a whole number or a list of them, got True": lambda net, run: lv.visualize(net, 0, size=True),
     "tags must be a list of text, got 5": lambda net, run: lv.visualize(net, 0, tags=5),
     "wandb must be auto or online or offline or disabled, got 'zzz'": lambda net, run: lv.log(run, wandb="zzz"),  # type: ignore[arg-type]
-    "to must be a logger, the name of one, or a list of them, got None": lambda net, run: lv.log(run, to=None),  # type: ignore[arg-type]
+    "to must be a name or an instance of Logger or a list of them, got None": lambda net, run: lv.log(run, to=None),  # type: ignore[arg-type]
     "a radius must be a number such as 0.0157 or 4/255, got 'x'": lambda net, run: lv.attacks.PGD(eps="x"),
     "method must be an instance of Attribution or a name or a list of them, got 5": lambda net, run: lv.SaliencyMap(
         net, method=5
@@ -39,7 +39,7 @@ CALLS: dict[str, Callable[[Network, Path], Any]] = {
     "layers must be text or a list of them, got ndarray of shape (5,)": lambda net, run: lv.microscope(
         net, np.zeros(5), "photos", run
     ),  # type: ignore[arg-type]
-    "logger must be a name or a logger of Lightning, got PosixPath('logs')": lambda net, run: lv.attack(
+    "logger must be a name or an instance of Logger or a list of them, got PosixPath('logs')": lambda net, run: lv.attack(
         net,
         torch.rand(1, 3, 16, 16),
         logger=Path("logs"),  # type: ignore[arg-type]

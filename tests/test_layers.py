@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parents[1] / "lit_viz"
 
 #: Folders and top-level modules of the package, from the lowest layer to the highest.
 LAYERS = (
-    ("errors", "types", "_version"),
+    ("errors", "_version"),
+    ("types",),
     ("utils",),
     ("rng",),
     ("zoo",),
@@ -151,7 +152,7 @@ def test_no_file_below_launch_spells_an_option(file: Path) -> None:
     for command in OTHER_COMMANDS:
         lines = [line.replace(command, "") for line in lines]
     options = [line.strip() for line in lines if re.search(r"(?<![\w-])--[a-z]", line)]
-    assert not options, "name the argument; lit_viz.launch.messages names options"
+    assert not options, "name the argument: the command line adds the dashes"
 
 
 TESTS = Path(__file__).parent

@@ -36,7 +36,7 @@ def _visualize(net: Any, **options: Any) -> Any:
 
 def _restarts(net: Any, **options: Any) -> Any:
     run = lv.visualize(net, [0, 1, 2, 3, 4], iterations=3, restarts=1, views=2, **options)
-    assert not run.outcomes or any("restarts" in record for record in run.records)
+    assert not run.outcomes or any("restarts" in record.to_dict() for record in run.records)
     return run
 
 
@@ -65,7 +65,7 @@ def given(case: Case, **options: Any) -> dict[str, Any]:
     if not run.outcomes:
         return {}
     return {
-        "results": [{key: value for key, value in record.items() if key != "seconds"} for record in run.records],
+        "results": [{key: value for key, value in record.to_dict().items() if key != "seconds"} for record in run.records],
         "arrays": run.arrays if kind == "saliency" else run.images,
         "curves": [outcome.curve("objective") for outcome in run.outcomes],
         "frames": [[k for k, _ in outcome.frames()] for outcome in run.outcomes],

@@ -17,6 +17,7 @@ from lit_viz.optim import Evaluation
 from lit_viz.outputs import load_network
 from tests.support.networks import NAMES, smooth_network
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* failed of .* images")
 BRIGHT = 0.8  # mean of the images on which the network raises
 
 
@@ -63,10 +64,10 @@ def mapped_of_targets(images: Tensor, **options: Any) -> Any:
 @pytest.mark.parametrize("slots", [1, 2, 8])
 def test_only_the_image_fails(run: Callable[..., Any], slots: int) -> None:
     images = photographs([1, 2])
-    results = run(images, slots=slots).results
+    results = run(images, slots=slots).records
     dark = images.clone()
     dark[1:3] = 0.25
-    others = run(dark, slots=slots).results
+    others = run(dark, slots=slots).records
     for result, other in zip(results, others, strict=True):
         if result["name"] in (results[1]["name"], results[2]["name"]):
             assert result["status"] == "failed"
@@ -108,9 +109,9 @@ def test_a_network_that_raises_on_every_image_ends_the_run(slots: int) -> None:
 def test_a_resumed_run_goes_on_after_the_image(tmp_path: Path) -> None:
     images, out = photographs([2]), tmp_path / "run"
     first = attacked(images, slots=1, out=out, logger="none")
-    assert first.results[2]["status"] == "failed"
+    assert first.records[2]["status"] == "failed"
     again = attacked(images, slots=1, out=out, logger="none", resume=True)
-    assert [result["status"] for result in again.results] == [result["status"] for result in first.results]
+    assert [result["status"] for result in again.records] == [result["status"] for result in first.records]
 
 
 def test_out_of_memory_is_not_an_error_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ def test_success_is_that_of_the_image_itself(smooth: Network) -> None:
         *before, last = [margin for _, margin in outcome.curve("margin")]
         assert max(before) <= 0
         assert outcome.record.success_float == outcome.record.success_file == (last > 0)
-    by_views = attacked(smooth, NOISE).results
-    assert any(r.get("repaired") or r["status"] == "skipped" for r in by_views)  # what views saw is not in the file
+    by_views = attacked(smooth, NOISE).records
+    assert any(r.repaired or r.status == "skipped" for r in by_views)  # what views saw is not in the file
 
 
 def test_the_gradients_are_those_of_the_views(smooth: Network) -> None:

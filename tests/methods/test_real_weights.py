@@ -36,8 +36,8 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Network) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"targets": "stingray"},
-        {"attack": "pgd", "momentum": 0.75, "eps": 1.0, "norm": "l2", "targets": "stingray"},
+        {"target": "stingray"},
+        {"attack": "pgd", "momentum": 0.75, "eps": 1.0, "norm": "l2", "target": "stingray"},
         {"attack": "apgd", "eps": 1 / 255, "iterations": 10},
         {"attack": "ddn", "iterations": 10},
         {"attack": FMN(norm="linf"), "iterations": 10},

@@ -68,7 +68,7 @@ def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Network, train
         else:
             assert result.record.iterations == (count or method.evaluations)
         if "error" in uncertainty:
-            assert result.record.to_dict()["relative_error"] == pytest.approx(float(uncertainty["error"][i]), rel=1e-6)
+            assert result.record["relative_error"] == pytest.approx(float(uncertainty["error"][i]), rel=1e-6)
 
 
 def test_evaluations_are_counted_and_none_is_wasted(smooth: Network, train: Train) -> None:
@@ -115,7 +115,7 @@ def test_each_map_stops_at_its_tolerance(smooth: Network, train: Train) -> None:
     exact = train(module(smooth, IntegratedGradients(), iterations=200), queue(method="integrated_gradients"))
     for i, result in memory.results.items():
         assert result.record.iterations < 200
-        assert result.record.to_dict()["relative_error"] <= 1e-3
+        assert result.record["relative_error"] <= 1e-3
         error = (result.array - exact.results[i].array).abs().max() / exact.results[i].array.abs().max()
         assert error < 3e-3
 

@@ -14,7 +14,7 @@ from torch import nn
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.photographs import needs_logits
-from lit_viz.methods.tasks import class_of, listed_tasks
+from lit_viz.methods.tasks import ImageTasks, class_of
 from lit_viz.networks import Network
 from lit_viz.networks.labels import imagenet_labels
 from lit_viz.types import Task
@@ -42,8 +42,12 @@ def write(file: Path, text: str) -> str:
     return str(file)
 
 
-def queue(given: str | list[str], network: Network = FRUIT, **options: Any) -> list[Task]:
-    return list(listed_tasks(network, [given] if isinstance(given, str) else given, **options).tasks)
+def queue(given: str | list[str], network: Network = FRUIT, target: Any = None, **options: Any) -> list[Task]:
+    """Return the tasks of images, with each of several targets for each image."""
+    if isinstance(target, list):
+        options["vary"] = {"target": target}
+        target = None
+    return list(ImageTasks(network, given, target=target, **options).tasks)
 
 
 def saliency_queue(given: str | list[str], network: Network = FRUIT, **options: Any) -> list[Task]:
@@ -76,12 +80,13 @@ def test_without_a_target_it_is_the_label_or_none() -> None:
     options = {"target": "label", "method": "gradient"}
     assert (saliency.name, saliency.source, saliency.options) == ("chelsea", "packaged:chelsea", options)
     assert (attack.target, attack.options) == (None, {"target": "none"})
-    assert queue("packaged:chelsea", target=[]) == [attack]
+    with pytest.raises(LitVizError, match="target must have at least one value, got none"):
+        queue("packaged:chelsea", target=[])
     assert needs_logits(attack)  # its label has to be predicted
 
 
 def test_given_labels_are_set_at_once(tmp_path: Path) -> None:
-    tasks = queue(make(tmp_path, "banana/x.jpg"), labels="folders", target=["label", "random", "predicted", "banana"])
+    tasks = queue(make(tmp_path, "banana/x.jpg"), label="folders", target=["label", "random", "predicted", "banana"])
     assert [(t.label, t.label_source) for t in tasks] == [(1, "folders")] * 4
     assert (tasks[0].target, tasks[0].target_name) == (1, "banana")
     assert tasks[1].target in (0, 2, 3, 4)
@@ -93,14 +98,14 @@ def test_given_labels_are_set_at_once(tmp_path: Path) -> None:
 
 def test_random_targets_follow_the_seed_of_the_task(tmp_path: Path) -> None:
     folder = make(tmp_path, *(f"date/{i}.jpg" for i in range(30)))
-    tasks = queue(folder, labels="folders", target="random", seed=5)
+    tasks = queue(folder, label="folders", target="random", seed=5)
     assert {t.target for t in tasks} == {0, 1, 2, 4}
-    later = queue(folder, labels="folders", target="random", seed=6)
+    later = queue(folder, label="folders", target="random", seed=6)
     assert [t.target for t in later[:-1]] == [t.target for t in tasks[1:]]
 
 
 def test_notes_are_forwarded(tmp_path: Path) -> None:
-    assert listed_tasks(FRUIT, [make(tmp_path, "a.jpg", "b.txt")]).notes == ["1 other file skipped (b.txt)"]
+    assert ImageTasks(FRUIT, make(tmp_path, "a.jpg", "b.txt")).notes == ["1 other file skipped (b.txt)"]
 
 
 def calls_to_queue(root: Path, count: int) -> tuple[int, int]:
@@ -109,7 +114,7 @@ def calls_to_queue(root: Path, count: int) -> tuple[int, int]:
     root.mkdir()
     table = write(root / "all.csv", "file,label\n" + rows)
     folder = make(root / "photos", *(f"{i % 50}/{i}.jpg" for i in range(count)))
-    labeled, of_folder = calls_of(lambda: queue(folder, IMAGENET, labels=table, target=["random", "label"]))
+    labeled, of_folder = calls_of(lambda: queue(folder, IMAGENET, label=table, target=["random", "label"]))
     listed, of_table = calls_of(lambda: queue(table, IMAGENET))
     assert sum("error" in task.options for task in labeled) == count // 2
     assert len(listed) == count
@@ -161,15 +166,15 @@ def test_a_wordnet_id_may_be_a_name() -> None:
 def test_a_photograph_in_the_working_folder_is_in_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "cherry/x.jpg")
     monkeypatch.chdir(tmp_path / "cherry")
-    assert [queue(word, labels="folders")[0].label for word in ("x.jpg", ".", "./x.jpg")] == [2, 2, 2]
+    assert [queue(word, label="folders")[0].label for word in ("x.jpg", ".", "./x.jpg")] == [2, 2, 2]
     (tmp_path / "cherry" / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "cherry" / "sub")
-    assert queue("../x.jpg", labels="folders")[0].label == 2
+    assert queue("../x.jpg", label="folders")[0].label == 2
 
 
 def test_only_the_photograph_without_a_label_fails(tmp_path: Path) -> None:
     folder = make(tmp_path, "misc/a.jpg", "9/b.jpg", "date/c.jpg", "chery/d.jpg")
-    tasks = queue([folder, "packaged:coffee"], labels="folders", target=["apple", "label"], seed=10)
+    tasks = queue([folder, "packaged:coffee"], label="folders", target=["apple", "label"], seed=10)
     wrong, misspelt, good, again, misc, packaged = tasks
     assert [t.options.get("error") for t in (good, again)] == [None, None]
     assert "b.jpg is no class: class index must be between" in wrong.options["error"]
@@ -186,10 +191,10 @@ def test_a_linked_folder_is_called_as_the_link(tmp_path: Path) -> None:
     make(tmp_path / "store", "misc/x.jpg")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "banana").symlink_to(tmp_path / "store" / "misc")
-    assert [t.label for t in queue(str(tmp_path / "photos" / "banana"), labels="folders")] == [1]
+    assert [t.label for t in queue(str(tmp_path / "photos" / "banana"), label="folders")] == [1]
     # Links below a folder may lead anywhere.
     with pytest.raises(LitVizError, match=r"there is no picture in the folder .*, only banana"):
-        queue(str(tmp_path / "photos"), labels="folders")
+        queue(str(tmp_path / "photos"), label="folders")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
@@ -203,10 +208,10 @@ def test_only_the_photograph_with_an_unwritable_name_fails(tmp_path: Path) -> No
 
 def test_a_run_without_any_label_is_rejected(tmp_path: Path) -> None:
     folder = make(tmp_path / "misc", "a.jpg", "b.jpg")
-    with pytest.raises(LitVizError, match=r"^none of the 2 photographs can be used; of the first: the fold.*misc"):
-        queue(folder, labels="folders")
+    with pytest.raises(LitVizError, match=r"^none of the 2 images can be used; of the first: the fold.*misc"):
+        queue(folder, label="folders")
     with pytest.raises(LitVizError, match=r"^the folder of .*a\.jpg is no class"):
-        queue(str(tmp_path / "misc" / "a.jpg"), labels="folders")
+        queue(str(tmp_path / "misc" / "a.jpg"), label="folders")
 
 
 def test_labels_from_a_table(tmp_path: Path) -> None:
@@ -223,7 +228,7 @@ def test_labels_from_a_table(tmp_path: Path) -> None:
 def test_a_label_that_holds_a_comma(tmp_path: Path) -> None:
     network = network_of(["hay", "tench, Tinca tinca"])
     table = write(tmp_path / "truth.csv", 'file,label\nx.jpg,"tench, Tinca tinca"\n')
-    assert queue(make(tmp_path / "p", "x.jpg"), network, labels=table)[0].label == 1
+    assert queue(make(tmp_path / "p", "x.jpg"), network, label=table)[0].label == 1
 
 
 @pytest.mark.parametrize(
@@ -236,7 +241,7 @@ def test_a_label_that_holds_a_comma(tmp_path: Path) -> None:
 )
 def test_unknown_sources_of_labels_are_rejected(labels: str, message: str) -> None:
     with pytest.raises(LitVizError, match=message):
-        queue("packaged:coffee", labels=labels)
+        queue("packaged:coffee", label=labels)
 
 
 # -- targets
@@ -292,11 +297,11 @@ def test_a_table_of_photographs_gives_label_and_target(tmp_path: Path) -> None:
 
 def test_a_random_target_of_one_class_fails(tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match="requires at least 2 classes"):
-        queue(make(tmp_path, "only/x.jpg"), network_of(["only"]), labels="folders", target="random")
+        queue(make(tmp_path, "only/x.jpg"), network_of(["only"]), label="folders", target="random")
 
 
 def test_rows_without_a_photograph_or_class_are_reported() -> None:
-    with pytest.raises(LitVizError, match=r"must be named by strings, got 6"):
-        listed_tasks(FRUIT, [6])  # type: ignore[list-item]
-    with pytest.raises(LitVizError, match=r"the name or index of a class, got None"):
-        listed_tasks(FRUIT, ["packaged:chelsea"], target=[None])  # type: ignore[list-item]
+    with pytest.raises(LitVizError, match=r"an image must be a file, .*, got int"):
+        ImageTasks(FRUIT, [6])  # type: ignore[list-item]
+    with pytest.raises(LitVizError, match=r"target must be text or a whole number or a list of them, got \[None\]"):
+        ImageTasks(FRUIT, ["packaged:chelsea"], target=[None])  # type: ignore[list-item]

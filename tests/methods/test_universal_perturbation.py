@@ -90,9 +90,9 @@ def test_slots_change_neither_draws_nor_outcomes(smooth: Network, train: Train) 
     runs = [train(module(smooth, slots=slots), tasks, precision="64-true") for slots in (1, 2, 3)]
     for i in range(3):
         for run in runs[1:]:
-            torch.testing.assert_close(run.records[i].array, runs[0].records[i].array, rtol=0, atol=1e-6)
+            torch.testing.assert_close(run.results[i].array, runs[0].results[i].array, rtol=0, atol=1e-6)
             for key in ("fooling_rate", "fooling_rate_float", "forwards", "backwards"):
-                assert getattr(run.records[i].record, key) == getattr(runs[0].records[i].record, key)
+                assert getattr(run.results[i].record, key) == getattr(runs[0].results[i].record, key)
             for one, other in zip(run.snapshots[i], runs[0].snapshots[i], strict=True):
                 assert one.metrics["fooling_rate"] == pytest.approx(other.metrics["fooling_rate"])
 
@@ -290,7 +290,7 @@ def test_number_of_photographs_per_iteration(views: dict[str, int], shown: int, 
     [
         ({"attack": "pgd", "held_out": 0.5}, "held_out is not an argument of AdversarialExample"),
         ({"attack": "universal", "held_out": 1.0}, "held_out must be at least 0 and less than 1, got 1.0"),
-        ({"attack": "universal", "targets": "random"}, "must be one class for all photographs, got random"),
+        ({"attack": "universal", "target": "random"}, "must be one class for all photographs, got random"),
         ({"attack": "universal", "alpha": 0.0}, "alpha must be positive, got 0.0"),
         ({"attack": "universal", "clip": 0.0}, "limit of ClippedCrossEntropy must be positive"),
     ],
