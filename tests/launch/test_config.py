@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from lit_viz.cli import main
+from lit_viz.launch.form import Form
 
 
-@pytest.mark.parametrize("section", ["network", "model", "trainer", "recorded"])
-@pytest.mark.parametrize("value", ["0", "[1]", "null"])
+@pytest.mark.parametrize("section", ["network", "module", "tasks", "run"])
+@pytest.mark.parametrize("value", ["0", "[1]", "text"])
 def test_a_section_must_be_a_mapping(tmp_path, capsys, section, value):
     file = tmp_path / "own.yaml"
     file.write_text(f"{section}: {value}")
@@ -16,16 +17,61 @@ def test_a_section_must_be_a_mapping(tmp_path, capsys, section, value):
         main(["visualize", "tarantula", "--config", str(file), "--count"])
     assert end.value.code == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"lit-viz: {section} in {file} must be a mapping of options, got")
+    assert error.startswith(f"lit-viz: {section} of {file} must be a mapping, got")
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["--seed", "--network.size", "--model.method.smoothgrad.sigma"])
-@pytest.mark.parametrize("value", ["!!bool maybe", "!!timestamp x", '!!int ""'])
-def test_an_option_must_be_of_its_yaml_tag(capsys, option, value):
+@pytest.mark.parametrize("section", ["model", "trainer", "classifier"])
+def test_another_section_is_named(tmp_path, capsys, section):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"{section}: {{}}")
+    with pytest.raises(SystemExit) as end:
+        main(["visualize", "tarantula", "--config", str(file), "--count"])
+    assert end.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"lit-viz: {file} has the key {section}")
+    assert error.count("\n") == 1
+
+
+def test_an_empty_section_has_the_defaults(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("network:\nmodule:\ntasks:\n  init_args: {target: [1]}\nrun:\n")
+    form = Form.read(file)
+    assert (form.network, form.module, form.run) == ({}, {"init_args": {}}, {})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "receiver"),
+    [
+        ("module", "iteration", "ClassVisualization"),
+        ("tasks", "targte", "ClassTasks"),
+        ("run", "logr", "run"),
+        ("network", "siz", "network.siz"),
+    ],
+)
+def test_an_unknown_argument_of_a_section_is_named(tmp_path, capsys, section, key, receiver, small_options):
+    file = tmp_path / "own.yaml"
+    arguments = f"{key}: 1" if section in ("run", "network") else f"init_args: {{{key}: 1}}"
+    file.write_text(f"{section}:\n  {arguments}\n")
+    if section != "network":
+        arguments = ["visualize", "1", "--config", str(file), "--count", *small_options]
+    else:
+        arguments = ["visualize", "1", "--config", str(file), "--count"]
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 1
+    error = capsys.readouterr().err
+    assert key in error
+    assert receiver in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--seed", "--network.size", "--method.sigma", "--vary"])
+@pytest.mark.parametrize("value", ["!!bool maybe", "{a: !!timestamp x}", '[!!int ""]', "[1", "{a: 1, a: 2}"])
+def test_a_value_that_is_no_valid_yaml_is_one_sentence(capsys, option, value):
     with pytest.raises(SystemExit) as end:
         main(["saliency", "packaged:chelsea", "--method", "smoothgrad", option, value, "--count"])
     assert end.value.code == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"lit-viz: {option} can't be read (line 1: ")
+    assert error.startswith(f"lit-viz: {option} ")
     assert error.count("\n") == 1

@@ -15,7 +15,7 @@ import yaml
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import stored_form
-from lit_viz.networks import Network, sources
+from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 
@@ -77,7 +77,7 @@ HUB = "timm/hf-hub:someone/vit"  # data, no code
 
 
 @pytest.fixture
-def received(tmp_path: Path, smooth: Network, reseal: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+def received(tmp_path: Path, smooth: Network, reseal: Any) -> Path:
     """A run folder with a module that its configuration names."""
     folder = tmp_path / "received"
     lv.saliency(smooth, torch.rand(1, 3, 16, 16), target=0, out=folder, wandb="disabled", captum="none")
@@ -87,7 +87,6 @@ def received(tmp_path: Path, smooth: Network, reseal: Any, monkeypatch: pytest.M
     (folder / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
     reseal(folder)
     (folder / "harmful.py").write_text("raise KeyboardInterrupt")
-    monkeypatch.setattr(sources, "_RUN_FOLDERS", set())
     return folder
 
 
@@ -101,6 +100,25 @@ def test_nothing_is_imported_from_a_run_folder(
     monkeypatch.setattr(sys, "path", ["", str(received), *sys.path])
     with pytest.raises(LitVizError, match="'harmful' of network 'harmful:make' can't be imported"):
         getattr(lv, command)(received)
+
+
+@pytest.mark.parametrize("name", ["module", "tasks", "method"])
+def test_no_part_is_imported_from_a_run_folder(
+    name: str, received: Path, smooth: Network, reseal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = yaml.safe_load((received / "config.yaml").read_text())
+    if name == "method":
+        config["module"]["init_args"]["method"] = {"class_path": "harmful.Own"}
+    else:
+        config[name]["class_path"] = "harmful.Own"
+    for file in ("queue.jsonl", "results.jsonl"):
+        (received / file).write_text("")
+    (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
+    reseal(received)
+    monkeypatch.chdir(received)
+    monkeypatch.setattr(sys, "path", ["", str(received), *sys.path])
+    with pytest.raises(LitVizError, match=f"{name} must be a class, got harmful.Own: it can't be imported"):
+        lv.resume(received, smooth)
 
 
 @pytest.mark.parametrize("place", ["", "images"])
