@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.attacks.norms import parse_radius
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.launch.form import Form, find_config
 from lit_viz.methods.tasks import to_classes, varied
 from lit_viz.networks import Network
@@ -238,6 +238,11 @@ def _select(form: Form, selection: Mapping[str, Any], has_objective: bool) -> No
         words = ", ".join(map(str, target))
         raise LitVizError(f"a run must have classes or a layer, got {words} and the layer {layer}: leave one out")
     chosen = dict(form.tasks["init_args"])
+    known = dict.fromkeys([*_SELECTION, *hints_of(form.tasks_class)])
+    for name in chosen:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise LitVizError(f"{name} is not an argument of {form.tasks_class.__name__}{hint}")
     if layer is not None or target or has_objective:
         for name in _SELECTION:
             chosen.pop(name, None)
