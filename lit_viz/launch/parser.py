@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytorch_lightning as pl
-import yaml
 from docstring_parser import parse as parse_docstring
 
 from lit_viz import api
@@ -26,6 +25,7 @@ from lit_viz.presentations import presentation_of
 from lit_viz.utils.checking import described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
 from lit_viz.utils.parts import Part, classes_in, constructor_parameters, hints_of, named_classes
+from lit_viz.utils.yaml_files import parse_yaml
 
 #: Options that ``--help`` of a method shows; ``--help-all`` shows all.
 SHOWN = frozenset({
@@ -301,7 +301,10 @@ def read_text(text: str, hint: Any, name: str) -> Any:
     Raises:
         LitVizError: the argument does not admit the value.
     """
-    value = _typed(text, types_of(hint))
+    if text[:1] in ("[", "{"):
+        value = _with_numbers(parse_yaml(text, name))
+    else:
+        value = _typed(text, types_of(hint))
     if classes_in(hint):  # checked when the part is made
         return value
     if not matches(value, hint):
@@ -315,8 +318,6 @@ def _typed(text: str, kinds: Sequence[Any]) -> Any:
     takes_text = str in kinds
     if text == "null" and type(None) in kinds:
         return None
-    if text[:1] in ("[", "{"):
-        return _yaml(text)
     if text in ("true", "false") and bool in kinds:
         return text == "true"
     number = _number(text, kinds)
@@ -329,7 +330,7 @@ def _typed(text: str, kinds: Sequence[Any]) -> Any:
         elements = [element for kind in lists for element in get_args(kind) if element is not Ellipsis]
         flat = [kind for element in elements for kind in types_of(element)]
         return [_typed(word.strip(), flat) for word in text.split(",")]
-    return text if Any not in kinds else _yaml(text)
+    return text if Any not in kinds else _with_numbers(parse_yaml(text, text))
 
 
 def _number(text: str, kinds: Sequence[Any]) -> int | float | None:
@@ -343,13 +344,6 @@ def _number(text: str, kinds: Sequence[Any]) -> int | float | None:
         except ValueError:
             return None
     return None
-
-
-def _yaml(text: str) -> Any:
-    try:
-        return _with_numbers(yaml.safe_load(text))
-    except (yaml.YAMLError, ValueError) as error:
-        raise LitVizError(f"{text!r} is no YAML ({str(error).splitlines()[0]})") from error
 
 
 def _with_numbers(value: Any) -> Any:
