@@ -172,6 +172,9 @@ def method_form(command: MethodCommand, values: Mapping[str, Any], network: Netw
         form.set(name, given[name])
     if command.name == "visualize":
         _select(form, selection, has_objective="objective" in given)
+    elif "images" in hints_of(form.tasks_class):
+        hint = f"try lit-viz {command.name} {command.example}"
+        require("images" in form.tasks["init_args"], "images must be given", "none", hint=hint)
     return form
 
 
