@@ -11,25 +11,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.commands.visualize import parse_place
-from lit_viz.launch.config import ConfiguredMethod, config_argument
 from PIL import Image
 
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
+from lit_viz.launch.methods import parse_place
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network
 from lit_viz.objectives import Objective, Outputs
 from tests.support.networks import smooth_network
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
 def few_options(small_options: list[str]) -> list[str]:
-    return [*small_options, "--iterations", "6", "--log-at", "0,3", "--model.size", "16"]
+    return [*small_options, "--iterations", "6", "--log-at", "0,3", "--size", "16"]
 
 
 def test_channels_from_words_to_a_labelled_grid(
@@ -40,11 +38,11 @@ def test_channels_from_words_to_a_labelled_grid(
     found = records(run)
     assert [record["name"] for record in found] == [f"features.3_ch{c}" for c in (3, 7, 8)]
     assert [(record["layer"], record["channel"]) for record in found] == [("features.3", c) for c in (3, 7, 8)]
-    assert all(record["target"] is None and "probability" not in record for record in found)
+    assert all(record.get("target") is None and "probability" not in record for record in found)
     assert (run / "images" / "0001_features.3_ch7.png").is_file()
     assert (run / "figure.png").is_file()
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["model"]["objective"]["class_path"].endswith("Channel")
+    assert config["module"]["init_args"]["objective"]["class_path"].endswith("Channel")
     metrics = (run / "metrics.csv").read_text()
     assert "0000_features.3_ch3,3,objective," in metrics
     assert "probability" not in metrics
@@ -77,13 +75,11 @@ def test_a_neuron_a_layer_and_a_group(tmp_path: Path, few_options: Any, lit_viz:
     lit_viz(
         "visualize", "--layer", "features.3", "--channel", "1", "--neuron", "0,3", *few_options, "--out", str(neuron)
     )
-    objective = yaml.safe_load((neuron / "config.yaml").read_text())["model"]["objective"]
+    objective = yaml.safe_load((neuron / "config.yaml").read_text())["module"]["init_args"]["objective"]
     assert objective["init_args"]["place"] == [0, 3]
-    lit_viz("visualize", "--layer", "features.3", "--channel", "null", *few_options, "--out", str(layer))
-    assert [(r["name"], r["channel"]) for r in records(layer)] == [("features.3", None)]
-    lit_viz(
-        "visualize", "--layer", "features.3", "--channel", "1", "--model.group", "3", *few_options, "--out", str(group)
-    )
+    lit_viz("visualize", "--layer", "features.3", *few_options, "--out", str(layer))
+    assert [(r["name"], r.get("channel")) for r in records(layer)] == [("features.3", None)]
+    lit_viz("visualize", "--layer", "features.3", "--channel", "1", "--group", "3", *few_options, "--out", str(group))
     for file in ("images/0000_features.3_ch1.png", "frames/0000_features.3_ch1/iter_000003.png"):
         assert read_png(group / file).shape == (3, 16, 3 * 16 + 2)
     lit_viz("check", str(group))
@@ -99,12 +95,14 @@ def test_a_composed_objective_takes_its_channels_from_the_words(
     config.write_text(
         yaml.safe_dump(
             {
-                "channel": "2-3",
-                "model": {
-                    "parameterization": {"class_path": "Pixels"},
-                    "step_rule": {"class_path": "Adam"},
-                    "objective": objective,
-                    "group": 2,
+                "tasks": {"class_path": "lit_viz.LayerTasks", "init_args": {"channel": "2-3"}},
+                "module": {
+                    "init_args": {
+                        "parameterization": {"class_path": "lit_viz.images.Pixels"},
+                        "step_rule": {"class_path": "lit_viz.optim.Adam"},
+                        "objective": objective,
+                        "picture": {"group": 2},
+                    }
                 },
             }
         )
@@ -115,10 +113,11 @@ def test_a_composed_objective_takes_its_channels_from_the_words(
 
 def composed(config: Path, *names: str) -> Path:
     """Write a recipe whose objective is the sum of those of ``names``, of another layer."""
-    parts = [{"class_path": name, "init_args": {"layer": "features.0"}} for name in names]
-    model = {"parameterization": "Pixels", "step_rule": "Adam", "group": 2}
-    objective = {"class_path": "Sum", "init_args": {"terms": parts}}
-    config.write_text(yaml.safe_dump({"channel": 2, "model": {**model, "objective": objective}}))
+    parts = [{"class_path": f"lit_viz.objectives.{name}", "init_args": {"layer": "features.0"}} for name in names]
+    module = {"parameterization": "Pixels", "step_rule": "Adam", "picture": {"group": 2}}
+    objective = {"class_path": "lit_viz.objectives.Sum", "init_args": {"terms": parts}}
+    sections = {"module": {"init_args": {**module, "objective": objective}}}
+    config.write_text(yaml.safe_dump(sections))
     return config
 
 
@@ -138,30 +137,31 @@ def test_a_layer_is_passed_to_the_objective_of_a_configuration(
     lit_viz: Any,
 ) -> None:
     config = composed(tmp_path / "diverse.yaml", "Channel", "Diversity")
-    line = ["visualize", "--layer", "features.3", *words, "--config", str(config), *few_options]
+    line = ["visualize", "--layer", "features.3", "--channel", "2", *words, "--config", str(config), *few_options]
     lit_viz(*line, "--out", str(tmp_path / "run"))
-    of = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["objective"]["init_args"]["terms"]
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    of = written["module"]["init_args"]["objective"]["init_args"]["terms"]
     assert [(t["class_path"].rpartition(".")[2], t["init_args"].get("place")) for t in of] == terms
     assert {t["init_args"]["layer"] for t in of} == {"features.3"}
     capsys.readouterr()
     lit_viz(*line, "--print_config")
-    as_given = yaml.safe_load(capsys.readouterr().out)
-    of = as_given["model"]["objective"]["init_args"]["terms"]
-    assert [t["class_path"].rpartition(".")[2] for t in of] == ["Channel", "Diversity"]
-    assert {t["init_args"]["layer"] for t in of} == {"features.0"}
-    assert (as_given["layer"], as_given["neuron"]) == ("features.3", words[1] if words else None)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["module"]["init_args"]["objective"] == written["module"]["init_args"]["objective"]
+    assert printed["tasks"] == written["tasks"]
+    assert (printed["tasks"]["init_args"]["layer"], printed["tasks"]["init_args"]["channel"]) == ("features.3", 2)
 
 
 def test_an_objective_that_takes_no_layer_is_not_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], few_options: Any, lit_viz: Any, sentence: Any
 ) -> None:
-    of = ["--model.objective", "tests.launch.commands.test_visualize_layers.Brightest"]
+    of = ["--objective", "tests.launch.test_visualize_layers.Brightest"]
     lit_viz("visualize", "--layer", "features.3", *of, *few_options, "--out", str(tmp_path / "run"), expect=1)
-    assert "--layer requires an objective that reads a layer, got Brightest" in sentence(capsys)
-    of = ["--model.objective", '{"class_path": "Layer", "init_args": {"layer": "features.0"}}']
-    lit_viz("visualize", "--layer", "features.3", *of, *few_options, "--out", str(tmp_path / "run"), expect=1)
+    assert "--objective must read a layer where a layer is given, got Brightest" in sentence(capsys)
+    of = ["--objective", '{"class_path": "lit_viz.objectives.Layer", "init_args": {"layer": "features.0"}}']
+    words = ["--layer", "features.3", "--channel", "1"]
+    lit_viz("visualize", *words, *of, *few_options, "--out", str(tmp_path / "run"), expect=1)
     assert "--channel applies to objectives such as Channel, got Layer" in sentence(capsys)
-    lit_viz("visualize", "--layer", "features.3", "--neuron", "centre", *of, *few_options, expect=1)
+    lit_viz("visualize", *words, "--neuron", "center", *of, *few_options, expect=1)
     assert "requires an objective with a Channel" in sentence(capsys)
     assert not (tmp_path / "run").exists()
 
@@ -181,12 +181,12 @@ class Brightest(Objective):
         (["--layer", "features.3", "--channel", "a-b"], "--channel must be numbers and ranges"),
         (["--layer", "features.3", "--channel", "5-3"], "write 3-5"),
         (["--layer", "features.3", "--channel", "1", "--neuron", "9,9"], "must be between 0,0 and 3,3, got 9,9"),
-        (["--layer", "features.3", "--channel", "1", "--neuron", "left"], "or centre, got left"),
-        (["--layer", "features.3", "--channel", "null", "--neuron", "1,1"], "--neuron requires --channel"),
+        (["--layer", "features.3", "--channel", "1", "--neuron", "left"], "or center, got left"),
+        (["--layer", "features.3", "--neuron", "1,1"], "--neuron requires a channel"),
         (["--layer", "features.3", "--channel", "1", "--axis", "feature"], "axis requires a layer of tokens"),
-        (["--layer", "head", "--channel", "1", "--neuron", "centre"], "neuron requires a layer with positions"),
+        (["--layer", "head", "--channel", "1", "--neuron", "center"], "neuron requires a layer with positions"),
         (["tarantula", "--layer", "features.3", "--channel", "1"], "a run must have classes or a layer"),
-        (["--neuron", "1,1"], "require --layer"),
+        (["--neuron", "1,1", "--channel", "1"], "neuron and axis require a layer"),
         (["--channel", "1", "0"], "--channel applies to objectives such as Channel"),
     ],
 )
@@ -216,30 +216,33 @@ def test_channels_and_places_are_read() -> None:
     assert parse_channels(7, 20) == [7]
     assert parse_channels("all", 3) == [0, 1, 2]
     assert parse_place("3,14") == (3, 14)
-    assert parse_place("centre") == "center"
+    assert parse_place("center") == "center"
     for words in ("3-", "-3", "", "3,,4"):
-        with pytest.raises(LitVizError, match=r"^channels must be numbers and ranges"):
+        with pytest.raises(LitVizError, match=r"^channel must be numbers and ranges"):
             parse_channels(words, 20)
 
 
 def test_a_run_is_named_by_its_layer_and_has_a_cost(
-    capsys: pytest.CaptureFixture[str], few_options: Any, lit_viz: Any
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    few_options: Any,
+    lit_viz: Any,
 ) -> None:
-    words = ["--layer", "features.3", "--channel", "1-3", "--model.group", "2", *few_options]
+    words = ["--layer", "features.3", "--channel", "1-3", "--group", "2", *few_options]
     lit_viz("visualize", *words, "--count")
     assert "3 images, 6 steps, 72 evaluations" in capsys.readouterr().out
-    channels_of = ["--config", config_argument("visualize", "channels"), "--layer", "features.3"]
-    configured = ConfiguredMethod(COMMANDS["visualize"], channels_of)
-    configured.choose_folder()
-    assert configured.config.out.startswith("runs/visualize/")
-    assert configured.config.out.endswith("_features.3")
+    monkeypatch.chdir(tmp_path)
+    lit_viz("visualize", "--layer", "features.3", "--channel", "1", *few_options)
+    (run,) = (tmp_path / "runs" / "visualize").iterdir()
+    assert run.name.endswith("_features.3")
 
 
 def test_the_same_from_python(smooth: Network) -> None:
     run = lv.visualize(smooth, layer="features.3", channel="2,4", iterations=2, size=16)
     assert [record["channel"] for record in run.records] == [2, 4]
     assert run.images.shape == (2, 3, 16, 16)
-    with pytest.raises(LitVizError, match="there must be at least one class, got none"):
+    with pytest.raises(LitVizError, match="target must name at least one class, got none"):
         lv.visualize(smooth)
 
 
@@ -251,16 +254,16 @@ def test_sums_of_objectives_in_the_documentation(
     python = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     in_python, part = (next(block for block in python if word in block) for word in ("8 * Diversity(", "class Diverse"))
     known: dict[str, Any] = {"lv": lv}
-    few = 'smooth, iterations=2, channels=5, size=16, config="small"'
-    in_python = re.sub(r'"efficientnet_lite0", config="channels", channels=15', few, in_python)
+    few = 'smooth, iterations=2, channel=5, size=16, config="small"'
+    in_python = re.sub(r'"efficientnet_lite0", config="channels", channel=15', few, in_python)
     exec(in_python, {**known, "smooth": smooth}, known)
     (tmp_path / "documented_parts.py").write_text(part)
     monkeypatch.syspath_prepend(tmp_path)
     from documented_parts import Diverse
 
-    how: dict[str, Any] = {"layer": "features.0", "channels": 5, "group": 4, "size": 16}
+    how: dict[str, Any] = {"layer": "features.0", "channel": 5, "group": 4, "size": 16}
     own = lv.visualize(smooth, iterations=2, config="small", objective=Diverse(), **how).records[0]
-    assert known["run"].results[0]["name"] == "features.3_ch5"
+    assert known["run"].records[0]["name"] == "features.3_ch5"
     assert (own["name"], own["layer"], own["status"]) == ("features.0_ch5", "features.0", "done")
 
 

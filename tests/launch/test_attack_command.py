@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lit_viz.launch.commands import COMMANDS
+import yaml
 from PIL import Image
 from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import APGD, DDN, PGD, NormalizedAscentAttack
+from lit_viz.attacks.norms import parse_radius
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
 from lit_viz.images.reading import read_png
+from lit_viz.launch.methods import COMMANDS, method_form
 from lit_viz.networks import Network
 from lit_viz.objectives import DLR
 from lit_viz.outputs import load_network
@@ -86,7 +88,7 @@ def test_check_notices_the_file_that_was_changed(
     (run / before[1]["file"]).write_bytes((folder / "p1.png").read_bytes())
     reseal(run)
     lit_viz("check", str(run), expect=1)
-    assert [record["success_file"] for record in records(run)] == [True, None, True]
+    assert [record.get("success_file") for record in records(run)] == [True, None, True]
     files = json.loads((run / "evidence.json").read_text())["files"]
     assert (files["read"], files["fooled"], files["wrong"]) == (3, 2, ["p1"])
 
@@ -116,8 +118,8 @@ def test_check_notices_another_file_that_fools_as_well(
     assert "images/0001_p1.png is not as recorded: outside its ball, L∞ 60/255; L2 distance" in message
     assert "Trust: no sign of a failed attack" in message  # the attack itself did not fail
     after = records(run)
-    assert [record["success_file"] for record in after] == [True, None, True]
-    assert not any(after[1][f"success_jpeg{quality}"] for quality in (95, 75))
+    assert [record.get("success_file") for record in after] == [True, None, True]
+    assert not any(after[1].get(f"success_jpeg{quality}") for quality in (95, 75))
     assert [after[n] for n in (0, 2)] == [before[n] for n in (0, 2)]
     assert json.loads((run / "evidence.json").read_text())["files"]["wrong"] == ["p1"]
 
@@ -141,7 +143,7 @@ def test_check_notices_another_photograph(
     assert "images/0001_p1.png is not as recorded: outside its ball" in message
     assert "1 photograph missing, so their distances are not verified" in message
     assert "images/0002" not in message
-    assert [record["success_file"] for record in records(run)] == [True, None, True]  # it fools as before
+    assert [record.get("success_file") for record in records(run)] == [True, None, True]  # it fools as before
 
 
 def test_check_notices_another_class(
@@ -156,9 +158,10 @@ def test_check_notices_another_class(
     """The prediction of the file must equal that of the record."""
     run = tmp_path / "run"
     fool(folder, run, lit_viz=lit_viz, small_options=small_options)
-    record, *others = records(run)
+    first, *others = (run / "results.jsonl").read_text().splitlines()
+    record = json.loads(first)
     another = next(n for n in range(5) if n not in (record["predicted"], record["label"]))
-    lines = [json.dumps(one) + "\n" for one in ({**record, "predicted": another}, *others)]
+    lines = [line + "\n" for line in (json.dumps({**record, "predicted": another}), *others)]
     (run / "results.jsonl").write_text("".join(lines))
     reseal(run)
     lit_viz("check", str(run), expect=1)
@@ -177,7 +180,7 @@ def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
 
     monkeypatch.setattr(FolderStorage, "_write_png", swapped)
     fool(folder, run, lit_viz=lit_viz, small_options=small_options)
-    assert [record["success_file"] for record in records(run)] == [True, None, True]
+    assert [record.get("success_file") for record in records(run)] == [True, None, True]
 
 
 @pytest.mark.parametrize(
@@ -249,6 +252,46 @@ def test_several_radii_make_a_robustness_curve(
     rows = [line.split()[:4] for line in message.splitlines() if line.startswith(("1/255", "30/255"))]
     assert rows == [["1/255", str(3 - fooled[0]), "of", "3"], ["30/255", str(3 - fooled[1]), "of", "3"]]
     assert (run / "figure.png").exists()
+
+
+def test_tasks_are_ordered_by_radius_image_and_target(
+    folder: Path, tmp_path: Path, lit_viz: Any, records: Any, small_options: Any
+) -> None:
+    photographs = [str(folder / f"p{n}.png") for n in range(2)]
+    words = ["--attack", "pgd", "--eps", "1/255,2/255", "--vary.target", "1,3", "--iterations", "1"]
+    lit_viz("attack", *photographs, *small_options, *words, "--out", str(tmp_path / "run"))
+    found = [(round(record["eps"] * 255), record["name"], record["target"]) for record in records(tmp_path / "run")]
+    assert found == [(eps, name, target) for eps in (1, 2) for name in ("p0", "p1") for target in (1, 3)]
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["tasks"]["init_args"]["vary"]["target"] == [1, 3]
+
+
+def test_a_class_applies_to_all_images_of_a_folder(
+    folder: Path, tmp_path: Path, lit_viz: Any, records: Any, small_options: Any
+) -> None:
+    """An index was written beside the name of the folder, which was then read as an image."""
+    run, words = tmp_path / "run", ["--label", "2", "--target", "0", "--iterations", "1"]
+    (folder / "q_empty.jpg").unlink()
+    lit_viz("attack", str(folder), *small_options, *words, "--out", str(run))
+    found = records(run)
+    assert [(record["name"], record["label"], record["target"]) for record in found] == [
+        (f"p{n}", 2, 0) for n in range(3)
+    ]
+
+
+def test_the_images_of_the_configuration_are_named(
+    capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
+    lit_viz("attack", *small_options, "--count")
+    printed = capsys.readouterr()
+    assert "no images given, using those of --config normalized_ascent: packaged:" in printed.err
+    assert "steps" in printed.out
+
+
+def test_the_module_is_that_of_the_attack() -> None:
+    for attack, kind in {"pgd": lv.AdversarialExample, "universal": lv.UniversalPerturbation}.items():
+        form = method_form(COMMANDS["attack"], {"images": "x", "attack": attack})
+        assert form.module_class is kind
 
 
 def test_the_saliency_of_original_and_outcome_side_by_side(
@@ -357,7 +400,8 @@ def test_a_file_that_fools_outside_its_ball_is_as_recorded(
     label = smooth.scores(x).argmax(1).tolist()
     done = lv.attack(smooth, x, label=label, attack="pgd", eps=0.5, iterations=20, out=run, wandb="disabled")
     assert done.records[0]["success_file"]
-    outside = {**records(run)[0], "success_file": False}
+    (line,) = (run / "results.jsonl").read_text().splitlines()
+    outside = {**json.loads(line), "success_file": False}
     (run / "results.jsonl").write_text(json.dumps(outside) + "\n")
     reseal(run)
     assert lv.check(run, smooth)
@@ -388,10 +432,11 @@ def test_misclassified_photographs_are_neither_success_nor_failure(smooth: Netwo
 
 
 def test_a_radius_may_be_any_fraction() -> None:
-    found = [COMMANDS["attack"].option("--eps", word)[1] for word in ("4/255", "0.5/255", "0.1", "a/b")]
-    assert found == [str(4 / 255), str(0.5 / 255), "0.1", "a/b"]
+    assert [parse_radius(word) for word in ("4/255", "0.5/255", "0.1")] == [4 / 255, 0.5 / 255, 0.1]
     with pytest.raises(LitVizError, match="the denominator of a radius must not be 0, got 4/0"):
-        COMMANDS["attack"].option("--eps", "4/0")
+        parse_radius("4/0")
+    with pytest.raises(LitVizError, match=r"eps must be numbers such as 0.0157 or 4/255, got 'a/b'"):
+        method_form(COMMANDS["attack"], {"attack": "pgd", "eps": "a/b"})
 
 
 def test_results_of_stronger_attacks_are_kept(smooth: Network, tmp_path: Path) -> None:

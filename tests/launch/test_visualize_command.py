@@ -50,7 +50,7 @@ def test_next_steps_name_no_missing_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
     run = tmp_path / "run"
-    broken = ["--network", "tests.launch.commands.test_visualize:broken_network", *small_options[2:]]
+    broken = ["--network", "tests.launch.test_visualize_command:broken_network", *small_options[2:]]
     lit_viz("visualize", "0", *broken, "--iterations", "2", "--out", str(run), expect=1)
     lit_viz("check", str(run))
     assert "evidence: No image was verified." in capsys.readouterr().err
@@ -89,9 +89,9 @@ def test_attacks_and_saliency_methods_are_no_step_rules(
     sentence: Any,
     small_options: Any,
 ) -> None:
-    words = ["visualize", "0", *small_options, "--model.step_rule", f"{rule.__module__}.{rule.__name__}"]
+    words = ["visualize", "0", *small_options, "--step-rule", f"{rule.__module__}.{rule.__name__}"]
     method = "AdversarialExample" if issubclass(rule, Attack) else "SaliencyMap"
-    message = f"--model.step_rule must be an optimizer, got {rule.__name__}: it is a part of {method}"
+    message = f"--step-rule must be an optimizer, got {rule.__name__}: it is a part of {method}"
     for options in (["--count"], ["--out", str(tmp_path / "runs" / "run")]):
         lit_viz(*words, *options, expect=1)
         assert sentence(capsys) == f"lit-viz: {message}"
@@ -152,14 +152,21 @@ def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Networ
 
 
 def test_images_of_an_objective_without_class_have_no_class_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    records: Any,
+    sentence: Any,
+    small_options: Any,
 ) -> None:
     run = tmp_path / "run"
-    fixed = ["--model.objective", "Logit", "--model.objective.target", "2"]
-    lit_viz("visualize", "0", *small_options, *fixed, "--iterations", "2", "--out", str(run))
-    assert "the objective has no class: 0 ignored" in capsys.readouterr().err
+    fixed = ["--objective", "Logit", "--objective.target", "2"]
+    lit_viz("visualize", *small_options, *fixed, "--iterations", "2", "--out", str(run))
     (record,) = records(run)
-    assert (record["name"], record["target"]) == ("Logit", None)
+    assert (record["name"], record.get("target")) == ("Logit", None)
+    capsys.readouterr()
+    lit_viz("visualize", "0", *small_options, *fixed, "--count", expect=1)
+    assert "--target requires an objective of a class, got Logit: leave one out" in sentence(capsys)
     with pytest.raises(LitVizError, match="must be a class of Smooth, from 0 to 4, got 7"):
         lv.visualize(load_network(smooth_network(), mean=0.5, std=0.5, size=16), objective=Logit(7))
 
@@ -177,12 +184,12 @@ def test_ignored_options_are_reported(
     words = ["visualize", "0", *small_options, "--iterations", "4", "--log-at", "2,9,300", "--curve-at", "1,4"]
     lit_viz(*words, "--vary", '{"iterations": [3, 9]}', "--out", str(tmp_path / "run"))
     printed = capsys.readouterr().err
-    assert "--log-at 300 is not reached: the last iteration is 9" in printed
-    assert "--curve-at" not in printed
+    assert "log_at=300 is not reached: the last iteration is 9" in printed
+    assert "curve_at" not in printed
     photograph = ["--init", "packaged:chelsea"]
-    lit_viz(*words, *photograph, "--model.parameterization", "MACO", "--out", str(tmp_path / "phases"))
+    lit_viz(*words, *photograph, "--parameterization", "MACO", "--out", str(tmp_path / "phases"))
     printed = capsys.readouterr().err
-    assert "--log-at 9,300 is not reached: the last iteration is 4" in printed
+    assert "log_at=9,300 is not reached: the last iteration is 4" in printed
     assert "MACO does not preserve the photograph: it keeps its phases only" in printed
     assert "training starts from the photograph" not in printed
     lit_viz(*words, *photograph, "--out", str(tmp_path / "photograph"))
@@ -193,7 +200,7 @@ def test_an_empty_folder_name_is_rejected(
     capsys: pytest.CaptureFixture[str], smooth: Network, lit_viz: Any, sentence: Any, small_options: Any
 ) -> None:
     lit_viz("visualize", "0", *small_options, "--out", "", expect=1)
-    assert sentence(capsys) == "lit-viz: --out must not be empty"
+    assert sentence(capsys) == "lit-viz: --out must not be empty, got ''"
     with pytest.raises(LitVizError, match=r"^out must not be empty"):
         lv.visualize(smooth, [1], out="")
 

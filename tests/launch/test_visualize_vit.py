@@ -20,8 +20,22 @@ VIT = [
 
 def test_vit(tmp_path: Path, lit_viz: Any, records: Any) -> None:
     run = tmp_path / "run"
-    few = ["--iterations", "8", "--model.views", "2", "--log-at", "0,4"]
-    lit_viz("visualize", "--config", "vit", *VIT, "--layer", "blocks.1.mlp.act", *few, "--out", str(run))
+    few = ["--iterations", "8", "--views", "2", "--log-at", "0,4"]
+    lit_viz(
+        "visualize",
+        "--config",
+        "vit",
+        *VIT,
+        "--layer",
+        "blocks.1.mlp.act",
+        "--channel",
+        "0-3",
+        "--axis",
+        "feature",
+        *few,
+        "--out",
+        str(run),
+    )
     found = records(run)
     assert [record["channel"] for record in found] == [0, 1, 2, 3]
     assert all(record["status"] == "done" for record in found)
@@ -30,7 +44,7 @@ def test_vit(tmp_path: Path, lit_viz: Any, records: Any) -> None:
 
 def test_tokens_are_called_so(tmp_path: Path, lit_viz: Any, records: Any) -> None:
     """They were called channels, as the features of the same layer are."""
-    run, few = tmp_path / "run", ["--iterations", "2", "--model.views", "2", "--channel", "0-1"]
+    run, few = tmp_path / "run", ["--iterations", "2", "--views", "2", "--channel", "0-1"]
     words = ["visualize", "--config", "vit", *VIT, "--layer", "blocks.1.mlp.act", *few, "--out", str(run)]
     for axis in ("token", "feature"):
         lit_viz(*words, "--axis", axis, "--overwrite")
