@@ -7,28 +7,12 @@ from typing import Any
 
 import pytest
 
-from lit_viz import images, objectives
+from lit_viz import images
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.errors import LitVizError
-from lit_viz.images import PARAMETERIZATIONS
 from lit_viz.optim import RULES
 from lit_viz.utils.parts import INSTANCE, Part, constructor_parameters, has_instances, plain_arguments
-
-
-def made_without_arguments() -> list[type[Any]]:
-    """Return the parts of the package whose arguments all have defaults."""
-    classes = [*ATTACKS.values(), *ATTRIBUTIONS.values(), *RULES.values(), *PARAMETERIZATIONS.values()]
-    for package in (images, objectives):
-        for name in package.__all__:
-            found = getattr(package, name)
-            if isinstance(found, type) and issubclass(found, Part) and not inspect.isabstract(found):
-                classes.append(found)
-    unique = list(dict.fromkeys(classes))
-    return [kind for kind in unique if all(p.default is not p.empty for p in constructor_parameters(kind).values())]
-
-
-MADE = made_without_arguments()
 
 
 def read_back(plain: Any) -> Any:
@@ -40,20 +24,6 @@ def read_back(plain: Any) -> Any:
     module, name = plain["class_path"].rsplit(".", 1)
     arguments = {key: read_back(value) for key, value in plain.get("init_args", {}).items()}
     return getattr(import_module(module), name)(**arguments)
-
-
-def test_most_parts_have_defaults() -> None:
-    assert len(MADE) > 50
-
-
-@pytest.mark.parametrize("kind", MADE, ids=lambda kind: kind.__name__)
-def test_a_part_is_read_back_from_its_plain_arguments(kind: type[Part]) -> None:
-    part = kind()
-    plain = plain_arguments(part)
-    again = read_back(plain)
-    assert type(again) is kind
-    assert plain_arguments(again) == plain
-    assert set(part.arguments) == set(constructor_parameters(kind))
 
 
 @pytest.mark.parametrize(
