@@ -381,7 +381,7 @@ def test_photographs_have_the_pixels_of_timm(tmp_path: Path, crop: dict[str, Any
 
 def test_photographs_of_a_run_are_resized_as_published() -> None:
     network = load_network("torchvision/squeezenet1_1", weights="none")
-    options = {"method": "gradient", "check": "none"}
+    options = {"method": "gradient", "captum": "none"}
     boxes = {
         fit: lv.saliency(network, "packaged:coffee", **options, **fit_option).records[0]["original_box"]
         for fit, fit_option in {"published": {}, "crop": {"fit": "crop"}}.items()

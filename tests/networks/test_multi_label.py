@@ -75,9 +75,9 @@ def test_the_score_of_rise_is_a_sigmoid(network: Network) -> None:
     torch.testing.assert_close(scores, outputs.logits[:, 2].sigmoid())
 
 
-def test_captions_state_what_probability_and_fooled_mean(classifier: Network, smooth: Network) -> None:
-    for network, expected in ((classifier, True), (smooth, False)):
-        run = lv.attack(network, photographs(1), attack="pgd", iterations=1)
+def test_captions_state_what_probability_and_fooled_mean(network: Network, smooth: Network) -> None:
+    for attacked, expected in ((network, True), (smooth, False)):
+        run = lv.attack(attacked, photographs(1), attack="pgd", iterations=1)
         texts = " ".join(" ".join(text.get_text() for text in run.figure().texts).split())
         assert (MULTI_LABEL_CAPTION in texts) is expected
         assert (MULTI_LABEL_CAPTION in unescape(str(run._repr_html_()))) is expected
@@ -131,7 +131,6 @@ def test_a_run_records_multi_label_and_is_checked_and_resumed(network: Network, 
     lv.attack(network, photographs(2), target="bee", attack="pgd", out=tmp_path / "run", wandb="disabled")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["network"]["multi_label"] is True
-    assert config["recorded"]["multi_label"] is True
     assert MULTI_LABEL_CAPTION in unescape((tmp_path / "run" / "report.html").read_text())
     assert lv.check(tmp_path / "run", Balanced().eval())
     assert len(lv.resume(tmp_path / "run", network).records) == 2

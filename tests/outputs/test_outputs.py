@@ -30,7 +30,6 @@ from lit_viz.outputs import (
     Share,
     ZeroShot,
     as_output,
-    configured_output,
 )
 from lit_viz.utils.parts import plain_arguments
 from tests.support.verdicts import verdicts
@@ -376,7 +375,7 @@ def test_several_numbers_require_a_target(images: Tensor) -> None:
     for explain in (partial(lv.saliency, net), partial(lv.attack, net, goal="above:3")):
         with pytest.raises(lv.LitVizError, match=r"^Sequential has 2 scores: give target, one of its labels$"):
             explain(images)
-        explain(images, targets=1, iterations=1)
+        explain(images, target=1, iterations=1)
 
 
 def test_a_photograph_that_meets_the_goal_is_skipped(images: Tensor) -> None:
@@ -428,7 +427,7 @@ def test_outputs_are_written_and_read_back() -> None:
     ]
     for output in outputs:
         plain = plain_arguments(output)
-        again = configured_output(yaml.safe_load(yaml.safe_dump(plain)))
+        again = as_output(yaml.safe_load(yaml.safe_dump(plain)))
         assert plain_arguments(again) == plain
         assert type(again) is type(output)
 
