@@ -8,7 +8,6 @@ from typing import Any
 
 from lit_viz._version import __version__
 from lit_viz.networks import Network
-from lit_viz.networks.outputs import Logits
 from lit_viz.networks.summaries import scores_caption
 from lit_viz.presentations import recorded_method
 from lit_viz.runs import FORMAT
@@ -24,6 +23,7 @@ def provenance(method: type[Any], network: Network) -> dict[str, Any]:
     for package in _PACKAGES:
         recorded[package] = metadata.version(package)
     recorded |= network.identity()
-    if not isinstance(network.output, Logits):
-        recorded["scores"] = scores_caption(network.output, network.decision)
+    caption = scores_caption(network.output, network.decision)
+    if caption:
+        recorded["scores"] = caption
     return recorded

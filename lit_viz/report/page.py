@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from lit_viz.errors import printable
 from lit_viz.figures.style import notebook_png
 from lit_viz.images.listing import has_array_images
-from lit_viz.networks.summaries import MULTI_LABEL_CAPTION
 from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.groups import Group, build_groups, group_tasks
 from lit_viz.report.images import data_uri, image_uri, is_embeddable, printed_width
@@ -111,14 +110,13 @@ def _have_curves(groups: Sequence[Group]) -> bool:
 def _provenance(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return method, versions, and the command that repeats the run; of a plain Trainer's run there is none."""
     recorded, network = config.get(RECORDED) or {}, config.get("network") or {}
+    arguments = (config.get("tasks") or {}).get("init_args") or {}
     command = str(recorded.get("method") or recorded.get("module"))
     repeat = ""
     if "method" in recorded:
         repeat = command_line(command, config=path / "config.yaml", out="again")
     remark = recorded.get("scores") or ""
-    if not remark and recorded.get("multi_label"):
-        remark = MULTI_LABEL_CAPTION
-    versions = {"network": network.get("name"), "weights": network.get("weights"), "seed": config.get("seed")}
+    versions = {"network": network.get("name"), "weights": network.get("weights"), "seed": arguments.get("seed")}
     return {
         "command": command,
         "repeat": repeat,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,10 +129,13 @@ def test_a_label_that_is_absent_is_skipped_by_an_untargeted_attack(network: Netw
 
 
 def test_a_run_records_multi_label_and_is_checked_and_resumed(network: Network, tmp_path: Path) -> None:
-    lv.attack(network, photographs(2), target="bee", attack="pgd", out=tmp_path / "run", wandb="disabled")
+    lv.attack(network, photographs(2), target="bee", attack="pgd", seed=123, out=tmp_path / "run", wandb="disabled")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["network"]["multi_label"] is True
-    assert MULTI_LABEL_CAPTION in unescape((tmp_path / "run" / "report.html").read_text())
+    assert config["recorded"]["scores"] == MULTI_LABEL_CAPTION
+    page = unescape((tmp_path / "run" / "report.html").read_text())
+    assert MULTI_LABEL_CAPTION in page
+    assert re.search(r"seed</\w+>\s*<\w+>123<", page)
     assert lv.check(tmp_path / "run", Balanced().eval())
     assert len(lv.resume(tmp_path / "run", network).records) == 2
     exclusive = load_network(Balanced().eval(), size=16, mean=[0.5] * 3, std=[0.25] * 3, labels=NAMES)
