@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lit_viz.launch.commands import SUMMARIES
 from PIL import Image
 from torch import Tensor, nn
 

@@ -64,7 +64,7 @@ def wrapped(network: nn.Module) -> Network:
 
 
 def explained(network: nn.Module, method: DeepLift, targets: list[int]) -> tuple[Tensor, dict[str, Tensor], Network]:
-    loaded = classifier(network)
+    loaded = wrapped(network)
     method.bind(loaded)
     networks = {name: loaded.fast(dtype=torch.float64, backprop=name) for name in method.networks}
     return *attribute(method, networks, photographs(), targets), loaded
