@@ -188,7 +188,7 @@ def _help(name: str, words: Sequence[str]) -> str:
     if not others:
         return (Path(__file__).parent / "launch" / "help" / f"{name}.txt").read_text(encoding="utf-8")
     with _gc_paused():
-        from lit_viz.launch.parser import help_text
+        from lit_viz.commands import help_text
 
     return help_text(name, words, every=_ALL_OPTIONS in words)
 
@@ -221,12 +221,12 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
         others: further arguments, which take precedence.
     """
     with _gc_paused():
+        from lit_viz.commands import parse_method
         from lit_viz.launch.cost import format_cost, run_cost
         from lit_viz.launch.execute import execute
         from lit_viz.launch.form import Form
         from lit_viz.launch.methods import COMMANDS, method_form, network_section
         from lit_viz.launch.options import RunOptions, check_folder_is_new, default_folder
-        from lit_viz.launch.parser import parse_method
         from lit_viz.outputs.loading import load_recorded
 
     command = COMMANDS[name]
@@ -265,9 +265,9 @@ def _first_word(values: Mapping[str, Any], positional: str) -> Any:
 
 def _demo(words: list[str]) -> None:
     with _gc_paused():
+        from lit_viz.commands import function_parser
         from lit_viz.launch.methods import COMMANDS
         from lit_viz.launch.options import utc_now
-        from lit_viz.launch.parser import function_parser
 
     values = function_parser("demo").values(words)
     out = values.pop("out", None)
@@ -304,7 +304,7 @@ def _values(name: str, words: Sequence[str], *required: str) -> dict[str, Any]:
         LitVizError: a required argument is missing.
     """
     with _gc_paused():
-        from lit_viz.launch.parser import function_parser
+        from lit_viz.commands import function_parser
 
     parser = function_parser(name)
     values = parser.values(words)
@@ -417,7 +417,7 @@ def _layers(words: list[str]) -> None:
 
 def _completion(words: list[str]) -> None:
     values = _values("completion", words, "shell")
-    from lit_viz.launch.parser import completion_script
+    from lit_viz.commands import completion_script
 
     print(completion_script(values["shell"], {name: summary for name, (_, summary) in _SUMMARIES.items()}))
 

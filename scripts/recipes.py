@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_viz.cli import errors_reported
+from lit_viz.commands import parse_method
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
@@ -38,7 +39,6 @@ from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
 from lit_viz.launch.methods import COMMANDS, method_form, network_section
 from lit_viz.launch.options import RunOptions, utc_now
-from lit_viz.launch.parser import parse_method
 from lit_viz.networks import Network
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.classes import Margin

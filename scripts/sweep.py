@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_viz.cli import errors_reported
+from lit_viz.commands import parse_method
 from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
@@ -36,7 +37,6 @@ from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
 from lit_viz.launch.methods import COMMANDS, method_form, network_section
 from lit_viz.launch.options import RunOptions, check_folder_is_new, utc_now
-from lit_viz.launch.parser import parse_method
 from lit_viz.networks import Network
 from lit_viz.outputs.loading import load_recorded
 from lit_viz.presentations import format_value

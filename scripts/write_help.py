@@ -12,7 +12,8 @@ from pathlib import Path
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.cli import COMMAND_NAMES
-from lit_viz.launch.parser import command_parser, help_text, option_text
+from lit_viz.commands import command_parser, help_text
+from lit_viz.launch.parser import option_text
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "lit_viz" / "launch" / "help"

@@ -27,11 +27,11 @@ from PIL import Image
 from rich.console import Console
 
 from lit_viz.cli import _print_table, main
+from lit_viz.commands import parse_method
 from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form, config_folder
 from lit_viz.launch.methods import COMMANDS, read_config
-from lit_viz.launch.parser import parse_method
 from lit_viz.runs import run_lock
 from lit_viz.types import Record
 from tests.support.verdicts import verdicts

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lit_viz.commands import parse_method
 from lit_viz.launch.form import Form, config_folder
 from lit_viz.launch.methods import COMMANDS, method_form, network_section
 from lit_viz.launch.options import RunOptions
-from lit_viz.launch.parser import parse_method
 from lit_viz.utils.parts import construct, hints_of
 from scripts import recipes, zoo_figures
 from scripts.gallery import Card, cards

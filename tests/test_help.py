@@ -9,10 +9,10 @@ import pytest
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.cli import COMMAND_NAMES
+from lit_viz.commands import command_parser, function_parser, help_text, parse_method
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import config_names
 from lit_viz.launch.methods import COMMANDS
-from lit_viz.launch.parser import command_parser, function_parser, help_text, parse_method
 from scripts.write_help import FOLDER, PAGE, help_files, options_page
 
 

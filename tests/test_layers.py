@@ -38,12 +38,13 @@ LAYERS = (
     ("launch",),
     ("api",),
     ("units",),
+    ("commands",),
     ("__init__",),
     ("cli",),
     ("__main__",),
 )
 #: Modules at the top level of the package, ``__init__`` and ``__main__`` included.
-MOST_TOP_LEVEL_MODULES = 8
+MOST_TOP_LEVEL_MODULES = 9
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+from lit_viz.commands import parse_method
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
 from lit_viz.launch.methods import COMMANDS, method_form
-from lit_viz.launch.parser import parse_method
 
 ATTACK = COMMANDS["attack"]
 

@@ -1,0 +1,326 @@
+"""The parsers of the commands: options of methods, runs, networks and the Trainer, from signatures and docstrings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from docstring_parser import parse as parse_docstring
+
+from lit_viz import api
+from lit_viz.errors import LitVizError
+from lit_viz.launch.execute import OPTIONS_OF_METHODS, run
+from lit_viz.launch.form import LISTS_OF_PARTS, Form, Owner, config_names
+from lit_viz.launch.methods import COMMANDS, MethodCommand, read_config
+from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, TRAINER_DEFAULTS
+from lit_viz.launch.parser import Parser, helps_of
+from lit_viz.loggers.base import LoggerSettings
+from lit_viz.outputs.loading import load_network
+from lit_viz.presentations import presentation_of
+from lit_viz.utils.parts import Part, classes_in, hints_of, named_classes
+
+#: Options that ``--help`` of a method shows; ``--help-all`` shows all.
+SHOWN = frozenset({
+    "target", "label", "against", "layer", "channel", "neuron", "init", "fit", "method", "attack", "eps", "attack.eps",
+    "attack.norm", "attack.lr", "goal", "config", "iterations", "step_rule.lr", "views", "picture.size", "tolerance",
+    "reducer", "vary", "seed", "slots", "log_at", "out", "overwrite", "resume", "logger", "logging.project",
+    "logging.wandb", "figure", "overlays", "captum", "explain", "localize", "network", "network.weights",
+    "network.labels", "network.size", "network.mean", "network.std", "network.output", "trainer.devices",
+    "trainer.accelerator", "trainer.precision", "count", "print_config",
+})  # fmt: skip
+#: Arguments of short functions that are no options.
+_NO_OPTIONS = ("network", "progress", "normalization")
+#: Arguments of the Trainer with a short option.
+_SHORT_TRAINER = ("devices", "accelerator", "precision")
+#: Arguments of :func:`lit_viz.run` that are no options.
+_NOT_OF_RUN = ("module", "tasks", "trainer", "logging", "progress")
+
+
+# -- methods
+
+
+def first_words(command: MethodCommand, words: Sequence[str]) -> Form:
+    """Return the form of ``--config`` and of the chosen part, which decide which options there are."""
+    first = Parser(command.name)
+    first.add("", getattr(api, command.name), only=("config", command.part))
+    first.add_argument("--help", "-h", "--help-all", action="store_true")
+    try:
+        given, _ = first.parse_known_args(list(words))
+    except argparse.ArgumentError as error:
+        first.error(str(error))
+    form = read_config(command, getattr(given, "config", None))
+    if hasattr(given, command.part):
+        form.set(command.part, getattr(given, command.part))
+    return form
+
+
+def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> Parser:
+    """Return the parser of a method: its tasks, the module and its parts, the run, the network and the Trainer.
+
+    Args:
+        command: the method.
+        form: a form with the parts whose arguments are options.
+        every: whether the help shows all options.
+    """
+    function = getattr(api, command.name)
+    shown = None if every else SHOWN
+    summary = parse_docstring(function.__doc__ or "").short_description or ""
+    parser = Parser(command.name, f"[{command.positional.upper()} ...] [options]", summary, command.example)
+    parser.remarks = _names_of_parts(form.module_class) | {"config": f"Names: {', '.join(config_names(command.name))}."}
+    parser.defaults = _defaults_of(form)
+    parser.texts["out"] = f"run folder. Default: runs/{command.name}/<time>_<first {command.positional.rstrip('s')}>."
+    parser.add_positional(command.positional, helps_of(function)[command.positional], several=True)
+    tasks = [name for name in hints_of(function) if name in _OF_TASKS]
+    parser.add("What", function, only=tasks, skip=_NO_OPTIONS, shown=shown)
+    parser.add_varying(command.varying)
+    parser.add("How", function, skip=("out", *_NO_OPTIONS), shown=shown)
+    parser.add("How", form.module_class, skip=("network", "images", "picture", "attack", "method"), shown=shown)
+    parts = list(form.parts())
+    unique = _unique_names(parts, parser.taken)
+    usual = {owner.kind for owner in read_config(command, None).parts()} if shown else ()
+    for owner in parts:  # of those that are chosen, all arguments are shown
+        of_part = shown if owner.kind in usual else None
+        parser.add(owner.title, owner.kind, prefix=f"{owner.label}.", short=unique, shown=of_part)
+    applicable = presentation_of(form.module_class).run_options
+    _add_run(parser, shown, hidden=OPTIONS_OF_METHODS - set(applicable))
+    _add_network(parser, shown)
+    _add_trainer(parser, shown)
+    group = parser.section("Instead of a run")
+    group.add_argument("--count", action="store_true", help="print the number of evaluations and the estimated time")
+    group.add_argument("--print-config", "--print_config", action="store_true", help="print the whole configuration")
+    return parser
+
+
+def _defaults_of(form: Form) -> dict[str, Any]:
+    """Return the values of a form that are numbers or texts, by the name of their option."""
+    defaults: dict[str, Any] = {**form.run, **form.module["init_args"]}
+    for owner in form.parts():
+        for name, value in form.arguments_of(owner).items():
+            defaults[f"{owner.label}.{name}"] = value
+    return defaults
+
+
+def _names_of_parts(module: type[Any]) -> dict[str, str]:
+    """Return, for each argument of a module that is a part, a sentence with the names of the classes."""
+    sentences: dict[str, str] = {}
+    for name, hint in hints_of(module).items():
+        found: dict[type[Any], str] = {}
+        for base in classes_in(hint):
+            if name not in LISTS_OF_PARTS and issubclass(base, Part):
+                for word, kind in named_classes(base).items():
+                    found.setdefault(kind, word)
+        if found:
+            sentences[name] = f"Names: {', '.join(found.values())}."
+    return sentences
+
+
+#: Arguments of the short functions that select the tasks.
+_OF_TASKS = (
+    "images", "target", "label", "against", "layer", "channel", "neuron", "axis", "init", "goal", "vary", "seed",
+)  # fmt: skip
+
+
+def _unique_names(parts: Sequence[Owner], taken: Collection[str]) -> set[str]:
+    """Return the arguments that one part alone has, which are options without the name of the part."""
+    names = [name for owner in parts for name in owner.names]
+    return {name for name in names if names.count(name) == 1 and name not in taken}
+
+
+def _add_run(parser: Parser, shown: Collection[str] | None, hidden: Collection[str] = ()) -> None:
+    parser.add("The run", run, skip=_NOT_OF_RUN, shown=shown, hidden=hidden)
+    short = [name for name in hints_of(LoggerSettings) if name not in parser.taken]
+    parser.add("The run", LoggerSettings, prefix="logging.", short=short, shown=shown)
+
+
+def _add_network(
+    parser: Parser, shown: Collection[str] | None, title: str = "The network", prefix: str = "network"
+) -> None:
+    parser.add(title, load_network, only=("network",), shown=shown)
+    skip = ("network", "processor", "device")
+    parser.add(title, load_network, prefix=f"{prefix}.", skip=skip, shown=shown)
+
+
+def _add_trainer(parser: Parser, shown: Collection[str] | None) -> None:
+    short = [name for name in _SHORT_TRAINER if name not in parser.taken]
+    title = "Lightning's Trainer"
+    parser.texts["trainer.devices"] = (
+        "devices that share the images: their number, a list of indices, -1 or auto. Default: "
+        f"{TRAINER_DEFAULTS['devices']}."
+    )
+    parser.add(title, pl.Trainer, prefix="trainer.", short=short, skip=FIXED_TRAINER_ARGUMENTS, shown=shown)
+
+
+def parse_method(command: MethodCommand, words: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of a method by name, those of network and Trainer with their prefix."""
+    parser = method_parser(command, first_words(command, words))
+    return parser.values(words)
+
+
+# -- other commands
+
+
+def function_parser(name: str) -> Parser:
+    """Return the parser of a command that is a function of its own."""
+    return _PARSERS[name]()
+
+
+def _check_parser() -> Parser:
+    parser = Parser("check", "RUN [options]", "Compute all evidence for the images of a run.", "runs/fooled --trust")
+    parser.add_positional("folder", "run folder")
+    parser.add("Options", api.check, skip=("folder", "network", "progress"))
+    return parser
+
+
+#: Arguments of :func:`lit_viz.run` that only apply to a new run; given to ``resume``, they are an error that says so.
+_OF_A_NEW_RUN = ("out", "overwrite", "resume")
+
+
+def _resume_parser() -> Parser:
+    from lit_viz.engine.method import Method
+
+    parser = Parser(
+        "resume",
+        "RUN [options]",
+        "Continue a run from its last checkpoint, or print the results of a finished run. Arguments that determine the "
+        "images are fixed.",
+        "runs/fooled --slots 4 --devices 2 --trainer.accelerator cpu --wandb offline",
+    )
+    parser.add_positional("folder", "run folder")
+    parser.defaults = None
+    parser.add("How", Method, only=("slots", "compile", "devices_mode"))
+    _add_run(parser, None, hidden=_OF_A_NEW_RUN)
+    _add_trainer(parser, SHOWN)
+    return parser
+
+
+def _log_parser() -> Parser:
+    summary = "Log a run folder: metrics and images at their iterations, results, evidence and summary."
+    parser = Parser("log", "RUN --to NAMES [options]", summary, "runs/fooled --to wandb,tensorboard")
+    parser.add_positional("folder", "run folder")
+    parser.add("Options", api.log, skip=("folder", "progress"))
+    return parser
+
+
+def _epochs_parser() -> Parser:
+    summary = "Draw the results of a probe by epoch: epochs.png and epochs.gif in the folder out= of the probe."
+    parser = Parser("epochs", "FOLDER", summary, "runs/probes/classes")
+    parser.add_positional("folder", "folder of the probe")
+    return parser
+
+
+def _classes_parser() -> Parser:
+    parser = Parser("classes", "[PART] [options]", "List the classes whose name contains PART.", "terrier")
+    parser.add_positional("part", "part of the names", several=True)
+    _add_network(parser, None)
+    return parser
+
+
+def _layers_parser() -> Parser:
+    summary = "List the layers of a network and their outputs."
+    parser = Parser("layers", "[NETWORK] [options]", summary, "torchvision/resnet18 --network.weights none")
+    parser.add_positional("network", "the network")
+    parser.taken.add("network")
+    _add_network(parser, None)
+    return parser
+
+
+def _microscope_parser() -> Parser:
+    from lit_viz.units import microscope
+
+    parser = Parser(
+        "microscope",
+        "NETWORK --layers PATTERNS --images FOLDER --out FOLDER [options]",
+        "Make pages of the units of a network: synthetic images, the photographs that activate each unit most, the "
+        "distribution of its activation, and the classes that it raises and lowers. The same command continues an "
+        "interrupted one.",
+        "efficientnet_lite0 --layers blocks.1.0,blocks.4.1 --images photos --out runs/microscope",
+    )
+    parser.add_positional("network", "the network")
+    parser.taken.add("network")
+    parser.add("Options", microscope, skip=("network", "progress"))
+    parser.add("Options", api.visualize, only=("iterations", "seed"))
+    _add_network(parser, None)
+    parser.add("The other network", load_network, prefix="compare.", skip=("network", "processor", "device"))
+    parser.section("Options").add_argument(
+        "--count", action="store_true", help="print evaluations, time and disk space, and end"
+    )
+    return parser
+
+
+def _demo_parser() -> Parser:
+    from lit_viz.engine.method import Method
+
+    summary = "Run all methods on packaged images, offline."
+    parser = Parser("demo", "[options]", summary, "--out runs/first --iterations 20")
+    parser.defaults = None
+    parser.texts["out"] = "folder of the runs. Default: runs/demo/<time>."
+    parser.add("How", Method, only=("iterations", "slots", "log_at"))
+    parser.add("How", api.visualize, only=("seed",))
+    _add_run(parser, None)
+    _add_network(parser, None)
+    _add_trainer(parser, SHOWN)
+    return parser
+
+
+def _completion_parser() -> Parser:
+    summary = "Print the completion of commands and options for bash, zsh, fish or another shell of shtab."
+    parser = Parser("completion", "SHELL", summary, "bash > ~/.local/share/bash-completion/completions/lit-viz")
+    parser.add_positional("shell", "name of the shell")
+    return parser
+
+
+_PARSERS = {
+    "check": _check_parser,
+    "resume": _resume_parser,
+    "log": _log_parser,
+    "epochs": _epochs_parser,
+    "classes": _classes_parser,
+    "layers": _layers_parser,
+    "microscope": _microscope_parser,
+    "demo": _demo_parser,
+    "completion": _completion_parser,
+}
+
+
+def help_text(name: str, words: Sequence[str] = (), *, every: bool = False) -> str:
+    """Return the help of a command.
+
+    Args:
+        name: name of the command.
+        words: its words, of which the configuration and the part of a method decide on the options.
+        every: whether all options of a method are listed.
+    """
+    if name not in COMMANDS:
+        return function_parser(name).format_help()
+    text = command_parser(name, words, every=every).format_help()
+    return text if every else f"{text}\nAll options: lit-viz {name} --help-all\n"
+
+
+def command_parser(name: str, words: Sequence[str] = (), *, every: bool = True) -> Parser:
+    """Return the parser of a command; arguments as of :func:`help_text`."""
+    if name not in COMMANDS:
+        return function_parser(name)
+    return method_parser(COMMANDS[name], first_words(COMMANDS[name], words), every=every)
+
+
+def completion_script(shell: str, summaries: Mapping[str, str]) -> str:
+    """Return the script by which a shell completes commands and options.
+
+    Raises:
+        LitVizError: shtab is not installed, or does not support the shell.
+    """
+    try:
+        import shtab
+    except ImportError as error:
+        raise LitVizError("completion requires shtab: pip install 'lit-viz[completion]'") from error
+    if shell not in shtab.SUPPORTED_SHELLS:
+        choices = ", ".join(shtab.SUPPORTED_SHELLS)
+        raise LitVizError(f"shell must be one of {choices}, got {shell}", argument="shell", value=shell)
+    root = argparse.ArgumentParser("lit-viz")
+    commands = root.add_subparsers()
+    for name, summary in summaries.items():
+        commands.add_parser(name, help=summary, parents=[command_parser(name)], add_help=False)
+    script: str = shtab.complete(root, shell)
+    return script
