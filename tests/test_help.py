@@ -70,6 +70,9 @@ def test_varying_values_are_options() -> None:
     values = parse_method(COMMANDS["attack"], words)
     assert values == {"images": ["photo.png"], "vary.target": ["bag", "coat"], "vary.eps": ["1/255", "4/255"]}
     assert parse_method(COMMANDS["visualize"], ["--vary.lr", "0.1", "0.2"]) == {"vary.lr": [0.1, 0.2]}
+    assert parse_method(COMMANDS["visualize"], ["--vary.lr", "0.1,0.2", "--vary.lr", "0.3"]) == {
+        "vary.lr": [0.1, 0.2, 0.3]
+    }
     with pytest.raises(LitVizError, match=r"--vary.seed"):
         parse_method(COMMANDS["visualize"], ["--vary.seed", "1", "2"])
 

@@ -159,13 +159,15 @@ class Parser(argparse.ArgumentParser):
         return self._sections[title]
 
     def add_varying(self, names: Sequence[str]) -> None:
-        """Add an option ``--vary.NAME`` for each argument of which the tasks can have several values."""
+        """Add an option ``--vary.NAME`` for each argument of several values, which are ``a b`` or ``a,b``."""
         for name in names:
             dest = f"vary.{name}"
             self.taken.add(dest)
             text = f"values of {name}, a task for each, as of vary."
             hint = Sequence[float | int | str]
-            self.section("What").add_argument(f"--{dest}", action=_Collected, hint=hint, metavar="A,B", help=text)
+            self.section("What").add_argument(
+                f"--{dest}", action=_Collected, nargs="+", hint=hint, metavar=name.upper(), help=text
+            )
 
     def add_positional(self, name: str, text: str, *, several: bool = False) -> None:
         """Add the positional words, which are the value of an argument that may be an option too."""
@@ -251,7 +253,9 @@ class _Collected(argparse.Action):
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         name = f"{option_string}"
-        value = read_text(values, self.hint, name)
+        value, *others = [read_text(text, self.hint, name) for text in _as_list(values)]
+        for other in others:
+            value = [*_as_list(value), *_as_list(other)]
         if hasattr(namespace, self.dest):
             before = getattr(namespace, self.dest)
             several = [*_as_list(before), *_as_list(value)]
