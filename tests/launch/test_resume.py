@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -162,6 +163,62 @@ def test_a_resume_keeps_the_precision(run: Path, smooth: Network) -> None:
         lv.resume(run, smooth, trainer={"precision": "bf16-mixed"})
 
 
+def test_no_parser_takes_part_in_python(run: Path, smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("parse_args", "parse_known_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, lambda *_, **__: pytest.fail("a parser was used"))
+    lose(1)(run)
+    assert len(lv.resume(run, smooth, slots=1).records) == 3
+    assert len(lv.visualize(smooth, [0], config="small", iterations=1).records) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slots": 1},
+        {"devices_mode": "views"},
+        {"logger": "csv", "figure": "svg", "checkpoint_every": 1},
+        {"trainer": {"accelerator": "cpu", "devices": 1}},
+        {"logging.project": "other", "tags": ["a"], "wandb": "disabled"},
+        {"iterations": 4, "objective": "logit", "seed": 0, "lr": 0.05},  # as in the run
+    ],
+)
+def test_arguments_that_may_change(changes: dict[str, Any], run: Path, smooth: Network) -> None:
+    before = recorded(run)
+    lose(1)(run)
+    lv.resume(run, smooth, **changes)
+    assert recorded(run) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("iterations", 5, "iterations can't be changed: {run} was started with 4, got 5;"),
+        ("seed", 3, "seed can't be changed: {run} was started with 0, got 3;"),
+        ("target", [4], "target can't be changed: {run} was started with [0, 1, 2], got [4];"),
+        ("log_at", "last", "log_at can't be changed: {run} was started with every:10, got last;"),
+        ("step_rule.lr", 0.3, "step_rule.lr can't be changed: {run} was started with 0.05, got 0.3;"),
+        ("lr", 0.3, "step_rule.lr can't be changed: {run} was started with 0.05, got 0.3;"),
+        ("size", 20, "picture.size can't be changed: {run} was started with None, got 20;"),
+        ("network.size", 20, "network.size can't be changed: {run} was started with [16, 16], got 20;"),
+        ("config", "small", "config only applies to a new run: leave it out to continue {run}"),
+        ("out", "other", "out only applies to a new run: leave it out to continue {run}"),
+        ("iteration", 3, "iteration is not an argument of "),
+    ],
+)
+def test_arguments_that_determine_the_images_are_fixed(
+    name: str, value: Any, sentence: str, run: Path, smooth: Network
+) -> None:
+    before = recorded(run)
+    lose(1)(run)
+    with pytest.raises(LitVizError) as error:
+        lv.resume(run, smooth, **{name: value})
+    assert str(error.value).startswith(sentence.format(run=run))
+    assert "\n" not in str(error.value)
+    assert len(recorded(run)) == 2
+    lv.resume(run, smooth)
+    assert recorded(run) == before
+
+
 @pytest.mark.filterwarnings("ignore:. skipped of 3 images")
 @pytest.mark.parametrize("labels", ["predicted", 2])
 def test_a_resume_requires_the_arrays_of_the_run(
@@ -235,7 +292,7 @@ def test_a_run_of_another_format_is_refused(found: str, run: Path, smooth: Netwo
     path = run / "config.yaml"
     path.write_text(path.read_text().replace("  format: 1\n", f"  format: {found}\n"))
     for call in (lv.resume, lv.check, lambda *_: lv.log(run, "csv")):
-        with pytest.raises(LitVizError, match=r"must have the format 1 of run folders, got|format must be"):
+        with pytest.raises(LitVizError, match=r"has format 2, and this version reads 1|format must be"):
             call(run, smooth)
 
 
