@@ -217,7 +217,8 @@ class BudgetAttack(Attack):
     def check_radius(self, eps: float, owner: str) -> float:
         """Return a radius; raise :class:`LitVizError`, which names its ``owner``, unless it is valid in the norm."""
         if not 0 <= eps < math.inf:
-            raise LitVizError(f"eps of {owner} must be 0 or more and finite, got {eps:g}: try 0.0157 (4/255)")
+            message = f"eps of {owner} must be 0 or more and finite, got {eps:g}: try 0.0157 (4/255)"
+            raise LitVizError(message, argument="eps", value=eps)
         if eps > self.norm.max_eps:
             raise LitVizError(f"eps of {owner} must be at most {self.norm.max_eps:g}, got {eps:g}: write {eps:g}/255")
         return eps
