@@ -30,6 +30,7 @@ _OTHER_NAMES = {
     "steps": "iterations",
     "epsilon": "eps",
     "batch_size": "slots",
+    "lr": "alpha",  # of attacks whose step size has another name
 }
 
 
