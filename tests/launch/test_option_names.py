@@ -13,12 +13,14 @@ import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
 
+PHOTO = "packaged:chelsea"
 IMAGE = torch.full((1, 3, 16, 16), 0.5)
 
 
 def resolved(capsys: pytest.CaptureFixture[str], *words: str, lit_viz: Any, small_options: Any) -> Any:
-    lit_viz(*words, *small_options, "--print_config")
-    return yaml.safe_load(capsys.readouterr().out)["model"]
+    """Return the arguments of the module of a command."""
+    lit_viz(*words, *small_options, "--print-config")
+    return yaml.safe_load(capsys.readouterr().out)["module"]["init_args"]
 
 
 @pytest.mark.parametrize(
@@ -26,13 +28,16 @@ def resolved(capsys: pytest.CaptureFixture[str], *words: str, lit_viz: Any, smal
     [
         (("saliency", "--steps", "3"), "--steps is not available: use --iterations"),
         (("attack", "--epsilon=4/255"), "--epsilon is not available: use --eps"),
-        (("visualize", "--batch-size", "2"), "--batch_size is not available: use --slots"),
+        (("visualize", "--batch-size", "2"), "--batch-size is not available: use --slots"),
         (("saliency", "--methods", "gradient"), "unrecognized option --methods; did you mean --method?"),
-        (("attack", "--attack", "pgd", "--lr", "0.1"), "PGD has no option lr; did you mean 'alpha'?"),
-        (("saliency", "--method.smoothgrad.sigma", "0.2"), "--method.smoothgrad.sigma requires --method smoothgrad"),
+        (("attack", "--attack", "pgd", "--lr", "0.1"), "--lr is not available: use --alpha"),
+        (
+            ("saliency", "--method.smoothgrad.sigma", "0.2"),
+            "unrecognized option --method.smoothgrad.sigma; did you mean --method?",
+        ),
         (
             ("saliency", "--method", "gradient,smoothgrad", "--method.smoothgrad.sgma", "0.2"),
-            "SmoothGrad has no option sgma; did you mean 'sigma'?",
+            "unrecognized option --method.smoothgrad.sgma; did you mean --method.smoothgrad.sigma?",
         ),
     ],
 )
@@ -56,30 +61,36 @@ def test_lr_is_a_short_option(capsys: pytest.CaptureFixture[str], lit_viz: Any, 
         == 0.3
     )
     assert (
-        resolved(capsys, "attack", "x.png", "--lr", "0.3", lit_viz=lit_viz, small_options=small_options)["attack"][
+        resolved(capsys, "attack", PHOTO, "--lr", "0.3", lit_viz=lit_viz, small_options=small_options)["attack"][
             "init_args"
         ]["lr"]
         == 0.3
     )
-    words = ["attack", "x.png", "--attack", "carlini_wagner", "--lr", "0.3"]
+    words = ["attack", PHOTO, "--attack", "carlini_wagner", "--lr", "0.3"]
     assert resolved(capsys, *words, lit_viz=lit_viz, small_options=small_options)["attack"]["init_args"]["lr"] == 0.3
 
 
-@pytest.mark.parametrize("given", [["--method", "gradient,smoothgrad"], ["--config", "compare_methods"]])
+@pytest.mark.parametrize("is_file", [False, True])
 def test_options_of_one_of_several_methods(
-    given: list[str], capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+    is_file: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
+    given = ["--method", "gradient,smoothgrad"]
+    if is_file:
+        listed = [{"class_path": f"lit_viz.attributions.{name}"} for name in ("Gradient", "SmoothGrad")]
+        config = {"module": {"init_args": {"method": listed}}}
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
+        given = ["--config", str(tmp_path / "own.yaml")]
     methods = resolved(
         capsys,
         "saliency",
-        "x.png",
+        PHOTO,
         "--method.smoothgrad.sigma",
         "0.2",
         *given,
         lit_viz=lit_viz,
         small_options=small_options,
     )["method"]
-    default = resolved(capsys, "saliency", "x.png", *given, lit_viz=lit_viz, small_options=small_options)["method"]
+    default = resolved(capsys, "saliency", PHOTO, *given, lit_viz=lit_viz, small_options=small_options)["method"]
     assert [method["class_path"] for method in methods] == [method["class_path"] for method in default]
     for before, after in zip(default, methods, strict=True):
         changed = {"sigma": 0.2} if after["class_path"].endswith("SmoothGrad") else {}
@@ -89,23 +100,40 @@ def test_options_of_one_of_several_methods(
 def test_options_of_one_method_by_its_name(
     capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
 ) -> None:
-    words = ["saliency", "x.png", "--method", "smoothgrad", "--method.smoothgrad.sigma", "0.2"]
+    words = ["saliency", PHOTO, "--method", "smoothgrad", "--method.sigma", "0.2"]
     assert resolved(capsys, *words, lit_viz=lit_viz, small_options=small_options)["method"]["init_args"]["sigma"] == 0.2
 
 
 def test_python_options_have_the_same_names_and_suggestions(smooth: Network, tmp_path: Path) -> None:
     run = lv.visualize(smooth, [1], iterations=1, views=1, lr=0.3, out=tmp_path / "run", wandb="disabled")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert config["model"]["step_rule"]["init_args"]["lr"] == 0.3
+    assert config["module"]["init_args"]["step_rule"]["init_args"]["lr"] == 0.3
     assert run.records[0]["forwards"] == lv.visualize(smooth, [1], iterations=1, views=1).records[0]["forwards"]
     lv.attack(smooth, IMAGE, label=[0], lr=0.3, iterations=1, out=tmp_path / "attack", wandb="disabled")
     config = yaml.safe_load((tmp_path / "attack" / "config.yaml").read_text())
-    assert config["model"]["attack"]["init_args"]["lr"] == 0.3
-    with pytest.raises(LitVizError, match=r"^epsilon is not an argument: use eps$"):
-        lv.attack(smooth, IMAGE, label=[0], epsilon=0.1)
-    with pytest.raises(LitVizError, match=r"^steps is not an argument: use iterations$"):
+    assert config["module"]["init_args"]["attack"]["init_args"]["lr"] == 0.3
+    with pytest.raises(LitVizError, match=r"^epsilon is not an argument of .*: use eps$"):
+        lv.attack(smooth, IMAGE, label=[0], attack="pgd", epsilon=0.1)
+    with pytest.raises(LitVizError, match=r"^steps is not an argument of .*: use iterations$"):
         lv.saliency(smooth, IMAGE, target=1, steps=3)
-    with pytest.raises(LitVizError, match=r"^batch_size is not an argument: use slots$"):
+    with pytest.raises(LitVizError, match=r"^batch_size is not an argument of .*: use slots$"):
         lv.visualize(smooth, [1], batch_size=3)
-    with pytest.raises(LitVizError, match="lr is not an argument of AdversarialExample or PGD; did you mean 'alpha'"):
+    with pytest.raises(LitVizError, match="lr is not an argument of AdversarialExample or PGD: use alpha"):
         lv.attack(smooth, IMAGE, label=[0], attack="pgd", lr=0.1)
+
+
+def test_equal_names_at_every_door(
+    smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any
+) -> None:
+    """Keywords, options with dashes or underscores, dotted names and a configuration give the same form."""
+    lv.visualize(smooth, [1], iterations=3, curve_at="every:2", lr=0.3, out=tmp_path / "run", logger="none")
+    keywords = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["module"]["init_args"]
+    doors = [
+        ["--iterations", "3", "--curve-at", "every:2", "--lr", "0.3"],
+        ["--iterations=3", "--curve_at=every:2", "--step-rule.lr=0.3"],
+        ["--iterations", "3", "--curve-at", "every:2", "--step_rule.lr", "0.3"],
+        ["--config", str(tmp_path / "run" / "config.yaml")],
+    ]
+    for words in doors:
+        options = resolved(capsys, "visualize", "1", *words, lit_viz=lit_viz, small_options=small_options)
+        assert options == keywords
