@@ -676,9 +676,9 @@ def test_a_signal_in_the_last_step_stops_the_run_before_its_evidence(
     run = tmp_path / "my run"
     finish = Step.finish
 
-    def signalled(self: Step, found: torch.Tensor) -> Any:
+    def signalled(self: Step, *given: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return finish(self, found)
+        return finish(self, *given)
 
     with monkeypatch.context() as patched:
         patched.setattr(Step, "finish", signalled)

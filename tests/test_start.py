@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 _PARSING = """
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import ConfiguredMethod, config_argument
+from lit_viz.launch.methods import COMMANDS, method_form
+from lit_viz.launch.parser import parse_method
 import lit_viz.api, lit_viz.launch.execute
-config = config_argument("attack", "pgd_linf")
-ConfiguredMethod(COMMANDS["attack"], ["--config", config, "--photographs", "['packaged:chelsea']"])
+values = parse_method(COMMANDS["attack"], ["packaged:chelsea", "--config", "pgd_linf", "--eps", "1/255"])
+method_form(COMMANDS["attack"], values).run_arguments()
 """
 _CLASSES = "from lit_viz.cli import main; main(['classes', 'tarant'])"
 _OWN = "from lit_viz import load_network; load_network('tests.support.start_network:build', size=8).fast()"
@@ -26,13 +26,17 @@ _HEAVY = "pytorch_lightning matplotlib captum skimage sklearn timm wandb"
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import lit_viz.cli; lit_viz.cli.main(['--help'])", f"torch jsonargparse rich yaml numpy {_HEAVY}"),
+        ("import lit_viz.cli; lit_viz.cli.main(['--help'])", f"torch docstring_parser rich yaml numpy {_HEAVY}"),
+        (
+            "import lit_viz.cli; lit_viz.cli.main(['attack', '--help'])",
+            f"torch docstring_parser rich yaml numpy {_HEAVY}",
+        ),
         pytest.param(_CLASSES, _HEAVY, marks=pytest.mark.slow),
         pytest.param(_OWN, f"torchvision {_HEAVY}", marks=pytest.mark.slow),
         # Lightning itself imports torchvision and matplotlib.
         pytest.param(_PARSING, "timm wandb captum skimage sklearn", marks=pytest.mark.slow),
     ],
-    ids=["help", "classes", "own network", "parsing"],
+    ids=["help", "help of a method", "classes", "own network", "parsing"],
 )
 def test_unused_packages_are_not_imported(code: str, absent: str) -> None:
     code = f"import sys\n{code}\nprint('imported:', *(name for name in {absent.split()} if name in sys.modules))"
