@@ -12,7 +12,8 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import Attack, masked_gradient
-from lit_viz.attributions import Estimator, add_rows, gather_rows
+from lit_viz.attributions import Estimator
+from lit_viz.attributions.base import add_rows, gather_rows
 from lit_viz.attributions.reducers import reducer
 from lit_viz.errors import LitVizError
 from lit_viz.images import Canvas, Pixels
