@@ -39,10 +39,12 @@ CALLS: dict[str, Callable[[Network, Path], Any]] = {
     "layers must be text or a list of them, got ndarray of shape (5,)": lambda net, run: lv.microscope(
         net, np.zeros(5), "photos", run
     ),  # type: ignore[arg-type]
-    "logger must be a name or an instance of Logger or a list of them, got PosixPath('logs')": lambda net, run: lv.attack(
-        net,
-        torch.rand(1, 3, 16, 16),
-        logger=Path("logs"),  # type: ignore[arg-type]
+    "logger must be a name or an instance of Logger or a list of them, got PosixPath('logs')": lambda net, run: (
+        lv.attack(
+            net,
+            torch.rand(1, 3, 16, 16),
+            logger=Path("logs"),  # type: ignore[arg-type]
+        )
     ),
     "log_at must be text or a whole number or a list of whole numbers, got array('x', dtype='<U1')": lambda net, run: (
         lv.saliency(net, torch.rand(1, 3, 16, 16), log_at=np.array("x"))

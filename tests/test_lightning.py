@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from lit_viz.launch.commands.visualize import VisualizeCommand
-from lit_viz.launch.config import ConfiguredMethod, config_argument
 from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
@@ -33,6 +31,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.attacks import PGD
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
+from lit_viz.launch.methods import COMMANDS, read_config
 from lit_viz.methods.class_visualization import Recipe, default_recipe
 from lit_viz.networks import Network
 from lit_viz.networks.loading import class_names
@@ -84,15 +83,15 @@ def test_class_visualization(smooth: Network, fit: Fit) -> None:
     assert figures["done"] == 1
 
 
-def test_the_default_recipe_is_that_of_the_configuration(described: Any) -> None:
-    parts = ConfiguredMethod(VisualizeCommand(), ["--config", config_argument("visualize", "tarantula")]).parts
+def test_the_default_recipe_is_that_of_the_configuration(smooth: Network, described: Any) -> None:
+    module: Any = read_config(COMMANDS["visualize"], "tarantula").build_module(smooth)
     recipe = default_recipe()
-    assert (parts["views"], parts["residual_gradient"]) == (recipe.views, recipe.residual_gradient)
-    assert (parts["oversample"], parts["shown"]) == (recipe.picture.oversample, recipe.picture.shown)
-    configured = Recipe(parts["parameterization"], parts["step_rule"], parts["transforms"])
+    assert (module.arguments["views"], module.residual_gradient) == (recipe.views, recipe.residual_gradient)
+    assert (module.arguments["picture"].oversample, module.shown) == (recipe.picture.oversample, recipe.picture.shown)
+    configured = Recipe(module.arguments["parameterization"], module.arguments["step_rule"])
     for name in ("parameterization", "step_rule"):
         assert described(getattr(configured, name)) == described(getattr(recipe, name))
-    assert list(map(described, configured.transforms)) == list(map(described, recipe.transforms))
+    assert list(map(described, module.arguments["transforms"])) == list(map(described, recipe.transforms))
 
 
 def test_saliency_maps_of_several_methods(smooth: Network, fit: Fit) -> None:

@@ -39,8 +39,12 @@ from lit_viz.attributions.attention import AttentionMap
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch import trainer as training
 from lit_viz.launch.execute import execute
+from lit_viz.launch.methods import COMMANDS, method_form, network_section
+from lit_viz.launch.options import RunOptions
+from lit_viz.launch.parser import parse_method
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from lit_viz.outputs.loading import load_recorded
 
 ROOT = Path(__file__).parents[1]
 
@@ -305,13 +309,15 @@ def runs() -> dict[str, Run]:
     def command_line(words: str) -> Run:
         """Return a run of a command line, which loads the network itself."""
         command = COMMANDS[words.split()[0]]
-        network = "--network tests.support.networks:smooth_network --network.size 16"
-        options = f"{words} {network} --wandb disabled --log-at last --curve-at last"
-        arguments = rewrite_arguments(options.split()[1:], command)
+        of_network = "--network tests.support.networks:smooth_network --network.size 16"
+        options = f"{words} {of_network} --wandb disabled --log-at last --curve-at last"
 
         def run(smooth: Network, kinked: Network, k: int) -> lv.Run:
-            configured = ConfiguredMethod(command, [*with_config(command, arguments), "--iterations", str(k)])
-            return execute(*configured.module_and_tasks(), configured.options())
+            values = parse_method(command, [*options.split()[1:], "--iterations", str(k)])
+            section, others = network_section(command, values)
+            network = load_recorded(section)
+            module, tasks, arguments = method_form(command, others, network).build(network)
+            return execute(module, tasks, RunOptions(**arguments), moves_network=True)
 
         return run
 
@@ -326,7 +332,7 @@ def runs() -> dict[str, Run]:
         **{f"visualize {rule}": class_images({"step_rule": rule.lower()}) for rule in rules},
         "visualize maco": class_images({"config": "maco"}),
         "attack by name": command_line("attack packaged:chelsea packaged:coffee --attack pgd --attack.eps 1e-4"),
-        "saliency by name": command_line("saliency packaged:chelsea --method smoothgrad --check none"),
+        "saliency by name": command_line("saliency packaged:chelsea --method smoothgrad --captum none"),
         "visualize by name": command_line("visualize 1 2 --config small"),
         "visualize channels": lambda smooth, kinked, k: lv.visualize(
             kinked, layer="0", channel="all", config="channels", iterations=k, curve_at="last", **common
@@ -365,7 +371,7 @@ def main(names: Sequence[str]) -> None:
             except Exception:
                 report[name] = {"error": traceback.format_exc()}
                 continue
-            statuses = [record["status"] for record in outcome.results]
+            statuses = [record["status"] for record in outcome.records]
             report[name] = {"statuses": statuses, "counts": list(counts), "where": list(synchronizations)}
     print(json.dumps(report))
 

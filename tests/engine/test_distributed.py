@@ -55,6 +55,11 @@ def _saliency(net: Any, **options: Any) -> Any:
 KINDS = {"visualize": _visualize, "restarts": _restarts, "attack": _attack, "ddn": _ddn, "saliency": _saliency}
 
 
+def _compared(record: Any) -> dict[str, Any]:
+    """Return the values of a record by name, without its duration."""
+    return {key: value for key, value in record.flat().items() if key != "seconds"}
+
+
 def given(case: Case, **options: Any) -> dict[str, Any]:
     """Run a case and return the outcomes, which must not depend on the number of processes."""
     kind, mode, slots = case
@@ -65,9 +70,9 @@ def given(case: Case, **options: Any) -> dict[str, Any]:
     if not run.outcomes:
         return {}
     return {
-        "results": [{key: value for key, value in record.to_dict().items() if key != "seconds"} for record in run.records],
+        "results": [_compared(record) for record in run.records],
         "arrays": run.arrays if kind == "saliency" else run.images,
-        "curves": [outcome.curve("objective") for outcome in run.outcomes],
+        "curves": [outcome.logged("objective") for outcome in run.outcomes],
         "frames": [[k for k, _ in outcome.frames()] for outcome in run.outcomes],
     }
 
