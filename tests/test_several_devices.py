@@ -114,7 +114,7 @@ def test_a_signal_stops_all_processes_and_another_number_resumes(
     assert kept.keys() == undisturbed.keys()
     for actual, its in zip(kept["records"], undisturbed["records"], strict=True):
         assert actual["forwards"] == its["forwards"]
-        assert actual["logit"] == pytest.approx(its["logit"], rel=0.05)
+        assert actual["metrics"]["logit"] == pytest.approx(its["metrics"]["logit"], rel=0.05)
 
 
 def test_an_error_of_one_process_ends_all(tmp_path: Path, own_words: Any) -> None:
