@@ -21,9 +21,6 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from lit_viz.launch.arguments import rewrite_arguments
-from lit_viz.launch.commands import COMMANDS
-from lit_viz.launch.config import ConfiguredMethod, with_config
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
