@@ -150,9 +150,10 @@ def method_form(command: MethodCommand, values: Mapping[str, Any], network: Netw
     config = given.pop("config", None)
     if command.name == "attack":
         for name in _RADII:
-            if name in given:
+            if given.get(name) is not None:
                 given[name] = _positive_radii(given[name])
-    if command.name == "saliency" and "none" in to_classes(given.get("target", ())):
+    target = given.get("target")
+    if command.name == "saliency" and target is not None and "none" in to_classes(target):
         raise LitVizError(
             "target of saliency maps must be classes, got none: leave it out for the labels", argument="target"
         )
@@ -229,14 +230,14 @@ def _select(form: Form, selection: Mapping[str, Any], has_objective: bool) -> No
 
     Args:
         form: a form with the objective and the tasks of its configuration.
-        selection: arguments that select the tasks.
+        selection: arguments that select the tasks; None for none, in place of the configuration's.
         has_objective: whether the objective is given; what the configuration selects is then left out.
     """
-    target = to_classes(selection["target"]) if "target" in selection else []
-    layer = selection.get("layer")
+    given = {name: value for name, value in selection.items() if value is not None}
+    target = to_classes(given.get("target", ()))
+    layer = given.get("layer")
     if isinstance(layer, int):  # of a Sequential
-        layer = str(layer)
-        selection = {**selection, "layer": layer}
+        layer = given["layer"] = str(layer)
     if layer is not None and target:
         words = ", ".join(map(str, target))
         raise LitVizError(f"a run must have classes or a layer, got {words} and the layer {layer}: leave one out")
@@ -246,10 +247,10 @@ def _select(form: Form, selection: Mapping[str, Any], has_objective: bool) -> No
         if name not in known:
             hint = did_you_mean(name, known)
             raise LitVizError(f"{name} is not an argument of {form.tasks_class.__name__}{hint}")
-    if layer is not None or target or has_objective:
-        for name in _SELECTION:
-            chosen.pop(name, None)
-    chosen |= selection
+    is_replaced = layer is not None or target or has_objective
+    for name in _SELECTION if is_replaced else selection:
+        chosen.pop(name, None)
+    chosen |= given
     if "neuron" in chosen and "channel" not in chosen:
         raise LitVizError("neuron requires a channel", argument="neuron")
     objective: Objective = construct(form.module["init_args"].get("objective", Logit()), Objective, "objective")
