@@ -162,7 +162,7 @@ def test_the_record_describes_the_file(tmp_path: Path, lit_viz: Any, records: An
         (["visualize", "tarantula", "--step_rule", "torch.optim.NAdam"], "--step-rule must be an instance of StepRule"),
         (
             ["visualize", "tarantula", "--step_rule.lr", "x"],
-            "there is no lr 'x': choose one of Constant, Cosine",
+            "must be a mapping from text to a list of numbers, got {'lr': ['x']}",
         ),
         (["visualize", "tarantula", "--step_rule.lrr", "3"], "--step_rule.lrr; did you mean --step-rule.lr "),
         (["visualize", "tarantula", "--priors", "x"], "there is no priors 'x': choose one of L2, "),
