@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lit_viz.errors import require
+from lit_viz.utils.checking import check_fields
 from lit_viz.utils.files import read_regular_text
 
 if TYPE_CHECKING:  # the names of modes and settings are read before torch is imported
@@ -42,6 +43,9 @@ class LoggerSettings:
         tags: tags of the run in W&B and MLflow.
         group, job_type: of the W&B run.
         wandb: mode of W&B.
+
+    Raises:
+        LitVizError: a value has another type.
     """
 
     project: str | None = None
@@ -49,6 +53,11 @@ class LoggerSettings:
     group: str | None = None
     job_type: str | None = None
     wandb: WandbMode = "auto"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.project, Path):
+            object.__setattr__(self, "project", str(self.project))
+        check_fields(self)
 
 
 @dataclass(frozen=True)
