@@ -33,12 +33,12 @@ import lit_viz as lv
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.attributions.attention import AttentionMap
+from lit_viz.commands import parse_method
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch import trainer as training
 from lit_viz.launch.execute import execute
 from lit_viz.launch.methods import COMMANDS, method_form, network_section
 from lit_viz.launch.options import RunOptions
-from lit_viz.launch.parser import parse_method
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.outputs.loading import load_recorded
