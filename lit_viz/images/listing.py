@@ -36,13 +36,21 @@ LISTED = "the list of photographs"
 _COLUMNS = ("file", "label", "target", "against")
 
 
-def has_array_images(options: Mapping[str, Any]) -> bool:
-    """Return whether photographs or the initial image of a run were passed from Python as arrays."""
-    for item in [*(options.get("photographs") or ()), options.get("init")]:
-        file = item.get("file") if isinstance(item, Mapping) else item
-        if str(file).startswith(ARRAY_PREFIX):
-            return True
-    return False
+def has_array_images(config: Mapping[str, Any]) -> bool:
+    """Return whether photographs or the initial image of a run were passed from Python as arrays.
+
+    Args:
+        config: form of the run.
+    """
+    images = arguments_of(config, "tasks").get("images") or ()
+    given = [images] if isinstance(images, str) else list(images)
+    given.append(arguments_of(config, "module").get("init"))
+    return any(str(item).startswith(ARRAY_PREFIX) for item in given)
+
+
+def arguments_of(config: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """Return the arguments of the module or the tasks in the form of a run."""
+    return (config.get(section) or {}).get("init_args") or {}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import lit_viz as lv
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow
 from lit_viz.loggers.rows import FolderRows, caption
+from lit_viz.methods.records import AdversarialRecord
 from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
@@ -116,8 +117,9 @@ def test_means_and_summary(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "run", tasks)
     for task in tasks:
         write(folder, task, (0, 50) if task.index else (0,))
-        metrics, extra = {"probability": 0.1 * task.index}, {"success_file": task.index > 0}
-        record = Record.of(task, iterations=50, metrics=metrics, extra=extra)
+        metrics = {"probability": 0.1 * task.index}
+        success = task.index > 0
+        record = AdversarialRecord.of(task, iterations=50, metrics=metrics, attack="pgd", success_file=success)
         folder.add_result(Result(task, record, snapshot(task, 50).image))
     folder.finish()
     rows = rows_of(folder)
@@ -135,6 +137,17 @@ def test_means_and_summary(tmp_path: Path) -> None:
             "cost/seconds": 0,
         }
     )
+
+
+def test_hyperparameters_are_those_of_the_module_and_the_other_options(smooth: Network, tmp_path: Path) -> None:
+    module = lv.ClassVisualization(smooth, iterations=1, views=1)
+    run = lv.run(module, lv.ClassTasks(smooth, 2, seed=5), out=tmp_path / "run", logger="none")
+    assert run.folder is not None
+    found = rows_of(FolderStorage.open(run.folder)).hyperparameters()
+    assert {name: found[name] for name in module.hparams} == dict(module.hparams)
+    assert (found["seed"], found["target"], found["captum"]) == (5, [2], "auto")
+    assert (found["network"], found["network_options"]["size"]) == (smooth.name, [16, 16])
+    assert found["recorded"]["module"] == "ClassVisualization"
 
 
 def test_means_skip_values_that_are_not_finite(tmp_path: Path) -> None:
