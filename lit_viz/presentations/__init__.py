@@ -136,6 +136,7 @@ class Presentation(ABC):
 
     Attributes:
         title: heading of the report.
+        command: name of the command of the method; empty if there is none.
         result: caption of the result in the report.
         note: remark below the curves of the report.
         figure_is_first: whether the report begins with the figure.
@@ -146,6 +147,7 @@ class Presentation(ABC):
     """
 
     title: ClassVar[str]
+    command: ClassVar[str] = ""
     result: ClassVar[str] = "image"
     note: ClassVar[str] = ""
     figure_is_first: ClassVar[bool] = False

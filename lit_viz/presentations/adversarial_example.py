@@ -54,6 +54,7 @@ class AttackPresentation(Presentation):
     """Base class of the presentations of attacks."""
 
     title: ClassVar[str] = "Adversarial examples"
+    command: ClassVar[str] = "attack"
     note: ClassVar[str] = (
         "Curves show the image at each iteration, before rounding to 8 bits; the table shows the file."
     )

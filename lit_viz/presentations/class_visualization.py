@@ -46,6 +46,7 @@ class ClassVisualizationPresentation(Presentation):
     """Presentation of images of classes, layers and channels."""
 
     title: ClassVar[str] = "Class images"
+    command: ClassVar[str] = "visualize"
     evidence_options: ClassVar[tuple[str, ...]] = ("images",)
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "lr": "lr {:g}"}
 

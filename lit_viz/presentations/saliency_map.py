@@ -47,6 +47,7 @@ class SaliencyMapPresentation(Presentation):
     """Presentation of saliency maps: photographs with their maps, compared with Captum."""
 
     title: ClassVar[str] = "Saliency maps"
+    command: ClassVar[str] = "saliency"
     result: ClassVar[str] = "map"
     figure_is_first: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("masks", "localization.*")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from lit_viz.errors import printable
 from lit_viz.figures.style import notebook_png
-from lit_viz.images.listing import has_array_images
+from lit_viz.images.listing import arguments_of, has_array_images
 from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.groups import Group, build_groups, group_tasks
 from lit_viz.report.images import data_uri, image_uri, is_embeddable, printed_width
@@ -30,6 +30,7 @@ from lit_viz.types import Record
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import command_line, pluralize, status_summary
 from lit_viz.utils.pages import page_environment
+from lit_viz.utils.parts import has_instances
 
 #: Number of tasks with a card.
 MAX_CARDS = 24
@@ -92,7 +93,7 @@ def write_report(folder: FolderStorage, presentation: Presentation) -> Path:
             figures=figures,
             figure_is_first=presentation.figure_is_first,
             has_array_images=has_array_images(config),
-            **_provenance(folder.path, config),
+            **_provenance(folder.path, config, presentation),
         )
     )
     path = folder.path / REPORT
@@ -107,16 +108,18 @@ def _have_curves(groups: Sequence[Group]) -> bool:
     return False
 
 
-def _provenance(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return method, versions, and the command that repeats the run; of a plain Trainer's run there is none."""
+def _provenance(path: Path, config: Mapping[str, Any], presentation: Presentation) -> dict[str, Any]:
+    """Return method, versions, and the command that repeats the run; there is none if its form lacks an object."""
     recorded, network = config.get(RECORDED) or {}, config.get("network") or {}
-    arguments = (config.get("tasks") or {}).get("init_args") or {}
-    command = str(recorded.get("method") or recorded.get("module"))
+    command = str(recorded.get("module"))
+    is_complete = all(config.get(section) for section in ("network", "module", "tasks", "run"))
     repeat = ""
-    if "method" in recorded:
+    if presentation.command and is_complete and not has_instances(config):
+        command = presentation.command
         repeat = command_line(command, config=path / "config.yaml", out="again")
     remark = recorded.get("scores") or ""
-    versions = {"network": network.get("name"), "weights": network.get("weights"), "seed": arguments.get("seed")}
+    seed = arguments_of(config, "tasks").get("seed")
+    versions = {"network": network.get("name"), "weights": network.get("weights"), "seed": seed}
     return {
         "command": command,
         "repeat": repeat,

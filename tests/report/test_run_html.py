@@ -81,7 +81,7 @@ def test_a_saved_run_is_replaced_on_request(smooth: Any, tmp_path: Path) -> None
     first, second = (lv.visualize(smooth, target, iterations=2, views=1) for target in (1, 2))
     saved = first.save(tmp_path / "run")
     replaced = second.save(tmp_path / "run", overwrite=True)
-    assert [record["target"] for record in replaced.results] == [2]
+    assert [record["target"] for record in replaced.records] == [2]
     assert sorted(path.name for path in (tmp_path / "run" / "images").iterdir()) == [f"{second[0].record.key}.png"]
     assert lv.check(tmp_path / "run", smooth)
     with pytest.raises(LitVizError, match="is the folder of this run"):
