@@ -21,6 +21,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_viz._version import __version__
+from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.ranks import RankStatus
 from lit_viz.errors import LitVizError, Terminated
@@ -32,6 +33,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Storage
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.files import check_writable, plain
+from lit_viz.utils.parts import plain_arguments, public_path
 from lit_viz.utils.process import single_thread_executor
 
 #: Maximum number of queued writes; a disk that is slower than the run then slows the run.
@@ -125,18 +127,30 @@ class RunWriter(Callback):
             self._pending.popleft().result()
 
 
-def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False, **options: Any) -> FolderStorage:
-    """Create a run folder with the queue of a method, its network and these options.
+def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False, **recorded: Any) -> FolderStorage:
+    """Create a run folder with the queue of a method, and its network, module and tasks in the form of a run.
+
+    Args:
+        path: the folder.
+        module: the method.
+        overwrite: whether an existing run is replaced.
+        recorded: what is recorded beside the versions.
 
     Raises:
         LitVizError: the folder is not empty, the disk is full, or the method has no presentation.
     """
-    recorded = recorded_method(type(module))
+    method = recorded_method(type(module))
     folder = FolderStorage.create(path, overwrite)
     folder.clear()
-    network = {name: getattr(module.network, name) for name in ("name", "mean", "std", "size")}
-    config = yaml.safe_dump(plain(dict(options, network=network)), sort_keys=False)
-    folder.write_start(config, recorded | {"lit_viz": __version__}, module.tasks)
+    arguments = module.plain_arguments()
+    arguments.pop("network")
+    form = {
+        "network": module.network.arguments,
+        "module": {"class_path": public_path(type(module)), "init_args": arguments},
+        "tasks": {"class_path": public_path(TaskQueue), "init_args": {"tasks": plain_arguments(module.tasks)}},
+    }
+    config = yaml.safe_dump(plain(form), sort_keys=False, allow_unicode=True)
+    folder.write_start(config, {**method, "lit_viz": __version__, **recorded}, module.tasks)
     return folder
 
 

@@ -48,7 +48,7 @@ def stored_form(folder: FolderStorage, notify: Notify | None = None) -> Form:
         LitVizError: the form is damaged, or has an object that can't be written.
     """
     config = folder.config
-    if "class_path" not in (config.get("module") or {}):
+    if not config.get("run"):
         raise LitVizError(
             f"{folder.path} was written by a callback of a Trainer: continue it in Python, by trainer.fit(ckpt_path=)"
         )

@@ -261,7 +261,7 @@ def test_logs_and_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (record,) = folder.records()
     assert (record.target_name, record.iterations) == ("two", 2)
     assert float(final["probe/probability/two"]) == pytest.approx(record.probability)
-    assert folder.config["global_step"] == 6
+    assert folder.recorded["global_step"] == 6
     for probe in callbacks:
         assert (tmp_path / probe.name / "epochs.png").exists()
         assert (tmp_path / probe.name / "epochs.gif").exists() == (probe.name != "robustness")
