@@ -33,9 +33,7 @@ def net() -> Network:
 
 
 def record(target: int, name: str) -> ClassImageRecord:
-    return ClassImageRecord.make(
-        index=target, name=name, status="done", target=target, target_name=name, top5=[], judges={}
-    )
+    return ClassImageRecord(index=target, name=name, status="done", target=target, target_name=name, top5=[], judges={})
 
 
 def test_the_class_is_that_of_the_folder_or_the_predicted_one(net: Network, tmp_path: Path) -> None:
@@ -149,7 +147,7 @@ def test_blocks_are_compared_or_all_outer_layers(name: str, layers: list[str]) -
 def test_check_adds_the_figure_to_evidence_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     lv.visualize("zoo/fashion_robust_cnn", ["sneaker", "bag"], config="small", iterations=3, logger=None, out=out)
-    main(["check", str(out), "--photographs", "zoo:fashion"])
+    main(["check", str(out), "--images", "zoo:fashion"])
     assert "Similarity of class images to photographs of their class" in capsys.readouterr().err
     found = json.loads((out / "evidence.json").read_text())["naturalness"]
     assert found["photographs"] == 60
@@ -157,11 +155,11 @@ def test_check_adds_the_figure_to_evidence_and_report(tmp_path: Path, capsys: py
     assert len(found["images"][0]["layers"]) == 7
     assert "Similarity of class images" in (out / "report.html").read_text()
     with pytest.raises(SystemExit):
-        main(["check", str(out), "--photos", "zoo:fashion"])
-    assert "unrecognized option --photos; did you mean --photographs" in capsys.readouterr().err
+        main(["check", str(out), "--imagse", "zoo:fashion"])
+    assert "unrecognized option --imagse; did you mean .--images" in capsys.readouterr().err
 
 
 def test_photographs_apply_to_class_images_only() -> None:
     run = lv.saliency("zoo/fashion_cnn", "zoo:fashion/bag_18")
-    with pytest.raises(lv.LitVizError, match="photographs does not apply"):
-        run.check(photographs="zoo:fashion")
+    with pytest.raises(lv.LitVizError, match="images does not apply"):
+        run.check(images="zoo:fashion")

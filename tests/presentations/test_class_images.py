@@ -22,7 +22,7 @@ PRESENTATION = ClassVisualizationPresentation()
 def record(index: int, probability: float, **values: Any) -> ClassImageRecord:
     metrics = {"probability": probability, "rank": 1}
     known: dict[str, Any] = {"index": index, "name": f"class {index}", "target": index, "target_name": f"class {index}"}
-    return ClassImageRecord.make(**known, metrics=metrics, top5=[], judges={}, iterations=228, **values)
+    return ClassImageRecord(**known, metrics=metrics, top5=[], judges={}, iterations=228, **values)
 
 
 RECORDS = [record(0, 0.97), record(1, 0.03, restarts=2), record(2, 0.9, restarts=1)]
@@ -87,7 +87,7 @@ def test_the_summary_of_many_images_counts_recognized_ones() -> None:
 def test_other_results_are_not_flagged() -> None:
     """Contrasted classes, failed tasks, and scores that are numbers."""
     contrasted, failed = record(0, 0.1, against=3), record(1, 0.1, status="failed")
-    score = ClassImageRecord.make(index=2, name="x", target=0, metrics={"score": 0.2}, top5=[], judges={})
+    score = ClassImageRecord(index=2, name="x", target=0, metrics={"score": 0.2}, top5=[], judges={})
     assert [one.is_recognized for one in (contrasted, failed, score)] == [True, True, True]
     assert [one.is_recognized for one in (record(0, 0.5), record(0, 0.499))] == [True, False]
     assert PRESENTATION.evidence_items(Evidence(), [contrasted, failed, score]) == []

@@ -146,7 +146,7 @@ OF_CHECK: list[tuple[Make, str, str, dict[str, Any]]] = [
     (attack, "trust", f"{ATTACK}.stronger_attacks", {"trust": True}),
     (visualize, "held_out", f"{CLASSES}.held_out_judge", {}),
     (visualize, "pictures", f"{CLASSES}._evaluate", {}),
-    (visualize, "naturalness", f"{CLASSES}.class_image_naturalness", {"photographs": "none"}),
+    (visualize, "naturalness", f"{CLASSES}.class_image_naturalness", {"images": "none"}),
 ]
 
 

@@ -9,10 +9,12 @@ import pytest
 from lit_viz.methods.records import AdversarialRecord
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
+from lit_viz.types import Status
 
 
-def record(status: str = "done", **values: Any) -> AdversarialRecord:
-    return AdversarialRecord.from_dict({"index": 0, "name": "x", "status": status, "attack": "pgd", **values})
+def record(status: Status = "done", **values: Any) -> AdversarialRecord:
+    metrics = {name: values.pop(name) for name in ("probability", "l2", "linf") if name in values}
+    return AdversarialRecord(index=0, name="x", status=status, attack="pgd", metrics=metrics, **values)
 
 
 def test_classes_are_counted_the_largest_first() -> None:

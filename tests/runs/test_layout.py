@@ -136,7 +136,9 @@ def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../photos/x.png", "/etc/passwd", "images/../../x.png"])
 def test_recorded_files_outside_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
     folder = FolderStorage(made(tmp_path / "run"))
-    (folder.path / "results.jsonl").write_text(json.dumps({"index": 0, "name": "x", "file": name}) + "\n")
+    (folder.path / "results.jsonl").write_text(
+        json.dumps({"kind": "record", "index": 0, "name": "x", "file": name}) + "\n"
+    )
     with pytest.raises(LitVizError, match="a recorded file must be in the run folder, got "):
         folder.records()
     (folder.path / "photographs").mkdir()

@@ -172,7 +172,7 @@ def test_the_command_evaluates_the_pointing_game(
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path / "x.png")
     named = [{"id": 1, "file_name": "x.png"}], [{"image_id": 1, "bbox": [0, 0, 40, 30]}]
     (tmp_path / "boxes.json").write_text(json.dumps(dict(zip(("images", "annotations"), named, strict=True))))
-    words = ["--boxes", str(tmp_path / "boxes.json"), "--check", "none", "--out", str(tmp_path / "run")]
+    words = ["--boxes", str(tmp_path / "boxes.json"), "--captum", "none", "--out", str(tmp_path / "run")]
     lit_viz("saliency", str(tmp_path / "x.png"), *small_options, *words)
     capsys.readouterr()
     lit_viz("check", str(tmp_path / "run"), "--faithfulness")

@@ -53,8 +53,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 COUNT = 60
 
 
-def explained(network: Network, method: Attribution, check: str = "captum", **options: Any) -> Any:
-    return lv.saliency(network, IMAGES[:1], target=2, method=method, iterations=COUNT, captum=check, **options)
+def explained(network: Network, method: Attribution, captum: str = "captum", **options: Any) -> Any:
+    return lv.saliency(network, IMAGES[:1], target=2, method=method, iterations=COUNT, captum=captum, **options)
 
 
 def agreement_of(run: Any) -> MapAgreement:
