@@ -52,7 +52,7 @@ class ClassVisualizationProbe(Probe):
     Logged are the images ``probe/class/<label>`` and ``probe/probability/<label>``, the probability of the class.
 
     Args:
-        classes: class names or indices.
+        target: class names or indices, an image each.
         every_n_epochs: number of epochs between two probes.
         iterations: updates per image.
         seed: seed of the first image; image i uses ``seed + i``.
@@ -70,7 +70,7 @@ class ClassVisualizationProbe(Probe):
     @checked_types
     def __init__(
         self,
-        classes: Sequence[str | int] | str | int,
+        target: Sequence[str | int] | str | int,
         every_n_epochs: int = 5,
         *,
         iterations: int = 150,
@@ -81,7 +81,7 @@ class ClassVisualizationProbe(Probe):
         super().__init__(every_n_epochs, **options)
         self.run_options["iterations"] = iterations
         self._check_recipe(recipe or {})
-        self.classes: Sequence[str | int] = [classes] if isinstance(classes, (str, int)) else list(classes)
+        self.target: Sequence[str | int] = [target] if isinstance(target, (str, int)) else list(target)
         self.seed, self.recipe = seed, recipe
 
     def _check_recipe(self, recipe: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ class ClassVisualizationProbe(Probe):
         return ClassVisualization(network, **recipe, **self.run_options)
 
     def tasks(self, network: Network) -> TaskQueue:
-        return TaskQueue(class_tasks(network, self.classes, None, self.seed), evidence=False)
+        return TaskQueue(class_tasks(network, self.target, None, self.seed), evidence=False)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         return {

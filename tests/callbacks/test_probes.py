@@ -19,8 +19,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from lit_viz.launch.commands.visualize import VisualizeCommand
-from lit_viz.launch.config import ConfiguredMethod, config_argument
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.compile import from_compiled
@@ -34,6 +32,7 @@ from lit_viz.callbacks.probes import Probe, small_recipe
 from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
+from lit_viz.launch.methods import COMMANDS, read_config
 from lit_viz.networks.isolation import eager_copy
 from lit_viz.outputs import Region
 from lit_viz.runs.folder import FolderStorage
@@ -501,10 +500,8 @@ def test_a_trainer_of_the_package_lightning_takes_probes(tmp_path: Path) -> None
 def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_weight_of_the_prior(
     described: Any,
 ) -> None:
-    parts, recipe = (
-        ConfiguredMethod(VisualizeCommand(), ["--config", config_argument("visualize", "small")]).parts,
-        small_recipe(),
-    )
+    module = read_config(COMMANDS["visualize"], "small").build_module(lv.load_network(Net(), size=8, labels=NAMES))
+    parts, recipe = module.arguments, small_recipe()
     assert parts["views"] == recipe["views"]
     for name in ("parameterization", "step_rule"):
         assert described(parts[name]) == described(recipe[name])
