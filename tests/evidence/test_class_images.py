@@ -156,7 +156,7 @@ def test_check_adds_the_figure_to_evidence_and_report(tmp_path: Path, capsys: py
     assert "Similarity of class images" in (out / "report.html").read_text()
     with pytest.raises(SystemExit):
         main(["check", str(out), "--imagse", "zoo:fashion"])
-    assert "unrecognized option --imagse; did you mean .--images" in capsys.readouterr().err
+    assert "unrecognized option --imagse; did you mean --images" in capsys.readouterr().err
 
 
 def test_photographs_apply_to_class_images_only() -> None:

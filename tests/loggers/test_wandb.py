@@ -59,7 +59,7 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Tem
 def new_folder(path: Path, tasks: Sequence[Task] = ()) -> FolderStorage:
     folder = FolderStorage.create(path)
     folder.write_queue(tasks)
-    folder.write_config("seed: 0\nmodel:\n  step_rule:\n    lr: 0.1\n")
+    folder.write_config("module:\n  init_args:\n    step_rule:\n      lr: 0.1\ntasks:\n  init_args:\n    seed: 0\n")
     return folder
 
 
@@ -125,7 +125,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     log_snapshots(second, folder, tasks, (100,))
     for task in tasks:
         others = {"top5": TOP5, "box": "none" if task.index else 3}
-        record = Record.of(task, iterations=100, metrics={"probability": 1.0}, extra=others)
+        record = Record.of(task, iterations=100, metrics={"probability": 1.0}, settings=others)
         folder.add_result(Result(task, record, snapshot(task, 100).image))
     folder.finish()
     folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2)))
