@@ -46,7 +46,7 @@ FILES = {"files": {"read": 1, "wrong": ["a"]}, "universal": {"a": ["fools 1 of 2
         ({"index": 0, "name": "a"}, PerturbedImageRecord),
         (FILES, Evidence),
         ({}, Provenance),
-        ({"method": None, "labels": ["a"], "probe_logits": [0.5, None], "python": "3.11"}, Provenance),
+        ({"module": "SaliencyMap", "probe_logits": [0.5, None], "python": "3.11"}, Provenance),
     ],
 )
 def test_valid_values(values: Any, kind: type) -> None:
@@ -86,7 +86,7 @@ def test_valid_values(values: Any, kind: type) -> None:
         ({"index": 0, "name": "a", "file": 3}, PerturbedImageRecord, "file must be text or null, got 3"),
         ({"files": {"read": 1}}, Evidence, "files must be an object or null"),
         ({"captum": 5}, Evidence, "captum must be an object or null, got 5"),
-        ({"method": ["attack"]}, Provenance, "method must be text or null, got ['attack']"),
+        ({"module": ["attack"]}, Provenance, "module must be text, got ['attack']"),
     ],
 )
 def test_other_types_are_named(values: Mapping[str, Any], kind: type, words: str) -> None:
@@ -150,7 +150,9 @@ def test_damaged_evidence_is_named(content: str, folder: FolderStorage) -> None:
         folder.evidence()
 
 
-@pytest.mark.parametrize("value", ["5", "[a]", "{method: [x]}", "{sha256: 3}", "{weights_sha256: 1}", "{labels: a}"])
+@pytest.mark.parametrize(
+    "value", ["5", "[a]", "{module: [x]}", "{sha256: 3}", "{weights_sha256: 1}", "{probe_logits: a}"]
+)
 def test_damaged_provenance_is_named(value: str, folder: FolderStorage) -> None:
     path = folder.path / "config.yaml"
     path.write_text(path.read_text().partition("recorded:")[0] + f"recorded: {value}\n")

@@ -151,9 +151,9 @@ def test_a_file_that_is_not_as_recorded_counts_nowhere(smooth: Network, tmp_path
 @pytest.mark.parametrize(
     ("options", "got"),
     [
-        ({"attack": "pgd", "labels": [0, 1], "targets": [1, 2]}, "targets"),
+        ({"attack": "pgd", "label": [0, 1], "target": [1, 2]}, "targets"),
         ({"attack": "pgd"}, "predicted labels: give label"),
-        ({"attack": "ddn", "labels": [0, 1]}, "no file within a ball"),
+        ({"attack": "ddn", "label": [0, 1]}, "no file within a ball"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:. skipped of 2 images")
