@@ -259,6 +259,9 @@ class Record(JsonObject):
             cls.kind = kind or re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Record")).lower()
             Record.kinds[cls.kind] = cls
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.flat()
+
     def __getitem__(self, name: str) -> Any:
         kind: Any = type(self)
         if name == "kind" or name in _field_hints(kind) or name in items_of(kind):
