@@ -273,7 +273,7 @@ def test_a_reshape_that_cannot_be_imported_is_rejected(reshape: str, sentence: s
 
 def test_a_reshape_is_a_function_or_its_path(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     network, x = network_of(conv_net(), 16), photographs(16).float()
-    options: dict[str, Any] = {"check": "none", "wandb": "disabled"}
+    options: dict[str, Any] = {"captum": "none", "wandb": "disabled"}
     expected = lv.saliency(network, x, target=TARGETS, method=GradCAM("4", reshape=flipped), **options).maps
     for number, reshape in enumerate((flipped, f"{__name__}:flipped")):
         method = GradCAM("4", reshape=reshape)

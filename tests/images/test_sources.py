@@ -121,8 +121,8 @@ def test_the_normalization_of_tensors_is_removed(method: Any, given: Any, smooth
     normalized = given((x - mean) / std)
     if isinstance(normalized, np.ndarray) and normalized.shape[-1] == 3:
         normalized = [image.astype(np.float64) for image in normalized]
-    plain = method(smooth, x, iterations=2, check="none", seed=3)
-    run = method(smooth, normalized, normalization=(MEAN, STD), iterations=2, check="none", seed=3)
+    plain = method(smooth, x, iterations=2, seed=3)
+    run = method(smooth, normalized, normalization=(MEAN, STD), iterations=2, seed=3)
     torch.testing.assert_close(run.images, plain.images, rtol=0, atol=1e-6)
     torch.testing.assert_close(run.arrays, plain.arrays, rtol=1e-3, atol=1e-4)
 
@@ -134,7 +134,7 @@ def test_the_error_of_a_normalized_tensor_names_the_remedy(smooth: Network) -> N
 
 @pytest.mark.parametrize("normalization", [0.5, (0.5,), "imagenet", ((0.4, 0.5), 0.2), (0.5, (0.1, 0.2, 0.3, 0.4))])
 def test_an_invalid_normalization_is_one_sentence(normalization: Any, smooth: Network) -> None:
-    with pytest.raises(LitVizError, match=r"normalization must be \(mean, std\), one value or one per channel, got"):
+    with pytest.raises(LitVizError, match=r"^normalization must be .*, got"):
         lv.saliency(smooth, pictures(), normalization=normalization)
 
 

@@ -412,7 +412,8 @@ def test_a_run_folder_of_numbers_is_checked_and_states_the_score(tmp_path: Path,
     assert "years" in page
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["network"]["output"]["class_path"].endswith("Regression")
-    assert lv.resume(tmp_path / "run", net).records == run.records
+    resumed = lv.resume(tmp_path / "run", net)
+    assert [record.to_dict() for record in resumed.records] == [record.to_dict() for record in run.records]
 
 
 def test_outputs_are_written_and_read_back() -> None:
