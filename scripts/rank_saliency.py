@@ -93,7 +93,7 @@ class Setting:
 
     Attributes:
         test, network: names.
-        network: whose maps are measured.
+        loaded: the network, whose maps are measured.
         truth: images with the relevant pixels; all pixels where a proxy needs none.
         score: of a map, given the index of its image.
         baselines: photographs of expected gradients ``(B, C, H, W)``.
@@ -102,7 +102,7 @@ class Setting:
 
     test: str
     network: str
-    network: Network
+    loaded: Network
     truth: GroundTruth
     score: Callable[[int, Tensor], float]
     baselines: Tensor
@@ -129,7 +129,7 @@ def parts_of(name: str, module: nn.Module) -> tuple[nn.Module, nn.Module]:
         return module[:6], module[6:]
     if name == "mobilenet_v2":
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return module.features, nn.Sequential(pool, module.network)  # type: ignore[arg-type]
+        return module.features, nn.Sequential(pool, module.classifier)  # type: ignore[arg-type]
     raise LitVizError(f"the feature maps of {name} are unknown: leave out the test of disconnected cells")
 
 
@@ -260,7 +260,7 @@ class Scores:
 
 def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str], seed: int, scores: Scores) -> None:
     """Measure all methods that apply to the network."""
-    network = setting.network
+    network = setting.loaded
     shape = (network.channels, *network.size)
     for name in methods:
         of_one: list[float] = []  # scores of the maps of a method of one evaluation, which are those of each budget

@@ -306,8 +306,8 @@ def run_attack(
     attack: Attack,
     network: Callable[[Tensor], Tensor],
     x: Tensor,
-    labels: Sequence[int] | None = None,
-    targets: Sequence[int] | None = None,
+    label: Sequence[int] | None = None,
+    target: Sequence[int] | None = None,
     *,
     iterations: int | None = None,
     seeds: Sequence[int] | None = None,
@@ -319,8 +319,8 @@ def run_attack(
         attack: the attack.
         network: images ``(M, C, H, W)`` in [0, 1] -> logits ``(M, K)``.
         x: photographs ``(N, C, H, W)`` in [0, 1].
-        labels: true classes; required for an untargeted attack.
-        targets: classes to reach; untargeted if None.
+        label: true classes; required for an untargeted attack.
+        target: classes to reach; untargeted if None.
         iterations: maximum of updates, by default the attack's own. Images that are done are not evaluated again.
         seeds: of the random draws, one a row; 0, 1, 2 ... by default.
         options: task options, one mapping a row, which override the attack's (``eps``, ``lr``).
@@ -336,9 +336,9 @@ def run_attack(
         options = [{}] * len(x)
     tasks = []
     for i in range(len(x)):
-        target = None if targets is None else int(targets[i])
-        label = None if labels is None else int(labels[i])
-        tasks.append(Task(i, f"image {i}", seeds[i], target=target, label=label, options=options[i]))
+        target_class = None if target is None else int(target[i])
+        true_class = None if label is None else int(label[i])
+        tasks.append(Task(i, f"image {i}", seeds[i], target=target_class, label=true_class, options=options[i]))
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
     maximum = torch.full_like(count, iterations)
     state = attack.init(x, tasks) | {"iteration": count, "iterations": maximum, "until": maximum}

@@ -187,6 +187,7 @@ def _check_options(presentation: Presentation, options: RunOptions) -> None:
         if getattr(options, name) != getattr(default, name) and name not in presentation.run_options:
             message = f"{name} does not apply to {presentation.title.lower()}: leave it out"
             raise LitVizError(message, argument=name)
+    presentation.check_options(options.evidence_options)
 
 
 def _move_network(network: Network, device: torch.device) -> None:

@@ -156,6 +156,13 @@ class Presentation(ABC):
     evidence_options: ClassVar[tuple[str, ...]] = ()
     task_options: ClassVar[Mapping[str, str]] = {}
 
+    def check_options(self, options: EvidenceOptions) -> None:
+        """Check, before a run, what its evidence requires.
+
+        Raises:
+            LitVizError: a file or a package is missing.
+        """
+
     def attach(self, module: ImageTraining) -> None:
         """Set the evidence of the test stage of a Trainer: that of the end of a run."""
         module.verify = partial(self._test_numbers, module)

@@ -21,7 +21,7 @@ from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure
-from lit_viz.localization import localize_run
+from lit_viz.localization import import_opencv, localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord
@@ -54,6 +54,10 @@ class SaliencyMapPresentation(Presentation):
     run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "captum", "localize", "boxes")
     evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
+
+    def check_options(self, options: EvidenceOptions) -> None:
+        if reference_boxes(options) is not None:
+            import_opencv()
 
     def subtitle(self, record: Record) -> str:
         if not isinstance(record, SaliencyRecord):

@@ -298,6 +298,8 @@ def _described_one(kind: Any, json: bool) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return " or ".join(map(str, arguments))
+    if origin in _LISTS and arguments and arguments[0] is Any and not json:
+        return "a list"
     if origin in _LISTS:
         elements = [described(argument, json) for argument in arguments if argument is not Ellipsis]
         if json:

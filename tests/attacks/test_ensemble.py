@@ -269,12 +269,12 @@ def known(record: Any) -> dict[str, Any]:
 def test_slots_give_equal_outcomes_and_every_image_is_logged(smooth: Network, train: Train) -> None:
     tasks = queue(smooth, [0.0005, 0.02, 0.001, 0.05, 0.002])
     runs = [train(module(smooth, slots), tasks, precision="64-true") for slots in (1, 3)]
-    assert {result.record.by for result in runs[0].records.values()} > {None}
+    assert {result.record.by for result in runs[0].results.values()} > {None}
     for i in range(5):
-        alone = runs[0].records[i]
+        alone = runs[0].results[i]
         for run in runs:
-            record = run.records[i].record
-            assert torch.equal(run.records[i].image, alone.image)
+            record = run.results[i].record
+            assert torch.equal(run.results[i].image, alone.image)
             for key in ("by", "tried", "iterations", "forwards", "success_float", "success_file"):
                 assert getattr(record, key) == getattr(alone.record, key)
             # APGD returns to a point with a stored gradient, or not, where two scores are equal but for rounding.

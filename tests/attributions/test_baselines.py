@@ -35,8 +35,8 @@ def test_a_baseline_image_is_the_start_of_the_path(kind: Any, given: Any, smooth
         ),
         (torch.rand(3, 64, 64) + 1, r"a baseline image must be in \[0, 1\], got 1 to 2"),
         (torch.full((3, 4, 4), torch.nan), r"a baseline image must be in \[0, 1\], got nan to nan"),
-        (None, r"a baseline image must be numbers \(C, H, W\) in \[0, 1\], got None"),
-        (True, "baseline must be one of black, mean, blurred, random, a gray value or an image, got True"),
+        (None, "baseline must be black or mean or blurred or random or a number or .* or a list, got None"),
+        (True, "baseline must be black or mean or blurred or random or a number or .* or a list, got True"),
         ("blured", "got 'blured'; did you mean 'blurred'"),
     ],
 )

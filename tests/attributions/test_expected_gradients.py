@@ -77,7 +77,7 @@ def test_a_folder_is_the_same_as_its_images(smooth: Network, tmp_path: Path) -> 
         for given in (folder, images)
     )
     assert torch.equal(by_file.arrays, by_tensor.arrays)
-    (record,), (other,) = by_file.results, by_tensor.results
+    (record,), (other,) = by_file.records, by_tensor.records
     assert record["baselines_sha256"] == other["baselines_sha256"]
     changed = ExpectedGradients(images[:3])
     changed.bind(smooth)

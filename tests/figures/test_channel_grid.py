@@ -22,7 +22,7 @@ class Known:
     name = "features.3_ch5"
 
     def __init__(self, channel: int, shape: tuple[int, int] = (16, 16)) -> None:
-        common = {"index": channel, "name": self.name, "objective_file": 1.5, "top5": []}
+        common = {"index": channel, "name": self.name, "metrics": {"objective_file": 1.5}, "top5": []}
         self.record = LayerImageRecord.from_dict({**common, "layer": "features.3", "channel": channel})
         self.shape = shape
 

@@ -359,7 +359,7 @@ def photographs(tmp_path, monkeypatch):
 def test_the_command_compares_boxes_with_reference_boxes(
     photographs, capsys, lit_viz: Any, records: Any, small_options: Any
 ):
-    words = [str(photographs / "one.png"), str(photographs / "two.png"), *small_options, "--check", "none", "--boxes"]
+    words = [str(photographs / "one.png"), str(photographs / "two.png"), *small_options, "--captum", "none", "--boxes"]
     run = photographs / "run"
     lit_viz("saliency", *words, str(photographs), "--out", str(run))
     one, two = records(run)
@@ -381,7 +381,7 @@ def test_unmatched_reference_boxes_and_other_sizes_are_reported(photographs, cap
     (photographs / "two.xml").write_text(VOC.replace("40", "41"))
     (photographs / "one.xml").write_text(VOC.replace("30</h", "31</h"))
     (photographs / "three.xml").write_text(VOC)
-    words = [str(photographs / "one.png"), str(photographs / "two.png"), *small_options, "--check", "none", "--boxes"]
+    words = [str(photographs / "one.png"), str(photographs / "two.png"), *small_options, "--captum", "none", "--boxes"]
     lit_viz("saliency", *words, str(photographs), "--out", str(photographs / "run"))
     message = " ".join(capsys.readouterr().err.split())
     assert "reference boxes: 1 of 3 entries match no photograph of this run, such as three.xml" in message
@@ -391,7 +391,7 @@ def test_unmatched_reference_boxes_and_other_sizes_are_reported(photographs, cap
 def test_localize_needs_no_reference_boxes(photographs, lit_viz: Any, records: Any, small_options: Any):
     run = photographs / "run"
     lit_viz(
-        "saliency", "--localize", str(photographs / "one.png"), *small_options, "--check", "none", "--out", str(run)
+        "saliency", "--localize", str(photographs / "one.png"), *small_options, "--captum", "none", "--out", str(run)
     )
     assert records(run)[0]["iou"] is None
     assert len(records(run)[0]["box"]) == 4

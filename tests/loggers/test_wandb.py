@@ -129,7 +129,9 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         folder.add_result(Result(task, record, snapshot(task, 100).image))
     folder.finish()
     folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2)))
-    points = [RobustnessPoint(eps="4/255", robust=1, photographs=2, share=0.5, low=0.1, high=0.9)]
+    points = []
+    for eps, robust in (("4/255", 1), ("8/255", 0)):
+        points.append(RobustnessPoint(eps=eps, robust=robust, photographs=2, share=robust / 2, low=0.0, high=0.9))
     folder.merge_evidence(Evidence(robustness=RobustnessEvidence(what="robust", norm="linf", points=points)))
     second.finish()
     second.finish()
@@ -187,7 +189,7 @@ def test_a_resume_continues_the_same_run(offline: SimpleNamespace) -> None:
 def test_a_finished_run_has_a_table_and_an_artifact(offline: SimpleNamespace) -> None:
     (row,) = [row for row in history(offline.records) if "results._type" in row]
     table = json.loads((offline.files / row["results.path"]).read_text())
-    assert table["columns"][:4] == ["image", "index", "name", "source"]
+    assert table["columns"][:4] == ["image", "kind", "index", "name"]
     assert len(table["data"]) == 2
     last = dict(zip(table["columns"], table["data"][1], strict=True))
     assert (last["probability"], last["box"], json.loads(last["top5"])[0][0]) == (1.0, "none", "tarantula")

@@ -184,7 +184,7 @@ def test_the_command_counts_and_rejects(photographs: Path, tmp_path: Path, capsy
     assert "unrecognized option --chanels" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["microscope", "zoo/fashion_cnn"])
-    assert "required" in capsys.readouterr().err
+    assert "requires --layers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("own", "function"), [(survey_module, "_read"), (Step, "finish"), (pages_module, "_crops")])

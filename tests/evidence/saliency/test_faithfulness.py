@@ -183,7 +183,7 @@ def test_the_command_evaluates_the_pointing_game(
     evidence = json.loads((tmp_path / "run" / "evidence.json").read_text())
     assert evidence["faithfulness"]["maps"][0]["points_at_box"] is True
     lit_viz("check", "--faithfulness", expect=1)
-    assert "usage: lit-viz check RUN [--faithfulness]" in capsys.readouterr().err
+    assert "lit-viz check requires FOLDER: see lit-viz check --help" in capsys.readouterr().err
     lit_viz("check", str(tmp_path / "run"), "--fathfulness", expect=1)
     assert "unrecognized option --fathfulness; did you mean --faithfulness?" in capsys.readouterr().err
 
