@@ -156,7 +156,7 @@ class Presentation(ABC):
     evidence_options: ClassVar[tuple[str, ...]] = ()
     task_options: ClassVar[Mapping[str, str]] = {}
 
-    def check_options(self, options: EvidenceOptions) -> None:
+    def check_options(self, options: EvidenceOptions) -> None:  # noqa: B027
         """Check, before a run, what its evidence requires.
 
         Raises:
