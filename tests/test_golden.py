@@ -168,7 +168,7 @@ def run_attack(attack: Any, steps: int, side: int = 8, **goals: Any) -> dict[str
         rows["backward"] += int((gradient != 0).any(1).sum())
 
     x = photographs(3, side)
-    goals = goals or {"labels": fast(x)[0].argmax(1).tolist()}
+    goals = goals or {"label": fast(x)[0].argmax(1).tolist()}
     outcome, state = attacks.run_attack(attack, counted, x, iterations=steps, **goals)
     return {"images": outcome, "success": state["fooled"], **rows}
 
@@ -544,7 +544,7 @@ def draws_case() -> Any:
 def part_cases() -> dict[str, Callable[[], Any]]:
     def attack(name: str, targeted: bool) -> Any:
         options, steps = ATTACK_CASES[name]
-        goals = {"targets": [4, 2, 0], "labels": [1, 3, 2]} if targeted else {}
+        goals = {"target": [4, 2, 0], "label": [1, 3, 2]} if targeted else {}
         return run_attack(ATTACKS[name.split()[0]](**options), steps, **goals)
 
     def attribution(name: str) -> Any:
