@@ -47,7 +47,7 @@ def test_a_module_and_a_batch_need_no_size() -> None:
         assert torch.equal(lv.saliency(smooth_network(), images, **named).arrays, expected)
     assert lv.attack(smooth_network(), photographs(), target=1, iterations=1).images.shape == (3, 3, 16, 16)
     for images in ("packaged:chelsea", [photographs()[0], torch.rand(3, 20, 20)]):
-        with pytest.raises(LitVizError, match="the input size of Smooth is required: give size="):
+        with pytest.raises(LitVizError, match="the input size of Smooth is required: give the size"):
             lv.saliency(smooth_network(), images)
 
 

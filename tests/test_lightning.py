@@ -192,7 +192,7 @@ def _layer_tasks(net: Network, layer: str = "features.3") -> TaskQueue:
         ),
         (
             lambda net: (lv.ClassVisualization(net), _layer_tasks(net)),
-            "the objective Logit takes tasks of classes, got 'features.3_ch1': give objective=Channel(...), or "
+            "the objective Logit takes tasks of classes, got 'features.3_ch1': give the objective Channel(...), or "
             "ClassTasks",
         ),
         (

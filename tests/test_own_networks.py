@@ -155,7 +155,7 @@ def test_a_head_of_other_classes_in_a_named_architecture(tmp_path: Path) -> None
         ("nowhere_at_all:three", "run the command in the folder of its file, now {cwd}"),
         ("{}:Net", "missing a required argument: 'classes'): name a function such as def build(): return Net"),
         ("{}:ending", "ends in softmax, but must return logits: remove its last layer"),
-        ("{}:three", "the input size of {}:three is required: give size="),
+        ("{}:three", "the input size of {}:three is required: give the size"),
     ],
 )
 def test_wrong_names_are_rejected_with_a_suggestion(nets: str, named: str, message: str) -> None:

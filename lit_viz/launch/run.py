@@ -208,7 +208,7 @@ class Run:
         require(Path(path).suffix.lower() == ".gif", "the path of an animation must end in .gif", path)
         saved = save_evolution(self.presentation.evolutions(self.outcomes), Path(path))
         if saved is None:
-            raise LitVizError("an animation requires logged images, and the run has none: give log_at=")
+            raise LitVizError("an animation requires logged images, and the run has none: give log_at")
         return saved
 
     def figure(self) -> Figure:

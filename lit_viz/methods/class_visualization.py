@@ -273,7 +273,7 @@ class ClassVisualization(ImageTraining):
                 logits, activations = net.original_network()(inputs, self.objective.layers)
             except (RuntimeError, AssertionError, ValueError) as error:  # depends on the network
                 raise LitVizError(
-                    f"{net.name} takes no images of {size[0]} x {size[1]} pixels: give native=False, for "
+                    f"{net.name} takes no images of {size[0]} x {size[1]} pixels: give native False, for "
                     f"inputs of {net.size[0]} x {net.size[1]}"
                 ) from error
             members = torch.arange(self.group)
@@ -320,7 +320,7 @@ class ClassVisualization(ImageTraining):
             hint = "init= starts from one"
             raise LitVizError(f"{name} takes tasks of classes or layers, got the photograph {task.name!r}: {hint}")
         if "target" in self.objective.task_fields and task.target is None:
-            hint = "give objective=Channel(...), or ClassTasks"
+            hint = "give the objective Channel(...), or ClassTasks"
             raise LitVizError(f"the objective {objective} takes tasks of classes, got {task.name!r}: {hint}")
         if "channel" in self.objective.task_fields and "channel" not in task.options:
             hint = "give LayerTasks with channel"

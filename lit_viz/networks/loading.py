@@ -118,7 +118,7 @@ def _on_device(module: nn.Module, device: str | torch.device, *, is_given: bool)
 def _normalization_note(tested: isolation.Original, origin: str, multi_label: bool | None) -> str:
     mean, std = _listed(tested.mean), _listed(tested.std)
     note = (
-        f"{tested.name}: images are normalized by mean {mean} and std {std} ({origin}); give mean= and std= if it was "
+        f"{tested.name}: images are normalized by mean {mean} and std {std} ({origin}); give mean and std if it was "
         "trained with others"
     )
     return note + _EXCLUSIVE if multi_label is None else note
@@ -149,7 +149,7 @@ def _output_notes(name: str, returned: Any, has_names: bool) -> list[str]:
     if sign is not None:
         notes.append(
             f"the {logits.shape[-1]} outputs of {name} look like an embedding, not like logits of classes ({sign}): "
-            "give labels= if they are classes, or score them by load_network(..., output=Embedding(...))"
+            "give labels if they are classes, or score them by load_network(..., output=Embedding(...))"
         )
     return notes
 
@@ -281,7 +281,7 @@ def _copied(module: nn.Module, purpose: str) -> nn.Module:
 def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int]:
     if size is None:
         raise LitVizError(
-            f"the input size of {name} is required: give size= of the network in pixels, and mean=, std= as in training"
+            f"the input size of {name} is required: give the size in pixels, and mean and std as in training"
         )
     sides = (size, size) if isinstance(size, int) else tuple(size)
     valid = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)

@@ -20,7 +20,7 @@ KINDS = (
 )  # fmt: skip
 _UNREAD = ("do_pad", "rescale_offset")  # options of these processors that have to be off
 _WARPED = 384  # pixels; from this size on, ConvNext's stretches pictures instead of cropping them
-_INSTEAD = "give mean=, std= and size= instead"
+_INSTEAD = "give mean, std and size instead"
 
 
 def stored_processor(config: Any) -> Any:

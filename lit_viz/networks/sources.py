@@ -222,7 +222,7 @@ def _timm(name: str) -> Source:
 
     def publish() -> tuple[nn.Module, Path | None]:
         if config is None or not config.has_weights:
-            raise LitVizError(f"timm publishes no weights of {architecture!r}: give weights=FILE, or weights='none'")
+            raise LitVizError(f"timm publishes no weights of {architecture!r}: give a file of weights, or weights none")
         if config.hf_hub_id:
             path = repository_file(config.hf_hub_id, [config.hf_hub_filename or WEIGHTS_FILES[0]], name)
         else:

@@ -96,8 +96,8 @@ class LayerObjective(Objective):
         require(self.axis is None or found.has_tokens, "axis requires a layer of tokens", got)
         if self.axis is None and found.has_tokens and not isinstance(self, Layer):
             raise LitVizError(
-                f"layer {self.layer!r} has {found.tokens} tokens of {found.channels} features: give axis=feature (a "
-                "channel is a feature of all tokens) or axis=token (a channel is a token)"
+                f"layer {self.layer!r} has {found.tokens} tokens of {found.channels} features: give axis feature (a "
+                "channel is a feature of all tokens) or axis token (a channel is a token)"
             )
 
 
@@ -266,7 +266,7 @@ class Diversity(LayerObjective):
         """Compute for each input the negative mean similarity to the other images of its group, in [-1, 1]."""
         members: list[int] = [] if outputs.members is None else to_list(outputs.members)
         if not any(members):
-            raise LitVizError("Diversity requires a group of images, got one image per task: give group=2")
+            raise LitVizError("Diversity requires a group of images, got one image per task: give group 2")
         group, views = max(members) + 1, members.index(1)
         activation = self.maps(outputs).flatten(2)
         gram = torch.nn.functional.normalize((activation @ activation.transpose(1, 2)).flatten(1), dim=1)

@@ -109,7 +109,7 @@ def call_method(network: Callable[..., Any], method: str | None, x: Tensor) -> A
     if method is None:
         return network(x)
     if not hasattr(network, method):
-        raise LitVizError(f"the network has no method {method!r}: give method= the name of one that takes images")
+        raise LitVizError(f"the network has no method {method!r}: give method, the name of one that takes images")
     return getattr(network, method)(x)
 
 
@@ -135,9 +135,7 @@ def embeddings_in(returned: Any, images: int, select: int | str | Callable[..., 
             found = returned[0] if isinstance(returned, (tuple, list)) and returned else None
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != images:
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(returned).__name__}"
-        raise LitVizError(
-            f"embeddings must be a tensor (N, D), got {got}: give select=, a function of the return value"
-        )
+        raise LitVizError(f"embeddings must be a tensor (N, D), got {got}: give select, a function of the return value")
     return found
 
 

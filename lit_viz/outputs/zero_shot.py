@@ -83,7 +83,7 @@ class ZeroShot(Output):
         assert self.tokenizer is not None
         embed = next((getattr(network, text) for _, text in _METHODS if hasattr(network, text)), None)
         if embed is None:
-            raise LitVizError("the network can't embed texts: give text_embeddings=")
+            raise LitVizError("the network can't embed texts: give text_embeddings")
         device = next(network.parameters()).device
         means = []
         for name in self.classes:

@@ -345,7 +345,7 @@ def test_no_hook_stays_where_the_objective_raises(kinked: Network) -> None:
 
 
 def test_an_unsupported_size_is_rejected(kinked: Network) -> None:
-    with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: give native=False"):
+    with pytest.raises(LitVizError, match=r"takes no images of 24 x 24 pixels: give native False"):
         method(kinked, Channel("body.0"), picture=PictureOptions(native=True, size=24))
     method(kinked, Channel("body.0"), picture=PictureOptions(size=24))
 

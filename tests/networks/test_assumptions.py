@@ -22,7 +22,7 @@ def normalization(network: Network) -> list[str]:
 
 def test_the_normalization_of_a_module_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     note = (
-        "Sequential: images are normalized by mean 0 and std 1 (none was given); give mean= and std= if it was trained "
+        "Sequential: images are normalized by mean 0 and std 1 (none was given); give mean and std if it was trained "
         "with others, and multi_label=True if its labels do not exclude each other"
     )
     with caplog.at_level(logging.WARNING, "lit_viz"):

@@ -184,7 +184,7 @@ def test_a_module_that_can_not_be_imported_is_rejected() -> None:
 
 
 def test_a_module_requires_a_size_and_notes_missing_normalization() -> None:
-    with pytest.raises(LitVizError, match="the input size of Sequential is required: give size="):
+    with pytest.raises(LitVizError, match="the input size of Sequential is required: give the size"):
         load_network(conv_net())
     network = load_network(conv_net(), size=16)
     assert (network.mean, network.std) == ((0.0,) * 3, (1.0,) * 3)
@@ -234,8 +234,8 @@ class Head(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "note"),
     [
-        ("pooled", r"the 64 outputs of Head look like an embedding.* \(the last operation is Mean\): give labels="),
-        ("unit", r"the 64 outputs of Head look like an embedding.* \(their length is 1\): give labels="),
+        ("pooled", r"the 64 outputs of Head look like an embedding.* \(the last operation is Mean\): give labels"),
+        ("unit", r"the 64 outputs of Head look like an embedding.* \(their length is 1\): give labels"),
         ("tuple", r"Head returns a tuple of 2: its first element \(N, 64\) is taken for the logits"),
         ("linear", ""),
     ],

@@ -171,8 +171,8 @@ def test_the_whole_layer_leaves_the_class_token_out(vit: Network) -> None:
 @pytest.mark.parametrize(("layer", "axis"), [("vit", None), ("swin", None), ("other", "feature"), ("maps", "token")])
 def test_an_ambiguous_axis_is_rejected(layer: str, axis: Any, vit: Network, swin: Network) -> None:
     cases = {
-        "vit": (vit, MLP, "16 tokens of 96 features: give axis=feature .* or axis=token"),
-        "swin": (swin, STAGE, "64 tokens of 16 features: give axis=feature"),
+        "vit": (vit, MLP, "16 tokens of 96 features: give axis feature .* or axis token"),
+        "swin": (swin, STAGE, "64 tokens of 16 features: give axis feature"),
         "other": (swin, "layers.1.blocks.0.attn.qkv", "must have channels for each image"),
         "maps": (vit, "patch_embed.proj", "axis requires a layer of tokens"),
     }
