@@ -563,15 +563,16 @@ def test_unknown_options_in_python(tmp_path: Path) -> None:
 # -- interruption
 
 
-def interruptible(run: Path, *, small_options: Any) -> list[str]:
+def interruptible(run: Path, *, small_options: Any, checkpoint_every: int = 4) -> list[str]:
     """Return the command of a run of some seconds."""
     words = ["visualize", "0", "1", "2", "3", "4", *small_options, "--slots", "2", "--iterations", "24", "--views", "1"]
-    return [*words, "--checkpoint-every", "4", "--log-at", "every:8", "--out", str(run)]
+    return [*words, "--checkpoint-every", str(checkpoint_every), "--log-at", "every:8", "--out", str(run)]
 
 
-def start(run: Path, *words: str, small_options: Any) -> BaseProcess:
+def start(run: Path, *words: str, small_options: Any, checkpoint_every: int = 4) -> BaseProcess:
     """Start the run in a forked process, which has torch imported already; its stderr is the file ``<run>.err``."""
-    arguments = ([*interruptible(run, small_options=small_options), *words], run.with_suffix(".err"))
+    command = interruptible(run, small_options=small_options, checkpoint_every=checkpoint_every)
+    arguments = ([*command, *words], run.with_suffix(".err"))
     process = get_context("fork").Process(target=_run_forked, args=arguments)
     process.start()
     return process
@@ -610,9 +611,8 @@ def test_a_killed_run_resumes_bit_equal(
 ) -> None:
     run = tmp_path / "run"
     last, results = run / "checkpoints" / "last.ckpt", run / "results.jsonl"
-    process = start(
-        run, *(["--checkpoint-every", "100000"] if stage.startswith("before") else []), small_options=small_options
-    )
+    checkpoint_every = 100000 if stage.startswith("before") else 4
+    process = start(run, small_options=small_options, checkpoint_every=checkpoint_every)
     conditions = {
         "before the first checkpoint": lambda: (run / "frames" / "0000_class_0" / "iter_000008.png").exists(),
         "in the middle": last.exists,

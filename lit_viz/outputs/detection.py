@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import box_iou
 
 from lit_viz.errors import LitVizError, require
 from lit_viz.networks.outputs import Output
@@ -90,7 +89,7 @@ class Detection(Output):
             counts = torch.ones_like(found["scores"], dtype=torch.bool)
             if self.box is not None:
                 box = torch.tensor([self.box]).to(found["boxes"])
-                counts = box_iou(found["boxes"], box)[:, 0] >= self.iou
+                counts = _overlaps(found["boxes"], box)[:, 0] >= self.iou
             log_odds = torch.logit(found["scores"][counts], eps=1e-6)
             rows.append(row.scatter_reduce(0, found["labels"][counts], log_odds.to(row), "amax"))
         return torch.stack(rows) - self._threshold
@@ -110,7 +109,7 @@ class Detection(Output):
         """Return the overlap of the candidates with the box, ``(M, K)``."""
         boxes = image.boxes.detach()
         box = torch.tensor([self.box]).to(boxes)
-        overlap: Tensor = box_iou(boxes.reshape(-1, 4), box)[:, 0].view(boxes.shape[:-1])
+        overlap: Tensor = _overlaps(boxes.reshape(-1, 4), box)[:, 0].view(boxes.shape[:-1])
         if overlap.ndim == 1:
             overlap = overlap[:, None].expand_as(image.log_odds)
         return overlap
@@ -194,3 +193,11 @@ def _log_odds_of_centerness(logits: Tensor, centerness: Tensor) -> Tensor:
     """Return the log-odds of the scores of FCOS, the geometric mean of probability and centerness."""
     log_p = (functional.logsigmoid(logits) + functional.logsigmoid(centerness)) / 2
     return log_p - torch.log(-torch.expm1(log_p.clamp(max=-1e-7)))
+
+
+def _overlaps(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return the intersection over union of boxes ``(N, 4)`` and ``(M, 4)``, ``(N, M)``."""
+    from torchvision.ops import box_iou  # takes a second to import
+
+    overlaps: Tensor = box_iou(boxes, others)
+    return overlaps
