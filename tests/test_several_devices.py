@@ -43,6 +43,12 @@ def own_words(small_options: list[str]) -> list[str]:
     return [*words, "--iterations", "150", "--checkpoint-every", "20", "--log-at", "every:50"]
 
 
+def changed(words: list[str], option: str, value: str) -> list[str]:
+    """Return words with another value of an option."""
+    position = words.index(option) + 1
+    return [*words[:position], value, *words[position + 1 :]]
+
+
 def start_run(run: Path, *words: str, own_words: Any, **surroundings: str) -> subprocess.Popen[str]:
     return start([sys.executable, "-m", "lit_viz", *own_words, *TWO, "--out", str(run), *words], **surroundings)
 
@@ -108,7 +114,7 @@ def test_a_signal_stops_all_processes_and_another_number_resumes(
     message = finish(process)
     assert process.returncode == 143, message
     assert message.count(f"lit-viz resume {run}") == 1
-    lit_viz(*own_words, "--slots", "1", "--out", str(run), "--resume")  # one process with one slot
+    lit_viz(*changed(own_words, "--slots", "1"), "--out", str(run), "--resume")  # one process with one slot
     kept = contents(run)
     assert [r["index"] for r in kept["records"]] == [0, 1, 2, 3, 4]
     assert kept.keys() == undisturbed.keys()
@@ -145,7 +151,7 @@ def test_wandb_receives_the_logs_of_all_processes(
     run = tmp_path / "run"
     with wandb_server() as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": 40 * "a", "WANDB_MODE": "online"}
-        process = start_run(run, "--wandb", "online", **online, own_words=own_words)
+        process = start_run(run, **online, own_words=changed(own_words, "--wandb", "online"))
         wait_for((run / "frames" / "0000_class_0" / "iter_000050.png").exists, lambda: process.poll() is None)
         os.kill(process.pid, signal.SIGTERM)
         message = finish(process)
@@ -183,14 +189,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, slurm: Any) -> Iterator[An
         yield running
 
 
-#: Long enough for a signal that takes a second to arrive.
-LONGER = ["--iterations", "800"]
+@pytest.fixture(scope="module")
+def longer_words(own_words: Any) -> list[str]:
+    """Arguments of a run that takes long enough for a signal that takes a second to arrive."""
+    return changed(own_words, "--iterations", "800")
 
 
 @pytest.fixture(scope="module")
-def long_undisturbed(tmp_path_factory: pytest.TempPathFactory, contents: Any, own_words: Any) -> dict[str, Any]:
+def long_undisturbed(tmp_path_factory: pytest.TempPathFactory, contents: Any, longer_words: Any) -> dict[str, Any]:
     run = tmp_path_factory.mktemp("long") / "run"
-    process = start_run(run, *LONGER, own_words=own_words)
+    process = start_run(run, own_words=longer_words)
     message = finish(process)
     assert process.returncode == 0, message
     return contents(run)
@@ -198,13 +206,12 @@ def long_undisturbed(tmp_path_factory: pytest.TempPathFactory, contents: Any, ow
 
 @pytest.mark.parametrize("why", ["preempted", "out of time"])
 def test_a_requeued_slurm_job_resumes_bit_equal(
-    why: str, cluster: Any, long_undisturbed: dict[str, Any], tmp_path: Path, contents: Any, own_words: Any
+    why: str, cluster: Any, long_undisturbed: dict[str, Any], tmp_path: Path, contents: Any, longer_words: Any
 ) -> None:
     run, output = tmp_path / "run", tmp_path / "output.txt"
     where = ["--parsable", "--nodes", "2", "--ntasks-per-node", "1", "--chdir", str(ROOT), "--output", str(output)]
-    job = cluster(
-        "sbatch", *where, "scripts/slurm.sh", *own_words, *LONGER, "--wandb", "offline", "--out", str(run)
-    ).strip()
+    words = [*changed(longer_words, "--wandb", "offline"), "--out", str(run)]
+    job = cluster("sbatch", *where, "scripts/slurm.sh", *words).strip()
     cluster.wait((run / "checkpoints" / "last.ckpt").exists)
     if why == "preempted":
         cluster("sbatch", "--partition", "urgent", "--nodes", "2", "--output", "/dev/null", "--wrap", "true")

@@ -34,7 +34,7 @@ PARTS = ("forward", "backward", "views", "snapshots", "evidence", "rest of the s
 #: Command and options of each run.
 RUNS: dict[str, tuple[str, Result]] = {
     "class images, 4 views": ("visualize", {"log_at": "every:20"}),
-    "fooling": ("attack", {"targets": 6}),
+    "fooling": ("attack", {"target": 6}),
     "PGD, no stop": ("attack", {"attack": "pgd", "early_stop": False, "eps": 4 / 255}),
     "DDN": ("attack", {"attack": "ddn"}),
     "SmoothGrad": ("saliency", {"method": "smoothgrad"}),
@@ -53,7 +53,7 @@ def run(name: str, iterations: int) -> Result:
         held_out_judge(net)  # loads them
         started = lambda: lv.visualize(net, list(range(SLOTS)), **given)  # noqa: E731
     else:
-        classes = {"targets": labels, "check": "none"} if command == "saliency" else {"labels": labels}
+        classes = {"target": labels, "captum": "none"} if command == "saliency" else {"label": labels}
         given |= {"log_at": "last", "curve_at": "last", **classes}
         started = lambda: getattr(lv, command)(net, x, **given)  # noqa: E731
     with time_parts(_PLACES) as clock:
