@@ -96,15 +96,24 @@ def then_forge(change: Change) -> Change:
 
 def _of_records() -> _Listed:
     keys = {
-        "images": ("index", "name", "status", "target", "seconds", "file", "probability", "top5", "judges"),
-        "files": ("source", "label", "norm", "eps", "success_file", "predicted", "original_box", "l2", "attack"),
-        "maps": ("method", "reducer", "original_size", "box", "maximum", "relative_error", "array"),
-        "universal": ("fooling_rate", "photographs", "magnified"),
-    }
+        "images": (
+            "kind", "index", "name", "status", "target", "seconds", "file", "metrics", "metrics.probability", "top5",
+            "judges",
+        ),
+        "files": (
+            "source", "label", "settings", "settings.norm", "settings.eps", "success_file", "predicted",
+            "original_box", "metrics.l2", "attack",
+        ),
+        "maps": (
+            "method", "reducer", "original_size", "box", "metrics.maximum", "metrics.relative_error", "array",
+        ),
+        "universal": ("metrics.fooling_rate", "photographs", "magnified"),
+    }  # fmt: skip
     for sample, names in keys.items():
         for key in names:
             for about, value in VALUES.items():
-                yield sample, f"record: {key} is {about}", with_value("results.jsonl", (key,), value)
+                change = with_value("results.jsonl", tuple(key.split(".")), value)
+                yield sample, f"record: {key} is {about}", change
     for key in ("index", "name", "file", "original", "predicted_name"):
         for about in ("a word", "an enormous number", "a list", "a path"):
             change = with_value("photographs/*.jsonl", (key,), VALUES[about])
@@ -142,14 +151,15 @@ def _append(run: Path, name: str, text: str) -> None:
 
 def _of_configurations() -> _Listed:
     values = ["5", "[a, b]", "{a: 1}", "null", "x", "''", "9" * 400, ".inf", "2026-99-99", "&a [*a]", "!!python/none"]
-    keys = ("method", "module", "presentation", "weights_sha256", "probe_logits", "multi_label", "sha256", "format")
+    keys = ("module", "presentation", "weights_sha256", "probe_logits", "multi_label", "sha256", "format")
     for key in keys:
         for value in values:
-            change = replace("config.yaml", rf"\n  {key}:.*(\n  +-.*|\n    .*)*", f"\n  {key}: {value}")
+            change = replace("config.yaml", rf"\n  {key}:.*(\n  +-.*|\n    .*)*", rf"\n  {key}: {value}")
             yield "images", f"recorded: {key} is {value[:10]}", then_forge(change)
-    for key in ("iterations", "seed", "slots", "log_at", "figure", "network", "model", "trainer", "logger", "tags"):
+    keys = ("network", "module", "parameterization", "transforms", "iterations", "slots", "log_at", "tasks", "seed")
+    for key in (*keys, "run", "figure", "trainer", "logger", "tags"):
         for value in values:
-            change = replace("config.yaml", rf"\n{key}:.*(\n[ -].*)*", f"\n{key}: {value}")
+            change = replace("config.yaml", rf"\n( *){key}:.*(\n\1[ -].*)*", rf"\n\1{key}: {value}")
             yield "images", f"option: {key} is {value[:10]}", then_forge(change)
 
 
