@@ -1,25 +1,24 @@
-"""The parsers of the commands: options of methods, runs, networks and the Trainer, from signatures and docstrings."""
+"""The parsers of the commands: options of methods, runs, networks and the Trainer, from signatures and docstrings.
+
+What imports Lightning is imported within the functions, so that ``classes`` and ``layers`` start without it.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 from docstring_parser import parse as parse_docstring
 
-from lit_viz import api
 from lit_viz.errors import LitVizError
-from lit_viz.launch.execute import OPTIONS_OF_METHODS, run
-from lit_viz.launch.form import LISTS_OF_PARTS, Form, Owner, config_names
-from lit_viz.launch.methods import COMMANDS, MethodCommand, read_config
-from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, TRAINER_DEFAULTS
 from lit_viz.launch.parser import Parser, helps_of
-from lit_viz.loggers.base import LoggerSettings
 from lit_viz.outputs.loading import load_network
-from lit_viz.presentations import presentation_of
 from lit_viz.utils.parts import Part, classes_in, hints_of, named_classes
+
+if TYPE_CHECKING:
+    from lit_viz.launch.form import Form, Owner
+    from lit_viz.launch.methods import MethodCommand
 
 #: Options that ``--help`` of a method shows; ``--help-all`` shows all.
 SHOWN = frozenset({
@@ -43,6 +42,9 @@ _NOT_OF_RUN = ("module", "tasks", "trainer", "logging", "progress")
 
 def first_words(command: MethodCommand, words: Sequence[str]) -> Form:
     """Return the form of ``--config`` and of the chosen part, which decide which options there are."""
+    from lit_viz import api
+    from lit_viz.launch.methods import read_config
+
     first = Parser(command.name)
     first.add("", getattr(api, command.name), only=("config", command.part))
     first.add_argument("--help", "-h", "--help-all", action="store_true")
@@ -64,6 +66,12 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
         form: a form with the parts whose arguments are options.
         every: whether the help shows all options.
     """
+    from lit_viz import api
+    from lit_viz.launch.execute import OPTIONS_OF_METHODS
+    from lit_viz.launch.form import config_names
+    from lit_viz.launch.methods import read_config
+    from lit_viz.presentations import presentation_of
+
     function = getattr(api, command.name)
     shown = None if every else SHOWN
     summary = parse_docstring(function.__doc__ or "").short_description or ""
@@ -104,6 +112,8 @@ def _defaults_of(form: Form) -> dict[str, Any]:
 
 def _names_of_parts(module: type[Any]) -> dict[str, str]:
     """Return, for each argument of a module that is a part, a sentence with the names of the classes."""
+    from lit_viz.launch.form import LISTS_OF_PARTS
+
     sentences: dict[str, str] = {}
     for name, hint in hints_of(module).items():
         found: dict[type[Any], str] = {}
@@ -129,6 +139,9 @@ def _unique_names(parts: Sequence[Owner], taken: Collection[str]) -> set[str]:
 
 
 def _add_run(parser: Parser, shown: Collection[str] | None, hidden: Collection[str] = ()) -> None:
+    from lit_viz.launch.execute import run
+    from lit_viz.loggers.base import LoggerSettings
+
     parser.add("The run", run, skip=_NOT_OF_RUN, shown=shown, hidden=hidden)
     short = [name for name in hints_of(LoggerSettings) if name not in parser.taken]
     parser.add("The run", LoggerSettings, prefix="logging.", short=short, shown=shown)
@@ -143,6 +156,10 @@ def _add_network(
 
 
 def _add_trainer(parser: Parser, shown: Collection[str] | None) -> None:
+    import pytorch_lightning as pl
+
+    from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, TRAINER_DEFAULTS
+
     short = [name for name in _SHORT_TRAINER if name not in parser.taken]
     title = "Lightning's Trainer"
     parser.texts["trainer.devices"] = (
@@ -167,6 +184,8 @@ def function_parser(name: str) -> Parser:
 
 
 def _check_parser() -> Parser:
+    from lit_viz import api
+
     parser = Parser("check", "RUN [options]", "Compute all evidence for the images of a run.", "runs/fooled --trust")
     parser.add_positional("folder", "run folder")
     parser.add("Options", api.check, skip=("folder", "network", "progress"))
@@ -196,6 +215,8 @@ def _resume_parser() -> Parser:
 
 
 def _log_parser() -> Parser:
+    from lit_viz import api
+
     summary = "Log a run folder: metrics and images at their iterations, results, evidence and summary."
     parser = Parser("log", "RUN --to NAMES [options]", summary, "runs/fooled --to wandb,tensorboard")
     parser.add_positional("folder", "run folder")
@@ -227,6 +248,7 @@ def _layers_parser() -> Parser:
 
 
 def _microscope_parser() -> Parser:
+    from lit_viz import api
     from lit_viz.units import microscope
 
     parser = Parser(
@@ -250,6 +272,7 @@ def _microscope_parser() -> Parser:
 
 
 def _demo_parser() -> Parser:
+    from lit_viz import api
     from lit_viz.engine.method import Method
 
     summary = "Run all methods on packaged images, offline."
@@ -292,6 +315,8 @@ def help_text(name: str, words: Sequence[str] = (), *, every: bool = False) -> s
         words: its words, of which the configuration and the part of a method decide on the options.
         every: whether all options of a method are listed.
     """
+    from lit_viz.launch.methods import COMMANDS
+
     if name not in COMMANDS:
         return function_parser(name).format_help()
     text = command_parser(name, words, every=every).format_help()
@@ -300,6 +325,8 @@ def help_text(name: str, words: Sequence[str] = (), *, every: bool = False) -> s
 
 def command_parser(name: str, words: Sequence[str] = (), *, every: bool = True) -> Parser:
     """Return the parser of a command; arguments as of :func:`help_text`."""
+    from lit_viz.launch.methods import COMMANDS
+
     if name not in COMMANDS:
         return function_parser(name)
     return method_parser(COMMANDS[name], first_words(COMMANDS[name], words), every=every)

@@ -24,6 +24,10 @@ _MOST_SHOWN, _MOST_CHARACTERS = 8, 200
 Curve = Sequence[tuple[int, float]]
 
 
+#: Arguments of which a list of values is a task each.
+VARYING = ("eps", "iterations", "lr")
+
+
 @dataclass(frozen=True)
 class Task:
     """One image to optimize.

@@ -31,8 +31,7 @@ _HEAVY = "pytorch_lightning matplotlib captum skimage sklearn timm wandb"
             "import lit_viz.cli; lit_viz.cli.main(['attack', '--help'])",
             f"torch docstring_parser rich yaml numpy {_HEAVY}",
         ),
-        # The parsers import Lightning.
-        pytest.param(_CLASSES, "timm wandb captum skimage sklearn", marks=pytest.mark.slow),
+        pytest.param(_CLASSES, _HEAVY, marks=pytest.mark.slow),
         pytest.param(_OWN, f"torchvision {_HEAVY}", marks=pytest.mark.slow),
         # Lightning itself imports torchvision and matplotlib.
         pytest.param(_PARSING, "timm wandb captum skimage sklearn", marks=pytest.mark.slow),

@@ -23,6 +23,7 @@ from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
 from lit_viz.outputs.loading import load_network, load_recorded
 from lit_viz.runs import RECORDED
+from lit_viz.types import VARYING
 from lit_viz.utils.files import check_regular, plain
 from lit_viz.utils.parts import (
     INSTANCE,
@@ -43,8 +44,6 @@ from lit_viz.utils.parts import (
 from lit_viz.utils.yaml_files import parse_yaml, read_yaml
 
 SECTIONS = ("network", "module", "tasks", "run")
-#: Arguments of which a list of values is a task each.
-VARYING = ("eps", "iterations", "lr")
 #: Names in other tools, and the name to use.
 _REPLACED = {
     "epsilon": "eps",

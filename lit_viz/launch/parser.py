@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from docstring_parser import parse as parse_docstring
 
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.launch.form import VARYING
+from lit_viz.types import VARYING
 from lit_viz.utils.checking import described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
 from lit_viz.utils.parts import classes_in, constructor_parameters, hints_of
