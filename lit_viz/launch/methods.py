@@ -15,7 +15,7 @@ from lit_viz.methods.tasks import to_classes, varied
 from lit_viz.networks import Network
 from lit_viz.networks.layers import layer_of
 from lit_viz.objectives import Logit, Objective
-from lit_viz.objectives.layers import Axis, Place, layer_parts, objective_of_layer
+from lit_viz.objectives.layers import Place, axis_of, layer_parts, objective_of_layer
 from lit_viz.outputs.loading import network_arguments
 from lit_viz.types import Task
 from lit_viz.utils.parts import classes_in, construct, hints_of, plain_arguments, public_path
@@ -291,7 +291,7 @@ def _queue_of(objective: Objective, chosen: Mapping[str, Any], has_target: bool)
     if "channel" in fields:
         if chosen.get("channel") is None:
             raise LitVizError(f"the objective of layer {layer!r} requires a channel, got none: try channel 3,14-20")
-        arguments = {"channel": chosen["channel"], "axis": _axis_of(objective), **arguments}
+        arguments = {"channel": chosen["channel"], "axis": axis_of(objective), **arguments}
     return {"class_path": "lit_viz.LayerTasks", "init_args": {"layer": layer, **arguments}}
 
 
@@ -301,15 +301,6 @@ def _layer_of(objective: Objective) -> Any:
         return part.arguments["layer"]
     for name in objective.layers:
         return layer_of(name)
-    return None
-
-
-def _axis_of(objective: Objective) -> Axis | None:
-    """Return the first axis that a part of an objective states."""
-    for part in layer_parts(objective):
-        axis: Axis | None = part.arguments.get("axis")
-        if axis is not None:
-            return axis
     return None
 
 

@@ -25,7 +25,7 @@ from lit_viz.methods.photographs import DATASET, RUNNER_UP, TARGET_RULES, class_
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.layers import layer_name, layer_of, layout
 from lit_viz.objectives import Objective
-from lit_viz.objectives.layers import Axis, check_channel, layer_parts
+from lit_viz.objectives.layers import Axis, axis_of, check_channel, layer_parts
 from lit_viz.types import Task
 from lit_viz.utils.process import is_rank_zero
 from lit_viz.zoo import class_of_photograph
@@ -363,7 +363,7 @@ def objective_tasks(
         if channel is None:
             raise LitVizError(f"the objective of layer {layer!r} requires a channel, got none: try channel 3,14-20")
         assert layer is not None
-        axis = _axis_of(objective)
+        axis = axis_of(objective)
         queue: TaskQueue = LayerTasks(network, layer, channel=channel, axis=axis, vary=vary, seed=seed)
     elif layer is not None:
         queue = LayerTasks(network, layer, vary=vary, seed=seed)
@@ -382,15 +382,6 @@ def _layer_of(objective: Objective) -> str | None:
             return layer
     for name in objective.layers:
         return layer_of(name)
-    return None
-
-
-def _axis_of(objective: Objective) -> Axis | None:
-    """Return the first axis that a part of an objective states."""
-    for part in layer_parts(objective):
-        axis: Axis | None = part.arguments.get("axis")
-        if axis is not None:
-            return axis
     return None
 
 

@@ -285,6 +285,15 @@ def layer_parts(objective: Objective) -> Iterator[Any]:
         yield from layer_parts(term)
 
 
+def axis_of(objective: Objective) -> Axis | None:
+    """Return the first axis that a part of an objective states."""
+    for part in layer_parts(objective):
+        axis: Axis | None = part.arguments.get("axis")
+        if axis is not None:
+            return axis
+    return None
+
+
 def at_layer(objective: Objective, layer: str | nn.Module, axis: Axis | None = None, neuron: Place = None) -> Objective:
     """Return an objective that reads another layer.
 
