@@ -116,7 +116,7 @@ def test_diversity_is_minus_the_mean_likeness_within_each_task() -> None:
 
 def test_diversity_of_one_image_is_rejected() -> None:
     for members in (None, [0, 0, 0, 0]):
-        with pytest.raises(LitVizError, match=r"group=2"):
+        with pytest.raises(LitVizError, match="give group 2"):
             Diversity("a")(outputs(A, members))
 
 
