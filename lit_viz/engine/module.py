@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -123,7 +122,6 @@ class ImageTraining(Method):
             self._restored = None
         self.network_error = None
         self._is_evaluated = bool(entries) or "done" in self.finished.values()
-        self._tasks_digest = tasks_digest(self.tasks)
         self._updates_finished = self._updates_total = 0
         own_tasks: list[Task] = []
         for task in self.tasks:
@@ -244,9 +242,9 @@ class ImageTraining(Method):
             "finished": dict(self.finished),
             "sums": dict(self._sums),
             "inputs": dict(inputs),
-            "tasks": self._tasks_digest,
         }
-        if self.keep_results:
+        if self.keep_results:  # of a run folder, queue and results are files
+            checkpoint["lit_viz"]["queue"] = [asdict(task) for task in self.tasks]
             checkpoint["lit_viz"]["results"] = [result.dump() for result in self.results if result.is_finished]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -256,8 +254,8 @@ class ImageTraining(Method):
             LitVizError: the checkpoint has another version, or is of other tasks.
         """
         self._restored = check_run_state(checkpoint.get("lit_viz"))
-        digest = self._restored.get("tasks")  # absent in checkpoints of earlier versions
-        if digest is not None and digest != tasks_digest(self.tasks):
+        queue = self._restored.get("queue")
+        if queue is not None and queue != [asdict(task) for task in self.tasks]:
             raise LitVizError("the checkpoint is of other tasks: give those that it was saved with, or no ckpt_path=")
         self._sums = dict(self._restored.get("sums", {}))
         self._inputs = dict(self._restored.get("inputs", {}))
@@ -530,14 +528,6 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def tasks_digest(tasks: Sequence[Task]) -> str:
-    """Return the SHA-256 of the tasks of a queue."""
-    digest = hashlib.sha256()
-    for task in tasks:
-        digest.update(json.dumps(asdict(task), default=str, sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 def image_digest(pixels: Tensor) -> str:
