@@ -296,13 +296,11 @@ class MapVerdicts:
         passed: verdict of each map that was compared with Captum.
         of_original: verdict of each map that was compared with the original network.
         unchecked: reason of each map that was not compared.
-        damaged: reason of each map whose files do not belong to its record.
         version: of Captum, if it is known.
     """
 
     passed: Sequence[bool]
     unchecked: Sequence[str]
-    damaged: Sequence[str] = ()
     version: str = ""
     of_original: Sequence[bool] = ()
 
@@ -323,8 +321,6 @@ class MapVerdicts:
             clauses.append(f"{count} maps that Captum lacks agree with the original network in float64")
         if not clauses:
             clauses.append("No map was compared with Captum")
-        if self.damaged:
-            clauses.append(f"{pluralize(len(self.damaged), 'map')} damaged ({self.damaged[0]})")
         for reason, number_of_maps in Counter(self.unchecked).items():
             if reason == run_evidence.NOT_CHECKED:  # for lack of time
                 clauses.append(f"{self.compared} of {self.compared + len(self.unchecked)} maps compared")
@@ -347,7 +343,6 @@ def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:
         passed=passed[False],
         of_original=passed[True],
         unchecked=[str(entry.unchecked) for entry in part.unchecked],
-        damaged=[str(entry.damaged) for entry in part.damaged or ()],
         version=part.version,
     )
     notes = verdicts.notes

@@ -129,7 +129,6 @@ class SaliencyMapPresentation(Presentation):
         verdicts: list[bool] = []
         if evidence.captum is not None:
             verdicts += [comparison.passed for comparison in evidence.captum.maps]
-            verdicts += [False for _ in evidence.captum.damaged or ()]
         scalars["captum/passed"] = verdicts.count(True)
         scalars["captum/checked"] = len(verdicts)
         return scalars
@@ -258,7 +257,6 @@ class _SaliencyVerification:
         if not settings.at_end_of_run:
             settings.notify(result.table(outcomes, module.methods))
         settings.add(Evidence(captum=result.evidence(outcomes)), self.storage)
-        self.outcomes = [outcome for outcome in outcomes if outcome.record.index not in result.damaged]
         if self.storage.path is not None:
             figure = agreement_figure(result, outcomes)
             if figure is not None:

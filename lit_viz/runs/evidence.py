@@ -283,10 +283,9 @@ class MaskEvidence(MapEvidence):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class UncheckedMap(MapEvidence):
-    """The reason why a map was not compared, or the damage of its file."""
+    """The reason why a map was not compared."""
 
-    unchecked: str | None = None
-    damaged: str | None = None
+    unchecked: str
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -299,7 +298,6 @@ class CaptumEvidence(JsonObject):
     precision: str | None = None
     maps: Sequence[MapAgreement]
     unchecked: Sequence[UncheckedMap]
-    damaged: Sequence[UncheckedMap] | None = None
     masks: Sequence[MaskEvidence] | None = None
 
     @cached_property

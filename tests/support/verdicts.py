@@ -23,8 +23,6 @@ def verdicts(run: Any) -> list[bool | None]:
         found[comparison.index] = comparison.passed
     for unchecked in part.unchecked:
         found[unchecked.index] = None
-    for damaged in part.damaged or ():
-        found[damaged.index] = False
     return [found[index] for index in sorted(found)]
 
 

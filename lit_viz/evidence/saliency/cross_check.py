@@ -14,7 +14,6 @@ from importlib import metadata
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, ExtremalPerturbation
-from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
 from lit_viz.evidence.saliency.captum_reference import (
@@ -25,7 +24,6 @@ from lit_viz.evidence.saliency.captum_reference import (
     reference_of,
 )
 from lit_viz.evidence.saliency.families import FEWER_RECOMPUTED, RECOMPUTED, MapCheck, check_map, measure_mask
-from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.networks import Network
 from lit_viz.networks.isolation import torch_warnings_ignored
@@ -35,7 +33,6 @@ from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.formatting import Notify, text_table
 from lit_viz.utils.limits import MOST_ROWS
 
-_PICTURE_TOLERANCE = 4 / 255
 _NOTICE_SECONDS = 30.0  # between the reports of how many maps are compared
 
 
@@ -46,23 +43,21 @@ class CrossCheck:
     Attributes:
         agreements: comparison by task index, with the float64 map of the reference if the figure may show it.
         unchecked: reason by task index of the maps without a comparison.
-        damaged: reason by task index of the maps whose files do not belong to their record; they fail.
         half: half precision of the network that computed the maps, if any.
         masks: area and scores by task index of optimized masks, which are not compared.
     """
 
     agreements: Mapping[int, tuple[Agreement, Tensor | None]]
     unchecked: Mapping[int, str]
-    damaged: Mapping[int, str] = field(default_factory=dict)
     half: str | None = None
     masks: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool | None:
-        """Whether no map is damaged and all compared maps agree; None if no map was compared."""
-        if not self.agreements and not self.damaged:
+        """Whether all compared maps agree; None if no map was compared."""
+        if not self.agreements:
             return None
-        return not self.damaged and not self.failed
+        return not self.failed
 
     @property
     def failed(self) -> int:
@@ -103,21 +98,18 @@ class CrossCheck:
     def _first_reason(self, indices: Sequence[int]) -> str:
         """Return the reason of the first of some maps that was not compared; empty without any."""
         for index in indices:
-            reason = self.damaged.get(index) or self.unchecked.get(index)
-            if reason:
-                return reason
+            if index in self.unchecked:
+                return self.unchecked[index]
         return ""
 
     def evidence(self, outcomes: Sequence[Outcome]) -> run_evidence.CaptumEvidence:
         """Return the part ``captum`` of ``evidence.json``."""
         records = {record.index: record for record in records_of(outcomes, SaliencyRecord)}
-        maps, unchecked, damaged, masks = [], [], [], []
+        maps, unchecked, masks = [], [], []
         for index, (agreement, _) in self.agreements.items():
             maps.append(agreement.evidence(records[index]))
         for index, reason in self.unchecked.items():
             unchecked.append(run_evidence.UncheckedMap.of(records[index], unchecked=reason))
-        for index, reason in self.damaged.items():
-            damaged.append(run_evidence.UncheckedMap.of(records[index], damaged=reason))
         for index, values in self.masks.items():
             masks.append(run_evidence.MaskEvidence.of(records[index], **values))
         return run_evidence.CaptumEvidence(
@@ -126,7 +118,6 @@ class CrossCheck:
             precision=self.half,
             maps=maps,
             unchecked=unchecked,
-            damaged=damaged or None,
             masks=masks or None,
         )
 
@@ -159,9 +150,7 @@ def cross_check(
     """
     comparisons = _Comparisons(methods, network)
     comparisons.compare(_order(outcomes), seconds, notify)
-    return CrossCheck(
-        comparisons.agreements, comparisons.unchecked, comparisons.damaged, half=half, masks=comparisons.masks
-    )
+    return CrossCheck(comparisons.agreements, comparisons.unchecked, half=half, masks=comparisons.masks)
 
 
 class _Comparisons:
@@ -170,7 +159,6 @@ class _Comparisons:
     def __init__(self, methods: Mapping[str, Attribution], network: Network) -> None:
         self.agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
         self.unchecked: dict[int, str] = {}
-        self.damaged: dict[int, str] = {}
         self.masks: dict[int, Mapping[str, float]] = {}
         self._methods, self._network = methods, network
         self._copies: NetworkCopies = {}
@@ -187,10 +175,6 @@ class _Comparisons:
             if now - notified > _NOTICE_SECONDS:
                 notified = now
                 notify(f"evidence: {place} of {len(queue)} maps compared")
-            damage = _damage(outcome, record) if seconds is None else None
-            if damage is not None:
-                self.damaged[record.index] = damage
-                continue
             is_first = record.method not in tried
             tried.add(record.method)
             is_due = is_first or now < end
@@ -230,8 +214,8 @@ class _Comparisons:
     ) -> tuple[CaptumReference, Tensor]:
         """Return the reference of a map, and the map."""
         photograph, delivered = outcome.source(), outcome.array()
-        assert photograph is not None
-        assert delivered is not None
+        if photograph is None or delivered is None:
+            raise LitVizError(f"{record.name}: photograph or map is missing")
         assert record.target is not None
         assert record.seed is not None
         reference = CaptumReference(
@@ -261,34 +245,6 @@ class _Comparisons:
                 self.unchecked[index] = NOT_CHECKED
             else:
                 self.unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
-
-
-def _damage(outcome: Outcome, record: SaliencyRecord) -> str | None:
-    """Return why the files of a map do not belong to its record; None if they do."""
-    files: list[Tensor] = []
-    readers = {
-        record.array or "array": outcome.array,
-        "photograph": outcome.source,
-        record.file or "image": outcome.image,
-    }
-    for name, read in readers.items():
-        try:
-            values = read()
-        except Exception as error:  # of NumPy and PIL, by the kind of the damage
-            return f"{record.name}: {name} can't be read: {first_line(error)}"
-        if values is None:
-            return f"{record.name}: {name} is missing"
-        files.append(values)
-    map_, photograph, picture = files
-    maximum = record.maximum
-    has_maximum = maximum is not None and math.isclose(float(map_.abs().max()), maximum, rel_tol=1e-6)
-    if map_.shape[-2:] != photograph.shape[-2:] or not has_maximum:
-        return f"{record.name}: {record.array} is not the map of the record, whose maximum is {maximum}"
-    reduced = reduce_channels(map_, record.reducer)[0]
-    drawn = heat(reduced, clip_limits([reduced])[0])
-    if picture.shape != drawn.shape or float((picture - drawn).abs().max()) > _PICTURE_TOLERANCE:
-        return f"{record.name}: {record.file} is not the picture of its map"
-    return None
 
 
 def _order(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, SaliencyRecord]]:

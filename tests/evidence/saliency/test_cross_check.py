@@ -339,12 +339,6 @@ def test_weights_computed_by_hooks_are_supported() -> None:
 # -- time limit, order and messages
 
 
-@pytest.fixture
-def undamaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the comparison of files with records: the outcomes have none."""
-    monkeypatch.setattr(module, "_damage", lambda *args: None)
-
-
 def outcome(index: int, method: str, evaluations: int) -> Any:
     record = SaliencyRecord(
         index=index,
@@ -396,7 +390,6 @@ def checked_within(
     return [f"{maps[i][0]} {i // 2}" for i in sorted(found.agreements)]
 
 
-@pytest.mark.usefixtures("undamaged")
 def test_maps_are_checked_within_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first map of each method is always checked."""
     assert len(checked_within(monkeypatch, 10.0, None)) == 4
@@ -478,7 +471,6 @@ def test_a_map_whose_formula_fails_is_not_checked(monkeypatch: pytest.MonkeyPatc
     assert found.unchecked == {0: "not checked, since Captum fails on this network (float32 only)"}
 
 
-@pytest.mark.usefixtures("undamaged")
 def test_the_number_of_compared_maps_is_reported_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
     checked_within(monkeypatch, 0.1, None, messages)
@@ -487,7 +479,6 @@ def test_the_number_of_compared_maps_is_reported_every_half_minute(monkeypatch: 
     assert messages == ["evidence: 2 of 4 maps compared"]
 
 
-@pytest.mark.usefixtures("undamaged")
 def test_the_number_of_kept_references_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts = iter([True] * 30 + [False] * 30)
     monkeypatch.setattr(module, "check_map", lambda *_: passed_check(next(verdicts), torch.zeros(1, 2, 2)))
