@@ -23,9 +23,8 @@ from lit_viz.images.sources import DatasetImages, Images, Normalization, Picture
 from lit_viz.methods.goals import with_goals
 from lit_viz.methods.photographs import DATASET, RUNNER_UP, TARGET_RULES, class_tasks, resolve
 from lit_viz.networks import Network, as_network
-from lit_viz.networks.layers import layer_name, layer_of, layout
-from lit_viz.objectives import Objective
-from lit_viz.objectives.layers import Axis, axis_of, check_channel, layer_parts
+from lit_viz.networks.layers import layer_name, layout
+from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.types import Task
 from lit_viz.utils.process import is_rank_zero
 from lit_viz.zoo import class_of_photograph
@@ -34,8 +33,6 @@ from lit_viz.zoo import class_of_photograph
 Classes = Sequence[str | int] | str | int
 #: A network, a module, or the name of a network.
 AnyNetwork = Network | nn.Module | str
-#: Task options that may vary between the images of a run.
-VARYING = ("iterations", "lr")
 #: A class index, or one of _OPEN.
 Target = int | str
 _LABEL_SOURCES = ("predicted", "folders")
@@ -237,8 +234,8 @@ def varied(tasks: Sequence[Task], values: Mapping[str, Sequence[float]]) -> list
     """
     for name, numbers in values.items():
         got = f"{name}: {list(numbers)}"
-        is_valid = name in VARYING and len(numbers) > 0 and all(number > 0 for number in numbers)
-        require(is_valid, f"vary takes positive values of {' and '.join(VARYING)}", got)
+        is_valid = name in ("iterations", "lr") and len(numbers) > 0 and all(number > 0 for number in numbers)
+        require(is_valid, "vary takes positive values of iterations and lr", got)
         require(len(set(numbers)) == len(numbers), "vary must have different values", got)
     counts = list(values.get("iterations", ()))
     require(not any(count % 1 for count in counts), "vary must have whole numbers of iterations", counts)
@@ -324,65 +321,6 @@ def parse_channels(words: Sequence[int] | str | int, count: int) -> list[int]:
         # One missing channel suffices for the error: a mistyped range may be huge.
         channels += range(start, min(end, max(start, count)) + 1)
     return channels
-
-
-def objective_tasks(
-    network: Network,
-    objective: Objective,
-    *,
-    target: Classes | None = None,
-    against: Classes | None = None,
-    channel: Sequence[int] | str | int | None = None,
-    vary: Mapping[str, Sequence[float]] | None = None,
-    seed: int = 0,
-) -> TaskQueue:
-    """Return the tasks that an objective requires: of classes, of channels, or a single one.
-
-    Args:
-        network: network with the classes and layers.
-        objective: objective of the images, bound to the network.
-        target, against: see :class:`ClassTasks`.
-        channel: see :class:`LayerTasks`.
-        vary, seed: see :class:`ClassTasks`.
-
-    Raises:
-        LitVizError: the objective has no class or channel to select, or one is missing.
-    """
-    name = type(objective).__name__
-    given = [] if target is None else to_classes(target)
-    layer = _layer_of(objective)
-    if channel is not None and "channel" not in objective.task_fields:
-        hint = "leave channel out" if objective.layers else "give a layer too"
-        raise LitVizError(f"channel applies to objectives such as Channel, got {name}: {hint}", argument="channel")
-    if against is not None and "against" not in objective.task_fields:
-        raise LitVizError(f"against requires a score of a class, such as Logit, got {name}")
-    if "target" in objective.task_fields:
-        require(given, "there must be at least one class", "none", hint="give target, or an objective of a layer")
-        return ClassTasks(network, given, against=against, vary=vary, seed=seed)
-    if "channel" in objective.task_fields:
-        if channel is None:
-            raise LitVizError(f"the objective of layer {layer!r} requires a channel, got none: try channel 3,14-20")
-        assert layer is not None
-        axis = axis_of(objective)
-        queue: TaskQueue = LayerTasks(network, layer, channel=channel, axis=axis, vary=vary, seed=seed)
-    elif layer is not None:
-        queue = LayerTasks(network, layer, vary=vary, seed=seed)
-    else:
-        queue = TaskQueue(varied([Task(0, name, seed)], vary or {}))
-    if given:
-        queue.notes.append(f"the objective has no class: {', '.join(map(str, given))} ignored")
-    return queue
-
-
-def _layer_of(objective: Objective) -> str | None:
-    """Return the first layer of an objective; None if it reads the logits only."""
-    for part in layer_parts(objective):
-        layer = part.arguments["layer"]
-        if isinstance(layer, str):
-            return layer
-    for name in objective.layers:
-        return layer_of(name)
-    return None
 
 
 # -- photographs
