@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lit_viz import attacks, attributions, callbacks, images, objectives, optim, outputs, zoo
     from lit_viz.api import attack, check, log, resume, run, saliency, visualize
     from lit_viz.callbacks.probe import Probe
-    from lit_viz.engine.lightning import TaskQueue
+    from lit_viz.engine.queue import TaskQueue
     from lit_viz.errors import LitVizError
     from lit_viz.launch.run import Run
     from lit_viz.loggers.base import LoggerSettings
@@ -36,7 +36,7 @@ _MODULES = {
     "lit_viz.api": ("attack", "check", "log", "resume", "run", "saliency", "visualize"),
     "lit_viz.callbacks.probe": ("Probe",),
     "lit_viz.errors": ("LitVizError",),
-    "lit_viz.engine.lightning": ("TaskQueue",),
+    "lit_viz.engine.queue": ("TaskQueue",),
     "lit_viz.launch.run": ("Run",),
     "lit_viz.loggers.base": ("LoggerSettings",),
     "lit_viz.methods": ("AdversarialExample", "ClassVisualization", "SaliencyMap", "UniversalPerturbation"),

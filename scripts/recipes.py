@@ -26,8 +26,8 @@ from torch.nn.functional import normalize
 
 from lit_viz.cli import errors_reported
 from lit_viz.commands import parse_method
-from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.evidence.judges import MOBILENET, mobilenet_weights

@@ -27,8 +27,8 @@ from rich.table import Table
 
 from lit_viz.cli import errors_reported
 from lit_viz.commands import parse_method
-from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import sweep_figure

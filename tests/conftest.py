@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lit_viz.callbacks.saving import RunWriter
-from lit_viz.engine.lightning import AtomicCheckpointIO, TaskQueue
+from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network

@@ -30,7 +30,8 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import PGD
-from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES, TaskQueue
+from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.launch.methods import COMMANDS, read_config
 from lit_viz.methods.class_visualization import Recipe, default_recipe
 from lit_viz.networks import Network

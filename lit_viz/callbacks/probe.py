@@ -18,8 +18,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_viz.callbacks.saving import create_run
-from lit_viz.engine.lightning import TaskQueue, interrupts_raised, messages_ignored
+from lit_viz.engine.lightning import interrupts_raised, messages_ignored
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, did_you_mean, first_line
 from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, save_epochs

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, without_radius
 from lit_viz.attributions import ATTRIBUTIONS, Attribution
 from lit_viz.callbacks.probe import Probe
-from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, did_you_mean, find_part
 from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_share

@@ -21,8 +21,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_viz._version import __version__
-from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.engine.ranks import RankStatus
 from lit_viz.errors import LitVizError, Terminated
 from lit_viz.presentations import presentation_of, recorded_method

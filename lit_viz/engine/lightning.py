@@ -1,4 +1,4 @@
-"""Parts of Lightning that a run replaces: strategy, checkpoint format, data loader and private attributes."""
+"""Parts of Lightning that a run replaces: strategy, checkpoint format and private attributes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,11 @@ from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
-from pytorch_lightning.trainer.states import TrainerFn
 
 from lit_viz.engine.heartbeat import rank_timeout
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.images.sources import Pictures
 from lit_viz.networks.isolation import torch_warnings_ignored
-from lit_viz.types import Task
 from lit_viz.utils.files import write_bytes
-from lit_viz.utils.parts import Part
 from lit_viz.utils.process import launcher_topology
 
 #: Private attributes of Lightning that lit_viz sets, overrides or reads, and why; a test checks that they exist.
@@ -47,109 +42,6 @@ PRIVATE_ATTRIBUTES = {
 _LIGHTNING_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning", "lightning.pytorch", "lightning.fabric")
 _levels: list[list[int]] = []  # levels before the first of the current runs, once per run
 _levels_lock = threading.Lock()
-
-
-class TaskQueue(Part, pl.LightningDataModule):
-    """The tasks of a run, in the order of their results.
-
-    Args:
-        tasks: the tasks. The method adds what depends on it, such as a task per saliency method.
-        images: pictures ``(C, H, W)`` in place of files; the option ``image`` of a task is the index.
-        notes: remarks about the tasks, which are printed once.
-        evidence: whether the method verifies its results in the test stage, and held-out networks judge class images.
-
-    Attributes:
-        network_classes: classes of the network that the tasks were listed for; None if they are not known.
-    """
-
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        images: Pictures = (),
-        *,
-        notes: Sequence[str] = (),
-        evidence: bool = True,
-    ) -> None:
-        super().__init__()
-        self.tasks, self.images = tuple(tasks), images
-        self.notes = list(notes)
-        self.evidence = evidence
-        self.network_classes: Sequence[str] | None = None
-        self._adapted = ExitStack()
-
-    @property
-    def trainer(self) -> pl.Trainer | None:
-        """The Trainer that has the tasks; for the duration of a training it is adapted to images."""
-        return self._trainer
-
-    @trainer.setter
-    def trainer(self, trainer: pl.Trainer | None) -> None:
-        # Lightning sets it at the start of a training, before it warns about the number of epochs.
-        self._trainer = trainer
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-            self._adapted.close()
-            self._adapted.enter_context(adapted_trainer(trainer))
-
-    def teardown(self, stage: str) -> None:
-        """Restore the Trainer."""
-        self._adapted.close()
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Restore the Trainer."""
-        self._adapted.close()
-
-    def setup(self, stage: str) -> None:
-        """Broadcast the queue of rank 0, which alone has listed the photographs.
-
-        Raises:
-            LitVizError: the module is not a method, or of another network than the tasks.
-        """
-        assert self.trainer is not None
-        module: Any = self.trainer.lightning_module
-        if not hasattr(module, "expand_tasks"):
-            name = type(module).__name__
-            raise LitVizError(f"{type(self).__name__} are for methods such as lit_viz.ClassVisualization, got {name}")
-        self.tasks, self.network_classes = self.trainer.strategy.broadcast((self.tasks, self.network_classes))
-        _check_classes(self.network_classes, module.network.labels)
-        self.attach(module)
-        if stage == "fit":
-            module.validate_tasks(self.tasks)
-        if self.evidence:
-            module.attach_evidence()
-
-    def attach(self, module: Any) -> None:
-        """Expand the tasks by what depends on a method, and give it the images."""
-        self.tasks = tuple(module.expand_tasks(self.tasks))
-        if len(self.images):
-            module.images = self.images
-
-    def train_dataloader(self) -> repeat[int]:
-        """Return endless batches without data: the engine fills the slots, and ends the run by ``trainer.should_stop``.
-
-        A finite loader would cost an extra step, because Lightning prefetches one batch, and would restart at batch 0
-        in a resumed run.
-        """
-        return repeat(0)
-
-    def test_dataloader(self) -> list[int]:
-        """Return a single batch; the evidence is computed from the results of the module."""
-        return [0]
-
-
-def _check_classes(classes: Sequence[str] | None, expected: Sequence[str]) -> None:
-    """Check that tasks are of the network of a module, whose classes are expected.
-
-    Raises:
-        LitVizError: the classes differ.
-    """
-    if classes is None or list(classes) == list(expected):
-        return
-    difference = f"{len(classes)} classes instead of {len(expected)}"
-    for index, (name, other) in enumerate(zip(classes, expected, strict=False)):
-        if name != other:
-            difference = f"its class {index} is {name!r} instead of {other!r}"
-            break
-    raise LitVizError(f"the tasks were listed for another network ({difference}): give that of the module")
 
 
 _DIGEST = 32  # bytes of the SHA-256 digest at the end of a checkpoint

@@ -15,8 +15,9 @@ from pytorch_lightning.loggers import Logger
 
 from lit_viz.callbacks.progress import Progress
 from lit_viz.callbacks.saving import RunWriter
-from lit_viz.engine.lightning import TaskQueue, is_distributed
+from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status, require
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.launch.form import Form

@@ -15,8 +15,8 @@ import pytorch_lightning as pl
 import yaml
 
 from lit_viz.attacks import Attack, Universal, without_radius
-from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
 from lit_viz.loggers.base import LoggerSettings

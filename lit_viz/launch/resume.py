@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
 from lit_viz.launch.options import RunOptions, extra_files

@@ -24,7 +24,6 @@ from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.engine.heartbeat import rank_timeout
 from lit_viz.engine.lightning import (
     AtomicCheckpointIO,
-    TaskQueue,
     interrupts_raised,
     is_rank_failure,
     is_rank_timeout,
@@ -33,6 +32,7 @@ from lit_viz.engine.lightning import (
     trainer_options,
 )
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.launch.options import RunOptions

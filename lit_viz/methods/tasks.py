@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from lit_viz.attacks.norms import parse_radius
-from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.images.listing import ARRAY_PREFIX, LISTED, Entry, Listing, column_values
 from lit_viz.images.listing import photographs as list_photographs

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz import attacks, attributions, images, objectives, optim, outputs
-from lit_viz.engine.lightning import TaskQueue
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.launch.form import Form

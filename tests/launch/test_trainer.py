@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 import lit_viz as lv
 from lit_viz.callbacks.saving import ExactCheckpoint, RunWriter
 from lit_viz.cli import main
-from lit_viz.engine.lightning import TaskQueue
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.launch import execute as execute_module
