@@ -16,7 +16,7 @@ from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, outli
 from lit_viz.figures.scales import clipping, map_notes
 from lit_viz.figures.style import CELL, COLORS, GROUP_GAP, HEAD
 from lit_viz.images.rendering import clip_limits, heat
-from lit_viz.localization import SEEDS, Localization, LocalizedMap
+from lit_viz.localization.objects import SEEDS, Localization, LocalizedMap
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.limits import MOST_ROWS
 

@@ -21,7 +21,7 @@ from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure
-from lit_viz.localization import import_opencv, localize_run
+from lit_viz.localization.objects import import_opencv, localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.records import SaliencyRecord

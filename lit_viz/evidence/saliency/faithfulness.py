@@ -28,7 +28,7 @@ from lit_viz.evidence.saliency.metrics import (
     replacement_curve,
 )
 from lit_viz.images.reading import Box
-from lit_viz.localization import box_in_image, photograph_of
+from lit_viz.localization.objects import box_in_image, photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.networks import FrozenNetwork, Network, layer_names

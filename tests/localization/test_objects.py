@@ -16,7 +16,7 @@ from PIL import Image
 from lit_viz.errors import LitVizError
 from lit_viz.figures.localization import localization_figure
 from lit_viz.images.reading import Photograph, read_photograph
-from lit_viz.localization import Seeds, box_in_original, localize, localize_run, mask_in_original, segment
+from lit_viz.localization.objects import Seeds, box_in_original, localize, localize_run, mask_in_original, segment
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations.items import evidence_items
