@@ -7,9 +7,8 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +123,3 @@ def train(tmp_path: Path) -> Train:
         return storage
 
     return run
-
-
-@pytest.fixture(scope="session")
-def described() -> Callable[[object], tuple[str, str]]:
-    """Return a function for the class and the arguments of a part, without addresses."""
-
-    def describe(part: object) -> tuple[str, str]:
-        return type(part).__name__, re.sub(r"0x\w+", "", str(vars(part)))
-
-    return describe

@@ -30,10 +30,11 @@ from lit_viz.cli import _print_table, main
 from lit_viz.commands import parse_method
 from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
-from lit_viz.launch.form import Form, config_folder
+from lit_viz.launch.form import Form
 from lit_viz.launch.methods import COMMANDS, read_config
 from lit_viz.runs import run_lock
 from lit_viz.types import Record
+from lit_viz.utils.yaml_files import config_folder
 from tests.support.verdicts import verdicts
 
 ROOT = Path(__file__).parents[1]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from lit_viz.commands import parse_method
-from lit_viz.launch.form import Form, config_folder
+from lit_viz.launch.form import Form
 from lit_viz.launch.methods import COMMANDS, method_form, network_section
 from lit_viz.launch.options import RunOptions
 from lit_viz.utils.parts import construct, hints_of
+from lit_viz.utils.yaml_files import config_folder
 from scripts import recipes, zoo_figures
 from scripts.gallery import Card, cards
 from scripts.sweep import parse_arguments, runs

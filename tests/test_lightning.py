@@ -33,7 +33,6 @@ from lit_viz.attacks import PGD
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.launch.methods import COMMANDS, read_config
-from lit_viz.methods.class_visualization import Recipe, default_recipe
 from lit_viz.networks import Network
 from lit_viz.networks.loading import class_names
 from lit_viz.objectives import Channel
@@ -84,15 +83,20 @@ def test_class_visualization(smooth: Network, fit: Fit) -> None:
     assert figures["done"] == 1
 
 
-def test_the_default_recipe_is_that_of_the_configuration(smooth: Network, described: Any) -> None:
-    module: Any = read_config(COMMANDS["visualize"], "tarantula").build_module(smooth)
-    recipe = default_recipe()
-    assert (module.arguments["views"], module.residual_gradient) == (recipe.views, recipe.residual_gradient)
-    assert (module.arguments["picture"].oversample, module.shown) == (recipe.picture.oversample, recipe.picture.shown)
-    configured = Recipe(module.arguments["parameterization"], module.arguments["step_rule"])
-    for name in ("parameterization", "step_rule"):
-        assert described(getattr(configured, name)) == described(getattr(recipe, name))
-    assert list(map(described, module.arguments["transforms"])) == list(map(described, recipe.transforms))
+def test_the_defaults_of_class_images_are_those_of_the_configuration(smooth: Network) -> None:
+    configured = read_config(COMMANDS["visualize"], "tarantula").build_module(smooth).plain_arguments()
+    arguments = lv.ClassVisualization(smooth).plain_arguments()
+    for name in ("parameterization", "step_rule", "transforms", "views", "residual_gradient", "picture", "objective"):
+        assert arguments[name] == configured[name]
+    assert {"decay": 1.15, "sd": 0.01, "chroma": 0.3}.items() <= arguments["parameterization"]["init_args"].items()
+    assert arguments["picture"]["octaves"] == {"count": 3, "scale": 1.5}
+
+
+def test_a_parameterization_that_is_given_has_the_step_rule_of_the_defaults_only(smooth: Network) -> None:
+    arguments = lv.ClassVisualization(smooth, parameterization=lv.images.Pixels()).plain_arguments()
+    assert arguments["step_rule"] == lv.ClassVisualization(smooth).plain_arguments()["step_rule"]
+    assert [arguments[name] for name in ("transforms", "views", "residual_gradient")] == [[], 1, 1.0]
+    assert arguments["picture"]["octaves"] is None
 
 
 def test_saliency_maps_of_several_methods(smooth: Network, fit: Fit) -> None:

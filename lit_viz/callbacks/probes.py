@@ -21,15 +21,14 @@ from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, did_you_mean, find_part
 from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_share
 from lit_viz.figures.sheet import tile
-from lit_viz.images import Fourier, Jitter, Noise, Rotate, Scale
 from lit_viz.images.priors import L2
 from lit_viz.images.reading import PACKAGED_PREFIX, missing_file_error
 from lit_viz.images.rendering import enlarged
 from lit_viz.loggers.base import CaptionedImage
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
+from lit_viz.methods.class_visualization import packaged_arguments
 from lit_viz.methods.photographs import class_tasks
 from lit_viz.networks import Network
-from lit_viz.optim import Adam
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.types import Task, slug
 from lit_viz.utils.checking import checked_types
@@ -57,7 +56,7 @@ class ClassVisualizationProbe(Probe):
         iterations: updates per image.
         seed: seed of the first image; image i uses ``seed + i``.
         recipe: other arguments of :class:`~lit_viz.methods.ClassVisualization`. Default: its default, or for inputs
-            below 96 pixels that of ``configs/visualize/small.yaml``.
+            below 96 pixels that of ``configs/visualize/small.yaml`` with a tenth of its prior.
         options: other arguments of :class:`Probe`.
 
     Example:
@@ -95,10 +94,11 @@ class ClassVisualizationProbe(Probe):
 
     def method(self, network: Network) -> ImageTraining:
         """Return the method with its recipe, without held-out networks, which would take longer than the probe."""
-        recipe = self.recipe
-        if recipe is None:
-            recipe = small_recipe() if max(network.size) < _SMALL else {}
-        return ClassVisualization(network, **recipe, **self.run_options)
+        recipe = dict(self.recipe or {})
+        if self.recipe is None and max(network.size) < _SMALL:
+            # At the prior's full weight, images of a network that is hardly trained, or normalizes, are gray.
+            recipe = packaged_arguments("small") | {"priors": [L2(weight=0.1)]}
+        return ClassVisualization(network, **(recipe | self.run_options))
 
     def tasks(self, network: Network) -> TaskQueue:
         return TaskQueue(class_tasks(network, self.target, None, self.seed), evidence=False)
@@ -113,20 +113,6 @@ class ClassVisualizationProbe(Probe):
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
         probabilities = {slug(result.record.title): result.record.probability for result in results}
         return {f"probability/{name}": p for name, p in probabilities.items() if p is not None}
-
-
-def small_recipe() -> dict[str, Any]:
-    """Return the arguments of ``ClassVisualization`` in ``configs/visualize/small.yaml``, with a tenth of the prior.
-
-    At its full weight, the images of a network with a normalization, or of one that is hardly trained, are gray.
-    """
-    return {
-        "parameterization": Fourier(decay=1.0, sd=0.01),
-        "step_rule": Adam(lr=0.05),
-        "transforms": [Jitter(pixels=1), Rotate(degrees=10.0), Scale(low=0.9, high=1.1), Noise(sd=0.1)],
-        "priors": [L2(weight=0.1)],
-        "views": 4,
-    }
 
 
 class ImageProbe(Probe):

@@ -41,7 +41,7 @@ from lit_viz.utils.parts import (
     public_path,
     short_name,
 )
-from lit_viz.utils.yaml_files import parse_yaml, read_yaml
+from lit_viz.utils.yaml_files import config_folder, parse_yaml, read_yaml
 
 SECTIONS = ("network", "module", "tasks", "run")
 #: Names in other tools, and the name to use.
@@ -450,13 +450,6 @@ def _instances_in(value: Any) -> Iterator[str]:
 
 
 # -- packaged configurations
-
-
-def config_folder() -> Path:
-    """Return the folder of the packaged configurations; in a checkout it is at the top level."""
-    package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def config_names(method: str) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, check_shape, first_line, require
-from lit_viz.images import Blur, ColorShift, Flip, Fourier, Noise, RandomCrop, Rotate, Shear
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.parameterizations import Parameterization, encoding_error
@@ -35,11 +35,13 @@ from lit_viz.networks.summaries import group_summary
 from lit_viz.objectives import Logit, Objective, Outputs
 from lit_viz.objectives.base import copied, evaluate_objective
 from lit_viz.objectives.classes import ClassScore
-from lit_viz.optim import Adam, Evaluation, StepRule
+from lit_viz.optim import Evaluation, StepRule
 from lit_viz.rng import Draws, Key
 from lit_viz.types import VARYING, Record, Task
 from lit_viz.utils.checking import check_fields
 from lit_viz.utils.device import to_device
+from lit_viz.utils.parts import construct, hints_of
+from lit_viz.utils.yaml_files import config_folder, read_yaml
 
 #: Prediction summaries of held-out networks for an image and a class, by name.
 Judges = Callable[[Tensor, int], Mapping[str, Any]]
@@ -82,31 +84,18 @@ class PictureOptions:
         require(0.1 <= self.shown <= 1, "shown must be in [0.1, 1]", self.shown)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Arguments of :class:`ClassVisualization` that :func:`default_recipe` provides."""
-
-    parameterization: Parameterization
-    step_rule: StepRule
-    transforms: Sequence[Transform] = ()
-    views: int = 1
-    residual_gradient: float = 1.0
-    picture: PictureOptions = PictureOptions()
+def packaged_arguments(name: str) -> dict[str, Any]:
+    """Return the arguments of :class:`ClassVisualization` in ``configs/visualize/<name>.yaml``, parts as objects."""
+    hints = hints_of(ClassVisualization)
+    arguments: dict[str, Any] = {}
+    for argument, value in _read_packaged(name)["module"]["init_args"].items():
+        arguments[argument] = construct(value, hints[argument], argument)
+    return arguments
 
 
-def default_recipe() -> Recipe:
-    """Return the recipe of ``ClassVisualization(net)``, that of ``configs/visualize/tarantula.yaml``."""
-    transforms = [
-        RandomCrop(low=0.4, high=1.0),
-        Shear(amount=0.2),
-        Rotate(degrees=15.0),
-        Flip(),
-        Blur(low=0.1, high=1.6, every=2),
-        ColorShift(scale=0.3, offset=0.15),
-        Noise(sd=0.1),
-    ]
-    picture = PictureOptions(oversample=1.43, shown=0.85, octaves=Octaves(3, 1.5))
-    return Recipe(Fourier(decay=1.15, sd=0.01, chroma=0.3), Adam(lr=0.05), transforms, 2, 0.4, picture)
+@cache
+def _read_packaged(name: str) -> dict[str, Any]:
+    return read_yaml(config_folder() / "visualize" / f"{name}.yaml")
 
 
 class ClassVisualization(ImageTraining):
@@ -119,7 +108,8 @@ class ClassVisualization(ImageTraining):
     Args:
         network: frozen network, a module or a name.
         parameterization: parameters of the image, such as pixels or Fourier coefficients. By default the Fourier
-            coefficients of :func:`default_recipe`, which then also provides the other arguments that are not given.
+            coefficients of ``configs/visualize/tarantula.yaml``, which then also provides the other arguments that are
+            not given.
         step_rule: update rule; by default Adam.
         transforms: robustness transforms, applied in order to every view with separate draws.
         objective: objective to maximize.
@@ -177,37 +167,42 @@ class ClassVisualization(ImageTraining):
                 value=step_rule,
             )
         given: dict[str, Any] = {
+            "parameterization": parameterization,
             "step_rule": step_rule,
             "transforms": transforms,
             "views": views,
             "residual_gradient": residual_gradient,
             "picture": picture,
         }
-        recipe = default_recipe()
+        recipe = packaged_arguments("tarantula")
         if parameterization is not None:
-            recipe = Recipe(parameterization, recipe.step_rule)
-        recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
-        picture, group = recipe.picture, recipe.picture.group
-        super().__init__(network, recipe.step_rule, views=recipe.views * group, iterations=iterations, **limits)
+            recipe |= {"transforms": [], "views": 1, "residual_gradient": 1.0, "picture": PictureOptions()}
+        for name in given:
+            if given[name] is None:
+                given[name] = recipe[name]
+        parameterization, picture = given["parameterization"], given["picture"]
+        transforms = given["transforms"] = list(given["transforms"])
+        super().__init__(
+            network, given["step_rule"], views=given["views"] * picture.group, iterations=iterations, **limits
+        )
         if restarts is None:
             restarts = 2 if iterations >= _MIN_ITERATIONS else 0
         require(restarts >= 0, "restarts must be at least 0", restarts)
         self.restarts = restarts
         for projection in projections:
-            projection.check(recipe.parameterization)
+            projection.check(parameterization)
         objective = copied(objective)
         objective.bind(self.network)
         self.record_argument("objective", objective)
-        self.parameterization, self.objective = recipe.parameterization, objective
-        for name in ("parameterization", "step_rule", "views", "residual_gradient", "picture"):
-            self.record_argument(name, getattr(recipe, name))
-        self.record_argument("transforms", list(recipe.transforms))
-        self.transforms, self.priors, self.projections = Compose(recipe.transforms), tuple(priors), tuple(projections)
+        self.parameterization, self.objective = parameterization, objective
+        for name, value in given.items():
+            self.record_argument(name, value)
+        self.transforms, self.priors, self.projections = Compose(transforms), tuple(priors), tuple(projections)
         self.picture, self.canvas = make_canvas(self.network, picture.size, picture.oversample)
         self.shown, self.native = picture.shown, picture.native
-        self.octaves, self.group = self._octaves(picture), group
+        self.octaves, self.group = self._octaves(picture), picture.group
         self.views_grow = self._views_grow()
-        self.residual_gradient = factor = recipe.residual_gradient
+        self.residual_gradient = factor = given["residual_gradient"]
         require(0 < factor <= 1, "residual_gradient must be above 0 and at most 1", factor)
         self.judges: Judges | None = None
         self.judge_error: str | None = None

@@ -17,6 +17,13 @@ _MAX_VALUES = 10**6
 _TAG_PREFIX = "tag:yaml.org,2002:"
 
 
+def config_folder() -> Path:
+    """Return the folder of the packaged configurations; in a checkout it is at the top level."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 

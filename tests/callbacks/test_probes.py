@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_viz as lv
-from lit_viz.callbacks.probes import Probe, small_recipe
+from lit_viz.callbacks.probes import Probe
 from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
@@ -497,16 +497,16 @@ def test_a_trainer_of_the_package_lightning_takes_probes(tmp_path: Path) -> None
     assert list(Path(trainer.logger.log_dir).rglob("*.png"))
 
 
-def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_weight_of_the_prior(
-    described: Any,
-) -> None:
-    module = read_config(COMMANDS["visualize"], "small").build_module(lv.load_network(Net(), size=8, labels=NAMES))
-    parts, recipe = module.arguments, small_recipe()
-    assert parts["views"] == recipe["views"]
-    for name in ("parameterization", "step_rule"):
-        assert described(parts[name]) == described(recipe[name])
-    assert list(map(described, parts["transforms"])) == list(map(described, recipe["transforms"]))
-    assert [type(prior) for prior in parts["priors"]] == [type(prior) for prior in recipe["priors"]]
+def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_weight_of_the_prior() -> None:
+    network = lv.load_network(Net(), size=8, labels=NAMES)
+    configured = read_config(COMMANDS["visualize"], "small").build_module(network).plain_arguments()
+    probe = lv.callbacks.ClassVisualizationProbe(["two"], iterations=7)
+    arguments = probe.method(network).plain_arguments()
+    for name in ("parameterization", "step_rule", "transforms", "views", "residual_gradient", "picture"):
+        assert arguments[name] == configured[name]
+    assert [prior["init_args"] for prior in configured["priors"]] == [{"weight": 1.0}]
+    assert [prior["init_args"] for prior in arguments["priors"]] == [{"weight": 0.1}]
+    assert (arguments["iterations"], arguments["slots"], arguments["log_at"]) == (7, 32, "last")
 
 
 def test_a_copy_has_no_hooks_and_no_compiled_code() -> None:

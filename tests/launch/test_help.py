@@ -16,10 +16,10 @@ from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.cli import COMMAND_NAMES
 from lit_viz.commands import SHOWN, command_parser, function_parser, help_text, parse_method
 from lit_viz.errors import LitVizError
-from lit_viz.launch.form import config_folder
 from lit_viz.launch.methods import COMMANDS, method_form, read_config
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from lit_viz.utils.yaml_files import config_folder
 from tests.support.networks import conv_net
 
 #: Configurations of class images that read a layer of their own network.
