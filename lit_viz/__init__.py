@@ -45,7 +45,7 @@ _MODULES = {
     "lit_viz.networks": ("Network",),
     "lit_viz.outputs": ("load_network",),
     "lit_viz.runs.results": ("Outcome",),
-    "lit_viz.methods.records": ("Record",),  # with the kinds of records that Record.read makes
+    "lit_viz.runs.records": ("Record",),  # with the kinds of records that Record.read makes
     "lit_viz.types": ("Task",),
     "lit_viz.units": ("Microscope", "microscope"),
 }

@@ -184,8 +184,8 @@ def test_a_gray_file_has_the_norm_of_its_record(tmp_path: Path, monkeypatch: pyt
     from lit_viz.engine.snapshots import Result
     from lit_viz.figures.attack import attack_figure
     from lit_viz.images.reading import encode_png
-    from lit_viz.methods.records import AdversarialRecord
     from lit_viz.runs.memory import MemoryStorage
+    from lit_viz.runs.records import AdversarialRecord
     from lit_viz.types import Task
 
     source, fooled = torch.full((1, 8, 8), 100 / 255), torch.full((1, 8, 8), 110 / 255)

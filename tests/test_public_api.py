@@ -20,7 +20,7 @@ import yaml
 import lit_viz as lv
 from lit_viz import methods
 from lit_viz.cli import main
-from lit_viz.methods.records import Record
+from lit_viz.runs.records import Record
 from lit_viz.utils.parts import Part, constructor_parameters
 
 ROOT = Path(__file__).parents[1]

@@ -13,14 +13,14 @@ import pytest
 
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
-from lit_viz.methods.records import (
+from lit_viz.runs.evidence import Evidence, FileEvidence, LocalizationEvidence, RobustnessEvidence, RobustnessPoint
+from lit_viz.runs.records import (
     AdversarialRecord,
     ClassImageRecord,
     LayerImageRecord,
     SaliencyRecord,
     UniversalRecord,
 )
-from lit_viz.runs.evidence import Evidence, FileEvidence, LocalizationEvidence, RobustnessEvidence, RobustnessPoint
 from lit_viz.types import JsonObject, Record, Task
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import json_line

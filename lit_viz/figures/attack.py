@@ -20,8 +20,8 @@ from lit_viz.figures.scales import number
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, HEAD, INK, NORMAL, SMALL_CELL
 from lit_viz.images.reading import read_png
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.evidence import DiagnosisEvidence, EnsembleMember
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize, probability_text

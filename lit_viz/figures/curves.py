@@ -20,7 +20,7 @@ from lit_viz.evidence.attacks.diagnostics import successes
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, attack_record
 from lit_viz.figures.layout import Block, Grid, Plot, Text
 from lit_viz.figures.style import COLORS, GAP, GRAY, NORMAL, RULE, SMALL
-from lit_viz.methods.records import AdversarialRecord
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Curve
 from lit_viz.utils.formatting import pluralize

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, is_group, pixels, selection, stack, wrap
 from lit_viz.figures.style import CELL, GAP, GRAY, GROUP_GAP, HEADING, NORMAL
-from lit_viz.methods.records import LayerImageRecord, label_with_lr
+from lit_viz.runs.records import LayerImageRecord, label_with_lr
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize, unique_labels

@@ -31,7 +31,6 @@ from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_reported
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.networks import Network
 from lit_viz.networks.summaries import scores_caption
 from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, presentation_of
@@ -40,6 +39,7 @@ from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage, check_new
 from lit_viz.runs.manifest import is_drawing
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.runs.verification import verify
 from lit_viz.types import Record, Task

@@ -24,8 +24,8 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.filters import gaussian_blur
 from lit_viz.images.reading import Box, Photograph, encode_png, to_uint8
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.evidence import LocalizationEvidence, LocalizedObject
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage
 from lit_viz.utils.files import write_bytes
 from lit_viz.utils.limits import MOST_ROWS

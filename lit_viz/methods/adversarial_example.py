@@ -20,12 +20,12 @@ from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.goals import GOAL, THRESHOLD, check_goals, check_numbers, resolve_class_goal, resolve_goal
 from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Record, Task
 
 

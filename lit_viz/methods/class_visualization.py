@@ -27,7 +27,6 @@ from lit_viz.images.reading import Fit, read_photograph
 from lit_viz.images.sources import ImageLike, initial_image
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.photographs import contrast_fields, with_gamma
-from lit_viz.methods.records import LEAST_PROBABILITY, ClassImageRecord, LayerImageRecord, VisualizationRecord
 from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.networks.layers import layer_of
 from lit_viz.networks.resizing import Resizing
@@ -37,6 +36,7 @@ from lit_viz.objectives.base import copied, evaluate_objective
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluation, StepRule
 from lit_viz.rng import Draws, Key
+from lit_viz.runs.records import LEAST_PROBABILITY, ClassImageRecord, LayerImageRecord, VisualizationRecord
 from lit_viz.types import VARYING, Record, Task
 from lit_viz.utils.checking import check_fields
 from lit_viz.utils.device import to_device

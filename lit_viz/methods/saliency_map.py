@@ -23,12 +23,12 @@ from lit_viz.errors import LitVizError, check_shape, find_part, require
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.goals import check_numbers
 from lit_viz.methods.photographs import RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.fast import Backprop
 from lit_viz.networks.isolation import full_float32
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluation, State
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Record, Task
 
 #: Names of uncertainties in records, where ``error`` is the message of a failed task.

@@ -18,10 +18,10 @@ from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Resul
 from lit_viz.errors import ChangedInput, LitVizError, require
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.methods.photographs import AttackTraining, check_goal, resolve
-from lit_viz.methods.records import UniversalRecord
 from lit_viz.networks import Network
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
+from lit_viz.runs.records import UniversalRecord
 from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device, to_list
 

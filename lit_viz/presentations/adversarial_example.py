@@ -23,7 +23,6 @@ from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.methods import AdversarialExample
-from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.networks import Network
 from lit_viz.presentations import (
     EvidencePart,
@@ -42,6 +41,7 @@ from lit_viz.runs.evidence import (
     RobustnessEvidence,
     RobustnessPoint,
 )
+from lit_viz.runs.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import label_with_target, pluralize

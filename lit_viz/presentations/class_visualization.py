@@ -20,7 +20,6 @@ from lit_viz.figures.evolution import Evolution, evolution_figure
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import channel_grid, sweep_figure
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
 from lit_viz.presentations import (
     EvidenceItem,
     EvidencePart,
@@ -32,6 +31,7 @@ from lit_viz.presentations import (
 )
 from lit_viz.presentations.items import NOT_RECOGNIZED, held_out_item, not_recognized_item
 from lit_viz.runs.evidence import Evidence, ImageEvidence
+from lit_viz.runs.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import probability_text, unique_labels

@@ -11,9 +11,9 @@ from typing import Any
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.figures.scales import number
-from lit_viz.methods.records import LEAST_PROBABILITY, ClassImageRecord, label_with_lr
 from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs import evidence as run_evidence
+from lit_viz.runs.records import LEAST_PROBABILITY, ClassImageRecord, label_with_lr
 from lit_viz.types import Record, slug
 from lit_viz.utils.formatting import pluralize, text_table
 from lit_viz.utils.limits import MOST_NAMES, MOST_PRINTED

@@ -24,7 +24,6 @@ from lit_viz.figures.style import save_figure
 from lit_viz.localization.objects import import_opencv, localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations import (
     CAPTUM_SECONDS,
     EvidenceItem,
@@ -37,6 +36,7 @@ from lit_viz.presentations import (
     format_value,
 )
 from lit_viz.runs.evidence import CAPTUM, Evidence
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import Notify, pluralize, probability_text

@@ -23,10 +23,10 @@ from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, pixel
 from lit_viz.figures.style import GAP, GRAY, TITLE
 from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
-from lit_viz.methods.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.presentations import EvidencePart, EvidenceSettings, FigureOptions, TableRow, format_value
 from lit_viz.presentations.adversarial_example import AttackPresentation, find_mismatches
 from lit_viz.runs.evidence import Evidence, FileEvidence
+from lit_viz.runs.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.types import Curve, Record
 from lit_viz.utils.limits import MOST_EXAMPLES

@@ -11,12 +11,12 @@ from PIL import Image
 
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.images.rendering import MAGNIFIED
-from lit_viz.methods.records import label_with_lr
 from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.images import image_uri, is_embeddable
 from lit_viz.report.plots import CurvePlot, plot_curves
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.records import label_with_lr
 from lit_viz.types import Curve, Record
 from lit_viz.utils.limits import MOST_PERTURBED, evenly
 

@@ -58,6 +58,7 @@ from lit_viz.runs.manifest import (
     run_files,
     signature,
 )
+from lit_viz.runs.records import read_record
 from lit_viz.runs.results import Outcome, Storage
 from lit_viz.types import Curve, Picture, Record, Task, index_of, key_of
 from lit_viz.utils.checking import wrong_value
@@ -236,14 +237,13 @@ class FolderStorage(Storage):
         total = self._task_count()
         by_index: dict[int, Record] = {}
         for number, line in enumerate(complete_lines(path), start=1):
-            values = _parse_object(line) or {}
-            wrong = _wrong_record(values)
-            if wrong is None and total and not 0 <= values["index"] < total:
-                wrong = f"there is no task {values['index']}"
-            if wrong is not None:
+            try:
+                record = read_record(_parse_object(line))
+                if total and not 0 <= record.index < total:
+                    raise LitVizError(f"there is no task {record.index}")
+            except LitVizError as error:
                 remedy = f"{command_line('resume', self.path)} computes its task again"
-                raise LitVizError(f"{path} is damaged (line {number}: {wrong}): {remedy}")
-            record = Record.read(values)
+                raise LitVizError(f"{path} is damaged (line {number}: {error}): {remedy}") from error
             _check_inside(record.file, record.array)
             by_index[record.index] = record
         return [by_index[index] for index in sorted(by_index)]
@@ -782,14 +782,3 @@ def _trim_frames(folder: Path, is_kept: Callable[[str, int], bool]) -> None:
             delete_entry(file)
     with suppress(OSError):  # not empty
         folder.rmdir()
-
-
-def _wrong_record(values: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a line of ``results.jsonl``; None if it is a record."""
-    if not values:
-        return "it is no JSON object"
-    try:
-        kind = Record.class_of(values)
-    except LitVizError as error:
-        return str(error)
-    return wrong_value({key: value for key, value in values.items() if key != "kind"}, kind)

@@ -27,9 +27,9 @@ from lit_viz.evidence.naturalness import (
 from lit_viz.images.canvas import resize
 from lit_viz.images.reading import to_uint8
 from lit_viz.launch.run import Run
-from lit_viz.methods.records import LayerImageRecord
 from lit_viz.networks import Network
 from lit_viz.objectives import Channel, Outputs
+from lit_viz.runs.records import LayerImageRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.types import slug
 from lit_viz.units.effects import ClassEffects, crop_box, receptive_field

@@ -21,8 +21,8 @@ from lit_viz.evidence.naturalness import (
     null_deviations,
 )
 from lit_viz.images.reading import read_photograph
-from lit_viz.methods.records import ClassImageRecord
 from lit_viz.networks import Network
+from lit_viz.runs.records import ClassImageRecord
 from lit_viz.zoo import FASHION_LABELS
 from lit_viz.zoo.photographs import photograph_file
 

@@ -13,9 +13,9 @@ from lit_viz.figures.agreement import agreement_figure
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS
 from lit_viz.images.rendering import clip_limits, heat
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.evidence import Similarity
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Task
 from lit_viz.utils.limits import MOST_ROWS
 

@@ -11,8 +11,8 @@ from lit_viz.engine.snapshots import Snapshot
 from lit_viz.figures.evolution import evolution_figure
 from lit_viz.figures.sheet import channel_grid
 from lit_viz.images.canvas import join_group
-from lit_viz.methods.records import LayerImageRecord
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
+from lit_viz.runs.records import LayerImageRecord
 from lit_viz.types import Task
 
 

@@ -12,9 +12,9 @@ from lit_viz.figures.style import COLORS
 from lit_viz.images.reading import Photograph
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.localization.objects import SEEDS, Localization, LocalizedMap, Segment
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs.evidence import LocalizedObject
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Task
 from lit_viz.utils.limits import MOST_ROWS
 

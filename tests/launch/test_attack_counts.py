@@ -15,9 +15,9 @@ import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.launch.methods import COMMANDS, method_form
 from lit_viz.methods import UniversalPerturbation
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
+from lit_viz.runs.records import AdversarialRecord
 
 
 def photographs(count: int = 4) -> Tensor:

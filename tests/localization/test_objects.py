@@ -18,11 +18,11 @@ from lit_viz.figures.localization import localization_figure
 from lit_viz.images.reading import Photograph, read_photograph
 from lit_viz.localization.objects import Seeds, box_in_original, localize, localize_run, mask_in_original, segment
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.presentations.items import evidence_items
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 
 ROOT = Path(__file__).parents[2]

@@ -15,12 +15,12 @@ import lit_viz as lv
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow
 from lit_viz.loggers.rows import FolderRows, caption
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Record, Task
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.figures.style import save_figure
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Task
 
 LONG = "American Staffordshire terrier, American pit bull terrier"

@@ -9,11 +9,11 @@ import torch
 
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.records import ClassImageRecord
 from lit_viz.presentations import EvidenceOptions, EvidenceSettings, FigureOptions
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.records import ClassImageRecord
 from lit_viz.types import Task
 
 PRESENTATION = ClassVisualizationPresentation()

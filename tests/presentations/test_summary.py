@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Status
 
 

@@ -19,7 +19,6 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.images.reading import encode_png
-from lit_viz.methods.records import ClassImageRecord
 from lit_viz.presentations import Presentation
 from lit_viz.presentations.items import evidence_items, held_out_item
 from lit_viz.report import index as report_index
@@ -43,6 +42,7 @@ from lit_viz.runs.evidence import (
     TransferEvidence,
 )
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.records import ClassImageRecord
 from lit_viz.types import key_of
 from lit_viz.utils.files import plain
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.networks import Network
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Item, Task
 

@@ -11,9 +11,9 @@ import pytest
 
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
-from lit_viz.methods.records import AdversarialRecord, ClassImageRecord, SaliencyRecord
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage, Provenance
+from lit_viz.runs.records import AdversarialRecord, ClassImageRecord, SaliencyRecord
 from lit_viz.types import Task
 from lit_viz.utils.checking import wrong_value
 

@@ -15,8 +15,8 @@ from lit_viz.attacks.rounding import LEVELS, LatticeBall, Verifier, image_of, le
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.networks import Network
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Record
 
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation

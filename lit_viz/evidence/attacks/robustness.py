@@ -13,9 +13,9 @@ from lit_viz.attacks.norms import format_distance
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges, judge_logits
 from lit_viz.methods.goals import GOAL
-from lit_viz.methods.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.networks import Network
 from lit_viz.runs.evidence import EnsembleMember, TransferCounts, TransferEvidence
+from lit_viz.runs.records import AdversarialRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import text_table

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lit_viz.images.rendering import rank_correlation, ssim
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.runs import evidence as run_evidence
+from lit_viz.runs.records import SaliencyRecord
 
 #: Gate of the formula in float64: largest difference, relative to the map's maximum.
 FORMULA_TOLERANCE = 1e-8

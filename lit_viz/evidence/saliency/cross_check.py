@@ -24,11 +24,11 @@ from lit_viz.evidence.saliency.captum_reference import (
     reference_of,
 )
 from lit_viz.evidence.saliency.families import FEWER_RECOMPUTED, RECOMPUTED, MapCheck, check_map, measure_mask
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.networks import Network
 from lit_viz.networks.isolation import torch_warnings_ignored
 from lit_viz.runs import evidence as run_evidence
 from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.formatting import Notify, text_table
 from lit_viz.utils.limits import MOST_ROWS

@@ -30,11 +30,11 @@ from lit_viz.evidence.saliency.metrics import (
 from lit_viz.images.reading import Box
 from lit_viz.localization.objects import box_in_image, photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.networks import FrozenNetwork, Network, layer_names
 from lit_viz.networks.summaries import probabilities
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.evidence import Evidence, MetricsEvidence, SaliencyMetrics
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage
 from lit_viz.utils.formatting import Notify, text_table
 from lit_viz.utils.limits import MOST_PRINTED

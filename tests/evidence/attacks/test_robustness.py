@@ -15,8 +15,8 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, robust_share, wilson_interval
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.networks import Network
+from lit_viz.runs.records import AdversarialRecord
 from tests.support.runs import amend_items
 
 

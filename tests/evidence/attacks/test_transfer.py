@@ -16,11 +16,11 @@ from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.robustness import Transfer, transfer_evidence, transfer_table, transfers
 from lit_viz.evidence.judges import installed_judges
 from lit_viz.images.reading import read_photograph
-from lit_viz.methods.records import AdversarialRecord
 from lit_viz.networks import Network
 from lit_viz.presentations.items import evidence_items
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
 from tests.support.runs import amend_items
 

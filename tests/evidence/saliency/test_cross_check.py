@@ -40,13 +40,13 @@ from lit_viz.evidence.saliency.captum_reference import (
 from lit_viz.evidence.saliency.cross_check import CrossCheck, cross_check
 from lit_viz.evidence.saliency.families import check_map
 from lit_viz.evidence.saliency.metrics import random_map
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.presentations import saliency_map
 from lit_viz.presentations.items import evidence_items
 from lit_viz.rng import Key
 from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM, Evidence
+from lit_viz.runs.records import SaliencyRecord
 from tests.support.attributions import MASK
 from tests.support.networks import NAMES, Around, rectified, smooth_network
 from tests.support.verdicts import reasons

@@ -23,9 +23,9 @@ from lit_viz.evidence.saliency.faithfulness import evaluate_maps, reference_boxe
 from lit_viz.evidence.saliency.metrics import RandomizationStage, replacement_curve
 from lit_viz.launch.run import Run
 from lit_viz.localization.reference_boxes import ReferenceBoxes
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.runs.evidence import SaliencyMetrics
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 
 ROOT = Path(__file__).parents[3]

@@ -28,10 +28,10 @@ from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.extremal_perturbation import perturbed, pyramid
 from lit_viz.evidence.saliency import captum_reference
 from lit_viz.evidence.saliency.cross_check import cross_check
-from lit_viz.methods.records import SaliencyRecord
 from lit_viz.networks import Network
 from lit_viz.presentations.items import evidence_items
 from lit_viz.runs.evidence import MEAN_OF_IMAGES, NOT_IN_CAPTUM, ORIGINAL, SCALAR_TERMS, WHOLE_MAP, MapAgreement
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 from tests.support.attributions import MASK
 from tests.support.networks import NAMES, Attending, rectified

@@ -1,14 +1,16 @@
-"""The records of the methods, which are the lines of ``results.jsonl``."""
+"""The lines of ``results.jsonl``: a kind of record per method."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from lit_viz.attacks.norms import format_distance
+from lit_viz.errors import LitVizError
 from lit_viz.types import Item, Record
+from lit_viz.utils.checking import wrong_value
 
 #: Most probable classes as (name, probability).
 Ranking = Sequence[tuple[str, float | None]]
@@ -236,6 +238,24 @@ class UniversalRecord(AttackRecord, kind="universal_perturbation"):
     held_out_fooling_rate_float: float | None = None
 
     fooling_rate = Item[float]("metrics")
+
+
+def read_record(values: Mapping[str, Any] | None) -> Record:
+    """Return the record of a line of ``results.jsonl``, of its kind.
+
+    Args:
+        values: JSON object of the line; None if it is none.
+
+    Raises:
+        LitVizError: a key is unknown or missing, or a value has another type.
+    """
+    if not values:
+        raise LitVizError("it is no JSON object")
+    kind = Record.class_of(values)
+    wrong = wrong_value({key: value for key, value in values.items() if key != "kind"}, kind)
+    if wrong is not None:
+        raise LitVizError(wrong)
+    return Record.read(values)
 
 
 def label_with_lr(name: str, record: Record) -> str:
