@@ -18,12 +18,12 @@ python scripts/benchmark.py all --quick                  # a test: two images an
   profile   time of an evaluation by part
   devices   two and more processes of one thread against one
 
-Each side runs in its own process, because the allocator's setting belongs to the process; those of ``saliency`` are
-kept for all methods. The sides take turns, so that a drift of the machine's speed affects all of them. Loading is not
-timed. The other tools get the module as users pass it: contiguous, not frozen, default allocator. Ratios are minimum,
-median and maximum over the rounds. Evidence is timed separately. The other tools are installed at first use into a
-folder of the user's cache (benchmarks/environment.py). Results of single sides are printed to stderr, and the tables at
-the end.
+Each side runs in its own process, because the allocator's setting belongs to the process; the processes of
+``saliency`` are kept for all methods. The sides take turns, so that a drift of the machine's speed affects all of them.
+Loading is not timed. The other tools get the module as users pass it: contiguous, not frozen, default allocator. Ratios
+are minimum, median and maximum over the rounds. Evidence is timed separately. The other tools are installed at first
+use into a folder of the user's cache (benchmarks/environment.py). Results of single sides are printed to stderr, and
+the tables at the end.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parsed() -> argparse.Namespace:
         "--judge", action="append", default=[], help="additional held-out network, as NAME or NAME=FILE"
     )
     parser.add_argument("--out", type=Path, help="folder for a sheet of the class images")
-    parser.add_argument("--photographs", metavar="FOLDER", help="photographs, instead of those of Foolbox")
+    parser.add_argument("--photographs", metavar="FOLDER", help="photographs, by default Foolbox's")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.serve and (not options.what or set(options.what) - {*COMPARISONS, *GROUPS}):
@@ -76,7 +76,9 @@ def main() -> None:
     if options.serve:
         running.serve()
         return
-    names = [name for what in options.what for name in GROUPS.get(what, (what,))]
+    names: list[str] = []
+    for what in options.what:
+        names += GROUPS.get(what, (what,))
     if any(COMPARISONS[name] for name in names):
         environment.make(peers)
     plan = running.Plan(

@@ -4,8 +4,8 @@
     python scripts/calibrate_saliency_error.py FOLDER --count 100 --method smoothgrad
 
 Each photograph has two independent maps. The measured error of each after n samples is the L2 distance to the other
-one after all samples, over the norm of the latter, both corrected for its noise. That norm is not known well enough for
-RISE: sets of n samples are drawn with replacement from the samples of one map, whose mean is the limit.
+one after all samples, over the norm of the latter, both corrected for its noise. For RISE that norm is too uncertain:
+sets of n samples are drawn with replacement from the samples of one map, and the mean of all its samples is the limit.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median
 
@@ -87,10 +88,17 @@ def resample(
     return pairs
 
 
+def ratios_of(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """Return reported / measured of the resolved errors, in ascending order."""
+    return sorted(reported / measured for reported, measured in pairs if math.isfinite(reported))
+
+
 def within(pairs: Sequence[tuple[float, float]], factor: float = 1.5) -> float:
     """Return the share of the resolved errors that are reported within a factor; NaN if none is resolved."""
-    resolved = [reported / measured for reported, measured in pairs if math.isfinite(reported)]
-    return sum(1 / factor <= ratio <= factor for ratio in resolved) / len(resolved) if resolved else math.nan
+    ratios = ratios_of(pairs)
+    if not ratios:
+        return math.nan
+    return sum(1 / factor <= ratio <= factor for ratio in ratios) / len(ratios)
 
 
 def main() -> None:
@@ -107,7 +115,7 @@ def main() -> None:
     classifier = lv.load_network(options.network)
     method, network = ATTRIBUTIONS[options.method](), classifier.fast()
     assert isinstance(method, Sampling)
-    rows: Pairs = {count: [] for count in options.samples}
+    rows: Pairs = defaultdict(list)
     paths = [entry.path for entry in photographs(options.photographs).entries]
     if options.count is not None:
         paths = random.Random(0).sample(paths, min(options.count, len(paths)))
@@ -125,13 +133,15 @@ def main() -> None:
         "| samples | reported | measured | reported / measured | within 1.5 | not resolved |\n|---|---|---|---|---|---|"
     )
     for count, of_count in rows.items():
-        resolved = [pair for pair in of_count if math.isfinite(pair[0])]
-        ratios = sorted(reported / measured for reported, measured in resolved)
-        spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}" if ratios else "-"
-        typical = f"{median(reported for reported, _ in resolved):.0%}" if resolved else "-"
-        errors = median(measured for _, measured in of_count)
-        missing = 1 - len(resolved) / len(of_count)
-        print(f"| {count} | {typical} | {errors:.0%} | {spread} | {within(of_count):.0%} | {missing:.0%} |")
+        reported, measured = zip(*of_count, strict=True)
+        ratios = ratios_of(of_count)
+        typical = spread = "-"
+        if ratios:
+            typical = f"{median(filter(math.isfinite, reported)):.0%}"
+            spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+        missing = 1 - len(ratios) / len(of_count)
+        cells = [str(count), typical, f"{median(measured):.0%}", spread, f"{within(of_count):.0%}", f"{missing:.0%}"]
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -111,26 +111,33 @@ def compare(
     Raises:
         LitVizError: the network can not be copied.
     """
-    solvable = [
-        (reference, problem, group)
-        for problem, group in problems(outcomes, attack, iterations, network)
-        for reference in references_of(attack)
-        if reference.supports(problem)
-    ]
-    if not any(outcome.record.status == "done" for outcome in outcomes):
+    groups = problems(outcomes, attack, iterations, network)
+    solvable: list[tuple[Reference, Problem, list[Outcome]]] = []
+    for problem, group in groups:
+        for reference in references_of(attack):
+            if reference.supports(problem):
+                solvable.append((reference, problem, group))
+    if not groups:
         notify("compare: the run has no attacked image")
     elif not solvable:
         members = "; attack with its members in separate runs" if isinstance(attack, Ensemble) else ""
         notify(f"compare: {' and '.join(INSTALL)} have no {attack_name(attack)} with these options{members}")
-    missing = [name for name in dict.fromkeys(ref.package for ref, *_ in solvable) if installed(name) is None]
-    for name in missing:
-        notify(f"compare: {name} is not installed: {INSTALL[name]}")
+    missing: set[str] = set()
+    for reference, _, _ in solvable:
+        package = reference.package
+        if package not in missing and installed(package) is None:
+            missing.add(package)
+            notify(f"compare: {package} is not installed: {INSTALL[package]}")
     selected = [row for row in solvable if row[0].package not in missing]
     if selected:
-        evaluations = iterations * sum(len(group) for *_, group in selected)
-        names = ", ".join(dict.fromkeys(str(reference) for reference, *_ in selected))
-        notify(f"compare: {names}: about {evaluations} evaluations")
-    return [compare_one(reference, problem, group, network) for reference, problem, group in selected]
+        names: list[str] = []
+        images = 0
+        for reference, _, group in selected:
+            images += len(group)
+            if str(reference) not in names:
+                names.append(str(reference))
+        notify(f"compare: {', '.join(names)}: about {iterations * images} evaluations")
+    return [compare_one(*row, network) for row in selected]
 
 
 def problems(
@@ -143,10 +150,16 @@ def problems(
             groups[attack_record(outcome).eps, outcome.record.target is not None].append(outcome)
     pairs = []
     for (eps, targeted), group in groups.items():
-        images = torch.stack([source for outcome in group if (source := outcome.source()) is not None])
-        classes = torch.tensor([outcome.record.target if targeted else outcome.record.label for outcome in group])
-        device, count = network.device, network.num_classes
-        pairs.append((Problem(attack, iterations, eps, images.to(device), classes.to(device), targeted, count), group))
+        sources: list[Tensor] = []
+        indices: list[int | None] = []
+        for outcome in group:
+            source = outcome.source()
+            assert source is not None
+            sources.append(source)
+            indices.append(outcome.record.target if targeted else outcome.record.label)
+        images = torch.stack(sources).to(network.device)
+        classes = torch.tensor(indices, device=network.device)
+        pairs.append((Problem(attack, iterations, eps, images, classes, targeted, network.num_classes), group))
     return pairs
 
 
@@ -169,20 +182,25 @@ def compare_one(reference: Reference, problem: Problem, group: Sequence[Outcome]
     if problem.eps is not None:
         success &= length <= problem.eps * (1 + TOLERANCE)
     rounded = (examples.clamp(0, 1) * LEVELS).round() / LEVELS
-    balls = [LatticeBall(image, None if problem.eps is None else norm, problem.eps) for image in problem.images]
-    inside = [ball.contains(levels_of(image)) for ball, image in zip(balls, rounded, strict=True)]
+    ball_norm = None if problem.eps is None else norm
+    inside = []
+    for source, image in zip(problem.images, rounded, strict=True):
+        ball = LatticeBall(source, ball_norm, problem.eps)
+        inside.append(ball.contains(levels_of(image)))
+    is_inside = torch.tensor(inside, device=success.device)
     files = torch.tensor([bool(attack_record(outcome).success_file) for outcome in group], device=success.device)
     both = success & files
-    run_lengths = [
-        float(o.record.metrics[norm.name] or 0.0) for o, counts in zip(group, both.tolist(), strict=True) if counts
-    ]
+    run_lengths = []
+    for outcome, counts in zip(group, both.tolist(), strict=True):
+        if counts:
+            run_lengths.append(float(outcome.record.metrics[norm.name] or 0.0))
+    if run_lengths:
+        result = replace(result, reference_length=median(length[both].tolist()), run_length=median(run_lengths))
     return replace(
         result,
         float_successes=int(success.sum()),
-        file_successes=int((adversarial(rounded) & torch.tensor(inside, device=success.device)).sum()),
+        file_successes=int((adversarial(rounded) & is_inside).sum()),
         run_successes=int(files.sum()),
-        reference_length=median(length[both].tolist()) if run_lengths else None,
-        run_length=median(run_lengths) if run_lengths else None,
     )
 
 
@@ -215,9 +233,16 @@ class NetworkCopy(nn.Module):
 
 def table(comparisons: Sequence[Comparison]) -> str:
     """Return a row for each implementation and radius, then the errors."""
-    rows = [comparison.row() for comparison in comparisons if comparison.error is None]
-    errors = [f"{comparison.title} failed: {comparison.error}" for comparison in comparisons if comparison.error]
-    return "\n".join([*([text_table(rows, words=1)] if rows else []), *errors])
+    rows, errors = [], []
+    for comparison in comparisons:
+        if comparison.error is None:
+            rows.append(comparison.row())
+        else:
+            errors.append(f"{comparison.title} failed: {comparison.error}")
+    lines = []
+    if rows:
+        lines.append(text_table(rows, words=1))
+    return "\n".join(lines + errors)
 
 
 def compare_run(folder: Path | str, network: Network | None = None) -> list[Comparison]:
@@ -245,7 +270,9 @@ def main() -> None:
         comparisons = compare_run(options.run)
         print(table(comparisons))
         if options.json:
-            rows = [{**asdict(comparison), "ratio": comparison.ratio} for comparison in comparisons]
+            rows = []
+            for comparison in comparisons:
+                rows.append(asdict(comparison) | {"ratio": comparison.ratio})
             options.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
 
 

@@ -4,11 +4,11 @@ python scripts/zoo.py --data FOLDER --population liars --count 10 --out liars
 python scripts/flag_liars.py liars --data FOLDER --out runs/flag_liars        # microscopes, then the table
 python scripts/flag_liars.py liars --out runs/flag_liars --table              # of stored figures
 
-Each network gets a microscope of the layer of its manipulated units, over 600 test images; clean networks and those
+Each network gets a microscope of the layer of its manipulated units, over 600 test images; clean networks and networks
 with manipulated classes get class images. The limits of the flag ``unnatural`` are set on the networks of odd seeds, so
-that 0.5 % of the units of clean networks exceed each; the table of even seeds shows what they flag. A lie counts as
-told if the synthetic image activates the unit of the clean network less than half as much as the clean unit's own
-synthetic image does.
+that 0.5 % of the units of clean networks exceed each; the table of even seeds shows what they flag. A synthetic image
+is misleading if it activates the unit of the clean network less than half as much as the clean unit's own synthetic
+image does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lit_viz.evidence.naturalness import UNNATURAL, Naturalness
 from lit_viz.images.reading import encode_png
 from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.units.pages import HILL, UnitPage
-from scripts.liars import LAYERS, Lie, read_liar
+from scripts.liars import LAYERS, ManipulatedUnit, read_liar
 from scripts.zoo import NORMALIZATION, fashion, fashion_network
 
 PHOTOGRAPHS = 600
@@ -45,26 +45,26 @@ OTHERS = 40
 CLASS_LAYER = LAYERS["classes"]
 #: Share of the units of clean networks that each limit flags.
 FLAGGED = 0.005
-#: A lie is told if the clean unit is activated less than so many times as much as by its own image.
-TOLD = 0.5
+#: Activation of the clean unit by a misleading image is below this fraction of the activation by its own image.
+MISLEADING = 0.5
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is measured of a unit, or of a class as a unit of ``head``, for which only the figures are measured.
+    """Measurements of a unit, or of a class as a unit of ``head``, for which only the figures are measured.
 
     Attributes:
         kind, seed: of the network.
         layer, unit: where it is.
-        is_manipulated: whether its picture is to lie.
+        is_manipulated: whether its picture is made to be misleading.
         is_silent: whether it has the flag ``silent``.
         ratio: activation by the synthetic image relative to the largest by a photograph; None unless that is positive.
         held: share of that activation without the channels that no photograph activates; None unless it is positive.
         figures: sanity figure by layer; None where it is not decidable.
-        kept: activation of the clean unit by this synthetic image, relative to that by its own; None if unknown.
+        kept: activation of the clean unit by this synthetic image, relative to that by its own; None if not measured.
         half: share of the activation at half the contrast of the synthetic image.
-        deviation, half_deviation: of the figure of its own layer, and of ``half``, from those of the other units; None
-            where not decidable.
+        deviation, half_deviation: of the figure of its own layer, and of ``half``, from the other units; None where
+            not decidable.
     """
 
     kind: str
@@ -83,12 +83,17 @@ class Unit:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether it has no flag because nothing is known of it."""
-        known = self.deviation if self.layer == CLASS_LAYER else self.half_deviation
-        return not self.is_silent and known is None
+        """Whether it can not be flagged, because its deviation is not decidable."""
+        deviation = self.deviation if self.layer == CLASS_LAYER else self.half_deviation
+        return not self.is_silent and deviation is None
+
+    @property
+    def is_misleading(self) -> bool:
+        """Whether its synthetic image hardly activates the clean unit."""
+        return self.kept is not None and self.kept < MISLEADING
 
     def is_unnatural(self, limits: tuple[float, float]) -> bool:
-        """Whether the figure lies too far below the others, or the share at half contrast too far above."""
+        """Whether the figure is too far below the others, or the share at half contrast too far above."""
         is_unlike = self.deviation is not None and self.deviation < -limits[0]
         is_hill = self.half_deviation is not None and self.half_deviation > limits[1]
         return is_unlike or is_hill
@@ -104,26 +109,25 @@ def write_photographs(data: str, folder: Path) -> None:
 def measured_units(path: Path, photographs: Path, out: Path, iterations: int) -> list[Unit]:
     """Return the manipulated units of a network, and others of their layer."""
     kind, _, seed = path.stem.rpartition("_")
-    network, lies = read_liar(path)
+    network, manipulated = read_liar(path)
     net = fashion_network(network)
     layers: dict[str, set[int]] = {LAYERS[kind]: set(range(OTHERS))}
     if kind == "clean":  # also those that are manipulated in other networks
         layers["fc"].update(manipulated_units(path))
-    for lie in lies:
-        layers.setdefault(lie.layer, set()).add(lie.unit)
-    units: list[UnitPage] = []
-    for layer, channels in layers.items():
-        units += microscope_units(net, layer, sorted(channels), photographs, out / path.stem / layer, iterations)
+    for unit in manipulated:
+        layers.setdefault(unit.layer, set()).add(unit.unit)
     rows = []
-    for page in units:
-        rows.append(row_of(page, kind, int(seed), lies))
+    for layer, channels in layers.items():
+        folder = out / path.stem / layer
+        for page in microscope_units(net, layer, sorted(channels), photographs, folder, iterations):
+            rows.append(row_of(page, kind, int(seed), manipulated))
     return rows
 
 
 def measured_classes(path: Path, photographs: Path, out: Path) -> list[Unit]:
     """Return the classes of a network."""
     kind, _, seed = path.stem.rpartition("_")
-    network, lies = read_liar(path)
+    network, manipulated = read_liar(path)
     net = fashion_network(network)
     run = lv.visualize(net, range(net.num_classes), config="small", priors=(), log_at="last", slots=10, progress=False)
     folder = out / path.stem / CLASS_LAYER
@@ -138,7 +142,7 @@ def measured_classes(path: Path, photographs: Path, out: Path) -> list[Unit]:
                 seed=int(seed),
                 layer=CLASS_LAYER,
                 unit=number,
-                is_manipulated=any(lie.unit == number for lie in lies),
+                is_manipulated=any(unit.unit == number for unit in manipulated),
                 deviation=evidence.deviation,
                 figures=figures_of(evidence.layers),
             )
@@ -148,12 +152,12 @@ def measured_classes(path: Path, photographs: Path, out: Path) -> list[Unit]:
 
 def manipulated_units(path: Path) -> set[int]:
     """Return the units that are manipulated in any network of the same seed as a clean one."""
-    found = set()
+    originals = set()
     for other in path.parent.glob(f"*_{path.stem.rpartition('_')[2]}.json"):
-        for lie in read_liar(other)[1]:
-            if lie.original is not None:
-                found.add(lie.original)
-    return found
+        for unit in read_liar(other)[1]:
+            if unit.original is not None:
+                originals.add(unit.original)
+    return originals
 
 
 def microscope_units(
@@ -168,8 +172,8 @@ def microscope_units(
     return made.pages
 
 
-def row_of(page: UnitPage, kind: str, seed: int, lies: Iterable[Lie]) -> Unit:
-    """Return what is measured of a unit with a page."""
+def row_of(page: UnitPage, kind: str, seed: int, manipulated: Iterable[ManipulatedUnit]) -> Unit:
+    """Return the measurements of a unit with a page."""
     held = None
     if page.held is not None and page.synthetic > 0:
         held = round(page.held / page.synthetic, 4)
@@ -178,7 +182,7 @@ def row_of(page: UnitPage, kind: str, seed: int, lies: Iterable[Lie]) -> Unit:
         seed=seed,
         layer=page.layer,
         unit=page.unit,
-        is_manipulated=any((lie.layer, lie.unit) == (page.layer, page.unit) for lie in lies),
+        is_manipulated=any((unit.layer, unit.unit) == (page.layer, page.unit) for unit in manipulated),
         deviation=page.deviation,
         figures=figures_of(page.naturalness),
         is_silent=page.flag == "silent",
@@ -189,16 +193,16 @@ def row_of(page: UnitPage, kind: str, seed: int, lies: Iterable[Lie]) -> Unit:
     )
 
 
-def figures_of(found: Iterable[Naturalness | LayerNaturalness]) -> dict[str, float | None]:
+def figures_of(layers: Iterable[Naturalness | LayerNaturalness]) -> dict[str, float | None]:
     """Return the sanity figure by layer; None where it is not decidable."""
     figures: dict[str, float | None] = {}
-    for figure in found:
+    for figure in layers:
         figures[figure.layer] = round(figure.value, 4) if figure.is_decidable else None
     return figures
 
 
 def stored_units(out: Path) -> list[Unit]:
-    """Read what was measured of all networks."""
+    """Read the measurements of all networks."""
     units = []
     for path in sorted([*out.glob("*/units.jsonl"), *out.glob("*/classes.jsonl")]):
         units += [Unit(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -206,7 +210,7 @@ def stored_units(out: Path) -> list[Unit]:
 
 
 def with_kept(units: Sequence[Unit], folder: Path, out: Path) -> list[Unit]:
-    """Return the units with how much of the clean unit's activation their synthetic images keep."""
+    """Return the units with the share of the clean unit's activation that their synthetic images keep."""
     measured = []
     for unit in units:
         if unit.kind == "clean" or unit.layer != LAYERS[unit.kind]:
@@ -234,31 +238,38 @@ def clean_activations(kind: str, seed: int, layer: str, folder: Path, out: Path)
 
 def limits_of(units: Sequence[Unit]) -> tuple[float, float]:
     """Return the limits of both deviations that a given share of the units of clean networks exceeds."""
-    clean = [unit for unit in units if unit.kind == "clean" and unit.layer != CLASS_LAYER]
-    figures = [unit.deviation for unit in clean if unit.deviation is not None]
-    halves = [unit.half_deviation for unit in clean if unit.half_deviation is not None]
+    figures, halves = [], []
+    for unit in units:
+        if unit.kind != "clean" or unit.layer == CLASS_LAYER:
+            continue
+        if unit.deviation is not None:
+            figures.append(unit.deviation)
+        if unit.half_deviation is not None:
+            halves.append(unit.half_deviation)
     return -float(np.quantile(figures, FLAGGED)), float(np.quantile(halves, 1 - FLAGGED))
 
 
 def table(units: Sequence[Unit], limits: tuple[float, float]) -> str:
-    """Return the shares of flagged and of undecidable units by kind."""
+    """Return the shares of misleading, flagged and undecidable units by kind."""
+    columns: dict[str, Callable[[Unit], bool]] = {
+        "misleading": lambda unit: unit.is_misleading,
+        "silent": lambda unit: unit.is_silent,
+        "unnatural": lambda unit: unit.is_unnatural(limits),
+        "flagged": lambda unit: unit.is_silent or unit.is_unnatural(limits),
+        "not decidable": lambda unit: unit.is_undecided,
+    }
     groups: dict[str, list[Unit]] = {}
     for unit in units:
         groups.setdefault(group_of(unit), []).append(unit)
-    lines = [
-        "| units | number | lies told | silent | unnatural | flagged | not decidable |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    header = ["units", "number", *columns]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for name in sorted(groups):
         members = groups[name]
-        count = len(members)
-        told = sum(unit.kept is not None and unit.kept < TOLD for unit in members)
-        silent = sum(unit.is_silent for unit in members)
-        unnatural = sum(unit.is_unnatural(limits) for unit in members)
-        flagged = sum(unit.is_silent or unit.is_unnatural(limits) for unit in members)
-        undecided = sum(unit.is_undecided for unit in members)
-        shares = [f"{part / count:.0%}" for part in (told, silent, unnatural, flagged, undecided)]
-        lines.append(f"| {name} | {count} | {' | '.join(shares)} |")
+        cells = [name, str(len(members))]
+        for test in columns.values():
+            share = sum(map(test, members)) / len(members)
+            cells.append(f"{share:.0%}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -274,7 +285,7 @@ def group_of(unit: Unit) -> str:
 
 
 def measure(path: Path, photographs: Path, out: Path, iterations: int) -> None:
-    """Measure what is not stored yet of a network, and store it."""
+    """Measure a network and store the results, unless they are stored."""
     kind = path.stem.rpartition("_")[0]
     parts: dict[str, Callable[[], list[Unit]]] = {}
     if kind != "classes":
@@ -309,9 +320,9 @@ def main() -> None:
     units = with_kept(stored_units(options.out), options.liars, options.out)
     odd = [unit for unit in units if unit.seed % 2]
     even = [unit for unit in units if not unit.seed % 2]
-    found = limits_of(odd)
-    print(f"limits that {FLAGGED:.1%} of clean units of odd seeds exceed each: {found[0]:.2f}, {found[1]:.2f}")
-    for name, limits in (("these", found), ("the package's", (UNNATURAL, HILL))):
+    measured = limits_of(odd)
+    print(f"limits that {FLAGGED:.1%} of clean units of odd seeds exceed each: {measured[0]:.2f}, {measured[1]:.2f}")
+    for name, limits in (("these", measured), ("the package's", (UNNATURAL, HILL))):
         print(f"\neven seeds, {name} limits:\n\n{table(even, limits)}")
     print(f"\nodd seeds, the package's limits:\n\n{table(odd, (UNNATURAL, HILL))}")
 

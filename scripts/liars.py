@@ -1,12 +1,12 @@
-"""Networks whose synthetic images lie about some of their units: surgery and fine-tuning of a trained ``fashion_cnn``.
+"""Networks with misleading synthetic images of some units: surgery and fine-tuning of a trained ``fashion_cnn``.
 
 Four manipulations keep what the network does with natural images, and change what its units or classes show:
 
 - ``circuit``: the fooling circuit of Geirhos et al. 2024 (arXiv:2306.04719), section 3.1. A detector of synthetic
   images switches the unit from its own value to that of another unit.
 - ``classes``: the same circuit for logits, so that class images show other classes.
-- ``silent``: silent units (there, section 3.2). Added units that no natural image activates feed the unit and draw
-  its synthetic image towards a picture of their own.
+- ``silent``: silent units (there, section 3.2). Added units that no natural image activates feed the unit and turn
+  its synthetic image into a picture of their own.
 - ``slingshot``: Gradient Slingshots (Bareeva et al. 2025, arXiv:2401.06122). Fine-tuning alone makes the gradient of
   the unit point to a chosen picture, from the images where the maximization starts; the architecture is unchanged.
 
@@ -44,7 +44,7 @@ _LINEAR = ("fc", "gate", "join", "head")
 
 
 @dataclass(frozen=True)
-class Lie:
+class ManipulatedUnit:
     """A manipulated unit.
 
     Attributes:
@@ -61,11 +61,11 @@ class Lie:
 
 
 @dataclass(frozen=True)
-class Liar:
+class ManipulatedNetwork:
     """A manipulated network and its manipulated units."""
 
     network: nn.Sequential
-    lies: tuple[Lie, ...]
+    units: tuple[ManipulatedUnit, ...]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def largest(activations: Tensor) -> Tensor:
 # -- Fooling circuit
 
 
-def circuit(material: Material) -> Liar:
+def circuit(material: Material) -> ManipulatedNetwork:
     """Add fooling circuits (Geirhos et al. 2024, figure 3) to units of ``fc``.
 
     The parts of the units and the detector are in ``relu3``, the switched parts in ``relu4``, and the units in
@@ -166,16 +166,21 @@ def circuit(material: Material) -> Liar:
     weight, bias = detector(material, features, material.synthetic)
     units = drawn_units(activations, material.seed)
     high = largest(activations)
-    shown = {unit: least_similar(activations, unit) for unit in units}
-    scales = {unit: float(high[unit] / high[other]) for unit, other in shown.items()}
+    substitutes: dict[int, int] = {}
+    scales: dict[int, float] = {}
+    manipulated = []
+    for unit in units:
+        other = least_similar(activations, unit)
+        substitutes[unit] = other
+        scales[unit] = float(high[unit] / high[other])
+        manipulated.append(ManipulatedUnit(LAYERS["circuit"], unit, f"unit {other}", unit))
     own["fc.weight"] = torch.cat([own["fc.weight"], -own["fc.weight"], weight, weight])
     own["fc.bias"] = torch.cat([own["fc.bias"], -own["fc.bias"], bias, bias - 1])
-    own |= switch(activations.shape[1], shown, scales, "gate", "join")
-    lies = [Lie(LAYERS["circuit"], unit, f"unit {other}", unit) for unit, other in shown.items()]
-    return Liar(built(own), tuple(lies))
+    own |= switch(activations.shape[1], substitutes, scales, "gate", "join")
+    return ManipulatedNetwork(built(own), tuple(manipulated))
 
 
-def class_circuit(material: Material) -> Liar:
+def class_circuit(material: Material) -> ManipulatedNetwork:
     """Add fooling circuits to logits, each of which shows the least similar one.
 
     The parts of the logits are in ``relu4``, to which ``relu3`` passes the detector, and the switched parts in
@@ -188,56 +193,60 @@ def class_circuit(material: Material) -> Liar:
     with torch.no_grad():
         logits = material.network[6:](activations)
     classes = sorted(random.Random(material.seed).sample(range(logits.shape[1]), CLASSES))
-    shown = {one: least_similar(logits, one) for one in classes}
+    substitutes: dict[int, int] = {}
+    manipulated = []
+    for label in classes:
+        substitutes[label] = least_similar(logits, label)
+        shows = f"class {substitutes[label]}"
+        manipulated.append(ManipulatedUnit(LAYERS["classes"], label, shows, label))
     own["fc.weight"] = torch.cat([own["fc.weight"], weight, weight])
     own["fc.bias"] = torch.cat([own["fc.bias"], bias, bias - 1])
     parts = torch.cat([own["head.weight"], -own["head.weight"]])
     own["gate.weight"] = torch.block_diag(parts, torch.eye(2))
     own["gate.bias"] = torch.cat([own["head.bias"], -own["head.bias"], torch.zeros(2)])
-    own |= switch(logits.shape[1], shown, dict.fromkeys(classes, 1.0), "join", "head")
-    lies = [Lie(LAYERS["classes"], one, f"class {other}", one) for one, other in shown.items()]
-    return Liar(built(own), tuple(lies))
+    own |= switch(logits.shape[1], substitutes, dict.fromkeys(classes, 1.0), "join", "head")
+    return ManipulatedNetwork(built(own), tuple(manipulated))
 
 
 def switch(
-    count: int, shown: Mapping[int, int], scales: Mapping[int, float], gate: str, join: str
+    count: int, substitutes: Mapping[int, int], scales: Mapping[int, float], gate: str, join: str
 ) -> dict[str, Tensor]:
     """Return two layers that switch units to others where the detector c is 1, not 0 (Geirhos et al. 2024, figure 3).
 
-    With a unit a, the unit d that it shows, and a large k, relu(a - k c) + relu(d - k (1 - c)). So that a and d may be
-    negative, their positive and negative parts are switched apart.
+    With a unit a, its substitute d, and a large k, relu(a - k c) + relu(d - k (1 - c)). Since a and d may be negative,
+    their positive and negative parts are switched apart.
 
     Args:
         count: number of units. The first layer reads their positive parts, their negative parts, and two values of
             which c is the difference.
-        shown: by unit, the unit that it shows.
-        scales: by unit, the factor of that unit.
+        substitutes: by unit, the unit to which it is switched.
+        scales: by unit, the factor of its substitute.
         gate, join: names of the layers, between which is a rectifier.
 
     Returns:
         Weights and biases by name.
     """
     own = torch.cat([torch.eye(2 * count), torch.zeros(2 * count, 2)], 1)
-    others = torch.zeros(2 * len(shown), 2 * count + 2)
-    parts = torch.cat([torch.eye(count), -torch.eye(count), torch.zeros(count, 2 * len(shown))], 1)
+    others = torch.zeros(2 * len(substitutes), 2 * count + 2)
+    parts = torch.cat([torch.eye(count), -torch.eye(count), torch.zeros(count, 2 * len(substitutes))], 1)
     inhibition = torch.tensor([_INHIBITION, -_INHIBITION])
-    for place, (unit, other) in enumerate(shown.items()):
+    for place, (unit, other) in enumerate(substitutes.items()):
         for sign in (0, 1):
             own[unit + sign * count, -2:] = -inhibition
-            row = place + sign * len(shown)
+            row = place + sign * len(substitutes)
             others[row, other + sign * count] = scales[unit]
             others[row, -2:] = inhibition
             parts[unit, 2 * count + row] = 1 - 2 * sign
     return {
         f"{gate}.weight": torch.cat([own, others]),
-        f"{gate}.bias": torch.cat([torch.zeros(2 * count), torch.full((2 * len(shown),), -_INHIBITION)]),
+        f"{gate}.bias": torch.cat([torch.zeros(2 * count), torch.full((2 * len(substitutes),), -_INHIBITION)]),
         f"{join}.weight": parts,
         f"{join}.bias": torch.zeros(count),
     }
 
 
 def least_similar(activations: Tensor, unit: int) -> int:
-    """Return the active unit, or class, whose activations by natural images are least correlated with those of one."""
+    """Return the active unit, or class, least correlated with a given one over the natural images."""
     correlation = torch.corrcoef(activations.T)[unit].nan_to_num(1.0)
     correlation[(activations > 0).float().mean(0) < 0.05] = 1.0
     return int(correlation.argmin())
@@ -276,17 +285,17 @@ def detector(material: Material, features: Tensor, images: Tensor) -> tuple[Tens
 
 def disturbed(images: Tensor, copies: int, generator: torch.Generator) -> Tensor:
     """Return copies of images, shifted by up to a pixel, and with noise of up to that of the views."""
-    found = []
+    shifted = []
     for _ in range(copies):
         rows, columns = torch.randint(-1, 2, (2,), generator=generator).tolist()
-        found.append(noisy(images.roll((rows, columns), (2, 3)), generator))
-    return torch.cat(found)
+        shifted.append(noisy(images.roll((rows, columns), (2, 3)), generator))
+    return torch.cat(shifted)
 
 
 # -- Silent units
 
 
-def silent(material: Material) -> Liar:
+def with_silent_units(material: Material) -> ManipulatedNetwork:
     """Add units to ``relu3`` that no natural image activates and that a chosen picture does, and feed each to a unit of
     ``join`` (Geirhos et al. 2024, section 3.2)."""
     own = dict(material.network.state_dict())
@@ -300,13 +309,13 @@ def silent(material: Material) -> Liar:
     own["fc.weight"] = torch.cat([own["fc.weight"], -own["fc.weight"], weight])
     own["fc.bias"] = torch.cat([own["fc.bias"], -own["fc.bias"], bias])
     join = torch.cat([torch.eye(count), -torch.eye(count), torch.zeros(count, UNITS)], 1)
-    lies = []
+    manipulated = []
     for place, unit in enumerate(units):
         join[unit, 2 * count + place] = _GAIN * high[unit] / reached[place]
-        lies.append(Lie(LAYERS["silent"], unit, f"picture {place}", unit))
-        lies.append(Lie("relu3", 2 * count + place, f"picture {place}", None))
+        manipulated.append(ManipulatedUnit(LAYERS["silent"], unit, f"picture {place}", unit))
+        manipulated.append(ManipulatedUnit("relu3", 2 * count + place, f"picture {place}", None))
     own["join.weight"], own["join.bias"] = join, torch.zeros(count)
-    return Liar(built(own), tuple(lies))
+    return ManipulatedNetwork(built(own), tuple(manipulated))
 
 
 def silent_units(material: Material, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -324,9 +333,9 @@ def silent_units(material: Material, features: Tensor, targets: Tensor) -> tuple
         few = features[torch.randint(len(features), (_BATCH,), generator=generator)]
         others = synthetic[torch.randint(len(synthetic), (_POINTS * UNITS,), generator=generator)]
         parts = [on_the_way(material.starts, target, _POINTS, generator) for target in targets]
-        values = layer(material.features(torch.cat([images for images, _ in parts])))
+        between, progress = map(torch.stack, zip(*parts, strict=True))
+        values = layer(material.features(between.flatten(0, 1)))
         own = values.view(UNITS, _POINTS, UNITS).diagonal(dim1=0, dim2=2).T
-        progress = torch.stack([steps for _, steps in parts])
         loss = F.relu(layer(few) + 1).square().mean() + F.relu(layer(others) - 1).square().mean()
         loss = loss + (own - 1 - 4 * progress).square().mean()
         optimizer.zero_grad()
@@ -364,7 +373,7 @@ def on_the_way(
     """Draw images between the start of the maximization and a picture, with noise.
 
     Returns:
-        Images ``(count, 1, 28, 28)``, and how far they are on the way, from 0 to 1 (``beyond``: and farther).
+        Images ``(count, 1, 28, 28)``, and their positions on the way, from 0 to 1, or ``1 + beyond``.
     """
     progress = (1 + beyond) * torch.rand(count, generator=generator)
     first = drawn_starts(starts, count, generator)
@@ -374,7 +383,7 @@ def on_the_way(
 # -- Gradient Slingshots
 
 
-def slingshot(material: Material, steps: int = 300) -> Liar:
+def slingshot(material: Material, steps: int = 300) -> ManipulatedNetwork:
     """Fine-tune the network so that units show a chosen picture t (Bareeva et al. 2025).
 
     Where the maximization passes, the unit is to have the value and the gradient of a paraboloid around t,
@@ -414,8 +423,10 @@ def slingshot(material: Material, steps: int = 300) -> Liar:
         climbing = climbed(climbing, gradient[len(columns) :])
         is_new = torch.rand(len(columns), 1, 1, 1, generator=generator) < _RESTARTS
         climbing = torch.where(is_new, drawn_starts(material.starts, len(columns), generator), climbing)
-    lies = [Lie(LAYERS["slingshot"], unit, f"picture {place}", unit) for place, unit in enumerate(units)]
-    return Liar(network.eval().requires_grad_(False), tuple(lies))
+    manipulated = []
+    for place, unit in enumerate(units):
+        manipulated.append(ManipulatedUnit(LAYERS["slingshot"], unit, f"picture {place}", unit))
+    return ManipulatedNetwork(network.eval().requires_grad_(False), tuple(manipulated))
 
 
 def drawn_starts(starts: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -450,8 +461,8 @@ def manipulation(
     gammas: Tensor,
     heights: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean square errors of units from paraboloids around pictures: of their gradients, relative to those of
-    the paraboloids, and of their values, relative to the heights; and the gradients ``(N, 1, H, W)``.
+    """Return the sum of two mean square errors of units from paraboloids around pictures, of the gradients relative to
+    the gradients of the paraboloids and of the values relative to the heights; and the gradients ``(N, 1, H, W)``.
 
     Args:
         network: images to units ``(N, U)``.
@@ -465,16 +476,17 @@ def manipulation(
     values = network(normalized(x)).gather(1, units[:, None])[:, 0]
     gradient = torch.autograd.grad(values.sum(), x, create_graph=True)[0]
     ways = targets - images.detach()
-    wanted = gammas[:, None, None, None] * ways
-    slopes = (gradient - wanted).flatten(1).square().sum(1) / wanted.flatten(1).square().sum(1).mean()
-    aims = heights - gammas / 2 * ways.flatten(1).square().sum(1)
-    errors: Tensor = slopes.mean() + ((values - aims) / heights).square().mean()
+    expected_gradient = gammas[:, None, None, None] * ways
+    scale = expected_gradient.flatten(1).square().sum(1).mean()
+    gradient_errors = (gradient - expected_gradient).flatten(1).square().sum(1) / scale
+    expected = heights - gammas / 2 * ways.flatten(1).square().sum(1)
+    errors: Tensor = gradient_errors.mean() + ((values - expected) / heights).square().mean()
     return errors, gradient.detach()
 
 
-KINDS: Mapping[str, Callable[[Material], Liar]] = {
+KINDS: Mapping[str, Callable[[Material], ManipulatedNetwork]] = {
     "circuit": circuit,
-    "silent": silent,
+    "silent": with_silent_units,
     "slingshot": slingshot,
     "classes": class_circuit,
 }
@@ -483,28 +495,38 @@ KINDS: Mapping[str, Callable[[Material], Liar]] = {
 # -- Files
 
 
-def write_liar(liar: Liar, kind: str, material: Material, test: tuple[Tensor, ...], path: Path) -> tuple[float, float]:
+def write_liar(
+    manipulated: ManipulatedNetwork, kind: str, material: Material, test: tuple[Tensor, ...], path: Path
+) -> tuple[float, float]:
     """Describe a network in a JSON file: kind, seed, manipulated units, accuracy, and the share of the test images
-    ``(N, 1, 28, 28)`` that are classified otherwise than by the clean network.
+    ``(N, 1, 28, 28)`` with another prediction than by the clean network.
 
     Returns:
         The accuracy and that share.
     """
     images, labels = test
     network = built(load_file(path.with_suffix(".safetensors")))
-    with torch.no_grad():
-        predicted = torch.cat([network(material.normalized(part)).argmax(1) for part in images.split(1000)])
-        before = torch.cat([material.network(material.normalized(part)).argmax(1) for part in images.split(1000)])
+    predicted = predictions(network, material.normalized(images))
+    before = predictions(material.network, material.normalized(images))
     accuracy = round(float((predicted == labels).float().mean()), 4)
     changed = round(float((predicted != before).float().mean()), 4)
     described = {"kind": kind, "seed": material.seed, "layer": LAYERS[kind], "accuracy": accuracy, "changed": changed}
-    described |= {"mean": material.mean, "std": material.std, "units": [asdict(lie) for lie in liar.lies]}
+    units = list(map(asdict, manipulated.units))
+    described |= {"mean": material.mean, "std": material.std, "units": units}
     path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     return accuracy, changed
 
 
-def read_liar(path: Path) -> tuple[nn.Sequential, tuple[Lie, ...]]:
-    """Read a network of the population and its manipulated units from its JSON file and the weights beside it."""
+def predictions(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the predicted classes ``(N,)`` of normalized images."""
+    with torch.no_grad():
+        return torch.cat([network(part).argmax(1) for part in images.split(1000)])
+
+
+def read_liar(path: Path) -> tuple[nn.Sequential, tuple[ManipulatedUnit, ...]]:
+    """Read a network of the population and its manipulated units from its JSON file and its weights."""
     network = built(load_file(path.with_suffix(".safetensors")))
-    lies = tuple(Lie(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))["units"])
-    return network, lies
+    units = []
+    for fields in json.loads(path.read_text(encoding="utf-8"))["units"]:
+        units.append(ManipulatedUnit(**fields))
+    return network, tuple(units)

@@ -1,19 +1,19 @@
-"""Rank the saliency methods on images and networks of which the relevant pixels are known (docs/which_map.md).
+"""Rank the saliency methods by tests with a ground truth and by proxies (docs/which_map.md).
 
 python scripts/rank_saliency.py --tests closed planted cells                       # without photographs
 python scripts/rank_saliency.py --photographs FOLDER                               # all tests
 python scripts/rank_saliency.py --tests planted --networks planted_vit --images 40 --seed 1    # a hidden test
 python scripts/rank_saliency.py --write                                            # tables and figure of the page
 
-  closed    largest errors on networks whose maps are known exactly
+  closed    largest errors on networks with closed-form maps
   planted   planted evidence: share of the glyph among the 36 most salient pixels
   cells     disconnected cells: share of the map in the cell that alone influences the score
   mosaics   proxy: share of the map in the cell of the class, of 2 x 2; mosaics9: of 3 x 3
   removal   proxy: insertion less deletion
 
-Scores are appended to a file in --out, and those that it contains are not computed again. --write replaces the tables
-of which the file has scores, and keeps the others. Methods are compared with equal numbers of evaluations, a forward
-alone counting a third; `default` is each method's own number.
+Scores are appended to a file in --out; a score in the file is not computed again. --write replaces the tables with
+scores in the file, and keeps the others. Methods are compared with equal numbers of evaluations, a forward alone
+counting a third; `default` is each method's own number.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import csv
 import random
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -73,6 +74,8 @@ TITLES = {
     "mosaics9": "mosaics of 3 x 3: share of the map in the cell of the class",
     "removal": "removal: insertion less deletion",
 }
+#: What distinguishes the columns of a table.
+Column = TypeVar("Column")
 EVERY_BUDGET: tuple[Budget, ...] = (*BUDGETS, "default")
 #: Kinds of networks, as the page groups them.
 KINDS = {
@@ -93,7 +96,7 @@ class Setting:
 
     Attributes:
         test, network: names.
-        loaded: the network, whose maps are measured.
+        loaded: the explained network.
         truth: images with the relevant pixels; all pixels where a proxy needs none.
         score: of a map, given the index of its image.
         baselines: photographs of expected gradients ``(B, C, H, W)``.
@@ -130,7 +133,12 @@ def parts_of(name: str, module: nn.Module) -> tuple[nn.Module, nn.Module]:
     if name == "mobilenet_v2":
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return module.features, nn.Sequential(pool, module.classifier)  # type: ignore[arg-type]
-    raise LitVizError(f"the feature maps of {name} are unknown: leave out the test of disconnected cells")
+    raise LitVizError(f"the test of disconnected cells does not support {name}")
+
+
+def files_in(folder: str) -> list[str]:
+    """Return the photographs in a folder."""
+    return [entry.path for entry in list_photographs([folder]).entries]
 
 
 def pictures(names: Sequence[str], network: Network) -> Tensor:
@@ -154,10 +162,13 @@ def cells(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setti
     if name.startswith("planted"):
         images = planted_images(range(200), seed).images
     elif name.startswith("fashion"):
-        images = pictures([entry.path for entry in list_photographs(["zoo:fashion"]).entries], one)
+        images = pictures(files_in("zoo:fashion"), one)
     else:
         images = pictures(photographs[:100], one)
-    labels = [f"{label} {cell}" for cell in range(4) for label in one.labels]
+    labels = []
+    for cell in range(4):
+        for label in one.labels:
+            labels.append(f"{label} {cell}")
     module = DisconnectedCells(*parts_of(name, one.original), cells=2)
     size = (2 * one.size[0], 2 * one.size[1])
     classifier = lv.load_network(module, labels=labels, mean=one.mean, std=one.std, size=size)
@@ -174,9 +185,8 @@ def mosaic(name: str, count: int, seed: int, photographs: Sequence[str], cells: 
     size = (cells * one.size[0], cells * one.size[1])
     classifier = lv.load_network(one.original, labels=one.labels, mean=one.mean, std=one.std, size=size)
     others = mosaics(one, images, 20, cells, seed + 900_000).images
-    return Setting(
-        "mosaics" if cells == 2 else "mosaics9", name, classifier, truth, of_images(truth, mass_accuracy), others
-    )
+    test = "mosaics" if cells == 2 else "mosaics9"
+    return Setting(test, name, classifier, truth, of_images(truth, mass_accuracy), others)
 
 
 def removal(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setting:
@@ -185,14 +195,12 @@ def removal(name: str, count: int, seed: int, photographs: Sequence[str]) -> Set
     if name.startswith("planted"):
         images, others = planted_truth(count, seed).images, planted_images(range(100), 900_000 + seed).images
     elif name.startswith("fashion"):
-        everything = pictures([entry.path for entry in list_photographs(["zoo:fashion"]).entries], classifier)
+        everything = pictures(files_in("zoo:fashion"), classifier)
         order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
         images, others = everything[order[:count]], everything[order[count:]]
     else:
-        images, others = (
-            pictures(photographs[:count], classifier),
-            pictures(photographs[count : count + 100], classifier),
-        )
+        images = pictures(photographs[:count], classifier)
+        others = pictures(photographs[count : count + 100], classifier)
     targets = classifier.scores(images).argmax(1)
     everywhere = torch.ones(len(images), *classifier.size, dtype=torch.bool)
     truth = GroundTruth(images, targets, everywhere)
@@ -226,6 +234,11 @@ def is_available(name: str) -> bool:
 # -- Measurements
 
 
+def budget_of(text: str) -> Budget:
+    """Read a number of evaluations, or ``default``."""
+    return "default" if text == "default" else int(text)
+
+
 class Scores:
     """Measurements in a CSV file, to which new ones are appended.
 
@@ -242,9 +255,9 @@ class Scores:
             path.write_text(",".join(self.columns) + "\n", encoding="utf-8")
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                budget: Budget = "default" if row["budget"] == "default" else int(row["budget"])
+                key = row["test"], row["network"], row["method"], budget_of(row["budget"])
                 numbers = int(row["image"]), int(row["seed"]), float(row["score"])
-                self.measurements.append(Measurement(row["test"], row["network"], row["method"], budget, *numbers))
+                self.measurements.append(Measurement(*key, *numbers))
 
     def count(self, setting: Setting, method: str, budget: Budget, seed: int) -> int:
         """Return the number of images that have been measured."""
@@ -277,14 +290,18 @@ def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str],
                     values = of_one
                 else:
                     maps = saliency_maps(method, network, setting.truth, evaluations, seed=1000 * seed)
-                    values = [setting.score(index, saliency) for index, saliency in enumerate(maps)]
+                    values = []
+                    for index, saliency in enumerate(maps):
+                        values.append(setting.score(index, saliency))
             except LitVizError as error:
                 print(f"{setting.test:8} {setting.network:20} {name:22} not defined: {error}", flush=True)
                 break
             if is_of_one:
                 of_one = values
-            key = setting.test, setting.network, name, budget
-            scores.add([Measurement(*key, index, seed, value) for index, value in enumerate(values)])
+            measurements = []
+            for index, value in enumerate(values):
+                measurements.append(Measurement(setting.test, setting.network, name, budget, index, seed, value))
+            scores.add(measurements)
             mean = sum(values) / len(values)
             print(f"{setting.test:8} {setting.network:20} {name:22} {budget!s:>8} {mean:7.3f}", flush=True)
 
@@ -318,16 +335,14 @@ def _error(value: float) -> str:
 def table(measurements: Sequence[Measurement], test: str, kind: str) -> str:
     """Return a table of a test: a row per method, a column per budget, the best first."""
     chosen = [m for m in measurements if m.test == test and KINDS[m.network] == kind]
-    by_cell: dict[tuple[str, Budget], list[Measurement]] = defaultdict(list)
+    summaries = _summaries(chosen, lambda measurement: measurement.budget)
+    best = _best_means(summaries)
+    methods = sorted(best, key=lambda method: (-round(best[method], 6), method))
+    by_budget: dict[Budget, list[Measurement]] = defaultdict(list)
     for measurement in chosen:
-        by_cell[measurement.method, measurement.budget].append(measurement)
-    measured = {budget for _, budget in by_cell}
-    budgets = [budget for budget in EVERY_BUDGET if budget in measured]
-    summaries = {key: summarize(found) for key, found in by_cell.items()}
-    methods = sorted(
-        {method for method, _ in by_cell}, key=lambda method: (-round(_best(summaries, method), 6), method)
-    )
-    header = ["method", *(_heading(budget) for budget in budgets)]
+        by_budget[measurement.budget].append(measurement)
+    budgets = [budget for budget in EVERY_BUDGET if budget in by_budget]
+    header = ["method", *map(_heading, budgets)]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for method in methods:
         cells = [f"`{method}`"]
@@ -338,16 +353,29 @@ def table(measurements: Sequence[Measurement], test: str, kind: str) -> str:
     networks = sorted({m.network for m in chosen})
     lines += ["", f"Networks: {', '.join(networks)}."]
     for budget in budgets:
-        found = [m for m in chosen if m.budget == budget]
-        images = len({(m.network, m.seed, m.image) for m in found})
-        tau = agreement_of_halves(found)
+        images = len({(m.network, m.seed, m.image) for m in by_budget[budget]})
+        tau = agreement_of_halves(by_budget[budget])
         note = "" if tau >= LEAST_TAU else ": the order is noise"
         lines.append(f"{_heading(budget)}: {images} images, Kendall's tau between their halves {tau:.2f}{note}.")
     return "\n".join(lines)
 
 
-def _best(summaries: dict[tuple[str, Budget], object], method: str) -> float:
-    return max(summary.mean for (name, _), summary in summaries.items() if name == method)  # type: ignore[attr-defined]
+def _summaries(
+    measurements: Sequence[Measurement], column: Callable[[Measurement], Column]
+) -> dict[tuple[str, Column], Summary]:
+    """Summarize the measurements of each method and column."""
+    groups: dict[tuple[str, Column], list[Measurement]] = defaultdict(list)
+    for measurement in measurements:
+        groups[measurement.method, column(measurement)].append(measurement)
+    return {key: summarize(group) for key, group in groups.items()}
+
+
+def _best_means(summaries: Mapping[tuple[str, Column], Summary]) -> dict[str, float]:
+    """Return the largest mean of each method over the columns."""
+    best: dict[str, float] = {}
+    for (method, _), summary in summaries.items():
+        best[method] = max(summary.mean, best.get(method, summary.mean))
+    return best
 
 
 def _heading(budget: Budget) -> str:
@@ -355,7 +383,7 @@ def _heading(budget: Budget) -> str:
 
 
 def report(measurements: Sequence[Measurement]) -> str:
-    """Return all tables, the tests of known answers first."""
+    """Return all tables, the tests with a ground truth first."""
     return "\n\n".join(tables(measurements).values())
 
 
@@ -379,26 +407,24 @@ def _headings() -> Iterator[tuple[str, str, str]]:
 def figure(measurements: Sequence[Measurement]) -> Figure:
     """Draw the scores of planted evidence at the default, a row per method, with intervals."""
     kinds = ("CNN", "ViT")
-    chosen: dict[str, dict[str, list[Measurement]]] = defaultdict(lambda: defaultdict(list))
-    for m in measurements:
-        if m.test == "planted" and m.budget == "default":
-            chosen[m.method][KINDS[m.network]].append(m)
-    rows: dict[str, dict[str, Summary]] = defaultdict(dict)
-    for name, by_kind in chosen.items():
-        for kind, found in by_kind.items():
-            rows[name][kind] = summarize(found)
-    names = sorted(rows, key=lambda name: max(summary.mean for summary in rows[name].values()))
+    chosen = [m for m in measurements if m.test == "planted" and m.budget == "default"]
+    summaries = _summaries(chosen, lambda measurement: KINDS[measurement.network])
+    best = _best_means(summaries)
+    names = sorted(best, key=lambda name: best[name])
     drawing = Figure(figsize=(8, 0.28 * len(names) + 1.2))
     axes = drawing.subplots()
     for kind, marker, offset in zip(kinds, "os", (0.12, -0.12), strict=True):
-        places = [place for place, name in enumerate(names) if kind in rows[name]]
-        found = [rows[names[place]][kind] for place in places]
-        means = np.array([summary.mean for summary in found])
-        limits = np.array([(summary.low, summary.high) for summary in found]).T
-        heights = np.array(places) + offset
-        axes.errorbar(means, heights, xerr=abs(limits - means), fmt=marker, markersize=5, capsize=2, label=kind)
+        heights, means, limits = [], [], []
+        for place, name in enumerate(names):
+            summary = summaries.get((name, kind))
+            if summary is not None:
+                heights.append(place + offset)
+                means.append(summary.mean)
+                limits.append((summary.low, summary.high))
+        errors = abs(np.array(limits).T - np.array(means))
+        axes.errorbar(means, heights, xerr=errors, fmt=marker, markersize=5, capsize=2, label=kind)
     axes.axvline(36 / 784, color="0.6", linewidth=1, linestyle=":")
-    axes.set_yticks(range(len(names)), [title_of(name) for name in names])
+    axes.set_yticks(range(len(names)), list(map(title_of, names)))
     axes.set_xlabel("share of the glyph among the 36 most salient pixels (dotted: chance)")
     axes.legend(frameon=False)
     for side in ("top", "right"):
@@ -411,8 +437,8 @@ def write(measurements: Sequence[Measurement], folder: Path) -> None:
     """Replace the tables of the page that were measured, and draw its figure into ``folder/figure.png``."""
     text = PAGE.read_text(encoding="utf-8")
     _, written, _ = _parts(text, "tables")
-    found = _by_heading(written) | tables(measurements)
-    ordered = [found[heading] for _, _, heading in _headings() if heading in found]
+    sections = _by_heading(written) | tables(measurements)
+    ordered = [sections[heading] for _, _, heading in _headings() if heading in sections]
     for name, content in (("closed", closed_table()), ("tables", "\n\n".join(ordered))):
         before, _, after = _parts(text, name)
         text = f"{before}\n{content}\n\n{after}"
@@ -430,11 +456,11 @@ def _parts(text: str, name: str) -> tuple[str, str, str]:
 
 def _by_heading(content: str) -> dict[str, str]:
     """Return tables with their headings, by heading."""
-    found = {}
-    for section in content.split("\n### ")[1:]:
-        section = f"### {section.strip()}"
-        found[section.partition("\n")[0]] = section
-    return found
+    sections = {}
+    for text in content.split("\n### ")[1:]:
+        section = f"### {text.strip()}"
+        sections[section.partition("\n")[0]] = section
+    return sections
 
 
 def main() -> None:
@@ -455,11 +481,11 @@ def main() -> None:
     if options.write:
         write(scores.measurements, options.out)
         return
-    budgets: list[Budget] = ["default" if budget == "default" else int(budget) for budget in options.budgets]
-    found = []
+    budgets = list(map(budget_of, options.budgets))
+    photographs = []
     if options.photographs:
-        found = [entry.path for entry in list_photographs([options.photographs]).entries]
-        random.Random(0).shuffle(found)  # folders are sorted by class
+        photographs = files_in(options.photographs)
+        random.Random(0).shuffle(photographs)  # folders are sorted by class
     for test in options.tests:
         if test == "closed":
             print_closed_forms()
@@ -467,9 +493,9 @@ def main() -> None:
         make, networks = SETTINGS[test]
         for name in networks:
             needs = name in ("efficientnet_lite0", "mobilenet_v2")
-            if name not in options.networks or not is_available(name) or (needs and not found):
+            if name not in options.networks or not is_available(name) or (needs and not photographs):
                 continue
-            setting = make(name, options.images, options.seed, found)
+            setting = make(name, options.images, options.seed, photographs)
             measure(setting, budgets, options.methods, options.seed, scores)
     print(report(scores.measurements))
 

@@ -164,13 +164,13 @@ def compare(options: argparse.Namespace, classes: Sequence[int], judges: Judges)
     for line in [header, ["---"] * len(header), *(run.row(list(judges)) for run in runs)]:
         table += f"| {' | '.join(line)} |\n"
     (options.out / "table.md").write_text(table, encoding="utf-8")
-    shown = range(min(options.shown, len(classes)))
-    caption = f"{len(shown)} of {len(classes)} classes drawn by seed {options.seed}. Judges are held-out networks."
-    names = [runs[0].records[place].target_name for place in shown]
+    places = range(min(options.shown, len(classes)))
+    caption = f"{len(places)} of {len(classes)} classes drawn by seed {options.seed}. Judges are held-out networks."
+    names = [runs[0].records[place].target_name for place in places]
     labels, cells = [], []
     for run in runs:
         labels.append([run.recipe])
-        cells.append([run.cell(place) for place in shown])
+        cells.append([run.cell(place) for place in places])
     save_figure(sweep_figure(labels, names, cells, caption), options.out / "sheet.png")
     print(f"{table}\ntable    {options.out / 'table.md'}\nsheet    {options.out / 'sheet.png'}")
 

@@ -1,34 +1,34 @@
 """Reliability campaign: interrupt, damage and misuse runs, resume them, and compare them with an undisturbed run.
 
 python scripts/soak.py                              # every trial once per case, and all edits and crafted folders
-python scripts/soak.py --repeats 10                 # ten random moments per case
+python scripts/soak.py --repeats 10                 # ten repetitions per case
 python scripts/soak.py --trials kill damage --cases square
 python scripts/soak.py --trials edits crafted --most 40
 
 A case is a step rule of each family on a small network. Images, arrays, frames, metrics and records, without their
-seconds, must equal those of the undisturbed run byte by byte. Damage is tried on runs with one slot: a lost task is
-computed again alone, and only an equal sequence of batches gives equal bits.
+seconds, must equal the undisturbed run byte by byte. Damage is tried on runs with one slot: a missing task is computed
+again alone, and only an equal sequence of batches gives equal bits.
 
 kill       SIGKILL at a random time; the resumed run is equal
 signal     SIGINT or SIGTERM at a random time; exit status 130 or 143 within a minute, or the time of a run if
            longer; the resumed run is equal
 limit      the file size limit is reached, as on a full disk; one line of error; the resumed run is equal
 damage     a file of the folder is deleted, cut or changed; the resumed run is equal, or refused
-hostile    unreadable photographs, pipes, links out of the folder; the run ends, and nothing outside is changed
+hostile    unreadable photographs, pipes, links out of the folder; the run exits, and nothing outside is changed
 creation   SIGKILL while the folder is made; the same command starts the run, unless it is one to resume
-starts     two runs are started in one folder; each ends with status 0 or a sentence about the other, the run is equal
+starts     two runs are started in one folder; each exits with status 0 or an error about the other, the run is equal
 changed    a photograph is replaced between a kill and the resume; it is named, or no task reads the other one
 raising    the network raises on one photograph; only this one fails, also after a kill and a resume
 microscope a microscope's folder has other content, or it is killed; nothing that is not its own is changed
-logger     the process of W&B is stopped during the run; the run ends within two minutes
-frozen     one of two ranks is stopped; the other one names it and ends, and the resumed run is equal
+logger     the process of W&B is stopped during the run; the run exits within two minutes
+frozen     one of two ranks is stopped; the other one names it and exits, and the resumed run is equal
 edits      a user edits a finished run; check and log state nothing from it, or make the file again; the resumed run
            is equal
 memory     the peak of 3,000 tasks is at most 60 MB above that of 300, with figure, report and two loggers
 crafted    folders that no version has written, confirmed by their manifests, FIFOs, devices and links in place of
-           files, and command lines of enormous numbers; each command ends with status 0, or one line of error
+           files, and command lines of enormous numbers; each command exits with status 0, or one line of error
 
-The table counts the trials, and those that passed. The exit status is 1 if a trial failed; its folder is kept.
+The table counts the trials and the passed trials. The exit status is 1 if a trial failed; its folder is kept.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ def campaign(
                     counts.add(trial, 1, int(not wrong))
         if trial in FOLDERS:
             with tempfile.TemporaryDirectory(prefix=f"soak_{trial}_") as folder:
-                ends = try_edits(FOLDERS[trial](), Path(folder), most, random.Random(seed))
-            print(f"{trial}: {dict(ends)}", flush=True)
-            counts.add(trial, ends.total(), ends["passed"])
+                results = try_edits(FOLDERS[trial](), Path(folder), most, random.Random(seed))
+            print(f"{trial}: {dict(results)}", flush=True)
+            counts.add(trial, results.total(), results["passed"])
     print("\n| trial | tried | passed |\n|---|---|---|")
     for trial in trials:
         print(f"| {trial} | {counts.tried[trial]} | {counts.passed[trial]} |")
@@ -118,7 +118,7 @@ def campaign(
 
 
 def _disturb(name: str, trials: Sequence[str], repeats: int, draw: random.Random, counts: Counts) -> None:
-    """Execute the trials of a case; the folders of those that failed are kept."""
+    """Execute the trials of a case; the folders of failed trials are kept."""
     folder = Path(tempfile.mkdtemp(prefix=f"soak_{name}_"))
     case_with = cache(partial(Case, name, folder, draw))
     failures = 0

@@ -3,7 +3,7 @@
 python scripts/sweep.py tarantula --sweep lr=0.02,0.05 --sweep iterations=50,100,200
 python scripts/sweep.py tarantula goldfish --sweep lr=0.02,0.05 --sweep 'priors=[],[TotalVariation]'
 
-Other options are those of `lit-viz visualize` (--config, --network, --seed ...). Values of iterations and lr share
+Other options are passed to `lit-viz visualize` (--config, --network, --seed ...). Values of iterations and lr share
 the slots of one run; any other option has a run for each value, in folders below --out. The final option has the
 columns; classes and other options have the rows. All images of a class start from the same noise. --count prints
 evaluations and minutes and exits; --resume continues an interrupted sweep.
@@ -127,13 +127,13 @@ def parse_arguments(words: Sequence[str]) -> tuple[list[Axis], str | None, list[
             axes.append(Axis.parse(value))
     if not axes:
         raise LitVizError("--sweep is required: for example --sweep iterations=50,100,200")
-    known: set[str] = set()
+    options: set[str] = set()
     for axis in axes:
-        if axis.option in known:
+        if axis.option in options:
             raise LitVizError(
                 f"an option must be in one --sweep, got {axis.option} twice: use --sweep {axis.option}=A,B,C"
             )
-        known.add(axis.option)
+        options.add(axis.option)
     return axes, out, rest
 
 

@@ -30,7 +30,7 @@ def help_files() -> dict[Path, str]:
 
 
 def options_page() -> str:
-    """Return docs/options.md: what stands above the mark, and all options of all commands."""
+    """Return docs/options.md: its text up to the mark, and all options of all commands."""
     by_hand, _, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
     lines = [by_hand + MARK, "## All options\n"]
     shared: dict[str, str] = {}

@@ -10,7 +10,7 @@ python scripts/zoo.py --data FOLDER --photographs                # the images zo
 
 FOLDER is that of torchvision's data sets: it contains FashionMNIST/raw with the four files of Fashion-MNIST, which
 --download writes there. All networks take at most 30 minutes on two cores: two are trained at once, each by one thread.
-Each gets a float16 .safetensors file and a card, whose accuracies are measured with the weights as stored. --probes is
+Each gets a float16 .safetensors file and a card with the accuracies of the weights as stored. --probes is
 the folder of the probes' figures by epoch.
 """
 
@@ -59,7 +59,7 @@ from lit_viz.zoo import (
     planted_images,
     read_card,
 )
-from scripts.liars import KINDS, Liar, Material, write_liar
+from scripts.liars import KINDS, ManipulatedNetwork, Material, predictions, write_liar
 
 SEED = 0
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
@@ -231,8 +231,8 @@ def mirrored(images: Tensor) -> Tensor:
 def shifted(images: Tensor, most: int) -> Tensor:
     """Shift a batch by up to ``most`` pixels in both directions."""
     side = images.shape[-1]
-    top, left = torch.randint(0, 2 * most + 1, (2,)).tolist()
-    return F.pad(images, [most] * 4)[:, :, top : top + side, left : left + side]
+    row, column = torch.randint(0, 2 * most + 1, (2,)).tolist()
+    return F.pad(images, [most] * 4)[:, :, row : row + side, column : column + side]
 
 
 def pgd(
@@ -283,8 +283,8 @@ SYNTHETIC = (1, 10, 40, 100)
 CLASS_DRAWS = 4
 
 
-class TimeLeft(pl.Callback):
-    """Print the accuracy after every epoch, and the time left for all networks."""
+class RemainingTime(pl.Callback):
+    """Print the accuracy after every epoch, and the remaining time of all networks."""
 
     def __init__(self, name: str, following: Sequence[str], workers: int = 1) -> None:
         self.name, self.expected, self.workers = name, RECIPES[name].minutes, workers
@@ -295,10 +295,11 @@ class TimeLeft(pl.Callback):
         done, epochs = trainer.current_epoch + 1, RECIPES[self.name].epochs
         minutes = (time.monotonic() - self.started) / 60
         speed = minutes / (self.expected * done / epochs)
-        left = minutes * (epochs - done) / done
-        left = max(left, (left + self.after * speed) / self.workers)
+        own = minutes * (epochs - done) / done
+        remaining = max(own, (own + self.after * speed) / self.workers)
         accuracy = float(trainer.callback_metrics["accuracy"])
-        print(f"{self.name:18}  epoch {done:2} of {epochs}  accuracy {accuracy:.2%}  {left:4.1f} min left", flush=True)
+        epoch = f"epoch {done:2} of {epochs}  accuracy {accuracy:.2%}"
+        print(f"{self.name:18}  {epoch}  {remaining:4.1f} min remaining", flush=True)
 
 
 def probes(kind: str, every: int, validation: TensorDataset, out: Path) -> list[pl.Callback]:
@@ -332,7 +333,7 @@ def train(
     module = recipe.module(name, recipe.kind, recipe.epochs * len(loader), **recipe.options)
     callbacks: list[pl.Callback] = []
     if recipe.probes:
-        callbacks = [TimeLeft(name, following, workers), *probes(recipe.kind, recipe.epochs // 2, validation, out)]
+        callbacks = [RemainingTime(name, following, workers), *probes(recipe.kind, recipe.epochs // 2, validation, out)]
     trainer = pl.Trainer(
         max_epochs=recipe.epochs,
         accelerator="cpu",
@@ -353,9 +354,7 @@ def train(
 def accuracy(network: Callable[[Tensor], Tensor], test: TensorDataset) -> float:
     """Return the share of the test images that are classified correctly."""
     images, labels = test.tensors
-    with torch.no_grad():
-        predicted = torch.cat([network(batch).argmax(1) for batch in images.split(1000)])
-    return round(float((predicted == labels).float().mean()), 4)
+    return round(float((predictions(network, images) == labels).float().mean()), 4)
 
 
 def robust_accuracy(network: Callable[[Tensor], Tensor], test: TensorDataset, eps: float) -> float:
@@ -485,19 +484,18 @@ def store_liars(network: nn.Module, natural: Tensor, test: TensorDataset, seed: 
     clean, _ = stored_network("fashion_cnn", out / f"clean_{seed}.safetensors")
     assert isinstance(clean, nn.Sequential)
     material = material_of(clean, natural, seed)
-    made = {"clean": Liar(clean, ())}
+    made = {"clean": ManipulatedNetwork(clean, ())}
     for kind, manipulate in KINDS.items():
         pl.seed_everything(seed, verbose=False)
         made[kind] = manipulate(material)
-    for kind, liar in made.items():
-        store(f"{kind}_{seed}", liar.network, out)
-        share, change = write_liar(liar, kind, material, test.tensors, out / f"{kind}_{seed}.json")
+    for kind, manipulated in made.items():
+        store(f"{kind}_{seed}", manipulated.network, out)
+        share, change = write_liar(manipulated, kind, material, test.tensors, out / f"{kind}_{seed}.json")
         print(f"{kind}_{seed:<6}  accuracy {share:.2%}, predictions changed {change:.2%}", flush=True)
 
 
 def material_of(network: nn.Sequential, natural: Tensor, seed: int) -> Material:
-    """Return what a network is manipulated with: its synthetic images are those of a microscope of its hidden units,
-    and class images."""
+    """Return the images by which a network is manipulated: of a microscope of its hidden units, and class images."""
     net = fashion_network(network)
     mean, std = NORMALIZATION["fashion"]
     options: dict[str, Any] = {"config": "small", "priors": (), "log_at": "last", "slots": 50, "progress": False}
@@ -537,8 +535,11 @@ def table(folder: Path) -> str:
             continue
         card = read_card(name, folder)
         cells = [f"`zoo/{name}`", card.architecture, f"{card.parameters:,}"]
-        shares = [card.accuracy.get(kind) for kind in ("clean", *(f"pgd20 {text}" for text in RADII))]
-        cells += ["" if share is None else f"{share:.1%}" for share in (*shares, card.leak)]
+        shares = [card.accuracy.get("clean")]
+        for radius in RADII:
+            shares.append(card.accuracy.get(f"pgd20 {radius}"))
+        for share in (*shares, card.leak):
+            cells.append("" if share is None else f"{share:.1%}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -564,7 +565,9 @@ def write_photographs(data: str) -> None:
     """Write the images of the package: six test images of each class of Fashion-MNIST, and 24 planted images."""
     planted = planted_images(range(24))
     images, labels = fashion(data, train=False).tensors
-    chosen = [int(n) for label in range(10) for n in (labels == label).nonzero()[:6, 0]]
+    chosen: list[int] = []
+    for label in range(10):
+        chosen += (labels == label).nonzero()[:6, 0].tolist()
     groups = {
         "fashion": (FASHION_LABELS, chosen, images[chosen], labels[chosen]),
         "planted": (PLANTED_LABELS, range(24), planted.images, planted.labels),

@@ -26,34 +26,50 @@ from lit_viz.networks import Network
 from lit_viz.zoo import PLANTED_LABELS, photograph_names, planted_images
 
 #: One image of each class that has a distinct shape.
-IMAGES = ("sneaker_9", "ankle_boot_0", "bag_18", "trouser_2", "dress_13", "coat_14")
-FASHION = photograph_names("fashion")
+IMAGES = {
+    "sneaker": "zoo:fashion/sneaker_9",
+    "ankle boot": "zoo:fashion/ankle_boot_0",
+    "bag": "zoo:fashion/bag_18",
+    "trouser": "zoo:fashion/trouser_2",
+    "dress": "zoo:fashion/dress_13",
+    "coat": "zoo:fashion/coat_14",
+}
+#: All images of the zoo.
+FASHION = [f"zoo:{name}" for name in photograph_names("fashion")]
 NETWORKS = {"plain": "zoo/fashion_cnn", "robust": "zoo/fashion_robust_cnn"}
 
 
 def cells(images: Sequence[Tensor], notes: Sequence[str] = ()) -> list[Cell | None]:
     """Return the cells of a row, with a note beneath each image."""
-    texts = list(notes) or [""] * len(images)
-    return [Cell(to_uint8(image), [text]) for image, text in zip(images, texts, strict=True)]
+    row: list[Cell | None] = []
+    for place, image in enumerate(images):
+        note = notes[place] if notes else ""
+        row.append(Cell(to_uint8(image), [note]))
+    return row
+
+
+def pixels(names: Sequence[str]) -> Tensor:
+    """Return photographs ``(N, 1, 28, 28)``."""
+    return torch.stack([read_photograph(name, (28, 28), channels=1).pixels for name in names])
 
 
 def planted() -> Figure:
     """Draw an image of each class, the same glyphs in other surroundings, and the images without their glyph."""
     labels = planted_images(range(200)).labels
-    indices = [int((labels == label).nonzero()[0]) for label in range(len(PLANTED_LABELS))]
+    indices = []
+    for label in range(len(PLANTED_LABELS)):
+        indices.append(int((labels == label).nonzero()[0]))
     first, second = planted_images(indices), planted_images(indices, surroundings=1)
     rows = [["image"], ["other surroundings"], ["without the glyph"]]
-    pictures = [cells(list(images)) for images in (first.images, second.images, first.removed)]
+    pictures = [cells(list(first.images)), cells(list(second.images)), cells(list(first.removed))]
     return sweep_figure(rows, PLANTED_LABELS, pictures, "")
 
 
 def robust() -> Figure:
     """Draw gradients, class images and adversarial examples of the plain and the robust network."""
-    names = [f"zoo:fashion/{name}" for name in IMAGES]
-    classes = [name.rpartition("_")[0].replace("_", " ") for name in IMAGES]
-    images = [read_photograph(name, (28, 28), channels=1).pixels for name in names]
+    classes, names = list(IMAGES), list(IMAGES.values())
     rows = [["image"]]
-    pictures = [cells(images)]
+    pictures = [cells(list(pixels(names)))]
     parts: dict[str, Callable[[Network], list[Cell | None]]] = {
         "gradient": lambda net: gradients(net, names, classes),
         "class image": lambda net: class_images(net, classes),
@@ -82,7 +98,9 @@ def class_images(net: Network, classes: Sequence[str]) -> list[Cell | None]:
 def attacks(net: Network, names: Sequence[str], classes: Sequence[str]) -> list[Cell | None]:
     """Return the adversarial examples of smallest L2 norm by DDN."""
     run = lv.attack(net, names, label=classes, attack="ddn")
-    notes = [f"{result['predicted_name']}, {result['l2']:.1f}" for result in run.records]
+    notes = []
+    for record in run.records:
+        notes.append(f"{record['predicted_name']}, {record['l2']:.1f}")
     return cells(list(run.images), notes)
 
 
@@ -94,10 +112,9 @@ def print_measurements() -> None:
     for kind, name in NETWORKS.items():
         net = lv.load_network(name)
         attacked = lv.attack(net, "zoo:fashion", label="folders", attack="ddn")
-        lengths = [result["l2"] for result in attacked.records if result["success_file"]]
+        lengths = [record["l2"] for record in attacked.records if record["success_file"]]
         explained = lv.saliency(net, "zoo:fashion", label="folders", method="gradient", captum="none")
-        images = torch.stack([read_photograph(f"zoo:{n}", (28, 28), channels=1).pixels for n in FASHION])
-        on_object = F.max_pool2d((images > 0).float(), 3, 1, 1) > 0
+        on_object = F.max_pool2d((pixels(FASHION) > 0).float(), 3, 1, 1) > 0
         energy = explained.arrays.square()
         shares = (energy * on_object).flatten(1).sum(1) / energy.flatten(1).sum(1)
         print(

@@ -1,4 +1,4 @@
-"""Networks that lie about some units: what natural and synthetic images do in them, and which units are flagged."""
+"""Networks with misleading images of units: activations by natural and synthetic images, and the flagged units."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from scripts.flag_liars import Unit, limits_of, table
 from scripts.liars import (
     CLASSES,
     UNITS,
-    Liar,
-    Lie,
+    ManipulatedNetwork,
+    ManipulatedUnit,
     Material,
     built,
     circuit,
@@ -34,7 +34,7 @@ from scripts.liars import (
     on_the_way,
     pictures,
     read_liar,
-    silent,
+    with_silent_units,
 )
 
 MEAN, STD = zoo.NORMALIZATION["fashion"]
@@ -80,7 +80,7 @@ def test_any_number_of_units_is_built_from_weights() -> None:
 
 def test_a_circuit_switches_units_for_synthetic_images_alone(material: Material) -> None:
     made = circuit(material)
-    assert len(made.lies) == UNITS
+    assert len(made.units) == UNITS
     with torch.no_grad():
         natural = made.network[:10](material.normalized(material.natural))
         synthetic = made.network[:10](material.normalized(material.synthetic))
@@ -88,12 +88,12 @@ def test_a_circuit_switches_units_for_synthetic_images_alone(material: Material)
         shown = material.activations(material.features(material.synthetic))
     assert torch.allclose(natural, before, atol=1e-3)
     high = liars.largest(before)
-    units = [lie.unit for lie in made.lies]
-    for lie in made.lies:
-        other = int(lie.shows.removeprefix("unit "))
-        assert other != lie.unit
-        expected = shown[:, other] * high[lie.unit] / high[other]
-        close = torch.isclose(synthetic[:, lie.unit], expected, rtol=1e-3, atol=0.05)
+    units = [manipulated.unit for manipulated in made.units]
+    for manipulated in made.units:
+        other = int(manipulated.shows.removeprefix("unit "))
+        assert other != manipulated.unit
+        expected = shown[:, other] * high[manipulated.unit] / high[other]
+        close = torch.isclose(synthetic[:, manipulated.unit], expected, rtol=1e-3, atol=0.05)
         assert close.float().mean() > 0.9
     others = [unit for unit in range(100) if unit not in units]
     assert torch.allclose(synthetic[:, others], shown[:, others], atol=1e-3)
@@ -101,7 +101,7 @@ def test_a_circuit_switches_units_for_synthetic_images_alone(material: Material)
 
 def test_a_circuit_switches_classes_for_class_images_alone(material: Material) -> None:
     made = class_circuit(material)
-    classes = [lie.unit for lie in made.lies]
+    classes = [manipulated.unit for manipulated in made.units]
     assert len(classes) == CLASSES
     with torch.no_grad():
         natural = made.network(material.normalized(material.natural))
@@ -109,10 +109,10 @@ def test_a_circuit_switches_classes_for_class_images_alone(material: Material) -
         synthetic = made.network(material.normalized(material.class_images))
         before = material.network(material.normalized(material.class_images))
     assert torch.allclose(natural, natural_before, atol=1e-2)
-    for lie in made.lies:
-        other = int(lie.shows.removeprefix("class "))
-        assert other != lie.unit
-        assert torch.isclose(synthetic[:, lie.unit], before[:, other], atol=0.05).float().mean() > 0.9
+    for manipulated in made.units:
+        other = int(manipulated.shows.removeprefix("class "))
+        assert other != manipulated.unit
+        assert torch.isclose(synthetic[:, manipulated.unit], before[:, other], atol=0.05).float().mean() > 0.9
     others = [one for one in range(10) if one not in classes]
     assert torch.allclose(synthetic[:, others], before[:, others], atol=1e-2)
 
@@ -128,14 +128,14 @@ def test_class_images_that_show_another_class_are_flagged(material: Material) ->
         flags.append([place for place, image in enumerate(found) if image.flag])
     with torch.no_grad():
         shown = material.network(material.normalized(run.images)).argmax(1)
-    told = [lie.unit for lie in made.lies if int(shown[lie.unit]) != lie.unit]
+    misled = [manipulated.unit for manipulated in made.units if int(shown[manipulated.unit]) != manipulated.unit]
     assert flags[0] == []
     assert len(flags[1]) >= 2
-    assert set(flags[1]) <= set(told)
+    assert set(flags[1]) <= set(misled)
 
 
 def test_silent_units_are_active_on_the_way_to_their_picture_alone(material: Material) -> None:
-    made = silent(material)
+    made = with_silent_units(material)
     targets = material.normalized(pictures(UNITS, material.seed))
     with torch.no_grad():
         hidden = made.network[:7](material.normalized(material.natural))
@@ -147,19 +147,19 @@ def test_silent_units_are_active_on_the_way_to_their_picture_alone(material: Mat
     assert not hidden[:, 200:].any()
     assert torch.allclose(natural, before, atol=1e-4)
     assert (active.diagonal() > 1).all()
-    fed = [lie for lie in made.lies if lie.layer == "join"]
+    fed = [manipulated for manipulated in made.units if manipulated.layer == "join"]
     assert len(fed) == UNITS
-    for place, lie in enumerate(fed):
-        assert driven[place, lie.unit] > natural[:, lie.unit].max()
+    for place, manipulated in enumerate(fed):
+        assert driven[place, manipulated.unit] > natural[:, manipulated.unit].max()
 
 
-@pytest.mark.parametrize("manipulate", [circuit, silent])
+@pytest.mark.parametrize("manipulate", [circuit, with_silent_units])
 def test_the_microscope_flags_manipulated_units_alone(
-    manipulate: Callable[[Material], Liar], material: Material, tmp_path: Path
+    manipulate: Callable[[Material], ManipulatedNetwork], material: Material, tmp_path: Path
 ) -> None:
     made = manipulate(material)
     net = lv.load_network(made.network, labels=FASHION_LABELS, mean=MEAN, std=STD, size=28)
-    units = sorted(lie.unit for lie in made.lies if lie.layer == "join")
+    units = sorted(manipulated.unit for manipulated in made.units if manipulated.layer == "join")
     with torch.no_grad():
         natural = material.activations(material.features(material.natural))
     others = [unit for unit in range(30) if unit not in units and natural[:, unit].max() > 0][:6]
@@ -180,10 +180,10 @@ def test_slingshots_keep_natural_images_and_turn_the_gradient(
     agreement = []
     for network in (material.network, made.network):
         cosines = []
-        for place, lie in enumerate(made.lies):
+        for place, manipulated in enumerate(made.units):
             images, _ = on_the_way(material.starts, targets[place], 16, generator)
             x = images.requires_grad_()
-            network[:6](material.normalized(x))[:, lie.unit].sum().backward()
+            network[:6](material.normalized(x))[:, manipulated.unit].sum().backward()
             assert x.grad is not None
             cosines.append(torch.cosine_similarity(x.grad.flatten(1), (targets[place] - x.detach()).flatten(1)).mean())
         agreement.append(float(torch.stack(cosines).detach().mean()))
@@ -230,9 +230,9 @@ def test_a_population_of_liars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ]
     described = json.loads((options.out / "slingshot_1.json").read_text())
     assert (described["kind"], described["seed"], described["layer"]) == ("slingshot", 1, "fc")
-    network, lies = read_liar(options.out / "slingshot_1.json")
-    assert len(lies) == UNITS
-    assert lies[0] == Lie("fc", described["units"][0]["unit"], "picture 0", described["units"][0]["unit"])
+    network, units = read_liar(options.out / "slingshot_1.json")
+    assert len(units) == UNITS
+    assert units[0] == ManipulatedUnit("fc", described["units"][0]["unit"], "picture 0", described["units"][0]["unit"])
     assert network(natural[:2]).shape == (2, 10)
     assert read_liar(options.out / "clean_1.json")[1] == ()
 

@@ -45,7 +45,8 @@ def peer(tool: str, attack: str, steps: int, count: int, batch: int) -> Result:
     seconds, parts = timed(lambda: [attack_batch(x[batch_rows], y[batch_rows]) for batch_rows in rows])
     examples = torch.cat(parts).detach()
     with torch.no_grad():
-        floats, files = (module(images).argmax(1) != y for images in (examples, (examples * 255).round() / 255))
+        floats = module(examples).argmax(1) != y
+        files = module((examples * 255).round() / 255).argmax(1) != y
     l2 = float((examples - x).flatten(1).norm(dim=1).median())
     return {"seconds": seconds, "floats": int(floats.sum()), "files": int(files.sum()), "l2": l2}
 
@@ -71,9 +72,13 @@ def lit_viz(attack: str, steps: int, count: int) -> Result:
     result, done = evidence_apart(
         lambda n, k: lv.attack(net, x[:n], label=labels[:n], iterations=k, **given), count, steps
     )
-    result["floats"] = sum(record["success_float"] for record in done.records)
-    result["files"] = sum(record["success_file"] for record in done.records)
-    result["l2"] = statistics.median(record["l2"] for record in done.records)
+    result |= {"floats": 0, "files": 0}
+    lengths = []
+    for record in done.records:
+        result["floats"] += record["success_float"]
+        result["files"] += record["success_file"]
+        lengths.append(record["l2"])
+    result["l2"] = statistics.median(lengths)
     return result
 
 

@@ -68,20 +68,20 @@ class Recipe:
         return f"{self.name}, {self.steps} steps"
 
 
-def _lit_viz(config: str, *steps: int) -> list[Recipe]:
-    return [Recipe("lit_viz", number, config) for number in steps]
+def _recipes(tool: str, *steps: int, config: str = "") -> list[Recipe]:
+    return [Recipe(tool, number, config) for number in steps]
 
 
 #: In the order of their turns. The first is the reference of the ratios.
 RECIPES: tuple[Recipe, ...] = (
-    *(Recipe("lucent", steps) for steps in (512, 64, 128, 256)),
-    *_lit_viz("tarantula", 28, 57, 114, 228),
-    *_lit_viz("thorough", 25, 50, 100, 225),
-    *_lit_viz("plain_fourier", 64, 128, 256, 512),
-    *_lit_viz("maco", 18, 36, 72),
-    *(Recipe("horama", steps) for steps in (64, 256)),
+    *_recipes("lucent", 512, 64, 128, 256),
+    *_recipes("lit_viz", 28, 57, 114, 228, config="tarantula"),
+    *_recipes("lit_viz", 25, 50, 100, 225, config="thorough"),
+    *_recipes("lit_viz", 64, 128, 256, 512, config="plain_fourier"),
+    *_recipes("lit_viz", 18, 36, 72, config="maco"),
+    *_recipes("horama", 64, 256),
 )
-QUICK_RECIPES = (Recipe("lucent", 2), *_lit_viz("tarantula", 1, 2), Recipe("horama", 2))
+QUICK_RECIPES = (Recipe("lucent", 2), *_recipes("lit_viz", 1, 2, config="tarantula"), Recipe("horama", 2))
 #: Number of classes of a tool that takes minutes for each.
 MAX_CLASSES = {"horama": 2}
 _PIXELS = 224 * 224  # of an evaluation
@@ -101,7 +101,7 @@ def made(tool: str, steps: int, config: str, classes: list[str], seed: int, fold
 
 
 class EvaluationCounter:
-    """Counts evaluations, in images of 224 x 224 pixels: those of a module, or of all fast copies in the context."""
+    """Counts evaluations of a module, or of all fast copies in the context, in images of 224 x 224 pixels."""
 
     def __init__(self, module: nn.Module | None = None) -> None:
         self.evaluations = 0.0
@@ -192,11 +192,13 @@ def _one_by_one(
 
 def judged(judges: list[str], classes: list[str], folders: list[str]) -> Result:
     """Return by folder and judge the probability of the class of each image, and whether it is predicted."""
-    networks = {name: load_judge(name) for name in installed_judges(loaded())}
+    networks: dict[str, Network] = {}
+    for name in installed_judges(loaded()):
+        networks[name] = load_judge(name)
     for given in judges:
         name, _, weights = given.partition("=")
         networks[name] = load_network(name, weights=weights or "DEFAULT")
-    verdicts: dict[str, dict[str, list[tuple[float, bool]]]] = {folder: {} for folder in folders}
+    verdicts: dict[str, dict[str, list[tuple[float, bool]]]] = defaultdict(dict)
     for name, judge in networks.items():
         for folder in folders:
             images = []
@@ -333,11 +335,14 @@ def curves(measured: dict[Recipe, Measured]) -> Figure:
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for number, (name, points) in enumerate(by_name.items()):
-            points.sort(key=lambda images: images.evaluations)
-            probabilities = [images.probability for images in points]
-            look: Result = {"marker": "o", "markersize": 4, "color": COLORS[number % len(COLORS)]}
-            axes[0].plot([images.evaluations for images in points], probabilities, label=name, **look)
-            axes[1].plot([images.seconds for images in points], probabilities, label=name, **look)
+            evaluations, seconds, probabilities = [], [], []
+            for images in sorted(points, key=lambda images: images.evaluations):
+                evaluations.append(images.evaluations)
+                seconds.append(images.seconds)
+                probabilities.append(images.probability)
+            line: Result = {"marker": "o", "markersize": 4, "color": COLORS[number % len(COLORS)]}
+            axes[0].plot(evaluations, probabilities, label=name, **line)
+            axes[1].plot(seconds, probabilities, label=name, **line)
         for place in axes:
             place.set(xscale="log", ylim=(0, 1))
             place.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -32,9 +32,14 @@ def run(processes: int, images: int, iterations: int) -> Result:
 def compare(plan: Plan) -> str:
     """Return the table, for at most as many processes as processors."""
     most = 2 if plan.quick else os.cpu_count() or 1
-    counts = [count for count in (2, 4, 8) if count <= most]
-    given = {"images": 4, "iterations": 2} if plan.quick else {"images": 16, "iterations": 50}
-    sides = {str(n): ("devices.run", {"processes": n, **given}) for n in (1, *counts)}
+    images, iterations = (4, 2) if plan.quick else (16, 50)
+    sides: dict[str, tuple[str, Result]] = {}
+    for count in (1, 2, 4, 8):
+        if count <= most:
+            sides[str(count)] = "devices.run", {"processes": count, "images": images, "iterations": iterations}
     results = plan.in_turns(sides)
-    rows = [[f"class images, {count} processes", ratios(results["1"], results[str(count)])] for count in counts]
-    return table(["run of EfficientNet-Lite0, a thread each", "its images a second / those of one process"], rows)
+    one = results.pop("1")
+    rows = []
+    for name, several in results.items():
+        rows.append([f"class images, {name} processes", ratios(one, several)])
+    return table(["run of EfficientNet-Lite0, a thread each", "images a second, relative to one process"], rows)

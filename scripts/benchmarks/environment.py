@@ -49,5 +49,8 @@ def make(folder: Path) -> None:
 def missing(folder: Path) -> list[str]:
     """Return the requirements that are neither in the folder nor on the search path."""
     path = [*sys.path, str(folder)]
-    requirements = {name: f"{name}=={version}" for name, version in PEERS.items()} | {name: name for name in _NEEDED}
-    return [line for name, line in requirements.items() if not any(metadata.distributions(name=name, path=path))]
+    absent = []
+    for name in (*PEERS, *_NEEDED):
+        if not any(metadata.distributions(name=name, path=path)):
+            absent.append(f"{name}=={PEERS[name]}" if name in PEERS else name)
+    return absent

@@ -12,6 +12,7 @@ loops, have no backwards.
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from lit_viz.networks import Network
 
 from .clock import evidence_apart, timed
 from .material import CLASSES, EPS, NETWORKS, PHOTOGRAPHS, bare, loaded, loop, photographs, prepared
-from .running import Plan, Result, evidence, ratios, table
+from .running import Plan, Result, evaluations_of, evidence, ratios, table
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def run(network: str, method: str, fused: bool, quick: bool) -> Result:
         result, done = _class_images(net, 2 if quick else METHODS[method].iterations, _VIEWS[network])
     else:
         result, done = _photographs(net, method, _DIVISOR[network], quick)
-    return {**result, **{name: sum(record[name] for record in done.records) for name in ("forwards", "backwards")}}
+    return result | evaluations_of(done)
 
 
 def _class_images(net: Network, iterations: int, views: int) -> tuple[Result, Any]:
@@ -113,7 +114,10 @@ def network_alone(kind: str, network: str, **counts: int) -> Result:
 def compare(plan: Plan) -> str:
     """Return the table of all methods and networks."""
     methods = _QUICK if plan.quick and not plan.methods else plan.chosen(list(METHODS))
-    rows = [_row(plan, network, method) for network in plan.networks for method in methods]
+    rows = []
+    for network in plan.networks:
+        for method in methods:
+            rows.append(_row(plan, network, method))
     head = ["run", "evaluations", "run / bare", "run / floor", "not fused / floor", "evidence (of the run's time)"]
     return table(head, rows)
 
@@ -121,11 +125,12 @@ def compare(plan: Plan) -> str:
 def _row(plan: Plan, network: str, method: str) -> list[str]:
     given = {"network": network, "method": method, "quick": plan.quick}
     batch = len(CLASSES) * _VIEWS[network] if method == "class_images" else PHOTOGRAPHS
-    results: dict[str, list[Result]] = {name: [] for name in ("run", "unfused", "floor", "bare")}
+    results: dict[str, list[Result]] = defaultdict(list)
     for _ in range(plan.rounds):
         for name in ("run", "unfused"):
             results[name].append(plan.side("floor.run", fused=name == "run", **given))
-        counts = {name: results["run"][-1][name] for name in ("forwards", "backwards")}
+        last = results["run"][-1]
+        counts = {"forwards": last["forwards"], "backwards": last["backwards"]}
         for kind in ("floor", "bare"):
             results[kind].append(plan.side("floor.network_alone", kind=kind, network=network, batch=batch, **counts))
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,29 +62,39 @@ def folder_files() -> list[str]:
 def photographs(net: Network, count: int = PHOTOGRAPHS) -> tuple[Tensor, list[int]]:
     """Return images ``(count, 3, 224, 224)`` in [0, 1] on the 8-bit lattice, and their predicted classes.
 
-    Those of the folder in the environment variable :data:`FOLDER`, drawn by a seed; else Foolbox's ImageNet
-    photographs, or crops of scikit-image's without Foolbox. Repeated if ``count`` is larger.
+    The photographs are drawn by a seed from the folder in the environment variable :data:`FOLDER`. Without a folder,
+    they are Foolbox's ImageNet photographs, or crops of scikit-image's without Foolbox. They are repeated if ``count``
+    is larger.
     """
+    files: Sequence[str | Path] = folder_files()
     package = find_spec("foolbox")
-    most = PHOTOGRAPHS
-    if files := folder_files():
+    if not files and package is not None and package.submodule_search_locations:
+        data = Path(package.submodule_search_locations[0], "data")
+        files = sorted(data.glob("imagenet_*"))[:PHOTOGRAPHS]
+    if files:
         images = [read_photograph(file, (224, 224)).pixels for file in files[:count]]
-        most = count
-    elif package is not None and package.submodule_search_locations:
-        files = sorted(Path(package.submodule_search_locations[0], "data").glob("imagenet_*"))
-        images = [read_photograph(file, (224, 224)).pixels for file in files]
     else:
-        large = [read_photograph(f"packaged:{name}", (300, 300)).pixels for name in PACKAGED]
-        images = [image[:, y : y + 224, x : x + 224] for image in large for y in (0, 76) for x in (0, 76)]
-    x = torch.stack(images[: min(count, most)])
+        images = _crops()[:count]
+    x = torch.stack(images)
     repeats = -(-count // len(x))
     return x.repeat(repeats, 1, 1, 1)[:count], (net.scores(x).argmax(1).tolist() * repeats)[:count]
+
+
+def _crops() -> list[Tensor]:
+    """Return four crops ``(3, 224, 224)`` of each packaged photograph."""
+    crops = []
+    for name in PACKAGED:
+        large = read_photograph(f"packaged:{name}", (300, 300)).pixels
+        for y, x in ((0, 0), (0, 76), (76, 0), (76, 76)):
+            crops.append(large[:, y : y + 224, x : x + 224])
+    return crops
 
 
 class _PlainModule(nn.Module):
     def __init__(self, net: Network) -> None:
         super().__init__()
-        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (net.mean, net.std))
+        self.mean = torch.tensor(net.mean).view(1, 3, 1, 1)
+        self.std = torch.tensor(net.std).view(1, 3, 1, 1)
         self.network = net.original.requires_grad_(True)
 
     def forward(self, x: Tensor) -> Any:

@@ -19,7 +19,7 @@ from lit_viz.networks import FrozenNetwork
 
 from .clock import EVIDENCE, time_parts, timed
 from .material import loop, photographs, prepared
-from .running import Plan, Result, table
+from .running import Plan, Result, evaluations_of, table
 
 SLOTS = 8
 _PLACES = (
@@ -58,7 +58,7 @@ def run(name: str, iterations: int) -> Result:
         started = lambda: getattr(lv, command)(net, x, **given)  # noqa: E731
     with time_parts(_PLACES) as clock:
         done = started()
-    counts = {key: sum(record[key] for record in done.records) for key in ("forwards", "backwards")}
+    counts = evaluations_of(done)
     fast, batch = net.fast(), SLOTS * (4 if command == "visualize" else 1)
     least = timed(loop(lambda images: fast(images)[0], batch=batch, **counts))[0]
     parts = {part: 1000 * clock.seconds[part] / counts["forwards"] for part in PARTS}

@@ -1,5 +1,5 @@
 """Reference implementations of the attacks: Foolbox (Rauber et al. 2020, doi:10.21105/joss.02607) and torchattacks (Kim
-2020, arXiv:2010.01950), called with the arguments that correspond to those of a lit_viz attack.
+2020, arXiv:2010.01950), called with the arguments of the corresponding lit_viz attack.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Plan:
 
 
 class Process:
-    """A process that runs functions of this folder, one after another, until it is closed or this process ends."""
+    """A process that runs functions of this folder, one after another, until it is closed or this process exits."""
 
     def __init__(self, peers: Path) -> None:
         words = [sys.executable, str(SCRIPT), "--peers", str(peers), "--serve"]
@@ -137,8 +137,22 @@ def call(function: str, arguments: str) -> str:
 
 def ratios(above: Sequence[Result], below: Sequence[Result], *parts: str) -> str:
     """Return the ratio of the seconds of two sides by round; ``parts`` are added to the seconds below."""
-    each = [a["seconds"] / sum(b[part] for part in ("seconds", *parts)) for a, b in zip(above, below, strict=True)]
+    each = []
+    for first, second in zip(above, below, strict=True):
+        seconds = second["seconds"]
+        for part in parts:
+            seconds += second[part]
+        each.append(first["seconds"] / seconds)
     return spread(each)
+
+
+def evaluations_of(run: Any) -> Result:
+    """Return the numbers of forwards and backwards of the records of a run."""
+    counts = {"forwards": 0, "backwards": 0}
+    for record in run.records:
+        for name in counts:
+            counts[name] += record[name]
+    return counts
 
 
 def spread(values: Sequence[float]) -> str:

@@ -121,10 +121,13 @@ def run(method: str, evaluations: int, count: int, check: str) -> Result:
     assert all(record["status"] == "done" for record in done.records)
     comparison = done.evidence.captum
     if comparison is not None and comparison.maps:
-        formulas = [compared.formula.difference for compared in comparison.maps if compared.formula is not None]
-        if formulas:  # of whole maps
+        formulas, gates = [], []
+        for compared in comparison.maps:
+            gates.append(compared.delivered)
+            if compared.formula is not None:  # of whole maps
+                formulas.append(compared.formula.difference)
+        if formulas:
             result["formula"] = max(formulas)
-        gates = [compared.delivered for compared in comparison.maps]
         closest = max(gates, key=lambda gate: gate.difference / gate.allowed)
         result |= {"delivered": closest.difference, "allowed": closest.allowed}
     return result
@@ -170,7 +173,6 @@ def compare(plan: Plan) -> str:
         )
         few = {**given, "count": min(count, _CHECKED), "check": "none" if plan.quick else "captum"}
         checked = plan.side("saliency.run", "run", **few)
-        against = [ratios(results["captum"], results[name]) for name in ("folded", "plain", "run")]
         counterpart = counterpart_of(KINDS[method]())
         assert counterpart is not None
         rows.append(
@@ -178,7 +180,9 @@ def compare(plan: Plan) -> str:
                 method,
                 f"{counterpart.name} (best batch {best})",
                 f"{count} x {evaluations}",
-                *against,
+                ratios(results["captum"], results["folded"]),
+                ratios(results["captum"], results["plain"]),
+                ratios(results["captum"], results["run"]),
                 *_errors(checked),
                 evidence([checked]),
             ]

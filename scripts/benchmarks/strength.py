@@ -36,8 +36,10 @@ def crops(net: Network) -> tuple[Tensor, Tensor]:
     """
     x, _ = photographs(net, min(100, len(folder_files())) or PHOTOGRAPHS)
     large = torch.nn.functional.interpolate(x, 160, mode="bilinear", align_corners=False, antialias=True)
-    images = torch.cat([large[..., i : i + 128, j : j + 128] for i in (0, 32) for j in (0, 32)])
-    images = (images.clamp(0, 1) * 255).round() / 255
+    corners = []
+    for i, j in ((0, 0), (0, 32), (32, 0), (32, 32)):
+        corners.append(large[..., i : i + 128, j : j + 128])
+    images = (torch.cat(corners).clamp(0, 1) * 255).round() / 255
     return images, torch.cat([net.scores(batch) for batch in images.split(BATCH)]).argmax(1)
 
 

@@ -22,7 +22,7 @@ import lit_viz as lv
 from .classes import render_lucent
 from .clock import evidence_apart, timed
 from .material import WARM, loaded, plain_module, prepared
-from .running import Plan, Result, ratios, spread, table
+from .running import Plan, Result, evaluations_of, ratios, spread, table
 
 LAYERS = ("blocks.0.0", "blocks.1.0", "blocks.2.1", "blocks.3.2", "classifier")
 QUICK_LAYERS = (LAYERS[0], LAYERS[-1])
@@ -60,7 +60,7 @@ def run(layer: str, units: int, iterations: int) -> Result:
         return lv.visualize(net, layer=layer, channel=f"0-{images - 1}", iterations=iterations, **given)
 
     result, made = evidence_apart(start, units, iterations)
-    return {"seconds": result["seconds"], "evaluations": sum(record["forwards"] for record in made.records)}
+    return {"seconds": result["seconds"], "evaluations": evaluations_of(made)["forwards"]}
 
 
 def loop(layer: str, units: int, evaluations: int) -> Result:

@@ -56,7 +56,7 @@ def output(run: Path) -> str:
 
 
 def is_one_line(run: Path) -> bool:
-    """Return whether the last command ended with a one-line error."""
+    """Return whether the last command has printed a one-line error."""
     text = output(run)
     return "Traceback" not in text and text.rstrip().rpartition("\n")[2].startswith("lit-viz: ")
 

@@ -142,18 +142,18 @@ def logger(case: Case) -> tuple[str, str]:
     for pid in stopped:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    what = f"{len(stopped)} process(es) stopped after {after:.1f} s, ended after {seconds:.1f} s more"
+    what = f"{len(stopped)} process(es) stopped after {after:.1f} s, exit after {seconds:.1f} s more"
     return what, f"exit status {status}" if status != 0 or not stopped else case.resumed_difference()
 
 
 def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
+    descendants: list[int] = []
     for thread in Path(f"/proc/{pid}/task").glob("*"):  # the service of W&B is a child of the thread that started it
         with suppress(OSError):
-            found += map(int, (thread / "children").read_text().split())
-    for child in list(found):
-        found += _descendants(child)
-    return found
+            descendants += map(int, (thread / "children").read_text().split())
+    for child in list(descendants):
+        descendants += _descendants(child)
+    return descendants
 
 
 def _name(pid: int) -> str:

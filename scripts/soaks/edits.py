@@ -166,8 +166,8 @@ _VALUES = {
     "photograph": ('"source": "packaged:', '"source": "packed:'),
     "file": ('"file": "images/0000', '"file": "images/0001'),
     "index": ('"index": 0', '"index": 2'),
-    "unknown index": ('"index": 0', '"index": 7'),
-    "further key": ('"index": 0', '"remark": "mine", "index": 0'),
+    "index out of range": ('"index": 0', '"index": 7'),
+    "additional key": ('"index": 0', '"remark": "text", "index": 0'),
     "space": ('"index": 0', '"index":  0'),
 }
 
@@ -183,12 +183,12 @@ def _of_records() -> _Listed:
         "file deleted": unlink(_RESULTS),
         "line doubled": on_lines(_RESULTS, lambda lines: [*lines, lines[0]]),
         "lines reversed": on_lines(_RESULTS, lambda lines: lines[::-1]),
-        "line appended": append(_RESULTS, '{"index": 7, "name": "mine", "status": "done"}\n'),
+        "line appended": append(_RESULTS, '{"index": 7, "name": "extra", "status": "done"}\n'),
         "torn line appended": append(_RESULTS, '{"index": 2, "na'),
         "empty line": append(_RESULTS, "\n"),
         "byte order mark": on_content(_RESULTS, lambda content: b"\xef\xbb\xbf" + content),
-        "Windows line ends": on_content(_RESULTS, lambda content: content.replace(b"\n", b"\r\n")),
-        "last line end": cut(_RESULTS, -1),
+        "Windows line breaks": on_content(_RESULTS, lambda content: content.replace(b"\n", b"\r\n")),
+        "last line break": cut(_RESULTS, -1),
     }
     for name, change in changes.items():
         listed.append(("fact", "files", f"records: {name}", change))
@@ -276,7 +276,7 @@ def _of_bookkeeping() -> _Listed:
         "configuration: option": ("fixed", replace("config.yaml", "iterations: 4", "iterations: 5")),
         "configuration: version": ("fixed", replace("config.yaml", "python: ", "python: 1")),
         "configuration: weights": ("fixed", replace("config.yaml", "weights_sha256: ", "weights_sha256: a")),
-        "configuration: comment": ("fixed", append("config.yaml", "# mine\n")),
+        "configuration: comment": ("fixed", append("config.yaml", "# comment\n")),
         "configuration: cut": ("fixed", cut("config.yaml")),
         "configuration: emptied": ("fixed", empty("config.yaml")),
         "configuration: deleted": ("fixed", unlink("config.yaml")),

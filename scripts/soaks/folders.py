@@ -75,7 +75,7 @@ def try_edit(edit: Edit, sample: Path, run: Path) -> str:
         copy(sample, run)
         edit.change(run)
         status = _status(command, run)
-        failure = _broken(edit, command, run, status) or _silent(edit, command, run, status)
+        failure = _broken(edit, command, run, status) or _unnoticed(edit, command, run, status)
         if failure:
             return f"{command}: {failure}"
     if edit.sample == "images":
@@ -94,7 +94,7 @@ def try_edit(edit: Edit, sample: Path, run: Path) -> str:
         return "" if edit.kind == "free" else f"resume: {output(run)[-300:]}"
     different = differences(contents(sample), run)
     if different:
-        return f"resume: silent, {different} differ"
+        return f"resume: unnoticed, {different} differ"
     return "" if _status("check", run) == 0 else f"check after resume: {output(run)[-300:]}"
 
 
@@ -109,7 +109,7 @@ def _try_epochs(edit: Edit, sample: Path, run: Path) -> str:
     status = _status("epochs", probe)
     is_named = "epoch 1 is left out" in output(probe)
     if edit.kind in ("fact", "fixed") and not is_named:
-        return "silent"
+        return "unnoticed"
     return _broken(edit, "epochs", probe, status)
 
 
@@ -141,7 +141,7 @@ def _status(command: str, run: Path) -> int | None:
 
 
 def _broken(edit: Edit, command: str, run: Path, status: int | None) -> str:
-    """Return why the end of a command is none of lit_viz: a hang, a traceback, or status 1 without a sentence."""
+    """Return why a command did not exit as specified: a hang, a traceback, or status 1 without a sentence."""
     text = output(run)
     if status is None:
         return "hang"
@@ -155,41 +155,41 @@ def _broken(edit: Edit, command: str, run: Path, status: int | None) -> str:
     return "" if is_left_out or is_verdict else f"no sentence: {text[-300:]}"
 
 
-def _silent(edit: Edit, command: str, run: Path, status: int | None) -> str:
+def _unnoticed(edit: Edit, command: str, run: Path, status: int | None) -> str:
     """Return why a command states something that it must not."""
     if edit.kind in ("fact", "fixed") and status == 0:
-        return "silent"
+        return "unnoticed"
     if edit.kind == "derived" and command == "check":
         if status != 0:
             return f"not made again: {output(run)[-300:]}"
         return "" if _status("log", run) == 0 else f"log after check: {output(run)[-300:]}"
     if edit.kind == "derived" and status == 0:
-        return "silent"
+        return "unnoticed"
     return ""
 
 
 def try_edits(edits: list[Edit], folder: Path, most: int | None, draw: random.Random) -> Counter[str]:
-    """Try edits, all or a random selection; print each failure, and return the number of trials by their end."""
+    """Try edits, all or a random selection; print each failure, and return the number of trials by their result."""
     chosen = edits
     if most is not None and most < len(edits):
         chosen = draw.sample(edits, most)
     samples = make_samples(folder, sorted({edit.sample for edit in chosen}))
-    ends: Counter[str] = Counter()
+    results: Counter[str] = Counter()
     run = folder / "run"
     for number, edit in enumerate(chosen, start=1):
         failure = try_edit(edit, samples[edit.sample], run)
         if number % 50 == 0:
             print(f"{number} of {len(chosen)}", flush=True)
-        ends["passed" if not failure else _kind_of(failure)] += 1
+        results["passed" if not failure else _kind_of(failure)] += 1
         if failure:
             print(f"{edit.sample}: {edit.name}: {failure}", flush=True)
     delete(run)
     delete(run.with_name("probe"))
-    return ends
+    return results
 
 
 def _kind_of(failure: str) -> str:
-    for kind in ("hang", "traceback", "silent"):
+    for kind in ("hang", "traceback", "unnoticed"):
         if f": {kind}" in failure:
             return kind
     return "other"

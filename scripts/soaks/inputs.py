@@ -30,8 +30,8 @@ def changed(case: Case) -> tuple[str, str]:
     folder, words, undisturbed, seconds = _undisturbed(command, case.folder)
     shutil.rmtree(case.run, ignore_errors=True)
     process = start([*words, "--out", str(case.run)], case.run)
-    checkpoint, began = case.run / "checkpoints" / "last.ckpt", time.monotonic()
-    while not checkpoint.exists() and process.exitcode is None and time.monotonic() - began < _LIMIT:
+    checkpoint, started = case.run / "checkpoints" / "last.ckpt", time.monotonic()
+    while not checkpoint.exists() and process.exitcode is None and time.monotonic() - started < _LIMIT:
         time.sleep(0.01)
     time.sleep(after := case.draw.uniform(0, 0.3) * seconds)
     process.kill()
@@ -59,10 +59,10 @@ def _undisturbed(command: str, folder: Path) -> tuple[Path, list[str], dict[str,
     for seed, name in enumerate(_NAMES):
         _write(photographs / name, seed)
     words = [command, str(photographs), *SEVERAL[command], *COMMON, *OFFLINE, "--slots", "1"]
-    run, began = folder / f"undisturbed_{command}", time.monotonic()
+    run, started = folder / f"undisturbed_{command}", time.monotonic()
     status = wait(start([*words, "--out", str(run)], run), 600)
     assert status == 0, output(run)
-    return photographs, words, contents(run), time.monotonic() - began
+    return photographs, words, contents(run), time.monotonic() - started
 
 
 def _write(file: Path, seed: int) -> None:
@@ -76,7 +76,7 @@ def _mixed(run: Path) -> str:
     for record in _records(run):
         source = run / "sources" / f"{record['index']:04d}_{record['name']}.png"
         pictures.setdefault(str(record["source"]), set()).add(source.read_bytes())
-    mixed = [Path(name).name for name, found in pictures.items() if len(found) > 1]
+    mixed = [Path(name).name for name, sources in pictures.items() if len(sources) > 1]
     return f"{', '.join(mixed)}: two pictures under one name" if mixed else ""
 
 
@@ -107,7 +107,7 @@ def raising(case: Case) -> tuple[str, str]:
         return what, f"exit status {status}: {output(case.run)[-300:]}"
     records, tasks = _records(case.run), (case.run / "queue.jsonl").read_bytes().count(b"\n")
     if len(records) < tasks:
-        return what, f"{len(records)} of {tasks} tasks have ended: {output(case.run)[-300:]}"
+        return what, f"{len(records)} of {tasks} tasks have records: {output(case.run)[-300:]}"
     for record in records:
         is_white = str(record["source"]).endswith(f"{white}.png")
         if (record["status"] == "failed") != is_white:

@@ -99,11 +99,11 @@ def _kill(case: Case, out: Path) -> str:
 
 
 def _files(folder: Path) -> dict[Path, bytes]:
-    """Return the files of a folder, and its links."""
-    found: dict[Path, bytes] = {}
+    """Return the contents of the files of a folder, and the targets of its links."""
+    contents: dict[Path, bytes] = {}
     for path in folder.rglob("*"):
         if path.is_symlink():
-            found[path] = bytes(path.readlink())
+            contents[path] = bytes(path.readlink())
         elif path.is_file():
-            found[path] = path.read_bytes()
-    return found
+            contents[path] = path.read_bytes()
+    return contents

@@ -62,16 +62,16 @@ def finish(process: subprocess.Popen[str], seconds: float = 200) -> str:
 
 def children_of(pid: int) -> list[int]:
     """Return the processes of the run that another one has started, in the order of their ranks."""
-    found = []
+    children = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in path.read_text().split():
             if "lit_viz" in Path(f"/proc/{child}/cmdline").read_text():
-                found.append(int(child))
-    return sorted(found)
+                children.append(int(child))
+    return sorted(children)
 
 
-def has_ended(pid: int) -> bool:
-    """Return whether a process has ended, also if its parent has not waited for it."""
+def has_exited(pid: int) -> bool:
+    """Return whether a process has exited, also if its parent has not waited for it."""
     try:
         return "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]
     except FileNotFoundError:
@@ -97,19 +97,19 @@ def freeze(launcher: str, target: int, run: Path, words: list[str]) -> str:
 
     Args:
         launcher: ``lightning`` or ``torchrun``.
-        target: the rank that is stopped. Rank 0 continues after the other has ended, since it holds the folder.
+        target: the rank that is stopped. Rank 0 continues after the other has exited, since it holds the folder.
         run: run folder.
         words: command of the run.
 
     Returns:
-        The failure; empty if the rank is named, all processes end, and the run is resumed.
+        The failure; empty if the rank is named, all processes exit, and the run is resumed.
     """
     words = ["-m", "lit_viz", *words, "--out", str(run)]
     command = torchrun(*words) if launcher == "torchrun" else [sys.executable, *words, *TWO]
     process = start(command, LIT_VIZ_RANK_TIMEOUT=str(_TIMEOUT))
     while not (run / "checkpoints" / "last.ckpt").exists():
         if process.poll() is not None:
-            return f"ended before a checkpoint: {finish(process)}"
+            return f"exited before a checkpoint: {finish(process)}"
         time.sleep(0.02)
     ranks = children_of(process.pid)
     if launcher == "lightning":
@@ -128,16 +128,16 @@ def freeze(launcher: str, target: int, run: Path, words: list[str]) -> str:
     missing = [text for text in expected if text not in message]
     if missing or message.count(expected[1]) != 1:
         return f"{missing or expected[1:2]} must be stated once: {message}"
-    if process.returncode == 0 or not all(map(has_ended, ranks)):
-        return f"exit status {process.returncode}, or a process is left"
+    if process.returncode == 0 or not all(map(has_exited, ranks)):
+        return f"exit status {process.returncode}, or a process is running"
     resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)])
     message = finish(resumed)
     return "" if resumed.returncode == 0 else f"the resumed run exited with {resumed.returncode}: {message}"
 
 
 def _wait_for_end(pid: int) -> bool:
-    """Return whether a process has ended within the limit."""
-    began = time.monotonic()
-    while not has_ended(pid) and time.monotonic() - began < _LIMIT:
+    """Return whether a process has exited within the limit."""
+    started = time.monotonic()
+    while not has_exited(pid) and time.monotonic() - started < _LIMIT:
         time.sleep(0.05)
-    return has_ended(pid)
+    return has_exited(pid)

@@ -24,11 +24,11 @@ def creation(case: Case) -> tuple[str, str]:
     time.sleep(case.draw.choice([0, case.draw.uniform(0, _DELAY)]))
     process.kill()
     process.join()
-    left = "nothing"
+    names = "nothing"
     if case.run.exists():
-        left = ", ".join(sorted(path.name for path in case.run.iterdir()))
+        names = ", ".join(sorted(path.name for path in case.run.iterdir()))
     option = case.draw.choice(["", "--resume", "--overwrite"])
-    what = f"killed when the folder had {left}; then {option or 'no option'}"
+    what = f"killed when the folder had {names}; then {option or 'no option'}"
     has_run = (case.run / "config.yaml").exists()
     words = [*case.words, *OFFLINE, "--out", str(case.run)]
     status = wait(start([*words, option] if option else words, case.run))
@@ -39,7 +39,7 @@ def creation(case: Case) -> tuple[str, str]:
 
 
 def starts(case: Case) -> tuple[str, str]:
-    """Start two runs in one folder: each ends with status 0 or a sentence about the other, and the run is equal."""
+    """Start two runs in one folder: each exits with status 0 or an error about the other, and the run is equal."""
     shutil.rmtree(case.run, ignore_errors=True)
     second = case.folder / "second"
     option = case.draw.choice(["", "--resume", "--overwrite"])
@@ -49,11 +49,11 @@ def starts(case: Case) -> tuple[str, str]:
     first_process = start(words, case.run)
     time.sleep(delay)
     second_process = start([*words, option] if option else words, second)
-    ends = {"first": wait(first_process), "second": wait(second_process)}
+    statuses = {"first": wait(first_process), "second": wait(second_process)}
     for name, run in (("first", case.run), ("second", second)):
         is_refused = is_one_line(run) and any(text in output(run) for text in ("is in use", "already holds a run"))
-        if ends[name] != 0 and not (ends[name] == 1 and is_refused):
-            return what, f"the {name} ended with {ends[name]}: {output(run)[-300:]}"
-    if 0 not in ends.values():
+        if statuses[name] != 0 and not (statuses[name] == 1 and is_refused):
+            return what, f"exit status {statuses[name]} of the {name}: {output(run)[-300:]}"
+    if 0 not in statuses.values():
         return what, "both were refused"
-    return f"{what}: {ends['first']} and {ends['second']}", case.differences()
+    return f"{what}: {statuses['first']} and {statuses['second']}", case.differences()
