@@ -102,7 +102,7 @@ def test_check_notices_another_file_that_fools_as_well(
     reseal: Any,
     small_options: Any,
 ) -> None:
-    """Distance, ball and class of the record were those of the file before."""
+    """Distance, ball and class of the record are compared with those of the file."""
     run = tmp_path / "run"
     fool(folder, run, lit_viz=lit_viz, small_options=small_options)
     before = records(run)
@@ -183,36 +183,6 @@ def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
     assert [record.get("success_file") for record in records(run)] == [True, None, True]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--attack", "pgdd"], "did you mean 'pgd'"),
-        (["--attack", "pgd", "--eps", "0"], "--eps must be positive, got 0"),
-        (["--attack", "pgd", "--eps", "-1"], "eps"),
-        (["--attack", "pgd", "--norm", "l3"], "linf"),
-        (["--target", "7"], "7"),
-        (["--attack", "ddn", "--attack.gama", "1"], "gama"),
-        (["--attack", "ddn", "--eps", "1/255"], "DDN minimizes the perturbation: leave out eps"),
-        (["--attack", "ddn", "--eps", "1/255,2/255"], "minimizes the perturbation: leave out eps"),
-        (["--eps", "1/255"], "NormalizedAscentAttack has no budget: leave out eps"),
-    ],
-)
-def test_invalid_options_give_a_one_line_error(
-    words: list[str],
-    message: str,
-    folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    lit_viz: Any,
-    sentence: Any,
-    small_options: Any,
-) -> None:
-    run = tmp_path / "run"
-    lit_viz("attack", str(folder / "p0.png"), *small_options, *words, "--out", str(run), expect=1)
-    assert message in sentence(capsys)
-    assert not run.exists()
-
-
 def test_target_equal_to_the_label(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, records: Any, small_options: Any
 ) -> None:
@@ -269,7 +239,7 @@ def test_tasks_are_ordered_by_radius_image_and_target(
 def test_a_class_applies_to_all_images_of_a_folder(
     folder: Path, tmp_path: Path, lit_viz: Any, records: Any, small_options: Any
 ) -> None:
-    """An index was written beside the name of the folder, which was then read as an image."""
+    """The index of a class is not read as the name of an image."""
     run, words = tmp_path / "run", ["--label", "2", "--target", "0", "--iterations", "1"]
     (folder / "q_empty.jpg").unlink()
     lit_viz("attack", str(folder), *small_options, *words, "--out", str(run))
@@ -414,7 +384,7 @@ def test_an_empty_batch_gives_a_one_line_error(smooth: Network) -> None:
 
 
 def test_misclassified_photographs_are_neither_success_nor_failure(smooth: Network) -> None:
-    """The figure counted it as a failure in one place, and as a success in another."""
+    """Caption, panels and table of a run agree."""
     x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     labels = smooth.scores(x).argmax(1).tolist()
     labels[1] = (labels[1] + 1) % 5

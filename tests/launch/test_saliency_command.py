@@ -308,44 +308,6 @@ def test_a_finished_run_is_printed_again_and_a_figure_that_is_missing_is_drawn(
     assert (run / "figure.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["nowhere.jpg"], "there is no photograph or folder 'nowhere.jpg'"),
-        ([], "--images must be given, got none: try lit-viz saliency packaged:chelsea"),
-        (["packaged:chelsea", "--method", "smothgrad"], "did you mean 'smoothgrad'"),
-        (["packaged:chelsea", "--target", "bananna"], "unknown class 'bananna'"),
-        (["packaged:chelsea", "--label", "folder"], "got 'folder'"),
-        (["packaged:chelsea", "--method.sigma", "-1", "--method", "smoothgrad"], "sigma"),
-        (["packaged:chelsea", "--tolerance", "0"], "--tolerance must be positive, got 0"),
-        (
-            ["packaged:chelsea", "--method", "occlusion", "--method.window", "20"],
-            "must be at most the input",
-        ),
-        (["packaged:chelsea", "--method", "guided_backprop"], "gradient or smoothgrad"),
-        (["packaged:chelsea", "--method", "grad_cam", "--method.layer", "features.9"], "features."),
-    ],
-)
-def test_invalid_options_give_a_one_line_error(
-    words: list[str],
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    lit_viz: Any,
-    sentence: Any,
-    small_options: Any,
-) -> None:
-    run = tmp_path / "run"
-    lit_viz("saliency", *words, *small_options, "--config", _empty(tmp_path), "--out", str(run), expect=1)
-    assert message in sentence(capsys)
-    assert not run.exists()
-
-
-def _empty(folder: Path) -> str:
-    (folder / "empty.yaml").write_text("module: {}\n")
-    return str(folder / "empty.yaml")
-
-
 def test_from_python(smooth: Network) -> None:
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     method = SmoothGrad(sigma=0.2)
