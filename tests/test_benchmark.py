@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_viz.commands import parse_method
 from lit_viz.images.reading import encode_png
+from lit_viz.launch.methods import COMMANDS
 from lit_viz.outputs import load_network
 from scripts.benchmarks import COMPARISONS, FOLDER, GROUPS, clock, environment, material, running
 from scripts.benchmarks.material import loop
@@ -89,6 +92,16 @@ def test_a_table_is_put_between_its_marks(tmp_path: Path) -> None:
     assert page.read_text() == "before\n<!-- benchmark: floor -->\n\n| b |\n\n<!-- end of floor -->\nafter\n"
     with pytest.raises(SystemExit, match=r"no place for memory"):
         running.write("memory", "| a |", page)
+
+
+def test_the_page_begins_with_times_and_commands() -> None:
+    beginning, _, _ = running.PAGE.read_text(encoding="utf-8").partition("\n## ")
+    assert len(beginning.splitlines()) <= 25
+    commands = re.findall(r"^(?:\w+=1 )?lit-viz (\w+) ([^#\n]*)", beginning, re.MULTILINE)
+    assert len(commands) == 7
+    for name, words in commands:
+        if name in COMMANDS:
+            assert parse_method(COMMANDS[name], shlex.split(words))
 
 
 def test_the_page_has_a_place_for_every_table() -> None:

@@ -60,6 +60,7 @@ def test_the_page_begins_with_methods_and_their_commands() -> None:
     beginning, _, rest = PAGE.read_text(encoding="utf-8").partition("\n## ")
     rows = re.findall(r"^\| .* \| `(\w+)` \| `lit-viz saliency \S+ --method (\w+)\b[^`]*` \|$", beginning, re.MULTILINE)
     assert len(rows) == 5
+    assert len(beginning.splitlines()) <= 25
     for method, named in rows:
         assert method == named
         assert method in ATTRIBUTIONS
