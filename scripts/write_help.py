@@ -1,4 +1,4 @@
-"""Write the help of the commands, which `lit-viz COMMAND --help` prints without importing torch, and docs/options.md.
+"""Write the help of the commands, which `lit-viz COMMAND --help` prints without importing torch, and tables of docs/.
 
 python scripts/write_help.py
 """
@@ -13,13 +13,18 @@ from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.cli import COMMAND_NAMES
 from lit_viz.commands import command_parser, help_text
+from lit_viz.evidence.saliency.captum_reference import counterpart_of, has_reference, reference_of
 from lit_viz.launch.parser import option_text
+from lit_viz.runs.evidence import NOT_IN_CAPTUM
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "lit_viz" / "launch" / "help"
 PAGE = ROOT / "docs" / "options.md"
+SALIENCY_PAGE = ROOT / "docs" / "saliency_details.md"
 #: End of the part of the page that is written by hand.
 MARK = "<!-- What follows is written by scripts/write_help.py. -->\n"
+#: Around the table of Captum's methods.
+TABLE, END_OF_TABLE = "<!-- captum -->\n", "<!-- end of captum -->"
 #: Parts that a method has by name: command, option, and names.
 PARTS = (("attack", "attack", ATTACKS), ("saliency", "method", ATTRIBUTIONS))
 
@@ -83,11 +88,27 @@ def part_options(command: str, option: str, name: str) -> list[str]:
     return options
 
 
+def saliency_page() -> str:
+    """Return docs/saliency_details.md with the table of what each method is compared with."""
+    before, start, rest = SALIENCY_PAGE.read_text(encoding="utf-8").partition(TABLE)
+    _, end, after = rest.partition(END_OF_TABLE)
+    lines = ["| method | Captum | compared |", "|---|---|---|"]
+    for name, kind in ATTRIBUTIONS.items():
+        method = kind()
+        counterpart = counterpart_of(method)
+        captum = "-" if counterpart is None else f"`{counterpart.name}`"
+        compared = reference_of(method).compared if has_reference(method) else NOT_IN_CAPTUM
+        lines.append(f"| `{name}` | {captum} | {compared} |")
+    table = "\n".join(lines)
+    return f"{before}{start}\n{table}\n\n{end}{after}"
+
+
 def main() -> None:
     """Write the files."""
     for path, text in help_files().items():
         path.write_text(text, encoding="utf-8")
     PAGE.write_text(options_page(), encoding="utf-8")
+    SALIENCY_PAGE.write_text(saliency_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -295,7 +295,8 @@ LEARNING_RATES: dict[str, Make] = {
     "cosine": lambda: cosine(0.3, 0.2),
 }
 
-#: Attack, keyword arguments, iterations; a second word of the name tells cases of one attack apart.
+#: Attack, keyword arguments, iterations; a second word of the name tells cases of one attack apart. An attack that is
+#: not listed has a case of its default arguments.
 ATTACK_CASES: dict[str, tuple[dict[str, Any], int]] = {
     "normalized_ascent": ({}, 12),
     "normalized_ascent normalized": ({"space": "normalized", "clamp": False, "lr": 0.3}, 12),
@@ -322,8 +323,11 @@ ATTACK_CASES: dict[str, tuple[dict[str, Any], int]] = {
     "ensemble l2": ({"norm": "l2", "eps": 0.1, "queries": 20, "restarts": 2}, 60),
 }
 UNIVERSAL: dict[str, dict[str, Any]] = {"universal": {}, "universal l2": {"norm": "l2", "eps": 1.0, "alpha": 0.3}}
+for name in ATTACKS:
+    if name not in UNIVERSAL:
+        ATTACK_CASES.setdefault(name, ({}, 10))
 
-#: Method, keyword arguments, evaluations.
+#: Method, keyword arguments, evaluations. A method that is not listed has a case of its default arguments.
 ATTRIBUTION_CASES: dict[str, tuple[dict[str, Any], int | None]] = {
     "gradient": ({}, None),
     "input_x_gradient": ({}, None),
@@ -354,6 +358,8 @@ ATTRIBUTION_CASES: dict[str, tuple[dict[str, Any], int | None]] = {
     "rise": ({"grid": 3, "p": 0.4}, 12),
     "extremal_perturbation": ({"area": 0.3, "sigma": 1.5, "cell": 2, "blur": 2.0}, 12),
 }
+for name in ATTRIBUTIONS:
+    ATTRIBUTION_CASES.setdefault(name, ({}, None))
 #: Cases on the transformer.
 ATTENTION_CASES = ("attention_rollout", "attention_gradient", "legrad", "grad_cam tokens")
 #: Methods of the command case, in their order.

@@ -1,4 +1,4 @@
-"""The help of the commands: the packaged texts and docs/options.md are what scripts/write_help.py writes."""
+"""The help of the commands and what scripts/write_help.py writes: packaged texts, docs/options.md, a table of docs/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lit_viz.commands import command_parser, function_parser, help_text, parse_m
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import config_names
 from lit_viz.launch.methods import COMMANDS
-from scripts.write_help import FOLDER, PAGE, help_files, options_page
+from scripts.write_help import FOLDER, MARK, PAGE, SALIENCY_PAGE, help_files, options_page, saliency_page
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,29 @@ def test_the_page_of_options_is_up_to_date() -> None:
         for _, actions in command_parser(name).described():
             for action in actions:
                 assert action.option_strings[0] in page
+
+
+def test_options_that_the_page_describes_by_hand_are_options() -> None:
+    by_hand, _, generated = PAGE.read_text(encoding="utf-8").partition(MARK)
+    named = set(re.findall(r"(?<!tensorboard )--[a-z][\w.-]*", by_hand))
+    assert len(named) > 40
+    for option in named:
+        last_word = option.lstrip("-").rpartition(".")[2]
+        assert option in generated or f"`--{last_word}`" in generated
+
+
+def test_the_table_of_captums_methods_is_up_to_date() -> None:
+    page = SALIENCY_PAGE.read_text(encoding="utf-8")
+    assert page == saliency_page(), "run python scripts/write_help.py"
+    assert "| `smoothgrad` | `NoiseTunnel` | map of the same noise |" in page
+    assert "| `rise` | - | map of the same masks |" in page
+
+
+def test_the_page_of_saliency_maps_defines_every_method() -> None:
+    page = (PAGE.parent / "saliency.md").read_text(encoding="utf-8")
+    table = page.partition("| method | definition |")[2].partition("\n\n")[0]
+    first_cells = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(first_cells)) == list(ATTRIBUTIONS)
 
 
 def test_the_help_names_all_parts_and_configurations() -> None:

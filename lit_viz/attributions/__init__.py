@@ -49,28 +49,11 @@ ATTRIBUTIONS: dict[str, type[Attribution]] = {
 }
 
 
-#: Titles in figures that differ from the name.
-_TITLES = {
-    "input_x_gradient": "input × gradient",
-    "smoothgrad": "SmoothGrad",
-    "smoothgrad_squared": "SmoothGrad, squared",
-    "vargrad": "VarGrad",
-    "gradient_shap": "GradientSHAP",
-    "deep_lift": "DeepLIFT",
-    "kernel_shap": "KernelSHAP",
-    "grad_cam": "Grad-CAM",
-    "guided_grad_cam": "guided Grad-CAM",
-    "grad_cam_plus_plus": "Grad-CAM++",
-    "layer_cam": "LayerCAM",
-    "hires_cam": "HiResCAM",
-    "legrad": "LeGrad",
-    "rise": "RISE",
-}
-
-
 def title_of(name: str) -> str:
-    """Return the title of a method in figures."""
-    return _TITLES.get(name, name.replace("_", " "))
+    """Return the title of a method in figures: that of its class, or its name."""
+    kind = ATTRIBUTIONS.get(name)
+    title: str = vars(kind).get("title", "") if kind is not None else ""
+    return title or name.replace("_", " ")
 
 
 def method_name(method: Attribution) -> str:

@@ -39,6 +39,7 @@ class Attribution(StepRule):
     subclass of this class implements :meth:`step` and :meth:`attribution`.
 
     Attributes:
+        title: title in figures, of this class only; its registered name by default.
         evaluations: default number of evaluations per map.
         spatial: maps are ``(N, 1, H, W)``, one channel for all colors, instead of ``(N, C, H, W)``.
         networks: copies of the network that are evaluated (see :class:`~lit_viz.optim.Evaluate`).
@@ -50,6 +51,7 @@ class Attribution(StepRule):
         reducer: default channel reducer, a key of :data:`~lit_viz.attributions.reducers.REDUCERS`.
     """
 
+    title: ClassVar[str] = ""
     evaluations: int = 1
     spatial: ClassVar[bool] = False
     networks: tuple[Backprop, ...] = ("plain",)

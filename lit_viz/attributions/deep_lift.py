@@ -30,6 +30,7 @@ class DeepLift(Gradient):
         sigma: of the blurred baseline, in pixels.
     """
 
+    title = "DeepLIFT"
     networks: tuple[Backprop, ...] = ("plain", "rescale")
 
     def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0) -> None:

@@ -42,6 +42,7 @@ class GradCAM(Gradient):
         grid: rows and columns of the patches of tokens; by default those of the convolution that embeds them.
     """
 
+    title = "Grad-CAM"
     spatial = True
 
     def __init__(
@@ -128,6 +129,8 @@ class GradCAMPlusPlus(GradCAM):
     omitted.
     """
 
+    title = "Grad-CAM++"
+
     def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
         denominator = 2 + gradient * maps.sum((2, 3), keepdim=True)
         alpha = torch.where((gradient == 0) | (denominator == 0), 0.0, 1 / denominator)
@@ -138,6 +141,8 @@ class LayerCAM(GradCAM):
     """LayerCAM: :class:`GradCAM` with the positive part of the gradient at each position as weights.
     Jiang et al. 2021, IEEE TIP 30:5875, equation 7."""
 
+    title = "LayerCAM"
+
     def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
         return gradient.relu()
 
@@ -145,6 +150,8 @@ class LayerCAM(GradCAM):
 class HiResCAM(GradCAM):
     """HiResCAM: :class:`GradCAM` with the gradient at each position as weights.
     Draelos and Carin 2020, arXiv:2011.08891, equation 6."""
+
+    title = "HiResCAM"
 
     def weights(self, maps: Tensor, gradient: Tensor) -> Tensor:
         return gradient
@@ -159,6 +166,7 @@ class GuidedGradCAM(GradCAM):
         layer, reshape, grid: see :class:`GradCAM`.
     """
 
+    title = "guided Grad-CAM"
     spatial = False
     networks = ("plain", "guided")
 

@@ -45,6 +45,8 @@ class InputXGradient(Gradient):
     The input in [0, 1] is multiplied, not the normalized one: black contributes nothing.
     """
 
+    title = "input × gradient"
+
     def attribution(self, x: Tensor, state: State) -> Tensor:
         return x * state["map"]
 

@@ -29,6 +29,7 @@ class GradientShap(Sampling):
         sigma: standard deviation of the noise, for images in [0, 1].
     """
 
+    title = "GradientSHAP"
     evaluations = 128
     fewest: ClassVar[int] = 128  # the samples have heavy tails
 

@@ -41,6 +41,7 @@ class KernelShap(Estimator):
         sigma: of the blurred baseline, in pixels.
     """
 
+    title = "KernelSHAP"
     evaluations = 1000
     every: ClassVar[int | None] = EVERY
     spatial: ClassVar[bool] = True

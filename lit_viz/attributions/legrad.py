@@ -27,6 +27,8 @@ class LeGrad(AttentionMap):
         grid: see :class:`~lit_viz.attributions.attention.AttentionMap`.
     """
 
+    title = "LeGrad"
+
     def __init__(self, grid: TokenGrid = None) -> None:
         super().__init__(grid)
         self.objective: _BlockLogits = _BlockLogits(())

@@ -32,6 +32,7 @@ class RISE(Sampling):
         p: probability that a cell is visible.
     """
 
+    title = "RISE"
     evaluations = 1000
     spatial: ClassVar[bool] = True
     max_error: ClassVar[float] = MAX_COARSE_ERROR

@@ -26,6 +26,7 @@ class SmoothGrad(Sampling):
         sigma: standard deviation of the noise, for images in [0, 1]; the paper recommends 0.1 to 0.2.
     """
 
+    title = "SmoothGrad"
     evaluations = 128
 
     def __init__(self, sigma: float = 0.15) -> None:
@@ -40,6 +41,7 @@ class SmoothGrad(Sampling):
 class SmoothGradSquared(SmoothGrad):
     """Mean of the squared gradient over noisy copies (Hooker et al. 2019, arXiv:1806.10758); unsigned."""
 
+    title = "SmoothGrad, squared"
     evaluations = 32
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
@@ -56,6 +58,7 @@ class VarGrad(SmoothGrad):
     gradients, and up to terms of order log(n) / n otherwise. The first gradient gives no sample.
     """
 
+    title = "VarGrad"
     evaluations = 32
     skipped: ClassVar[int] = 1
     fewest: ClassVar[int] = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -43,12 +44,17 @@ def test_projections_are_fixed_and_estimate_the_norm() -> None:
     assert signs[:6, 0].tolist() == [1.0, -1.0, -1.0, 1.0, 1.0, -1.0]  # records of earlier runs stay valid
 
 
-@pytest.mark.parametrize("name", ATTRIBUTIONS)
-def test_what_is_recorded_depends_on_the_class(name: str) -> None:
-    images = ("smoothgrad", "smoothgrad_squared", "integrated_gradients", "gradient_shap", "expected_gradients")
-    scores = ("occlusion", "feature_ablation", "kernel_shap", "rise")
-    expected = PROJECTIONS if name in images else SCORES if name in scores else None
-    assert ATTRIBUTIONS[name]().recorded == expected
+#: Methods by what is recorded of their terms.
+MEANS_OF_IMAGES = ("smoothgrad", "smoothgrad_squared", "integrated_gradients", "gradient_shap", "expected_gradients")
+COMPUTED_FROM_SCORES = ("occlusion", "feature_ablation", "kernel_shap", "rise")
+WHOLE_MAPS = ("gradient", "input_x_gradient", "vargrad", "deep_lift", "grad_cam", "legrad", "extremal_perturbation")
+
+
+@pytest.mark.parametrize(
+    ("names", "recorded"), [(MEANS_OF_IMAGES, PROJECTIONS), (COMPUTED_FROM_SCORES, SCORES), (WHOLE_MAPS, None)]
+)
+def test_what_is_recorded_depends_on_the_class(names: Sequence[str], recorded: str | None) -> None:
+    assert {ATTRIBUTIONS[name]().recorded for name in names} == {recorded}
 
 
 def test_terms_that_depend_on_each_other_are_not_recorded() -> None:

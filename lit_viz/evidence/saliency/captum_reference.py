@@ -46,7 +46,9 @@ _BATCH = 8  # inputs per forward pass, so that memory does not grow with the num
 _MOST_CLASSES = 1 << 20  # columns of replayed scores, which take no memory
 _INFINITE = 1e12  # weight of the two coalitions that a regression must fit; Captum's 1e6 leaves an error of 1e-6
 #: Attributes that a subclass may override without changing what the method computes. The objective is compared apart.
-_SETTINGS = {"batch", "evaluations", "objective", "record_fields", "recorded", "reducer", "tolerance", "uncertainty"}
+_SETTINGS = {
+    "batch", "evaluations", "objective", "record_fields", "recorded", "reducer", "title", "tolerance", "uncertainty",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

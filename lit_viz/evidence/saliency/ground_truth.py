@@ -28,11 +28,8 @@ from lit_viz.attributions import (
     ExtremalPerturbation,
     FeatureAblation,
     GradCAM,
-    GradientShap,
-    IntegratedGradients,
     KernelShap,
     Occlusion,
-    SmoothGrad,
     VarGrad,
     attribute,
 )
@@ -280,9 +277,8 @@ def method_at(
         return (kind(**options), forwards) if budget > 1 else None
     if issubclass(kind, (VarGrad, ExtremalPerturbation)) and budget == 1:
         return None
-    if issubclass(kind, (SmoothGrad, IntegratedGradients, GradientShap, ExtremalPerturbation)):
-        return kind(**options), budget
-    return kind(**options), 1
+    method = kind(**options)
+    return method, 1 if method.fixed else budget
 
 
 def _options(name: str, shape: tuple[int, int, int], baselines: Tensor | None, layer: str | None) -> dict[str, Any]:

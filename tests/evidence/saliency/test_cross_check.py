@@ -34,8 +34,6 @@ from lit_viz.evidence.saliency.captum_reference import (
     CaptumReference,
     OriginalNetwork,
     counterpart_of,
-    has_reference,
-    reference_of,
 )
 from lit_viz.evidence.saliency.cross_check import CrossCheck, cross_check
 from lit_viz.evidence.saliency.families import check_map
@@ -92,15 +90,6 @@ def test_every_method_of_captum_passes_both_gates(name: str, kind: type[nn.Modul
     assert agreement.similarity.spearman > 0.999
     assert set(agreement.controls) == {"another class", "randomized network", "random map"}
     assert all(control.difference > 1e-3 for control in agreement.controls.values())
-
-
-def test_the_documentation_lists_what_captum_has() -> None:
-    page = Path(__file__).parents[3].joinpath("docs", "saliency_details.md").read_text(encoding="utf-8")
-    for name, kind in ATTRIBUTIONS.items():
-        counterpart = counterpart_of(kind())
-        captum = "-" if counterpart is None else f"`{counterpart.name}`"
-        columns = (captum, reference_of(kind()).compared if has_reference(kind()) else NOT_IN_CAPTUM)
-        assert f"| `{name}` | {columns[0]} | {columns[1]} |\n" in page
 
 
 def test_one_copy_of_the_network_and_controls_of_one_map_per_method(
