@@ -61,7 +61,7 @@ def test_dir_lists_the_public_names() -> None:
 
 @pytest.mark.parametrize("given", [2, np.int64(2), torch.tensor(2), [2, 2, 2], torch.tensor([2, 2, 2]), np.full(3, 2)])
 def test_a_label_for_all_or_one_an_image(given: Any, smooth: Network) -> None:
-    """One label for all was taken for none."""
+    """As Python, NumPy or PyTorch have them."""
     run = lv.saliency(smooth, photographs(), target="label", label=given, captum="none")
     assert [(r["label"], r["target"]) for r in run.records] == [(2, 2)] * 3
     assert [r["target"] for r in lv.saliency(smooth, photographs(), target=given, captum="none").records] == [2, 2, 2]
@@ -83,7 +83,7 @@ def test_empty_arguments(smooth: Network) -> None:
 
 
 def test_a_class_image_starts_from_a_given_image(smooth: Network, tmp_path: Path) -> None:
-    """Only files were taken, and a tensor ended in a traceback of torch."""
+    """A file, an array, a tensor or an image of Pillow."""
     picture = photographs(1)[0]
     (tmp_path / "picture.png").write_bytes(encode_png(picture))
     how: dict[str, Any] = {"iterations": 2, "config": "small", "parameterization": "Pixels"}
@@ -106,7 +106,7 @@ def test_a_class_image_starts_from_a_given_image(smooth: Network, tmp_path: Path
 
 
 def test_numbers_may_be_lists_and_layers_numbers(smooth: Network) -> None:
-    """They were refused as what the parser doesn't expect."""
+    """Ranges, lists, tuples and arrays, and the number 4 as the name of a layer."""
     how: dict[str, Any] = {"config": "small", "iterations": 4, "size": 16}
     run = lv.visualize(smooth, layer="features.3", channel=range(2, 4), log_at=[1, 3], curve_at=(2,), **how)
     assert [record["channel"] for record in run.records] == [2, 3]
@@ -227,7 +227,7 @@ def test_classes_and_classifiers_are_validated(smooth: Network) -> None:
 
 
 def test_resume_and_check_reject_another_preprocessing(tmp_path: Path) -> None:
-    """Another mean was accepted without a word, and a bare module was taken with none."""
+    """A bare module gets the recorded preprocessing."""
     run, net = tmp_path / "run", network()
     lv.visualize(net, [0, 1], iterations=3, config="small", out=run, wandb="disabled")
     for other in ({"mean": 0.4}, {"std": 0.5}, {"size": 24}):
@@ -260,7 +260,7 @@ def test_an_objective_that_contradicts_the_targets_or_the_layer_is_rejected(smoo
 
 
 def test_changed_layers_change_the_fast_copy() -> None:
-    """A network whose activation was exchanged was explained as it had been."""
+    """An exchanged activation has the maps of a new network."""
     net, x = network(), photographs(1)
     before = lv.saliency(net, x, target=0, captum="none").arrays
     net.original.features[2] = nn.Sigmoid()
@@ -287,7 +287,7 @@ class Binary(nn.Module):
 
 @pytest.mark.parametrize("end", ["layer", "function"])
 def test_a_final_sigmoid_is_rejected(end: str) -> None:
-    """Of one output a probability was read as a logit: class 1 always won."""
+    """A probability of one class, read as a logit, would always predict class 1."""
     assert load_network(Binary("none"), size=16).num_classes == 2
     with pytest.raises(LitVizError, match=r"(?i)ends in sigmoid.*must return logits"):
         load_network(Binary(end), size=16)
@@ -320,14 +320,14 @@ def test_concurrent_runs_preserve_the_network() -> None:
 
 
 def test_occlusion_adapts_its_window_to_small_images(smooth: Network) -> None:
-    """At 32 pixels a window of 32 hid everything at once."""
+    """A window as large as the image would hide everything at once."""
     run = lv.saliency(smooth, photographs(1), target=0, method="occlusion", captum="captum")
     assert run.maps[0].unique().numel() > 10
     assert verdicts(run) == [True]
 
 
 def test_maps_are_reduced_by_the_reducer_of_their_record(smooth: Network) -> None:
-    """They were largest absolute values whatever the figure showed."""
+    """As in the figure: largest absolute value, positive part, or values above the least."""
     run = lv.saliency(
         smooth, photographs(1), target=0, method=["gradient", "occlusion", "rise"], iterations=40, captum="none"
     )
@@ -378,7 +378,7 @@ def test_the_table_of_several_radii_has_a_column_eps(smooth: Network) -> None:
 
 
 def test_check_in_inference_mode(smooth: Network, tmp_path: Path) -> None:
-    """In inference mode, Captum must not be recorded as failed."""
+    """Captum computes gradients in inference mode, too."""
     lv.saliency(smooth, photographs(), out=tmp_path / "run", captum="none", wandb="disabled")
     with torch.inference_mode():
         assert lv.check(tmp_path / "run", smooth)

@@ -213,14 +213,13 @@ def _layer_tasks(net: Network, layer: str = "features.3") -> TaskQueue:
 def test_tasks_of_another_kind_are_rejected(
     smooth: Network, fit: Fit, make: Callable[[Network], tuple[Any, TaskQueue]], message: str
 ) -> None:
-    """They failed with KeyError('image') or were computed as something else."""
     with pytest.raises(lv.LitVizError, match=f"^{re.escape(message)}$"):
         fit(*make(smooth))
 
 
 @pytest.mark.parametrize("kind", ["classes", "photographs", "layers"])
 def test_tasks_of_another_network_are_rejected(smooth: Network, fit: Fit, kind: str) -> None:
-    """Their class c was reported as the third class of the module's network."""
+    """Their class c is no class of the module's network."""
     letters = lv.load_network(smooth_network(), labels=list("abcde"), mean=0.5, std=0.25, size=16)
     fewer = lv.load_network(smooth_network(classes=3), labels=["apple", "banana", "cherry"], size=16)
     tasks: dict[str, Callable[[Network], tuple[Any, TaskQueue]]] = {
@@ -254,7 +253,7 @@ def test_a_test_without_results_warns(smooth: Network, tmp_path: Path) -> None:
 
 
 def test_notes_are_logged_once(fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
-    """Of the network, of the method and of the tasks; a plain Trainer said none of them."""
+    """Those of the network, of the method and of the tasks."""
     caplog.set_level("INFO")
     net = lv.load_network(smooth_network(), size=16)
     module = lv.SaliencyMap(net, method="occlusion", iterations=3)
@@ -277,7 +276,7 @@ class Rates(Callback):
 
 
 def test_the_learning_rate_monitor_logs_the_rate_of_the_rule(smooth: Network, fit: Fit, tmp_path: Path) -> None:
-    """It raised KeyError('lr')."""
+    """Step sizes of attacks are learning rates, too; a saliency map has the rate 0."""
     steps = 4
     rules: dict[str, tuple[Any, list[float]]] = {
         "Adam": (lv.ClassVisualization(smooth, step_rule=Adam(lr=0.02), iterations=steps), [0.02] * steps),
@@ -317,7 +316,7 @@ class Descriptions(Callback):
 
 @pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
 def test_the_progress_bar_counts_images(smooth: Network, fit: Fit, bar: Any) -> None:
-    """It showed Epoch 0/-2."""
+    """In place of the epochs, also if their number is unlimited."""
     descriptions = Descriptions()
     module, tasks = lv.ClassVisualization(smooth, iterations=3, slots=1), lv.ClassTasks(smooth, ["apple", "date"])
     fit(module, tasks, callbacks=[bar(), descriptions], enable_progress_bar=True, max_epochs=-1)
@@ -325,7 +324,7 @@ def test_the_progress_bar_counts_images(smooth: Network, fit: Fit, bar: Any) -> 
 
 
 def test_the_progress_bar_ends_with_the_steps_that_were_made(smooth: Network, fit: Fit) -> None:
-    """Maps of several methods took more steps than the bar had (9/8), and attacks that succeed early fewer."""
+    """Maps of several methods may take more steps than announced, and attacks that succeed early fewer."""
     maps = lv.SaliencyMap(smooth, method=["gradient", "smoothgrad"], iterations=4, slots=2)
     attack = lv.AdversarialExample(smooth, attack=PGD(eps=0.2), iterations=100)
     for module in (maps, attack):
@@ -383,7 +382,7 @@ def test_a_limit_of_the_trainer_leaves_unfinished_results(
 
 
 def test_unfinished_adversarial_examples_are_evaluated(smooth: Network, fit: Fit) -> None:
-    """The final image was not evaluated, if another one was done in the last step."""
+    """Also if another image is done in the last step."""
     module = lv.AdversarialExample(smooth, attack=PGD(eps=0.2, alpha=0.02, random_start=False))
     fit(module, lv.ImageTasks(smooth, photographs(12)[[11, 1]]), max_steps=2)  # they need 1 and 2 updates
     assert records(module) == [("done", 1), ("unfinished", 2)]

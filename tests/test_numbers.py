@@ -182,7 +182,7 @@ def test_fooling_rates_are_counts_of_files(net: Network, module: nn.Module, tmp_
 
 
 def test_judges_evaluate_the_file(lite0: Network, tmp_path: Path) -> None:
-    """At their own input size; without the optimized network, which is no judge of itself."""
+    """At their own input size; the optimized network is no judge of itself."""
     run = tmp_path / "run"
     lv.visualize(lite0, [76], iterations=1, views=1, out=run, wandb="disabled")
     (record,) = records(run)

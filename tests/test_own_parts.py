@@ -89,7 +89,7 @@ class EveryLogit(Objective):
 
 
 class ScalarInASum(Sum):
-    """With another term the number was added to every score, and coupled the images."""
+    """The number of one term would be added to the scores of all images."""
 
     def __init__(self) -> None:
         super().__init__([Logit(), ScalarScore()])
@@ -151,7 +151,7 @@ class Halved(Summed):
 def test_custom_parts_with_invalid_results_are_rejected(
     part: str, name: str, message: str | None, smooth: Network
 ) -> None:
-    """These were errors of torch, far from the part."""
+    """The error names the part."""
     given = globals()[name]()
     options = {part: [given] if part in ("priors", "transforms") else given}
     with pytest.raises(LitVizError, match="ScalarScore must return" if message is None else f"{name} .*{message}"):

@@ -406,7 +406,7 @@ def test_invalid_arguments() -> None:
 
 
 def test_invalid_arguments_of_the_method_are_errors_of_the_constructor(tmp_path: Path) -> None:
-    """They were warnings after the first epochs."""
+    """They are raised before a training starts."""
     images = torch.rand(2, 1, 8, 8)
     for make, message in (
         (

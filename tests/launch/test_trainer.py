@@ -270,7 +270,6 @@ def test_a_further_process_leaves_a_run_of_one_process_to_the_first(
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_a_checkpoint_is_saved_after_a_step_at_least(steps: int) -> None:
-    """It divided by zero, or was saved after every step."""
     with pytest.raises(LitVizError, match=rf"^checkpoint_every must be at least 1, got {steps}"):
         RunOptions(checkpoint_every=steps)
 

@@ -296,7 +296,7 @@ def test_a_run_that_was_killed_after_its_images_computes_none_again(
 def test_a_record_that_contradicts_its_task_is_damage(
     key: str, value: object, problem: str, smooth: Network, tmp_path: Path, reseal: Any
 ) -> None:
-    """The manifest of a received folder may confirm what no version has written."""
+    """The manifest of a received folder may confirm contradictory files."""
     run = tmp_path / "run"
     lv.visualize(smooth, [0, 1], iterations=2, native=False, logger="none", out=run)
     rewrite_first_record(run, reseal, key, value)

@@ -43,7 +43,7 @@ def test_vit(tmp_path: Path, lit_viz: Any, records: Any) -> None:
 
 
 def test_tokens_are_called_so(tmp_path: Path, lit_viz: Any, records: Any) -> None:
-    """They were called channels, as the features of the same layer are."""
+    """Along the other axis are the features of the same layer."""
     run, few = tmp_path / "run", ["--iterations", "2", "--views", "2", "--channel", "0-1"]
     words = ["visualize", "--config", "vit", *VIT, "--layer", "blocks.1.mlp.act", *few, "--out", str(run)]
     for axis in ("token", "feature"):

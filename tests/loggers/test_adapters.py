@@ -65,7 +65,7 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 
 def test_tensorboard_takes_files_as_they_are(tmp_path: Path) -> None:
-    """The conversion of a figure by TensorBoard's writer took 14 bytes per value, gigabytes for thousands of maps."""
+    """The conversion of a figure by TensorBoard's writer takes 14 bytes per value, gigabytes for thousands of maps."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     size = (4000, 3000)
     Image.new("RGB", size, "white").save(tmp_path / "figure.png")

@@ -73,7 +73,7 @@ def test_a_group_is_trained_and_shown_side_by_side(smooth: Network, train: Train
 
 
 def test_side_by_side_and_apart() -> None:
-    """The gap is as narrow as the images are small: one of 16 pixels was four times as far from the next as here."""
+    """The gap grows with the images."""
     for width, gap in ((7, 1), (16, 1), (63, 1), (64, 2), (127, 3), (128, 4), (224, 4)):
         images = torch.rand(4, 3, 5, width)
         picture = join_group(images)

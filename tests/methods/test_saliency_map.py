@@ -227,7 +227,7 @@ def test_a_repeated_method_is_rejected(smooth: Network) -> None:
 
 
 def test_a_map_that_is_not_finite_has_failed() -> None:
-    """It was done, and ranked with its NaN as the most salient pixels."""
+    """A NaN would rank as the most salient pixel."""
 
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     rooted = Around(smooth_network(), lambda net, x: net((x * (x > 0.5)).sqrt()))

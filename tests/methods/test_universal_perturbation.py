@@ -224,7 +224,7 @@ def test_a_vanished_gradient_is_reported(smooth: Network, tmp_path: Path) -> Non
 
 
 def test_radii_have_distinct_names(smooth: Network, tmp_path: Path) -> None:
-    """Their rates had one name, and the last one replaced all."""
+    """The evidence has the rates of each radius."""
     run = tmp_path / "run"
     lv.attack(
         smooth, images(), attack="universal", eps=[0.001, 0.5], norm="linf", iterations=8, wandb="disabled", out=run

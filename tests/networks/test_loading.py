@@ -204,7 +204,7 @@ class Typo(nn.Module):
 
 
 def test_an_error_of_the_network_is_shown_as_it_is() -> None:
-    """Every error was an advice about size=."""
+    """It is no advice about ``size=``."""
     with pytest.raises(LitVizError) as caught:
         load_network(Typo(), size=16)
     message = r"Typo raised AttributeError at test_loading\.py:\d+ on images of shape \(2, 3, 16, 16\): 'Typo' object"
@@ -325,7 +325,7 @@ def test_channels_are_those_of_the_input_not_of_the_first_convolution() -> None:
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
 def test_other_numbers_of_channels_are_rejected(channels: int) -> None:
-    """Two or four channels were written as pictures with transparency, and read as three."""
+    """Files of two or four channels have transparency, and are read as three."""
     network = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(LitVizError, match=rf"images of 1 \(gray\) or 3 \(RGB\) channels, got {channels}"):
         load_network(network, size=16)

@@ -373,7 +373,7 @@ def test_classes_vanish_and_appear(images: Tensor) -> None:
 
 
 def test_several_numbers_require_a_target(images: Tensor) -> None:
-    """The images failed one by one, and a saliency map explained the largest number."""
+    """It is one error of the run, not of each image; the largest number is no default."""
     net = load(regressor(2), "regression")
     for explain in (partial(lv.saliency, net), partial(lv.attack, net, goal="above:3")):
         with pytest.raises(lv.LitVizError, match=r"^Sequential has 2 scores: give target, one of its labels$"):

@@ -174,7 +174,7 @@ def test_a_single_evaluation_has_no_slider(smooth: Any, tmp_path: Path) -> None:
 
 
 def test_methods_of_a_photograph_are_side_by_side(smooth: Any, tmp_path: Path) -> None:
-    """Each was a card with the photograph."""
+    """A photograph has one card for all of its methods."""
     out = tmp_path / "run"
     options: dict[str, Any] = {"method": ["gradient", "smoothgrad"], "iterations": 4, "wandb": "disabled"}
     lv.saliency(smooth, torch.rand(3, 3, 16, 16), target=1, out=out, captum="none", **options)

@@ -73,7 +73,7 @@ def test_a_full_disk_gives_a_one_line_error(tmp_path, error):
 
 
 def test_a_checkpoint_beyond_the_file_size_limit_names_the_limit(tmp_path, monkeypatch):
-    """torch.save() hid the error of the system, which was reported as a full disk."""
+    """``torch.save`` alone would hide the error of the system."""
     monkeypatch.setattr(Path, "write_bytes", lambda *_: raise_(OSError(errno.EFBIG, "File too large")))
     with pytest.raises(LitVizError, match=r"last\.ckpt can't be written \(File too large\): lift the limit"):
         AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(10)}, tmp_path / "last.ckpt")

@@ -96,7 +96,7 @@ def one_radius(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_misclassified_photographs_are_not_robust_at_one_radius(
     smooth: Network, one_radius: tuple[Any, list[int]]
 ) -> None:
-    """The reference reads the files with PIL; ``1 - mean(success_file)`` counted misclassified ones as robust."""
+    """The reference reads the files with PIL: ``1 - mean(success_file)`` would count misclassified ones as robust."""
     run, labels = one_radius
     robust = fooled = 0
     for record, label in zip(run.records, labels, strict=True):
@@ -135,7 +135,7 @@ def test_the_same_number_is_in_evidence_report_figure_and_loggers(one_radius: tu
 
 
 def test_a_file_that_is_not_as_recorded_counts_nowhere(smooth: Network, tmp_path: Path, reseal: Any) -> None:
-    """The figure counted its photograph as robust, and the evidence did not count it."""
+    """Its photograph is in no count of the run or of the evidence."""
     x = (torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 255).round() / 255
     labels = smooth.scores(x).argmax(1).tolist()
     options: dict[str, Any] = {"attack": "pgd", "eps": 60 / 255, "iterations": 20, "logger": None}
