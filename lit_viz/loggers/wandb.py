@@ -9,10 +9,8 @@ import json
 import logging
 import os
 import secrets
-import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -50,14 +48,13 @@ ID_FILE = "wandb/run_id.txt"
 _START_SECONDS = 15.0
 _LOGIN_SECONDS = 4.0
 _INIT_SECONDS = 6.0
-_STOP_SECONDS = 2.0
+_RELEASE_SECONDS = 2.0
 _OFFLINE_END_SECONDS = 15.0  # of the end of a run that sends nothing
 # Intervals at which rows are written to the disk and sent; with W&B's default of 15 s a kill would lose too many.
 _FLUSH_SECONDS = 0.5
 _SEND_SECONDS = 3.0
 
 _MODES: dict[str, WandbMode] = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
-_SERVICE = "wandb-core"  # name of the process that writes and sends the data of all runs of this process
 # More images in a table make the page unusable in the browser; the artifact has all of them.
 _MAX_IMAGES = 256
 
@@ -133,9 +130,8 @@ class _WandbRunAdapter(WandbAdapter):
         self._run.finish(exit_code=exit_code)
 
     def abandon(self, error: BaseException | None) -> None:
-        """Release the service process of W&B if it has ended or timed out; otherwise Python waits for it at exit."""
-        if error is None or isinstance(error, ConnectionError) or _service_has_ended():
-            stop_service()
+        """Release the service of W&B, which may have ended or not respond."""
+        release_service()
 
     def calls(self) -> AbstractContextManager[None]:
         return silent()
@@ -249,13 +245,15 @@ def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = n
                 problem = _login_problem()
                 if problem is None:
                     try:
-                        return _init_within(_INIT_SECONDS, folder, "online", arguments)
+                        return _within(_INIT_SECONDS, partial(_init, folder, "online", arguments))
                     except Exception as error:  # server overloaded, no access to the project, version too old, ...
+                        release_service()
                         problem = first_line(error)
                         arguments["id"] = _new_id()  # wandb blocks the id of a failed run in this process
                 notify(f"W&B is offline ({problem}); later: {command_line('log', folder.path, to='wandb')}")
-            return _init_within(end - time.monotonic(), folder, "offline", arguments)
+            return _within(end - time.monotonic(), partial(_init, folder, "offline", arguments))
     except Exception as error:  # logging must not stop the run
+        release_service()
         notify(f"W&B is off: {' '.join(str(error).split())[:200]}")
         return None
 
@@ -303,43 +301,15 @@ def _login_problem() -> str | None:
     return None if is_logged_in else "no API key: wandb login"
 
 
-def stop_service() -> None:
-    """Kill the service process of W&B, so that calls that wait for it end, and release it, so that Python does not wait
-    for it at exit.
+def release_service() -> None:
+    """Let Python exit without its service process of W&B, unless a run of the user needs the service.
 
-    On systems without ``/proc`` it is released only: the run and its exit continue, and the process ends by itself
-    when it notices the exit. Tasks of W&B that were waiting for it are not reported by asyncio.
+    An exit hook of W&B waits for the process: endlessly if it does not respond, and with an error if it was killed.
+    ``wandb.teardown`` removes the hook first. Then it waits itself, in a daemon thread.
     """
-    logging.getLogger("asyncio").addFilter(_is_not_of_wandb)  # a filter that is there is not added again
-    for process in _service_processes():
-        with suppress(OSError):
-            os.kill(process, signal.SIGKILL)
-    with suppress(Exception, SystemExit):
-        _within(_STOP_SECONDS, wandb.teardown)
-
-
-def _is_not_of_wandb(record: logging.LogRecord) -> bool:
-    """Return whether a message is not about an exception in W&B's own code."""
-    error = record.exc_info[1] if record.exc_info else None
-    frames = traceback.extract_tb(error.__traceback__ if error else None)
-    package = str(Path(wandb.__file__).parent)
-    return not any(frame.filename.startswith(package) for frame in frames)
-
-
-def _service_has_ended() -> bool:
-    return Path("/proc/self").exists() and not _service_processes()
-
-
-def _service_processes() -> list[int]:
-    """Return the running service processes that this process has started, by ``/proc``."""
-    running: list[int] = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # a process has ended
-            name, _, fields = path.read_text().partition("(")[2].rpartition(")")
-            state, parent = fields.split()[:2]
-            if name == _SERVICE and int(parent) == os.getpid() and state != "Z":
-                running.append(int(path.parent.name))
-    return running
+    if wandb.run is None:
+        with suppress(Exception, SystemExit):
+            _within(_RELEASE_SECONDS, wandb.teardown)
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:
@@ -372,32 +342,13 @@ def _changed_settings(**changes: Any) -> Iterator[None]:
     """Change settings of W&B inside the block."""
     settings = wandb.setup().settings
     before = {name: getattr(settings, name) for name in changes}
-    _change(settings, changes)
+    settings.update_from_dict(changes)
+    wandb.termsetup(settings, None)
     try:
         yield
     finally:
-        _change(settings, before)
-
-
-def _change(settings: wandb.Settings, changes: Mapping[str, Any]) -> None:
-    for name, value in changes.items():
-        setattr(settings, name, value)
-    wandb.termsetup(settings, None)
-
-
-def _init_within(
-    seconds: float, folder: FolderStorage, mode: Literal["online", "offline"], arguments: dict[str, Any]
-) -> wandb.Run:
-    """Open a run; stop the service if that takes longer, since it would delay the exit of Python.
-
-    Raises:
-        Exception: the run could not be opened.
-    """
-    try:
-        return _within(seconds, partial(_init, folder, mode, arguments))
-    except TimeoutError:
-        stop_service()
-        raise
+        settings.update_from_dict(before)
+        wandb.termsetup(settings, None)
 
 
 def _init(folder: FolderStorage, mode: Literal["online", "offline"], arguments: dict[str, Any]) -> wandb.Run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,7 @@ from lit_viz.figures.layout import pixels
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows
 from lit_viz.loggers.wandb import _arguments as arguments_of
-from lit_viz.loggers.wandb import open_adapter, stop_service
+from lit_viz.loggers.wandb import open_adapter
 from lit_viz.networks import Network
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.evidence import Evidence, ImageEvidence, RobustnessEvidence, RobustnessPoint
@@ -448,7 +448,7 @@ import os, sys, time
 from pathlib import Path
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.callbacks.logging import LoggerThread
-from lit_viz.loggers.wandb import open_adapter, stop_service
+from lit_viz.loggers.wandb import open_adapter
 from lit_viz.runs.folder import FolderStorage
 
 folder = FolderStorage.create(sys.argv[1])
@@ -457,14 +457,12 @@ logger = LoggerThread("wandb", open_adapter(folder, LoggerSettings(wandb="offlin
 lists = [(thread / "children").read_text() for thread in Path("/proc/self/task").iterdir()]
 commands = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in " ".join(lists).split()}
 (service,) = [child for child, command in commands.items() if "wandb-core" in command]
-os.kill(service, int(sys.argv[2]))
+Path(sys.argv[2]).write_text(str(service))
+os.kill(service, int(sys.argv[3]))
 time.sleep(1)
-rows = int(sys.argv[3])
+rows = int(sys.argv[4])
 logger.log_rows(rows * [lambda adapter: adapter.log({"loss": 1.0}, {}, 7)])
-start = time.monotonic()
 logger.close(success=False, seconds=2.0)
-assert time.monotonic() - start < 10
-print(service)
 """
 
 
@@ -479,17 +477,21 @@ print(service)
         (signal.SIGSTOP, "timed out, nothing more is logged"),
     ],
 )
-def test_a_run_continues_when_the_service_of_wandb_is_killed_or_frozen(
+def test_a_process_ends_if_the_service_of_wandb_was_killed_or_stopped(
     tmp_path: Path, number: signal.Signals, event: str, rows: int
 ) -> None:
-    """SLURM signals every process of a job, including W&B's service. It does not remain and keep the output open."""
-    command = [sys.executable, "-c", SIGNAL_SERVICE, str(tmp_path / "run"), str(int(number)), str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
-    line, service = done.stdout.splitlines()
+    """SLURM signals every process of a job, including W&B's service. One line is printed."""
+    service, printed = tmp_path / "service", tmp_path / "printed"
+    command = [sys.executable, "-c", SIGNAL_SERVICE, tmp_path / "run", service, str(int(number)), str(rows)]
+    try:
+        with printed.open("w") as output:  # a pipe stays open as long as a stopped service
+            status = subprocess.run(command, stdout=output, stderr=output, timeout=300, check=False).returncode
+    finally:
+        with suppress(OSError):
+            os.kill(int(service.read_text()), signal.SIGKILL)
+    assert status == 0
+    (line,) = printed.read_text().splitlines()
     assert line.startswith(f"W&B {event}")
-    arguments = Path("/proc", service, "cmdline")
-    assert not arguments.exists() or arguments.read_text() == ""  # of a process that has ended
 
 
 @pytest.mark.slow
@@ -534,13 +536,3 @@ def test_a_fifo_in_place_of_offline_files_is_deleted(tmp_path: Path) -> None:
     arguments_of(folder, LoggerSettings())
     assert [path.name for path in (folder.path / "wandb").iterdir()] == ["run_id.txt"]
     assert (tmp_path / "outside").exists()
-
-
-def test_asyncio_reports_no_tasks_of_a_stopped_service(caplog: pytest.LogCaptureFixture) -> None:
-    stop_service()
-    for raising, reported in ((lambda: wandb.Image("missing.png"), 0), (lambda: {}["missing"], 1)):
-        try:
-            raising()
-        except Exception:
-            logging.getLogger("asyncio").exception("Task exception was never retrieved")
-        assert len(caplog.records) == reported
