@@ -125,7 +125,8 @@ class Slots(nn.Module):
     def goals(self, rows: Sequence[int], device: torch.device, views: int = 1) -> dict[str, Tensor]:
         """Return the goals of these slots, ``(len(rows) * views,)`` each, as :class:`~lit_viz.objectives.Outputs` takes
         them: the class to reach, or to leave if ``targeted`` is False; the true class, the channel and the class that
-        the target is contrasted with, -1 if there is none; and the thresholds of scores that are numbers.
+        the target is contrasted with, -1 if there is none; the thresholds of scores that are numbers; and whether the
+        image has started again.
         """
         targets: list[int] = []
         labels: list[int] = []
@@ -133,6 +134,7 @@ class Slots(nn.Module):
         channels: list[int] = []
         against: list[int] = []
         thresholds: list[float] = []
+        restarted: list[bool] = []
         for n in rows:
             task = self.tasks[n]
             targets += [index_or_none(task.goal)] * views
@@ -141,6 +143,7 @@ class Slots(nn.Module):
             channels += [task.options.get("channel", NO_INDEX)] * views
             against += [task.options.get("against", NO_INDEX)] * views
             thresholds += [task.options.get("threshold", 0.0)] * views
+            restarted += [self.earlier[n].restarts > 0] * views
         goals = {
             "targets": to_device(targets, device),
             "labels": to_device(labels, device),
@@ -150,6 +153,8 @@ class Slots(nn.Module):
         }
         if any(thresholds):  # of scores that are numbers
             goals["thresholds"] = to_device(thresholds, device)
+        if any(restarted):
+            goals["restarted"] = to_device(restarted, device)
         return goals
 
     def clear(self, x: Tensor) -> None:

@@ -121,10 +121,11 @@ class ClassVisualization(ImageTraining):
         picture: sizes of the result, the canvas and the network input.
         iterations: updates per image.
         restarts: maximum number of times that an image starts again with other draws, where the network gives its class
-            a probability below 0.5 at the end. The image with the highest probability is kept. Its record has the
-            number of restarts, and counts the evaluations of all. By default 2, or 0 with fewer than 200 iterations.
-            This holds for the score of one class of exclusive ones, and not for groups, contrasted classes, an initial
-            image, or tasks with iterations or a learning rate of their own (``vary``).
+            a probability below 0.5 at the end. A ``Logit`` is then the log-probability. The image with the highest
+            probability is kept. Its record has the number of restarts, and counts the evaluations of all. By default
+            2, or 0 with fewer than 200 iterations. This holds for the score of one class of exclusive ones, and not
+            for groups, contrasted classes, an initial image, or tasks with iterations or a learning rate of their own
+            (``vary``).
         init: initial image: a file, a Pillow image, an array or a tensor of any size; by default noise.
         fit: how it is fitted to the canvas: ``crop``, ``squash`` or ``pad``; by default as published with the
             network, or ``crop``.

@@ -33,6 +33,7 @@ class Outputs:
         members: ``(M,)`` int64, index of the input's image in the group of its task. None means one image per task.
         inputs: number of inputs per task; M is a multiple.
         thresholds: ``(M,)``, score that divides success from failure, of scores that are numbers; None means 0.
+        restarted: ``(M,)`` bool, True for an image that has started again; None means all False.
     """
 
     logits: Tensor
@@ -45,6 +46,7 @@ class Outputs:
     members: Tensor | None = None
     inputs: int = 1
     thresholds: Tensor | None = None
+    restarted: Tensor | None = None
 
 
 class Objective(Part, ABC):

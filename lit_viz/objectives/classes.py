@@ -63,11 +63,15 @@ class ClassScore(Objective):
 class Logit(ClassScore):
     """Logit of the class: S_c of Simonyan et al. 2014 (arXiv:1312.6034, section 2).
 
-    Raising it does not lower the other classes.
+    Raising it does not lower the other classes. Of an image that has started again, because the network preferred
+    another class, it is the log-probability, which lowers them too.
     """
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        return self._pick(outputs.logits, outputs)
+        logits = outputs.logits
+        if outputs.restarted is not None:
+            logits = torch.where(outputs.restarted[:, None], logits.log_softmax(1), logits)
+        return self._pick(logits, outputs)
 
 
 class LogProbability(ClassScore):

@@ -1,4 +1,5 @@
-"""A class image that the network does not recognize starts again with other draws, and the best is kept."""
+"""A class image that the network does not recognize starts again with other draws, by the log-probability, and the best
+is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from lit_viz.images import Noise, Pixels
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.class_visualization import PictureOptions
 from lit_viz.networks import Network
-from lit_viz.objectives import Channel, Logit
+from lit_viz.objectives import Channel, Logit, LogProbability
 from lit_viz.optim import Adam
 from lit_viz.outputs import load_network
 from lit_viz.rng import Draws, Key, restart_seed
@@ -93,7 +94,8 @@ def test_the_second_image_is_that_of_the_derived_seed(train: Train) -> None:
     seed = seed_with(1)
     memory = train(method(gate()), bright_tasks(seed))
     ((result,), (snapshots,)) = memory.results.values(), memory.snapshots.values()
-    (alone,) = train(method(gate()), bright_tasks(restart_seed(seed, 1))).results.values()
+    by_probability = method(gate(), objective=LogProbability())
+    (alone,) = train(by_probability, bright_tasks(restart_seed(seed, 1))).results.values()
     assert torch.equal(result.image, alone.image)
     assert result.record.metrics == alone.record.metrics
     assert result.record.probability > 0.5
@@ -116,7 +118,7 @@ def test_the_best_of_three_failures_is_kept(limit: float, train: Train) -> None:
     (result,) = memory.results.values()
     alone = []
     for restart in range(3):
-        module = method(gate(limit), restarts=0)
+        module = method(gate(limit), objective=LogProbability() if restart else Logit(), restarts=0)
         alone.append(train(module, bright_tasks(restart_seed(seed, restart))).results[0])
     best = max(alone, key=lambda other: other.record.probability)
     assert torch.equal(result.image, best.image)
@@ -204,7 +206,7 @@ def test_an_image_that_fails_after_a_restart_does_not_replace_the_first(train: T
 
         def __call__(self, outputs: Any) -> Tensor:
             score = super().__call__(outputs)
-            return score + torch.where(score > 0, torch.nan, 0.0)
+            return score + torch.where(outputs.logits[:, 0] > 0, torch.nan, 0.0)
 
     seed = seed_with(1)
     (result,) = train(method(gate(), objective=Breaks()), bright_tasks(seed)).results.values()

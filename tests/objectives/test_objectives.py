@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,6 +28,12 @@ def test_logit_picks_each_rows_target() -> None:
 def test_log_probability_is_minus_cross_entropy() -> None:
     expected = -torch.nn.functional.cross_entropy(LOGITS, OUTPUTS.targets, reduction="none")
     torch.testing.assert_close(LogProbability()(OUTPUTS), expected)
+
+
+def test_the_logit_of_a_restarted_image_is_its_log_probability() -> None:
+    outputs = replace(OUTPUTS, restarted=torch.tensor([False, True]))
+    expected = torch.stack([Logit()(OUTPUTS)[0], LogProbability()(OUTPUTS)[1]])
+    torch.testing.assert_close(Logit()(outputs), expected)
 
 
 def test_arithmetic() -> None:
