@@ -298,7 +298,7 @@ LEARNING_RATES: dict[str, Make] = {
 #: Attack, keyword arguments, iterations; a second word of the name tells cases of one attack apart. An attack that is
 #: not listed has a case of its default arguments.
 ATTACK_CASES: dict[str, tuple[dict[str, Any], int]] = {
-    "normalized_ascent": ({}, 12),
+    "normalized_ascent": ({"lr": 0.1}, 12),
     "normalized_ascent normalized": ({"space": "normalized", "clamp": False, "lr": 0.3}, 12),
     "fgsm": ({"eps": 0.03}, 1),
     "fgsm l2": ({"norm": "l2", "eps": 0.5}, 1),

@@ -17,8 +17,8 @@ from lit_viz.optim.rule import learning_rate, per_slot, unit
 from lit_viz.types import Task
 
 Space = Literal["pixels", "normalized"]
-#: SqueezeNet on ImageNet needs ten to twenty such steps in either space.
-_RATES: dict[Space, float] = {"pixels": 0.1, "normalized": 0.5}
+#: Classifiers of ImageNet need five to thirty such steps in either space.
+_RATES: dict[Space, float] = {"pixels": 0.2, "normalized": 0.5}
 
 
 class NormalizedAscentAttack(Attack):
@@ -27,7 +27,7 @@ class NormalizedAscentAttack(Attack):
     ``x <- x + lr * g / ||g||_2`` with g the gradient of the target's logit, until the target is predicted.
 
     Args:
-        lr: L2 length of a step, a number or a schedule; 0.1 in pixels and 0.5 in normalized space by default. A task's
+        lr: L2 length of a step, a number or a schedule; 0.2 in pixels and 0.5 in normalized space by default. A task's
             option ``lr`` overrides it.
         space: space of the step: ``pixels``, images in [0, 1], or ``normalized``, ``(x - mean) / std``, as published.
         clamp: whether images are clamped to [0, 1]. As published, without: then the saved image differs from the
