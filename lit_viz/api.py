@@ -21,7 +21,7 @@ from lit_viz.launch.methods import COMMANDS, method_form
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import changed_form, stored_form, stored_module, stored_tasks
 from lit_viz.launch.run import Paths, Run, check_folder, check_settings, gradients_enabled
-from lit_viz.loggers.base import LoggerSettings, WandbMode
+from lit_viz.loggers.base import LoggerSettings
 from lit_viz.methods.tasks import Classes
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.loading import load
@@ -362,11 +362,7 @@ def log(
     folder: str | Path | Run,
     to: str | Logger | Sequence[str | Logger] = "wandb",
     *,
-    project: str | None = None,
-    tags: Sequence[str] = (),
-    group: str | None = None,
-    job_type: str | None = None,
-    wandb: WandbMode = "auto",
+    logging: LoggerSettings | None = None,
     progress: bool | None = None,
 ) -> list[str]:
     """Log a run folder: metrics and images at their iterations, results, evidence and summary.
@@ -378,11 +374,7 @@ def log(
         folder: run folder, or a run that has one.
         to: ``wandb``, ``tensorboard``, ``mlflow`` or ``csv``, or a logger of Lightning, which receives everything; one
             or several.
-        project: W&B project or MLflow experiment.
-        tags: tags in W&B and MLflow.
-        group: W&B group.
-        job_type: W&B job type.
-        wandb: mode of W&B: ``auto``, ``online`` or ``offline``.
+        logging: settings of the loggers that are given by name.
         progress: show messages. Default: in notebooks.
 
     Returns:
@@ -394,8 +386,7 @@ def log(
     path = folder.folder if isinstance(folder, Run) else _path("folder", folder)
     if path is None:
         raise LitVizError("a run in memory can't be logged: run.save(folder) writes a run folder")
-    settings = LoggerSettings(project, list(tags), group, job_type, wandb)
-    return log_run(path, to, settings, choose_notify(progress) or remark)
+    return log_run(path, to, logging or LoggerSettings(), choose_notify(progress) or remark)
 
 
 # -- helpers

@@ -306,7 +306,7 @@ def _values(name: str, words: Sequence[str], *required: str) -> dict[str, Any]:
     with _gc_paused():
         from lit_viz.commands import function_parser
 
-    parser = function_parser(name)
+    parser = function_parser(name, words)
     values = parser.values(words)
     for argument in required:
         if values.get(argument) is None:
@@ -330,17 +330,16 @@ def _resume(words: list[str]) -> None:
     values = _values("resume", words, "folder")
     from lit_viz.api import resume_run
 
-    trainer = {name.removeprefix("trainer."): values.pop(name) for name in list(values) if name.startswith("trainer.")}
-    if trainer:
-        values["trainer"] = trainer
     _print_results(resume_run(values.pop("folder"), None, values, notify))
 
 
 def _log(words: list[str]) -> None:
-    values = _values("log", words, "folder", "to")
+    values = _values("log", words, "folder")
     from lit_viz.api import log
+    from lit_viz.loggers.base import LoggerSettings
 
-    for place in log(**values, progress=True):
+    settings = {name.removeprefix("logging."): values.pop(name) for name in list(values) if name.startswith("logging.")}
+    for place in log(**values, logging=LoggerSettings(**settings), progress=True):
         print(f"logged   {place}")
 
 

@@ -13,24 +13,28 @@ from docstring_parser import parse as parse_docstring
 
 from lit_viz.errors import LitVizError
 from lit_viz.launch.parser import Parser, helps_of
+from lit_viz.networks.sources import packaged_networks
 from lit_viz.outputs.loading import load_network
+from lit_viz.utils.formatting import ignore
 from lit_viz.utils.parts import Part, classes_in, hints_of, named_classes
 
 if TYPE_CHECKING:
-    from lit_viz.launch.form import Form, Owner
+    from lit_viz.launch.form import Form
     from lit_viz.launch.methods import MethodCommand
 
 #: Options that ``--help`` of a method shows; ``--help-all`` shows all.
 SHOWN = frozenset({
-    "target", "label", "against", "layer", "channel", "neuron", "init", "fit", "method", "attack", "eps", "attack.eps",
-    "attack.norm", "attack.lr", "goal", "config", "iterations", "step_rule.lr", "views", "picture.size", "tolerance",
-    "reducer", "vary", "seed", "slots", "log_at", "out", "overwrite", "resume", "logger", "logging.project",
-    "logging.wandb", "figure", "overlays", "captum", "explain", "localize", "network", "network.weights",
-    "network.labels", "network.size", "network.mean", "network.std", "network.output", "trainer.devices",
-    "trainer.accelerator", "trainer.precision", "count", "print_config",
+    "target", "label", "against", "layer", "channel", "neuron", "init", "fit", "method", "attack", "eps",
+    "attack.eps", "attack.norm", "attack.lr", "goal", "config", "iterations", "step_rule.lr", "views",
+    "picture.size", "tolerance", "reducer", "seed", "slots", "log_at", "out", "overwrite", "resume", "logger",
+    "logging.project", "logging.wandb", "overlays", "captum", "explain", "localize", "network", "network.weights",
+    "network.labels", "network.size", "network.output", "trainer.devices", "trainer.accelerator", "count",
+    "print_config",
 })  # fmt: skip
 #: Arguments of short functions that are no options.
 _NO_OPTIONS = ("network", "progress", "normalization")
+#: Arguments of :func:`load_network` that are no dotted options.
+_NOT_OF_NETWORK = ("network", "processor", "device")
 #: Arguments of the Trainer with a short option.
 _SHORT_TRAINER = ("devices", "accelerator", "precision")
 #: Arguments of :func:`lit_viz.run` that are no options.
@@ -76,7 +80,7 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     shown = None if every else SHOWN
     summary = parse_docstring(function.__doc__ or "").short_description or ""
     parser = Parser(command.name, f"[{command.positional.upper()} ...] [options]", summary, command.example)
-    parser.remarks = _names_of_parts(form.module_class) | {"config": f"Names: {', '.join(config_names(command.name))}."}
+    parser.names = _names_of_parts(form.module_class) | {"config": config_names(command.name)}
     parser.defaults = _defaults_of(form)
     parser.texts["out"] = f"run folder. Default: runs/{command.name}/<time>_<first {command.positional.rstrip('s')}>."
     parser.add_positional(command.positional, helps_of(function)[command.positional], several=True)
@@ -85,12 +89,8 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     parser.add_varying(command.varying)
     parser.add("How", function, skip=("out", *_NO_OPTIONS), shown=shown)
     parser.add("How", form.module_class, skip=("network", "images", "picture", "attack", "method"), shown=shown)
-    parts = list(form.parts())
-    unique = _unique_names(parts, parser.taken)
-    usual = {owner.kind for owner in read_config(command, None).parts()} if shown else ()
-    for owner in parts:  # of those that are chosen, all arguments are shown
-        of_part = shown if owner.kind in usual else None
-        parser.add(owner.title, owner.kind, prefix=f"{owner.label}.", short=unique, shown=of_part)
+    usual = [owner.kind for owner in read_config(command, None).parts()]
+    _add_parts(parser, form, shown, chosen=[owner.kind for owner in form.parts() if owner.kind not in usual])
     applicable = presentation_of(form.module_class).run_options
     _add_run(parser, shown, hidden=OPTIONS_OF_METHODS - set(applicable))
     _add_network(parser, shown)
@@ -110,11 +110,11 @@ def _defaults_of(form: Form) -> dict[str, Any]:
     return defaults
 
 
-def _names_of_parts(module: type[Any]) -> dict[str, str]:
-    """Return, for each argument of a module that is a part, a sentence with the names of the classes."""
+def _names_of_parts(module: type[Any]) -> dict[str, list[str]]:
+    """Return, for each argument of a module that is a part, the names of the classes."""
     from lit_viz.launch.form import LISTS_OF_PARTS
 
-    sentences: dict[str, str] = {}
+    names: dict[str, list[str]] = {}
     for name, hint in hints_of(module).items():
         found: dict[type[Any], str] = {}
         for base in classes_in(hint):
@@ -122,8 +122,8 @@ def _names_of_parts(module: type[Any]) -> dict[str, str]:
                 for word, kind in named_classes(base).items():
                     found.setdefault(kind, word)
         if found:
-            sentences[name] = f"Names: {', '.join(found.values())}."
-    return sentences
+            names[name] = list(found.values())
+    return names
 
 
 #: Arguments of the short functions that select the tasks.
@@ -132,27 +132,37 @@ _OF_TASKS = (
 )  # fmt: skip
 
 
-def _unique_names(parts: Sequence[Owner], taken: Collection[str]) -> set[str]:
-    """Return the arguments that one part alone has, which are options without the name of the part."""
+def _add_parts(parser: Parser, form: Form, shown: Collection[str] | None, chosen: Collection[type[Any]] = ()) -> None:
+    """Add the arguments of the parts of a module, of which ``chosen`` ones show all.
+
+    Those that one part alone has are options without the name of the part, too.
+    """
+    parts = list(form.parts())
     names = [name for owner in parts for name in owner.names]
-    return {name for name in names if names.count(name) == 1 and name not in taken}
+    unique = [name for name in names if names.count(name) == 1 and name not in parser.taken]
+    for owner in parts:
+        of_part = None if owner.kind in chosen else shown
+        parser.add(owner.title, owner.kind, prefix=f"{owner.label}.", short=unique, shown=of_part)
+        parser.add(owner.title, owner.kind, prefix=f"{owner.long_label}.", shown=())
 
 
 def _add_run(parser: Parser, shown: Collection[str] | None, hidden: Collection[str] = ()) -> None:
     from lit_viz.launch.execute import run
-    from lit_viz.loggers.base import LoggerSettings
 
     parser.add("The run", run, skip=_NOT_OF_RUN, shown=shown, hidden=hidden)
+    _add_logging(parser, "The run", shown)
+
+
+def _add_logging(parser: Parser, title: str, shown: Collection[str] | None) -> None:
+    from lit_viz.loggers.base import LoggerSettings
+
     short = [name for name in hints_of(LoggerSettings) if name not in parser.taken]
-    parser.add("The run", LoggerSettings, prefix="logging.", short=short, shown=shown)
+    parser.add(title, LoggerSettings, prefix="logging.", short=short, shown=shown)
 
 
-def _add_network(
-    parser: Parser, shown: Collection[str] | None, title: str = "The network", prefix: str = "network"
-) -> None:
-    parser.add(title, load_network, only=("network",), shown=shown)
-    skip = ("network", "processor", "device")
-    parser.add(title, load_network, prefix=f"{prefix}.", skip=skip, shown=shown)
+def _add_network(parser: Parser, shown: Collection[str] | None) -> None:
+    parser.add("The network", load_network, only=("network",), shown=shown)
+    parser.add("The network", load_network, prefix="network.", skip=_NOT_OF_NETWORK, shown=shown)
 
 
 def _add_trainer(parser: Parser, shown: Collection[str] | None) -> None:
@@ -178,9 +188,17 @@ def parse_method(command: MethodCommand, words: Sequence[str]) -> dict[str, Any]
 # -- other commands
 
 
-def function_parser(name: str) -> Parser:
-    """Return the parser of a command that is a function of its own."""
-    return _PARSERS[name]()
+def function_parser(name: str, words: Sequence[str] = ()) -> Parser:
+    """Return the parser of a command that is a function of its own.
+
+    Args:
+        name: name of the command.
+        words: words of ``resume``, whose run folder has further options.
+    """
+    parser = _PARSERS[name]()
+    if name == "resume":
+        _add_stored(parser, words)
+    return parser
 
 
 def _check_parser() -> Parser:
@@ -214,13 +232,32 @@ def _resume_parser() -> Parser:
     return parser
 
 
+def _add_stored(parser: Parser, words: Sequence[str]) -> None:
+    """Add the options of the run whose folder is among the words of ``resume``; a change of them is an error."""
+    from lit_viz import api
+    from lit_viz.launch.resume import stored_form
+    from lit_viz.runs import is_run
+    from lit_viz.runs.folder import FolderStorage
+
+    folder = parser.positional_words(words)
+    if folder is None or not is_run(folder):
+        return
+    form = stored_form(FolderStorage.open(folder), ignore)
+    parser.add("How", api.visualize, only=("config",), shown=())
+    parser.add("How", form.tasks_class, skip=("network",), shown=())
+    parser.add("How", form.module_class, skip=("network", "images"), shown=())
+    _add_parts(parser, form, shown=())
+    parser.add("How", load_network, prefix="network.", skip=_NOT_OF_NETWORK, shown=())
+
+
 def _log_parser() -> Parser:
     from lit_viz import api
 
     summary = "Log a run folder: metrics and images at their iterations, results, evidence and summary."
-    parser = Parser("log", "RUN --to NAMES [options]", summary, "runs/fooled --to wandb,tensorboard")
+    parser = Parser("log", "RUN [options]", summary, "runs/fooled --to wandb,tensorboard")
     parser.add_positional("folder", "run folder")
-    parser.add("Options", api.log, skip=("folder", "progress"))
+    parser.add("Options", api.log, skip=("folder", "logging", "progress"))
+    _add_logging(parser, "Options", None)
     return parser
 
 
@@ -242,7 +279,6 @@ def _layers_parser() -> Parser:
     summary = "List the layers of a network and their outputs."
     parser = Parser("layers", "[NETWORK] [options]", summary, "torchvision/resnet18 --network.weights none")
     parser.add_positional("network", "the network")
-    parser.taken.add("network")
     _add_network(parser, None)
     return parser
 
@@ -260,11 +296,10 @@ def _microscope_parser() -> Parser:
         "efficientnet_lite0 --layers blocks.1.0,blocks.4.1 --images photos --out runs/microscope",
     )
     parser.add_positional("network", "the network")
-    parser.taken.add("network")
     parser.add("Options", microscope, skip=("network", "progress"))
     parser.add("Options", api.visualize, only=("iterations", "seed"))
     _add_network(parser, None)
-    parser.add("The other network", load_network, prefix="compare.", skip=("network", "processor", "device"))
+    parser.add("The other network", load_network, prefix="compare.", skip=_NOT_OF_NETWORK)
     parser.section("Options").add_argument(
         "--count", action="store_true", help="print evaluations, time and disk space, and end"
     )
@@ -317,10 +352,10 @@ def help_text(name: str, words: Sequence[str] = (), *, every: bool = False) -> s
     """
     from lit_viz.launch.methods import COMMANDS
 
-    if name not in COMMANDS:
-        return function_parser(name).format_help()
     text = command_parser(name, words, every=every).format_help()
-    return text if every else f"{text}\nAll options: lit-viz {name} --help-all\n"
+    if every or name not in COMMANDS:
+        return text
+    return f"{text}\nAll options: lit-viz {name} --help-all\n"
 
 
 def command_parser(name: str, words: Sequence[str] = (), *, every: bool = True) -> Parser:
@@ -333,7 +368,7 @@ def command_parser(name: str, words: Sequence[str] = (), *, every: bool = True) 
 
 
 def completion_script(shell: str, summaries: Mapping[str, str]) -> str:
-    """Return the script by which a shell completes commands and options.
+    """Return the script by which a shell completes commands, options, and values that have names.
 
     Raises:
         LitVizError: shtab is not installed, or does not support the shell.
@@ -348,6 +383,9 @@ def completion_script(shell: str, summaries: Mapping[str, str]) -> str:
     root = argparse.ArgumentParser("lit-viz")
     commands = root.add_subparsers()
     for name, summary in summaries.items():
-        commands.add_parser(name, help=summary, parents=[command_parser(name)], add_help=False)
+        parser = command_parser(name)
+        parser.names["network"] = packaged_networks()
+        parser.add_choices()
+        commands.add_parser(name, help=summary, parents=[parser], add_help=False)
     script: str = shtab.complete(root, shell)
     return script

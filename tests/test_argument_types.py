@@ -28,7 +28,11 @@ CALLS: dict[str, Callable[[Network, Path], Any]] = {
     "size must be a whole number or a list of them, got nan": lambda net, run: lv.visualize(net, 0, size=math.nan),
     "size must be a whole number or a list of them, got True": lambda net, run: lv.visualize(net, 0, size=True),
     "tags must be a list of text, got 5": lambda net, run: lv.visualize(net, 0, tags=5),
-    "wandb must be auto or online or offline or disabled, got 'zzz'": lambda net, run: lv.log(run, wandb="zzz"),  # type: ignore[arg-type]
+    "wandb must be auto or online or offline or disabled, got 'zzz'": lambda net, run: lv.log(
+        run,
+        logging=lv.LoggerSettings(wandb="zzz"),  # type: ignore[arg-type]
+    ),
+    "logging must be an instance of LoggerSettings, got 'a'": lambda net, run: lv.log(run, logging="a"),  # type: ignore[arg-type]
     "to must be a name or an instance of Logger or a list of them, got None": lambda net, run: lv.log(run, to=None),  # type: ignore[arg-type]
     "a radius must be a number such as 0.0157 or 4/255, got 'x'": lambda net, run: lv.attacks.PGD(eps="x"),
     "method must be an instance of Attribution or a name or a list of them, got 5": lambda net, run: lv.SaliencyMap(

@@ -31,7 +31,7 @@ from lit_viz.commands import parse_method
 from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
-from lit_viz.launch.methods import COMMANDS, read_config
+from lit_viz.launch.methods import COMMANDS, method_form, read_config
 from lit_viz.runs import run_lock
 from lit_viz.types import Record
 from lit_viz.utils.yaml_files import config_folder
@@ -69,6 +69,28 @@ def test_positional_words_between_options_and_equal_signs() -> None:
     }
 
 
+def test_positional_words_are_values_of_the_option() -> None:
+    for words in (["3"], ["--target", "3"]):
+        form = method_form(VISUALIZE, parse_method(VISUALIZE, words))
+        assert form.tasks["init_args"]["target"] in (3, [3])
+    assert parse_method(COMMANDS["saliency"], ["7.png", "[a].png"]) == {"images": ["7.png", "[a].png"]}
+
+
+def test_an_option_that_is_given_again_replaces_its_value() -> None:
+    """As in scripts whose last words are those of their own command line; several names are added."""
+    words = ["--views", "3", "--views=1", "--lr", "0.1", "--step-rule.lr", "0.2", "--devices", "1", "--devices", "2"]
+    values = parse_method(VISUALIZE, [*words, "--resume", "--no-resume", "--iterations", "5", "--iterations", "6,7"])
+    assert values == {
+        "views": 1,
+        "step_rule.lr": 0.2,
+        "trainer.devices": 2,
+        "resume": False,
+        "iterations": [6, 7],
+    }
+    names = ["--target", "hay", "--target", "tarantula", "--logger", "none", "--logger", "csv"]
+    assert parse_method(VISUALIZE, names) == {"target": ["hay", "tarantula"], "logger": ["none", "csv"]}
+
+
 def test_short_names_dotted_names_and_both_spellings_are_the_same_option() -> None:
     for name in ("lr", "step-rule.lr", "step_rule.lr"):
         assert parse_method(VISUALIZE, [f"--{name}", "0.1"]) == {"step_rule.lr": 0.1}
@@ -79,7 +101,7 @@ def test_short_names_dotted_names_and_both_spellings_are_the_same_option() -> No
 
 
 def test_values_with_a_leading_dash() -> None:
-    assert parse_method(VISUALIZE, ["-1", "--seed", "-3"]) == {"seed": -3, "target": ["-1"]}
+    assert parse_method(VISUALIZE, ["-1", "--seed", "-3"]) == {"seed": -3, "target": [-1]}
     assert parse_method(VISUALIZE, ["--neuron", "-1,-1"]) == {"neuron": "-1,-1"}
     with pytest.raises(LitVizError, match="unrecognized option -x: options begin with two dashes"):
         parse_method(VISUALIZE, ["-x", "3"])
@@ -180,7 +202,13 @@ def test_resume_rejects_another_configuration(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--iterations", "3"], "unrecognized option --iterations"),
+        (["--iterations", "3"], "--iterations can't be changed: {} was started with 2, got 3"),
+        (["--lr", "3"], "lr can't be changed: {} was started with "),
+        (["--step-rule.adam.lr", "3"], "lr can't be changed: {} was started with "),
+        (["--target", "2"], "--target can't be changed: {} was started with [1], got 2"),
+        (["--network.size", "8"], "network.size can't be changed: {} was started with "),
+        (["--config", "small"], "--config only applies to a new run"),
+        (["--itrations", "3"], "unrecognized option --itrations"),
         (["2"], "lit-viz resume takes no further word, got '2'"),
         (["--slts", "3"], "did you mean --slots"),
         (["--slots", "x"], "--slots must be a whole number, got 'x'"),

@@ -7,7 +7,7 @@ line are forms. A module or a queue of tasks is written as ``class_path`` and ``
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Owner:
     """A class or function that receives arguments.
 
     Attributes:
-        label: prefix of dotted names: ``attack``, ``method.occlusion``, ``run``, ``logging`` ...
+        label: prefix of dotted names: ``attack``, ``run``, ``logging`` ..., and ``method.occlusion`` of one of several.
         kind: the class or function.
         path: keys of its arguments in the form.
         instance: the object of the caller whose arguments can't be set; None for plain values.
@@ -93,6 +93,14 @@ class Owner:
         if self.label == "trainer":
             hidden = FIXED_TRAINER_ARGUMENTS
         return [name for name in hints_of(self.kind) if name not in hidden]
+
+    @property
+    def long_label(self) -> str:
+        """Prefix with the short name of a part, ``attack.pgd``; of others the label."""
+        is_part = len(self.path) > 2 and issubclass(self.kind, Part)
+        if not is_part:
+            return self.label
+        return f"{self.label.partition('.')[0]}.{short_name(self.kind)}"
 
     @property
     def title(self) -> str:
@@ -193,12 +201,15 @@ class Form:
             if is_dataclass(bases[0]):
                 yield Owner(name, bases[0], path)
                 continue
+            if isinstance(value, Part) and name not in self.module["init_args"]:  # the default
+                yield Owner(name, type(value), path)
+                continue
             if not isinstance(value, (list, tuple)):
                 yield from _part_owner(name, bases, value, path)
                 continue
             for index, item in enumerate(value):
                 for owner in _part_owner(name, bases, item, (*path, index)):
-                    yield Owner(f"{name}.{short_name(owner.kind)}", owner.kind, owner.path, owner.instance)
+                    yield replace(owner, label=owner.long_label)
 
     def arguments_of(self, owner: Owner) -> Mapping[str, Any]:
         """Return the arguments of an owner that the form states."""
@@ -274,7 +285,7 @@ class Form:
         prefix, _, last = name.rpartition(".")
         found: list[Owner] = []
         for owner in self.owners():
-            if prefix and not (owner.label == prefix or owner.label.startswith(f"{prefix}.")):
+            if prefix and not f"{owner.label}.".startswith(f"{prefix}.") and prefix != owner.long_label:
                 continue
             if not prefix and owner.label in ("trainer", "network"):
                 continue
@@ -421,7 +432,7 @@ def _chosen(value: Any, bases: Sequence[type], argument: str) -> Any:
 
 def _part_owner(name: str, bases: Sequence[type], value: Any, path: tuple[str | int, ...]) -> Iterator[Owner]:
     if isinstance(value, Part):
-        yield Owner(name, type(value), path, value if path[1:2] else None)
+        yield Owner(name, type(value), path, value)
     elif isinstance(value, Mapping) and "class_path" in value:
         kind = value["class_path"]
         yield Owner(name, kind if isinstance(kind, type) else find_class(kind, bases, name), path)

@@ -24,6 +24,8 @@ _VIEW = (128, 128)  # of the configuration channels
 _SMALL = 64  # pixels; images of the configuration small
 #: Arguments that select the tasks of class images.
 _SELECTION = ("target", "against", "layer", "channel", "neuron", "axis")
+#: Classes of the tasks of class images, of which the objective decides.
+_QUEUES = ("lit_viz.ClassTasks", "lit_viz.LayerTasks", "lit_viz.TaskQueue")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,6 @@ class MethodCommand:
         positional: argument that receives the positional words.
         part: argument of the module that is given by name.
         varying: arguments of which the tasks can have several values.
-        summary: description in ``lit-viz --help``.
-        words: arguments in ``lit-viz --help``.
         example: arguments of an example.
         demo: arguments in ``lit-viz demo``.
     """
@@ -49,8 +49,6 @@ class MethodCommand:
     positional: str
     part: str
     varying: tuple[str, ...]
-    summary: str
-    words: str
     example: str
     demo: tuple[str, ...]
 
@@ -63,8 +61,6 @@ COMMANDS = {
         positional="target",
         part="objective",
         varying=("iterations", "lr"),
-        summary="class images; --layer NAME --channel 3,14-20: channels",
-        words="tarantula goldfish",
         example="tarantula goldfish --iterations 200",
         demo=("tarantula", "goldfish", "hay", "zebra", "--slots", "4"),
     ),
@@ -75,8 +71,6 @@ COMMANDS = {
         positional="images",
         part="method",
         varying=("target",),
-        summary="saliency maps, cross-checked with Captum",
-        words="PHOTO_OR_FOLDER ...",
         example="packaged:chelsea --method smoothgrad",
         demo=(
             "packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods",
@@ -92,8 +86,6 @@ COMMANDS = {
         positional="images",
         part="attack",
         varying=("eps", "target"),
-        summary="adversarial examples, verified in the saved file",
-        words="PHOTO --target stingray",
         example="packaged:chelsea --target stingray",
         demo=("packaged:chelsea", "packaged:coffee", "packaged:rocket", "--target", "stingray"),
     ),
@@ -234,6 +226,12 @@ def _select(form: Form, selection: Mapping[str, Any], has_objective: bool) -> No
         has_objective: whether the objective is given; what the configuration selects is then left out.
     """
     given = {name: value for name, value in selection.items() if value is not None}
+    if public_path(form.tasks_class) not in _QUEUES:  # tasks of the user
+        for name, value in given.items():
+            form.set(name, value)
+        return
+    if "tasks" in form.tasks["init_args"] and not (given or has_objective):
+        return
     target = to_classes(given.get("target", ()))
     layer = given.get("layer")
     if isinstance(layer, int):  # of a Sequential

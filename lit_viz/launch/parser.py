@@ -8,19 +8,21 @@ from argparse import SUPPRESS
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.types import VARYING
-from lit_viz.utils.checking import described, matches, types_of
+from lit_viz.utils.checking import choices_of, described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
 from lit_viz.utils.parts import classes_in, constructor_parameters, hints_of
 from lit_viz.utils.yaml_files import parse_yaml
 
 #: Number of choices of an option up to which its help lists them in place of a value.
 _MOST_CHOICES = 6
+#: Arguments of one or several names, whose option adds them if it is given again; others take the last value.
+_COLLECTED = ("target", "label", "against", "images", "method", "logger", "to", "tags")
 #: Docstring markup, and its replacement in the help.
 _MARKUP = ((r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"), (r"``(.*?)``", r"\1"), (r"\s+", " "))
 #: Names in other tools, and the option to use.
@@ -44,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         example: its words in the example of the help.
 
     Attributes:
-        remarks: sentences that follow the help of options, by name.
+        names: names that the values of an option may have, by its own name; its help and its completion list them.
         texts: descriptions in place of those of docstrings, by name.
         defaults: values of a configuration, by name, which the help shows in brackets as the other defaults; None to
             show no defaults, which are those of a run or of several configurations.
@@ -64,12 +66,12 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-[\d.][\d.,e/-]*$")  # values such as -1,-1 are no options
         self.taken: set[str] = set()
         self.positional = ""
-        self.remarks: dict[str, str] = {}
+        self.names: dict[str, list[str]] = {}
         self.texts: dict[str, str] = {}
         self.defaults: dict[str, Any] | None = {}
         self._sections: dict[str, argparse._ArgumentGroup] = {}
 
-    def error(self, message: str) -> Any:
+    def error(self, message: str) -> NoReturn:
         """Raise an error of argparse as one sentence."""
         missing = re.fullmatch(r"argument (\S+?)(?:/\S+)?: expected (?:one|at least one) argument", message)
         if missing:
@@ -126,18 +128,21 @@ class Parser(argparse.ArgumentParser):
             group.add_argument(
                 *options,
                 dest=dest,
-                action=_Collected,
+                action=_Typed,
                 hint=hint,
+                is_collected=name in _COLLECTED,
                 metavar=_metavar(name, hint),
                 help=_escaped(help_text),
             )
 
     def _help_of(self, dest: str, text: str, default: Any) -> str:
-        """Return the description of an option, what its remark adds, and its default in brackets."""
+        """Return the description of an option, the names of its values, and its default in brackets."""
         text = self.texts.get(dest, text)
-        words = [text, self.remarks.get(dest, "")]
         if self.defaults is None:
             return text
+        words = [text]
+        if dest in self.names:
+            words.append(f"Names: {', '.join(self.names[dest])}.")
         if dest in self.defaults:
             default = self.defaults[dest]
         elif re.search(r"default", text, re.IGNORECASE):  # which the text states
@@ -153,6 +158,12 @@ class Parser(argparse.ArgumentParser):
             if actions:
                 yield str(group.title), actions
 
+    def add_choices(self) -> None:
+        """Give each option the names of its values, which a shell completes; the parser then accepts no others."""
+        for action in self._actions:
+            if isinstance(action, _Typed):
+                action.choices = self.names.get(action.dest) or choices_of(action.hint) or None
+
     def section(self, title: str) -> argparse._ArgumentGroup:
         """Return the section of the help with a title."""
         if title not in self._sections:
@@ -164,10 +175,15 @@ class Parser(argparse.ArgumentParser):
         for name in names:
             dest = f"vary.{name}"
             self.taken.add(dest)
-            text = f"values of {name}, a task for each, as of vary."
-            hint = Sequence[float | int | str]
             self.section("What").add_argument(
-                f"--{dest}", action=_Collected, nargs="+", hint=hint, metavar=name.upper(), help=text
+                f"--{dest}",
+                dest=dest,
+                action=_Typed,
+                nargs="+",
+                hint=Sequence[float | int | str],
+                is_collected=True,
+                metavar=name.upper(),
+                help=f"values of {name}, a task for each, as of vary.",
             )
 
     def add_positional(self, name: str, text: str, *, several: bool = False) -> None:
@@ -175,30 +191,48 @@ class Parser(argparse.ArgumentParser):
         self.positional = name
         self.add_argument("positional", nargs="*" if several else "?", metavar=name.upper(), help=_escaped(text))
 
+    def positional_words(self, words: Sequence[str]) -> Any:
+        """Return the positional words among words of which some may be unknown; None without any."""
+        return getattr(self._parsed(words)[0], "positional", None)
+
+    def _parsed(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Return the values of the words, and the unknown words."""
+        try:
+            return self.parse_known_intermixed_args(list(words))
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+
     def values(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the values of the options and positional words that are given, by name.
 
         Raises:
             LitVizError: an option is unknown, or has no value or another one than its argument admits.
         """
-        try:
-            given, unknown = self.parse_known_intermixed_args(list(words))
-        except argparse.ArgumentError as error:
-            self.error(str(error))
+        given, unknown = self._parsed(words)
         for word in unknown:
             raise self.unknown(word)
         values = dict(vars(given))
         positional = values.pop("positional", None)
         if positional:
-            listed = positional if isinstance(positional, list) else [positional]
+            is_listed = isinstance(positional, list)
+            listed = positional if is_listed else [positional]
             for word in listed:
                 wrong_name = non_utf8_name_error(word)
                 if wrong_name:
                     raise LitVizError(wrong_name)
             if self.positional in values:
                 raise LitVizError(f"{self.positional} must be given once, got {', '.join(listed)} and an option")
-            values[self.positional] = positional
+            kinds = types_of(self._positional_hint())
+            read = [_typed(word, kinds) for word in listed]
+            values[self.positional] = read if is_listed else read[0]
         return values
+
+    def _positional_hint(self) -> Any:
+        """Return the type of the positional words: that of the option of the same name, if there is one."""
+        for action in self._actions:
+            if isinstance(action, _Typed) and action.dest == self.positional:
+                return action.hint
+        return str
 
     def unknown(self, word: str) -> LitVizError:
         """Return the error about a word that is no option."""
@@ -207,7 +241,8 @@ class Parser(argparse.ArgumentParser):
                 return LitVizError(f"unrecognized option {word}: options begin with two dashes, such as --out")
             return LitVizError(f"{self.prog} takes no further word, got {word!r}: see {self.prog} --help")
         name = word[2:].split("=")[0].replace("-", "_")
-        known = {dest: None for action in self._actions for dest in _names_of(action)}
+        shown = [action for action in self._actions if action.help != SUPPRESS]
+        known = {dest: None for action in shown for dest in _names_of(action)}
         other = _OTHER_NAMES.get(name.rpartition(".")[2])
         if other in known:
             return LitVizError(f"--{name.replace('_', '-')} is not available: use --{other}")
@@ -243,26 +278,27 @@ def option_text(action: argparse.Action) -> str:
     return f"{text} {action.metavar}" if action.metavar else text
 
 
-class _Collected(argparse.Action):
-    """Store the value of an option; values of an option that is given several times are a list, if it admits one."""
+class _Typed(argparse.Action):
+    """Store the value of an option in the annotated type.
 
-    def __init__(self, option_strings: Sequence[str], dest: str, hint: Any, **options: Any) -> None:
+    Args:
+        hint: annotated type.
+        is_collected: whether values of an option that is given again are added; otherwise the last one replaces them.
+    """
+
+    def __init__(self, option_strings: Sequence[str], dest: str, hint: Any, is_collected: bool, **options: Any) -> None:
         super().__init__(option_strings, dest, **options)
-        self.hint = hint
+        self.hint, self.is_collected = hint, is_collected
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
-        name = f"{option_string}"
-        value, *others = [read_text(text, self.hint, name) for text in _as_list(values)]
-        for other in others:
+        read = [read_text(text, self.hint, f"{option_string}") for text in _as_list(values)]
+        if self.is_collected and hasattr(namespace, self.dest):
+            read.insert(0, getattr(namespace, self.dest))
+        value = read[0]
+        for other in read[1:]:
             value = [*_as_list(value), *_as_list(other)]
-        if hasattr(namespace, self.dest):
-            before = getattr(namespace, self.dest)
-            several = [*_as_list(before), *_as_list(value)]
-            if not _admits_list(self.hint):
-                raise LitVizError(f"{name} must be given once, got {' and '.join(map(str, several))}")
-            value = several
         setattr(namespace, self.dest, value)
 
 
@@ -290,7 +326,7 @@ def read_text(text: str, hint: Any, name: str) -> Any:
     if classes_in(hint):  # checked when the part is made
         return value
     if not matches(value, hint):
-        choices = [choice for kind in types_of(hint) for choice in _literals(kind)]
+        choices = choices_of(hint)
         near = did_you_mean(text, choices) if choices else ""
         raise LitVizError(f"{name} must be {described(hint)}, got {text!r}{near}")
     return value
@@ -342,15 +378,9 @@ def _with_numbers(value: Any) -> Any:
 # -- descriptions
 
 
-def _literals(hint: Any) -> list[str]:
-    """Return the choices of an annotation."""
-    choices = [str(choice) for kind in types_of(hint) if get_origin(kind) is Literal for choice in get_args(kind)]
-    return list(dict.fromkeys(choices))
-
-
 def _metavar(name: str, hint: Any) -> str:
     """Return the choices of an option, or its name where it has none or many."""
-    choices = _literals(hint)
+    choices = choices_of(hint)
     if 0 < len(choices) <= _MOST_CHOICES:
         return "|".join(choices)
     return name.upper()

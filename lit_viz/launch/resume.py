@@ -31,7 +31,7 @@ _CHANGEABLE = ("slots", "compile", "devices_mode")
 #: Packages whose classes and factories are not named when a form imports them.
 _LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorch_lightning", "lightning"}
 #: Arguments that only apply to a new run.
-_NEW_RUN = ("config", "out", "overwrite", "resume", "count", "print_config")
+_NEW_RUN = ("config", "out", "overwrite", "resume")
 
 
 def has_progress(path: str | Path) -> bool:

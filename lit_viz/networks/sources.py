@@ -95,6 +95,11 @@ def find_source(name: str) -> Source:
     raise LitVizError(f"unknown network {name!r}{hint}")
 
 
+def packaged_networks() -> list[str]:
+    """Return the names of the networks that need no download."""
+    return [*_EMBEDDED_SIZES, *(f"zoo/{network}" for network in zoo.NAMES)]
+
+
 def _embedded(name: str) -> Source:
     def build(classes: int | None) -> nn.Module:
         return _timm_model(f"tf_{name}", classes)

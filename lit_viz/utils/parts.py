@@ -302,7 +302,7 @@ def _is_subclass(kind: Any, base: type) -> bool:
 def short_name(kind: type) -> str:
     """Return the short name of the class of a part, ``smoothgrad``; without one the name of the class."""
     for base in kind.__mro__:
-        if _is_subclass(base, Part) and base.__module__.startswith("lit_viz."):
+        if issubclass(base, Part) and base is not Part and base.__module__.startswith("lit_viz."):
             for name, named in named_classes(base).items():
                 if named is kind:
                     return name

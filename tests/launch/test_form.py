@@ -17,11 +17,13 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz import attacks, attributions, images, objectives, optim, outputs
+from lit_viz.commands import parse_method
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.launch.form import Form
+from lit_viz.launch.methods import COMMANDS, method_form
 from lit_viz.launch.options import RunOptions
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.networks import Network
@@ -280,6 +282,15 @@ def test_a_name_of_several_parts_names_the_dotted_forms() -> None:
     assert [part.get("init_args") for part in methods] in ([None, {"sigma": 0.2}], [{}, {"sigma": 0.2}])
 
 
+@pytest.mark.parametrize("name", ["sigma", "method.sigma", "method.smoothgrad.sigma"])
+def test_the_only_method_may_be_named(name: str) -> None:
+    form = form_of("saliency", method="smoothgrad", **{name: 0.2})
+    assert plain(form)["module"]["init_args"]["method"]["init_args"] == {"sigma": 0.2}
+    command = COMMANDS["saliency"]
+    values = parse_method(command, ["packaged:chelsea", "--method", "smoothgrad", f"--{name}", "0.2"])
+    assert method_form(command, values).module["init_args"]["method"]["init_args"] == {"sigma": 0.2}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "varied"),
     [
@@ -293,6 +304,12 @@ def test_a_list_of_radii_is_a_task_for_each(name: str, value: Any, varied: list[
     form = form_of("attack", attack="pgd", **{name: value})
     assert form.tasks["init_args"]["vary"] == {name.removeprefix("vary."): varied}
     assert "eps" not in plain(form)["module"]["init_args"]["attack"].get("init_args", {})
+
+
+def test_the_default_part_of_a_module_has_arguments(smooth: Network) -> None:
+    form = form_of("visualize", gamma=0.5)
+    objective = plain(form)["module"]["init_args"]["objective"]
+    assert objective == {"class_path": "lit_viz.objectives.Logit", "init_args": {"gamma": 0.5}}
 
 
 def test_lists_of_rates_and_iterations_are_a_task_for_each() -> None:
@@ -429,6 +446,20 @@ def test_a_resume_enters_no_parser(tmp_path: Path, smooth: Network, monkeypatch:
     before = lv.visualize(smooth, [1], iterations=2, views=1, out=run, wandb="disabled")
     monkeypatch.setattr("argparse.ArgumentParser.__init__", lambda *_, **__: pytest.fail("entered"))
     assert torch.equal(lv.resume(run, smooth, slots=4).images, before.images)
+
+
+def test_the_default_parts_are_those_of_the_modules(smooth: Network) -> None:
+    """Left out or named, by a keyword or by the constructor."""
+    image = {"images": "packaged:chelsea"}
+    attack, saliency = COMMANDS["attack"], COMMANDS["saliency"]
+    made = AdversarialExample(smooth)
+    for values in (image, image | {"attack": "normalized_ascent"}):
+        assert method_form(attack, values).build_module(smooth).plain_arguments()["attack"] == plain_arguments(
+            made.attack
+        )
+    for values in (image, image | {"method": "gradient"}):
+        methods = method_form(saliency, values).build_module(smooth).plain_arguments()["method"]
+        assert methods == SaliencyMap(smooth).plain_arguments()["method"]
 
 
 # -- what a form may execute
@@ -592,3 +623,68 @@ def test_a_resume_keeps_the_argument_of_an_own_attack(tmp_path: Path, smooth: Ne
 def test_wrong_arguments_of_an_own_attack(options: dict[str, Any], words: str, smooth: Network) -> None:
     with pytest.raises(LitVizError, match=words):
         lv.attack(smooth, torch.rand(1, 3, 16, 16), attack="own_attack.Own", **options)
+
+
+# -- tasks and methods of a user
+
+OWN_TASKS = '''
+"""Tasks and a saliency method of a user, in one file."""
+
+from lit_viz import TaskQueue
+from lit_viz.attributions import Gradient
+from lit_viz.types import Task
+
+
+class Numbered(TaskQueue):
+    """The first classes of a network.
+
+    Args:
+        count: number of classes.
+    """
+
+    def __init__(self, count: int = 1, seed: int = 0) -> None:
+        super().__init__([Task(index, f"class {index}", seed + index, target=index) for index in range(count)])
+
+
+class Doubled(Gradient):
+    """A gradient with another name."""
+'''
+
+
+@pytest.fixture
+def _own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_tasks.py").write_text(OWN_TASKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_tasks", raising=False)
+
+
+@pytest.mark.usefixtures("_own_tasks")
+def test_own_tasks_of_a_configuration_are_kept(tmp_path: Path, smooth: Network) -> None:
+    section = {"class_path": "own_tasks.Numbered", "init_args": {"count": 2}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"tasks": section}))
+    command, config = COMMANDS["visualize"], str(tmp_path / "own.yaml")
+    form = method_form(command, parse_method(command, ["--config", config, "--seed", "5"]))
+    assert [(task.target, task.seed) for task in form.build_tasks(smooth).tasks] == [(0, 5), (1, 6)]
+    with pytest.raises(LitVizError, match="channel is not an argument of"):
+        method_form(command, {"config": config, "channel": [1]})
+    run = lv.visualize(smooth, config=config, iterations=1, views=1)
+    assert [record.target for record in run.records] == [0, 1]
+
+
+def test_the_tasks_of_a_recorded_queue_are_kept(tmp_path: Path, smooth: Network) -> None:
+    module = ClassVisualization(smooth, iterations=1)
+    queue = TaskQueue([Task(0, "one", 3, target=1), Task(1, "two", 4, target=2)])
+    lv.run(module, queue, tmp_path / "run", logger="none")
+    form = method_form(COMMANDS["visualize"], {"config": tmp_path / "run" / "config.yaml"})
+    assert list(form.build_tasks(smooth).tasks) == list(queue.tasks)
+    form = method_form(COMMANDS["visualize"], {"config": tmp_path / "run" / "config.yaml", "target": [4]})
+    assert [task.target for task in form.build_tasks(smooth).tasks] == [4]
+
+
+@pytest.mark.usefixtures("_own_tasks")
+def test_an_own_method_is_one_of_several(smooth: Network) -> None:
+    image = torch.rand(1, 3, 16, 16)
+    run = lv.saliency(smooth, image, method="gradient,own_tasks.Doubled", captum="none")
+    assert [record["method"] for record in run.records] == ["gradient", "Doubled"]
+    with pytest.raises(LitVizError, match=r"sgma is not an argument of .*"):
+        lv.saliency(smooth, image, method="gradient,own_tasks.Doubled", sgma=1)

@@ -153,7 +153,7 @@ def test_mlflow_gets_what_it_lacks(stored: Path, tmp_path: Path, monkeypatch: py
     mlflow.set_tracking_uri(f"file:{tmp_path}")
     try:
         for _ in range(2):
-            (place,) = lv.log(stored, "mlflow", tags=["a"])
+            (place,) = lv.log(stored, "mlflow", logging=lv.LoggerSettings(tags=["a"]))
         client, run_id = mlflow.MlflowClient(), (stored / "mlflow" / "run_id.txt").read_text().strip()
         (run,) = client.search_runs([client.get_experiment_by_name("lit_viz").experiment_id])
         history = client.get_metric_history(run_id, "probability/date")

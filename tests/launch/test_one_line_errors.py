@@ -53,10 +53,9 @@ ERRORS = {
     "saliency caf\udce9.png": "is not UTF-8 text: rename the file",
     "attack x.png --attack pgd --attack.objective DRL": "there is no objective 'DRL'; did you mean 'DLR'?",
     "attack x.png --attack pgd --eps": "--eps expects a value",
-    "attack x.png --attack pgd --norm l2 --norm linf": "--norm must be given once, got l2 and",
     "attack packaged:chelsea --attack pgd --eps 8": "must be at most 1, got 8",
     "resume nowhere": "nowhere is not a lit_viz run",
-    "log runs/x": "lit-viz log requires --to: see lit-viz log --help",
+    "log": "lit-viz log requires FOLDER: see lit-viz log --help",
     "classes xyzzyx": "no class",
 }
 
