@@ -18,7 +18,7 @@ from lit_viz.errors import LitVizError, find_part
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
-from lit_viz.methods.goals import GOAL, THRESHOLD, check_goals, check_numbers, resolve_class_goal, resolve_goal
+from lit_viz.methods.goals import GOAL, THRESHOLD, check_goals, check_numbers, resolve_goal
 from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.summaries import decision_logits
@@ -83,11 +83,10 @@ class AdversarialExample(AttackTraining):
 
     def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
         """Return the task with label and target, which must differ unless the label is predicted."""
-        if self.network.decision == "number":
-            return resolve_goal(task, logits, self.network)
-        task = check_goal(super().resolve_task(task, logits))
+        if self.network.decision != "number":
+            task = check_goal(super().resolve_task(task, logits))
         if GOAL in task.options:
-            task = resolve_class_goal(task)
+            task = resolve_goal(task, logits, self.network)
         if task.target is not None and task.target == task.label and task.label_source != "predicted":
             raise LitVizError(f"{task.name}: the target must differ from the label {task.target_name}")
         return task

@@ -148,7 +148,7 @@ class ImageTasks(TaskQueue):
         vary: values of ``eps`` (radii of the attack, such as ``4/255``) and of ``target`` by name. Every image has a
             task for each combination, ordered by radius, image and target.
         goal: of attacks on scores that do not exclude each other, such as ``above:V`` or ``vanish``; ``change:T`` is
-            two tasks (see :mod:`~lit_viz.methods.goals`).
+            two tasks (see :meth:`~lit_viz.networks.outputs.Output.parse_goals`).
         normalization: mean and standard deviation by which floating-point arrays and tensors, or the images of a
             dataset, were normalized; of a dataset by default those of its transform.
         seed: seed of the first task; task i uses ``seed + i``. The radii of an image have its seed.
@@ -188,7 +188,7 @@ class ImageTasks(TaskQueue):
             pictures, names = image_inputs(images, normalization)  # type: ignore[arg-type]
             listed = _listed(names, target, label, against)
             tasks, notes = _photograph_tasks(network, listed, targets, seed)
-        super().__init__(with_variants(with_goals(tasks, goal), "eps", sizes), pictures, notes=notes)
+        super().__init__(with_variants(with_goals(tasks, goal, network), "eps", sizes), pictures, notes=notes)
         self.network_classes = network.labels
         self.record_argument("images", names)
         if sizes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,6 +28,30 @@ _SMALLEST_EMBEDDING, _EMBEDDING_MULTIPLE = 64, 32
 Decision = Literal["exclusive", "independent", "number"]
 
 
+#: Goals of attacks by what the scores decide, as users write them.
+_GOALS: dict[Decision, tuple[str, ...]] = {
+    "exclusive": (),
+    "independent": ("vanish", "appear"),
+    "number": ("above:V", "below:V", "change:T with T > 0"),
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where an attack moves a score.
+
+    Attributes:
+        threshold: score that divides success from failure; if ``is_relative``, less the score of the photograph.
+        is_upward: whether the score rises above it, instead of falling below it; None if a target rises and a label
+            falls.
+        is_relative: whether the threshold is relative to the score of the photograph.
+    """
+
+    threshold: float = 0.0
+    is_upward: bool | None = None
+    is_relative: bool = False
+
+
 class Output(Part, ABC):
     """What of a network's return value is scored: a differentiable number for each image and name.
 
@@ -35,7 +61,8 @@ class Output(Part, ABC):
     Attributes:
         decision: what the scores decide; see :data:`Decision`.
         unit: what one score is, for captions of numbers: ``cosine similarity``.
-        goals: kinds of goals of attacks beside those of the decision (:mod:`lit_viz.methods.goals`).
+        goals: kinds of goals ``kind:V`` of attacks beside those of the decision; see :meth:`goal`. They require scores
+            that do not exclude each other.
         box: (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None.
         outline: polygons (x, y) in pixels of the input around a region that is no box, which figures draw; or None.
         backbone: submodule whose last maps Grad-CAM reads by default, where the layers after it have no maps; or None.
@@ -80,6 +107,44 @@ class Output(Part, ABC):
         """
         return self
 
+    def goal(self, kind: str, value: float) -> Goal:
+        """Return the goal ``kind:value`` of one of the kinds :attr:`goals`; by default, the value is the threshold.
+
+        Raises:
+            LitVizError: the value is invalid.
+        """
+        return Goal(value)
+
+    def goal_forms(self, decision: Decision) -> list[str]:
+        """Return the goals of attacks on the scores as users write them, ``above:V``."""
+        return [*_GOALS[decision], *(f"{kind}:V" for kind in self.goals)]
+
+    def parse_goals(self, text: str, decision: Decision) -> dict[str, Goal]:
+        """Return the goals of a text, each by its own text: one, or two of ``change:T``: the score rises, and it falls.
+
+        ``|s - s0|`` has no gradient at the photograph's score s0, so that a change is attempted in either direction.
+
+        Raises:
+            LitVizError: the scores have no such goal, or its number is invalid.
+        """
+        if decision == "exclusive":
+            raise LitVizError("goal applies to scores that do not exclude each other: give target or label")
+        kind, _, number = text.partition(":")
+        value = _finite(number)
+        if decision == "independent" and text in ("vanish", "appear"):
+            return {text: Goal(is_upward=text == "appear")}
+        if value is not None and kind in self.goals:
+            return {text: self.goal(kind, value)}
+        if value is not None and decision == "number":
+            if kind in ("above", "below"):
+                return {text: Goal(value, is_upward=kind == "above")}
+            rise, fall = Goal(value, True, is_relative=True), Goal(-value, False, is_relative=True)
+            if kind in ("rise", "fall"):
+                return {text: rise if kind == "rise" else fall}
+            if kind == "change" and value > 0:
+                return {f"rise:{number}": rise, f"fall:{number}": fall}
+        raise LitVizError(f"goal must be {', '.join(self.goal_forms(decision))}, got {text!r}")
+
     def __call__(self, network: Callable[..., Any], x: Tensor) -> Tensor:
         """Return the scores ``(N, K)`` of a network for normalized images ``(N, C, H, W)``."""
         return self.scores(self.returned(network, x), len(x))
@@ -110,6 +175,15 @@ class Output(Part, ABC):
         with torch.enable_grad():
             leaf = x.clone().requires_grad_()
             return leaf, self(network, leaf * 1)  # a leaf can't be changed in place by the network
+
+
+def _finite(number: str) -> float | None:
+    """Return the number of a goal; None if it is none."""
+    try:
+        value = float(number)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def checked_scores(value: Any, images: int, origin: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lit_viz.networks.outputs import LOGITS, Decision, Logits, Output
+from lit_viz.networks.outputs import LOGITS, Decision, Goal, Logits, Output
 from lit_viz.outputs.detection import Detection
 from lit_viz.outputs.embedding import Embedding
 from lit_viz.outputs.keypoint import Keypoint
@@ -17,6 +17,7 @@ __all__ = [
     "Decision",
     "Detection",
     "Embedding",
+    "Goal",
     "Keypoint",
     "Logits",
     "Output",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_viz.errors import LitVizError, require
-from lit_viz.networks.outputs import Output
+from lit_viz.networks.outputs import Goal, Output
 
 #: Smallest share of which log-odds are computed, and of the rest of the region.
 _SMALLEST_SHARE = 1e-6
@@ -93,6 +93,10 @@ class Share(Region):
         super().__init__(where)
         if isinstance(where, str) and where == "predicted":
             raise LitVizError("where of Share must be everywhere, a box or a mask, got 'predicted'")
+
+    def goal(self, kind: str, value: float) -> Goal:
+        require(0 < value < 1, "goal share:V must have V between 0 and 1", value)
+        return Goal(math.log(value) - math.log1p(-value))
 
     def scores(self, returned: Any, images: int) -> Tensor:
         maps = dense_maps(returned, images, "Share", ("out",))

@@ -21,9 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lit_viz as lv
+from lit_viz.cli import main
+from lit_viz.images.reading import read_png
 from lit_viz.outputs import (
     Detection,
     Embedding,
+    Goal,
     Keypoint,
     Output,
     Region,
@@ -32,6 +35,7 @@ from lit_viz.outputs import (
     ZeroShot,
     as_output,
 )
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.parts import plain_arguments
 from tests.support.verdicts import verdicts
 
@@ -341,6 +345,87 @@ def test_an_attack_moves_the_share_of_a_class(images: Tensor) -> None:
     assert at_once.records[0]["status"] == "skipped"
 
 
+OWN_OUTPUT = """
+import torch
+from torch import nn
+from torch.nn import functional
+from lit_viz.outputs import Output
+
+class Painted(nn.Module):
+    def forward(self, x):
+        return 8 * functional.avg_pool2d(x, 2)
+
+class Overlap(Output):
+    decision, unit, goals = "independent", "IoU", ("iou",)
+
+    def scores(self, returned, images):
+        return self.overlap(returned.softmax(1))
+
+    def final(self, returned, images):
+        return self.overlap(functional.one_hot(returned.argmax(1), 3).movedim(3, 1).to(returned))
+
+    def overlap(self, places):
+        left = torch.zeros_like(places)
+        left[..., :16] = 1
+        return (places * left).sum((2, 3)) / (places + left - places * left).sum((2, 3))
+"""
+
+
+def overlap_of(image: Tensor, color: int) -> float:
+    """Return the overlap (IoU) of the pairs of pixels of a color with the left half."""
+    chosen = (functional.avg_pool2d(image, 2).argmax(0) == color).numpy()
+    left = np.arange(SIDE // 2)[None] < 16
+    return float((chosen & left).sum() / (chosen | left).sum())
+
+
+def test_an_output_outside_the_package_has_goals_of_its_own(
+    images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_overlap.py").write_text(OWN_OUTPUT)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(images[0].mul(255).round().byte().movedim(0, 2).numpy()).save("noise.png")
+    network: dict[str, Any] = {"size": SIDE, "mean": 0.0, "std": 1.0, "labels": ["red", "green", "blue"]}
+    net = lv.load_network("own_overlap:Painted", output="own_overlap:Overlap", **network)
+    how: dict[str, Any] = {"attack": "pgd", "eps": "64/255", "iterations": 40}
+    below = lv.attack(net, "noise.png", label="green", goal="iou:0.05", **how)
+    above = lv.attack(net, "noise.png", target="green", goal="iou:0.5", **how)
+    for run, reaches in ((below, lambda overlap: overlap <= 0.05), (above, lambda overlap: overlap > 0.5)):
+        assert run.records[0]["success_file"] is True
+        assert reaches(overlap_of(run.images[0], 1))
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+    words = "attack noise.png --label green --goal iou:0.05 --attack pgd --eps 64/255 --iterations 40 --out run"
+    words += f" --network own_overlap:Painted --network.output own_overlap:Overlap --network.size {SIDE}"
+    words += " --network.mean 0 --network.std 1 --network.labels labels.txt --wandb disabled"
+    main(words.split())
+    (record,) = FolderStorage.open(tmp_path / "run").records()
+    assert record["success_file"] is True
+    assert overlap_of(read_png(tmp_path / "run" / record.file), 1) <= 0.05
+    with pytest.raises(lv.LitVizError, match=r"^goal must be vanish, appear, iou:V, got 'share:0.1'$"):
+        lv.attack(net, "noise.png", label="green", goal="share:0.1")
+
+
+class Darkness(Output):
+    """The mean of an image, which the goal ``dim:V`` lowers by V."""
+
+    decision = "number"
+    goals = ("dim",)
+
+    def goal(self, kind: str, value: float) -> Goal:
+        return Goal(-value, is_upward=False, is_relative=True)
+
+    def scores(self, returned: Any, images: int) -> Tensor:
+        return returned.mean((1, 2, 3))[:, None]
+
+
+def test_an_own_goal_states_its_direction_and_is_relative_to_the_photograph(images: Tensor) -> None:
+    net = load(nn.Identity(), Darkness(), mean=0.0, std=1.0)
+    run = lv.attack(net, images[:1], goal="dim:0.02", attack="pgd", eps="16/255", iterations=20)
+    (record,) = run.records
+    assert record["success_file"] is True
+    assert float(run.images[0].mean()) <= float(images[0].mean()) - 0.02
+    assert record["score_before"] == pytest.approx(float(images[0].mean()), abs=1e-5)
+
+
 class Bright(Output):
     """Independent decisions on the mean of each color."""
 
@@ -363,8 +448,8 @@ def test_classes_vanish_and_appear(images: Tensor) -> None:
         at_once = lv.attack(net, images[:1], target="red", goal="appear", **how)
     assert at_once.records[0]["status"] == "skipped"
     for goal, message in (
-        ("above:3", "goal of Painted must be vanish, appear, got 'above:3'"),
-        ("share:0.1", "goal of"),
+        ("above:3", "^goal must be vanish, appear, got 'above:3'$"),
+        ("share:0.1", "^goal must be vanish, appear, got 'share:0.1'$"),
     ):
         with pytest.raises(lv.LitVizError, match=message):
             lv.attack(net, images, target="green", goal=goal)
