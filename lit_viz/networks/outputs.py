@@ -227,6 +227,8 @@ class Logits(Output):
         return logits_of(returned, images)
 
 
+Logits.__module__ = "lit_viz.outputs"  # the path that records have, beside the other outputs
+
 #: The output of networks.
 LOGITS = Logits()
 

@@ -92,6 +92,9 @@ class Embedding(Output):
 
 def _listed_references(references: Any) -> list[str | Tensor]:
     """Return files and pictures ``(C, H, W)`` in the order of the references."""
+    if isinstance(references, list) and references and isinstance(references[0], list):  # as a configuration has them
+        values = torch.tensor(references)
+        references = values if values.is_floating_point() else values.byte()
     pictures, names = image_inputs(references)
     remaining = iter(pictures)
     listed: list[str | Tensor] = []

@@ -25,7 +25,7 @@ from lit_viz.outputs.regression import Regression
 from lit_viz.outputs.zero_shot import ZeroShot
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import remark
-from lit_viz.utils.parts import construct, hints_of
+from lit_viz.utils.parts import construct, has_instances, hints_of
 
 #: Outputs by name.
 OUTPUTS: dict[str, type[Output]] = {
@@ -110,9 +110,14 @@ def load_recorded(arguments: Mapping[str, Any]) -> Network:
     for key in given:
         if key not in hints_of(load_network):
             raise LitVizError(f"network.{key} is not an argument{did_you_mean(key, hints_of(load_network))}")
-    output = as_output(given.pop("output", None))
+    output = given.pop("output", None)
+    if has_instances(output):
+        raise LitVizError(
+            f"the run was started with an output of Python that a configuration can't hold ({output}): continue in "
+            "Python with lit_viz.resume(folder, network) or check(folder, network)"
+        )
     try:
-        return load(name, output=output, **given)
+        return load(name, output=as_output(output), **given)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -167,6 +167,8 @@ def region_mask(where: Any, size: tuple[int, int]) -> Tensor:
         LitVizError: the region is empty or extends beyond the input, the mask has another size, or it is neither.
     """
     height, width = size
+    if isinstance(where, list) and isinstance(where[0], list):  # as a configuration has a small mask
+        where = torch.tensor(where)
     if isinstance(where, (str, Path)):
         mask = _read_mask(where)
     elif isinstance(where, (Tensor, np.ndarray)) and where.ndim == 2:

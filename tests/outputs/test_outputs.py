@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from functools import partial
@@ -24,6 +25,7 @@ import lit_viz as lv
 from lit_viz.cli import main
 from lit_viz.images.reading import read_png
 from lit_viz.outputs import (
+    OUTPUTS,
     Detection,
     Embedding,
     Goal,
@@ -36,7 +38,7 @@ from lit_viz.outputs import (
     as_output,
 )
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.utils.parts import plain_arguments
+from lit_viz.utils.parts import plain_arguments, public_path
 from tests.support.verdicts import verdicts
 
 SIDE = 64
@@ -651,3 +653,42 @@ def test_goals_of_numbers(goal: str | None, message: str, images: Tensor) -> Non
         lv.attack(net, images, goal=goal)
     with pytest.raises(lv.LitVizError, match="goal applies to"):
         lv.attack(lv.load_network(body(), size=SIDE, mean=0.0, std=1.0), images, goal="above:1")
+
+
+def factory() -> nn.Module:
+    torch.manual_seed(3)
+    return body()
+
+
+@pytest.mark.parametrize("kind", ["float", "uint8", "named", "mask"])
+def test_small_images_of_an_output_are_read_back_from_a_configuration(kind: str, images: Tensor) -> None:
+    """A configuration holds lists in their place."""
+    small = images[:, :, :16, :16]
+    given: dict[str, Output] = {
+        "float": Embedding(small),
+        "uint8": Embedding([small[0].mul(255).byte()]),
+        "named": Embedding({"first": small[0], "second": small[1]}),
+        "mask": Region((torch.rand(SIDE, SIDE) > 0.5).int()),
+    }
+    recorded = json.loads(json.dumps(plain_arguments(given[kind])))
+    network = Painted() if kind == "mask" else body()
+    expected, restored = load(network, given[kind]), load(network, as_output(recorded))
+    assert torch.equal(restored.scores(images), expected.scores(images))
+    assert restored.labels == expected.labels
+
+
+def test_a_run_with_a_large_reference_is_resumed_in_python(tmp_path: Path, images: Tensor) -> None:
+    net = lv.load_network(f"{__name__}:factory", output=Embedding(images[0]), size=SIDE)
+    run = lv.saliency(net, images[1:], captum="none", out=tmp_path / "run", logger=None)
+    message = (
+        "started with an output of Python that a configuration can't hold (Embedding (instance)): continue in Python"
+    )
+    with pytest.raises(lv.LitVizError, match=re.escape(message)):
+        lv.resume(tmp_path / "run")
+    resumed = lv.resume(tmp_path / "run", net)
+    assert [record.to_dict() for record in resumed.records] == [record.to_dict() for record in run.records]
+
+
+@pytest.mark.parametrize("kind", OUTPUTS.values())
+def test_records_name_an_output_by_its_public_path(kind: type[Output]) -> None:
+    assert public_path(kind) == f"lit_viz.outputs.{kind.__name__}"
