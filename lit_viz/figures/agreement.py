@@ -71,7 +71,7 @@ class _ComparedMap:
 
 
 def _compared(result: CrossCheck, outcomes: Sequence[Outcome]) -> list[_ComparedMap]:
-    """Return the compared maps whose reference is kept."""
+    """Return the compared maps with a stored reference."""
     by_index = {outcome.record.index: outcome for outcome in outcomes}
     rows = []
     for index, (agreement, reference) in result.agreements.items():

@@ -68,7 +68,7 @@ def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def _with_pictures(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the attacked images whose original and result are known."""
+    """Return the attacked images with both their original and their result."""
     attacked = []
     for outcome in outcomes:
         if isinstance(outcome.record, AdversarialRecord):

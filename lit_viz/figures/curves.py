@@ -72,8 +72,8 @@ def _limit_values(axes: Axes, curve: Curve, is_share: bool) -> None:
 
 
 def _label_iterations(axes: Axes, iterations: Sequence[int]) -> None:
-    """Limit the horizontal axis to the first and the last iteration, and label them and all between whose labels do
-    not overlap."""
+    """Limit the horizontal axis to the first and the last iteration, and label both and the iterations between,
+    unless their labels overlap."""
     iterations = sorted(set(iterations))
     first, last = iterations[0], iterations[-1]
     axes.set_xlim(first, max(last, first + 1))
@@ -113,7 +113,7 @@ def _round_iterations(iterations: Sequence[int]) -> list[int]:
 
 
 def goal_name(record: AdversarialRecord | PerturbedImageRecord) -> str:
-    """Return the class whose probability an attack changes: the target, or the label of an untargeted attack."""
+    """Return the class of the attacked probability: the target, or the label of an untargeted attack."""
     return record.target_name or record.label_name or "its label"
 
 
@@ -267,7 +267,7 @@ class _RobustCurve:
 
 
 def _end(curve: _RobustCurve) -> float:
-    """Return the sort key of a curve in the key: the curves in order of their ends, from the top down."""
+    """Return the sort key of a curve in the key: the curves in order of their final values, from the top down."""
     return -curve.points[-1].accuracy if curve.points else 1.0
 
 

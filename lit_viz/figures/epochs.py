@@ -66,10 +66,10 @@ def read_epochs(folder: str | Path, notify: Notify = remark) -> dict[int, list[O
 
     Args:
         folder: ``out`` of a probe.
-        notify: receives a line for each epoch that can't be verified, which is left out.
+        notify: receives a line for each epoch that is omitted because it can't be verified.
 
     Raises:
-        LitVizError: no epoch is left.
+        LitVizError: no epoch can be verified.
     """
     epochs = {}
     for path in sorted(Path(folder).glob(f"{_PREFIX}*")):
@@ -93,7 +93,7 @@ def read_epochs(folder: str | Path, notify: Notify = remark) -> dict[int, list[O
 
 
 def epoch_figure(folder: str | Path) -> Figure:
-    """Draw what a probe has found by epoch: an image per class or photograph, or the robust accuracy.
+    """Draw the results of a probe by epoch: an image per class or photograph, or the robust accuracy.
 
     Args:
         folder: ``out`` of a probe (:class:`~lit_viz.callbacks.probes.Probe`).
@@ -108,17 +108,17 @@ def _figure(epochs: dict[int, list[Outcome]]) -> Figure:
     if _is_robustness(epochs):
         return _robustness_figure(epochs)
     numbers = list(epochs)
-    shown = evenly(numbers, MOST_EPOCHS)
+    selected = evenly(numbers, MOST_EPOCHS)
     evolutions = _evolutions(epochs)[:MOST_TILES]
     photographs = _photographs(epochs)[:MOST_TILES]
     has_photographs = any(photograph is not None for photograph in photographs)
-    columns = [f"epoch {epoch}" for epoch in shown]
+    columns = [f"epoch {epoch}" for epoch in selected]
     if has_photographs:
         columns.insert(0, "image")
     methods = _methods(epochs)[:MOST_TILES]
     rows, names, caption = [], [], ""
     for evolution, photograph, method in zip(evolutions, photographs, methods, strict=True):
-        row = _row(evolution, shown)
+        row = _row(evolution, selected)
         if has_photographs:
             row.insert(0, None if photograph is None else Cell(pixels(photograph)))
         rows.append(row)

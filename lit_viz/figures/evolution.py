@@ -115,10 +115,10 @@ class _RowSizes:
 
 def _task_rows(task: Evolution, sizes: _RowSizes) -> Grid:
     """Return the name of a task, a row of images by iteration, and the curve."""
-    shown = evenly(task.frames, sizes.columns)
-    iterations = [iteration for iteration, _ in shown]
+    frames = evenly(task.frames, sizes.columns)
+    iterations = [iteration for iteration, _ in frames]
     cells = []
-    for iteration, picture in shown:
+    for iteration, picture in frames:
         notes = [task.value_text(iteration)]
         cells.append(Cell(pixels(picture), notes, sizes.cell, f"iteration {iteration}", lines=1))
     name = Text(task.name, sizes.width, HEADING, lines=None, weight="bold")
@@ -133,10 +133,10 @@ def save_evolution(tasks: Sequence[Evolution], path: Path, most_frames: int = MO
     """Write the evolution of tasks as a repeating GIF with the iteration below; the last frame is held.
 
     Args:
-        tasks: drawn as tiles, those with more than two frames first; tasks without frames are omitted. A tile shows
+        tasks: drawn as tiles, tasks with more than two frames first; tasks without frames are omitted. A tile shows
             the latest frame up to the iteration.
         path: of the .gif.
-        most_frames: maximum number of iterations, fewer for large tiles; evenly spaced with both ends.
+        most_frames: maximum number of iterations, fewer for large tiles; evenly spaced from the first to the last.
 
     Returns:
         The path, or None without any frame.

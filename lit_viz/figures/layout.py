@@ -1,7 +1,7 @@
 """Layout of figures: images, text and plots in nested grids.
 
 A figure is a tree of blocks that compute their size in inches from their content. :func:`compose` draws a tree at a
-resolution at which each pixel of an image is a square of whole dots: no pixel is interpolated or lost.
+resolution at which each pixel of an image is a square of whole dots: no pixel is interpolated or omitted.
 """
 
 from __future__ import annotations
@@ -140,9 +140,9 @@ class Text:
 def outline(axes: Axes, box: Sequence[float], color: str = COLORS[1], line: str = "-") -> None:
     """Outline a box (x0, y0, x1, y1) in pixels of the image that axes of the default width show."""
     inset = _BOX_LINE / 2 / 72 * axes.images[0].get_size()[1] / CELL  # half a line in pixels: lines stay inside the box
-    left, top, right, bottom = box
-    corner = (left - 0.5 + inset, top - 0.5 + inset)  # pixel k extends from k - 0.5 to k + 0.5
-    width, height = right - left - 2 * inset, bottom - top - 2 * inset
+    x0, y0, x1, y1 = box
+    corner = (x0 - 0.5 + inset, y0 - 0.5 + inset)  # pixel k extends from k - 0.5 to k + 0.5
+    width, height = x1 - x0 - 2 * inset, y1 - y0 - 2 * inset
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=color, linestyle=line, lw=_BOX_LINE))
 
 
@@ -194,8 +194,8 @@ class Cell:
 
     def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw the image without interpolation, its corner on a whole dot; frame it if its border is white."""
-        left, top = round(x * figure.dpi) / figure.dpi, round(y * figure.dpi) / figure.dpi
-        axes = axes_at(figure, left, top, self.width, self.picture_height)
+        x, y = round(x * figure.dpi) / figure.dpi, round(y * figure.dpi) / figure.dpi
+        axes = axes_at(figure, x, y, self.width, self.picture_height)
         axes.imshow(self.picture, interpolation="none", aspect="auto")
         axes.set_axis_off()
         if self._has_white_border():
@@ -212,9 +212,9 @@ class Cell:
 def _draw_frame(figure: Figure, axes: Axes) -> None:
     """Draw a line around the image of some axes."""
     outset = (_FRAME / 72 + 1 / figure.dpi) / 2  # matplotlib draws lines at whole dots: cover no pixel
-    left, bottom, width, height = axes.get_position().bounds
+    x0, y0, width, height = axes.get_position().bounds
     dx, dy = outset / figure.get_size_inches()
-    outline = Rectangle((left - dx, bottom - dy), width + 2 * dx, height + 2 * dy, fill=False)
+    outline = Rectangle((x0 - dx, y0 - dy), width + 2 * dx, height + 2 * dy, fill=False)
     outline.set(edgecolor=RULE, linewidth=_FRAME, transform=figure.transFigure)
     figure.add_artist(outline)
 

@@ -36,14 +36,14 @@ def localization_figure(result: Localization) -> Figure | None:
     header: list[Block | None] = [Text("", HEAD), *titles(["photograph", "map", "seeds", "mask", "box"], CELL)]
     grids = []
     for first in range(0, len(drawn), length):
-        rows = [_localized(outcome, found) for outcome, found in drawn[first : first + length]]
+        rows = [_localized(*pair) for pair in drawn[first : first + length]]
         grids.append(Grid([header, *rows]))
     return compose(Grid([grids], gap=GROUP_GAP), _caption(drawn, len(result.maps)))
 
 
 def _caption(drawn: Sequence[tuple[Outcome, LocalizedMap]], total: int) -> str:
     reference = ""
-    if any(found.evidence.true_boxes for _, found in drawn):
+    if any(localized.evidence.true_boxes for _, localized in drawn):
         reference = ", reference boxes dashed in green. IoU: with the best reference box of any class"
     return (
         f"{selection(len(drawn), total, 'maps')}Each map has its own scale; {clipping(True)}. Seeds: object "
@@ -53,27 +53,27 @@ def _caption(drawn: Sequence[tuple[Outcome, LocalizedMap]], total: int) -> str:
     )
 
 
-def _localized(outcome: Outcome, found: LocalizedMap) -> list[Block | None]:
-    photograph = pixels(found.photograph.pixels)
+def _localized(outcome: Outcome, localized: LocalizedMap) -> list[Block | None]:
+    photograph = pixels(localized.photograph.pixels)
     seeds = mask = None
-    if found.segment is not None:
+    if localized.segment is not None:
         dark = np.repeat(photograph.mean(2, keepdims=True) * 0.35, 3, axis=2).astype(np.uint8)
         colored = dark.copy()
-        colored[found.segment.seeds > 0] = _levels(_ORANGE)
-        colored[found.segment.seeds < 0] = _levels(_BLUE)
-        seeds, mask = Cell(colored), Cell(np.where(found.segment.mask[..., None], photograph, dark))
+        colored[localized.segment.seeds > 0] = _levels(_ORANGE)
+        colored[localized.segment.seeds < 0] = _levels(_BLUE)
+        seeds, mask = Cell(colored), Cell(np.where(localized.segment.mask[..., None], photograph, dark))
     notes = []
-    if found.evidence.iou is not None:
-        notes.append(f"IoU {found.evidence.iou:.2f}")
-    if found.evidence.error:
-        notes.append(found.evidence.error)
+    if localized.evidence.iou is not None:
+        notes.append(f"IoU {localized.evidence.iou:.2f}")
+    if localized.evidence.error:
+        notes.append(localized.evidence.error)
     return [
         head(outcome.name, notes=title_of(getattr(outcome.record, "method", ""))),
         Cell(photograph),
-        Cell(pixels(heat(found.values, clip_limits([found.values])[0])), map_notes(found.values)),
+        Cell(pixels(heat(localized.values, clip_limits([localized.values])[0])), map_notes(localized.values)),
         seeds,
         mask,
-        Cell(photograph, notes, lines=5, annotate=partial(_draw_boxes, found)),
+        Cell(photograph, notes, lines=5, annotate=partial(_draw_boxes, localized)),
     ]
 
 
@@ -82,9 +82,9 @@ def _levels(color: str) -> list[int]:
     return [round(255 * share) for share in to_rgb(color)]
 
 
-def _draw_boxes(found: LocalizedMap, axes: Axes) -> None:
+def _draw_boxes(localized: LocalizedMap, axes: Axes) -> None:
     """Outline the boxes, reference boxes last: an equal box would hide them."""
-    if found.segment is not None:
-        outline(axes, found.segment.box, _ORANGE)
-    for box in found.evidence.true_boxes:
-        outline(axes, found.photograph.from_original(box).tolist(), _GREEN, "--")
+    if localized.segment is not None:
+        outline(axes, localized.segment.box, _ORANGE)
+    for box in localized.evidence.true_boxes:
+        outline(axes, localized.photograph.from_original(box).tolist(), _GREEN, "--")

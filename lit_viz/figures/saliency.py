@@ -168,7 +168,7 @@ def overlaid_maps(
 
 
 def _limit_labels(signed: bool) -> tuple[str, str]:
-    """Return the labels of a color bar whose limit is noted beneath each map."""
+    """Return the labels of a color bar. The limit of each map is noted beneath it."""
     return ("−limit", "limit") if signed else ("0", "limit")
 
 
@@ -188,7 +188,7 @@ def _caption(scales: Sequence[ColorScale], reducers: Mapping[str, str], scale: S
 
 
 def _reduction_text(reducers: Mapping[str, str]) -> str:
-    """Return the reduction of the channels as a sentence: that of the first method, and those that differ from it."""
+    """Return the reduction of the channels as a sentence: of the first method, and of methods that differ from it."""
     methods: dict[str, list[str]] = {}
     for method, how in reducers.items():
         methods.setdefault(reducer(how).description, []).append(method)

@@ -76,7 +76,7 @@ def microscope(
 
     Args:
         network: the network, as in :func:`~lit_viz.visualize`.
-        layers: names of layers, or patterns such as ``"blocks.*"``; those that end in channels or features.
+        layers: names of layers with channels or features, or patterns such as ``"blocks.*"``.
         images: photographs, as files or folders.
         out: folder with ``site/index.html``, and a run folder per layer in ``layers/``.
         channel: units of each layer: numbers, ``"3,14-20"`` or ``"all"``.
@@ -193,8 +193,7 @@ def matching_layers(network: Network, patterns: str | Sequence[str]) -> list[str
         LitVizError: a pattern matches none.
     """
     given = patterns.split(",") if isinstance(patterns, str) else list(patterns)
-    found = layouts(network)
-    usable = [name for name, layout in found.items() if name and layout.kind != "other"]
+    usable = [name for name, layout in layouts(network).items() if name and layout.kind != "other"]
     chosen: list[str] = []
     for pattern in given:
         matches = fnmatch.filter(usable, pattern.strip())
@@ -227,7 +226,7 @@ def photograph_files(images: Photographs) -> list[str]:
 
 
 def _reporter(notify: Notify, total: int, noun: str) -> Callable[[int], None]:
-    """Return a function that reports how many photographs or pages are done, and the time left."""
+    """Return a function that reports how many photographs or pages are done, and the remaining time."""
     started = reported = time.monotonic()
 
     def report(done: int) -> None:
@@ -236,7 +235,7 @@ def _reporter(notify: Notify, total: int, noun: str) -> Callable[[int], None]:
         if now - reported < _STEP:
             return
         reported = now
-        left = (now - started) / done * (total - done)
-        notify(f"{done} of {pluralize(total, noun)}, {left:.0f} s left")
+        remaining = (now - started) / done * (total - done)
+        notify(f"{done} of {pluralize(total, noun)}, {remaining:.0f} s left")
 
     return report

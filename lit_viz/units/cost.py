@@ -30,7 +30,7 @@ def cost_text(
     iterations: int | None = None,
 ) -> str:
     """Return evaluations, time and disk space of a microscope, from the time of a step in each layer."""
-    found = layouts(network)
+    by_layer = layouts(network)
     files = photograph_files(images)
     costs = []
     units = 0
@@ -43,11 +43,11 @@ def cost_text(
         module, tasks, _ = method_form(COMMANDS["visualize"], selection, network).build(network)
         assert isinstance(module, ClassVisualization)
         costs.append(run_cost(module, tasks))
-        count = len(parse_channels(channel, found[layer].channels))
+        count = len(parse_channels(channel, by_layer[layer].channels))
         units += count
         size += count * (_PAGE_BYTES + _COPIES * network.channels * prod(module.picture))
-        size += _FLOAT_BYTES * len(files) * found[layer].channels
+        size += _FLOAT_BYTES * len(files) * by_layer[layer].channels
     return (
-        f"{format_cost(costs)}. Besides: {pluralize(len(files), 'photograph')} once, "
+        f"{format_cost(costs)}. In addition: {pluralize(len(files), 'photograph')} once, "
         f"{2 * TOP * units:,} forwards for the classes, and about {size / 1e6:,.0f} MB of disk"
     )

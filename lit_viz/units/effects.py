@@ -70,11 +70,11 @@ class ClassEffects:
         self._unchanged: dict[int, Tensor] = {}
 
     def of(self, unit: int, photographs: Mapping[int, Tensor], mean: float) -> Tensor:
-        """Return the scores of photographs less those with a unit at its mean, ``(K,)``, averaged over them.
+        """Return the mean change of the scores of photographs by setting a unit to its mean, ``(K,)``.
 
         Args:
             unit: channel or feature.
-            photographs: those that activate the unit most, ``(C, H, W)`` in [0, 1] by place.
+            photographs: with the largest activations of the unit, ``(C, H, W)`` in [0, 1] by place.
             mean: its mean activation over all photographs.
         """
         layer = self._objective.layer

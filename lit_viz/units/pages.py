@@ -40,9 +40,9 @@ from lit_viz.utils.files import atomic_write
 _CLASSES = 5  # raised and lowered
 _THUMBNAIL = 96  # pixels
 _BINS = 40
-#: A synthetic activation of so many times the largest of a photograph is flagged; clean units reached 8.1 times.
-SILENT = 10.0
-#: A unit is flagged if its share at half contrast lies so many robust standard deviations above the others.
+#: Synthetic activations above this multiple of the largest of a photograph are flagged; clean units reached 8.1.
+MAX_RATIO = 10.0
+#: A unit is flagged if its share at half contrast is so many robust standard deviations above the others.
 HILL = 2.5
 #: Largest standard deviation of a synthetic image that is called gray; the initial noise has 0.01.
 _GRAY = 0.02
@@ -71,7 +71,7 @@ class Histogram:
 
     Attributes:
         bars: heights, square roots of counts.
-        low, high: activations at both ends.
+        low, high: smallest and largest activation.
         synthetic: position of the synthetic image.
     """
 
@@ -96,8 +96,8 @@ class UnitPage:
         naturalness: how the synthetic image passes through the layers up to this one, compared with its photographs.
         half: share of the activation that the synthetic image reaches at half its contrast, from a mid-gray image on;
             None if the activation does not grow.
-        deviation, half_deviation: how far the figure of its own layer, and ``half``, lie from those of the other units,
-            in robust standard deviations; None where not decidable.
+        deviation, half_deviation: distances of the figure of its own layer, and of ``half``, from the median of the
+            units, in robust standard deviations; None where not decidable.
         gray: why the synthetic image is gray, in a sentence; empty if it is not.
     """
 
@@ -143,15 +143,15 @@ class UnitPage:
 
     @property
     def flag(self) -> str:
-        """Why the picture is not to be believed, in a word; empty if nothing speaks against it.
+        """Reason why the synthetic image may be misleading, in a word; empty without one.
 
-        ``silent``: no photograph activates the unit above its :attr:`level`; or its synthetic image does so
-        :data:`SILENT` times as much as any of them, or owes more than half of that to channels that none activates.
-        ``unnatural``: the figure of its own layer lies :data:`UNNATURAL` robust standard deviations below those of the
-        other units, or ``half`` lies :data:`HILL` above theirs: the activation does not grow towards the picture as
-        towards others, but has a hill around it.
+        ``silent``: no photograph activates the unit above its :attr:`level`; or its synthetic image does so by more
+        than :data:`MAX_RATIO` times the largest activation of a photograph; or more than half of this activation is due
+        to channels that no photograph activates.
+        ``unnatural``: the figure of its own layer is :data:`UNNATURAL` robust standard deviations below the median of
+        the units, or ``half`` is :data:`HILL` above it: the activation has a narrow maximum at the image.
         """
-        is_beyond = self.ratio is None or self.ratio > SILENT
+        is_beyond = self.ratio is None or self.ratio > MAX_RATIO
         growth = self.synthetic - self.level
         is_detour = self.held is not None and growth > 0 and self.held - self.level < _LEAST_HELD * growth
         if is_beyond or is_detour:
@@ -181,7 +181,7 @@ class UnitPage:
 def unit_pages(
     network: Network,
     run: Run,
-    found: LayerSurvey,
+    survey: LayerSurvey,
     photographs: Sequence[str],
     site: Path,
     silence: Silence,
@@ -192,21 +192,21 @@ def unit_pages(
     Args:
         network: the network.
         run: with the synthetic images of the layer.
-        found: survey of the layer.
+        survey: of the layer.
         photographs: files of the survey.
         site: folder of the pages.
         silence: channels that no photograph of the survey activates.
         progress: called with the number of pages after each.
     """
-    layer = found.layer
+    layer = survey.layer
     for name in ("images", "thumbnails", "crops"):
         (site / name).mkdir(parents=True, exist_ok=True)
     field = receptive_field(network, layer)
     outcomes = _finished(run)
     others = other_images(len(photographs))
-    needed = chain(others, *(found.most_active(unit) for unit in outcomes))
+    needed = chain(others, *(survey.most_active(unit) for unit in outcomes))
     natural_images = NaturalImages(network, compared_layers(network, layer), photographs, needed)
-    means = found.activations.mean(0)
+    means = survey.activations.mean(0)
     objective = channel_of(network, layer)
     class_effects = ClassEffects(network, objective)
     pages = []
@@ -218,7 +218,7 @@ def unit_pages(
         picture = Image.fromarray(to_uint8(image))
         save_picture(picture, site / "images" / f"{name}.png")
         save_thumbnail(picture, site / "thumbnails" / f"{name}.jpg")
-        images, crops = _crops(network, found, unit, photographs, field, site / "crops" / name)
+        images, crops = _crops(network, survey, unit, photographs, field, site / "crops" / name)
         effects = class_effects.of(unit, images, float(means[unit]))
         order = effects.argsort(descending=True).tolist()
         classes = [(network.labels[k], float(effects[k])) for k in order]
@@ -232,11 +232,11 @@ def unit_pages(
                 synthetic=synthetic,
                 held=_held_activation(network, silence, objective, image, unit),
                 half=_half_share(network, objective, image, unit, synthetic),
-                activations=found.activations[:, unit],
+                activations=survey.activations[:, unit],
                 crops=crops,
                 raised=classes[:_CLASSES],
                 lowered=classes[::-1][:_CLASSES],
-                naturalness=natural_images.compare(image, found.most_active(unit), others),
+                naturalness=natural_images.compare(image, survey.most_active(unit), others),
                 gray=_gray_reason(network, objective, image, unit),
             )
         )
@@ -246,19 +246,19 @@ def unit_pages(
 
 def _finished(run: Run) -> dict[int, Outcome]:
     """Return the finished images of a run by unit."""
-    found: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
     for outcome in run.outcomes:
         record = outcome.record
         if record.status == "done" and isinstance(record, LayerImageRecord) and record.channel is not None:
-            found.setdefault(record.channel, outcome)
-    return found
+            outcomes.setdefault(record.channel, outcome)
+    return outcomes
 
 
 def with_deviations(pages: Sequence[UnitPage]) -> list[UnitPage]:
-    """Return the pages of the units of a layer, with how far each unit lies from the others.
+    """Return the pages of the units of a layer with their robust standard deviations.
 
-    Units that no photograph activates are left out, and those of which the synthetic image reaches less than half of
-    the activation by their photographs: their maximization failed.
+    Units that no photograph activates are omitted, and units of which the synthetic image reaches less than half of the
+    activation by their photographs: their maximization failed.
     """
     figures: list[float | None] = []
     halves: list[float | None] = []
@@ -290,7 +290,7 @@ def save_picture(image: Image.Image, file: Path, **options: Any) -> None:
 
 def _crops(
     network: Network,
-    found: LayerSurvey,
+    survey: LayerSurvey,
     unit: int,
     photographs: Sequence[str],
     field: tuple[int, int],
@@ -300,14 +300,14 @@ def _crops(
     field."""
     images = {}
     crops = []
-    for rank, index in enumerate(found.most_active(unit)):
+    for rank, index in enumerate(survey.most_active(unit)):
         path = photographs[index]
         pixels = read_input(network, path)
-        x0, y0, x1, y1 = crop_box(found.places[unit, rank].tolist(), field, network.size)
+        x0, y0, x1, y1 = crop_box(survey.places[unit, rank].tolist(), field, network.size)
         file = prefix.with_name(f"{prefix.name}_{rank}.jpg")
         save_picture(Image.fromarray(to_uint8(pixels[:, y0:y1, x0:x1])), file, quality=88)
         images[index] = pixels
-        crops.append(Crop(f"crops/{file.name}", Path(path).stem, float(found.activations[index, unit])))
+        crops.append(Crop(f"crops/{file.name}", Path(path).stem, float(survey.activations[index, unit])))
     return images, crops
 
 
@@ -329,7 +329,7 @@ def _gray_reason(network: Network, objective: Channel, image: Tensor, unit: int)
     maps = objective.maps(Outputs(torch.zeros(1, 0), torch.zeros(1), activations))
     (gradient,) = torch.autograd.grad(maps[0, unit].mean(), inputs)
     if gradient.ne(0).any():
-        return "the optimization ended in an image without contrast, although the unit has a gradient there"
+        return "the optimized image has no contrast, although the unit has a gradient there"
     return (
         "the unit does not respond to the nearly uniform image that the optimization starts from, and its gradient is "
         "zero there, so that the image did not change"
@@ -347,7 +347,7 @@ def _half_share(network: Network, objective: Channel, image: Tensor, unit: int, 
 
 
 def _held_activation(network: Network, silence: Silence, objective: Channel, image: Tensor, unit: int) -> float:
-    """Return the activation of a unit by its synthetic image without silent channels."""
+    """Return the activation of a unit by its synthetic image with constant channels at their value for photographs."""
     return _mean(objective, silence.held(resize(image[None], network.size), objective.layer), unit)
 
 

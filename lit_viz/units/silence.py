@@ -1,7 +1,7 @@
-"""Channels that no photograph activates, and what the synthetic image of a unit owes to them.
+"""Channels that no photograph activates, and their contribution to the activation of a unit by its synthetic image.
 
-Silent channels can give a unit any picture and leave what it does with natural images unchanged (Geirhos et al. 2024,
-arXiv:2306.04719, section 3.2); so does a detector of synthetic images (section 3.1), which is silent for natural ones.
+Silent channels can give a unit any synthetic image without a change of its activations by natural images (Geirhos et
+al. 2024, arXiv:2306.04719, section 3.2); so can a detector of synthetic images (section 3.1).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Silence:
             return self._network.activations(images, layers)
 
     def held(self, images: Tensor, layer: str) -> Tensor:
-        """Return the activation of a layer by images ``(N, C, H, W)`` while silent channels of other layers keep their
+        """Return the activation of a layer by images ``(N, C, H, W)`` with constant channels of other layers at their
         value for photographs."""
         others = {name: module for name, module in self._modules.items() if name != layer}
         parts = []
@@ -69,12 +69,12 @@ class Silence:
                 calls[name] += 1
                 if call not in self._low:
                     return output
-                is_silent = self._low[call] == self._high[call]
-                if not is_silent.any():
+                is_constant = self._low[call] == self._high[call]
+                if not is_constant.any():
                     return output
                 shape = [1] * output.ndim
                 shape[self._dimensions[name]] = -1
-                return torch.where(is_silent.view(shape), self._low[call].view(shape), output)
+                return torch.where(is_constant.view(shape), self._low[call].view(shape), output)
 
             with torch.no_grad(), hooked(others, hold):
                 parts.append(self._network.activations(part, [layer])[layer])

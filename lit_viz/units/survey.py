@@ -81,7 +81,7 @@ def survey(
     Args:
         network: the network.
         layers: names of the layers.
-        photographs: files; those that can't be read are left out.
+        photographs: files; unreadable files are omitted.
         folder: receives a file of activations per layer.
         progress: called with the number of photographs after each batch.
         silence: receives the photographs as well, to find the channels that none activates.
