@@ -38,7 +38,7 @@ _LONG_VALUE = re.compile(
 
 
 def _shortened(value: re.Match[str]) -> str:
-    """Return both ends of a long value in one line."""
+    """Return the beginning and the end of a long value in one line."""
     text = " ".join(value[0].split())
     return f"{text[:60]} ... {text[-20:]}"
 
@@ -46,7 +46,7 @@ def _shortened(value: re.Match[str]) -> str:
 class LitVizError(Exception):
     """An error that the user can correct. The command line prints the message without a traceback.
 
-    Values of more than 200 characters are shortened to their ends.
+    Values of more than 200 characters are shortened to their beginning and end.
 
     Args:
         message: one sentence: the constraint, the value, and at most one suggestion.
@@ -63,7 +63,7 @@ class LitVizError(Exception):
 
     @property
     def as_option(self) -> str:
-        """The message, whose first word is the option of its argument: dashes in place of underscores."""
+        """The message with dashes in place of underscores in its first word, if this is the argument."""
         message = str(self)
         if self.argument is None or not message.startswith(f"{self.argument} "):
             return message
@@ -76,7 +76,7 @@ class WriteError(LitVizError):
 
 
 class ChangedInput(LitVizError):
-    """An input image is not the one that the run has read before. The run ends: its results are of the first one."""
+    """An input image differs from the one that the run has read before. The run stops."""
 
 
 class NetworkError(RuntimeError):
@@ -116,17 +116,17 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     if not near:
         return ""
     names = []
-    for found in list(near)[:limit]:
-        suggestion = by_folded[found]
+    for folded in list(near)[:limit]:
+        suggestion = by_folded[folded]
         names.append(suggestion if suggestion.startswith("--") else repr(suggestion))
     return f"; did you mean {' or '.join(names)}?"
 
 
 def find_part(name: str, classes: Mapping[str, type[T]], noun: str) -> type[T]:
     """Return the class with a short name, in any case, with or without dashes and underscores."""
-    wanted = _letters(name)
+    letters = _letters(name)
     for key, part in classes.items():
-        if _letters(key) == wanted:
+        if _letters(key) == letters:
             return part
     near = did_you_mean(name.strip().lower().replace("-", "_"), classes) or f": choose one of {', '.join(classes)}"
     raise LitVizError(f"there is no {noun} {name.strip()!r}{near}")
@@ -139,7 +139,7 @@ def _letters(name: str) -> str:
 def require(valid: object, constraint: str, *values: object, hint: str = "") -> None:
     """Raise a LitVizError ``<constraint>, got <values>: <hint>`` unless ``valid`` is true.
 
-    A constraint begins with the name of its argument: ``eps must be positive``.
+    A constraint starts with the name of its argument: ``eps must be positive``.
     """
     if valid:
         return

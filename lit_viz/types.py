@@ -19,7 +19,7 @@ Status = Literal["done", "skipped", "failed", "unfinished"]
 #: Image ``(C, H, W)`` in [0, 1], or the path of its file.
 Picture = Tensor | Path
 #: Values of a list or a mapping, and characters of a text, that the text of a record shows.
-_MOST_SHOWN, _MOST_CHARACTERS = 8, 200
+_MOST_VALUES, _MOST_CHARACTERS = 8, 200
 #: A metric as (iteration, value), in order of iteration.
 Curve = Sequence[tuple[int, float]]
 
@@ -165,11 +165,11 @@ def _shortened(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, Mapping):
         present = {key: item for key, item in value.items() if item is not None}
-        if len(present) > _MOST_SHOWN:
+        if len(present) > _MOST_VALUES:
             return _count(present)
         return ", ".join(f"{key} {_shortened(item)}" for key, item in present.items()) or "none"
     if isinstance(value, (list, tuple)):
-        if len(value) > _MOST_SHOWN or any(isinstance(item, JsonObject) for item in value):
+        if len(value) > _MOST_VALUES or any(isinstance(item, JsonObject) for item in value):
             return _count(value)
         return ", ".join(map(_shortened, value)) or "none"
     text = str(value)
@@ -183,10 +183,10 @@ def _count(values: Sized) -> str:
 @cache
 def items_of(kind: Any) -> Mapping[str, Item[Any]]:
     """Return the attributes of a :class:`JsonObject` that are items of a mapping, by name."""
-    found: dict[str, Item[Any]] = {}
+    items: dict[str, Item[Any]] = {}
     for base in reversed(kind.__mro__):
-        found |= {name: value for name, value in vars(base).items() if isinstance(value, Item)}
-    return found
+        items |= {name: value for name, value in vars(base).items() if isinstance(value, Item)}
+    return items
 
 
 @cache
@@ -222,8 +222,8 @@ class Record(JsonObject):
         forwards, backwards: evaluations of the network.
         seconds: time in the slot.
         file, array: paths of the image and of the raw result, relative to the run folder.
-        metrics: scalars of the final image, by name; ``probability`` is that of the target or the label, and
-            ``score`` the one of a network whose scores are numbers.
+        metrics: scalars of the final image, by name; ``probability`` of the target or the label, or ``score`` of a
+            network of numbers.
         settings: what the method records of itself, by name.
         norm, eps: norm and radius of the ball, in units of [0, 1], of an attack with a budget; else None.
         l2, linf: Euclidean norm and largest absolute value of a change, in units of [0, 1].
@@ -322,7 +322,7 @@ class Record(JsonObject):
         return {"kind": self.kind, **super().to_dict()}
 
     def flat(self) -> dict[str, Any]:
-        """Return the values by name, those of metrics and settings beside the fields; a row of a table."""
+        """Return the fields, the metrics and the settings by name; a row of a table."""
         values = self.to_dict()
         metrics, settings = values.pop("metrics"), values.pop("settings")
         return {**values, **metrics, **settings}

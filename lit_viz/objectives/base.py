@@ -96,7 +96,7 @@ class Objective(Part, ABC):
 
 
 def copied(objective: Objective) -> Objective:
-    """Return a copy of an objective, whose terms are copies too; :meth:`Objective.bind` changes the copy only."""
+    """Return a copy of an objective and of its terms; :meth:`Objective.bind` changes the copy only."""
     copy = copy_shallow(objective)
     terms = getattr(objective, "terms", None)
     if terms is not None:
@@ -127,7 +127,7 @@ class _Composed(Objective):
 
     @property
     def layers(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Layers of all terms; some terms define theirs in :meth:`bind`."""
+        """Layers of all terms; some terms define their layers in :meth:`bind`."""
         layers: dict[str, None] = {}
         for term in self.terms:
             layers |= dict.fromkeys(term.layers)

@@ -27,7 +27,7 @@ _EPS = 1e-24  # under the square root: keeps the gradient finite where the activ
 
 
 class LayerObjective(Objective):
-    """Base class of objectives on one layer, whose activation is interpreted as channels over positions.
+    """Base class of objectives on one layer. Its activation is interpreted as channels over positions.
 
     ============== ================ =========================== ==========================================
     layer          activation       axis                        interpretation
@@ -61,10 +61,10 @@ class LayerObjective(Objective):
     def bind(self, network: Network) -> None:
         self.layer = layer_name(self.layer, network.original)
         self.record_argument("layer", self.layer)
-        found = layout(network, self.layer)
-        self._check_layout(found)
-        self._prefix = found.prefix
-        channels = found.tokens if self.axis == "token" else found.channels
+        layer_layout = layout(network, self.layer)
+        self._check_layout(layer_layout)
+        self._prefix = layer_layout.prefix
+        channels = layer_layout.tokens if self.axis == "token" else layer_layout.channels
         self._bind_channels(channels)
 
     def maps(self, outputs: Outputs) -> Tensor:
@@ -87,16 +87,16 @@ class LayerObjective(Objective):
     def _bind_channels(self, channels: int) -> None:
         """Validate or store the number of channels."""
 
-    def _check_layout(self, found: Layout) -> None:
-        shape = tuple(found.shape)
+    def _check_layout(self, layout: Layout) -> None:
+        shape = tuple(layout.shape)
         hint = "choose the layer before or after it (lit-viz layers lists the shapes)"
         constraint = f"layer {self.layer!r} must have channels for each image"
-        require(found.kind != "other", constraint, f"shape {shape}", hint=hint)
+        require(layout.kind != "other", constraint, f"shape {shape}", hint=hint)
         got = f"layer {self.layer!r} of shape {shape}"
-        require(self.axis is None or found.has_tokens, "axis requires a layer of tokens", got)
-        if self.axis is None and found.has_tokens and not isinstance(self, Layer):
+        require(self.axis is None or layout.has_tokens, "axis requires a layer of tokens", got)
+        if self.axis is None and layout.has_tokens and not isinstance(self, Layer):
             raise LitVizError(
-                f"layer {self.layer!r} has {found.tokens} tokens of {found.channels} features: give axis feature (a "
+                f"layer {self.layer!r} has {layout.tokens} tokens of {layout.channels} features: give axis feature (a "
                 "channel is a feature of all tokens) or axis token (a channel is a token)"
             )
 
@@ -180,10 +180,10 @@ class Neuron(_ChannelObjective):
         require(0 <= row < height and 0 <= column < width, constraint, f"{row},{column}")
         return maps[:, row, column]
 
-    def _check_layout(self, found: Layout) -> None:
-        got, hint = f"layer {self.layer!r} with {found.channels} values", "each of its channels is one neuron"
-        require(found.kind != "vector", "neuron requires a layer with positions", got, hint=hint)
-        super()._check_layout(found)
+    def _check_layout(self, layout: Layout) -> None:
+        got, hint = f"layer {self.layer!r} with {layout.channels} values", "each of its channels is one neuron"
+        require(layout.kind != "vector", "neuron requires a layer with positions", got, hint=hint)
+        super()._check_layout(layout)
 
 
 def check_channel(channel: int, channels: int, layer: str) -> None:
@@ -337,10 +337,10 @@ def objective_of_layer(
                 f"layer requires an objective that reads a layer, got {type(objective).__name__}: leave one of them out"
             )
         objective = Channel(layer, axis=axis) if has_channels else Layer(layer)
-    found = at_layer(objective, layer, axis, neuron)
-    if neuron is not None and not any(isinstance(part, Neuron) for part in layer_parts(found)):
+    bound = at_layer(objective, layer, axis, neuron)
+    if neuron is not None and not any(isinstance(part, Neuron) for part in layer_parts(bound)):
         raise LitVizError("neuron requires an objective with a Channel, and channels")
-    return found
+    return bound
 
 
 class BatchNormStatistics(Objective):
@@ -353,7 +353,7 @@ class BatchNormStatistics(Objective):
     depends on the network (EfficientNet-Lite0: 6000 for eight photographs together, 10000 for one photograph, 20000 for
     noise), so use it with a small weight: ``Logit() + 0.001 * BatchNormStatistics()``.
 
-    The statistics of few views differ from those of many images whatever the views show; use many (``views``).
+    The statistics of few views differ from the statistics of many images for any image; use many (``views``).
     These batch norms are not folded, and an evaluation takes 1.5 times as long.
 
     Args:

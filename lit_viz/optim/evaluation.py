@@ -141,14 +141,14 @@ class Evaluation:
         _, score, _, activations = self._require_graph()
         with torch.enable_grad():
             total = score.sum()
-        found = _differentiate(total, [activations[layer] for layer in layers], allow_unused=True)
-        for layer, gradient in zip(layers, found, strict=True):
+        gradients = _differentiate(total, [activations[layer] for layer in layers], allow_unused=True)
+        for layer, gradient in zip(layers, gradients, strict=True):
             if gradient is None:
                 path = "choose a layer on the path to the logits"
                 raise LitVizError(f"the score does not depend on layer {layer!r}: {path}")
         self._on_backward(None)
         self.close()
-        return dict(zip(layers, map(self._sum_over_ranks, found), strict=True))
+        return dict(zip(layers, map(self._sum_over_ranks, gradients), strict=True))
 
     def average_views(self, function: BatchFunction) -> Tensor:
         """Return the mean over the views of a function of the logits, ``(M,)``; no evaluation is counted."""
@@ -225,7 +225,7 @@ def bare_evaluate(
         objective: objective to maximize.
         networks: networks by name.
         goals: fields of :class:`~lit_viz.objectives.Outputs`, such as ``targets`` and ``labels``, each ``(N,)``.
-        layers: layers whose activations are read.
+        layers: layers with the activations to read.
     """
 
     def evaluate(

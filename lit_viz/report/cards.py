@@ -152,7 +152,7 @@ def _stacks(name: str, frames: Sequence[Frame], result: str) -> dict[str, list[t
 
 
 def _without_titles(row: TableRow, name: str, subtitle: str) -> TableRow:
-    """Return a row without empty cells, without those that the titles state, and without the usual status."""
+    """Return a row without empty cells, without cells that repeat the titles, and without the usual status."""
     stated = {"-", "", "done", name}
     for part in subtitle.split(", "):
         first, _, rest = part.partition(" ")  # "target stingray", "grad_cam of layer4"

@@ -57,7 +57,7 @@ def filters_of(index: Sequence[Thumbnail]) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     for thumbnail in index:
         for facet, value in thumbnail.facets.items():
-            known = values.setdefault(facet, [])
-            if value not in known:
-                known.append(value)
-    return {facet: known for facet, known in values.items() if len(known) > 1}
+            of_facet = values.setdefault(facet, [])
+            if value not in of_facet:
+                of_facet.append(value)
+    return {facet: of_facet for facet, of_facet in values.items() if len(of_facet) > 1}

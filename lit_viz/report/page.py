@@ -133,7 +133,7 @@ def run_html(
 ) -> str:
     """Return figure, table, a remark and verdicts of a run as an HTML fragment, which a notebook displays.
 
-    Without evidence, the verdicts are those in the records.
+    Without evidence, the verdicts of the records are used.
     """
     records = records_of(outcomes)
     png, size = notebook_png(figure)
@@ -160,7 +160,7 @@ class FigureImage:
     Attributes:
         name: name of the file.
         image: data URI in twice the printed resolution; empty if it does not fit.
-        width: printed width in CSS pixels, if it is known.
+        width: printed width in CSS pixels; None without a fixed width.
     """
 
     name: str

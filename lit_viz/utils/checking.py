@@ -34,7 +34,7 @@ _LISTS = (list, tuple, Sequence)
 _MOST_ELEMENTS = 100
 #: Largest whole number of a JSON value: arrays, tensors and dates hold 64 bits.
 _MOST = 2**63 - 1
-_MOST_SHOWN = 60  # characters of a value in a message
+_MOST_CHARACTERS = 60  # characters of a value in a message
 
 
 # -- calls
@@ -66,11 +66,11 @@ def check_types(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
         LitVizError: an argument is unknown, or has another type than annotated.
     """
     names, hints = _parameters(function)
-    known = _keywords(function)
+    keywords = _keywords(function)
     for name in kwargs:
-        if known is not None and name not in known:
+        if keywords is not None and name not in keywords:
             message = f"{name} is not an argument of {function.__qualname__.removesuffix('.__init__')}"
-            raise LitVizError(f"{message}{did_you_mean(name, known)}", argument=name)
+            raise LitVizError(f"{message}{did_you_mean(name, keywords)}", argument=name)
     given = [*zip(names, args, strict=False), *kwargs.items()]
     for name, value in given:
         if name in hints and not matches(value, hints[name]):
@@ -102,7 +102,7 @@ def _keywords(function: Callable[..., Any]) -> list[str] | None:
 
 @functools.cache
 def hints_of_function(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotated type of each named parameter; without those whose names only type checkers import."""
+    """Return the annotated type of each named parameter. Types that are imported for type checkers only are omitted."""
     annotations = inspect.get_annotations(inspect.unwrap(function))
     hints: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -134,7 +134,7 @@ def wrong_value(values: Any, kind: type) -> str | None:
         kind: a dataclass, or a typed dictionary.
 
     Returns:
-        The sentence; None if all keys are known, all values have the annotated types, and all required keys are there.
+        The sentence; None if all keys are valid, all values have the annotated types, and no required key is missing.
         Numbers must be finite and have at most 64 bits.
     """
     try:
@@ -145,7 +145,7 @@ def wrong_value(values: Any, kind: type) -> str | None:
 
 def _wrong_value(values: Any, kind: type) -> str | None:
     if not isinstance(values, Mapping):
-        return f"it must be an object, got {shown(values)}"
+        return f"it must be an object, got {shortened(values)}"
     hints = hints_of_fields(kind)
     for key in _required(kind):
         if key not in values:
@@ -154,11 +154,11 @@ def _wrong_value(values: Any, kind: type) -> str | None:
         if key not in hints and is_dataclass(kind):
             return f"{key} is not a key of {kind.__name__}{did_you_mean(str(key), hints)}"
         if not matches(value, hints.get(key, Any), json=True):
-            return f"{key} must be {described(hints.get(key, Any), json=True)}, got {shown(value)}"
+            return f"{key} must be {described(hints.get(key, Any), json=True)}, got {shortened(value)}"
     for name, item in items_of(kind).items():
         value = (values.get(item.home) or {}).get(name)
         if not matches(value, item.hint, json=True):
-            return f"{name} must be {described(item.hint, json=True)}, got {shown(value)}"
+            return f"{name} must be {described(item.hint, json=True)}, got {shortened(value)}"
     return None
 
 
@@ -261,14 +261,14 @@ def choices_of(hint: Any) -> list[str]:
     return choices
 
 
-def shown(value: Any) -> str:
+def shortened(value: Any) -> str:
     """Return a value in a message, shortened."""
     text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def described(hint: Any, json: bool = False) -> str:
-    """Return an annotation in words; for arguments, None is not named beside other types.
+    """Return an annotation in words; for arguments, None is omitted if there are other types.
 
     A list of what the annotation also admits alone is "a list of them".
     """

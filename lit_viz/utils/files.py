@@ -56,7 +56,7 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the path of a temporary file beside a file; :func:`remove_temporary_files` removes it after a crash."""
+    """Return a temporary path in the folder of a file; :func:`remove_temporary_files` removes it after a crash."""
     return path.with_name(f".{path.stem}.{os.getpid()}{_TEMPORARY}{path.suffix}")
 
 
@@ -84,7 +84,7 @@ def write_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file with ``\\n`` line ends atomically; see :func:`atomic_write`."""
+    """Write a UTF-8 file with ``\\n`` line breaks atomically; see :func:`atomic_write`."""
     write_bytes(path, text.encode())
 
 
@@ -212,7 +212,7 @@ def read_regular_text(path: str | Path, most: int = _MOST_BYTES) -> str:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raise a LitVizError for a folder, and for a FIFO, device or socket, whose content may be endless."""
+    """Raise a LitVizError for a folder, and for a FIFO, device or socket: their content may be endless."""
     if Path(path).exists() and not Path(path).is_file():
         kind = "folder" if Path(path).is_dir() else "FIFO, device or socket"
         raise LitVizError(f"{path} must be a regular file, got a {kind}")
@@ -240,7 +240,7 @@ def delete_entry(path: Path) -> None:
 
 
 def remove_temporary_files(folder: str | Path) -> None:
-    """Remove the temporary files that a killed process left in a folder and its subfolders."""
+    """Remove the temporary files of killed processes in a folder and its subfolders."""
     for path in Path(folder).rglob(f".*{_TEMPORARY}*"):
         path.unlink(missing_ok=True)
 

@@ -43,7 +43,7 @@ def is_notebook() -> bool:
 
 
 def choose_notify(progress: bool | None) -> Notify | None:
-    """Return :func:`notify` if progress is shown, by default in notebooks only."""
+    """Return :func:`notify` if progress is printed, by default in notebooks only."""
     if progress is None:
         progress = is_notebook()
     return notify if progress else None

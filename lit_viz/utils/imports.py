@@ -18,7 +18,7 @@ def exclude_from_imports(folder: str | Path) -> None:
 
 
 def _is_run(folder: Path) -> bool:
-    """Return whether a folder looks like a run folder, damaged ones included."""
+    """Return whether a folder is a run folder, possibly a damaged one."""
     return (folder / "queue.jsonl").exists() and (folder / "config.yaml").exists()
 
 

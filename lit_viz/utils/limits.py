@@ -1,4 +1,4 @@
-"""Numbers of items in figures and printed tables. What exceeds them is in the files of the run; captions say so."""
+"""Numbers of items in figures and printed tables. Captions refer to the files of the run for the rest."""
 
 from __future__ import annotations
 

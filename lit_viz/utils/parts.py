@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from lit_viz.errors import LitVizError, did_you_mean, find_part, first_line
-from lit_viz.utils.checking import check_types, hints_of_function, shown, types_of
+from lit_viz.utils.checking import check_types, hints_of_function, shortened, types_of
 from lit_viz.utils.imports import current_folder_importable
 
 PartT = TypeVar("PartT", bound="Part")
@@ -32,7 +32,7 @@ class Part:
     """
 
     def __new__(cls: type[PartT], *args: Any, **kwargs: Any) -> PartT:
-        """Check the arguments of a dataclass, whose constructor is made after the class."""
+        """Check the arguments of a dataclass: its constructor is made after the class."""
         part = object.__new__(cls)
         if is_dataclass(cls) and (args or kwargs):
             check_types(cls.__init__, (part, *args), kwargs)
@@ -45,7 +45,7 @@ class Part:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments by name, those of ``**options`` included; of a dataclass its fields."""
+        """Arguments by name, including ``**options``; of a dataclass its fields."""
         recorded = vars(self).get(_RECORDED)
         if recorded is not None:
             return dict(recorded)
@@ -57,8 +57,8 @@ class Part:
         """Hook called after the constructor."""
 
     def record_argument(self, name: str, value: Any) -> None:
-        """Replace a recorded argument by an equivalent one, such as a module by the name that it has in a network, or
-        None by what it stands for."""
+        """Replace a recorded argument by an equivalent one, such as a module by its name in a network, or None by
+        the default."""
         recorded = vars(self).get(_RECORDED, {})
         if name in recorded or name in constructor_parameters(type(self)):
             recorded[name] = value
@@ -147,10 +147,10 @@ def import_path(thing: Any) -> str | None:
     if not isinstance(module, str) or not isinstance(name, str) or module == "__main__" or "." in name:
         return None
     try:
-        found = getattr(import_module(module), name, None)
+        imported = getattr(import_module(module), name, None)
     except ImportError:
         return None
-    if found is not thing:
+    if imported is not thing:
         return None
     return f"{module}.{name}" if isinstance(thing, type) else f"{module}:{name}"
 
@@ -182,23 +182,23 @@ def has_instances(value: Any) -> bool:
 
 
 def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """Return the named parameters of a class, those that it passes on to the constructors of its bases included.
+    """Return the named parameters of a class, including the ones passed on to the constructors of its bases.
 
-    A base's parameter without a default is left out: the class supplies it.
+    A base's parameter without a default is omitted: the class supplies it.
     """
-    found: dict[str, inspect.Parameter] = {}
+    named: dict[str, inspect.Parameter] = {}
     for base in kind.__mro__:
         if "__init__" not in vars(base):
             continue
         parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
         for parameter in parameters:
             is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            is_own = not found or base is kind
+            is_own = not named or base is kind
             if is_named and (is_own or parameter.default is not parameter.empty):
-                found.setdefault(parameter.name, parameter)
+                named.setdefault(parameter.name, parameter)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return found
+    return named
 
 
 # -- from plain values to objects
@@ -225,15 +225,15 @@ def _hints_of(kind: Any) -> dict[str, Any]:
 
 
 def classes_in(hint: Any) -> list[type]:
-    """Return the classes of parts and dataclasses that an annotation admits, those of list elements included."""
-    found: list[type] = []
+    """Return the classes of parts and dataclasses that an annotation admits, including list elements."""
+    classes: list[type] = []
     for kind in types_of(hint):
         if get_origin(kind) in (list, tuple, Sequence):
             for element in get_args(kind):
-                found += classes_in(element)
+                classes += classes_in(element)
         elif isinstance(kind, type) and (issubclass(kind, Part) or is_dataclass(kind)):
-            found.append(kind)
-    return found
+            classes.append(kind)
+    return classes
 
 
 def find_class(path: str, bases: Sequence[type], name: str) -> type[Any]:
@@ -265,8 +265,8 @@ def find_class(path: str, bases: Sequence[type], name: str) -> type[Any]:
 def find_named(word: str, bases: Sequence[type], name: str) -> type[Any]:
     """Return the class of a short name such as ``pgd`` or ``PGD``, in any case, or of a dotted path.
 
-    Short names are those of the packages of ``bases``: of their public classes, and of their mappings of names to
-    classes, such as :data:`lit_viz.attacks.ATTACKS`.
+    Short names are the public classes of the packages of ``bases``, and the keys of their mappings of names to classes,
+    such as :data:`lit_viz.attacks.ATTACKS`.
     """
     if "." in word:
         return find_class(word, bases, name)
@@ -343,13 +343,13 @@ def construct(value: Any, hint: Any, name: str) -> Any:
 
 
 def make(kind: type[Any], arguments: Mapping[str, Any], **given: Any) -> Any:
-    """Return an object of plain arguments, whose parts are constructed, and of given objects.
+    """Construct an object, and its parts, from plain arguments and given objects.
 
     Raises:
         LitVizError: an argument is unknown, missing, or has another type than annotated.
     """
     if not isinstance(arguments, Mapping):
-        raise LitVizError(f"init_args of {kind.__name__} must be a mapping, got {shown(arguments)}")
+        raise LitVizError(f"init_args of {kind.__name__} must be a mapping, got {shortened(arguments)}")
     hints = hints_of(kind)
     made = dict(given)
     for name, value in arguments.items():
@@ -363,7 +363,7 @@ def make(kind: type[Any], arguments: Mapping[str, Any], **given: Any) -> Any:
 
 
 def accepts_any(kind: type) -> bool:
-    """Return whether a class passes further options to something that is no base class of it, such as an optimizer."""
+    """Return whether a class passes other options to something that is no base class of it, such as an optimizer."""
     constructors = [base for base in kind.__mro__ if "__init__" in vars(base)]
     parameters = inspect.signature(vars(constructors[0])["__init__"]).parameters.values()
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -47,7 +47,7 @@ def _has_glibc() -> bool:
 
 
 def single_thread_executor(name: str) -> ThreadPoolExecutor:
-    """Create an executor with one thread whose torch operations use no other threads.
+    """Create an executor with one thread, which also runs all torch operations of its tasks.
 
     Each thread that calls torch has its own OpenMP team. While there are more teams than processors, GNU's OpenMP puts
     all of them to sleep between two operations: small operations of the training take twice as long, a network 4 %.

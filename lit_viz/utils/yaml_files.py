@@ -91,12 +91,12 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _size(value: Any, known: dict[int, float]) -> float:
+def _size(value: Any, sizes: dict[int, float]) -> float:
     """Return the number of values in a tree of lists and mappings; infinite if it contains itself."""
     if not isinstance(value, (dict, list)):
         return 1
-    if id(value) not in known:
-        known[id(value)] = math.inf  # for aliases of this value inside of it
+    if id(value) not in sizes:
+        sizes[id(value)] = math.inf  # for aliases of this value inside of it
         items = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(item, known) for item in items)
-    return known[id(value)]
+        sizes[id(value)] = 1 + sum(_size(item, sizes) for item in items)
+    return sizes[id(value)]
