@@ -125,7 +125,7 @@ def reading_attention(
 def scoring_blocks(network: nn.Module, blocks: Sequence[str]) -> Iterator[None]:
     """Append the mean token of each block to the batch after the last block, in the body's forward.
 
-    For blocks with outputs ``(N, T, D)``, rows ``N (1 + b)`` to ``N (2 + b)`` of the logits are those of block b, as if
+    For blocks with outputs ``(N, T, D)``, rows ``N (1 + b)`` to ``N (2 + b)`` of the logits belong to block b, as if
     its mean token were every token of the last block. Gradients do not pass from a block to the one before it.
     """
     means: list[Tensor] = []
@@ -164,7 +164,7 @@ class AttentionLayers:
 
 
 def attention_layers(classifier: Original) -> AttentionLayers:
-    """Find the attention layers of a network, and whether their maps relate all tokens, unlike those of windows."""
+    """Find the attention layers of a network, and whether their maps relate all tokens, not only a window."""
     network, x = classifier.original, probe_images(classifier.channels, classifier.size)[:1]
     differences: list[float] = []
     try:

@@ -140,14 +140,14 @@ def _timm(name: str, repository: str) -> tuple[Build, Publish]:
 
 
 def _finite(network: nn.Module, weights: Path) -> nn.Module:
-    """Return a network whose values are finite; raise as :func:`state_dict_of` otherwise."""
+    """Return the network if its values are finite; raise as :func:`state_dict_of` otherwise."""
     state_dict_of(network.state_dict(), f"weights file {str(weights)!r}")
     return network
 
 
 @contextmanager
 def _errors_translated(name: str, library: str, weights: Path | None = None) -> Iterator[None]:
-    """Raise :class:`LitVizError` for an exception of a library, whose configurations and weights may raise any."""
+    """Raise :class:`LitVizError` for any exception of a library for its configurations and weights."""
     try:
         yield
     except LitVizError:

@@ -60,8 +60,8 @@ class Original:
 
         The network is in eval mode, and its state is preserved.
 
-        ``x`` are images ``(N, C, H, W)`` in [0, 1], on any device. With ``final``, the scores are those on which the
-        success of an attack is judged (:meth:`~lit_viz.networks.outputs.Output.final`).
+        ``x`` are images ``(N, C, H, W)`` in [0, 1], on any device. With ``final``, the scores determine the success
+        of an attack (:meth:`~lit_viz.networks.outputs.Output.final`).
         """
         self._check(x)
         with torch.inference_mode(False), torch.no_grad(), full_float32(), state_preserved(self.original) as network:
@@ -202,7 +202,7 @@ def _settings(module: nn.Module) -> list[_Settings]:
 
 
 def _is_adapted(module: nn.Module, before: Sequence[_Settings], images: Tensor, output: Output) -> bool:
-    """Return whether a forward of images has changed attributes, apart from those that change in every forward."""
+    """Return whether a forward of images has changed attributes, apart from attributes that change in every forward."""
     after = _settings(module)
     if after == before:
         return False
@@ -334,7 +334,7 @@ def _part_ids(module: nn.Module) -> set[int]:
 def eager_copy(module: nn.Module) -> nn.Module:
     """Return a deep copy of a module in training, without the user's hooks and without ``torch.compile``.
 
-    It shares nothing with the module, not even compiled code, whose cache is limited.
+    It shares nothing with the module, not even compiled code: its cache is limited.
     """
     memo = memo_without_hooks(module)
     for part in reversed(list(module.modules())):  # inner parts before those that contain them

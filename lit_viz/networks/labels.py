@@ -91,7 +91,7 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
 
 
 def _hint(target: str, labels: Sequence[str]) -> str:
-    """Return what to give instead of an unknown name."""
+    """Return a hint for an unknown name."""
     if tuple(labels) == numbered_labels(len(labels)):
         return "; the classes have no names: give an index, or names by labels= of the network"
     names = set[str]().union(*_indices(tuple(labels)))
@@ -131,7 +131,7 @@ _MATCHES: tuple[Callable[[str], list[str]], ...] = (_whole, _first_synonym, _syn
 
 @lru_cache(maxsize=8)
 def _indices(labels: tuple[str, ...]) -> tuple[Mapping[str, list[int]], ...]:
-    """Return for each kind of match the class indices by name; cached, since a queue looks up a class per image."""
+    """Return for each kind of match the class indices by name; cached, since a queue resolves a class per image."""
     return tuple(_indices_by(names_of, labels) for names_of in _MATCHES)
 
 

@@ -119,7 +119,7 @@ def hooked(
 ) -> Iterator[None]:
     """Call a forward hook of these layers in the body, with the layer's name as its first argument.
 
-    The further arguments are those of torch: module, args (then kwargs, if requested) and, unless ``before``, output.
+    The other arguments are torch's: module, args (then kwargs, if requested) and, unless ``before``, output.
     """
     with ExitStack() as handles:
         for name, layer in layers.items():

@@ -73,8 +73,8 @@ def load(
             source = module_source(module, source, processor, strict=not is_complete)
         means = source.mean if mean is None else mean
         stds = source.std if std is None else std
-        known_sizes = [given for given in (size, source.size, default_size) if given is not None]
-        input_size = _checked_size(next(iter(known_sizes), None), name)
+        sizes = [given for given in (size, source.size, default_size) if given is not None]
+        input_size = _checked_size(next(iter(sizes), None), name)
         has_names = labels is not None or bool(source.labels)
         tested, notes = _tested(name, module, means, stds, input_size, output, has_names)
     if multi_label is None and output.decision == "exclusive":
@@ -355,7 +355,7 @@ def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[st
 
     Args:
         network: the network.
-        has_names: whether the names of its classes are known.
+        has_names: whether its classes have names.
 
     Raises:
         LitVizError: its forward fails, or its outputs are no logits or depend on the other images of a batch.

@@ -144,7 +144,7 @@ class Network(Original):
         Copies are cached by arguments and weights, as far as torch counts changes of weights (see :meth:`refresh`).
 
         Args:
-            keep: names of layers whose output or input statistics are read; they are neither folded nor fused.
+            keep: names of layers of which the output or input statistics are read; they are neither folded nor fused.
             device: of the copy; by default that of the original.
             dtype: of its weights; half precision only for searches that are verified in float32; not with "rescale".
             backprop: backward of its rectifiers (see :data:`~lit_viz.networks.fast.backward.Backprop`). Without
@@ -177,7 +177,7 @@ class Network(Original):
         return self._copies[key]
 
     def any_fast(self) -> FrozenNetwork:
-        """Return a fast copy for questions that all copies answer equally: one that exists, if possible."""
+        """Return any fast copy, an existing one if possible."""
         weights = tuple(map(_version, (*self.original.parameters(), *self.original.buffers())))
         for (_, _, dtype, backprop, *_, version), network in self._copies.items():
             if backprop == "plain" and dtype in (torch.float32, torch.float64) and version == weights:
@@ -189,7 +189,7 @@ class Network(Original):
         return FrozenNetwork(self.original, self.mean, self.std, is_original=True, output=self.output)
 
     def log_notes(self, log: Callable[[str], object], others: Iterable[str] = ()) -> None:
-        """Pass the notes to a function, and further ones about a run of the network, each once."""
+        """Pass the notes to a function, and other notes about a run of the network, each once."""
         for note in (*self.notes, *others):
             if note not in self.logged_notes:
                 self.logged_notes.add(note)

@@ -25,7 +25,7 @@ def read_onnx(path: str | Path) -> nn.Module:
     """Return the network of an ONNX file in eval mode; compared with onnxruntime, if that is installed.
 
     Args:
-        path: file whose first input are images ``(N, C, H, W)``.
+        path: file with images ``(N, C, H, W)`` as the first input.
 
     Raises:
         LitVizError: onnx2torch is missing, the file can't be read or converted, or the converted network returns

@@ -65,7 +65,7 @@ class Output(Part, ABC):
             that do not exclude each other.
         box: (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None.
         outline: polygons (x, y) in pixels of the input around a region that is no box, which figures draw; or None.
-        backbone: submodule whose last maps Grad-CAM reads by default, where the layers after it have no maps; or None.
+        backbone: submodule that ends with the default layer of Grad-CAM, if the layers after it have no maps; or None.
     """
 
     decision: Decision = "exclusive"
@@ -93,7 +93,7 @@ class Output(Part, ABC):
         """
 
     def final(self, returned: Any, images: int) -> Tensor:
-        """Return the scores ``(N, K)`` on which the success of an attack is judged: those of the final output, where
+        """Return the scores ``(N, K)`` that determine the success of an attack: of the final output, if
         :meth:`scores` are defined before a discrete step."""
         return self.scores(returned, images)
 
@@ -265,7 +265,7 @@ def _no_logits(kind: str, returned: Any) -> LitVizError:
 
 
 def _fitting_output(returned: Any) -> str:
-    """Return the name of the output, or the key, that fits what a network returned, quoted; empty if none is known."""
+    """Return the name of the output, or the key, that fits what a network returned, quoted; empty if none fits."""
     first = returned[0] if isinstance(returned, (list, tuple)) and returned else returned
     if isinstance(first, Mapping) and "boxes" in first:
         return "'detection'"

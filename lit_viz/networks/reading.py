@@ -35,9 +35,9 @@ class Reading:
     Attributes:
         outputs: outputs and input statistics by name, in the order of the forward.
         maps: layers and their attention maps, in the order of the forward.
-        blocks: blocks whose mean token was scored. The network then returns N rows of logits for the images, and N for
+        blocks: blocks with a scored mean token. The network then returns N rows of logits for the images, and N for
             each block.
-        calls: number of calls of each layer whose output was read.
+        calls: number of calls of each layer that was read.
     """
 
     outputs: dict[str, Tensor]

@@ -159,10 +159,10 @@ def _torchvision(name: str) -> Source:
     architecture = name.split("/", 1)[1]
     weights_of: dict[str, Any] = {}
     members: dict[str, tuple[str, Any]] = {}
-    for known in _torchvision_names():
-        weights_of[known] = torchvision.models.get_model_weights(known)
-        for member in weights_of[known]:
-            members[str(member)] = known, member
+    for model in _torchvision_names():
+        weights_of[model] = torchvision.models.get_model_weights(model)
+        for member in weights_of[model]:
+            members[str(member)] = model, member
     if architecture in members:
         architecture, published = members[architecture]
     elif architecture in weights_of:
@@ -251,7 +251,7 @@ def _repository(name: str, repository: str) -> Source:
 def module_source(module: nn.Module, source: Source, processor: Any = None, *, strict: bool = True) -> Source:
     """Return the source of a module with the labels and the preprocessing of its library.
 
-    A Lightning module has those of the only network in it. ``processor`` is the image processor of a Hugging Face
+    For a Lightning module, the only network in it is used. ``processor`` is the image processor of a Hugging Face
     network, by default the one stored with it.
 
     Raises:
@@ -363,12 +363,12 @@ def import_object(path: str, role: str) -> Any:
             if file.is_file():
                 hint = f": name it as a module, {file.stem}:{attribute}, in the folder of {file.name}"
         raise LitVizError(f"{module_name!r} of {role} {path!r} can't be imported ({reason}){hint}") from error
-    found = getattr(module, attribute, None)
-    if found is None:
+    named = getattr(module, attribute, None)
+    if named is None:
         raise LitVizError(f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, dir(module))}")
-    if inspect.isroutine(found) or inspect.isclass(found):
-        _check_foreign(found.__module__ or "", path, role)
-    return found
+    if inspect.isroutine(named) or inspect.isclass(named):
+        _check_foreign(named.__module__ or "", path, role)
+    return named
 
 
 def _call_factory(name: str) -> nn.Module:

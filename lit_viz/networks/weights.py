@@ -73,7 +73,7 @@ def _problem(error: Exception) -> str:
         return "is a TorchScript archive: save the state_dict() of the network instead"
     if isinstance(error, pickle.UnpicklingError) and unsafe:
         return (
-            "contains Python objects, whose loading could run code: if you trust it, load it by "
+            "contains Python objects, and loading these could run code: if you trust it, load it by "
             "torch.load(FILE, weights_only=False) and save the state_dict() alone"
         )
     return "is damaged or no weights file: copy or download it again"
@@ -179,14 +179,14 @@ def fit_keys(state: Mapping[str, Tensor], network: nn.Module, source: str) -> di
 
 
 def _prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Return what precedes the first key of a network in the keys of a file, if it ends in a dot."""
+    """Return the prefixes of the first key of a network in the keys of a file, if they end with a dot."""
     first = next((key for key in expected if not _is_count(key)), "")
-    found = set()
+    prefixes = set()
     for key in state:
         prefix = key.removesuffix(first)
         if first and key.endswith(first) and prefix.endswith("."):
-            found.add(prefix)
-    return sorted(found)
+            prefixes.add(prefix)
+    return sorted(prefixes)
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -274,7 +274,7 @@ def _shards(folder: Path) -> None:
         (_edit("preprocessor_config.json", image_std=[0.0]), "std must be positive, got"),
         (_edit("preprocessor_config.json", image_mean="gray"), "ViTImageProcessor.* has invalid attributes"),
         (_write("model.safetensors", b"<html>"), "is damaged or no weights file: copy or download it again"),
-        (_pickle, "contains Python objects, whose loading could run code"),
+        (_pickle, "contains Python objects, and loading these could run code"),
         (_shards, "must contain model.safetensors or pytorch_model.bin: .* with its weights in one file"),
     ],
 )

@@ -240,7 +240,7 @@ _PRODUCT = re.compile(r"(Mul|Div|Addcmul|Mm|Bmm|Addmm|Linear|Convolution)Backwar
 
 
 def nonlinearities(logits: Tensor, *, selecting: bool) -> Iterator[str]:
-    """Yield the non-linear operations of a forward, such as ``gelu``, in order, except those with an own backward.
+    """Yield the non-linear operations of a forward, such as ``gelu``, in order, except operations with an own backward.
 
     Custom functions and compiled code are included; maxima and normalizations only if ``selecting``.
     """

@@ -100,8 +100,8 @@ def _shape(value: Any) -> torch.Size | None:
 
 def _widening(name: str, module: nn.Module, calls: dict[str, list[_CallShapes]], images: int) -> float:
     """Return the values of the widest maps inside relative to the input's; 0 where chunks have no advantage."""
-    (inputs, outputs), *further = calls[name]
-    if further or inputs is None or outputs is None:
+    (inputs, outputs), *others = calls[name]
+    if others or inputs is None or outputs is None:
         return 0
     if not len(inputs) == len(outputs) == 4 or not inputs[0] == outputs[0] == images:
         return 0

@@ -114,8 +114,8 @@ def replace_convolutions(network: nn.Module, keep: Collection[str]) -> None:
 
 def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str], output: Output = LOGITS) -> list[Link]:
     """Fuse the rectifiers of ``network`` in place; return the pairs (convolution, activation)."""
-    found, _ = links(network, x, _replaceable, lambda module: backward.activation_of(module) is not None, output)
-    pairs = [pair for pair in found if not {*pair} & set(keep)]
+    candidates, _ = links(network, x, _replaceable, lambda module: backward.activation_of(module) is not None, output)
+    pairs = [pair for pair in candidates if not {*pair} & set(keep)]
     replaced: dict[nn.Module, FusedActivation] = {}
     for writer, reader in pairs:
         convolution: nn.Conv2d = network.get_submodule(writer)  # type: ignore[assignment]
@@ -138,8 +138,8 @@ def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = (), outpu
     def is_row_sparse(module: nn.Module) -> bool:
         return isinstance(module, (FastConvolution, backward.Rectifier))
 
-    found, calls = links(network, x, is_row_sparse, is_row_sparse, output)
-    readers = {link.reader for link in found if calls[link.reader] == 1} - {*keep}
+    candidates, calls = links(network, x, is_row_sparse, is_row_sparse, output)
+    readers = {link.reader for link in candidates if calls[link.reader] == 1} - {*keep}
     chained = {network.get_submodule(reader) for reader in readers}
     convolutions = [module for module in network.modules() if isinstance(module, FastConvolution)]
     mostly_chained = 2 * len(chained & {*convolutions}) > len(convolutions)

@@ -97,7 +97,7 @@ def fast_copy(
 ) -> FrozenNetwork:
     """Return the verified fast copy of a network; its notes list the steps that were not possible.
 
-    Arguments and errors are those of :meth:`~lit_viz.networks.Network.fast`.
+    See :meth:`~lit_viz.networks.Network.fast` for the arguments and errors.
     """
     if backprop == "rescale":
         dtype = torch.promote_types(dtype, torch.float32)  # small differences are divided
@@ -408,7 +408,7 @@ def _layer_outputs(network: nn.Module, x: Tensor, output: Output) -> dict[str, T
 
 
 def _modified_layers(network: nn.Module, x: Tensor, outputs: dict[str, Tensor], output: Output) -> set[str]:
-    """Return the layers whose output differs from that of the plain copy."""
+    """Return the layers with other outputs than in the plain copy."""
     current = _layer_outputs(network, x, output)
     modified = set()
     for name, expected in outputs.items():

@@ -90,8 +90,8 @@ def links(
         _Uses() as uses,
     ):
         output.returned(network, x)
-    found = [link for link, state in candidates if writer_calls[link.writer] == 1 and uses.counts[state] == 1]
-    return found, reader_calls
+    chosen = [link for link, state in candidates if writer_calls[link.writer] == 1 and uses.counts[state] == 1]
+    return chosen, reader_calls
 
 
 def _chosen(network: nn.Module, chooses: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:

@@ -29,13 +29,13 @@ class FrozenNetwork(nn.Module):
     It normalizes, stays in eval mode, and has no parameter with ``requires_grad``.
 
     Args:
-        network: a private copy; or, with ``is_original``, the user's module, whose state is preserved in each forward.
+        network: a private copy; or, with ``is_original``, the user's module; its state is preserved in each forward.
         mean, std: of the normalization, one value per channel.
-        modified_layers: names of layers whose output differs from the original's, because a batch norm was folded into
+        modified_layers: names of layers with another output than the original's, because a batch norm was folded into
             them or an activation fused. They can't be read.
-        kept: names of layers whose input is the original's, so that its statistics can be read; None for all.
+        kept: names of layers with the original's input, so that its statistics can be read; None for all.
         is_original: whether ``network`` is the user's module.
-        non_differentiable: whether it is known to give no gradient.
+        non_differentiable: whether it has given no gradient.
         draws: whether the network draws random numbers in eval mode; the global random state is then preserved.
         notes: messages about the copy.
         output: what is scored; by default the logits.

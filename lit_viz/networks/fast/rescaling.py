@@ -40,7 +40,7 @@ class RescaledNetwork(FrozenNetwork):
         self.__dict__.update(network.__dict__)
 
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the logits and the activations of the images, whose gradients are multipliers.
+        """Return the logits and the activations of the images. Their gradients are multipliers.
 
         Args:
             x: pairs ``(N, 2, C, H, W)`` of an image and its baseline, in [0, 1].
@@ -116,12 +116,12 @@ class Rescaling(Interception):
     """Apply the rescale rule to the calls of the body."""
 
     def elementwise(self, z: Tensor, call: Call) -> Tensor:
-        """Return the function of ``z``, whose gradient is that of a multiplication by ``delta y / delta z``."""
+        """Return the function of ``z`` with the gradient of a multiplication by ``delta y / delta z``."""
         y: Tensor = _Elementwise.apply(z, call)  # type: ignore[no-untyped-call]
         return y
 
     def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """Return the maxima, whose gradient follows Captum's rule for max pooling."""
+        """Return the maxima, with the gradient of Captum's rule for max pooling."""
         y, indices = functional.max_pool2d(z.detach(), **options, return_indices=True)
         pooled: Tensor = _MaxPool.apply(z, y, indices)  # type: ignore[no-untyped-call]
         return pooled

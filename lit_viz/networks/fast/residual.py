@@ -15,7 +15,7 @@ from lit_viz.networks.outputs import LOGITS, Output
 
 
 def residual_branches(network: nn.Module, x: Tensor, output: Output = LOGITS) -> list[str]:
-    """Return the names of the layers whose output is added to a tensor that it was computed from, in forward order.
+    """Return the names of the last layers of residual branches, in forward order.
 
     The additions are searched in the backward graph, so their form in the code does not matter. Blocks with a computed
     shortcut (a change of size) and layers that are called more than once are excluded.
@@ -30,22 +30,22 @@ def residual_branches(network: nn.Module, x: Tensor, output: Output = LOGITS) ->
 
     with hooked(readable_layers(network), record):
         _, logits = output.with_graph(network, x)
-    ends: set[Node] = set()
+    branches: set[Node] = set()
     for node in upstream(logits.grad_fn):
         if type(node).__name__ == "AddBackward0":
-            ends |= _branch_ends(node)
-    return [name for node, name in writers.items() if node in ends and calls[name] == 1]
+            branches |= _branches(node)
+    return [name for node, name in writers.items() if node in branches and calls[name] == 1]
 
 
-def _branch_ends(addition: Node) -> set[Node]:
+def _branches(addition: Node) -> set[Node]:
     """Return the terms of an addition that were computed from another term."""
     terms = [term for term, _ in addition.next_functions if term is not None]
-    ends = set()
+    branches = set()
     for end in terms:
         steps = upstream(end) - {end}
         if not steps.isdisjoint(terms):
-            ends.add(end)
-    return ends
+            branches.add(end)
+    return branches
 
 
 def scale_branches(network: nn.Module, layers: Sequence[str], factor: float) -> None:
