@@ -148,7 +148,7 @@ class Attack(StepRule):
         """
 
     def is_done(self, state: State) -> Tensor:
-        """Return the images that need no further update ``(N,)`` bool.
+        """Return the images that need no more updates ``(N,)`` bool.
 
         A minimal attack, or one without early stop, is done with an image only if the photograph itself is a success.
         """
@@ -210,7 +210,7 @@ class BudgetAttack(Attack):
         return super().init(x, tasks) | {"eps": self.radii(x, tasks)}
 
     def radii(self, x: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """Return the radii ``(N,)``: the attack's, or those of the tasks' option ``eps``."""
+        """Return the radii ``(N,)``: the tasks' option ``eps``, by default the attack's."""
         radii = [self.check_radius(float(task.options.get("eps", self.eps)), task.name) for task in tasks]
         return to_device(radii, x.device, torch.float64)
 
@@ -326,7 +326,7 @@ def run_attack(
         options: task options, one mapping a row, which override the attack's (``eps``, ``lr``).
 
     Returns:
-        the adversarial examples ``(N, C, H, W)`` and the state, whose ``fooled`` marks the successes in float.
+        the adversarial examples ``(N, C, H, W)`` and the state; its ``fooled`` marks the successes in float.
     """
     if iterations is None:
         iterations = attack.iterations

@@ -27,7 +27,7 @@ class DeepFool(Attack):
     direction. A targeted attack steps to the boundary between the target and the likeliest other class.
 
     Images are ``source + (1 + overshoot) * (sum of all steps)``, as the authors' code evaluates them. ``w_k`` omits
-    black or white pixels whose step would leave [0, 1].
+    black or white pixels with a step out of [0, 1].
 
     An update costs a backward for each compared class; a targeted attack, one.
 
@@ -57,7 +57,7 @@ class DeepFool(Attack):
         return (x + per_slot(length, x) * self.norm.steepest(gradient)).clamp(0, 1), state
 
     def _nearest(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distances of the nearest boundaries ``(N,)`` and the gradients towards them ``(N, C, H, W)``."""
+        """Return the distances of the nearest boundaries ``(N,)`` and their gradients ``(N, C, H, W)``."""
         logits, goal, targeted = evaluation.logits, state["goal"], state["targeted"]
         others = logits.scatter(1, goal[:, None], -torch.inf)
         rivals = others.topk(min(self.classes, logits.shape[1]) - 1).indices

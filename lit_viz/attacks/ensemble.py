@@ -165,7 +165,7 @@ class Ensemble(BudgetAttack):
             tasks.append(Task(n, "", seeds[n], target=target, label=label, options={"eps": radii[n]}))
         return tasks
 
-    def _ends(self, state: State) -> Tensor:
+    def _bounds(self, state: State) -> Tensor:
         """Return the iterations after the stages ``(N, stages)``; an omitted stage has no iteration."""
         iterations = state["iterations"]
         updates = to_device([stage.updates for stage in self.stages], iterations.device)
@@ -178,11 +178,11 @@ class Ensemble(BudgetAttack):
     def _locate(self, state: State, iteration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(N,)`` int64 each: the stage of the update after ``iteration``, its previous updates, and its
         updates in total."""
-        ends = self._ends(state)
-        number = (iteration[:, None] >= ends).sum(1).clamp(max=len(self.stages) - 1)
-        starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
+        bounds = self._bounds(state)
+        number = (iteration[:, None] >= bounds).sum(1).clamp(max=len(self.stages) - 1)
+        starts = torch.cat([torch.zeros_like(bounds[:, :1]), bounds[:, :-1]], 1)
         start = starts.gather(1, number[:, None])[:, 0]
-        end = ends.gather(1, number[:, None])[:, 0]
+        end = bounds.gather(1, number[:, None])[:, 0]
         return number, iteration - start, end - start
 
     def track_best(self, x: Tensor, state: State, evaluation: Evaluation) -> State:
@@ -209,7 +209,7 @@ class Ensemble(BudgetAttack):
         by, start = int(state["by"]), 0
         tried: list[str] = []
         gradient_updates: list[int] = []
-        for stage, end in zip(self.stages, self._ends(state)[0].tolist(), strict=True):
+        for stage, end in zip(self.stages, self._bounds(state)[0].tolist(), strict=True):
             has_run = start < min(end, int(state["iteration"]))
             if has_run and stage.member not in tried:
                 tried.append(stage.member)

@@ -107,7 +107,7 @@ class Norm(ABC):
         return 0.0
 
     def excess_removed(self, change: Tensor) -> Tensor:
-        """Return the reduction of :meth:`excess` when each value of ``change`` moves by 1 towards zero."""
+        """Return the reduction of :meth:`excess` when each value of ``change`` shrinks by 1."""
         return torch.zeros_like(change)
 
     def project(self, x: Tensor, source: Tensor, eps: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class PGD(ClimbingAttack):
     Args:
         norm, eps, restarts, early_stop: see :class:`~lit_viz.attacks.base.ClimbingAttack`.
         alpha: length of a step, in the norm, in units of [0, 1]; 2.5 eps over the number of steps by default.
-        momentum: mu of ``v <- mu * v + g / ||g||_1``, whose direction replaces that of g (Dong et al. 2018,
+        momentum: mu of ``v <- mu * v + g / ||g||_1``. The direction of v replaces that of g (Dong et al. 2018,
             arXiv:1710.06081, algorithm 1).
         nesterov: use the direction of ``g / ||g||_1 + mu * v``, as ``torch.optim.SGD``.
         random_start: whether the first update is a random point of the ball.

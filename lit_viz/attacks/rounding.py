@@ -1,4 +1,4 @@
-"""Verification of adversarial examples as files: rounding to 8 bits, repair of lost successes, and evaluation of the
+"""Verification of adversarial examples as files: rounding to 8 bits, repair of rounding failures, and evaluation of the
 decoded image.
 
 Levels are whole numbers from 0 to 255 in float64, so that lengths are exact.
@@ -49,10 +49,10 @@ class Saved:
 
     Attributes:
         image: ``(C, H, W)`` float32 in [0, 1] on the CPU, bit-equal to the decoded PNG.
-        success: whether the image is in the ball and the original network's prediction of the PNG meets the goal.
+        success: whether the image is in the ball and the original network's prediction of the PNG is the goal.
         logits: ``(K,)`` of the original network for the PNG.
         repaired: sum of the level changes that restored a success; 0 without repair.
-        jpeg: by quality, whether the prediction of a JPEG of the image meets the goal.
+        jpeg: by quality, whether the prediction of a JPEG of the image is the goal.
         distances: see :func:`distances`.
     """
 
@@ -179,14 +179,14 @@ class Verifier:
     def logits(self, images: Tensor) -> Tensor:
         """Return the original network's logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1], on the CPU.
 
-        Rounding depends on the batch size. An image whose margin is within :meth:`tolerance` is evaluated again alone,
+        Rounding depends on the batch size. An image with a margin within :meth:`tolerance` is evaluated again alone,
         so that its verdict is the same in any batch.
         """
         logits = self.network.scores(images, final=True).cpu()
         return logits if len(images) == 1 else self._with_close_ones_alone(images, logits)
 
     def _with_close_ones_alone(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Return logits, those with a margin within :meth:`tolerance` of the original network for the image alone."""
+        """Return logits, with a margin within :meth:`tolerance` of the original network for the image alone."""
         for n in (self.margin(logits).abs() < self.tolerance(logits)).nonzero()[:, 0].tolist():
             logits[n] = self.network.scores(images[n : n + 1], final=True)[0].cpu()
         return logits
@@ -253,7 +253,7 @@ _Search = Generator[_Request, Any, _Repaired | None]
 
 
 def _repair(searches: Mapping[int, _Search], verifier: Verifier) -> dict[int, _Repaired]:
-    """Run the searches of these rows, with evaluations in batches; return the results of those that succeed."""
+    """Run the searches of these rows, with evaluations in batches; return the results of successful searches."""
     repaired: dict[int, _Repaired] = {}
     requests = {n: next(search) for n, search in searches.items()}
     while requests:
@@ -273,7 +273,7 @@ def _repair(searches: Mapping[int, _Search], verifier: Verifier) -> dict[int, _R
 
 
 def _search(image: Tensor, rounded: _Candidate, required: float, ball: LatticeBall, verifier: Verifier) -> _Search:
-    """Search for levels inside the ball whose file is a success.
+    """Search for levels inside the ball with a successful file.
 
     First, values that were rounded against the gradient at the unrounded image are rounded the other way, in order of
     descending gradient. If this is not enough, any values move along the gradient at the best candidate by one level,
@@ -341,7 +341,7 @@ def _climb(
 
 
 def _next_count(tried: Sequence[tuple[int, float]], predicted: Tensor, required: float) -> int | None:
-    """Return the next number of moves to evaluate, or None to stop, given those ``tried`` and their margins."""
+    """Return the next number of moves to evaluate, or None to stop, given the numbers ``tried`` and their margins."""
     # The margin is linear in the gain predicted of k moves: interpolated between the largest failing number and the
     # smallest sufficient one, or extrapolated from the two largest failing ones.
     sufficient, failing = [], []
@@ -424,7 +424,7 @@ class LatticeBall:
         return within and self._excess(levels) <= 0
 
     def shorten(self, levels: Tensor, gradient: Tensor) -> Tensor:
-        """Return levels inside the ball, by moving some values one level towards the source.
+        """Return levels inside the ball, by moving some values one level closer to the source.
 
         Values are selected greedily by the least loss of margin, from ``gradient``, for the removed excess, a knapsack
         problem: the loss exceeds the optimum by at most that of one step (Dantzig 1957, doi:10.1287/opre.5.2.266). A

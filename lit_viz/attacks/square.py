@@ -38,10 +38,10 @@ class SquareLoss(AttackObjective):
 class Square(BudgetAttack):
     """Square attack (Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3).
 
-    The first update adds vertical stripes of +-eps in each channel (linf), or a grid of tiles (l2). Each further update
-    is a proposal from the best image, accepted if the score rises: a square at random whose channels are set to +-eps
-    (linf, algorithm 2); or a square whose change grows by a tile and takes over the length of a second square, which is
-    reset (l2, algorithm 3). An update costs one forward and no backward.
+    The first update adds vertical stripes of +-eps in each channel (linf), or a grid of tiles (l2). Each later update
+    is a proposal from the best image, accepted if the score rises: the channels of a random square are set to +-eps
+    (linf, algorithm 2); or the change of a square grows by a tile and takes over the length of a second square, which
+    is reset (l2, algorithm 3). An update costs one forward and no backward.
 
     A linf proposal that equals the image has its sign inverted; the authors draw again.
 

@@ -29,7 +29,7 @@ class AttentionMap(Gradient):
     Subclasses implement :meth:`relevance`.
 
     Args:
-        grid: rows and columns of the patches; by default those of the convolution that embeds them.
+        grid: rows and columns of the patches; by default of the convolution that embeds them.
     """
 
     spatial = True
@@ -47,19 +47,20 @@ class AttentionMap(Gradient):
             LitVizError: if attention is not between all tokens, the grid of the patches is unknown, or the last block
                 does not return tokens.
         """
-        found = attention_layers(network)
+        attention = attention_layers(network)
         maps = f"attention maps (N, heads, T, T) of all T tokens in every layer of {network.name}"
-        require(found.problem is None, f"{type(self).__name__} requires {maps}", found.problem, hint="use grad_cam")
+        constraint = f"{type(self).__name__} requires {maps}"
+        require(attention.problem is None, constraint, attention.problem, hint="use grad_cam")
         layouts_by_name = layouts(network)
-        self._patches = patch_grid(network, found.tokens, layouts_by_name, self.grid)
-        self.attention, self.blocks = tuple(map(attention_of, found.layers)), found.blocks
-        self.layers, self._tokens = self.attention, found.tokens
-        block = found.blocks[-1]
+        self._patches = patch_grid(network, attention.tokens, layouts_by_name, self.grid)
+        self.attention, self.blocks = tuple(map(attention_of, attention.layers)), attention.blocks
+        self.layers, self._tokens = self.attention, attention.tokens
+        block = attention.blocks[-1]
         last_layer = block  # or of a container, the last layer that is called
         for name in layouts_by_name:
             if f"{name}.".startswith(f"{block}."):
                 last_layer = name
-        self._pooled = _pooling(network, last_layer, found.tokens, math.prod(self._patches))
+        self._pooled = _pooling(network, last_layer, attention.tokens, math.prod(self._patches))
         super().bind(network)
 
     def record_fields(self) -> dict[str, Any]:
@@ -78,8 +79,8 @@ class AttentionMap(Gradient):
     def pooling(self, x: Tensor) -> Tensor:
         """Return the weights ``(M, T)`` of the tokens in the pooling before the head.
 
-        The class token, the distillation token and the mean of the patches have equal weights, those of them that the
-        logits depend on.
+        The class token, the distillation token and the mean of the patches have equal weights, if the logits
+        depend on them.
         """
         return x.new_tensor(self._pooled).expand(len(x), -1)
 

@@ -43,7 +43,7 @@ class Attribution(StepRule):
         evaluations: default number of evaluations per map.
         spatial: maps are ``(N, 1, H, W)``, one channel for all colors, instead of ``(N, C, H, W)``.
         networks: copies of the network that are evaluated (see :class:`~lit_viz.optim.Evaluate`).
-        layers: layers whose activations are read.
+        layers: layers with the activations to read.
         objective: explained score; default: the target's logit.
         tolerance: a map is done when its ``error`` is at most this value; None uses all evaluations.
         every: number of evaluations between two tests of the tolerance, independent of the batch; None: every step.
@@ -199,7 +199,7 @@ class Sampling(Estimator):
         return PROJECTIONS
 
     def pattern(self, maps: Tensor) -> Tensor:
-        """Return the part of maps whose error is estimated; a linear projection, by default the identity."""
+        """Return the part of maps with an estimated error; a linear projection, by default the identity."""
         return maps
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
@@ -344,8 +344,8 @@ def attributions_after(
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield the maps and their uncertainty after each of these numbers of evaluations, ascending.
 
-    Each number continues the evaluations of the one before: of a method whose evaluations depend on their number
-    (integrated gradients with fixed nodes), only a single number gives a map. Other arguments as for :func:`attribute`.
+    Each number continues the evaluations of the one before. If the evaluations depend on their number (integrated
+    gradients with fixed nodes), only a single number gives a map. Other arguments as for :func:`attribute`.
     """
     if not isinstance(network, Mapping):
         network = dict.fromkeys(map(str, method.networks), network)

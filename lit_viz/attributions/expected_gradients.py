@@ -1,4 +1,4 @@
-"""Expected gradients: GradientSHAP whose baselines are photographs."""
+"""Expected gradients: GradientSHAP with photographs as baselines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ExpectedGradients(GradientShap):
     """Mean of ``(x - b) * gradient at b + a (x - b)`` over random positions a and photographs b.
 
     Erion et al. 2021, arXiv:1906.10670, equation 3. Each sample draws one photograph. The explained photograph is no
-    baseline of its own map: baselines with the same pixels are left out. The map sums to the score less the mean score
+    baseline of its own map: baselines with the same pixels are omitted. The map sums to the score less the mean score
     of the baselines, in expectation.
 
     Args:
@@ -75,7 +75,7 @@ class ExpectedGradients(GradientShap):
         return self._pictures[shape]
 
     def baseline_state(self, x: Tensor, seeds: Sequence[int]) -> State:
-        """Return per slot the indices of the baselines, those with other pixels first, and the number of the latter."""
+        """Return per slot the indices of the baselines, and the number of those with other pixels, which are first."""
         pictures = self.pictures(tuple(x.shape[1:])).to(x.device)
         orders, counts = [], []
         for image in x:

@@ -39,7 +39,7 @@ class GradCAM(Gradient):
         reshape: function from the output of the layer to feature maps ``(N, C, h, w)``, or ``module:function``. Not
             required for feature maps, channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last
             are the patches.
-        grid: rows and columns of the patches of tokens; by default those of the convolution that embeds them.
+        grid: rows and columns of the patches of tokens; by default of the convolution that embeds them.
     """
 
     title = "Grad-CAM"
@@ -184,7 +184,7 @@ def _identity(output: Tensor) -> Tensor:
 
 
 def _last_spatial(network: Network, layouts_by_name: Mapping[str, Layout]) -> str:
-    """Return the last layer in forward order whose output has several positions and affects the logits.
+    """Return the last layer in forward order with an output of several positions that affects the logits.
 
     Tokens of one feature are the pooled features of a network that averages its tokens.
     """

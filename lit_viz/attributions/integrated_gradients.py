@@ -148,7 +148,7 @@ def growing(total: int) -> list[int]:
 
 @lru_cache(maxsize=64)
 def gauss_legendre(count: int) -> Rule:
-    """Return the Gauss-Legendre rule on [0, 1], in an order whose first nodes are spread over the interval.
+    """Return the Gauss-Legendre rule on [0, 1], in an order that spreads the first nodes over the interval.
 
     The rank of node k is that of the k-th multiple of the golden ratio modulo 1.
     """

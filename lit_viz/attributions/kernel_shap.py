@@ -18,7 +18,7 @@ from lit_viz.rng import Draws
 from lit_viz.types import Task, seeds_of
 from lit_viz.utils.device import rows_equal, to_list
 
-_ENDS = 2  # evaluations of the image and of its baseline, before the coalitions
+_REFERENCES = 2  # evaluations of the image and of its baseline, before the coalitions
 
 
 class KernelShap(Estimator):
@@ -78,8 +78,8 @@ class KernelShap(Estimator):
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         visible = self.coalitions(state, slots, numbers)
         segments = state["segments"][slots]
-        shown = visible.gather(1, segments.flatten(1)).view_as(segments)
-        inputs = torch.where(shown, gather_rows(x, slots), gather_rows(state["baseline"], slots))
+        is_visible = visible.gather(1, segments.flatten(1)).view_as(segments)
+        inputs = torch.where(is_visible, gather_rows(x, slots), gather_rows(state["baseline"], slots))
         scores = evaluate(inputs, gradient=False, slots=slots).score.double()
         record_scores(state, slots, numbers, scores)
         for name, number in (("full", 0), ("empty", 1)):
@@ -90,7 +90,7 @@ class KernelShap(Estimator):
         for m, n in enumerate(places):
             previous[m], last[n] = last[n], scores[m]
         state["last"] = last
-        complete = (numbers % 2 == 1) & (numbers > _ENDS)
+        complete = (numbers % 2 == 1) & (numbers > _REFERENCES)
         exists = torch.arange(visible.shape[1], device=x.device) < state["count"][slots, None]
         signs = torch.where(visible, -1.0, 1.0).double() * (exists & complete[:, None])
         differences = torch.where(complete, previous - scores, 0)
@@ -112,12 +112,12 @@ class KernelShap(Estimator):
         order = torch.where(exists, draws.uniform("order", shape=(len(places),)), torch.inf)
         chosen = order.argsort(1).argsort(1) < sizes
         chosen = torch.where((numbers % 2 == 1)[:, None], ~chosen, chosen)
-        return torch.where((numbers < _ENDS)[:, None], (numbers == 0)[:, None], chosen)
+        return torch.where((numbers < _REFERENCES)[:, None], (numbers == 0)[:, None], chosen)
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
         values, _ = self._solve(state)
         segments = state["segments"]
-        started = (state["iteration"] >= _ENDS).view(-1, 1, 1, 1)
+        started = (state["iteration"] >= _REFERENCES).view(-1, 1, 1, 1)
         maps = values.gather(1, segments.flatten(1)).view_as(segments).to(x.dtype)
         return torch.where(started, maps, 0)
 
@@ -135,7 +135,7 @@ class KernelShap(Estimator):
         )
         areas = areas / areas.sum(1, keepdim=True)
         variance = residual / freedom.clamp_min(1) * (areas * inverse.diagonal(dim1=1, dim2=2)).sum(1)
-        variance = torch.where(freedom >= _ENDS, variance, torch.inf)
+        variance = torch.where(freedom >= _REFERENCES, variance, torch.inf)
         squares = (areas * values.square()).sum(1)
         error = relative_error(variance, squares, MAX_COARSE_ERROR)
         return {"standard_error": variance.sqrt().to(x.dtype), "error": error.to(x.dtype)}

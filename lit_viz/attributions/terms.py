@@ -1,8 +1,8 @@
 """What a run records of the terms of a saliency map, so that the map can be verified without computing it again.
 
 A map that is a mean of images has terms ``(C, H, W)``, of which :data:`PROJECTIONS` are recorded: their dot products
-with four fixed vectors of signs. Those of a weighted sum are the weighted sum of those of the terms. A map that is
-computed from scores of changed images has these :data:`SCORES` as terms.
+with four fixed vectors of signs. The projections of a weighted sum are the weighted sum of the projections. A map
+that is computed from scores of changed images has these :data:`SCORES` as terms.
 
 The record is an entry of the state with a row per evaluation. A state without it, as outside of a run, records nothing.
 """

@@ -35,11 +35,11 @@ def patch_grid(
 ) -> tuple[int, int]:
     """Return rows and columns of the patches, which are the last of ``tokens`` tokens.
 
-    They are ``given``, or else those of the convolution that embeds the patches: of all convolutions the largest map
+    They are ``given``, or else taken from the convolution that embeds the patches: of all convolutions the largest map
     with at most as many positions as tokens. Without such a convolution they have the proportions of the input.
 
     Raises:
-        LitVizError: if there are fewer tokens than patches, or no grid is found.
+        LitVizError: if there are fewer tokens than patches, or no grid can be determined.
     """
     if given is not None:
         require(math.prod(given) <= tokens, f"grid must have at most the {tokens} tokens of {network.name}", given)

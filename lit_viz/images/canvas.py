@@ -76,7 +76,7 @@ class Octaves:
     The canvas is downsampled before it enters the network, less in each octave; in the last one it has its own size.
     The gradient of a coarse octave is therefore upsampled and smooth, and a photograph keeps its detail. DeepDream
     instead optimizes small images and adds their change to the photograph. Evaluations of a small input cost less: with
-    3 octaves of scale 1.5, 55 % of those at full size.
+    3 octaves of scale 1.5, 55 % of the evaluations at full size.
 
     Args:
         count: number of octaves; each takes an equal share of the iterations.

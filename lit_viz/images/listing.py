@@ -86,7 +86,7 @@ class Listing:
     notes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """Return the shortest display name of each photograph that is unique among those with the same short name.
+        """Return the shortest display name of each photograph that is unique among all with the same short name.
 
         Photographs without a unique name, such as a file listed twice, have the shortest name.
         """
@@ -110,10 +110,10 @@ def _shortest_unique(files: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
 def photographs(given: Sequence[str | Mapping[str, Any]]) -> Listing:
     """List photographs.
 
-    Each item is a file of any suffix; a folder, whose images at any depth are listed in natural order (``img2`` before
+    Each item is a file of any suffix; a folder: its images at any depth are listed in natural order (``img2`` before
     ``img10``), without hidden files and links to folders; ``packaged:NAME``; ``zoo:fashion`` or ``zoo:planted`` for the
     images of the zoo, or one of them; a CSV file with the column ``file`` and optionally ``label``, ``target`` and
-    ``against``, whose paths are relative to it; or a row as a mapping.
+    ``against``, with paths relative to it; or a row as a mapping.
     """
     if not given:
         raise LitVizError("no photograph was given: give files, folders or a CSV file with a column file")
@@ -271,8 +271,8 @@ def _check_columns(file: str | Path, header: Sequence[str], columns: Sequence[st
 def column_values(paths: Sequence[str], file: str, column: str) -> Mapping[str, str | LitVizError]:
     """Look up photographs in a CSV file; return the cell of a column, or the error, by path.
 
-    A row belongs to the photograph at its path, relative to the CSV file, otherwise to the only photograph whose path
-    ends with it; a unique file name is therefore sufficient.
+    A row belongs to the photograph at its path, relative to the CSV file, otherwise to the only photograph with a
+    path that ends with it; a unique file name is therefore sufficient.
     """
     cells: dict[str, str] = {}
     for row in read_table(file, ("file", column)):

@@ -147,10 +147,10 @@ class MACO(Parameterization):
     In columns that contain a frequency and its negative, only the odd part of x is used; the mean is fixed.
 
     Args:
-        magnitude: folder, file or CSV table of photographs whose mean spectrum is r, each cropped to the canvas's
-            shape; brightness and hue are those of the mean photograph. None: ``r ~ 1 / f ** decay``, mean gray.
+        magnitude: folder, file or CSV table of photographs with the mean spectrum r, each cropped to the canvas's
+            shape; brightness and hue are taken from the mean photograph. None: ``r ~ 1 / f ** decay``, mean gray.
         decay: exponent of the spectrum without photographs: about 1 in natural images; larger values are smoother.
-        contrast: standard deviation of each plane before the sigmoid; with photographs, a factor of theirs.
+        contrast: standard deviation of each plane before the sigmoid; with photographs, relative to them.
         chroma: scale of the two color directions; below 1 the colors are less saturated.
 
     Raises:

@@ -19,7 +19,7 @@ from lit_viz.images.reading import LUMA, to_uint8
 #: Magnification of differences in frames and figures.
 MAGNIFIED = 10.0
 _TOLERANCE = 1e-6  # float32 rounding of a difference at the end of the scale
-_SHOWN = 128  # pixels; the pixels of a smaller picture are repeated
+_SIDE = 128  # pixels; the pixels of a smaller picture are repeated
 _BETWEEN = 8  # white pixels between pictures
 _WINDOW, _SIGMA = 11, 1.5  # side and standard deviation of SSIM's Gaussian window, in pixels
 _POSITIVE, _NEGATIVE = "#ca0020", "#0571b0"  # ColorBrewer RdBu, distinguishable with color vision deficiency
@@ -29,7 +29,7 @@ _POSITIVE, _NEGATIVE = "#ca0020", "#0571b0"  # ColorBrewer RdBu, distinguishable
 
 
 def clip_limits(maps: Sequence[Tensor], quantile: float = 0.995, shared: bool = True) -> list[float]:
-    """Compute the absolute value at which the color scale of each map ends.
+    """Compute the largest absolute value of the color scale of each map.
 
     The limit is a quantile of the absolute values of the finite pixels, or their maximum if the quantile is zero; 0 for
     a map of zeros. Gradients have a few outliers; without clipping, all other pixels would be black. ``shared`` limits
@@ -142,11 +142,11 @@ def out_of_range_fraction(image: Tensor) -> float:
 def enlarged(image: Tensor) -> NDArray[np.uint8]:
     """Return an image ``(C, H, W)`` as bytes ``(H, W, 3)``; the pixels of a small one are repeated."""
     pixels = to_uint8(image)
-    times = max(1, _SHOWN // max(pixels.shape[:2]))
+    times = max(1, _SIDE // max(pixels.shape[:2]))
     return pixels.repeat(times, 0).repeat(times, 1)
 
 
-def beside(images: Sequence[Tensor]) -> NDArray[np.uint8]:
+def side_by_side(images: Sequence[Tensor]) -> NDArray[np.uint8]:
     """Return images ``(C, H, W)`` as bytes in a row on white, :func:`enlarged` and aligned at their upper edges."""
     pictures = [enlarged(image) for image in images]
     height = max(picture.shape[0] for picture in pictures)

@@ -141,7 +141,7 @@ def checked_picture(picture: Tensor) -> Tensor:
     """Return a copy of a picture in [0, 1]; 8-bit pictures have any values.
 
     Raises:
-        LitVizError: values are outside of [0, 1], as those of a normalized image, or NaN.
+        LitVizError: values are outside of [0, 1], as in a normalized image, or NaN.
     """
     with torch.inference_mode(False):  # inference tensors cannot be optimized
         copy = picture.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -195,7 +195,7 @@ class DatasetImages:
 
     Args:
         dataset: map-style dataset, or a loader, of which the dataset is taken.
-        normalization: mean and standard deviation that the images were normalized by; by default those of the
+        normalization: mean and standard deviation that the images were normalized by; by default of the
             dataset's transform.
 
     Attributes:
@@ -210,7 +210,7 @@ class DatasetImages:
         source: Any = dataset.dataset if isinstance(dataset, DataLoader) else dataset
         if isinstance(source, IterableDataset) or not hasattr(source, "__len__"):
             raise LitVizError(
-                f"images must be a map-style dataset, whose items have an index, got {type(source).__name__}: "
+                f"images must be a map-style dataset, with items by index, got {type(source).__name__}: "
                 "pass a list of its images"
             )
         if len(source) == 0:

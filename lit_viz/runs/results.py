@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.images.rendering import beside
+from lit_viz.images.rendering import side_by_side
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.manifest import TaskContents
 from lit_viz.types import Curve, Picture, Record
@@ -47,7 +47,7 @@ class Outcome:
         if not pictures:
             return None
         buffer = BytesIO()
-        Image.fromarray(beside(pictures)).save(buffer, "PNG")
+        Image.fromarray(side_by_side(pictures)).save(buffer, "PNG")
         return buffer.getvalue()
 
     @property

@@ -147,7 +147,7 @@ def test_8_bit_images_have_no_normalization(smooth: Network) -> None:
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (Stream(), "images must be a map-style dataset, whose items have an index, got Stream: pass a list"),
+        (Stream(), "images must be a map-style dataset, with items by index, got Stream: pass a list"),
         (DataLoader(Stream()), "got Stream"),
         (Items([]), "there must be at least one image, got a dataset of 0"),
     ],
