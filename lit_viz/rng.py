@@ -117,7 +117,7 @@ class Draws:
         return self._tensor(drawn.astype(np.float32), shape)
 
     def integers(self, purpose: str, low: int, high: int, shape: Sequence[int] = ()) -> Tensor:
-        """Draw int64 ``(M, *shape)``, uniform in [low, high], both ends included (at most 2**32 values)."""
+        """Draw int64 ``(M, *shape)``, uniform in [low, high], both included (at most 2**32 values)."""
         words = self._words(purpose, math.prod(shape)) >> np.uint64(32)
         return self._tensor(low + ((words * np.uint64(high - low + 1)) >> np.uint64(32)).astype(np.int64), shape)
 

@@ -34,11 +34,11 @@ class Evaluator:
         make_inputs: images and draws -> network inputs ``(N * views, C, h, w)``, ordered by task and view.
         priors: penalties that are subtracted from the score.
         views: network inputs per task.
-        layers: layers to read in addition to those of the objective.
+        layers: layers to read in addition to the objective's.
         ranks: ranks that share the inputs.
         group: images per task.
-        decisions: whether the logits are those of the decision on the goal of each task (multi-label networks).
-        view_goals: goals of each input that replace those of the tasks, as in :class:`~lit_viz.objectives.Outputs`.
+        decisions: whether the logits are for the decision on the goal of each task (multi-label networks).
+        view_goals: goals of each input that replace the goals of the tasks, as in :class:`~lit_viz.objectives.Outputs`.
     """
 
     networks: Mapping[str, FrozenNetwork]
@@ -57,7 +57,7 @@ class Evaluator:
     def __call__(
         self, x: Tensor, slots: Slots, rows: Sequence[int], *, gradient: bool = True, network: str = "plain"
     ) -> Evaluation:
-        """Evaluate ``x``, whose row m belongs to slot ``rows[m]``, with the draws of its iteration, and count it.
+        """Evaluate ``x`` with the draws of its iteration, and count it; row m belongs to slot ``rows[m]``.
 
         Raises:
             LitVizError: the objective is not differentiable, or a prior returns a wrong shape.

@@ -43,7 +43,7 @@ def connect_store() -> Store:
 
 
 class Heartbeat:
-    """Beats of this rank in a store, and a watchdog that names ranks whose last beat is too old.
+    """Beats of this rank in a store, and a watchdog that names ranks with an old last beat.
 
     The lowest rank that responds prints the names, once. A rank may be slow without being named: its beats come from a
     thread of their own.
@@ -71,10 +71,10 @@ class Heartbeat:
         self._every, self._stale = every, stale
         self._ended = threading.Event()
         now = time.monotonic()
-        self._seen = dict.fromkeys(range(size), now)  # time of the last new beat
+        self._times = dict.fromkeys(range(size), now)  # time of the last new beat
         self._beats: dict[int, str] = {}
         self._named: set[int] = set()
-        self._call_began: float | None = None  # a call of the store that has not returned
+        self._call_started: float | None = None  # a call of the store that has not returned
         self._beat(0)
 
     def start(self) -> None:
@@ -90,23 +90,23 @@ class Heartbeat:
         self._store.set(str(self._rank), f"{socket.gethostname()} {os.getpid()} {count}")
 
     def _exchange(self) -> None:
-        """Write the beats of this rank, and read those of the others; a frozen store blocks this thread only."""
+        """Write the beats of this rank, and read the beats of the others; a frozen store blocks this thread only."""
         count = 0
         ranks = [str(rank) for rank in range(self._size)]
         while not self._ended.is_set():
             count += 1
-            self._call_began = time.monotonic()
+            self._call_started = time.monotonic()
             try:
                 self._beat(count)
                 beats = self._store.multi_get(ranks)
             except Exception:  # the process with the store has ended, of which the collectives report
                 self._ended.set()
                 return
-            self._call_began = None
+            self._call_started = None
             for rank, beat in enumerate(beats):
                 text = beat.decode()
                 if self._beats.get(rank) != text:
-                    self._beats[rank], self._seen[rank] = text, time.monotonic()
+                    self._beats[rank], self._times[rank] = text, time.monotonic()
             self._ended.wait(self._every)
 
     def _watch(self) -> None:
@@ -114,16 +114,16 @@ class Heartbeat:
         while not self._ended.wait(self._every / 5):
             now = time.monotonic()
             if now - last > self._every:  # this process itself was stopped
-                self._seen = dict.fromkeys(self._seen, now)
+                self._times = dict.fromkeys(self._times, now)
             last = now
             self._name_stale(now)
 
     def _name_stale(self, now: float) -> None:
         """Name the ranks that have become stale; rank 0 alone where the store, which it holds, does not respond."""
-        stale = {rank for rank, seen in self._seen.items() if now - seen > self._stale}
-        if self._call_began is not None and now - self._call_began > self._stale / 2:
+        stale = {rank for rank, beat in self._times.items() if now - beat > self._stale}
+        if self._call_started is not None and now - self._call_started > self._stale / 2:
             stale &= {0}
-        responsive = set(self._seen) - stale
+        responsive = set(self._times) - stale
         if self._rank == min(responsive, default=self._rank):
             for rank in sorted(stale - self._named):
                 self._notify(self._description(rank))

@@ -39,7 +39,7 @@ class InputShard:
 
     Attributes:
         inputs: ``(P,)`` indices into the whole batch.
-        counted: ``(images * views,)`` bool, inputs whose outputs are counted on this rank.
+        counted: ``(images * views,)`` bool, inputs that are counted on this rank.
     """
 
     inputs: Tensor
@@ -158,7 +158,7 @@ class RankStatus:
     """Status of one rank, or of all ranks together.
 
     Attributes:
-        unfinished: whether there are tasks left.
+        unfinished: whether tasks are unfinished.
         signal: number of the signal that stops the run, or 0.
         save: whether a checkpoint is due.
         updates: updates of the images that are not finished.

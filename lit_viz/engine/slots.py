@@ -59,7 +59,7 @@ class Earlier:
 class Slots(nn.Module):
     """N images in training; row n of every tensor and list belongs to ``tasks[n]``.
 
-    The images are a parameter whose first dimension changes as slots are filled and emptied. Neither images nor state
+    The images are a parameter; its first dimension changes as slots are filled and emptied. Neither images nor state
     are part of ``state_dict``: checkpoints store them by task (:meth:`dump`).
 
     Attributes:
@@ -98,7 +98,7 @@ class Slots(nn.Module):
 
     @property
     def updates(self) -> list[int]:
-        """Updates of each task, those of its earlier images included: the iteration that is logged."""
+        """Updates of each task, including its earlier images: the iteration that is logged."""
         updates = []
         for iteration, earlier in zip(self.iteration, self.earlier, strict=True):
             updates.append(earlier.updates + iteration)
@@ -230,7 +230,7 @@ class Slots(nn.Module):
 
     @staticmethod
     def logged_iteration(entry: Mapping[str, Any]) -> int:
-        """Return the updates of the task of a checkpoint entry, those of its earlier images included."""
+        """Return the updates of the task of a checkpoint entry, including its earlier images."""
         updates = int(entry["state"][ITERATION])
         if EARLIER in entry:
             updates += int(entry[EARLIER]["updates"])

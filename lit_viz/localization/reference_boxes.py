@@ -43,7 +43,7 @@ class ReferenceBoxes:
 
 
 class BoxMatches(NamedTuple):
-    """Reference boxes by the ``source`` of their photograph, and notes on those without a unique photograph."""
+    """Reference boxes by the ``source`` of their photograph, and notes on boxes without a unique photograph."""
 
     by_source: Mapping[str, ReferenceBoxes]
     notes: Sequence[str]
@@ -61,8 +61,8 @@ def iou(a: Box, b: Box) -> float:
 
 
 def _area(box: Box) -> float:
-    left, top, right, bottom = box
-    return (right - left) * (bottom - top)
+    x0, y0, x1, y1 = box
+    return (x1 - x0) * (y1 - y0)
 
 
 def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
@@ -169,13 +169,13 @@ def match_boxes(references: Sequence[ReferenceBoxes], sources: Iterable[str]) ->
 
 
 def _in_same_folder(name: str, sources: Sequence[str]) -> Sequence[str]:
-    """Return the sources whose path has the ending ``name``, or all."""
+    """Return the sources with paths that end with ``name``, or all."""
     parts = Path(name).parts
     return [source for source in sources if Path(source).parts[-len(parts) :] == parts] or sources
 
 
 def _join(names: Sequence[str]) -> str:
-    shown = list(names[:3])
+    listed = list(names[:3])
     if len(names) > 3:
-        shown.append("others")
-    return " or ".join(shown)
+        listed.append("others")
+    return " or ".join(listed)

@@ -46,7 +46,7 @@ def check_numbers(tasks: Sequence[Task], network: Network) -> None:
 
 
 def check_goals(tasks: Sequence[Task], network: Network) -> None:
-    """Require goals of the tasks of an attack on numbers, and of other tasks only those that apply.
+    """Require goals of the tasks of an attack on numbers, and reject goals that do not apply to other tasks.
 
     Raises:
         LitVizError: a task has none, has one that does not apply to the scores of the network, or lacks its target.

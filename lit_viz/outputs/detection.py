@@ -30,8 +30,8 @@ class _Candidates:
 class Detection(Output):
     """Log-odds of the classes of a detector's candidates, ``(N, K)``: whether a class is detected in a box.
 
-    The score of a class is the log-sum-exp of the log-odds of all candidates whose box overlaps the given one, before
-    suppression; success is judged on the final detections. The network is a Faster R-CNN, RetinaNet, SSD or FCOS of
+    The score of a class is the log-sum-exp of the log-odds of all candidates that overlap the given box, before
+    suppression; success depends on the final detections. The network is a Faster R-CNN, RetinaNet, SSD or FCOS of
     torchvision, in evaluation mode, which normalizes by itself. Proposals are detached there, so that gradients pass
     through features only.
 
@@ -84,14 +84,14 @@ class Detection(Output):
         """Return the log-odds of the best final detection of each class in the box, ``(N, K)``."""
         (candidates, detections), _ = returned
         rows = []
-        for image, found in zip(candidates, detections, strict=True):
+        for image, detected in zip(candidates, detections, strict=True):
             row = image.log_odds.new_full(image.log_odds.shape[1:], _UNDETECTED)
-            counts = torch.ones_like(found["scores"], dtype=torch.bool)
+            counts = torch.ones_like(detected["scores"], dtype=torch.bool)
             if self.box is not None:
-                box = torch.tensor([self.box]).to(found["boxes"])
-                counts = _overlaps(found["boxes"], box)[:, 0] >= self.iou
-            log_odds = torch.logit(found["scores"][counts], eps=1e-6)
-            rows.append(row.scatter_reduce(0, found["labels"][counts], log_odds.to(row), "amax"))
+                box = torch.tensor([self.box]).to(detected["boxes"])
+                counts = _overlaps(detected["boxes"], box)[:, 0] >= self.iou
+            log_odds = torch.logit(detected["scores"][counts], eps=1e-6)
+            rows.append(row.scatter_reduce(0, detected["labels"][counts], log_odds.to(row), "amax"))
         return torch.stack(rows) - self._threshold
 
     def _scores_of(self, image: _Candidates, size: tuple[int, int]) -> Tensor:

@@ -20,7 +20,7 @@ from lit_viz.utils.formatting import pluralize
 
 
 class Embedding(Output):
-    """Cosine similarity of an image's embedding to those of reference images, ``(N, K)``.
+    """Cosine similarity of an image's embedding to the embeddings of reference images, ``(N, K)``.
 
     Several references are classes: the nearest is the decision. With one, the similarity is a number.
 
@@ -122,24 +122,24 @@ def embeddings_in(returned: Any, images: int, select: int | str | Callable[..., 
     Raises:
         LitVizError: there are none.
     """
-    found = returned
+    embeddings = returned
     if callable(select):
-        found = select(returned)
+        embeddings = select(returned)
     elif isinstance(select, str) and hasattr(returned, select):
-        found = getattr(returned, select)
+        embeddings = getattr(returned, select)
     elif select is not None:
-        found = returned[select]
+        embeddings = returned[select]
     elif not isinstance(returned, Tensor):
         for name in ("image_embeds", "pooler_output"):
             if getattr(returned, name, None) is not None:
-                found = getattr(returned, name)
+                embeddings = getattr(returned, name)
                 break
         else:
-            found = returned[0] if isinstance(returned, (tuple, list)) and returned else None
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != images:
-        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(returned).__name__}"
+            embeddings = returned[0] if isinstance(returned, (tuple, list)) and returned else None
+    if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != images:
+        got = f"shape {tuple(embeddings.shape)}" if isinstance(embeddings, Tensor) else f"a {type(returned).__name__}"
         raise LitVizError(f"embeddings must be a tensor (N, D), got {got}: give select, a function of the return value")
-    return found
+    return embeddings
 
 
 def unit_length(embeddings: Tensor) -> Tensor:

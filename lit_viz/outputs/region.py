@@ -27,7 +27,7 @@ class Region(Output):
     """Mean logits of each class over a region of a segmentation, ``(N, K)``.
 
     The network returns logits ``(N, K, h, w)``: a tensor, ``"out"`` of a mapping (torchvision), or ``.logits``
-    (transformers). A place of the output counts by the share of it that lies in the region. The class with the largest
+    (transformers). A place of the output counts by its share in the region. The class with the largest
     mean is the decision. Seg-Grad-CAM sums the logits of the same pixels (Vinogradova et al. 2020, arXiv:2002.11434).
 
     Args:
@@ -74,9 +74,9 @@ class Region(Output):
 class Share(Region):
     """Log-odds of the share of a region that each class takes, ``(N, K)``: whether it takes more than half of it.
 
-    The share is the mean probability over the places of the region; success of an attack is judged on the share of
-    places whose largest logit is of the class. The goal ``share:S`` replaces the half: a label falls to at most S of
-    the region, a target rises above it.
+    The share is the mean probability over the places of the region; success of an attack depends on the share of places
+    with the largest logit for the class. The goal ``share:S`` replaces the half: a label falls to at most S of the
+    region, a target rises above it.
 
     Args:
         where: ``"everywhere"``, a box or a mask; see :class:`Region`.
@@ -124,17 +124,17 @@ def dense_maps(returned: Any, images: int, owner: str, keys: Sequence[str]) -> T
     Raises:
         LitVizError: there are none.
     """
-    found = returned
+    logits = returned
     if isinstance(returned, Mapping):
-        found = next((returned[key] for key in (*keys, "logits") if key in returned), None)
+        logits = next((returned[key] for key in (*keys, "logits") if key in returned), None)
     elif hasattr(returned, "logits"):
-        found = returned.logits
+        logits = returned.logits
     elif isinstance(returned, (tuple, list)) and returned:
-        found = returned[0]
-    if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != images:
-        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(returned).__name__}"
+        logits = returned[0]
+    if not isinstance(logits, Tensor) or logits.ndim != 4 or len(logits) != images:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(returned).__name__}"
         raise LitVizError(f"{owner} requires a network that returns maps (N, K, h, w), got {got}")
-    return found
+    return logits
 
 
 def _polygons(mask: Tensor) -> list[list[list[float]]]:
@@ -186,7 +186,7 @@ def region_mask(where: Any, size: tuple[int, int]) -> Tensor:
 
 
 def check_inside(box: Sequence[float], size: tuple[int, int]) -> None:
-    """Raise a LitVizError unless a box (x0, y0, x1, y1) lies in an input of a size (H, W)."""
+    """Raise a LitVizError unless a box (x0, y0, x1, y1) is inside an input of a size (H, W)."""
     x0, y0, x1, y1 = box
     height, width = size
     inside = x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height

@@ -1,6 +1,6 @@
-"""Small trained networks with known properties, and images for them: plain, robust, transformers, planted evidence.
+"""Small trained networks with measured properties, and images for them: plain, robust, transformers, planted evidence.
 
-``scripts/zoo.py`` trains them. The weights are float16; each file has a card beside it.
+``scripts/zoo.py`` trains them. The weights are float16; each file has a card.
 """
 
 from lit_viz.zoo.cards import FASHION_LABELS, NAMES, WEIGHTS, NetworkCard, build, labels_of, read_card, weights_file

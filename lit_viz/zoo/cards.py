@@ -36,7 +36,7 @@ NAMES = tuple(_BUILDERS)
 
 @dataclass(frozen=True)
 class NetworkCard:
-    """Description of a network, stored as JSON beside its weights.
+    """Description of a network, stored as JSON with its weights.
 
     Attributes:
         name: of the network.

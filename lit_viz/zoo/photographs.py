@@ -23,11 +23,11 @@ def photograph_names(name: str) -> list[str]:
     names = [f"{file.parent.name}/{file.stem}" for file in PHOTOGRAPHS.glob("*/*.png")]
     if name in names:
         return [name]
-    found = [other for other in names if other.startswith(f"{name}/")]
-    if not found:
+    group = [other for other in names if other.startswith(f"{name}/")]
+    if not group:
         hint = did_you_mean(name, names) or ": give fashion, planted, or one of their images, such as fashion/bag_18"
         raise LitVizError(f"no image of the zoo is called {name!r}{hint}")
-    return sorted(found, key=_by_class_and_number)
+    return sorted(group, key=_by_class_and_number)
 
 
 def photograph_file(name: str) -> Path:

@@ -100,7 +100,7 @@ def planted_images(indices: Sequence[int], seed: int = 0, surroundings: int = 0)
 
 
 def leak(network: Callable[[Tensor], Tensor], count: int = 1000, seed: int = 0) -> float:
-    """Measure how far a network's logits depend on other pixels than those of the glyph.
+    """Measure how far a network's logits depend on pixels outside of the glyph.
 
     The leak is the change of the target's logit when everything but the glyph is exchanged, relative to the change when
     the glyph is removed; both are root mean squares over the images.
