@@ -59,8 +59,7 @@ def _seeded() -> None:
 def _comparisons_have_time() -> Iterator[None]:
     """Give the comparison with Captum more than its 15 seconds, since other processes may take most of them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("lit_viz.presentations", "lit_viz.launch.run"):
-            patch.setattr(f"{module}.CAPTUM_SECONDS", 900.0)
+        patch.setattr("lit_viz.evidence.saliency_map.CAPTUM_SECONDS", 900.0)
         yield
 
 

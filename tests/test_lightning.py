@@ -32,12 +32,12 @@ import lit_viz as lv
 from lit_viz.attacks import PGD
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES
 from lit_viz.engine.queue import TaskQueue
+from lit_viz.evidence.saliency_map import SaliencyMapVerifier
 from lit_viz.launch.methods import COMMANDS, read_config
 from lit_viz.networks import Network
 from lit_viz.networks.loading import class_names
 from lit_viz.objectives import Channel
 from lit_viz.optim import Adam, Cosine
-from lit_viz.presentations import presentation_of
 from lit_viz.types import Task
 from tests.support.networks import smooth_network
 
@@ -146,7 +146,7 @@ def test_the_test_stage_of_any_tasks_logs_what_a_run_logs(smooth: Network, fit: 
     module = lv.SaliencyMap(smooth)
     (figures,) = fit(module, tasks).test(module, tasks)
     run = lv.saliency(smooth, "packaged:chelsea", target=1, captum="captum")
-    expected = presentation_of(lv.SaliencyMap).scalars([outcome.record for outcome in run.outcomes], run.evidence)
+    expected = SaliencyMapVerifier.scalars([outcome.record for outcome in run.outcomes], run.evidence)
     assert figures.keys() == {*expected, "done"}
     assert all(figures[name] == expected[name] for name in expected.keys() - {"cost/seconds"})
     assert figures["captum/passed"] == 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_viz.engine.ranks import DevicesMode, RankGroup
 from lit_viz.engine.slots import Slots
-from lit_viz.engine.snapshots import Result, Snapshot
+from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError, NetworkError, require
 from lit_viz.networks import FrozenNetwork, Network, as_network
 from lit_viz.networks.fast import CompileMode
@@ -109,8 +109,8 @@ class Method(Part, pl.LightningModule):
 
     Attributes:
         hparams: ``module``, the name of the class, and the arguments, as :meth:`plain_arguments` returns them.
-        presentation: dotted path of the class that presents the outcomes, which belongs to a higher layer; subclasses
-            inherit it.
+        presentation, verifier: dotted paths of the classes that present the outcomes and compute their evidence, which
+            belong to higher layers; subclasses inherit them. By default there is no evidence.
         slots: the images in training.
         restarts: times that a task starts again, at most (see :meth:`shortfall`); 0 by default.
         notes: messages to print once before the run.
@@ -123,6 +123,7 @@ class Method(Part, pl.LightningModule):
     """
 
     presentation: ClassVar[str | None] = None
+    verifier: ClassVar[str] = "lit_viz.evidence.verifier.OutcomeVerifier"
     advice = "try a lower learning rate"
     restarts: int = 0
 
@@ -305,10 +306,6 @@ class Method(Part, pl.LightningModule):
     def finished_metrics(self, record: Record) -> dict[str, float]:
         """Return metrics of a finished task, whose means over the finished tasks are logged in every step."""
         return {}
-
-    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
-        """Return the figures that ``trainer.test`` logs: the share of finished tasks, and what the method verifies."""
-        return {"done": sum(result.record.status == "done" for result in results) / max(len(results), 1)}
 
 
 def check_at_least_one(**options: int) -> None:

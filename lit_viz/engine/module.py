@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from lit_viz.errors import ChangedInput, LitVizError, NetworkError
 from lit_viz.optim import Evaluation
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.imports import import_by_path
 
 #: Incremented when older checkpoints can no longer be resumed.
 CHECKPOINT_VERSION = 5
@@ -70,13 +70,12 @@ class ImageTraining(Method):
     Attributes:
         keep_results: whether :attr:`results` are kept in memory and in checkpoints.
         queue: tasks of this rank that wait for a slot.
-        verify: function that computes the numbers of the test stage, by name, from results; set by higher layers.
         exchange: exchange of the rank status.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.verify: Callable[[Sequence[Result]], Mapping[str, float]] | None = None
+        self._verifier: Any = None  # class that computes the evidence, in the test stage
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints store images by task, not as a state dict
         self.keep_results = True
@@ -216,11 +215,9 @@ class ImageTraining(Method):
                 "ckpt_path="
             )
         numbers: dict[str, float] = {}
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and self._verifier is not None:
             with torch.inference_mode(False), torch.enable_grad():
-                if self.verify is not None:
-                    numbers.update(self.verify(results))
-                numbers.update(self.evidence(results))
+                numbers.update(self._verifier.test(self, results))
         numbers = self.trainer.strategy.broadcast(numbers)
         self.log_dict(numbers, batch_size=1, sync_dist=self.trainer.world_size > 1)
 
@@ -381,13 +378,9 @@ class ImageTraining(Method):
     # Evidence
 
     def attach_evidence(self) -> None:
-        """Set :attr:`verify` to the evidence of the method's presentation, which lies in a higher layer."""
-        path = type(self).presentation
-        if path is None:
-            return
-        module, _, name = path.rpartition(".")
-        presentation = getattr(import_module(module), name)()
-        presentation.attach(self)
+        """Compute the evidence of the verifier that the class names, with each image and in the test stage."""
+        self._verifier = import_by_path(self.verifier)
+        self._verifier.prepare(self)
 
     # State for callbacks
 

@@ -19,22 +19,25 @@ from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status, require
+from lit_viz.evidence.verifier import Check, verifier_of
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.launch.form import Form
 from lit_viz.launch.logs import incomplete_loggers, open_loggers
 from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.launch.provenance import provenance
 from lit_viz.launch.resume import check_identity, check_records, has_progress, open_or_create
-from lit_viz.launch.run import Run, check_finished, evidence_settings, gradients_enabled, warn_of_unfinished
+from lit_viz.launch.run import (
+    Run,
+    check_finished,
+    evidence_settings,
+    gradients_enabled,
+    verify_outcomes,
+    warn_of_unfinished,
+)
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
-from lit_viz.presentations import (
-    Check,
-    FigureFormat,
-    Presentation,
-    presentation_of,
-)
+from lit_viz.presentations import FigureFormat, presentation_of
 from lit_viz.report.page import write_report
 from lit_viz.runs import EVIDENCE, REPORT, is_run, run_lock
 from lit_viz.runs.checkpoint import LastCheckpoint
@@ -153,8 +156,7 @@ def execute(
         moves_network: whether the network, which was loaded for this run, is moved to the device of the Trainer.
         notify: receives lines for the terminal.
     """
-    presentation = presentation_of(type(module))
-    _check_options(presentation, options)
+    _check_options(type(module), options)
     if options.folder is None and options.own_loggers:
         raise LitVizError("logger requires out: loggers log a run folder")
     for task in tasks.tasks[:1]:
@@ -178,17 +180,17 @@ def execute(
         if options.folder is None:
             return _run_in_memory(trainer, module, tasks, options, recorded, notify)
         with run_lock(options.folder), _failed_start_discarded(options.folder):
-            return _run_in_folder(trainer, module, tasks, options, recorded, presentation, notify)
+            return _run_in_folder(trainer, module, tasks, options, recorded, notify)
 
 
-def _check_options(presentation: Presentation, options: RunOptions) -> None:
+def _check_options(method: type[ImageTraining], options: RunOptions) -> None:
     """Reject an option of figure or evidence that does not apply to the method, unless it has its default."""
-    default = RunOptions()
+    default, presentation = RunOptions(), presentation_of(method)
     for name in sorted(OPTIONS_OF_METHODS):
         if getattr(options, name) != getattr(default, name) and name not in presentation.run_options:
             message = f"{name} does not apply to {presentation.title.lower()}: leave it out"
             raise LitVizError(message, argument=name)
-    presentation.check_options(options.evidence_options)
+    verifier_of(method).check_options(options.evidence_options)
 
 
 def _move_network(network: Network, device: torch.device) -> None:
@@ -211,9 +213,8 @@ def _run_in_memory(
 ) -> Run:
     storage = MemoryStorage(configure=partial(_configuration, module, form))
     fit(trainer, options, module, tasks, [RunWriter(storage), Progress(notify)])
-    settings = evidence_settings(module, options, notify or ignore)
     outcomes = storage.outcomes()
-    presentation_of(type(module)).verify(module, outcomes, storage, settings)
+    verify_outcomes(module, outcomes, storage, evidence_settings(options, notify or ignore))
     storage.amend(records_of(outcomes))
     return Run(module, tasks.tasks, options, storage)
 
@@ -244,7 +245,6 @@ def _run_in_folder(
     tasks: TaskQueue,
     options: RunOptions,
     form: Form,
-    presentation: Presentation,
     notify: Notify | None,
 ) -> Run:
     """Create or open the run folder, and run the method in it."""
@@ -262,7 +262,7 @@ def _run_in_folder(
         checkpoint.restore()
     folder.discard(changed)
     check_records(folder, queue.tasks, module.network)
-    log = open_loggers(folder, names, options, presentation, send)
+    log = open_loggers(folder, names, options, type(module), send)
     try:
         if not finished:
             fit(trainer, options, module, queue, [RunWriter(folder), log, Progress(notify)])
@@ -317,7 +317,7 @@ def _complete(
     try:
         if needs_evidence:
             with run.captions():
-                run.presentation.verify(module, run.outcomes, folder, evidence_settings(module, options, send))
+                verify_outcomes(module, run.outcomes, folder, evidence_settings(options, send))
         if needs_figure:
             run.draw()  # the figure shows evidence
         write_report(folder, run.presentation)

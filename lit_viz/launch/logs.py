@@ -10,12 +10,13 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from lit_viz.callbacks.logging import FolderLogger, LoggerThread, complete_mark
+from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.launch.options import RunOptions
 from lit_viz.loggers import LOGGERS, adapter, logger_names
 from lit_viz.loggers.base import ImageAdapter, LoggerSettings
 from lit_viz.loggers.rows import FolderRows
-from lit_viz.presentations import Presentation, stored_presentation
+from lit_viz.presentations import stored_method
 from lit_viz.runs import run_lock
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.verification import verify
@@ -23,7 +24,7 @@ from lit_viz.utils.formatting import Notify, command_line
 
 
 def open_loggers(
-    folder: FolderStorage, names: Sequence[str], options: RunOptions, presentation: Presentation, notify: Notify
+    folder: FolderStorage, names: Sequence[str], options: RunOptions, method: type[ImageTraining], notify: Notify
 ) -> FolderLogger:
     """Return the callback that logs a run folder; a logger that cannot be opened is left out.
 
@@ -31,7 +32,7 @@ def open_loggers(
         folder: run folder.
         names: loggers that are given by name.
         options: settings of these loggers, and loggers of Lightning.
-        presentation: presentation of the outcomes.
+        method: method of the run.
         notify: receives lines about errors.
     """
     threads = []
@@ -45,7 +46,7 @@ def open_loggers(
             threads.append(LoggerThread(name, opened, folder, notify))
     for logger in options.own_loggers:
         threads.append(LoggerThread(type(logger).__name__, adapter(logger, "iteration"), folder, notify))
-    return FolderLogger(FolderRows(folder, presentation), threads)
+    return FolderLogger(FolderRows(folder, method), threads)
 
 
 def incomplete_loggers(folder: FolderStorage, names: Sequence[str]) -> list[str]:
@@ -75,7 +76,7 @@ def log_run(
     """
     names, loggers = _requested(to)
     folder = FolderStorage.open(path)
-    presentation = stored_presentation(folder)
+    method = stored_method(folder)
     adapters: list[ImageAdapter] = []
     for logger in loggers:
         adapters.append(adapter(logger, "iteration"))
@@ -84,10 +85,10 @@ def log_run(
         if damaged:
             remedy = f"{command_line('resume', folder.path)} draws it again"
             raise LitVizError(f"{folder.path / damaged[0]} is missing or was changed: {remedy}")
-        rows = FolderRows(folder, presentation)
+        rows = FolderRows(folder, method)
         for logs in adapters:
             _replay(rows, logs)
-        log = open_loggers(folder, names, RunOptions(logger=(), logging=settings), presentation, notify)
+        log = open_loggers(folder, names, RunOptions(logger=(), logging=settings), method, notify)
         log.finish()
     places: list[str] = []
     for logs in adapters:

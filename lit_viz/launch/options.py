@@ -15,10 +15,11 @@ from pytorch_lightning.loggers import Logger
 from lit_viz import methods
 from lit_viz.engine.method import half_precision
 from lit_viz.errors import require
+from lit_viz.evidence.verifier import Check, EvidenceOptions
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.loggers import LOGGERS, logger_names
 from lit_viz.loggers.base import LoggerSettings
-from lit_viz.presentations import Check, EvidenceOptions, FigureFormat, FigureOptions, presentation_of
+from lit_viz.presentations import FigureFormat, FigureOptions, presentation_of
 from lit_viz.runs import is_run
 from lit_viz.runs.folder import check_new
 from lit_viz.types import slug

@@ -24,6 +24,7 @@ from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, robust_accuracy
+from lit_viz.evidence.verifier import EvidenceSettings, verifier_of
 from lit_viz.figures.evolution import save_evolution
 from lit_viz.figures.layout import footer
 from lit_viz.figures.scales import ScaleOf
@@ -33,7 +34,7 @@ from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_reported
 from lit_viz.networks import Network
 from lit_viz.networks.summaries import scores_caption
-from lit_viz.presentations import CAPTUM_SECONDS, EvidenceSettings, Presentation, presentation_of
+from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.report.page import run_html, write_report
 from lit_viz.runs import is_run, run_lock
 from lit_viz.runs.evidence import Evidence
@@ -339,7 +340,7 @@ class Run:
         """Compute the evidence of the end of a run in memory, unless it is known."""
         storage = self._on_rank_zero()
         if not storage.evidence().to_dict():
-            self._verify(evidence_settings(self._module, self._options, ignore))
+            self._verify(evidence_settings(self._options, ignore))
 
     def _verify(self, settings: EvidenceSettings) -> bool:
         """Compute the evidence of a run in memory, whose files are written to a temporary folder."""
@@ -347,7 +348,7 @@ class Run:
         self._network.refresh()
         with gradients_enabled(), failures_reported(self._module, self._options), storage.files() as folder:
             assert isinstance(folder, FolderStorage)
-            passed = self.presentation.verify(self._module, folder.outcomes(), folder, settings)
+            passed = verify_outcomes(self._module, folder.outcomes(), folder, settings)
         self.outcomes = storage.outcomes()
         return passed
 
@@ -439,9 +440,17 @@ def output_caption(network: Network) -> str:
 # -- evidence
 
 
-def evidence_settings(module: ImageTraining, options: RunOptions, notify: Notify) -> EvidenceSettings:
+def verify_outcomes(
+    module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
+) -> bool:
+    """Compute the evidence of a run and show it; return whether no check has failed."""
+    verifier = verifier_of(type(module))(module, outcomes, storage, settings)
+    return verifier.verify(presentation_of(type(module)).show)
+
+
+def evidence_settings(options: RunOptions, notify: Notify) -> EvidenceSettings:
     """Return the settings of the evidence at the end of a run."""
-    return EvidenceSettings(options.evidence_options, CAPTUM_SECONDS, notify, options.half_precision)
+    return EvidenceSettings(options.evidence_options, notify=notify, precision=options.half_precision)
 
 
 def check_settings(
@@ -461,10 +470,10 @@ def check_settings(
     files = [str(path) for path in given]
     requested: Mapping[str, bool] = {"faithfulness": faithfulness, "trust": trust, "images": bool(files)}
     for name, is_requested in requested.items():
-        if is_requested and name not in presentation_of(type(module)).evidence_options:
+        if is_requested and name not in verifier_of(type(module)).evidence_options:
             raise LitVizError(f"{name} does not apply to {type(module).__name__}: leave it out")
     evidence = replace(options.evidence_options, faithfulness=faithfulness, trust=trust, images=files)
-    return EvidenceSettings(evidence, None, notify or ignore, options.half_precision)
+    return EvidenceSettings(evidence, at_end_of_run=False, notify=notify or ignore, precision=options.half_precision)
 
 
 def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStorage, settings: EvidenceSettings) -> bool:
@@ -477,7 +486,6 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
     """
     tune_allocator()
     module.network.refresh()
-    presentation = presentation_of(type(module))
     with gradients_enabled(), run_lock(folder.path), failures_reported(module, options):
         damaged = verify(folder)
         check_identity(folder, module.network)
@@ -486,10 +494,10 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
         folder.discard(damaged)
         run = Run(module, tasks, options, folder)
         with run.captions():
-            passed = presentation.verify(module, run.outcomes, folder, settings)
+            passed = verify_outcomes(module, run.outcomes, folder, settings)
         if not run.is_drawn or any(map(is_drawing, damaged)):
             run.draw()
-        write_report(folder, presentation)
+        write_report(folder, run.presentation)
         folder.seal()
     return passed
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, TypeVar
 
+from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Snapshot
+from lit_viz.evidence.verifier import verifier_of
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow, RunResults
-from lit_viz.presentations import Presentation
+from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.runs import RECORDED
 from lit_viz.runs.folder import FolderStorage, top5_of
 from lit_viz.types import Curve, Picture, Record, Task, slug
@@ -81,13 +83,13 @@ class FolderRows:
 
     Args:
         folder: run folder with a queue.
-        presentation: texts of the captions.
+        method: method of the run, for the texts of captions and the numbers of the summary.
         separate: maximum number of tasks with their own keys.
     """
 
-    def __init__(self, folder: FolderStorage, presentation: Presentation, separate: int = 32) -> None:
+    def __init__(self, folder: FolderStorage, method: type[ImageTraining], separate: int = 32) -> None:
         self.folder = FolderStorage(folder.path)  # another thread reads it than the one that writes
-        self.presentation = presentation
+        self.presentation, self.verifier = presentation_of(method), verifier_of(method)
         self.tasks = self.folder.queue()
         self.is_separate = len(self.tasks) <= separate
 
@@ -128,7 +130,7 @@ class FolderRows:
         last = max((record.iterations or 0 for record in records), default=0)
         evidence = self.folder.evidence()
         summary = _summary(records)
-        summary.update(self.presentation.scalars(records, evidence))
+        summary.update(self.verifier.scalars(records, evidence))
         items = self.presentation.evidence_items(evidence, records)
         return RunResults(self.folder, self.hyperparameters(), items, summary, last)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from itertools import compress
 from typing import Any
 
 import torch
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, attack_name
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import Saved, Verifier, save_and_verify
-from lit_viz.engine.snapshots import Result, Snapshot
+from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError, find_part
-from lit_viz.images.reading import decode, encode_png
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.goals import GOAL, THRESHOLD, check_goals, check_numbers, resolve_goal
@@ -50,6 +48,7 @@ class AdversarialExample(AttackTraining):
     """
 
     presentation = "lit_viz.presentations.adversarial_example.AdversarialExamplePresentation"
+    verifier = "lit_viz.evidence.adversarial_example.AdversarialExampleVerifier"
 
     def __init__(
         self,
@@ -237,29 +236,6 @@ class AdversarialExample(AttackTraining):
         if record.status != "done":
             return {}
         return {"fooled": float(bool(record.success_file))}
-
-    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
-        numbers = super().evidence(results)
-        done, images = [], []
-        for result in results:
-            if result.image is not None and result.task.goal is not None and result.record.status == "done":
-                done.append(result)
-                images.append(decode(encode_png(result.image)))
-        if not done:
-            return numbers
-        goals = torch.tensor([result.task.goal for result in done])
-        targeted = torch.tensor([result.task.target is not None for result in done])
-        thresholds = torch.tensor([result.task.options.get(THRESHOLD, 0.0) for result in done])
-        logits = self.network.scores(torch.stack(images), final=True).cpu()
-        fooled = Verifier(self.network, goals, targeted, thresholds).success(logits)
-        jpeg = [bool(getattr(result.record, "success_jpeg75", False)) for result in done]
-        numbers["fooled"] = float(fooled.float().mean())
-        numbers["fooled_jpeg75"] = sum(jpeg) / len(done)
-        records = [result.record for result in compress(done, fooled.tolist())]
-        if records:
-            for name in ("l2", "linf"):
-                numbers[name] = sum(record.metrics[name] or 0.0 for record in records) / len(records)
-        return numbers
 
     def _photograph_fields(self, n: int) -> dict[str, Any]:
         logits, goal = self.photograph_logits(n), self.slots.tasks[n].goal

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +16,7 @@ from lit_viz.attributions import Attribution
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
-from lit_viz.engine.snapshots import Result, Snapshot
+from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError, check_shape, first_line, require
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.listing import ARRAY_PREFIX
@@ -140,6 +139,7 @@ class ClassVisualization(ImageTraining):
     """
 
     presentation = "lit_viz.presentations.class_visualization.ClassVisualizationPresentation"
+    verifier = "lit_viz.evidence.class_visualization.ClassVisualizationVerifier"
 
     def __init__(
         self,
@@ -468,21 +468,6 @@ class ClassVisualization(ImageTraining):
             return ClassImageRecord.extend(common, top5=snapshot.ranking, judges=judges, **varying)
         layer, channel = task.options.get("layer"), task.options.get("channel")
         return LayerImageRecord.extend(common, top5=snapshot.ranking, layer=layer, channel=channel, **varying)
-
-    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
-        numbers: dict[str, list[float]] = defaultdict(list)
-        for result in results:
-            if result.image is None or result.task.target is None:
-                continue
-            logits, _ = self.evaluate_original(result.image, result.task)
-            own = self.network.prediction(logits, result.task.target)
-            if "score" in own:
-                numbers["score"].append(own["score"])
-                continue
-            numbers["probability"].append(own["probability"])
-            for name, summary in {"rank_1": own, **getattr(result.record, "judges", {})}.items():
-                numbers[name].append(float(summary["rank"] == 1))
-        return {**super().evidence(results), **{name: sum(values) / len(values) for name, values in numbers.items()}}
 
     def judge(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
         """Return the prediction summary of each judge for an image ``(C, H, W)`` or a group (:func:`group_summary`)."""

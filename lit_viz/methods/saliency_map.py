@@ -60,6 +60,7 @@ class SaliencyMap(PhotographTraining):
     """
 
     presentation = "lit_viz.presentations.saliency_map.SaliencyMapPresentation"
+    verifier = "lit_viz.evidence.saliency_map.SaliencyMapVerifier"
     step_rule: Attribution  # that of the batch, whose tasks all have the same one (see can_batch)
 
     def __init__(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_viz.attacks import Universal, attack_name, is_adversarial
 from lit_viz.attacks.norms import lengths
 from lit_viz.attacks.rounding import save_and_verify
-from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
+from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Snapshot
 from lit_viz.errors import ChangedInput, LitVizError, require
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.methods.photographs import AttackTraining, check_goal, resolve
@@ -109,6 +109,7 @@ class UniversalPerturbation(AttackTraining):
     """
 
     presentation = "lit_viz.presentations.universal_perturbation.UniversalPerturbationPresentation"
+    verifier = "lit_viz.evidence.universal_perturbation.UniversalPerturbationVerifier"
     attack: Universal
 
     def __init__(
@@ -321,19 +322,6 @@ class UniversalPerturbation(AttackTraining):
             return {}
         rates = {"fooled": record.fooling_rate, "fooled_held_out": record.held_out_fooling_rate}
         return {name: rate for name, rate in rates.items() if rate is not None}
-
-    def evidence(self, results: Sequence[Result]) -> dict[str, float]:
-        """Return the mean fooling rates; the files were verified when the perturbation was finished."""
-        figures = super().evidence(results)
-        for name in ("fooled", "fooled_held_out"):
-            rates: list[float] = []
-            for result in results:
-                metrics = self.finished_metrics(result.record)
-                if name in metrics:
-                    rates.append(metrics[name])
-            if rates:
-                figures[name] = sum(rates) / len(rates)
-        return figures
 
 
 def universal_tasks(photographs: Sequence[Task], held_out: float = 0.0) -> list[Task]:

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError
-from lit_viz.evidence.class_images import class_image_naturalness
-from lit_viz.evidence.judges import held_out_judge
+from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.evolution import Evolution, evolution_figure
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import channel_grid, sweep_figure
-from lit_viz.methods import ClassVisualization
-from lit_viz.presentations import (
-    EvidenceItem,
-    EvidencePart,
-    EvidenceSettings,
-    FigureOptions,
-    Presentation,
-    TableRow,
-    format_value,
-)
-from lit_viz.presentations.items import NOT_RECOGNIZED, held_out_item, not_recognized_item
-from lit_viz.runs.evidence import Evidence, ImageEvidence
+from lit_viz.presentations.base import FigureOptions, Presentation
+from lit_viz.presentations.items import NOT_RECOGNIZED, EvidenceItem, held_out_item, not_recognized_item
+from lit_viz.presentations.tables import TableRow, format_value
+from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
-from lit_viz.runs.results import Outcome, Storage, records_of
-from lit_viz.types import Record, Task
+from lit_viz.runs.results import Outcome, records_of
+from lit_viz.types import Record
 from lit_viz.utils.formatting import probability_text, unique_labels
 
-#: Tolerance of a probability, and relative one of an objective: the run evaluated the fast copy, in other batches.
-_TOLERANCE = 0.01
 #: Columns of options, which tables have only if their values differ.
 _OPTION_COLUMNS = ("iterations", "lr")
 
@@ -47,15 +33,7 @@ class ClassVisualizationPresentation(Presentation):
 
     title: ClassVar[str] = "Class images"
     command: ClassVar[str] = "visualize"
-    evidence_options: ClassVar[tuple[str, ...]] = ("images",)
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "lr": "lr {:g}"}
-
-    def attach(self, module: ImageTraining) -> None:
-        """Add the held-out networks too."""
-        super().attach(module)
-        assert isinstance(module, ClassVisualization)
-        if module.judges is None:
-            module.judges = held_out_judge(module.network)
 
     def heading(self, records: Sequence[Record]) -> str:
         for record in records:
@@ -115,17 +93,6 @@ class ClassVisualizationPresentation(Presentation):
         has_objective = isinstance(record, LayerImageRecord) and record.objective_file is not None
         return "objective" if has_objective else super().curve(record)
 
-    def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
-        scalars = super().scalars(records, evidence)
-        verdicts = correct = 0
-        for record in records:
-            if isinstance(record, ClassImageRecord):
-                verdicts += len(record.judges)
-                correct += _correct_judges(record)
-        if verdicts:
-            scalars["judges/agreement"] = correct / verdicts
-        return scalars
-
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
         """Return the items of the evidence, and the predictions of the own and of held-out networks in the records."""
         items = super().evidence_items(evidence, records)
@@ -134,92 +101,15 @@ class ClassVisualizationPresentation(Presentation):
                 items.append(item)
         return items
 
-    def parts(
-        self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
-    ) -> Mapping[str, EvidencePart]:
-        assert isinstance(module, ClassVisualization)
-        evidence = _ClassImageVerification(module, outcomes, storage, settings)
-        parts: dict[str, EvidencePart] = {"not_recognized": evidence.report_not_recognized}
-        if settings.at_end_of_run:  # the run has judged its images
-            return parts | {"held_out": evidence.report_judge_error}
-        if storage.path is None:
-            return {}
-        parts |= {"held_out": evidence.judge, "pictures": evidence.verify_files}
-        if settings.options.images:
-            parts["naturalness"] = evidence.compare_with_photographs
-        return parts
-
-
-@dataclass(frozen=True)
-class _ClassImageVerification:
-    """The evidence of class images."""
-
-    module: ClassVisualization
-    outcomes: Sequence[Outcome]
-    storage: Storage
-    settings: EvidenceSettings
-
-    @property
-    def done(self) -> list[Outcome]:
-        """The finished outcomes."""
-        return [outcome for outcome in self.outcomes if outcome.record.status == "done"]
-
-    def report_not_recognized(self) -> bool:
-        """Report the images that the network itself does not recognize."""
-        item = not_recognized_item(records_of(self.outcomes))
+    def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
+        super().show(verifier, name, part)
+        item = None
+        if name == "not_recognized":
+            item = not_recognized_item(part.details)
+        elif name == "held_out" and part.details is not None:
+            item = held_out_item(part.details)
         if item is not None:
-            self.settings.report(item)
-        return True
-
-    def report_judge_error(self) -> bool:
-        """Raise the error of a held-out network during the run, if there was one."""
-        if self.module.judge_error is not None:
-            raise LitVizError(self.module.judge_error)
-        return True
-
-    def judge(self) -> bool:
-        """Evaluate the held-out networks on the files."""
-        judges = held_out_judge(self.module.network)
-        for outcome in self.done:
-            image, target = outcome.image(), outcome.record.target
-            if target is not None:
-                assert image is not None
-                outcome.amend(judges=self.module.judge(image, target, judges))
-        records = records_of(self.done)
-        self.storage.amend(records)
-        held_out = held_out_item(records)
-        if held_out is not None:
-            self.settings.report(held_out)
-        return True
-
-    def verify_files(self) -> bool:
-        """Re-read the files, and evaluate the original network on them."""
-        same = 0
-        verdicts = []
-        for outcome in self.done:
-            verdict = _evaluate(outcome, self.module)
-            same += _agrees(verdict, outcome.record)
-            verdicts.append({"index": outcome.record.index} | verdict)
-        found = ImageEvidence(read=len(verdicts), tasks=len(self.outcomes), same=same, verdicts=verdicts)
-        self.settings.add(Evidence(pictures=found), self.storage)
-        return same == len(verdicts)
-
-    def compare_with_photographs(self) -> bool:
-        """State how natural the images are, compared with photographs of their classes."""
-        images = _class_images(self.done)
-        compared = class_image_naturalness(self.module.network, self.settings.options.images, images)
-        self.settings.add(Evidence(naturalness=compared), self.storage, table=True)
-        return True
-
-
-def _class_images(outcomes: Sequence[Outcome]) -> list[tuple[Record, Tensor]]:
-    """Return the images that have a target, with their records."""
-    images = []
-    for outcome in outcomes:
-        image = outcome.image()
-        if outcome.record.target is not None and image is not None:
-            images.append((outcome.record, image))
-    return images
+            self.print(item, verifier)
 
 
 def _is_recognized(record: Record) -> bool:
@@ -310,13 +200,8 @@ def image_caption(record: Record) -> str:
         return f"score {record.score:.3g}"
     text = probability_text(record.probability or 0.0)
     if record.judges:
-        text += f" · judges {_correct_judges(record)} of {len(record.judges)}"
+        text += f" · judges {record.correct_judges} of {len(record.judges)}"
     return text
-
-
-def _correct_judges(record: ClassImageRecord) -> int:
-    """Return the number of judges that predict the class of an image."""
-    return sum(judge["rank"] == 1 for judge in record.judges.values())
 
 
 def grid_caption(records: Iterable[Record]) -> str:
@@ -362,31 +247,3 @@ def _row(record: Record, judges: Sequence[str]) -> TableRow:
 
 def _judgment(verdict: Mapping[str, Any] | None) -> str:
     return "-" if verdict is None else f"{verdict['probability']:.2f} ({verdict['rank']})"
-
-
-# -- evidence
-
-
-def _evaluate(outcome: Outcome, module: ClassVisualization) -> dict[str, Any]:
-    """Return the prediction of the original network for the file of an outcome, and those of the judges."""
-    image, record = outcome.image(), outcome.record
-    assert image is not None
-    options = {}
-    if isinstance(record, LayerImageRecord) and record.channel is not None:
-        options["channel"] = record.channel
-    task = Task(record.index, record.name, record.seed or 0, target=record.target, options=options)
-    logits, objective = module.evaluate_original(image, task)
-    if task.target is None:
-        return {"objective_file": objective}
-    judges = record.judges if isinstance(record, ClassImageRecord) else {}
-    return {**module.network.prediction(logits, task.target), "judges": judges}
-
-
-def _agrees(verdict: Mapping[str, Any], record: Record) -> bool:
-    """Return whether the prediction for a file is the recorded one."""
-    if isinstance(record, LayerImageRecord):
-        recorded = record.objective_file or 0.0
-        return bool(abs(verdict["objective_file"] - recorded) <= _TOLERANCE * max(abs(recorded), 1e-6))
-    if record.score is not None:
-        return bool(abs(verdict["score"] - record.score) <= _TOLERANCE * max(abs(record.score), 1e-6))
-    return record.probability is not None and abs(verdict["probability"] - record.probability) < _TOLERANCE

@@ -20,6 +20,8 @@ from lit_viz.utils.limits import MOST_NAMES, MOST_PRINTED
 
 #: Flag of a finished class image to which the network itself gives less than 0.5 of the probability of its class.
 NOT_RECOGNIZED = "not recognized"
+#: Parts of the evidence whose tables are printed.
+_PRINTED_TABLES = ("naturalness", "robustness", "universal", "transfer")
 _VERDICTS = {True: "passed", False: "failed", None: "no verdict"}
 
 
@@ -69,10 +71,11 @@ class EvidenceItem:
             blocks.append("\n".join(table))
         return "\n\n".join([*blocks, *self.notes]) + "\n"
 
-    def lines(self, *, table: bool) -> list[str]:
-        """Return the item as lines for the terminal, with or without its table."""
+    @property
+    def lines(self) -> list[str]:
+        """The item as lines for the terminal."""
         lines = [f"evidence: {self.text}"]
-        if table and self.rows:
+        if self.rows and self.name in _PRINTED_TABLES:
             lines.append(text_table(self.rows[:MOST_PRINTED], words=1))
         return [*lines, *self.notes]
 
@@ -89,8 +92,7 @@ def evidence_items(evidence: run_evidence.Evidence) -> list[EvidenceItem]:
         part = getattr(evidence, name)
         if part is not None:
             items.append(replace(make_item(part), name=name))
-    for name, reason in (evidence.failures or {}).items():
-        text = f"{_FAILED_PARTS.get(name, f'{name} not verified')}: {reason}."
+    for name, text in evidence.failure_texts.items():
         items.append(EvidenceItem(text, name=f"{slug(name)}_failure"))
     return items
 
@@ -450,20 +452,4 @@ _PARTS: Mapping[str, Callable[[Any], EvidenceItem]] = {
     "captum": _captum,
     "faithfulness": _saliency_metrics,
     "localization": _localization,
-}
-
-#: What is missing without a part of the evidence, by its name.
-_FAILED_PARTS: Mapping[str, str] = {
-    "captum": "Maps not compared",
-    "naturalness": "Class images not compared with photographs",
-    "files": "Files not verified",
-    "pictures": "Files not verified",
-    "held_out": "Class images not verified by held-out networks",
-    "explanation": "Saliency maps of the attack not drawn",
-    "survivors": "Members of the ensemble not verified",
-    "robustness": "Robustness not verified",
-    "trust": "Failed attacks not verified",
-    "transfer": "Transfer not verified",
-    "faithfulness": "Saliency metrics not computed",
-    "localization": "Objects not localized",
 }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,32 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions import title_of
-from lit_viz.engine.module import ImageTraining
-from lit_viz.evidence.saliency.faithfulness import evaluate_maps
+from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.layout import outlined
 from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure
-from lit_viz.localization.objects import import_opencv, localize_run
-from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
-from lit_viz.methods import SaliencyMap
-from lit_viz.presentations import (
-    CAPTUM_SECONDS,
-    EvidenceItem,
-    EvidenceOptions,
-    EvidencePart,
-    EvidenceSettings,
-    FigureOptions,
-    Presentation,
-    TableRow,
-    format_value,
-)
+from lit_viz.presentations.base import FigureOptions, Presentation
+from lit_viz.presentations.items import EvidenceItem
+from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs.evidence import CAPTUM, Evidence
 from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.results import Outcome, Storage, records_of
+from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
-from lit_viz.utils.formatting import Notify, pluralize, probability_text
+from lit_viz.utils.formatting import probability_text
 from lit_viz.utils.limits import MOST_PHOTOGRAPHS
 
 
@@ -52,12 +39,7 @@ class SaliencyMapPresentation(Presentation):
     figure_is_first: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("masks", "localization.*")
     run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "captum", "localize", "boxes")
-    evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
-
-    def check_options(self, options: EvidenceOptions) -> None:
-        if reference_boxes(options) is not None:
-            import_opencv()
 
     def subtitle(self, record: Record) -> str:
         if not isinstance(record, SaliencyRecord):
@@ -124,41 +106,28 @@ class SaliencyMapPresentation(Presentation):
             names.append(name)
         return names
 
-    def scalars(self, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
-        scalars = super().scalars(records, evidence)
-        verdicts: list[bool] = []
-        if evidence.captum is not None:
-            verdicts += [comparison.passed for comparison in evidence.captum.maps]
-        scalars["captum/passed"] = verdicts.count(True)
-        scalars["captum/checked"] = len(verdicts)
-        return scalars
-
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
         items = super().evidence_items(evidence, records)
         if evidence.captum is None and "captum" not in (evidence.failures or {}):
             items.insert(0, EvidenceItem("No map was compared with Captum."))
         return items
 
-    def parts(
-        self, module: ImageTraining, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
-    ) -> Mapping[str, EvidencePart]:
-        assert isinstance(module, SaliencyMap)
-        evidence = _SaliencyVerification(module, outcomes, storage, settings)
-        parts: dict[str, EvidencePart] = {
-            "captum": evidence.compare_with_captum,
-            "errors": evidence.report_errors,
-            "localization": evidence.localize,
-        }
-        if settings.options.faithfulness:
-            parts["faithfulness"] = evidence.measure
-        return parts
+    def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
+        super().show(verifier, name, part)
+        folder = verifier.storage.path
+        if folder is None or part.details is None:
+            return
+        figure = None
+        if name == "captum":
+            from lit_viz.figures.agreement import agreement_figure  # imports Captum
 
-
-def reference_boxes(options: EvidenceOptions) -> Sequence[ReferenceBoxes] | None:
-    """Return the reference boxes that the options name; None without localization."""
-    if options.boxes is not None:
-        return read_boxes(options.boxes)
-    return () if options.localize else None
+            figure = agreement_figure(part.details, verifier.outcomes)
+            file = "evidence.png"
+        elif name == "localization":
+            figure = localization_figure(part.details)
+            file = "localization.png"
+        if figure is not None:
+            save_figure(figure, folder / file)
 
 
 def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
@@ -217,108 +186,3 @@ def _error_text(record: Record) -> str:
     sign = "gap" if "completeness" in record.metrics else "±"
     digits = 1 if record.relative_error < 0.1 else 0
     return f"{sign} {record.relative_error:.{digits}%}"
-
-
-# -- evidence
-
-
-@dataclass
-class _SaliencyVerification:
-    """The evidence of saliency maps; ``outcomes`` are those whose files are not damaged.
-
-    Attributes:
-        truth: reference boxes by the ``source`` of the photograph, once :meth:`localize` has read them.
-    """
-
-    module: SaliencyMap
-    outcomes: Sequence[Outcome]
-    storage: Storage
-    settings: EvidenceSettings
-    truth: Mapping[str, ReferenceBoxes] = field(default_factory=dict)
-
-    def compare_with_captum(self) -> bool:
-        """Compare the maps with Captum's, and write the verdicts, unless the options exclude it."""
-        settings, outcomes, module = self.settings, self.outcomes, self.module
-        check = settings.options.captum if settings.at_end_of_run else "captum"
-        if check == "none":
-            return True
-        from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
-        from lit_viz.figures.agreement import agreement_figure
-
-        settings.notify(f"comparing {pluralize(len(outcomes), 'map')} with Captum")
-        result = cross_check(
-            outcomes,
-            module.methods,
-            module.network,
-            seconds=_run_seconds(outcomes) if check == "auto" else settings.seconds,
-            half=settings.precision,
-            notify=settings.notify,
-        )
-        if not settings.at_end_of_run:
-            settings.notify(result.table(outcomes, module.methods))
-        settings.add(Evidence(captum=result.evidence(outcomes)), self.storage)
-        if self.storage.path is not None:
-            figure = agreement_figure(result, outcomes)
-            if figure is not None:
-                save_figure(figure, self.storage.path / "evidence.png")
-        return result.passed is not False
-
-    def report_errors(self) -> bool:
-        """Report maps above the tolerance, and unresolved ones."""
-        records = records_of(self.outcomes, SaliencyRecord)
-        _report_errors(records, len(self.outcomes), self.module.tolerance, self.settings.notify)
-        return True
-
-    def localize(self) -> bool:
-        """Localize objects by the maps, and compare their boxes with reference boxes, if the options select it."""
-        references = reference_boxes(self.settings.options)
-        if references is None:
-            return True
-        sources = [str(outcome.record.source) for outcome in self.outcomes if outcome.record.source]
-        self.truth, notes = match_boxes(references, sources)
-        for note in notes:
-            self.settings.notify(note)
-        reducers = {name: self.module.reducer or method.reducer for name, method in self.module.methods.items()}
-        localization = localize_run(self.outcomes, reducers, self.truth, self.storage)
-        self.settings.add(Evidence(localization=localization.evidence()), self.storage)
-        if self.storage.path is not None:
-            figure = localization_figure(localization)
-            if figure is not None:
-                save_figure(figure, self.storage.path / "localization.png")
-        return True
-
-    def measure(self) -> bool:
-        """Compute the saliency metrics."""
-        evaluate_maps(
-            self.outcomes,
-            self.module.methods,
-            self.module.network,
-            self.storage,
-            reducer=self.module.reducer,
-            truth=self.truth,
-            notify=self.settings.notify,
-        )
-        return True
-
-
-def _run_seconds(outcomes: Sequence[Outcome]) -> float:
-    """Return the duration of the run, between 1 and 15 seconds."""
-    return min(CAPTUM_SECONDS, max(1.0, sum(outcome.record.seconds or 0.0 for outcome in outcomes)))
-
-
-def _report_errors(records: Sequence[SaliencyRecord], total: int, tolerance: float | None, notify: Notify) -> None:
-    """Report the number of maps above the tolerance, and of unresolved maps by method."""
-    above = 0
-    unresolved: Counter[str] = Counter()
-    for record in records:
-        error = record.relative_error
-        if error is None:
-            continue
-        if tolerance is not None and not error <= tolerance:  # also NaN
-            above += 1
-        if "standard_error" in record.metrics and not error <= 1:
-            unresolved[record.method] += 1
-    if above:
-        notify(f"tolerance: {above} of {total} maps ended above {tolerance:g}: give more iterations")
-    for method, count in unresolved.items():
-        notify(f"{method}: {pluralize(count, 'map')} with an error above 100% or not resolved: give more iterations")

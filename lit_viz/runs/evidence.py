@@ -353,6 +353,22 @@ class LocalizationEvidence(JsonObject):
 
 # -- all parts
 
+#: What is missing without a part of the evidence, by its name.
+_MISSING: Mapping[str, str] = {
+    "captum": "Maps not compared",
+    "naturalness": "Class images not compared with photographs",
+    "files": "Files not verified",
+    "pictures": "Files not verified",
+    "held_out": "Class images not verified by held-out networks",
+    "explanation": "Saliency maps of the attack not drawn",
+    "survivors": "Members of the ensemble not verified",
+    "robustness": "Robustness not verified",
+    "trust": "Failed attacks not verified",
+    "transfer": "Transfer not verified",
+    "faithfulness": "Saliency metrics not computed",
+    "localization": "Objects not localized",
+}
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evidence(JsonObject):
@@ -384,3 +400,11 @@ class Evidence(JsonObject):
     localization: LocalizationEvidence | None = None
     faithfulness: MetricsEvidence | None = None
     failures: Mapping[str, str] | None = None
+
+    @property
+    def failure_texts(self) -> Mapping[str, str]:
+        """A sentence by name of each part that raised an exception."""
+        texts: dict[str, str] = {}
+        for name, reason in (self.failures or {}).items():
+            texts[name] = f"{_MISSING.get(name, f'{name} not verified')}: {reason}."
+        return texts

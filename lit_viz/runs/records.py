@@ -85,6 +85,11 @@ class ClassImageRecord(VisualizationRecord):
             return True
         return self.probability >= LEAST_PROBABILITY
 
+    @property
+    def correct_judges(self) -> int:
+        """Number of held-out networks that predict the class."""
+        return sum(judge["rank"] == 1 for judge in self.judges.values())
+
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class LayerImageRecord(VisualizationRecord):

@@ -1,13 +1,21 @@
-"""The current folder, where the user's own networks and parts are, and run folders, which are excluded."""
+"""Imports by path, from the current folder, where the user's own parts are, and never from run folders."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 _RUN_FOLDERS: set[Path] = set()
+
+
+def import_by_path(path: str) -> Any:
+    """Return the object of a dotted path ``package.module.name``."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def exclude_from_imports(folder: str | Path) -> None:

@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from lit_viz.evidence.verifier import OutcomeVerifier
 from lit_viz.methods import ClassVisualization, adversarial_example
-from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
-from lit_viz.presentations.saliency_map import SaliencyMapPresentation
-from lit_viz.presentations.universal_perturbation import UniversalPerturbationPresentation
 
 from .material import PHOTOGRAPHS, WARM
 
@@ -23,15 +20,7 @@ Place = tuple[Any, str, str]
 EVIDENCE: tuple[Place, ...] = (
     (adversarial_example, "save_and_verify", "evidence"),
     (ClassVisualization, "judge", "evidence"),
-    *(
-        (presentation, "verify", "evidence")
-        for presentation in (
-            AdversarialExamplePresentation,
-            ClassVisualizationPresentation,
-            SaliencyMapPresentation,
-            UniversalPerturbationPresentation,
-        )
-    ),
+    (OutcomeVerifier, "verify", "evidence"),
 )
 
 

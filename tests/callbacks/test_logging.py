@@ -17,8 +17,7 @@ import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import pixels
 from lit_viz.networks import Network
-from lit_viz.presentations import presentation_of, recorded_method, stored_presentation
-from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
+from lit_viz.presentations import presentation_of, recorded_method, stored_method
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import FolderStorage
 
@@ -111,7 +110,7 @@ def test_subclasses_of_a_method_have_its_presentation(smooth: Network, tmp_path:
     trainer.fit(OwnMap(smooth), datamodule=lv.ImageTasks(smooth, torch.rand(1, 3, 16, 16)))
     folder = FolderStorage.open(tmp_path / "run")
     assert folder.recorded["module"] == "OwnMap"
-    assert type(stored_presentation(folder)) is SaliencyMapPresentation
+    assert stored_method(folder) is lv.SaliencyMap
 
 
 def test_the_presentation_of_an_unknown_method_is_an_error(smooth: Network, tmp_path: Path) -> None:
@@ -123,9 +122,9 @@ def test_the_presentation_of_an_unknown_method_is_an_error(smooth: Network, tmp_
     folder = FolderStorage.create(tmp_path / "run")
     folder.write_config("iterations: 1\n", {"module": "Unknown"})
     with pytest.raises(LitVizError, match=r"must be one of AdversarialExample, .*, got Unknown"):
-        stored_presentation(folder)
+        stored_method(folder)
     folder.write_config("iterations: 1\n", {"module": "AdversarialExample"})
-    assert type(stored_presentation(folder)) is AdversarialExamplePresentation
+    assert stored_method(folder) is lv.AdversarialExample
 
 
 def test_the_interval_of_checkpoints_must_be_positive(tmp_path: Path) -> None:

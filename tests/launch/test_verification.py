@@ -262,7 +262,7 @@ def test_a_run_that_was_killed_after_its_images_computes_none_again(
 ) -> None:
     run = tmp_path / "run"
     owners = {
-        "verify": "lit_viz.presentations.saliency_map.SaliencyMapPresentation.verify",
+        "verify": "lit_viz.evidence.verifier.OutcomeVerifier.verify",
         "draw": "lit_viz.launch.run.Run.draw",
         "seal": "lit_viz.runs.folder.FolderStorage.seal",
     }

@@ -15,9 +15,9 @@ import lit_viz as lv
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow
 from lit_viz.loggers.rows import FolderRows, caption
+from lit_viz.methods import ClassVisualization
 from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import AdversarialRecord
@@ -54,7 +54,7 @@ def new_folder(path: Path, tasks: Sequence[Task]) -> FolderStorage:
 
 
 def rows_of(folder: FolderStorage) -> FolderRows:
-    return FolderRows(folder, ClassVisualizationPresentation(), separate=3)
+    return FolderRows(folder, ClassVisualization, separate=3)
 
 
 def snapshot(task: Task, iteration: int) -> Snapshot:

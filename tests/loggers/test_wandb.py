@@ -31,8 +31,8 @@ from lit_viz.loggers.base import LoggerSettings
 from lit_viz.loggers.rows import FolderRows
 from lit_viz.loggers.wandb import _arguments as arguments_of
 from lit_viz.loggers.wandb import open_adapter
+from lit_viz.methods import ClassVisualization
 from lit_viz.networks import Network
-from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.evidence import Evidence, ImageEvidence, RobustnessEvidence, RobustnessPoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record, Task
@@ -81,7 +81,7 @@ def offline_log(folder: FolderStorage, notify: Callable[[str], object]) -> Folde
     adapter = open_adapter(folder, OFFLINE, notify)
     assert adapter is not None
     thread = LoggerThread("wandb", adapter, folder, notify)
-    return FolderLogger(FolderRows(folder, ClassVisualizationPresentation()), [thread])
+    return FolderLogger(FolderRows(folder, ClassVisualization), [thread])
 
 
 def log_snapshots(
@@ -361,7 +361,7 @@ def closed_port() -> int:
 OPEN_AND_FINISH = """
 import sys, time
 from lit_viz.launch.logs import *
-from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
+from lit_viz.methods import ClassVisualization
 from lit_viz.utils.formatting import notify
 import lit_viz.loggers.wandb
 
@@ -369,7 +369,7 @@ print(time.time())  # after the imports
 folder = FolderStorage.create(sys.argv[1])
 folder.write_queue([])
 folder.write_config("seed: 0\\n")
-log = open_loggers(folder, ["wandb"], RunOptions(), ClassVisualizationPresentation(), notify)
+log = open_loggers(folder, ["wandb"], RunOptions(), ClassVisualization, notify)
 assert log.threads[0].adapter.logger.experiment.offline
 log.finish()
 """

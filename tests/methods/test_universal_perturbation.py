@@ -14,12 +14,12 @@ import lit_viz as lv
 from lit_viz.attacks import PGD, Universal
 from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.universal_perturbation import saturated_since
 from lit_viz.methods import AdversarialExample, UniversalPerturbation
 from lit_viz.methods.universal_perturbation import add_to_views
 from lit_viz.networks import Network
 from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
 from lit_viz.outputs import load_network
-from lit_viz.presentations.universal_perturbation import saturated_since
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Task

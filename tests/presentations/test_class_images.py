@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from lit_viz.engine.snapshots import Result, Snapshot
+from lit_viz.evidence.class_visualization import ClassVisualizationVerifier
+from lit_viz.evidence.verifier import EvidenceSettings
 from lit_viz.methods import ClassVisualization
-from lit_viz.presentations import EvidenceOptions, EvidenceSettings, FigureOptions
+from lit_viz.presentations import FigureOptions
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.memory import MemoryStorage
@@ -72,9 +74,10 @@ def test_report_and_loggers_state_what_failed() -> None:
 
 def test_the_terminal_states_what_failed(smooth: Any) -> None:
     lines: list[str] = []
-    settings = EvidenceSettings(EvidenceOptions(), 15.0, lines.append)
+    settings = EvidenceSettings(notify=lines.append)
     storage = storage_of(RECORDS)
-    PRESENTATION.verify(ClassVisualization(smooth), storage.outcomes(), storage, settings)
+    verifier = ClassVisualizationVerifier(ClassVisualization(smooth), storage.outcomes(), storage, settings)
+    verifier.verify(PRESENTATION.show)
     (line,) = lines
     assert line.startswith("evidence: 1 of 3 images not recognized")
 

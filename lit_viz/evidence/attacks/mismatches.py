@@ -18,6 +18,8 @@ from lit_viz.images.reading import read_png
 from lit_viz.networks import Network
 from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Record
+from lit_viz.utils.formatting import Notify, pluralize
+from lit_viz.utils.limits import MOST_NAMES
 
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
 _BATCH = 16  # reduces the time of a file by a quarter
@@ -56,6 +58,25 @@ class RecordedFile:
         if goal is None:
             raise LitVizError(f"the record of {self.file} has neither a target nor a label: start another run")
         return goal
+
+
+def report_mismatches(
+    files: Sequence[RecordedFile], network: Network, batch: int, folder: Path, notify: Notify
+) -> list[str | None]:
+    """Return the mismatches of each file in a run folder as a clause, None without any, and report the first ones."""
+    reasons, missing = mismatches(files, network, batch)
+    different = 0
+    for file, reason in zip(files, reasons, strict=True):
+        if reason is None:
+            continue
+        different += 1
+        if different <= MOST_NAMES:
+            notify(f"{file.file.relative_to(folder).as_posix()} is not as recorded: {reason}")
+    if different > MOST_NAMES:
+        notify(f"{pluralize(different - MOST_NAMES, 'further file')} not as recorded")
+    if missing:
+        notify(f"{pluralize(missing, 'photograph')} missing, so their distances are not verified")
+    return reasons
 
 
 def mismatches(files: Sequence[RecordedFile], network: Network, batch: int) -> tuple[list[str | None], int]:

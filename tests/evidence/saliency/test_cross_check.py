@@ -27,6 +27,7 @@ from lit_viz.attributions import (
 )
 from lit_viz.attributions.smoothgrad import noise
 from lit_viz.errors import LitVizError
+from lit_viz.evidence import saliency_map
 from lit_viz.evidence.saliency import cross_check as module
 from lit_viz.evidence.saliency import families
 from lit_viz.evidence.saliency.agreement import Agreement, largest_difference, similarity_of
@@ -40,7 +41,6 @@ from lit_viz.evidence.saliency.families import check_map
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
-from lit_viz.presentations import saliency_map
 from lit_viz.presentations.items import evidence_items
 from lit_viz.rng import Key
 from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM, Evidence
@@ -438,7 +438,7 @@ def test_a_map_of_many_evaluations_without_terms_is_stopped_at_the_time_limit(sm
 def test_of_many_maps_one_of_each_method_is_compared_in_any_case(
     methods: list[str], smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(saliency_map, "_run_seconds", lambda outcomes: 0.0)
+    monkeypatch.setattr(saliency_map, "run_seconds", lambda outcomes: 0.0)
     images = torch.rand(100, 3, 16, 16)
     run = lv.saliency(
         smooth, images, target="1", method=methods, iterations=8, out=tmp_path / "run", logger="none", log_at="last"

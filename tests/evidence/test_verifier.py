@@ -14,7 +14,7 @@ import lit_viz as lv
 from lit_viz.errors import LitVizError, WriteError
 from lit_viz.evidence.saliency.families import MapCheck
 from lit_viz.networks import Network
-from lit_viz.presentations.items import _FAILED_PARTS, evidence_items
+from lit_viz.presentations.items import evidence_items
 from tests.support.verdicts import reasons, verdicts
 
 
@@ -38,21 +38,34 @@ def perturb(network: Network, **options: Any) -> Any:
 
 
 Make = Callable[..., Any]
-SALIENCY, ATTACK = "lit_viz.presentations.saliency_map", "lit_viz.presentations.adversarial_example"
-CLASSES = "lit_viz.presentations.class_visualization"
+SALIENCY, ATTACK = "lit_viz.evidence.saliency_map", "lit_viz.evidence.adversarial_example"
+CLASSES = "lit_viz.evidence.class_visualization"
+MISMATCHES = "lit_viz.evidence.attacks.mismatches.mismatches"
 
 #: What raises, by the part of the evidence at the end of a run that computes it.
 AT_THE_END: list[tuple[Make, str, str]] = [
     (explain, "captum", "lit_viz.evidence.saliency.cross_check.cross_check"),
     (explain, "captum", "lit_viz.evidence.saliency.cross_check.CrossCheck.evidence"),
-    (explain, "errors", f"{SALIENCY}._report_errors"),
+    (explain, "errors", f"{SALIENCY}.SaliencyMapVerifier._report_errors"),
     (explain, "localization", f"{SALIENCY}.localize_run"),
-    (attack, "files", f"{ATTACK}.mismatches"),
-    (attack, "survivors", f"{ATTACK}._AttackVerification.break_down"),
-    (attack, "robustness", f"{ATTACK}._robustness"),
+    (attack, "files", MISMATCHES),
+    (attack, "survivors", f"{ATTACK}.AdversarialExampleVerifier._break_down"),
+    (attack, "robustness", f"{ATTACK}.AdversarialExampleVerifier._measure_robustness"),
     (attack, "trust", f"{ATTACK}.diagnostics"),
-    (perturb, "files", f"{ATTACK}.mismatches"),
+    (perturb, "files", MISMATCHES),
 ]
+
+
+#: What a part of the evidence that fails leaves out.
+MISSING = {
+    "captum": "Maps not compared",
+    "errors": "errors not verified",
+    "localization": "Objects not localized",
+    "files": "Files not verified",
+    "survivors": "Members of the ensemble not verified",
+    "robustness": "Robustness not verified",
+    "trust": "Failed attacks not verified",
+}
 
 
 def broken(*_: Any, **__: Any) -> NoReturn:
@@ -67,7 +80,7 @@ def no_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
         evidence = staticmethod(lambda: None)
 
     monkeypatch.setattr(f"{SALIENCY}.localize_run", lambda *_: Nothing())
-    monkeypatch.setattr(f"{SALIENCY}.localization_figure", lambda *_: None)
+    monkeypatch.setattr("lit_viz.presentations.saliency_map.localization_figure", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_opencv")
@@ -88,7 +101,7 @@ def test_a_run_is_delivered(
     assert {outcome.record.status for outcome in run.outcomes} <= {"done", "skipped"}
     assert run.images.isfinite().all()
     assert run.evidence.failures == {part: "broken"}
-    text = f"{_FAILED_PARTS.get(part, f'{part} not verified')}: broken."
+    text = f"{MISSING[part]}: broken."
     assert text in [item.text for item in run.presentation.evidence_items(run.evidence, [])]
     assert run.figure() is not None
     if in_folder:
@@ -105,7 +118,7 @@ def test_a_run_is_delivered(
 def test_explanations_that_fail_do_not_cost_an_attack(
     smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(f"{ATTACK}._explanation_figure", broken)
+    monkeypatch.setattr("lit_viz.presentations.adversarial_example._explanation_figure", broken)
     run = attack(smooth, out=tmp_path / "run", logger="none")
     assert run.evidence.failures == {"explanation": "broken"}
     assert run.evidence.files is not None

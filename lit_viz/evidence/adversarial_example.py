@@ -1,0 +1,233 @@
+"""Evidence for adversarial examples: verification of the files, robustness, diagnosis and transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_viz.attacks import BudgetAttack, attack_name
+from lit_viz.attacks.norms import format_distance
+from lit_viz.attacks.rounding import Verifier
+from lit_viz.attributions import SmoothGrad, attribute
+from lit_viz.engine.snapshots import Result
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.attacks import robustness
+from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, stronger_attacks
+from lit_viz.evidence.attacks.mismatches import RecordedFile, report_mismatches
+from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
+from lit_viz.images.reading import decode, encode_png
+from lit_viz.methods import AdversarialExample
+from lit_viz.methods.goals import THRESHOLD
+from lit_viz.runs.evidence import (
+    DiagnosisEvidence,
+    DiagnosisPart,
+    Evidence,
+    FileEvidence,
+    RobustnessEvidence,
+    RobustnessPoint,
+)
+from lit_viz.runs.records import AdversarialRecord
+from lit_viz.runs.results import records_of
+from lit_viz.types import Record
+
+#: Figure of the saliency maps of originals and adversarial images.
+EXPLAINED = "explained.png"
+_EXPLANATION_EVALUATIONS = 32  # of each saliency map
+
+
+@dataclass(frozen=True)
+class ExplainedAttack:
+    """Saliency maps ``(C, H, W)`` of the predicted classes of a photograph and of its adversarial image."""
+
+    record: AdversarialRecord
+    photograph: Tensor
+    image: Tensor
+    map_before: Tensor
+    map_after: Tensor
+
+
+class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
+    """Verifier of adversarial examples, whose evidence is that of their files."""
+
+    evidence_options: ClassVar[tuple[str, ...]] = ("trust",)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._valid = self.outcomes  # whose files match their records
+
+    def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
+        if self.storage.path is None:
+            return {}
+        attack = self.module.attack
+        if self.settings.options.trust and not isinstance(attack, BudgetAttack):
+            raise LitVizError(f"{attack_name(attack)} has no budget for stronger attacks: leave out trust")
+        parts = {
+            "explanation": self._explain,
+            "files": self._verify_files,
+            "survivors": self._break_down,
+            "robustness": self._measure_robustness,
+            "trust": self._diagnose,
+        }
+        if not self.settings.at_end_of_run:
+            parts["transfer"] = self._measure_transfer
+        return parts
+
+    def _explain(self) -> EvidencePart:
+        """Compute saliency maps of originals and adversarial images, if the options select them."""
+        assert self.storage.path is not None
+        is_missing = self.settings.at_end_of_run or not (self.storage.path / EXPLAINED).exists()
+        if not (self.settings.options.explain and is_missing):
+            return EvidencePart()
+        network = self.module.network.fast()
+        explained: list[ExplainedAttack] = []
+        for outcome in self.outcomes:
+            record, photograph, image = outcome.record, outcome.source(), outcome.image()
+            if not isinstance(record, AdversarialRecord) or photograph is None or image is None:
+                continue
+            before, after = record.predicted_before, record.predicted
+            if before is None or after is None:
+                continue
+            maps, _ = attribute(
+                SmoothGrad(),
+                network,
+                torch.stack([photograph, image]),
+                [before, after],
+                evaluations=_EXPLANATION_EVALUATIONS,
+                seeds=[record.seed or 0] * 2,  # equal noise, so that the maps differ by the images only
+            )
+            explained.append(ExplainedAttack(record, photograph, image, maps[0], maps[1]))
+        return EvidencePart(details=explained)
+
+    def _verify_files(self) -> EvidencePart:
+        """Compare the files with their records, and withdraw the successes of files that differ."""
+        folder = self.storage.path
+        assert folder is not None
+        stored = [outcome for outcome in self.done if outcome.record.file]
+        files: list[RecordedFile] = []
+        for outcome in stored:
+            record = robustness.attack_record(outcome)
+            files.append(RecordedFile(folder / str(record.file), record, outcome.source, record))
+        network, batch = self.module.network, self.module.capacity
+        reasons = report_mismatches(files, network, batch, folder, self.settings.notify)
+        fooled = 0
+        different: dict[int, AdversarialRecord] = {}  # by task
+        for outcome, reason in zip(stored, reasons, strict=True):
+            if reason is not None:
+                outcome.amend(success_file=None, success_jpeg95=None, success_jpeg75=None)
+                different[outcome.record.index] = robustness.attack_record(outcome)
+            fooled += bool(robustness.attack_record(outcome).success_file)
+        self.storage.amend(different.values())
+        self._valid = [outcome for outcome in self.outcomes if outcome.record.index not in different]
+        evidence = FileEvidence(
+            read=len(stored),
+            tasks=len(self.outcomes),
+            skipped=sum(outcome.record.status == "skipped" for outcome in self.outcomes),
+            fooled=fooled,
+            wrong=[record.name for record in different.values()],
+        )
+        return EvidencePart(Evidence(files=evidence), not different)
+
+    def _break_down(self) -> EvidencePart:
+        """Count the successes of the members of an ensemble."""
+        members = robustness.ensemble_breakdown(self.outcomes)
+        return EvidencePart(Evidence(survivors=members) if members else None)
+
+    def _measure_robustness(self) -> EvidencePart:
+        """Compute the share of robust photographs by radius."""
+        shares = robustness.robust_share(self.outcomes)
+        if not shares:
+            return EvidencePart()
+        norm = norm_of(records_of(self.outcomes, AdversarialRecord))
+        points: list[RobustnessPoint] = []
+        for accuracy in shares:
+            low, high = accuracy.interval
+            point = RobustnessPoint(
+                eps=format_distance(accuracy.eps, norm),
+                robust=accuracy.robust,
+                photographs=accuracy.total,
+                share=accuracy.accuracy,
+                low=low,
+                high=high,
+            )
+            points.append(point)
+        label = robustness.accuracy_label(self.outcomes)
+        return EvidencePart(Evidence(robustness=RobustnessEvidence(what=label, norm=norm, points=points)))
+
+    def _diagnose(self) -> EvidencePart:
+        """Determine whether the failures of the attack are credible."""
+        signs = diagnostics(self._valid, self.module.attack, self.module.iterations)
+        reasons, tried = list(signs.reasons), list(signs.tried)
+        harder = self._stronger_attacks()
+        if harder is not None:
+            reasons += harder.reasons
+            tried += harder.tried
+        return EvidencePart(Evidence(trust=DiagnosisEvidence(reasons=reasons, tried=tried, harder=harder)))
+
+    def _stronger_attacks(self) -> DiagnosisPart | None:
+        """Return the results of stronger attacks, which ``trust`` selects; otherwise those of an earlier check."""
+        settings, attack, original = self.settings, self.module.attack, self.module.network
+        if not settings.options.trust:
+            earlier = None if settings.at_end_of_run else self.storage.evidence().trust
+            return None if earlier is None else earlier.harder  # of the same files
+        assert isinstance(attack, BudgetAttack)
+        if original.decision != "exclusive":
+            raise LitVizError(f"trust requires classes that exclude each other, got {original.decision} scores")
+        settings.notify(f"trying {cost_of_stronger_attacks(self._valid)}")
+        network = original.fast()
+        return stronger_attacks(self._valid, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)
+
+    def _measure_transfer(self) -> EvidencePart:
+        """Evaluate held-out networks on the files."""
+        predictions = robustness.transfers(self.outcomes, self.module.network)
+        return EvidencePart(Evidence(transfer=robustness.transfer_evidence(predictions)), details=predictions)
+
+    @classmethod
+    def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+        scalars = super().scalars(records, evidence)
+        if evidence.robustness is not None:
+            for point in evidence.robustness.points:
+                scalars[f"robust/eps {point.eps}"] = point.share
+        fooled: list[bool] = []
+        for record in records:
+            if isinstance(record, AdversarialRecord) and record.status == "done":
+                fooled.append(bool(record.success_file))
+        if fooled:
+            scalars["fooled/file"] = sum(fooled) / len(fooled)
+        if evidence.trust is not None:
+            scalars["trust"] = float(not evidence.trust.reasons)
+        return scalars
+
+    @classmethod
+    def test_numbers(cls, module: AdversarialExample, results: Sequence[Result]) -> dict[str, float]:
+        """Return the share of images whose 8-bit files fool the original network, and the mean norms of these."""
+        numbers = super().test_numbers(module, results)
+        done, images = [], []
+        for result in results:
+            if result.image is not None and result.task.goal is not None and result.record.status == "done":
+                done.append(result)
+                images.append(decode(encode_png(result.image)))
+        if not done:
+            return numbers
+        goals = torch.tensor([result.task.goal for result in done])
+        targeted = torch.tensor([result.task.target is not None for result in done])
+        thresholds = torch.tensor([result.task.options.get(THRESHOLD, 0.0) for result in done])
+        logits = module.network.scores(torch.stack(images), final=True).cpu()
+        fooled = Verifier(module.network, goals, targeted, thresholds).success(logits)
+        jpeg = [bool(getattr(result.record, "success_jpeg75", False)) for result in done]
+        numbers["fooled"] = float(fooled.float().mean())
+        numbers["fooled_jpeg75"] = sum(jpeg) / len(done)
+        records = [result.record for result in compress(done, fooled.tolist())]
+        if records:
+            for name in ("l2", "linf"):
+                numbers[name] = sum(record.metrics[name] or 0.0 for record in records) / len(records)
+        return numbers
+
+
+def norm_of(records: Sequence[AdversarialRecord]) -> str:
+    """Return the norm of an attack with a radius."""
+    return next(record.norm for record in records if record.norm is not None)

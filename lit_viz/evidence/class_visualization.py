@@ -1,0 +1,151 @@
+"""Evidence for class images: predictions for the files, held-out networks, and comparison with photographs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lit_viz.engine.snapshots import Result
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.class_images import class_image_naturalness
+from lit_viz.evidence.judges import held_out_judge
+from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
+from lit_viz.methods import ClassVisualization
+from lit_viz.runs.evidence import Evidence, ImageEvidence
+from lit_viz.runs.records import ClassImageRecord, LayerImageRecord
+from lit_viz.runs.results import Outcome, records_of
+from lit_viz.types import Record, Task
+
+#: Tolerance of a probability, and relative one of an objective: the run evaluated the fast copy, in other batches.
+_TOLERANCE = 0.01
+
+
+class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
+    """Verifier of images of classes, layers and channels."""
+
+    evidence_options: ClassVar[tuple[str, ...]] = ("images",)
+
+    @classmethod
+    def prepare(cls, module: ClassVisualization) -> None:
+        """Evaluate each image by the held-out networks."""
+        if module.judges is None:
+            module.judges = held_out_judge(module.network)
+
+    def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
+        parts = {"not_recognized": self._records}
+        if self.settings.at_end_of_run:
+            return parts | {"held_out": self._raise_judge_error}
+        if self.storage.path is None:
+            return {}
+        parts |= {"held_out": self._judge, "pictures": self._verify_files}
+        if self.settings.options.images:
+            parts["naturalness"] = self._compare_with_photographs
+        return parts
+
+    def _records(self) -> EvidencePart:
+        """Show the records, which state whether the network itself recognizes the images."""
+        return EvidencePart(details=records_of(self.outcomes))
+
+    def _raise_judge_error(self) -> EvidencePart:
+        """Raise the error of a held-out network during the run, if there was one; the run has judged its images."""
+        if self.module.judge_error is not None:
+            raise LitVizError(self.module.judge_error)
+        return EvidencePart()
+
+    def _judge(self) -> EvidencePart:
+        """Evaluate the held-out networks on the files."""
+        judges = held_out_judge(self.module.network)
+        for outcome in self.done:
+            image, target = outcome.image(), outcome.record.target
+            if target is not None:
+                assert image is not None
+                outcome.amend(judges=self.module.judge(image, target, judges))
+        records = records_of(self.done)
+        self.storage.amend(records)
+        return EvidencePart(details=records)
+
+    def _verify_files(self) -> EvidencePart:
+        """Evaluate the original network on the files, which are read again."""
+        same = 0
+        verdicts = []
+        for outcome in self.done:
+            verdict = _evaluate(outcome, self.module)
+            same += _agrees(verdict, outcome.record)
+            verdicts.append({"index": outcome.record.index} | verdict)
+        pictures = ImageEvidence(read=len(verdicts), tasks=len(self.outcomes), same=same, verdicts=verdicts)
+        return EvidencePart(Evidence(pictures=pictures), same == len(verdicts))
+
+    def _compare_with_photographs(self) -> EvidencePart:
+        """Compute how natural the images are, compared with photographs of their classes."""
+        images: list[tuple[Record, Tensor]] = []
+        for outcome in self.done:
+            image = outcome.image()
+            if outcome.record.target is not None and image is not None:
+                images.append((outcome.record, image))
+        naturalness = class_image_naturalness(self.module.network, self.settings.options.images, images)
+        return EvidencePart(Evidence(naturalness=naturalness))
+
+    @classmethod
+    def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+        scalars = super().scalars(records, evidence)
+        verdicts = correct = 0
+        for record in records:
+            if isinstance(record, ClassImageRecord):
+                verdicts += len(record.judges)
+                correct += record.correct_judges
+        if verdicts:
+            scalars["judges/agreement"] = correct / verdicts
+        return scalars
+
+    @classmethod
+    def test_numbers(cls, module: ClassVisualization, results: Sequence[Result]) -> dict[str, float]:
+        """Return the mean probability of the class, and the share of images for which it has rank 1, by network."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for result in results:
+            target = result.task.target
+            if result.image is None or target is None:
+                continue
+            logits, _ = module.evaluate_original(result.image, result.task)
+            prediction = module.network.prediction(logits, target)
+            if "score" in prediction:
+                values["score"].append(prediction["score"])
+                continue
+            values["probability"].append(prediction["probability"])
+            values["rank_1"].append(float(prediction["rank"] == 1))
+            for name, verdict in getattr(result.record, "judges", {}).items():
+                values[name].append(float(verdict["rank"] == 1))
+        numbers = super().test_numbers(module, results)
+        for name, of_images in values.items():
+            numbers[name] = sum(of_images) / len(of_images)
+        return numbers
+
+
+def _evaluate(outcome: Outcome, module: ClassVisualization) -> dict[str, Any]:
+    """Return the prediction of the original network for the file of an outcome, and those of the judges."""
+    image, record = outcome.image(), outcome.record
+    assert image is not None
+    options = {}
+    if isinstance(record, LayerImageRecord) and record.channel is not None:
+        options["channel"] = record.channel
+    task = Task(record.index, record.name, record.seed or 0, target=record.target, options=options)
+    logits, objective = module.evaluate_original(image, task)
+    if task.target is None:
+        return {"objective_file": objective}
+    judges = record.judges if isinstance(record, ClassImageRecord) else {}
+    return {**module.network.prediction(logits, task.target), "judges": judges}
+
+
+def _agrees(verdict: Mapping[str, Any], record: Record) -> bool:
+    """Return whether the prediction for a file is the recorded one."""
+    if isinstance(record, LayerImageRecord):
+        return _is_close(verdict["objective_file"], record.objective_file or 0.0)
+    if record.score is not None:
+        return _is_close(verdict["score"], record.score)
+    return record.probability is not None and abs(verdict["probability"] - record.probability) < _TOLERANCE
+
+
+def _is_close(value: float, recorded: float) -> bool:
+    return abs(value - recorded) <= _TOLERANCE * max(abs(recorded), 1e-6)

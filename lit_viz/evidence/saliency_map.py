@@ -1,0 +1,146 @@
+"""Evidence for saliency maps: comparison with Captum, errors, localization and saliency metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from lit_viz.evidence.saliency.faithfulness import evaluate_maps
+from lit_viz.evidence.verifier import EvidenceOptions, EvidencePart, OutcomeVerifier
+from lit_viz.localization.objects import import_opencv, localize_run
+from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
+from lit_viz.methods import SaliencyMap
+from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.records import SaliencyRecord
+from lit_viz.runs.results import Outcome, records_of
+from lit_viz.types import Record
+from lit_viz.utils.formatting import pluralize
+
+#: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
+CAPTUM_SECONDS = 15.0
+
+
+class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
+    """Verifier of saliency maps."""
+
+    evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._truth: Mapping[str, ReferenceBoxes] = {}  # by the source of the photograph
+
+    @classmethod
+    def check_options(cls, options: EvidenceOptions) -> None:
+        if reference_boxes(options) is not None:
+            import_opencv()
+
+    def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
+        parts = {
+            "captum": self._compare_with_captum,
+            "errors": self._report_errors,
+            "localization": self._localize,
+        }
+        if self.settings.options.faithfulness:
+            parts["faithfulness"] = self._measure
+        return parts
+
+    def _compare_with_captum(self) -> EvidencePart:
+        """Compare the maps with Captum's, unless the options exclude it."""
+        settings, outcomes, methods = self.settings, self.outcomes, self.module.methods
+        if settings.at_end_of_run and settings.options.captum == "none":
+            return EvidencePart()
+        from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
+
+        settings.notify(f"comparing {pluralize(len(outcomes), 'map')} with Captum")
+        comparison = cross_check(
+            outcomes,
+            methods,
+            self.module.network,
+            seconds=self._time_limit(),
+            half=settings.precision,
+            notify=settings.notify,
+        )
+        if not settings.at_end_of_run:
+            settings.notify(comparison.table(outcomes, methods))
+        evidence = Evidence(captum=comparison.evidence(outcomes))
+        return EvidencePart(evidence, comparison.passed is not False, comparison)
+
+    def _time_limit(self) -> float | None:
+        """Return the seconds of the comparison with Captum; None for no limit."""
+        if not self.settings.at_end_of_run:
+            return None
+        return run_seconds(self.outcomes) if self.settings.options.captum == "auto" else CAPTUM_SECONDS
+
+    def _report_errors(self) -> EvidencePart:
+        """Report maps above the tolerance, and unresolved ones."""
+        records = records_of(self.outcomes, SaliencyRecord)
+        tolerance, notify = self.module.tolerance, self.settings.notify
+        above = 0
+        unresolved: Counter[str] = Counter()
+        for record in records:
+            error = record.relative_error
+            if error is None:
+                continue
+            if tolerance is not None and not error <= tolerance:  # also NaN
+                above += 1
+            if "standard_error" in record.metrics and not error <= 1:
+                unresolved[record.method] += 1
+        if above:
+            total = len(self.outcomes)
+            notify(f"tolerance: {above} of {total} maps ended above {tolerance:g}: give more iterations")
+        for method, count in unresolved.items():
+            maps = pluralize(count, "map")
+            notify(f"{method}: {maps} with an error above 100% or not resolved: give more iterations")
+        return EvidencePart()
+
+    def _localize(self) -> EvidencePart:
+        """Localize objects by the maps, and compare their boxes with reference boxes, if the options select it."""
+        references = reference_boxes(self.settings.options)
+        if references is None:
+            return EvidencePart()
+        sources = [str(outcome.record.source) for outcome in self.outcomes if outcome.record.source]
+        self._truth, notes = match_boxes(references, sources)
+        for note in notes:
+            self.settings.notify(note)
+        reducers: dict[str, str] = {}
+        for name, method in self.module.methods.items():
+            reducers[name] = self.module.reducer or method.reducer
+        localization = localize_run(self.outcomes, reducers, self._truth, self.storage)
+        return EvidencePart(Evidence(localization=localization.evidence()), details=localization)
+
+    def _measure(self) -> EvidencePart:
+        """Compute the saliency metrics, and report and store them."""
+        evaluate_maps(
+            self.outcomes,
+            self.module.methods,
+            self.module.network,
+            self.storage,
+            reducer=self.module.reducer,
+            truth=self._truth,
+            notify=self.settings.notify,
+        )
+        return EvidencePart()
+
+    @classmethod
+    def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+        scalars = super().scalars(records, evidence)
+        passed = checked = 0
+        if evidence.captum is not None:
+            passed = sum(comparison.passed for comparison in evidence.captum.maps)
+            checked = len(evidence.captum.maps)
+        scalars["captum/passed"] = passed
+        scalars["captum/checked"] = checked
+        return scalars
+
+
+def reference_boxes(options: EvidenceOptions) -> Sequence[ReferenceBoxes] | None:
+    """Return the reference boxes that the options name; None without localization."""
+    if options.boxes is not None:
+        return read_boxes(options.boxes)
+    return () if options.localize else None
+
+
+def run_seconds(outcomes: Sequence[Outcome]) -> float:
+    """Return the duration of the run, between 1 and 15 seconds."""
+    return min(CAPTUM_SECONDS, max(1.0, sum(outcome.record.seconds or 0.0 for outcome in outcomes)))

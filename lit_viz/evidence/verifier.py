@@ -1,0 +1,209 @@
+"""The evidence of a run, which the verifier of its method computes at the end of the run, by check and by
+``trainer.test``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pytorch_lightning.utilities import rank_zero_warn
+
+from lit_viz.engine.lightning import is_rank_failure
+from lit_viz.engine.method import half_precision
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.snapshots import Result
+from lit_viz.errors import LitVizError, WriteError, first_line
+from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.results import Outcome, Storage, records_of
+from lit_viz.types import Record
+from lit_viz.utils.formatting import Notify, ignore
+from lit_viz.utils.imports import import_by_path
+
+#: When saliency maps are compared with Captum.
+Check = Literal["auto", "captum", "none"]
+
+AnyMethod = TypeVar("AnyMethod", bound=ImageTraining)
+
+
+@dataclass(frozen=True)
+class EvidenceOptions:
+    """Which evidence is computed.
+
+    Attributes:
+        captum: comparison of saliency maps with Captum at the end of a run: ``captum``, ``auto`` (for as long as the
+            run took), or ``none``.
+        localize: whether objects are localized by saliency maps.
+        boxes: file or folder of reference boxes, with which the boxes of the maps are compared; implies ``localize``.
+        explain: whether saliency maps of originals and adversarial images are drawn.
+        faithfulness: whether saliency metrics are computed.
+        trust: whether stronger attacks are run on images that an attack did not fool.
+        images: files and folders with which class images are compared.
+    """
+
+    captum: Check = "auto"
+    localize: bool = False
+    boxes: str | Path | None = None
+    explain: bool = False
+    faithfulness: bool = False
+    trust: bool = False
+    images: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """Which evidence is computed, and how.
+
+    Attributes:
+        options: which evidence is computed.
+        at_end_of_run: whether the options of a run select the evidence, within a time limit; if not, ``lit-viz check``
+            computes all of it.
+        notify: receives lines for the terminal.
+        precision: Lightning's name of the half precision of the run; None for another precision.
+    """
+
+    options: EvidenceOptions = EvidenceOptions()
+    at_end_of_run: bool = True
+    notify: Notify = ignore
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class EvidencePart:
+    """A part of the evidence, as a verifier computes it.
+
+    Attributes:
+        evidence: what is stored; None for nothing.
+        passed: False if it contradicts a record.
+        details: what the terminal and figures show beside it.
+    """
+
+    evidence: Evidence | None = None
+    passed: bool = True
+    details: Any = None
+
+
+#: Shows a part of the evidence, which is named: in the terminal and in figures.
+Show = Callable[["OutcomeVerifier[Any]", str, EvidencePart], None]
+
+
+class OutcomeVerifier(Generic[AnyMethod]):
+    """Verifier of the outcomes of a method.
+
+    Args:
+        module: the method.
+        outcomes: outcomes of the run.
+        storage: results of the run.
+        settings: which evidence is computed.
+
+    Attributes:
+        evidence_options: options of ``lit-viz check`` that apply to the method.
+    """
+
+    evidence_options: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, module: AnyMethod, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
+    ) -> None:
+        self.module, self.outcomes = module, outcomes
+        self.storage, self.settings = storage, settings
+
+    @classmethod
+    def check_options(cls, options: EvidenceOptions) -> None:
+        """Check, before a run, what its evidence requires.
+
+        Raises:
+            LitVizError: a file or a package is missing.
+        """
+
+    @classmethod
+    def prepare(cls, module: AnyMethod) -> None:
+        """Prepare a method for the evidence that is computed with each image."""
+
+    def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
+        """Return the functions that compute the parts of the evidence, in order, by the names of the parts.
+
+        Evidence that reads files is left out in memory: :meth:`~lit_viz.runs.results.Storage.files` gives them.
+        """
+        return {}
+
+    @property
+    def done(self) -> list[Outcome]:
+        """The finished outcomes."""
+        return [outcome for outcome in self.outcomes if outcome.record.status == "done"]
+
+    def verify(self, show: Show | None = None) -> bool:
+        """Compute the evidence, and add it to the records and the storage.
+
+        A part that raises an exception costs neither the results nor the other parts: its reason is recorded
+        (``Evidence.failures``). Errors that the user of ``lit-viz check`` can correct are raised.
+
+        Args:
+            show: shows each part.
+
+        Returns:
+            False if the evidence contradicts a record, or a part failed.
+
+        Raises:
+            WriteError: the evidence can't be written.
+        """
+        passed = True
+        failures = dict(self.storage.evidence().failures or {})  # of earlier verifications
+        had_failures = bool(failures)
+        for name, compute in self.parts().items():
+            failures.pop(name, None)
+            try:
+                part = compute()
+                self._add(name, part, show)
+                passed &= part.passed
+            except Exception as error:
+                is_of_user = isinstance(error, LitVizError) and not self.settings.at_end_of_run
+                if is_of_user or isinstance(error, WriteError) or is_rank_failure(error):
+                    raise
+                failures[name] = first_line(error)
+                passed = False
+        if failures or had_failures:
+            self._add("failures", EvidencePart(Evidence(failures=failures)), show)
+        return passed
+
+    def _add(self, name: str, part: EvidencePart, show: Show | None) -> None:
+        if part.evidence is not None:
+            self.storage.merge_evidence(part.evidence)
+        if show is not None:
+            show(self, name, part)
+
+    @classmethod
+    def test(cls, module: AnyMethod, results: Sequence[Result]) -> dict[str, float]:
+        """Verify results as the end of a run does, and return the numbers of the test stage of a Trainer."""
+        storage = MemoryStorage(results)
+        outcomes = storage.outcomes()
+        precision = half_precision(module.trainer.precision)
+        cls(module, outcomes, storage, EvidenceSettings(precision=precision)).verify()
+        evidence = storage.evidence()
+        for text in evidence.failure_texts.values():
+            rank_zero_warn(text)
+        return cls.scalars(records_of(outcomes), evidence) | cls.test_numbers(module, results)
+
+    @classmethod
+    def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+        """Return the numbers by which runs are compared in a logger: their cost and the results of the evidence."""
+        return {
+            "cost/forwards": sum(record.forwards or 0 for record in records),
+            "cost/backwards": sum(record.backwards or 0 for record in records),
+            "cost/seconds": sum(record.seconds or 0.0 for record in records),
+        }
+
+    @classmethod
+    def test_numbers(cls, module: AnyMethod, results: Sequence[Result]) -> dict[str, float]:
+        """Return the numbers that only the test stage has: the share of finished tasks, and what the original network
+        predicts for the images."""
+        done = sum(result.record.status == "done" for result in results)
+        return {"done": done / max(len(results), 1)}
+
+
+def verifier_of(method: type[ImageTraining]) -> type[OutcomeVerifier[Any]]:
+    """Return the verifier of a method, which its class or a base class names."""
+    verifier: type[OutcomeVerifier[Any]] = import_by_path(method.verifier)
+    return verifier

@@ -1,0 +1,235 @@
+"""Base class of presentations, and the presentation of a method and of a run folder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lit_viz import methods
+from lit_viz.engine.method import Method
+from lit_viz.engine.module import ImageTraining
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
+from lit_viz.figures.evolution import Evolution
+from lit_viz.figures.scales import ScaleOf
+from lit_viz.presentations.items import EvidenceItem, evidence_items
+from lit_viz.presentations.tables import TableRow, median_of
+from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import Outcome, records_of
+from lit_viz.types import Record, Task
+from lit_viz.utils.formatting import label_with_target, probability_text
+from lit_viz.utils.imports import import_by_path
+
+#: Format of the file of a figure.
+FigureFormat = Literal["png", "pdf", "svg"]
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """How the figure of a run is drawn.
+
+    Attributes:
+        format: format of the file.
+        scale: whether saliency maps share one color scale, or each map has its own.
+        overlays: whether saliency maps are also drawn over the photographs.
+    """
+
+    format: FigureFormat = "png"
+    scale: ScaleOf = "shared"
+    overlays: bool = False
+
+
+class Presentation(ABC):
+    """Presentation of the outcomes of a method.
+
+    Attributes:
+        title: heading of the report.
+        command: name of the command of the method; empty if there is none.
+        result: caption of the result in the report.
+        note: remark below the curves of the report.
+        figure_is_first: whether the report begins with the figure.
+        files: patterns of the files and folders that only runs of this method contain.
+        run_options: options of figure and evidence that apply to the method.
+        task_options: formats of the task options that captions state.
+    """
+
+    title: ClassVar[str]
+    command: ClassVar[str] = ""
+    result: ClassVar[str] = "image"
+    note: ClassVar[str] = ""
+    figure_is_first: ClassVar[bool] = False
+    files: ClassVar[tuple[str, ...]] = ()
+    run_options: ClassVar[tuple[str, ...]] = ()
+    task_options: ClassVar[Mapping[str, str]] = {}
+
+    def heading(self, records: Sequence[Record]) -> str:
+        """Return the heading of a report about these records."""
+        return self.title
+
+    def subtitle(self, record: Record) -> str:
+        """Return what was computed, for a record's card in the report."""
+        return ""
+
+    def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
+        """Return what the index of the report filters by: class, method, outcome ..."""
+        facets: dict[str, str] = {"outcome": record.status}
+        if record.target_name is not None:
+            facets["class"] = record.target_name
+        return facets
+
+    @abstractmethod
+    def table(self, records: Sequence[Record]) -> list[TableRow]:
+        """Return a row per record, by column."""
+
+    def summary(self, records: Sequence[Record]) -> list[TableRow]:
+        """Return a row per class, the largest first, by column, for runs with more images than rows of a table."""
+        groups: dict[Hashable, list[Record]] = defaultdict(list)
+        for record in records:
+            groups[record.target_name or record.label].append(record)
+        rows = []
+        for group in sorted(groups.values(), key=lambda group: (-len(group), _class_name(group))):
+            done = [record for record in group if record.status == "done"]
+            row = {"class": _class_name(group), "images": str(len(group)), "done": str(len(done))}
+            rows.append(row | self.class_summary(done))
+        return rows
+
+    def class_summary(self, records: Sequence[Record]) -> TableRow:
+        """Return the summary of the finished records of a class, by column."""
+        return {"probability": median_of([record.probability for record in records])}
+
+    @abstractmethod
+    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
+        """Return the figure of a run.
+
+        Args:
+            outcomes: outcomes of the run.
+            options: how it is drawn.
+            evidence: evidence of the run, of which the figure may show a verdict; None if there is none.
+        """
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        """Return the name of each record that distinguishes it in its run."""
+        return [record.title for record in records]
+
+    def curve(self, record: Record) -> str:
+        """Return the metric that is plotted below the logged images."""
+        return "probability" if record.score is None else "score"
+
+    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
+        """Return the logged images of each task with its name and curve; no image is read."""
+        names = self.names(records_of(outcomes))
+        evolutions = []
+        for outcome, name in zip(outcomes, names, strict=True):
+            metric = self.curve(outcome.record)
+            evolutions.append(Evolution(name, outcome.frames(), outcome.logged(metric), metric))
+        return evolutions
+
+    def overlays(self, outcomes: Sequence[Outcome], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
+        """Return the map of each outcome over its photograph as bytes ``(H, W, 3)``; None for one without a map.
+
+        Raises:
+            LitVizError: the method has no maps.
+        """
+        raise LitVizError(f"overlays requires saliency maps, got {self.title.lower()}")
+
+    def task_name(self, task: Task) -> str:
+        """Return the name of a task in captions."""
+        texts = [label_with_target(task.name, task.target_name)]
+        for key, text in self.task_options.items():
+            if key in task.options:
+                texts.append(text.format(task.options[key]))
+        return ", ".join(texts)
+
+    def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
+        """Return the metrics of a snapshot that its caption states."""
+        if "probability" in metrics:
+            text = probability_text(metrics["probability"])
+            if "rank" in metrics:
+                text += f" (rank {metrics['rank']:.0f})"
+            return [text]
+        if "score" in metrics:
+            return [f"score {metrics['score']:.3g}"]
+        if "objective" in metrics:
+            return [f"objective {metrics['objective']:.3g}"]
+        return []
+
+    def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
+        """Return the items of the evidence of a run, and of evidence in its records."""
+        return evidence_items(evidence)
+
+    def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
+        """Show a part of the evidence in the terminal, and in a run folder in a figure.
+
+        Args:
+            verifier: verifier that computed the part.
+            name: name of the part.
+            part: the part.
+        """
+        if part.evidence is not None:
+            for item in evidence_items(part.evidence):
+                self.print(item, verifier)
+
+    def print(self, item: EvidenceItem, verifier: OutcomeVerifier[Any]) -> None:
+        """Print an item of the evidence."""
+        for line in item.lines:
+            verifier.settings.notify(line)
+
+
+def presentation_of(method: type[Method]) -> Presentation:
+    """Return the presentation of a method, which its class or a base class names.
+
+    Raises:
+        LitVizError: the class has no presentation.
+    """
+    if method.presentation is None:
+        raise LitVizError(
+            f"{method.__name__} has no presentation: set its class attribute presentation to the dotted path of a "
+            "subclass of lit_viz.presentations.Presentation"
+        )
+    presentation: Presentation = import_by_path(method.presentation)()
+    return presentation
+
+
+def recorded_method(method: type[Method]) -> dict[str, str]:
+    """Return what a run folder records of its method: the class, and its presentation (:func:`stored_method`).
+
+    Raises:
+        LitVizError: the class has no presentation.
+    """
+    return {"module": method.__name__, "presentation": type(presentation_of(method)).__name__}
+
+
+def stored_method(folder: FolderStorage) -> type[ImageTraining]:
+    """Return the method of lit_viz whose presentation a run folder records: a folder must not import code.
+
+    Raises:
+        LitVizError: the recorded presentation, or in older folders the method, is not part of lit_viz.
+    """
+    recorded = folder.recorded
+    key = "presentation" if recorded.get("presentation") else "module"  # older folders record the method only
+    for name in methods.__all__:
+        method: type[ImageTraining] = getattr(methods, name)
+        if recorded_method(method)[key] == recorded.get(key):
+            return method
+    raise LitVizError(
+        f"the method of {folder.path} must be one of {', '.join(methods.__all__)} or a subclass with its presentation, "
+        f"got {recorded.get('module')}"
+    )
+
+
+def _class_name(records: Sequence[Record]) -> str:
+    first = records[0]
+    if first.target_name or first.label is None:
+        return first.target_name or "-"
+    for record in records:
+        if record.label_name:
+            return record.label_name
+    return f"class {first.label}"
