@@ -312,7 +312,7 @@ def probes(kind: str, every: int, validation: TensorDataset, out: Path) -> list[
     return [
         lv.callbacks.ClassVisualizationProbe(LABELS[kind][:4], iterations=60, out=out / "classes", **common),
         lv.callbacks.SaliencyProbe(images[:8], method="gradient", out=out / "saliency", **common),
-        lv.callbacks.RobustnessProbe((images, labels), out=out / "robustness", **attack, **common),
+        lv.callbacks.RobustnessProbe(images, label=labels.tolist(), out=out / "robustness", **attack, **common),
     ]
 
 

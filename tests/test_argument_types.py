@@ -58,14 +58,6 @@ CALLS: dict[str, Callable[[Network, Path], Any]] = {
         "0",
         vary=range(2),  # type: ignore[arg-type]
     ),
-    "images must be a tensor, a list of images and files, a dataset or a loader, got -1": lambda net, run: (
-        lv.callbacks.RobustnessProbe(-1)  # type: ignore[arg-type]
-    ),
-    "images must be a tensor (N, C, H, W), got shape ()": lambda net, run: lv.callbacks.SaliencyProbe(torch.ones(())),
-    "images must be tensors and files, got 5": lambda net, run: lv.callbacks.SaliencyProbe([5]),
-    "labels must be a tensor or a list, got 5": lambda net, run: lv.callbacks.SaliencyProbe(
-        (torch.ones(1, 3, 8, 8), 5)
-    ),
     "every_n_epochs must be a whole number, got 'x'": lambda net, run: lv.callbacks.SaliencyProbe([], "x"),  # type: ignore[arg-type]
 }
 

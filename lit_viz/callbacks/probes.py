@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import Subset
 
 from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, without_radius
 from lit_viz.attributions import ATTRIBUTIONS, Attribution
@@ -22,24 +20,22 @@ from lit_viz.errors import LitVizError, did_you_mean, find_part
 from lit_viz.evidence.attacks.robustness import clean_accuracy, robust_share
 from lit_viz.figures.sheet import tile
 from lit_viz.images.priors import L2
-from lit_viz.images.reading import PACKAGED_PREFIX, missing_file_error
 from lit_viz.images.rendering import enlarged
+from lit_viz.images.sources import DatasetImages, Images, is_dataset
 from lit_viz.loggers.base import CaptionedImage
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
 from lit_viz.methods.class_visualization import packaged_arguments
 from lit_viz.methods.photographs import class_tasks
+from lit_viz.methods.tasks import Classes, ImageTasks, class_indices
 from lit_viz.networks import Network
 from lit_viz.runs.memory import MemoryStorage
-from lit_viz.types import Task, slug
+from lit_viz.types import slug
 from lit_viz.utils.checking import checked_types
-from lit_viz.utils.formatting import pluralize, probability_text
+from lit_viz.utils.formatting import probability_text
 from lit_viz.utils.limits import evenly
 from lit_viz.utils.parts import constructor_parameters
 
 __all__ = ["ClassVisualizationProbe", "ImageProbe", "Probe", "RobustnessProbe", "SaliencyProbe"]
-
-#: Images ``(N, C, H, W)`` in [0, 1], a list of images and files, a batch (images, labels), a dataset or a loader.
-ProbeImages = Tensor | Sequence[Any] | Dataset[Any] | DataLoader[Any]
 
 _SMALL = 96  # pixels; the recipe for photographs crops and blurs smaller inputs too much
 _PICTURES = 8  # adversarial examples in the logs
@@ -119,9 +115,8 @@ class ImageProbe(Probe):
     """Base class of the probes of images.
 
     Args:
-        images: tensor ``(N, C, H, W)`` in [0, 1], list of images ``(C, H, W)`` and files, batch ``(images, labels)``,
-            or dataset or loader of (image, label); labels that are masks or boxes are ignored. The images of a dataset
-            or loader are network inputs: ``mean`` and ``std`` are removed.
+        images, label: see :class:`~lit_viz.methods.tasks.ImageTasks`. The images of a dataset or loader are network
+            inputs: ``mean`` and ``std`` are removed. They are read once; labels that are masks or boxes are ignored.
         limit: number of images that are taken from a dataset or loader, evenly spaced; a loader is not iterated.
         iterations: updates per image, or evaluations per map; by default those of the method.
         every_n_epochs, options: see :class:`Probe`.
@@ -130,9 +125,10 @@ class ImageProbe(Probe):
     @checked_types
     def __init__(
         self,
-        images: ProbeImages,
+        images: Images,
         every_n_epochs: int = 5,
         *,
+        label: Classes | None = None,
         limit: int = 64,
         iterations: int | None = None,
         **options: Any,
@@ -140,87 +136,38 @@ class ImageProbe(Probe):
         super().__init__(every_n_epochs, **options)
         check_at_least_one(limit=limit, iterations=1 if iterations is None else iterations)
         self.run_options["iterations"] = iterations
-        self.given, self.limit = images, limit
-        if not isinstance(images, (Dataset, DataLoader)):
-            _check_images(*_images_and_labels(images))
+        self.given, self.label, self.limit = images, label, limit
         self._tasks: TaskQueue | None = None
 
     def tasks(self, network: Network) -> TaskQueue:
-        """Return a task per image; the images are read once."""
-        if self._tasks is not None:
-            return self._tasks
-        images, labels = self._read(network)
-        tasks: list[Task] = []
-        pictures: list[Tensor] = []
-        for i, image in enumerate(images):
-            is_file = not isinstance(image, Tensor)
-            options = {} if is_file else {"image": len(pictures)}
-            if not is_file:
-                pictures.append(_checked(image))
-            label = None if labels is None else network.index_of(labels[i])
-            name = f"image {i}" if label is None else f"image {i} {network.labels[label]}"
-            origin = "predicted" if label is None else "given"
-            source = str(image) if is_file else None
-            tasks.append(Task(i, name, i, source=source, label=label, label_source=origin, options=options))
-        self._tasks = TaskQueue(tasks, pictures, evidence=False)
+        """Return a task per image; a dataset is read once."""
+        if self._tasks is None:
+            images, label = self.given, self.label
+            if is_dataset(images):
+                images, classes = self._read(network)
+                label = classes if label is None else label
+            queue = ImageTasks(network, images, label=label)
+            queue.evidence = False
+            for task in queue.tasks:
+                if "error" in task.options:  # of one image among others, which would fail in every epoch
+                    raise LitVizError(task.options["error"])
+            self._tasks = queue
         return self._tasks
 
-    def _read(self, network: Network) -> tuple[Sequence[Any], Sequence[Any] | None]:
-        """Return images and labels; a loader is left as it is, because its sampler and workers have a state."""
-        given: Any = self.given
-        if not isinstance(given, (Dataset, DataLoader)):
-            return _images_and_labels(given)
-        dataset, collate = (given.dataset, given.collate_fn) if isinstance(given, DataLoader) else (given, None)
-        if not isinstance(dataset, IterableDataset):
-            dataset = Subset(dataset, evenly(range(len(dataset)), self.limit))  # type: ignore[arg-type]
-        images, labels, *_ = next(iter(DataLoader(dataset, self.limit, collate_fn=collate)))
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (network.mean, network.std))
-        return images * std + mean, labels if _are_classes(labels) else None
-
-
-def _are_classes(labels: Any) -> bool:
-    """Return whether the labels of a batch are a class each, and no masks or boxes."""
-    if isinstance(labels, Tensor):
-        return labels.ndim == 1
-    return all(isinstance(label, (int, str)) for label in labels)
-
-
-def _images_and_labels(given: Any) -> tuple[Sequence[Any], Sequence[Any] | None]:
-    """Return the images and labels of a batch; other images have no labels."""
-    return (given[0], given[1]) if isinstance(given, tuple) else (given, None)
-
-
-def _check_images(images: Sequence[Any], labels: Sequence[Any] | None) -> None:
-    """Check the images that are not read from a dataset."""
-    if isinstance(images, str) or not isinstance(images, (Tensor, Sequence)):
-        raise LitVizError(f"images must be a tensor, a list of images and files, a dataset or a loader, got {images!r}")
-    if isinstance(images, Tensor) and images.ndim != 4:
-        raise LitVizError(f"images must be a tensor (N, C, H, W), got shape {tuple(images.shape)}")
-    if labels is not None:
-        if not hasattr(labels, "__len__"):
-            raise LitVizError(f"labels must be a tensor or a list, got {labels!r}")
-        if len(labels) != len(images):
-            raise LitVizError(f"labels must be one per image, got {len(labels)} for {pluralize(len(images), 'image')}")
-    for image in images:
-        if isinstance(image, Tensor):
-            _checked(image)
-        elif not isinstance(image, (str, Path)):
-            raise LitVizError(f"images must be tensors and files, got {image!r}")
-        elif not str(image).startswith(PACKAGED_PREFIX) and not Path(image).exists():
-            raise LitVizError(missing_file_error(image))
-
-
-def _checked(image: Tensor) -> Tensor:
-    image = image.detach().cpu().clone()
-    if image.dtype == torch.uint8:
-        return image
-    low, high = float(image.min()), float(image.max())
-    if not -1e-3 <= low <= high <= 1 + 1e-3:
-        raise LitVizError(
-            f"images must be in [0, 1], got {low:.3g} to {high:.3g}: pass tensors without normalization, and give mean "
-            "and std, which are removed from the images of a loader"
-        )
-    return image.float().clamp_(0, 1)
+    def _read(self, network: Network) -> tuple[list[Tensor], list[int] | None]:
+        """Return images of a dataset, which may change them at random in every epoch, and their classes."""
+        every = DatasetImages(self.given)  # type: ignore[arg-type]
+        chosen = Subset(every.dataset, evenly(range(len(every)), self.limit))
+        dataset = DatasetImages(chosen, (network.mean, network.std))
+        dataset.network_classes = class_indices(dataset, network)
+        images: list[Tensor] = []
+        classes: list[int] = []
+        for index in range(len(dataset)):
+            images.append(dataset[index])
+            found = dataset.label(index)
+            if found is not None:
+                classes.append(found)
+        return images, classes or None
 
 
 class SaliencyProbe(ImageProbe):
@@ -243,7 +190,7 @@ class SaliencyProbe(ImageProbe):
     @checked_types
     def __init__(
         self,
-        images: ProbeImages,
+        images: Images,
         every_n_epochs: int = 5,
         *,
         method: str | Attribution = "gradient",
@@ -288,8 +235,8 @@ class RobustnessProbe(ImageProbe):
 
     Example:
         >>> import lit_viz as lv, torch
-        >>> batch = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
-        >>> probe = lv.callbacks.RobustnessProbe(batch, attack="pgd", eps=2 / 255, every_n_epochs=2)
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> probe = lv.callbacks.RobustnessProbe(images, label=[0, 1, 2, 3], attack="pgd", eps=2 / 255)
     """
 
     name = "robustness"
@@ -297,7 +244,7 @@ class RobustnessProbe(ImageProbe):
     @checked_types
     def __init__(
         self,
-        images: ProbeImages,
+        images: Images,
         every_n_epochs: int = 5,
         *,
         attack: str | Attack = "pgd",

@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.compile import from_compiled
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import lit_viz as lv
 from lit_viz.callbacks.probes import Probe
@@ -306,7 +307,7 @@ def test_probes_with_one_folder_are_rejected(tmp_path: Path) -> None:
 def test_images_of_a_loader_are_network_inputs(tmp_path: Path) -> None:
     images, labels = data().tensors
     given = [
-        lv.callbacks.RobustnessProbe((images, labels), 1, eps=0.05, mean=0.4, std=0.3, iterations=2),
+        lv.callbacks.RobustnessProbe(images, 1, label=labels.tolist(), eps=0.05, mean=0.4, std=0.3, iterations=2),
         lv.callbacks.RobustnessProbe(
             DataLoader(TensorDataset((images - 0.4) / 0.3, labels), 5), 1, eps=0.05, mean=0.4, std=0.3, iterations=2
         ),
@@ -315,6 +316,48 @@ def test_images_of_a_loader_are_network_inputs(tmp_path: Path) -> None:
     first, second = (torch.stack(list(probe._tasks.images)) for probe in given)
     assert torch.allclose(first, second, atol=1e-6)
     assert [task.label for task in given[1]._tasks.tasks] == labels.tolist()
+
+
+def test_files_and_arrays_are_taken_as_by_image_tasks(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
+    for name, image in zip(("one", "two"), levels, strict=True):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path / "images" / name / "x.png")
+    how: dict[str, Any] = {"every_n_epochs": 1, "labels": NAMES, "size": 8}
+    callbacks = [
+        lv.callbacks.SaliencyProbe(tmp_path / "images", label="folders", out=tmp_path / "files", **how),
+        lv.callbacks.SaliencyProbe(levels[..., None], label=["one", "two"], out=tmp_path / "arrays", **how),
+    ]
+    train(tmp_path, callbacks, max_epochs=1)
+    assert [probe.failures for probe in callbacks] == [{}, {}]
+    folders = [FolderStorage.open(epoch_folder(tmp_path / name, 1)) for name in ("files", "arrays")]
+    of_files, of_arrays = (folder.outcomes() for folder in folders)
+    assert [outcome.record.target_name for outcome in of_files] == ["one", "two"]
+    for outcome, other in zip(of_files, of_arrays, strict=True):
+        assert torch.equal(outcome.array(), other.array())
+
+
+class Augmented(Dataset[Any]):
+    """Another image whenever an item is read."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.read.append(index)
+        return torch.rand(1, 8, 8), index % 3
+
+
+def test_a_dataset_with_random_augmentation_is_read_once(tmp_path: Path) -> None:
+    dataset = Augmented()
+    probe = lv.callbacks.RobustnessProbe(dataset, 1, eps=0.1, iterations=1, limit=3, labels=NAMES, out=tmp_path / "out")
+    train(tmp_path, [probe], max_epochs=2)
+    assert dataset.read == [0, 4, 8]
+    records = FolderStorage.open(epoch_folder(tmp_path / "out", 2)).records()
+    assert [record.label for record in records] == [0, 1, 2]
 
 
 class Broken(pl.LightningModule):
@@ -354,9 +397,7 @@ def test_the_only_network_of_a_module_without_forward_is_probed(tmp_path: Path) 
 
 def test_the_time_limit_stops_a_probe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    probe = lv.callbacks.RobustnessProbe(
-        data().tensors, 1, eps=1e-6, iterations=10**6, max_seconds=0.2, out=tmp_path / "out"
-    )
+    probe = lv.callbacks.RobustnessProbe(data(), 1, eps=1e-6, iterations=10**6, max_seconds=0.2, out=tmp_path / "out")
     train(tmp_path, [probe], max_epochs=1)
     assert not probe.failures
     assert re.search(
@@ -405,7 +446,7 @@ def test_invalid_arguments() -> None:
         lv.callbacks.RobustnessProbe(torch.rand(1, 1, 8, 8), attack="ddn")
 
 
-def test_invalid_arguments_of_the_method_are_errors_of_the_constructor(tmp_path: Path) -> None:
+def test_invalid_arguments_of_the_method_are_errors_of_the_constructor() -> None:
     """They are raised before a training starts."""
     images = torch.rand(2, 1, 8, 8)
     for make, message in (
@@ -413,9 +454,6 @@ def test_invalid_arguments_of_the_method_are_errors_of_the_constructor(tmp_path:
             lambda: lv.callbacks.SaliencyProbe(images, method="smothgrad"),
             "there is no saliency method 'smothgrad'",
         ),
-        (lambda: lv.callbacks.SaliencyProbe(images * 5 - 2), r"images must be in \[0, 1\], got -"),
-        (lambda: lv.callbacks.SaliencyProbe([images[0], tmp_path / "x.png"]), "there is no photograph '.*x.png'"),
-        (lambda: lv.callbacks.RobustnessProbe((images, [0])), "labels must be one per image, got 1 for 2 images"),
         (lambda: lv.callbacks.RobustnessProbe(images, eps="8/25x"), "8/25x"),
         (
             lambda: lv.callbacks.RobustnessProbe(images, esp=0.1),
@@ -444,6 +482,7 @@ def test_arguments_that_do_not_fit_the_network_stop_the_training_before_it_start
 ) -> None:
     images = torch.rand(2, 1, 8, 8)
     known: dict[str, Any] = {"labels": NAMES, "size": size}
+    normalized = TensorDataset(images * 5 - 2, torch.zeros(2))
     for probe, message in (
         (
             lv.callbacks.ClassVisualizationProbe(["too"], **known),
@@ -461,7 +500,12 @@ def test_arguments_that_do_not_fit_the_network_stop_the_training_before_it_start
             lv.callbacks.SaliencyProbe(images, method="grad_cam", network=lambda module: nn.Flatten(), size=size),
             "SaliencyProbe: ",
         ),
-        (lv.callbacks.RobustnessProbe((images, [0, 7]), **known), "RobustnessProbe: "),
+        (lv.callbacks.RobustnessProbe(images, label=[0, 7], **known), "RobustnessProbe: "),
+        (lv.callbacks.RobustnessProbe(images, label=[0], **known), "label must be one class, or one per image: got 1"),
+        (lv.callbacks.SaliencyProbe(images * 5 - 2, **known), "floating-point images must be in [0, 1], got -"),
+        (lv.callbacks.SaliencyProbe(normalized, **known), "floating-point images must be in [0, 1], got -"),
+        (lv.callbacks.SaliencyProbe([images[0], tmp_path / "x.png"], **known), "there is no photograph or folder"),
+        (lv.callbacks.SaliencyProbe(5, **known), "an image must be a file"),
         (lv.callbacks.ClassVisualizationProbe(["two"], labels=NAMES[:2], size=size), "labels must be one per class"),
     ):
         epochs: list[int] = []

@@ -128,8 +128,8 @@ def test_a_probe_tells_the_robust_network_from_the_plain_one(
         module = Continued(name)
         mean, std = list(module.network.mean), list(module.network.std)
         probe = lv.callbacks.RobustnessProbe(
-            (images, labels), 1, attack="pgd", eps="8/255", iterations=10, network="net", labels=FASHION_LABELS,
-            mean=mean, std=std, size=28,
+            images, 1, label=labels.tolist(), attack="pgd", eps="8/255", iterations=10, network="net",
+            labels=FASHION_LABELS, mean=mean, std=std, size=28,
         )  # fmt: skip
         logger = CSVLogger(tmp_path, name=name)
         options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": logger}
