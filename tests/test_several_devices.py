@@ -26,7 +26,7 @@ from scripts.soaks.ranks import (
     finish,
     free_port,
     freeze,
-    has_ended,
+    has_exited,
     start,
     torchrun,
 )
@@ -84,7 +84,7 @@ def test_a_killed_process_ends_all_and_the_run_resumes_bit_equal(
     os.kill(process.pid if target == "first" else other, signal.SIGKILL)
     start_time = time.monotonic()
     finish(process)
-    while not has_ended(other):
+    while not has_exited(other):
         assert time.monotonic() - start_time < 15
         time.sleep(0.05)
     assert time.monotonic() - start_time < 15
