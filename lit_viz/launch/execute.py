@@ -45,7 +45,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.manifest import is_derived, is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
-from lit_viz.runs.verification import changed_files, is_complete
+from lit_viz.runs.verification import changed_files
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, ignore
 from lit_viz.utils.process import is_rank_zero, tune_allocator
@@ -248,11 +248,11 @@ def _run_in_folder(
     notify: Notify | None,
 ) -> Run:
     """Create or open the run folder, and run the method in it."""
-    folder, queue = _open_folder(module, tasks, options, form)
-    checkpoint, send = LastCheckpoint(folder), notify or ignore
+    folder, queue, checkpoint = _open_folder(module, tasks, options, form)
+    send = notify or ignore
     finished = checkpoint.is_finished(queue.tasks)
     changed = changed_files(folder)
-    is_untouched = finished and is_complete(folder) and all(map(is_derived, changed))
+    is_untouched = finished and checkpoint.manifest.is_complete and all(map(is_derived, changed))
     names = options.logger_names
     if is_untouched:
         names = incomplete_loggers(folder, names)
@@ -276,8 +276,8 @@ def _run_in_folder(
 
 def _open_folder(
     module: ImageTraining, tasks: TaskQueue, options: RunOptions, form: Form
-) -> tuple[FolderStorage, TaskQueue]:
-    """Return the run folder and its queue: the stored one of a resumed run, or a new one."""
+) -> tuple[FolderStorage, TaskQueue, LastCheckpoint]:
+    """Return the run folder, its queue and its checkpoint: those of a resumed run, or new ones."""
     text, recorded = _configuration(module, form)
     folder, is_resumed = open_or_create(options, form)
     stored = folder.queue() if is_resumed else []
@@ -287,14 +287,16 @@ def _open_folder(
         module.images = tasks.images  # type: ignore[assignment]
     if is_resumed:
         check_identity(folder, module.network)
-    if not (is_resumed and LastCheckpoint(folder).is_finished(queue.tasks)):
-        module.validate_tasks(queue.tasks)
     if stored:
-        return folder, queue
+        checkpoint = LastCheckpoint(folder)
+        if not checkpoint.is_finished(queue.tasks):
+            module.validate_tasks(queue.tasks)
+        return folder, queue, checkpoint
+    module.validate_tasks(queue.tasks)
     if is_run(folder.path):  # only now that the new run is valid
         folder.clear(extra_files())
     folder.write_start(text, recorded, queue.tasks)
-    return folder, queue
+    return folder, queue, LastCheckpoint(folder)
 
 
 def _complete(

@@ -39,7 +39,7 @@ from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import has_progress
 from lit_viz.networks.isolation import is_out_of_memory
 from lit_viz.networks.network import GIVEN_WEIGHTS
-from lit_viz.runs.checkpoint import LAST_CHECKPOINT
+from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.parts import has_instances
 from lit_viz.utils.process import is_rank_zero, launcher_topology

@@ -21,7 +21,8 @@ from lit_viz.figures.sheet import tile
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow, RunResults
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.runs import RECORDED
-from lit_viz.runs.folder import FolderStorage, top5_of
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.reader import top5_of
 from lit_viz.types import Curve, Picture, Record, Task, slug
 from lit_viz.utils.limits import MOST_IN_GRIDS
 
@@ -88,7 +89,7 @@ class FolderRows:
     """
 
     def __init__(self, folder: FolderStorage, method: type[ImageTraining], separate: int = 32) -> None:
-        self.folder = FolderStorage(folder.path)  # another thread reads it than the one that writes
+        self.folder = folder
         self.presentation, self.verifier = presentation_of(method), verifier_of(method)
         self.tasks = self.folder.queue()
         self.is_separate = len(self.tasks) <= separate
@@ -139,7 +140,7 @@ class FolderRows:
         tasks = {task.key: task for task in self.tasks}
         records = {record.key: record for record in self.folder.records()}
         names = names_of(self.tasks)
-        for key, iteration, metrics in self.folder.snapshots():
+        for key, iteration, metrics in self.folder.metrics.snapshots():
             if key in tasks:
                 snapshot = Snapshot(tasks[key], iteration, metrics)
                 yield partial(self._log_snapshot, names[snapshot.task.index], snapshot, records.get(key))
@@ -165,8 +166,8 @@ class FolderRows:
     def _mean_rows(self) -> Iterator[LogRow]:
         """Yield a row per iteration with the means over all tasks."""
         means: dict[int, dict[str, float]] = defaultdict(dict)
-        for metric in self.folder.metric_names():  # one at a time, because all curves of many tasks need much memory
-            curves = self.folder.curves(metric).values()
+        for metric in self.folder.metrics.names():  # one at a time, because all curves of many tasks need much memory
+            curves = self.folder.metrics.curves(metric).values()
             for iteration in _iterations(curves):
                 mean = _mean(curves, iteration)
                 if mean is not None:
@@ -226,7 +227,7 @@ class _TaskGrid:
 
     @cached_property
     def _curves(self) -> Mapping[str, Mapping[str, Curve]]:
-        return self._folder.metrics([task.key for task in self._tasks])
+        return self._folder.metrics.of_tasks([task.key for task in self._tasks])
 
     @cached_property
     def _records(self) -> Mapping[int, Record]:

@@ -95,7 +95,7 @@ def build_groups(
     for group in places:
         for place in group:
             keys.append(records[place].key)
-    metrics = folder.metrics(keys)
+    metrics = folder.metrics.of_tasks(keys)
     groups = []
     for group in places:
         photograph = _photograph(folder, records, group)

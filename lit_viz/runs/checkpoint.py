@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
@@ -13,11 +12,11 @@ from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.manifest import TaskContents
+from lit_viz.runs.trimming import KeptTasks, measure, trim
 from lit_viz.types import Task
 
-#: File of the last checkpoint, relative to the run folder.
-LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 #: Entry of a checkpoint for the files and rows of the tasks that are not finished.
 IN_PROGRESS = "in_progress"
 
@@ -93,7 +92,7 @@ class LastCheckpoint:
 
     @cached_property
     def _on_disk(self) -> dict[int, TaskContents]:
-        return self._folder.measure(self._finished, self._iterations)
+        return measure(self._folder.path, KeptTasks(self._finished, self._iterations))
 
     @cached_property
     def incomplete(self) -> set[int]:
@@ -105,7 +104,7 @@ class LastCheckpoint:
         lost = set()
         for index, contents in self._on_disk.items():
             if index in self._finished:
-                is_as_written = self.manifest.is_as_listed(index, contents)
+                is_as_written = not self.manifest.task_mismatches(index, contents)
             else:
                 is_as_written = contents.to_dict() == in_progress.get(index, nothing)
             if not is_as_written:
@@ -132,7 +131,7 @@ class LastCheckpoint:
                 iterations[index] = self._iterations[index]
         if self.incomplete:
             self._forget_incomplete(in_progress)
-        self._folder.trim(finished, iterations)
+        trim(self._folder.path, KeptTasks(finished, iterations))
         self._folder.continue_tasks(finished, in_progress)
 
     def _forget_incomplete(self, in_progress: Mapping[int, TaskContents]) -> None:

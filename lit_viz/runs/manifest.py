@@ -14,24 +14,22 @@ change it too.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lit_viz.runs import CONFIG, METRICS, QUEUE, REPORT, RESULTS
-from lit_viz.utils.files import append_bytes, complete_lines, json_line, open_regular, read_regular, write_text
+from lit_viz.runs.layout import CONFIG, MANIFEST, METRICS, QUEUE, REPORT, RESULTS
+from lit_viz.utils.files import append_bytes, complete_lines, json_line, open_regular, parse_object, write_text
 
-MANIFEST = "manifest.jsonl"
 #: Files of a run beside those of its tasks. Loggers' files and checkpoints are not listed.
 _FACTS = (CONFIG, QUEUE, RESULTS, METRICS, "masks/*")
 _DRAWINGS = ("figure.*", "evolution.*")
 _EVIDENCE = ("evidence.*", "localization.*", "explained.*", "masks/*")
 _DERIVED = (*_DRAWINGS, "evidence.*", "localization.*", "explained.*", REPORT)
 
+_BLOCK = 1 << 20
 #: Reason of a mismatch by a file that is not listed.
 NOT_OF_THE_RUN = "is not of the run"
 #: Size and SHA-256 of a file, as the manifest states them.
@@ -41,6 +39,18 @@ Signature = Mapping[str, Any]
 def signature(content: bytes) -> Signature:
     """Return size and SHA-256 of the content of a file."""
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def signatures(root: Path, names: Iterable[str]) -> dict[str, Signature]:
+    """Return size and SHA-256 of some files of a run folder, by name; they are read in blocks."""
+    found: dict[str, Signature] = {}
+    for name in names:
+        sha256 = hashlib.sha256()
+        with open_regular(root / name) as file:
+            while block := file.read(_BLOCK):
+                sha256.update(block)
+            found[name] = {"size": file.tell(), "sha256": sha256.hexdigest()}
+    return found
 
 
 def digest(text: str) -> str:
@@ -126,7 +136,6 @@ class Manifest:
         path: ``manifest.jsonl``.
 
     Attributes:
-        exists: whether there is a file.
         tasks: contents of finished tasks, by index.
         records: all digests of each record. A process that is killed while it amends records leaves an earlier one.
         files: signatures of the other files.
@@ -136,28 +145,19 @@ class Manifest:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.exists = path.exists()
         self.tasks: dict[int, dict[str, Any]] = {}
         self.records: dict[int, list[str]] = {}
         self.files: dict[str, Signature] = {}
         self.total: int | None = None
         self.is_complete = self.is_damaged = False
-        self._lines: list[str] = []
         for line in complete_lines(path):
-            if self._add(line):
-                self._lines.append(line)
-            else:
+            if not self._add(parse_object(line)):
                 self.is_damaged = True
         self.is_complete &= not self.is_damaged
 
-    def _add(self, line: str) -> bool:
+    def _add(self, values: dict[str, Any] | None) -> bool:
         """Take over a line; return whether it is one of a manifest."""
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            return False
-        if not isinstance(values, dict) or not _are_signatures(values.get("files", {})):
+        if values is None or not _are_signatures(values.get("files", {})):
             return False
         if "task" in values:
             return self._add_task(values)
@@ -184,18 +184,13 @@ class Manifest:
         self.is_complete = False
         return True
 
-    def is_as_listed(self, index: int, found: TaskContents) -> bool:
-        """Return whether the contents of a finished task are those of the manifest."""
-        listed, actual = self.tasks.get(index, {}), found.to_dict()
-        return actual["record"] in self.records.get(index, ()) and {**actual, "record": listed["record"]} == listed
-
     def task_mismatches(self, index: int, found: TaskContents) -> list[Mismatch]:
         """Return the files of a task that are not as listed."""
         listed = self.tasks.get(index)
         if listed is None:
             return [Mismatch(MANIFEST, f"has no line about task {index}")]
         mismatches = list(_file_mismatches(listed["files"], found.files))
-        if found.record != listed["record"]:
+        if found.record not in self.records[index]:
             mismatches.append(Mismatch(RESULTS, f"has another record of task {index}"))
         if (found.rows, found.to_dict()["metrics"]) != (listed.get("rows"), listed.get("metrics")):
             mismatches.append(Mismatch(METRICS, f"has other metrics of task {index}"))
@@ -203,19 +198,20 @@ class Manifest:
 
     def run_mismatches(self, root: Path) -> list[Mismatch]:
         """Return the other files of a complete run that are not as listed, and a wrong number of tasks."""
-        count = sum(1 for _ in complete_lines(root / QUEUE))
+        count = count_tasks(root)
         if self.total != count:
             return [Mismatch(MANIFEST, f"states {self.total} tasks, and {QUEUE} has {count}")]
-        found: dict[str, Signature] = {}
-        for path in run_files(root):
-            name = path.relative_to(root).as_posix()
-            found[name] = signature(read_regular(path))
-        return list(_file_mismatches(self.files, found))
+        return list(_file_mismatches(self.files, signatures(root, _run_files(root))))
 
-    def repair(self) -> None:
-        """Remove the lines that are none of a manifest, before others are appended."""
-        if self.is_damaged or _has_torn_line(self.path):
-            write_text(self.path, "".join(self._lines))
+
+def start_line(root: Path) -> dict[str, Any]:
+    """Return the line of the start of a run, with its configuration and queue as they are on the disk."""
+    return {"files": signatures(root, [CONFIG, QUEUE]), "tasks": count_tasks(root)}
+
+
+def end_line(root: Path) -> dict[str, Any]:
+    """Return the line of a complete run, with its files as they are on the disk."""
+    return {"files": signatures(root, _run_files(root)), "tasks": count_tasks(root), "complete": True}
 
 
 def append(path: Path, lines: Iterable[Mapping[str, Any]], *, sync: bool = True) -> None:
@@ -225,12 +221,22 @@ def append(path: Path, lines: Iterable[Mapping[str, Any]], *, sync: bool = True)
         append_bytes(path, text.encode(), sync=sync)
 
 
-def run_files(root: Path) -> Iterator[Path]:
-    """Yield the files of a run folder that are listed for the whole run."""
+def rewrite(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Replace the lines of a manifest."""
+    write_text(path, "".join(map(json_line, lines)))
+
+
+def count_tasks(root: Path) -> int:
+    """Return the number of tasks in the queue of a run folder."""
+    return sum(1 for _ in complete_lines(root / QUEUE))
+
+
+def _run_files(root: Path) -> Iterator[str]:
+    """Yield the names of the files that are listed for the whole run."""
     for pattern in (*_FACTS, *_DERIVED):
         for path in sorted(root.glob(pattern)):
             if path.is_file():
-                yield path
+                yield path.relative_to(root).as_posix()
 
 
 def _file_mismatches(listed: Mapping[str, Signature], found: Mapping[str, Signature]) -> Iterator[Mismatch]:
@@ -246,11 +252,3 @@ def _file_mismatches(listed: Mapping[str, Signature], found: Mapping[str, Signat
 
 def _are_signatures(files: Any) -> bool:
     return isinstance(files, dict) and all(isinstance(value, dict) for value in files.values())
-
-
-def _has_torn_line(path: Path) -> bool:
-    with open_regular(path) as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_viz.errors import LitVizError
-from lit_viz.runs import CONFIG
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.manifest import MANIFEST, NOT_OF_THE_RUN, Mismatch
+from lit_viz.runs.layout import CONFIG, MANIFEST
+from lit_viz.runs.manifest import NOT_OF_THE_RUN, Manifest, Mismatch
+from lit_viz.runs.trimming import KeptTasks, measure
 from lit_viz.utils.formatting import command_line
 
 
@@ -22,11 +23,6 @@ class Unverified(LitVizError):
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"{reason}: {remedy}")
         self.reason = reason
-
-
-def is_complete(folder: FolderStorage) -> bool:
-    """Return whether a run folder states in its manifest that it is complete."""
-    return folder.manifest().is_complete
 
 
 def changed_files(folder: FolderStorage) -> list[str]:
@@ -49,23 +45,23 @@ def verify(folder: FolderStorage) -> list[str]:
     Raises:
         Unverified: the run is not complete, or another file is not as written.
     """
-    if not is_complete(folder):
-        raise _unfinished(folder)
     manifest = folder.manifest()
+    if not manifest.is_complete:
+        raise _unfinished(folder.path, manifest)
     mismatches = manifest.run_mismatches(folder.path)
     tasks = range(len(folder.queue()))
-    for index, contents in folder.measure(tasks, {}).items():
+    for index, contents in measure(folder.path, KeptTasks(tasks)).items():
         mismatches += manifest.task_mismatches(index, contents)
     _reject(folder.path, [mismatch for mismatch in mismatches if not mismatch.is_derived])
     return [mismatch.name for mismatch in mismatches]
 
 
-def _unfinished(folder: FolderStorage) -> Unverified:
+def _unfinished(path: Path, manifest: Manifest) -> Unverified:
     """Return the error about a run that is not complete."""
-    command = command_line("resume", folder.path)
-    if folder.manifest().is_damaged:
-        return Unverified(f"{folder.path / MANIFEST} is damaged", f"{command} computes what it does not confirm")
-    return Unverified(f"{folder.path} is unfinished", command)
+    command = command_line("resume", path)
+    if manifest.is_damaged:
+        return Unverified(f"{path / MANIFEST} is damaged", f"{command} computes what it does not confirm")
+    return Unverified(f"{path} is unfinished", command)
 
 
 def _reject(path: Path, mismatches: Sequence[Mismatch]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import compare_identity
 from lit_viz.networks import Network
 from lit_viz.runs import LOCK, creation_errors, folder_lock
-from lit_viz.utils.files import json_line, read_regular_text, write_text
+from lit_viz.utils.files import json_line, parse_object, read_regular_text, write_text
 from lit_viz.utils.process import is_rank_zero
 
 #: File that marks the folder of a microscope, with the identity of its network.
@@ -78,10 +77,7 @@ def read_mark(path: Path) -> dict[str, Any]:
     Raises:
         LitVizError: the file is damaged.
     """
-    try:
-        recorded = json.loads(read_regular_text(path / MARK))
-    except (ValueError, RecursionError):
-        recorded = None
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("weights_sha256"), str):
+    recorded = parse_object(read_regular_text(path / MARK))
+    if recorded is None or not isinstance(recorded.get("weights_sha256"), str):
         raise LitVizError(f"{path / MARK} is damaged: choose another folder")
     return recorded

@@ -266,6 +266,20 @@ def json_line(record: Mapping[str, Any]) -> str:
     return json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def parse_object(text: str) -> dict[str, Any] | None:
+    """Return a JSON object; None if the text is anything else. See :func:`parse_json`."""
+    value = parse_json(text)
+    return value if isinstance(value, dict) else None
+
+
+def parse_json(text: str) -> Any:
+    """Return a JSON value, with None in place of NaN and infinity; None if the text is none."""
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+
+
 def plain(value: Any) -> Any:
     """Convert a value to JSON types: rows to mappings, tensors to numbers and lists, NaN and infinity to None."""
     if hasattr(value, "to_dict"):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -67,29 +65,17 @@ def with_value(pattern: str, keys: tuple[str, ...], value: str, *, line: int = 0
             lines[line] = text
             text = "\n".join(lines)
         path.write_text(text + "\n")
-        forge(run)
+        reseal(run)
 
     return edit
 
 
-def forge(run: Path) -> None:
-    """Write the digests of options and queue to the configuration, and the manifest."""
-    path = run / "config.yaml"
-    text = path.read_text()
-    options = text.rpartition("\nrecorded:\n")[0] + "\n"
-    digests = {"options": options.encode(), "queue": (run / "queue.jsonl").read_bytes()}
-    for name, content in digests.items():
-        text = re.sub(rf"^    {name}: \w+$", f"    {name}: {hashlib.sha256(content).hexdigest()}", text, flags=re.M)
-    path.write_text(text)
-    reseal(run)
-
-
-def then_forge(change: Change) -> Change:
+def then_reseal(change: Change) -> Change:
     """Return a change after which the folder confirms itself."""
 
     def edit(run: Path) -> None:
         change(run)
-        forge(run)
+        reseal(run)
 
     return edit
 
@@ -136,12 +122,12 @@ def _of_tables() -> _Listed:
     for cell, row in cells.items():
         for text in texts:
             change = partial(_append, name="metrics.csv", text=row.format(text) + "\n")
-            yield "images", f"metrics: {cell} is {text[:10]!r}", then_forge(change)
+            yield "images", f"metrics: {cell} is {text[:10]!r}", then_reseal(change)
     lines = ["", "null", "[]", "{}", '{"index": 0}', "[" * 3000, "\x00" * 100, "{" + '"a":' * 3000]
     for name in ("results.jsonl", "queue.jsonl", "manifest.jsonl"):
         for line in lines:
             change = partial(_append, name=name, text=line + "\n")
-            yield "images", f"{name}: line {line[:10]!r}", then_forge(change) if name != "manifest.jsonl" else change
+            yield "images", f"{name}: line {line[:10]!r}", then_reseal(change) if name != "manifest.jsonl" else change
 
 
 def _append(run: Path, name: str, text: str) -> None:
@@ -151,16 +137,16 @@ def _append(run: Path, name: str, text: str) -> None:
 
 def _of_configurations() -> _Listed:
     values = ["5", "[a, b]", "{a: 1}", "null", "x", "''", "9" * 400, ".inf", "2026-99-99", "&a [*a]", "!!python/none"]
-    keys = ("module", "presentation", "weights_sha256", "probe_logits", "multi_label", "sha256", "format")
+    keys = ("module", "presentation", "weights_sha256", "probe_logits", "multi_label", "format")
     for key in keys:
         for value in values:
             change = replace("config.yaml", rf"\n  {key}:.*(\n  +-.*|\n    .*)*", rf"\n  {key}: {value}")
-            yield "images", f"recorded: {key} is {value[:10]}", then_forge(change)
+            yield "images", f"recorded: {key} is {value[:10]}", then_reseal(change)
     keys = ("network", "module", "parameterization", "transforms", "iterations", "slots", "log_at", "tasks", "seed")
     for key in (*keys, "run", "figure", "trainer", "logger", "tags"):
         for value in values:
             change = replace("config.yaml", rf"\n( *){key}:.*(\n\1[ -].*)*", rf"\n\1{key}: {value}")
-            yield "images", f"option: {key} is {value[:10]}", then_forge(change)
+            yield "images", f"option: {key} is {value[:10]}", then_reseal(change)
 
 
 def _of_checkpoints() -> _Listed:
@@ -246,11 +232,11 @@ def _of_images() -> _Listed:
     }.items():
         for about, content in contents.items():
             change = partial(_write, pattern=pattern, content=content)
-            yield sample, f"{pattern} is {about}", then_forge(change)
-        yield sample, f"{pattern} is another image", then_forge(partial(_draw, pattern=pattern, size=(7, 5)))
-        yield sample, f"{pattern} is a large image", then_forge(partial(_draw, pattern=pattern, size=(9000, 9000)))
+            yield sample, f"{pattern} is {about}", then_reseal(change)
+        yield sample, f"{pattern} is another image", then_reseal(partial(_draw, pattern=pattern, size=(7, 5)))
+        yield sample, f"{pattern} is a large image", then_reseal(partial(_draw, pattern=pattern, size=(9000, 9000)))
     for text in ("x", "[1]", '[["a"]]', '[["a", "b"]]', "[" * 3000, '{"a": 1}', '[["a", 1e999]]'):
-        yield "images", f"frame: top5 is {text[:10]}", then_forge(partial(_write_top5, text=text))
+        yield "images", f"frame: top5 is {text[:10]}", then_reseal(partial(_write_top5, text=text))
 
 
 def _write(run: Path, pattern: str, content: bytes | None) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.trimming import KeptTasks, measure
 
 from .commands import contents, differences, execute, is_one_line, output, start, wait
 from .material import COMMON, OFFLINE, PHOTOGRAPHS
@@ -62,10 +63,9 @@ def make_samples(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 
 def reseal(run: Path) -> None:
     """Let the manifest confirm what is in a folder, as a forger would."""
-    (run / "manifest.jsonl").unlink(missing_ok=True)
     folder = FolderStorage(run)
     tasks = range((run / "queue.jsonl").read_bytes().count(b"\n"))
-    folder.continue_tasks(folder.measure(tasks, {}), {})
+    folder.continue_tasks(measure(run, KeptTasks(tasks)), {})
     folder.seal()
 
 

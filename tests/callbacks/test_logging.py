@@ -80,7 +80,7 @@ def test_the_run_folder_of_a_plain_trainer_continues(smooth: Network, tmp_path: 
     module = fit(smooth, tmp_path, lv.callbacks.RunFolder(run), ckpt_path=checkpoint)
     folder = FolderStorage.open(run)
     assert [record.name for record in folder.records()] == ["apple", "date"]
-    assert folder.curves("probability")["0001_date"][-1][0] == 4
+    assert folder.metrics.curves("probability")["0001_date"][-1][0] == 4
     assert (run / "report.html").exists()
     lv.log(run, "csv")
     assert (run / "csv" / "image" / "date" / "000004.png").exists()

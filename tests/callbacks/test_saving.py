@@ -60,7 +60,7 @@ def folder(tmp_path):
 
 def iterations(folder):
     """The present content of the disk, by an independent reader."""
-    metrics = FolderStorage.open(folder.path).metrics(["0000_tarantula"])
+    metrics = FolderStorage.open(folder.path).metrics.of_tasks(["0000_tarantula"])
     return [k for k, _ in metrics["0000_tarantula"].get("probability", [])]
 
 

@@ -25,8 +25,8 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
-from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.types import Task
 from tests.support.networks import NAMES
 
@@ -131,6 +131,9 @@ def contents(run: Path) -> dict[str, Any]:
 )
 def test_a_damaged_queue_gives_a_one_line_error(lines: str, run: Path, smooth: Network) -> None:
     (run / "queue.jsonl").write_text(lines)
+    with pytest.raises(LitVizError, match=r"queue\.jsonl was changed after the start of the run: restore it"):
+        lv.resume(run, smooth)
+    (run / "manifest.jsonl").unlink()
     with pytest.raises(LitVizError, match=r"queue\.jsonl is damaged .*: start it again with overwrite=True"):
         lv.resume(run, smooth)
 
@@ -292,7 +295,7 @@ def test_a_run_of_another_format_is_refused(found: str, run: Path, smooth: Netwo
     path = run / "config.yaml"
     path.write_text(path.read_text().replace("  format: 1\n", f"  format: {found}\n"))
     for call in (lv.resume, lv.check, lambda *_: lv.log(run, "csv")):
-        with pytest.raises(LitVizError, match=r"has format 2, and this version reads 1|format must be"):
+        with pytest.raises(LitVizError, match=r"must have the format 1 of run folders, got 2|format must be"):
             call(run, smooth)
 
 

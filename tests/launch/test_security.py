@@ -82,7 +82,6 @@ def received(tmp_path: Path, smooth: Network, reseal: Any) -> Path:
     folder = tmp_path / "received"
     lv.saliency(smooth, torch.rand(1, 3, 16, 16), target=0, out=folder, wandb="disabled", captum="none")
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["recorded"].pop("sha256")
     config["network"] |= {"name": "harmful:make", "weights": "DEFAULT"}
     (folder / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
     reseal(folder)

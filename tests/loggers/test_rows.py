@@ -48,8 +48,7 @@ def tarantulas(count: int) -> list[Task]:
 
 def new_folder(path: Path, tasks: Sequence[Task]) -> FolderStorage:
     folder = FolderStorage.create(path)
-    folder.write_queue(tasks)
-    folder.write_config("seed: 0\n")
+    folder.write_start("seed: 0\n", {}, tasks)
     return folder
 
 

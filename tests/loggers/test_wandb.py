@@ -58,8 +58,9 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Tem
 
 def new_folder(path: Path, tasks: Sequence[Task] = ()) -> FolderStorage:
     folder = FolderStorage.create(path)
-    folder.write_queue(tasks)
-    folder.write_config("module:\n  init_args:\n    step_rule:\n      lr: 0.1\ntasks:\n  init_args:\n    seed: 0\n")
+    folder.write_start(
+        "module:\n  init_args:\n    step_rule:\n      lr: 0.1\ntasks:\n  init_args:\n    seed: 0\n", {}, tasks
+    )
     return folder
 
 

@@ -22,6 +22,7 @@ from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
 from lit_viz.outputs import load_network
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.trimming import KeptTasks, trim
 from lit_viz.types import Task
 from tests.support.runs import Train
 
@@ -260,7 +261,7 @@ def test_a_run_keeps_every_photograph(smooth: Network, tmp_path: Path, reseal: A
         lv.check(tmp_path / "run", smooth)
     reseal(tmp_path / "run")
     assert not lv.check(tmp_path / "run", smooth)  # seen otherwise, or no longer as far from its photograph
-    folder.trim([], {})
+    trim(folder.path, KeptTasks([]))
     assert not any((tmp_path / "run" / "photographs").iterdir())
     lv.attack(
         smooth, images(2), attack="universal", iterations=1, wandb="disabled", out=tmp_path / "run", overwrite=True

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lit_viz.cli import main
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.trimming import KeptTasks, measure
 
 
 @pytest.fixture(scope="session")
@@ -87,10 +88,9 @@ def reseal() -> Callable[[Path], None]:
     """Return a function that lets the manifest of a changed run folder confirm what is in it, as a forger would."""
 
     def change(run: Path) -> None:
-        (run / "manifest.jsonl").unlink(missing_ok=True)
         folder = FolderStorage(run)
         tasks = range(len((run / "queue.jsonl").read_text().splitlines()))
-        folder.continue_tasks(folder.measure(tasks, {}), {})
+        folder.continue_tasks(measure(run, KeptTasks(tasks)), {})
         folder.seal()
 
     return change

@@ -14,6 +14,7 @@ from PIL import Image
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.trimming import KeptTasks, measure, trim
 from lit_viz.types import Record, Task
 from tests.support.calls import calls_of
 
@@ -147,12 +148,11 @@ def test_the_configuration_holds_the_options_as_given(folder):
     ],
 )
 def test_a_changed_configuration_or_queue_is_rejected(folder, name, damage):
-    folder.write_queue([task(0), task(1)])
-    folder.write_config("seed: 7\n", {"method": "visualize"})
+    folder.write_start("seed: 7\n", {"method": "visualize"}, [task(0), task(1)])
     FolderStorage.open(folder.path)
     file = folder.path / name
     file.unlink() if damage is None else file.write_text(damage(file.read_text()))
-    with pytest.raises(LitVizError, match=rf"{name} (was changed after the start|is damaged)"):
+    with pytest.raises(LitVizError, match=rf"{name} (was changed after the start of the run|can't be read)"):
         FolderStorage.open(folder.path)
 
 
@@ -216,7 +216,7 @@ def test_a_failed_task_has_a_record_without_files(folder):
 
 def test_image_and_array_are_on_the_disk_before_the_record(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("lit_viz.runs.folder.append_bytes", lambda *_, **__: seen.extend(tree(folder.path)))
+    monkeypatch.setattr("lit_viz.runs.writer.append_bytes", lambda *_, **__: seen.extend(tree(folder.path)))
     folder.add_result(result(0, array=image()))
     assert {"images/0000_tarantula.png", "arrays/0000_tarantula.npy"} <= set(seen)
 
@@ -234,13 +234,14 @@ def test_metrics_are_long_form_and_read_back(folder):
     assert np.float32(rows[3][3]) == np.float32(0.7)
     observe(folder, 0, 1, 0.2, frame=False)
     keys = ["0000_tarantula", "0002_tarantula", "0010_tarantula"]
-    metrics = FolderStorage.open(folder.path).metrics(keys)
+    metrics = FolderStorage.open(folder.path).metrics.of_tasks(keys)
     assert {key: of["probability"] for key, of in metrics.items()} == {
         "0000_tarantula": [(0, 0.1)],
         "0002_tarantula": [(50, 1e-30)],
         "0010_tarantula": [(50, pytest.approx(0.7))],
     }
-    assert folder.metrics(keys)["0000_tarantula"]["probability"] == [(0, 0.1), (1, 0.2)]
+    folder.flush()
+    assert folder.metrics.of_tasks(keys)["0000_tarantula"]["probability"] == [(0, 0.1), (1, 0.2)]
 
 
 def test_scalars_stay_buffered_when_the_disk_is_full(folder, monkeypatch):
@@ -318,8 +319,8 @@ def interrupted(folder):
 
 def test_trim_removes_entries_after_the_checkpoint(folder):
     interrupted(folder)
-    folder.trim(done={0}, iterations={1: 2})
-    metrics = folder.metrics(["0000_tarantula", "0001_tarantula"])
+    trim(folder.path, KeptTasks({0}, {1: 2}))
+    metrics = folder.metrics.of_tasks(["0000_tarantula", "0001_tarantula"])
     assert {key: [k for k, _ in of["probability"]] for key, of in metrics.items()} == {
         "0000_tarantula": [0, 1, 2, 3, 4, 5],
         "0001_tarantula": [0, 1],
@@ -336,11 +337,12 @@ def test_trim_removes_entries_after_the_checkpoint(folder):
 def test_a_resumed_run_has_the_files_of_one_that_was_never_stopped(tmp_path):
     whole, broken = (FolderStorage.create(tmp_path / name) for name in ("whole", "broken"))
     for folder in (whole, broken):
-        folder.write_config("")
+        folder.write_start("", {}, [])
     interrupted(broken)
     (broken.path / "images" / "my own.png").unlink()
-    kept = broken.measure({0}, {1: 2})
-    broken.trim(done={0}, iterations={1: 2})
+    progress = KeptTasks({0}, {1: 2})
+    kept = measure(broken.path, progress)
+    trim(broken.path, progress)
     broken.continue_tasks({0: kept[0]}, {1: kept[1]})
     last = {0: 5, 1: 4, 2: 4, 3: 1}
     for index, iterations in last.items():

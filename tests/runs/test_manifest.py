@@ -11,7 +11,9 @@ import torch
 
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.manifest import MANIFEST, Manifest, append
+from lit_viz.runs.layout import MANIFEST
+from lit_viz.runs.manifest import Manifest, append
+from lit_viz.runs.trimming import KeptTasks, measure
 from lit_viz.types import Record, Task
 from lit_viz.utils.files import sha256
 
@@ -29,8 +31,7 @@ def finish(folder: FolderStorage, task: Task) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> FolderStorage:
     made = FolderStorage.create(tmp_path / "run")
-    made.write_queue(TASKS)
-    made.write_config("seed: 7\n")
+    made.write_start("seed: 7\n", {}, TASKS)
     for task in reversed(TASKS):
         finish(made, task)
     made.finish()
@@ -70,8 +71,7 @@ def test_the_manifest_follows_metrics_and_records(folder: FolderStorage) -> None
 
 def test_measured_contents_are_those_of_the_writer(folder: FolderStorage) -> None:
     manifest = folder.manifest()
-    for index, contents in folder.measure(range(2), {}).items():
-        assert manifest.is_as_listed(index, contents)
+    for index, contents in measure(folder.path, KeptTasks(range(2))).items():
         assert manifest.task_mismatches(index, contents) == []
     assert manifest.run_mismatches(folder.path) == []
 
@@ -98,7 +98,7 @@ def test_a_torn_last_line_is_ignored(folder: FolderStorage) -> None:
     assert list(manifest.tasks) == [1, 0]
     assert not manifest.is_complete
     assert not manifest.is_damaged
-    folder.continue_tasks({}, {})
+    folder.continue_tasks(dict(reversed(measure(folder.path, KeptTasks(range(2))).items())), {})
     folder.seal()
     assert path.read_text() == whole
 
@@ -124,8 +124,6 @@ def test_other_lines_are_damage(line: str, folder: FolderStorage) -> None:
     assert manifest.is_damaged
     assert not manifest.is_complete
     assert list(manifest.tasks) == [1, 0]
-    manifest.repair()
-    assert path.read_text() == whole
 
 
 def test_an_amended_record_has_a_further_line(folder: FolderStorage) -> None:
@@ -133,7 +131,7 @@ def test_an_amended_record_has_a_further_line(folder: FolderStorage) -> None:
     folder.amend([record.amend(seconds=3.0), *folder.records()[1:]])
     *_, last = lines(folder)
     assert last.keys() == {"task", "record"}
-    contents = folder.measure(range(2), {})
+    contents = measure(folder.path, KeptTasks(range(2)))
     assert folder.manifest().task_mismatches(0, contents[0]) == []
 
 
@@ -147,4 +145,4 @@ def test_a_kill_between_manifest_and_records_loses_nothing(
             folder.amend([record.amend(seconds=3.0)])
     manifest = folder.manifest()
     assert not manifest.is_complete
-    assert manifest.is_as_listed(0, folder.measure(range(2), {})[0])
+    assert manifest.task_mismatches(0, measure(folder.path, KeptTasks(range(2)))[0]) == []

@@ -14,11 +14,12 @@ from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.runs.checkpoint import LAST_CHECKPOINT
 from lit_viz.runs.evidence import Evidence, FileEvidence
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
+from lit_viz.runs.trimming import KeptTasks, measure
 from lit_viz.types import Picture, Record, Task
 
 TASKS = [Task(0, "cat", 7), Task(1, "dog", 8), Task(2, "broken", 9)]
@@ -50,8 +51,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> FolderStorage | M
     made: FolderStorage | MemoryStorage = MemoryStorage(configure=lambda: ("seed: 7\n", {"method": "attack"}))
     if request.param == "folder":
         made = FolderStorage.create(tmp_path / "run")
-        made.write_queue(TASKS)
-        made.write_config("seed: 7\n", {"method": "attack"})
+        made.write_start("seed: 7\n", {"method": "attack"}, TASKS)
     fill(made)
     return made
 
@@ -154,7 +154,7 @@ def test_a_saved_run_of_memory_has_a_checkpoint_and_a_manifest(tmp_path: Path) -
     checkpoint = AtomicCheckpointIO().load_checkpoint(folder.path / LAST_CHECKPOINT)
     assert checkpoint["lit_viz"]["finished"] == {0: "done", 1: "done", 2: "failed"}
     assert checkpoint["in_progress"] == {}
-    measured = FolderStorage.open(folder.path).measure([0, 1, 2], {})
+    measured = measure(folder.path, KeptTasks([0, 1, 2]))
     assert folder.manifest().tasks == {index: contents.to_dict() for index, contents in measured.items()}
 
 
@@ -163,7 +163,7 @@ def test_memory_writes_no_file_until_files_are_read(monkeypatch: pytest.MonkeyPa
         raise AssertionError("a temporary folder was made")
 
     monkeypatch.setattr("lit_viz.runs.memory.tempfile.TemporaryDirectory", refused)
-    monkeypatch.setattr("lit_viz.runs.folder.write_bytes", refused)
+    monkeypatch.setattr("lit_viz.runs.writer.write_bytes", refused)
     storage = MemoryStorage()
     fill(storage)
     assert_filled(storage.outcomes())

@@ -1,0 +1,194 @@
+"""The place of a run: which folders may become one, and the lock of its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lit_viz.errors import LitVizError
+from lit_viz.runs.layout import CONFIG, LOCK, MANIFEST, MARK, METRICS, QUEUE, REPORT, RESULTS, TASK_FOLDERS
+from lit_viz.utils.files import check_regular, remove_temporary_files
+
+#: Pattern of the temporary file of ``config.yaml``, which is the first file of a run.
+_PART = ".config.[0-9]*.part.yaml"
+#: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
+_FILES = (
+    QUEUE, METRICS, RESULTS, MANIFEST, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*", REPORT, "checkpoints",
+    ".*.[0-9]*.part*",
+)  # fmt: skip
+
+
+@contextmanager
+def run_lock(path: str | Path) -> Iterator[None]:
+    """Lock a run folder while the block is executed, without links to other places or files of a killed process.
+
+    A missing folder is created, and removed with its parents if it is empty afterwards. A folder that cannot be written
+    is not locked.
+
+    Args:
+        path: run folder.
+
+    Raises:
+        LitVizError: another process has locked the folder, it is neither empty nor a run, it contains links to other
+            places, or it cannot be created.
+    """
+    path = Path(path)
+    with creation_errors(path):
+        is_writable = not path.exists() or os.access(path, os.W_OK)
+    check_usable(path)
+    if not is_writable:
+        yield
+        return
+    with folder_lock(path):
+        yield
+
+
+@contextmanager
+def folder_lock(path: Path) -> Iterator[None]:
+    """Lock a folder of this package that can be written; see :func:`run_lock`."""
+    with creation_errors(path):
+        created = [parent for parent in path.parents if not parent.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+    check_entries(path)
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise LitVizError(
+            f"{path} is in use, another process is writing this run: wait until it ends, or choose another folder"
+        ) from error
+    try:
+        remove_temporary_files(path)
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):
+            for folder in (path, *created):
+                folder.rmdir()
+
+
+def check_entries(path: Path) -> None:
+    """Reject links out of a run folder, so that nothing outside is written, deleted or embedded, and files whose
+    content may be endless.
+
+    Raises:
+        LitVizError: there is a link to another place, or a FIFO, device or socket.
+    """
+    root = path.resolve()
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            entry = Path(folder, name)
+            if entry.is_symlink() and not _is_inside(entry, root):
+                raise LitVizError(f"a run folder must contain no links to other places, got {entry}: remove the link")
+        for name in files:
+            check_regular(Path(folder, name))
+        if Path(folder) == path and "wandb" in folders:  # W&B has links to its logs; lit_viz opens one file there
+            folders.remove("wandb")
+
+
+def _is_inside(entry: Path, root: Path) -> bool:
+    """Return whether a link leads to a place in a folder; a loop does not."""
+    try:
+        return entry.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # the latter for loops, before Python 3.13
+        return False
+
+
+def is_run(path: str | Path) -> bool:
+    """Return whether a path is a folder with a ``config.yaml``."""
+    try:
+        return (Path(path) / CONFIG).is_file()
+    except OSError:  # the name is too long, or the parent is not readable
+        return False
+
+
+def is_empty(path: Path) -> bool:
+    """Return whether a path is a folder without files, apart from what a process leaves that is killed before it has
+    written the configuration: the lock, and a part of the configuration."""
+    return path.is_dir() and all(entry.name == LOCK or fnmatch(entry.name, _PART) for entry in path.iterdir())
+
+
+def check_usable(path: Path) -> None:
+    """Check that a path is missing, an empty folder or a run.
+
+    Raises:
+        LitVizError: it is a file, or a folder with other content.
+    """
+    with creation_errors(path):
+        is_usable = not path.exists() or is_empty(path) or is_run(path)
+        is_file = path.is_file()
+    if is_file:
+        raise LitVizError(f"{path} is a file: give a folder for the run by out=")
+    if not is_usable:
+        raise LitVizError(
+            f"{path} is not empty and not a run, so neither overwrite=True nor resume=True touches it: choose another "
+            "folder"
+        )
+
+
+def check_new(path: Path, overwrite: bool = False, extra_files: Sequence[str] = ()) -> None:
+    """Check that a run can be created in a folder.
+
+    Args:
+        path: a missing or empty folder, or with ``overwrite`` a run.
+        overwrite: whether an existing run may be replaced. Folders with other files are never deleted.
+        extra_files: patterns of the files of methods and loggers.
+
+    Raises:
+        LitVizError: the path is a file, or the folder is not empty.
+    """
+    check_usable(path)
+    if not is_run(path):
+        return
+    if not overwrite:
+        raise LitVizError(
+            f"{path} already holds a run: give resume to continue it, overwrite to replace it, or choose another folder"
+        )
+    entries_to_delete(path, extra_files)  # raises if there are others
+
+
+def entries_to_delete(path: Path, extra_files: Sequence[str]) -> list[Path]:
+    """Return the entries of a run folder in the order of their deletion, ``config.yaml`` last.
+
+    Args:
+        path: run folder.
+        extra_files: patterns of the files of methods and loggers.
+
+    Raises:
+        LitVizError: the folder is no run of lit_viz, or contains other files.
+    """
+    config = path / CONFIG
+    if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(MARK):
+        raise LitVizError(f"{path} is not a lit_viz run, so overwrite=True doesn't delete it: choose another folder")
+    entries: list[Path] = []
+    foreign: list[str] = []
+    for entry in sorted(path.iterdir()):
+        if entry.name in (LOCK, CONFIG):
+            continue
+        entries.append(entry)
+        if not _is_file_of_run(entry.name, extra_files):
+            foreign.append(entry.name)
+    if foreign:
+        names = ", ".join(foreign[:3])
+        raise LitVizError(f"{path} also holds {names}, which is not of the run: move it away before overwrite=True")
+    return [*entries, config]
+
+
+def _is_file_of_run(name: str, extra_files: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in (*_FILES, *extra_files))
+
+
+@contextmanager
+def creation_errors(path: Path) -> Iterator[None]:
+    """Convert errors of the system to a LitVizError about a run folder that can't be created."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", error)
+        raise LitVizError(f"the run folder {path} can't be made ({reason}): choose another folder") from error

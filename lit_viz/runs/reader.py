@@ -1,0 +1,307 @@
+"""Reading of run folders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord
+from lit_viz.errors import LitVizError, first_line
+from lit_viz.images.reading import decode
+from lit_viz.runs import layout
+from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.manifest import Manifest, count_tasks, signatures
+from lit_viz.runs.metrics import MetricsFile
+from lit_viz.runs.records import read_record
+from lit_viz.types import Curve, Picture, Record, Task
+from lit_viz.utils.checking import wrong_value
+from lit_viz.utils.files import complete_lines, open_regular, parse_json, parse_object, read_regular, read_regular_text
+from lit_viz.utils.formatting import command_line
+from lit_viz.utils.yaml_files import read_yaml
+
+#: Name of a text in the PNG files of logged images.
+TOP5 = "top5"
+#: Exceptions of Pillow and NumPy for damaged files.
+_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
+_ARRAY_ERRORS = (OSError, ValueError, TypeError, EOFError)
+
+
+class Provenance(TypedDict, total=False):
+    """What ``config.yaml`` records of the run, as far as it is read."""
+
+    format: int
+    module: str
+    presentation: str
+    weights_sha256: str | None
+    probe_logits: Sequence[float | None] | None
+    scores: str
+
+
+class _Top5(TypedDict):
+    """Most probable classes of a logged image."""
+
+    top5: Sequence[tuple[str, float | None]]
+
+
+class FolderReader:
+    """Read a run folder. Incomplete lines of a killed run are ignored.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        path: the folder.
+        metrics: the rows of ``metrics.csv``.
+    """
+
+    path: Path
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics = MetricsFile(self.path)
+        self._curves: dict[str, Mapping[str, Curve]] = {}  # by metric
+
+    # -- the run
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Content of ``config.yaml``: the resolved options and :attr:`recorded`; read at each access.
+
+        Raises:
+            LitVizError: the file is no YAML, or has no options in it.
+        """
+        path = self.path / layout.CONFIG
+        config = read_yaml(path)
+        for section in ("network", "module", "tasks", "run"):
+            if not isinstance(config.get(section) or {}, dict):
+                raise LitVizError(f"{path} is damaged ({section} must be a mapping): restore it")
+        return config
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Provenance of the run: method, versions, network.
+
+        Raises:
+            LitVizError: a value has another type.
+        """
+        recorded: dict[str, Any] = self.config.get(layout.RECORDED) or {}
+        read = recorded
+        if isinstance(recorded, Mapping):
+            read = {name: recorded[name] for name in Provenance.__annotations__ if name in recorded}
+        wrong = wrong_value(read, Provenance)
+        if wrong is not None:
+            raise LitVizError(f"{self.path / layout.CONFIG} is damaged ({layout.RECORDED}: {wrong}): restore it")
+        return recorded
+
+    def check(self) -> None:
+        """Check the format, and compare configuration and queue with the manifest.
+
+        Raises:
+            LitVizError: the run has another format, or its configuration or queue was changed.
+        """
+        found = self.recorded.get("format")
+        if found != layout.FORMAT:
+            raise LitVizError(
+                f"{self.path} must have the format {layout.FORMAT} of run folders, got {found}: use the release of "
+                f"lit_viz that its {layout.CONFIG} records"
+            )
+        listed = self.manifest().files
+        for name in (layout.CONFIG, layout.QUEUE):
+            if name in listed and signatures(self.path, [name])[name] != listed[name]:
+                raise LitVizError(
+                    f"{self.path / name} was changed after the start of the run: restore it, or start another run"
+                )
+
+    def queue(self) -> list[Task]:
+        """Return the tasks of the run; none if it was killed before they were written.
+
+        Raises:
+            LitVizError: a line is no task.
+        """
+        tasks = []
+        for index, line in enumerate(complete_lines(self.path / layout.QUEUE)):
+            values = parse_object(line)
+            wrong = wrong_value(values, Task)
+            if values is None or wrong is not None:
+                raise self._damaged_queue(f"line {index + 1}: {wrong}")
+            task = Task(**values)
+            if task.index != index:
+                raise self._damaged_queue("lines are missing")
+            tasks.append(task)
+        return tasks
+
+    def _damaged_queue(self, reason: str) -> LitVizError:
+        return LitVizError(
+            f"{self.path / layout.QUEUE} is damaged ({reason}), so the tasks of the run are unknown: start it again "
+            "with overwrite=True, or in another folder"
+        )
+
+    def records(self) -> list[Record]:
+        """Return the records of finished tasks, in task order.
+
+        Raises:
+            LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
+        """
+        path, total = self.path / layout.RESULTS, count_tasks(self.path)
+        by_index: dict[int, Record] = {}
+        for number, line in enumerate(complete_lines(path), start=1):
+            try:
+                record = read_record(parse_object(line))
+                _check_inside(record.file, record.array)
+                if total and not 0 <= record.index < total:
+                    raise LitVizError(f"there is no task {record.index}")
+            except LitVizError as error:
+                remedy = f"{command_line('resume', self.path)} computes its task again"
+                raise LitVizError(f"{path} is damaged (line {number}: {error}): {remedy}") from error
+            by_index[record.index] = record
+        return [by_index[index] for index in sorted(by_index)]
+
+    def evidence(self) -> Evidence:
+        """Return the content of ``evidence.json``; without parts if it is missing.
+
+        Raises:
+            LitVizError: a part has another type.
+        """
+        path = self.path / layout.EVIDENCE
+        if not path.exists():
+            return Evidence()
+        parts = parse_object(read_regular_text(path))
+        wrong = wrong_value(parts, Evidence)
+        if parts is None or wrong is not None:
+            raise LitVizError(f"{path} is damaged ({wrong}): delete it, and lit-viz check computes it again")
+        return Evidence.from_dict(parts)
+
+    def manifest(self) -> Manifest:
+        """Return the manifest as it is on the disk."""
+        return Manifest(self.path / layout.MANIFEST)
+
+    # -- a task, by its record or ``task.key``
+
+    def image(self, record: Record) -> Tensor | None:
+        return _read_image(self.path / record.file) if record.file else None
+
+    def array(self, record: Record) -> Tensor | None:
+        return _read_array(self.path / record.array) if record.array else None
+
+    def terms(self, record: Record) -> Tensor | None:
+        path = self.path / layout.terms_name(record.key)
+        return _read_array(path) if path.exists() else None
+
+    def source(self, key: str) -> Tensor | None:
+        path = self._source(key)
+        exact = path.with_suffix(".npy")  # of an image off the 8-bit lattice
+        if exact.exists():
+            return _read_array(exact)
+        return _read_image(path) if path.exists() else None
+
+    def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
+        image = self.path / record.file if record.file else None
+        path = self._source(record.key)
+        if path.exists() and not path.with_suffix(".npy").exists():
+            return path, image
+        return self.source(record.key), image
+
+    def _source(self, key: str) -> Path:
+        return self.path / "sources" / f"{key}.png"
+
+    def frames(self, key: str) -> list[tuple[int, Path]]:
+        """Return the logged images as (iteration, PNG file), in order of iteration."""
+        frames = []
+        for file in (self.path / layout.FRAMES / key).glob("iter_*.png"):
+            iteration = layout.iteration_of(file)
+            if iteration >= 0:
+                frames.append((iteration, file))
+        return sorted(frames)
+
+    def images_at(self, key: str, iteration: int) -> dict[str, Path]:
+        """Return the logged images at an iteration as files: ``image``, and further ones by name."""
+        frames = self.path / layout.FRAMES
+        folders = {"image": frames / key}
+        for path in frames.glob(f"{key}.*"):
+            folders[path.name[len(key) + 1 :]] = path
+        files: dict[str, Path] = {}
+        for name, folder in folders.items():
+            file = folder / layout.frame_name(iteration)
+            if file.exists():
+                files[name] = file
+        return files
+
+    def curve(self, key: str, metric: str) -> Curve:
+        if metric not in self._curves:  # one at a time: all metrics of thousands of tasks take gigabytes
+            self._curves[metric] = self.metrics.curves(metric)
+        return self._curves[metric].get(key, ())
+
+    def curve_names(self, key: str) -> list[str]:
+        return sorted(self.metrics.of_tasks([key])[key])
+
+    def perturbed_images(self, key: str) -> list[PerturbedImage]:
+        """Return the photographs of a universal perturbation as files; none for other tasks."""
+        images = []
+        path = self.path / "photographs" / f"{key}.jsonl"
+        for number, line in enumerate(complete_lines(path), start=1):
+            values = parse_object(line) or {}
+            wrong = wrong_value(values, PerturbedImageRecord)
+            if wrong is not None:
+                raise LitVizError(f"{path} is damaged (line {number}: {wrong})")
+            record = PerturbedImageRecord.from_dict(values)
+            _check_inside(record.file, record.original)
+            images.append(PerturbedImage(record, self._file(record.file), self._file(record.original)))
+        return images
+
+    def _file(self, name: str | None) -> Path | None:
+        return None if name is None else self.path / name
+
+
+def record_lines(root: Path) -> dict[int, str]:
+    """Return the lines of ``results.jsonl`` as they are, by task index in order; of several, the last one."""
+    lines: dict[int, str] = {}
+    for line in complete_lines(root / layout.RESULTS):
+        values = parse_object(line)
+        if values is not None and isinstance(values.get("index"), int):
+            lines[values["index"]] = line
+    return dict(sorted(lines.items()))
+
+
+def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
+    """Return the most probable classes of a logged image as (name, probability), which its file contains; may be
+    empty."""
+    with open_regular(frame) as content:
+        try:
+            with Image.open(content) as file:
+                text = getattr(file, "text", {}).get(TOP5)
+        except _IMAGE_ERRORS as error:
+            raise LitVizError(f"{frame} is no image ({first_line(error)})") from error
+    values = {"top5": [] if text is None else parse_json(text)}
+    wrong = wrong_value(values, _Top5)
+    if wrong is not None:
+        raise LitVizError(f"{frame} is damaged ({wrong})")
+    return tuple((name, math.nan if probability is None else probability) for name, probability in values["top5"])
+
+
+def _read_image(path: Path) -> Tensor:
+    try:
+        return decode(read_regular(path))
+    except _IMAGE_ERRORS as error:
+        raise LitVizError(f"{path} is no image ({first_line(error)})") from error
+
+
+def _read_array(path: Path) -> Tensor:
+    with open_regular(path) as file:
+        try:
+            return torch.from_numpy(np.load(file, allow_pickle=False))
+        except _ARRAY_ERRORS as error:
+            raise LitVizError(f"{path} is no array ({first_line(error)})") from error
+
+
+def _check_inside(*names: str | None) -> None:
+    """Check that recorded paths do not leave the run folder."""
+    for name in names:
+        if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
+            raise LitVizError(f"a recorded file must be in the run folder, got {name!r}")

@@ -1,0 +1,187 @@
+"""Writing of run folders during a run.
+
+Lines and files are appended, at a cost that does not grow with the number of tasks. Before each checkpoint everything
+is flushed to the disk. Only rank zero writes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from torch import Tensor
+
+from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import encode_png
+from lit_viz.runs import layout
+from lit_viz.runs.access import is_run
+from lit_viz.runs.manifest import TaskContents, append, digest, rewrite, start_line
+from lit_viz.runs.metrics import HEADER, row_line
+from lit_viz.runs.reader import TOP5
+from lit_viz.types import Record, Task, index_of, key_of
+from lit_viz.utils.files import append_bytes, json_line, plain, sync_filesystem, write_bytes, write_text
+
+
+class FolderWriter:
+    """Write a run folder.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        path: the folder.
+        in_progress: contents of the tasks that are not finished, by index; of a resumed run as
+            :meth:`continue_tasks` sets them.
+    """
+
+    path: Path
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.in_progress: dict[int, TaskContents] = {}
+        self._rows: list[str] = []  # lines of metrics.csv, until the next flush
+        self._finished: list[Mapping[str, Any]] = []  # lines of the manifest, until the next flush
+
+    # -- start and continuation
+
+    def write_start(self, options: str, recorded: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+        """Write configuration and queue of a new run, and the first line of its manifest.
+
+        Args:
+            options: resolved options as YAML.
+            recorded: provenance of the run; the format is added.
+            tasks: its queue.
+        """
+        self.write_config(options, recorded)  # first, because it makes the folder a run
+        self.write_queue(tasks)
+        rewrite(self.path / layout.MANIFEST, [start_line(self.path)])
+
+    def write_config(self, options: str, recorded: Mapping[str, Any] | None = None) -> None:
+        """Write ``config.yaml``, marked as the configuration of a lit_viz run by its first line."""
+        provenance = {layout.RECORDED: plain(dict(recorded or {}, format=layout.FORMAT))}
+        text = yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True)
+        write_text(self.path / layout.CONFIG, f"{layout.MARK}{options}{text}")
+
+    def write_queue(self, tasks: Sequence[Task]) -> None:
+        """Write the tasks; a resume reads them even if the photographs' folder has changed."""
+        write_text(self.path / layout.QUEUE, "".join(map(json_line, map(asdict, tasks))))
+
+    def continue_tasks(self, finished: Mapping[int, TaskContents], in_progress: Mapping[int, TaskContents]) -> None:
+        """Continue a run from the verified contents of its tasks, which become the manifest."""
+        lines = [start_line(self.path)]
+        for index, contents in finished.items():
+            lines.append({"task": index, **contents.to_dict()})
+        rewrite(self.path / layout.MANIFEST, lines)
+        self._rows.clear()
+        self._finished.clear()
+        self.in_progress = dict(in_progress)
+
+    # -- snapshots and results
+
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        """Write the frames of a snapshot, and buffer its metrics until :meth:`flush`."""
+        key, iteration = snapshot.task.key, snapshot.iteration
+        if snapshot.image is not None:
+            texts: dict[str, str] = {}
+            if snapshot.top5:
+                texts[TOP5] = json.dumps([(name, round(probability, 4)) for name, probability in snapshot.top5])
+            self._write_png(f"frames/{key}/{layout.frame_name(iteration)}", snapshot.image, texts)
+        for name, image in snapshot.extra_images.items():
+            self._write_png(f"frames/{key}.{name}/{layout.frame_name(iteration)}", image)
+        contents = self._contents_of(key)
+        for name, value in snapshot.metrics.items():
+            line = row_line(key, iteration, name, value)
+            self._rows.append(line)
+            contents.add_row(line)
+
+    def add_result(self, result: Result) -> Record:
+        """Write image and array of a finished task, then its record; return the record."""
+        key, file, array = result.task.key, None, None
+        if result.source is not None:
+            self._write_source(key, result.source)
+        if result.image is not None:
+            file = self._write_png(f"images/{key}.png", result.image)
+        if result.array is not None:
+            array = self._write_array(f"arrays/{key}.npy", result.array)
+        if result.terms is not None:
+            self._write_array(layout.terms_name(key), result.terms)
+        if result.perturbed_images:
+            self._write_perturbed_images(key, result.perturbed_images)
+        record = result.record.amend(file=file, array=array)
+        line = json_line(record.to_dict())
+        append_bytes(self.path / layout.RESULTS, line.encode(), sync=False)
+        contents = self._contents_of(key)
+        contents.record = digest(line)
+        self._finished.append({"task": result.task.index, **contents.to_dict()})
+        del self.in_progress[result.task.index]
+        return record
+
+    def flush(self) -> None:
+        """Append the buffered metrics to ``metrics.csv``, and then the finished tasks to the manifest; after an error
+        they remain buffered."""
+        if self._rows:
+            path = self.path / layout.METRICS
+            lines = self._rows
+            if not path.exists() or path.stat().st_size == 0:
+                lines = [HEADER, *lines]
+            append_bytes(path, "".join(lines).encode(), sync=False)
+            self._rows.clear()
+        append(self.path / layout.MANIFEST, self._finished, sync=False)
+        self._finished.clear()
+
+    def settle(self) -> None:
+        """Flush metrics and file system, so that a checkpoint may refer to everything written so far."""
+        self._check_exists()
+        self.flush()
+        sync_filesystem(self.path)
+
+    # -- files of a task
+
+    def _write_source(self, key: str, image: Tensor) -> None:
+        """Write a photograph ``(C, H, W)`` in [0, 1] as the network saw it, and off the 8-bit lattice also as an
+        array."""
+        levels = image.detach().cpu().double() * 255
+        if bool((levels - levels.round()).abs().max() > 1e-4):
+            self._write_array(f"sources/{key}.npy", image)
+        self._write_png(f"sources/{key}.png", image)
+
+    def _write_perturbed_images(self, key: str, images: Sequence[PerturbedImage]) -> None:
+        lines = []
+        for image in images:
+            name = f"photographs/{key}/{key_of(image.record.index, image.record.name)}"
+            file = original = None
+            if isinstance(image.image, Tensor) and isinstance(image.source, Tensor):
+                file = self._write_png(f"{name}.png", image.image)
+                original = self._write_png(f"{name}.original.png", image.source)
+            lines.append(json_line(image.record.amend(file=file, original=original).to_dict()))
+        self._write(f"photographs/{key}.jsonl", "".join(lines).encode())
+
+    def _write_png(self, relative: str, image: Tensor, text: Mapping[str, str] | None = None) -> str:
+        return self._write(relative, encode_png(image, text))
+
+    def _write_array(self, relative: str, array: Tensor) -> str:
+        content = io.BytesIO()  # NumPy raises no error if it writes a file on a full disk
+        np.save(content, array.detach().cpu().float().numpy(), allow_pickle=False)
+        return self._write(relative, content.getvalue())
+
+    def _write(self, relative: str, content: bytes) -> str:
+        """Write a file of a task, which begins with the task's key in one of the folders."""
+        self._check_exists()
+        write_bytes(self.path / relative, content, sync=False)
+        self._contents_of(relative.split("/")[1]).add_file(relative, content)
+        return relative
+
+    def _contents_of(self, key: str) -> TaskContents:
+        """Return the contents of a task in progress, by the start of the names of its files."""
+        return self.in_progress.setdefault(index_of(key), TaskContents())
+
+    def _check_exists(self) -> None:
+        if not is_run(self.path):
+            raise LitVizError(f"the run folder {self.path} was deleted or moved during the run")
