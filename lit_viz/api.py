@@ -274,6 +274,10 @@ def _run(
     """
     if "images" in values:
         require(values["images"] is not None, "images must be one or several images", "None")
+    for name, value in options.items():
+        if name.startswith("network."):
+            argument = name.removeprefix("network.")
+            raise LitVizError(f"{name} must be given to load_network(..., {argument}={value!r})", argument=name)
     given = {name: value for name, value in values.items() if value is not None}
     form = method_form(COMMANDS[command], {**given, **options}, network)
     module, tasks, arguments = form.build(network)

@@ -195,10 +195,9 @@ def function_parser(name: str, words: Sequence[str] = ()) -> Parser:
         name: name of the command.
         words: words of ``resume``, whose run folder has further options.
     """
-    parser = _PARSERS[name]()
     if name == "resume":
-        _add_stored(parser, words)
-    return parser
+        return _resume_parser(_stored_form(words))
+    return _PARSERS[name]()
 
 
 def _check_parser() -> Parser:
@@ -214,7 +213,9 @@ def _check_parser() -> Parser:
 _OF_A_NEW_RUN = ("out", "overwrite", "resume")
 
 
-def _resume_parser() -> Parser:
+def _resume_parser(form: Form | None = None) -> Parser:
+    """Return the parser of ``resume``; with a form, its arguments are hidden options, whose change is an error."""
+    from lit_viz import api
     from lit_viz.engine.method import Method
 
     parser = Parser(
@@ -227,27 +228,27 @@ def _resume_parser() -> Parser:
     parser.add_positional("folder", "run folder")
     parser.defaults = None
     parser.add("How", Method, only=("slots", "compile", "devices_mode"))
+    if form is not None:
+        parser.add("How", api.visualize, only=("config",), shown=())
+        parser.add("How", form.tasks_class, skip=("network",), shown=())
+        parser.add("How", form.module_class, skip=("network", "images"), shown=())
+        _add_parts(parser, form, shown=())
+        parser.add("How", load_network, prefix="network.", skip=_NOT_OF_NETWORK, shown=())
     _add_run(parser, None, hidden=_OF_A_NEW_RUN)
     _add_trainer(parser, SHOWN)
     return parser
 
 
-def _add_stored(parser: Parser, words: Sequence[str]) -> None:
-    """Add the options of the run whose folder is among the words of ``resume``; a change of them is an error."""
-    from lit_viz import api
+def _stored_form(words: Sequence[str]) -> Form | None:
+    """Return the form of the run folder among the words of ``resume``; None without one."""
     from lit_viz.launch.resume import stored_form
     from lit_viz.runs import is_run
     from lit_viz.runs.folder import FolderStorage
 
-    folder = parser.positional_words(words)
+    folder = _resume_parser().positional_words(words)
     if folder is None or not is_run(folder):
-        return
-    form = stored_form(FolderStorage.open(folder), ignore)
-    parser.add("How", api.visualize, only=("config",), shown=())
-    parser.add("How", form.tasks_class, skip=("network",), shown=())
-    parser.add("How", form.module_class, skip=("network", "images"), shown=())
-    _add_parts(parser, form, shown=())
-    parser.add("How", load_network, prefix="network.", skip=_NOT_OF_NETWORK, shown=())
+        return None
+    return stored_form(FolderStorage.open(folder), ignore)
 
 
 def _log_parser() -> Parser:

@@ -207,6 +207,7 @@ def test_resume_rejects_another_configuration(
         (["--step-rule.adam.lr", "3"], "lr can't be changed: {} was started with "),
         (["--target", "2"], "--target can't be changed: {} was started with [1], got 2"),
         (["--network.size", "8"], "network.size can't be changed: {} was started with "),
+        (["--group", "2"], "picture.group can't be changed: {} was started with 1, got 2"),
         (["--config", "small"], "--config only applies to a new run"),
         (["--itrations", "3"], "unrecognized option --itrations"),
         (["2"], "lit-viz resume takes no further word, got '2'"),

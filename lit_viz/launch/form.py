@@ -15,9 +15,10 @@ import pytorch_lightning as pl
 import yaml
 
 from lit_viz.attacks import Attack, Universal, without_radius
+from lit_viz.attacks.norms import parse_radius
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
@@ -264,6 +265,8 @@ class Form:
             LitVizError: nothing has an argument of this name, or several parts have.
         """
         last = name.rpartition(".")[2]
+        if last == "eps" and value is not None and "attack" in hints_of(self.module_class):
+            _check_radii(value)
         if last in VARYING:
             value = _listed(value, name)
         if name.startswith("vary.") or (last in VARYING and isinstance(value, list)):
@@ -271,13 +274,13 @@ class Form:
         elif name in hints_of(self.module_class) and _is_choice(self.module_class, name):
             self.choose(name, value)
         else:
-            owner = self._owner(name)
-            self._put(owner, name.rpartition(".")[2], value)
+            self._put(self._owner(name), last, value)
 
     def _varied(self) -> dict[str, Any]:
         if "vary" not in hints_of(self.tasks_class):
             raise LitVizError(f"{self.tasks_class.__name__} can't vary: leave vary out", argument="vary")
-        varied: dict[str, Any] = self.tasks["init_args"].setdefault("vary", {})
+        varied = dict(self.tasks["init_args"].get("vary") or {})
+        self.tasks["init_args"]["vary"] = varied
         return varied
 
     def _owner(self, name: str) -> Owner:
@@ -410,6 +413,24 @@ def _listed(value: Any, name: str) -> Any:
         return [parse_yaml(word, name) for word in value.split(",")] if "," in value else value
     plain_value = value.tolist() if hasattr(value, "tolist") else value
     return list(plain_value) if isinstance(plain_value, (list, tuple)) else plain_value
+
+
+def _check_radii(given: Any) -> None:
+    """Check a radius, or several.
+
+    Raises:
+        LitVizError: one is no number, or not positive.
+    """
+    values = given.split(",") if isinstance(given, str) else given
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    for value in values if isinstance(values, (list, tuple)) else [values]:
+        try:
+            radius = parse_radius(value)
+        except LitVizError as error:
+            message = f"eps must be numbers such as 0.0157 or 4/255, got {given!r}"
+            raise LitVizError(message, argument="eps", value=given) from error
+        require(radius != 0, "eps must be positive", 0, hint="try 4/255")
 
 
 def _is_choice(kind: type, name: str) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_viz.attacks.norms import parse_radius
 from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.launch.form import Form, find_config
 from lit_viz.methods.tasks import to_classes, varied
@@ -140,10 +139,8 @@ def method_form(command: MethodCommand, values: Mapping[str, Any], network: Netw
     """
     given = dict(values)
     config = given.pop("config", None)
-    if command.name == "attack":
-        for name in _RADII:
-            if given.get(name) is not None:
-                given[name] = _positive_radii(given[name])
+    if command.name == "attack" and given.get("against") is not None:
+        raise LitVizError("against does not apply to attacks: leave it out", argument="against")
     target = given.get("target")
     if command.name == "saliency" and target is not None and "none" in to_classes(target):
         raise LitVizError(
@@ -169,29 +166,6 @@ def method_form(command: MethodCommand, values: Mapping[str, Any], network: Netw
         hint = f"try lit-viz {command.name} {command.example}"
         require("images" in form.tasks["init_args"], "images must be given", "none", hint=hint)
     return form
-
-
-#: Arguments that are radii of an attack.
-_RADII = ("eps", "attack.eps")
-
-
-def _positive_radii(given: Any) -> Any:
-    """Return a radius, or several as a list.
-
-    Raises:
-        LitVizError: one is no number, or not positive.
-    """
-    values = given.tolist() if hasattr(given, "tolist") else given
-    if isinstance(values, str) and "," in values:
-        values = [word.strip() for word in values.split(",")]
-    for value in values if isinstance(values, (list, tuple)) else [values]:
-        try:
-            radius = parse_radius(value)
-        except LitVizError as error:
-            message = f"eps must be numbers such as 0.0157 or 4/255, got {given!r}"
-            raise LitVizError(message, argument="eps", value=given) from error
-        require(radius != 0, "eps must be positive", 0, hint="try 4/255")
-    return values
 
 
 def _admits_parts(form: Form, name: str) -> bool:

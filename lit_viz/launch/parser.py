@@ -241,12 +241,15 @@ class Parser(argparse.ArgumentParser):
                 return LitVizError(f"unrecognized option {word}: options begin with two dashes, such as --out")
             return LitVizError(f"{self.prog} takes no further word, got {word!r}: see {self.prog} --help")
         name = word[2:].split("=")[0].replace("-", "_")
-        shown = [action for action in self._actions if action.help != SUPPRESS]
-        known = {dest: None for action in shown for dest in _names_of(action)}
+        known: dict[str, None] = {}
+        hidden: dict[str, None] = {}
+        for action in self._actions:
+            names = hidden if action.help == SUPPRESS else known
+            names.update(dict.fromkeys(_names_of(action)))
         other = _OTHER_NAMES.get(name.rpartition(".")[2])
         if other in known:
             return LitVizError(f"--{name.replace('_', '-')} is not available: use --{other}")
-        hint = did_you_mean(name, known)
+        hint = did_you_mean(name, known) or did_you_mean(name, hidden)
         hint = re.sub(r"'([\w.]+)'", lambda match: f"--{match[1].replace('_', '-')}", hint)
         return LitVizError(f"unrecognized option {word.split('=')[0]}{hint or f': see {self.prog} --help'}")
 

@@ -6,9 +6,11 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lit_viz.attacks.norms import parse_radius
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError
@@ -190,13 +192,24 @@ def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, A
         for old, new in zip(before, now, strict=True):
             yield from _differences(old, new, name)
         return
-    if before != now and not (_is_same_part(before, now) or _repeats(before, now) or _repeats(now, before)):
+    if before == now or _repeats(before, now) or _repeats(now, before) or _is_fraction(now, before):
+        return
+    if None in (before, now) or not _is_same_part(before, now):
         yield name, before, now
 
 
 def _repeats(values: Any, value: Any) -> bool:
     """Return whether a list is one value repeated, such as the sides of a square or a mean for all channels."""
     return isinstance(values, list) and len(values) > 0 and all(element == value for element in values)
+
+
+def _is_fraction(text: Any, number: Any) -> bool:
+    """Return whether a text is a number as a radius may be given, ``8/255``."""
+    if not isinstance(text, str) or not isinstance(number, float):
+        return False
+    with suppress(LitVizError):
+        return parse_radius(text) == number
+    return False
 
 
 def _is_same_part(before: Any, now: Any) -> bool:

@@ -441,6 +441,28 @@ def test_keywords_and_options_make_the_same_form(
         assert recorded(by_option)[section] == recorded(by_keyword)[section]
 
 
+def test_a_resume_compares_values_in_any_spelling(tmp_path: Path, smooth: Network) -> None:
+    run, image = tmp_path / "run", "packaged:chelsea"
+    options = {"attack": "pgd", "iterations": 1, "out": run, "logger": "none"}
+    lv.attack(smooth, image, eps="8/255", **options)
+    for same in ({"eps": "8/255"}, {"attack.eps": 8 / 255}, {"attack.pgd.eps": "8/255"}, {"images": [image]}):
+        lv.resume(run, smooth, **same)
+    with pytest.raises(LitVizError, match=r"attack.eps can't be changed"):
+        lv.resume(run, smooth, eps="4/255")
+    with pytest.raises(LitVizError, match=r"vary can't be changed: .* was started with None, got \{'eps'"):
+        lv.resume(run, smooth, eps=["8/255", "4/255"])
+    with pytest.raises(LitVizError, match=r"can't be changed"):
+        lv.attack(smooth, image, eps=["8/255", "4/255"], resume=True, **options)
+
+
+def test_arguments_of_another_place_are_errors(smooth: Network) -> None:
+    image = torch.rand(1, 3, 16, 16)
+    with pytest.raises(LitVizError, match=r"network.size must be given to load_network\(\.\.\., size=32\)"):
+        lv.attack(smooth, image, **{"network.size": 32})
+    with pytest.raises(LitVizError, match="against does not apply to attacks"):
+        lv.attack(smooth, image, against=2)
+
+
 def test_a_resume_enters_no_parser(tmp_path: Path, smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     before = lv.visualize(smooth, [1], iterations=2, views=1, out=run, wandb="disabled")
