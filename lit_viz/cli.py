@@ -337,8 +337,9 @@ def _log(words: list[str]) -> None:
     values = _values("log", words, "folder")
     from lit_viz.api import log
     from lit_viz.loggers.base import LoggerSettings
+    from lit_viz.outputs.loading import split_section
 
-    settings = {name.removeprefix("logging."): values.pop(name) for name in list(values) if name.startswith("logging.")}
+    settings, values = split_section(values, "logging")
     for place in log(**values, logging=LoggerSettings(**settings), progress=True):
         print(f"logged   {place}")
 
@@ -360,11 +361,11 @@ def _epochs(words: list[str]) -> None:
 def _classes(words: list[str]) -> None:
     values = _values("classes", words)
     from lit_viz.networks.loading import class_names
-    from lit_viz.outputs.loading import network_arguments
+    from lit_viz.outputs.loading import split_section
 
-    options = network_arguments(values)
+    options, others = split_section(values)
     labels = class_names(**options)  # imports torchvision or timm
-    part = " ".join(values.get("part", ())).casefold().replace("_", " ")
+    part = " ".join(others.get("part", ())).casefold().replace("_", " ")
     matches = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
     if not matches:
         name = options.get("name", "efficientnet_lite0")
@@ -375,19 +376,17 @@ def _classes(words: list[str]) -> None:
 
 def _microscope(words: list[str]) -> None:
     values = _values("microscope", words, "network", "layers", "images", "out")
-    from lit_viz.outputs.loading import load_recorded, network_arguments
+    from lit_viz.outputs.loading import load_recorded, split_section
     from lit_viz.units import cost_text, microscope
 
-    options = network_arguments(values)
-    compared = network_arguments(values, "compare")
+    options, values = split_section(values)
+    compared, values = split_section(values, "compare")
     network = load_recorded(options)
     other = None
     if compared:
         if "name" in compared:
             options = options | {"weights": "DEFAULT"}
         other = load_recorded(options | compared)
-    for name in [name for name in values if name.partition(".")[0] in ("network", "compare")]:
-        del values[name]
     images, layers = str(values.pop("images")).split(","), values.pop("layers")
     if values.pop("count", False):
         selection = [values.get(name) for name in ("channel", "config", "iterations")]
@@ -405,9 +404,10 @@ def _layers(words: list[str]) -> None:
     values = _values("layers", words)
     from lit_viz.networks import layer_names
     from lit_viz.networks.layers import layouts
-    from lit_viz.outputs.loading import load_recorded, network_arguments
+    from lit_viz.outputs.loading import load_recorded, split_section
 
-    network = load_recorded(network_arguments(values))
+    options, _ = split_section(values)
+    network = load_recorded(options)
     modules = dict(network.original.named_modules())
     outputs = layouts(network)
     for name in layer_names(network.original):

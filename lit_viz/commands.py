@@ -52,10 +52,7 @@ def first_words(command: MethodCommand, words: Sequence[str]) -> Form:
     first = Parser(command.name)
     first.add("", getattr(api, command.name), only=("config", command.part))
     first.add_argument("--help", "-h", "--help-all", action="store_true")
-    try:
-        given, _ = first.parse_known_args(list(words))
-    except argparse.ArgumentError as error:
-        first.error(str(error))
+    given, _ = first.parsed(words)
     form = read_config(command, getattr(given, "config", None))
     if hasattr(given, command.part):
         form.set(command.part, getattr(given, command.part))
@@ -209,14 +206,11 @@ def _check_parser() -> Parser:
     return parser
 
 
-#: Arguments of :func:`lit_viz.run` that only apply to a new run; given to ``resume``, they are an error that says so.
-_OF_A_NEW_RUN = ("out", "overwrite", "resume")
-
-
 def _resume_parser(form: Form | None = None) -> Parser:
     """Return the parser of ``resume``; with a form, its arguments are hidden options, whose change is an error."""
     from lit_viz import api
     from lit_viz.engine.method import Method
+    from lit_viz.launch.resume import NEW_RUN
 
     parser = Parser(
         "resume",
@@ -234,7 +228,7 @@ def _resume_parser(form: Form | None = None) -> Parser:
         parser.add("How", form.module_class, skip=("network", "images"), shown=())
         _add_parts(parser, form, shown=())
         parser.add("How", load_network, prefix="network.", skip=_NOT_OF_NETWORK, shown=())
-    _add_run(parser, None, hidden=_OF_A_NEW_RUN)
+    _add_run(parser, None, hidden=NEW_RUN)
     _add_trainer(parser, SHOWN)
     return parser
 

@@ -12,6 +12,24 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+#: Names in other tools, and the name to use.
+OTHER_NAMES = {
+    "epsilon": "eps",
+    "steps": "iterations",
+    "max_steps": "iterations",
+    "max_epochs": "iterations",
+    "n_samples": "iterations",
+    "batch_size": "slots",
+    "targets": "target",
+    "labels": "label",
+    "channels": "channel",
+    "classes": "target",
+    "radii": "eps",
+    "photographs": "images",
+    "check": "captum",
+    "classifier": "network",
+}
+
 #: Raised where a gradient is required of a network that has none.
 NO_GRADIENT = (
     "the network is not differentiable with respect to its input: remove torch.no_grad, torch.inference_mode, "

@@ -18,7 +18,7 @@ from lit_viz.attacks import Attack, Universal, without_radius
 from lit_viz.attacks.norms import parse_radius
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
-from lit_viz.errors import LitVizError, did_you_mean, require
+from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, require
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
@@ -45,23 +45,6 @@ from lit_viz.utils.parts import (
 from lit_viz.utils.yaml_files import config_folder, parse_yaml, read_yaml
 
 SECTIONS = ("network", "module", "tasks", "run")
-#: Names in other tools, and the name to use.
-_REPLACED = {
-    "epsilon": "eps",
-    "steps": "iterations",
-    "max_steps": "iterations",
-    "max_epochs": "iterations",
-    "n_samples": "iterations",
-    "batch_size": "slots",
-    "targets": "target",
-    "labels": "label",
-    "channels": "channel",
-    "classes": "target",
-    "radii": "eps",
-    "photographs": "images",
-    "check": "captum",
-    "classifier": "network",
-}
 #: Arguments of modules that are no options: what the tasks or the form give.
 _GIVEN = {"network", "images"}
 _UNIVERSAL, _PER_IMAGE = "lit_viz.UniversalPerturbation", "lit_viz.AdversarialExample"
@@ -323,7 +306,7 @@ class Form:
         receivers = " or ".join(dict.fromkeys([self.module_class.__name__, *(part.title for part in self.parts())]))
         if prefix and owners:
             receivers = " or ".join(dict.fromkeys(owner.title for owner in owners))
-        other = _REPLACED.get(last)
+        other = OTHER_NAMES.get(last)
         if other is not None and other not in known:
             other = None
         if other is None and last == "lr" and "alpha" in known:

@@ -15,7 +15,7 @@ from lit_viz.networks import Network
 from lit_viz.networks.layers import layer_of
 from lit_viz.objectives import Logit, Objective
 from lit_viz.objectives.layers import Place, axis_of, layer_parts, objective_of_layer
-from lit_viz.outputs.loading import network_arguments
+from lit_viz.outputs.loading import split_section
 from lit_viz.types import Task
 from lit_viz.utils.parts import classes_in, construct, hints_of, plain_arguments, public_path
 
@@ -116,13 +116,9 @@ _TASKS = {"visualize": "lit_viz.ClassTasks", "saliency": "lit_viz.ImageTasks", "
 def network_section(command: MethodCommand, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of the network, given or of the configuration, and the other arguments of a command."""
     section = read_config(command, values.get("config")).network
-    given = network_arguments(values)
+    given, others = split_section(values)
     if "name" in given:
         section = {}
-    others: dict[str, Any] = {}
-    for name, value in values.items():
-        if name.partition(".")[0] != "network":
-            others[name] = value
     return section | given, others
 
 
@@ -151,10 +147,8 @@ def method_form(command: MethodCommand, values: Mapping[str, Any], network: Netw
         for name in _SELECTION:
             if name in given:
                 selection[name] = given.pop(name)
-        if "layer" in selection and config is None:
-            form = _layer_form(command, network)
-        else:
-            form = read_config(command, config)
+    if "layer" in selection and config is None:
+        form = _layer_form(command, network)
     else:
         form = read_config(command, config)
     parts = [name for name in given if name in hints_of(form.module_class) and _admits_parts(form, name)]

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean
 from lit_viz.types import VARYING
 from lit_viz.utils.checking import choices_of, described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
@@ -25,15 +25,6 @@ _MOST_CHOICES = 6
 _COLLECTED = ("target", "label", "against", "images", "method", "logger", "to", "tags")
 #: Docstring markup, and its replacement in the help.
 _MARKUP = ((r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"), (r"``(.*?)``", r"\1"), (r"\s+", " "))
-#: Names in other tools, and the option to use.
-_OTHER_NAMES = {
-    "max_steps": "iterations",
-    "max_epochs": "iterations",
-    "steps": "iterations",
-    "epsilon": "eps",
-    "batch_size": "slots",
-    "lr": "alpha",  # of attacks whose step size has another name
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -193,9 +184,9 @@ class Parser(argparse.ArgumentParser):
 
     def positional_words(self, words: Sequence[str]) -> Any:
         """Return the positional words among words of which some may be unknown; None without any."""
-        return getattr(self._parsed(words)[0], "positional", None)
+        return getattr(self.parsed(words)[0], "positional", None)
 
-    def _parsed(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    def parsed(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """Return the values of the words, and the unknown words."""
         try:
             return self.parse_known_intermixed_args(list(words))
@@ -208,7 +199,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             LitVizError: an option is unknown, or has no value or another one than its argument admits.
         """
-        given, unknown = self._parsed(words)
+        given, unknown = self.parsed(words)
         for word in unknown:
             raise self.unknown(word)
         values = dict(vars(given))
@@ -246,7 +237,8 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             names = hidden if action.help == SUPPRESS else known
             names.update(dict.fromkeys(_names_of(action)))
-        other = _OTHER_NAMES.get(name.rpartition(".")[2])
+        last = name.rpartition(".")[2]
+        other = "alpha" if last == "lr" else OTHER_NAMES.get(last)
         if other in known:
             return LitVizError(f"--{name.replace('_', '-')} is not available: use --{other}")
         hint = did_you_mean(name, known) or did_you_mean(name, hidden)

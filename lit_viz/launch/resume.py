@@ -33,7 +33,7 @@ _CHANGEABLE = ("slots", "compile", "devices_mode")
 #: Packages whose classes and factories are not named when a form imports them.
 _LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorch_lightning", "lightning"}
 #: Arguments that only apply to a new run.
-_NEW_RUN = ("config", "out", "overwrite", "resume")
+NEW_RUN = ("config", "out", "overwrite", "resume")
 
 
 def has_progress(path: str | Path) -> bool:
@@ -76,7 +76,7 @@ def changed_form(folder: FolderStorage, form: Form, changes: Mapping[str, Any]) 
     """
     before = form.copy()
     for name, value in changes.items():
-        if name in _NEW_RUN:
+        if name in NEW_RUN:
             raise LitVizError(
                 f"{name} only applies to a new run: leave it out to continue {folder.path}", argument=name
             )

@@ -125,15 +125,22 @@ def load_recorded(arguments: Mapping[str, Any]) -> Network:
         raise LitVizError(message) from error
 
 
-def network_arguments(values: Mapping[str, Any], prefix: str = "network") -> dict[str, Any]:
-    """Return the arguments of a network among those of a command: ``network`` as ``name``, and ``network.size`` ..."""
+def split_section(values: Mapping[str, Any], section: str = "network") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the arguments of a command into those of a section, ``network.size`` ..., and the others.
+
+    The value of ``network`` itself is the argument ``name`` of the section.
+    """
     arguments: dict[str, Any] = {}
-    if values.get(prefix) is not None:
-        arguments["name"] = values[prefix]
+    others: dict[str, Any] = {}
     for name, value in values.items():
-        if name.startswith(f"{prefix}."):
-            arguments[name.removeprefix(f"{prefix}.")] = value
-    return arguments
+        first, _, last = name.partition(".")
+        if first != section:
+            others[name] = value
+        elif last:
+            arguments[last] = value
+        elif value is not None:
+            arguments["name"] = value
+    return arguments, others
 
 
 def as_output(output: Any) -> Output:
