@@ -42,10 +42,9 @@ from lit_viz.report.page import write_report
 from lit_viz.runs import EVIDENCE, REPORT, is_run, run_lock
 from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.manifest import is_derived, is_drawing, is_evidence
+from lit_viz.runs.manifest import is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
-from lit_viz.runs.verification import changed_files
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, ignore
 from lit_viz.utils.process import is_rank_zero, tune_allocator
@@ -251,14 +250,13 @@ def _run_in_folder(
     folder, queue, checkpoint = _open_folder(module, tasks, options, form)
     send = notify or ignore
     finished = checkpoint.is_finished(queue.tasks)
-    changed = changed_files(folder)
-    is_untouched = finished and checkpoint.manifest.is_complete and all(map(is_derived, changed))
+    changed = checkpoint.changed_files
     names = options.logger_names
-    if is_untouched:
+    if checkpoint.is_untouched(queue.tasks):
         names = incomplete_loggers(folder, names)
     else:
         # Evidence that is not of a complete run is not verified.
-        changed += [REPORT, EVIDENCE]
+        changed = [*changed, REPORT, EVIDENCE]
         checkpoint.restore()
     folder.discard(changed)
     check_records(folder, queue.tasks, module.network)

@@ -14,12 +14,12 @@ from lit_viz.errors import LitVizError
 from lit_viz.runs.layout import CONFIG, LOCK, MANIFEST, MARK, METRICS, QUEUE, REPORT, RESULTS, TASK_FOLDERS
 from lit_viz.utils.files import check_regular, remove_temporary_files
 
-#: Pattern of the temporary file of ``config.yaml``, which is the first file of a run.
-_PART = ".config.[0-9]*.part.yaml"
+#: Pattern of temporary files.
+_PART = ".*.[0-9]*.part*"
 #: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
 _FILES = (
-    QUEUE, METRICS, RESULTS, MANIFEST, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*", REPORT, "checkpoints",
-    ".*.[0-9]*.part*",
+    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*", "checkpoints",
+    _PART,
 )  # fmt: skip
 
 
@@ -109,8 +109,7 @@ def is_run(path: str | Path) -> bool:
 
 
 def is_empty(path: Path) -> bool:
-    """Return whether a path is a folder without files, apart from what a process leaves that is killed before it has
-    written the configuration: the lock, and a part of the configuration."""
+    """Return whether a path is a folder without files, except the lock and temporary files of a killed process."""
     return path.is_dir() and all(entry.name == LOCK or fnmatch(entry.name, _PART) for entry in path.iterdir())
 
 

@@ -13,7 +13,7 @@ from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
-from lit_viz.runs.manifest import TaskContents
+from lit_viz.runs.manifest import TaskContents, is_derived
 from lit_viz.runs.trimming import KeptTasks, measure, trim
 from lit_viz.types import Task
 
@@ -81,8 +81,8 @@ class LastCheckpoint:
         return known
 
     @property
-    def _finished(self) -> Mapping[int, str]:
-        finished: Mapping[int, str] = self._state["finished"]
+    def _finished(self) -> dict[int, str]:
+        finished: dict[int, str] = self._state["finished"]
         return finished
 
     @cached_property
@@ -95,32 +95,42 @@ class LastCheckpoint:
         return measure(self._folder.path, KeptTasks(self._finished, self._iterations))
 
     @cached_property
+    def changed_files(self) -> list[str]:
+        """Files of a complete run, except those of its tasks, that are not as written; none of other runs."""
+        if not self.manifest.is_complete:
+            return []
+        return [mismatch.name for mismatch in self.manifest.run_mismatches(self._folder.path)]
+
+    @cached_property
     def incomplete(self) -> set[int]:
         """Tasks whose rows, files or record are not those of the time of the checkpoint."""
         in_progress = self._checkpoint.get(IN_PROGRESS)
         if not isinstance(in_progress, dict):
             in_progress = {}
         nothing = TaskContents().to_dict()
-        lost = set()
+        incomplete = set()
         for index, contents in self._on_disk.items():
             if index in self._finished:
                 is_as_written = not self.manifest.task_mismatches(index, contents)
             else:
                 is_as_written = contents.to_dict() == in_progress.get(index, nothing)
             if not is_as_written:
-                lost.add(index)
-        return lost
+                incomplete.add(index)
+        return incomplete
 
     def is_finished(self, tasks: Sequence[Task]) -> bool:
         """Return whether every task is finished and complete."""
         return len(self._finished) == len(tasks) and not self.incomplete
+
+    def is_untouched(self, tasks: Sequence[Task]) -> bool:
+        """Return whether the run is finished, and all files are as written that can't be made from the others."""
+        return self.manifest.is_complete and self.is_finished(tasks) and all(map(is_derived, self.changed_files))
 
     def restore(self) -> None:
         """Remove everything later than the checkpoint from the folder, and the incomplete tasks from both; they are
         computed again."""
         finished: dict[int, TaskContents] = {}
         in_progress: dict[int, TaskContents] = {}
-        iterations: dict[int, int] = {}
         for index, contents in self._on_disk.items():
             if index in self.incomplete:
                 continue
@@ -128,16 +138,16 @@ class LastCheckpoint:
                 finished[index] = contents
             else:
                 in_progress[index] = contents
-                iterations[index] = self._iterations[index]
         if self.incomplete:
             self._forget_incomplete(in_progress)
+        iterations = {index: self._iterations[index] for index in in_progress}
         trim(self._folder.path, KeptTasks(finished, iterations))
         self._folder.continue_tasks(finished, in_progress)
 
     def _forget_incomplete(self, in_progress: Mapping[int, TaskContents]) -> None:
         """Write the checkpoint without the tasks that are incomplete."""
-        lost, state = self.incomplete, self._state
-        state["finished"] = {index: status for index, status in self._finished.items() if index not in lost}
-        state["slots"] = [slot for slot in state["slots"] if slot["task"] not in lost]
+        for index in self.incomplete:
+            self._finished.pop(index, None)
+        self._state["slots"] = [slot for slot in self._state["slots"] if slot["task"] not in self.incomplete]
         self._checkpoint[IN_PROGRESS] = contents_in_progress(in_progress)
         AtomicCheckpointIO().save_checkpoint(new_trainer_state() | self._checkpoint, self._path)

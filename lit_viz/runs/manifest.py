@@ -2,10 +2,10 @@
 
 Lines are appended. A later line about the same task or file replaces an earlier one. The kinds of lines::
 
-    {"files": {...}, "tasks": 3}                                            start of the run: configuration and queue
+    {"files": {...}}                                                        start of the run: configuration and queue
     {"task": 0, "files": {...}, "record": "...", "rows": 8, "metrics": "..."}    a finished task
     {"task": 0, "record": "..."}                                            its record was amended by evidence
-    {"files": {...}, "tasks": 3, "complete": true}                          end of the run, of a check or of a resume
+    {"files": {...}, "complete": true}                                      end of the run, of a check or of a resume
 
 A run is complete if the last line says so. The manifest finds accidents. It is no protection against forgers, who can
 change it too.
@@ -139,7 +139,6 @@ class Manifest:
         tasks: contents of finished tasks, by index.
         records: all digests of each record. A process that is killed while it amends records leaves an earlier one.
         files: signatures of the other files.
-        total: number of tasks of the run.
         is_complete: whether the last line is that of a complete run.
         is_damaged: whether there are lines that are none of a manifest.
     """
@@ -148,7 +147,6 @@ class Manifest:
         self.tasks: dict[int, dict[str, Any]] = {}
         self.records: dict[int, list[str]] = {}
         self.files: dict[str, Signature] = {}
-        self.total: int | None = None
         self.is_complete = self.is_damaged = False
         for line in complete_lines(path):
             if not self._add(parse_object(line)):
@@ -161,13 +159,12 @@ class Manifest:
             return False
         if "task" in values:
             return self._add_task(values)
-        if not isinstance(values.get("tasks"), int):
+        if "files" not in values:
             return False
-        self.total = values["tasks"]
         self.is_complete = values.get("complete") is True
         if self.is_complete:
             self.files.clear()
-        self.files.update(values.get("files", {}))
+        self.files.update(values["files"])
         return True
 
     def _add_task(self, values: dict[str, Any]) -> bool:
@@ -197,21 +194,18 @@ class Manifest:
         return mismatches
 
     def run_mismatches(self, root: Path) -> list[Mismatch]:
-        """Return the other files of a complete run that are not as listed, and a wrong number of tasks."""
-        count = count_tasks(root)
-        if self.total != count:
-            return [Mismatch(MANIFEST, f"states {self.total} tasks, and {QUEUE} has {count}")]
+        """Return the other files of a complete run that are not as listed."""
         return list(_file_mismatches(self.files, signatures(root, _run_files(root))))
 
 
 def start_line(root: Path) -> dict[str, Any]:
     """Return the line of the start of a run, with its configuration and queue as they are on the disk."""
-    return {"files": signatures(root, [CONFIG, QUEUE]), "tasks": count_tasks(root)}
+    return {"files": signatures(root, [CONFIG, QUEUE])}
 
 
 def end_line(root: Path) -> dict[str, Any]:
     """Return the line of a complete run, with its files as they are on the disk."""
-    return {"files": signatures(root, _run_files(root)), "tasks": count_tasks(root), "complete": True}
+    return {"files": signatures(root, _run_files(root)), "complete": True}
 
 
 def append(path: Path, lines: Iterable[Mapping[str, Any]], *, sync: bool = True) -> None:
@@ -224,11 +218,6 @@ def append(path: Path, lines: Iterable[Mapping[str, Any]], *, sync: bool = True)
 def rewrite(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Replace the lines of a manifest."""
     write_text(path, "".join(map(json_line, lines)))
-
-
-def count_tasks(root: Path) -> int:
-    """Return the number of tasks in the queue of a run folder."""
-    return sum(1 for _ in complete_lines(root / QUEUE))
 
 
 def _run_files(root: Path) -> Iterator[str]:

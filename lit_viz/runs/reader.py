@@ -17,7 +17,7 @@ from lit_viz.errors import LitVizError, first_line
 from lit_viz.images.reading import decode
 from lit_viz.runs import layout
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.manifest import Manifest, count_tasks, signatures
+from lit_viz.runs.manifest import Manifest, signatures
 from lit_viz.runs.metrics import MetricsFile
 from lit_viz.runs.records import read_record
 from lit_viz.types import Curve, Picture, Record, Task
@@ -149,7 +149,8 @@ class FolderReader:
         Raises:
             LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
         """
-        path, total = self.path / layout.RESULTS, count_tasks(self.path)
+        path = self.path / layout.RESULTS
+        total = sum(1 for _ in complete_lines(self.path / layout.QUEUE))
         by_index: dict[int, Record] = {}
         for number, line in enumerate(complete_lines(path), start=1):
             try:

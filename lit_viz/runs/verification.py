@@ -25,14 +25,6 @@ class Unverified(LitVizError):
         self.reason = reason
 
 
-def changed_files(folder: FolderStorage) -> list[str]:
-    """Return the files of a complete run, beside those of its tasks, that are not as written; none of other runs."""
-    manifest = folder.manifest()
-    if not manifest.is_complete:
-        return []
-    return [mismatch.name for mismatch in manifest.run_mismatches(folder.path)]
-
-
 def verify(folder: FolderStorage) -> list[str]:
     """Compare all files, records and metrics of a complete run with its manifest.
 

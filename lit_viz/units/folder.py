@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import compare_identity
 from lit_viz.networks import Network
-from lit_viz.runs import LOCK, creation_errors, folder_lock
+from lit_viz.runs import creation_errors, folder_lock, is_empty
 from lit_viz.utils.files import json_line, parse_object, read_regular_text, write_text
 from lit_viz.utils.process import is_rank_zero
 
 #: File that marks the folder of a microscope, with the identity of its network.
 MARK = "microscope.json"
-#: Pattern of its temporary file.
-_PART = ".microscope.[0-9]*.part.json"
 
 
 @contextmanager
@@ -66,8 +63,8 @@ def check_usable(path: Path) -> None:
         if not path.is_dir():
             raise LitVizError(f"{path} is a file: give a folder for the microscope by out=")
         is_marked = (path / MARK).is_file()
-        is_empty = all(entry.name == LOCK or fnmatch(entry.name, _PART) for entry in path.iterdir())
-    if not (is_marked or is_empty):
+        is_usable = is_marked or is_empty(path)
+    if not is_usable:
         raise LitVizError(f"{path} is not empty and not a microscope: choose another folder")
 
 

@@ -73,15 +73,6 @@ def replace(name: str, old: str, new: str) -> Edit:
     return edit
 
 
-def replace_last(name: str, old: str, new: str) -> Edit:
-    def edit(run: Path) -> None:
-        start, found, end = (run / name).read_text().rpartition(old)
-        assert found
-        (run / name).write_text(start + new + end)
-
-    return edit
-
-
 def append(name: str, text: str) -> Edit:
     def edit(run: Path) -> None:
         with (run / name).open("a") as file:
@@ -160,10 +151,6 @@ FACTS: dict[str, tuple[str, Edit]] = {
     "line of the run": ("run is unfinished", drop_lines("manifest.jsonl", slice(-2, None))),
     "manifest": ("run is unfinished", unlink("manifest.jsonl")),
     "word in the manifest": ("manifest.jsonl is damaged", append("manifest.jsonl", "word\n")),
-    "number of tasks": (
-        "states 2 tasks, and queue.jsonl has 3",
-        replace_last("manifest.jsonl", '"tasks": 3', '"tasks": 2'),
-    ),
     "size": ("arrays/", replace("manifest.jsonl", 'arrays/0000_0.npy": {"size": 3', 'arrays/0000_0.npy": {"size": 4')),
 }
 
