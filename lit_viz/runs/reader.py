@@ -79,9 +79,12 @@ class FolderReader:
         """
         path = self.path / layout.CONFIG
         config = read_yaml(path)
-        for section in ("network", "module", "tasks", "run"):
-            if not isinstance(config.get(section) or {}, dict):
-                raise LitVizError(f"{path} is damaged ({section} must be a mapping): restore it")
+        groups = {section: config.get(section) for section in ("network", "module", "tasks", "run")}
+        if isinstance(groups["run"], dict):
+            groups["trainer"] = groups["run"].get("trainer")
+        for name, group in groups.items():
+            if not isinstance(group or {}, dict):
+                raise LitVizError(f"{path} is damaged ({name} must be a mapping): restore it")
         return config
 
     @property

@@ -159,9 +159,10 @@ def test_damaged_provenance_is_named(value: str, folder: FolderStorage) -> None:
         FolderStorage.open(folder.path)
 
 
-@pytest.mark.parametrize("group", ["network", "module", "tasks", "run"])
+@pytest.mark.parametrize("group", ["network", "module", "tasks", "run", "trainer"])
 def test_options_that_are_no_mapping_are_named(group: str, tmp_path: Path) -> None:
     folder = FolderStorage.create(tmp_path / "run")
-    folder.write_config(f"{group}: [a, b]\n")
+    options = f"{group}: [a, b]\n"
+    folder.write_config(f"run:\n  {options}" if group == "trainer" else options)
     with pytest.raises(LitVizError, match=rf"config.yaml is damaged \({group} must be a mapping\): restore it"):
         _ = folder.config
