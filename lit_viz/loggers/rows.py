@@ -231,7 +231,9 @@ class _TaskGrid:
 
     @cached_property
     def _records(self) -> Mapping[int, Record]:
-        return {record.index: record for record in self._folder.records()}
+        """The records of these tasks; those of all tasks, once per grid, need much memory."""
+        indices = {task.index for task in self._tasks}
+        return {record.index: record for record in self._folder.records() if record.index in indices}
 
 
 def _with_file_metrics(metrics: Mapping[str, float], record: Record) -> Mapping[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,21 @@ def test_a_grid_waits_for_its_tasks(many: FolderStorage) -> None:
     rows = rows_of(many)
     assert rows.rows(range(15)) == []
     assert len(rows.rows(range(17))) == 3
+
+
+def test_grids_keep_the_records_of_their_own_tasks(tmp_path: Path) -> None:
+    """With those of all tasks, the memory of a log grows with their number, once per grid."""
+    tasks = tarantulas(40)
+    folder = new_folder(tmp_path / "run", tasks)
+    for task in tasks:
+        folder.add_result(Result(task, Record.of(task, metrics={"probability": 0.5}), snapshot(task, 0).image))
+        write(folder, task, (0,))
+    rows = rows_of(folder).rows(range(40))
+    gc.collect()
+    before = sum(type(value) is Record for value in gc.get_objects())
+    assert len(kept(rows)) == 3  # grids of 16, 16 and 8 tasks
+    gc.collect()
+    assert sum(type(value) is Record for value in gc.get_objects()) - before == 40
 
 
 def test_rows_begin_with_the_earlier_ones(many: FolderStorage) -> None:
