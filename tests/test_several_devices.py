@@ -85,9 +85,9 @@ def test_a_killed_process_ends_all_and_the_run_resumes_bit_equal(
     start_time = time.monotonic()
     finish(process)
     while not has_exited(other):
-        assert time.monotonic() - start_time < 15
+        assert time.monotonic() - start_time < 120
         time.sleep(0.05)
-    assert time.monotonic() - start_time < 15
+    assert time.monotonic() - start_time < 120
     assert process.returncode != 0
     resumed = start([sys.executable, "-m", "lit_viz", "resume", str(run)])
     message = finish(resumed)
@@ -129,10 +129,10 @@ def test_an_error_of_one_process_ends_all(tmp_path: Path, own_words: Any) -> Non
     command = [sys.executable, "-m", "lit_viz", *own_words, *TWO, "--out", str(run)]
     command[command.index("tests.support.networks:smooth_network")] = "tests.support.networks:only_on_the_first"
     process = start(command)
-    message = finish(process, 60)
+    message = finish(process, 120)
     assert process.returncode != 0
     assert "there is no network for the other processes" in message
-    assert time.monotonic() - start_time < 60
+    assert time.monotonic() - start_time < 120
 
 
 def test_torchrun_on_two_nodes(undisturbed: dict[str, Any], tmp_path: Path, contents: Any, own_words: Any) -> None:
