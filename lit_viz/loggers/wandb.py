@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -44,11 +43,11 @@ T = TypeVar("T")
 #: File of the id of the W&B run, relative to the run folder.
 ID_FILE = "wandb/run_id.txt"
 
-# An opening takes at most 15 s in total. The server has 10 s, a killed service 2 s, and an offline run what remains: on
-# a busy machine the start of the service takes several seconds.
-_START_SECONDS = 15.0
+# Time limits of an opening. The server has 10 s. An offline run needs no server: on a busy machine, the imports of W&B
+# and the start of its service take long.
 _LOGIN_SECONDS = 4.0
 _INIT_SECONDS = 6.0
+_OFFLINE_SECONDS = 60.0
 _RELEASE_SECONDS = 2.0
 _OFFLINE_END_SECONDS = 15.0  # of the end of a run that sends nothing
 # Intervals at which rows are written to the disk and sent; with W&B's default of 15 s a kill would lose too many.
@@ -226,8 +225,8 @@ def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = n
     Args:
         folder: run folder.
         settings: settings of the run. The mode ``"auto"`` follows ``WANDB_MODE`` and is otherwise online; ``"online"``
-            ignores ``WANDB_MODE``. Both fall back to offline if there is no API key, if no server accepts it within
-            15 s, or if the user has an open run that is offline.
+            ignores ``WANDB_MODE``. Both fall back to offline if there is no API key, in which case no server is
+            called, if no server accepts it within 10 s, or if the user has an open run that is offline.
         notify: receives one line if the mode falls back.
 
     Returns:
@@ -238,7 +237,6 @@ def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = n
         mode = _MODES.get(os.environ.get("WANDB_MODE", "").lower(), "online")
     if mode == "disabled":
         return None
-    end = time.monotonic() + _START_SECONDS
     try:
         with _without_telemetry(), silent():
             arguments = _arguments(folder, settings)
@@ -252,7 +250,7 @@ def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = n
                         problem = first_line(error)
                         arguments["id"] = _new_id()  # wandb blocks the id of a failed run in this process
                 notify(f"W&B is offline ({problem}); later: {command_line('log', folder.path, to='wandb')}")
-            return _within(end - time.monotonic(), partial(_init, folder, "offline", arguments))
+            return _within(_OFFLINE_SECONDS, partial(_init, folder, "offline", arguments))
     except Exception as error:  # logging must not stop the run
         release_service()
         notify(f"W&B is off: {' '.join(str(error).split())[:200]}")

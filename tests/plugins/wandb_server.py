@@ -36,6 +36,7 @@ class WandbServer:
         exits: exit statuses by the id of the run.
         files: uploaded files by name.
         unknown: operations without a response.
+        requests: number of requests.
     """
 
     def __init__(self, fault: Fault | None = None, healthy: int = 0, errors: Mapping[str, str] | None = None) -> None:
@@ -48,6 +49,7 @@ class WandbServer:
         self.exits: dict[str, list[int]] = defaultdict(list)
         self.files: dict[str, bytes] = {}
         self.unknown: list[str] = []
+        self.requests = 0
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # of a client that has gone
@@ -74,6 +76,7 @@ class WandbServer:
 
     def fails(self) -> bool:
         """Return whether the server has its fault at this request."""
+        self.requests += 1
         self.healthy -= 1
         return self.fault is not None and self.healthy < 0
 
