@@ -33,7 +33,7 @@ _EXIT_SECONDS = 8.0  # time limit of a call of a run that is stopped
 class ImageLogger(Callback):
     """Log the images of a method over their iterations to all loggers of the Trainer.
 
-    The logged iterations are those of the method, ``log_at`` and ``curve_at``. An image has the key ``image/<name>``
+    The logged iterations are set by the method, ``log_at`` and ``curve_at``. An image has the key ``image/<name>``
     and a caption with its most probable classes; its metrics are ``probability/<name>`` and so on. The name is that of
     the task, or ``<index>_<name>`` if names are not unique. The axis is ``iteration``, not the global step:
 
@@ -115,7 +115,7 @@ class LoggerThread:
         self.submit(adapter.open)
 
     def log_rows(self, rows: Sequence[LogRow]) -> None:
-        """Log the rows of the run that the logger lacks; ``rows`` begin with those of earlier calls."""
+        """Log the rows of the run that the logger lacks; ``rows`` start with the rows of earlier calls."""
         new = rows[self._logged :]
         self._logged = max(self._logged, len(rows))
 

@@ -80,11 +80,11 @@ class Probe(Callback):
     name: ClassVar[str]
 
     def __new__(cls: type[ProbeT], *arguments: Any, **options: Any) -> ProbeT:
-        """Reject unknown arguments, which the constructors of subclasses pass on."""
-        known = constructor_parameters(cls)
+        """Reject unknown arguments: the constructors of subclasses pass them on."""
+        parameters = constructor_parameters(cls)
         for name in options:
-            if name not in known:
-                raise LitVizError(f"{name} is not an argument of {cls.__name__}{did_you_mean(name, known)}")
+            if name not in parameters:
+                raise LitVizError(f"{name} is not an argument of {cls.__name__}{did_you_mean(name, parameters)}")
         return super().__new__(cls)
 
     @checked_types
@@ -147,7 +147,7 @@ class Probe(Callback):
     # Hooks
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reset the durations, and check the folder ``out``, and the arguments if the size of the images is known."""
+        """Reset the durations, and check the folder ``out``, and the arguments if the images have a fixed size."""
         self._reset()
         if self.out is not None:
             self._check_folder(trainer, self.out)
@@ -313,7 +313,7 @@ class Probe(Callback):
         return network
 
     def _fit(self, module: ImageTraining, tasks: TaskQueue) -> list[Result]:
-        """Train the images on the device of the network; those that the time limit stops are done as they are."""
+        """Train the images on the device of the network; the time limit stops them as they are."""
         device = module.network.device
         trainer = pl.Trainer(
             accelerator=device.type,

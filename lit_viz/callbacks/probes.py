@@ -80,12 +80,12 @@ class ClassVisualizationProbe(Probe):
         self.seed, self.recipe = seed, recipe
 
     def _check_recipe(self, recipe: Mapping[str, Any]) -> None:
-        known = constructor_parameters(ClassVisualization).keys() - {"network"}
+        parameters = constructor_parameters(ClassVisualization).keys() - {"network"}
         for name in recipe:
             if name in self.run_options:
                 raise LitVizError(f"{name} is an argument of the probe: leave it out of recipe")
-            if name not in known:
-                near = did_you_mean(name, known)
+            if name not in parameters:
+                near = did_you_mean(name, parameters)
                 raise LitVizError(f"recipe must have arguments of ClassVisualization, got {name}{near}")
 
     def method(self, network: Network) -> ImageTraining:
@@ -118,7 +118,7 @@ class ImageProbe(Probe):
         images, label: see :class:`~lit_viz.methods.tasks.ImageTasks`. The images of a dataset or loader are network
             inputs: ``mean`` and ``std`` are removed. They are read once; labels that are masks or boxes are ignored.
         limit: number of images that are taken from a dataset or loader, evenly spaced; a loader is not iterated.
-        iterations: updates per image, or evaluations per map; by default those of the method.
+        iterations: updates per image, or evaluations per map; by default the method's.
         every_n_epochs, options: see :class:`Probe`.
     """
 
@@ -173,7 +173,7 @@ class ImageProbe(Probe):
 class SaliencyProbe(ImageProbe):
     """Saliency maps of the same images in every epoch, of their labels or else of the predicted classes.
 
-    Logged are the images ``probe/saliency/<index>``, each beside its map.
+    Logged are the images ``probe/saliency/<index>``, each next to its map.
 
     Args:
         images, every_n_epochs: see :class:`ImageProbe`.
@@ -264,11 +264,11 @@ class RobustnessProbe(ImageProbe):
         return AdversarialExample(network, attack=copy.copy(self.attack), **self.run_options)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
-        shown = [r for r in results if r.record.success_file][:_PICTURES]
-        pictures = [*(result.source for result in shown), *(result.image for result in shown)]
-        names = ", ".join(str(getattr(result.record, "predicted_name", "")) for result in shown)
+        successes = [r for r in results if r.record.success_file][:_PICTURES]
+        pictures = [*(result.source for result in successes), *(result.image for result in successes)]
+        names = ", ".join(str(getattr(result.record, "predicted_name", "")) for result in successes)
         image = [enlarged(picture) for picture in pictures if picture is not None]
-        return {"adversarial": (tile(image, columns=len(shown)), f"predicted: {names}")} if shown else {}
+        return {"adversarial": (tile(image, columns=len(successes)), f"predicted: {names}")} if successes else {}
 
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
         outcomes = MemoryStorage(results).outcomes()

@@ -117,11 +117,11 @@ class Progress(Callback):
             parts.append(f"objective {progress.objective:.3g}")
         seconds = max(time.monotonic() - self._started, 1e-9)
         # Progress before a resume does not count for the speed.
-        ended = progress.ended - self._start.ended
+        finished = progress.ended - self._start.ended
         if rate := self._updates_per_second(progress):
             parts.append(f"{rate:.3g} it/s")
-            if progress.total >= _MIN_IMAGES_FOR_RATE and ended:
-                parts.append(f"{ended / seconds:.3g} images/s")
+            if progress.total >= _MIN_IMAGES_FOR_RATE and finished:
+                parts.append(f"{finished / seconds:.3g} images/s")
         done = progress.updates_done - self._start.updates_done  # includes skipped updates of images that end early
         if done > 0:
             remaining = max(progress.updates_total - progress.updates_done, 0) * seconds / done

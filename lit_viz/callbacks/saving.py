@@ -45,7 +45,7 @@ class RunWriter(Callback):
 
     For a run folder a separate thread writes in order; in memory nothing is copied. Everything before a checkpoint is
     on the disk before the checkpoint is saved, so this callback must precede the one that saves it. Only rank 0 has it;
-    its ``outputs`` are those of all ranks.
+    its ``outputs`` are from all ranks.
 
     Args:
         storage: run folder, or memory.
@@ -134,7 +134,7 @@ def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False,
         path: the folder.
         module: the method.
         overwrite: whether an existing run is replaced.
-        recorded: what is recorded beside the versions.
+        recorded: what is recorded in addition to the versions.
 
     Raises:
         LitVizError: the folder is not empty, the disk is full, or the method has no presentation.
@@ -214,7 +214,7 @@ class RunFolder(Callback):
             self._writer.on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write what is left."""
+        """Write the rest of the results."""
         if self._writer is not None:
             self._writer.on_exception(trainer, pl_module, exception)
             self._writer = None
@@ -249,7 +249,7 @@ class ExactCheckpoint(Callback):
 
     SIGINT and SIGTERM set a flag: at the end of the step the checkpoint is saved and the run stops. A second signal
     stops at once. All ranks save and stop in the same step; rank 0 writes the state of all of them. This callback must
-    follow those that write files.
+    follow the callbacks that write files.
 
     Args:
         path: checkpoint file; None saves nothing and still handles signals.
@@ -272,7 +272,7 @@ class ExactCheckpoint(Callback):
         self._previous_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the signal handlers, in place of Lightning's, whose SIGTERM handler exits with status 0.
+        """Install the signal handlers, in place of Lightning's: its SIGTERM handler exits with status 0.
 
         Raises:
             LitVizError: the checkpoint can't be written.

@@ -50,7 +50,7 @@ _DIGEST = 32  # bytes of the SHA-256 digest at the end of a checkpoint
 class AtomicCheckpointIO(CheckpointIO):
     """Write a checkpoint next to its path and rename it, so that the previous one is valid until then.
 
-    The file ends with the digest of its content, which readers of zip files ignore.
+    The digest of the content follows it in the file; readers of zip files ignore it.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -207,7 +207,7 @@ def messages_ignored() -> Iterator[None]:
 
 @contextmanager
 def _levels_raised() -> Iterator[None]:
-    """Set the loggers of Lightning to the level WARNING, until the last of simultaneous runs in threads ends."""
+    """Set the loggers of Lightning to the level WARNING, until the last of simultaneous runs in threads stops."""
     with _levels_lock:
         levels = [logging.getLogger(name).level for name in _LIGHTNING_LOGGERS]
         if _levels:

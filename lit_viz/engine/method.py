@@ -114,7 +114,7 @@ class Method(Part, pl.LightningModule):
         slots: the images in training.
         restarts: times that a task starts again, at most (see :meth:`shortfall`); 0 by default.
         notes: messages to print once before the run.
-        advice: advice for an image whose score is not finite, the end of a sentence.
+        advice: advice for an image with a score that is not finite, the end of a sentence.
         ranks: ranks of the run.
         network_error: the last exception of the network that failed single images.
 
@@ -156,7 +156,7 @@ class Method(Part, pl.LightningModule):
         self.save_hyperparameters({"module": type(self).__name__, **self.plain_arguments()})
 
     def plain_arguments(self) -> dict[str, Any]:
-        """Return the arguments, those with defaults included, as a configuration holds them.
+        """Return the arguments, including defaults, as a configuration holds them.
 
         Parts are written as ``class_path`` and ``init_args``, the network by its name. Images in memory are left
         out.
@@ -188,7 +188,7 @@ class Method(Part, pl.LightningModule):
 
     @property
     def is_half(self) -> bool:
-        """Whether the fast copy has half precision, so that its outputs differ from those of the original."""
+        """Whether the fast copy has half precision, so that its outputs differ from the original's."""
         return self.network_dtype != self.image_dtype
 
     def make_network(self, layers: Collection[str], device: torch.device, **options: Any) -> FrozenNetwork:
@@ -239,7 +239,7 @@ class Method(Part, pl.LightningModule):
     def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
         """Return the tasks with fields that depend on their images ``x`` ``(N, ...)``, such as a predicted label.
 
-        A task whose entry is an error fails.
+        A task with an error as its entry fails.
         """
         return list(tasks)
 
@@ -254,7 +254,7 @@ class Method(Part, pl.LightningModule):
 
     @abstractmethod
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        """Evaluate ``x``, whose row m belongs to slot ``rows[m]``, with the draws of its iteration."""
+        """Evaluate ``x`` with the draws of its iteration; row m belongs to slot ``rows[m]``."""
 
     def project(self, x: Tensor) -> Tensor:
         """Project updated images ``(N, ...)`` onto their feasible set, in place or not; the identity by default."""
@@ -269,7 +269,7 @@ class Method(Part, pl.LightningModule):
     def final_metrics(
         self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
     ) -> list[dict[str, float]]:
-        """Return the metrics of the final images of these slots, by default those of an evaluation.
+        """Return the metrics of the final images of these slots, by default from an evaluation.
 
         Args:
             x: final images ``(len(rows), ...)``.
@@ -304,7 +304,7 @@ class Method(Part, pl.LightningModule):
         """
 
     def finished_metrics(self, record: Record) -> dict[str, float]:
-        """Return metrics of a finished task, whose means over the finished tasks are logged in every step."""
+        """Return metrics of a finished task. Their means over the finished tasks are logged in every step."""
         return {}
 
 

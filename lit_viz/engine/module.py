@@ -40,7 +40,7 @@ class RunProgress:
         ended: finished tasks, including those that ``failed`` or were ``skipped``.
         updates_done: updates made, where a finished task counts with its maximum.
         updates_made: updates made by this process.
-        updates_total: maximum number of updates, without those of restarts.
+        updates_total: maximum number of updates, without restarts.
         iteration: lowest iteration in the slots.
         probability: mean probability of the last snapshots, if they have one.
         objective: mean objective otherwise.
@@ -183,7 +183,7 @@ class ImageTraining(Method):
             describe_bar(self.trainer, text, steps)
 
     def on_train_end(self) -> None:
-        """Keep the results of all ranks on every rank, with those of unfinished images."""
+        """Keep the results of all ranks on every rank, including unfinished images."""
         self.ranks.close()
         if not self.keep_results or self.decision.signal:  # equal on all ranks, which exchange results below
             return
@@ -245,7 +245,7 @@ class ImageTraining(Method):
             checkpoint["lit_viz"]["results"] = [result.dump() for result in self.results if result.is_finished]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the saved state until :meth:`on_fit_start`, where the device is known.
+        """Keep the saved state until :meth:`on_fit_start`, where the device is set.
 
         Raises:
             LitVizError: the checkpoint has another version, or is of other tasks.
@@ -350,7 +350,7 @@ class ImageTraining(Method):
         return {}, failed
 
     def _check_evaluated(self, results: Sequence[Result]) -> None:
-        """End a run whose network raises on every image: on the first batch, or on each of the queue.
+        """Stop a run if the network raises on every image: on the first batch, or on each of the queue.
 
         Raises:
             NetworkError: the exception of the network.

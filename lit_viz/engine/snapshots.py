@@ -72,7 +72,7 @@ class Snapshot:
             ``gradient_norm``, penalties.
         image: ``(C, H, W)`` in [0, 1] on the CPU; None if only the metrics are logged.
         top5: the five most probable classes as (name, probability), in descending order; may be empty.
-        extra_images: further images ``(3, H, W)`` of the iteration, by name, such as a magnified difference.
+        extra_images: additional images ``(3, H, W)`` of the iteration, by name, such as a magnified difference.
         file_metrics: metrics of the image as its file holds it, if that is not x_k.
         array: float32 result, if the image only visualizes it. Final snapshots only, like all below.
         source: the photograph ``(C, H, W)`` in [0, 1], as the network receives it.

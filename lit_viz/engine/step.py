@@ -22,7 +22,7 @@ from lit_viz.utils.device import to_device, to_list
 
 
 class Queue:
-    """The tasks of a rank that wait for a slot: those restored from a checkpoint first, then the new ones.
+    """The tasks of a rank that wait for a slot: tasks restored from a checkpoint first, then the new ones.
 
     Tasks that start again follow the new ones, so that the batches of these do not depend on them. A full batch of them
     precedes the new ones, so that few wait.
@@ -297,7 +297,7 @@ class Step:
         self.evaluated: dict[int, tuple[Evaluation, int]] = {}
 
     def add_evaluation(self, evaluation: Evaluation, slots: Tensor | None, *, logged: bool) -> None:
-        """Add an evaluation of these slots, None for all; with ``logged``, its metrics are logged as those of x_k."""
+        """Add an evaluation of these slots, None for all; with ``logged``, its metrics are logged as metrics of x_k."""
         self.first = self.first or evaluation
         if slots is None:
             self.scores += evaluation.score

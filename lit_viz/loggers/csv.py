@@ -58,6 +58,6 @@ class CSVAdapter(ImageAdapter):
 
 
 def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
-    """Return the adapter of a run folder, whose earlier files are deleted."""
+    """Return the adapter of a run folder; delete its earlier files."""
     shutil.rmtree(folder.path / "csv", ignore_errors=True)
     return CSVAdapter(CSVLogger(folder.path, name="csv", version=""), "iteration")

@@ -63,7 +63,7 @@ def log_snapshot(
         name: name of the task in keys.
         snapshot: the snapshot; its own images are not read.
         images: images by kind: ``image``, and extra ones.
-        caption: caption of the image; those of the extra ones are its first line.
+        caption: caption of the image; extra images have its first line.
     """
     metrics = {f"{metric}/{name}": value for metric, value in snapshot.metrics.items()}
     captioned: dict[str, CaptionedImage] = {}
@@ -80,7 +80,7 @@ class FolderRows:
 
     Up to ``separate`` tasks have their own keys, ``image/<name>``, ``probability/<name>`` and so on. With more tasks,
     16 consecutive tasks share ``image/grid/0000-0015`` and the means of their metrics. A grid is a row when all of its
-    tasks, and those before, are finished; the first 256 tasks have grids.
+    tasks, and all tasks before, are finished; the first 256 tasks have grids.
 
     Args:
         folder: run folder with a queue.
@@ -237,7 +237,7 @@ class _TaskGrid:
 
 
 def _with_file_metrics(metrics: Mapping[str, float], record: Record) -> Mapping[str, float]:
-    """Return the metrics of the last image with those of its file, which may differ."""
+    """Return the metrics of the last image and of its file, which may differ."""
     of_file = dict(metrics)
     for name in metrics:
         value = record.metrics.get(name)

@@ -66,6 +66,6 @@ class TensorBoardAdapter(ImageAdapter):
 
 
 def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
-    """Return the adapter of a run folder, whose earlier event files are deleted."""
+    """Return the adapter of a run folder; delete its earlier event files."""
     shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
     return TensorBoardAdapter(TensorBoardLogger(folder.path, name="tensorboard", version=""), "iteration")

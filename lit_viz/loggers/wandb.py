@@ -148,7 +148,7 @@ def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify
 
 
 def _record_table(folder: FolderStorage) -> wandb.Table:
-    """Return a table with a row per record, whose columns are all keys of the records."""
+    """Return a table with a row per record and a column per key of any record."""
     records = folder.records()
     columns: dict[str, None] = {}  # in their order
     for record in records:
