@@ -119,7 +119,7 @@ class AdversarialExample(AttackTraining):
         return logits
 
     def _decisions(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        """Return logits ``(N, K)`` of slots; of scores that are not exclusive, those of the decision on their goals."""
+        """Return logits ``(N, K)`` of slots; of scores that are not exclusive, of the decision on their goals."""
         goals = self.slots.goals(rows, logits.device)
         if self.network.decision == "exclusive":
             return logits

@@ -58,7 +58,7 @@ class PictureOptions:
     """Size of a class visualization: result, trained canvas and network input.
 
     Args:
-        size: height and width of the result, or one number for a square; by default those of the network.
+        size: height and width of the result, or one number for a square; by default the network's.
         oversample: size of the trained canvas relative to the result, for detail in cropped views.
         shown: central part of the sides of the canvas that the result shows, in [0.1, 1]. The border of the canvas
             is in fewer views and weaker.
@@ -426,7 +426,7 @@ class ClassVisualization(ImageTraining):
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
         """Return the images in 8 bits, as their files hold them, with the prediction for them without transforms.
 
-        Metrics of a group are those of its mean logits. Without a target, ``objective_file`` is the objective.
+        Metrics of a group are computed of its mean logits. Without a target, ``objective_file`` is the objective.
         """
         pictures = resize(center_crop(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)

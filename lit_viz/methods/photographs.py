@@ -311,7 +311,7 @@ def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
 
     Args:
         task: the task.
-        logits: logits ``(K,)`` of its photograph, or None if they are not known.
+        logits: logits ``(K,)`` of its photograph, or None before its evaluation.
         labels: K class names.
 
     Raises:

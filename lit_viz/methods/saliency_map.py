@@ -124,7 +124,7 @@ class SaliencyMap(PhotographTraining):
         return [with_gamma(task, self.methods[_method_name(task)].objective) for task in tasks]
 
     def _with_target(self, task: Task) -> Task:
-        """Return a task without a target as one of its label, which is resolved at once where it is known."""
+        """Return a task without a target as one of its label, which is resolved at once if it is given."""
         if task.target is not None or "error" in task.options or task.options.get("target", "none") != "none":
             return task
         task = replace(task, options={**task.options, "target": "label"})
@@ -162,7 +162,7 @@ class SaliencyMap(PhotographTraining):
         return state | record
 
     def on_fit_start(self) -> None:
-        """Count the evaluations of the maps, whose terms are recorded."""
+        """Count the evaluations of the maps for the record of their terms."""
         super().on_fit_start()
         self._most_evaluations.clear()
         for task in self.tasks:
@@ -208,7 +208,7 @@ class SaliencyMap(PhotographTraining):
         }
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
-        """Make one step without TF32, whose rounding would exceed the tolerance of the check against Captum."""
+        """Make one step without TF32: its rounding would exceed the tolerance of the check against Captum."""
         with full_float32():
             return super().training_step(batch, batch_idx)
 

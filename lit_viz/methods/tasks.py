@@ -142,7 +142,7 @@ class ImageTasks(TaskQueue):
         target: target class, one for all images or one per image: a name, an index, ``label``, ``predicted``,
             ``random`` or ``least-likely``; or a CSV file (file,target).
         label: true class, one for all images or one per image, or the source of all: ``predicted``, ``folders``, or a
-            CSV file (file,label). By default those of the dataset, else predicted.
+            CSV file (file,label). By default the dataset's, else predicted.
         against: class that the target of a saliency map is contrasted with, one for all images or one per image,
             ``runner-up``, or a CSV file (file,against).
         vary: values of ``eps`` (radii of the attack, such as ``4/255``) and of ``target`` by name. Every image has a
@@ -150,7 +150,7 @@ class ImageTasks(TaskQueue):
         goal: of attacks on scores that do not exclude each other, such as ``above:V`` or ``vanish``; ``change:T`` is
             two tasks (see :meth:`~lit_viz.networks.outputs.Output.parse_goals`).
         normalization: mean and standard deviation by which floating-point arrays and tensors, or the images of a
-            dataset, were normalized; of a dataset by default those of its transform.
+            dataset, were normalized; of a dataset by default from its transform.
         seed: seed of the first task; task i uses ``seed + i``. The radii of an image have its seed.
 
     Attributes:

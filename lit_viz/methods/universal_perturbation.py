@@ -384,7 +384,7 @@ def _common_fields(task: Task) -> dict[str, Any]:
 
 
 def _fooling_rate(images: Sequence[PerturbedImage], field: str, *, held_out: bool) -> float:
-    """Return the fraction of counted photographs whose record field is true; NaN if there are none."""
+    """Return the fraction of counted photographs with a true field of the record; NaN if there are none."""
     fooled: list[bool] = []
     for image in images:
         if image.record.status == "done" and image.record.held_out == held_out:
@@ -397,7 +397,7 @@ def _fooling_rate(images: Sequence[PerturbedImage], field: str, *, held_out: boo
 def add_to_views(delta: Tensor, draws: Draws, photographs: Tensor, keys: Sequence[Key]) -> Tensor:
     """Return the sums of perturbations ``(N, C, H, W)`` and photographs ``(M, C, H, W)``, one per draw.
 
-    ``keys`` are those of the photographs. The draws may be a subset of them, or perturbations and draws a subset of the
+    ``keys`` belong to the photographs. The draws may be a subset of them, or perturbations and draws a subset of the
     batch.
     """
     count = len(draws.keys)

@@ -103,7 +103,7 @@ class LastCheckpoint:
 
     @cached_property
     def incomplete(self) -> set[int]:
-        """Tasks whose rows, files or record are not those of the time of the checkpoint."""
+        """Tasks with rows, files or a record that differ from the checkpoint."""
         in_progress = self._checkpoint.get(IN_PROGRESS)
         if not isinstance(in_progress, dict):
             in_progress = {}

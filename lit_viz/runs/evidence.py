@@ -23,7 +23,7 @@ AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FileEvidence(JsonObject):
-    """Adversarial files that were read and classified again; ``wrong`` are the names of those that differ. ``tasks`` is
+    """Adversarial files that were read and classified again; ``wrong`` are the names of differing files. ``tasks`` is
     the number of tasks of the run, of which those that were ``skipped`` or failed are not read."""
 
     read: int
@@ -35,7 +35,7 @@ class FileEvidence(JsonObject):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ImageEvidence(JsonObject):
-    """Class images that were read and classified again, the number of those classified as recorded, and predictions.
+    """Class images that were read and classified again, the number of images classified as recorded, and predictions.
     ``tasks`` is the number of tasks of the run, of which some may have no image."""
 
     read: int
@@ -251,7 +251,7 @@ class MapAgreement(MapEvidence):
         sum: gate of the sum, of a map that was verified by its terms.
         delivered: gate of the delivered map or its terms.
         similarity: of the whole map.
-        controls: similarities of maps that must not agree, or differences of their terms.
+        controls: similarities of maps that must differ, or differences of their terms.
     """
 
     passed: bool

@@ -29,7 +29,7 @@ class Judgment(TypedDict):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ContrastRecord(Record, abstract=True):
-    """Result whose target may be contrasted with another class.
+    """Result with a target that may be contrasted with another class.
 
     Attributes:
         against, gamma: index and weight of the class that the target is contrasted with.
@@ -170,7 +170,7 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
         label_name: name of the label.
         predicted_before, predicted_before_name: prediction of the photograph.
         probability_before: probability of the target or the label on the photograph.
-        score_before: score of the photograph, of a network whose scores are numbers.
+        score_before: score of the photograph, of a network of numbers.
         original_size, original_box: size of the original photograph, and the part that the network received.
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.
@@ -228,10 +228,10 @@ class UniversalRecord(AttackRecord, kind="universal_perturbation"):
     Attributes:
         magnified: factor by which the picture magnifies the perturbation.
         photographs: number of photographs.
-        trained_on, held_out: those of them that count, by part.
+        trained_on, held_out: counted photographs, by part.
         fooling_rate: share of the photographs trained on that are fooled in the file.
         fooling_rate_float: share of the photographs trained on that are fooled before rounding.
-        held_out_fooling_rate, held_out_fooling_rate_float: the same of those held out, in the file and before rounding.
+        held_out_fooling_rate, held_out_fooling_rate_float: the same of the held-out photographs.
     """
 
     magnified: float

@@ -26,7 +26,7 @@ R = TypeVar("R", bound=Record)
 class Outcome:
     """The outcome of a task. Images and arrays are read when they are accessed.
 
-    A notebook displays the photograph, if there is one, beside the final image.
+    A notebook displays the photograph, if there is one, next to the final image.
 
     Args:
         record: its record.
@@ -68,7 +68,7 @@ class Outcome:
         return self._storage.terms(self.record)
 
     def source(self) -> Tensor | None:
-        """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it; None if there is none."""
+        """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
         return self._storage.source(self.record.key)
 
     def pictures(self) -> tuple[Picture | None, Picture | None]:
@@ -172,7 +172,7 @@ class Storage(ABC):
 
     @abstractmethod
     def source(self, key: str) -> Tensor | None:
-        """Return the photograph ``(C, H, W)`` in [0, 1] as the network saw it; None if there is none."""
+        """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
 
     def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
         """Return photograph and final image, as files where there are any."""
