@@ -153,14 +153,14 @@ def saliency(
         target: explained class, one for all images or one per image: name, index, ``label`` (default),
             ``predicted``, ``random`` or ``least-likely``.
         label: true class, one for all images or one per image, or the source of all: ``predicted``, ``folders`` or a
-            CSV file (file,label). Default: those of a dataset, else predicted.
+            CSV file (file,label). Default: the dataset's, else predicted.
         against: class that the target is contrasted with, one for all images or one per image: name, index or
             ``runner-up``, the most probable class other than the target. The explained score is
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
         method: one or several names of :data:`lit_viz.attributions.ATTRIBUTIONS`, or instances such as
             ``GradCAM(layer="blocks.6")``. Default: ``gradient``.
         normalization: mean and standard deviation of floating-point arrays and tensors, or of the images of a dataset,
-            which are removed. Default: of a dataset those of its transform.
+            which are removed. Default: of a dataset from its transform.
         vary: ``{"target": [...]}``: every target for each image.
         seed: seed of the first map; map i uses ``seed + i``. Default: the configuration's, or 0.
         config: YAML file, or name of a packaged configuration, with other defaults of the arguments.
@@ -219,13 +219,13 @@ def attack(
             :func:`saliency`.
         target: target class, one for all images or one per image. Default: untargeted.
         label: true class, one for all images or one per image, or the source of all: ``predicted``, ``folders`` or a
-            CSV file (file,label). Default: those of a dataset, else predicted. An image that is not predicted as its
+            CSV file (file,label). Default: the dataset's, else predicted. An image that is not predicted as its
             label is skipped.
         attack: a name of :data:`lit_viz.attacks.ATTACKS`, or an instance such as ``PGD(alpha=0.01)``. Default:
             ``normalized_ascent``.
         eps: radius in units of [0, 1], such as ``4/255``, for attacks with a budget; several give a robustness
             curve.
-        goal: of a network whose scores are numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
+        goal: of a network of numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
             the unit of the score; of decisions that do not exclude each other ``vanish`` or ``appear``, and of
             :class:`~lit_viz.outputs.Share` ``share:S``.
         normalization: as in :func:`saliency`.
@@ -270,7 +270,7 @@ def _run(
         network: the network.
         values: its own arguments; None for the default.
         options: other arguments, of which None is a value.
-        progress: whether progress and messages are shown.
+        progress: whether progress and messages are printed.
     """
     if "images" in values:
         require(values["images"] is not None, "images must be one or several images", "None")
@@ -312,7 +312,7 @@ def check(
         True if no check has failed.
 
     Raises:
-        LitVizError: the folder is not a run, the weights are not those of the run, or an option does not apply to it.
+        LitVizError: the folder is not a run, the run has other weights, or an option does not apply to it.
     """
     if isinstance(folder, Run):
         return folder.check(faithfulness=faithfulness, trust=trust, images=images, progress=progress)
@@ -339,11 +339,11 @@ def resume(
         folder: run folder.
         network: the network, if the run was started with a module.
         progress: show progress and messages. Default: in notebooks.
-        options: arguments to change: ``slots``, ``compile``, ``devices_mode``, and those of :func:`run`, such as
+        options: arguments to change: ``slots``, ``compile``, ``devices_mode``, and arguments of :func:`run`, such as
             ``trainer={"accelerator": "cpu"}``.
 
     Raises:
-        LitVizError: the folder is not a run, the weights are not those of the run, or an argument can't be changed.
+        LitVizError: the folder is not a run, the run has other weights, or an argument can't be changed.
     """
     return finished(resume_run(folder, network, options, choose_notify(progress)))
 
@@ -371,8 +371,8 @@ def log(
 ) -> list[str]:
     """Log a run folder: metrics and images at their iterations, results, evidence and summary.
 
-    Repeating it adds only what a logger lacks: W&B and MLflow continue the run whose id is in the run folder,
-    TensorBoard and CSV write their files in the run folder anew.
+    Repeating it adds only what a logger lacks: W&B and MLflow continue the run by its id in the run folder,
+    TensorBoard and CSV write their files in the run folder again.
 
     Args:
         folder: run folder, or a run that has one.

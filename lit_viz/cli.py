@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run_process() -> None:
-    """Run the command of this process. A signal while Python ends does not change the exit status of the command."""
+    """Run the command of this process. A signal while Python exits does not change the exit status of the command."""
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is imported
     status: Any = 0
     try:
@@ -218,7 +218,7 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
     Args:
         name: name of the command.
         words: the words.
-        others: further arguments, which take precedence.
+        others: additional arguments, which take precedence.
     """
     with _gc_paused():
         from lit_viz.commands import parse_method
@@ -239,7 +239,7 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
         check_folder_is_new(options)
     if command.positional not in values and "layer" not in values and "config" not in values:
         defaults = ", ".join(map(str, form.tasks["init_args"].get(command.positional, ())))
-        notify(f"no {command.positional} given, using those of --config {command.config}: {defaults}")
+        notify(f"no {command.positional} given, using the default of --config {command.config}: {defaults}")
     network = load_recorded(section)
     form = method_form(command, values, network)
     module, tasks, arguments = form.build(network)
@@ -348,13 +348,13 @@ def _epochs(words: list[str]) -> None:
     values = _values("epochs", words, "folder")
     from lit_viz.figures.epochs import save_epochs
 
-    left_out: list[str] = []
-    paths = save_epochs(values["folder"], left_out.append)
+    omitted: list[str] = []
+    paths = save_epochs(values["folder"], omitted.append)
     for name, path in zip(("figure   ", "animation"), paths, strict=False):
         print(f"{name} {path}")
-    for line in left_out:
+    for line in omitted:
         notify(line)
-    if left_out:
+    if omitted:
         sys.exit(1)
 
 

@@ -64,7 +64,7 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
 
     Args:
         command: the method.
-        form: a form with the parts whose arguments are options.
+        form: a form with the parts that have options.
         every: whether the help shows all options.
     """
     from lit_viz import api
@@ -177,7 +177,7 @@ def _add_trainer(parser: Parser, shown: Collection[str] | None) -> None:
 
 
 def parse_method(command: MethodCommand, words: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of a method by name, those of network and Trainer with their prefix."""
+    """Return the arguments of a method by name, of network and Trainer with their prefix."""
     parser = method_parser(command, first_words(command, words))
     return parser.values(words)
 
@@ -264,7 +264,7 @@ def _epochs_parser() -> Parser:
 
 
 def _classes_parser() -> Parser:
-    parser = Parser("classes", "[PART] [options]", "List the classes whose name contains PART.", "terrier")
+    parser = Parser("classes", "[PART] [options]", "List the classes with PART in their name.", "terrier")
     parser.add_positional("part", "part of the names", several=True)
     _add_network(parser, None)
     return parser

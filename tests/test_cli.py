@@ -103,7 +103,7 @@ def test_short_names_dotted_names_and_both_spellings_are_the_same_option() -> No
 def test_values_with_a_leading_dash() -> None:
     assert parse_method(VISUALIZE, ["-1", "--seed", "-3"]) == {"seed": -3, "target": [-1]}
     assert parse_method(VISUALIZE, ["--neuron", "-1,-1"]) == {"neuron": "-1,-1"}
-    with pytest.raises(LitVizError, match="unrecognized option -x: options begin with two dashes"):
+    with pytest.raises(LitVizError, match="unrecognized option -x: options start with two dashes"):
         parse_method(VISUALIZE, ["-x", "3"])
 
 
@@ -210,7 +210,7 @@ def test_resume_rejects_another_configuration(
         (["--group", "2"], "picture.group can't be changed: {} was started with 1, got 2"),
         (["--config", "small"], "--config only applies to a new run"),
         (["--itrations", "3"], "unrecognized option --itrations"),
-        (["2"], "lit-viz resume takes no further word, got '2'"),
+        (["2"], "lit-viz resume takes no more words, got '2'"),
         (["--slts", "3"], "did you mean --slots"),
         (["--slots", "x"], "--slots must be a whole number, got 'x'"),
         (["--out", "elsewhere"], "--out only applies to a new run"),
@@ -385,7 +385,7 @@ def test_default_photographs_are_printed(
 ) -> None:
     words = ["attack", *small_options, "--target", "0", "--count"]
     lit_viz(*words)
-    line = "no images given, using those of --config normalized_ascent: packaged:chelsea"
+    line = "no images given, using the default of --config normalized_ascent: packaged:chelsea"
     assert line in capsys.readouterr().err
     for named in (["packaged:coffee"], ["--images", "packaged:coffee"], ["--config", "pgd_linf"]):
         lit_viz(*words, *named)

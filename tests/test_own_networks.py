@@ -103,7 +103,7 @@ def test_commands_load_a_factory_with_labels(
     lit_viz("layers", f"{nets}:three", "--network.size", "8")
     assert "features.0" in capsys.readouterr().out
     lit_viz("layers", f"{nets}:three", "features", "--network.size", "8", expect=1)
-    assert "takes no further word, got 'features'" in sentence(capsys)
+    assert "takes no more words, got 'features'" in sentence(capsys)
     lit_viz("classes", "be", *own, "--network.sise", "8", expect=1)
     assert "did you mean --network.size" in sentence(capsys)
     few = ["--iterations", "2", "--views", "1", "--wandb", "disabled"]

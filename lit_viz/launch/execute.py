@@ -88,7 +88,7 @@ def run(
         logger: names of the loggers of the run folder (``wandb,tensorboard,mlflow,csv`` or ``none``), loggers of
             Lightning, or a list of both.
         logging: settings of the loggers that are given by name.
-        trainer: arguments of the Trainer, such as ``{"devices": 2, "precision": "16-mixed"}``, or a Trainer, whose own
+        trainer: arguments of the Trainer, such as ``{"devices": 2, "precision": "16-mixed"}``, or a Trainer; its own
             loggers and callbacks are used too.
         captum: ``captum`` compares saliency maps with Captum for 15 seconds, ``auto`` for as long as the run took, but
             between 1 and 15 seconds, and ``none`` compares none. The first map of each method is compared in any case.
@@ -305,7 +305,7 @@ def _complete(
     send: Notify,
     discarded: Sequence[str],
 ) -> None:
-    """Compute the evidence, and draw figure and report of a run whose images are done.
+    """Compute the evidence, and draw figure and report of a run with finished images.
 
     ``discarded`` are the derived files that are missing: the evidence is computed if one of its files is among them,
     and what shows it is drawn again.
@@ -328,7 +328,7 @@ def _complete(
 
 
 def _follow(trainer: pl.Trainer, module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
-    """Take part in a run whose folder and outcomes belong to rank zero."""
+    """Take part in a run. Its folder and outcomes belong to rank zero."""
     if options.resume and options.folder is not None and is_run(options.folder):
         folder = FolderStorage.open(options.folder)
         stored = folder.queue()

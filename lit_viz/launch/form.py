@@ -60,7 +60,7 @@ class Owner:
         label: prefix of dotted names: ``attack``, ``run``, ``logging`` ..., and ``method.occlusion`` of one of several.
         kind: the class or function.
         path: keys of its arguments in the form.
-        instance: the object of the caller whose arguments can't be set; None for plain values.
+        instance: the object of the caller, with fixed arguments; None for plain values.
     """
 
     label: str
@@ -99,7 +99,7 @@ class Form:
     Attributes:
         network: arguments of :func:`lit_viz.load_network`, its name as ``name``.
         module, tasks: ``class_path`` and ``init_args``.
-        run: arguments of :func:`lit_viz.run`, the Trainer's as ``trainer`` and those of loggers as ``logging``.
+        run: arguments of :func:`lit_viz.run`, the Trainer's as ``trainer`` and the loggers' as ``logging``.
     """
 
     network: dict[str, Any] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class Form:
         return form
 
     def copy(self) -> Form:
-        """Return a form whose sections can be changed; objects in it are shared."""
+        """Return a form with copied sections; objects in it are shared."""
         return Form(**{name: _copied(getattr(self, name)) for name in SECTIONS})
 
     def to_yaml(self) -> str:
@@ -173,7 +173,7 @@ class Form:
         yield Owner("network", load_network, ("network",))
 
     def parts(self) -> Iterator[Owner]:
-        """Yield the parts of the module whose arguments have names: attack, saliency methods, objective ..."""
+        """Yield the parts of the module that have options: attack, saliency methods, objective ..."""
         kind = self.module_class
         parameters = constructor_parameters(kind)
         for name, hint in hints_of(kind).items():
@@ -315,7 +315,7 @@ class Form:
         return LitVizError(f"{name} is not an argument of {receivers}{hint}", argument=name)
 
     def _put(self, owner: Owner, name: str, value: Any) -> None:
-        """Set an argument of an owner, whose section is made if it is not there."""
+        """Set an argument of an owner; add its section if it is missing."""
         if owner.instance is not None:
             raise LitVizError(f"{name} must be an argument of the instance, {owner.title}({name}={value!r})")
         target: Any = {section: getattr(self, section) for section in SECTIONS}

@@ -26,7 +26,7 @@ from lit_viz.utils.formatting import Notify, command_line
 def open_loggers(
     folder: FolderStorage, names: Sequence[str], options: RunOptions, method: type[ImageTraining], notify: Notify
 ) -> FolderLogger:
-    """Return the callback that logs a run folder; a logger that cannot be opened is left out.
+    """Return the callback that logs a run folder; a logger that cannot be opened is omitted.
 
     Args:
         folder: run folder.
@@ -53,8 +53,8 @@ def incomplete_loggers(folder: FolderStorage, names: Sequence[str]) -> list[str]
     """Return the loggers that lack the end of a finished run."""
     incomplete: list[str] = []
     for name in names:
-        has_begun = (folder.path / name).is_dir()
-        if has_begun and not complete_mark(folder, name).exists():
+        is_started = (folder.path / name).is_dir()
+        if is_started and not complete_mark(folder, name).exists():
             incomplete.append(name)
     return incomplete
 

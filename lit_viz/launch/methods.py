@@ -101,9 +101,9 @@ def read_config(command: MethodCommand, name: str | Path | None) -> Form:
     form = Form.read(path)
     form.module.setdefault("class_path", command.modules[0])
     form.tasks.setdefault("class_path", _TASKS[command.name])
-    found = public_path(form.module_class)
+    kind_path = public_path(form.module_class)
     for other in COMMANDS.values():
-        if found in other.modules and other is not command:
+        if kind_path in other.modules and other is not command:
             raise LitVizError(f"{path} is the configuration of lit-viz {other.name}, not of lit-viz {command.name}")
     for key in ("out", "overwrite", "resume"):
         form.run.pop(key, None)
@@ -172,7 +172,7 @@ def _admits_parts(form: Form, name: str) -> bool:
 def _layer_form(command: MethodCommand, network: Network | None) -> Form:
     """Return the configuration of the images of a layer, by the input sizes that a network accepts.
 
-    The L2 prior of the configuration ``small`` is left out: it outweighs the mean activation of a channel.
+    The L2 prior of the configuration ``small`` is removed: it outweighs the mean activation of a channel.
     """
     if network is None or network.accepts(_VIEW):
         return read_config(command, "channels")
@@ -191,7 +191,7 @@ def _select(form: Form, selection: Mapping[str, Any], has_objective: bool) -> No
     Args:
         form: a form with the objective and the tasks of its configuration.
         selection: arguments that select the tasks; None for none, in place of the configuration's.
-        has_objective: whether the objective is given; what the configuration selects is then left out.
+        has_objective: whether the objective is given; what the configuration selects is then removed.
     """
     given = {name: value for name, value in selection.items() if value is not None}
     if public_path(form.tasks_class) not in _QUEUES:  # tasks of the user

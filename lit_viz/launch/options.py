@@ -1,4 +1,4 @@
-"""Options of a run beside its method and its tasks."""
+"""Options of a run in addition to its method and its tasks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIXED_TRAINER_ARGUMENTS = frozenset({
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The arguments of :func:`lit_viz.run` beside its module and its tasks, which describes them.
+    """The arguments of :func:`lit_viz.run` other than its module and its tasks. See there for their description.
 
     Raises:
         LitVizError: a value is invalid, or a logger is unknown or not installed.
@@ -140,13 +140,13 @@ def loggers_of(given: str | Logger | Sequence[str | Logger] | None) -> list[str 
     if given is None:
         return []
     items: Sequence[Any] = given if isinstance(given, (list, tuple)) else [given]
-    found: list[str | Logger] = []
+    loggers: list[str | Logger] = []
     for item in items:
         if isinstance(item, str):
-            found += item.split(",")
+            loggers += item.split(",")
         else:
-            found.append(item)
-    return found
+            loggers.append(item)
+    return loggers
 
 
 def default_folder(method: str, first: object) -> Path:

@@ -1,4 +1,4 @@
-"""A parser of a command line whose options are the arguments of classes and functions, with their docstrings."""
+"""A command-line parser with the arguments of classes and functions as options, described by their docstrings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MARKUP = ((r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"), (r"``(.*?)``", r"\1"), (r"\s
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose options are the arguments of classes and functions; its errors are :class:`LitVizError`.
+    """A parser with the arguments of classes and functions as options; its errors are :class:`LitVizError`.
 
     Args:
         command: name of the command.
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         names: names that the values of an option may have, by its own name; its help and its completion list them.
         texts: descriptions in place of those of docstrings, by name.
         defaults: values of a configuration, by name, which the help shows in brackets as the other defaults; None to
-            show no defaults, which are those of a run or of several configurations.
+            show no defaults, if they depend on a run or on several configurations.
     """
 
     def __init__(self, command: str, usage: str = "", summary: str = "", example: str = "") -> None:
@@ -229,8 +229,8 @@ class Parser(argparse.ArgumentParser):
         """Return the error about a word that is no option."""
         if not word.startswith("--"):
             if word.startswith("-"):
-                return LitVizError(f"unrecognized option {word}: options begin with two dashes, such as --out")
-            return LitVizError(f"{self.prog} takes no further word, got {word!r}: see {self.prog} --help")
+                return LitVizError(f"unrecognized option {word}: options start with two dashes, such as --out")
+            return LitVizError(f"{self.prog} takes no more words, got {word!r}: see {self.prog} --help")
         name = word[2:].split("=")[0].replace("-", "_")
         known: dict[str, None] = {}
         hidden: dict[str, None] = {}
@@ -392,19 +392,19 @@ def parameters_of(target: Any) -> Mapping[str, Any]:
 
 @cache
 def helps_of(target: Any) -> dict[str, str]:
-    """Return the descriptions of arguments in docstrings, those of base classes included, without markup."""
+    """Return the descriptions of arguments in docstrings, including base classes, without markup."""
     texts = [target.__doc__]
     if isinstance(target, type):
         texts = [text for kind in target.__mro__ for text in (kind.__doc__, kind.__init__.__doc__)]  # type: ignore[misc]
-    found: dict[str, str] = {}
+    helps: dict[str, str] = {}
     for documented in texts:
         for parameter in parse_docstring(documented or "").params:
             text = parameter.description or ""
             for pattern, replacement in _MARKUP:
                 text = re.sub(pattern, replacement, text)
             for name in parameter.arg_name.split(","):
-                found.setdefault(name.strip(), text.strip())
-    return found
+                helps.setdefault(name.strip(), text.strip())
+    return helps
 
 
 def _escaped(text: str) -> str:

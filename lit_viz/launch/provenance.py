@@ -1,4 +1,4 @@
-"""What ``config.yaml`` of a run records beside its form: versions, and the identity of the network."""
+"""Records of ``config.yaml`` of a run in addition to its form: versions, and the identity of the network."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def changed_form(folder: FolderStorage, form: Form, changes: Mapping[str, Any]) 
 def stored_module(folder: FolderStorage, form: Form, network: Network) -> ImageTraining:
     """Return the module of a run folder.
 
-    The initial image of class images is left out if it can't be read any more, since finished images do not need it.
+    The initial image of class images is omitted if it can't be read any more, since finished images do not need it.
     """
     try:
         return form.build_module(network)
@@ -107,7 +107,7 @@ def stored_module(folder: FolderStorage, form: Form, network: Network) -> ImageT
 
 
 def stored_tasks(folder: FolderStorage, form: Form, network: Network) -> TaskQueue:
-    """Return the tasks of a run folder; those of the form if the run was stopped before it had any."""
+    """Return the tasks of a run folder, or of the form if the run was stopped before it had any."""
     stored = folder.queue()
     return TaskQueue(stored) if stored else form.build_tasks(network)
 
@@ -277,12 +277,12 @@ def check_records(folder: FolderStorage, tasks: Sequence[Task], network: Network
 
 
 def _contradictions(record: Record, task: Task) -> list[str]:
-    found = []
+    mismatches = []
     for kind, value in (("target", task.target), ("method", task.options.get("method"))):
         recorded = getattr(record, kind, value)
         if value is not None and recorded != value:
-            found.append(f"the {kind} of task {task.index} is {recorded!r}, and {value!r} in the queue")
-    return found
+            mismatches.append(f"the {kind} of task {task.index} is {recorded!r}, and {value!r} in the queue")
+    return mismatches
 
 
 def _wrong_classes(entries: Sequence[Task | Record], classes: int) -> list[str]:

@@ -202,7 +202,7 @@ class Run:
     def save_gif(self, path: str | Path) -> Path:
         """Write the logged images of the tasks over their iterations as a repeating GIF, and return its path.
 
-        Up to 16 tasks are drawn; those whose image changes come first.
+        Up to 16 tasks are drawn; tasks with a changing image come first.
 
         Raises:
             LitVizError: the path does not end in .gif, no image was logged, or the disk is full.
@@ -338,13 +338,13 @@ class Run:
         return passed
 
     def _verify_once(self) -> None:
-        """Compute the evidence of the end of a run in memory, unless it is known."""
+        """Compute the evidence of the end of a run in memory, unless it is stored."""
         storage = self._on_rank_zero()
         if not storage.evidence().to_dict():
             self._verify(evidence_settings(self._options, ignore))
 
     def _verify(self, settings: EvidenceSettings) -> bool:
-        """Compute the evidence of a run in memory, whose files are written to a temporary folder."""
+        """Compute the evidence of a run in memory, with its files in a temporary folder."""
         storage = self._on_rank_zero()
         self._network.refresh()
         with gradients_enabled(), failures_reported(self._module, self._options), storage.files() as folder:
@@ -403,10 +403,10 @@ def _unfinished_text(records: Sequence[Record]) -> str:
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
     """Stack tensors ``(...)`` to ``(N, ...)``, with NaN for None."""
-    known = [tensor for tensor in tensors if tensor is not None]
-    if not known:
+    present = [tensor for tensor in tensors if tensor is not None]
+    if not present:
         return torch.empty(0)
-    blank = torch.full_like(known[0], torch.nan)
+    blank = torch.full_like(present[0], torch.nan)
     return torch.stack([blank if tensor is None else tensor for tensor in tensors])
 
 

@@ -95,7 +95,7 @@ def fit(
 ) -> None:
     """Optimize the images of the tasks, from the last checkpoint if the run is resumed.
 
-    The results are those of the callbacks; the module keeps none.
+    The results are in the callbacks; the module keeps none.
     """
     checkpoint = None if options.folder is None else options.folder / LAST_CHECKPOINT
     resumed = checkpoint if checkpoint is not None and options.resume and checkpoint.exists() else None
@@ -185,7 +185,7 @@ def failures_reported(module: ImageTraining, options: RunOptions) -> Iterator[No
     except NetworkError as error:
         raise LitVizError(f"{error}; use {fewer} if the batch is too large{resume()}") from error
     except SystemExit as error:
-        raise LitVizError(f"the network's code ended Python with status {error.code}{resume()}") from error
+        raise LitVizError(f"the network's code exited with status {error.code}{resume()}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

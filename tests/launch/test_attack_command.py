@@ -254,7 +254,7 @@ def test_the_images_of_the_configuration_are_named(
 ) -> None:
     lit_viz("attack", *small_options, "--count")
     printed = capsys.readouterr()
-    assert "no images given, using those of --config normalized_ascent: packaged:" in printed.err
+    assert "no images given, using the default of --config normalized_ascent: packaged:" in printed.err
     assert "steps" in printed.out
 
 
