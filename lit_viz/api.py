@@ -160,7 +160,7 @@ def saliency(
         method: one or several names of :data:`lit_viz.attributions.ATTRIBUTIONS`, or instances such as
             ``GradCAM(layer="blocks.6")``. Default: ``gradient``.
         normalization: mean and standard deviation of floating-point arrays and tensors, or of the images of a dataset,
-            which are removed. Default: of a dataset from its transform.
+            which are removed. Default: from the transform of a dataset.
         vary: ``{"target": [...]}``: every target for each image.
         seed: seed of the first map; map i uses ``seed + i``. Default: the configuration's, or 0.
         config: YAML file, or name of a packaged configuration, with other defaults of the arguments.
@@ -225,7 +225,7 @@ def attack(
             ``normalized_ascent``.
         eps: radius in units of [0, 1], such as ``4/255``, for attacks with a budget; several give a robustness
             curve.
-        goal: of a network of numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
+        goal: for scores that are numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
             the unit of the score; of decisions that do not exclude each other ``vanish`` or ``appear``, and of
             :class:`~lit_viz.outputs.Share` ``share:S``.
         normalization: as in :func:`saliency`.

@@ -222,8 +222,8 @@ class Record(JsonObject):
         forwards, backwards: evaluations of the network.
         seconds: time in the slot.
         file, array: paths of the image and of the raw result, relative to the run folder.
-        metrics: scalars of the final image, by name; ``probability`` of the target or the label, or ``score`` of a
-            network of numbers.
+        metrics: scalars of the final image, by name; ``probability`` of the target or the label, or ``score``
+            if scores are numbers.
         settings: what the method records of itself, by name.
         norm, eps: norm and radius of the ball, in units of [0, 1], of an attack with a budget; else None.
         l2, linf: Euclidean norm and largest absolute value of a change, in units of [0, 1].

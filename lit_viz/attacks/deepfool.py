@@ -57,7 +57,7 @@ class DeepFool(Attack):
         return (x + per_slot(length, x) * self.norm.steepest(gradient)).clamp(0, 1), state
 
     def _nearest(self, x: Tensor, state: State, evaluation: Evaluation, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distances of the nearest boundaries ``(N,)`` and their gradients ``(N, C, H, W)``."""
+        """Return the distances ``(N,)`` and the normal directions ``(N, C, H, W)`` of the nearest boundaries."""
         logits, goal, targeted = evaluation.logits, state["goal"], state["targeted"]
         others = logits.scatter(1, goal[:, None], -torch.inf)
         rivals = others.topk(min(self.classes, logits.shape[1]) - 1).indices

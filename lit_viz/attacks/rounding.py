@@ -49,10 +49,10 @@ class Saved:
 
     Attributes:
         image: ``(C, H, W)`` float32 in [0, 1] on the CPU, bit-equal to the decoded PNG.
-        success: whether the image is in the ball and the original network's prediction of the PNG is the goal.
+        success: whether the image is in the ball and the original network's prediction of the PNG reaches the goal.
         logits: ``(K,)`` of the original network for the PNG.
         repaired: sum of the level changes that restored a success; 0 without repair.
-        jpeg: by quality, whether the prediction of a JPEG of the image is the goal.
+        jpeg: by quality, whether the prediction of a JPEG of the image reaches the goal.
         distances: see :func:`distances`.
     """
 
@@ -186,7 +186,7 @@ class Verifier:
         return logits if len(images) == 1 else self._with_close_ones_alone(images, logits)
 
     def _with_close_ones_alone(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Return logits, with a margin within :meth:`tolerance` of the original network for the image alone."""
+        """Return logits; a margin within :meth:`tolerance` is computed again for the image alone."""
         for n in (self.margin(logits).abs() < self.tolerance(logits)).nonzero()[:, 0].tolist():
             logits[n] = self.network.scores(images[n : n + 1], final=True)[0].cpu()
         return logits

@@ -29,7 +29,7 @@ class AttentionMap(Gradient):
     Subclasses implement :meth:`relevance`.
 
     Args:
-        grid: rows and columns of the patches; by default of the convolution that embeds them.
+        grid: rows and columns of the patches; by default from the convolution that embeds them.
     """
 
     spatial = True

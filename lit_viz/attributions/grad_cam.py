@@ -39,7 +39,7 @@ class GradCAM(Gradient):
         reshape: function from the output of the layer to feature maps ``(N, C, h, w)``, or ``module:function``. Not
             required for feature maps, channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last
             are the patches.
-        grid: rows and columns of the patches of tokens; by default of the convolution that embeds them.
+        grid: rows and columns of the patches of tokens; by default from the convolution that embeds them.
     """
 
     title = "Grad-CAM"

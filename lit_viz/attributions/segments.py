@@ -72,7 +72,7 @@ class Segments:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the region of every pixel, int64 ``(N, 1, H, W)``, from 0.
 
-        Superpixels are computed of the image in 8 bits, so that they do not depend on its precision.
+        Superpixels are computed from the image in 8 bits, so that they do not depend on its precision.
         """
         require(x.ndim == 4, "superpixels require images (N, C, H, W)", f"shape {tuple(x.shape)}")
         self.check(tuple(x.shape[2:]))

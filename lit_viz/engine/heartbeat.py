@@ -43,7 +43,7 @@ def connect_store() -> Store:
 
 
 class Heartbeat:
-    """Beats of this rank in a store, and a watchdog that names ranks with an old last beat.
+    """Beats of this rank in a store, and a watchdog that names ranks without a recent beat.
 
     The lowest rank that responds prints the names, once. A rank may be slow without being named: its beats come from a
     thread of their own.

@@ -195,7 +195,7 @@ class DatasetImages:
 
     Args:
         dataset: map-style dataset, or a loader, of which the dataset is taken.
-        normalization: mean and standard deviation that the images were normalized by; by default of the
+        normalization: mean and standard deviation that the images were normalized by; by default from the
             dataset's transform.
 
     Attributes:

@@ -119,7 +119,7 @@ class AdversarialExample(AttackTraining):
         return logits
 
     def _decisions(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        """Return logits ``(N, K)`` of slots; of scores that are not exclusive, of the decision on their goals."""
+        """Return logits ``(N, K)`` of slots, or of the decision on their goals if scores are not exclusive."""
         goals = self.slots.goals(rows, logits.device)
         if self.network.decision == "exclusive":
             return logits

@@ -426,7 +426,7 @@ class ClassVisualization(ImageTraining):
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
         """Return the images in 8 bits, as their files hold them, with the prediction for them without transforms.
 
-        Metrics of a group are computed of its mean logits. Without a target, ``objective_file`` is the objective.
+        Metrics of a group are computed from its mean logits. Without a target, ``objective_file`` is the objective.
         """
         pictures = resize(center_crop(self._decode(x).clamp(0, 1), self.shown), self.picture)
         pictures = pictures.mul(255).round_().div_(255)

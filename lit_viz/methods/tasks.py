@@ -150,7 +150,7 @@ class ImageTasks(TaskQueue):
         goal: of attacks on scores that do not exclude each other, such as ``above:V`` or ``vanish``; ``change:T`` is
             two tasks (see :meth:`~lit_viz.networks.outputs.Output.parse_goals`).
         normalization: mean and standard deviation by which floating-point arrays and tensors, or the images of a
-            dataset, were normalized; of a dataset by default from its transform.
+            dataset, were normalized; by default from the transform of a dataset.
         seed: seed of the first task; task i uses ``seed + i``. The radii of an image have its seed.
 
     Attributes:

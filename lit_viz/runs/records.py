@@ -170,7 +170,7 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
         label_name: name of the label.
         predicted_before, predicted_before_name: prediction of the photograph.
         probability_before: probability of the target or the label on the photograph.
-        score_before: score of the photograph, of a network of numbers.
+        score_before: score of the photograph, if scores are numbers.
         original_size, original_box: size of the original photograph, and the part that the network received.
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.

@@ -70,7 +70,7 @@ class ClassEffects:
         self._unchanged: dict[int, Tensor] = {}
 
     def of(self, unit: int, photographs: Mapping[int, Tensor], mean: float) -> Tensor:
-        """Return the mean change of the scores of photographs by setting a unit to its mean, ``(K,)``.
+        """Return the mean decrease of the scores of photographs when a unit is set to its mean, ``(K,)``.
 
         Args:
             unit: channel or feature.

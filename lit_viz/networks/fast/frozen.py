@@ -35,7 +35,7 @@ class FrozenNetwork(nn.Module):
             them or an activation fused. They can't be read.
         kept: names of layers with the original's input, so that its statistics can be read; None for all.
         is_original: whether ``network`` is the user's module.
-        non_differentiable: whether it has given no gradient.
+        non_differentiable: whether it gives no gradient.
         draws: whether the network draws random numbers in eval mode; the global random state is then preserved.
         notes: messages about the copy.
         output: what is scored; by default the logits.
