@@ -1,6 +1,6 @@
 """Train the networks of lit_viz/zoo, with probes of what they learn, and write their weights and cards.
 
-python scripts/zoo.py --data FOLDER                              # all six, into lit_viz/zoo/weights
+python scripts/zoo.py --data FOLDER                              # all networks, into lit_viz/zoo/weights
 python scripts/zoo.py --data FOLDER --only fashion_vit --out my_zoo
 python scripts/zoo.py --only planted_cnn --only planted_vit      # their images are drawn, no data set is read
 python scripts/zoo.py --data FOLDER --measure --write            # the cards of stored weights, and their table

@@ -243,7 +243,7 @@ def test_averaged_weights_are_probed_and_training_is_unchanged(tmp_path: Path) -
 
 def test_logs_and_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logger = CSVLogger(tmp_path / "logs", name="", version="")
-    callbacks = probes()
+    callbacks = probes()[:3]
     for probe in callbacks:
         probe.out = tmp_path / probe.name
     train(tmp_path, callbacks, logger=logger)
@@ -535,8 +535,9 @@ def test_a_trainer_of_the_package_lightning_takes_probes(tmp_path: Path) -> None
         enable_model_summary=False, enable_checkpointing=False, callbacks=callbacks,
     )  # fmt: skip
     trainer.fit(Other(), DataLoader(data(), 8))
-    assert [probe.failures for probe in callbacks] == [{}, {}, {}]
-    assert [list(probe.seconds) for probe in callbacks] == [[1]] * 3
+    for probe in callbacks:
+        assert not probe.failures
+        assert list(probe.seconds) == [1]
     assert "probe/robust_share" in (Path(trainer.logger.log_dir) / "metrics.csv").read_text()
     assert list(Path(trainer.logger.log_dir).rglob("*.png"))
 

@@ -1,0 +1,744 @@
+"""One dummy of each kind of part, added to a copy of the project by the files that a row of CONTRIBUTING.md names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+_HEADER = "from __future__ import annotations\n"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Text that is inserted into a file.
+
+    Attributes:
+        file: path in the project; a file that does not exist is created.
+        text: the inserted text.
+        after: text that the inserted one follows, in its first place; empty for a new file.
+    """
+
+    file: str
+    text: str
+    after: str = ""
+
+    def apply(self, root: Path) -> None:
+        """Insert the text.
+
+        Raises:
+            ValueError: the file does not contain the text before, or a new file exists.
+        """
+        path = root / self.file
+        if not self.after:
+            if path.exists():
+                raise ValueError(f"{self.file} exists")
+            path.write_text(dedent(self.text).lstrip(), encoding="utf-8")
+            return
+        before, found, rest = path.read_text(encoding="utf-8").partition(self.after)
+        if not found:
+            raise ValueError(f"{self.file} does not contain {self.after!r}")
+        path.write_text(before + found + self.text + rest, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Dummy:
+    """A part that is added.
+
+    Attributes:
+        kind: first cell of its row in CONTRIBUTING.md.
+        name: replaces ``<name>`` in the files of the row.
+        edits: its texts.
+    """
+
+    kind: str
+    name: str
+    edits: Sequence[Edit]
+
+    @property
+    def files(self) -> set[str]:
+        """The files that it creates or changes."""
+        return {edit.file for edit in self.edits}
+
+
+def rows(page: str) -> dict[str, str]:
+    """Return the rows of the table in "Extending lit_viz" by their first cell."""
+    table = page.partition("| to add |")[2].partition("\n\n")[0]
+    found: dict[str, str] = {}
+    for line in table.splitlines()[2:]:
+        kind, _, cells = line.removeprefix("| ").partition(" | ")
+        found[kind] = cells
+    return found
+
+
+def files_of(row: str, name: str) -> set[str]:
+    """Return the files that a row names, for a part of this name."""
+    return {file.replace("<name>", name) for file in re.findall(r"`([\w<>./-]+\.\w+)`", row)}
+
+
+ATTACK = Dummy(
+    "an attack",
+    "dummy_attack",
+    [
+        Edit(
+            "lit_viz/attacks/dummy_attack.py",
+            '''
+            """PGD of a fixed start."""
+
+            from __future__ import annotations
+
+            from lit_viz.attacks.norms import NormName
+            from lit_viz.attacks.pgd import PGD
+
+
+            class DummyAttack(PGD):
+                """Projected gradient descent from the photograph.
+
+                Args:
+                    norm, eps: see :class:`~lit_viz.attacks.base.ClimbingAttack`.
+                """
+
+                def __init__(self, norm: NormName = "linf", eps: float | str | None = None) -> None:
+                    super().__init__(norm, eps, random_start=False)
+            ''',
+        ),
+        Edit("lit_viz/attacks/__init__.py", "from lit_viz.attacks.dummy_attack import DummyAttack\n", f"{_HEADER}\n"),
+        Edit("lit_viz/attacks/__init__.py", '    "dummy_attack": DummyAttack,\n', '    "universal": Universal,\n'),
+        Edit("lit_viz/attacks/__init__.py", '    "DummyAttack",\n', '    "DeepFool",\n'),
+        Edit("tests/attacks/test_contract.py", "    DummyAttack,\n", "    DeepFool,\n"),
+        Edit(
+            "tests/attacks/test_contract.py",
+            '    "dummy": lambda: DummyAttack(eps=0.05),\n',
+            '    "square, on": lambda: Square(eps=0.1, early_stop=False),\n',
+        ),
+    ],
+)
+
+SALIENCY_METHOD = Dummy(
+    "a saliency method",
+    "dummy_map",
+    [
+        Edit(
+            "lit_viz/attributions/dummy_map.py",
+            '''
+            """The absolute gradient."""
+
+            from __future__ import annotations
+
+            from torch import Tensor
+
+            from lit_viz.attributions.gradient import Gradient
+            from lit_viz.optim import State
+
+
+            class DummyMap(Gradient):
+                """``|d score / d x|``."""
+
+                title = "Dummy"
+
+                def attribution(self, x: Tensor, state: State) -> Tensor:
+                    return state["map"].abs()
+            ''',
+        ),
+        Edit(
+            "lit_viz/attributions/__init__.py", "from lit_viz.attributions.dummy_map import DummyMap\n", f"{_HEADER}\n"
+        ),
+        Edit("lit_viz/attributions/__init__.py", '    "dummy_map": DummyMap,\n', '    "rise": RISE,\n'),
+        Edit("lit_viz/attributions/__init__.py", '    "DummyMap",\n', '    "DeepLift",\n'),
+        Edit(
+            "lit_viz/evidence/saliency/captum_reference.py",
+            '    own.DummyMap: Counterpart(\n        "Saliency", "absolute map", '
+            "lambda r: attr.Saliency(r.given).attribute(r.x, r.target)\n    ),\n",
+            "COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {\n",
+        ),
+        Edit("docs/saliency.md", "| `dummy_map` | the absolute gradient | 1 FB | |\n", "see its configuration | |\n"),
+        Edit(
+            "tests/attributions/test_estimators.py",
+            "from lit_viz.attributions.dummy_map import DummyMap\n",
+            "from lit_viz.attributions.base import Attribution, attribute, attributions_after\n",
+        ),
+        Edit(
+            "tests/attributions/test_estimators.py", '    "dummy": DummyMap,\n', '    "rise": lambda: RISE(grid=4),\n'
+        ),
+    ],
+)
+
+OBJECTIVE = Dummy(
+    "an objective",
+    "dummy_objective",
+    [
+        Edit(
+            "lit_viz/objectives/dummy_objective.py",
+            '''
+            """Half of the logit."""
+
+            from __future__ import annotations
+
+            from torch import Tensor
+
+            from lit_viz.objectives.base import Outputs
+            from lit_viz.objectives.classes import ClassScore
+
+
+            class DummyObjective(ClassScore):
+                """Half of the logit of the class.
+
+                Args:
+                    target, gamma: see :class:`ClassScore`.
+                """
+
+                def __call__(self, outputs: Outputs) -> Tensor:
+                    return self._pick(outputs.logits, outputs) / 2
+            ''',
+        ),
+        Edit(
+            "lit_viz/objectives/__init__.py",
+            "from lit_viz.objectives.dummy_objective import DummyObjective\n",
+            "from lit_viz.objectives.base import Objective, Outputs, Product, Sum\n",
+        ),
+        Edit("lit_viz/objectives/__init__.py", '    "dummy": DummyObjective,\n', '    "probability": Probability,\n'),
+        Edit("lit_viz/objectives/__init__.py", '    "DummyObjective",\n', '    "Diversity",\n'),
+        Edit(
+            "tests/objectives/test_dummy_objective.py",
+            '''
+            """Half of the logit."""
+
+            import torch
+
+            from lit_viz.objectives import Logit, Outputs
+            from lit_viz.objectives.dummy_objective import DummyObjective
+
+
+            def test_half_of_the_logit() -> None:
+                outputs = Outputs(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
+                assert torch.equal(2 * DummyObjective()(outputs), Logit()(outputs))
+            ''',
+        ),
+        Edit(
+            "tests/test_golden.py",
+            '    "dummy objective": lambda: objectives.DummyObjective(),\n',
+            "OBJECTIVES: dict[str, Make] = {\n",
+        ),
+    ],
+)
+
+TRANSFORM = Dummy(
+    "a transform",
+    "dummy_transform",
+    [
+        Edit(
+            "lit_viz/images/dummy_transform.py",
+            '''
+            """Random brightness."""
+
+            from __future__ import annotations
+
+            from dataclasses import dataclass
+
+            from torch import Tensor
+
+            from lit_viz.images.transforms import Transform
+            from lit_viz.rng import Draws
+
+
+            @dataclass(frozen=True)
+            class DummyTransform(Transform, purpose="DummyTransform"):
+                """Random offset of all values of an image.
+
+                Args:
+                    most: offsets are uniform in [-most, most].
+                """
+
+                most: float = 0.1
+
+                def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+                    return images + draws.uniform("offset", -self.most, self.most, (1, 1, 1)).to(images)
+            ''',
+        ),
+        Edit(
+            "lit_viz/images/__init__.py",
+            "from lit_viz.images.dummy_transform import DummyTransform\n",
+            "from lit_viz.images.canvas import Canvas\n",
+        ),
+        Edit("lit_viz/images/__init__.py", '    "DummyTransform",\n', '    "DiverseInput",\n'),
+        Edit("tests/images/test_transforms.py", "    DummyTransform,\n", "    DiverseInput,\n"),
+        Edit("tests/images/test_transforms.py", "    DummyTransform(),\n", "    Noise(0.1),\n"),
+        Edit(
+            "tests/test_golden.py",
+            '    "dummy transform": lambda: images.DummyTransform(),\n',
+            '    "blur": lambda: images.Blur(0.5, 1.5),\n',
+        ),
+    ],
+)
+
+PARAMETERIZATION = Dummy(
+    "a parameterization",
+    "dummy_parameterization",
+    [
+        Edit(
+            "lit_viz/images/dummy_parameterization.py",
+            '''
+            """Negatives."""
+
+            from __future__ import annotations
+
+            from dataclasses import dataclass
+
+            from torch import Tensor
+
+            from lit_viz.images.canvas import Canvas
+            from lit_viz.images.parameterizations import Parameterization
+            from lit_viz.rng import Draws
+
+
+            @dataclass(frozen=True)
+            class DummyParameterization(Parameterization):
+                """Values of the negative; its start is uniform noise."""
+
+                def start(self, draws: Draws, canvas: Canvas) -> Tensor:
+                    return draws.uniform("start", 0.0, 1.0, canvas.shape)
+
+                def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
+                    return 1 - images
+
+                def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
+                    return 1 - x
+            ''',
+        ),
+        Edit(
+            "lit_viz/images/__init__.py",
+            "from lit_viz.images.dummy_parameterization import DummyParameterization\n",
+            "from lit_viz.images.canvas import Canvas\n",
+        ),
+        Edit("lit_viz/images/__init__.py", '"dummy": DummyParameterization, ', "dict[str, type[Parameterization]] = {"),
+        Edit("lit_viz/images/__init__.py", '    "DummyParameterization",\n', '    "DiverseInput",\n'),
+        Edit(
+            "tests/images/test_parameterizations.py",
+            "from lit_viz.images.dummy_parameterization import DummyParameterization\n",
+            "from lit_viz.images import Canvas, Fourier, Pixels, encoding_error\n",
+        ),
+        Edit("tests/images/test_parameterizations.py", "DummyParameterization(), ", "ALL = ["),
+        Edit(
+            "tests/test_golden.py",
+            '    "dummy parameterization": lambda: images.DummyParameterization(),\n',
+            "PARAMETERIZATIONS: dict[str, Make] = {\n",
+        ),
+    ],
+)
+
+STEP_RULE = Dummy(
+    "a step rule",
+    "dummy_rule",
+    [
+        Edit(
+            "lit_viz/optim/dummy_rule.py",
+            '''
+            """Ascent by twice the gradient."""
+
+            from __future__ import annotations
+
+            from torch import Tensor
+
+            from lit_viz.optim.ascent import GradientAscent
+            from lit_viz.optim.rule import LearningRate
+
+
+            class DummyRule(GradientAscent):
+                """``x <- x + 2 * lr * g``.
+
+                Args:
+                    lr: half of the learning rate, a number or a schedule.
+                """
+
+                def __init__(self, lr: float | LearningRate = 0.05) -> None:
+                    super().__init__(lr)
+
+                def direction(self, gradient: Tensor) -> Tensor:
+                    return 2 * gradient
+            ''',
+        ),
+        Edit(
+            "lit_viz/optim/__init__.py",
+            "from lit_viz.optim.dummy_rule import DummyRule\n",
+            "from lit_viz.optim.ascent import SGD, Adam, Adapted, GradientAscent, NAdam, NormalizedAscent, RMSprop\n",
+        ),
+        Edit("lit_viz/optim/__init__.py", '"dummy": DummyRule, ', "RULES: dict[str, type[StepRule]] = {"),
+        Edit("lit_viz/optim/__init__.py", '    "DummyRule",\n', '    "Cosine",\n'),
+        Edit(
+            "tests/optim/test_rules.py",
+            "from lit_viz.optim.dummy_rule import DummyRule\n",
+            "from lit_viz.errors import LitVizError\n",
+        ),
+        Edit("tests/optim/test_rules.py", '    "dummy": DummyRule,\n', '    "forward_only": HillClimb,\n'),
+        Edit(
+            "tests/test_golden.py",
+            '    "dummy rule": lambda: optim.DummyRule(),\n',
+            "STEP_RULES: dict[str, Make] = {\n",
+        ),
+    ],
+)
+
+METHOD = Dummy(
+    "a method",
+    "dummy_method",
+    [
+        Edit(
+            "lit_viz/methods/dummy_method.py",
+            '''
+            """Class images of another title."""
+
+            from __future__ import annotations
+
+            from lit_viz.methods.class_visualization import ClassVisualization
+
+
+            class DummyMethod(ClassVisualization):
+                """Class images.
+
+                Args:
+                    network, arguments: see :class:`~lit_viz.methods.ClassVisualization`.
+                """
+
+                presentation = "lit_viz.presentations.dummy_method.DummyMethodPresentation"
+                verifier = "lit_viz.evidence.dummy_method.DummyMethodVerifier"
+            ''',
+        ),
+        Edit(
+            "lit_viz/evidence/dummy_method.py",
+            '''
+            """Evidence of the dummy."""
+
+            from __future__ import annotations
+
+            from lit_viz.evidence.class_visualization import ClassVisualizationVerifier
+
+
+            class DummyMethodVerifier(ClassVisualizationVerifier):
+                """Compute the evidence of class images."""
+            ''',
+        ),
+        Edit(
+            "lit_viz/presentations/dummy_method.py",
+            '''
+            """Presentation of the dummy."""
+
+            from __future__ import annotations
+
+            from typing import ClassVar
+
+            from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
+
+
+            class DummyMethodPresentation(ClassVisualizationPresentation):
+                """Presentation of dummies."""
+
+                title: ClassVar[str] = "Dummies"
+            ''',
+        ),
+        Edit(
+            "lit_viz/methods/__init__.py",
+            "from lit_viz.methods.dummy_method import DummyMethod\n",
+            "from lit_viz.methods.class_visualization import ClassVisualization\n",
+        ),
+        Edit("lit_viz/methods/__init__.py", '"DummyMethod", ', "__all__ = ["),
+        Edit(
+            "lit_viz/__init__.py",
+            "    from lit_viz.methods import DummyMethod\n",
+            "    from lit_viz.launch.run import Run\n",
+        ),
+        Edit("lit_viz/__init__.py", '"DummyMethod", ', '    "lit_viz.methods": ('),
+        Edit("lit_viz/__init__.py", '    "DummyMethod",\n', '    "ClassVisualization",\n'),
+        Edit(
+            "tests/methods/test_dummy_method.py",
+            '''
+            """The dummy is presented by its own title."""
+
+            from pathlib import Path
+
+            import lit_viz as lv
+
+
+            def test_the_report_has_its_title(smooth: lv.Network, tmp_path: Path) -> None:
+                module = lv.DummyMethod(smooth, iterations=2)
+                run = lv.run(module, lv.ClassTasks(smooth, [1]), out=tmp_path / "run", logger="none")
+                assert "Dummies" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+                assert lv.check(run.folder, smooth)
+            ''',
+        ),
+        Edit(
+            "tests/test_golden.py",
+            """def dummy_in_a_folder(tmp_path: Path) -> Any:
+    module = methods.DummyMethod(wrapped(16), iterations=3)
+    lv.run(module, lv.ClassTasks(module.network, [1]), out=tmp_path / "run", logger="none")
+    return folder_result(tmp_path / "run")
+
+
+""",
+            "    return parameterization_case(images.MACO(str(tmp_path), contrast=1.2))\n\n\n",
+        ),
+        Edit(
+            "tests/test_golden.py",
+            '    "dummy, run folder": dummy_in_a_folder,\n',
+            "COMMAND_CASES: dict[str, Callable[[Path], Any]] = {\n",
+        ),
+        Edit("tests/test_golden.py", '    "dummy": "DummyMethod",\n', "RECORDS = {\n"),
+    ],
+)
+
+LOGGER = Dummy(
+    "a logger",
+    "json",
+    [
+        Edit(
+            "lit_viz/loggers/json.py",
+            '''
+            """JSON: a line per row."""
+
+            from __future__ import annotations
+
+            import json
+            import shutil
+            from collections.abc import Mapping
+            from pathlib import Path
+
+            from pytorch_lightning.loggers import CSVLogger
+
+            from lit_viz.loggers.base import FILE_SECONDS, CaptionedImage, ImageAdapter, LoggerSettings
+            from lit_viz.runs.folder import FolderStorage
+            from lit_viz.utils.formatting import Notify
+
+
+            class JSONAdapter(ImageAdapter):
+                """Lines of ``rows.jsonl`` in the folder of a logger."""
+
+                call_seconds = end_seconds = FILE_SECONDS
+
+                def log(self, metrics: Mapping[str, float], images: Mapping[str, CaptionedImage], step: int) -> None:
+                    """Add a line; images are left out."""
+                    folder = Path(self.logger.experiment.log_dir)  # creates it
+                    with (folder / "rows.jsonl").open("a", encoding="utf-8") as stream:
+                        stream.write(json.dumps({self.axis or "step": step, **metrics}) + "\\n")
+
+
+            def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter:
+                """Return the adapter of a run folder, whose earlier files are deleted."""
+                shutil.rmtree(folder.path / "json", ignore_errors=True)
+                return JSONAdapter(CSVLogger(folder.path, name="json", version=""), "iteration")
+            ''',
+        ),
+        Edit(
+            "lit_viz/loggers/__init__.py",
+            '    "json": Registration("JSON", "JSONLogger", "JSONAdapter"),\n',
+            '    "csv": Registration("CSV", "CSVLogger", "CSVAdapter"),\n',
+        ),
+        Edit("lit_viz/launch/execute.py", ",json", "(``wandb,tensorboard,mlflow"),
+        Edit("lit_viz/api.py", ", ``json``", "to: ``wandb``"),
+        Edit(
+            "docs/options.md",
+            "| `json` | `json/` | lines of `rows.jsonl` | summary |\n",
+            "| logger | place | iterations | at the end |\n| --- | --- | --- | --- |\n",
+        ),
+        Edit("pyproject.toml", "json = []\n", 'tensorboard = ["tensorboard>=2.15"]\n'),
+        Edit(
+            "tests/loggers/test_json.py",
+            '''
+            """JSON."""
+
+            import json
+            from pathlib import Path
+
+            import lit_viz as lv
+
+
+            def test_rows_are_read_back(smooth: lv.Network, tmp_path: Path) -> None:
+                lv.visualize(smooth, 1, iterations=2, curve_at="every:1", out=tmp_path / "run", logger="json")
+                lines = (tmp_path / "run" / "json" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+                assert {json.loads(line)["iteration"] for line in lines} == {0, 1, 2}
+            ''',
+        ),
+    ],
+)
+
+OUTPUT = Dummy(
+    "an output",
+    "dummy_output",
+    [
+        Edit(
+            "lit_viz/outputs/dummy_output.py",
+            '''
+            """Mean of all that a network returns."""
+
+            from __future__ import annotations
+
+            from typing import Any
+
+            from torch import Tensor
+
+            from lit_viz.networks.outputs import Output, checked_scores
+
+
+            class DummyOutput(Output):
+                """Mean of the returned tensor, ``(N, 1)``."""
+
+                decision = "number"
+                unit = "mean"
+
+                def scores(self, returned: Any, images: int) -> Tensor:
+                    return checked_scores(returned.flatten(1).mean(1), images, "output DummyOutput")
+            ''',
+        ),
+        Edit(
+            "lit_viz/outputs/loading.py",
+            "from lit_viz.outputs.dummy_output import DummyOutput\n",
+            "from lit_viz.outputs.detection import Detection\n",
+        ),
+        Edit("lit_viz/outputs/loading.py", '    "dummy": DummyOutput,\n', '    "keypoint": Keypoint,\n'),
+        Edit(
+            "lit_viz/outputs/__init__.py",
+            "from lit_viz.outputs.dummy_output import DummyOutput\n",
+            "from lit_viz.outputs.detection import Detection\n",
+        ),
+        Edit("lit_viz/outputs/__init__.py", '    "DummyOutput",\n', '    "Detection",\n'),
+        Edit(
+            "docs/any_network.md",
+            "| `DummyOutput()` | anything | mean of the return value | number |\n",
+            "|---|---|---|---|\n",
+        ),
+        Edit(
+            "docs/any_network.md",
+            """The mean of all values:
+
+```python
+import lit_viz as lv
+import torch
+from lit_viz.outputs import DummyOutput
+
+net = lv.load_network(torch.nn.Conv2d(3, 2, 5), output=DummyOutput(), size=64, mean=0.5, std=0.5)
+run = lv.saliency(net, "packaged:astronaut")
+```
+
+""",
+            "Each block runs as it stands. Its network is small or untrained; put yours in its place.\n\n",
+        ),
+        Edit(
+            "tests/outputs/test_dummy_output.py",
+            '''
+            """The mean of all values."""
+
+            import torch
+
+            import lit_viz as lv
+            from lit_viz.outputs.dummy_output import DummyOutput
+
+
+            def test_gradients_equal_autograd() -> None:
+                torch.manual_seed(0)
+                network, x = torch.nn.Conv2d(3, 2, 5), torch.rand(2, 3, 16, 16, requires_grad=True)
+                (expected,) = torch.autograd.grad(network(x).mean((1, 2, 3)).sum(), x)
+                net = lv.load_network(network, output=DummyOutput(), size=16, mean=0.0, std=1.0)
+                (gradient,) = torch.autograd.grad(net(x).sum(), x)
+                torch.testing.assert_close(gradient, expected)
+            ''',
+        ),
+    ],
+)
+
+PROBE = Dummy(
+    "a probe",
+    "dummy_probe",
+    [
+        Edit(
+            "lit_viz/callbacks/dummy_probe.py",
+            '''
+            """Saliency maps under another name."""
+
+            from __future__ import annotations
+
+            from lit_viz.callbacks.probes import SaliencyProbe
+
+
+            class DummyProbe(SaliencyProbe):
+                """Saliency maps.
+
+                Args:
+                    images, every_n_epochs, method, options: see :class:`SaliencyProbe`.
+                """
+
+                name = "dummy"
+            ''',
+        ),
+        Edit(
+            "lit_viz/callbacks/__init__.py",
+            "    from lit_viz.callbacks.dummy_probe import DummyProbe\n",
+            "if TYPE_CHECKING:\n",
+        ),
+        Edit(
+            "lit_viz/callbacks/__init__.py",
+            '    "DummyProbe": "dummy_probe",\n',
+            '    "ClassVisualizationProbe": "probes",\n',
+        ),
+        Edit("lit_viz/callbacks/__init__.py", '    "DummyProbe",\n', '    "ClassVisualizationProbe",\n'),
+        Edit(
+            "docs/api/callbacks.md",
+            ".. autoclass:: lit_viz.callbacks.DummyProbe\n   :no-members:\n",
+            ".. autofunction:: lit_viz.loggers.adapter\n",
+        ),
+        Edit(
+            "docs/probes.md",
+            "| `DummyProbe(images)` | `probe/saliency/0000` | |\n",
+            "| probe | logged images | logged metrics |\n|---|---|---|\n",
+        ),
+        Edit(
+            "tests/callbacks/test_probes.py",
+            "        lv.callbacks.DummyProbe(loader, limit=1, **options),\n",
+            "        lv.callbacks.RobustnessProbe(loader, eps=0.1, limit=3, **options),\n",
+        ),
+    ],
+)
+
+ZOO_NETWORK = Dummy(
+    "a network of the zoo",
+    "fashion_dummy",
+    [
+        Edit(
+            "lit_viz/zoo/networks.py",
+            '''
+
+def fashion_dummy(classes: int = 10) -> nn.Module:
+    """Build the network of :func:`fashion_cnn` again."""
+    return fashion_cnn(classes)
+''',
+            "        head=nn.Linear(100, classes),\n    )\n    return nn.Sequential(layers)\n",
+        ),
+        Edit(
+            "lit_viz/zoo/cards.py",
+            "from lit_viz.zoo.networks import fashion_dummy\n",
+            "from lit_viz.errors import LitVizError, did_you_mean\n",
+        ),
+        Edit(
+            "lit_viz/zoo/cards.py",
+            '    "fashion_dummy": fashion_dummy,\n',
+            "_BUILDERS: Mapping[str, Callable[[int], nn.Module]] = {\n",
+        ),
+        Edit("scripts/zoo.py", '    "fashion_dummy": "as fashion_cnn",\n', "ARCHITECTURES = {\n"),
+        Edit("scripts/zoo.py", '    "fashion_dummy": Recipe("fashion", 1),\n', "RECIPES = {\n"),
+        Edit("tests/zoo/test_trained.py", '    "fashion_dummy": {"clean": 0.9},\n', "ACCURACY = {\n"),
+    ],
+)
+
+#: A dummy of each kind.
+DUMMIES = (
+    ATTACK,
+    SALIENCY_METHOD,
+    OBJECTIVE,
+    TRANSFORM,
+    PARAMETERIZATION,
+    STEP_RULE,
+    METHOD,
+    LOGGER,
+    OUTPUT,
+    PROBE,
+    ZOO_NETWORK,
+)
