@@ -18,7 +18,7 @@ from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, stronger_attacks
-from lit_viz.evidence.attacks.mismatches import RecordedFile, report_mismatches
+from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.methods import AdversarialExample
@@ -52,9 +52,9 @@ class ExplainedAttack:
 
 
 class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
-    """Verifier of adversarial examples, whose evidence is that of their files."""
+    """Verifier of adversarial examples; all of their evidence reads files."""
 
-    evidence_options: ClassVar[tuple[str, ...]] = ("trust",)
+    applicable: ClassVar[tuple[str, ...]] = ("trust",)
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -64,7 +64,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         if self.storage.path is None:
             return {}
         attack = self.module.attack
-        if self.settings.options.trust and not isinstance(attack, BudgetAttack):
+        if self.settings.trust and not isinstance(attack, BudgetAttack):
             raise LitVizError(f"{attack_name(attack)} has no budget for stronger attacks: leave out trust")
         parts = {
             "explanation": self._explain,
@@ -81,7 +81,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         """Compute saliency maps of originals and adversarial images, if the options select them."""
         assert self.storage.path is not None
         is_missing = self.settings.at_end_of_run or not (self.storage.path / EXPLAINED).exists()
-        if not (self.settings.options.explain and is_missing):
+        if not (self.settings.explain and is_missing):
             return EvidencePart()
         network = self.module.network.fast()
         explained: list[ExplainedAttack] = []
@@ -112,8 +112,8 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         for outcome in stored:
             record = robustness.attack_record(outcome)
             files.append(RecordedFile(folder / str(record.file), record, outcome.source, record))
-        network, batch = self.module.network, self.module.capacity
-        reasons = report_mismatches(files, network, batch, folder, self.settings.notify)
+        module = self.module
+        reasons = mismatches(files, module.network, module.capacity, folder, self.settings.notify)
         fooled = 0
         different: dict[int, AdversarialRecord] = {}  # by task
         for outcome, reason in zip(stored, reasons, strict=True):
@@ -169,9 +169,9 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         return EvidencePart(Evidence(trust=DiagnosisEvidence(reasons=reasons, tried=tried, harder=harder)))
 
     def _stronger_attacks(self) -> DiagnosisPart | None:
-        """Return the results of stronger attacks, which ``trust`` selects; otherwise those of an earlier check."""
+        """Return the results of stronger attacks, which ``trust`` selects, or else of an earlier check."""
         settings, attack, original = self.settings, self.module.attack, self.module.network
-        if not settings.options.trust:
+        if not settings.trust:
             earlier = None if settings.at_end_of_run else self.storage.evidence().trust
             return None if earlier is None else earlier.harder  # of the same files
         assert isinstance(attack, BudgetAttack)
@@ -204,7 +204,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
 
     @classmethod
     def test_numbers(cls, module: AdversarialExample, results: Sequence[Result]) -> dict[str, float]:
-        """Return the share of images whose 8-bit files fool the original network, and the mean norms of these."""
+        """Return the share of 8-bit files that fool the original network, and their mean norms."""
         numbers = super().test_numbers(module, results)
         done, images = [], []
         for result in results:

@@ -34,10 +34,10 @@ _LEAST_PROBABILITY = 0.1  # of the class of an image; below, the maximization fa
 def class_image_naturalness(
     network: Network, photographs: Sequence[str | Path], images: Sequence[tuple[Record, Tensor]]
 ) -> NaturalnessEvidence:
-    """Return how natural the way of class images through a network is (:mod:`~lit_viz.evidence.naturalness`).
+    """Compare class images with photographs of their classes, layer by layer (:mod:`~lit_viz.evidence.naturalness`).
 
     The class of a photograph is the name of its folder, or else the network's prediction. An image to which the network
-    gives less than 0.1 of the probability of its class has no deviation, and is left out of those of the others.
+    gives less than 0.1 of the probability of its class has no deviation, and does not count for the others.
 
     Args:
         network: the network.
@@ -49,23 +49,23 @@ def class_image_naturalness(
     """
     files, classes = photographs_by_class(network, photographs)
     layers = network_layers(network)
-    strangers = other_images(len(files))
+    sample = other_images(len(files))
     natural: dict[int | None, list[int]] = {}
     for record, _ in images:
-        natural[record.target] = _of_class(classes, record.target)
-    natural_images = NaturalImages(network, layers, files, chain(strangers, *natural.values()))
+        natural[record.target] = evenly(_places(classes, record.target), _MOST)
+    natural_images = NaturalImages(network, layers, files, chain(sample, *natural.values()))
     compared: list[list[Naturalness]] = []
     best: list[float | None] = []
     for record, image in images:
-        others = set(strangers) - set(_places(classes, record.target))
+        others = set(sample) - set(_places(classes, record.target))
         figures = natural_images.compare(image, natural[record.target], sorted(others))
         compared.append(figures)
         best.append(best_late_figure(figures) if _shows_class(network, image, record.target) else None)
     deviations = null_deviations(best)
-    found = []
+    entries = []
     for (record, _), figures, deviation in zip(images, compared, deviations, strict=True):
-        found.append(_image_evidence(record, len(natural[record.target]), figures, deviation))
-    return NaturalnessEvidence(photographs=len(files), images=found)
+        entries.append(_image_evidence(record, len(natural[record.target]), figures, deviation))
+    return NaturalnessEvidence(photographs=len(files), images=entries)
 
 
 def _shows_class(network: Network, image: Tensor, target: int | None) -> bool:
@@ -119,8 +119,3 @@ def photographs_by_class(network: Network, photographs: Sequence[str | Path]) ->
 def _places(classes: Sequence[int], target: int | None) -> list[int]:
     """Return the places of the photographs of a class."""
     return [place for place, label in enumerate(classes) if label == target]
-
-
-def _of_class(classes: Sequence[int], target: int | None) -> list[int]:
-    """Return the places of photographs of a class, evenly spaced through the list."""
-    return evenly(_places(classes, target), _MOST)

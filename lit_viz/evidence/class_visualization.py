@@ -26,7 +26,7 @@ _TOLERANCE = 0.01
 class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
     """Verifier of images of classes, layers and channels."""
 
-    evidence_options: ClassVar[tuple[str, ...]] = ("images",)
+    applicable: ClassVar[tuple[str, ...]] = ("images",)
 
     @classmethod
     def prepare(cls, module: ClassVisualization) -> None:
@@ -41,7 +41,7 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
         if self.storage.path is None:
             return {}
         parts |= {"held_out": self._judge, "pictures": self._verify_files}
-        if self.settings.options.images:
+        if self.settings.images:
             parts["naturalness"] = self._compare_with_photographs
         return parts
 
@@ -85,7 +85,7 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
             image = outcome.image()
             if outcome.record.target is not None and image is not None:
                 images.append((outcome.record, image))
-        naturalness = class_image_naturalness(self.module.network, self.settings.options.images, images)
+        naturalness = class_image_naturalness(self.module.network, self.settings.images, images)
         return EvidencePart(Evidence(naturalness=naturalness))
 
     @classmethod
@@ -124,7 +124,7 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
 
 
 def _evaluate(outcome: Outcome, module: ClassVisualization) -> dict[str, Any]:
-    """Return the prediction of the original network for the file of an outcome, and those of the judges."""
+    """Return the prediction of the original network for the file of an outcome, and the verdicts of the judges."""
     image, record = outcome.image(), outcome.record
     assert image is not None
     options = {}

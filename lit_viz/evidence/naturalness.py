@@ -1,8 +1,8 @@
 """Whether a synthetic image passes through a network as natural images do.
 
 Geirhos et al. 2024 (ICML, arXiv:2306.04719) show that a synthetic image can take another way through a network than
-natural ones. The figure of a layer is the Spearman correlation of the channel means of the synthetic image with those
-of its natural images, on a scale where 1 is the similarity among these and 0 that of them with random photographs.
+natural ones. The figure of a layer is the Spearman correlation of the channel means of the synthetic image and of its
+natural images, on a scale where 1 is the similarity among natural images and 0 their similarity to random photographs.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class NaturalImages:
 
     Args:
         network: the network.
-        layers: with their layouts (:func:`compared_layers`, :func:`network_layers`).
-        files: of all photographs.
-        places: of those that are compared.
+        layers: layers with their layouts (:func:`compared_layers`, :func:`network_layers`).
+        files: files of all photographs.
+        places: places in ``files`` of the photographs that are compared.
     """
 
     def __init__(
@@ -118,14 +118,14 @@ def compared_layers(network: Network, last: str) -> dict[str, Layout]:
 
     They have the depth of that layer in the tree of modules: blocks are compared with blocks.
     """
-    found = _layers_with_channels(network)
+    layers = _layers_with_channels(network)
     names = []
-    for name in found:
+    for name in layers:
         if name.count(".") == last.count("."):
             names.append(name)
         if name == last:
             break
-    return {name: found[name] for name in evenly(names, _MOST_LAYERS)}
+    return {name: layers[name] for name in evenly(names, _MOST_LAYERS)}
 
 
 def network_layers(network: Network) -> dict[str, Layout]:
@@ -134,25 +134,25 @@ def network_layers(network: Network) -> dict[str, Layout]:
     They are its blocks, the numbered modules at the depth that has most of them; or else, all layers outside of
     another one.
     """
-    found = _layers_with_channels(network)
+    layers = _layers_with_channels(network)
     blocks: dict[int, list[str]] = {}
     outer: list[str] = []
-    for name in list(found)[:-1]:
+    for name in list(layers)[:-1]:
         if name.rpartition(".")[2].isdigit():
             blocks.setdefault(name.count("."), []).append(name)
         if "." not in name:
             outer.append(name)
     names = max(blocks.values(), key=len, default=outer)
-    return {name: found[name] for name in evenly(names, _MOST_LAYERS)}
+    return {name: layers[name] for name in evenly(names, _MOST_LAYERS)}
 
 
 def _layers_with_channels(network: Network) -> dict[str, Layout]:
     """Return the layers of at least eight channels, in the order of the forward."""
-    found = {}
+    layers = {}
     for name, layout in layouts(network).items():
         if name and layout.kind != "other" and layout.channels >= _LEAST_CHANNELS:
-            found[name] = layout
-    return found
+            layers[name] = layout
+    return layers
 
 
 def other_images(count: int) -> list[int]:
@@ -172,7 +172,7 @@ def channel_means(classifier: Network, layers: Mapping[str, Layout], images: Ten
 
 
 def _channel_mean(activation: Tensor, layout: Layout) -> Tensor:
-    """Return the mean over positions ``(N, C)``; tokens without a place are left out."""
+    """Return the mean over positions ``(N, C)``; without tokens that have no place."""
     if layout.kind == "maps":
         return activation.mean((2, 3))
     if layout.kind == "grid":
@@ -189,8 +189,8 @@ def naturalness(
 
     Args:
         synthetic: channel means ``(C,)`` of the synthetic image by layer.
-        natural: those of its natural images, ``(N, C)``, N >= 3.
-        random: those of random photographs, ``(R, C)``, R >= 2.
+        natural: channel means of its natural images, ``(N, C)``, N >= 3.
+        random: channel means of random photographs, ``(R, C)``, R >= 2.
         seed: of the bootstrap.
     """
     return [_figure(layer, synthetic[layer], natural[layer], random[layer], seed) for layer in synthetic]
@@ -202,8 +202,8 @@ def _figure(layer: str, synthetic: Tensor, natural: Tensor, random: Tensor, seed
     own = spearman(synthetic[None], natural)[0]
     among = spearman(natural, natural)
     others = spearman(natural, random)
-    counts, strangers = _drawn(len(natural), len(random), seed)
-    zeros = ((counts @ others) * strangers).sum(1) / (len(natural) * len(random))
+    counts, resampled_others = _drawn(len(natural), len(random), seed)
+    zeros = ((counts @ others) * resampled_others).sum(1) / (len(natural) * len(random))
     pairs = counts[:, :, None] * counts[:, None]
     pairs.diagonal(dim1=1, dim2=2).zero_()  # of different images
     kept = pairs.sum((1, 2)) > 0
@@ -230,7 +230,7 @@ def _drawn(natural: int, random: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def null_deviations(figures: Sequence[float | None]) -> list[float | None]:
-    """Return how far each figure lies from those of the other images, in robust standard deviations from their median.
+    """Return the distance of each figure from the median of the other images, in robust standard deviations.
 
     The null distribution of an image is that of the others, the units of the same layer or the classes of the same
     network: its median, and 1.4826 times its median absolute deviation. Up to nearly half of them may be manipulated.

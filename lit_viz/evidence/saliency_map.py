@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
-from lit_viz.evidence.verifier import EvidenceOptions, EvidencePart, OutcomeVerifier
+from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVerifier
 from lit_viz.localization.objects import import_opencv, localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
@@ -24,15 +24,15 @@ CAPTUM_SECONDS = 15.0
 class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
     """Verifier of saliency maps."""
 
-    evidence_options: ClassVar[tuple[str, ...]] = ("faithfulness",)
+    applicable: ClassVar[tuple[str, ...]] = ("faithfulness",)
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._truth: Mapping[str, ReferenceBoxes] = {}  # by the source of the photograph
 
     @classmethod
-    def check_options(cls, options: EvidenceOptions) -> None:
-        if reference_boxes(options) is not None:
+    def check_settings(cls, settings: EvidenceSettings) -> None:
+        if reference_boxes(settings) is not None:
             import_opencv()
 
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
@@ -41,14 +41,14 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
             "errors": self._report_errors,
             "localization": self._localize,
         }
-        if self.settings.options.faithfulness:
+        if self.settings.faithfulness:
             parts["faithfulness"] = self._measure
         return parts
 
     def _compare_with_captum(self) -> EvidencePart:
         """Compare the maps with Captum's, unless the options exclude it."""
         settings, outcomes, methods = self.settings, self.outcomes, self.module.methods
-        if settings.at_end_of_run and settings.options.captum == "none":
+        if settings.at_end_of_run and settings.captum == "none":
             return EvidencePart()
         from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
 
@@ -70,7 +70,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
         """Return the seconds of the comparison with Captum; None for no limit."""
         if not self.settings.at_end_of_run:
             return None
-        return run_seconds(self.outcomes) if self.settings.options.captum == "auto" else CAPTUM_SECONDS
+        return run_seconds(self.outcomes) if self.settings.captum == "auto" else CAPTUM_SECONDS
 
     def _report_errors(self) -> EvidencePart:
         """Report maps above the tolerance, and unresolved ones."""
@@ -96,7 +96,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
 
     def _localize(self) -> EvidencePart:
         """Localize objects by the maps, and compare their boxes with reference boxes, if the options select it."""
-        references = reference_boxes(self.settings.options)
+        references = reference_boxes(self.settings)
         if references is None:
             return EvidencePart()
         sources = [str(outcome.record.source) for outcome in self.outcomes if outcome.record.source]
@@ -110,17 +110,16 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
         return EvidencePart(Evidence(localization=localization.evidence()), details=localization)
 
     def _measure(self) -> EvidencePart:
-        """Compute the saliency metrics, and report and store them."""
-        evaluate_maps(
+        """Compute the saliency metrics."""
+        metrics = evaluate_maps(
             self.outcomes,
             self.module.methods,
             self.module.network,
-            self.storage,
             reducer=self.module.reducer,
             truth=self._truth,
             notify=self.settings.notify,
         )
-        return EvidencePart()
+        return EvidencePart(Evidence(faithfulness=metrics), details=metrics.maps)
 
     @classmethod
     def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
@@ -134,11 +133,11 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
         return scalars
 
 
-def reference_boxes(options: EvidenceOptions) -> Sequence[ReferenceBoxes] | None:
-    """Return the reference boxes that the options name; None without localization."""
-    if options.boxes is not None:
-        return read_boxes(options.boxes)
-    return () if options.localize else None
+def reference_boxes(settings: EvidenceSettings) -> Sequence[ReferenceBoxes] | None:
+    """Return the reference boxes that the settings name; None without localization."""
+    if settings.boxes is not None:
+        return read_boxes(settings.boxes)
+    return () if settings.localize else None
 
 
 def run_seconds(outcomes: Sequence[Outcome]) -> float:

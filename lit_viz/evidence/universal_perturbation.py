@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, Result
-from lit_viz.evidence.attacks.mismatches import RecordedFile, report_mismatches
+from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.images.reading import read_png
@@ -27,9 +27,9 @@ _ROUNDING = 0.5
 
 
 class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
-    """Verifier of universal perturbations, whose evidence is that of the files of all photographs."""
+    """Verifier of universal perturbations; their evidence reads the files of all photographs."""
 
-    evidence_options: ClassVar[tuple[str, ...]] = ("trust",)
+    applicable: ClassVar[tuple[str, ...]] = ("trust",)
 
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
         if self.storage.path is None:
@@ -40,7 +40,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
         """Compare the files of all photographs with their records, and state the fooling rates."""
         folder, settings, module = self.storage.path, self.settings, self.module
         assert folder is not None
-        if settings.options.trust:
+        if settings.trust:
             settings.notify("trust: not available for universal perturbations, no stronger attack is run")
         read = 0
         wrong: list[str] = []
@@ -50,7 +50,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
             images = outcome.perturbed_images()
             stored = [image for image in images if isinstance(image.image, Path)]
             files = [_recorded_file(image, outcome.record) for image in stored]
-            reasons = report_mismatches(files, module.network, module.capacity, folder, settings.notify)
+            reasons = mismatches(files, module.network, module.capacity, folder, settings.notify)
             read += len(files)
             wrong += [image.record.name for image, reason in zip(stored, reasons, strict=True) if reason is not None]
             for image in images:
@@ -58,7 +58,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
                     settings.notify(f"{image.record.name}: {image.record.error}")
             name = label_with_eps(outcome.name, outcome.record) if several_radii else outcome.name
             rates[name] = fooling_rates(outcome.record) + _saturation(outcome, module.attack.objective.limit)
-        if settings.at_end_of_run and settings.options.explain:
+        if settings.at_end_of_run and settings.explain:
             settings.notify("explain does not apply to universal perturbations: lit-viz saliency explains files")
         return EvidencePart(Evidence(files=FileEvidence(read=read, wrong=wrong), universal=rates), not wrong)
 
@@ -125,7 +125,7 @@ def saturated_since(curve: Curve, limit: float) -> int | None:
 
 
 def fooling_rates(record: Record) -> list[str]:
-    """Return the numbers of fooled photographs; of those held out with the 95 % Wilson interval, which is not valid for
+    """Return the numbers of fooled photographs; of held-out ones with the 95 % Wilson interval, which is not valid for
     photographs that the perturbation was optimized on."""
     if not isinstance(record, UniversalRecord):
         return []
@@ -138,5 +138,5 @@ def fooling_rates(record: Record) -> list[str]:
 
 
 def count_text(rate: float | None, n: int | None) -> str:
-    """Return a rate of ``n`` as a count, ``3 of 8``; ``-`` if it is unknown."""
+    """Return a rate of ``n`` as a count, ``3 of 8``; ``-`` without a finite rate."""
     return f"{round(rate * n)} of {n}" if n and rate is not None and math.isfinite(rate) else "-"

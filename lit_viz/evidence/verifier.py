@@ -29,10 +29,12 @@ AnyMethod = TypeVar("AnyMethod", bound=ImageTraining)
 
 
 @dataclass(frozen=True)
-class EvidenceOptions:
-    """Which evidence is computed.
+class EvidenceSettings:
+    """Which evidence is computed, and how.
 
     Attributes:
+        at_end_of_run: whether the options of a run select the evidence, within a time limit; if not, ``lit-viz check``
+            computes all of it.
         captum: comparison of saliency maps with Captum at the end of a run: ``captum``, ``auto`` (for as long as the
             run took), or ``none``.
         localize: whether objects are localized by saliency maps.
@@ -41,8 +43,11 @@ class EvidenceOptions:
         faithfulness: whether saliency metrics are computed.
         trust: whether stronger attacks are run on images that an attack did not fool.
         images: files and folders with which class images are compared.
+        notify: receives lines for the terminal.
+        precision: Lightning's name of the half precision of the run; None for another precision.
     """
 
+    at_end_of_run: bool = True
     captum: Check = "auto"
     localize: bool = False
     boxes: str | Path | None = None
@@ -50,22 +55,6 @@ class EvidenceOptions:
     faithfulness: bool = False
     trust: bool = False
     images: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class EvidenceSettings:
-    """Which evidence is computed, and how.
-
-    Attributes:
-        options: which evidence is computed.
-        at_end_of_run: whether the options of a run select the evidence, within a time limit; if not, ``lit-viz check``
-            computes all of it.
-        notify: receives lines for the terminal.
-        precision: Lightning's name of the half precision of the run; None for another precision.
-    """
-
-    options: EvidenceOptions = EvidenceOptions()
-    at_end_of_run: bool = True
     notify: Notify = ignore
     precision: str | None = None
 
@@ -77,7 +66,7 @@ class EvidencePart:
     Attributes:
         evidence: what is stored; None for nothing.
         passed: False if it contradicts a record.
-        details: what the terminal and figures show beside it.
+        details: further results, which only the terminal and figures show.
     """
 
     evidence: Evidence | None = None
@@ -99,10 +88,10 @@ class OutcomeVerifier(Generic[AnyMethod]):
         settings: which evidence is computed.
 
     Attributes:
-        evidence_options: options of ``lit-viz check`` that apply to the method.
+        applicable: options of ``lit-viz check`` that apply to the method.
     """
 
-    evidence_options: ClassVar[tuple[str, ...]] = ()
+    applicable: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, module: AnyMethod, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
@@ -111,7 +100,7 @@ class OutcomeVerifier(Generic[AnyMethod]):
         self.storage, self.settings = storage, settings
 
     @classmethod
-    def check_options(cls, options: EvidenceOptions) -> None:
+    def check_settings(cls, settings: EvidenceSettings) -> None:
         """Check, before a run, what its evidence requires.
 
         Raises:
@@ -125,7 +114,7 @@ class OutcomeVerifier(Generic[AnyMethod]):
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
         """Return the functions that compute the parts of the evidence, in order, by the names of the parts.
 
-        Evidence that reads files is left out in memory: :meth:`~lit_viz.runs.results.Storage.files` gives them.
+        In memory there is no evidence that reads files: :meth:`~lit_viz.runs.results.Storage.files` writes them.
         """
         return {}
 

@@ -189,7 +189,7 @@ def _check_options(method: type[ImageTraining], options: RunOptions) -> None:
         if getattr(options, name) != getattr(default, name) and name not in presentation.run_options:
             message = f"{name} does not apply to {presentation.title.lower()}: leave it out"
             raise LitVizError(message, argument=name)
-    verifier_of(method).check_options(options.evidence_options)
+    verifier_of(method).check_settings(evidence_settings(options, ignore))
 
 
 def _move_network(network: Network, device: torch.device) -> None:

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger
 from lit_viz import methods
 from lit_viz.engine.method import half_precision
 from lit_viz.errors import require
-from lit_viz.evidence.verifier import Check, EvidenceOptions
+from lit_viz.evidence.verifier import Check
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.loggers import LOGGERS, logger_names
 from lit_viz.loggers.base import LoggerSettings
@@ -77,11 +77,6 @@ class RunOptions:
     def figure_options(self) -> FigureOptions:
         """How the figure is drawn."""
         return FigureOptions(self.figure, self.scale, self.overlays)
-
-    @property
-    def evidence_options(self) -> EvidenceOptions:
-        """Which evidence is computed at the end."""
-        return EvidenceOptions(self.captum, self.localize, self.boxes, self.explain)
 
     @property
     def logger_settings(self) -> LoggerSettings:

@@ -451,7 +451,14 @@ def verify_outcomes(
 
 def evidence_settings(options: RunOptions, notify: Notify) -> EvidenceSettings:
     """Return the settings of the evidence at the end of a run."""
-    return EvidenceSettings(options.evidence_options, notify=notify, precision=options.half_precision)
+    return EvidenceSettings(
+        captum=options.captum,
+        localize=options.localize,
+        boxes=options.boxes,
+        explain=options.explain,
+        notify=notify,
+        precision=options.half_precision,
+    )
 
 
 def check_settings(
@@ -471,10 +478,10 @@ def check_settings(
     files = [str(path) for path in given]
     requested: Mapping[str, bool] = {"faithfulness": faithfulness, "trust": trust, "images": bool(files)}
     for name, is_requested in requested.items():
-        if is_requested and name not in verifier_of(type(module)).evidence_options:
+        if is_requested and name not in verifier_of(type(module)).applicable:
             raise LitVizError(f"{name} does not apply to {type(module).__name__}: leave it out")
-    evidence = replace(options.evidence_options, faithfulness=faithfulness, trust=trust, images=files)
-    return EvidenceSettings(evidence, at_end_of_run=False, notify=notify or ignore, precision=options.half_precision)
+    at_end = evidence_settings(options, notify or ignore)
+    return replace(at_end, at_end_of_run=False, faithfulness=faithfulness, trust=trust, images=files)
 
 
 def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStorage, settings: EvidenceSettings) -> bool:

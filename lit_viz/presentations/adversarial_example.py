@@ -134,7 +134,7 @@ def _extended(record: Record) -> AdversarialRecord:
 
 
 def _class_change(record: AdversarialRecord) -> str:
-    """Return the predictions before and after an attack: ``quail → stingray``, or ``still quail``; empty if unknown."""
+    """Return the predictions before and after an attack: ``quail → stingray``, or ``still quail``; else empty."""
     before, after = record.predicted_before_name, record.predicted_name
     if record.status != "done" or before is None or after is None:
         return ""

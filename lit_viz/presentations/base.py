@@ -55,7 +55,7 @@ class Presentation(ABC):
         command: name of the command of the method; empty if there is none.
         result: caption of the result in the report.
         note: remark below the curves of the report.
-        figure_is_first: whether the report begins with the figure.
+        figure_is_first: whether the figure is the first part of the report.
         files: patterns of the files and folders that only runs of this method contain.
         run_options: options of figure and evidence that apply to the method.
         task_options: formats of the task options that captions state.
@@ -208,7 +208,7 @@ def recorded_method(method: type[Method]) -> dict[str, str]:
 
 
 def stored_method(folder: FolderStorage) -> type[ImageTraining]:
-    """Return the method of lit_viz whose presentation a run folder records: a folder must not import code.
+    """Return the method of lit_viz that has the presentation of a run folder: a folder must not import code.
 
     Raises:
         LitVizError: the recorded presentation, or in older folders the method, is not part of lit_viz.

@@ -49,8 +49,8 @@ class ClassVisualizationPresentation(Presentation):
             if isinstance(record, ClassImageRecord):
                 judges |= record.judges.keys()
         rows = [_row(record, sorted(judges)) for record in records]
-        for record, row in zip(records, rows, strict=True):
-            if any(map(_restarts, records)):
+        if any(map(_restarts, records)):
+            for record, row in zip(records, rows, strict=True):
                 row["restarts"] = str(_restarts(record))
         for column in _OPTION_COLUMNS:
             if len({row[column] for row in rows}) == 1:

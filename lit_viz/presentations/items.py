@@ -162,7 +162,7 @@ def _images(part: run_evidence.ImageEvidence) -> EvidenceItem:
 
 
 def _files_read(read: int, tasks: int | None) -> str:
-    """Return how many files of the tasks were read; of runs of earlier versions, the number of tasks is unknown."""
+    """Return how many files of the tasks were read; runs of earlier versions do not record the number of tasks."""
     if tasks in (None, read):
         return "re-read from the disk"
     return f"{read} re-read from the disk, the others have none"
@@ -212,7 +212,7 @@ def _files(part: run_evidence.FileEvidence) -> EvidenceItem:
     count = f"{pluralize(part.read, 'file')} re-read from the disk"
     if part.fooled is not None:
         count = f"{part.fooled} of {part.read} files fool the original network, re-read from the disk"
-    count += _tasks_left_out(part)
+    count += _tasks_without_file(part)
     if not part.wrong:
         return EvidenceItem(f"{count}; all match their records.", True)
     names = ", ".join(part.wrong[:MOST_NAMES])
@@ -221,8 +221,8 @@ def _files(part: run_evidence.FileEvidence) -> EvidenceItem:
     return EvidenceItem(f"{count}; not as recorded: {names}.", False)
 
 
-def _tasks_left_out(part: run_evidence.FileEvidence) -> str:
-    """Return how many tasks were skipped or failed, whose files do not count."""
+def _tasks_without_file(part: run_evidence.FileEvidence) -> str:
+    """Return how many tasks were skipped or failed; their files do not count."""
     others = (part.tasks or part.read) - part.read
     skipped = part.skipped or 0
     counts = []
@@ -290,64 +290,10 @@ def _transfer(part: run_evidence.TransferEvidence) -> EvidenceItem:
 # -- saliency maps
 
 
-@dataclass(frozen=True)
-class MapVerdicts:
-    """Verdicts of the comparison of maps with their references.
-
-    Attributes:
-        passed: verdict of each map that was compared with Captum.
-        of_original: verdict of each map that was compared with the original network.
-        unchecked: reason of each map that was not compared.
-        version: of Captum, if it is known.
-    """
-
-    passed: Sequence[bool]
-    unchecked: Sequence[str]
-    version: str = ""
-    of_original: Sequence[bool] = ()
-
-    @property
-    def compared(self) -> int:
-        """Number of maps that were compared."""
-        return len(self.passed) + len(self.of_original)
-
-    @property
-    def text(self) -> str:
-        """The verdicts in one sentence."""
-        clauses = []
-        if self.passed:
-            count = f"{sum(self.passed)} of {len(self.passed)}"
-            clauses.append(f"{count} compared maps agree with Captum {self.version}".rstrip())
-        if self.of_original:
-            count = f"{sum(self.of_original)} of {len(self.of_original)}"
-            clauses.append(f"{count} maps that Captum lacks agree with the original network in float64")
-        if not clauses:
-            clauses.append("No map was compared with Captum")
-        for reason, number_of_maps in Counter(self.unchecked).items():
-            if reason == run_evidence.NOT_CHECKED:  # for lack of time
-                clauses.append(f"{self.compared} of {self.compared + len(self.unchecked)} maps compared")
-            else:
-                clauses.append(f"{number_of_maps} {reason}")
-        return f"{'; '.join(clauses)}."
-
-    @property
-    def notes(self) -> list[str]:
-        """What compares the remaining maps."""
-        is_complete = run_evidence.NOT_CHECKED not in self.unchecked
-        return [] if is_complete else ["lit-viz check compares the maps that were not checked."]
-
-
 def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:
-    passed: dict[bool, list[bool]] = {False: [], True: []}  # by whether the original network is the reference
-    for entry in part.maps:
-        passed[entry.reference == run_evidence.ORIGINAL].append(entry.passed)
-    verdicts = MapVerdicts(
-        passed=passed[False],
-        of_original=passed[True],
-        unchecked=[str(entry.unchecked) for entry in part.unchecked],
-        version=part.version,
-    )
-    notes = verdicts.notes
+    notes: list[str] = []
+    if any(entry.unchecked == run_evidence.NOT_CHECKED for entry in part.unchecked):
+        notes.append("lit-viz check compares the maps that were not checked.")
     if part.precision is not None and part.passed is False:
         notes.append(f"{part.precision} is less accurate than the float32 gates: use the precision 32-true.")
     for mask in part.masks or ():
@@ -356,11 +302,33 @@ def _captum(part: run_evidence.CaptumEvidence) -> EvidenceItem:
             f"{_map_name(mask)}: a mask of {area:.1%} of the image, with the score {format_value(mask.score)}, of the "
             f"photograph {format_value(mask.score_of_photograph)}; it is the result of an optimization, not a verdict."
         )
-    return EvidenceItem(verdicts.text, part.passed, [_gates(entry) for entry in part.maps], notes)
+    return EvidenceItem(_captum_text(part), part.passed, [_gates(entry) for entry in part.maps], notes)
+
+
+def _captum_text(part: run_evidence.CaptumEvidence) -> str:
+    """Return the verdicts on the maps in one sentence."""
+    passed: dict[bool, list[bool]] = {False: [], True: []}  # by whether the original network is the reference
+    for entry in part.maps:
+        passed[entry.reference == run_evidence.ORIGINAL].append(entry.passed)
+    clauses: list[str] = []
+    if passed[False]:
+        count = f"{sum(passed[False])} of {len(passed[False])}"
+        clauses.append(f"{count} compared maps agree with Captum {part.version}".rstrip())
+    if passed[True]:
+        count = f"{sum(passed[True])} of {len(passed[True])}"
+        clauses.append(f"{count} maps that Captum lacks agree with the original network in float64")
+    if not clauses:
+        clauses.append("No map was compared with Captum")
+    for reason, number_of_maps in Counter(entry.unchecked for entry in part.unchecked).items():
+        if reason == run_evidence.NOT_CHECKED:  # for lack of time
+            clauses.append(f"{len(part.maps)} of {len(part.maps) + len(part.unchecked)} maps compared")
+        else:
+            clauses.append(f"{number_of_maps} {reason}")
+    return f"{'; '.join(clauses)}."
 
 
 def _gates(entry: run_evidence.MapAgreement) -> TableRow:
-    """Return the gates of a map, and its similarity beside that of the most similar control."""
+    """Return the gates of a map, its similarity, and the similarity of the closest control."""
     compared = entry.family or run_evidence.WHOLE_MAP
     if entry.terms is not None:
         compared = f"sum, and {entry.recomputed} of {entry.terms} terms"

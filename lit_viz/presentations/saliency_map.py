@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions import title_of
+from lit_viz.evidence.saliency.faithfulness import distinct_remarks, table
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.layout import outlined
 from lit_viz.figures.localization import localization_figure
@@ -76,10 +77,10 @@ class SaliencyMapPresentation(Presentation):
 
     def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
         groups = _by_photograph(outcomes)
-        shown = groups[:MOST_PHOTOGRAPHS]
+        drawn = groups[:MOST_PHOTOGRAPHS]
         reducers = {title_of(record.method): record.reducer for record in records_of(outcomes, SaliencyRecord)}
-        classes = Counter([group[0].record.target_name for group in shown])
-        panels = [_panel(group, classes[group[0].record.target_name] > 1) for group in shown]
+        classes = Counter([group[0].record.target_name for group in drawn])
+        panels = [_panel(group, classes[group[0].record.target_name] > 1) for group in drawn]
         return saliency_figure(panels, reducers, scale=options.scale, overlays=options.overlays, total=len(groups))
 
     def overlays(self, outcomes: Sequence[Outcome], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
@@ -113,6 +114,10 @@ class SaliencyMapPresentation(Presentation):
         return items
 
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
+        if name == "faithfulness":
+            for text in [table(part.details), *distinct_remarks(part.details)]:
+                verifier.settings.notify(text)
+            return
         super().show(verifier, name, part)
         folder = verifier.storage.path
         if folder is None or part.details is None:

@@ -44,7 +44,7 @@ class UniversalPerturbationPresentation(AttackPresentation):
         return rows
 
     def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
-        """Return perturbations beside some photographs, over the curve of the fooling rate."""
+        """Return perturbations next to some photographs, over the curve of the fooling rate."""
         caption = (
             "Photographs: original above, with the perturbation beneath, as stored in the 8-bit files. Curve: share of "
             "the photographs of an iteration that fool the network; the last point is the share of all training "
@@ -86,7 +86,7 @@ def _eps(record: Record) -> str:
 
 
 def _drawing(outcome: Outcome) -> Grid:
-    """Return a perturbation beside some photographs, over the curve of the fooling rate; nothing without an image."""
+    """Return a perturbation next to some photographs, over the curve of the fooling rate; nothing without an image."""
     record, picture = outcome.record, outcome.image()
     if picture is None or not isinstance(record, UniversalRecord) or record.norm is None:
         return Grid([])
@@ -96,7 +96,7 @@ def _drawing(outcome: Outcome) -> Grid:
     ]
     before: list[Block] = []
     after: list[Block] = []
-    for image in _shown_photographs(outcome):
+    for image in _drawn_photographs(outcome):
         assert image.source is not None
         assert image.image is not None
         before.append(Cell(pixels(image.source), _texts_before(image.record), _WIDTH))
@@ -114,15 +114,15 @@ def _drawing(outcome: Outcome) -> Grid:
     return Grid(rows)
 
 
-def _shown_photographs(outcome: Outcome) -> list[PerturbedImage]:
+def _drawn_photographs(outcome: Outcome) -> list[PerturbedImage]:
     """Return the first counted photographs, in turn one that was trained on and one that was held out."""
     parts: dict[bool, list[PerturbedImage]] = {False: [], True: []}
     for image in outcome.perturbed_images():
         if image.record.status == "done":
             parts[image.record.held_out].append(image)
     in_turn = chain.from_iterable(zip_longest(parts[False], parts[True]))
-    shown = [image for image in in_turn if image is not None and image.source is not None and image.image is not None]
-    return shown[:MOST_EXAMPLES]
+    drawn = [image for image in in_turn if image is not None and image.source is not None and image.image is not None]
+    return drawn[:MOST_EXAMPLES]
 
 
 def _texts_before(photograph: PerturbedImageRecord) -> list[str]:

@@ -1,20 +1,24 @@
-"""Evidence that raises an exception costs neither the results nor the other evidence."""
+"""A method names its verifier; evidence that raises an exception costs neither the results nor the other evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 import lit_viz as lv
+from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, WriteError
 from lit_viz.evidence.saliency.families import MapCheck
+from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.networks import Network
 from lit_viz.presentations.items import evidence_items
+from lit_viz.runs.evidence import Evidence
 from tests.support.verdicts import reasons, verdicts
 
 
@@ -40,7 +44,6 @@ def perturb(network: Network, **options: Any) -> Any:
 Make = Callable[..., Any]
 SALIENCY, ATTACK = "lit_viz.evidence.saliency_map", "lit_viz.evidence.adversarial_example"
 CLASSES = "lit_viz.evidence.class_visualization"
-MISMATCHES = "lit_viz.evidence.attacks.mismatches.mismatches"
 
 #: What raises, by the part of the evidence at the end of a run that computes it.
 AT_THE_END: list[tuple[Make, str, str]] = [
@@ -48,11 +51,11 @@ AT_THE_END: list[tuple[Make, str, str]] = [
     (explain, "captum", "lit_viz.evidence.saliency.cross_check.CrossCheck.evidence"),
     (explain, "errors", f"{SALIENCY}.SaliencyMapVerifier._report_errors"),
     (explain, "localization", f"{SALIENCY}.localize_run"),
-    (attack, "files", MISMATCHES),
+    (attack, "files", f"{ATTACK}.mismatches"),
     (attack, "survivors", f"{ATTACK}.AdversarialExampleVerifier._break_down"),
     (attack, "robustness", f"{ATTACK}.AdversarialExampleVerifier._measure_robustness"),
     (attack, "trust", f"{ATTACK}.diagnostics"),
-    (perturb, "files", MISMATCHES),
+    (perturb, "files", "lit_viz.evidence.universal_perturbation.mismatches"),
 ]
 
 
@@ -207,11 +210,40 @@ def test_errors_of_the_user_are_raised_by_a_check_and_recorded_by_a_run(
 
 
 def test_the_test_stage_warns(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pytorch_lightning as pl
-
     module, tasks = lv.SaliencyMap(smooth), lv.ImageTasks(smooth, photographs(), target=2)
     trainer = pl.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.fit(module, tasks)
     monkeypatch.setattr("lit_viz.evidence.saliency.cross_check.cross_check", broken)
     with pytest.warns(UserWarning, match="Maps not compared: broken"):
         trainer.test(module, tasks)
+
+
+class CountVerifier(OutcomeVerifier[Any]):
+    """A verifier that counts the results."""
+
+    def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
+        return {"count": self.count}
+
+    def count(self) -> EvidencePart:
+        return EvidencePart(Evidence(universal={"results": [str(len(self.outcomes))]}), passed=False)
+
+    @classmethod
+    def test_numbers(cls, module: lv.SaliencyMap, results: Sequence[Result]) -> dict[str, float]:
+        return {"count": len(results)}
+
+
+class CountedMap(lv.SaliencyMap):
+    verifier = f"{__name__}.CountVerifier"
+
+
+def test_the_run_its_check_and_the_test_stage_use_the_verifier_of_the_class(smooth: Network, tmp_path: Path) -> None:
+    tasks = lv.ImageTasks(smooth, photographs(), target=2)
+    run = lv.run(CountedMap(smooth), tasks, tmp_path / "run", logger="none")
+    assert run.evidence.to_dict() == {"universal": {"results": ["2"]}}
+    assert not run.check()
+    module = CountedMap(smooth)
+    trainer = pl.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(module, tasks)
+    (numbers,) = trainer.test(module, tasks)
+    assert numbers["count"] == 2
+    assert numbers["cost/backwards"] == 2

@@ -50,13 +50,13 @@ def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) ->
     done = _done(outcomes)
     if not done:
         return DiagnosisPart(reasons=[], tried=[])
-    failed, lost = [], []
+    failed, undone = [], []
     for outcome in done:
         record = attack_record(outcome)
         if not record.success_float:
             failed.append(outcome)
         elif not record.success_file:
-            lost.append(outcome)
+            undone.append(outcome)
     advice = "an attack of more steps, such as pgd" if attack.fixed else "more iterations"
     restart_of = restarts_of(attack, iterations)
     restart_length = iterations // attack.restart_schedule.count(iterations)
@@ -72,7 +72,7 @@ def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) ->
     counts = {
         "the ball of {} holds no other 8-bit image (a larger eps)": _count(_only_source_in_ball, done),
         f"the file of {{}} equals the photograph ({advice}, or larger steps)": _count(_equals_photograph, failed),
-        "rounding to 8 bits undid the success of {}": len(lost) - _count(_only_source_in_ball, lost),
+        "rounding to 8 bits undid the success of {}": len(undone) - _count(_only_source_in_ball, undone),
         f"{{}} had fewer than {_MIN_GRADIENTS} gradients{per_restart}": short,
         f"{{}} had fewer than {QUERIES} queries ({advice})": _count(_few_queries, failed),
         f"the score of {{}} never exceeded that of the photograph ({advice})": _count(_not_improved, failed),

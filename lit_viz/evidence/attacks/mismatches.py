@@ -60,37 +60,26 @@ class RecordedFile:
         return goal
 
 
-def report_mismatches(
+def mismatches(
     files: Sequence[RecordedFile], network: Network, batch: int, folder: Path, notify: Notify
 ) -> list[str | None]:
-    """Return the mismatches of each file in a run folder as a clause, None without any, and report the first ones."""
-    reasons, missing = mismatches(files, network, batch)
-    different = 0
-    for file, reason in zip(files, reasons, strict=True):
-        if reason is None:
-            continue
-        different += 1
-        if different <= MOST_NAMES:
-            notify(f"{file.file.relative_to(folder).as_posix()} is not as recorded: {reason}")
-    if different > MOST_NAMES:
-        notify(f"{pluralize(different - MOST_NAMES, 'further file')} not as recorded")
-    if missing:
-        notify(f"{pluralize(missing, 'photograph')} missing, so their distances are not verified")
-    return reasons
+    """Compare files in a run folder with their records, by the original network and the photographs.
 
-
-def mismatches(files: Sequence[RecordedFile], network: Network, batch: int) -> tuple[list[str | None], int]:
-    """Compare files with their records, by the original network and the photographs, in batches of at most ``batch``.
+    Args:
+        files: the files.
+        network: the network.
+        batch: maximum number of files that are evaluated at once.
+        folder: the run folder.
+        notify: receives the first mismatches, and the number of photographs that are missing.
 
     Returns:
-        the mismatches of each file as a clause, None without any; and the number of missing photographs;
-        their distances are not compared.
+        the mismatches of each file as a clause, None without any.
 
     Raises:
         LitVizError: a file is missing, damaged, or of another size than the network's input.
     """
     results: list[str | None] = []
-    missing = 0
+    missing = different = 0
     goals, targeted = [file.goal for file in files], [file.targeted for file in files]
     verdicts = evaluate_files([file.file for file in files], network, goals, targeted, batch)
     for file, (success, logits) in zip(files, verdicts, strict=True):
@@ -99,8 +88,16 @@ def mismatches(files: Sequence[RecordedFile], network: Network, batch: int) -> t
             missing += 1
         else:
             reasons += _distance_mismatches(file, source)
-        results.append("; ".join(reasons) or None)
-    return results, missing
+        reason = "; ".join(reasons) or None
+        results.append(reason)
+        different += reason is not None
+        if reason is not None and different <= MOST_NAMES:
+            notify(f"{file.file.relative_to(folder).as_posix()} is not as recorded: {reason}")
+    if different > MOST_NAMES:
+        notify(f"{pluralize(different - MOST_NAMES, 'further file')} not as recorded")
+    if missing:
+        notify(f"{pluralize(missing, 'photograph')} missing, so their distances are not verified")
+    return results
 
 
 def evaluate_files(
@@ -110,7 +107,7 @@ def evaluate_files(
     targeted: Sequence[bool],
     batch: int = _BATCH,
 ) -> list[tuple[bool, Tensor]]:
-    """Return for each PNG whether the original network's prediction meets the goal, as if evaluated alone, and its
+    """Return for each PNG whether the original network's prediction is the goal, as if evaluated alone, and its
     logits ``(K,)``.
 
     Raises:

@@ -68,7 +68,7 @@ class RobustAccuracy:
     Attributes:
         eps: the radius, in units of [0, 1].
         robust: photographs that are classified correctly, before the attack and after it.
-        total: photographs, with those that are misclassified before the attack.
+        total: photographs, including the ones that are misclassified before the attack.
     """
 
     eps: float
@@ -110,8 +110,8 @@ def robust_share(outcomes: Sequence[Outcome], members: Sequence[str] | None = No
         if outcome.record.status == "failed":
             continue
         record = attack_record(outcome)
-        is_known = record.status == "skipped" or record.success_file is not None
-        if record.eps is not None and is_known:
+        has_verdict = record.status == "skipped" or record.success_file is not None
+        if record.eps is not None and has_verdict:
             photographs[photograph_key(record)].append(record)
             radii.add(float(record.eps))
     results = []
@@ -246,40 +246,33 @@ def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool
         before=labels[before],
         after=labels[after],
         right=right,
-        fooled=_meets_goal(record, after),
-        mirrored=_meets_goal(record, control),
+        fooled=_is_success(record, after),
+        mirrored=_is_success(record, control),
     )
 
 
-def _meets_goal(record: Record, predicted: int) -> bool:
+def _is_success(record: Record, predicted: int) -> bool:
     """Return whether a predicted class is the target; without a target, whether it is not the label."""
     if record.target is None:
         return predicted != record.label
     return predicted == record.target
 
 
-def transfer_counts(rows: Sequence[Transfer]) -> dict[str, TransferCounts]:
-    """Return by judge the number of photographs that it classifies right and wrong, and of the right ones the number of
-    files, and of mirrored changes, that fool it."""
+def transfer_evidence(rows: Sequence[Transfer]) -> TransferEvidence:
+    """Return the predictions, and the counts by judge, of which mirrored changes are the control."""
     by_judge: dict[str, list[Transfer]] = defaultdict(list)
     for row in rows:
         by_judge[row.judge].append(row)
     counts = {}
     for judge, of_judge in by_judge.items():
-        right = fooled = mirrored = 0
-        for row in of_judge:
-            if row.right:
-                right += 1
-                fooled += row.fooled
-                mirrored += row.mirrored
-        wrong = len(of_judge) - right
-        counts[judge] = TransferCounts(right=right, fooled=fooled, mirrored=mirrored, wrong=wrong)
-    return counts
-
-
-def transfer_evidence(rows: Sequence[Transfer]) -> TransferEvidence:
-    """Return the counts by judge and the predictions."""
-    return TransferEvidence(judges=transfer_counts(rows), files=[asdict(row) for row in rows])
+        right = [row for row in of_judge if row.right]
+        counts[judge] = TransferCounts(
+            right=len(right),
+            fooled=sum(row.fooled for row in right),
+            mirrored=sum(row.mirrored for row in right),
+            wrong=len(of_judge) - len(right),
+        )
+    return TransferEvidence(judges=counts, files=[asdict(row) for row in rows])
 
 
 def transfer_table(rows: Sequence[Transfer]) -> str:

@@ -65,12 +65,12 @@ class Agreement:
         delivered: difference of the delivered float32 map or its terms.
         captum_float32: largest difference of float32 maps or terms of the reference.
         similarity: of the delivered map; None if the terms are compared.
-        controls: similarity of maps that must not agree, by name.
+        controls: similarity of control maps, which must differ, by name.
         rounding: error of Captum's own formula in float64.
         family: how the map was verified.
         reference: what computed the reference: Captum or the original network.
         sum: difference of the map from the sum of its terms; None if the whole map is compared.
-        terms, recomputed: number of the terms of the map, and of those that the reference computed.
+        terms, recomputed: number of the terms of the map, and of the terms that the reference computed.
     """
 
     formula: float | None

@@ -154,7 +154,7 @@ def _prepare_for_hooks(network: nn.Module) -> None:
 class UnsharedNetwork(nn.Module):
     """A network with one module per call of a non-linear function, as Captum's DeepLIFT requires.
 
-    Captum hooks modules of some types, and fails on those that are called twice (Captum's issues 199, 578 and 934). Of
+    Captum hooks modules of some types, and fails on one that is called twice (Captum's issues 199, 578 and 934). Of
     two modules in sequence, it ignores the rule of the second: their tensors are therefore separated by a copy. It does
     not hook the network itself, which is no submodule.
 
@@ -265,7 +265,7 @@ class CaptumReference:
         against: index of the class that the target is contrasted with, if any.
         weights: change of the weights of the network.
         copies: copies of the network, which references share.
-        replay: recorded scores that replace those of the network, if any.
+        replay: recorded scores that replace the network's, if any.
         deadline: time of the monotonic clock after which a forward of the network raises TimeoutError.
     """
 
@@ -385,12 +385,12 @@ class CaptumReference:
 
 
 class Replay(nn.Module):
-    """Recorded scores in place of those of a network, in the order in which a method requests them.
+    """Recorded scores in place of a network's, in the order in which a method requests them.
 
     Args:
         scores: recorded scores ``(n,)`` of all evaluations, by number.
         order: numbers of the evaluations in the order of the requests.
-        kept: numbers of the evaluations whose inputs are kept.
+        kept: numbers of the evaluations with inputs that are kept.
 
     Attributes:
         inputs: the inputs ``(C, H, W)`` by number.

@@ -146,7 +146,7 @@ def _largest(values: Tensor, reference: Tensor) -> float:
 
 
 def _reached(method: Attribution) -> Tensor:
-    """Return the pixels whose value may differ from zero, bool ``(12, 12)``."""
+    """Return the pixels with a value that may differ from zero, bool ``(12, 12)``."""
     pixels = window()
     if isinstance(method, Occlusion):
         return _grown(pixels, max(method.windows) - 1)

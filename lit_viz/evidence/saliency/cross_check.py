@@ -30,7 +30,7 @@ from lit_viz.runs import evidence as run_evidence
 from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.utils.formatting import Notify, text_table
+from lit_viz.utils.formatting import Notify, ignore, text_table
 from lit_viz.utils.limits import MOST_ROWS
 
 _NOTICE_SECONDS = 30.0  # between the reports of how many maps are compared
@@ -47,27 +47,22 @@ class CrossCheck:
         masks: area and scores by task index of optimized masks, which are not compared.
     """
 
-    agreements: Mapping[int, tuple[Agreement, Tensor | None]]
-    unchecked: Mapping[int, str]
+    agreements: dict[int, tuple[Agreement, Tensor | None]]
+    unchecked: dict[int, str]
     half: str | None = None
-    masks: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    masks: dict[int, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool | None:
-        """Whether all compared maps agree; None if no map was compared."""
+        """Whether all compared maps have passed; None if no map was compared."""
         if not self.agreements:
             return None
-        return not self.failed
-
-    @property
-    def failed(self) -> int:
-        """Number of compared maps that do not agree."""
-        return sum(not agreement.passed for agreement, _ in self.agreements.values())
+        return all(agreement.passed for agreement, _ in self.agreements.values())
 
     def table(self, outcomes: Sequence[Outcome], methods: Mapping[str, Attribution]) -> str:
         """Return a table with a row per method: its counterpart in Captum, what is compared, and the largest errors.
 
-        ``delivered`` and ``allowed`` are those of the map that is closest to failing the second gate.
+        ``delivered`` and ``allowed`` are of the map that is closest to failing the second gate.
         """
         indices: dict[str, list[int]] = defaultdict(list)
         for record in records_of(outcomes, SaliencyRecord):
@@ -79,14 +74,14 @@ class CrossCheck:
         counterpart = counterpart_of(method)
         if counterpart is not None:
             row["Captum"] = counterpart.name
-        found = [self.agreements[index][0] for index in indices if index in self.agreements]
-        if not found:
+        agreements = [self.agreements[index][0] for index in indices if index in self.agreements]
+        if not agreements:
             row["compared"] = self._first_reason(indices)
             return row
-        closest = max(found, key=lambda agreement: agreement.delivered / agreement.allowed)
-        passed = sum(agreement.passed for agreement in found)
-        formula = max(agreement.formula or 0.0 for agreement in found)
-        rounding = max(agreement.rounding for agreement in found)
+        closest = max(agreements, key=lambda agreement: agreement.delivered / agreement.allowed)
+        passed = sum(agreement.passed for agreement in agreements)
+        formula = max(agreement.formula or 0.0 for agreement in agreements)
+        rounding = max(agreement.rounding for agreement in agreements)
         row["compared"] = reference_of(method).compared
         row["agree"] = f"{passed} of {len(indices)}"
         row["formula"] = f"{formula:.1e}"
@@ -129,38 +124,34 @@ def cross_check(
     *,
     seconds: float | None = None,
     half: str | None = None,
-    notify: Notify = lambda _: None,
+    notify: Notify = ignore,
 ) -> CrossCheck:
     """Compare the maps of a run with their references: Captum, or the original network where Captum has no method.
 
-    The first map of each method is compared first, together with maps that must not agree.
+    The first map of each method is compared first, together with control maps, which must differ.
 
     With a time limit, maps of many evaluations are verified by the terms that the run recorded. The first map of each
     method is compared even if the time is over, unless it has many evaluations and no terms. The others are compared
-    while the time lasts. Without a limit, all maps are compared as a whole, with their formulas.
+    until the time is over. Without a limit, all maps are compared as a whole, with their formulas.
 
     Args:
         outcomes: of the run.
         methods: by name, bound to the network.
         network: the network.
-        seconds: time limit at the end of a run. If None, there is no limit, and the files are compared with their
-            records.
+        seconds: time limit at the end of a run; None for no limit.
         half: half precision of the network that computed the maps, if any.
         notify: receives the number of compared maps every 30 seconds.
     """
-    comparisons = _Comparisons(methods, network)
+    comparisons = _Comparisons(methods, network, CrossCheck({}, {}, half))
     comparisons.compare(_order(outcomes), seconds, notify)
-    return CrossCheck(comparisons.agreements, comparisons.unchecked, half=half, masks=comparisons.masks)
+    return comparisons.result
 
 
 class _Comparisons:
-    """The comparisons of some maps; the attributes are those of :class:`CrossCheck`."""
+    """The comparisons of some maps, which are added to ``result``."""
 
-    def __init__(self, methods: Mapping[str, Attribution], network: Network) -> None:
-        self.agreements: dict[int, tuple[Agreement, Tensor | None]] = {}
-        self.unchecked: dict[int, str] = {}
-        self.masks: dict[int, Mapping[str, float]] = {}
-        self._methods, self._network = methods, network
+    def __init__(self, methods: Mapping[str, Attribution], network: Network, result: CrossCheck) -> None:
+        self._methods, self._network, self.result = methods, network, result
         self._copies: NetworkCopies = {}
         self._kept: Counter[bool] = Counter()
 
@@ -179,12 +170,12 @@ class _Comparisons:
             tried.add(record.method)
             is_due = is_first or now < end
             if not has_reference(self._methods[record.method]):
-                self.unchecked[record.index] = NOT_IN_CAPTUM
+                self.result.unchecked[record.index] = NOT_IN_CAPTUM
                 if is_due:
                     self._measure_mask(outcome, record)
                 continue
             if not is_due:
-                self.unchecked[record.index] = NOT_CHECKED
+                self.result.unchecked[record.index] = NOT_CHECKED
                 continue
             recorded = None if seconds is None else outcome.terms()
             is_short = recorded is not None or (record.iterations or 0) <= RECOMPUTED
@@ -203,11 +194,11 @@ class _Comparisons:
         passed = check.agreement.passed
         self._kept[passed] += 1
         is_drawn = self._kept[passed] <= MOST_ROWS  # of passed and of failed maps
-        self.agreements[index] = check.agreement, check.map if is_drawn else None
+        self.result.agreements[index] = check.agreement, check.map if is_drawn else None
 
     def _measure_mask(self, outcome: Outcome, record: SaliencyRecord) -> None:
         if isinstance(self._methods[record.method], ExtremalPerturbation):
-            self.masks[record.index] = measure_mask(*self._reference(outcome, record))
+            self.result.masks[record.index] = measure_mask(*self._reference(outcome, record))
 
     def _reference(
         self, outcome: Outcome, record: SaliencyRecord, deadline: float = math.inf
@@ -238,17 +229,17 @@ class _Comparisons:
             with torch_warnings_ignored():
                 yield
         except LitVizError as error:
-            self.unchecked[index] = str(error)
+            self.result.unchecked[index] = str(error)
         except Exception as error:  # TimeoutError, or of the network's own code in float64 or under Captum's hooks
             self._copies.clear()  # hooks may be left on them
             if time.monotonic() > deadline:
-                self.unchecked[index] = NOT_CHECKED
+                self.result.unchecked[index] = NOT_CHECKED
             else:
-                self.unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
+                self.result.unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
 
 
 def _order(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, SaliencyRecord]]:
-    """Return the finished maps: the first of each method before any second, those with few evaluations first."""
+    """Return the finished maps: the first of each method before any second, in order of their evaluations."""
     places: dict[str, Iterator[int]] = defaultdict(itertools.count)
     maps = []
     for outcome in outcomes:

@@ -21,7 +21,7 @@ _Pair = tuple[int, int]
 class FastDepthwise(TorchFunctionMode):
     """Compute depthwise convolutions in float64 on the CPU for all channels at once, in the body.
 
-    Other convolutions remain PyTorch's, and so do those whose weights require a gradient.
+    Other convolutions remain PyTorch's, and so do convolutions with weights that require a gradient.
     """
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""Saliency metrics of the maps of a run, beside those of control maps that do not depend on the network."""
+"""Saliency metrics of the maps of a run, and of control maps that do not depend on the network."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.networks import FrozenNetwork, Network, layer_names
 from lit_viz.networks.summaries import probabilities
 from lit_viz.rng import Draws, Key
-from lit_viz.runs.evidence import Evidence, MetricsEvidence, SaliencyMetrics
+from lit_viz.runs.evidence import MetricsEvidence, SaliencyMetrics
 from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.results import Outcome, Storage
-from lit_viz.utils.formatting import Notify, text_table
+from lit_viz.runs.results import Outcome
+from lit_viz.utils.formatting import Notify, ignore, text_table
 from lit_viz.utils.limits import MOST_PRINTED
 
 #: Steps of deletion and insertion, replacement of deleted pixels, and initial image of insertion.
@@ -102,23 +102,20 @@ def evaluate_maps(
     outcomes: Sequence[Outcome],
     methods: Mapping[str, Attribution],
     network: Network,
-    storage: Storage | None = None,
     *,
     reducer: str | None = None,
     truth: Mapping[str, ReferenceBoxes] | None = None,
-    notify: Notify = lambda _: None,
-) -> list[SaliencyMetrics]:
-    """Compute and report the metrics of the finished maps of a run. By default a map takes 198 forward passes, and 14
-    further maps.
+    notify: Notify = ignore,
+) -> MetricsEvidence:
+    """Compute the metrics of the finished maps of a run. By default a map takes 198 forwards and 14 more maps.
 
     Args:
         outcomes: of the run.
         methods: by name, bound to the network.
         network: the network.
-        storage: results of the run, for the part ``faithfulness`` of the evidence.
         reducer: of the channels; the method's default if None.
         truth: reference boxes by the ``source`` of the photograph, for the pointing game.
-        notify: receives the cost, the table and the remarks.
+        notify: receives the cost.
     """
     done, forwards, evaluations = [], 0, 0
     for outcome in outcomes:
@@ -132,24 +129,16 @@ def evaluate_maps(
     for outcome in done:
         boxes = reference_boxes_in_image(outcome, truth or {})
         metrics.append(_MeasuredMap(outcome, methods, network, reducer).metrics(boxes))
-    if storage is not None:
-        settings = {
-            "steps": STEPS,
-            "deleted": DELETED.kind,
-            "inserted": INSERTED.kind,
-            "samples": SAMPLES,
-            "radius": RADIUS,
-            "stages": STAGES,
-            "dearest": DEAREST,
-        }
-        storage.merge_evidence(Evidence(faithfulness=MetricsEvidence(settings=settings, maps=metrics)))
-    notify(table(metrics))
-    distinct: dict[str, None] = {}
-    for entry in metrics:
-        distinct |= dict.fromkeys(entry.remarks)
-    for remark in distinct:
-        notify(remark)
-    return metrics
+    settings = {
+        "steps": STEPS,
+        "deleted": DELETED.kind,
+        "inserted": INSERTED.kind,
+        "samples": SAMPLES,
+        "radius": RADIUS,
+        "stages": STAGES,
+        "dearest": DEAREST,
+    }
+    return MetricsEvidence(settings=settings, maps=metrics)
 
 
 def reference_boxes_in_image(outcome: Outcome, truth: Mapping[str, ReferenceBoxes]) -> list[Box]:
@@ -169,7 +158,7 @@ def reference_boxes_in_image(outcome: Outcome, truth: Mapping[str, ReferenceBoxe
 
 
 class _MeasuredMap:
-    """A map with all that is needed to compute further maps in the same way."""
+    """A map with what is needed to compute more maps in the same way."""
 
     def __init__(
         self, outcome: Outcome, methods: Mapping[str, Attribution], network: Network, reducer: str | None
@@ -269,17 +258,25 @@ def table(metrics: Sequence[SaliencyMetrics]) -> str:
         row = _MetricsRow(entry.name, entry.method, entry.target_name or "-", _columns(entry))
         rows.append(row)
         by_method[entry.method].append(row)
-    shown = rows[:MOST_PRINTED]
+    printed = rows[:MOST_PRINTED]
     omissions: list[str] = []
     for method, of_method in by_method.items():
         if len(of_method) > 1:
             omissions += _omissions(method, of_method)
-            shown.append(_MetricsRow(f"mean of {len(of_method)}", method, "", _means(of_method)))
+            printed.append(_MetricsRow(f"mean of {len(of_method)}", method, "", _means(of_method)))
     columns: dict[str, None] = {}
     for row in rows:
         columns |= dict.fromkeys(row.values)
-    cells = [row.cells(list(columns)) for row in shown]
+    cells = [row.cells(list(columns)) for row in printed]
     return "\n".join([text_table(cells, words=3), _LEGEND, *omissions])
+
+
+def distinct_remarks(metrics: Sequence[SaliencyMetrics]) -> list[str]:
+    """Return the remarks on the maps, equal ones once."""
+    distinct: dict[str, None] = {}
+    for entry in metrics:
+        distinct |= dict.fromkeys(entry.remarks)
+    return list(distinct)
 
 
 @dataclass(frozen=True)
@@ -317,7 +314,7 @@ def _columns(metrics: SaliencyMetrics) -> dict[str, float | None]:
 
 
 def _omissions(method: str, rows: Sequence[_MetricsRow]) -> list[str]:
-    """Return a sentence per column whose mean omits maps."""
+    """Return a sentence per column with a mean that omits maps."""
     sentences = []
     for column in _means(rows):
         missing = sum(not _is_number(row.values.get(column)) for row in rows)

@@ -70,7 +70,7 @@ class Family(ABC):
     @property
     @abstractmethod
     def values(self) -> Tensor:
-        """The delivered values, in the shape of those that :meth:`compute` returns."""
+        """The delivered values, in the shape of the values that :meth:`compute` returns."""
 
     @abstractmethod
     def compute(self, reference: CaptumReference, most: int | None = None) -> Tensor:
@@ -90,7 +90,7 @@ class Family(ABC):
 
     @abstractmethod
     def controls(self, expected: Tensor) -> dict[str, run_evidence.Similarity]:
-        """Return the similarity of maps that must not agree: of another class, of a randomized network, and noise."""
+        """Return the similarity of control maps: of another class, of a randomized network, and noise."""
 
     def wrong_references(self, reference: CaptumReference) -> dict[str, CaptumReference]:
         """Return the references of another class and of a randomized network, by name."""
@@ -128,8 +128,8 @@ class WholeMap(Family):
         if reference_of(self.reference.method).compute is formula_of:
             return {}
         few = self.reference.with_evaluations(_FORMULA_EVALUATIONS)
-        known = expected if few.evaluations == self.reference.evaluations else None
-        formula, rounding = _formula_difference(few, known), few.formula_rounding
+        reused = expected if few.evaluations == self.reference.evaluations else None
+        formula, rounding = _formula_difference(few, reused), few.formula_rounding
         if not formula <= FORMULA_TOLERANCE + rounding:
             noise = torch.rand(few.x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(few.x)
             x = (few.x + _TIE_NOISE * (noise - 0.5)).clamp(0, 1)
@@ -164,7 +164,7 @@ class RecordedTerms(Family):
 
     @cached_property
     def numbers(self) -> Tensor:
-        """Numbers of the recomputed terms, ascending: those that all others depend on, and random ones."""
+        """Numbers of the recomputed terms, ascending: terms that all others depend on, and random ones."""
         count, ends = len(self.terms), reference_of(self.reference.method).ends
         generator = generator_for(Key(self.reference.seed, 0), "recomputed terms")
         others = ends + torch.randperm(max(count - ends, 0), generator=generator)
@@ -191,7 +191,7 @@ class RecordedTerms(Family):
 
 
 class MeanOfImages(RecordedTerms):
-    """The dot products of the map must be the weighted sum of those of its terms."""
+    """The dot products of the map must be the weighted sum of the dot products of its terms."""
 
     name = run_evidence.MEAN_OF_IMAGES
 
@@ -283,7 +283,7 @@ class MapCheck:
         return self._with(**self.family.formula(self.expected))
 
     def with_controls(self) -> MapCheck:
-        """Return the check with the comparison of maps that must not agree."""
+        """Return the check with the comparison of control maps."""
         return self._with(controls=self.family.controls(self.expected))
 
     def _with(self, **fields: Any) -> MapCheck:
@@ -298,7 +298,7 @@ def check_map(
     The reference is in float64. The allowed difference is twice that of the reference in float32.
 
     Args:
-        reference: with the photograph as the network sees it, in float64, and a method that is bound to the network
+        reference: with the photograph as the network's input, in float64, and a method that is bound to the network
             and has a reference (see :func:`~lit_viz.evidence.saliency.captum_reference.has_reference`).
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         recorded: the recorded terms; None compares the whole map.

@@ -123,7 +123,7 @@ def removal_score(
 
 
 def planted_truth(count: int, seed: int = 0) -> GroundTruth:
-    """Draw images with planted evidence, whose regions are the glyphs; see :func:`~lit_viz.zoo.planted_images`."""
+    """Draw images with planted evidence; the regions are the glyphs; see :func:`~lit_viz.zoo.planted_images`."""
     planted = planted_images(range(count), seed)
     return GroundTruth(planted.images, planted.labels, planted.masks)
 
@@ -135,7 +135,7 @@ def mosaics(
 
     Args:
         network: of which the photographs are the input.
-        photographs: ``(P, C, H, W)`` in [0, 1]; only those classified with probability ``least`` are used.
+        photographs: ``(P, C, H, W)`` in [0, 1]; only photographs classified with probability ``least`` are used.
         count: number of mosaics.
         cells: along a side.
         seed: of the draws.
@@ -202,7 +202,7 @@ def _cell(cell: int, cells: int, height: int, width: int) -> Tensor:
 
 
 class DisconnectedCells(nn.Module):
-    """A network for each cell of a mosaic, with scores of their own: no cell influences those of another.
+    """A network for each cell of a mosaic, with scores of their own: no cell influences the scores of another.
 
     The feature maps of the cells, side by side, are the output of the layer ``maps``. Scores are logarithms of the
     probabilities in a cell, so that the probabilities of a class among all scores do not depend on other cells either.

@@ -54,7 +54,7 @@ def saliency_order(saliency: Tensor) -> Tensor:
 def replacement_curve(
     score: ImageFunction, start: Tensor, end: Tensor, saliency: Tensor, *, steps: int = 32, batch: int = 16
 ) -> ReplacementCurve:
-    """Return the score while pixels of ``start`` are replaced by those of ``end``, the most salient first.
+    """Return the score while pixels of ``start`` are replaced by pixels of ``end``, the most salient first.
 
     From the photograph to an uninformative image this is *deletion*, where a small area is good; from a blurred image
     to the photograph it is *insertion*, where a large area is good (Petsiuk et al. 2018, arXiv:1806.07421, section
@@ -110,7 +110,7 @@ def max_sensitivity(
 
 
 def is_pointing_hit(saliency: Tensor, boxes: Sequence[Box], tolerance: float = POINTING_TOLERANCE) -> bool:
-    """Return whether the map's maximum lies in or near a box (pointing game; Zhang et al. 2018, section 4.1).
+    """Return whether the map's maximum is in or near a box (pointing game; Zhang et al. 2018, section 4.1).
 
     Args:
         saliency: ``(H, W)``; the first of several maxima in reading order counts.

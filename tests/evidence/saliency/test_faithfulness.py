@@ -51,7 +51,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def metrics_of(smooth: Network, outcomes: Sequence[Outcome], name: str = "gradient", **options: Any) -> SaliencyMetrics:
     method = ATTRIBUTIONS[name]()
     method.bind(smooth)
-    (found,) = evaluate_maps(outcomes, {name: method}, smooth, **options)
+    (found,) = evaluate_maps(outcomes, {name: method}, smooth, **options).maps
     return found
 
 
