@@ -206,22 +206,25 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
     def test_numbers(cls, module: AdversarialExample, results: Sequence[Result]) -> dict[str, float]:
         """Return the share of 8-bit files that fool the original network, and their mean norms."""
         numbers = super().test_numbers(module, results)
-        done, images = [], []
+        records, images, goals, targeted, thresholds = [], [], [], [], []
+        fooled_jpeg = 0
         for result in results:
-            if result.image is not None and result.task.goal is not None and result.record.status == "done":
-                done.append(result)
-                images.append(decode(encode_png(result.image)))
-        if not done:
+            task, record = result.task, result.record
+            if result.image is None or task.goal is None or record.status != "done":
+                continue
+            records.append(record)
+            images.append(decode(encode_png(result.image)))
+            goals.append(task.goal)
+            targeted.append(task.target is not None)
+            thresholds.append(task.options.get(THRESHOLD, 0.0))
+            fooled_jpeg += bool(getattr(record, "success_jpeg75", False))
+        if not records:
             return numbers
-        goals = torch.tensor([result.task.goal for result in done])
-        targeted = torch.tensor([result.task.target is not None for result in done])
-        thresholds = torch.tensor([result.task.options.get(THRESHOLD, 0.0) for result in done])
-        logits = module.network.scores(torch.stack(images), final=True).cpu()
-        fooled = Verifier(module.network, goals, targeted, thresholds).success(logits)
-        jpeg = [bool(getattr(result.record, "success_jpeg75", False)) for result in done]
+        verifier = Verifier(module.network, torch.tensor(goals), torch.tensor(targeted), torch.tensor(thresholds))
+        fooled = verifier.success(module.network.scores(torch.stack(images), final=True).cpu())
         numbers["fooled"] = float(fooled.float().mean())
-        numbers["fooled_jpeg75"] = sum(jpeg) / len(done)
-        records = [result.record for result in compress(done, fooled.tolist())]
+        numbers["fooled_jpeg75"] = fooled_jpeg / len(records)
+        records = list(compress(records, fooled.tolist()))
         if records:
             for name in ("l2", "linf"):
                 numbers[name] = sum(record.metrics[name] or 0.0 for record in records) / len(records)

@@ -125,7 +125,7 @@ def compared_layers(network: Network, last: str) -> dict[str, Layout]:
             names.append(name)
         if name == last:
             break
-    return {name: layers[name] for name in evenly(names, _MOST_LAYERS)}
+    return _spaced(layers, names)
 
 
 def network_layers(network: Network) -> dict[str, Layout]:
@@ -143,6 +143,11 @@ def network_layers(network: Network) -> dict[str, Layout]:
         if "." not in name:
             outer.append(name)
     names = max(blocks.values(), key=len, default=outer)
+    return _spaced(layers, names)
+
+
+def _spaced(layers: Mapping[str, Layout], names: Sequence[str]) -> dict[str, Layout]:
+    """Return the layers with these names; of many, evenly spaced ones."""
     return {name: layers[name] for name in evenly(names, _MOST_LAYERS)}
 
 

@@ -180,16 +180,16 @@ def test_a_check_computes_the_other_parts(
 
 
 @pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), WriteError("disk full"), RuntimeError("gloo: connection closed")]
+    ("kind", "text"), [(KeyboardInterrupt, ""), (WriteError, "disk full"), (RuntimeError, "gloo: connection closed")]
 )
 def test_interrupts_full_disks_and_failures_of_ranks_are_raised(
-    error: BaseException, smooth: Network, monkeypatch: pytest.MonkeyPatch
+    kind: type[BaseException], text: str, smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def raises(*_: Any, **__: Any) -> NoReturn:
-        raise error
+        raise kind(text)
 
     monkeypatch.setattr("lit_viz.evidence.saliency.cross_check.cross_check", raises)
-    with pytest.raises(type(error)):
+    with pytest.raises(kind):
         lv.saliency(smooth, photographs(), target=2, captum="captum")
 
 

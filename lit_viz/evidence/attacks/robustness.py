@@ -265,13 +265,14 @@ def transfer_evidence(rows: Sequence[Transfer]) -> TransferEvidence:
         by_judge[row.judge].append(row)
     counts = {}
     for judge, of_judge in by_judge.items():
-        right = [row for row in of_judge if row.right]
-        counts[judge] = TransferCounts(
-            right=len(right),
-            fooled=sum(row.fooled for row in right),
-            mirrored=sum(row.mirrored for row in right),
-            wrong=len(of_judge) - len(right),
-        )
+        right = fooled = mirrored = 0
+        for row in of_judge:
+            if row.right:
+                right += 1
+                fooled += row.fooled
+                mirrored += row.mirrored
+        wrong = len(of_judge) - right
+        counts[judge] = TransferCounts(right=right, fooled=fooled, mirrored=mirrored, wrong=wrong)
     return TransferEvidence(judges=counts, files=[asdict(row) for row in rows])
 
 
