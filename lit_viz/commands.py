@@ -132,7 +132,7 @@ _OF_TASKS = (
 def _add_parts(parser: Parser, form: Form, shown: Collection[str] | None, chosen: Collection[type[Any]] = ()) -> None:
     """Add the arguments of the parts of a module, of which ``chosen`` ones show all.
 
-    Those that one part alone has are options without the name of the part, too.
+    Arguments of one part alone are options without the name of the part, too.
     """
     parts = list(form.parts())
     names = [name for owner in parts for name in owner.names]
@@ -190,7 +190,7 @@ def function_parser(name: str, words: Sequence[str] = ()) -> Parser:
 
     Args:
         name: name of the command.
-        words: words of ``resume``, whose run folder has further options.
+        words: words of ``resume``, with a run folder that has more options.
     """
     if name == "resume":
         return _resume_parser(_stored_form(words))
@@ -207,7 +207,7 @@ def _check_parser() -> Parser:
 
 
 def _resume_parser(form: Form | None = None) -> Parser:
-    """Return the parser of ``resume``; with a form, its arguments are hidden options, whose change is an error."""
+    """Return the parser of ``resume``; with a form, its arguments are hidden options that can't be changed."""
     from lit_viz import api
     from lit_viz.engine.method import Method
     from lit_viz.launch.resume import NEW_RUN

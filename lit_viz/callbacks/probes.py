@@ -164,9 +164,9 @@ class ImageProbe(Probe):
         classes: list[int] = []
         for index in range(len(dataset)):
             images.append(dataset[index])
-            found = dataset.label(index)
-            if found is not None:
-                classes.append(found)
+            label = dataset.label(index)
+            if label is not None:
+                classes.append(label)
         return images, classes or None
 
 

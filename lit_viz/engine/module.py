@@ -253,7 +253,7 @@ class ImageTraining(Method):
         self._restored = check_run_state(checkpoint.get("lit_viz"))
         queue = self._restored.get("queue")
         if queue is not None and queue != [asdict(task) for task in self.tasks]:
-            raise LitVizError("the checkpoint is of other tasks: give those that it was saved with, or no ckpt_path=")
+            raise LitVizError("the checkpoint is of other tasks: give the tasks of its run, or no ckpt_path=")
         self._sums = dict(self._restored.get("sums", {}))
         self._inputs = dict(self._restored.get("inputs", {}))
         self._results = {}
@@ -273,12 +273,12 @@ class ImageTraining(Method):
         Raises:
             ChangedInput: it is another image.
         """
-        found = image_digest(pixels)
-        expected = self._inputs.setdefault(name, found)
-        if found != expected:
+        actual = image_digest(pixels)
+        expected = self._inputs.setdefault(name, actual)
+        if actual != expected:
             raise ChangedInput(
                 f"{name} is another picture than this run has read before (sha256 {expected[:12]}..., got "
-                f"{found[:12]}...): {remedy} and resume the run, or start another run"
+                f"{actual[:12]}...): {remedy} and resume the run, or start another run"
             )
 
     def has_read(self, name: str) -> bool:

@@ -105,7 +105,7 @@ class TaskQueue(Part, pl.LightningDataModule):
 
 
 def _check_classes(classes: Sequence[str] | None, expected: Sequence[str]) -> None:
-    """Check that tasks are of the network of a module, whose classes are expected.
+    """Check that tasks are of the network of a module, with the expected classes.
 
     Raises:
         LitVizError: the classes differ.

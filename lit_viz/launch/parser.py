@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         names: names that the values of an option may have, by its own name; its help and its completion list them.
-        texts: descriptions in place of those of docstrings, by name.
+        texts: descriptions that replace docstrings, by name.
         defaults: values of a configuration, by name, which the help shows in brackets as the other defaults; None to
             show no defaults, if they depend on a run or on several configurations.
     """

@@ -230,12 +230,12 @@ def localize_run(
         if pixels is None or attribution is None or not isinstance(record, SaliencyRecord):
             continue
         values = reduce_channels(attribution, reducers[record.method])[0]
-        found = _localize_map(record, pixels, values, truth.get(str(record.source)), folder)
-        outcome.amend(box=found.evidence.box, iou=found.evidence.iou)
+        localized = _localize_map(record, pixels, values, truth.get(str(record.source)), folder)
+        outcome.amend(box=localized.evidence.box, iou=localized.evidence.iou)
         amended.append(outcome.record)
-        result.maps.append(found.evidence)
+        result.maps.append(localized.evidence)
         if len(result.panels) < MOST_ROWS:
-            result.panels.append((outcome, found))
+            result.panels.append((outcome, localized))
     if storage is not None:
         storage.amend(amended)
     return result
@@ -249,7 +249,7 @@ def _localize_map(
     folder: Path | None,
 ) -> LocalizedMap:
     """Localize the object of a map, compare it with the reference boxes, and write its mask."""
-    photograph, found, errors = photograph_of(record, pixels), None, []
+    photograph, segment, errors = photograph_of(record, pixels), None, []
     boxes: Sequence[Box] = ()
     if reference is not None and reference.size in (None, photograph.original_size):
         boxes = reference.boxes
@@ -257,28 +257,28 @@ def _localize_map(
         expected, actual = _size_text(reference.size or (0, 0)), _size_text(photograph.original_size)
         errors.append(f"reference boxes in {reference.path} ignored: annotated at {expected} pixels, got {actual}")
     try:
-        found = localize(photograph, values)
+        segment = localize(photograph, values)
     except LitVizError as error:
         errors.append(str(error))
     mask = box = None
-    if found is not None:
-        box = box_in_original(photograph, found.box)
-    if folder is not None and found is not None:
+    if segment is not None:
+        box = box_in_original(photograph, segment.box)
+    if folder is not None and segment is not None:
         mask = f"masks/{record.key}.png"
-        original = torch.from_numpy(mask_in_original(photograph, found.mask))
+        original = torch.from_numpy(mask_in_original(photograph, segment.mask))
         write_bytes(folder / mask, encode_png(original[None].float()))
     whole = box_in_original(photograph, (0, 0, pixels.shape[-1], pixels.shape[-2]))
     evidence = LocalizedObject.of(
         record,
         box=_round(box),
-        box_in_image=_round(found.box) if found is not None else None,
+        box_in_image=_round(segment.box) if segment is not None else None,
         mask=mask,
         true_boxes=[_round(true_box) for true_box in boxes],
         iou=_best_iou(box, boxes),
         iou_whole=_best_iou(whole, boxes),
         error="; ".join(errors) or None,
     )
-    return LocalizedMap(photograph, values, found, evidence)
+    return LocalizedMap(photograph, values, segment, evidence)
 
 
 def _best_iou(box: Box | None, references: Sequence[Box]) -> float | None:

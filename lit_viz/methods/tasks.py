@@ -102,8 +102,8 @@ class LayerTasks(TaskQueue):
         name = layer_name(layer, network.original)
         tasks = [Task(0, name, seed, options={"layer": name})]
         if channel is not None:
-            found = layout(network, name)
-            count = found.tokens if axis == "token" else found.channels
+            of_layer = layout(network, name)
+            count = of_layer.tokens if axis == "token" else of_layer.channels
             tasks = _channel_tasks(name, parse_channels(channel, count), count, axis, seed)
         super().__init__(varied(tasks, vary or {}))
         self.network_classes = network.labels

@@ -61,7 +61,7 @@ class Output(Part, ABC):
     Attributes:
         decision: what the scores decide; see :data:`Decision`.
         unit: what one score is, for captions of numbers: ``cosine similarity``.
-        goals: kinds of goals ``kind:V`` of attacks beside those of the decision; see :meth:`goal`. They require scores
+        goals: kinds of goals ``kind:V`` of attacks in addition to the decision's; see :meth:`goal`. They require scores
             that do not exclude each other.
         box: (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None.
         outline: polygons (x, y) in pixels of the input around a region that is no box, which figures draw; or None.

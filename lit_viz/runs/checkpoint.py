@@ -47,8 +47,8 @@ def contents_in_progress(in_progress: Mapping[int, TaskContents]) -> dict[int, d
 class LastCheckpoint:
     """The last checkpoint of a run folder, compared once with the files, rows and records in the folder.
 
-    Finished tasks are compared with the manifest, and those in progress with the checkpoint. A complete run whose
-    checkpoint is missing is that of its manifest.
+    Finished tasks are compared with the manifest, and tasks in progress with the checkpoint. A missing checkpoint of a
+    complete run is replaced by the manifest.
 
     Args:
         folder: run folder.
@@ -70,15 +70,15 @@ class LastCheckpoint:
         if self.manifest.is_complete:
             finished = dict.fromkeys(self.manifest.tasks, "done")
         state = {"version": CHECKPOINT_VERSION, "finished": finished, "slots": []}
-        known: dict[str, Any] = {"lit_viz": state, IN_PROGRESS: {}}
+        rebuilt: dict[str, Any] = {"lit_viz": state, IN_PROGRESS: {}}
         if not self._path.exists():
-            return known
+            return rebuilt
         try:
             return AtomicCheckpointIO().load_checkpoint(self._path)
         except LitVizError:
             if not finished:
                 raise
-        return known
+        return rebuilt
 
     @property
     def _finished(self) -> dict[int, str]:

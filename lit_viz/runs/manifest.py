@@ -43,14 +43,14 @@ def signature(content: bytes) -> Signature:
 
 def signatures(root: Path, names: Iterable[str]) -> dict[str, Signature]:
     """Return size and SHA-256 of some files of a run folder, by name; they are read in blocks."""
-    found: dict[str, Signature] = {}
+    by_name: dict[str, Signature] = {}
     for name in names:
         sha256 = hashlib.sha256()
         with open_regular(root / name) as file:
             while block := file.read(_BLOCK):
                 sha256.update(block)
-            found[name] = {"size": file.tell(), "sha256": sha256.hexdigest()}
-    return found
+            by_name[name] = {"size": file.tell(), "sha256": sha256.hexdigest()}
+    return by_name
 
 
 def digest(text: str) -> str:
@@ -181,15 +181,15 @@ class Manifest:
         self.is_complete = False
         return True
 
-    def task_mismatches(self, index: int, found: TaskContents) -> list[Mismatch]:
+    def task_mismatches(self, index: int, present: TaskContents) -> list[Mismatch]:
         """Return the files of a task that are not as listed."""
         listed = self.tasks.get(index)
         if listed is None:
             return [Mismatch(MANIFEST, f"has no line about task {index}")]
-        mismatches = list(_file_mismatches(listed["files"], found.files))
-        if found.record not in self.records[index]:
+        mismatches = list(_file_mismatches(listed["files"], present.files))
+        if present.record not in self.records[index]:
             mismatches.append(Mismatch(RESULTS, f"has another record of task {index}"))
-        if (found.rows, found.to_dict()["metrics"]) != (listed.get("rows"), listed.get("metrics")):
+        if (present.rows, present.to_dict()["metrics"]) != (listed.get("rows"), listed.get("metrics")):
             mismatches.append(Mismatch(METRICS, f"has other metrics of task {index}"))
         return mismatches
 
@@ -228,13 +228,13 @@ def _run_files(root: Path) -> Iterator[str]:
                 yield path.relative_to(root).as_posix()
 
 
-def _file_mismatches(listed: Mapping[str, Signature], found: Mapping[str, Signature]) -> Iterator[Mismatch]:
+def _file_mismatches(listed: Mapping[str, Signature], present: Mapping[str, Signature]) -> Iterator[Mismatch]:
     for name, expected in listed.items():
-        if name not in found:
+        if name not in present:
             yield Mismatch(name, "is missing")
-        elif found[name] != expected:
+        elif present[name] != expected:
             yield Mismatch(name, "was changed after it was written")
-    for name in found:
+    for name in present:
         if name not in listed and not is_derived(name):  # such as a figure in another format
             yield Mismatch(name, NOT_OF_THE_RUN)
 

@@ -109,10 +109,10 @@ class FolderReader:
         Raises:
             LitVizError: the run has another format, or its configuration or queue was changed.
         """
-        found = self.recorded.get("format")
-        if found != layout.FORMAT:
+        recorded = self.recorded.get("format")
+        if recorded != layout.FORMAT:
             raise LitVizError(
-                f"{self.path} must have the format {layout.FORMAT} of run folders, got {found}: use the release of "
+                f"{self.path} must have the format {layout.FORMAT} of run folders, got {recorded}: use the release of "
                 f"lit_viz that its {layout.CONFIG} records"
             )
         listed = self.manifest().files
@@ -225,7 +225,7 @@ class FolderReader:
         return sorted(frames)
 
     def images_at(self, key: str, iteration: int) -> dict[str, Path]:
-        """Return the logged images at an iteration as files: ``image``, and further ones by name."""
+        """Return the logged images at an iteration as files: ``image``, and others by name."""
         frames = self.path / layout.FRAMES
         folders = {"image": frames / key}
         for path in frames.glob(f"{key}.*"):

@@ -145,7 +145,7 @@ class FolderWriter:
     # -- files of a task
 
     def _write_source(self, key: str, image: Tensor) -> None:
-        """Write a photograph ``(C, H, W)`` in [0, 1] as the network saw it, and off the 8-bit lattice also as an
+        """Write a photograph ``(C, H, W)`` in [0, 1] as the network received it, and off the 8-bit lattice also as an
         array."""
         levels = image.detach().cpu().double() * 255
         if bool((levels - levels.round()).abs().max() > 1e-4):
@@ -172,7 +172,7 @@ class FolderWriter:
         return self._write(relative, content.getvalue())
 
     def _write(self, relative: str, content: bytes) -> str:
-        """Write a file of a task, which begins with the task's key in one of the folders."""
+        """Write a file of a task: its name starts with the task's key in one of the folders."""
         self._check_exists()
         write_bytes(self.path / relative, content, sync=False)
         self._contents_of(relative.split("/")[1]).add_file(relative, content)
