@@ -204,18 +204,18 @@ class Parser(argparse.ArgumentParser):
             raise self.unknown(word)
         values = dict(vars(given))
         positional = values.pop("positional", None)
-        if positional:
-            is_listed = isinstance(positional, list)
-            listed = positional if is_listed else [positional]
-            for word in listed:
-                wrong_name = non_utf8_name_error(word)
-                if wrong_name:
-                    raise LitVizError(wrong_name)
-            if self.positional in values:
-                raise LitVizError(f"{self.positional} must be given once, got {', '.join(listed)} and an option")
-            kinds = types_of(self._positional_hint())
-            read = [_typed(word, kinds) for word in listed]
-            values[self.positional] = read if is_listed else read[0]
+        if not positional:
+            return values
+        listed = _as_list(positional)
+        for word in listed:
+            wrong_name = non_utf8_name_error(word)
+            if wrong_name:
+                raise LitVizError(wrong_name)
+        if self.positional in values:
+            raise LitVizError(f"{self.positional} must be given once, got {', '.join(listed)} and an option")
+        kinds = types_of(self._positional_hint())
+        read = [_typed(word, kinds) for word in listed]
+        values[self.positional] = read if isinstance(positional, list) else read[0]
         return values
 
     def _positional_hint(self) -> Any:
@@ -339,7 +339,8 @@ def _typed(text: str, kinds: Sequence[Any]) -> Any:
     if takes_text or Path in kinds or any(get_origin(kind) is Literal for kind in kinds):
         return text
     lists = [kind for kind in kinds if get_origin(kind) in (list, tuple, Sequence)]
-    if lists:
+    has_single = len(lists) < len([kind for kind in kinds if kind is not type(None)])
+    if lists and ("," in text or not has_single):
         elements = [element for kind in lists for element in get_args(kind) if element is not Ellipsis]
         flat = [kind for element in elements for kind in types_of(element)]
         return [_typed(word.strip(), flat) for word in text.split(",")]

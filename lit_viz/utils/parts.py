@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
 from lit_viz.errors import LitVizError, did_you_mean, find_part, first_line
 from lit_viz.utils.checking import check_types, hints_of_function, shortened, types_of
 from lit_viz.utils.imports import current_folder_importable
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PartT = TypeVar("PartT", bound="Part")
 
 #: Mark of a value that a configuration can't hold, after the name of its class.
@@ -141,6 +143,11 @@ def _count(array: Any) -> int:
     return int(array.numel() if hasattr(array, "numel") else array.size)
 
 
+def _cached(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that keeps its results; for type checkers, abstract classes can't be arguments of a cache."""
+    return functools.cache(function)  # type: ignore[return-value]
+
+
 def import_path(thing: Any) -> str | None:
     """Return ``package.module.Class`` or ``package.module:function``; None unless it imports the same object."""
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
@@ -155,13 +162,9 @@ def import_path(thing: Any) -> str | None:
     return f"{module}.{name}" if isinstance(thing, type) else f"{module}:{name}"
 
 
+@_cached
 def public_path(kind: Any) -> str | None:
     """Return the shortest dotted path that imports a class, such as ``lit_viz.attacks.PGD``; None if none does."""
-    return _public_path(kind)
-
-
-@functools.cache
-def _public_path(kind: Any) -> str | None:
     if import_path(kind) is None:
         return None
     words, name = str(kind.__module__).split("."), str(kind.__name__)
@@ -204,13 +207,9 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
 # -- from plain values to objects
 
 
+@_cached
 def hints_of(kind: Any) -> dict[str, Any]:
     """Return the annotated type of each named argument of a class or function, by name."""
-    return _hints_of(kind)
-
-
-@functools.cache
-def _hints_of(kind: Any) -> dict[str, Any]:
     if not isinstance(kind, type):
         return hints_of_function(kind)
     names = constructor_parameters(kind)
@@ -276,13 +275,9 @@ def find_named(word: str, bases: Sequence[type], name: str) -> type[Any]:
     return find_part(word, found, name)
 
 
+@_cached
 def named_classes(base: Any) -> dict[str, type[Any]]:
     """Return the subclasses of a class in its package by their short names, then by the names of the classes."""
-    return _named_classes(base)
-
-
-@functools.cache
-def _named_classes(base: Any) -> dict[str, type[Any]]:
     package = import_module(".".join(base.__module__.split(".")[:2]))
     by_short_name: dict[str, type[Any]] = {}
     by_class_name: dict[str, type[Any]] = {}
