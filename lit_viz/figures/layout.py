@@ -42,7 +42,7 @@ from lit_viz.figures.style import (
     WIDE,
     style,
 )
-from lit_viz.images.reading import to_uint8
+from lit_viz.images.reading import IMAGE_ERRORS, to_uint8
 from lit_viz.types import Picture, Record
 
 _MARGIN = 0.15
@@ -421,7 +421,7 @@ def pixels(picture: Picture) -> NDArray[np.uint8]:
     try:
         with Image.open(picture) as file:
             return np.asarray(file.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except IMAGE_ERRORS as error:
         raise LitVizError(f"{picture} is no image that can be read ({first_line(error)})") from error
 
 

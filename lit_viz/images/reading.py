@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ ZOO_PREFIX = "zoo:"
 NAMED_PREFIXES = (PACKAGED_PREFIX, ZOO_PREFIX)
 #: Weights of R, G and B in gray images: ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
+#: Exceptions of Pillow for damaged files.
+IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError)
 _BORDER = 128  # gray, of 255
 _LARGE = 20_000_000  # pixels; larger files are downsampled to at least twice the requested size when they are decoded
 _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from lit_viz.engine.snapshots import PerturbedImageRecord
+from lit_viz.images.reading import IMAGE_ERRORS
 from lit_viz.images.rendering import MAGNIFIED
 from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.images import image_uri, is_embeddable
@@ -184,7 +184,7 @@ def _have_equal_pixels(first: Path, second: Path) -> bool:
     try:
         with Image.open(first) as one, Image.open(second) as other:
             return bool(one.size == other.size and one.mode == other.mode and one.tobytes() == other.tobytes())
-    except (OSError, SyntaxError, ValueError, struct.error):  # of Pillow, by the kind of the damage
+    except IMAGE_ERRORS:
         return False
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from lit_viz.errors import LitVizError, first_line
+from lit_viz.images.reading import IMAGE_ERRORS
+
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".svg": "image/svg+xml"}
 #: Size in bytes up to which a file is embedded unchanged.
 EXACT_BYTES = 16_000
@@ -24,8 +27,14 @@ def image_uri(path: Path, width: int | None = None) -> str:
     Args:
         path: file.
         width: maximum width in pixels.
+
+    Raises:
+        LitVizError: the file must be converted and is no image.
     """
-    return data_uri(path.read_bytes(), _MEDIA_TYPES[path.suffix.lower()], width)
+    try:
+        return data_uri(path.read_bytes(), _MEDIA_TYPES[path.suffix.lower()], width)
+    except IMAGE_ERRORS as error:
+        raise LitVizError(f"{path} is no image that can be read ({first_line(error)})") from error
 
 
 def data_uri(data: bytes, media_type: str = "image/png", width: int | None = None) -> str:

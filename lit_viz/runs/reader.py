@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.images.reading import decode
+from lit_viz.images.reading import IMAGE_ERRORS, decode
 from lit_viz.runs import layout
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.manifest import Manifest, signatures
@@ -28,8 +28,7 @@ from lit_viz.utils.yaml_files import read_yaml
 
 #: Name of a text in the PNG files of logged images.
 TOP5 = "top5"
-#: Exceptions of Pillow and NumPy for damaged files.
-_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
+#: Exceptions of NumPy for damaged files.
 _ARRAY_ERRORS = (OSError, ValueError, TypeError, EOFError)
 
 
@@ -287,7 +286,7 @@ def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
         try:
             with Image.open(content) as file:
                 text = getattr(file, "text", {}).get(TOP5)
-        except _IMAGE_ERRORS as error:
+        except IMAGE_ERRORS as error:
             raise LitVizError(f"{frame} is no image ({first_line(error)})") from error
     values = {"top5": [] if text is None else parse_json(text)}
     wrong = wrong_value(values, _Top5)
@@ -299,7 +298,7 @@ def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
 def _read_image(path: Path) -> Tensor:
     try:
         return decode(read_regular(path))
-    except _IMAGE_ERRORS as error:
+    except IMAGE_ERRORS as error:
         raise LitVizError(f"{path} is no image ({first_line(error)})") from error
 
 

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from lit_viz.presentations import Presentation
 from lit_viz.presentations.items import evidence_items, held_out_item
 from lit_viz.report import index as report_index
 from lit_viz.report import page as report
+from lit_viz.report.cards import _have_equal_pixels
 from lit_viz.report.images import EXACT_BYTES, image_uri
 from lit_viz.report.page import record_text, write_report
 from lit_viz.report.plots import plot_curves
@@ -527,3 +529,22 @@ def test_the_slider_selects_the_image_in_a_browser(tmp_path: Path, probe: Any, p
     ]
     result["requests"] = [name for name in result["requests"] if not name.startswith("data:")]
     assert result == {"errors": [], "blocked": [], "broken": [], "requests": [], "wide": False}
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "size"])
+def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
+    """Larger files are converted, and must be read."""
+    good = encode_png(torch.rand(3, 128, 128))
+    assert len(good) > EXACT_BYTES
+    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + good[24:29]
+    contents = {
+        "text": b"no image" * EXACT_BYTES,
+        "truncated": good[:EXACT_BYTES] + bytes(1000),
+        "size": good[:12] + header + crc32(header).to_bytes(4, "big") + good[33:],  # 3,600 million pixels
+    }
+    path, other = tmp_path / "iter_000001.png", tmp_path / "other.png"
+    path.write_bytes(contents[damage])
+    other.write_bytes(good)
+    with pytest.raises(lv.LitVizError, match=f"^{path} is no image that can be read"):
+        image_uri(path)
+    assert not _have_equal_pixels(path, other)
