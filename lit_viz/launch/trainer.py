@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.plugins.environments import (  # type: ignore[attr-defined]
     SLURMEnvironment,
     TorchElasticEnvironment,
@@ -40,7 +42,7 @@ from lit_viz.launch.resume import has_progress
 from lit_viz.networks.isolation import is_out_of_memory
 from lit_viz.networks.network import GIVEN_WEIGHTS
 from lit_viz.runs.layout import LAST_CHECKPOINT
-from lit_viz.utils.formatting import command_line
+from lit_viz.utils.formatting import command_line, pluralize
 from lit_viz.utils.parts import has_instances
 from lit_viz.utils.process import is_rank_zero, launcher_topology
 
@@ -96,6 +98,9 @@ def fit(
     """Optimize the images of the tasks, from the last checkpoint if the run is resumed.
 
     The results are in the callbacks; the module keeps none.
+
+    Warns:
+        UserWarning: a limit of the Trainer, or one of its callbacks, has ended the run before all images were done.
     """
     checkpoint = None if options.folder is None else options.folder / LAST_CHECKPOINT
     resumed = checkpoint if checkpoint is not None and options.resume and checkpoint.exists() else None
@@ -111,6 +116,10 @@ def fit(
         module.keep_results = True
     stopped = module.decision.signal or module.exchange.status.signal  # the latter of the last step
     if not stopped:
+        if module.decision.unfinished and is_rank_zero():
+            unfinished = len(queue.tasks) - len(module.finished)
+            images = f"{unfinished} of {pluralize(len(queue.tasks), 'image')} unfinished"
+            warnings.warn(f"{_limits(trainer)} ended the run with {images}", stacklevel=2)
         return
     hint = resume_hint(module, options)
     message = stopped_before_evidence(module, options)
@@ -118,6 +127,18 @@ def fit(
         saved = "" if options.out is None else ", progress is saved"
         message = f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{hint}"
     raise Interrupted(message, exit_status=128 + stopped)
+
+
+def _limits(trainer: pl.Trainer) -> str:
+    """Return the limits of a Trainer that can end a run: ``max_steps=3 of the Trainer``."""
+    limits: list[str] = []
+    if trainer.max_steps != -1:
+        limits.append(f"max_steps={trainer.max_steps}")
+    if isinstance(trainer.limit_train_batches, int):
+        limits.append(f"limit_train_batches={trainer.limit_train_batches}")
+    if any(isinstance(callback, Timer) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        limits.append("max_time")
+    return f"{' or '.join(limits) or 'a callback'} of the Trainer"
 
 
 @contextmanager

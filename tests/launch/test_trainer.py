@@ -198,6 +198,25 @@ def test_a_trainer_that_has_reached_its_last_epoch_makes_a_run(smooth: Network, 
     assert trainer.global_step == 3
 
 
+@pytest.mark.filterwarnings("ignore:The `srun` command")
+@pytest.mark.parametrize(
+    ("limit", "name"),
+    [
+        ({"max_steps": 3}, "max_steps=3"),
+        ({"limit_train_batches": 3, "max_epochs": 1}, "limit_train_batches=3"),
+        ({"max_time": {"seconds": 0}}, "max_time"),
+    ],
+)
+def test_a_limit_of_the_trainer_that_ends_a_run_is_named(
+    smooth: Network, tmp_path: Path, limit: dict[str, Any], name: str
+) -> None:
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, **limit, **quiet)
+    module, tasks = ClassVisualization(smooth, iterations=40, slots=1), lv.ClassTasks(smooth, ["apple", "date"])
+    with pytest.warns(UserWarning, match=f"^{name} of the Trainer ended the run with 2 of 2 images unfinished$"):
+        lv.run(module, tasks, trainer=trainer, logger=None)
+
+
 def test_slurm_does_not_requeue_behind_our_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in {"NTASKS": "1", "JOB_NAME": "job", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
