@@ -15,13 +15,13 @@ from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.layout import EVIDENCE, MANIFEST, RESULTS
 from lit_viz.runs.manifest import append, digest, end_line, is_derived, is_evidence
 from lit_viz.runs.reader import FolderReader, record_lines
-from lit_viz.runs.results import Outcome, Storage
+from lit_viz.runs.results import Outcome
 from lit_viz.runs.writer import FolderWriter
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, json_line, plain, translate_write_errors, write_text
 
 
-class FolderStorage(FolderReader, FolderWriter, Storage):
+class FolderStorage(FolderReader, FolderWriter):
     """A run folder, from :meth:`create` or :meth:`open`.
 
     Args:
@@ -29,7 +29,6 @@ class FolderStorage(FolderReader, FolderWriter, Storage):
     """
 
     is_slow: ClassVar[bool] = True
-    path: Path
 
     def __init__(self, path: str | Path) -> None:
         FolderReader.__init__(self, path)

@@ -20,6 +20,7 @@ from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.manifest import Manifest, signatures
 from lit_viz.runs.metrics import MetricsFile
 from lit_viz.runs.records import read_record
+from lit_viz.runs.results import Storage
 from lit_viz.types import Curve, Picture, Record, Task
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import complete_lines, open_regular, parse_json, parse_object, read_regular, read_regular_text
@@ -49,14 +50,13 @@ class _Top5(TypedDict):
     top5: Sequence[tuple[str, float | None]]
 
 
-class FolderReader:
-    """Read a run folder. Incomplete lines of a killed run are ignored.
+class FolderReader(Storage):
+    """The reading half of the storage in a run folder. Incomplete lines of a killed run are ignored.
 
     Args:
         path: the folder.
 
     Attributes:
-        path: the folder.
         metrics: the rows of ``metrics.csv``.
     """
 
@@ -188,24 +188,16 @@ class FolderReader:
     # -- a task, by its record or ``task.key``
 
     def image(self, record: Record) -> Tensor | None:
-        """Return the final image ``(C, H, W)`` in [0, 1]; None if there is none."""
-        """Read the final image; None if there is none."""
         return _read_image(self.path / record.file) if record.file else None
 
     def array(self, record: Record) -> Tensor | None:
-        """Return the raw float32 result; None if there is none."""
-        """Read the raw result; None if there is none."""
         return _read_array(self.path / record.array) if record.array else None
 
     def terms(self, record: Record) -> Tensor | None:
-        """Return the recorded terms of a saliency map ``(evaluations, ...)``; None if there are none."""
-        """Read what was recorded of the terms of a map; None if nothing was."""
         path = self.path / layout.terms_name(record.key)
         return _read_array(path) if path.exists() else None
 
     def source(self, key: str) -> Tensor | None:
-        """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
-        """Read the photograph as the network received it; None if there is none."""
         path = self._source(key)
         exact = path.with_suffix(".npy")  # of an image off the 8-bit lattice
         if exact.exists():
@@ -213,7 +205,6 @@ class FolderReader:
         return _read_image(path) if path.exists() else None
 
     def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
-        """Return photograph and final image, as files where there are any."""
         """Return photograph and final image, as files where they are exact."""
         image = self.path / record.file if record.file else None
         path = self._source(record.key)
@@ -247,15 +238,11 @@ class FolderReader:
         return files
 
     def curve(self, key: str, metric: str) -> Curve:
-        """Return a metric as (iteration, value), in order of iteration; empty if it was not logged."""
-        """Return a metric as (iteration, value), in order of iteration."""
         if metric not in self._curves:  # one at a time: all metrics of thousands of tasks take gigabytes
             self._curves[metric] = self.metrics.curves(metric)
         return self._curves[metric].get(key, ())
 
     def curve_names(self, key: str) -> list[str]:
-        """Return the names of the metrics that were logged of a task, sorted."""
-        """Return the names of the metrics of a task, sorted."""
         return sorted(self.metrics.of_tasks([key])[key])
 
     def perturbed_images(self, key: str) -> list[PerturbedImage]:

@@ -25,27 +25,23 @@ from lit_viz.runs.access import is_run
 from lit_viz.runs.manifest import TaskContents, append, digest, rewrite, start_line
 from lit_viz.runs.metrics import HEADER, row_line
 from lit_viz.runs.reader import TOP5
+from lit_viz.runs.results import Storage
 from lit_viz.types import Record, Task, index_of, key_of
 from lit_viz.utils.files import append_bytes, json_line, plain, sync_filesystem, write_bytes, write_text
 
 
-class FolderWriter:
-    """Write a run folder.
+class FolderWriter(Storage):
+    """The writing half of the storage in a run folder.
 
     Args:
         path: the folder.
-
-    Attributes:
-        path: the folder.
-        in_progress: contents of the tasks that are not finished, by index; of a resumed run as
-            :meth:`continue_tasks` sets them.
     """
 
     path: Path
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.in_progress: dict[int, TaskContents] = {}
+        self.in_progress = {}
         self._rows: list[str] = []  # lines of metrics.csv, until the next flush
         self._finished: list[Mapping[str, Any]] = []  # lines of the manifest, until the next flush
 
