@@ -220,7 +220,9 @@ def _matches_one(value: Any, hint: Any, json: bool) -> bool:
         return isinstance(value, numbers.Real)
     if json and isinstance(hint, type) and (is_dataclass(hint) or is_typeddict(hint)):
         return _wrong_value(value, hint) is None
-    return not isinstance(hint, type) or getattr(hint, "_is_protocol", False) or isinstance(value, hint)
+    # In Python 3.10, a generic class with parameters is an instance of type.
+    is_checked = isinstance(hint, type) and origin is None and not getattr(hint, "_is_protocol", False)
+    return not is_checked or isinstance(value, hint)
 
 
 def _matches_list(value: Any, origin: Any, arguments: Sequence[Any], json: bool) -> bool:
