@@ -31,7 +31,7 @@ import lit_viz as lv
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.class_images import class_image_naturalness
-from lit_viz.evidence.naturalness import UNNATURAL, Naturalness
+from lit_viz.evidence.naturalness import UNNATURAL
 from lit_viz.images.reading import encode_png
 from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.units.pages import HILL, UnitPage
@@ -193,7 +193,7 @@ def row_of(page: UnitPage, kind: str, seed: int, manipulated: Iterable[Manipulat
     )
 
 
-def figures_of(layers: Iterable[Naturalness | LayerNaturalness]) -> dict[str, float | None]:
+def figures_of(layers: Iterable[LayerNaturalness]) -> dict[str, float | None]:
     """Return the sanity figure by layer; None where it is not decidable."""
     figures: dict[str, float | None] = {}
     for figure in layers:

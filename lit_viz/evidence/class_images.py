@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
     NaturalImages,
-    Naturalness,
     best_late_figure,
     network_layers,
     null_deviations,
@@ -54,7 +52,7 @@ def class_image_naturalness(
     for record, _ in images:
         natural[record.target] = evenly(_places(classes, record.target), _MOST)
     natural_images = NaturalImages(network, layers, files, chain(sample, *natural.values()))
-    compared: list[list[Naturalness]] = []
+    compared: list[list[LayerNaturalness]] = []
     best: list[float | None] = []
     for record, image in images:
         others = set(sample) - set(_places(classes, record.target))
@@ -80,14 +78,13 @@ def _shows_class(network: Network, image: Tensor, target: int | None) -> bool:
 
 
 def _image_evidence(
-    record: Record, photographs: int, figures: Sequence[Naturalness], deviation: float | None
+    record: Record, photographs: int, figures: Sequence[LayerNaturalness], deviation: float | None
 ) -> ImageNaturalness:
     """Return the evidence for a class image, with its flag."""
-    layers = [LayerNaturalness(**asdict(figure)) for figure in figures]
     flag = ""
     if deviation is not None and deviation < -UNNATURAL:
         flag = "unnatural"
-    return ImageNaturalness.of(record, photographs=photographs, layers=layers, deviation=deviation, flag=flag)
+    return ImageNaturalness.of(record, photographs=photographs, layers=figures, deviation=deviation, flag=flag)
 
 
 def photographs_by_class(network: Network, photographs: Sequence[str | Path]) -> tuple[list[str], list[int]]:

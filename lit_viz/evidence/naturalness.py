@@ -8,7 +8,6 @@ natural images, on a scale where 1 is the similarity among natural images and 0 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +21,7 @@ from lit_viz.images.canvas import resize
 from lit_viz.images.reading import read_photograph
 from lit_viz.networks import Network
 from lit_viz.networks.layers import Layout, layouts
+from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.utils.limits import evenly
 
 _BATCH = 16
@@ -35,25 +35,6 @@ _LEAST_OTHERS = 8  # figures of a null distribution
 _NORMAL = 1.4826  # standard deviation of a normal distribution relative to its median absolute deviation
 #: An image is flagged if its figure lies so many robust standard deviations below the median of the others.
 UNNATURAL = 3.0
-
-
-@dataclass(frozen=True)
-class Naturalness:
-    """The figure of one layer, with its 95 % bootstrap interval over images.
-
-    Attributes:
-        layer: name.
-        value: similarity of the synthetic image; 1 as among natural images, 0 as of random photographs.
-        low, high: of the interval.
-        is_decidable: whether natural images are more similar to one another than to random photographs: the interval of
-            that difference is above 0.
-    """
-
-    layer: str
-    value: float
-    low: float
-    high: float
-    is_decidable: bool
 
 
 class NaturalImages:
@@ -81,7 +62,7 @@ class NaturalImages:
                 parts[layer].append(means)
         self._means = {layer: torch.cat(rows) for layer, rows in parts.items()}
 
-    def compare(self, image: Tensor, natural: Sequence[int], others: Sequence[int]) -> list[Naturalness]:
+    def compare(self, image: Tensor, natural: Sequence[int], others: Sequence[int]) -> list[LayerNaturalness]:
         """Return the figure of each layer for a synthetic image ``(C, H, W)``.
 
         Args:
@@ -188,26 +169,25 @@ def _channel_mean(activation: Tensor, layout: Layout) -> Tensor:
 
 
 def naturalness(
-    synthetic: Mapping[str, Tensor], natural: Mapping[str, Tensor], random: Mapping[str, Tensor], seed: int = 0
-) -> list[Naturalness]:
+    synthetic: Mapping[str, Tensor], natural: Mapping[str, Tensor], random: Mapping[str, Tensor]
+) -> list[LayerNaturalness]:
     """Return the figure of each layer.
 
     Args:
         synthetic: channel means ``(C,)`` of the synthetic image by layer.
         natural: channel means of its natural images, ``(N, C)``, N >= 3.
         random: channel means of random photographs, ``(R, C)``, R >= 2.
-        seed: of the bootstrap.
     """
-    return [_figure(layer, synthetic[layer], natural[layer], random[layer], seed) for layer in synthetic]
+    return [_figure(layer, synthetic[layer], natural[layer], random[layer]) for layer in synthetic]
 
 
-def _figure(layer: str, synthetic: Tensor, natural: Tensor, random: Tensor, seed: int) -> Naturalness:
+def _figure(layer: str, synthetic: Tensor, natural: Tensor, random: Tensor) -> LayerNaturalness:
     require(len(natural) >= 3, "there must be at least 3 natural images", len(natural))
     require(len(random) >= 2, "there must be at least 2 random photographs", len(random))
     own = spearman(synthetic[None], natural)[0]
     among = spearman(natural, natural)
     others = spearman(natural, random)
-    counts, resampled_others = _drawn(len(natural), len(random), seed)
+    counts, resampled_others = _drawn(len(natural), len(random))
     zeros = ((counts @ others) * resampled_others).sum(1) / (len(natural) * len(random))
     pairs = counts[:, :, None] * counts[:, None]
     pairs.diagonal(dim1=1, dim2=2).zero_()  # of different images
@@ -217,15 +197,15 @@ def _figure(layer: str, synthetic: Tensor, natural: Tensor, random: Tensor, seed
     heights = (counts @ own / len(natural) - zeros)[kept]
     values = torch.where(gaps != 0, heights / gaps, 0.0)
     low, high = values[1:].quantile(values.new_tensor(_INTERVAL)).tolist()
-    least_gap = float(gaps[1:].quantile(_INTERVAL[0]))
-    return Naturalness(layer, float(values[0]), low, high, least_gap > 0)
+    is_decidable = float(gaps[1:].quantile(_INTERVAL[0])) > 0
+    return LayerNaturalness(layer=layer, value=float(values[0]), low=low, high=high, is_decidable=is_decidable)
 
 
 @lru_cache(maxsize=8)
-def _drawn(natural: int, random: int, seed: int) -> tuple[Tensor, Tensor]:
+def _drawn(natural: int, random: int) -> tuple[Tensor, Tensor]:
     """Return how often each natural image is in a resample, and each random one, ``(1 + RESAMPLES, N)`` and
     ``(1 + RESAMPLES, R)`` float64; the first row is the sample itself."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     own = [torch.ones(natural)]
     others = [torch.ones(random)]
     for _ in range(_RESAMPLES):
@@ -260,14 +240,14 @@ def null_deviations(figures: Sequence[float | None]) -> list[float | None]:
     return deviations
 
 
-def last_figure(figures: Sequence[Naturalness]) -> float | None:
+def last_figure(figures: Sequence[LayerNaturalness]) -> float | None:
     """Return the figure of the last layer; None where it is not decidable."""
     if not figures or not figures[-1].is_decidable:
         return None
     return figures[-1].value
 
 
-def best_late_figure(figures: Sequence[Naturalness]) -> float | None:
+def best_late_figure(figures: Sequence[LayerNaturalness]) -> float | None:
     """Return the highest figure of the second half of the layers; None where none is decidable.
 
     A natural image is near 1 there, and single layers vary much: an image of which no figure is high shows something

@@ -46,8 +46,15 @@ class ImageEvidence(JsonObject):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LayerNaturalness(JsonObject):
-    """How natural an image is at a layer: 1 as photographs of its class among themselves, 0 as other photographs, with
-    a 95 % bootstrap interval; not decidable if these are as similar as those."""
+    """How natural an image is at a layer.
+
+    Attributes:
+        layer: name.
+        value: similarity to its natural images; 1 as among these, 0 as of random photographs.
+        low, high: 95 % bootstrap interval over images.
+        is_decidable: whether the natural images are more similar to one another than to random photographs: the
+            interval of that difference is above 0.
+    """
 
     layer: str
     value: float

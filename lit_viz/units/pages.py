@@ -17,7 +17,6 @@ from torch import Tensor
 from lit_viz.evidence.naturalness import (
     UNNATURAL,
     NaturalImages,
-    Naturalness,
     compared_layers,
     last_figure,
     null_deviations,
@@ -29,6 +28,7 @@ from lit_viz.images.reading import to_uint8
 from lit_viz.launch.run import Run
 from lit_viz.networks import Network
 from lit_viz.objectives import Channel, Outputs
+from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.runs.records import LayerImageRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.types import slug
@@ -110,7 +110,7 @@ class UnitPage:
     crops: Sequence[Crop]
     raised: Sequence[tuple[str, float]]
     lowered: Sequence[tuple[str, float]]
-    naturalness: Sequence[Naturalness] = ()
+    naturalness: Sequence[LayerNaturalness] = ()
     held: float | None = None
     half: float | None = None
     deviation: float | None = None

@@ -13,7 +13,6 @@ import lit_viz as lv
 from lit_viz.cli import main
 from lit_viz.evidence.class_images import class_image_naturalness, photographs_by_class
 from lit_viz.evidence.naturalness import (
-    Naturalness,
     best_late_figure,
     channel_means,
     naturalness,
@@ -22,6 +21,7 @@ from lit_viz.evidence.naturalness import (
 )
 from lit_viz.images.reading import read_photograph
 from lit_viz.networks import Network
+from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.runs.records import ClassImageRecord
 from lit_viz.zoo import FASHION_LABELS
 from lit_viz.zoo.photographs import photograph_file
@@ -97,10 +97,7 @@ def test_a_class_image_of_another_class_is_flagged(net: Network) -> None:
     found = class_image_naturalness(confused, ["zoo:fashion"], images)
     assert [image.target_name for image in found.images if image.flag] == ["dress"]
     assert {image.flag for image in found.images} == {"", "unnatural"}
-    best = []
-    for image in found.images:
-        figures = [Naturalness(f.layer, f.value, f.low, f.high, f.is_decidable) for f in image.layers]
-        best.append(best_late_figure(figures))
+    best = [best_late_figure(image.layers) for image in found.images]
     assert [image.deviation for image in found.images] == pytest.approx(null_deviations(best))
     few = class_image_naturalness(confused, ["zoo:fashion"], images[:8])
     assert [image.deviation for image in few.images] == [None] * 8
@@ -117,8 +114,11 @@ def test_an_image_of_another_size_is_fitted(net: Network) -> None:
 
 
 def test_one_high_figure_of_a_late_layer_suffices() -> None:
-    def figures(*values: float | None) -> list[Naturalness]:
-        return [Naturalness(str(place), v or 0.0, -1, 1, v is not None) for place, v in enumerate(values)]
+    def figures(*values: float | None) -> list[LayerNaturalness]:
+        found = []
+        for value in values:
+            found.append(LayerNaturalness(layer="", value=value or 0.0, low=-1, high=1, is_decidable=value is not None))
+        return found
 
     assert best_late_figure(figures(0.9, 0.8, 0.1, 0.3, None)) == 0.3
     assert best_late_figure(figures(0.9, None)) is None

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 import lit_viz as lv
 from lit_viz.cli import main
 from lit_viz.engine.step import Step
-from lit_viz.evidence.naturalness import Naturalness
 from lit_viz.images.reading import read_photograph
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.units import build, matching_layers
 from lit_viz.units import pages as pages_module
 from lit_viz.units import survey as survey_module
@@ -268,9 +268,9 @@ def test_units_are_compared_with_the_others_of_their_layer() -> None:
     activations = np.asarray([0.0, 0.5, 1.0], np.float32)
     crops = [Crop("", "", 1.0), Crop("", "", 0.5)]
     for unit, half in enumerate([0.38, 0.39, 0.4, 0.41, 0.42, 0.37, 0.43, 0.4, 0.41, 0.39, 0.7, 0.2]):
-        figure = Naturalness("a", 0.5 + 0.01 * (unit % 4), 0.0, 1.0, True)
+        figure = LayerNaturalness(layer="a", value=0.5 + 0.01 * (unit % 4), low=0.0, high=1.0, is_decidable=True)
         if unit == 3:
-            figure = Naturalness("a", -9.0, -9.5, -8.0, True)
+            figure = LayerNaturalness(layer="a", value=-9.0, low=-9.5, high=-8.0, is_decidable=True)
         pages.append(UnitPage("a", unit, "", "", 2.0, activations, crops, [], [], [figure], half=half))
     pages.append(UnitPage("a", 12, "", "", 2.0, activations - 1, crops, [], [], half=0.9))
     pages.append(UnitPage("a", 13, "", "", 0.3, activations, crops, [], [], half=0.9))
@@ -351,7 +351,7 @@ def page_text(page: UnitPage, tmp_path: Path) -> str:
 def test_sentences_about_the_share_at_half_contrast(
     half: float | None, deviation: float | None, words: str, tmp_path: Path
 ) -> None:
-    figure = Naturalness("a", 0.5, 0.4, 0.6, True)
+    figure = LayerNaturalness(layer="a", value=0.5, low=0.4, high=0.6, is_decidable=True)
     activations = np.asarray([0.0, 1.0], np.float32)
     page = UnitPage("a", 0, "", "", 1.0, activations, [], [], [], [figure], half=half, half_deviation=deviation)
     assert words in page_text(page, tmp_path)
