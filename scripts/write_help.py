@@ -13,7 +13,7 @@ from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.cli import COMMAND_NAMES
 from lit_viz.commands import command_parser, help_text
-from lit_viz.evidence.saliency.captum_reference import counterpart_of, has_reference, reference_of
+from lit_viz.evidence.saliency.captum_reference import counterpart_of
 from lit_viz.launch.parser import option_text
 from lit_viz.runs.evidence import NOT_IN_CAPTUM
 
@@ -94,10 +94,12 @@ def saliency_page() -> str:
     _, end, after = rest.partition(END_OF_TABLE)
     lines = ["| method | Captum | compared |", "|---|---|---|"]
     for name, kind in ATTRIBUTIONS.items():
-        method = kind()
-        counterpart = counterpart_of(method)
-        captum = "-" if counterpart is None else f"`{counterpart.name}`"
-        compared = reference_of(method).compared if has_reference(method) else NOT_IN_CAPTUM
+        counterpart = counterpart_of(kind())
+        captum, compared = "-", NOT_IN_CAPTUM
+        if counterpart is not None:
+            compared = counterpart.compared
+        if counterpart is not None and counterpart.name:
+            captum = f"`{counterpart.name}`"
         lines.append(f"| `{name}` | {captum} | {compared} |")
     table = "\n".join(lines)
     return f"{before}{start}\n{table}\n\n{end}{after}"

@@ -282,6 +282,13 @@ class CaptumReference:
     deadline: float = math.inf
 
     @cached_property
+    def counterpart(self) -> Counterpart:
+        """What computes the map, which the method must have."""
+        counterpart = counterpart_of(self.method)
+        assert counterpart is not None
+        return counterpart
+
+    @cached_property
     def given(self) -> nn.Module:
         """The network that Captum is given: the copy, or the replay of its scores."""
         return self.replay or self.original
@@ -350,19 +357,15 @@ class CaptumReference:
         return 2.0**-23 if isinstance(self.method, own.Occlusion) else 0.0
 
     def compute(self) -> Tensor:
-        """Return the map on the CPU, in the shape of lit_viz's map. The method must have a reference.
-
-        The global random state is preserved.
-        """
+        """Return the map on the CPU, in the shape of lit_viz's map. The global random state is preserved."""
         with self.computing():
-            return reference_of(self.method).compute(self).detach().cpu()
+            return self.counterpart.compute(self).detach().cpu()
 
     def terms(self, numbers: Tensor) -> Tensor:
         """Return the terms ``(M, C, H, W)`` of the map of the evaluations ``numbers`` ``(M,)``, on the CPU."""
-        counterpart = reference_of(self.method)
-        assert counterpart.terms is not None
+        assert self.counterpart.terms is not None
         with self.computing():
-            return counterpart.terms(self, numbers.to(self.x.device)).detach().cpu()
+            return self.counterpart.terms(self, numbers.to(self.x.device)).detach().cpu()
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -607,7 +610,7 @@ def _equal_weights(r: CaptumReference) -> Tensor:
 
 @dataclass(frozen=True)
 class Counterpart:
-    """The reference of a saliency method.
+    """What computes the map of a saliency method independently.
 
     Attributes:
         name: its class in ``captum.attr``; empty for the original network.
@@ -692,34 +695,18 @@ _OF_ORIGINAL = Counterpart("", "map by autograd", formula_of)
 
 
 def counterpart_of(method: own.Attribution) -> Counterpart | None:
-    """Return the method of Captum that computes the same map; None if Captum has none.
+    """Return what computes the same map: Captum's method, else the original network; None if neither does.
 
     A subclass that overrides only settings counts as its base class. Captum explains logits, and its Grad-CAM requires
-    feature maps.
+    feature maps. The original network has no other backward than autograd's, and an optimized mask depends on the last
+    bits.
     """
     base = _computed_by(method, COUNTERPARTS)
-    if base is None or not isinstance(method.objective, Logit):
+    reads_tokens = isinstance(method, own.GradCAM) and not method.reads_feature_maps
+    if base is not None and isinstance(method.objective, Logit) and not reads_tokens:
+        return COUNTERPARTS[base]
+    if not isinstance(method, own.Estimator) or method.networks != ("plain",):
         return None
-    if isinstance(method, own.GradCAM) and not method.reads_feature_maps:
-        return None
-    return COUNTERPARTS[base]
-
-
-def has_reference(method: own.Attribution) -> bool:
-    """Return whether Captum or the original network compute the same map.
-
-    The original network has no other backward than autograd's, and an optimized mask depends on the last bits.
-    """
-    if counterpart_of(method) is not None:
-        return True
-    return isinstance(method, own.Estimator) and method.networks == ("plain",)
-
-
-def reference_of(method: own.Attribution) -> Counterpart:
-    """Return what computes the same map: Captum's method, else the original network (see :func:`has_reference`)."""
-    counterpart = counterpart_of(method)
-    if counterpart is not None:
-        return counterpart
     return _OF_ORIGINAL if _computed_by(method, [own.RISE]) is None else _RISE
 
 

@@ -20,8 +20,6 @@ from lit_viz.evidence.saliency.captum_reference import (
     CaptumReference,
     NetworkCopies,
     counterpart_of,
-    has_reference,
-    reference_of,
 )
 from lit_viz.evidence.saliency.families import FEWER_RECOMPUTED, RECOMPUTED, MapCheck, check_map, measure_mask
 from lit_viz.networks import Network
@@ -70,19 +68,19 @@ class CrossCheck:
         return text_table([self._row(name, methods[name], of_method) for name, of_method in indices.items()], words=3)
 
     def _row(self, name: str, method: Attribution, indices: Sequence[int]) -> dict[str, str]:
-        row = {"method": name, "Captum": "-", "compared": ""}
+        row = {"method": name, "Captum": "-", "compared": self._first_reason(indices)}
         counterpart = counterpart_of(method)
-        if counterpart is not None:
-            row["Captum"] = counterpart.name
+        if counterpart is None:
+            return row
+        row["Captum"] = counterpart.name or "-"
         agreements = [self.agreements[index][0] for index in indices if index in self.agreements]
         if not agreements:
-            row["compared"] = self._first_reason(indices)
             return row
         closest = max(agreements, key=lambda agreement: agreement.delivered / agreement.allowed)
         passed = sum(agreement.passed for agreement in agreements)
         formula = max(agreement.formula or 0.0 for agreement in agreements)
         rounding = max(agreement.rounding for agreement in agreements)
-        row["compared"] = reference_of(method).compared
+        row["compared"] = counterpart.compared
         row["agree"] = f"{passed} of {len(indices)}"
         row["formula"] = f"{formula:.1e}"
         row["allowed "] = f"{FORMULA_TOLERANCE + rounding:.1e}"
@@ -169,7 +167,7 @@ class _Comparisons:
             is_first = record.method not in tried
             tried.add(record.method)
             is_due = is_first or now < end
-            if not has_reference(self._methods[record.method]):
+            if counterpart_of(self._methods[record.method]) is None:
                 self.result.unchecked[record.index] = NOT_IN_CAPTUM
                 if is_due:
                     self._measure_mask(outcome, record)

@@ -34,7 +34,6 @@ from lit_viz.evidence.saliency.captum_reference import (
     Weights,
     add_rounding,
     formula_of,
-    reference_of,
 )
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.rng import Key, generator_for
@@ -125,7 +124,7 @@ class WholeMap(Family):
         If they differ, the comparison is repeated on photograph and baseline with a little noise, since equal neighbors
         tie in a max-pooling.
         """
-        if reference_of(self.reference.method).compute is formula_of:
+        if self.reference.counterpart.compute is formula_of:
             return {}
         few = self.reference.with_evaluations(_FORMULA_EVALUATIONS)
         reused = expected if few.evaluations == self.reference.evaluations else None
@@ -165,7 +164,7 @@ class RecordedTerms(Family):
     @cached_property
     def numbers(self) -> Tensor:
         """Numbers of the recomputed terms, ascending: terms that all others depend on, and random ones."""
-        count, ends = len(self.terms), reference_of(self.reference.method).ends
+        count, ends = len(self.terms), self.reference.counterpart.ends
         generator = generator_for(Key(self.reference.seed, 0), "recomputed terms")
         others = ends + torch.randperm(max(count - ends, 0), generator=generator)
         return torch.cat([torch.arange(min(ends, count)), others])[: self.recomputed].sort().values
@@ -208,7 +207,7 @@ class MeanOfImages(RecordedTerms):
         return _relative(differences.max(), _rms(expected[:, -1]))
 
     def sum_difference(self, values: Tensor) -> float:
-        weighted = reference_of(self.reference.method).weights(self.reference)[:, None] * self.terms
+        weighted = self.reference.counterpart.weights(self.reference)[:, None] * self.terms
         differences = projections(values[None].double())[0] - weighted.sum(0)
         # The norm of a mean of independent terms, where they cancel each other.
         norm = torch.maximum(torch.linalg.vector_norm(values.double()), _rms(weighted.T).norm() * len(weighted) ** 0.5)
@@ -223,7 +222,7 @@ class ScalarTerms(RecordedTerms):
     @cached_property
     def _replayed(self) -> tuple[Tensor, Tensor]:
         """The map of the reference for the recorded scores, and the inputs ``(M, C, H, W)`` of the chosen ones."""
-        order = reference_of(self.reference.method).order
+        order = self.reference.counterpart.order
         assert order is not None
         replay = Replay(self.terms, order(self.reference), self.numbers)
         map_ = replace(self.reference, replay=replay).compute()
@@ -249,12 +248,11 @@ def family_of(
     reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None, recomputed: int = RECOMPUTED
 ) -> Family:
     """Return how a map is verified: by its terms if they were recorded and the reference computes them."""
-    counterpart = reference_of(reference.method)
     if recorded is None:
         return WholeMap(reference, delivered)
-    if counterpart.terms is not None:
+    if reference.counterpart.terms is not None:
         return MeanOfImages(reference, delivered, recorded, recomputed)
-    if counterpart.order is not None:
+    if reference.counterpart.order is not None:
         return ScalarTerms(reference, delivered, recorded, recomputed)
     return WholeMap(reference, delivered)
 
@@ -299,7 +297,7 @@ def check_map(
 
     Args:
         reference: with the photograph as the network's input, in float64, and a method that is bound to the network
-            and has a reference (see :func:`~lit_viz.evidence.saliency.captum_reference.has_reference`).
+            and has a counterpart (:func:`~lit_viz.evidence.saliency.captum_reference.counterpart_of`).
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         recorded: the recorded terms; None compares the whole map.
         recomputed: largest number of terms that the reference computes again.
@@ -318,7 +316,7 @@ def check_map(
         delivered=family.difference(family.values, expected),
         captum_float32=family.difference(family.compute(single), expected),
         family=family.name,
-        reference=reference_of(exact.method).source,
+        reference=exact.counterpart.source,
         **family.gates(expected),
     )
     for rounded in _rounded_references(single, agreement.delivered):
