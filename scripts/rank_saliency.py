@@ -40,8 +40,11 @@ from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import MOBILENET, load_judge, mobilenet_weights
 from lit_viz.evidence.naturalness import read_input
-from lit_viz.evidence.saliency.closed_forms import closed_form_errors
-from lit_viz.evidence.saliency.ground_truth import (
+from lit_viz.images.listing import photographs as list_photographs
+from lit_viz.networks import Network
+from lit_viz.zoo import WEIGHTS, planted_images
+from scripts.rankings.closed_forms import closed_form_errors
+from scripts.rankings.ground_truth import (
     BUDGETS,
     Budget,
     DisconnectedCells,
@@ -59,9 +62,6 @@ from lit_viz.evidence.saliency.ground_truth import (
     saliency_maps,
     summarize,
 )
-from lit_viz.images.listing import photographs as list_photographs
-from lit_viz.networks import Network
-from lit_viz.zoo import WEIGHTS, planted_images
 
 #: Agreement of two halves of the images below which the order of the methods is noise.
 LEAST_TAU = 0.8

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions import ATTRIBUTIONS, Attribution
-from lit_viz.evidence.saliency.ground_truth import GroundTruth, Measurement
 from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.zoo import NAMES
 from scripts import rank_saliency
 from scripts.rank_saliency import KINDS, PAGE, SETTINGS, Scores, closed_table, is_available, parts_of, report
+from scripts.rankings.ground_truth import GroundTruth, Measurement
 
 
 def test_scores_are_measured_once(

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import lit_viz as lv
-from lit_viz.evidence.saliency.ground_truth import removal_score
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.images.rendering import rank_correlation
 from lit_viz.networks import Network
+from scripts.rankings.ground_truth import removal_score
 
 
 @pytest.fixture(scope="module")

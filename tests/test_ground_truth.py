@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from lit_viz.attributions import ATTRIBUTIONS, GradCAM, Gradient, Occlusion
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.saliency.ground_truth import (
+from lit_viz.networks import Network
+from lit_viz.outputs import load_network
+from scripts.rankings.ground_truth import (
     BUDGETS,
     DisconnectedCells,
     Measurement,
@@ -28,8 +30,6 @@ from lit_viz.evidence.saliency.ground_truth import (
     stitched,
     summarize,
 )
-from lit_viz.networks import Network
-from lit_viz.outputs import load_network
 
 REGION = torch.zeros(4, 5, dtype=torch.bool)
 REGION[1:3, 1:3] = True

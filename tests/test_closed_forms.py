@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lit_viz.attributions import ATTRIBUTIONS, FeatureAblation, Gradient, IntegratedGradients
 from lit_viz.attributions.attention import AttentionMap
-from lit_viz.evidence.saliency import closed_forms
-from lit_viz.evidence.saliency.closed_forms import closed_form_errors, image, network_of, window
+from scripts.rankings import closed_forms
+from scripts.rankings.closed_forms import closed_form_errors, image, network_of, window
 
 LINEAR = ["gradient", "smoothgrad", "smoothgrad_squared", "input_x_gradient", "integrated_gradients", "gradient_shap"]
 LINEAR += ["expected_gradients", "deep_lift", "occlusion", "feature_ablation", "kernel_shap"]

@@ -1,0 +1,1 @@
+"""What scripts/rank_saliency.py measures saliency methods on, and how."""
