@@ -236,7 +236,7 @@ def _resume_parser(form: Form | None = None) -> Parser:
 def _stored_form(words: Sequence[str]) -> Form | None:
     """Return the form of the run folder among the words of ``resume``; None without one."""
     from lit_viz.launch.resume import stored_form
-    from lit_viz.runs import is_run
+    from lit_viz.runs.access import is_run
     from lit_viz.runs.folder import FolderStorage
 
     folder = _resume_parser().positional_words(words)

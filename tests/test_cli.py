@@ -32,7 +32,7 @@ from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
 from lit_viz.launch.methods import COMMANDS, method_form, read_config
-from lit_viz.runs import run_lock
+from lit_viz.runs.access import run_lock
 from lit_viz.types import Record
 from lit_viz.utils.yaml_files import config_folder
 from tests.support.verdicts import verdicts

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_viz.errors import LitVizError
 from lit_viz.methods.tasks import varied
-from lit_viz.runs import is_run
+from lit_viz.runs.access import is_run
 from lit_viz.types import Task
 from scripts.sweep import label_of, main, parse_arguments, sweep
 

@@ -27,9 +27,10 @@ from lit_viz.engine.ranks import RankStatus
 from lit_viz.errors import LitVizError, Terminated
 from lit_viz.presentations import presentation_of, recorded_method
 from lit_viz.report.page import write_report
-from lit_viz.runs import REPORT, run_lock
+from lit_viz.runs.access import run_lock
 from lit_viz.runs.checkpoint import IN_PROGRESS, LastCheckpoint, contents_in_progress
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import REPORT
 from lit_viz.runs.results import Storage
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.files import check_writable, plain

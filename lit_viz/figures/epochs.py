@@ -19,7 +19,7 @@ from lit_viz.figures.evolution import Evolution, save_evolution
 from lit_viz.figures.layout import Cell, Grid, Plot, Text, compose, pixels, stack
 from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import COLORS, GRAY, NORMAL, save_figure
-from lit_viz.runs import is_run
+from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import AdversarialRecord, SaliencyRecord
 from lit_viz.runs.results import Outcome

@@ -39,9 +39,10 @@ from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
 from lit_viz.presentations import FigureFormat, presentation_of
 from lit_viz.report.page import write_report
-from lit_viz.runs import EVIDENCE, REPORT, is_run, run_lock
+from lit_viz.runs.access import is_run, run_lock
 from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import EVIDENCE, REPORT
 from lit_viz.runs.manifest import is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of

@@ -23,7 +23,7 @@ from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
 from lit_viz.outputs.loading import load_network, load_recorded
-from lit_viz.runs import RECORDED
+from lit_viz.runs.layout import RECORDED
 from lit_viz.types import VARYING
 from lit_viz.utils.files import check_regular, plain
 from lit_viz.utils.parts import (

@@ -17,9 +17,9 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
 from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.networks import Network
-from lit_viz.runs import RESULTS, is_run
+from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import LAST_CHECKPOINT
+from lit_viz.runs.layout import LAST_CHECKPOINT, RESULTS
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, command_line, remark
 from lit_viz.utils.imports import exclude_from_imports

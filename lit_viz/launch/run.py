@@ -36,8 +36,7 @@ from lit_viz.networks import Network
 from lit_viz.networks.summaries import scores_caption
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.report.page import run_html, write_report
-from lit_viz.runs import is_run, run_lock
-from lit_viz.runs.access import check_new
+from lit_viz.runs.access import check_new, is_run, run_lock
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.manifest import is_drawing

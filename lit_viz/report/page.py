@@ -22,9 +22,9 @@ from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.groups import Group, build_groups, group_tasks
 from lit_viz.report.images import data_uri, image_uri, is_embeddable, printed_width
 from lit_viz.report.index import build_index, filters_of
-from lit_viz.runs import RECORDED, REPORT
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import RECORDED, REPORT
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 from lit_viz.utils.files import write_text

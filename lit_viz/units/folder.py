@@ -11,7 +11,7 @@ from typing import Any
 from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import compare_identity
 from lit_viz.networks import Network
-from lit_viz.runs import creation_errors, folder_lock, is_empty
+from lit_viz.runs.access import creation_errors, folder_lock, is_empty
 from lit_viz.utils.files import json_line, parse_object, read_regular_text, write_text
 from lit_viz.utils.process import is_rank_zero
 

@@ -14,7 +14,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import open_or_create
 from lit_viz.launch.run import Run
 from lit_viz.networks import Network
-from lit_viz.runs import is_run, run_lock
+from lit_viz.runs.access import is_run, run_lock
 from lit_viz.runs.folder import FolderStorage
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from lit_viz.errors import LitVizError
-from lit_viz.runs import LOCK, run_lock
+from lit_viz.runs.access import run_lock
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import LOCK
 
 HOLD = """
 import sys
-from lit_viz.runs import run_lock
+from lit_viz.runs.access import run_lock
 with run_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -17,7 +17,8 @@ import lit_viz as lv
 from lit_viz.cli import main
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
-from lit_viz.runs import LOCK, folder_lock
+from lit_viz.runs.access import folder_lock
+from lit_viz.runs.layout import LOCK
 from lit_viz.units.folder import MARK
 from lit_viz.utils.files import allocate
 
