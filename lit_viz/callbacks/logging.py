@@ -170,7 +170,7 @@ class LoggerThread:
                     call()
             except (Exception, SystemExit) as error:  # logging must not stop the run
                 self._fail(f"failed ({first_line(error)})")
-                self.adapter.abandon(error)
+                self.adapter.abandon()
                 return
             self._returned = time.monotonic()
             self._calls.task_done()
@@ -180,7 +180,7 @@ class LoggerThread:
         end = self._returned + self._limit if self._deadline is None else self._deadline
         if self._calls.unfinished_tasks and time.monotonic() > end:
             self._fail("timed out")
-            self.adapter.abandon(None)
+            self.adapter.abandon()
 
     def _fail(self, event: str) -> None:
         if self.failed:

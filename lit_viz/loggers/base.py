@@ -163,8 +163,8 @@ class ImageAdapter:
         status = "success" if success else "failed"
         self.logger.finalize(status)
 
-    def abandon(self, error: BaseException | None) -> None:
-        """Release a logger after an error, or None after a timeout."""
+    def abandon(self) -> None:
+        """Release a logger that failed or timed out."""
 
     def calls(self) -> AbstractContextManager[None]:
         """Return the context of all calls."""

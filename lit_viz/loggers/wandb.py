@@ -36,7 +36,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.reader import top5_of
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, write_text
-from lit_viz.utils.formatting import Notify, command_line, notify
+from lit_viz.utils.formatting import Notify, command_line
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class _WandbRunAdapter(WandbAdapter):
         exit_code = 0 if success else 1
         self._run.finish(exit_code=exit_code)
 
-    def abandon(self, error: BaseException | None) -> None:
+    def abandon(self) -> None:
         """Release the service of W&B, which may have ended or not respond."""
         release_service()
 
@@ -139,12 +139,6 @@ class _WandbRunAdapter(WandbAdapter):
     @property
     def place(self) -> str:
         return self._place
-
-
-def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter | None:
-    """Return the adapter of a run folder; None if W&B is disabled or cannot write offline files."""
-    run = open_run(folder, settings, notify)
-    return None if run is None else _WandbRunAdapter(run)
 
 
 def _record_table(folder: FolderStorage) -> wandb.Table:
@@ -215,7 +209,7 @@ def _evidence_tables(items: Sequence[EvidenceItem]) -> dict[str, wandb.Table]:
 # -- opening of a run
 
 
-def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = notify) -> wandb.Run | None:
+def open_adapter(folder: FolderStorage, settings: LoggerSettings, notify: Notify) -> ImageAdapter | None:
     """Open the W&B run of a run folder, or continue it if the folder already has one.
 
     The run is separate from a run that the user has open. Its files are in ``<folder>/wandb``, its id is in
@@ -230,7 +224,7 @@ def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = n
         notify: receives one line if the mode falls back.
 
     Returns:
-        The run, or None if W&B is disabled or cannot write offline files.
+        Its adapter, or None if W&B is disabled or cannot write offline files.
     """
     mode = settings.wandb
     if mode == "auto":
@@ -240,21 +234,30 @@ def open_run(folder: FolderStorage, settings: LoggerSettings, notify: Notify = n
     try:
         with _without_telemetry(), silent():
             arguments = _arguments(folder, settings)
+            run = None
             if mode == "online":
-                problem = _login_problem()
-                if problem is None:
-                    try:
-                        return _within(_INIT_SECONDS, partial(_init, folder, "online", arguments))
-                    except Exception as error:  # server overloaded, no access to the project, version too old, ...
-                        release_service()
-                        problem = first_line(error)
-                        arguments["id"] = _new_id()  # wandb blocks the id of a failed run in this process
-                notify(f"W&B is offline ({problem}); later: {command_line('log', folder.path, to='wandb')}")
-            return _within(_OFFLINE_SECONDS, partial(_init, folder, "offline", arguments))
+                run = _online_run(folder, arguments, notify)
+            if run is None:
+                run = _within(_OFFLINE_SECONDS, partial(_init, folder, "offline", arguments))
+            return _WandbRunAdapter(run)
     except Exception as error:  # logging must not stop the run
         release_service()
         notify(f"W&B is off: {' '.join(str(error).split())[:200]}")
         return None
+
+
+def _online_run(folder: FolderStorage, arguments: dict[str, Any], notify: Notify) -> wandb.Run | None:
+    """Return the run at a server; None if none accepts it, after a line with the reason."""
+    problem = _login_problem()
+    if problem is None:
+        try:
+            return _within(_INIT_SECONDS, partial(_init, folder, "online", arguments))
+        except Exception as error:  # server overloaded, no access to the project, version too old, ...
+            release_service()
+            problem = first_line(error)
+            arguments["id"] = _new_id()  # wandb blocks the id of a failed run in this process
+    notify(f"W&B is offline ({problem}); later: {command_line('log', folder.path, to='wandb')}")
+    return None
 
 
 def _arguments(folder: FolderStorage, settings: LoggerSettings) -> dict[str, Any]:
