@@ -396,6 +396,10 @@ def log(
 # -- helpers
 
 
+#: Arguments of a network that describe its images.
+_OF_IMAGES = ("mean", "std", "size", "channels", "bands", "display", "value_range")
+
+
 def _path(name: str, value: Any) -> str:
     require(isinstance(value, (str, Path)), f"{name} must be a path", repr(value))
     return str(value)
@@ -405,14 +409,16 @@ def stored_network(network: Network | nn.Module | None, form: Form, folder: Fold
     """Return the network of a run; a module gets the recorded labels and normalization, others must have them."""
     if network is None:
         return form.load_network()
-    recorded = {name: value for name, value in form.network.items() if name in ("mean", "std", "size", "labels")}
+    recorded = {name: value for name, value in form.network.items() if name in _OF_IMAGES or name == "labels"}
     if form.network.get("multi_label") is not None:
         recorded["multi_label"] = form.network["multi_label"]
     if isinstance(network, nn.Module):
         return load(network, **recorded)
     network = as_network(network)
     for name, before in recorded.items():
-        now = network.multi_label if name == "multi_label" else list(getattr(network, name))
+        now = network.arguments.get(name)
+        if name == "labels":
+            now = list(network.labels)
         if isinstance(before, (list, bool)) and now != before:
             values = "" if name == "labels" else f" {before}, got {now}"
             raise LitVizError(f"{folder.path} was started with other {name}{values}: pass the same network")

@@ -83,6 +83,7 @@ def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> 
     parser.add_positional(command.positional, helps_of(function)[command.positional], several=True)
     tasks = [name for name in hints_of(function) if name in _OF_TASKS]
     parser.add("What", function, only=tasks, skip=_NO_OPTIONS, shown=shown)
+    parser.add("What", form.tasks_class, only=_OF_FILES, shown=shown)
     parser.add_varying(command.varying)
     parser.add("How", function, skip=("out", *_NO_OPTIONS), shown=shown)
     parser.add("How", form.module_class, skip=("network", "images", "picture", "attack", "method"), shown=shown)
@@ -127,6 +128,10 @@ def _names_of_parts(module: type[Any]) -> dict[str, list[str]]:
 _OF_TASKS = (
     "images", "target", "label", "against", "layer", "channel", "neuron", "axis", "init", "goal", "vary", "seed",
 )  # fmt: skip
+
+
+#: Arguments of the tasks about the files of images.
+_OF_FILES = ("axes", "fill", "clip")
 
 
 def _add_parts(parser: Parser, form: Form, shown: Collection[str] | None, chosen: Collection[type[Any]] = ()) -> None:

@@ -222,6 +222,9 @@ class Record(JsonObject):
         forwards, backwards: evaluations of the network.
         seconds: time in the slot.
         file, array: paths of the image and of the raw result, relative to the run folder.
+        format: of the file, or of the photograph of a map, if it is no picture of 8 bits; see
+            :class:`~lit_viz.images.formats.FileFormat`.
+        clipped, filled: number of values of the source that were outside of the range, and that were no data.
         metrics: scalars of the final image, by name; ``probability`` of the target or the label, or ``score``
             if scores are numbers.
         settings: what the method records of itself, by name.
@@ -248,6 +251,9 @@ class Record(JsonObject):
     seconds: float | None = None
     file: str | None = None
     array: str | None = None
+    format: Mapping[str, Any] | None = None
+    clipped: int | None = None
+    filled: int | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -346,6 +352,13 @@ class Record(JsonObject):
     def key(self) -> str:
         """``0000_tarantula``, the key of the task."""
         return key_of(self.index, self.name)
+
+    @property
+    def picture(self) -> str | None:
+        """Path of the drawn image, which is the file itself unless that is no picture of 8 bits."""
+        if self.file is None or self.format is None or self.array is not None:
+            return self.file
+        return f"{self.file.rpartition('.')[0]}.drawn.png"
 
     @property
     def title(self) -> str:

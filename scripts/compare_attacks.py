@@ -31,10 +31,11 @@ from benchmarks.references import INSTALL, Problem, Reference, installed, refere
 
 from lit_viz.attacks import Attack, Ensemble, attack_name
 from lit_viz.attacks.norms import format_distance
-from lit_viz.attacks.rounding import LEVELS, LatticeBall, levels_of
+from lit_viz.attacks.rounding import LatticeBall
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.attacks.robustness import attack_record
+from lit_viz.images.formats import LEVELS
 from lit_viz.launch.resume import stored_form
 from lit_viz.methods import AdversarialExample
 from lit_viz.networks import FrozenNetwork, Network
@@ -186,7 +187,7 @@ def compare_one(reference: Reference, problem: Problem, group: Sequence[Outcome]
     inside = []
     for source, image in zip(problem.images, rounded, strict=True):
         ball = LatticeBall(source, ball_norm, problem.eps)
-        inside.append(ball.contains(levels_of(image)))
+        inside.append(ball.contains(ball.levels(image)))
     is_inside = torch.tensor(inside, device=success.device)
     files = torch.tensor([bool(attack_record(outcome).success_file) for outcome in group], device=success.device)
     both = success & files

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks.norms import L2, Norm, NormName, norm_of, parse_radius
+from lit_viz.attacks.norms import L2, Norm, NormName, is_in_file_units, norm_of, parse_radius
 from lit_viz.errors import LitVizError, require
 from lit_viz.networks import Network
+from lit_viz.networks.bands import Bands
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.objectives.classes import AttackObjective
 from lit_viz.optim import Evaluate, Evaluation, State, StepRule
@@ -83,6 +84,23 @@ class Attack(StepRule):
     early_stop: bool = True
     restart_schedule: RestartSchedule = RestartSchedule()
     notes: Sequence[str] = ()
+    _in_files: Mapping[str, str] = {}  # lengths in the unit of the files, by attribute
+
+    def length(self, name: str, value: float | str) -> float:
+        """Return a length in units of [0, 1]; NaN of one in the unit of the files, which :meth:`resolve_lengths` sets
+        as the attribute ``name``."""
+        if is_in_file_units(value):
+            self._in_files = {**self._in_files, name: str(value)}
+        return parse_radius(value)
+
+    def resolve_lengths(self, bands: Bands) -> None:
+        """Set the lengths that are given in the unit of the files.
+
+        Raises:
+            LitVizError: the bands have no range, or different ones.
+        """
+        for name, value in self._in_files.items():
+            setattr(self, name, parse_radius(value, bands))
 
     def bind(self, network: Network) -> None:
         """Adapt the attack to a network before it is used.
@@ -90,6 +108,7 @@ class Attack(StepRule):
         Raises:
             LitVizError: the objective needs more classes, targeted or not.
         """
+        self.resolve_lengths(network.bands)
         if isinstance(self.objective, AttackObjective):
             untargeted, targeted = self.objective.classes
             self.check_classes(network, targeted=targeted < untargeted)
@@ -190,8 +209,8 @@ class BudgetAttack(Attack):
 
     Args:
         norm: norm of the ball.
-        eps: radius in units of [0, 1], also as ``"4/255"``; 4/255 for linf and 1.0 for l2 by default. A task's option
-            ``eps`` overrides it.
+        eps: radius in units of [0, 1], also as ``"4/255"``, or as ``"20 file"`` in the unit of the files; 4/255 for
+            linf and 1.0 for l2 by default. A task's option ``eps`` overrides it.
         early_stop: whether an image is done at its first success; else its score is raised to the final iteration.
 
     Raises:
@@ -200,10 +219,11 @@ class BudgetAttack(Attack):
 
     def __init__(self, norm: NormName, eps: float | str | None, early_stop: bool = True) -> None:
         self.norm = norm_of(norm)
-        radius = self.norm.default_eps if eps is None else parse_radius(eps)
-        self.eps = self.check_radius(radius, type(self).__name__)
-        if eps is not None:
-            self.record_argument("eps", self.eps)
+        self.eps = self.norm.default_eps if eps is None else self.length("eps", eps)
+        if not is_in_file_units(eps):
+            self.check_radius(self.eps, type(self).__name__)
+            if eps is not None:
+                self.record_argument("eps", self.eps)
         self.early_stop = early_stop
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:

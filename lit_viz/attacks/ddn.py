@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import Attack, is_adversarial, masked_gradient
-from lit_viz.attacks.rounding import LEVELS
 from lit_viz.errors import require
+from lit_viz.images.formats import LEVELS
 from lit_viz.objectives import CrossEntropy
 from lit_viz.optim import Cosine, Evaluation, State
 from lit_viz.optim.rule import per_slot, unit

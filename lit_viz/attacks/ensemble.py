@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -72,6 +73,7 @@ class Ensemble(BudgetAttack):
 
     def bind(self, network: Network) -> None:
         """Limit the targeted stages to the classes of the network."""
+        self.resolve_lengths(network.bands)
         count = network.exclusive_classes
         if count < max(DLR.classes):
             self.notes = (f"DLR needs {max(DLR.classes)} classes, got {count}: the ensemble omits apgd_dlr.",)
@@ -80,7 +82,8 @@ class Ensemble(BudgetAttack):
             self._set_stages(min(self.classes, count - 1))
 
     def _set_stages(self, rivals: int) -> None:
-        norm, eps, restarts = self.norm.name, self.eps, self.restarts
+        norm, restarts = self.norm.name, self.restarts
+        eps = None if math.isnan(self.eps) else self.eps  # in the unit of files that are not known yet
         ce, dlr, fmn = APGD(norm, eps, "ce", restarts=restarts), APGD(norm, eps, "dlr", restarts=restarts), FMN(norm)
         stages = [Stage("apgd_ce", ce, ce.iterations * restarts)]
         for rival in range(rivals):

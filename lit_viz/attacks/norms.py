@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, require
+from lit_viz.networks.bands import Bands
 from lit_viz.optim.rule import chosen, per_slot, unit
 from lit_viz.optim.rule import norm as p_norm
 from lit_viz.rng import Draws, Key
@@ -26,12 +27,29 @@ TOLERANCE = 1e-6
 _NEWTON_STEPS = 40  # upper bound; three to six are typical
 
 
-def parse_radius(value: float | str) -> float:
-    """Return a length in units of [0, 1], which may be given as a fraction such as ``"4/255"``.
+#: Word after a length in the unit of the files, as in ``"20 file"``.
+FILE_UNIT = "file"
+
+
+def is_in_file_units(value: object) -> bool:
+    """Return whether a length is given in the unit of the files."""
+    return isinstance(value, str) and value.strip().endswith(FILE_UNIT)
+
+
+def parse_radius(value: float | str, bands: Bands | None = None) -> float:
+    """Return a length in units of [0, 1], which may be given as a fraction such as ``"4/255"``, or in the unit of the
+    files as ``"20 file"``.
+
+    Args:
+        value: the length.
+        bands: of the network, whose ``value_range`` defines the unit of the files; NaN without it.
 
     Raises:
-        LitVizError: it is no number.
+        LitVizError: it is no number, or the bands have different ranges.
     """
+    if is_in_file_units(value):
+        length = parse_radius(str(value).strip().removesuffix(FILE_UNIT))
+        return math.nan if bands is None else bands.radius(length)
     try:
         if not isinstance(value, str):
             return float(value)
@@ -106,8 +124,8 @@ class Norm(ABC):
         """Return the amount by which a change ``(C, H, W)`` exceeds the ball, beyond :meth:`value_bound`."""
         return 0.0
 
-    def excess_removed(self, change: Tensor) -> Tensor:
-        """Return the reduction of :meth:`excess` when each value of ``change`` shrinks by 1."""
+    def excess_removed(self, change: Tensor, step: Tensor | float = 1.0) -> Tensor:
+        """Return the reduction of :meth:`excess` when each value of ``change`` shrinks by a step."""
         return torch.zeros_like(change)
 
     def project(self, x: Tensor, source: Tensor, eps: Tensor) -> Tensor:
@@ -222,9 +240,9 @@ class L2Norm(Norm):
     def excess(self, change: Tensor, eps: float) -> float:
         return float(change.square().sum()) - eps**2
 
-    def excess_removed(self, change: Tensor) -> Tensor:
-        """Return ``d^2 - (|d| - 1)^2 = 2 |d| - 1``."""
-        return 2 * change.abs() - 1
+    def excess_removed(self, change: Tensor, step: Tensor | float = 1.0) -> Tensor:
+        """Return ``d^2 - (|d| - s)^2 = (2 |d| - s) s``."""
+        return (2 * change.abs() - step) * step
 
 
 LINF, L2 = LInfNorm(), L2Norm()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import ClimbingAttack, masked_gradient
-from lit_viz.attacks.norms import NormName, parse_radius
+from lit_viz.attacks.norms import NormName
 from lit_viz.errors import require
 from lit_viz.objectives import CrossEntropy, Objective
 from lit_viz.optim import Evaluation, State
@@ -53,8 +53,8 @@ class PGD(ClimbingAttack):
         objective: Objective | None = None,
     ) -> None:
         super().__init__(norm, eps, random_start, restarts, early_stop)
-        alpha = None if alpha is None else parse_radius(alpha)
-        require(alpha is None or 0 < alpha < math.inf, "alpha must be positive", alpha)
+        alpha = None if alpha is None else self.length("alpha", alpha)
+        require(alpha is None or math.isnan(alpha) or 0 < alpha < math.inf, "alpha must be positive", alpha)
         require(0 <= momentum < math.inf, "momentum must be 0 or more", momentum)
         require(not nesterov or momentum > 0, "momentum must be positive for nesterov", momentum)
         self.alpha = alpha

@@ -1,7 +1,8 @@
-"""Verification of adversarial examples as files: rounding to 8 bits, repair of rounding failures, and evaluation of the
-decoded image.
+"""Verification of adversarial examples as files: rounding to the values of a file, repair of rounding failures, and
+evaluation of the decoded image.
 
-Levels are whole numbers from 0 to 255 in float64, so that lengths are exact.
+Levels are whole numbers in float64, from 0 to 255 of 8-bit files, so that lengths are exact. Floating-point files have
+no levels: their images are not rounded.
 """
 
 from __future__ import annotations
@@ -17,17 +18,15 @@ from torch import Tensor
 from lit_viz.attacks.base import is_adversarial
 from lit_viz.attacks.norms import TOLERANCE, Norm, lengths
 from lit_viz.errors import LitVizError
-from lit_viz.images.reading import decode, encode_jpeg, encode_png
+from lit_viz.images.formats import LEVELS, PICTURE, FileFormat, within
+from lit_viz.images.reading import decode, encode_jpeg
 from lit_viz.images.rendering import psnr, ssim
 from lit_viz.networks import Network
 from lit_viz.networks.isolation import dtype_of
 from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Margin, Outputs
 
-LEVELS = 255  # steps from black to white
-#: Tolerances for float32: an 8-bit image is not exactly a multiple of 1/255, nor is a radius.
-_OFF_LATTICE = 1e-4  # in levels
-_RADIUS = 1e-6  # relative to the radius
+_RADIUS = 1e-6  # tolerance for float32, relative to the radius; of floating-point files in units of [0, 1]
 #: JPEG qualities in which a success is tested.
 JPEG_QUALITIES = (95, 75)
 CANDIDATES = 6  # evaluations of the fast copy in each climb
@@ -48,11 +47,12 @@ class Saved:
     """An adversarial example as its file holds it.
 
     Attributes:
-        image: ``(C, H, W)`` float32 in [0, 1] on the CPU, bit-equal to the decoded PNG.
-        success: whether the image is in the ball and the original network's prediction of the PNG reaches the goal.
-        logits: ``(K,)`` of the original network for the PNG.
+        image: ``(C, H, W)`` float32 in [0, 1] on the CPU, bit-equal to the decoded file.
+        success: whether the image is in the ball and the original network's prediction of the file reaches the goal.
+        logits: ``(K,)`` of the original network for the file.
         repaired: sum of the level changes that restored a success; 0 without repair.
-        jpeg: by quality, whether the prediction of a JPEG of the image reaches the goal.
+        jpeg: by quality, whether the prediction of a JPEG of the image reaches the goal; empty where the file is no
+            picture of 8 bits.
         distances: see :func:`distances`.
     """
 
@@ -72,9 +72,14 @@ class Saved:
         return {
             **prediction,
             "success_file": self.success,
-            "success_jpeg95": self.success and self.jpeg[95],
-            "success_jpeg75": self.success and self.jpeg[75],
+            "success_jpeg95": self._after_jpeg(95),
+            "success_jpeg75": self._after_jpeg(75),
         }
+
+    def _after_jpeg(self, quality: int) -> bool | None:
+        if not self.jpeg:
+            return None
+        return self.success and self.jpeg[quality]
 
 
 @torch.inference_mode(False)
@@ -89,8 +94,10 @@ def save_and_verify(
     norm: Norm | None = None,
     eps: Tensor | None = None,
     thresholds: Tensor | None = None,
+    formats: Sequence[FileFormat] | None = None,
 ) -> list[Saved]:
-    """Round adversarial examples to 8 bits inside their balls, repair rounding failures, and verify the files.
+    """Round adversarial examples inside their balls to the values of their files, repair rounding failures, and verify
+    the files.
 
     Files are encoded and decoded in memory. Each result is independent of the rest of the batch.
 
@@ -101,16 +108,22 @@ def save_and_verify(
         float_success: ``(N,)`` bool, success before rounding; only these images are repaired.
         norm, eps: of the balls, with radii ``(N,)`` in units of [0, 1]; None for an attack without budget.
         thresholds: ``(N,)``, of scores that are numbers.
+        formats: of the N files; by default pictures of 8 bits.
     """
     verifier = Verifier(network, goals, targeted, thresholds)
     images = images.detach().cpu().float()
     radii = [None] * len(images) if eps is None else eps.tolist()
-    balls = [LatticeBall(source, norm, radius) for source, radius in zip(sources, radii, strict=True)]
+    formats = [PICTURE] * len(images) if formats is None else formats
+    balls: list[LatticeBall] = []
+    for source, radius, file_format in zip(sources, radii, formats, strict=True):
+        balls.append(LatticeBall(source, norm, radius, file_format))
     levels = _round(images, balls, verifier)
-    files = torch.stack(list(map(decoded_png, levels)))
+    files = torch.stack([ball.decoded(rounded) for ball, rounded in zip(balls, levels, strict=True)])
     logits = verifier.logits(files)
     inside = torch.tensor([ball.contains(rounded) for ball, rounded in zip(balls, levels, strict=True)])
-    rows = (float_success.cpu() & inside & ~verifier.success(logits)).nonzero()[:, 0].tolist()
+    rounded_formats = torch.tensor([not file_format.is_float for file_format in formats])
+    lost = float_success.cpu() & inside & rounded_formats & ~verifier.success(logits)
+    rows = lost.nonzero()[:, 0].tolist()
     margins, tolerances = verifier.margin(logits).tolist(), verifier.tolerance(logits).tolist()
     searches = {}
     for n in rows:
@@ -121,10 +134,12 @@ def save_and_verify(
         repaired[n] = int((restored - levels[n]).abs().sum())
         files[n], logits[n] = file, prediction
     success = verifier.success(logits) & inside
-    jpeg: dict[int, list[bool]] = {}
-    for quality in JPEG_QUALITIES:
-        compressed = torch.stack([decode(encode_jpeg(image, quality)) for image in files])
-        jpeg[quality] = verifier.fast_success(compressed).tolist()
+    pictures = [n for n, file_format in enumerate(formats) if file_format == PICTURE]
+    jpeg: list[dict[int, bool]] = [{} for _ in files]
+    for quality in JPEG_QUALITIES if pictures else ():
+        compressed = torch.stack([decode(encode_jpeg(files[n], quality)) for n in pictures])
+        for n, met in zip(pictures, verifier[pictures].fast_success(compressed).tolist(), strict=True):
+            jpeg[n][quality] = met
     saved = []
     for n, file in enumerate(files):
         saved.append(
@@ -133,26 +148,34 @@ def save_and_verify(
                 success=bool(success[n]),
                 logits=logits[n],
                 repaired=repaired[n],
-                jpeg={quality: met[n] for quality, met in jpeg.items()},
-                distances=distances(image_of(balls[n].source), file),
+                jpeg=jpeg[n],
+                distances=distances(balls[n].image(balls[n].source), file, formats[n]),
             )
         )
     return saved
 
 
-def distances(source: Tensor, image: Tensor) -> dict[str, float]:
+def distances(source: Tensor, image: Tensor, file_format: FileFormat = PICTURE) -> dict[str, float]:
     """Return the distances of a saved image to its photograph, both ``(C, H, W)`` in [0, 1].
 
     They are the lengths in all norms in units of [0, 1], ``l0``, the fraction of the C * H * W values that differ, and
     :func:`~lit_viz.images.rendering.ssim` and :func:`~lit_viz.images.rendering.psnr`.
     """
-    reference, levels = levels_of(source), levels_of(image)
+    reference, levels = file_format.levels(source), file_format.levels(image)
     change = levels - reference
-    distances = {name: length / LEVELS for name, length in lengths(change).items()}
+    distances = change_lengths(change, file_format)
     distances["l0"] = float((change != 0).double().mean())
-    distances["ssim"] = ssim(levels.float() / LEVELS, reference.float() / LEVELS)
-    distances["psnr"] = psnr(levels.double() / LEVELS, reference.double() / LEVELS)
+    if file_format == PICTURE:
+        image, source = levels.double() / LEVELS, reference.double() / LEVELS
+    distances["ssim"] = ssim(image.float(), source.float())
+    distances["psnr"] = psnr(image.double(), source.double())
     return distances
+
+
+def change_lengths(change: Tensor, file_format: FileFormat) -> dict[str, float]:
+    """Return the lengths of a change in levels, in all norms, in units of [0, 1]."""
+    reference = file_format.reference
+    return {name: length / reference for name, length in lengths(change * file_format.ratio).items()}
 
 
 def _round(images: Tensor, balls: Sequence[LatticeBall], verifier: Verifier) -> list[Tensor]:
@@ -160,9 +183,9 @@ def _round(images: Tensor, balls: Sequence[LatticeBall], verifier: Verifier) -> 
     levels = [ball.nearest(image) for ball, image in zip(balls, images, strict=True)]
     outside = [n for n, ball in enumerate(balls) if not ball.contains(levels[n])]
     if outside:
-        gradients = verifier[outside].margin_gradient(torch.stack([image_of(levels[n]) for n in outside]))
+        gradients = verifier[outside].margin_gradient(torch.stack([balls[n].image(levels[n]) for n in outside]))
         for n, gradient in zip(outside, gradients, strict=True):
-            levels[n] = balls[n].shorten(levels[n], gradient)
+            levels[n] = balls[n].shorten(levels[n], balls[n].by_level(gradient))
     return levels
 
 
@@ -228,7 +251,7 @@ class Verifier:
             return self.margin(self.network.fast()(images)[0]).cpu()
 
     def margin_gradient(self, images: Tensor) -> Tensor:
-        """Return the gradient of the margins by levels, ``(N, C, H, W)`` float64 on the CPU, by one backward.
+        """Return the gradient of the margins by 8-bit levels, ``(N, C, H, W)`` float64 on the CPU, by one backward.
 
         Zero for a non-differentiable network, which Square can attack.
         """
@@ -294,18 +317,19 @@ def _search(image: Tensor, rounded: _Candidate, required: float, ball: LatticeBa
         for climb in range(CLIMBS):
             evaluated = image
             if climb > 0:
-                evaluated = image_of(candidate[0])
+                evaluated = ball.image(candidate[0])
             gradient = yield "margin_gradient", evaluated
+            gradient = ball.by_level(gradient)
             priority = gradient.abs()
             if climb == 0:
-                priority = priority * (gradient * (levels_of(image) - rounded[0]) > 0)  # lowered by rounding
+                priority = priority * (gradient * (ball.levels(image) - rounded[0]) > 0)  # lowered by rounding
             candidate = yield from _climb(candidate, gradient, priority, ball, required)
             if candidate[1] >= required:
                 break
         levels, fast_margin = candidate
         if not fast_margin >= required:
             break
-        file = decoded_png(levels)
+        file = ball.decoded(levels)
         logits = yield "logits", file
         margin = float(verifier.margin(logits[None]))
         if margin > 0:
@@ -333,7 +357,7 @@ def _climb(
         moves = torch.zeros_like(direction).flatten()
         moves[order[:count]] = direction.flatten()[order[:count]]
         levels = ball.shorten(start[0] + moves.view_as(direction), gradient)
-        margin = float((yield "fast_margin", image_of(levels)))
+        margin = float((yield "fast_margin", ball.image(levels)))
         tried.append((count, margin))
         if margin >= required or (not best[1] >= required and margin > best[1]):
             best = levels, margin
@@ -371,7 +395,7 @@ def _next_count(tried: Sequence[tuple[int, float]], predicted: Tensor, required:
     return count if is_useful else None
 
 
-# -- the 8-bit lattice
+# -- the lattice
 
 
 def is_singleton(eps: float) -> bool:
@@ -379,48 +403,64 @@ def is_singleton(eps: float) -> bool:
     return eps * LEVELS < 1 - TOLERANCE
 
 
-def levels_of(image: Tensor) -> Tensor:
-    """Return an image in [0, 1] in levels, float64 on the CPU; whole numbers if it is on the lattice."""
-    levels = image.detach().cpu().double() * LEVELS
-    whole = levels.round()
-    return torch.where((levels - whole).abs() < _OFF_LATTICE, whole, levels)
-
-
-def image_of(levels: Tensor) -> Tensor:
-    """Return levels as an image in [0, 1], float32, bit-equal to the decoded file."""
-    return levels.float() / LEVELS
-
-
-def decoded_png(levels: Tensor) -> Tensor:
-    """Return the image ``(C, H, W)``, float32 in [0, 1], that is decoded from a PNG of these levels."""
-    return decode(encode_png(image_of(levels)))
-
-
 class LatticeBall:
-    """Images on the lattice at a distance of at most eps from a source image ``(C, H, W)``, which may be off it.
+    """Images that a file can hold, at a distance of at most eps from a source image ``(C, H, W)``, which may be off the
+    lattice.
 
     Without ``norm`` and ``eps`` all of [0, 1] is feasible. ``source`` and the bounds ``low`` and ``high`` of each value
-    are in levels.
+    are in levels; of a floating-point file in units of [0, 1], with a tolerance for its rounding.
     """
 
-    def __init__(self, source: Tensor, norm: Norm | None = None, eps: float | None = None) -> None:
-        self.source = levels_of(source)
+    def __init__(
+        self,
+        source: Tensor,
+        norm: Norm | None = None,
+        eps: float | None = None,
+        file_format: FileFormat = PICTURE,
+    ) -> None:
+        self.format = file_format
+        self.source = self.levels(source)
         self._radius = bound = math.inf
         if eps is not None:
-            self._radius = eps * LEVELS * (1 + _RADIUS)
+            self._radius = eps * file_format.reference * (1 + _RADIUS)
         if norm is not None:
             bound = norm.value_bound(self._radius)
+        if file_format.is_float:
+            self._radius += _RADIUS
         self._norm = norm
-        self.low = (self.source - bound).ceil().clamp(min=0)
-        self.high = (self.source + bound).floor().clamp(max=LEVELS)
+        least, most = file_format.bounds
+        low, high = self.source - bound / file_format.ratio, self.source + bound / file_format.ratio
+        if not file_format.is_float:
+            low, high = low.ceil(), high.floor()
+        self.low, self.high = within(low, least, most), within(high, least, most)
+
+    def levels(self, image: Tensor) -> Tensor:
+        """Return an image in levels; see :meth:`~lit_viz.images.formats.FileFormat.levels`."""
+        return self.format.levels(image)
+
+    def image(self, levels: Tensor) -> Tensor:
+        """Return levels as an image in [0, 1], float32, bit-equal to the decoded file."""
+        return self.format.image(levels)
+
+    def decoded(self, levels: Tensor) -> Tensor:
+        """Return the image ``(C, H, W)``, float32 in [0, 1], that is decoded from a file of these levels."""
+        return self.format.decode(self.format.encode(self.image(levels)))
+
+    def by_level(self, gradient: Tensor) -> Tensor:
+        """Return a gradient by 8-bit levels as one by levels of the format."""
+        return gradient if self.format == PICTURE else gradient * (LEVELS / self.format.steps)
 
     def nearest(self, image: Tensor) -> Tensor:
         """Return the nearest levels of an image, which may be slightly outside an L2 ball; NaN becomes black."""
-        return levels_of(image).nan_to_num(0.0).round().clamp(self.low, self.high)
+        levels = self.levels(image).nan_to_num(0.0)
+        if self.format.is_float:
+            return self.levels(self.image(levels.clamp(self.low, self.high)))
+        return levels.round().clamp(self.low, self.high)
 
     def contains(self, levels: Tensor) -> bool:
         """Return whether the levels are in the ball."""
-        within = bool(((levels >= self.low) & (levels <= self.high)).all())
+        slack = _RADIUS if self.format.is_float else 0.0
+        within = bool(((levels >= self.low - slack) & (levels <= self.high + slack)).all())
         return within and self._excess(levels) <= 0
 
     def shorten(self, levels: Tensor, gradient: Tensor) -> Tensor:
@@ -429,13 +469,14 @@ class LatticeBall:
         Values are selected greedily by the least loss of margin, from ``gradient``, for the removed excess, a knapsack
         problem: the loss exceeds the optimum by at most that of one step (Dantzig 1957, doi:10.1287/opre.5.2.266). A
         single pass suffices for the rounding of an image in a ball around a lattice image. If the ball holds no lattice
-        image, the result is the nearest to the source.
+        image, the result is the nearest to the source. Images of floating-point files are not changed.
         """
-        if self._norm is None:
+        if self._norm is None or self.format.is_float:
             return levels
+        ratio = self.format.ratio
         while (excess := self._excess(levels)) > 0:
             change = levels - self.source
-            removed = self._norm.excess_removed(change).flatten()
+            removed = self._norm.excess_removed(change * ratio, ratio).flatten()
             loss = (gradient * change.sign()).flatten()
             cost = torch.where(removed > 0, loss / removed, torch.inf)
             order = cost.argsort(stable=True)[: int((removed > 0).sum())]
@@ -449,4 +490,4 @@ class LatticeBall:
     def _excess(self, levels: Tensor) -> float:
         if self._norm is None:
             return 0.0
-        return self._norm.excess(levels - self.source, self._radius)
+        return self._norm.excess((levels - self.source) * self.format.ratio, self._radius)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.base import BudgetAttack
-from lit_viz.attacks.norms import NormName, norm_of, parse_radius
+from lit_viz.attacks.norms import NormName, norm_of
 from lit_viz.errors import LitVizError, require
 from lit_viz.networks import Network
 from lit_viz.objectives import ClippedCrossEntropy
@@ -48,8 +48,8 @@ class Universal(BudgetAttack):
         clip: float = 9.0,
     ) -> None:
         super().__init__(norm, norm_of(norm).universal_eps if eps is None else eps, early_stop=False)
-        alpha = None if alpha is None else parse_radius(alpha)
-        require(alpha is None or 0 < alpha < math.inf, "alpha must be positive", alpha)
+        alpha = None if alpha is None else self.length("alpha", alpha)
+        require(alpha is None or math.isnan(alpha) or 0 < alpha < math.inf, "alpha must be positive", alpha)
         self.alpha = alpha
         self.objective = ClippedCrossEntropy(clip)
 

@@ -53,7 +53,7 @@ class Attribution(StepRule):
 
     title: ClassVar[str] = ""
     evaluations: int = 1
-    spatial: ClassVar[bool] = False
+    spatial: bool = False
     networks: tuple[Backprop, ...] = ("plain",)
     layers: tuple[str, ...] = ()
     objective: Objective = Logit()

@@ -12,8 +12,10 @@ from torch import Tensor
 from lit_viz.attributions.gradient_shap import GradientShap
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.listing import photographs
-from lit_viz.images.reading import PACKAGED, PACKAGED_PREFIX, Fit, read_photograph
+from lit_viz.images.rasters import read_image
+from lit_viz.images.reading import PACKAGED, PACKAGED_PREFIX, Fit
 from lit_viz.networks import Network
+from lit_viz.networks.bands import Bands
 from lit_viz.networks.resizing import Resizing
 from lit_viz.optim import State
 from lit_viz.rng import Draws
@@ -50,7 +52,7 @@ class ExpectedGradients(GradientShap):
     def bind(self, network: Network) -> None:
         """Read the baselines for the network's input."""
         super().bind(network)
-        self._fit = network.resizing or "crop"
+        self._fit, self._bands = network.resizing or "crop", network.bands
         self._pictures.clear()
         pictures = self.pictures((network.channels, *network.size))
         self._sha256 = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
@@ -69,8 +71,8 @@ class ExpectedGradients(GradientShap):
                 sources = [entry.path for entry in photographs(self.photographs).entries]
             pictures = []
             for source in sources:
-                pixels = read_photograph(source, (size[0], size[1]), channels, self._fit).pixels
-                pictures.append((pixels * 255).round().byte())
+                bands = self._bands or Bands(channels)
+                pictures.append(_levels(read_image(source, (size[0], size[1]), bands, self._fit).pixels, bands))
             self._pictures[shape] = torch.stack(pictures)
         return self._pictures[shape]
 
@@ -79,7 +81,8 @@ class ExpectedGradients(GradientShap):
         pictures = self.pictures(tuple(x.shape[1:])).to(x.device)
         orders, counts = [], []
         for image in x:
-            differs = (pictures != (image * 255).round()).flatten(1).any(1)
+            levels = _levels(image, self._bands or Bands(len(image)))
+            differs = (pictures != levels).flatten(1).any(1)
             orders.append(differs.int().argsort(descending=True, stable=True))
             counts.append(differs.sum())
         if min(counts) == 0:
@@ -91,3 +94,8 @@ class ExpectedGradients(GradientShap):
         chosen = (draws.uniform("photograph").double() * counts).long().minimum(counts - 1)
         indices = state["order"][slots, chosen]
         return self.pictures(tuple(x.shape[1:]))[indices.cpu()].to(x) / 255
+
+
+def _levels(image: Tensor, bands: Bands) -> Tensor:
+    """Return an image in /255: as uint8 of a picture, else unrounded."""
+    return (image * 255).round().byte() if bands.are_pictures else image * 255

@@ -54,7 +54,7 @@ class ExtremalPerturbation(Attribution):
     """
 
     evaluations = 300
-    spatial: ClassVar[bool] = True
+    spatial = True
     reducer: ClassVar[str] = "positive"
     objective: Objective = LogProbability()
 

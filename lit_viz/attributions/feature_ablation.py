@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, add_rows, gather_rows
 from lit_viz.attributions.baselines import Baseline, BaselineLike
-from lit_viz.attributions.segments import Segments
+from lit_viz.attributions.segments import Features, regions_of
 from lit_viz.attributions.terms import SCORES, record_scores
 from lit_viz.networks import Network
 from lit_viz.optim import Evaluate, State
@@ -30,7 +30,7 @@ class Ablation(Estimator):
         sigma: of the blurred baseline, in pixels.
     """
 
-    spatial: ClassVar[bool] = True
+    spatial = True
     reducer: ClassVar[str] = "positive"
 
     def __init__(self, baseline: BaselineLike = "mean", sigma: float = 10.0) -> None:
@@ -51,7 +51,7 @@ class Ablation(Estimator):
 
     @abstractmethod
     def masks(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
-        """Return the pixels of regions ``numbers`` ``(M,)``, from 0, bool ``(M, 1, H, W)``."""
+        """Return the values of regions ``numbers`` ``(M,)``, from 0, bool ``(M, 1, H, W)`` or ``(M, C, H, W)``."""
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         state = super().init(x, tasks) | self.regions(x)
@@ -85,21 +85,30 @@ class Ablation(Estimator):
 
 
 class FeatureAblation(Ablation):
-    """Decrease of the score when a superpixel is replaced.
+    """Decrease of the score when a superpixel or a band is replaced.
 
     Args:
         segments: number of superpixels, or a mask file; see :class:`~lit_viz.attributions.segments.Segments`.
         baseline: replacement of the superpixel; see :class:`~lit_viz.attributions.baselines.Baseline`.
         sigma: of the blurred baseline, in pixels.
+        features: what is replaced: ``segments``, or whole ``bands``, whose map has one value per band.
     """
 
-    def __init__(self, segments: int | str = 50, baseline: BaselineLike = "mean", sigma: float = 10.0) -> None:
+    def __init__(
+        self,
+        segments: int | str = 50,
+        baseline: BaselineLike = "mean",
+        sigma: float = 10.0,
+        features: Features = "segments",
+    ) -> None:
         super().__init__(baseline, sigma)
-        self.segments = Segments(segments)
+        self.segments = regions_of(features, segments)
+        self.spatial = not self.segments.are_bands
         self.evaluations = 1 + self.segments.most
 
     def bind(self, network: Network) -> None:
-        self.segments.check(network.size)
+        self.segments.bind(network.channels, network.size)
+        self.evaluations = 1 + self.segments.most
 
     def record_fields(self) -> dict[str, Any]:
         return self.segments.record_fields()

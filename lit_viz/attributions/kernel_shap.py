@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import EVERY, MAX_COARSE_ERROR, Estimator, add_rows, gather_rows, keys, relative_error
 from lit_viz.attributions.baselines import Baseline, BaselineLike
-from lit_viz.attributions.segments import Segments
+from lit_viz.attributions.segments import Features, regions_of
 from lit_viz.attributions.terms import SCORES, record_scores
 from lit_viz.networks import Network
 from lit_viz.optim import Evaluate, State
@@ -39,23 +39,31 @@ class KernelShap(Estimator):
         segments: number of superpixels, or a mask file; see :class:`~lit_viz.attributions.segments.Segments`.
         baseline: of hidden superpixels; see :class:`~lit_viz.attributions.baselines.Baseline`.
         sigma: of the blurred baseline, in pixels.
+        features: what has a value: superpixels (``segments``), or whole ``bands``, whose map has one value per band.
     """
 
     title = "KernelSHAP"
     evaluations = 1000
     every: ClassVar[int | None] = EVERY
-    spatial: ClassVar[bool] = True
+    spatial = True
     reducer: ClassVar[str] = "positive"
 
-    def __init__(self, segments: int | str = 50, baseline: BaselineLike = "mean", sigma: float = 10.0) -> None:
-        self.segments, self.baseline = Segments(segments), Baseline(baseline, sigma)
+    def __init__(
+        self,
+        segments: int | str = 50,
+        baseline: BaselineLike = "mean",
+        sigma: float = 10.0,
+        features: Features = "segments",
+    ) -> None:
+        self.segments, self.baseline = regions_of(features, segments), Baseline(baseline, sigma)
+        self.spatial = not self.segments.are_bands
 
     @property
     def recorded(self) -> str | None:
         return SCORES
 
     def bind(self, network: Network) -> None:
-        self.segments.check(network.size)
+        self.segments.bind(network.channels, network.size)
 
     def record_fields(self) -> dict[str, Any]:
         return self.segments.record_fields()

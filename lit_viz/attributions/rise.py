@@ -34,7 +34,7 @@ class RISE(Sampling):
 
     title = "RISE"
     evaluations = 1000
-    spatial: ClassVar[bool] = True
+    spatial = True
     max_error: ClassVar[float] = MAX_COARSE_ERROR
     fewest: ClassVar[int] = 512
     reducer: ClassVar[str] = "above_least"  # every pixel contains the mean score

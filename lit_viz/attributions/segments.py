@@ -1,10 +1,10 @@
-"""Superpixels: a partition of an image into regions of similar color, or of a mask file."""
+"""Partitions of an image: superpixels of similar color, regions of a mask file, or bands."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.utils.files import check_regular, sha256
 
+#: What an image is divided into.
+Features = Literal["segments", "bands"]
 _MOST = 1000  # regions of a mask file; more are most likely a photograph
 
 
@@ -28,6 +30,7 @@ class Segments:
     """
 
     given: int | str
+    are_bands: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         valid = isinstance(self.given, str) or self.given > 0
@@ -54,6 +57,10 @@ class Segments:
     def most(self) -> int:
         """Maximum number of regions of an image."""
         return self.given if isinstance(self.given, int) else 1 + int(self._mask.max())
+
+    def bind(self, channels: int, size: tuple[int, ...]) -> None:
+        """Check that a mask file fits the images of a network."""
+        self.check(size)
 
     def check(self, size: tuple[int, ...]) -> None:
         """Raise :class:`LitVizError` if a mask file does not have this height and width."""
@@ -83,6 +90,45 @@ class Segments:
         return torch.stack(regions)[:, None].to(x.device)
 
 
+class BandRegions:
+    """The partition of images ``(N, C, H, W)`` into their C bands.
+
+    Attributes:
+        most: C, after :meth:`bind`.
+    """
+
+    are_bands: ClassVar[bool] = True
+    most: int = 1
+
+    def bind(self, channels: int, size: tuple[int, ...]) -> None:
+        """Set the number of bands.
+
+        Raises:
+            LitVizError: there is only one.
+        """
+        require(channels > 1, "features=bands requires at least 2 bands", channels)
+        self.most = channels
+
+    def record_fields(self) -> dict[str, Any]:
+        """Return nothing: the partition is that of every image."""
+        return {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the band of every value, int64 ``(N, C, H, W)``."""
+        return torch.arange(self.most, device=x.device).view(-1, 1, 1).expand(x.shape).clone()
+
+
+def regions_of(features: Features, segments: int | str) -> Segments | BandRegions:
+    """Return the partition of images.
+
+    Args:
+        features: what an image is divided into.
+        segments: number of superpixels, or a mask file.
+    """
+    require(features in get_args(Features), "features must be segments or bands", repr(features))
+    return BandRegions() if features == "bands" else Segments(segments)
+
+
 def superpixels(image: NDArray[np.uint8], most: int) -> NDArray[np.int64]:
     """Return at most ``most`` superpixels of an image ``(H, W, C)``, numbered from 0.
 
@@ -91,11 +137,14 @@ def superpixels(image: NDArray[np.uint8], most: int) -> NDArray[np.int64]:
     """
     from skimage.segmentation import slic
 
+    compactness = 20.0
     if image.shape[2] == 1:  # compactness is relative to the range of Lab colors, which require three channels
         image = image.repeat(3, axis=2)
+    elif image.shape[2] != 3:  # bands are in [0, 1], and Lab colors up to 100
+        compactness = 0.2 * image.shape[2] ** 0.5
     count = most
     while True:  # SLIC treats the number as approximate
-        result = slic(image, n_segments=count, compactness=20, sigma=1, start_label=0, channel_axis=-1)
+        result = slic(image, n_segments=count, compactness=compactness, sigma=1, start_label=0, channel_axis=-1)
         labels, regions = np.unique(result, return_inverse=True)
         if len(labels) <= most:
             return regions.reshape(image.shape[:2]).astype(np.int64)

@@ -101,9 +101,9 @@ class ClassVisualizationProbe(Probe):
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         return {
-            f"class/{slug(r.record.title)}": (enlarged(r.image), result_caption(r))
+            f"class/{slug(r.record.title)}": (enlarged(r.picture), result_caption(r))
             for r in results
-            if r.image is not None
+            if r.picture is not None
         }
 
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
@@ -208,11 +208,11 @@ class SaliencyProbe(ImageProbe):
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         return {
             f"saliency/{result.task.index:04d}": (
-                tile([enlarged(result.source), enlarged(result.image)], columns=2),
+                tile([enlarged(result.source_picture), enlarged(result.picture)], columns=2),
                 result_caption(result),
             )
             for result in results
-            if result.source is not None and result.image is not None
+            if result.source_picture is not None and result.picture is not None
         }
 
 
@@ -265,7 +265,7 @@ class RobustnessProbe(ImageProbe):
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
         successes = [r for r in results if r.record.success_file][:_PICTURES]
-        pictures = [*(result.source for result in successes), *(result.image for result in successes)]
+        pictures = [*(result.source_picture for result in successes), *(result.picture for result in successes)]
         names = ", ".join(str(getattr(result.record, "predicted_name", "")) for result in successes)
         image = [enlarged(picture) for picture in pictures if picture is not None]
         return {"adversarial": (tile(image, columns=len(successes)), f"predicted: {names}")} if successes else {}

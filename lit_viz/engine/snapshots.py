@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_viz.images.formats import FileFormat
 from lit_viz.types import JsonObject, Record, Task
 
 
@@ -70,11 +71,12 @@ class Snapshot:
         iteration: updates k of the image; 0 for the initial image.
         metrics: scalars of x_k by name: ``objective``, ``logit``, ``probability``, ``rank`` (1 is the best),
             ``gradient_norm``, penalties.
-        image: ``(C, H, W)`` in [0, 1] on the CPU; None if only the metrics are logged.
+        image: ``(C, H, W)`` in [0, 1] on the CPU, as it is drawn; None if only the metrics are logged.
         top5: the five most probable classes as (name, probability), in descending order; may be empty.
         extra_images: additional images ``(3, H, W)`` of the iteration, by name, such as a magnified difference.
         file_metrics: metrics of the image as its file holds it, if that is not x_k.
-        array: float32 result, if the image only visualizes it. Final snapshots only, like all below.
+        data: all bands of the image, where only some are drawn. Final snapshots only, like all below.
+        array: float32 result, if the image only visualizes it.
         source: the photograph ``(C, H, W)`` in [0, 1], as the network receives it.
         perturbed_images: photographs with the perturbation.
         terms: what was recorded of the terms of a saliency map, ``(iterations, ...)``.
@@ -87,6 +89,7 @@ class Snapshot:
     top5: tuple[tuple[str, float], ...] = ()
     extra_images: Mapping[str, Tensor] = field(default_factory=dict)
     file_metrics: Mapping[str, float] | None = None
+    data: Tensor | None = None
     array: Tensor | None = None
     source: Tensor | None = None
     perturbed_images: Sequence[PerturbedImage] = ()
@@ -99,7 +102,7 @@ class Snapshot:
 
     def without_results(self) -> Snapshot:
         """Return the snapshot as it is logged, without the fields that belong to the result."""
-        return replace(self, array=None, source=None, perturbed_images=(), terms=None)
+        return replace(self, data=None, array=None, source=None, perturbed_images=(), terms=None)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,18 @@ class Result:
     source: Tensor | None = None
     perturbed_images: Sequence[PerturbedImage] = ()
     terms: Tensor | None = None
+
+    @property
+    def picture(self) -> Tensor | None:
+        """The image as it is drawn."""
+        if self.image is None or self.array is not None:
+            return self.image
+        return FileFormat.of(self.record.format).draw(self.image)
+
+    @property
+    def source_picture(self) -> Tensor | None:
+        """The photograph as it is drawn."""
+        return None if self.source is None else FileFormat.of(self.record.format).draw(self.source)
 
     @property
     def is_finished(self) -> bool:

@@ -491,7 +491,7 @@ def _result(method: Method, n: int, snapshot: Snapshot, error: str | None) -> Re
     return Result(
         snapshot.task,
         record,
-        snapshot.image,
+        snapshot.image if snapshot.data is None else snapshot.data,
         snapshot.array,
         snapshot.source,
         snapshot.perturbed_images,

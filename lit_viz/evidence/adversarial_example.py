@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks import BudgetAttack, attack_name
-from lit_viz.attacks.norms import format_distance
 from lit_viz.attacks.rounding import Verifier
 from lit_viz.attributions import SmoothGrad, attribute
 from lit_viz.engine.snapshots import Result
@@ -20,7 +19,7 @@ from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, stronger_attacks
 from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
-from lit_viz.images.reading import decode, encode_png
+from lit_viz.images.formats import FileFormat
 from lit_viz.methods import AdversarialExample
 from lit_viz.methods.goals import THRESHOLD
 from lit_viz.runs.evidence import (
@@ -31,7 +30,7 @@ from lit_viz.runs.evidence import (
     RobustnessEvidence,
     RobustnessPoint,
 )
-from lit_viz.runs.records import AdversarialRecord
+from lit_viz.runs.records import AdversarialRecord, radius_text
 from lit_viz.runs.results import records_of
 from lit_viz.types import Record
 
@@ -100,7 +99,8 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
                 evaluations=_EXPLANATION_EVALUATIONS,
                 seeds=[record.seed or 0] * 2,  # equal noise, so that the maps differ by the images only
             )
-            explained.append(ExplainedAttack(record, photograph, image, maps[0], maps[1]))
+            draw = self.module.network.bands.draw
+            explained.append(ExplainedAttack(record, draw(photograph), draw(image), maps[0], maps[1]))
         return EvidencePart(details=explained)
 
     def _verify_files(self) -> EvidencePart:
@@ -142,12 +142,14 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         shares = robustness.robust_share(self.outcomes)
         if not shares:
             return EvidencePart()
-        norm = norm_of(records_of(self.outcomes, AdversarialRecord))
+        records = records_of(self.outcomes, AdversarialRecord)
+        norm = norm_of(records)
+        texts = {record.eps: radius_text(record) for record in records}
         points: list[RobustnessPoint] = []
         for accuracy in shares:
             low, high = accuracy.interval
             point = RobustnessPoint(
-                eps=format_distance(accuracy.eps, norm),
+                eps=texts[accuracy.eps],
                 robust=accuracy.robust,
                 photographs=accuracy.total,
                 share=accuracy.accuracy,
@@ -156,7 +158,10 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
             )
             points.append(point)
         label = robustness.accuracy_label(self.outcomes)
-        return EvidencePart(Evidence(robustness=RobustnessEvidence(what=label, norm=norm, points=points)))
+        are_pictures = all(record.format is None for record in records)
+        files = None if are_pictures else "other than pictures of 8 bits"
+        evidence = RobustnessEvidence(what=label, norm=norm, points=points, files=files)
+        return EvidencePart(Evidence(robustness=evidence))
 
     def _diagnose(self) -> EvidencePart:
         """Determine whether the failures of the attack are credible."""
@@ -213,7 +218,8 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
             if result.image is None or task.goal is None or record.status != "done":
                 continue
             records.append(record)
-            images.append(decode(encode_png(result.image)))
+            file_format = FileFormat.of(record.format)
+            images.append(file_format.decode(file_format.encode(result.image)))
             goals.append(task.goal)
             targeted.append(task.target is not None)
             thresholds.append(task.options.get(THRESHOLD, 0.0))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lit_viz.errors import require
 from lit_viz.images.canvas import resize
-from lit_viz.images.reading import read_photograph
+from lit_viz.images.rasters import read_image
 from lit_viz.networks import Network
 from lit_viz.networks.layers import Layout, layouts
 from lit_viz.runs.evidence import LayerNaturalness
@@ -91,7 +91,7 @@ def read_input(network: Network, file: str) -> Tensor:
         LitVizError: the file can't be read.
     """
     fit: Any = network.resizing or "crop"
-    return read_photograph(file, network.size, network.channels, fit).pixels
+    return read_image(file, network.size, network.bands, fit).pixels
 
 
 def compared_layers(network: Network, last: str) -> dict[str, Layout]:

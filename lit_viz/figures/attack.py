@@ -18,6 +18,7 @@ from lit_viz.figures.curves import goal_name, robustness_chart, trace_rows
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, outlined, pixels, selection, stack, titles
 from lit_viz.figures.scales import number
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, HEAD, INK, NORMAL, SMALL_CELL
+from lit_viz.images.formats import FileFormat
 from lit_viz.images.reading import read_png
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
 from lit_viz.runs.evidence import DiagnosisEvidence, EnsembleMember
@@ -102,7 +103,7 @@ def _success(outcome: Outcome) -> bool | None:
 
 def _row_head(record: AdversarialRecord) -> Grid:
     verdicts = {"in the file": record.success_file}
-    if record.success_file:
+    if record.success_file and record.format is None:
         verdicts |= {"after JPEG 95": record.success_jpeg95, "after JPEG 75": record.success_jpeg75}
     notes = pluralize(record.iterations or 0, "iteration")
     if record.by:
@@ -140,10 +141,16 @@ class _Comparison:
     def of(cls, outcome: Outcome) -> _Comparison:
         files = [picture for picture in outcome.pictures() if picture is not None]
         original, result = map(_values, files)
+        change = result - original
+        if outcome.record.format is not None:  # of all bands
+            source, image = outcome.source(), outcome.image()
+            assert source is not None
+            assert image is not None
+            change = image.double() - source.double()
         unchanged, clipped = difference(result, original, 1.0)
         magnified, magnified_clipped = difference(result, original, MAGNIFIED)
         shares = [out_of_range_fraction(original), out_of_range_fraction(result), clipped, magnified_clipped]
-        return cls(files, result - original, [unchanged, magnified], shares)
+        return cls(files, change, [unchanged, magnified], shares)
 
     @property
     def is_clipped(self) -> bool:
@@ -158,7 +165,7 @@ class _Comparison:
         if record.score is not None:
             before, after = _score_text(record.score_before), f"{_score_text(record.score)}\n{record.target_name}"
         cells = []
-        texts = [before, after, _norms(self.change), ""]
+        texts = [before, after, _norms(self.change, record), ""]
         for place, (image, text, share) in enumerate(zip(images, texts, self.clipped, strict=True)):
             annotate = outlined(record) if place < 2 else None  # on the pictures, not on the differences
             cells.append(Cell(image, [*text.split("\n"), _clipped(share)], width, lines=3, annotate=annotate))
@@ -186,11 +193,24 @@ def _score_text(score: float | None) -> str:
     return "" if score is None else f"score {number(score)}"
 
 
-def _norms(change: Tensor) -> str:
+def _norms(change: Tensor, record: AdversarialRecord) -> str:
+    if record.format is not None:
+        return _norms_in_files(change, FileFormat.of(record.format))
     levels = 255 * float(change.abs().max())
     is_integer = abs(levels - round(levels)) < 0.005
     linf = f"{levels:.0f}" if is_integer else number(levels)
     return f"L2 {number(float(change.norm()))} · L∞ {linf}/255"
+
+
+def _norms_in_files(change: Tensor, file_format: FileFormat) -> str:
+    """Return the norms in units of [0, 1] and of the files, where all bands have one range."""
+    l2, linf = float(change.norm()), float(change.abs().max())
+    text = f"L2 {number(l2)} · L∞ {number(linf)}"
+    spans = {high - low for low, high in file_format.ranges}
+    if len(spans) != 1:
+        return text
+    span = spans.pop()
+    return f"{text}\nL2 {number(l2 * span)} · L∞ {number(linf * span)} file"
 
 
 def _clipped(share: float) -> str:
@@ -251,10 +271,11 @@ def _robustness_caption(outcomes: Sequence[Outcome]) -> str:
     has_several_targets = any(len(of_photograph) > 1 for of_photograph in targets.values())
     radii = "any radius and target" if has_several_targets else "any radius"
     caption = (
-        f"Robust: no 8-bit file that the attack made, at {radii}, fools the network at a distance within eps. "
+        f"Robust: no file that the attack made, at {radii}, fools the network at a distance within eps. "
         "Band: 95 % Wilson interval."
     )
-    if any(is_singleton(eps) for _, eps in targets):
+    are_pictures = all(outcome.record.format is None for outcome in outcomes)
+    if are_pictures and any(is_singleton(eps) for _, eps in targets):
         caption += " Below 1/255, the photograph is the only 8-bit image."
     return caption
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions.base import MAX_COARSE_ERROR, MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, pixels, selection, stack, titles
+from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, head, pixels, selection, stack, titles
 from lit_viz.figures.scales import ColorBar, ColorScale, ScaleOf, clipping, map_notes, number
-from lit_viz.figures.style import CELL, GAP, GRAY, HEAD, NORMAL, SMALL_CELL
+from lit_viz.figures.style import CELL, GAP, GRAY, HEAD, NORMAL, RULE, SMALL, SMALL_CELL
 from lit_viz.images.reading import to_uint8
-from lit_viz.images.rendering import overlay
+from lit_viz.images.rendering import NEGATIVE, POSITIVE, overlay
 from lit_viz.types import Picture
-from lit_viz.utils.limits import MOST_PHOTOGRAPHS
+from lit_viz.utils.limits import MOST_PHOTOGRAPHS, MOST_ROWS
 
 #: Meaning of the errors of maps.
 _ERRORS = {
@@ -31,6 +33,8 @@ _ERRORS = {
     "gap": "sum of the map less the change of the score from the baseline, relative to the latter",
 }
 _OVERLAID = "overlaid"
+_BARS, _TICKS = 1.0, 0.4  # height of a bar chart, and width of the numbers beside it, in inches
+_LONGEST, _MOST_LABELS = 12, 40  # characters of the name of a band, and names on an axis
 _FAINT = 0.3  # a map below this share of the shared limit is nearly black
 
 
@@ -44,6 +48,7 @@ class SaliencyPanel:
     subtitle: str = ""  # such as "p = 0.93, predicted"
     uncertainty: Mapping[str, str] = field(default_factory=dict)  # by method, such as "± 2.0%"
     annotate: Callable[[Axes], None] | None = None  # outlines what the score is about on photograph and maps
+    bands: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # values of the bands by method
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,39 @@ def saliency_figure(
         + _error_caption(drawn)
     )
     if by_method:
-        return compose(_columns_of_maps(drawn, series, width), caption)
-    return compose(_rows_of_maps(drawn, series, width, columns), caption)
+        grid = _columns_of_maps(drawn, series, width)
+    else:
+        grid = _rows_of_maps(drawn, series, width, columns)
+    charts = _band_charts(drawn)
+    if charts:
+        grid = stack(grid, *charts, gap=2 * GAP)
+        caption += " Bars: sum of the map of each band, or the value of a band that is replaced as a whole."
+    return compose(grid, caption)
+
+
+def _band_charts(panels: Sequence[SaliencyPanel]) -> list[Grid]:
+    """Return a bar chart of the bands for each photograph and method that has them."""
+    charts: list[Grid] = []
+    for panel in panels:
+        for method, values in panel.bands.items():
+            title = Text(f"{panel.name}, {method}, by band", 4 * CELL, NORMAL, color=GRAY)
+            longest = max(map(len, values))
+            labels = 0.1 + 0.07 * min(longest, _LONGEST)
+            bars = Grid([[Text("", _TICKS), Plot(_BARS, partial(_plot_bands, values), below=labels)]], gap=0)
+            charts.append(stack(title, bars, gap=GAP))
+    return charts[:MOST_ROWS]
+
+
+def _plot_bands(values: Mapping[str, float], axes: Axes) -> None:
+    """Draw the values of the bands as bars, red above and blue below zero."""
+    heights = list(values.values())
+    colors = [POSITIVE if height >= 0 else NEGATIVE for height in heights]
+    axes.bar(range(len(heights)), heights, color=colors)
+    axes.axhline(0, color=RULE, linewidth=0.6)
+    names = [name[:_LONGEST] for name in values]
+    step = -(-len(names) // _MOST_LABELS)
+    axes.set_xticks(range(0, len(names), step), names[::step], rotation=90, size=SMALL)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
 
 
 def _reducers(panels: Sequence[SaliencyPanel], how: str | Mapping[str, str]) -> dict[str, str]:

@@ -16,9 +16,9 @@ _MAX_GAP = 4  # pixels between the images of a group
 
 @dataclass(frozen=True)
 class Canvas:
-    """Shape ``(C, H, W)`` of the optimized images, C = 3 or 1, and normalization of the network.
+    """Shape ``(C, H, W)`` of the optimized images, and normalization of the network.
 
-    The input of the network is ``(image - mean) / std`` per channel.
+    The input of the network is ``(image - mean) / std`` per channel. Only red, green and blue are correlated.
     """
 
     channels: int
@@ -26,6 +26,7 @@ class Canvas:
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    is_rgb: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -50,7 +51,7 @@ def make_canvas(
     require(min(height, width) >= 1, "size must be at least 1 x 1", f"{height} x {width}")
     require(0.5 <= oversample <= 8, "oversample must be between 0.5 and 8", oversample)
     rows, columns = max(1, round(height * oversample)), max(1, round(width * oversample))
-    return (height, width), Canvas(network.channels, rows, columns, network.mean, network.std)
+    return (height, width), Canvas(network.channels, rows, columns, network.mean, network.std, network.bands.are_rgb)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

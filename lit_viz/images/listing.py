@@ -26,10 +26,10 @@ from lit_viz.zoo import photograph_names
 #: Prefix of images passed from Python as arrays, followed by their index.
 ARRAY_PREFIX = "array:"
 
-#: Suffixes of photographs among the formats that Pillow reads.
+#: Suffixes of photographs among the formats that Pillow reads, and of arrays.
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
-    | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+    | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp", ".npy", ".npz"}
 )
 #: Source of labels that are given with the images.
 LISTED = "the list of photographs"

@@ -127,12 +127,12 @@ class Fourier(Parameterization):
         return self.sd * draws.normal("start", (canvas.channels, canvas.height, canvas.width // 2 + 1, 2))
 
     def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
-        weights, color = _fourier_constants(self, canvas.shape, images.dtype, images.device)
+        weights, color = _fourier_constants(self, canvas.shape, canvas.is_rgb, images.dtype, images.device)
         waves = torch.view_as_real(_encode_waves(images, color, self.clip))
         return waves / weights / (canvas.height * canvas.width)
 
     def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
-        return _decode_waves(x, _fourier_constants(self, canvas.shape, x.dtype, x.device), canvas.width)
+        return _decode_waves(x, _fourier_constants(self, canvas.shape, canvas.is_rgb, x.dtype, x.device), canvas.width)
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,12 @@ class MACO(Parameterization):
         return draws.uniform("start", -math.pi, math.pi, (canvas.channels, canvas.height, canvas.width // 2 + 1))
 
     def encode(self, images: Tensor, canvas: Canvas) -> Tensor:
-        return _encode_waves(images, _color_matrix(canvas.channels, self.chroma), _MACO_CLIP).angle()
+        return _encode_waves(images, _color_matrix(canvas.channels, canvas.is_rgb, self.chroma), _MACO_CLIP).angle()
 
     def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
         phases = _odd(x, canvas.width)
         waves = torch.stack([phases.cos(), phases.sin()], dim=-1)
-        return _decode_waves(waves, _maco_constants(self, canvas.shape, x.dtype, x.device), canvas.width)
+        return _decode_waves(waves, _maco_constants(self, canvas.shape, canvas.is_rgb, x.dtype, x.device), canvas.width)
 
 
 def encoding_error(parameterization: Parameterization, images: Tensor, canvas: Canvas) -> tuple[float, float]:
@@ -191,16 +191,18 @@ def encoding_error(parameterization: Parameterization, images: Tensor, canvas: C
 
 @lru_cache(maxsize=32)
 def _fourier_constants(
-    fourier: Fourier, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+    fourier: Fourier, shape: tuple[int, int, int], is_rgb: bool, dtype: torch.dtype, device: torch.device
 ) -> _Constants:
     channels, height, width = shape
     weights = _frequencies(height, width) ** -fourier.decay / (4 * (height * width) ** 0.5)
-    color = _color_matrix(channels, fourier.chroma if fourier.decorrelate else None)
+    color = _color_matrix(channels, is_rgb, fourier.chroma if fourier.decorrelate else None)
     return _constants(weights, color, dtype, device)
 
 
 @lru_cache(maxsize=8)
-def _maco_constants(maco: MACO, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> _Constants:
+def _maco_constants(
+    maco: MACO, shape: tuple[int, int, int], is_rgb: bool, dtype: torch.dtype, device: torch.device
+) -> _Constants:
     channels, height, width = shape
     if maco.magnitude is None:  # zero mean and unit standard deviation
         law = _frequencies(height, width) ** -maco.decay
@@ -208,10 +210,10 @@ def _maco_constants(maco: MACO, shape: tuple[int, int, int], dtype: torch.dtype,
         scale = (law.square() * _multiplicities(width)).sum().sqrt().clamp_min(1e-30)
         magnitude = maco.contrast * (law / scale)
     else:
-        spectrum = _mean_spectrum(maco.magnitude, shape, _color_matrix(channels, 1.0))
+        spectrum = _mean_spectrum(maco.magnitude, shape, _color_matrix(channels, is_rgb, 1.0))
         magnitude = maco.contrast * spectrum
         magnitude[:, 0, 0] = spectrum[:, 0, 0]
-    return _constants(magnitude, _color_matrix(channels, maco.chroma), dtype, device)
+    return _constants(magnitude, _color_matrix(channels, is_rgb, maco.chroma), dtype, device)
 
 
 def _constants(weights: Tensor, color: Tensor, dtype: torch.dtype, device: torch.device) -> _Constants:
@@ -232,9 +234,9 @@ def _multiplicities(width: int) -> Tensor:
     return counts
 
 
-def _color_matrix(channels: int, chroma: float | None) -> Tensor:
+def _color_matrix(channels: int, is_rgb: bool, chroma: float | None) -> Tensor:
     """Return the color matrix ``(C, C)``: luminance and two color directions, or the identity without colors."""
-    if chroma is None or channels != 3:
+    if chroma is None or channels != 3 or not is_rgb:
         return torch.eye(channels, dtype=torch.float64)
     color = torch.tensor(_COLOR, dtype=torch.float64)
     color /= color.norm(dim=0).max()

@@ -65,7 +65,7 @@ class Photograph:
     Positions are (x, y) from the upper left corner; pixel k covers the interval from k to k + 1.
 
     Attributes:
-        pixels: float32 ``(C, H, W)`` in [0, 1], multiples of 1/255.
+        pixels: float32 ``(C, H, W)`` in [0, 1]; of an 8-bit picture multiples of 1/255.
         path: source as given.
         original_size: (height, width) of the file after EXIF rotation.
         box: (x0, y0, x1, y1) of ``pixels`` in pixels of the original; with ``fit="pad"`` it exceeds the original.
@@ -117,28 +117,33 @@ def read_photograph(
     Raises:
         LitVizError: if the file is missing, empty, truncated, too large or not an image, or ``fit`` is invalid.
     """
-    if not isinstance(fit, Resizing) and fit not in get_args(Fit):
-        raise LitVizError(f"fit must be crop, squash or pad, got {fit!r}{did_you_mean(fit, get_args(Fit))}")
+    check_fit(fit)
     if isinstance(source, Tensor) and source.is_floating_point() and source.shape == (channels, *size):
         return Photograph(source, "", size, (0.0, 0.0, size[1], size[0]))
-    with _translate_image_errors(source):
+    with image_errors(source):
         if isinstance(source, Tensor):
             path = ""
             planes, original_size = _picture(source)
         else:
             path = str(source)
-            planes, original_size = _decode_planes(_locate(source), size)
-        box = _box(original_size, size, fit)
+            planes, original_size = decode_planes(locate(source), size)
+        box = box_of(original_size, size, fit)
         kind = fit.interpolation if isinstance(fit, Resizing) else "bicubic"
-        rgb = np.stack([_resample(plane, original_size, box, size, kind) for plane in planes])
+        rgb = np.stack([resample(plane, original_size, box, size, kind) for plane in planes])
     gray = np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
     levels = np.rint(gray).clip(0, 255).astype(np.float32)
     return Photograph(torch.from_numpy(levels) / 255, path, original_size, box)
 
 
+def check_fit(fit: Fit | Resizing) -> None:
+    """Raise :class:`LitVizError` unless this is a way to fit a picture to a size."""
+    if not isinstance(fit, Resizing) and fit not in get_args(Fit):
+        raise LitVizError(f"fit must be crop, squash or pad, got {fit!r}{did_you_mean(fit, get_args(Fit))}")
+
+
 def from_pil(image: Image.Image) -> Tensor:
     """Convert a Pillow image to a picture ``(3, H, W)`` as files are: uint8, or in [0, 1] if it has other levels."""
-    with _translate_image_errors("the Pillow image"):
+    with image_errors("the Pillow image"):
         levels = torch.from_numpy(np.stack(list(_planes(ImageOps.exif_transpose(_scale_deep_gray(image))))))
     if bool((levels == levels.round()).all()):
         return levels.byte()
@@ -214,8 +219,8 @@ def decode(data: bytes) -> Tensor:
 
 def read_png(path: str | Path) -> Tensor:
     """Read an image file as :func:`decode` does, with errors as in :func:`read_photograph`."""
-    with _translate_image_errors(path):
-        return decode(_locate(path).read_bytes())
+    with image_errors(path):
+        return decode(locate(path).read_bytes())
 
 
 def _levels(image: Tensor) -> npt.NDArray[np.uint8]:
@@ -238,7 +243,8 @@ def _encode(image: Tensor, format: str, **options: Any) -> bytes:
 # -- decoding
 
 
-def _locate(path: str | Path) -> Path:
+def locate(path: str | Path) -> Path:
+    """Return the file of a photograph, which exists and is not empty."""
     if str(path).startswith(PACKAGED_PREFIX):
         return packaged_photograph(str(path).removeprefix(PACKAGED_PREFIX))
     if str(path).startswith(ZOO_PREFIX):
@@ -259,7 +265,7 @@ def _picture(picture: Tensor) -> tuple[Iterator[_Plane], tuple[int, int]]:
     return iter(levels.expand(3, -1, -1).numpy()), (picture.shape[1], picture.shape[2])
 
 
-def _decode_planes(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[int, int]]:
+def decode_planes(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], tuple[int, int]]:
     """Return the planes R, G, B and (height, width) of the picture; the planes can be downsampled."""
     least = 2 * max(size)
     with Image.open(file) as opened:
@@ -327,13 +333,19 @@ def _planes(image: Image.Image) -> Iterator[_Plane]:
             yield np.asarray(color, np.float32)
 
 
+def pixel_limit() -> tuple[int | None, str]:
+    """Return the maximum number of pixels of a file, None for any, and the environment variable that sets it."""
+    if (given := os.environ.get(_LIMIT)) is not None:
+        require(given.isdecimal(), f"{_LIMIT} must be a number of pixels such as 200000000", repr(given))
+        Image.MAX_IMAGE_PIXELS = int(given)
+    return Image.MAX_IMAGE_PIXELS, _LIMIT
+
+
 @contextmanager
-def _translate_image_errors(path: str | Path | Tensor) -> Iterator[None]:
+def image_errors(path: str | Path | Tensor) -> Iterator[None]:
     """Convert exceptions and warnings of Pillow to a LitVizError; its decoders raise many types on invalid files."""
     try:
-        if (given := os.environ.get(_LIMIT)) is not None:
-            require(given.isdecimal(), f"{_LIMIT} must be a number of pixels such as 200000000", repr(given))
-            Image.MAX_IMAGE_PIXELS = int(given)
+        pixel_limit()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -355,7 +367,7 @@ def _translate_image_errors(path: str | Path | Tensor) -> Iterator[None]:
 # -- fitting
 
 
-def _box(original: tuple[int, int], size: tuple[int, int], fit: Fit | Resizing) -> Box:
+def box_of(original: tuple[int, int], size: tuple[int, int], fit: Fit | Resizing) -> Box:
     """Return the extent of an image of ``size`` (height, width) in pixels of a picture; it can exceed the picture."""
     (h, w), (height, width) = original, size
     if isinstance(fit, Resizing) and original != size:
@@ -372,7 +384,14 @@ def _box(original: tuple[int, int], size: tuple[int, int], fit: Fit | Resizing) 
     return x0, y0, x0 + width * w / columns, y0 + height * h / rows
 
 
-def _resample(plane: _Plane, original: tuple[int, int], box: Box, size: tuple[int, int], kind: str) -> _Plane:
+def resample(
+    plane: _Plane,
+    original: tuple[int, int],
+    box: Box,
+    size: tuple[int, int],
+    kind: str,
+    border: float = _BORDER,
+) -> _Plane:
     """Resize the part of a plane in ``box`` to ``size`` by a filter of Pillow, with gray where the box exceeds it.
 
     Nothing is rounded: Pillow's float mode does not round between its two passes. The plane can be a downsampled
@@ -391,6 +410,6 @@ def _resample(plane: _Plane, original: tuple[int, int], box: Box, size: tuple[in
         window.append((low * samples / length, min(high * samples / length, samples)))
     (x0, x1), (y0, y1) = window
     resized = Image.fromarray(plane).resize((sides[0], sides[1]), Image.Resampling[kind.upper()], (x0, y0, x1, y1))
-    out = np.full(size, _BORDER, np.float32)
+    out = np.full(size, border, np.float32)
     out[filled[1], filled[0]] = np.asarray(resized)
     return out

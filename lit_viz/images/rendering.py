@@ -22,7 +22,8 @@ _TOLERANCE = 1e-6  # float32 rounding of a difference at the end of the scale
 _SIDE = 128  # pixels; the pixels of a smaller picture are repeated
 _BETWEEN = 8  # white pixels between pictures
 _WINDOW, _SIGMA = 11, 1.5  # side and standard deviation of SSIM's Gaussian window, in pixels
-_POSITIVE, _NEGATIVE = "#ca0020", "#0571b0"  # ColorBrewer RdBu, distinguishable with color vision deficiency
+#: Colors of positive and negative values.
+POSITIVE, NEGATIVE = "#ca0020", "#0571b0"  # ColorBrewer RdBu, distinguishable with color vision deficiency
 
 
 # -- maps
@@ -70,7 +71,7 @@ def heat(values: Tensor, limit: float) -> Tensor:
 def signed_heat(values: Tensor, limit: float) -> Tensor:
     """Map values to colors as :func:`heat`: white at zero, red for positive and blue for negative values."""
     share = _normalized(values, limit).clamp(-1, 1)[..., None]
-    positive, negative = torch.tensor(to_rgb(_POSITIVE)), torch.tensor(to_rgb(_NEGATIVE))
+    positive, negative = torch.tensor(to_rgb(POSITIVE)), torch.tensor(to_rgb(NEGATIVE))
     colors = 1 - share.abs() * (1 - torch.where(share > 0, positive, negative))
     return _mask_non_finite(colors.float().permute(2, 0, 1), values)
 

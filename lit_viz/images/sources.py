@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.reading import from_pil
+from lit_viz.networks.bands import Bands
 
 #: An image: a file or folder, ``packaged:NAME``, a Pillow image, or an array or tensor ``(H, W, C)``, ``(C, H, W)`` or
 #: ``(N, ...)``, uint8 or floating-point in [0, 1], of any size.
@@ -36,12 +37,16 @@ _LABEL_KEYS = ("label", "labels", "target")
 def image_inputs(
     images: ImageLike | Mapping[str, Any] | Iterable[ImageLike | Mapping[str, Any]],
     normalization: Normalization | None = None,
+    bands: Bands | None = None,
+    axes: str | None = None,
 ) -> tuple[list[Tensor], list[Any]]:
     """Split one or several images into pictures and names.
 
     Args:
         images: one or several.
         normalization: of floating-point arrays and tensors, which is removed.
+        bands: of the network; by default pictures in gray or RGB.
+        axes: order of the axes of arrays and tensors, such as ``HWC``.
 
     Returns:
         Pictures as :func:`~lit_viz.images.reading.read_photograph` takes them, and the name of each image: a file, a
@@ -60,7 +65,7 @@ def image_inputs(
         if isinstance(image, (str, Path)):
             names.append(str(image))
             continue
-        batch = to_pictures(image, normalization)
+        batch = to_pictures(image, normalization, bands, axes)
         names += [f"{ARRAY_PREFIX}{len(pictures) + index}" for index in range(len(batch))]
         pictures += batch
     if not names:
@@ -76,29 +81,40 @@ def picture_size(images: Any, normalization: Normalization | None = None) -> tup
     sizes: set[tuple[int, int]] = set()
     for image in listed:
         first = image[:1] if image.ndim == 4 else image
-        _, height, width = to_pictures(first, normalization)[0].shape
+        try:
+            _, height, width = to_pictures(first, normalization)[0].shape
+        except LitVizError:  # of other bands, or no image: raised again where the network is known
+            return None
         sizes.add((height, width))
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def initial_image(image: ImageLike) -> tuple[str | Tensor, str]:
+def initial_image(image: ImageLike, bands: Bands | None = None) -> tuple[str | Tensor, str]:
     """Return one image as a file or a picture, and its name as in :func:`image_inputs`."""
-    pictures, names = image_inputs(image)
+    pictures, names = image_inputs(image, bands=bands)
     if len(names) > 1:
         raise LitVizError(f"init must be one image, got {len(names)}")
     return (pictures[0] if pictures else names[0]), names[0]
 
 
-def to_pictures(image: Any, normalization: Normalization | None = None) -> list[Tensor]:
+def to_pictures(
+    image: Any, normalization: Normalization | None = None, bands: Bands | None = None, axes: str | None = None
+) -> list[Tensor]:
     """Convert a Pillow image, or an array or tensor with one or several images, to pictures ``(C, H, W)``.
 
     Args:
         image: one or several images.
         normalization: of floating-point arrays and tensors, which is removed.
+        bands: of the network, for values in the unit of its files; by default pictures in gray or RGB.
+        axes: order of the axes of an array or tensor, such as ``HWC``.
 
     Raises:
         LitVizError: it is no image, or its values are not in [0, 1].
     """
+    if bands is not None and not bands.are_pictures:
+        return _to_values(image, normalization, bands, axes)
+    if axes is not None and isinstance(image, (Tensor, np.ndarray)):
+        image = _in_order(torch.as_tensor(image), axes)
     if isinstance(image, Image.Image):
         return [from_pil(image)]
     values = _as_tensor(image)
@@ -117,6 +133,46 @@ def to_pictures(image: Any, normalization: Normalization | None = None) -> list[
         "an image must be a file, a Pillow image, or an array or tensor (H, W, C), (C, H, W) or (N, ...) with 1 or 3 "
         f"channels, uint8 or floating-point, got {actual}"
     )
+
+
+def _to_values(image: Any, normalization: Normalization | None, bands: Bands, axes: str | None) -> list[Tensor]:
+    """Return one or several images of these bands as values ``(C, H, W)`` in the unit of files."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(image)
+    if not isinstance(image, (Tensor, np.ndarray)):
+        raise LitVizError(f"an image of {bands.channels} bands must be a file, an array or a tensor, got {type(image)}")
+    values = torch.as_tensor(np.array(image) if isinstance(image, np.ndarray) else image.detach().cpu())
+    count, described = bands.channels, " x ".join(map(str, values.shape))
+    if axes is not None:
+        values = _in_order(values, axes)
+    elif values.ndim == 2:
+        values = values[None]
+    elif values.ndim in (3, 4):
+        first, last = values.shape[-3] == count, values.shape[-1] == count
+        if first and last:
+            raise LitVizError(f"the bands of an image may be first or last in {described}: give axes=CHW or axes=HWC")
+        if last:
+            values = values.movedim(-1, -3)
+    is_valid = values.ndim in (3, 4) and values.shape[-3] == count
+    require(is_valid, f"images must have {count} bands first or last", described, hint="or give axes")
+    images = values if values.ndim == 4 else values[None]
+    pictures: list[Tensor] = []
+    for picture in images:
+        restored = _without_normalization(picture, normalization)
+        if restored.dtype in (torch.float16, torch.bfloat16):
+            restored = restored.float()
+        with torch.inference_mode(False):
+            pictures.append(restored.clone(memory_format=torch.contiguous_format))
+    return pictures
+
+
+def _in_order(values: Tensor, axes: str) -> Tensor:
+    """Return an image, or a batch of images, as ``(..., C, H, W)``."""
+    extra = values.ndim - len(axes)
+    require(extra in (0, 1), f"axes={axes} requires {len(axes)} axes, or one more of a batch", values.ndim)
+    if "C" not in axes:
+        values, axes = values.unsqueeze(extra), f"C{axes}"
+    return values.permute(*range(extra), *(extra + axes.index(axis) for axis in "CHW"))
 
 
 def _as_tensor(image: Any) -> Tensor | None:
@@ -197,6 +253,7 @@ class DatasetImages:
         dataset: map-style dataset, or a loader, of which the dataset is taken.
         normalization: mean and standard deviation that the images were normalized by; by default from the
             dataset's transform.
+        bands, axes: see :func:`to_pictures`.
 
     Attributes:
         class_names: names of the dataset's classes by label; None if it does not state them.
@@ -206,7 +263,13 @@ class DatasetImages:
         LitVizError: the dataset is empty or can only be iterated.
     """
 
-    def __init__(self, dataset: Dataset[Any] | DataLoader[Any], normalization: Normalization | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Any] | DataLoader[Any],
+        normalization: Normalization | None = None,
+        bands: Bands | None = None,
+        axes: str | None = None,
+    ) -> None:
         source: Any = dataset.dataset if isinstance(dataset, DataLoader) else dataset
         if isinstance(source, IterableDataset) or not hasattr(source, "__len__"):
             raise LitVizError(
@@ -217,6 +280,7 @@ class DatasetImages:
             raise LitVizError("there must be at least one image, got a dataset of 0")
         self.dataset = source
         self.normalization = normalization or _normalization(_transform(source))
+        self._bands, self._axes = bands, axes
         names = _attribute(source, "classes")
         self.class_names: list[str] | None = None if names is None else [str(name) for name in names]
         self.network_classes: Sequence[int] | None = None
@@ -230,7 +294,7 @@ class DatasetImages:
         image, label = _image_and_label(item)
         if label is not None:
             self._labels[index] = int(label)
-        (checked,) = to_pictures(image, self.normalization)
+        (checked,) = to_pictures(image, self.normalization, self._bands, self._axes)
         return checked
 
     def known_labels(self) -> list[int] | None:

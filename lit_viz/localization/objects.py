@@ -226,7 +226,7 @@ def localize_run(
     folder = None if storage is None else storage.path
     amended = []
     for outcome in outcomes:
-        record, pixels, attribution = outcome.record, outcome.source(), outcome.array()
+        record, pixels, attribution = outcome.record, outcome.photograph(), outcome.array()
         if pixels is None or attribution is None or not isinstance(record, SaliencyRecord):
             continue
         values = reduce_channels(attribution, reducers[record.method])[0]

@@ -160,7 +160,7 @@ def _record_table(folder: FolderStorage) -> wandb.Table:
 
 
 def _image_of(record: Record, folder: FolderStorage) -> wandb.Image | None:
-    file = folder.path / (record.file or "")
+    file = folder.path / (record.picture or "")
     if not file.is_file():
         return None
     return wandb.Image(str(file), caption=record.name)

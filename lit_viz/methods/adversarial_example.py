@@ -32,7 +32,7 @@ class AdversarialExample(AttackTraining):
     arXiv:1412.6572).
 
     Image 0 of a task is the photograph. An image is done at its first success, unless the attack minimizes the
-    perturbation. It counts as a success if its 8-bit file fools the original network.
+    perturbation. It counts as a success if its file, of 8 bits or the type of the source, fools the original network.
 
     Args:
         network: frozen network, a module or a name.
@@ -172,6 +172,7 @@ class AdversarialExample(AttackTraining):
             norm=norm,
             eps=eps,
             thresholds=self._thresholds(rows),
+            formats=[self.format_of(n) for n in rows],
         )
         self._saved = dict(zip(rows, zip(saved, state["fooled"].tolist(), strict=True), strict=True))
         return [metrics[n] for n in rows]
@@ -180,6 +181,7 @@ class AdversarialExample(AttackTraining):
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
         """Return the images with their magnified change; final ones as their files hold them."""
         snapshots = []
+        draw = self.network.bands.draw
         sources, iteration = self.slots.state["source"], self.slots.iteration
         norms = _norms([x[m] - sources[n] for m, n in enumerate(rows)])
         for m, (n, metrics) in enumerate(zip(rows, norms, strict=True)):
@@ -192,15 +194,17 @@ class AdversarialExample(AttackTraining):
                 saved, _ = self._saved[n]
                 image = saved.image
                 of_file = {"file_metrics": self._file_metrics(n, saved), "top5": self.network.top5(saved.logits)}
+                if not self.network.bands.are_drawn:
+                    of_file["data"] = image
             else:
                 image = x[m].cpu()
             snapshots.append(
                 self.snapshot(
                     n,
                     metrics,
-                    image.float(),
+                    draw(image.float()),
                     source=source.float(),
-                    extra_images={"difference": difference(image, source, MAGNIFIED)[0]},
+                    extra_images={"difference": difference(draw(image), draw(source), MAGNIFIED)[0]},
                     **of_file,
                 )
             )
@@ -210,7 +214,7 @@ class AdversarialExample(AttackTraining):
         record = AdversarialRecord.extend(
             common,
             attack=attack_name(self.attack),
-            settings=self.attack.record_fields(self.slots.state_of([n])),
+            settings=self._settings(n),
             **self._photograph_fields(n),
             **self.crop_fields(n),
         )
@@ -230,6 +234,14 @@ class AdversarialExample(AttackTraining):
         if self.slots.iteration[n] == 0 and success_float:
             return _skipped(record)
         return record
+
+    def _settings(self, n: int) -> dict[str, Any]:
+        """Return the attack's fields of a record, with the radius in the unit of the files if they have one."""
+        settings = self.attack.record_fields(self.slots.state_of([n]))
+        span = self.network.bands.span
+        if span is not None and settings.get("eps") is not None:
+            settings["eps_file"] = settings["eps"] * span
+        return settings
 
     def finished_metrics(self, record: Record) -> dict[str, float]:
         """Return whether the file fools the original network, unless the photograph did."""

@@ -19,10 +19,12 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError, check_shape, first_line, require
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
+from lit_viz.images.formats import format_of_result
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.parameterizations import Parameterization, encoding_error
 from lit_viz.images.priors import Prior, Projection
-from lit_viz.images.reading import Fit, read_photograph
+from lit_viz.images.rasters import read_image
+from lit_viz.images.reading import Fit
 from lit_viz.images.sources import ImageLike, initial_image
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.photographs import contrast_fields, with_gamma
@@ -200,6 +202,7 @@ class ClassVisualization(ImageTraining):
             self.record_argument(name, value)
         self.transforms, self.priors, self.projections = Compose(transforms), tuple(priors), tuple(projections)
         self.picture, self.canvas = make_canvas(self.network, picture.size, picture.oversample)
+        self.format = format_of_result(self.network.bands)
         self.shown, self.native = picture.shown, picture.native
         self.octaves, self.group = self._octaves(picture), picture.group
         self.views_grow = self._views_grow()
@@ -217,10 +220,10 @@ class ClassVisualization(ImageTraining):
 
     def _read_init(self, init: ImageLike, fit: Fit | None) -> Tensor:
         """Return the initial image ``(C, H, W)`` at the size of the canvas."""
-        source, self._init_name = initial_image(init)
+        source, self._init_name = initial_image(init, self.network.bands)
         self.record_argument("init", self._init_name)
         chosen: Fit | Resizing = fit or self.network.resizing or "crop"
-        return read_photograph(source, (self.canvas.height, self.canvas.width), self.canvas.channels, chosen).pixels
+        return read_image(source, (self.canvas.height, self.canvas.width), self.network.bands, chosen).pixels
 
     def _init_note(self, init: Tensor) -> str:
         largest, mean = encoding_error(self.parameterization, init[None], self.canvas)
@@ -424,12 +427,15 @@ class ClassVisualization(ImageTraining):
 
     @torch.no_grad()
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
-        """Return the images in 8 bits, as their files hold them, with the prediction for them without transforms.
+        """Return the images as their files hold them, with the prediction for them without transforms.
 
         Metrics of a group are computed from its mean logits. Without a target, ``objective_file`` is the objective.
         """
         pictures = resize(center_crop(self._decode(x).clamp(0, 1), self.shown), self.picture)
-        pictures = pictures.mul(255).round_().div_(255)
+        if self.format.is_float:
+            pictures = self.format.to_image(self.format.to_values(pictures)).to(pictures).clamp(0, 1)
+        else:
+            pictures = pictures.mul(255).round_().div_(255)
         network = self.network.original_network() if final and self.is_half else self._evaluator.networks["plain"]
         logits, scores = self._score_pictures(network, pictures, self.slots.goals(rows, x.device))
         self.slots.count_evaluations(rows, forwards=self.group)
@@ -438,7 +444,9 @@ class ClassVisualization(ImageTraining):
         for n, group, values, score in zip(rows, groups, logits, scores, strict=True):
             target = self.slots.tasks[n].target
             metrics = {"objective_file": float(score)} if target is None else self.network.prediction(values, target)
-            snapshots.append(self.snapshot(n, metrics, join_group(group), top5=self.network.top5(values)))
+            joined, bands = join_group(group), self.network.bands
+            data = joined if final and not bands.are_drawn else None
+            snapshots.append(self.snapshot(n, metrics, bands.draw(joined), data=data, top5=self.network.top5(values)))
         return snapshots
 
     def shortfall(self, snapshot: Snapshot) -> float:
@@ -454,12 +462,14 @@ class ClassVisualization(ImageTraining):
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> VisualizationRecord:
         task = self.slots.tasks[n]
+        common = common.amend(format=self.format.to_dict())
         varying: dict[str, Any] = {key: task.options[key] for key in ("lr", "axis") if key in task.options}
         if task.target is not None:
-            assert snapshot.image is not None
+            image = snapshot.image if snapshot.data is None else snapshot.data
+            assert image is not None
             judges: dict[str, Any] = {}
             try:
-                judges = self.judge(snapshot.image, task.target, self.judges)
+                judges = self.judge(image, task.target, self.judges)
             except Exception as error:  # of a held-out network; the image is done, and the evidence states the reason
                 self.judge_error = first_line(error)
             varying |= contrast_fields(task, self.objective)

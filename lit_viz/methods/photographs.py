@@ -14,7 +14,9 @@ from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
-from lit_viz.images.reading import Box, Fit, Photograph, read_photograph
+from lit_viz.images.formats import FileFormat
+from lit_viz.images.rasters import FileOptions, FittedImage, read_image
+from lit_viz.images.reading import Fit
 from lit_viz.images.sources import DatasetImages, Pictures
 from lit_viz.networks import Network
 from lit_viz.objectives import Objective
@@ -30,6 +32,8 @@ LOGITS = "logits"
 TARGET_RULES = ("label", "predicted", "random", "least-likely")
 #: Source of labels that are read with the images of a dataset.
 DATASET = "dataset"
+#: Options of a task: how its file is read, and its format.
+READING, FORMAT = "reading", "format"
 #: Value of the option ``against`` that selects the most probable class other than the target.
 RUNNER_UP = "runner-up"
 
@@ -63,7 +67,7 @@ class PhotographTraining(ImageTraining):
     ) -> None:
         super().__init__(network, step_rule, slots=slots, log_at=log_at, **limits)
         self.fit, self.images = fit or self.network.resizing or "crop", images
-        self._crops: dict[int, tuple[tuple[int, int], Box]] = {}  # original size and visible box, by task
+        self._read_options: dict[int, dict[str, Any]] = {}  # what was read of a file, by task
         self._original_logits: dict[int, Tensor] = {}  # of the original network, by task
 
     @property
@@ -108,11 +112,21 @@ class PhotographTraining(ImageTraining):
         if (error := task.options.get("error")) is not None:
             raise LitVizError(error)
         photograph = self._read(task)
+        options: dict[str, Any] = {}
         if task.source is not None or photograph.original_size != self.network.size:
-            self._crops[task.index] = photograph.original_size, photograph.box
+            options["original_size"] = list(photograph.original_size)
+            options["original_box"] = list(photograph.box)
+        file_format = photograph.format.to_dict()
+        if file_format is not None:
+            options[FORMAT] = file_format
+        if photograph.clipped:
+            options["clipped"] = photograph.clipped
+        if photograph.filled:
+            options["filled"] = photograph.filled
+        self._read_options[task.index] = options
         return photograph.pixels
 
-    def _read(self, task: Task) -> Photograph:
+    def _read(self, task: Task) -> FittedImage:
         source: str | Tensor
         if task.source is None:
             source, name = self.images[task.options["image"]], _image_name(task)
@@ -120,7 +134,8 @@ class PhotographTraining(ImageTraining):
         else:
             source = name = task.source
             remedy = "restore the file"
-        photograph = read_photograph(source, self.network.size, self.network.channels, self.fit)
+        options = FileOptions(**task.options.get(READING, {}))
+        photograph = read_image(source, self.network.size, self.network.bands, self.fit, options)
         self.check_input(name, photograph.pixels, remedy)
         return photograph
 
@@ -140,10 +155,9 @@ class PhotographTraining(ImageTraining):
             except LitVizError as error:
                 resolved.append(error)
                 continue
-            if task.index in self._crops:
-                size, box = self._crops.pop(task.index)
-                options = {**task.options, "original_size": list(size), "original_box": list(box)}
-                task = replace(task, options=options)
+            read = self._read_options.pop(task.index, None)
+            if read:
+                task = replace(task, options={**task.options, **read})
             resolved.append(task)
         return resolved
 
@@ -198,13 +212,21 @@ class PhotographTraining(ImageTraining):
             if new and torch.equal(x[m], self.slots.x[n]):
                 self.set_photograph_logits(n, evaluation.logits[m])
 
-    def crop_fields(self, n: int) -> dict[str, Any]:
-        """Return the record fields that locate a photograph in the original, and the region that the scores are about.
+    def format_of(self, n: int) -> FileFormat:
+        """Return the format of the file of the photograph in a slot."""
+        return FileFormat.of(self.slots.tasks[n].options.get(FORMAT))
 
-        Both may be absent: of a picture of the input's size, and of a network without a region.
+    def crop_fields(self, n: int) -> dict[str, Any]:
+        """Return the record fields that locate a photograph in the original, those of its file, and the region that the
+        scores are about.
+
+        All may be absent: of a picture of 8 bits and the input's size, and of a network without a region.
         """
         options = self.slots.tasks[n].options
-        fields = {key: options[key] for key in ("original_size", "original_box") if key in options}
+        fields: dict[str, Any] = {}
+        for key in ("original_size", "original_box", FORMAT, "clipped", "filled"):
+            if key in options:
+                fields[key] = options[key]
         output = self.network.output
         if output.box is not None:
             fields["output_box"] = list(output.box)

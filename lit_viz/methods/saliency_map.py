@@ -250,7 +250,7 @@ class SaliencyMap(PhotographTraining):
         snapshots, iteration = [], self.slots.iteration
         for m, n in enumerate(rows):
             if iteration[n] == 0:
-                snapshots.append(self.snapshot(n, {}, photographs[m]))
+                snapshots.append(self.snapshot(n, {}, self.network.bands.draw(photographs[m])))
                 continue
             logits, target = self.photograph_logits(n), self.slots.tasks[n].target
             prediction = {} if logits is None or target is None else self.network.prediction(logits, target)
@@ -280,12 +280,26 @@ class SaliencyMap(PhotographTraining):
             top5=snapshot.ranking,
             **contrast_fields(self.slots.tasks[n], self.step_rule.objective),
             **self.crop_fields(n),
+            bands=self._band_values(snapshot.array),
         )
         if snapshot.array is None or bool(snapshot.array.isfinite().all()):
             return record
         count, total = int((~snapshot.array.isfinite()).sum()), snapshot.array.numel()
         error = f"all values of a map must be finite, and {count} of {total} are not: the gradient is not finite there"
         return record.amend(status="failed", error=error)
+
+    def _band_values(self, attribution: Tensor | None) -> dict[str, float] | None:
+        """Return the sum of each band of an attribution, or the values of features that are bands; None of pictures and
+        of maps without bands."""
+        bands = self.network.bands
+        of_features = bool(getattr(getattr(self.step_rule, "segments", None), "are_bands", False))
+        if attribution is None or len(attribution) != bands.channels or bands.channels == 1:
+            return None
+        if bands.are_pictures and not of_features:
+            return None
+        planes = attribution.double().flatten(1)
+        values = planes.mean(1) if of_features else planes.sum(1)
+        return {bands.name(index): value for index, value in enumerate(values.tolist())}
 
 
 def _method_name(task: Task) -> str:

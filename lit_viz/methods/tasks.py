@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -18,11 +18,13 @@ from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.images.listing import ARRAY_PREFIX, LISTED, Entry, Listing, column_values
 from lit_viz.images.listing import photographs as list_photographs
+from lit_viz.images.rasters import FileOptions
 from lit_viz.images.reading import PACKAGED_PREFIX, ZOO_PREFIX
 from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
 from lit_viz.methods.goals import with_goals
-from lit_viz.methods.photographs import DATASET, RUNNER_UP, TARGET_RULES, class_tasks, resolve
+from lit_viz.methods.photographs import DATASET, READING, RUNNER_UP, TARGET_RULES, class_tasks, resolve
 from lit_viz.networks import Network, as_network
+from lit_viz.networks.bands import Bands
 from lit_viz.networks.layers import layer_name, layout
 from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.types import Task
@@ -151,6 +153,9 @@ class ImageTasks(TaskQueue):
             two tasks (see :meth:`~lit_viz.networks.outputs.Output.parse_goals`).
         normalization: mean and standard deviation by which floating-point arrays and tensors, or the images of a
             dataset, were normalized; by default from the transform of a dataset.
+        axes: order of the axes of arrays, such as ``HWC``; by default found by the number of bands.
+        fill: value of a file in place of NaN, which is no data.
+        clip: whether values outside of the network's ``value_range`` are clipped, and counted in the records.
         seed: seed of the first task; task i uses ``seed + i``. The radii of an image have its seed.
 
     Attributes:
@@ -171,23 +176,29 @@ class ImageTasks(TaskQueue):
         vary: Mapping[str, Sequence[float | str | int]] | None = None,
         goal: str | None = None,
         normalization: Normalization | None = None,
+        axes: str | None = None,
+        fill: float | None = None,
+        clip: bool = False,
         seed: int = 0,
     ) -> None:
-        if not is_rank_zero():  # which broadcasts its tasks
-            super().__init__((), _pictures(images, normalization))
-            return
+        reading = FileOptions(axes, fill, clip)
         network = as_network(network)
-        sizes, targets = _varying_images(vary or {}, target)
+        if not is_rank_zero():  # which broadcasts its tasks
+            super().__init__((), _pictures(images, normalization, network.bands, axes))
+            return
+        sizes, targets = _varying_images(vary or {}, target, network)
         label = _label_for_all(label, network)
         if is_dataset(images):
-            dataset = DatasetImages(images, normalization)  # type: ignore[arg-type]
+            dataset = DatasetImages(images, normalization, network.bands, axes)  # type: ignore[arg-type]
             tasks, notes = _dataset_tasks(dataset, network, target, label, against, targets, seed)
             pictures: Pictures = dataset
             names: list[Any] = [f"{ARRAY_PREFIX}dataset"]
         else:
-            pictures, names = image_inputs(images, normalization)  # type: ignore[arg-type]
+            pictures, names = image_inputs(images, normalization, network.bands, axes)  # type: ignore[arg-type]
             listed = _listed(names, target, label, against)
             tasks, notes = _photograph_tasks(network, listed, targets, seed)
+        if reading != FileOptions():
+            tasks = [_with_options(task, {READING: asdict(reading)}) for task in tasks]
         super().__init__(with_variants(with_goals(tasks, goal, network), "eps", sizes), pictures, notes=notes)
         self.network_classes = network.labels
         self.record_argument("images", names)
@@ -195,7 +206,7 @@ class ImageTasks(TaskQueue):
             self.record_argument("vary", {**(vary or {}), "eps": sizes})
 
 
-def _varying_images(values: Mapping[str, Any], target: Any) -> tuple[list[float], list[str | int]]:
+def _varying_images(values: Mapping[str, Any], target: Any, network: Network) -> tuple[list[float], list[str | int]]:
     """Return the radii and the targets that vary between the tasks of an image.
 
     Raises:
@@ -204,7 +215,7 @@ def _varying_images(values: Mapping[str, Any], target: Any) -> tuple[list[float]
     for name, several in values.items():
         require(name in ("eps", "target"), "vary of images takes eps and target", name)
         require(len(_as_list(several)) > 0, f"{name} must have at least one value", "none")
-    sizes = [parse_radius(radius) for radius in _as_list(values.get("eps", ()))]
+    sizes = [parse_radius(radius, network.bands) for radius in _as_list(values.get("eps", ()))]
     given = ", ".join(map(str, _as_list(values.get("eps", ()))))
     require(len(set(sizes)) == len(sizes), "eps must have different radii", given)
     targets = [to_class(word) for word in _as_list(values.get("target", ()))]
@@ -217,10 +228,10 @@ def _as_list(value: Any) -> list[Any]:
     return plain if isinstance(plain, list) else [plain]
 
 
-def _pictures(images: Images, normalization: Normalization | None) -> Pictures:
+def _pictures(images: Images, normalization: Normalization | None, bands: Bands, axes: str | None) -> Pictures:
     if is_dataset(images):
-        return DatasetImages(images, normalization)  # type: ignore[arg-type]
-    return image_inputs(images, normalization)[0]  # type: ignore[arg-type]
+        return DatasetImages(images, normalization, bands, axes)  # type: ignore[arg-type]
+    return image_inputs(images, normalization, bands, axes)[0]  # type: ignore[arg-type]
 
 
 # -- orders of tasks

@@ -125,6 +125,8 @@ class UniversalPerturbation(AttackTraining):
         super().__init__(network, attack or Universal(), views, **options)
         self.record_argument("attack", self.attack)
         self.held_out = held_out
+        if not self.network.bands.are_pictures:
+            raise LitVizError("a universal perturbation requires pictures in gray or RGB, got a network of other bands")
         if self.network.decision != "exclusive":
             raise LitVizError(
                 f"a universal perturbation requires classes that exclude each other, got {self.network.decision} scores"

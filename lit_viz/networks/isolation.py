@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError, NetworkError, first_line, place_of
+from lit_viz.networks.bands import Bands
 from lit_viz.networks.outputs import LOGITS, Output
 from lit_viz.networks.summaries import probe_images
 
@@ -37,11 +38,13 @@ class Original:
         size: tuple[int, int],
         num_classes: int = 0,
         output: Output = LOGITS,
+        bands: Bands | None = None,
     ) -> None:
         self.name, self.original = name, original
         self.output = output
         self.mean, self.std, self.size = tuple(mean), tuple(std), size
         self.channels, self.num_classes = len(self.mean), num_classes
+        self.bands = Bands(self.channels) if bands is None else bands
 
     @property
     def device(self) -> torch.device:

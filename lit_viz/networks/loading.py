@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.networks import isolation
+from lit_viz.networks.bands import MOST_CHANNELS, Bands, ValueRange
 from lit_viz.networks.labels import numbered_labels, read_labels
 from lit_viz.networks.network import GIVEN_WEIGHTS, Network
 from lit_viz.networks.outputs import LOGITS, Logits, Output, embedding_sign, logits_in, probability_head
@@ -38,6 +40,56 @@ Weights = str | Path | Mapping[str, Any] | None
 PerChannel = Sequence[float] | float
 
 
+@dataclass(frozen=True)
+class _Images:
+    """What is given, or published, of the images of a network; arguments of :func:`lit_viz.load_network`.
+
+    ``mean`` and ``std`` are given ones, in the unit of ``value_range``; published ones refer to [0, 1].
+    """
+
+    size: tuple[int, int]
+    mean: PerChannel | None
+    std: PerChannel | None
+    published_mean: PerChannel | None
+    published_std: PerChannel | None
+    channels: int | None
+    names: Sequence[str] | None
+    display: Sequence[str | int] | str | int | None
+    value_range: ValueRange | None
+
+    def bands(self, channels: int) -> Bands:
+        """Return the bands of this number of channels."""
+        return Bands.of(channels, self.names, self.display, self.value_range)
+
+    def normalization(self, bands: Bands) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and std for images in [0, 1]."""
+        channels = bands.channels
+        mean = _per_channel("mean", self.mean, 0.0, bands)
+        std = _per_channel("std", self.std, 1.0, bands)
+        require(all(value > 0 for value in std), "std must be positive", std)
+        means, stds = bands.scaled(mean, std)
+        pictures = Bands(channels)
+        if self.mean is None and self.published_mean is not None:
+            means = _per_channel("mean", self.published_mean, 0.0, pictures)
+        if self.std is None and self.published_std is not None:
+            stds = _per_channel("std", self.published_std, 1.0, pictures)
+        return means, stds
+
+    def candidates(self, module: nn.Module) -> list[int]:
+        """Return numbers of channels to test, in this order."""
+        if self.channels is not None:
+            return [self.channels]
+        counts = [_first_channels(module, self.size)]
+        for values in (self.mean, self.published_mean, self.names, self.value_range):
+            if isinstance(values, Sequence) and not isinstance(values, str):
+                counts.append(len(values))
+        found: list[int] = []
+        for count in (*counts, 3, 1):
+            if 1 <= count <= MOST_CHANNELS and count not in found:
+                found.append(count)
+        return found
+
+
 def load(
     network: str | nn.Module | Enum,
     *,
@@ -46,6 +98,10 @@ def load(
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    bands: Sequence[str] | None = None,
+    display: Sequence[str | int] | str | int | None = None,
+    value_range: ValueRange | None = None,
     multi_label: bool | None = None,
     processor: Any = None,
     device: str | torch.device | None = None,
@@ -60,6 +116,9 @@ def load(
         raise LitVizError(f"network must be an nn.Module or a name, got {network!r}")
     if isinstance(network, Enum):
         network = f"torchvision/{network}"
+    if channels is not None:
+        is_count = 1 <= channels <= MOST_CHANNELS
+        require(is_count, f"channels must be between 1 and {MOST_CHANNELS}", channels)
     is_complete = mean is not None and std is not None and size is not None
     with torch.inference_mode(False), isolation.random_state_preserved():
         module, source, recorded, digest = _load_module(network, weights)
@@ -71,12 +130,11 @@ def load(
         is_own = source.size is None
         if is_own or processor is not None:
             source = module_source(module, source, processor, strict=not is_complete)
-        means = source.mean if mean is None else mean
-        stds = source.std if std is None else std
         sizes = [given for given in (size, source.size, default_size) if given is not None]
         input_size = _checked_size(next(iter(sizes), None), name)
         has_names = labels is not None or bool(source.labels)
-        tested, notes = _tested(name, module, means, stds, input_size, output, has_names)
+        images = _Images(input_size, mean, std, source.mean, source.std, channels, bands, display, value_range)
+        tested, notes = _tested(name, module, images, output, has_names)
     if multi_label is None and output.decision == "exclusive":
         multi_label = source.multi_label
     if (mean is None or std is None) and (is_own or recorded not in ("DEFAULT", "none")):
@@ -96,9 +154,10 @@ def load(
         resizing=source.resizing,
         weights=recorded,
         sha256=digest,
-        notes=notes,
+        notes=[*notes, *tested.bands.notes],
         output=tested.output,
         given_labels=labels,
+        bands=tested.bands,
     )
 
 
@@ -116,7 +175,10 @@ def _on_device(module: nn.Module, device: str | torch.device, *, is_given: bool)
 
 
 def _normalization_note(tested: isolation.Original, origin: str, multi_label: bool | None) -> str:
-    mean, std = _listed(tested.mean), _listed(tested.std)
+    means, stds = tested.bands.in_files(tested.mean, tested.std)
+    mean, std = _listed(means), _listed(stds)
+    if tested.bands.ranges:
+        std += " in the unit of the files"
     note = (
         f"{tested.name}: images are normalized by mean {mean} and std {std} ({origin}); give mean and std if it was "
         "trained with others"
@@ -290,41 +352,38 @@ def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int
 
 
 def _tested(
-    name: str,
-    module: nn.Module,
-    mean: PerChannel | None,
-    std: PerChannel | None,
-    size: tuple[int, int],
-    output: Output,
-    has_names: bool,
+    name: str, module: nn.Module, images: _Images, output: Output, has_names: bool
 ) -> tuple[isolation.Original, list[str]]:
     """Return the tested network, with as many channels as it accepts, and notes about what it returns."""
-    first = 0
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            first = layer.in_channels
-            break
-    given = len(mean) if isinstance(mean, Sequence) else 0
     errors = []
     # The first layer can't be identified in every network, and may follow a space-to-depth, so others are tried.
-    for channels in dict.fromkeys((first, given, 3, 1)):
-        if channels not in (1, 3):
-            continue
+    for channels in images.candidates(module):
         try:
-            means, stds = _per_channel("mean", mean, 0.0, channels), _per_channel("std", std, 1.0, channels)
-            require(all(value > 0 for value in stds), "std must be positive", stds)
-            tested = isolation.Original(name, module, means, stds, size, output=output)
+            bands = images.bands(channels)
+            means, stds = images.normalization(bands)
+            tested = isolation.Original(name, module, means, stds, images.size, output=output, bands=bands)
             tested.output = _prepared(output, tested)
             tested.num_classes, notes = _test(tested, has_names)
             return tested, notes
         except LitVizError as error:
             errors.append(error)
-    if first not in (0, 1, 3) and not given:
-        raise LitVizError(f"{name} must take images of 1 (gray) or 3 (RGB) channels, got {first}") from errors[0]
     raise errors[0]
 
 
-def _per_channel(option: str, values: PerChannel | None, default: float, channels: int) -> tuple[float, ...]:
+def _first_channels(module: nn.Module, size: tuple[int, int]) -> int:
+    """Return the input channels of the first convolution, or of a linear layer that reads all pixels; 0 for others."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            return layer.in_channels
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            count, rest = divmod(layer.in_features, size[0] * size[1])
+            return 0 if rest else count
+    return 0
+
+
+def _per_channel(option: str, values: PerChannel | None, default: float, bands: Bands) -> tuple[float, ...]:
+    channels = bands.channels
     if values is None:
         return (default,) * channels
     is_single = isinstance(values, (int, float, str))
@@ -333,9 +392,10 @@ def _per_channel(option: str, values: PerChannel | None, default: float, channel
     except (TypeError, ValueError) as error:
         raise LitVizError(f"{option} must be a number or one per channel, got {values!r}") from error
     require(all(map(math.isfinite, given)), f"{option} must be finite", repr(values))
-    largest = max(given, default=0.0)
-    hint = f"{largest:g} / 255 is {largest / 255:.3g}"
-    require(largest <= 1, f"{option} must be at most 1, for images in [0, 1]", repr(values), hint=hint)
+    if not bands.ranges:
+        largest = max(given, default=0.0)
+        hint = f"{largest:g} / 255 is {largest / 255:.3g}"
+        require(largest <= 1, f"{option} must be at most 1, for images in [0, 1]", repr(values), hint=hint)
     require(len(given) in (1, channels), f"{option} must have one value per channel ({channels})", len(given))
     return given * channels if len(given) == 1 else given
 

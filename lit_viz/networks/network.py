@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError, printable
+from lit_viz.networks.bands import Bands
 from lit_viz.networks.fast import Backprop, CompileMode, FrozenNetwork, fast_copy
 from lit_viz.networks.isolation import Original
 from lit_viz.networks.labels import find_class
@@ -38,6 +39,7 @@ class Network(Original):
         mean, std: of the normalization ``(x - mean) / std``, one value per channel, in units of [0, 1].
         size: height and width of the input in pixels.
         channels, num_classes: C of the input and K of the logits.
+        bands: names, ranges and display of the channels.
         output: what of the network's return value is scored; by default the logits.
         decision: what the scores decide: a class (``exclusive``), one thing each (``independent``), or nothing
             (``number``); see :data:`~lit_viz.networks.outputs.base.Decision`.
@@ -64,8 +66,9 @@ class Network(Original):
         notes: Sequence[str] = (),
         output: Output = LOGITS,
         given_labels: Sequence[str] | str | Path | None = None,
+        bands: Bands | None = None,
     ) -> None:
-        super().__init__(name, original, mean, std, size, len(labels), output)
+        super().__init__(name, original, mean, std, size, len(labels), output, bands)
         self.labels = tuple(map(printable, labels))
         self.decision: Decision = "independent" if multi_label else self.output.decision
         self.resizing = resizing
@@ -225,11 +228,13 @@ class Network(Original):
             arguments["labels"] = plain_arguments(self._given_labels)
         elif self.weights == GIVEN_WEIGHTS:
             arguments["labels"] = list(self.labels)
+        mean, std = self.bands.in_files(self.mean, self.std)
         arguments |= {
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": list(mean),
+            "std": list(std),
             "size": list(self.size),
             "multi_label": self.multi_label,
+            **self.bands.arguments(),
         }
         if not isinstance(self.output, Logits):
             arguments["output"] = plain_arguments(self.output)

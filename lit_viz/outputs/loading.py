@@ -12,6 +12,7 @@ from torch import nn
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.networks import Network
+from lit_viz.networks.bands import ValueRange
 from lit_viz.networks.isolation import is_out_of_memory
 from lit_viz.networks.loading import PerChannel, Weights, load
 from lit_viz.networks.network import GIVEN_WEIGHTS
@@ -50,6 +51,10 @@ def load_network(
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    bands: Sequence[str] | None = None,
+    display: Sequence[str | int] | str | int | None = None,
+    value_range: ValueRange | None = None,
     multi_label: bool | None = None,
     processor: Any = None,
     device: str | torch.device | None = None,
@@ -68,9 +73,14 @@ def load_network(
         weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
             or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
         labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
-        mean, std: of the normalization, one value or one per channel, in units of [0, 1]; by default as published
-            (torchvision, timm), or of the image processor of a Hugging Face network, else 0 and 1.
+        mean, std: of the normalization, one value or one per channel, in units of [0, 1], or with ``value_range`` in
+            the unit of the files; by default as published (torchvision, timm), or of the image processor of a Hugging
+            Face network, both for [0, 1], else 0 and 1.
         size: side, or (height, width), of the input in pixels; by default as published.
+        channels: number of channels of the input, 1 to 512; by default read from the first layer, and tested.
+        bands: names of the channels.
+        display: one or three bands that are drawn, by name or index; by default the first three, or the first.
+        value_range: values (low, high) of a file that map to 0 and 1, or one pair per channel.
         multi_label: whether labels do not exclude each other: a probability is then the sigmoid of a logit instead of
             the softmax, and an attack flips the decision on one label. By default as in a Hugging Face configuration,
             else False.
@@ -86,8 +96,9 @@ def load_network(
             outputs are no logits, or the output fails on the network.
     """
     loaded = load(
-        network, weights=weights, labels=labels, mean=mean, std=std, size=size, multi_label=multi_label,
-        processor=processor, device=device, output=as_output(output),
+        network, weights=weights, labels=labels, mean=mean, std=std, size=size, channels=channels, bands=bands,
+        display=display, value_range=value_range, multi_label=multi_label, processor=processor, device=device,
+        output=as_output(output),
     )  # fmt: skip
     loaded.log_notes(remark)
     return loaded

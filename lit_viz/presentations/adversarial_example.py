@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 
-from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
+from lit_viz.attacks.norms import LINF, NORMS, format_distance
 from lit_viz.attributions import title_of
 from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack, norm_of
 from lit_viz.evidence.attacks.robustness import transfer_table
@@ -18,7 +18,7 @@ from lit_viz.figures.style import save_figure
 from lit_viz.presentations.base import FigureOptions, Presentation
 from lit_viz.presentations.tables import TableRow, format_value, median_of
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.records import AdversarialRecord, has_several_radii, label_with_eps
+from lit_viz.runs.records import AdversarialRecord, has_several_radii, label_with_eps, radius_text
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 from lit_viz.utils.formatting import label_with_target
@@ -44,7 +44,7 @@ class AttackPresentation(Presentation):
         if record.target_name and not is_stated:
             texts.append(f"target {record.target_name}")
         if record.eps is not None and record.norm is not None:
-            texts.append(f"eps {format_distance(record.eps, record.norm)}")
+            texts.append(f"eps {radius_text(record)}")
         return ", ".join(texts)
 
     def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
@@ -56,7 +56,7 @@ class AttackPresentation(Presentation):
             if record.target_name is not None:
                 facets["target"] = record.target_name
         if record.eps is not None and record.norm is not None:
-            facets["eps"] = format_distance(record.eps, record.norm)
+            facets["eps"] = radius_text(record)
         return facets
 
     def names(self, records: Sequence[Record]) -> list[str]:
@@ -81,7 +81,7 @@ class AdversarialExamplePresentation(AttackPresentation):
         for record in attacked:
             row = _row(record)
             if several_radii:
-                row["eps"] = format_distance(record.eps, record.norm or L2.name)
+                row["eps"] = radius_text(record)
             if is_ensemble:
                 row["by"] = record.by or "-"
             rows.append(row)

@@ -255,7 +255,7 @@ def _robustness(part: run_evidence.RobustnessEvidence) -> EvidenceItem:
                 "95 % (Wilson)": f"{point.low:.0%} to {point.high:.0%}",
             }
         )
-        if is_singleton(float(point.eps.partition("/")[0]) / norm.display_scale):
+        if part.files is None and is_singleton(float(point.eps.partition("/")[0]) / norm.display_scale):
             notes.append(f"The ball of eps {point.eps} holds no 8-bit image but the photograph.")
     if len(rows) > 1:
         return EvidenceItem(f"Robustness by radius, {norm} norm.", rows=rows, notes=notes)

@@ -87,7 +87,7 @@ class SaliencyMapPresentation(Presentation):
         """Return each map over its photograph; with a shared scale, that of the maps of the same method."""
         groups: dict[tuple[str, str], dict[int, tuple[Tensor, Tensor]]] = defaultdict(dict)
         for place, outcome in enumerate(outcomes):
-            record, photograph, attribution = outcome.record, outcome.source(), outcome.array()
+            record, photograph, attribution = outcome.record, outcome.photograph(), outcome.array()
             if isinstance(record, SaliencyRecord) and photograph is not None and attribution is not None:
                 groups[record.method, record.reducer][place] = (photograph, attribution)
         pictures: list[NDArray[np.uint8] | None] = [None] * len(outcomes)
@@ -145,15 +145,17 @@ def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
 
 
 def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
-    photograph = outcomes[0].source()
+    photograph = outcomes[0].photograph()
     assert photograph is not None
-    maps, errors = {}, {}
+    maps, errors, bands = {}, {}, {}
     for outcome in outcomes:
         attribution = outcome.array()
         if not isinstance(outcome.record, SaliencyRecord) or attribution is None:
             continue
         title, error = title_of(outcome.record.method), _error_text(outcome.record)
         maps[title] = attribution
+        if outcome.record.bands is not None:
+            bands[title] = outcome.record.bands
         if error != "-":
             errors[title] = error
     record = outcomes[0].record
@@ -164,6 +166,7 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
         subtitle=_subtitle(record, is_repeated),
         uncertainty=errors,
         annotate=outlined(record),
+        bands=bands,
     )
 
 

@@ -167,7 +167,7 @@ def _logged_images(folder: FolderStorage, record: Record) -> list[LoggedImage]:
     images = []
     for iteration, path in folder.frames(record.key):
         images.append(LoggedImage(iteration, path, differences.get(iteration)))
-    result = folder.path / (record.file or "")
+    result = folder.path / (record.picture or "")
     if not is_embeddable(result):
         return images
     if not images or not _have_equal_pixels(images[-1].image, result):

@@ -44,7 +44,7 @@ def build_index(
         return []
     thumbnails = []
     for record in records[:MAX_THUMBNAILS]:
-        file = folder.path / (record.file or "")
+        file = folder.path / (record.picture or "")
         image = ""
         if is_embeddable(file):
             image = image_uri(file, _WIDTH)

@@ -123,11 +123,12 @@ class RobustnessPoint(JsonObject):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RobustnessEvidence(JsonObject):
-    """Robustness by radius; ``what`` is the name of the share."""
+    """Robustness by radius; ``what`` is the name of the share, ``files`` says that they are no pictures of 8 bits."""
 
     what: str
     norm: str
     points: Sequence[RobustnessPoint]
+    files: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord
 from lit_viz.errors import LitVizError, first_line
+from lit_viz.images.formats import FileFormat
 from lit_viz.images.reading import IMAGE_ERRORS, decode
 from lit_viz.runs import layout
 from lit_viz.runs.evidence import Evidence
@@ -188,7 +189,11 @@ class FolderReader(Storage):
     # -- a task, by its record or ``task.key``
 
     def image(self, record: Record) -> Tensor | None:
-        return _read_image(self.path / record.file) if record.file else None
+        if record.file is None:
+            return None
+        if record.format is None or record.array is not None:
+            return _read_image(self.path / record.file)
+        return FileFormat.of(record.format).read(self.path / record.file)
 
     def array(self, record: Record) -> Tensor | None:
         return _read_array(self.path / record.array) if record.array else None
@@ -206,7 +211,10 @@ class FolderReader(Storage):
 
     def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
         """Return photograph and final image, as files where they are exact."""
-        image = self.path / record.file if record.file else None
+        image = self.path / record.picture if record.picture else None
+        if record.format is not None:
+            source = self.source(record.key)
+            return (None if source is None else FileFormat.of(record.format).draw(source)), image
         path = self._source(record.key)
         if path.exists() and not path.with_suffix(".npy").exists():
             return path, image

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from lit_viz.attacks.norms import format_distance
+from lit_viz.attacks.norms import FILE_UNIT, L2, format_distance
 from lit_viz.errors import LitVizError
 from lit_viz.types import Item, Record
 from lit_viz.utils.checking import wrong_value
@@ -121,6 +121,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.
         maximum: largest absolute value of the map.
+        bands: sum of the map of each band, by its name; of features that are bands, their value.
         box, iou: box of the object in the original, and its overlap with the true one.
     """
 
@@ -131,6 +132,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     original_box: tuple[float, float, float, float] | None = None
     output_box: Sequence[float] | None = None
     output_outline: Sequence[Sequence[Sequence[float]]] | None = None
+    bands: Mapping[str, float] | None = None
     box: tuple[float, float, float, float] | None = None
     iou: float | None = None
 
@@ -277,4 +279,12 @@ def label_with_eps(name: str, record: Record) -> str:
     """Return a name with the radius of its record: ``chelsea, eps 4/255``."""
     if record.eps is None or record.norm is None:
         return name
-    return f"{name}, eps {format_distance(record.eps, record.norm)}"
+    return f"{name}, eps {radius_text(record)}"
+
+
+def radius_text(record: Record) -> str:
+    """Return the radius of a record as users write it, also in the unit of the files if they have one: ``4/255``,
+    ``0.51/255 (20 file)``; a dash without a radius."""
+    text = format_distance(record.eps, record.norm or L2.name)
+    in_files = record.settings.get("eps_file")
+    return text if in_files is None else f"{text} ({in_files:g} {FILE_UNIT})"

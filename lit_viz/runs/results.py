@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.images.formats import FileFormat
 from lit_viz.images.rendering import side_by_side
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.manifest import TaskContents
@@ -43,7 +44,8 @@ class Outcome:
 
     def _repr_png_(self) -> bytes | None:
         """Return photograph and final image as PNG, which a notebook displays."""
-        pictures = [picture for picture in (self.source(), self.image()) if picture is not None]
+        drawn = self.photograph(), self._storage.drawn(self.record)
+        pictures = [picture for picture in drawn if picture is not None]
         if not pictures:
             return None
         buffer = BytesIO()
@@ -70,6 +72,11 @@ class Outcome:
     def source(self) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
         return self._storage.source(self.record.key)
+
+    def photograph(self) -> Tensor | None:
+        """Return the bands ``(1, H, W)`` or ``(3, H, W)`` of the photograph that are drawn; None if there is none."""
+        source = self.source()
+        return None if source is None else FileFormat.of(self.record.format).draw(source)
 
     def pictures(self) -> tuple[Picture | None, Picture | None]:
         """Return photograph and final image for a figure, as files where there are any: a figure draws only some."""
@@ -174,9 +181,16 @@ class Storage(ABC):
     def source(self, key: str) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
 
+    def drawn(self, record: Record) -> Tensor | None:
+        """Return the final image as it is drawn; None if there is none."""
+        image = self.image(record)
+        if image is None or record.format is None or self.array(record) is not None:
+            return image
+        return FileFormat.of(record.format).draw(image)
+
     def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
-        """Return photograph and final image, as files where there are any."""
-        return self.source(record.key), self.image(record)
+        """Return photograph and final image as they are drawn, as files where there are any."""
+        return Outcome(record, self).photograph(), self.drawn(record)
 
     @abstractmethod
     def perturbed_images(self, key: str) -> Sequence[PerturbedImage]:

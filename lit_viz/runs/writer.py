@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.errors import LitVizError
+from lit_viz.images.formats import FileFormat
 from lit_viz.images.reading import encode_png
 from lit_viz.runs import layout
 from lit_viz.runs.access import is_run
@@ -101,11 +102,12 @@ class FolderWriter(Storage):
         """Write image and array of a finished task, then its record; return the record."""
         key, file, array = result.task.key, None, None
         if result.source is not None:
-            self._write_source(key, result.source)
+            self._write_source(key, result)
         if result.image is not None:
-            file = self._write_png(f"images/{key}.png", result.image)
+            file = self._write_image(key, result)
         if result.array is not None:
             array = self._write_array(f"arrays/{key}.npy", result.array)
+            self._write_geometry(key, result)
         if result.terms is not None:
             self._write_array(layout.terms_name(key), result.terms)
         if result.perturbed_images:
@@ -140,13 +142,34 @@ class FolderWriter(Storage):
 
     # -- files of a task
 
-    def _write_source(self, key: str, image: Tensor) -> None:
+    def _write_source(self, key: str, result: Result) -> None:
         """Write a photograph ``(C, H, W)`` in [0, 1] as the network received it, and off the 8-bit lattice also as an
         array."""
+        image, picture = result.source, result.source_picture
+        assert image is not None
+        assert picture is not None
         levels = image.detach().cpu().double() * 255
-        if bool((levels - levels.round()).abs().max() > 1e-4):
+        if result.record.format is not None or bool((levels - levels.round()).abs().max() > 1e-4):
             self._write_array(f"sources/{key}.npy", image)
-        self._write_png(f"sources/{key}.png", image)
+        self._write_png(f"sources/{key}.png", picture)
+
+    def _write_image(self, key: str, result: Result) -> str:
+        """Write a final image in its format; if that is no picture of 8 bits, also the drawn bands."""
+        image, picture = result.image, result.picture
+        assert image is not None
+        assert picture is not None
+        if result.array is not None or result.record.format is None:
+            return self._write_png(f"images/{key}.png", image)
+        file_format = FileFormat.of(result.record.format)
+        self._write_png(f"images/{key}.drawn.png", picture)
+        return self._write(f"images/{key}{file_format.suffix}", file_format.encode(image))
+
+    def _write_geometry(self, key: str, result: Result) -> None:
+        """Write the map of a GeoTIFF also as a TIFF with its tags, so that a viewer lays it over the source."""
+        tags = FileFormat.of(result.record.format).tags
+        if result.array is not None and tags:
+            file_format = FileFormat("float32", ".tif", tags=tags)
+            self._write(f"arrays/{key}.tif", file_format.encode_values(result.array.float().cpu().numpy()))
 
     def _write_perturbed_images(self, key: str, images: Sequence[PerturbedImage]) -> None:
         lines = []

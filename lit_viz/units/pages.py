@@ -215,7 +215,7 @@ def unit_pages(
         if image is None:
             continue
         name = f"{slug(layer)}_{unit}"
-        picture = Image.fromarray(to_uint8(image))
+        picture = Image.fromarray(to_uint8(network.bands.draw(image)))
         save_picture(picture, site / "images" / f"{name}.png")
         save_thumbnail(picture, site / "thumbnails" / f"{name}.jpg")
         images, crops = _crops(network, survey, unit, photographs, field, site / "crops" / name)
@@ -305,7 +305,8 @@ def _crops(
         pixels = read_input(network, path)
         x0, y0, x1, y1 = crop_box(survey.places[unit, rank].tolist(), field, network.size)
         file = prefix.with_name(f"{prefix.name}_{rank}.jpg")
-        save_picture(Image.fromarray(to_uint8(pixels[:, y0:y1, x0:x1])), file, quality=88)
+        part = network.bands.draw(pixels[:, y0:y1, x0:x1])
+        save_picture(Image.fromarray(to_uint8(part)), file, quality=88)
         images[index] = pixels
         crops.append(Crop(f"crops/{file.name}", Path(path).stem, float(survey.activations[index, unit])))
     return images, crops

@@ -24,12 +24,11 @@ from lit_viz.attacks.rounding import (
     Saved,
     Verifier,
     distances,
-    image_of,
-    levels_of,
     save_and_verify,
 )
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.mismatches import evaluate_files
+from lit_viz.images.formats import PICTURE
 from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
@@ -81,7 +80,7 @@ def test_a_png_gives_back_every_level_bit_by_bit(channels):
     image[1:] = image[1:].flip(2)
     assert torch.equal(decode(encode_png(image)), image)
     assert Image.open(io.BytesIO(encode_png(image))).mode == ("L" if channels == 1 else "RGB")
-    assert torch.equal(image_of(levels_of(image)), image)
+    assert torch.equal(PICTURE.image(PICTURE.levels(image)), image)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -129,7 +129,8 @@ def _masked(outcome: Outcome) -> bool:
 def _only_source_in_ball(outcome: Outcome) -> bool:
     """Return whether eps is below one level of a single value."""
     record = attack_record(outcome)
-    return record.eps is not None and is_singleton(record.eps) and record.l2 == 0
+    is_picture = record.format is None
+    return is_picture and record.eps is not None and is_singleton(record.eps) and record.l2 == 0
 
 
 def _few_gradients(outcome: Outcome) -> bool:

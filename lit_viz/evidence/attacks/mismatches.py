@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.norms import NORMS, lengths
-from lit_viz.attacks.rounding import LEVELS, LatticeBall, Verifier, image_of, levels_of
+from lit_viz.attacks.rounding import LatticeBall, Verifier, change_lengths
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
+from lit_viz.images.formats import LEVELS, PICTURE, FileFormat
 from lit_viz.images.reading import read_png
 from lit_viz.networks import Network
 from lit_viz.runs.records import AdversarialRecord
@@ -30,7 +31,7 @@ class RecordedFile:
     """An adversarial example in a file, with the recorded values.
 
     Attributes:
-        file, record: the PNG and its record.
+        file, record: the image file and its record.
         source: returns the photograph ``(C, H, W)`` in [0, 1], or None if it is missing.
         attack: record of the attack, with the ``norm`` and the radius ``eps`` of the ball, if it has a budget.
         tolerance: maximal difference, in levels, of the photograph to the one that was attacked.
@@ -41,6 +42,19 @@ class RecordedFile:
     source: Callable[[], Tensor | None]
     attack: Record
     tolerance: float = 0.0
+
+    @property
+    def format(self) -> FileFormat:
+        """Format of the file."""
+        return FileFormat.of(getattr(self.record, "format", None))
+
+    def image(self) -> Tensor:
+        """Return the image ``(C, H, W)`` in the file.
+
+        Raises:
+            LitVizError: it is missing or damaged.
+        """
+        return read_file(self.file, self.format)
 
     @property
     def targeted(self) -> bool:
@@ -81,7 +95,8 @@ def mismatches(
     results: list[str | None] = []
     missing = different = 0
     goals, targeted = [file.goal for file in files], [file.targeted for file in files]
-    verdicts = evaluate_files([file.file for file in files], network, goals, targeted, batch)
+    formats = [file.format for file in files]
+    verdicts = evaluate_files([file.file for file in files], network, goals, targeted, batch, formats)
     for file, (success, logits) in zip(files, verdicts, strict=True):
         reasons, source = _prediction_mismatch(file, success, logits, network), file.source()
         if source is None:
@@ -106,8 +121,9 @@ def evaluate_files(
     goals: Sequence[int],
     targeted: Sequence[bool],
     batch: int = _BATCH,
+    formats: Sequence[FileFormat] | None = None,
 ) -> list[tuple[bool, Tensor]]:
-    """Return for each PNG whether the original network's prediction is the goal, as if evaluated alone, and its
+    """Return for each file whether the original network's prediction is the goal, as if evaluated alone, and its
     logits ``(K,)``.
 
     Raises:
@@ -118,7 +134,9 @@ def evaluate_files(
     step = min(_BATCH, batch)
     for first in range(0, len(paths), step):
         rows = slice(first, first + step)
-        images = [read_png(path) for path in paths[rows]]
+        images: list[Tensor] = []
+        for index, path in enumerate(paths[rows], first):
+            images.append(read_file(path, PICTURE if formats is None else formats[index]))
         for path, image in zip(paths[rows], images, strict=True):
             if image.shape != shape:
                 raise LitVizError(f"{path} must have the shape {shape} of {network.name}, got {tuple(image.shape)}")
@@ -157,18 +175,29 @@ def _score_mismatch(recorded: float, score: float) -> list[str]:
 
 def _distance_mismatches(file: RecordedFile, source: Tensor) -> list[str]:
     """Return where the file violates its ball, or its distances to the photograph differ from the record."""
-    levels, reasons = levels_of(read_png(file.file)), []
+    image, file_format, reasons = file.image(), file.format, []
+    levels = file_format.levels(image)
     slack = {name: length / LEVELS for name, length in lengths(torch.full_like(levels, file.tolerance)).items()}
     attack = file.attack
     if attack.norm is not None and attack.eps is not None and file.record.success_file:
         norm, eps = NORMS[attack.norm], attack.eps
-        if not LatticeBall(source, norm, eps + slack[norm.name]).contains(levels):
+        if not LatticeBall(source, norm, eps + slack[norm.name], file_format).contains(levels):
             reasons.append(f"outside its ball, {norm} {norm.format(eps)}")
-    measured = lengths(levels - levels_of(image_of(levels_of(source))))  # rounded as when the file was written
+    rounded = file_format.levels(file_format.image(file_format.levels(source)))  # as when the file was written
+    measured = change_lengths(levels - rounded, file_format)
     for name, norm in NORMS.items():
-        length, recorded = measured[name] / LEVELS, getattr(file.record, name)
+        length, recorded = measured[name], getattr(file.record, name)
         if recorded is None:
             reasons.append(f"{norm} distance {norm.format(length)}, recorded none")
         elif not math.isclose(length, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / LEVELS + slack[name]):
             reasons.append(f"{norm} distance {norm.format(length)}, recorded {norm.format(recorded)}")
     return reasons
+
+
+def read_file(path: str | Path, file_format: FileFormat) -> Tensor:
+    """Return the image ``(C, H, W)`` of a file of this format.
+
+    Raises:
+        LitVizError: it is missing or damaged.
+    """
+    return read_png(path) if file_format == PICTURE else file_format.read(path)

@@ -525,7 +525,7 @@ def _feature_ablation(r: CaptumReference) -> Any:
     result: Any = attr.FeatureAblation(r.given).attribute(
         r.x, r.baseline, r.target, feature_mask=segments, perturbations_per_eval=_BATCH
     )
-    return result[:, :1]
+    return result if r.method.segments.are_bands else result[:, :1]
 
 
 def _kernel_shap(r: CaptumReference) -> Tensor:

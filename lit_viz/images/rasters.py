@@ -1,0 +1,346 @@
+"""Reading images of any number of bands and any depth: NumPy arrays, TIFF, and PNG of 16 bits, without rounding."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_viz.errors import LitVizError, first_line, require
+from lit_viz.images.formats import GEO_TAGS, PICTURE, FileFormat, moved_tags
+from lit_viz.images.png16 import decode_png16, is_png16, png_size
+from lit_viz.images.reading import (
+    LUMA,
+    Fit,
+    Photograph,
+    box_of,
+    check_fit,
+    decode_planes,
+    image_errors,
+    locate,
+    pixel_limit,
+    read_photograph,
+    resample,
+)
+from lit_viz.networks.bands import Bands
+from lit_viz.networks.resizing import Resizing
+
+#: Suffixes of arrays.
+ARRAYS = (".npy", ".npz")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: Types whose largest value is white where no range is given.
+_TYPES_OF_PICTURES = ("uint8", "uint16")
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """How the values of a file are read; arguments of :class:`~lit_viz.ImageTasks`.
+
+    Attributes:
+        axes: order of the axes of an array, such as ``HWC``; by default found by the number of bands.
+        fill: value of the file in place of NaN, which is no data.
+        clip: whether values outside of the range are clipped.
+    """
+
+    axes: str | None = None
+    fill: float | None = None
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.axes is not None:
+            is_valid = sorted(self.axes) in (["C", "H", "W"], ["H", "W"])
+            require(is_valid, "axes must be an order of C, H and W such as HWC, or of H and W", repr(self.axes))
+
+
+@dataclass(frozen=True)
+class FittedImage(Photograph):
+    """An image at the network's size, with what is known of its file.
+
+    Attributes:
+        format: of the file.
+        clipped, filled: number of values that were outside of the range, and that were no data.
+    """
+
+    format: FileFormat = PICTURE
+    clipped: int = 0
+    filled: int = 0
+
+
+@dataclass(frozen=True)
+class _Raster:
+    """The values of a file, which are read when they are needed.
+
+    Attributes:
+        shape: of the array in the file.
+        read: returns the array; bands that are read one by one have the axis of bands first.
+        original: (height, width), if the bands are downsampled.
+    """
+
+    shape: tuple[int, ...]
+    format: FileFormat
+    read: Callable[[], NDArray[Any]]
+    original: tuple[int, int] | None = None
+
+
+def read_image(
+    source: str | Path | Tensor,
+    size: tuple[int, int],
+    bands: Bands,
+    fit: Fit | Resizing = "crop",
+    options: FileOptions | None = None,
+) -> FittedImage:
+    """Read an image and fit it to the network's input, as :func:`~lit_viz.images.reading.read_photograph` does.
+
+    Pictures of 8 bits are read as there. Arrays (``.npy``, ``.npz``), TIFF and PNG of 16 bits keep their depth: the
+    ranges of the bands, or of the type, are mapped to [0, 1], and resampled whole numbers are rounded once, to those of
+    the type.
+
+    Args:
+        source: file, or values ``(C, H, W)``.
+        size: (height, width) of the result.
+        bands: of the network.
+        fit: see :func:`~lit_viz.images.reading.read_photograph`.
+        options: how the values are read.
+
+    Raises:
+        LitVizError: the file can't be read, or has other bands, values outside of the range, or no data.
+    """
+    options = options or FileOptions()
+    raster = _raster_of(source, size, bands)
+    if raster is None:
+        picture = read_photograph(source, size, bands.channels, fit)
+        return FittedImage(picture.pixels, picture.path, picture.original_size, picture.box)
+    check_fit(fit)
+    name, axes = str(source), options.axes
+    if isinstance(source, Tensor):  # whose axes are in order
+        name, axes = "the image", "CHW"
+    file_format = replace(
+        raster.format,
+        axes=_axes(raster, bands, axes, name),
+        ranges=bands.ranges,
+        display=() if bands.are_drawn else bands.display,
+    )
+    _check_type(file_format, name)
+    file_format.check_lattice()
+    planes = _planes(raster, file_format.axes, bands, name)
+    if "C" not in file_format.axes and bands.channels > 1:  # gray, which is repeated
+        file_format = replace(file_format, axes=f"{file_format.axes}C")
+    values = _Values(bands, options, name)
+    original = raster.original or (planes[0].shape[0], planes[0].shape[1])
+    box = box_of(original, size, fit)
+    kind = fit.interpolation if isinstance(fit, Resizing) else "bicubic"
+    is_resampled = planes[0].shape != size or box != (0.0, 0.0, size[1], size[0])
+    is_exact = isinstance(source, Tensor) and source.dtype == torch.float64 and not is_resampled
+    dtype = torch.float64 if is_exact else torch.float32
+    fitted: list[Tensor] = []
+    for index, plane in enumerate(planes):
+        unit = values.unit(plane, index, file_format, dtype)
+        if is_resampled:
+            unit = torch.from_numpy(resample(unit.numpy(), original, box, size, kind, border=0.5))
+        fitted.append(unit)
+    values.check()
+    pixels = torch.stack(fitted).clamp_(0, 1)
+    if is_resampled and not file_format.is_float:
+        pixels = file_format.image(file_format.nearest(pixels))
+    file_format = replace(file_format, tags=moved_tags(file_format.tags, box, size))
+    path = "" if isinstance(source, Tensor) else str(source)
+    return FittedImage(pixels, path, original, box, file_format, values.clipped, values.filled)
+
+
+class _Values:
+    """Values of the bands of a file in units of [0, 1], with their extremes."""
+
+    def __init__(self, bands: Bands, options: FileOptions, name: str) -> None:
+        self.bands, self.options, self.name = bands, options, name
+        self.clipped = self.filled = 0
+        self._extremes: list[tuple[float, float]] = []
+
+    def unit(self, plane: NDArray[Any], index: int, file_format: FileFormat, dtype: torch.dtype) -> Tensor:
+        """Return a band ``(H, W)`` in units of [0, 1], clipped to it."""
+        numbers = plane.astype(np.float64)
+        missing = np.isnan(numbers)
+        count = int(missing.sum())
+        if count:
+            fill = self.options.fill
+            if fill is None:
+                raise LitVizError(f"{self.name} has {count} values without data (NaN): give fill=VALUE for them")
+            numbers[missing] = fill
+            self.filled += count
+        self._extremes.append((float(numbers.min()), float(numbers.max())))
+        own_range = file_format.ranges[index : index + 1]
+        unit = replace(file_format, ranges=own_range).to_image(numbers[None], dtype)[0]
+        slack = 1e-6
+        self.clipped += int(((unit < -slack) | (unit > 1 + slack)).sum())
+        return unit.clamp_(0, 1)
+
+    def check(self) -> None:
+        """Raise an error if values are outside of the range, unless they are clipped."""
+        if not self.clipped or self.options.clip:
+            return
+        lows, highs = zip(*self._extremes, strict=True)
+        described: list[str] = []
+        for index, (low, high) in enumerate(self._extremes):
+            described.append(f"{self.bands.name(index)}: {low:g} to {high:g}")
+        raise LitVizError(
+            f"{self.name} has {self.clipped} values outside of the range of its bands ({', '.join(described)}): load "
+            f"the network with value_range=({min(lows):g}, {max(highs):g}), or give clip=True"
+        )
+
+
+def _raster_of(source: str | Path | Tensor, size: tuple[int, int], bands: Bands) -> _Raster | None:
+    """Return the values of a file; None for a picture that Pillow reads."""
+    if isinstance(source, Tensor):
+        if bands.are_pictures:
+            return None
+        array = source.numpy()
+        return _Raster(array.shape, FileFormat(str(array.dtype), ".npy"), lambda: array)
+    file = locate(source)
+    with file.open("rb") as opened:
+        start = opened.read(32)
+    raster: _Raster | None = None
+    with image_errors(source):
+        if file.suffix.casefold() in ARRAYS:
+            raster = _array(file)
+        elif start.startswith(_TIFF):
+            raster = _tiff(file)
+        elif is_png16(start):
+            shape = (1 if start[25] == 0 else 3, *png_size(start))
+            raster = _Raster(shape, FileFormat("uint16"), lambda: decode_png16(file.read_bytes()))
+        is_kept = raster is not None and (raster.format.dtype == "uint16" or raster.format.is_float)
+        if bands.are_pictures and file.suffix.casefold() not in ARRAYS and not is_kept:
+            return None
+        if raster is not None:
+            return raster
+        planes, original = decode_planes(file, size)
+        values = np.stack(list(planes))
+    if bands.channels == 1:
+        values = np.tensordot(np.asarray(LUMA), values, 1)[None]
+    levels = np.rint(values).clip(0, 255).astype(np.uint8)
+    return _Raster(levels.shape, FileFormat(), lambda: levels, original)
+
+
+def _array(file: Path) -> _Raster:
+    """Return an array, of which the header alone is read."""
+    if file.suffix.casefold() == ".npy":
+        with file.open("rb") as opened:
+            shape, dtype = _header(opened)
+        return _Raster(shape, _native(dtype), lambda: np.load(file, mmap_mode="r", allow_pickle=False))
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        require(len(names) == 1, f"{file} must contain one array", ", ".join(names) or "none")
+        with archive.open(names[0]) as member:
+            shape, dtype = _header(member)
+    key = names[0].removesuffix(".npy")
+    return _Raster(shape, _native(dtype), lambda: np.load(file, allow_pickle=False)[key])
+
+
+def _header(opened: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and type in the header of an array."""
+    version = np.lib.format.read_magic(opened)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(opened)
+    return shape, dtype
+
+
+def _native(dtype: np.dtype[Any]) -> FileFormat:
+    return FileFormat(dtype.newbyteorder("=").name, ".npy")
+
+
+def _tiff(file: Path) -> _Raster:
+    """Return a TIFF file, of which the tags alone are read."""
+    import tifffile
+
+    with tifffile.TiffFile(file) as opened:
+        series, page = opened.series[0], opened.pages.first
+        tags: list[tuple[int, int, int, Any]] = []
+        for code in GEO_TAGS:
+            tag = page.tags.get(code)
+            if tag is not None:
+                value = list(tag.value) if isinstance(tag.value, tuple) else tag.value
+                tags.append((code, int(tag.dtype), tag.count, value))
+        shape = tuple(series.shape)
+        dtype = np.dtype(series.dtype).newbyteorder("=").name
+        file_format = FileFormat(dtype, ".tif", paged=len(series.pages) > 1, tags=tuple(tags))
+    return _Raster(shape, file_format, lambda: _tiff_values(file))
+
+
+def _tiff_values(file: Path) -> NDArray[Any]:
+    import tifffile
+
+    try:
+        values: NDArray[Any] = tifffile.imread(file)
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        raise LitVizError(
+            f"{file} is compressed ({first_line(error)}): pip install 'lit-viz[science]', or save it uncompressed"
+        ) from error
+    return values
+
+
+def _axes(raster: _Raster, bands: Bands, given: str | None, name: str) -> str:
+    """Return the order of the axes of an array, given or found by the number of bands.
+
+    Raises:
+        LitVizError: the array has other bands, or several orders are possible.
+    """
+    shape = raster.shape
+    counts = {bands.channels}
+    if bands.are_pictures:  # gray and RGB are converted
+        counts = {1, 3}
+    wanted = " or ".join(str(count) for count in sorted(counts))
+    described = " x ".join(map(str, shape))
+    if given is not None:
+        require(len(shape) == len(given), f"axes={given} requires {len(given)} axes in {name}", described)
+        count = shape[given.index("C")] if "C" in given else 1
+        require(count in counts, f"{name} must have {wanted} bands along C of axes={given}", f"{count} in {described}")
+        axes = given
+    elif len(shape) == 2:
+        require(1 in counts, f"{name} must have {wanted} bands", f"an array of {described}")
+        axes = "HW"
+    else:
+        require(len(shape) == 3, f"{name} must have 2 or 3 axes", f"{len(shape)} ({described})")
+        first, last = shape[0] in counts, shape[2] in counts
+        if first and last:
+            raise LitVizError(f"the bands of {name} may be first or last in {described}: give axes=CHW or axes=HWC")
+        require(first or last, f"{name} must have {wanted} bands first or last", described, hint="or give axes")
+        axes = "CHW" if first else "HWC"
+    pixels = shape[axes.index("H")] * shape[axes.index("W")]
+    require(pixels > 0, f"{name} must have pixels", described)
+    limit, variable = pixel_limit()
+    require(
+        limit is None or pixels <= limit,
+        f"{name} must have at most {limit} pixels",
+        f"{pixels}: downsize it, or set {variable} in the environment",
+    )
+    return axes
+
+
+def _check_type(file_format: FileFormat, name: str) -> None:
+    dtype = np.dtype(file_format.dtype)
+    is_number = np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer)
+    require(is_number, f"{name} must contain real numbers", dtype.name)
+    if not (file_format.is_float or file_format.ranges or dtype.name in _TYPES_OF_PICTURES):
+        raise LitVizError(f"{name} has values of {dtype.name}: give load_network(..., value_range=(low, high))")
+
+
+def _planes(raster: _Raster, axes: str, bands: Bands, name: str) -> Sequence[NDArray[Any]]:
+    """Return the bands ``(H, W)``; of a picture gray or RGB as the network takes it."""
+    with image_errors(name):
+        values = raster.read()
+    if "C" not in axes:
+        values, axes = values[None], f"C{axes}"
+    planes = list(values.transpose([axes.index(axis) for axis in "CHW"]))
+    if len(planes) == bands.channels:
+        return planes
+    if len(planes) == 1:
+        return planes * bands.channels
+    gray = np.tensordot(np.asarray(LUMA), np.stack(planes).astype(np.float64), 1)
+    return [gray if raster.format.is_float else np.rint(gray).astype(planes[0].dtype)]

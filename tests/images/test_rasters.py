@@ -1,0 +1,264 @@
+"""Files of any number of bands and any depth, read without rounding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from lit_viz.errors import LitVizError
+from lit_viz.images import packaged_photograph, read_photograph
+from lit_viz.images.formats import PICTURE, FileFormat
+from lit_viz.images.png16 import decode_png16, encode_png16
+from lit_viz.images.rasters import FileOptions, read_image
+from lit_viz.networks.bands import Bands
+
+BANDS = Bands.of(13, value_range=(0, 10_000))
+
+
+def _values(shape: tuple[int, ...] = (13, 8, 10), dtype: str = "uint16", high: int = 10_000) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, high, shape).astype(dtype)
+
+
+def _write(folder: Path, kind: str, values: np.ndarray) -> Path:
+    """Write bands ``(C, H, W)`` to a file."""
+    file = folder / f"image.{kind.partition('-')[0]}"
+    last = np.ascontiguousarray(values.transpose(1, 2, 0))
+    if kind == "npy":
+        np.save(file, values)
+    elif kind == "npy-last":
+        np.save(file, last)
+    elif kind == "npy-fortran":
+        np.save(file, np.asfortranarray(values))
+    elif kind == "npz":
+        np.savez_compressed(file, image=values)
+    elif kind == "tif-pages":
+        tifffile.imwrite(file, values, photometric="minisblack")
+    elif kind == "tif-planar":
+        tifffile.imwrite(file, values, photometric="minisblack", planarconfig="separate")
+    elif kind == "tif-contiguous":
+        tifffile.imwrite(file, last, photometric="minisblack", planarconfig="contig")
+    elif kind == "tif-big":
+        tifffile.imwrite(file, values.astype(values.dtype.newbyteorder(">")), photometric="minisblack", bigtiff=True)
+    return file
+
+
+KINDS = ["npy", "npy-last", "npy-fortran", "npz", "tif-pages", "tif-planar", "tif-contiguous", "tif-big"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_mapped_linearly_without_rounding(tmp_path: Path, kind: str, dtype: str) -> None:
+    values = _values(dtype=dtype, high=250 if dtype == "uint8" else 10_000)
+    image = read_image(_write(tmp_path, kind, values), (8, 10), BANDS)
+    assert torch.equal(image.pixels, (torch.from_numpy(values.astype(np.float64)) / 10_000).float())
+    assert image.format.dtype == dtype
+    restored = image.format.to_values(image.pixels)
+    assert restored.dtype == values.dtype
+    tolerance = 1e-6 * 10_000 if image.format.is_float else 0
+    assert np.abs(restored.astype(np.float64) - values).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_written_file_has_type_and_layout_of_its_source(tmp_path: Path, kind: str) -> None:
+    source = _write(tmp_path, kind, _values())
+    image = read_image(source, (8, 10), BANDS)
+    written = tmp_path / f"written{image.format.suffix}"
+    written.write_bytes(image.format.encode(image.pixels))
+    if written.suffix == ".npy":
+        expected = np.load(source)
+        assert np.array_equal(np.load(written), expected["image"] if kind == "npz" else expected)
+    else:
+        assert np.array_equal(tifffile.imread(written), tifffile.imread(source))
+    assert torch.equal(image.format.read(written), image.pixels)
+
+
+def test_bands_have_their_own_ranges(tmp_path: Path) -> None:
+    ranges = [(float(-i), 1000.0 * (i + 1)) for i in range(13)]
+    values = _values(high=1000)
+    pixels = read_image(_write(tmp_path, "npy", values), (8, 10), Bands.of(13, value_range=ranges)).pixels
+    for index, (low, high) in enumerate(ranges):
+        expected = (values[index].astype(np.float64) - low) / (high - low)
+        assert np.array_equal(pixels[index].numpy(), expected.astype(np.float32))
+
+
+def test_values_outside_of_the_range_are_one_error_with_what_to_paste(tmp_path: Path) -> None:
+    values = _values(shape=(2, 4, 4), high=100)
+    values[0, 0, 0], values[1, 1, 1] = 20, 300
+    file = _write(tmp_path, "npy", values)
+    bands = Bands.of(2, ["red", "nir"], value_range=(0, 100))
+    low = values.min()
+    with pytest.raises(LitVizError, match=rf"nir: \d+ to 300\).*value_range=\({low}, 300\), or give clip=True"):
+        read_image(file, (4, 4), bands)
+    clipped = read_image(file, (4, 4), bands, options=FileOptions(clip=True))
+    assert clipped.clipped == 1
+    assert float(clipped.pixels.max()) == 1.0
+
+
+def test_no_data_is_filled_or_an_error(tmp_path: Path) -> None:
+    values = _values(dtype="float32")
+    values[3, 2, 1] = np.nan
+    file = _write(tmp_path, "npy", values)
+    with pytest.raises(LitVizError, match=r"has 1 values without data \(NaN\): give fill=VALUE"):
+        read_image(file, (8, 10), BANDS)
+    filled = read_image(file, (8, 10), BANDS, options=FileOptions(fill=5000.0))
+    assert (filled.filled, float(filled.pixels[3, 2, 1])) == (1, 0.5)
+
+
+@pytest.mark.parametrize("axes", ["CHW", "HWC", "HCW", "WHC"])
+def test_axes_name_any_order(tmp_path: Path, axes: str) -> None:
+    values = _values()
+    np.save(tmp_path / "a.npy", values.transpose(["CHW".index(axis) for axis in axes]))
+    image = read_image(tmp_path / "a.npy", (8, 10), BANDS, options=FileOptions(axes=axes))
+    assert np.array_equal((image.pixels.double() * 10_000).round().numpy(), values)
+    (tmp_path / "b.npy").write_bytes(image.format.encode(image.pixels))
+    assert np.array_equal(np.load(tmp_path / "b.npy"), np.load(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "message"),
+    [
+        ((13, 8, 13), None, "may be first or last in 13 x 8 x 13: give axes=CHW or axes=HWC"),
+        ((12, 8, 8), None, "must have 13 bands first or last, got 12 x 8 x 8"),
+        ((8, 13, 8), None, "must have 13 bands first or last, got 8 x 13 x 8"),
+        ((8, 8), None, "must have 13 bands, got an array of 8 x 8"),
+        ((1, 13, 8, 8), None, r"must have 2 or 3 axes, got 4 \(1 x 13 x 8 x 8\)"),
+        ((13, 8, 8), "HWC", r"must have 13 bands along C of axes=HWC, got 8 in 13 x 8 x 8"),
+        ((13, 8, 8), "CHX", "axes must be an order of C, H and W such as HWC"),
+    ],
+)
+def test_shapes_are_never_guessed(tmp_path: Path, shape: tuple[int, ...], axes: str | None, message: str) -> None:
+    np.save(tmp_path / "a.npy", _values(shape))
+    with pytest.raises(LitVizError, match=message):
+        read_image(tmp_path / "a.npy", (8, 8), BANDS, options=FileOptions(axes=axes))
+
+
+def test_an_array_of_objects_is_not_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[[{}]]] * 13, dtype=object), allow_pickle=True)
+    with pytest.raises(LitVizError, match="must contain real numbers, got object"):
+        read_image(tmp_path / "a.npy", (1, 1), BANDS)
+
+
+def test_sizes_are_read_before_anything_is_allocated(tmp_path: Path) -> None:
+    """The header states a terabyte, which the file does not contain."""
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (13, 10**6, 10**6)}
+        )
+    with pytest.raises(LitVizError, match="must have at most 89478485 pixels, got 1000000000000: downsize it"):
+        read_image(tmp_path / "a.npy", (8, 8), BANDS)
+
+
+@pytest.mark.parametrize("kind", ["npy", "tif-pages", "npz"])
+def test_damaged_files_are_one_error(tmp_path: Path, kind: str) -> None:
+    file = _write(tmp_path, kind, _values((13, 64, 64)))
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(LitVizError, match=r"image\.(npy|npz|tif).*"):
+        read_image(file, (64, 64), BANDS)
+
+
+def test_a_compressed_tiff_without_a_decoder_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    file = _write(tmp_path, "tif-pages", _values())
+    monkeypatch.setattr(tifffile, "imread", fail)
+    with pytest.raises(LitVizError, match=r"pip install 'lit-viz\[science\]'"):
+        read_image(file, (8, 10), BANDS)
+
+
+def test_integers_require_a_range() -> None:
+    with pytest.raises(LitVizError, match=r"values of int16: give load_network\(..., value_range=\(low, high\)\)"):
+        read_image(torch.zeros(2, 8, 8, dtype=torch.int16), (8, 8), Bands.of(2))
+
+
+def test_resampled_whole_numbers_stay_on_the_lattice_of_the_type(tmp_path: Path) -> None:
+    file = _write(tmp_path, "tif-planar", _values((13, 30, 20)))
+    image = read_image(file, (8, 8), BANDS)
+    levels = image.pixels.double() * 10_000
+    assert float((levels - levels.round()).abs().max()) < 1e-3
+    assert image.box == (0.0, 5.0, 20.0, 25.0)
+    as_float = read_image(torch.from_numpy(_values((13, 30, 20)).astype(np.float32)), (8, 8), BANDS)
+    assert float((as_float.pixels - image.pixels).abs().max()) < 0.51 / 10_000
+
+
+# -- pictures
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_of_8_bits_are_read_as_before(channels: int) -> None:
+    file = packaged_photograph("chelsea")
+    expected = read_photograph(file, (64, 64), channels)
+    image = read_image(file, (64, 64), Bands.of(channels))
+    assert torch.equal(image.pixels, expected.pixels)
+    assert (image.box, image.format) == (expected.box, PICTURE)
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 7), (3, 9, 7)])
+def test_a_png_of_16_bits_is_not_rounded_to_8(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    values = _values(shape, high=65536)
+    (tmp_path / "a.png").write_bytes(encode_png16(values))
+    image = read_image(tmp_path / "a.png", (9, 7), Bands.of(shape[0]))
+    assert torch.equal(image.pixels, (torch.from_numpy(values.astype(np.float64)) / 65535).float())
+    assert image.format == FileFormat("uint16")
+
+
+def test_pngs_of_16_bits_agree_with_other_readers_and_writers(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    gray, color = _values((1, 33, 21), high=65536), _values((3, 33, 21), high=65536)
+    smooth = np.arange(21, dtype=np.uint16)[None, None] * 3000 + np.arange(33, dtype=np.uint16)[None, :, None] * 9
+    for name, values in {"gray": gray, "color": color, "smooth": smooth}.items():
+        file = tmp_path / f"{name}.png"
+        file.write_bytes(encode_png16(values))
+        found = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        assert found.dtype == np.uint16
+        as_rgb = found[None] if found.ndim == 2 else found[..., ::-1].transpose(2, 0, 1)
+        assert np.array_equal(as_rgb, values)
+        cv2.imwrite(str(file), found)  # with filters of rows
+        assert np.array_equal(decode_png16(file.read_bytes()), values)
+        Image.open(file).verify()
+
+
+def test_a_gray_tiff_of_16_bits_is_repeated_for_rgb(tmp_path: Path) -> None:
+    values = _values((8, 8), high=65536)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    image = read_image(tmp_path / "a.tif", (8, 8), Bands.of(3))
+    assert torch.equal(image.pixels, (torch.from_numpy(values.astype(np.float64)) / 65535).float().expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_gray_file_of_an_rgb_network_is_written_with_its_colors(tmp_path: Path, suffix: str) -> None:
+    values = _values((8, 8), high=65536)
+    file = tmp_path / f"a{suffix}"
+    np.save(file, values) if suffix == ".npy" else tifffile.imwrite(file, values)
+    image = read_image(file, (8, 8), Bands.of(3))
+    changed = image.pixels.clone()
+    changed[1] = 0.0
+    assert torch.equal(image.format.decode(image.format.encode(changed)), changed)
+
+
+# -- GeoTIFF
+
+
+def test_the_tags_of_a_geotiff_follow_the_crop(tmp_path: Path) -> None:
+    tags = [
+        (33550, "d", 3, (10.0, 10.0, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 500_000.0, 4_000_000.0, 0.0), True),
+        (34735, "H", 4, (1, 1, 0, 0), True),
+    ]
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(
+        file, _values((13, 16, 32)), photometric="minisblack", planarconfig="separate", extratags=tags, metadata=None
+    )
+    image = read_image(file, (8, 8), BANDS)  # the central 16 x 16 pixels, at half the resolution
+    (tmp_path / "b.tif").write_bytes(image.format.encode(image.pixels))
+    with tifffile.TiffFile(tmp_path / "b.tif") as written:
+        found = written.pages.first.tags
+        assert found[33550].value == (20.0, 20.0, 0.0)
+        assert found[33922].value == (0.0, 0.0, 0.0, 500_080.0, 4_000_000.0, 0.0)
+        assert found[34735].value == (1, 1, 0, 0)
