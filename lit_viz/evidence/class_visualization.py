@@ -12,7 +12,7 @@ from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.class_images import class_image_naturalness
 from lit_viz.evidence.judges import held_out_judge
-from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
+from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
 from lit_viz.methods import ClassVisualization
 from lit_viz.runs.evidence import Evidence, ImageEvidence
 from lit_viz.runs.records import ClassImageRecord, LayerImageRecord
@@ -117,10 +117,7 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
             values["rank_1"].append(float(prediction["rank"] == 1))
             for name, verdict in getattr(result.record, "judges", {}).items():
                 values[name].append(float(verdict["rank"] == 1))
-        numbers = super().test_numbers(module, results)
-        for name, of_images in values.items():
-            numbers[name] = sum(of_images) / len(of_images)
-        return numbers
+        return super().test_numbers(module, results) | means(values)
 
 
 def _evaluate(outcome: Outcome, module: ClassVisualization) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_viz.engine.snapshots import PerturbedImage, Result
 from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.evidence.attacks.robustness import wilson_interval
-from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
+from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
 from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.runs.evidence import Evidence, FileEvidence
@@ -73,7 +73,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
                 rates["fooled/file"].append(record.fooling_rate)
             if record.held_out_fooling_rate is not None:
                 rates["fooled/held_out"].append(record.held_out_fooling_rate)
-        return scalars | _means(rates)
+        return scalars | means(rates)
 
     @classmethod
     def test_numbers(cls, module: UniversalPerturbation, results: Sequence[Result]) -> dict[str, float]:
@@ -82,11 +82,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
         for result in results:
             for name, rate in module.finished_metrics(result.record).items():
                 rates[name].append(rate)
-        return super().test_numbers(module, results) | _means(rates)
-
-
-def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: sum(of_name) / len(of_name) for name, of_name in values.items()}
+        return super().test_numbers(module, results) | means(rates)
 
 
 def _recorded_file(image: PerturbedImage, perturbation: Record) -> RecordedFile:

@@ -139,8 +139,8 @@ class OutcomeVerifier(Generic[AnyMethod]):
             WriteError: the evidence can't be written.
         """
         passed = True
-        failures = dict(self.storage.evidence().failures or {})  # of earlier verifications
-        had_failures = bool(failures)
+        earlier = self.storage.evidence().failures or {}
+        failures = dict(earlier)
         for name, compute in self.parts().items():
             failures.pop(name, None)
             try:
@@ -153,7 +153,7 @@ class OutcomeVerifier(Generic[AnyMethod]):
                     raise
                 failures[name] = first_line(error)
                 passed = False
-        if failures or had_failures:
+        if failures or earlier:
             self._add("failures", EvidencePart(Evidence(failures=failures)), show)
         return passed
 
@@ -190,6 +190,11 @@ class OutcomeVerifier(Generic[AnyMethod]):
         predicts for the images."""
         done = sum(result.record.status == "done" for result in results)
         return {"done": done / max(len(results), 1)}
+
+
+def means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the mean of the values of each name."""
+    return {name: sum(of_name) / len(of_name) for name, of_name in values.items()}
 
 
 def verifier_of(method: type[ImageTraining]) -> type[OutcomeVerifier[Any]]:

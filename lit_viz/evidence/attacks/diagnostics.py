@@ -50,15 +50,27 @@ def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) ->
     done = _done(outcomes)
     if not done:
         return DiagnosisPart(reasons=[], tried=[])
-    failed, undone = [], []
-    for outcome in done:
-        record = attack_record(outcome)
-        if not record.success_float:
-            failed.append(outcome)
-        elif not record.success_file:
-            undone.append(outcome)
-    advice = "an attack of more steps, such as pgd" if attack.fixed else "more iterations"
+    reasons: list[str] = []
+    for text, count in _signs(done, attack, iterations).items():
+        if count:
+            reasons.append(text.format(pluralize(count, "image")))
     restart_of = restarts_of(attack, iterations)
+    reasons += restart_disagreement(done, restart_of, final=restart_of(iterations))
+    tried = []
+    if any(outcome.logged("gradient_norm") for outcome in done):
+        tried.append("gradients")
+    if all(len(outcome.logged("objective")) > 1 for outcome in _failed(done)):
+        tried.append("final scores")
+    tried.append("missed successes")
+    if restart_of(iterations) > 0:
+        tried.append("restarts")
+    return DiagnosisPart(reasons=reasons, tried=tried)
+
+
+def _signs(done: Sequence[Outcome], attack: Attack, iterations: int) -> dict[str, int]:
+    """Return the number of images with each sign of a failed attack, by its clause, whose ``{}`` is this number."""
+    failed = _failed(done)
+    advice = "an attack of more steps, such as pgd" if attack.fixed else "more iterations"
     restart_length = iterations // attack.restart_schedule.count(iterations)
     is_short = attack.backwards_per_step > 0 and restart_length < _MIN_GRADIENTS
     # The successes of an attack that minimizes the perturbation may have too few gradients as well.
@@ -69,45 +81,39 @@ def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) ->
     else:
         short = _count(_few_gradients, examined)
         per_restart = f" ({advice})"
-    counts = {
+    return {
         "the ball of {} holds no other 8-bit image (a larger eps)": _count(_only_source_in_ball, done),
         f"the file of {{}} equals the photograph ({advice}, or larger steps)": _count(_equals_photograph, failed),
-        "rounding to 8 bits undid the success of {}": len(undone) - _count(_only_source_in_ball, undone),
+        "rounding to 8 bits undid the success of {}": _count(_undone_by_rounding, done),
         f"{{}} had fewer than {_MIN_GRADIENTS} gradients{per_restart}": short,
         f"{{}} had fewer than {QUERIES} queries ({advice})": _count(_few_queries, failed),
         f"the score of {{}} never exceeded that of the photograph ({advice})": _count(_not_improved, failed),
         "the gradients of {} vanish (masked gradients)": _count(_masked, done),
         f"the score of {{}} was still rising at the end ({advice})": _count(_rising, failed),
         f"the perturbation of {{}} was still shrinking at the end ({advice})": _count(_shrinking, done),
-        "{} had a success that was not returned": _count(_has_success, failed),
+        "{} had a success that was not returned": _count(successes, failed),
     }
-    reasons: list[str] = []
-    for text, count in counts.items():
-        if count:
-            reasons.append(text.format(pluralize(count, "image")))
-    reasons += restart_disagreement(done, restart_of, final=restart_of(iterations))
-    tried = []
-    if any(outcome.logged("gradient_norm") for outcome in done):
-        tried.append("gradients")
-    if all(len(outcome.logged("objective")) > 1 for outcome in failed):
-        tried.append("final scores")
-    tried.append("missed successes")
-    if restart_of(iterations) > 0:
-        tried.append("restarts")
-    return DiagnosisPart(reasons=reasons, tried=tried)
 
 
-def _count(test: Callable[[Outcome], bool], outcomes: Sequence[Outcome]) -> int:
-    return sum(map(test, outcomes))
+def _failed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the finished outcomes without a success as floats."""
+    return [outcome for outcome in _done(outcomes) if not attack_record(outcome).success_float]
+
+
+def _undone_by_rounding(outcome: Outcome) -> bool:
+    """Return whether rounding undid a success, although the ball holds other images."""
+    record = attack_record(outcome)
+    is_undone = bool(record.success_float) and not record.success_file
+    return is_undone and not _only_source_in_ball(outcome)
+
+
+def _count(test: Callable[[Outcome], object], outcomes: Sequence[Outcome]) -> int:
+    return sum(1 for outcome in outcomes if test(outcome))
 
 
 def _equals_photograph(outcome: Outcome) -> bool:
     """Return whether the file equals the photograph, although the ball holds other images."""
     return attack_record(outcome).l2 == 0 and not _only_source_in_ball(outcome)
-
-
-def _has_success(outcome: Outcome) -> bool:
-    return bool(successes(outcome))
 
 
 def _masked(outcome: Outcome) -> bool:
@@ -268,11 +274,7 @@ def _success_restart(outcome: Outcome, restart_of: RestartOf) -> int:
 
 def robust_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return the failures, as floats, with another 8-bit image in the ball."""
-    robust = []
-    for outcome in _done(outcomes):
-        if not attack_record(outcome).success_float and not _only_source_in_ball(outcome):
-            robust.append(outcome)
-    return robust
+    return [outcome for outcome in _failed(outcomes) if not _only_source_in_ball(outcome)]
 
 
 def _done(outcomes: Sequence[Outcome]) -> list[Outcome]:
