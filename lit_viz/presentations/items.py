@@ -97,6 +97,14 @@ def evidence_items(evidence: run_evidence.Evidence) -> list[EvidenceItem]:
     return items
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Return the names, of many the first ones: ``a, b and 3 more``."""
+    listed = ", ".join(names[:MOST_NAMES])
+    if len(names) > MOST_NAMES:
+        listed += f" and {len(names) - MOST_NAMES} more"
+    return listed
+
+
 # -- class images
 
 
@@ -119,12 +127,9 @@ def not_recognized_item(records: Sequence[Record]) -> EvidenceItem | None:
             rows.append(row)
     if not rows:
         return None
-    listed = ", ".join(names[:MOST_NAMES])
-    if len(names) > MOST_NAMES:
-        listed += f" and {len(names) - MOST_NAMES} more"
     text = (
         f"{len(rows)} of {pluralize(count, 'image')} {NOT_RECOGNIZED}: the network itself gives its class a "
-        f"probability below {LEAST_PROBABILITY:g} ({listed})."
+        f"probability below {LEAST_PROBABILITY:g} ({_listed(names)})."
     )
     return EvidenceItem(text, passed=False, rows=rows, name="not_recognized")
 
@@ -215,10 +220,7 @@ def _files(part: run_evidence.FileEvidence) -> EvidenceItem:
     count += _tasks_without_file(part)
     if not part.wrong:
         return EvidenceItem(f"{count}; all match their records.", True)
-    names = ", ".join(part.wrong[:MOST_NAMES])
-    if len(part.wrong) > MOST_NAMES:
-        names += f" and {len(part.wrong) - MOST_NAMES} more"
-    return EvidenceItem(f"{count}; not as recorded: {names}.", False)
+    return EvidenceItem(f"{count}; not as recorded: {_listed(part.wrong)}.", False)
 
 
 def _tasks_without_file(part: run_evidence.FileEvidence) -> str:

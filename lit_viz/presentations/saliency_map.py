@@ -61,17 +61,16 @@ class SaliencyMapPresentation(Presentation):
     def table(self, records: Sequence[Record]) -> list[TableRow]:
         rows = []
         for record in records:
-            row = {
-                "photograph": record.name,
-                "method": record.method if isinstance(record, SaliencyRecord) else "-",
-                "class": record.title if record.target_name else "-",
-                "status": record.status,
-                "probability" if record.score is None else "score": format_value(
-                    record.probability if record.score is None else record.score
-                ),
-                "evaluations": str(record.iterations),
-                "error": _error_text(record),
-            }
+            method = record.method if isinstance(record, SaliencyRecord) else "-"
+            row = {"photograph": record.name, "method": method, "class": "-", "status": record.status}
+            if record.target_name:
+                row["class"] = record.title
+            if record.score is None:
+                row["probability"] = format_value(record.probability)
+            else:
+                row["score"] = format_value(record.score)
+            row["evaluations"] = str(record.iterations)
+            row["error"] = _error_text(record)
             rows.append(row)
         return rows
 
