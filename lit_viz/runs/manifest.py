@@ -24,21 +24,17 @@ from lit_viz.runs.layout import CONFIG, MANIFEST, METRICS, QUEUE, REPORT, RESULT
 from lit_viz.utils.files import append_bytes, complete_lines, json_line, open_regular, parse_object, write_text
 
 #: Files of a run beside those of its tasks. Loggers' files and checkpoints are not listed.
-_FACTS = (CONFIG, QUEUE, RESULTS, METRICS, "masks/*")
+_MASKS = "masks/*"  # results that are computed with the evidence
+_FACTS = (CONFIG, QUEUE, RESULTS, METRICS, _MASKS)
 _DRAWINGS = ("figure.*", "evolution.*")
-_EVIDENCE = ("evidence.*", "localization.*", "explained.*", "masks/*")
-_DERIVED = (*_DRAWINGS, "evidence.*", "localization.*", "explained.*", REPORT)
+_EVIDENCE = ("evidence.*", "localization.*", "explained.*")
+_DERIVED = (*_DRAWINGS, *_EVIDENCE, REPORT)
 
 _BLOCK = 1 << 20
 #: Reason of a mismatch by a file that is not listed.
 NOT_OF_THE_RUN = "is not of the run"
 #: Size and SHA-256 of a file, as the manifest states them.
 Signature = Mapping[str, Any]
-
-
-def signature(content: bytes) -> Signature:
-    """Return size and SHA-256 of the content of a file."""
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def signatures(root: Path, names: Iterable[str]) -> dict[str, Signature]:
@@ -70,7 +66,7 @@ def is_drawing(name: str) -> bool:
 
 def is_evidence(name: str) -> bool:
     """Return whether a file of a run is computed with its evidence."""
-    return _matches(name, _EVIDENCE)
+    return _matches(name, (*_EVIDENCE, _MASKS))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -94,7 +90,7 @@ class TaskContents:
 
     def add_file(self, name: str, content: bytes) -> None:
         """Add a file of the task."""
-        self.files[name] = signature(content)
+        self.files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
     def add_row(self, line: str) -> None:
         """Add a line of ``metrics.csv``."""
@@ -122,11 +118,6 @@ class Mismatch:
 
     name: str
     reason: str
-
-    @property
-    def is_derived(self) -> bool:
-        """Whether the file can be drawn or computed again from the others."""
-        return is_derived(self.name)
 
 
 class Manifest:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import CONFIG, MANIFEST
-from lit_viz.runs.manifest import NOT_OF_THE_RUN, Manifest, Mismatch
+from lit_viz.runs.manifest import NOT_OF_THE_RUN, Manifest, Mismatch, is_derived
 from lit_viz.runs.trimming import KeptTasks, measure
 from lit_viz.utils.formatting import command_line
 
@@ -44,7 +44,7 @@ def verify(folder: FolderStorage) -> list[str]:
     tasks = range(len(folder.queue()))
     for index, contents in measure(folder.path, KeptTasks(tasks)).items():
         mismatches += manifest.task_mismatches(index, contents)
-    _reject(folder.path, [mismatch for mismatch in mismatches if not mismatch.is_derived])
+    _reject(folder.path, [mismatch for mismatch in mismatches if not is_derived(mismatch.name)])
     return [mismatch.name for mismatch in mismatches]
 
 
