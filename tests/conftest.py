@@ -34,6 +34,7 @@ pytest_plugins = [
     "tests.plugins.browser",
     "tests.plugins.command_line",
     "tests.plugins.figures",
+    "tests.plugins.peers",
     "tests.plugins.slurm",
     "tests.plugins.wandb_server",
 ]

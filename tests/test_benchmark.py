@@ -19,6 +19,7 @@ from lit_viz.launch.methods import COMMANDS
 from lit_viz.outputs import load_network
 from scripts.benchmarks import COMPARISONS, FOLDER, GROUPS, clock, environment, material, running
 from scripts.benchmarks.material import loop
+from tests.plugins.peers import require_peers
 from tests.support.networks import smooth_network
 
 ROOT = Path(__file__).parents[1]
@@ -132,8 +133,8 @@ def benchmark(*words: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", COMPARISONS)
 def test_a_comparison_runs(what: str, tmp_path: Path) -> None:
-    if what in (*GROUPS["peers"], "strength") and environment.missing(environment.default_folder()):
-        pytest.skip("the peers are not installed: python scripts/benchmark.py peers --quick")
+    if what in (*GROUPS["peers"], "strength"):
+        require_peers()
     output = benchmark(what, "--quick", "--out", str(tmp_path))
     assert output.startswith(f"\n{what}\n\n| ")
     assert "rounds: 1" in output

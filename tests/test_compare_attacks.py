@@ -365,6 +365,7 @@ def test_a_run_folder_is_compared(smooth: Network, fakes: tuple[Given, Any], tmp
 # -- the installed libraries
 
 
+@pytest.mark.usefixtures("peers")
 @pytest.mark.parametrize(
     ("name", "given", "iterations"),
     [
@@ -382,8 +383,6 @@ def test_a_run_folder_is_compared(smooth: Network, fakes: tuple[Given, Any], tmp
 def test_results_agree_with_the_installed_libraries(
     smooth: Network, name: str, given: dict[str, Any], iterations: int
 ) -> None:
-    for package in ("foolbox", "torchattacks"):
-        pytest.importorskip(package)
     run = attacked(smooth, name, iterations=iterations, **given)
     comparisons = compared(smooth, run, name, iterations, **given)
     assert len(comparisons) == sum(

@@ -40,6 +40,7 @@ from lit_viz.networks import Network
 from lit_viz.networks.fast.frozen import FrozenNetwork
 from lit_viz.outputs import load_network
 
+from . import environment
 from .clock import evidence_apart, timed
 from .material import CLASSES, loaded, plain_module, prepared
 from .running import Plan, Result, ratios, spread, table
@@ -128,10 +129,7 @@ class EvaluationCounter:
 
 def render_lucent(module: nn.Module, objective: str, steps: int) -> Tensor:
     """Return lucent's image ``(C, H, W)`` of an objective, on a copy of the module, on which it leaves hooks."""
-    import kornia
-    from kornia.geometry import transform
-
-    kornia.get_rotation_matrix2d, kornia.warp_affine = transform.get_rotation_matrix2d, transform.warp_affine
+    environment.patch_kornia()
     from lucent.optvis import param, render
 
     options: Result = {"thresholds": (steps,), "show_image": False, "progress": False, "preprocess": False}

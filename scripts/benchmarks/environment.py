@@ -3,6 +3,8 @@
 They are installed without dependencies: torchattacks pins an old requests, lucent an old kornia, and others another
 torch. So they run on the torch of this environment, and their other imports are listed here. The folder is the last
 entry of the search path, so that it replaces no installed package.
+
+    python scripts/benchmarks/environment.py    # install what is missing
 """
 
 from __future__ import annotations
@@ -14,9 +16,21 @@ from importlib import metadata
 from pathlib import Path
 
 #: Packages that are compared.
-PEERS = {"torchattacks": "3.5.1", "foolbox": "3.3.4", "torch-lucent": "0.1.8", "horama": "0.3.0"}
-#: Their imports that lit_viz does not require.
-_NEEDED = ("eagerpy", "GitPython", "gitdb", "smmap", "kornia", "kornia_rs", "decorator", "einops")
+PEERS = {
+    "torchattacks": "3.5.1",
+    "foolbox": "3.3.4",
+    "torch-lucent": "0.1.8",
+    "horama": "0.3.0",
+    "grad-cam": "1.5.7",
+}
+#: Their imports that lit_viz does not require, with those of its tests.
+_NEEDED = (
+    *("eagerpy", "GitPython", "gitdb", "smmap"),  # Foolbox
+    *("kornia", "kornia_rs", "decorator", "einops"),  # lucent and Horama
+    *("ipython", "ipython-pygments-lexers", "jedi", "parso", "matplotlib-inline", "prompt_toolkit"),  # lucent
+    *("wcwidth", "stack_data", "executing", "asttokens", "pure_eval", "traitlets", "pexpect", "ptyprocess"),  # IPython
+    *("ttach", "scikit-learn", "joblib", "threadpoolctl", "opencv-python-headless"),  # grad-cam
+)
 
 
 def default_folder() -> Path:
@@ -28,6 +42,14 @@ def default_folder() -> Path:
 def use(folder: Path) -> None:
     """Add the folder to the search path of this process."""
     sys.path.append(str(folder))
+
+
+def patch_kornia() -> None:
+    """Restore two functions that kornia has moved since lucent was published."""
+    import kornia
+    from kornia.geometry import transform
+
+    kornia.get_rotation_matrix2d, kornia.warp_affine = transform.get_rotation_matrix2d, transform.warp_affine
 
 
 def make(folder: Path) -> None:
@@ -54,3 +76,7 @@ def missing(folder: Path) -> list[str]:
         if not any(metadata.distributions(name=name, path=path)):
             absent.append(f"{name}=={PEERS[name]}" if name in PEERS else name)
     return absent
+
+
+if __name__ == "__main__":
+    make(default_folder())

@@ -171,10 +171,11 @@ def test_variants_of_grad_cam_are_their_definitions(kind: type[GradCAM]) -> None
         assert same(actual, by_definition(net, layer, maps, x, VARIANTS[kind]))
 
 
+@pytest.mark.usefixtures("peers")
 @pytest.mark.parametrize("name", ["GradCAM", "GradCAMPlusPlus", "LayerCAM", "HiResCAM"])
 def test_variants_of_grad_cam_are_those_of_pytorch_grad_cam(name: str) -> None:
     """It scales the positive part of each map to [0, 1], in float32."""
-    package = pytest.importorskip("pytorch_grad_cam")
+    import pytorch_grad_cam as package
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     x, net = photographs(32), made(torchvision.models.resnet18)
