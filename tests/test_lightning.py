@@ -238,7 +238,7 @@ def test_a_checkpoint_of_other_tasks_is_rejected(smooth: Network, fit: Fit) -> N
     module = lv.ClassVisualization(smooth, iterations=6, slots=1)
     path = fit(module, lv.ClassTasks(smooth, ["apple", "date"]), max_steps=2).checkpoint_callback.best_model_path  # type: ignore[union-attr]
     for others in (["apple", "cherry"], ["apple"]):
-        with pytest.raises(lv.LitVizError, match=r"^the checkpoint is of other tasks: give those that"):
+        with pytest.raises(lv.LitVizError, match=r"^the checkpoint is of other tasks: give the tasks of its run"):
             fit(lv.ClassVisualization(smooth, iterations=6, slots=1), lv.ClassTasks(smooth, others), ckpt_path=path)
     resumed = lv.ClassVisualization(smooth, iterations=6, slots=1)
     fit(resumed, lv.ClassTasks(smooth, ["apple", "date"]), ckpt_path=path)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from lit_viz.engine.slots import ITERATION, ITERATIONS, Slots
+from lit_viz.engine.slots import ITERATION, ITERATIONS, Earlier, Slots
 from lit_viz.rng import Key
 from lit_viz.types import Task
 
@@ -64,6 +64,7 @@ def test_draws_are_keyed_by_seed_iteration_and_view() -> None:
 def test_goals_repeat_per_view_and_mark_missing_values() -> None:
     slots = filled(1)
     slots.tasks.append(Task(1, "untargeted", seed=0, label=3, options={"channel": 7}))
+    slots.earlier.append(Earlier())
     goals = {name: values.tolist() for name, values in slots.goals([0, 1], torch.device("cpu"), views=2).items()}
     assert goals == {
         "targets": [0, 0, 3, 3],
@@ -72,6 +73,9 @@ def test_goals_repeat_per_view_and_mark_missing_values() -> None:
         "channels": [-1, -1, 7, 7],
         "against": [-1, -1, -1, -1],
     }
+    slots.earlier[1] = Earlier(restarts=1)
+    restarted = slots.goals([0, 1], torch.device("cpu"), views=2)["restarted"]
+    assert restarted.tolist() == [False, False, True, True]
 
 
 def test_a_restored_slot_has_the_resolved_task_and_its_counts() -> None:
