@@ -143,7 +143,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         if not shares:
             return EvidencePart()
         records = records_of(self.outcomes, AdversarialRecord)
-        norm = norm_of(records)
+        norm = robustness.attack_norm(records)
         texts = {record.eps: radius_text(record) for record in records}
         points: list[RobustnessPoint] = []
         for accuracy in shares:
@@ -235,8 +235,3 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
             for name in ("l2", "linf"):
                 numbers[name] = sum(record.metrics[name] or 0.0 for record in records) / len(records)
         return numbers
-
-
-def norm_of(records: Sequence[AdversarialRecord]) -> str:
-    """Return the norm of an attack with a radius."""
-    return next(record.norm for record in records if record.norm is not None)

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from lit_viz.attacks.norms import LINF, NORMS, format_distance
 from lit_viz.attributions import title_of
-from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack, norm_of
-from lit_viz.evidence.attacks.robustness import transfer_table
+from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack
+from lit_viz.evidence.attacks.robustness import attack_norm, transfer_table
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
@@ -109,7 +109,7 @@ class AdversarialExamplePresentation(AttackPresentation):
         if not has_several_radii(records):
             return attack_figure(outcomes)
         trust = None if evidence is None else evidence.trust
-        return robustness_figure(outcomes, NORMS[norm_of(records)], trust)
+        return robustness_figure(outcomes, NORMS[attack_norm(records)], trust)
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
         texts = super().metric_texts(metrics)

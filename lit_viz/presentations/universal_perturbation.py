@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from matplotlib.figure import Figure
 
-from lit_viz.attacks.norms import L2, LINF, NORMS, format_distance
+from lit_viz.attacks.norms import LINF, NORMS, format_distance
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord
 from lit_viz.evidence.universal_perturbation import count_text, fooling_rates
 from lit_viz.figures.attack import prediction_text
@@ -20,7 +20,7 @@ from lit_viz.presentations.adversarial_example import AttackPresentation
 from lit_viz.presentations.base import FigureOptions
 from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.records import UniversalRecord, has_several_radii
+from lit_viz.runs.records import UniversalRecord, has_several_radii, radius_text
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.limits import MOST_EXAMPLES
@@ -39,7 +39,7 @@ class UniversalPerturbationPresentation(AttackPresentation):
         for record in records:
             row = _row(record)
             if several_radii:
-                row["eps"] = _eps(record)
+                row["eps"] = radius_text(record)
             rows.append(row)
         return rows
 
@@ -76,10 +76,6 @@ def _row(record: Record) -> TableRow:
         "L2": l2,
         "Linf": linf,
     }
-
-
-def _eps(record: Record) -> str:
-    return format_distance(record.eps, record.norm or L2.name) if isinstance(record, UniversalRecord) else "-"
 
 
 # -- figure

@@ -33,6 +33,11 @@ def attack_record(outcome: Outcome) -> AdversarialRecord:
     return record
 
 
+def attack_norm(records: Sequence[AdversarialRecord]) -> str:
+    """Return the norm of an attack with a radius."""
+    return next(record.norm for record in records if record.norm is not None)
+
+
 def photograph_key(record: Record) -> Hashable:
     """Return the identity of a record's photograph, which tasks of several radii and targets share."""
     return record.source, record.name
@@ -160,7 +165,7 @@ def robust_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy | dict[str, R
         )
     if len(points) == 1:
         return points[0]
-    norm = next(record.norm for record in records_of(outcomes, AdversarialRecord) if record.norm is not None)
+    norm = attack_norm(records_of(outcomes, AdversarialRecord))
     return {format_distance(point.eps, norm): point for point in points}
 
 
