@@ -26,7 +26,7 @@ from lit_viz.types import Record
 from lit_viz.utils.limits import evenly
 
 _MOST = 32  # photographs of a class that are compared
-_LEAST_PROBABILITY = 0.1  # of the class of an image; below, the maximization failed
+_SHOWN = 0.1  # probability of its class from which an image shows it; below, the maximization failed
 
 
 def class_image_naturalness(
@@ -74,7 +74,7 @@ def _shows_class(network: Network, image: Tensor, target: int | None) -> bool:
     if target is None:
         return True
     logits = network.scores(resize(image[None], network.size))[0]
-    return network.prediction(logits, target).get("probability", 1.0) >= _LEAST_PROBABILITY
+    return network.prediction(logits, target).get("probability", 1.0) >= _SHOWN
 
 
 def _image_evidence(

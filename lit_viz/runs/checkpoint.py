@@ -63,6 +63,7 @@ class LastCheckpoint:
         self.manifest = folder.manifest()
         self._checkpoint = checkpoint if checkpoint is not None else self._read()
         self._state = check_run_state(self._checkpoint.get("lit_viz"))
+        self._finished: dict[int, str] = self._state["finished"]
 
     def _read(self) -> dict[str, Any]:
         """Return the content of the file; of a complete run without a readable one, the tasks of the manifest."""
@@ -79,11 +80,6 @@ class LastCheckpoint:
             if not finished:
                 raise
         return rebuilt
-
-    @property
-    def _finished(self) -> dict[int, str]:
-        finished: dict[int, str] = self._state["finished"]
-        return finished
 
     @cached_property
     def _iterations(self) -> dict[int, int]:

@@ -47,6 +47,15 @@ SAMPLES, RADIUS = 8, 0.02
 STAGES = 6
 #: Number of evaluations above which sensitivity and randomization are omitted.
 DEAREST = 200
+_PARAMETERS = {
+    "steps": STEPS,
+    "deleted": DELETED.kind,
+    "inserted": INSERTED.kind,
+    "samples": SAMPLES,
+    "radius": RADIUS,
+    "stages": STAGES,
+    "dearest": DEAREST,
+}
 #: Control maps: noise, and the map shifted by half an image.
 _CONTROLS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "random": random_map,
@@ -129,16 +138,7 @@ def evaluate_maps(
     for outcome in done:
         boxes = reference_boxes_in_image(outcome, truth or {})
         metrics.append(_MeasuredMap(outcome, methods, network, reducer).metrics(boxes))
-    settings = {
-        "steps": STEPS,
-        "deleted": DELETED.kind,
-        "inserted": INSERTED.kind,
-        "samples": SAMPLES,
-        "radius": RADIUS,
-        "stages": STAGES,
-        "dearest": DEAREST,
-    }
-    return MetricsEvidence(settings=settings, maps=metrics)
+    return MetricsEvidence(settings=_PARAMETERS, maps=metrics)
 
 
 def reference_boxes_in_image(outcome: Outcome, truth: Mapping[str, ReferenceBoxes]) -> list[Box]:
