@@ -7,6 +7,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import logging
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,8 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from all but their own tests (``-m gpu``): the others compare runs bit by bit.
 
     SIGINT gets its handler of Python, also in subprocesses: a shell ignores the signal in its background jobs.
+    Messages of Lightning reach ``caplog`` with each version of pytest.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.getLogger("pytorch_lightning").propagate = True
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

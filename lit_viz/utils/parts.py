@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args, get_origin
+from typing import Any, ParamSpec, TypeGuard, TypeVar, get_args, get_origin
 
 from lit_viz.errors import LitVizError, did_you_mean, find_part, first_line
 from lit_viz.utils.checking import check_types, hints_of_function, shortened, types_of
@@ -255,7 +255,7 @@ def find_class(path: str, bases: Sequence[type], name: str) -> type[Any]:
     except (ImportError, AttributeError, ValueError) as error:
         reason = f"it can't be imported ({first_line(error)})"
         raise LitVizError(f"the class_path of {name} must be a class, got {path}: {reason}") from error
-    if not (isinstance(found, type) and issubclass(found, tuple(bases))):
+    if not _is_subclass(found, tuple(bases)):
         kinds = " or ".join(dict.fromkeys(base.__name__ for base in bases))
         raise LitVizError(f"{name} must be an instance of {kinds}, got {path}", argument=name, value=path)
     return found
@@ -283,15 +283,16 @@ def named_classes(base: Any) -> dict[str, type[Any]]:
     by_class_name: dict[str, type[Any]] = {}
     for public in package.__all__:
         value = getattr(package, public)
-        if isinstance(value, type) and issubclass(value, base) and not inspect.isabstract(value):
+        if _is_subclass(value, base) and not inspect.isabstract(value):
             by_class_name[public] = value
         elif isinstance(value, Mapping):
             by_short_name |= {name: kind for name, kind in value.items() if _is_subclass(kind, base)}
     return by_short_name | by_class_name
 
 
-def _is_subclass(kind: Any, base: type) -> bool:
-    return isinstance(kind, type) and issubclass(kind, base)
+def _is_subclass(kind: Any, base: type | tuple[type, ...]) -> TypeGuard[type[Any]]:
+    # In Python 3.10, a generic class with parameters is an instance of type.
+    return isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, base)
 
 
 def short_name(kind: type) -> str:
