@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 project = "lit_viz"
 version = release = lit_viz.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["images"]
+exclude_patterns = ["images", "paper.md"]
 
 html_theme = "furo"
 html_title = "lit_viz"
