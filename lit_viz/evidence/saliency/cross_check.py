@@ -16,12 +16,9 @@ from torch import Tensor
 from lit_viz.attributions import Attribution, ExtremalPerturbation
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
-from lit_viz.evidence.saliency.captum_reference import (
-    CaptumReference,
-    NetworkCopies,
-    counterpart_of,
-)
+from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterpart_of
 from lit_viz.evidence.saliency.families import FEWER_RECOMPUTED, RECOMPUTED, MapCheck, check_map, measure_mask
+from lit_viz.evidence.saliency.network_copies import NetworkCopies
 from lit_viz.networks import Network
 from lit_viz.networks.isolation import torch_warnings_ignored
 from lit_viz.runs import evidence as run_evidence

@@ -28,14 +28,9 @@ from lit_viz.evidence.saliency.agreement import (
     largest_difference,
     similarity_of,
 )
-from lit_viz.evidence.saliency.captum_reference import (
-    CaptumReference,
-    Replay,
-    Weights,
-    add_rounding,
-    formula_of,
-)
+from lit_viz.evidence.saliency.captum_reference import CaptumReference, Replay, formula_of
 from lit_viz.evidence.saliency.metrics import random_map
+from lit_viz.evidence.saliency.network_copies import Weights, add_rounding
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs import evidence as run_evidence
 

@@ -31,14 +31,11 @@ from lit_viz.evidence import saliency_map
 from lit_viz.evidence.saliency import cross_check as module
 from lit_viz.evidence.saliency import families
 from lit_viz.evidence.saliency.agreement import Agreement, largest_difference, similarity_of
-from lit_viz.evidence.saliency.captum_reference import (
-    CaptumReference,
-    OriginalNetwork,
-    counterpart_of,
-)
+from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterpart_of
 from lit_viz.evidence.saliency.cross_check import CrossCheck, cross_check
 from lit_viz.evidence.saliency.families import check_map
 from lit_viz.evidence.saliency.metrics import random_map
+from lit_viz.evidence.saliency.network_copies import OriginalNetwork
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.presentations.items import evidence_items

@@ -1,0 +1,200 @@
+"""Copies of a network as the references of saliency maps need them: in float64, randomized, or with hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.saliency.depthwise import pair
+from lit_viz.evidence.saliency.metrics import randomize_layer
+from lit_viz.networks import Network, isolation
+from lit_viz.networks.fast import is_rectifier
+from lit_viz.networks.fast.rescaling import Call, Interception
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Change of the weights of a copy of the network.
+
+    Attributes:
+        rounding_seed: if not 0, perturb them by float32 rounding errors of this seed.
+        rounding_steps: largest perturbation, in units of the float32 epsilon.
+        randomized: replace them by random weights of the same mean and standard deviation per parameter.
+    """
+
+    rounding_seed: int = 0
+    rounding_steps: int = 1
+    randomized: bool = False
+
+    def change(self, network: nn.Module) -> None:
+        """Change the weights of a network in place."""
+        if self.randomized:
+            for name, layer in network.named_modules():
+                randomize_layer(layer, name, seed=0)
+        if self.rounding_seed:
+            for parameter in network.parameters():
+                real = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+                real.copy_(add_rounding(real, self.rounding_seed, self.rounding_steps))
+
+
+#: Copies of a network by precision, by whether they are prepared for hooks, and by the change of their weights.
+NetworkCopies = dict[tuple[torch.dtype, bool, Weights], nn.Module]
+
+
+class OriginalNetwork(nn.Module):
+    """A frozen copy of the original network in eval mode: images ``(N, C, H, W)`` in [0, 1] -> logits ``(N, K)``.
+
+    If the target is contrasted with another class (``against``), ``gamma`` times its logit is subtracted from each.
+
+    For Captum's hooks on rectifiers (``hooked``), activations are not in place and a ReLU6 is an instance of ReLU.
+
+    Args:
+        weights: change of the weights.
+        copies: copies of this network that exist already; a new one is added.
+
+    Raises:
+        LitVizError: the network can't be copied.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        dtype: torch.dtype,
+        *,
+        hooked: bool,
+        against: int | None,
+        gamma: float,
+        weights: Weights,
+        copies: NetworkCopies,
+    ) -> None:
+        super().__init__()
+        self._normalize, self.against, self.gamma = network.normalize, against, gamma
+        self.output = network.output
+        key = dtype, hooked, weights
+        if key not in copies:
+            copies[key] = self._copied(network, dtype, hooked)
+            weights.change(copies[key])
+        self.copy = copies[key]
+
+    def _copied(self, classifier: Network, dtype: torch.dtype, hooked: bool) -> nn.Module:
+        # Without a fast copy, the network's own hooks change its output and must be kept.
+        memo = {} if classifier.any_fast().is_original else isolation.memo_without_hooks(classifier.original)
+        try:
+            network = isolation.private_copy(classifier.original, memo)
+        except Exception as error:  # raised by the network's own code
+            raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
+        if hooked:
+            _prepare_for_hooks(network)
+        return isolation.cast(network, dtype).eval().requires_grad_(False)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the scores ``(N, K)`` of the classes, without the contrast."""
+        scores: Tensor = self.output(self.copy, self._normalize(x))
+        return scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        logits = self.scores(x)
+        return logits if self.against is None else logits - self.gamma * logits[:, self.against, None]
+
+
+def _prepare_for_hooks(network: nn.Module) -> None:
+    """Replace activations in place by others, and each ReLU6 by an instance of ReLU."""
+    for module in network.modules():
+        if hasattr(module, "inplace"):
+            setattr(module, "inplace", False)  # noqa: B010 - not an attribute of every module type
+        for name, child in module.named_children():
+            if is_rectifier(child) and isinstance(child, nn.Hardtanh):
+                module._modules[name] = _hooked(partial(functional.hardtanh, min_val=0, max_val=child.max_val))
+
+
+def add_rounding(values: Tensor, seed: int, steps: int) -> Tensor:
+    """Return values with random rounding errors of at most ``steps`` units of the float32 epsilon."""
+    generator = torch.Generator().manual_seed(seed)
+    unit = torch.rand(values.shape, generator=generator, dtype=torch.float64).to(values.device)
+    return (values.double() * (1 + steps * (2 * unit - 1) * torch.finfo(torch.float32).eps)).to(values.dtype)
+
+
+class UnsharedNetwork(nn.Module):
+    """A network with one module per call of a non-linear function, as Captum's DeepLIFT requires.
+
+    Captum hooks modules of some types, and fails on one that is called twice (Captum's issues 199, 578 and 934). Of
+    two modules in sequence, it ignores the rule of the second: their tensors are therefore separated by a copy. It does
+    not hook the network itself, which is no submodule.
+
+    Args:
+        network: the network.
+        x: images ``(N, C, H, W)`` of a first forward, which records the calls.
+    """
+
+    def __init__(self, network: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self._network = (network,)
+        self.calls = nn.ModuleList()
+        with torch.enable_grad():
+            self(x.detach().clone().requires_grad_())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's output."""
+        with _Calls(self.calls):
+            logits: Tensor = self._network[0](x)
+        return logits
+
+
+class _Calls(Interception):
+    """Pass the i-th call to the i-th module, which is appended in the first forward."""
+
+    def __init__(self, modules: nn.ModuleList) -> None:
+        super().__init__()
+        self._modules, self._count = modules, 0
+
+    def elementwise(self, z: Tensor, call: Call) -> Tensor:
+        """Call the next module with the function, which may change its argument."""
+        module, in_place = self._next(nn.ReLU), list[bool]()
+
+        def forward(x: Tensor) -> Tensor:
+            argument = x.clone()
+            result = call.function(argument)
+            in_place.append(result is argument)
+            return result
+
+        module.forward = forward
+        y: Tensor = module(z.clone())
+        return z.copy_(y) if in_place[-1] else y
+
+    def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
+        """Call the next module with the windows as rows: overlapping ones overwrite each other in Captum's rule."""
+        window, stride, padding, dilation = (
+            pair(options[name]) for name in ("kernel_size", "stride", "padding", "dilation")
+        )
+        sides = nn.functional.max_pool2d(z[:1].detach(), **options).shape[2:]
+        after = []  # padding below and on the right
+        for axis in (0, 1):
+            end = (sides[axis] - 1) * stride[axis] + dilation[axis] * (window[axis] - 1) + 1
+            after.append(max(0, end - z.shape[2 + axis] - padding[axis]))
+        (top, left), (bottom, right) = padding, after
+        padded = nn.functional.pad(z, (left, right, top, bottom), value=-torch.inf)
+        windows = nn.functional.unfold(padded, window, dilation, stride=stride)
+        rows = windows.view(*z.shape[:2], -1, windows.shape[2]).mT
+        y: Tensor = self._next(nn.MaxPool1d, rows.shape[-1])(rows.flatten(1, 2))
+        return y.view(*z.shape[:2], *sides)
+
+    def _next(self, kind: type[nn.Module], *options: Any) -> Any:
+        if self._count == len(self._modules):
+            self._modules.append(kind(*options))
+        self._count += 1
+        return self._modules[self._count - 1]
+
+
+def _hooked(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Return a module for an element-wise function that Captum takes for a ReLU."""
+    module = nn.ReLU()
+    setattr(module, "forward", function)  # noqa: B010 - a method
+    return module
