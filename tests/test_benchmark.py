@@ -19,8 +19,8 @@ from lit_viz.launch.methods import COMMANDS
 from lit_viz.outputs import load_network
 from scripts.benchmarks import COMPARISONS, FOLDER, GROUPS, clock, environment, material, running
 from scripts.benchmarks.material import loop
-from tests.plugins.peers import require_peers
 from tests.support.networks import smooth_network
+from tests.support.peers import require_peers
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,9 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import wandb
 from pytorch_lightning.loggers import WandbLogger
-from wandb.errors import AuthenticationError
 
 from lit_viz.errors import first_line
 from lit_viz.figures.layout import pixels
@@ -37,6 +35,11 @@ from lit_viz.runs.reader import top5_of
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, write_text
 from lit_viz.utils.formatting import Notify, command_line
+from lit_viz.utils.imports import supported_versions
+
+with supported_versions("wandb", "0.31"):
+    import wandb
+    from wandb.errors import AuthenticationError
 
 T = TypeVar("T")
 

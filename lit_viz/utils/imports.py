@@ -6,8 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from lit_viz.errors import LitVizError
 
 _RUN_FOLDERS: set[Path] = set()
 
@@ -44,3 +47,17 @@ def current_folder_importable() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
+
+
+@contextmanager
+def supported_versions(package: str, versions: str) -> Iterator[None]:
+    """Name the versions of a package that are tested, if an import from it fails in the body.
+
+    Raises:
+        LitVizError: the installed version lacks what is imported.
+    """
+    try:
+        yield
+    except ImportError as error:
+        installed = f"{package} {version(package)}"
+        raise LitVizError(f"{installed} is not supported ({error}): install {package} {versions}") from error
