@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,12 @@ from lit_viz.attacks.rounding import (
     save_and_verify,
 )
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.mismatches import evaluate_files
+from lit_viz.evidence.attacks.mismatches import RecordedFile, evaluate_files
 from lit_viz.images.formats import PICTURE
 from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from lit_viz.runs.records import AdversarialRecord
 from tests.support.networks import smooth_network
 
 #: Margin in logits that a repair aims at, for a network whose logits are below 1.
@@ -65,6 +67,18 @@ def verify(net: Network, images: Tensor, sources: Tensor, eps: float | None = No
 def lattice_images(n: int, *shape: int, seed: int = 0, low: int = 0, high: int = 255) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(low, high + 1, (n, *shape), generator=generator).float() / 255
+
+
+def evaluated(
+    paths: Sequence[Path], net: Network, goals: Sequence[int], targeted: Sequence[bool]
+) -> list[tuple[bool, Tensor]]:
+    """Evaluate files that are recorded with these goals."""
+    files = []
+    for path, goal, is_targeted in zip(paths, goals, targeted, strict=True):
+        classes = {"target": goal} if is_targeted else {"label": goal}
+        record = AdversarialRecord(index=0, name="image", attack="pgd", **classes)
+        files.append(RecordedFile(path, record, lambda: None, attack=record))
+    return evaluate_files(files, net, batch=16)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -505,7 +519,7 @@ def test_the_file_on_disk_has_the_same_prediction(tmp_path, channels):
         path.write_bytes(encode_png(one.image))
         assert not one.success
         for targeted in (False, True):
-            ((success, logits),) = evaluate_files([path], net, [label], [targeted])
+            ((success, logits),) = evaluated([path], net, [label], [targeted])
             assert success == targeted
             assert torch.allclose(logits, one.logits, rtol=1e-5, atol=1e-5)
 
@@ -536,8 +550,8 @@ def test_an_image_near_the_boundary_is_classified_alone(tmp_path, margin, alone)
     assert network.sizes[: 4 if alone else 1] == ([3, 1, 1, 1] if alone else [3])
     (tmp_path / "image.png").write_bytes(encode_png(found[0].image))
     files = [tmp_path / "image.png"] * 3
-    ((success, logits),) = evaluate_files(files[:1], net, [1], [True])
-    assert [met for met, _ in evaluate_files(files, net, [1, 1, 0], [True, False, True])] == [
+    ((success, logits),) = evaluated(files[:1], net, [1], [True])
+    assert [met for met, _ in evaluated(files, net, [1, 1, 0], [True, False, True])] == [
         success,
         not success,
         not success,
@@ -560,15 +574,15 @@ def test_a_success_of_the_fast_copy_only_is_repaired_or_dropped():
 def test_unclassifiable_files_give_a_one_line_error(tmp_path, smooth):
     path = tmp_path / "image.png"
     with pytest.raises(LitVizError, match="no photograph"):
-        evaluate_files([path], smooth, [0], [True])
+        evaluated([path], smooth, [0], [True])
     whole = encode_png(lattice_images(1, 3, 16, 16)[0])
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LitVizError, match=r"image\.png"):
-        evaluate_files([path], smooth, [0], [True])
+        evaluated([path], smooth, [0], [True])
     for channels, size in ((1, 16), (3, 15)):
         path.write_bytes(encode_png(lattice_images(1, channels, size, size)[0]))
         with pytest.raises(LitVizError, match=r"image\.png must have the shape \(3, 16, 16\)"):
-            evaluate_files([path], smooth, [0], [True])
+            evaluated([path], smooth, [0], [True])
 
 
 def test_files_are_classified_in_batches_with_the_results_of_single_files(tmp_path, smooth):
@@ -579,15 +593,15 @@ def test_files_are_classified_in_batches_with_the_results_of_single_files(tmp_pa
     goals, targeted = [n % 5 for n in range(len(images))], [n % 3 == 0 for n in range(len(images))]
     sizes = []
     hook = smooth.original.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-    together = evaluate_files(paths, smooth, goals, targeted)
+    together = evaluated(paths, smooth, goals, targeted)
     hook.remove()
     assert sorted(size for size in sizes if size > 1) == [5, 16, 16]
     for n, (met, logits) in enumerate(together):
-        ((met_alone, logits_alone),) = evaluate_files(paths[n : n + 1], smooth, goals[n : n + 1], targeted[n : n + 1])
+        ((met_alone, logits_alone),) = evaluated(paths[n : n + 1], smooth, goals[n : n + 1], targeted[n : n + 1])
         assert met == met_alone == ((int(smooth.scores(images[n : n + 1]).argmax()) == goals[n]) == targeted[n])
         assert torch.allclose(logits, logits_alone, atol=1e-5)
     assert {met for met, _ in together} == {True, False}
-    assert evaluate_files([], smooth, [], []) == []
+    assert evaluated([], smooth, [], []) == []
 
 
 @pytest.mark.gpu

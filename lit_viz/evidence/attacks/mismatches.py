@@ -54,7 +54,7 @@ class RecordedFile:
         Raises:
             LitVizError: it is missing or damaged.
         """
-        return read_file(self.file, self.format)
+        return read_png(self.file) if self.format == PICTURE else self.format.read(self.file)
 
     @property
     def targeted(self) -> bool:
@@ -94,11 +94,10 @@ def mismatches(
     """
     results: list[str | None] = []
     missing = different = 0
-    goals, targeted = [file.goal for file in files], [file.targeted for file in files]
-    formats = [file.format for file in files]
-    verdicts = evaluate_files([file.file for file in files], network, goals, targeted, batch, formats)
+    verdicts = evaluate_files(files, network, batch)
     for file, (success, logits) in zip(files, verdicts, strict=True):
-        reasons, source = _prediction_mismatch(file, success, logits, network), file.source()
+        reasons = _prediction_mismatch(file, success, logits, network)
+        source = file.source()
         if source is None:
             missing += 1
         else:
@@ -115,16 +114,9 @@ def mismatches(
     return results
 
 
-def evaluate_files(
-    paths: Sequence[str | Path],
-    network: Network,
-    goals: Sequence[int],
-    targeted: Sequence[bool],
-    batch: int = _BATCH,
-    formats: Sequence[FileFormat] | None = None,
-) -> list[tuple[bool, Tensor]]:
+def evaluate_files(files: Sequence[RecordedFile], network: Network, batch: int) -> list[tuple[bool, Tensor]]:
     """Return for each file whether the original network's prediction is the goal, as if evaluated alone, and its
-    logits ``(K,)``.
+    logits ``(K,)``; at most ``batch`` files are evaluated at once.
 
     Raises:
         LitVizError: a file is missing, damaged, or of another size than the network's input.
@@ -132,15 +124,17 @@ def evaluate_files(
     shape = (network.channels, *network.size)
     results: list[tuple[bool, Tensor]] = []
     step = min(_BATCH, batch)
-    for first in range(0, len(paths), step):
-        rows = slice(first, first + step)
+    for first in range(0, len(files), step):
+        part = files[first : first + step]
         images: list[Tensor] = []
-        for index, path in enumerate(paths[rows], first):
-            images.append(read_file(path, PICTURE if formats is None else formats[index]))
-        for path, image in zip(paths[rows], images, strict=True):
+        for file in part:
+            image = file.image()
             if image.shape != shape:
-                raise LitVizError(f"{path} must have the shape {shape} of {network.name}, got {tuple(image.shape)}")
-        verifier = Verifier(network, torch.tensor(goals[rows]), torch.tensor(targeted[rows]))
+                size = tuple(image.shape)
+                raise LitVizError(f"{file.file} must have the shape {shape} of {network.name}, got {size}")
+            images.append(image)
+        goals, targeted = [file.goal for file in part], [file.targeted for file in part]
+        verifier = Verifier(network, torch.tensor(goals), torch.tensor(targeted))
         logits = verifier.logits(torch.stack(images))
         results += zip(verifier.success(logits).tolist(), logits, strict=True)
     return results
@@ -192,12 +186,3 @@ def _distance_mismatches(file: RecordedFile, source: Tensor) -> list[str]:
         elif not math.isclose(length, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / LEVELS + slack[name]):
             reasons.append(f"{norm} distance {norm.format(length)}, recorded {norm.format(recorded)}")
     return reasons
-
-
-def read_file(path: str | Path, file_format: FileFormat) -> Tensor:
-    """Return the image ``(C, H, W)`` of a file of this format.
-
-    Raises:
-        LitVizError: it is missing or damaged.
-    """
-    return read_png(path) if file_format == PICTURE else file_format.read(path)
