@@ -173,6 +173,8 @@ class _Values:
                 raise LitVizError(f"{self.name} has {count} values without data (NaN): give fill=VALUE for them")
             numbers[missing] = fill
             self.filled += count
+        if not self.options.clip and bool(np.isinf(numbers).any()):
+            raise LitVizError(f"{self.name} has infinite values in {self.bands.name(index)}: give clip=True")
         self._extremes.append((float(numbers.min()), float(numbers.max())))
         own_range = file_format.ranges[index : index + 1]
         unit = replace(file_format, ranges=own_range).to_image(numbers[None], dtype)[0]
@@ -258,7 +260,8 @@ def _tiff(file: Path) -> _Raster:
     import tifffile
 
     with tifffile.TiffFile(file) as opened:
-        series, page = opened.series[0], opened.pages.first
+        series = opened.series[0]
+        page: Any = opened.pages[0]
         tags: list[tuple[int, int, int, Any]] = []
         for code in GEO_TAGS:
             tag = page.tags.get(code)
@@ -310,7 +313,12 @@ def _axes(raster: _Raster, bands: Bands, given: str | None, name: str) -> str:
         first, last = shape[0] in counts, shape[2] in counts
         if first and last:
             raise LitVizError(f"the bands of {name} may be first or last in {described}: give axes=CHW or axes=HWC")
-        require(first or last, f"{name} must have {wanted} bands first or last", described, hint="or give axes")
+        require(
+            first or last,
+            f"{name} must have {wanted} bands first or last",
+            described,
+            hint="give axes for another order",
+        )
         axes = "CHW" if first else "HWC"
     pixels = shape[axes.index("H")] * shape[axes.index("W")]
     require(pixels > 0, f"{name} must have pixels", described)

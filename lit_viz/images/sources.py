@@ -154,7 +154,7 @@ def _to_values(image: Any, normalization: Normalization | None, bands: Bands, ax
         if last:
             values = values.movedim(-1, -3)
     is_valid = values.ndim in (3, 4) and values.shape[-3] == count
-    require(is_valid, f"images must have {count} bands first or last", described, hint="or give axes")
+    require(is_valid, f"images must have {count} bands first or last", described, hint="give axes for another order")
     images = values if values.ndim == 4 else values[None]
     pictures: list[Tensor] = []
     for picture in images:

@@ -110,6 +110,15 @@ def test_no_data_is_filled_or_an_error(tmp_path: Path) -> None:
     assert (filled.filled, float(filled.pixels[3, 2, 1])) == (1, 0.5)
 
 
+def test_infinite_values_are_clipped_or_an_error(tmp_path: Path) -> None:
+    values = _values(dtype="float32")
+    values[3, 2, 1] = np.inf
+    file = _write(tmp_path, "npy", values)
+    with pytest.raises(LitVizError, match="has infinite values in band 3: give clip=True"):
+        read_image(file, (8, 10), BANDS)
+    assert float(read_image(file, (8, 10), BANDS, options=FileOptions(clip=True)).pixels[3, 2, 1]) == 1.0
+
+
 @pytest.mark.parametrize("axes", ["CHW", "HWC", "HCW", "WHC"])
 def test_axes_name_any_order(tmp_path: Path, axes: str) -> None:
     values = _values()
@@ -124,7 +133,7 @@ def test_axes_name_any_order(tmp_path: Path, axes: str) -> None:
     ("shape", "axes", "message"),
     [
         ((13, 8, 13), None, "may be first or last in 13 x 8 x 13: give axes=CHW or axes=HWC"),
-        ((12, 8, 8), None, "must have 13 bands first or last, got 12 x 8 x 8"),
+        ((12, 8, 8), None, "must have 13 bands first or last, got 12 x 8 x 8: give axes for another order"),
         ((8, 13, 8), None, "must have 13 bands first or last, got 8 x 13 x 8"),
         ((8, 8), None, "must have 13 bands, got an array of 8 x 8"),
         ((1, 13, 8, 8), None, r"must have 2 or 3 axes, got 4 \(1 x 13 x 8 x 8\)"),
@@ -258,7 +267,7 @@ def test_the_tags_of_a_geotiff_follow_the_crop(tmp_path: Path) -> None:
     image = read_image(file, (8, 8), BANDS)  # the central 16 x 16 pixels, at half the resolution
     (tmp_path / "b.tif").write_bytes(image.format.encode(image.pixels))
     with tifffile.TiffFile(tmp_path / "b.tif") as written:
-        found = written.pages.first.tags
+        found = written.pages[0].tags
         assert found[33550].value == (20.0, 20.0, 0.0)
         assert found[33922].value == (0.0, 0.0, 0.0, 500_080.0, 4_000_000.0, 0.0)
         assert found[34735].value == (1, 1, 0, 0)

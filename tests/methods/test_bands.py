@@ -222,7 +222,7 @@ def test_the_map_of_a_geotiff_has_its_tags(tmp_path: Path) -> None:
     run = lv.saliency(_network(), str(file), target=1, captum="none", out=tmp_path / "run")
     with tifffile.TiffFile(tmp_path / "run" / "arrays" / "0000_scene.tif") as written:
         assert np.array_equal(written.asarray(), run.arrays[0].numpy())
-        assert written.pages.first.tags[33922].value == (0.0, 0.0, 0.0, 500_000.0, 4_000_000.0, 0.0)
+        assert written.pages[0].tags[33922].value == (0.0, 0.0, 0.0, 500_000.0, 4_000_000.0, 0.0)
 
 
 def test_a_range_of_8_bits_gives_the_pixels_of_pictures(tmp_path: Path) -> None:
