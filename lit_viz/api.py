@@ -147,9 +147,9 @@ def saliency(
     Args:
         network: a :class:`~lit_viz.Network`, or an argument of :func:`load_network`.
         images: one or a list of: files, folders, Pillow images, and arrays or tensors ``(H, W, C)``, ``(C, H, W)`` or
-            ``(N, ...)``, uint8 or floating-point in [0, 1]; or a dataset or its loader. They are fitted to the
-            network's size as files are, as published or by ``fit="crop"``, ``"squash"`` or ``"pad"``; floating-point
-            images of this size are unchanged.
+            ``(N, ...)``, uint8, floating-point in [0, 1], or in the unit of the network's ``value_range``; or a dataset
+            or its loader. They are fitted to the network's size as files are, as published or by ``fit="crop"``,
+            ``"squash"`` or ``"pad"``; floating-point images of this size are unchanged.
         target: explained class, one for all images or one per image: name, index, ``label`` (default),
             ``predicted``, ``random`` or ``least-likely``.
         label: true class, one for all images or one per image, or the source of all: ``predicted``, ``folders`` or a
@@ -211,7 +211,7 @@ def attack(
     progress: bool | None = None,
     **options: Any,
 ) -> Run:
-    """Compute adversarial examples. A success counts if the image, rounded to 8 bits, fools the original network.
+    """Compute adversarial examples. A success counts if the file, 8-bit or as its source, fools the original network.
 
     Args:
         network: a :class:`~lit_viz.Network`, or an argument of :func:`load_network`.
@@ -223,8 +223,8 @@ def attack(
             label is skipped.
         attack: a name of :data:`lit_viz.attacks.ATTACKS`, or an instance such as ``PGD(alpha=0.01)``. Default:
             ``normalized_ascent``.
-        eps: radius in units of [0, 1], such as ``4/255``, for attacks with a budget; several give a robustness
-            curve.
+        eps: radius in units of [0, 1], such as ``4/255``, or of the files, ``20 file``, for attacks with a
+            budget; several give a robustness curve.
         goal: for scores that are numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
             the unit of the score; of decisions that do not exclude each other ``vanish`` or ``appear``, and of
             :class:`~lit_viz.outputs.Share` ``share:S``.
@@ -238,7 +238,7 @@ def attack(
             of the attack (``norm=``, ``alpha=``, ``restarts=`` ...) and of :func:`run` (``explain=``, ``logger=`` ...).
 
     Returns:
-        A run with the images ``run.images`` on the 8-bit lattice, ``run.records`` and ``run.figure()``. A universal
+        A run with the images ``run.images`` as in the files, ``run.records`` and ``run.figure()``. A universal
         attack has one perturbation: magnified on gray in ``run.images``, unchanged in ``run.arrays``.
 
     Raises:

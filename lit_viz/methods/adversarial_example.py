@@ -147,8 +147,10 @@ class AdversarialExample(AttackTraining):
     def final_metrics(
         self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
     ) -> list[dict[str, float]]:
-        """Round the outcomes to 8 bits and verify them on the original network; images that were not evaluated since
-        their last update are evaluated first."""
+        """Round the outcomes to the values of files, and verify these on the original network.
+
+        Images that were not evaluated since their last update are evaluated first.
+        """
         metrics = dict(evaluated)
         unevaluated = [m for m, n in enumerate(rows) if n not in evaluated]
         if unevaluated:

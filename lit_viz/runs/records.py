@@ -177,7 +177,7 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.
         success_float: the image before rounding fools the network; like the others None of a skipped photograph.
-        success_file: the 8-bit file fools the original network; None if the file is not as recorded.
+        success_file: the file fools the original network; None if the file is not as recorded.
         success_jpeg95, success_jpeg75: the file still does after JPEG compression.
         repaired: values changed to restore a success that rounding had destroyed.
         l0: fraction of changed values. ssim, psnr: similarity to the photograph.
