@@ -7,6 +7,7 @@ natural images, on a scale where 1 is the similarity among natural images and 0 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -55,7 +56,7 @@ class NaturalImages:
         self._network, self._layers = network, layers
         read = sorted(set(places)) if layers else []
         self._rows = {place: row for row, place in enumerate(read)}
-        parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+        parts: dict[str, list[Tensor]] = defaultdict(list)
         for first in range(0, len(read), _BATCH):
             images = [read_input(network, files[place]) for place in read[first : first + _BATCH]]
             for layer, means in channel_means(network, layers, torch.stack(images)).items():
@@ -149,7 +150,7 @@ def other_images(count: int) -> list[int]:
 def channel_means(classifier: Network, layers: Mapping[str, Layout], images: Tensor) -> dict[str, Tensor]:
     """Return the mean of each channel over positions, ``(N, C)`` by layer, for images ``(N, C, H, W)`` in [0, 1]."""
     network = classifier.fast(layers)
-    means: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    means: dict[str, list[Tensor]] = defaultdict(list)
     with torch.no_grad():
         for part in torch.split(images, _BATCH):
             for layer, activation in network.activations(part, list(layers)).items():
@@ -178,7 +179,10 @@ def naturalness(
         natural: channel means of its natural images, ``(N, C)``, N >= 3.
         random: channel means of random photographs, ``(R, C)``, R >= 2.
     """
-    return [_figure(layer, synthetic[layer], natural[layer], random[layer]) for layer in synthetic]
+    figures = []
+    for layer, means in synthetic.items():
+        figures.append(_figure(layer, means, natural[layer], random[layer]))
+    return figures
 
 
 def _figure(layer: str, synthetic: Tensor, natural: Tensor, random: Tensor) -> LayerNaturalness:
