@@ -66,13 +66,13 @@ class _Images:
         channels = bands.channels
         mean = _per_channel("mean", self.mean, 0.0, bands)
         std = _per_channel("std", self.std, 1.0, bands)
-        require(all(value > 0 for value in std), "std must be positive", std)
         means, stds = bands.scaled(mean, std)
         pictures = Bands(channels)
         if self.mean is None and self.published_mean is not None:
             means = _per_channel("mean", self.published_mean, 0.0, pictures)
         if self.std is None and self.published_std is not None:
-            stds = _per_channel("std", self.published_std, 1.0, pictures)
+            std = stds = _per_channel("std", self.published_std, 1.0, pictures)
+        require(all(value > 0 for value in std), "std must be positive", std)
         return means, stds
 
     def candidates(self, module: nn.Module) -> list[int]:
