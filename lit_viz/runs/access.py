@@ -95,9 +95,10 @@ def check_entries(path: Path) -> None:
 def _is_inside(entry: Path, root: Path) -> bool:
     """Return whether a link leads to a place in a folder; a loop does not."""
     try:
-        return entry.resolve().is_relative_to(root)
+        target = entry.resolve()
     except (OSError, RuntimeError):  # the latter for loops, before Python 3.13
         return False
+    return target.is_relative_to(root) and not target.is_symlink()  # a link that is left is a loop
 
 
 def is_run(path: str | Path) -> bool:
