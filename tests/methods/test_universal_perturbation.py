@@ -217,7 +217,7 @@ def test_since_when_nothing_was_learned(values: list[float], since: int | None) 
 
 
 def test_a_vanished_gradient_is_reported(smooth: Network, tmp_path: Path) -> None:
-    how: dict[str, Any] = {"attack": "universal", "eps": 0.5, "clip": 0.01}
+    how: dict[str, Any] = {"attack": "universal", "eps": 0.5, "attack.clip": 0.01}
     lv.attack(smooth, images(), **how, iterations=30, out=tmp_path / "run", wandb="disabled")
     lines = json.loads((tmp_path / "run" / "evidence.json").read_text())["universal"]["universal"]
     assert len(lines) == 2
@@ -293,7 +293,7 @@ def test_number_of_photographs_per_iteration(views: dict[str, int], shown: int, 
         ({"attack": "universal", "held_out": 1.0}, "held_out must be at least 0 and less than 1, got 1.0"),
         ({"attack": "universal", "target": "random"}, "must be one class for all photographs, got random"),
         ({"attack": "universal", "alpha": 0.0}, "alpha must be positive, got 0.0"),
-        ({"attack": "universal", "clip": 0.0}, "limit of ClippedCrossEntropy must be positive"),
+        ({"attack": "universal", "attack.clip": 0.0}, "limit of ClippedCrossEntropy must be positive"),
     ],
 )
 def test_invalid_arguments_are_rejected(smooth: Network, options: dict[str, Any], words: str) -> None:
