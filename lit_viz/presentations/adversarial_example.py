@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from matplotlib.figure import Figure
 
 from lit_viz.attacks.norms import LINF, NORMS, format_distance
+from lit_viz.attacks.rounding import is_singleton
 from lit_viz.attributions import title_of
 from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack
 from lit_viz.evidence.attacks.robustness import attack_norm, transfer_table
@@ -16,12 +17,20 @@ from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.presentations.base import FigureOptions, Presentation
+from lit_viz.presentations.items import EvidenceItem, listed
 from lit_viz.presentations.tables import TableRow, format_value, median_of
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import (
+    DiagnosisEvidence,
+    EnsembleMember,
+    Evidence,
+    FileEvidence,
+    RobustnessEvidence,
+    TransferEvidence,
+)
 from lit_viz.runs.records import AdversarialRecord, has_several_radii, label_with_eps, radius_text
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
-from lit_viz.utils.formatting import label_with_target
+from lit_viz.utils.formatting import label_with_target, pluralize
 
 
 class AttackPresentation(Presentation):
@@ -117,6 +126,20 @@ class AdversarialExamplePresentation(AttackPresentation):
             texts.append("fooled")
         return texts
 
+    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+        items: list[EvidenceItem] = []
+        if evidence.files is not None:
+            items.append(files_item(evidence.files))
+        if evidence.trust is not None:
+            items.append(_diagnosis_item(evidence.trust))
+        if evidence.survivors is not None:
+            items.append(_ensemble_item(evidence.survivors))
+        if evidence.robustness is not None:
+            items.append(_robustness_item(evidence.robustness))
+        if evidence.transfer is not None:
+            items.append(_transfer_item(evidence.transfer))
+        return items + super().part_items(evidence)
+
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
         super().show(verifier, name, part)
         if name == "explanation" and part.details is not None:
@@ -172,3 +195,83 @@ def _explanation_figure(explained: Sequence[ExplainedAttack]) -> Figure:
         panels.append(SaliencyPanel(label, attack.photograph, {title: attack.map_before}, before))
         panels.append(SaliencyPanel(label, attack.image, {title: attack.map_after}, after))
     return saliency_figure(panels, scale="map", columns=4 if len(panels) <= 8 else 8)
+
+
+# -- evidence
+
+
+def files_item(part: FileEvidence) -> EvidenceItem:
+    """Return the numbers of verified files, and the names of those that differ from their records."""
+    if not part.read and not part.wrong:
+        return EvidenceItem("No file was verified.", name="files")
+    count = f"{pluralize(part.read, 'file')} re-read from the disk"
+    if part.fooled is not None:
+        count = f"{part.fooled} of {part.read} files fool the original network, re-read from the disk"
+    count += _tasks_without_file(part)
+    if not part.wrong:
+        return EvidenceItem(f"{count}; all match their records.", True, name="files")
+    return EvidenceItem(f"{count}; not as recorded: {listed(part.wrong)}.", False, name="files")
+
+
+def _tasks_without_file(part: FileEvidence) -> str:
+    """Return how many tasks were skipped or failed; their files do not count."""
+    others = (part.tasks or part.read) - part.read
+    skipped = part.skipped or 0
+    counts = []
+    if skipped:
+        counts.append(f"{skipped} skipped")
+    if others > skipped:
+        counts.append(f"{others - skipped} failed")
+    return f" ({', '.join(counts)})" if counts else ""
+
+
+def _diagnosis_item(part: DiagnosisEvidence) -> EvidenceItem:
+    is_diagnosed = bool(part.tried or part.reasons)
+    return EvidenceItem(part.sentence, not part.reasons if is_diagnosed else None, name="trust")
+
+
+def _ensemble_item(part: Sequence[EnsembleMember]) -> EvidenceItem:
+    members = "; ".join(member.sentence for member in part)
+    text = f"Attacks of the ensemble in order, before rounding to 8 bits: {members}."
+    return EvidenceItem(text, name="survivors")
+
+
+def _robustness_item(part: RobustnessEvidence) -> EvidenceItem:
+    norm = NORMS[part.norm]
+    rows: list[TableRow] = []
+    notes: list[str] = []
+    for point in part.points:
+        rows.append(
+            {
+                "eps": point.eps,
+                part.what: f"{point.robust} of {point.photographs}",
+                "95 % (Wilson)": f"{point.low:.0%} to {point.high:.0%}",
+            }
+        )
+        if part.files is None and is_singleton(float(point.eps.partition("/")[0]) / norm.display_scale):
+            notes.append(f"The ball of eps {point.eps} holds no 8-bit image but the photograph.")
+    if len(rows) > 1:
+        text = f"Robustness by radius, {norm} norm."
+        return EvidenceItem(text, rows=rows, notes=notes, name="robustness", prints_table=True)
+    (point,) = part.points
+    share = f"{point.robust} of {point.photographs} (95 %: {point.low:.0%} to {point.high:.0%})"
+    name = part.what[0].upper() + part.what[1:]
+    return EvidenceItem(f"{name} at eps {point.eps}, {norm} norm: {share}.", notes=notes, name="robustness")
+
+
+def _transfer_item(part: TransferEvidence) -> EvidenceItem:
+    if not part.judges:
+        reason = "no held-out network with these classes is installed, or no file is adversarial"
+        return EvidenceItem(f"Transfer was not measured: {reason}.", name="transfer")
+    rows = []
+    for name, counts in part.judges.items():
+        row = {
+            "network": name,
+            "correct on the photograph": str(counts.right),
+            "fooled by the file": str(counts.fooled),
+            "fooled by the mirrored perturbation": str(counts.mirrored),
+            "excluded (misclassified before)": str(counts.wrong),
+        }
+        rows.append(row)
+    text = "Transfer of the adversarial files to held-out networks."
+    return EvidenceItem(text, rows=rows, name="transfer", prints_table=True)

@@ -19,12 +19,12 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.scales import ScaleOf
-from lit_viz.presentations.items import EvidenceItem, evidence_items
+from lit_viz.presentations.items import EvidenceItem
 from lit_viz.presentations.tables import TableRow, median_of
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import Record, Task
+from lit_viz.types import Record, Task, slug
 from lit_viz.utils.formatting import label_with_target, probability_text
 from lit_viz.utils.imports import import_by_path
 
@@ -163,7 +163,15 @@ class Presentation(ABC):
 
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
         """Return the items of the evidence of a run, and of evidence in its records."""
-        return evidence_items(evidence)
+        return self.part_items(evidence)
+
+    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+        """Return the items of the computed parts of the evidence, in the order of the page: those of the method before
+        the failed ones."""
+        items: list[EvidenceItem] = []
+        for name, text in evidence.failure_texts.items():
+            items.append(EvidenceItem(text, name=f"{slug(name)}_failure"))
+        return items
 
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
         """Show a part of the evidence in the terminal, and in a run folder in a figure.
@@ -174,7 +182,7 @@ class Presentation(ABC):
             part: the part.
         """
         if part.evidence is not None:
-            for item in evidence_items(part.evidence):
+            for item in self.part_items(part.evidence):
                 self.print(item, verifier)
 
     def print(self, item: EvidenceItem, verifier: OutcomeVerifier[Any]) -> None:

@@ -16,14 +16,22 @@ from lit_viz.figures.evolution import Evolution, evolution_figure
 from lit_viz.figures.layout import Cell, pixels
 from lit_viz.figures.sheet import channel_grid, sweep_figure
 from lit_viz.presentations.base import FigureOptions, Presentation
-from lit_viz.presentations.items import NOT_RECOGNIZED, EvidenceItem, held_out_item, not_recognized_item
+from lit_viz.presentations.items import EvidenceItem, listed
 from lit_viz.presentations.tables import TableRow, format_value
-from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.records import ClassImageRecord, LayerImageRecord, VisualizationRecord, label_with_lr
+from lit_viz.runs.evidence import Evidence, ImageEvidence, NaturalnessEvidence
+from lit_viz.runs.records import (
+    LEAST_PROBABILITY,
+    ClassImageRecord,
+    LayerImageRecord,
+    VisualizationRecord,
+    label_with_lr,
+)
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
-from lit_viz.utils.formatting import probability_text, unique_labels
+from lit_viz.utils.formatting import pluralize, probability_text, unique_labels
 
+#: Flag of a finished class image to which the network itself gives less than 0.5 of the probability of its class.
+NOT_RECOGNIZED = "not recognized"
 #: Columns of options, which tables have only if their values differ.
 _OPTION_COLUMNS = ("iterations", "lr")
 
@@ -95,21 +103,21 @@ class ClassVisualizationPresentation(Presentation):
 
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
         """Return the items of the evidence, and the predictions of the own and of held-out networks in the records."""
-        items = super().evidence_items(evidence, records)
-        for item in (not_recognized_item(records), held_out_item(records)):
-            if item is not None:
-                items.append(item)
-        return items
+        return super().evidence_items(evidence, records) + _record_items(records)
+
+    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+        items: list[EvidenceItem] = []
+        if evidence.pictures is not None:
+            items.append(_images_item(evidence.pictures))
+        if evidence.naturalness is not None:
+            items.append(_naturalness_item(evidence.naturalness))
+        return items + super().part_items(evidence)
 
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
         super().show(verifier, name, part)
-        item = None
-        if name == "not_recognized":
-            item = not_recognized_item(part.details)
-        elif name == "held_out" and part.details is not None:
-            item = held_out_item(part.details)
-        if item is not None:
-            self.print(item, verifier)
+        for item in _record_items(part.details or ()):
+            if item.name == name:
+                self.print(item, verifier)
 
 
 def _is_recognized(record: Record) -> bool:
@@ -247,3 +255,112 @@ def _row(record: Record, judges: Sequence[str]) -> TableRow:
 
 def _judgment(verdict: Mapping[str, Any] | None) -> str:
     return "-" if verdict is None else f"{verdict['probability']:.2f} ({verdict['rank']})"
+
+
+# -- evidence
+
+
+def _record_items(records: Sequence[Record]) -> list[EvidenceItem]:
+    """Return the items of the evidence in the records: unrecognized images, and predictions of held-out networks."""
+    items = (_not_recognized_item(records), _held_out_item(records))
+    return [item for item in items if item is not None]
+
+
+def _not_recognized_item(records: Sequence[Record]) -> EvidenceItem | None:
+    """Return the class images that the network itself does not recognize; None if there are none."""
+    rows = []
+    names = []
+    count = 0
+    for record in records:
+        if not isinstance(record, ClassImageRecord):
+            continue
+        count += record.status == "done"
+        if not record.is_recognized:
+            names.append(label_with_lr(record.title, record))
+            row = {
+                "class": label_with_lr(f"{record.index} {record.target_name}", record),
+                "this network": _prediction(record.probability, record.rank),
+                "restarts": str(record.restarts or 0),
+            }
+            rows.append(row)
+    if not rows:
+        return None
+    text = (
+        f"{len(rows)} of {pluralize(count, 'image')} {NOT_RECOGNIZED}: the network itself gives its class a "
+        f"probability below {LEAST_PROBABILITY:g} ({listed(names)})."
+    )
+    return EvidenceItem(text, passed=False, rows=rows, name="not_recognized")
+
+
+def _held_out_item(records: Sequence[Record]) -> EvidenceItem | None:
+    """Return the predictions of held-out networks for class images; None if no image was judged."""
+    judged = [record for record in records if isinstance(record, ClassImageRecord) and record.judges]
+    if not judged:
+        return None
+    first_places: Counter[str] = Counter()
+    rows = []
+    for record in judged:
+        row = {
+            "class": label_with_lr(f"{record.index} {record.target_name}", record),
+            "this network": _prediction(record.probability, record.rank),
+        }
+        for name, verdict in record.judges.items():
+            row[name] = _prediction(verdict["probability"], verdict["rank"])
+            first_places[name] += verdict["rank"] == 1
+        rows.append(row)
+    counts = [f"{name} predicts the class for {count} of {len(judged)}" for name, count in first_places.items()]
+    return EvidenceItem(f"Held-out networks: {', '.join(counts)}.", rows=rows, name="held_out")
+
+
+def _prediction(probability: float | None, rank: float | None) -> str:
+    return "-" if probability is None else f"{probability:.2f} (rank {rank})"
+
+
+def _images_item(part: ImageEvidence) -> EvidenceItem:
+    if not part.read:
+        return EvidenceItem("No image was verified.", name="pictures")
+    count = f"{part.same} of {pluralize(part.tasks or part.read, 'file')}"
+    text = f"{count} classified as recorded by the original network, {_files_read(part.read, part.tasks)}."
+    return EvidenceItem(text, part.same == part.read, name="pictures")
+
+
+def _files_read(read: int, tasks: int | None) -> str:
+    """Return how many files of the tasks were read; runs of earlier versions do not record the number of tasks."""
+    if tasks in (None, read):
+        return "re-read from the disk"
+    return f"{read} re-read from the disk, the others have none"
+
+
+def _naturalness_item(part: NaturalnessEvidence) -> EvidenceItem:
+    rows: list[TableRow] = []
+    decidable = compared = flagged = 0
+    for entry in part.images:
+        row = {"image": f"{entry.index} {entry.target_name or entry.name}", "photographs": str(entry.photographs)}
+        for figure in entry.layers:
+            text = "not decidable"
+            if figure.is_decidable:
+                text = f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
+            row[figure.layer] = text
+        if not entry.layers:
+            row["verdict"] = "not decidable"
+        if entry.flag:
+            row["flag"] = entry.flag
+        decidable += any(figure.is_decidable for figure in entry.layers)
+        compared += entry.deviation is not None
+        flagged += bool(entry.flag)
+        rows.append(row)
+    text = (
+        f"Similarity of class images to photographs of their class: decidable for {decidable} of {len(part.images)}, "
+        f"with {pluralize(part.photographs, 'photograph')}. "
+    )
+    if compared:
+        text += f"Flagged as unnatural: {flagged} of {compared}."
+    else:
+        text += "Whether one is unnatural is not decidable."
+    notes = [
+        "By layer, Spearman correlation of the channel means: 1 as among photographs of the class, 0 as of other "
+        "photographs, with a 95 % interval. A low value is no proof of manipulation: clean networks have low ones too. "
+        "Unnatural: the best figure of the second half of the layers is far below those of the other class images; not "
+        "decidable with fewer than nine of them, and where the network does not recognize the class."
+    ]
+    return EvidenceItem(text, rows=rows, notes=notes, name="naturalness", prints_table=True)

@@ -18,12 +18,23 @@ from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.layout import outlined
 from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
-from lit_viz.figures.scales import ScaleOf
+from lit_viz.figures.scales import ScaleOf, number
 from lit_viz.figures.style import save_figure
 from lit_viz.presentations.base import FigureOptions, Presentation
-from lit_viz.presentations.items import EvidenceItem
+from lit_viz.presentations.items import VERDICTS, EvidenceItem
 from lit_viz.presentations.tables import TableRow, format_value
-from lit_viz.runs.evidence import CAPTUM, Evidence
+from lit_viz.runs.evidence import (
+    CAPTUM,
+    NOT_CHECKED,
+    ORIGINAL,
+    WHOLE_MAP,
+    CaptumEvidence,
+    Evidence,
+    LocalizationEvidence,
+    MapAgreement,
+    MapEvidence,
+    MetricsEvidence,
+)
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
@@ -112,6 +123,16 @@ class SaliencyMapPresentation(Presentation):
             items.insert(0, EvidenceItem("No map was compared with Captum."))
         return items
 
+    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+        items: list[EvidenceItem] = []
+        if evidence.captum is not None:
+            items.append(_captum_item(evidence.captum))
+        if evidence.faithfulness is not None:
+            items.append(_metrics_item(evidence.faithfulness))
+        if evidence.localization is not None:
+            items.append(_localization_item(evidence.localization))
+        return items + super().part_items(evidence)
+
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
         if name == "faithfulness":
             for text in [table(part.details), *distinct_remarks(part.details)]:
@@ -193,3 +214,124 @@ def _error_text(record: Record) -> str:
     sign = "gap" if "completeness" in record.metrics else "±"
     digits = 1 if record.relative_error < 0.1 else 0
     return f"{sign} {record.relative_error:.{digits}%}"
+
+
+# -- evidence
+
+
+def _captum_item(part: CaptumEvidence) -> EvidenceItem:
+    notes: list[str] = []
+    if any(entry.unchecked == NOT_CHECKED for entry in part.unchecked):
+        notes.append("lit-viz check compares the maps that were not checked.")
+    if part.precision is not None and part.passed is False:
+        notes.append(f"{part.precision} is less accurate than the float32 gates: use the precision 32-true.")
+    for mask in part.masks or ():
+        area = math.nan if mask.area is None else mask.area
+        notes.append(
+            f"{_map_name(mask)}: a mask of {area:.1%} of the image, with the score {format_value(mask.score)}, of the "
+            f"photograph {format_value(mask.score_of_photograph)}; it is the result of an optimization, not a verdict."
+        )
+    rows = [_gates(entry) for entry in part.maps]
+    return EvidenceItem(_captum_text(part), part.passed, rows, notes, name="captum")
+
+
+def _captum_text(part: CaptumEvidence) -> str:
+    """Return the verdicts on the maps in one sentence."""
+    passed: dict[bool, list[bool]] = {False: [], True: []}  # by whether the original network is the reference
+    for entry in part.maps:
+        passed[entry.reference == ORIGINAL].append(entry.passed)
+    clauses: list[str] = []
+    if passed[False]:
+        count = f"{sum(passed[False])} of {len(passed[False])}"
+        clauses.append(f"{count} compared maps agree with Captum {part.version}".rstrip())
+    if passed[True]:
+        count = f"{sum(passed[True])} of {len(passed[True])}"
+        clauses.append(f"{count} maps that Captum lacks agree with the original network in float64")
+    if not clauses:
+        clauses.append("No map was compared with Captum")
+    for reason, number_of_maps in Counter(entry.unchecked for entry in part.unchecked).items():
+        if reason == NOT_CHECKED:  # for lack of time
+            clauses.append(f"{len(part.maps)} of {len(part.maps) + len(part.unchecked)} maps compared")
+        else:
+            clauses.append(f"{number_of_maps} {reason}")
+    return f"{'; '.join(clauses)}."
+
+
+def _gates(entry: MapAgreement) -> TableRow:
+    """Return the gates of a map, its similarity, and the similarity of the closest control."""
+    compared = entry.family or WHOLE_MAP
+    if entry.terms is not None:
+        compared = f"sum, and {entry.recomputed} of {entry.terms} terms"
+    row = {
+        "map": _map_name(entry),
+        "method": entry.method,
+        "compared": compared,
+        "reference": entry.reference or CAPTUM,
+        "verdict": VERDICTS[entry.passed],
+        "formula in float64: difference": "",
+        "sum of the terms: difference": "",
+        "delivered map: difference": number(_float(entry.delivered.difference)),
+        "allowed": number(_float(entry.delivered.allowed)),
+        "Spearman": "",
+        "most similar control": "",
+    }
+    if entry.formula is not None:
+        row["formula in float64: difference"] = number(_float(entry.formula.difference))
+    if entry.sum is not None:
+        row["sum of the terms: difference"] = number(_float(entry.sum.difference))
+    if entry.similarity is not None:
+        row["Spearman"] = f"{_float(entry.similarity.spearman):.4f}"
+        controls = [_float(control.spearman) for control in entry.controls.values()]
+        if controls:  # computed for one map of each method
+            row["most similar control"] = f"{max(controls):.4f}"
+    return row
+
+
+def _map_name(entry: MapEvidence) -> str:
+    return f"{entry.name}, {entry.target_name or '-'}"
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _metrics_item(part: MetricsEvidence) -> EvidenceItem:
+    text = (
+        "Saliency metrics: mean probability of the class while pixels are replaced in order of saliency, for each map "
+        "and its controls, and maximum sensitivity."
+    )
+    rows: list[TableRow] = []
+    notes: list[str] = []
+    for entry in part.maps:
+        row = {"map": _map_name(entry), "method": entry.method}
+        row |= _areas("deletion ↓", entry.deletion)
+        row |= _areas("insertion ↑", entry.insertion)
+        row["sensitivity ↓"] = format_value(entry.max_sensitivity)
+        rows.append(row)
+        notes += entry.remarks
+    return EvidenceItem(text, rows=rows, notes=notes, name="faithfulness")
+
+
+def _areas(metric: str, curves: Mapping[str, Any]) -> TableRow:
+    """Return the area of a map's curve and of its controls' curves."""
+    areas = {metric: format_value(curves["area"])}
+    for name, area in curves.items():
+        if name not in ("area", "curve"):
+            areas[f"{metric} {name}"] = format_value(area)
+    return areas
+
+
+def _localization_item(part: LocalizationEvidence) -> EvidenceItem:
+    boxes = sum(entry.box is not None for entry in part.maps)
+    text = f"Boxes of {boxes} of {len(part.maps)} maps."
+    shares = []
+    for method, result in part.corloc.items():
+        whole = f"whole photographs: {result['whole_photograph']:.0%}"
+        shares.append(f"{method} {result['corloc']:.0%} of {result['maps']} ({whole})")
+    if shares:
+        text += f" CorLoc, IoU with a reference box ≥ {part.right_from_iou:g}: {', '.join(shares)}."
+    errors = [f"{entry.name}: {entry.error}" for entry in part.maps if entry.error]
+    notes = errors[:1]
+    if len(errors) > 1:
+        notes.append(f"{len(errors) - 1} more in evidence.json")
+    return EvidenceItem(text, notes=notes, name="localization")

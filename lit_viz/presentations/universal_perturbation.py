@@ -16,8 +16,9 @@ from lit_viz.figures.attack import prediction_text
 from lit_viz.figures.curves import plot_rate
 from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, pixels, stack
 from lit_viz.figures.style import GAP, GRAY, TITLE
-from lit_viz.presentations.adversarial_example import AttackPresentation
+from lit_viz.presentations.adversarial_example import AttackPresentation, files_item
 from lit_viz.presentations.base import FigureOptions
+from lit_viz.presentations.items import EvidenceItem
 from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.records import UniversalRecord, has_several_radii, radius_text
@@ -58,6 +59,14 @@ class UniversalPerturbationPresentation(AttackPresentation):
             texts.insert(0, f"fools {metrics['fooling_rate']:.0%}")
         return texts
 
+    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+        items: list[EvidenceItem] = []
+        if evidence.files is not None:
+            items.append(files_item(evidence.files))
+        if evidence.universal is not None:
+            items.append(_universal_item(evidence.universal))
+        return items + super().part_items(evidence)
+
 
 def _row(record: Record) -> TableRow:
     if not isinstance(record, UniversalRecord):  # a task that failed before it started
@@ -76,6 +85,12 @@ def _row(record: Record) -> TableRow:
         "L2": l2,
         "Linf": linf,
     }
+
+
+def _universal_item(part: Mapping[str, Sequence[str]]) -> EvidenceItem:
+    rows = [{"perturbation": name, "photographs": "; ".join(rates) or "none evaluated"} for name, rates in part.items()]
+    text = "Fooling rates of the universal perturbations."
+    return EvidenceItem(text, rows=rows, name="universal", prints_table=True)
 
 
 # -- figure

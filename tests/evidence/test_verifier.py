@@ -17,7 +17,6 @@ from lit_viz.errors import LitVizError, WriteError
 from lit_viz.evidence.saliency.families import MapCheck
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.networks import Network
-from lit_viz.presentations.items import evidence_items
 from lit_viz.runs.evidence import Evidence
 from tests.support.verdicts import reasons, verdicts
 
@@ -205,7 +204,7 @@ def test_errors_of_the_user_are_raised_by_a_check_and_recorded_by_a_run(
     with pytest.raises(LitVizError, match="give other photographs"):
         run.check()
     run = lv.saliency(smooth, photographs(), target=2, captum="captum")
-    (item,) = evidence_items(run.evidence)
+    (item,) = run.presentation.part_items(run.evidence)
     assert (item.text, item.verdict) == ("Maps not compared: give other photographs.", "no verdict")
 
 

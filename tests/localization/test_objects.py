@@ -18,7 +18,7 @@ from lit_viz.figures.localization import localization_figure
 from lit_viz.images.reading import Photograph, read_photograph
 from lit_viz.localization.objects import Seeds, box_in_original, localize, localize_run, mask_in_original, segment
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
-from lit_viz.presentations.items import evidence_items
+from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
@@ -309,7 +309,7 @@ def test_a_run_is_compared_with_reference_boxes(tmp_path):
     assert [entry.iou_whole for entry in held.maps] == [pytest.approx(whole), pytest.approx(whole), None, None]
     assert (held.seeds["foreground"], held.seeds["background"], held.opencv) == (0.95, 0.3, cv2.__version__)
     assert "c.d.xml ignored: annotated at 65 x 64 pixels, got 64 x 64" in held.maps[2].error
-    (item,) = evidence_items(Evidence(localization=run.evidence()))
+    (item,) = SaliencyMapPresentation().part_items(Evidence(localization=run.evidence()))
     assert item.text == (
         "Boxes of 3 of 4 maps. CorLoc, IoU with a reference box ≥ 0.5: gradient 50% of 2 (whole photographs: 0%)."
     )

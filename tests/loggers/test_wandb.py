@@ -33,7 +33,7 @@ from lit_viz.loggers.wandb import _arguments as arguments_of
 from lit_viz.loggers.wandb import open_adapter
 from lit_viz.methods import ClassVisualization
 from lit_viz.networks import Network
-from lit_viz.runs.evidence import Evidence, ImageEvidence, RobustnessEvidence, RobustnessPoint
+from lit_viz.runs.evidence import Evidence, ImageEvidence, ImageNaturalness, NaturalnessEvidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record, Task
 
@@ -130,10 +130,8 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         folder.add_result(Result(task, record, snapshot(task, 100).image))
     folder.finish()
     folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2)))
-    points = []
-    for eps, robust in (("4/255", 1), ("8/255", 0)):
-        points.append(RobustnessPoint(eps=eps, robust=robust, photographs=2, share=robust / 2, low=0.0, high=0.9))
-    folder.merge_evidence(Evidence(robustness=RobustnessEvidence(what="robust", norm="linf", points=points)))
+    entry = ImageNaturalness(index=0, name="tarantula", target_name="tarantula", photographs=3, layers=[])
+    folder.merge_evidence(Evidence(naturalness=NaturalnessEvidence(photographs=3, images=[entry])))
     second.finish()
     second.finish()
     (part,) = segments(folder)
@@ -211,10 +209,10 @@ def test_a_finished_run_has_a_table_and_an_artifact(offline: SimpleNamespace) ->
 def test_a_finished_run_has_tables_of_its_evidence(offline: SimpleNamespace) -> None:
     (row,) = [row for row in history(offline.records) if "evidence/verdicts._type" in row]
     verdicts = json.loads((offline.files / row["evidence/verdicts.path"]).read_text())
-    assert [line[:2] for line in verdicts["data"]] == [["pictures", "passed"], ["robustness", "no verdict"]]
+    assert [line[:2] for line in verdicts["data"]] == [["pictures", "passed"], ["naturalness", "no verdict"]]
     assert verdicts["data"][0][2].startswith("2 of 2 files classified as recorded")
-    table = json.loads((offline.files / row["evidence/robustness.path"]).read_text())
-    assert (table["columns"][:2], table["data"][0][:2]) == (["eps", "robust"], ["4/255", "1 of 2"])
+    table = json.loads((offline.files / row["evidence/naturalness.path"]).read_text())
+    assert (table["columns"][:2], table["data"][0][:2]) == (["image", "photographs"], ["0 tarantula", "3"])
 
 
 def test_a_finished_run_has_a_table_of_its_iterations(offline: SimpleNamespace) -> None:

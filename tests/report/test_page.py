@@ -20,8 +20,10 @@ from PIL import Image
 
 import lit_viz as lv
 from lit_viz.images.reading import encode_png
-from lit_viz.presentations import Presentation
-from lit_viz.presentations.items import evidence_items, held_out_item
+from lit_viz.presentations import EvidenceItem, Presentation
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
+from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
+from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.report import index as report_index
 from lit_viz.report import page as report
 from lit_viz.report.cards import _have_equal_pixels
@@ -88,6 +90,15 @@ def record_of(index: int, name: str, file: str | None) -> dict[str, Any]:
     return values | {"seed": index}
 
 
+def part_items(evidence: Evidence) -> list[EvidenceItem]:
+    """Return the items of evidence of several methods."""
+    presentations = (AdversarialExamplePresentation(), SaliencyMapPresentation(), ClassVisualizationPresentation())
+    items: list[EvidenceItem] = []
+    for presentation in presentations:
+        items += presentation.part_items(evidence)
+    return items
+
+
 class Plain(Presentation):
     """A presentation without texts of its own."""
 
@@ -102,6 +113,9 @@ class Plain(Presentation):
 
     def evolutions(self, outcomes: Any) -> Any:
         raise NotImplementedError
+
+    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+        return part_items(evidence)
 
 
 class Sketches(Plain):
@@ -377,9 +391,8 @@ def test_evidence_in_words() -> None:
         lr=0.1,
         judges={"other": {"probability": 0.5, "rank": 2}},
     )
-    items = evidence_items(evidence)
-    held_out = held_out_item([judged])
-    assert held_out is not None
+    items = part_items(evidence)
+    (held_out,) = ClassVisualizationPresentation().evidence_items(Evidence(), [judged])
     texts = [item.text for item in items]
     for text in (
         "2 of 3 files fool the original network, re-read from the disk; not as recorded: dog.",
@@ -388,15 +401,15 @@ def test_evidence_in_words() -> None:
         "2 of 2 files classified as recorded by the original network, re-read from the disk.",
     ):
         assert text in texts
-    assert [item.verdict for item in items] == ["failed", "passed", "failed", "no verdict", "failed"]
-    assert items[4].rows[0]["most similar control"] == "0.2000"
+    assert [item.verdict for item in items] == ["failed", "failed", "no verdict", "failed", "passed"]
+    assert items[3].rows[0]["most similar control"] == "0.2000"
     assert held_out.text == "Held-out networks: other predicts the class for 0 of 1."
     assert held_out.rows == [{"class": "3 dog, lr 0.1", "this network": "0.75 (rank 1)", "other": "0.50 (rank 2)"}]
     assert held_out.verdict == "no verdict"
 
 
 def test_evidence_of_no_file_has_no_verdict() -> None:
-    items = evidence_items(Evidence(files=FileEvidence(read=0, wrong=[]), pictures=ImageEvidence(read=0, same=0)))
+    items = part_items(Evidence(files=FileEvidence(read=0, wrong=[]), pictures=ImageEvidence(read=0, same=0)))
     assert [item.verdict for item in items] == ["no verdict"] * 2
     assert [item.text for item in items] == ["No file was verified.", "No image was verified."]
 

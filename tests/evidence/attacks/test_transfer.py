@@ -17,7 +17,7 @@ from lit_viz.evidence.attacks.robustness import Transfer, transfer_evidence, tra
 from lit_viz.evidence.judges import installed_judges
 from lit_viz.images.reading import read_photograph
 from lit_viz.networks import Network
-from lit_viz.presentations.items import evidence_items
+from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.records import AdversarialRecord
@@ -104,7 +104,7 @@ def made(judge: str, right: bool, fooled: bool, index: int = 0) -> Transfer:
 
 def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() -> None:
     results = [made("a", True, True), made("a", True, False, 1), made("a", False, True, 2), made("b", True, False)]
-    (item,) = evidence_items(Evidence(transfer=transfer_evidence(results)))
+    (item,) = AdversarialExamplePresentation().part_items(Evidence(transfer=transfer_evidence(results)))
     assert [list(row.values()) for row in item.rows] == [["a", "2", "1", "0", "1"], ["b", "1", "0", "0", "0"]]
     assert transfer_evidence(results).judges["a"].to_dict() == {"right": 2, "fooled": 1, "mirrored": 0, "wrong": 1}
     lines = transfer_table(results).splitlines()
@@ -112,7 +112,7 @@ def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph() ->
     assert "hay -> quail (fooled)" in lines[1]
     assert "hay -> quail (not)" in lines[2]
     assert "(wrong)" in lines[3]
-    (item,) = evidence_items(Evidence(transfer=transfer_evidence([])))
+    (item,) = AdversarialExamplePresentation().part_items(Evidence(transfer=transfer_evidence([])))
     assert item.text.startswith("Transfer was not measured: no held-out network")
 
 

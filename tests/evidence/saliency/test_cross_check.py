@@ -38,7 +38,7 @@ from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.evidence.saliency.network_copies import OriginalNetwork
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
-from lit_viz.presentations.items import evidence_items
+from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.rng import Key
 from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM, Evidence
 from lit_viz.runs.records import SaliencyRecord
@@ -491,7 +491,7 @@ def test_missing_methods_and_missing_time_are_reported(monkeypatch: pytest.Monke
     assert found.unchecked == {0: NOT_IN_CAPTUM, 1: NOT_IN_CAPTUM}
     assert list(found.masks) == [0]
     found = CrossCheck({}, {0: NOT_IN_CAPTUM, 1: NOT_CHECKED})
-    (item,) = evidence_items(Evidence(captum=found.evidence(outcomes)))
+    (item,) = SaliencyMapPresentation().part_items(Evidence(captum=found.evidence(outcomes)))
     assert item.text == "No map was compared with Captum; 1 not in Captum; 0 of 2 maps compared."
     assert item.notes == ["lit-viz check compares the maps that were not checked."]
     assert item.verdict == "no verdict"

@@ -29,7 +29,6 @@ from lit_viz.attributions.extremal_perturbation import perturbed, pyramid
 from lit_viz.evidence.saliency import captum_reference
 from lit_viz.evidence.saliency.cross_check import cross_check
 from lit_viz.networks import Network
-from lit_viz.presentations.items import evidence_items
 from lit_viz.runs.evidence import MEAN_OF_IMAGES, NOT_IN_CAPTUM, ORIGINAL, SCALAR_TERMS, WHOLE_MAP, MapAgreement
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
@@ -128,7 +127,7 @@ def test_area_and_score_of_an_optimized_mask_are_stated(smooth: Network) -> None
     masked = perturbed(pyramid(IMAGES[:1], 3.0, 4), map_[None])
     scores = smooth.scores(torch.cat([masked, IMAGES[:1]])).log_softmax(1)[:, 2]
     assert (mask.score, mask.score_of_photograph) == pytest.approx(scores.tolist(), abs=1e-4)
-    (item,) = evidence_items(run.evidence)
+    (item,) = run.presentation.part_items(run.evidence)
     assert item.text == "No map was compared with Captum; 1 not in Captum."
     assert "a mask of 30.0% of the image" in item.notes[-1]
 
