@@ -50,6 +50,20 @@ class ExplainedAttack:
     map_after: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Explanation(EvidencePart):
+    """The saliency maps of the attacked images."""
+
+    attacks: Sequence[ExplainedAttack]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferPart(EvidencePart):
+    """The predictions of held-out networks."""
+
+    predictions: Sequence[robustness.Transfer]
+
+
 class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
     """Verifier of adversarial examples; all of their evidence reads files."""
 
@@ -101,7 +115,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
             )
             draw = self.module.network.bands.draw
             explained.append(ExplainedAttack(record, draw(photograph), draw(image), maps[0], maps[1]))
-        return EvidencePart(details=explained)
+        return Explanation(attacks=explained)
 
     def _verify_files(self) -> EvidencePart:
         """Compare the files with their records, and withdraw the successes of files that differ."""
@@ -189,7 +203,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
     def _measure_transfer(self) -> EvidencePart:
         """Evaluate held-out networks on the files."""
         predictions = robustness.transfers(self.outcomes, self.module.network)
-        return EvidencePart(Evidence(transfer=robustness.transfer_evidence(predictions)), details=predictions)
+        return TransferPart(Evidence(transfer=robustness.transfer_evidence(predictions)), predictions=predictions)
 
     @classmethod
     def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:

@@ -35,19 +35,14 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
             module.judges = held_out_judge(module.network)
 
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
-        parts = {"not_recognized": self._records}
         if self.settings.at_end_of_run:
-            return parts | {"held_out": self._raise_judge_error}
+            return {"held_out": self._raise_judge_error}
         if self.storage.path is None:
             return {}
-        parts |= {"held_out": self._judge, "pictures": self._verify_files}
+        parts = {"held_out": self._judge, "pictures": self._verify_files}
         if self.settings.images:
             parts["naturalness"] = self._compare_with_photographs
         return parts
-
-    def _records(self) -> EvidencePart:
-        """Show the records, which state whether the network itself recognizes the images."""
-        return EvidencePart(details=records_of(self.outcomes))
 
     def _raise_judge_error(self) -> EvidencePart:
         """Raise the error of a held-out network during the run, if there was one; the run has judged its images."""
@@ -63,9 +58,8 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
             if target is not None:
                 assert image is not None
                 outcome.amend(judges=self.module.judge(image, target, judges))
-        records = records_of(self.done)
-        self.storage.amend(records)
-        return EvidencePart(details=records)
+        self.storage.amend(records_of(self.done))
+        return EvidencePart()
 
     def _verify_files(self) -> EvidencePart:
         """Evaluate the original network on the files, which are read again."""

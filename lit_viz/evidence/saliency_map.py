@@ -1,24 +1,40 @@
-"""Evidence for saliency maps: comparison with Captum, errors, localization and saliency metrics."""
+"""Evidence for saliency maps: comparison with Captum, localization and saliency metrics."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
 from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVerifier
-from lit_viz.localization.objects import import_opencv, localize_run
+from lit_viz.localization.objects import Localization, import_opencv, localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize
 
+if TYPE_CHECKING:
+    from lit_viz.evidence.saliency.cross_check import CrossCheck  # imports Captum
+
 #: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
 CAPTUM_SECONDS = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedMaps(EvidencePart):
+    """The comparison with Captum, with its maps."""
+
+    comparison: CrossCheck
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizedMaps(EvidencePart):
+    """The localization, with its masks."""
+
+    localization: Localization
 
 
 class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
@@ -38,7 +54,6 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
         parts = {
             "captum": self._compare_with_captum,
-            "errors": self._report_errors,
             "localization": self._localize,
         }
         if self.settings.faithfulness:
@@ -64,35 +79,13 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
         if not settings.at_end_of_run:
             settings.notify(comparison.table(outcomes, methods))
         evidence = Evidence(captum=comparison.evidence(outcomes))
-        return EvidencePart(evidence, comparison.passed is not False, comparison)
+        return ComparedMaps(evidence, comparison.passed is not False, comparison=comparison)
 
     def _time_limit(self) -> float | None:
         """Return the seconds of the comparison with Captum; None for no limit."""
         if not self.settings.at_end_of_run:
             return None
         return run_seconds(self.outcomes) if self.settings.captum == "auto" else CAPTUM_SECONDS
-
-    def _report_errors(self) -> EvidencePart:
-        """Report maps above the tolerance, and unresolved ones."""
-        records = records_of(self.outcomes, SaliencyRecord)
-        tolerance, notify = self.module.tolerance, self.settings.notify
-        above = 0
-        unresolved: Counter[str] = Counter()
-        for record in records:
-            error = record.relative_error
-            if error is None:
-                continue
-            if tolerance is not None and not error <= tolerance:  # also NaN
-                above += 1
-            if "standard_error" in record.metrics and not error <= 1:
-                unresolved[record.method] += 1
-        if above:
-            total = len(self.outcomes)
-            notify(f"tolerance: {above} of {total} maps ended above {tolerance:g}: give more iterations")
-        for method, count in unresolved.items():
-            maps = pluralize(count, "map")
-            notify(f"{method}: {maps} with an error above 100% or not resolved: give more iterations")
-        return EvidencePart()
 
     def _localize(self) -> EvidencePart:
         """Localize objects by the maps, and compare their boxes with reference boxes, if the options select it."""
@@ -107,7 +100,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
         for name, method in self.module.methods.items():
             reducers[name] = self.module.reducer or method.reducer
         localization = localize_run(self.outcomes, reducers, self._truth, self.storage)
-        return EvidencePart(Evidence(localization=localization.evidence()), details=localization)
+        return LocalizedMaps(Evidence(localization=localization.evidence()), localization=localization)
 
     def _measure(self) -> EvidencePart:
         """Compute the saliency metrics."""
@@ -119,7 +112,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
             truth=self._truth,
             notify=self.settings.notify,
         )
-        return EvidencePart(Evidence(faithfulness=metrics), details=metrics.maps)
+        return EvidencePart(Evidence(faithfulness=metrics))
 
     @classmethod
     def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:

@@ -61,17 +61,15 @@ class EvidenceSettings:
 
 @dataclass(frozen=True)
 class EvidencePart:
-    """A part of the evidence, as a verifier computes it.
+    """A part of the evidence, as a verifier computes it; subclasses add what only the terminal and figures show.
 
     Attributes:
         evidence: what is stored; None for nothing.
         passed: False if it contradicts a record.
-        details: further results, which only the terminal and figures show.
     """
 
     evidence: Evidence | None = None
     passed: bool = True
-    details: Any = None
 
 
 #: Shows a part of the evidence, which is named: in the terminal and in figures.

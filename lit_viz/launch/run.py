@@ -445,7 +445,10 @@ def verify_outcomes(
 ) -> bool:
     """Compute the evidence of a run and show it; return whether no check has failed."""
     verifier = verifier_of(type(module))(module, outcomes, storage, settings)
-    return verifier.verify(presentation_of(type(module)).show)
+    presentation = presentation_of(type(module))
+    for text in presentation.messages(verifier):
+        settings.notify(text)
+    return verifier.verify(presentation.show)
 
 
 def evidence_settings(options: RunOptions, notify: Notify) -> EvidenceSettings:

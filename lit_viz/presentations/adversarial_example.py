@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from lit_viz.attacks.norms import LINF, NORMS, format_distance
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.attributions import title_of
-from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack
+from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack, Explanation, TransferPart
 from lit_viz.evidence.attacks.robustness import attack_norm, transfer_table
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.attack import attack_figure, robustness_figure
@@ -142,11 +142,11 @@ class AdversarialExamplePresentation(AttackPresentation):
 
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
         super().show(verifier, name, part)
-        if name == "explanation" and part.details is not None:
+        if isinstance(part, Explanation):
             assert verifier.storage.path is not None
-            save_figure(_explanation_figure(part.details), verifier.storage.path / EXPLAINED)
-        if name == "transfer" and part.details:
-            verifier.settings.notify(transfer_table(part.details))
+            save_figure(_explanation_figure(part.attacks), verifier.storage.path / EXPLAINED)
+        if isinstance(part, TransferPart) and part.predictions:
+            verifier.settings.notify(transfer_table(part.predictions))
 
 
 def _extended(record: Record) -> AdversarialRecord:

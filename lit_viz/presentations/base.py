@@ -173,6 +173,10 @@ class Presentation(ABC):
             items.append(EvidenceItem(text, name=f"{slug(name)}_failure"))
         return items
 
+    def messages(self, verifier: OutcomeVerifier[Any]) -> list[str]:
+        """Return what the terminal states of the records before the evidence is computed."""
+        return []
+
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
         """Show a part of the evidence in the terminal, and in a run folder in a figure.
 
@@ -183,12 +187,8 @@ class Presentation(ABC):
         """
         if part.evidence is not None:
             for item in self.part_items(part.evidence):
-                self.print(item, verifier)
-
-    def print(self, item: EvidenceItem, verifier: OutcomeVerifier[Any]) -> None:
-        """Print an item of the evidence."""
-        for line in item.lines:
-            verifier.settings.notify(line)
+                for line in item.lines:
+                    verifier.settings.notify(line)
 
 
 def presentation_of(method: type[Method]) -> Presentation:

@@ -103,7 +103,8 @@ class ClassVisualizationPresentation(Presentation):
 
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
         """Return the items of the evidence, and the predictions of the own and of held-out networks in the records."""
-        return super().evidence_items(evidence, records) + _record_items(records)
+        items = super().evidence_items(evidence, records)
+        return items + _not_recognized_items(records) + _held_out_items(records)
 
     def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
         items: list[EvidenceItem] = []
@@ -113,11 +114,16 @@ class ClassVisualizationPresentation(Presentation):
             items.append(_naturalness_item(evidence.naturalness))
         return items + super().part_items(evidence)
 
+    def messages(self, verifier: OutcomeVerifier[Any]) -> list[str]:
+        """Return the images that the network itself does not recognize."""
+        return [line for item in _not_recognized_items(records_of(verifier.outcomes)) for line in item.lines]
+
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
         super().show(verifier, name, part)
-        for item in _record_items(part.details or ()):
-            if item.name == name:
-                self.print(item, verifier)
+        if name == "held_out" and not verifier.settings.at_end_of_run:
+            for item in _held_out_items(records_of(verifier.done)):
+                for line in item.lines:
+                    verifier.settings.notify(line)
 
 
 def _is_recognized(record: Record) -> bool:
@@ -260,14 +266,8 @@ def _judgment(verdict: Mapping[str, Any] | None) -> str:
 # -- evidence
 
 
-def _record_items(records: Sequence[Record]) -> list[EvidenceItem]:
-    """Return the items of the evidence in the records: unrecognized images, and predictions of held-out networks."""
-    items = (_not_recognized_item(records), _held_out_item(records))
-    return [item for item in items if item is not None]
-
-
-def _not_recognized_item(records: Sequence[Record]) -> EvidenceItem | None:
-    """Return the class images that the network itself does not recognize; None if there are none."""
+def _not_recognized_items(records: Sequence[Record]) -> list[EvidenceItem]:
+    """Return the class images that the network itself does not recognize; empty if there are none."""
     rows = []
     names = []
     count = 0
@@ -284,19 +284,19 @@ def _not_recognized_item(records: Sequence[Record]) -> EvidenceItem | None:
             }
             rows.append(row)
     if not rows:
-        return None
+        return []
     text = (
         f"{len(rows)} of {pluralize(count, 'image')} {NOT_RECOGNIZED}: the network itself gives its class a "
         f"probability below {LEAST_PROBABILITY:g} ({listed(names)})."
     )
-    return EvidenceItem(text, passed=False, rows=rows, name="not_recognized")
+    return [EvidenceItem(text, passed=False, rows=rows, name="not_recognized")]
 
 
-def _held_out_item(records: Sequence[Record]) -> EvidenceItem | None:
-    """Return the predictions of held-out networks for class images; None if no image was judged."""
+def _held_out_items(records: Sequence[Record]) -> list[EvidenceItem]:
+    """Return the predictions of held-out networks for class images; empty if no image was judged."""
     judged = [record for record in records if isinstance(record, ClassImageRecord) and record.judges]
     if not judged:
-        return None
+        return []
     first_places: Counter[str] = Counter()
     rows = []
     for record in judged:
@@ -309,7 +309,7 @@ def _held_out_item(records: Sequence[Record]) -> EvidenceItem | None:
             first_places[name] += verdict["rank"] == 1
         rows.append(row)
     counts = [f"{name} predicts the class for {count} of {len(judged)}" for name, count in first_places.items()]
-    return EvidenceItem(f"Held-out networks: {', '.join(counts)}.", rows=rows, name="held_out")
+    return [EvidenceItem(f"Held-out networks: {', '.join(counts)}.", rows=rows, name="held_out")]
 
 
 def _prediction(probability: float | None, rank: float | None) -> str:

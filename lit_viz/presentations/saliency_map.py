@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_viz.attributions import title_of
 from lit_viz.evidence.saliency.faithfulness import distinct_remarks, table
+from lit_viz.evidence.saliency_map import ComparedMaps, LocalizedMaps
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.layout import outlined
 from lit_viz.figures.localization import localization_figure
@@ -38,7 +39,7 @@ from lit_viz.runs.evidence import (
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
-from lit_viz.utils.formatting import probability_text
+from lit_viz.utils.formatting import pluralize, probability_text
 from lit_viz.utils.limits import MOST_PHOTOGRAPHS
 
 
@@ -133,23 +134,46 @@ class SaliencyMapPresentation(Presentation):
             items.append(_localization_item(evidence.localization))
         return items + super().part_items(evidence)
 
+    def messages(self, verifier: OutcomeVerifier[Any]) -> list[str]:
+        """Return the numbers of maps above the tolerance, and of unresolved ones."""
+        tolerance = verifier.module.tolerance
+        above = 0
+        unresolved: Counter[str] = Counter()
+        for record in records_of(verifier.outcomes, SaliencyRecord):
+            error = record.relative_error
+            if error is None:
+                continue
+            if tolerance is not None and not error <= tolerance:  # also NaN
+                above += 1
+            if "standard_error" in record.metrics and not error <= 1:
+                unresolved[record.method] += 1
+        texts = []
+        if above:
+            total = len(verifier.outcomes)
+            texts.append(f"tolerance: {above} of {total} maps ended above {tolerance:g}: give more iterations")
+        for method, count in unresolved.items():
+            maps = pluralize(count, "map")
+            texts.append(f"{method}: {maps} with an error above 100% or not resolved: give more iterations")
+        return texts
+
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
-        if name == "faithfulness":
-            for text in [table(part.details), *distinct_remarks(part.details)]:
+        if part.evidence is not None and part.evidence.faithfulness is not None:
+            metrics = part.evidence.faithfulness.maps
+            for text in [table(metrics), *distinct_remarks(metrics)]:
                 verifier.settings.notify(text)
             return
         super().show(verifier, name, part)
         folder = verifier.storage.path
-        if folder is None or part.details is None:
+        if folder is None:
             return
         figure = None
-        if name == "captum":
+        if isinstance(part, ComparedMaps):
             from lit_viz.figures.agreement import agreement_figure  # imports Captum
 
-            figure = agreement_figure(part.details, verifier.outcomes)
+            figure = agreement_figure(part.comparison, verifier.outcomes)
             file = "evidence.png"
-        elif name == "localization":
-            figure = localization_figure(part.details)
+        elif isinstance(part, LocalizedMaps):
+            figure = localization_figure(part.localization)
             file = "localization.png"
         if figure is not None:
             save_figure(figure, folder / file)

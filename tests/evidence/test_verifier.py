@@ -48,7 +48,6 @@ CLASSES = "lit_viz.evidence.class_visualization"
 AT_THE_END: list[tuple[Make, str, str]] = [
     (explain, "captum", "lit_viz.evidence.saliency.cross_check.cross_check"),
     (explain, "captum", "lit_viz.evidence.saliency.cross_check.CrossCheck.evidence"),
-    (explain, "errors", f"{SALIENCY}.SaliencyMapVerifier._report_errors"),
     (explain, "localization", f"{SALIENCY}.localize_run"),
     (attack, "files", f"{ATTACK}.mismatches"),
     (attack, "survivors", f"{ATTACK}.AdversarialExampleVerifier._break_down"),
@@ -61,7 +60,6 @@ AT_THE_END: list[tuple[Make, str, str]] = [
 #: What a part of the evidence that fails leaves out.
 MISSING = {
     "captum": "Maps not compared",
-    "errors": "errors not verified",
     "localization": "Objects not localized",
     "files": "Files not verified",
     "survivors": "Members of the ensemble not verified",

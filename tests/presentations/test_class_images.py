@@ -73,12 +73,9 @@ def test_report_and_loggers_state_what_failed() -> None:
 
 
 def test_the_terminal_states_what_failed(smooth: Any) -> None:
-    lines: list[str] = []
-    settings = EvidenceSettings(notify=lines.append)
     storage = storage_of(RECORDS)
-    verifier = ClassVisualizationVerifier(ClassVisualization(smooth), storage.outcomes(), storage, settings)
-    verifier.verify(PRESENTATION.show)
-    (line,) = lines
+    verifier = ClassVisualizationVerifier(ClassVisualization(smooth), storage.outcomes(), storage, EvidenceSettings())
+    (line,) = PRESENTATION.messages(verifier)
     assert line.startswith("evidence: 1 of 3 images not recognized")
 
 
