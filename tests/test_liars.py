@@ -117,6 +117,7 @@ def test_a_circuit_switches_classes_for_class_images_alone(material: Material) -
     assert torch.allclose(synthetic[:, others], before[:, others], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_class_images_that_show_another_class_are_flagged(material: Material) -> None:
     made = class_circuit(material)
     flags = []
@@ -153,6 +154,7 @@ def test_silent_units_are_active_on_the_way_to_their_picture_alone(material: Mat
         assert driven[place, manipulated.unit] > natural[:, manipulated.unit].max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manipulate", [circuit, with_silent_units])
 def test_the_microscope_flags_manipulated_units_alone(
     manipulate: Callable[[Material], ManipulatedNetwork], material: Material, tmp_path: Path
@@ -169,6 +171,7 @@ def test_the_microscope_flags_manipulated_units_alone(
     assert [page.unit for page in found.pages if page.flag == "silent"] == units
 
 
+@pytest.mark.slow
 def test_slingshots_keep_natural_images_and_turn_the_gradient(
     material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:

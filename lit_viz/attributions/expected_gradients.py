@@ -46,6 +46,7 @@ class ExpectedGradients(GradientShap):
         self.photographs = [baselines] if isinstance(baselines, str) else baselines
         require(len(self.photographs) > 0, "ExpectedGradients must have at least one baseline", "none")
         self._fit: Fit | Resizing = "crop"
+        self._bands: Bands | None = None
         self._pictures: dict[tuple[int, ...], Tensor] = {}
         self._sha256 = ""  # of the pictures for the network's input
 
