@@ -124,7 +124,7 @@ def test_an_unreachable_registry_gives_a_one_line_error(tmp_path: Path, monkeypa
 
 def benchmark(*words: str) -> str:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "benchmark.py", *words], capture_output=True, text=True, timeout=900
+        [sys.executable, ROOT / "scripts" / "benchmark.py", *words], capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
