@@ -56,7 +56,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
             for image in images:
                 if image.record.status == "failed":
                     settings.notify(f"{image.record.name}: {image.record.error}")
-            name = label_with_eps(outcome.name, outcome.record) if several_radii else outcome.name
+            name = label_with_eps(outcome.name, outcome.record, several_radii)
             rates[name] = fooling_rates(outcome.record) + _saturation(outcome, module.attack.objective.limit)
         if settings.at_end_of_run and settings.explain:
             settings.notify("explain does not apply to universal perturbations: lit-viz saliency explains files")

@@ -73,7 +73,7 @@ class AttackPresentation(Presentation):
         names = []
         for record in records:
             name = label_with_target(record.name, record.target_name)
-            names.append(label_with_eps(name, record) if several_radii else name)
+            names.append(label_with_eps(name, record, several_radii))
         return names
 
 
@@ -189,7 +189,7 @@ def _explanation_figure(explained: Sequence[ExplainedAttack]) -> Figure:
     panels: list[SaliencyPanel] = []
     for attack in explained:
         record = attack.record
-        label = label_with_eps(record.name, record) if several_radii else record.name
+        label = label_with_eps(record.name, record, several_radii)
         before = f"original, seen as {record.predicted_before_name}"
         after = f"attacked, seen as {record.predicted_name}"
         panels.append(SaliencyPanel(label, attack.photograph, {title: attack.map_before}, before))

@@ -275,9 +275,9 @@ def has_several_radii(records: Iterable[Record]) -> bool:
     return len({record.eps for record in records} - {None}) > 1
 
 
-def label_with_eps(name: str, record: Record) -> str:
-    """Return a name with the radius of its record: ``chelsea, eps 4/255``."""
-    if record.eps is None or record.norm is None:
+def label_with_eps(name: str, record: Record, several_radii: bool) -> str:
+    """Return a name, in a run of several radii with the radius of its record: ``chelsea, eps 4/255``."""
+    if not several_radii or record.eps is None or record.norm is None:
         return name
     return f"{name}, eps {radius_text(record)}"
 

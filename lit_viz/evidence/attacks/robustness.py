@@ -246,7 +246,7 @@ def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool
     right = before != record.target if record.label is None else before == record.label
     return Transfer(
         index=record.index,
-        name=label_with_eps(record.name, record) if several else record.name,
+        name=label_with_eps(record.name, record, several),
         judge=judge,
         before=labels[before],
         after=labels[after],
