@@ -28,7 +28,7 @@ from lit_viz.errors import LitVizError, Terminated
 from lit_viz.presentations import presentation_of, recorded_method
 from lit_viz.report.page import write_report
 from lit_viz.runs.access import run_lock
-from lit_viz.runs.checkpoint import IN_PROGRESS, LastCheckpoint, contents_in_progress
+from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import REPORT
 from lit_viz.runs.results import Storage
@@ -85,7 +85,7 @@ class RunWriter(Callback):
         """Flush before a checkpoint, because a resumed run does not repeat what precedes it, and add the contents of
         unfinished tasks."""
         self.flush()
-        checkpoint[IN_PROGRESS] = contents_in_progress(self.storage.in_progress)
+        checkpoint.update(self.storage.checkpoint_entries())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Flush; a failure is a warning, so that it does not hide the exception."""

@@ -13,12 +13,9 @@ from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
-from lit_viz.runs.manifest import TaskContents, is_derived
-from lit_viz.runs.trimming import KeptTasks, measure, trim
+from lit_viz.runs.manifest import IN_PROGRESS, TaskContents, contents_in_progress, is_derived
+from lit_viz.runs.trimming import KeptTasks
 from lit_viz.types import Task
-
-#: Entry of a checkpoint for the files and rows of the tasks that are not finished.
-IN_PROGRESS = "in_progress"
 
 
 def new_trainer_state() -> dict[str, Any]:
@@ -37,11 +34,6 @@ def write_checkpoint(folder: FolderStorage) -> None:
     }
     checkpoint[IN_PROGRESS] = {}
     AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
-
-
-def contents_in_progress(in_progress: Mapping[int, TaskContents]) -> dict[int, dict[str, Any]]:
-    """Return the contents of unfinished tasks as a checkpoint stores them."""
-    return {index: contents.to_dict() for index, contents in in_progress.items()}
 
 
 class LastCheckpoint:
@@ -88,7 +80,7 @@ class LastCheckpoint:
 
     @cached_property
     def _on_disk(self) -> dict[int, TaskContents]:
-        return measure(self._folder.path, KeptTasks(self._finished, self._iterations))
+        return self._folder.measure(KeptTasks(self._finished, self._iterations))
 
     @cached_property
     def changed_files(self) -> list[str]:
@@ -137,7 +129,7 @@ class LastCheckpoint:
         if self.incomplete:
             self._forget_incomplete(in_progress)
         iterations = {index: self._iterations[index] for index in in_progress}
-        trim(self._folder.path, KeptTasks(finished, iterations))
+        self._folder.trim(KeptTasks(finished, iterations))
         self._folder.continue_tasks(finished, in_progress)
 
     def _forget_incomplete(self, in_progress: Mapping[int, TaskContents]) -> None:

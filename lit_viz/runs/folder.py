@@ -13,9 +13,10 @@ from lit_viz.errors import LitVizError
 from lit_viz.runs.access import check_entries, check_new, creation_errors, entries_to_delete, is_empty, is_run
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.layout import EVIDENCE, MANIFEST, RESULTS
-from lit_viz.runs.manifest import append, digest, end_line, is_derived, is_evidence
+from lit_viz.runs.manifest import TaskContents, append, digest, end_line, is_derived, is_evidence
 from lit_viz.runs.reader import FolderReader, record_lines
 from lit_viz.runs.results import Outcome
+from lit_viz.runs.trimming import KeptTasks, measure, trim
 from lit_viz.runs.writer import FolderWriter
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, json_line, plain, translate_write_errors, write_text
@@ -79,6 +80,14 @@ class FolderStorage(FolderReader, FolderWriter):
     def outcomes(self) -> list[Outcome]:
         self._curves.clear()  # there may be further rows
         return super().outcomes()
+
+    def measure(self, kept: KeptTasks) -> dict[int, TaskContents]:
+        """Return the contents of the kept tasks, by index; see :func:`~lit_viz.runs.trimming.measure`."""
+        return measure(self.path, kept)
+
+    def trim(self, kept: KeptTasks) -> None:
+        """Delete what is later than the kept tasks; see :func:`~lit_viz.runs.trimming.trim`."""
+        trim(self.path, kept)
 
     def finish(self) -> None:
         """Flush, and sort ``results.jsonl`` by task, keeping the last record of each."""

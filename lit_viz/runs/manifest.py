@@ -30,6 +30,9 @@ _DRAWINGS = ("figure.*", "evolution.*")
 _EVIDENCE = ("evidence.*", "localization.*", "explained.*")
 _DERIVED = (*_DRAWINGS, *_EVIDENCE, REPORT)
 
+#: Entry of a checkpoint for the files and rows of the tasks that are not finished.
+IN_PROGRESS = "in_progress"
+
 _BLOCK = 1 << 20
 #: Reason of a mismatch by a file that is not listed.
 NOT_OF_THE_RUN = "is not of the run"
@@ -105,6 +108,11 @@ class TaskContents:
             "rows": self.rows,
             "metrics": self._metrics.hexdigest(),
         }
+
+
+def contents_in_progress(in_progress: Mapping[int, TaskContents]) -> dict[int, dict[str, Any]]:
+    """Return the contents of unfinished tasks as a checkpoint stores them."""
+    return {index: contents.to_dict() for index, contents in in_progress.items()}
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ class MemoryStorage(Storage):
     def terms(self, record: Record) -> Tensor | None:
         return self.results[record.index].terms
 
-    def source(self, key: str) -> Tensor | None:
-        return self.results[index_of(key)].source
+    def source(self, record: Record) -> Tensor | None:
+        return self.results[record.index].source
 
     def perturbed_images(self, key: str) -> Sequence[PerturbedImage]:
         return self.results[index_of(key)].perturbed_images

@@ -202,8 +202,8 @@ class FolderReader(Storage):
         path = self.path / layout.terms_name(record.key)
         return _read_array(path) if path.exists() else None
 
-    def source(self, key: str) -> Tensor | None:
-        path = self._source(key)
+    def source(self, record: Record) -> Tensor | None:
+        path = self._source(record.key)
         exact = path.with_suffix(".npy")  # of an image off the 8-bit lattice
         if exact.exists():
             return _read_array(exact)
@@ -213,12 +213,12 @@ class FolderReader(Storage):
         """Return photograph and final image, as files where they are exact."""
         image = self.path / record.picture if record.picture else None
         if record.format is not None:
-            source = self.source(record.key)
+            source = self.source(record)
             return (None if source is None else FileFormat.of(record.format).draw(source)), image
         path = self._source(record.key)
         if path.exists() and not path.with_suffix(".npy").exists():
             return path, image
-        return self.source(record.key), image
+        return self.source(record), image
 
     def _source(self, key: str) -> Path:
         return self.path / "sources" / f"{key}.png"

@@ -17,7 +17,7 @@ from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.formats import FileFormat
 from lit_viz.images.rendering import side_by_side
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.manifest import TaskContents
+from lit_viz.runs.manifest import IN_PROGRESS, TaskContents, contents_in_progress
 from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.formatting import probability_text
 
@@ -71,7 +71,7 @@ class Outcome:
 
     def source(self) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
-        return self._storage.source(self.record.key)
+        return self._storage.source(self.record)
 
     def photograph(self) -> Tensor | None:
         """Return the bands ``(1, H, W)`` or ``(3, H, W)`` of the photograph that are drawn; None if there is none."""
@@ -141,6 +141,10 @@ class Storage(ABC):
     def settle(self) -> None:
         """Write everything so far, so that a checkpoint may refer to it."""
 
+    def checkpoint_entries(self) -> dict[str, Any]:
+        """Return what a checkpoint states of the storage: the contents of the tasks that are not finished."""
+        return {IN_PROGRESS: contents_in_progress(self.in_progress)}
+
     @abstractmethod
     def finish(self) -> None:
         """Complete the results of a run."""
@@ -178,7 +182,7 @@ class Storage(ABC):
         """Return what was recorded of the terms of a saliency map ``(evaluations, ...)``; None if nothing was."""
 
     @abstractmethod
-    def source(self, key: str) -> Tensor | None:
+    def source(self, record: Record) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
 
     def drawn(self, record: Record) -> Tensor | None:

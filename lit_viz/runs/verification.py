@@ -9,7 +9,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import CONFIG, MANIFEST
 from lit_viz.runs.manifest import NOT_OF_THE_RUN, Manifest, Mismatch, is_derived
-from lit_viz.runs.trimming import KeptTasks, measure
+from lit_viz.runs.trimming import KeptTasks
 from lit_viz.utils.formatting import command_line
 
 
@@ -42,7 +42,7 @@ def verify(folder: FolderStorage) -> list[str]:
         raise _unfinished(folder.path, manifest)
     mismatches = manifest.run_mismatches(folder.path)
     tasks = range(len(folder.queue()))
-    for index, contents in measure(folder.path, KeptTasks(tasks)).items():
+    for index, contents in folder.measure(KeptTasks(tasks)).items():
         mismatches += manifest.task_mismatches(index, contents)
     _reject(folder.path, [mismatch for mismatch in mismatches if not is_derived(mismatch.name)])
     return [mismatch.name for mismatch in mismatches]
