@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+import lit_viz as lv
+from lit_viz.runs.records import AdversarialRecord, SaliencyRecord
 
 FOLDER = Path(__file__).parents[1] / "docs" / "migrate"
 PAGES = sorted(FOLDER.glob("*.md"))
@@ -30,6 +34,16 @@ def test_a_page_compares_five_calls_and_names_what_is_missing(page: Path) -> Non
         assert re.search(r"^(assert|torch\.testing\.assert_close)\b", code.splitlines()[-1])
     assert end == ""
     assert re.search(r"^## What .+ has and lit_viz lacks$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_names_what_runs_and_records_have(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    known = set(dir(SaliencyRecord)) | set(dir(AdversarialRecord))
+    for record in (SaliencyRecord, AdversarialRecord):
+        known |= {field.name for field in fields(record)}
+    assert set(re.findall(r"run\.records\[0\]\.(\w+)", text)) <= known
+    assert set(re.findall(r"\brun\.(\w+)", text)) <= set(dir(lv.Run))
 
 
 @pytest.mark.slow
