@@ -225,6 +225,7 @@ class Record(JsonObject):
         format: of the file, or of the photograph of a map, if it is no picture of 8 bits; see
             :class:`~lit_viz.images.formats.FileFormat`.
         clipped, filled: number of values of the source that were outside of the range, and that were no data.
+        no_data: pixels of the network's input without data, as the first and the last + 1 flat index of each run.
         metrics: scalars of the final image, by name; ``probability`` of the target or the label, or ``score``
             if scores are numbers.
         settings: what the method records of itself, by name.
@@ -254,6 +255,7 @@ class Record(JsonObject):
     format: Mapping[str, Any] | None = None
     clipped: int | None = None
     filled: int | None = None
+    no_data: Sequence[int] | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -27,8 +27,8 @@ LEVELS = 255
 _OFF_LATTICE, _OFF_LATTICE_SHARE = 1e-4, 2e-7  # in steps, and relative to the number of steps
 _MOST_STEPS = 2**22  # of float32 in [0, 1]
 #: Tags of a GeoTIFF: size of a pixel, tie points, transformation, keys with their numbers and texts, and no data.
-_SCALE, _TIES, _MATRIX = 33550, 33922, 34264
-GEO_TAGS = (_SCALE, _TIES, _MATRIX, 34735, 34736, 34737, 42113)
+_SCALE, _TIES, _MATRIX, _NO_DATA = 33550, 33922, 34264, 42113
+GEO_TAGS = (_SCALE, _TIES, _MATRIX, 34735, 34736, 34737, _NO_DATA)
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,18 @@ class FileFormat:
         return bool(np.issubdtype(np.dtype(self.dtype), np.floating))
 
     # -- values of the file
+
+    @property
+    def no_data(self) -> float | None:
+        """Value that a GeoTIFF (tag GDAL_NODATA) has in place of no data; None if it states none."""
+        for code, _, _, text in self.tags:
+            if code == _NO_DATA:
+                try:
+                    value = float(text)
+                except ValueError:
+                    return None
+                return float(np.float32(value)) if self.dtype == "float32" else value
+        return None
 
     @property
     def _limits(self) -> tuple[Any, Any]:
@@ -243,6 +255,12 @@ def within(levels: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 #: Pictures of 8 bits in gray or RGB.
 PICTURE = FileFormat()
+
+
+def format_of_map(source: FileFormat) -> FileFormat:
+    """Return the format of a map with the tags of its source, a GeoTIFF, and NaN as no data."""
+    tags = [tag for tag in source.tags if tag[0] != _NO_DATA]
+    return FileFormat("float32", ".tif", tags=(*tags, (_NO_DATA, 2, 4, "nan")))
 
 
 def moved_tags(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ ARRAYS = (".npy", ".npz")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: Types whose largest value is white where no range is given.
 _TYPES_OF_PICTURES = ("uint8", "uint16")
+_LEAST_WEIGHT = 1e-6  # of pixels without data in a resampled pixel that counts as such
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class FileOptions:
 
     Attributes:
         axes: order of the axes of an array, such as ``HWC``; by default found by the number of bands.
-        fill: value of the file in place of NaN, which is no data.
+        fill: value of the file in place of no data: NaN, and the value that a GeoTIFF names.
         clip: whether values outside of the range are clipped.
     """
 
@@ -66,11 +68,14 @@ class FittedImage(Photograph):
     Attributes:
         format: of the file.
         clipped, filled: number of values that were outside of the range, and that were no data.
+        no_data: bool ``(H, W)``: pixels without data in a band; None if there are none. Bands without any data do not
+            count.
     """
 
     format: FileFormat = PICTURE
     clipped: int = 0
     filled: int = 0
+    no_data: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -146,12 +151,16 @@ def read_image(
             unit = torch.from_numpy(resample(unit.numpy(), original, box, size, kind, border=0.5))
         fitted.append(unit)
     values.check()
+    no_data = values.no_data
+    if no_data is not None and is_resampled:
+        weights = resample(no_data.float().numpy(), original, box, size, kind, border=0.0)
+        no_data = torch.from_numpy(np.abs(weights) > _LEAST_WEIGHT)
     pixels = torch.stack(fitted).clamp_(0, 1)
     if is_resampled and not file_format.is_float:
         pixels = file_format.image(file_format.nearest(pixels))
     file_format = replace(file_format, tags=moved_tags(file_format.tags, box, size))
     path = "" if isinstance(source, Tensor) else str(source)
-    return FittedImage(pixels, path, original, box, file_format, values.clipped, values.filled)
+    return FittedImage(pixels, path, original, box, file_format, values.clipped, values.filled, no_data)
 
 
 class _Values:
@@ -160,19 +169,26 @@ class _Values:
     def __init__(self, bands: Bands, options: FileOptions, name: str) -> None:
         self.bands, self.options, self.name = bands, options, name
         self.clipped = self.filled = 0
+        self.no_data: Tensor | None = None
         self._extremes: list[tuple[float, float]] = []
 
     def unit(self, plane: NDArray[Any], index: int, file_format: FileFormat, dtype: torch.dtype) -> Tensor:
         """Return a band ``(H, W)`` in units of [0, 1], clipped to it."""
         numbers = plane.astype(np.float64)
         missing = np.isnan(numbers)
+        if file_format.no_data is not None:
+            missing |= numbers == file_format.no_data
         count = int(missing.sum())
         if count:
             fill = self.options.fill
             if fill is None:
-                raise LitVizError(f"{self.name} has {count} values without data (NaN): give fill=VALUE for them")
+                named = "NaN" if file_format.no_data is None else f"NaN or {file_format.no_data:g}"
+                raise LitVizError(f"{self.name} has {count} values without data ({named}): give fill=VALUE for them")
             numbers[missing] = fill
             self.filled += count
+        if 0 < count < missing.size:
+            pixels = torch.from_numpy(missing)
+            self.no_data = pixels if self.no_data is None else self.no_data | pixels
         if not self.options.clip and bool(np.isinf(numbers).any()):
             raise LitVizError(f"{self.name} has infinite values in {self.bands.name(index)}: give clip=True")
         self._extremes.append((float(numbers.min()), float(numbers.max())))
@@ -194,6 +210,23 @@ class _Values:
             f"{self.name} has {self.clipped} values outside of the range of its bands ({', '.join(described)}): load "
             f"the network with value_range=({min(lows):g}, {max(highs):g}), or give clip=True"
         )
+
+
+def runs_of(mask: Tensor) -> list[int]:
+    """Return the first and the last + 1 flat index of each run of true pixels of a mask ``(H, W)``, in order."""
+    outside = torch.zeros(1, dtype=torch.int8)
+    steps = torch.cat([outside, mask.flatten().to(torch.int8), outside]).diff()
+    indices: list[int] = steps.nonzero()[:, 0].tolist()
+    return indices
+
+
+def mask_of(runs: Sequence[int] | None, size: tuple[int, int]) -> Tensor:
+    """Return the mask ``(H, W)`` of :func:`runs_of`; none of its pixels is true without runs."""
+    runs = runs or ()
+    mask = torch.zeros(math.prod(size), dtype=torch.bool)
+    for start, end in zip(runs[::2], runs[1::2], strict=True):
+        mask[start:end] = True
+    return mask.view(size)
 
 
 def _raster_of(source: str | Path | Tensor, size: tuple[int, int], bands: Bands) -> _Raster | None:

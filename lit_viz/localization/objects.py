@@ -22,6 +22,7 @@ from torch import Tensor
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.errors import LitVizError
 from lit_viz.images.filters import gaussian_blur
+from lit_viz.images.rasters import mask_of
 from lit_viz.images.reading import Box, Photograph, encode_png, to_uint8
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.runs.evidence import LocalizationEvidence, LocalizedObject
@@ -230,6 +231,7 @@ def localize_run(
         if pixels is None or attribution is None or not isinstance(record, SaliencyRecord):
             continue
         values = reduce_channels(attribution, reducers[record.method])[0]
+        values = values.masked_fill(mask_of(record.no_data, (values.shape[0], values.shape[1])), float(values.min()))
         localized = _localize_map(record, pixels, values, truth.get(str(record.source)), folder)
         outcome.amend(box=localized.evidence.box, iou=localized.evidence.iou)
         amended.append(outcome.record)

@@ -15,7 +15,7 @@ from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.formats import FileFormat
-from lit_viz.images.rasters import FileOptions, FittedImage, read_image
+from lit_viz.images.rasters import FileOptions, FittedImage, read_image, runs_of
 from lit_viz.images.reading import Fit
 from lit_viz.images.sources import DatasetImages, Pictures
 from lit_viz.networks import Network
@@ -123,6 +123,8 @@ class PhotographTraining(ImageTraining):
             options["clipped"] = photograph.clipped
         if photograph.filled:
             options["filled"] = photograph.filled
+        if photograph.no_data is not None:
+            options["no_data"] = runs_of(photograph.no_data)
         self._read_options[task.index] = options
         return photograph.pixels
 
@@ -224,7 +226,7 @@ class PhotographTraining(ImageTraining):
         """
         options = self.slots.tasks[n].options
         fields: dict[str, Any] = {}
-        for key in ("original_size", "original_box", FORMAT, "clipped", "filled"):
+        for key in ("original_size", "original_box", FORMAT, "clipped", "filled", "no_data"):
             if key in options:
                 fields[key] = options[key]
         output = self.network.output

@@ -20,6 +20,7 @@ from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule, check_at_least_one
 from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError, check_shape, find_part, require
+from lit_viz.images.rasters import mask_of
 from lit_viz.images.rendering import clip_limits, heat
 from lit_viz.methods.goals import check_numbers
 from lit_viz.methods.photographs import RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
@@ -280,7 +281,7 @@ class SaliencyMap(PhotographTraining):
             top5=snapshot.ranking,
             **contrast_fields(self.slots.tasks[n], self.step_rule.objective),
             **self.crop_fields(n),
-            bands=self._band_values(snapshot.array),
+            bands=self._band_values(n, snapshot.array),
         )
         if snapshot.array is None or bool(snapshot.array.isfinite().all()):
             return record
@@ -288,16 +289,17 @@ class SaliencyMap(PhotographTraining):
         error = f"all values of a map must be finite, and {count} of {total} are not: the gradient is not finite there"
         return record.amend(status="failed", error=error)
 
-    def _band_values(self, attribution: Tensor | None) -> dict[str, float] | None:
-        """Return the sum of each band of an attribution, or the values of features that are bands; None of pictures and
-        of maps without bands."""
+    def _band_values(self, n: int, attribution: Tensor | None) -> dict[str, float] | None:
+        """Return the sum of each band of an attribution over the pixels with data, or the values of features that are
+        bands; None of pictures and of maps without bands."""
         bands = self.network.bands
         of_features = bool(getattr(getattr(self.step_rule, "segments", None), "are_bands", False))
         if attribution is None or len(attribution) != bands.channels or bands.channels == 1:
             return None
         if bands.are_pictures and not of_features:
             return None
-        planes = attribution.double().flatten(1)
+        has_data = ~mask_of(self.slots.tasks[n].options.get("no_data"), self.network.size)
+        planes = attribution.double()[:, has_data]
         values = planes.mean(1) if of_features else planes.sum(1)
         return {bands.name(index): value for index, value in enumerate(values.tolist())}
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from torch import Tensor
 
 from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.errors import LitVizError
-from lit_viz.images.formats import FileFormat
+from lit_viz.images.formats import FileFormat, format_of_map
+from lit_viz.images.rasters import mask_of
 from lit_viz.images.reading import encode_png
 from lit_viz.runs import layout
 from lit_viz.runs.access import is_run
@@ -166,10 +168,11 @@ class FolderWriter(Storage):
 
     def _write_geometry(self, key: str, result: Result) -> None:
         """Write the map of a GeoTIFF also as a TIFF with its tags, so that a viewer lays it over the source."""
-        tags = FileFormat.of(result.record.format).tags
-        if result.array is not None and tags:
-            file_format = FileFormat("float32", ".tif", tags=tags)
-            self._write(f"arrays/{key}.tif", file_format.encode_values(result.array.float().cpu().numpy()))
+        source = FileFormat.of(result.record.format)
+        if result.array is not None and source.tags:
+            values = result.array.float().cpu().clone()
+            values[..., mask_of(result.record.no_data, (values.shape[-2], values.shape[-1]))] = torch.nan
+            self._write(f"arrays/{key}.tif", format_of_map(source).encode_values(values.numpy()))
 
     def _write_perturbed_images(self, key: str, images: Sequence[PerturbedImage]) -> None:
         lines = []

@@ -15,7 +15,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import packaged_photograph, read_photograph
 from lit_viz.images.formats import PICTURE, FileFormat
 from lit_viz.images.png16 import decode_png16, encode_png16
-from lit_viz.images.rasters import FileOptions, read_image
+from lit_viz.images.rasters import FileOptions, mask_of, read_image, runs_of
 from lit_viz.networks.bands import Bands
 
 BANDS = Bands.of(13, value_range=(0, 10_000))
@@ -108,6 +108,44 @@ def test_no_data_is_filled_or_an_error(tmp_path: Path) -> None:
         read_image(file, (8, 10), BANDS)
     filled = read_image(file, (8, 10), BANDS, options=FileOptions(fill=5000.0))
     assert (filled.filled, float(filled.pixels[3, 2, 1])) == (1, 0.5)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("int16", "-32768"), ("uint16", "0"), ("float32", "-3.4e+38")])
+def test_the_value_of_a_geotiff_without_data_is_no_data(tmp_path: Path, dtype: str, value: str) -> None:
+    values = (_values(dtype=dtype) // 2 + 1).astype(dtype)
+    values[:, 2, 1] = np.array(value, dtype=np.float64).astype(dtype)
+    tag = (42113, "s", 0, value, True)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", metadata=None, extratags=[tag])
+    with pytest.raises(LitVizError, match=r"has 1 values without data \(NaN or .*\): give fill=VALUE"):
+        read_image(tmp_path / "a.tif", (8, 10), BANDS)
+    image = read_image(tmp_path / "a.tif", (8, 10), BANDS, options=FileOptions(fill=2000.0))
+    assert image.filled == 13
+    assert image.no_data is not None
+    assert image.no_data.nonzero().tolist() == [[2, 1]]
+    assert bool((image.pixels[:, 2, 1] == 0.2).all())
+
+
+def test_pixels_without_data_are_those_of_any_band_but_of_empty_ones(tmp_path: Path) -> None:
+    values = _values(dtype="float32")
+    values[0], values[3, 2, 1], values[4, 7, 9] = np.nan, np.nan, np.nan
+    image = read_image(_write(tmp_path, "npy", values), (8, 10), BANDS, options=FileOptions(fill=0.0))
+    assert image.filled == 82
+    assert image.no_data is not None
+    assert image.no_data.nonzero().tolist() == [[2, 1], [7, 9]]
+    assert runs_of(image.no_data) == [21, 22, 79, 80]
+    assert torch.equal(mask_of(runs_of(image.no_data), (8, 10)), image.no_data)
+    assert not mask_of(None, (8, 10)).any()
+
+
+def test_resampled_pixels_have_no_data_if_any_of_their_pixels_has_none(tmp_path: Path) -> None:
+    values = _values((13, 32, 32), dtype="float32")
+    values[:, :8] = np.nan
+    image = read_image(_write(tmp_path, "npy", values), (16, 16), BANDS, options=FileOptions(fill=0.0))
+    assert image.no_data is not None
+    rows = image.no_data.all(1)
+    assert torch.equal(rows, image.no_data.any(1))
+    assert rows[:4].all()
+    assert not rows[7:].any()
 
 
 def test_infinite_values_are_clipped_or_an_error(tmp_path: Path) -> None:

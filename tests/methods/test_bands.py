@@ -225,6 +225,22 @@ def test_the_map_of_a_geotiff_has_its_tags(tmp_path: Path) -> None:
         assert written.pages[0].tags[33922].value == (0.0, 0.0, 0.0, 500_000.0, 4_000_000.0, 0.0)
 
 
+def test_the_map_of_a_geotiff_has_no_data_where_its_source_has_none(tmp_path: Path) -> None:
+    values, file = _values(), tmp_path / "scene.tif"
+    values[4, 2:5, :3] = 0
+    tag = (42113, "s", 0, "0", True)
+    tifffile.imwrite(file, values, photometric="minisblack", planarconfig="separate", extratags=[tag], metadata=None)
+    run = lv.saliency(_network(bands=NAMES), str(file), fill=900, target=1, captum="none", out=tmp_path / "run")
+    with tifffile.TiffFile(tmp_path / "run" / "arrays" / "0000_scene.tif") as written:
+        assert written.pages[0].tags[42113].value == "nan"
+        found = written.asarray()
+    missing = np.isnan(found)
+    assert np.array_equal(missing, np.broadcast_to((values[4] == 0)[None], missing.shape))
+    assert np.array_equal(found[~missing], run.arrays[0].numpy()[~missing])
+    sums = np.nansum(found.astype(np.float64), (1, 2))
+    assert run.records[0].bands == pytest.approx(dict(zip(NAMES, sums, strict=True)))
+
+
 def test_a_range_of_8_bits_gives_the_pixels_of_pictures(tmp_path: Path) -> None:
     """With mean and std in 0 to 255, as networks state them that were trained on levels."""
     picture = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
@@ -263,3 +279,40 @@ def test_probes_draw_some_bands() -> None:
     for result in module.results:
         assert result.source_picture.shape == (3, SIZE, SIZE)
         assert result.source.shape == (13, SIZE, SIZE)
+
+
+class _WithoutCorner(torch.nn.Module):
+    """A network that does not read the upper left corner of 13 bands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = band_network(13)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        reads = torch.ones_like(x)
+        reads[..., :8, :8] = 0
+        scores: torch.Tensor = self.network(x * reads)
+        return scores
+
+
+def test_pixels_without_data_take_no_part_in_the_scores_of_a_map(tmp_path: Path) -> None:
+    """Of a network that does not read them, no score depends on the value that fills them."""
+    values = _values(dtype="float32")
+    values[3:, :6, :6] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    network = lv.load_network(_WithoutCorner().eval(), size=SIZE, mean=1000.0, std=500.0, value_range=(0, 10_000))
+    found = []
+    for fill in (0.0, 9000.0):
+        run = lv.saliency(network, str(tmp_path / "a.npy"), fill=fill, target=1, captum="none")
+        run.check(faithfulness=True)
+        assert run.evidence.faithfulness is not None
+        assert run.records[0].filled == 360
+        assert run.records[0].no_data[:4] == [0, 6, 16, 22]
+        found.append([entry.to_dict() for entry in run.evidence.faithfulness.maps])
+    for first, second in zip(*found, strict=True):
+        for name in ("deletion", "insertion"):
+            assert first[name].pop("curve") == pytest.approx(second[name].pop("curve"), abs=1e-5)
+            assert first[name] == pytest.approx(second[name], abs=1e-5)
+        assert first["max_sensitivity"] == pytest.approx(second["max_sensitivity"], abs=1e-5)
+        stages = [[stage["spearman"] for stage in metrics["randomization"]] for metrics in (first, second)]
+        assert stages[0] == pytest.approx(stages[1], abs=1e-5)

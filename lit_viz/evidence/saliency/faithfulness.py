@@ -6,10 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, attribute, title_of
@@ -27,6 +27,7 @@ from lit_viz.evidence.saliency.metrics import (
     random_map,
     replacement_curve,
 )
+from lit_viz.images.rasters import mask_of
 from lit_viz.images.reading import Box
 from lit_viz.localization.objects import box_in_image, photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
@@ -171,6 +172,8 @@ class _MeasuredMap:
         self.network, self.fast_copy, self.reducer = network, network.fast(), reducer or self.method.reducer
         self.x, self.attribution = photograph.float().to(network.device), attribution
         self.seed, self.evaluations = record.seed or 0, record.iterations or 0
+        self.has_data = ~mask_of(record.no_data, network.size)
+        self.with_data = self.has_data.to(network.device)
 
     def metrics(self, boxes: Sequence[Box]) -> SaliencyMetrics:
         saliency = reduce_channels(self.attribution, self.reducer)[0]
@@ -190,7 +193,7 @@ class _MeasuredMap:
             insertion=rounded(insertion),
             max_sensitivity=rounded(sensitivity),
             randomization=rounded([vars(stage) for stage in stages]),
-            points_at_box=is_pointing_hit(saliency, boxes) if boxes else None,
+            points_at_box=is_pointing_hit(saliency.masked_fill(~self.has_data, -torch.inf), boxes) if boxes else None,
             left_out=omitted,
             remarks=remarks(self.record, stages, omitted),
         )
@@ -209,10 +212,13 @@ class _MeasuredMap:
         return deletion, insertion
 
     def curves(self, saliency: Tensor) -> tuple[ReplacementCurve, ReplacementCurve]:
-        blank = DELETED(self.x[None], [self.seed])[0]
-        blurred = INSERTED(self.x[None], [self.seed])[0]
-        deletion = replacement_curve(self.score, self.x, blank, saliency, steps=STEPS)
-        insertion = replacement_curve(self.score, blurred, self.x, saliency, steps=STEPS)
+        """Return the curves of deletion and of insertion, in which pixels without data do not change."""
+        neutral = self.x.clone()
+        neutral[:, ~self.with_data] = self.x[:, self.with_data].mean(1, keepdim=True)
+        blank = torch.where(self.with_data, DELETED(neutral[None], [self.seed])[0], self.x)
+        blurred = torch.where(self.with_data, INSERTED(neutral[None], [self.seed])[0], self.x)
+        deletion = replacement_curve(self.score, self.x, blank, saliency, self.has_data, steps=STEPS)
+        insertion = replacement_curve(self.score, blurred, self.x, saliency, self.has_data, steps=STEPS)
         return deletion, insertion
 
     def score(self, images: Tensor) -> Tensor:
@@ -223,16 +229,20 @@ class _MeasuredMap:
 
     def sensitivity(self) -> float:
         draws = Draws([Key(self.seed, 0, view) for view in range(SAMPLES)], self.x.device)
-        explain = partial(self.maps, self.copies(self.method.layers))
+        copies = self.copies(self.method.layers)
+
+        def explain(images: Tensor) -> Tensor:
+            return self.maps(copies, torch.where(self.with_data, images, self.x)) * self.has_data
+
         scoped = draws.scoped("max_sensitivity")
-        return max_sensitivity(explain, self.x, self.attribution, scoped, radius=RADIUS)
+        return max_sensitivity(explain, self.x, self.attribution * self.has_data, scoped, radius=RADIUS)
 
     def randomization(self) -> list[RandomizationStage]:
         networks = self.copies(layer_names(self.network.original))  # named layers are not folded into others
         stages = []
         for layer, count, copies in cascading_randomization(networks, self.seed, STAGES):
             attribution = self.maps(copies, self.x[None])[0]
-            spearman, similarity = map_similarity(attribution, self.attribution, self.reducer)
+            spearman, similarity = map_similarity(attribution, self.attribution, self.reducer, self.has_data)
             stages.append(RandomizationStage(layer, count, spearman, similarity))
         return stages
 

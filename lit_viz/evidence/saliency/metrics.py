@@ -52,7 +52,14 @@ def saliency_order(saliency: Tensor) -> Tensor:
 
 @torch.no_grad()
 def replacement_curve(
-    score: ImageFunction, start: Tensor, end: Tensor, saliency: Tensor, *, steps: int = 32, batch: int = 16
+    score: ImageFunction,
+    start: Tensor,
+    end: Tensor,
+    saliency: Tensor,
+    has_data: Tensor | None = None,
+    *,
+    steps: int = 32,
+    batch: int = 16,
 ) -> ReplacementCurve:
     """Return the score while pixels of ``start`` are replaced by pixels of ``end``, the most salient first.
 
@@ -64,13 +71,17 @@ def replacement_curve(
         score: of the class that the map explains.
         start, end: ``(C, H, W)``.
         saliency: ``(H, W)``; all channels of a pixel are replaced together.
-        steps: number of equal steps, at most the number of pixels.
+        has_data: bool ``(H, W)``: pixels that are replaced; by default all.
+        steps: number of equal steps, at most the number of these pixels.
         batch: images per forward pass.
     """
     pixels = saliency.numel()
+    if has_data is not None:  # the other pixels are last
+        saliency = saliency.masked_fill(~has_data, -torch.inf)
+        pixels = int(has_data.sum())
     counts = torch.linspace(0, pixels, min(steps, pixels) + 1, dtype=torch.float64).round().long().to(start.device)
-    ranks = torch.empty(pixels, dtype=torch.long, device=start.device)
-    ranks[saliency_order(saliency).to(start.device)] = torch.arange(pixels, device=start.device)
+    ranks = torch.empty(saliency.numel(), dtype=torch.long, device=start.device)
+    ranks[saliency_order(saliency).to(start.device)] = torch.arange(saliency.numel(), device=start.device)
     ranks = ranks.view(1, 1, *saliency.shape)
     scores = []
     for first in range(0, len(counts), batch):
@@ -199,14 +210,20 @@ def randomize_layer(layer: nn.Module, name: str, seed: int) -> None:
         parameter.copy_(parameter.mean() + parameter.std(unbiased=False) * noise)
 
 
-def map_similarity(values: Tensor, reference: Tensor, reducer: str = "max_abs") -> tuple[float, float]:
+def map_similarity(
+    values: Tensor, reference: Tensor, reducer: str = "max_abs", has_data: Tensor | None = None
+) -> tuple[float, float]:
     """Return rank correlation and SSIM of two maps ``(C, H, W)``, reduced over the channels and divided by their
-    maximum; NaN if ``values`` is not finite."""
+    maximum; NaN if ``values`` is not finite. Pixels without data have no rank, and are zero for the SSIM."""
     first, second = reduce_channels(values.double(), reducer)[0], reduce_channels(reference.double(), reducer)[0]
+    if has_data is None:
+        has_data = torch.ones(first.shape, dtype=torch.bool)
+    first, second = first.masked_fill(~has_data, 0.0), second.masked_fill(~has_data, 0.0)
     if not bool(first.isfinite().all()):
         return math.nan, math.nan
     first, second = _to_maximum_1(first), _to_maximum_1(second)
-    return rank_correlation(first, second), ssim(first.float()[None], second.float()[None])
+    correlation = rank_correlation(first[has_data], second[has_data])
+    return correlation, ssim(first.float()[None], second.float()[None])
 
 
 def _to_maximum_1(values: Tensor) -> Tensor:
