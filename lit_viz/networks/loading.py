@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -407,7 +408,9 @@ def _prepared(output: Output, classifier: isolation.Original) -> Output:
         return classifier.normalize(images.to(classifier.device, isolation.dtype_of(classifier.original)))
 
     with torch.no_grad(), isolation.state_preserved(classifier.original) as network:
-        return output.prepare(network, normalize, classifier.size)
+        own = copy.copy(output)
+        own.bands = classifier.bands
+        return own.prepare(network, normalize, classifier.size)
 
 
 def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[str]]:

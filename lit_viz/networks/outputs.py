@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError
+from lit_viz.networks.bands import Bands
 from lit_viz.utils.parts import Part
 
 # Autograd nodes that do not change values.
@@ -66,6 +67,7 @@ class Output(Part, ABC):
         box: (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None.
         outline: polygons (x, y) in pixels of the input around a region that is no box, which figures draw; or None.
         backbone: submodule that ends with the default layer of Grad-CAM, if the layers after it have no maps; or None.
+        bands: of the images of the network; known in :meth:`prepare`.
     """
 
     decision: Decision = "exclusive"
@@ -74,6 +76,7 @@ class Output(Part, ABC):
     box: Sequence[float] | None = None
     outline: Sequence[Sequence[Sequence[float]]] | None = None
     backbone: str | None = None
+    bands: Bands = Bands(3)
 
     @property
     def names(self) -> Sequence[str] | None:

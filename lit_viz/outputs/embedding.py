@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.listing import ARRAY_PREFIX
-from lit_viz.images.reading import PACKAGED_PREFIX, Fit, read_photograph
+from lit_viz.images.rasters import read_image
+from lit_viz.images.reading import PACKAGED_PREFIX, Fit
 from lit_viz.images.sources import image_inputs
 from lit_viz.networks.outputs import Decision, Output
 from lit_viz.utils.formatting import pluralize
@@ -78,8 +79,7 @@ class Embedding(Output):
         prepared = copy.copy(self)
         embeddings = []
         for reference in self._references:
-            channels = 3 if isinstance(reference, str) else reference.shape[0]
-            pixels = read_photograph(reference, size, channels, self.fit).pixels[None]
+            pixels = read_image(reference, size, self.bands, self.fit).pixels[None]
             embeddings.append(unit_length(embeddings_in(self.returned(network, normalize(pixels)), 1, self.select)))
         prepared._embeddings = torch.cat(embeddings)
         return prepared

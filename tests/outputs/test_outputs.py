@@ -23,7 +23,9 @@ from torch.nn import functional
 
 import lit_viz as lv
 from lit_viz.cli import main
+from lit_viz.images.rasters import read_image
 from lit_viz.images.reading import read_png
+from lit_viz.networks.bands import Bands
 from lit_viz.outputs import (
     OUTPUTS,
     Detection,
@@ -540,6 +542,32 @@ def test_references_of_an_embedding_are_files_pictures_arrays_and_tensors(images
     assert torch.allclose(load(network, Embedding(Image.fromarray(picture)))(images), expected[:, 2:3], atol=1e-5)
     with pytest.raises(lv.LitVizError, match="references must have one image per name, got 2 for 1 name"):
         Embedding({"both": images})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 13])
+def test_references_are_read_as_the_bands_of_the_network(tmp_path: Path, channels: int) -> None:
+    """The similarity of a file to itself is 1, whether it is a picture or an array in its own unit."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(channels, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
+    values = np.random.default_rng(0).integers(0, 5000, (channels, SIDE, SIDE)).astype(np.uint16)
+    np.save(tmp_path / "a.npy", values)
+    file = str(tmp_path / "a.npy")
+    options = {"mean": 1000.0, "std": 500.0, "value_range": (0, 5000)}
+    net = load(network, Embedding([file, file]), **options)
+    scores = net.scores(torch.from_numpy(values[None] / 5000.0).float())
+    assert scores[0].tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+    other = torch.rand(1, channels, SIDE, SIDE)
+    with torch.no_grad():
+        embeddings = [network((images - 1000.0) / 500.0) for images in (5000 * other, torch.from_numpy(values[None]))]
+    expected = float(functional.cosine_similarity(*embeddings))
+    assert net.scores(other)[0].tolist() == pytest.approx([expected, expected], abs=1e-4)
+
+
+def test_a_reference_of_a_gray_network_is_read_in_gray() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).eval()
+    net = load(network, Embedding("packaged:chelsea"))
+    pixels = read_image("packaged:chelsea", (SIDE, SIDE), Bands(1)).pixels
+    assert float(net.scores(pixels[None])) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_functions_indices_and_keys_are_outputs(images: Tensor) -> None:
