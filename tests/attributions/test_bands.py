@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import lit_viz as lv
-from lit_viz.attributions import ATTRIBUTIONS, FeatureAblation, Gradient, KernelShap
+from lit_viz.attributions import ATTRIBUTIONS, ExpectedGradients, FeatureAblation, Gradient, KernelShap
 from lit_viz.attributions.base import attribute
 from lit_viz.errors import LitVizError
 from tests.support.bands import BANDS, SingleBand, band_network
 
 SIZE = 12
-#: Methods of layers and regions, whose maps have no bands, of transformers, and that need photographs of these bands.
+#: Methods of layers and regions, whose maps have no bands, and methods of transformers.
 _SPATIAL = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "hires_cam", "occlusion", "rise", "extremal_perturbation")
-_OTHERS = ("attention_rollout", "attention_gradient", "legrad", "expected_gradients")
-_BY_BAND = {"feature_ablation": FeatureAblation(features="bands"), "kernel_shap": KernelShap(features="bands")}
-_METHODS = [_BY_BAND.get(name, name) for name in ATTRIBUTIONS if name not in _OTHERS]
-#: Methods whose maps have a value per band.
-PER_BAND = [_BY_BAND.get(name, name) for name in ATTRIBUTIONS if name not in (*_OTHERS, *_SPATIAL)]
+_OF_TRANSFORMERS = ("attention_rollout", "attention_gradient", "legrad")
+
+
+def _methods(channels: int, left_out: Sequence[str]) -> list[Any]:
+    """Return all methods but some, for images of a number of bands."""
+    methods: list[Any] = []
+    for name in ATTRIBUTIONS:
+        if name in left_out:
+            continue
+        if name in ("feature_ablation", "kernel_shap"):
+            methods.append(ATTRIBUTIONS[name](features="bands"))
+        elif name == "expected_gradients":
+            generator = torch.Generator().manual_seed(2)
+            methods.append(ExpectedGradients(torch.rand(6, channels, SIZE, SIZE, generator=generator)))
+        else:
+            methods.append(name)
+    return methods
+
+
+def _transformer(channels: int) -> VisionTransformer:
+    """Return a small vision transformer with fixed random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = VisionTransformer(
+            img_size=SIZE, patch_size=4, in_chans=channels, num_classes=5, embed_dim=16, depth=2, num_heads=2
+        )
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return network.eval()
 
 
 def _image(channels: int = BANDS) -> torch.Tensor:
@@ -36,7 +62,9 @@ def _network(module: nn.Module, **options: Any) -> lv.Network:
 @pytest.mark.parametrize("band", range(BANDS))
 def test_a_network_that_reads_one_band_has_a_zero_map_elsewhere(band: int) -> None:
     network = _network(SingleBand(band))
-    run = lv.saliency(network, _image(), target=1, method=PER_BAND, iterations=32, captum="none")
+    methods = _methods(BANDS, (*_OF_TRANSFORMERS, *_SPATIAL))
+    run = lv.saliency(network, _image(), target=1, method=methods, iterations=32, captum="none")
+    assert len(run.outcomes) == len(methods)
     for outcome in run.outcomes:
         attribution = outcome.array()
         assert attribution is not None
@@ -73,17 +101,56 @@ def test_gradients_equal_autograd_in_float64(channels: int, value_range: tuple[f
 
 @pytest.mark.parametrize("channels", [2, 13])
 def test_captum_agrees_with_every_method(channels: int) -> None:
-    network = _network(band_network(channels))
-    run = lv.saliency(network, _image(channels), target=1, method=_METHODS, iterations=64, captum="captum")
-    assert [record.status for record in run.records] == ["done"] * len(_METHODS)
+    assert _compared(_network(band_network(channels)), _methods(channels, _OF_TRANSFORMERS)) == []
+
+
+@pytest.mark.parametrize("channels", [2, 13])
+def test_captum_agrees_with_every_method_of_a_transformer(channels: int) -> None:
+    methods = _methods(channels, ("guided_backprop", "deconvolution", "guided_grad_cam"))  # of networks with ReLU
+    assert _compared(_network(_transformer(channels)), methods) == []
+
+
+def _compared(network: lv.Network, methods: list[Any]) -> list[str]:
+    """Return the methods whose map is not that of the reference; every map must have one, except learned masks."""
+    run = lv.saliency(network, _image(network.channels), target=1, method=methods, iterations=64, captum="captum")
+    assert [record.status for record in run.records] == ["done"] * len(methods)
     captum = run.evidence.captum
     assert captum is not None
-    differing = [comparison.method for comparison in captum.maps if not comparison.passed]
-    assert not differing
+    assert [unchecked.method for unchecked in captum.unchecked] == ["extremal_perturbation"]
+    assert len(captum.maps) == len(methods) - 1
+    return [comparison.method for comparison in captum.maps if not comparison.passed]
 
 
-#: Methods of transformers, and those that need photographs of these bands.
-_OTHERS = ("attention_rollout", "attention_gradient", "legrad", "expected_gradients")
+@pytest.mark.parametrize("band", [0, 6, 12])
+def test_a_transformer_that_reads_one_band_has_a_zero_map_elsewhere(band: int) -> None:
+    transformer = _transformer(BANDS)
+    others = [other for other in range(BANDS) if other != band]
+    transformer.patch_embed.proj.weight.data[:, others] = 0
+    methods = ["gradient", "integrated_gradients", "gradient_shap", "smoothgrad", "deep_lift"]
+    run = lv.saliency(_network(transformer), _image(), target=1, method=methods, iterations=16, captum="none")
+    for attribution in run.arrays:
+        assert float(attribution[band].abs().max()) > 0
+        assert float(attribution[others].abs().max()) == 0
+
+
+@pytest.mark.parametrize("channels", [2, 13])
+def test_attention_maps_of_bands_are_those_of_the_weights(channels: int) -> None:
+    """Rollout of two blocks, from the attention that the transformer computes in float64."""
+    transformer = _transformer(channels)
+    image = _image(channels)
+    run = lv.saliency(_network(transformer), image, target=1, method="attention_rollout", captum="none")
+    x = transformer.double().patch_embed((image.double()[None] - 0.5) / 0.25)
+    x = torch.cat([transformer.cls_token, x], 1) + transformer.pos_embed
+    rollout = torch.eye(10, dtype=torch.float64)
+    with torch.no_grad():
+        for block in transformer.blocks:
+            query, key, _ = block.attn.qkv(block.norm1(x)).view(10, 3, 2, 8).permute(1, 2, 0, 3)
+            attention = (query @ key.transpose(1, 2) / 8**0.5).softmax(-1).mean(0)
+            rollout = (attention + torch.eye(10)) / 2 @ rollout
+            x = block(x)
+    coarse = rollout[0, 1:].view(1, 1, 3, 3)
+    expected = nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear", align_corners=False)
+    assert torch.allclose(run.arrays.double(), expected, rtol=1e-4)
 
 
 def test_bands_as_features_are_the_differences_of_the_scores() -> None:
