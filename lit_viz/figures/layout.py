@@ -55,6 +55,7 @@ _MOST_MAGNIFIED = 60  # more images have one dot per pixel, if that is legible
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
 _BOX_LINE = 1.6  # width of the outline of a box in points
 _FRAME = 0.5  # line width in points
+_ROUNDING = 1e-6  # in dots: Matplotlib before 3.11 rounds sizes of images up, and those of pages down
 _HINTING = 1.04  # width of a long line of small text as drawn, relative to the measured outlines
 _FOOTER: ContextVar[tuple[str, str]] = ContextVar("footer", default=("", ""))
 
@@ -195,7 +196,8 @@ class Cell:
     def draw(self, figure: Figure, x: float, y: float, width: float) -> None:
         """Draw the image without interpolation, its corner on a whole dot; frame it if its border is white."""
         x, y = round(x * figure.dpi) / figure.dpi, round(y * figure.dpi) / figure.dpi
-        axes = axes_at(figure, x, y, self.width, self.picture_height)
+        rounding = _ROUNDING / figure.dpi
+        axes = axes_at(figure, x, y, self.width - rounding, self.picture_height - rounding)
         axes.imshow(self.picture, interpolation="none", aspect="auto")
         axes.set_axis_off()
         if self._has_white_border():
@@ -356,7 +358,7 @@ def compose(root: Grid, caption: str = "") -> Figure:
 def _page_length(inches: float, dpi: float) -> float:
     """Return a length with two margins in inches, rounded up to whole dots."""
     dots = round((inches + 2 * _MARGIN) * dpi, 6)
-    return math.ceil(dots) / dpi
+    return (math.ceil(dots) + _ROUNDING) / dpi
 
 
 def _sharp_dpi(cells: Sequence[Cell]) -> float:
