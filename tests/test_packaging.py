@@ -11,9 +11,13 @@ ROOT = Path(__file__).parents[1]
 def test_every_package_is_installed() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     declared = set(re.findall(r'^    "(lit_viz[\w.]*)",$', text, re.MULTILINE))
-    folders = {path.parent for path in (ROOT / "lit_viz").rglob("*.py")}
-    assert declared == {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"lit_viz.configs"}
-    assert [folder.name for folder in folders if not (folder / "__init__.py").exists()] == []
+    folders = set()
+    for path in [*(ROOT / "lit_viz").rglob("*"), *(ROOT / "configs").rglob("*")]:
+        if path.is_file() and path.suffix != ".pyc":
+            folders.add(".".join(path.parent.relative_to(ROOT).parts).replace("configs", "lit_viz.configs"))
+    assert declared == folders | {"lit_viz.configs"}
+    code = {path.parent for path in (ROOT / "lit_viz").rglob("*.py")}
+    assert [folder.name for folder in code if not (folder / "__init__.py").exists()] == []
 
 
 def test_every_data_file_is_installed() -> None:
