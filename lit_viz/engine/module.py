@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_viz.engine.lightning import adapt_strategy, describe_bar
@@ -24,10 +24,9 @@ from lit_viz.errors import ChangedInput, LitVizError, NetworkError
 from lit_viz.optim import Evaluation
 from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.files import FORMAT, check_format
 from lit_viz.utils.imports import import_by_path
 
-#: Incremented when older checkpoints can no longer be resumed.
-CHECKPOINT_VERSION = 5
 _SECONDS_BETWEEN_LOGS = 0.1
 
 
@@ -234,7 +233,7 @@ class ImageTraining(Method):
         entries = self.ranks.gather([*self.slots.dump(), *self.queue.entries])
         inputs = self.ranks.gather(list(self._inputs.items()))
         checkpoint["lit_viz"] = {
-            "version": CHECKPOINT_VERSION,
+            "format": FORMAT,
             "slots": entries,
             "finished": dict(self.finished),
             "sums": dict(self._sums),
@@ -248,7 +247,7 @@ class ImageTraining(Method):
         """Keep the saved state until :meth:`on_fit_start`, where the device is set.
 
         Raises:
-            LitVizError: the checkpoint has another version, or is of other tasks.
+            LitVizError: the checkpoint has another format, or is of other tasks.
         """
         self._restored = check_run_state(checkpoint.get("lit_viz"))
         queue = self._restored.get("queue")
@@ -536,15 +535,11 @@ def check_run_state(state: Any) -> dict[str, Any]:
     status of each ``finished`` task.
 
     Raises:
-        LitVizError: the entry has another version, or is damaged.
+        LitVizError: the entry has another format, or is damaged.
     """
-    if not isinstance(state, dict) or "version" not in state:
+    if not isinstance(state, dict) or not state:
         raise _damaged_state("the state of the run")
-    if state["version"] != CHECKPOINT_VERSION:
-        raise LitVizError(
-            f"the checkpoint must have version {CHECKPOINT_VERSION}, got {state['version']}: "
-            "resume it with the lit_viz release recorded in its config.yaml"
-        )
+    check_format("the checkpoint", state.get("format"))
     slots, finished, sums = state.get("slots"), state.get("finished"), state.get("sums", {})
     if not isinstance(slots, list) or not all(map(Slots.is_entry, slots)):
         raise _damaged_state("slots")

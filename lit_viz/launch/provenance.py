@@ -10,7 +10,7 @@ from lit_viz._version import __version__
 from lit_viz.networks import Network
 from lit_viz.networks.summaries import scores_caption
 from lit_viz.presentations import recorded_method
-from lit_viz.runs.layout import FORMAT
+from lit_viz.utils.files import FORMAT
 
 #: Packages whose versions are recorded.
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
-from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
+from lit_viz.engine.module import check_run_state
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
@@ -16,6 +16,7 @@ from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.manifest import IN_PROGRESS, TaskContents, contents_in_progress, is_derived
 from lit_viz.runs.trimming import KeptTasks
 from lit_viz.types import Task
+from lit_viz.utils.files import FORMAT
 
 
 def new_trainer_state() -> dict[str, Any]:
@@ -28,7 +29,7 @@ def write_checkpoint(folder: FolderStorage) -> None:
     """Write the checkpoint of a complete run: its finished tasks, with the state of a new Trainer."""
     checkpoint = new_trainer_state()
     checkpoint["lit_viz"] = {
-        "version": CHECKPOINT_VERSION,
+        "format": FORMAT,
         "slots": [],
         "finished": {record.index: record.status for record in folder.records()},
     }
@@ -47,7 +48,7 @@ class LastCheckpoint:
         checkpoint: content of another checkpoint of the run. Default: that of ``checkpoints/last.ckpt``.
 
     Raises:
-        LitVizError: the checkpoint is damaged, or of another version.
+        LitVizError: the checkpoint is damaged, or has another format.
     """
 
     def __init__(self, folder: FolderStorage, checkpoint: dict[str, Any] | None = None) -> None:
@@ -62,7 +63,7 @@ class LastCheckpoint:
         finished: dict[int, str] = {}
         if self.manifest.is_complete:
             finished = dict.fromkeys(self.manifest.tasks, "done")
-        state = {"version": CHECKPOINT_VERSION, "finished": finished, "slots": []}
+        state = {"format": FORMAT, "finished": finished, "slots": []}
         rebuilt: dict[str, Any] = {"lit_viz": state, IN_PROGRESS: {}}
         if not self._path.exists():
             return rebuilt

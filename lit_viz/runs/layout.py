@@ -18,8 +18,6 @@ LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 MARK = "# lit_viz run\n"
 #: Key of ``config.yaml`` for the provenance of the run (method, versions, network); it is no option.
 RECORDED = "recorded"
-#: Format of the files of a run, which ``config.yaml`` records.
-FORMAT = 1
 
 
 def frame_name(iteration: int) -> str:

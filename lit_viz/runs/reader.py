@@ -24,7 +24,15 @@ from lit_viz.runs.records import read_record
 from lit_viz.runs.results import Storage
 from lit_viz.types import Curve, Picture, Record, Task
 from lit_viz.utils.checking import wrong_value
-from lit_viz.utils.files import complete_lines, open_regular, parse_json, parse_object, read_regular, read_regular_text
+from lit_viz.utils.files import (
+    check_format,
+    complete_lines,
+    open_regular,
+    parse_json,
+    parse_object,
+    read_regular,
+    read_regular_text,
+)
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.yaml_files import read_yaml
 
@@ -109,12 +117,7 @@ class FolderReader(Storage):
         Raises:
             LitVizError: the run has another format, or its configuration or queue was changed.
         """
-        recorded = self.recorded.get("format")
-        if recorded != layout.FORMAT:
-            raise LitVizError(
-                f"{self.path} must have the format {layout.FORMAT} of run folders, got {recorded}: use the release of "
-                f"lit_viz that its {layout.CONFIG} records"
-            )
+        check_format(str(self.path), self.recorded.get("format"))
         listed = self.manifest().files
         for name in (layout.CONFIG, layout.QUEUE):
             if name in listed and signatures(self.path, [name])[name] != listed[name]:

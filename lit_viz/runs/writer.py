@@ -30,7 +30,7 @@ from lit_viz.runs.metrics import HEADER, row_line
 from lit_viz.runs.reader import TOP5
 from lit_viz.runs.results import Storage
 from lit_viz.types import Record, Task, index_of, key_of
-from lit_viz.utils.files import append_bytes, json_line, plain, sync_filesystem, write_bytes, write_text
+from lit_viz.utils.files import FORMAT, append_bytes, json_line, plain, sync_filesystem, write_bytes, write_text
 
 
 class FolderWriter(Storage):
@@ -64,7 +64,7 @@ class FolderWriter(Storage):
 
     def write_config(self, options: str, recorded: Mapping[str, Any] | None = None) -> None:
         """Write ``config.yaml``, marked as the configuration of a lit_viz run by its first line."""
-        provenance = {layout.RECORDED: plain(dict(recorded or {}, format=layout.FORMAT))}
+        provenance = {layout.RECORDED: plain(dict(recorded or {}, format=FORMAT))}
         text = yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True)
         write_text(self.path / layout.CONFIG, f"{layout.MARK}{options}{text}")
 

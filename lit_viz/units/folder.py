@@ -12,7 +12,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import compare_identity
 from lit_viz.networks import Network
 from lit_viz.runs.access import creation_errors, folder_lock, is_empty
-from lit_viz.utils.files import json_line, parse_object, read_regular_text, write_text
+from lit_viz.utils.files import FORMAT, check_format, json_line, parse_object, read_regular_text, write_text
 from lit_viz.utils.process import is_rank_zero
 
 #: File that marks the folder of a microscope, with the identity of its network.
@@ -47,7 +47,7 @@ def microscope_folder(networks: Mapping[Path, Network]) -> Iterator[None]:
                 compare_identity(path, read_mark(path), network)
         for path, network in networks.items():
             if not (path / MARK).exists():
-                write_text(path / MARK, json_line({"network": network.name, **network.identity()}))
+                write_text(path / MARK, json_line({"format": FORMAT, "network": network.name, **network.identity()}))
         yield
 
 
@@ -72,9 +72,11 @@ def read_mark(path: Path) -> dict[str, Any]:
     """Return the identity of the network of a microscope.
 
     Raises:
-        LitVizError: the file is damaged.
+        LitVizError: the file is damaged, or states another format.
     """
     recorded = parse_object(read_regular_text(path / MARK))
+    if recorded is not None:
+        check_format(str(path), recorded.get("format"))
     if recorded is None or not isinstance(recorded.get("weights_sha256"), str):
         raise LitVizError(f"{path / MARK} is damaged: choose another folder")
     return recorded

@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 
 from lit_viz.errors import LitVizError, WriteError
 
+#: Format of the files of a run folder, which its ``config.yaml`` records, of a checkpoint and of a microscope.
+FORMAT = 1
 _TEMPORARY = ".part"
 #: Sizes of files and lines of a run folder; metrics of 100,000 images have some 10 GB.
 _MOST_BYTES, _MOST_CHARACTERS = 1 << 36, 1 << 26
@@ -160,6 +162,16 @@ def check_writable(path: Path) -> None:
         temporary = temporary_path(path)
         temporary.touch()
         temporary.unlink()
+
+
+def check_format(owner: str, found: object) -> None:
+    """Check the format that files record.
+
+    Raises:
+        LitVizError: it is another one than :data:`FORMAT`.
+    """
+    if found != FORMAT:
+        raise LitVizError(f"{owner} must have format {FORMAT}, got {found}: use the release of lit_viz that wrote it")
 
 
 def sha256(path: str | Path) -> str:

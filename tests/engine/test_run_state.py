@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from lit_viz.engine.module import CHECKPOINT_VERSION, check_run_state
+from lit_viz.engine.module import check_run_state
 from lit_viz.engine.slots import ITERATION
 from lit_viz.errors import LitVizError
+from lit_viz.utils.files import FORMAT
 
 GOOD_STATE: dict[str, Any] = {
-    "version": CHECKPOINT_VERSION,
+    "format": FORMAT,
     "slots": [],
     "finished": {0: "done"},
     "sums": {"a": (1.0, 2)},

@@ -295,7 +295,7 @@ def test_a_run_of_another_format_is_refused(found: str, run: Path, smooth: Netwo
     path = run / "config.yaml"
     path.write_text(path.read_text().replace("  format: 1\n", f"  format: {found}\n"))
     for call in (lv.resume, lv.check, lambda *_: lv.log(run, "csv")):
-        with pytest.raises(LitVizError, match=r"must have the format 1 of run folders, got 2|format must be"):
+        with pytest.raises(LitVizError, match=r"must have format 1, got 2: use the release|format must be"):
             call(run, smooth)
 
 
@@ -309,14 +309,14 @@ def test_a_resume_with_the_module_has_the_recorded_labels(run: Path, smooth: Net
         lv.resume(run, other)
 
 
-@pytest.mark.parametrize("version", [1, 99])
-def test_a_checkpoint_of_another_version_changes_nothing(version: int, run: Path, smooth: Network) -> None:
+@pytest.mark.parametrize("found", [0, 2])
+def test_a_checkpoint_of_another_format_changes_nothing(found: int, run: Path, smooth: Network) -> None:
     lose(1)(run)
     before = recorded(run)
     checkpoint = torch.load(run / LAST_CHECKPOINT, weights_only=True)
-    checkpoint["lit_viz"] = {"version": version, "slots": []}
+    checkpoint["lit_viz"] = {"format": found, "slots": []}
     AtomicCheckpointIO().save_checkpoint(checkpoint, run / LAST_CHECKPOINT)
-    with pytest.raises(LitVizError, match=f"the checkpoint must have version .*, got {version}"):
+    with pytest.raises(LitVizError, match=f"the checkpoint must have format 1, got {found}"):
         lv.resume(run, smooth)
     assert recorded(run) == before
 

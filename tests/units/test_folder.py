@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,16 @@ def test_a_damaged_mark_is_one_sentence(made: Path, photographs: Path) -> None:
     (made / MARK).write_text("[1]")
     with pytest.raises(lv.LitVizError, match="is damaged: choose another folder"):
         microscope(loaded(), photographs, made)
+
+
+def test_a_microscope_of_another_format_is_refused(made: Path, photographs: Path) -> None:
+    mark = json.loads((made / MARK).read_text())
+    assert mark["format"] == 1
+    (made / MARK).write_text(json.dumps(mark | {"format": 2}))
+    before = files_of(made)
+    with pytest.raises(lv.LitVizError, match="must have format 1, got 2: use the release of lit_viz that wrote it"):
+        microscope(loaded(), photographs, made)
+    assert files_of(made) == before
 
 
 def test_a_full_disk_is_one_sentence(made: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
