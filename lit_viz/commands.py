@@ -16,6 +16,7 @@ from lit_viz.launch.parser import Parser, helps_of
 from lit_viz.networks.sources import packaged_networks
 from lit_viz.outputs.loading import load_network
 from lit_viz.utils.formatting import ignore
+from lit_viz.utils.imports import required
 from lit_viz.utils.parts import Part, classes_in, hints_of, named_classes
 
 if TYPE_CHECKING:
@@ -373,10 +374,8 @@ def completion_script(shell: str, summaries: Mapping[str, str]) -> str:
     Raises:
         LitVizError: shtab is not installed, or does not support the shell.
     """
-    try:
+    with required("shtab 1.7 to 1.13", "completion", extra="completion"):
         import shtab
-    except ImportError as error:
-        raise LitVizError("completion requires shtab: pip install 'lit-viz[completion]'") from error
     if shell not in shtab.SUPPORTED_SHELLS:
         choices = ", ".join(shtab.SUPPORTED_SHELLS)
         raise LitVizError(f"shell must be one of {choices}, got {shell}", argument="shell", value=shell)

@@ -21,10 +21,10 @@ from lit_viz.engine.heartbeat import rank_timeout
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.networks.isolation import torch_warnings_ignored
 from lit_viz.utils.files import write_bytes
-from lit_viz.utils.imports import supported_versions
+from lit_viz.utils.imports import required
 from lit_viz.utils.process import launcher_topology
 
-with supported_versions("pytorch-lightning", "2.6"):
+with required("pytorch-lightning 2.6"):
     from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
     from pytorch_lightning.plugins.io import CheckpointIO
     from pytorch_lightning.plugins.precision import MixedPrecision

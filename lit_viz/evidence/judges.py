@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_viz.images.canvas import resize
 from lit_viz.networks import Network
+from lit_viz.networks.labels import imagenet_labels
 from lit_viz.networks.loading import class_names, load
 from lit_viz.networks.summaries import LOGITS_TOLERANCE, prediction_summary, probe_images, relative_difference
 from lit_viz.utils.files import sha256
@@ -93,6 +94,8 @@ def held_out_judge(network: Network) -> Callable[[Tensor, int], Mapping[str, dic
     The function returns probability and rank of the class by judge: ``{name: {"probability", "rank"}}``.
     """
     names = installed_judges(network)
+    if not names and network.labels == imagenet_labels():
+        remark("no held-out network judges the images: pip install 'lit-viz[judges]'")
 
     def judge(image: Tensor, target: int) -> dict[str, dict[str, float]]:
         verdicts = {}

@@ -29,6 +29,7 @@ from lit_viz.runs.evidence import LocalizationEvidence, LocalizedObject
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage
 from lit_viz.utils.files import write_bytes
+from lit_viz.utils.imports import required
 from lit_viz.utils.limits import MOST_ROWS
 
 #: IoU from which a box is correct (Pascal VOC, ImageNet).
@@ -79,10 +80,8 @@ class Segment:
 
 def import_opencv() -> ModuleType:
     """Return OpenCV, an optional requirement."""
-    try:
+    with required("opencv-python-headless 4.8 to 5.0", "a box of a map", extra="localization"):
         return importlib.import_module("cv2")
-    except ImportError as error:
-        raise LitVizError("boxes of maps need OpenCV: pip install 'lit-viz[localization]'") from error
 
 
 def segment(photograph: Tensor, values: Tensor, seeds: Seeds = SEEDS) -> Segment:

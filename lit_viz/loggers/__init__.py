@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.loggers.base import ImageAdapter
+from lit_viz.utils.imports import required
 
 
 @dataclass(frozen=True)
@@ -20,19 +21,21 @@ class Registration:
         title: its name in messages.
         logger: name of the class of Lightning.
         adapter: name of the class of its adapter.
+        versions: tested versions of its package, if that is an extra.
     """
 
     title: str
     logger: str
     adapter: str
+    versions: str = ""
 
 
 #: Loggers by name. The name is that of the module with the adapter, of the package that it requires, and of the folder
 #: in the run folder that holds all of its files.
 LOGGERS = {
     "wandb": Registration("W&B", "WandbLogger", "WandbAdapter"),
-    "tensorboard": Registration("TensorBoard", "TensorBoardLogger", "TensorBoardAdapter"),
-    "mlflow": Registration("MLflow", "MLFlowLogger", "MLflowAdapter"),
+    "tensorboard": Registration("TensorBoard", "TensorBoardLogger", "TensorBoardAdapter", "tensorboard 2.15 to 2.21"),
+    "mlflow": Registration("MLflow", "MLFlowLogger", "MLflowAdapter", "mlflow 2.8 to 3.18"),
     "csv": Registration("CSV", "CSVLogger", "CSVAdapter"),
 }
 
@@ -74,7 +77,9 @@ def logger_names(names: str | Sequence[str]) -> list[str]:
         if name not in LOGGERS:
             hint = did_you_mean(name, LOGGERS) or f": choose from {', '.join(LOGGERS)}, none"
             raise LitVizError(f"there is no logger {name!r}{hint}")
-        if find_spec(name) is None:
-            raise LitVizError(f"the logger {name} requires the package {name}: pip install 'lit-viz[{name}]'")
+        versions = LOGGERS[name].versions
+        with required(versions, f"the logger {name}", extra=name):
+            if versions and find_spec(name) is None:
+                raise ModuleNotFoundError(f"No module named {name!r}")
         chosen.append(name)
     return chosen

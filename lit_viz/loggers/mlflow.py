@@ -8,15 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow
-from mlflow.exceptions import MlflowException
 from pytorch_lightning.loggers import MLFlowLogger
 
+from lit_viz.loggers import LOGGERS
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LoggerSettings, RunResults, stored_run_id
 from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import Notify
+from lit_viz.utils.imports import required
+
+with required(LOGGERS["mlflow"].versions, "the logger mlflow", extra="mlflow"):
+    import mlflow
+    from mlflow.exceptions import MlflowException
 
 # Codes of the errors of a store that does not have the run.
 _OTHER_STORE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE")

@@ -9,12 +9,16 @@ from typing import Any
 
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
-from tensorboard.compat.proto.summary_pb2 import Summary
 
+from lit_viz.loggers import LOGGERS
 from lit_viz.loggers.base import FILE_SECONDS, CaptionedImage, ImageAdapter, LoggerSettings, RunResults
 from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.formatting import Notify
+from lit_viz.utils.imports import required
+
+with required(LOGGERS["tensorboard"].versions, "the logger tensorboard", extra="tensorboard"):
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 _RGB = 3  # TensorBoard's number of this color space
 

@@ -35,9 +35,9 @@ from lit_viz.runs.reader import top5_of
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, write_text
 from lit_viz.utils.formatting import Notify, command_line
-from lit_viz.utils.imports import supported_versions
+from lit_viz.utils.imports import required
 
-with supported_versions("wandb", "0.31"):
+with required("wandb 0.31"):
     import wandb
     from wandb.errors import AuthenticationError
 

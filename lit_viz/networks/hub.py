@@ -13,6 +13,7 @@ from torch import nn
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.networks.processors import PROCESSOR_FILE, messages_hidden
 from lit_viz.networks.weights import WEIGHTS_FILES, read_weights, repository_file, state_dict_of
+from lit_viz.utils.imports import required
 
 _CONFIG = "config.json"
 
@@ -73,12 +74,8 @@ def _weights(repository: str, name: str) -> Path:
 
 
 def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
-    try:
+    with required("transformers 5", name, extra="transformers"):
         from transformers import AutoConfig, AutoModelForImageClassification
-    except ImportError as error:
-        raise LitVizError(
-            f"{name} requires transformers, which is not installed: pip install 'lit-viz[transformers]'"
-        ) from error
     local = {"local_files_only": True, "trust_remote_code": False}
 
     def download_processor() -> None:

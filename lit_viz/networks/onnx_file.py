@@ -13,6 +13,7 @@ from torch import nn
 
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.networks.summaries import probe_images
+from lit_viz.utils.imports import required
 
 #: Largest difference from onnxruntime, relative to the largest output.
 _TOLERANCE = 1e-4
@@ -51,10 +52,8 @@ def read_onnx(path: str | Path) -> nn.Module:
 
 
 def _packages() -> tuple[Any, Any]:
-    try:
+    with required("onnx 1.16 to 1.23 and onnx2torch 1.5", "an ONNX file", extra="onnx"):
         return importlib.import_module("onnx"), importlib.import_module("onnx2torch")
-    except ImportError as error:
-        raise LitVizError("ONNX files need onnx and onnx2torch: pip install 'lit-viz[onnx]'") from error
 
 
 def _constants_to_initializers(onnx: Any, model: Any) -> None:

