@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lit_viz._version import __version__
 
 if TYPE_CHECKING:
-    from lit_viz import attacks, attributions, callbacks, images, objectives, optim, outputs, zoo
+    from lit_viz import attacks, attributions, callbacks, functional, images, objectives, optim, outputs, zoo
     from lit_viz.api import attack, check, log, resume, run, saliency, visualize
     from lit_viz.callbacks.probe import Probe
     from lit_viz.engine.queue import TaskQueue
@@ -51,7 +51,7 @@ _MODULES = {
 }
 
 # Modules with the parts of methods, such as ``lv.attacks.PGD``; imported on first use too.
-_PARTS = ("attacks", "attributions", "callbacks", "images", "objectives", "optim", "outputs", "zoo")
+_PARTS = ("attacks", "attributions", "callbacks", "functional", "images", "objectives", "optim", "outputs", "zoo")
 
 __all__ = [
     "AdversarialExample",
@@ -78,6 +78,7 @@ __all__ = [
     "attributions",
     "callbacks",
     "check",
+    "functional",
     "images",
     "load_network",
     "log",

@@ -17,6 +17,7 @@ python scripts/benchmark.py all --quick                  # a test: two images an
   memory    peak memory with few and many images
   profile   time of an evaluation by part
   devices   two and more processes of one thread against one
+  functional a batch of lv.functional against the bare estimator
 
 Each side runs in its own process, because the allocator's setting belongs to the process; the processes of
 ``saliency`` are kept for all methods. The sides take turns, so that a drift of the machine's speed affects all of them.
@@ -49,7 +50,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="write the tables into docs/speed.md")
     parser.add_argument("--peers", type=Path, help="folder of the other tools; missing ones are installed")
     parser.add_argument("--network", choices=("lite0", "resnet50"), help="network of the floor; both by default")
-    parser.add_argument("--methods", nargs="+", default=[], help="methods of the floor or of saliency; all by default")
+    parser.add_argument("--methods", nargs="+", default=[], help="methods of a comparison; all by default")
     parser.add_argument(
         "--judge", action="append", default=[], help="additional held-out network, as NAME or NAME=FILE"
     )

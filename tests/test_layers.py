@@ -36,6 +36,7 @@ LAYERS = (
     ("report", "loggers"),
     ("callbacks",),
     ("launch",),
+    ("functional",),
     ("api",),
     ("units",),
     ("commands",),

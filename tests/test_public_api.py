@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ TEXTS = Path(__file__).parent / "public_api"
 
 FUNCTIONS = ("attack", "check", "load_network", "log", "microscope", "resume", "run", "saliency", "visualize")
 TASKS = ("ClassTasks", "ImageTasks", "LayerTasks", "TaskQueue")
+FUNCTIONAL = ("functional.attack", "functional.saliency")
 MODULES = tuple(methods.__all__)
 OPTIONS = ("LoggerSettings", "PictureOptions")
 
@@ -56,8 +58,8 @@ def public_names() -> str:
 def signatures() -> str:
     """Return the parameters of the public functions and classes with types and defaults, one a line."""
     lines: list[str] = []
-    for name in (*FUNCTIONS, *TASKS, *MODULES, *OPTIONS):
-        owner = getattr(lv, name)
+    for name in (*FUNCTIONS, *FUNCTIONAL, *TASKS, *MODULES, *OPTIONS):
+        owner = attrgetter(name)(lv)
         lines.append(name)
         is_function = inspect.isfunction(owner)
         parameters = inspect.signature(owner).parameters if is_function else constructor_parameters(owner)

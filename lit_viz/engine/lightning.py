@@ -37,7 +37,7 @@ PRIVATE_ATTRIBUTES = {
     ),
     "pytorch_lightning.loops.fit_loop._FitLoop.__init__": "a run with a given Trainer has a loop of its own",
     "pytorch_lightning.loops.training_epoch_loop._TrainingEpochLoop.__init__": "it counts the steps of that loop",
-    "pytorch_lightning.LightningModule._trainer": "the precision of a module that may have no Trainer",
+    "pytorch_lightning.LightningModule._trainer": "whether a module has a Trainer, and its precision",
 }
 
 

@@ -15,6 +15,7 @@ from lit_viz.engine.ranks import DevicesMode, RankGroup
 from lit_viz.engine.slots import Slots
 from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError, NetworkError, require
+from lit_viz.images.rendering import Heat
 from lit_viz.networks import FrozenNetwork, Network, as_network
 from lit_viz.networks.fast import CompileMode
 from lit_viz.optim import Evaluation, State, StepRule
@@ -262,9 +263,11 @@ class Method(Part, pl.LightningModule):
 
     # Output
 
-    def snapshot(self, n: int, metrics: Mapping[str, float], image: Tensor | None = None, **fields: Any) -> Snapshot:
+    def snapshot(
+        self, n: int, metrics: Mapping[str, float], content: Tensor | Heat | None = None, **fields: Any
+    ) -> Snapshot:
         """Return the snapshot of slot n at its current iteration, which counts on after a restart."""
-        return Snapshot(self.slots.tasks[n], self.slots.updates[n], metrics, image, **fields)
+        return Snapshot(self.slots.tasks[n], self.slots.updates[n], metrics, content, **fields)
 
     def final_metrics(
         self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]

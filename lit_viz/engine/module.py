@@ -85,6 +85,7 @@ class ImageTraining(Method):
         self.queue = Queue()
         self.exchange = RankExchange()
         self._step: Step | None = None
+        self._optimizer: StepRuleOptimizer | None = None
         self._is_evaluated = False  # whether the network has evaluated an image of the run
         self._updates_finished = self._updates_total = self._updates_made = 0
         self._restored: dict[str, Any] | None = None
@@ -95,9 +96,9 @@ class ImageTraining(Method):
 
     def configure_optimizers(self) -> StepRuleOptimizer:
         """Return the optimizer of the step rule."""
-        optimizer = StepRuleOptimizer(self, self._evaluate)
-        optimizer.set_rate(0, self.iterations)
-        return optimizer
+        self._optimizer = StepRuleOptimizer(self, self._evaluate)
+        self._optimizer.set_rate(0, self.iterations)
+        return self._optimizer
 
     def setup(self, stage: str) -> None:
         """Allocate the images of a full batch, for the model summary, and discard the state of an earlier run."""
@@ -145,9 +146,7 @@ class ImageTraining(Method):
             the ``snapshots`` and ``results`` since the last exchange between ranks; see
             :meth:`~lit_viz.engine.ranks.RankExchange.synchronize`.
         """
-        # Autocast or a half default dtype would round images and step rules; only the network has half precision.
-        with torch.autocast(self.device.type, enabled=False), _default_dtype(self.image_dtype):
-            outputs = self._training_step()
+        outputs = self._training_step()
         for result in outputs["results"]:
             if self.keep_results:
                 self._results[result.task.index] = result
@@ -272,6 +271,8 @@ class ImageTraining(Method):
         Raises:
             ChangedInput: it is another image.
         """
+        if self._trainer is None:  # outside of a run, which may be resumed
+            return
         actual = image_digest(pixels)
         expected = self._inputs.setdefault(name, actual)
         if actual != expected:
@@ -288,27 +289,7 @@ class ImageTraining(Method):
 
     def _training_step(self) -> dict[str, Any]:
         start = time.perf_counter()
-        if self.compile_mode is not None:
-            # Releases the memory of the previous step's CUDA graphs.
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        results = self.queue.fill(self)
-        snapshots: list[Snapshot] = []
-        due, failed = self._update_images()
-        results += failed
-        step = self._step
-        if step is not None and len(self.slots):
-            self._is_evaluated = True
-            snapshots = step.snapshots(due)
-            self._update_progress_metrics(snapshots)
-            endings = step.endings(self.optimizer.done)
-            share = (time.perf_counter() - start) / len(self.slots)
-            self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
-            for snapshot, result in step.finish(endings, self.queue):
-                if snapshot is not None:
-                    snapshots = merge_final(snapshots, snapshot)
-                results.append(result)
-            step.close()
-        self._check_evaluated(results)
+        snapshots, results = self.step_batch()
         if not self.exchange.is_due(snapshots, results):
             return {"snapshots": [], "results": []}
         status = self.exchange.status
@@ -326,7 +307,62 @@ class ImageTraining(Method):
             self.trainer.should_stop = True
         return outputs
 
-    def _update_images(self) -> tuple[dict[int, Snapshot], list[Result]]:
+    def compute(self, tasks: Sequence[Task]) -> list[Result]:
+        """Return the results of tasks, in their order, by the steps of a run without a Trainer and logs.
+
+        Raises:
+            LitVizError: a task is invalid.
+            NetworkError: the network raises on every image.
+        """
+        self.validate_tasks(tasks)
+        self.configure_optimizers()
+        self.prepare(self.device)
+        self.queue = Queue(tasks)
+        results: dict[int, Result] = {}
+        while len(self.slots) or len(self.queue):
+            for result in self.step_batch(logged=False)[1]:
+                results[result.task.index] = result
+        return [results[task.index] for task in tasks]
+
+    def step_batch(self, *, logged: bool = True) -> tuple[list[Snapshot], list[Result]]:
+        """Fill the slots, make one update of the batch, and empty the slots of finished images.
+
+        Args:
+            logged: whether there are snapshots of the images at their logged iterations.
+
+        Returns:
+            the snapshots, and the results of the finished images.
+        """
+        # Autocast or a half default dtype would round images and step rules; only the network has half precision.
+        with torch.autocast(self.device.type, enabled=False), _default_dtype(self.image_dtype):
+            return self._step_batch(logged)
+
+    def _step_batch(self, logged: bool) -> tuple[list[Snapshot], list[Result]]:
+        start = time.perf_counter()
+        if self.compile_mode is not None:
+            # Releases the memory of the previous step's CUDA graphs.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        results = self.queue.fill(self)
+        snapshots: list[Snapshot] = []
+        due, failed = self._update_images(logged)
+        results += failed
+        step = self._step
+        if step is not None and len(self.slots):
+            self._is_evaluated = True
+            snapshots = step.snapshots(due)
+            self._update_progress_metrics(snapshots)
+            endings = step.endings(self.optimizer.done)
+            share = (time.perf_counter() - start) / len(self.slots)
+            self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
+            for snapshot, result in step.finish(endings, self.queue):
+                if snapshot is not None and logged:
+                    snapshots = merge_final(snapshots, snapshot)
+                results.append(result)
+            step.close()
+        self._check_evaluated(results)
+        return snapshots, results
+
+    def _update_images(self, logged: bool) -> tuple[dict[int, Snapshot], list[Result]]:
         """Make one update of the batch; images on which the network raises leave their slots.
 
         Returns:
@@ -334,19 +370,26 @@ class ImageTraining(Method):
         """
         failed: list[Result] = []
         while len(self.slots):
-            due = self._due_snapshots(self.slots.x)
+            due = self._due_snapshots(self.slots.x) if logged else {}
             self._step = step = Step(self)
             self.slots.state[UNTIL] = self._next_logged()
             self.optimizer.set_rate(step.iteration[0], self.last_iteration(self.slots.tasks[0]))
             counts = self.slots.counts
             try:
-                self.optimizers().step()  # type: ignore[union-attr]
+                self._update()
                 return due, failed
             except NetworkError as error:
                 step.close()
                 self.slots.counts = counts
                 failed += fail_raising(self, error)
         return {}, failed
+
+    def _update(self) -> None:
+        """Update the images by the optimizer, as Lightning wraps it in a Trainer."""
+        if self._trainer is None:
+            self.optimizer.step()
+        else:
+            self.optimizers().step()  # type: ignore[union-attr]
 
     def _check_evaluated(self, results: Sequence[Result]) -> None:
         """Stop a run if the network raises on every image: on the first batch, or on each of the queue.
@@ -402,9 +445,8 @@ class ImageTraining(Method):
     @property
     def optimizer(self) -> StepRuleOptimizer:
         """The optimizer without Lightning's wrapper."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, StepRuleOptimizer)
-        return optimizer
+        assert self._optimizer is not None
+        return self._optimizer
 
     @property
     def decision(self) -> RankStatus:

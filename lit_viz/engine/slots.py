@@ -22,7 +22,7 @@ EARLIER = "earlier"
 #: Fields of a task that may be resolved when its image is read.
 _RESOLVED = ("label", "label_source", "target", "target_name", "options")
 _COUNTS = ("forwards", "backwards", "seconds")
-#: Fields of a final snapshot that are kept over a restart.
+#: Values of a final snapshot that are kept over a restart, in the order of its fields.
 _OF_BEST = ("iteration", "metrics", "image", "top5")
 
 
@@ -52,7 +52,7 @@ class Earlier:
         """Return the earlier images of :meth:`dump`."""
         best = None
         if values["best"] is not None:
-            best = Snapshot(task, **values["best"])
+            best = Snapshot(task, *(values["best"][name] for name in _OF_BEST))
         return cls(values["restarts"], values["updates"], best)
 
 
@@ -175,7 +175,7 @@ class Slots(nn.Module):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these rows, in this order."""
-        self._set(self.x[to_device(rows, self.x.device, torch.long)], self.state_of(rows))
+        self._set(select_rows(self.x, rows), self.state_of(rows))
         for name in ("tasks", "earlier", *_COUNTS):
             values = getattr(self, name)
             setattr(self, name, [values[n] for n in rows])
@@ -186,8 +186,7 @@ class Slots(nn.Module):
 
     def state_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return these rows of the state."""
-        index = to_device(rows, self.x.device, torch.long)
-        return {key: value[index] for key, value in self.state.items()}
+        return {key: select_rows(value, rows) for key, value in self.state.items()}
 
     def put(self, key: str, rows: Sequence[int], values: Tensor) -> None:
         """Replace rows of the state out of place, because tensors of a rule may share memory."""
@@ -262,3 +261,10 @@ class Slots(nn.Module):
     def _set(self, x: Tensor, state: dict[str, Tensor]) -> None:
         self.image.data = x
         self.state = state
+
+
+def select_rows(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return these rows of a tensor; the tensor itself, without a copy, for all of them in order."""
+    if list(rows) == list(range(len(values))):
+        return values
+    return values[to_device(rows, values.device, torch.long)]

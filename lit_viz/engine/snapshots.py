@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_viz.images.formats import FileFormat
+from lit_viz.images.rendering import Heat
 from lit_viz.types import JsonObject, Record, Task
 
 
@@ -71,7 +72,8 @@ class Snapshot:
         iteration: updates k of the image; 0 for the initial image.
         metrics: scalars of x_k by name: ``objective``, ``logit``, ``probability``, ``rank`` (1 is the best),
             ``gradient_norm``, penalties.
-        image: ``(C, H, W)`` in [0, 1] on the CPU, as it is drawn; None if only the metrics are logged.
+        content: image ``(C, H, W)`` in [0, 1] on the CPU, as it is drawn, or a map that is drawn when the
+            :attr:`image` is read; None if only the metrics are logged.
         top5: the five most probable classes as (name, probability), in descending order; may be empty.
         extra_images: additional images ``(3, H, W)`` of the iteration, by name, such as a magnified difference.
         file_metrics: metrics of the image as its file holds it, if that is not x_k.
@@ -85,7 +87,7 @@ class Snapshot:
     task: Task
     iteration: int
     metrics: Mapping[str, float]
-    image: Tensor | None = None
+    content: Tensor | Heat | None = None
     top5: tuple[tuple[str, float], ...] = ()
     extra_images: Mapping[str, Tensor] = field(default_factory=dict)
     file_metrics: Mapping[str, float] | None = None
@@ -94,6 +96,11 @@ class Snapshot:
     source: Tensor | None = None
     perturbed_images: Sequence[PerturbedImage] = ()
     terms: Tensor | None = None
+
+    @property
+    def image(self) -> Tensor | None:
+        """The image as it is drawn."""
+        return _drawn(self.content)
 
     @property
     def ranking(self) -> list[list[Any]]:
@@ -111,18 +118,24 @@ class Result:
 
     task: Task
     record: Record
-    image: Tensor | None = None
+    content: Tensor | Heat | None = None
     array: Tensor | None = None
     source: Tensor | None = None
     perturbed_images: Sequence[PerturbedImage] = ()
     terms: Tensor | None = None
 
     @property
+    def image(self) -> Tensor | None:
+        """The image with all its bands; of a map, as it is drawn."""
+        return _drawn(self.content)
+
+    @property
     def picture(self) -> Tensor | None:
         """The image as it is drawn."""
-        if self.image is None or self.array is not None:
-            return self.image
-        return FileFormat.of(self.record.format).draw(self.image)
+        image = self.image
+        if image is None or self.array is not None:
+            return image
+        return FileFormat.of(self.record.format).draw(image)
 
     @property
     def source_picture(self) -> Tensor | None:
@@ -137,6 +150,8 @@ class Result:
     def dump(self) -> dict[str, Any]:
         """Return the result as plain values and tensors, for a checkpoint."""
         values = dict(vars(self))
+        del values["content"]
+        values["image"] = self.image
         values["task"] = asdict(self.task)
         values["record"] = self.record.to_dict()
         values["perturbed_images"] = [(p.record.to_dict(), p.image, p.source) for p in self.perturbed_images]
@@ -146,9 +161,14 @@ class Result:
     def restore(cls, values: Mapping[str, Any]) -> Result:
         """Return the result of :meth:`dump`."""
         fields = dict(values)
+        fields["content"] = fields.pop("image")
         fields["task"] = Task(**values["task"])
         fields["record"] = Record.read(values["record"])
         fields["perturbed_images"] = []
         for record, image, source in values["perturbed_images"]:
             fields["perturbed_images"].append(PerturbedImage(PerturbedImageRecord.from_dict(record), image, source))
         return cls(**fields)
+
+
+def _drawn(content: Tensor | Heat | None) -> Tensor | None:
+    return content.picture if isinstance(content, Heat) else content

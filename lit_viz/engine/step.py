@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.engine.method import Method
-from lit_viz.engine.slots import EARLIER, ITERATION, ITERATIONS, UNTIL, Earlier
+from lit_viz.engine.slots import EARLIER, ITERATION, ITERATIONS, UNTIL, Earlier, select_rows
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import ChangedInput, LitVizError, NetworkError, check_shape
 from lit_viz.optim import Evaluate, Evaluation, State
@@ -137,7 +137,8 @@ def _start(method: Method, tasks: list[Task], images: list[Tensor]) -> list[Resu
             resolved.append(outcome)
             rows.append(row)
     if resolved:
-        x = x[rows]
+        if failed:
+            x = x[rows]
         method.slots.append(resolved, x, _initial_state(method, x, resolved))
         method.on_slots_filled(range(len(method.slots) - len(resolved), len(method.slots)))
     return failed
@@ -316,7 +317,7 @@ class Step:
         for n, snapshot in due.items():
             snapshot = _with_metrics(snapshot.without_results(), metrics[n])
             if not self.method.log_at.due(self.iteration[n], self.method.last_iteration(snapshot.task)):
-                snapshot = replace(snapshot, image=None, extra_images={})
+                snapshot = replace(snapshot, content=None, extra_images={})
             snapshots.append(snapshot)
         return snapshots
 
@@ -391,7 +392,9 @@ class Step:
 
     def _finish(self, endings: Mapping[int, bool], queue: Queue | None) -> list[tuple[Snapshot | None, Result]]:
         method, slots, rows = self.method, self.method.slots, list(endings)
-        x = slots.x.clone()
+        x = slots.x
+        if any(endings.values()):
+            x = x.clone()
         for n in rows:
             if endings[n]:
                 x[n] = self.x[n]
@@ -404,8 +407,8 @@ class Step:
                 evaluated[n] = evaluation.metrics_by_row()[row]
         metrics: dict[int, Mapping[str, float]] = {}
         if intact:
-            metrics = dict(zip(intact, method.final_metrics(x[intact], intact, evaluated), strict=True))
-        snapshots = method.snapshots(x[rows], rows, final=True)
+            metrics = dict(zip(intact, method.final_metrics(select_rows(x, intact), intact, evaluated), strict=True))
+        snapshots = method.snapshots(select_rows(x, rows), rows, final=True)
         finished: list[tuple[Snapshot | None, Result]] = []
         restarts: dict[int, Snapshot] = {}
         for n, snapshot in zip(rows, snapshots, strict=True):
@@ -491,7 +494,7 @@ def _result(method: Method, n: int, snapshot: Snapshot, error: str | None) -> Re
     return Result(
         snapshot.task,
         record,
-        snapshot.image if snapshot.data is None else snapshot.data,
+        snapshot.content if snapshot.data is None else snapshot.data,
         snapshot.array,
         snapshot.source,
         snapshot.perturbed_images,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import matplotlib as mpl
 import numpy as np
@@ -64,8 +66,32 @@ def heat(values: Tensor, limit: float) -> Tensor:
 
     Negative values are drawn as zero; non-finite values, and all values if the limit is 0, are black.
     """
-    colors = mpl.colormaps["hot"](_normalized(values, limit).clamp(0, 1).numpy())[..., :3]
-    return _mask_non_finite(torch.from_numpy(colors).float().permute(2, 0, 1).contiguous(), values)
+    colors = _hot_colors()
+    index = (_normalized(values, limit) * colors.shape[1]).clamp_(0, colors.shape[1] - 1).long()
+    return _mask_non_finite(colors[:, index], values)
+
+
+@cache
+def _hot_colors() -> Tensor:
+    """Return the colors of matplotlib's "hot" ``(3, K)``."""
+    colormap = mpl.colormaps["hot"]
+    return torch.from_numpy(colormap(np.arange(colormap.N))[:, :3]).float().T.contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Heat:
+    """A map ``(H, W)`` that is drawn by :func:`heat` when its picture is read; most pictures of a run never are.
+
+    Attributes:
+        values: the map.
+    """
+
+    values: Tensor
+
+    @cached_property
+    def picture(self) -> Tensor:
+        """The picture ``(3, H, W)``, with the limit of the map alone."""
+        return heat(self.values, clip_limits([self.values])[0])
 
 
 def signed_heat(values: Tensor, limit: float) -> Tensor:

@@ -211,7 +211,8 @@ class PhotographTraining(ImageTraining):
         iteration = self.slots.iteration
         for m, n in enumerate(rows):
             new = iteration[n] == 0 and self.photograph_logits(n) is None
-            if new and torch.equal(x[m], self.slots.x[n]):
+            photograph = self.slots.x[n]
+            if new and (x[m].data_ptr() == photograph.data_ptr() or torch.equal(x[m], photograph)):
                 self.set_photograph_logits(n, evaluation.logits[m])
 
     def format_of(self, n: int) -> FileFormat:

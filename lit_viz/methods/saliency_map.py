@@ -18,10 +18,10 @@ from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.attributions.terms import empty_record
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule, check_at_least_one
-from lit_viz.engine.snapshots import Snapshot
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, check_shape, find_part, require
 from lit_viz.images.rasters import mask_of
-from lit_viz.images.rendering import clip_limits, heat
+from lit_viz.images.rendering import Heat
 from lit_viz.methods.goals import check_numbers
 from lit_viz.methods.photographs import RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
 from lit_viz.networks import Network, as_network
@@ -208,10 +208,10 @@ class SaliencyMap(PhotographTraining):
             for name, method in self.methods.items()
         }
 
-    def training_step(self, batch: int, batch_idx: int) -> dict[str, Any]:
+    def step_batch(self, *, logged: bool = True) -> tuple[list[Snapshot], list[Result]]:
         """Make one step without TF32: its rounding would exceed the tolerance of the check against Captum."""
         with full_float32():
-            return super().training_step(batch, batch_idx)
+            return super().step_batch(logged=logged)
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         evaluator = self._evaluators[_method_name(self.slots.tasks[0])]
@@ -245,7 +245,8 @@ class SaliencyMap(PhotographTraining):
         check_shape(method, maps, x.shape, (len(x), 1, *x.shape[2:]), meaning="a map of each photograph")
         uncertainty = method.uncertainty(x, state)
         names = [*(_METRIC_NAMES.get(name, name) for name in uncertainty), "maximum"]
-        columns = [*uncertainty.values(), maps.flatten(1).abs().amax(1)]
+        values = maps.flatten(1)
+        columns = [*uncertainty.values(), torch.maximum(values.amax(1).abs(), values.amin(1).abs())]
         metrics = torch.stack([column.double() for column in columns], 1).tolist()
         maps, photographs = maps.float().cpu(), x.float().cpu()
         snapshots, iteration = [], self.slots.iteration
@@ -263,7 +264,7 @@ class SaliencyMap(PhotographTraining):
                 self.snapshot(
                     n,
                     {**prediction, **dict(zip(names, metrics[m], strict=True))},
-                    heat(reduced, clip_limits([reduced])[0]),
+                    Heat(reduced),
                     top5=() if logits is None else self.network.top5(logits),
                     array=maps[m],
                     source=photographs[m],
@@ -283,7 +284,7 @@ class SaliencyMap(PhotographTraining):
             **self.crop_fields(n),
             bands=self._band_values(n, snapshot.array),
         )
-        if snapshot.array is None or bool(snapshot.array.isfinite().all()):
+        if snapshot.array is None or math.isfinite(snapshot.metrics["maximum"]):
             return record
         count, total = int((~snapshot.array.isfinite()).sum()), snapshot.array.numel()
         error = f"all values of a map must be finite, and {count} of {total} are not: the gradient is not finite there"

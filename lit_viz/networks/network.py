@@ -88,6 +88,10 @@ class Network(Original):
             return layer
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes without the fast copies, which an unpickled network makes again."""
+        return vars(self) | {"_copies": {}}
+
     def __repr__(self) -> str:
         height, width = self.size
         shape = f"{self.channels} x {height} x {width}"

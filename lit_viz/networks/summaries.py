@@ -97,8 +97,9 @@ def top5(scores: Tensor, labels: Sequence[str], decision: Decision = "exclusive"
     """
     if decision == "number":
         return ()
-    values = probabilities(scores, decision).tolist()
-    return tuple((labels[i], values[i]) for i in scores.argsort(descending=True, stable=True).tolist()[:5])
+    best = scores.argsort(descending=True, stable=True)[:5]
+    values = probabilities(scores, decision)[best]
+    return tuple((labels[i], value) for i, value in zip(best.tolist(), values.tolist(), strict=True))
 
 
 def probe_images(channels: int, size: tuple[int, int]) -> Tensor:

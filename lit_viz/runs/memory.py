@@ -132,7 +132,7 @@ class MemoryStorage(Storage):
         folder.write_start(options, recorded, [result.task for result in results])
         for result in results:
             for snapshot in self.snapshots.get(result.task.index, ()):
-                folder.add_snapshot(snapshot if with_frames else replace(snapshot, image=None, extra_images={}))
+                folder.add_snapshot(snapshot if with_frames else replace(snapshot, content=None, extra_images={}))
             folder.add_result(result)
         folder.finish()
         if self._evidence:

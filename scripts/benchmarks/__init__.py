@@ -13,6 +13,7 @@ COMPARISONS = {
     "memory": (),
     "profile": (),
     "devices": (),
+    "functional": (),
 }
 GROUPS = {"peers": ("saliency", "attacks", "classes", "units"), "all": tuple(COMPARISONS)}
 #: Environment variable with a folder of photographs, which the processes of the sides inherit.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.images.rendering import (
+    Heat,
     clip_limits,
     difference,
     gray_levels,
@@ -57,6 +58,22 @@ def test_heat_equals_matplotlib():
     expected = mpl.colormaps["hot"](np.clip(values.numpy().astype(np.float64) / 1.5, 0, 1))[..., :3]
     assert np.allclose(heat(values, 1.5).permute(1, 2, 0).numpy(), expected, atol=1e-6)
     assert heat(values, 1.5)[:, -1, -1].tolist() == [1, 1, 1]
+
+
+def test_heat_equals_matplotlib_bit_for_bit_at_the_borders_of_the_colors():
+    borders = torch.arange(257, dtype=torch.float64) / 256
+    values = torch.stack([borders.nextafter(torch.tensor(-1.0)), borders, borders.nextafter(torch.tensor(2.0))])
+    expected = torch.from_numpy(mpl.colormaps["hot"](values.clamp(0, 1).numpy())[..., :3]).float()
+    assert torch.equal(heat(values, 1.0), expected.permute(2, 0, 1))
+
+
+def test_a_map_is_drawn_once_when_its_picture_is_read(monkeypatch):
+    values = torch.rand(5, 7)
+    drawing = Heat(values)
+    expected = heat(values, clip_limits([values])[0])
+    assert torch.equal(drawing.picture, expected)
+    monkeypatch.setattr("lit_viz.images.rendering.heat", lambda *_: pytest.fail("drawn again"))
+    assert torch.equal(drawing.picture, expected)
 
 
 @pytest.mark.parametrize("colors", [heat, signed_heat])
