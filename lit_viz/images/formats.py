@@ -127,6 +127,11 @@ class FileFormat:
         return high - low  # type: ignore[no-any-return]
 
     @property
+    def zero(self) -> Tensor | float:
+        """Value of the file that maps to 0: a number, or float64 ``(C, 1, 1)``."""
+        return self._limits[0]  # type: ignore[no-any-return]
+
+    @property
     def reference(self) -> float:
         """Steps from 0 to 1 of the first band, the unit in which lengths are exact."""
         return float(torch.as_tensor(self.steps).flatten()[0])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_viz.attacks import APGD, DDN, FGSM, PGD, Attack, BudgetAttack, NormalizedAscentAttack, run_attack
 from lit_viz.attacks.norms import NormName
+from lit_viz.images.formats import FileFormat
 from tests.support.attacks import Linear, longest, margins, photographs, saturated
 
 BUDGET = {
@@ -106,6 +107,21 @@ def test_ddn_stays_on_the_lattice_of_8_bits() -> None:
     assert ((linear((out * 255).round() / 255).argmax(1)) != torch.tensor(labels)).all()
     smallest = margins(linear(x), labels).abs() / weight.flatten(1).norm(dim=1)
     assert ((out - x).flatten(1).norm(dim=1) / smallest <= 1.25).all()
+
+
+@pytest.mark.parametrize("ranges", [((0.0, 10_000.0),) * 3, ((-1000.0, 3000.0), (0.0, 500.0), (0.5, 2000.0))])
+def test_ddn_stays_on_the_lattice_of_the_file(ranges: tuple[tuple[float, float], ...]) -> None:
+    linear = Linear()
+    lattice = FileFormat("int16", ".npy", ranges=ranges)
+    x = torch.stack([lattice.image(lattice.nearest(image)).double() for image in photographs(4, 6, 5)])
+    labels, _, weight = fooled_into(linear, x, False)
+    smallest = margins(linear(x), labels).abs() / weight.flatten(1).norm(dim=1)
+    for file_format, is_whole in ((lattice, True), (FileFormat("float32", ".npy", ranges=ranges), False)):
+        out, state = run_attack(DDN(), linear, x, labels, options=[{"format": file_format.to_dict()}] * len(x))
+        assert state["fooled"].all()
+        values = torch.stack([low + out[:, band] * (high - low) for band, (low, high) in enumerate(ranges)], 1)
+        assert bool(((values - values.round()).abs().max() < 1e-6) == is_whole)
+        assert ((out - x).flatten(1).norm(dim=1) / smallest <= 1.1).all()
 
 
 @targeted
