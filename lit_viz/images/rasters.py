@@ -56,6 +56,7 @@ class FileOptions:
     clip: bool = False
 
     def __post_init__(self) -> None:
+        require(self.fill is None or math.isfinite(self.fill), "fill must be a finite number", self.fill)
         if self.axes is not None:
             is_valid = sorted(self.axes) in (["C", "H", "W"], ["H", "W"])
             require(is_valid, "axes must be an order of C, H and W such as HWC, or of H and W", repr(self.axes))

@@ -154,7 +154,7 @@ class ImageTasks(TaskQueue):
         normalization: mean and standard deviation by which floating-point arrays and tensors, or the images of a
             dataset, were normalized; by default from the transform of a dataset.
         axes: order of the axes of arrays, such as ``HWC``; by default found by the number of bands.
-        fill: value of a file in place of NaN, which is no data.
+        fill: value of a file in place of no data: NaN, and the value that a GeoTIFF names.
         clip: whether values outside of the network's ``value_range`` are clipped, and counted in the records.
         seed: seed of the first task; task i uses ``seed + i``. The radii of an image have its seed.
 

@@ -148,6 +148,12 @@ def test_resampled_pixels_have_no_data_if_any_of_their_pixels_has_none(tmp_path:
     assert not rows[7:].any()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_fill_is_a_finite_number(value: float) -> None:
+    with pytest.raises(LitVizError, match=r"fill must be a finite number, got (nan|inf)"):
+        FileOptions(fill=value)
+
+
 def test_infinite_values_are_clipped_or_an_error(tmp_path: Path) -> None:
     values = _values(dtype="float32")
     values[3, 2, 1] = np.inf
@@ -309,3 +315,28 @@ def test_the_tags_of_a_geotiff_follow_the_crop(tmp_path: Path) -> None:
         assert found[33550].value == (20.0, 20.0, 0.0)
         assert found[33922].value == (0.0, 0.0, 0.0, 500_080.0, 4_000_000.0, 0.0)
         assert found[34735].value == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "packbits", "deflate"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_compressed_tiff_has_the_values_of_an_uncompressed_one(tmp_path: Path, compression: str, dtype: str) -> None:
+    pytest.importorskip("imagecodecs")
+    values = _values(dtype=dtype, high=250)
+    options = {"photometric": "minisblack", "planarconfig": "separate"}
+    tifffile.imwrite(tmp_path / "a.tif", values, **options)
+    tifffile.imwrite(tmp_path / "b.tif", values, compression=compression, **options)
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert file.pages[0].compression != 1
+    plain, compressed = (read_image(tmp_path / name, (8, 10), BANDS) for name in ("a.tif", "b.tif"))
+    assert torch.equal(compressed.pixels, plain.pixels)
+    assert np.allclose(compressed.pixels.double() * 10_000, values, atol=1e-3)
+
+
+def test_a_tiff_with_jpeg_is_read_as_pillow_reads_it(tmp_path: Path) -> None:
+    pytest.importorskip("imagecodecs")
+    smooth = np.linspace(20, 230, 32 * 32).reshape(32, 32).round().astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", smooth, photometric="minisblack", compression="jpeg")
+    image = read_image(tmp_path / "a.tif", (32, 32), Bands.of(1, value_range=(0, 255)))
+    with Image.open(tmp_path / "a.tif") as file:
+        expected = np.asarray(file).astype(np.float64)
+    assert float((image.pixels[0].double() * 255 - torch.from_numpy(expected)).abs().max()) <= 1
