@@ -50,12 +50,13 @@ def projections(images: Tensor) -> Tensor:
     Their root mean square is an unbiased estimate of the images' Euclidean norm.
     """
     rows = images.flatten(1)
-    return rows @ _signs(rows.shape[1], rows.device, rows.dtype)
+    signs = _signs(rows.shape[1], rows.device, rows.dtype)
+    return torch.stack([signs.mv(row) for row in rows])  # one by one: a product of matrices rounds by their size
 
 
 @lru_cache(maxsize=8)
 def _signs(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return four fixed vectors of independent random signs, as columns ``(count, 4)``."""
+    """Return four fixed vectors of independent random signs, ``(4, count)``."""
     shape = (count, *TERM_SHAPES[PROJECTIONS])
     drawn = torch.randint(2, shape, generator=generator_for(Key(0, 0), "signs"))
-    return (2 * drawn - 1).to(device, dtype)
+    return (2 * drawn - 1).T.contiguous().to(device, dtype)
