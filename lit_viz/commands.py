@@ -28,9 +28,9 @@ SHOWN = frozenset({
     "target", "label", "against", "layer", "channel", "neuron", "init", "fit", "method", "attack", "eps",
     "attack.eps", "attack.norm", "attack.lr", "goal", "config", "iterations", "step_rule.lr", "views",
     "picture.size", "tolerance", "reducer", "seed", "slots", "log_at", "out", "overwrite", "resume", "logger",
-    "logging.project", "logging.wandb", "overlays", "captum", "explain", "localize", "network", "network.weights",
-    "network.labels", "network.size", "network.output", "trainer.devices", "trainer.accelerator", "count",
-    "print_config",
+    "logging.project", "logging.wandb", "overlays", "captum", "explain", "localize", "shard", "network",
+    "network.weights", "network.labels", "network.size", "network.output", "trainer.devices", "trainer.accelerator",
+    "count", "print_config",
 })  # fmt: skip
 #: Arguments of short functions that are no options.
 _NO_OPTIONS = ("network", "progress", "normalization")
@@ -317,7 +317,7 @@ def _demo_parser() -> Parser:
     parser.texts["out"] = "folder of the runs. Default: runs/demo/<time>."
     parser.add("How", Method, only=("iterations", "slots", "log_at"))
     parser.add("How", api.visualize, only=("seed",))
-    _add_run(parser, None)
+    _add_run(parser, None, hidden=("shard",))
     _add_network(parser, None)
     _add_trainer(parser, SHOWN)
     return parser

@@ -56,7 +56,7 @@ class ImageLogger(Callback):
     def __init__(self, max_images: int = 32) -> None:
         self.max_images = max_images
         self._adapters: list[ImageAdapter] = []
-        self._names: list[str] = []
+        self._names: dict[int, str] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the loggers, on rank 0."""

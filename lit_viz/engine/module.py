@@ -122,14 +122,14 @@ class ImageTraining(Method):
         self.network_error = None
         self._is_evaluated = bool(entries) or "done" in self.finished.values()
         self._updates_finished = self._updates_total = 0
-        own_tasks: list[Task] = []
         for task in self.tasks:
             updates = self.last_iteration(task)
             self._updates_total += updates
             if task.index in self.finished:
                 self._updates_finished += updates
-            if self.ranks.owns(task.index):
-                own_tasks.append(task)
+        own_tasks = self.tasks
+        if self.ranks.size > 1:
+            own_tasks = [task for task in self.tasks if self.ranks.owns(task.index)]
         own_entries = [entry for entry in entries if self.ranks.owns(entry["task"])]
         self.queue = Queue(own_tasks, self.finished, own_entries)
 

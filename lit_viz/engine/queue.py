@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from copy import copy
 from itertools import repeat
 from typing import Any
 
@@ -39,11 +40,19 @@ class TaskQueue(Part, pl.LightningDataModule):
         evidence: bool = True,
     ) -> None:
         super().__init__()
-        self.tasks, self.images = tuple(tasks), images
+        self.tasks: Sequence[Task] = tuple(tasks)
+        self.images = images
         self.notes = list(notes)
         self.evidence = evidence
         self.network_classes: Sequence[str] | None = None
         self._adapted = ExitStack()
+        self._is_stored = False
+
+    def with_stored(self, tasks: Sequence[Task]) -> TaskQueue:
+        """Return this queue with the tasks of a run folder, which have what depends on the method."""
+        queue = copy(self)
+        queue.tasks, queue._is_stored = tasks, True
+        return queue
 
     @property
     def trainer(self) -> pl.Trainer | None:
@@ -87,7 +96,8 @@ class TaskQueue(Part, pl.LightningDataModule):
 
     def attach(self, module: Any) -> None:
         """Expand the tasks by what depends on a method, and give it the images."""
-        self.tasks = tuple(module.expand_tasks(self.tasks))
+        if not self._is_stored:
+            self.tasks = tuple(module.expand_tasks(self.tasks))
         if len(self.images):
             module.images = self.images
 

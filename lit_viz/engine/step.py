@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -36,21 +37,26 @@ class Queue:
     def __init__(
         self, tasks: Sequence[Task] = (), finished: Collection[int] = (), restored: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        by_index = {task.index: task for task in tasks}
         self._restored = {entry["task"]: dict(entry) for entry in restored}
-        self._waiting: deque[Task] = deque()
         self._restarts: deque[Task] = deque()
+        self._tasks = tasks
+        self._new = array("q")  # positions of the new tasks, the next one last: tasks may be in a file
+        found: dict[int, Task] = {}
+        for position, task in enumerate(tasks):
+            if task.index in self._restored:
+                found[task.index] = task
+            elif task.index not in finished:
+                self._new.append(position)
+        self._new.reverse()
+        self._waiting: deque[Task] = deque()  # before the new tasks, and of these the next one if it was read
         for index, entry in self._restored.items():
             waiting = self._waiting
             if EARLIER in entry and int(entry["state"][ITERATION]) == 0:
                 waiting = self._restarts
-            waiting.append(by_index[index])
-        for index, task in by_index.items():
-            if index not in finished and index not in self._restored:
-                self._waiting.append(task)
+            waiting.append(found[index])
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._restarts)
+        return len(self._waiting) + len(self._new) + len(self._restarts)
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -86,6 +92,8 @@ class Queue:
 
     def _next(self, capacity: int) -> deque[Task]:
         """Return the tasks of which the first one is the next."""
+        if not self._waiting and self._new:
+            self._waiting.append(self._tasks[self._new.pop()])
         if self._restarts and (not self._waiting or len(self._restarts) >= capacity):
             return self._restarts
         return self._waiting

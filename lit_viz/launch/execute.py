@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from lit_viz.callbacks.saving import RunWriter
 from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
+from lit_viz.engine.shards import Shard
 from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status, require
 from lit_viz.evidence.verifier import Check, verifier_of
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.launch.form import Form
 from lit_viz.launch.logs import incomplete_loggers, open_loggers
 from lit_viz.launch.options import RunOptions, extra_files
-from lit_viz.launch.provenance import provenance
+from lit_viz.launch.provenance import device_name, provenance
 from lit_viz.launch.resume import check_identity, check_records, has_progress, open_or_create
 from lit_viz.launch.run import (
     Run,
@@ -34,6 +36,7 @@ from lit_viz.launch.run import (
     verify_outcomes,
     warn_of_unfinished,
 )
+from lit_viz.launch.shards import check_shard, process_of_shard
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
@@ -46,8 +49,9 @@ from lit_viz.runs.layout import EVIDENCE, REPORT
 from lit_viz.runs.manifest import is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
+from lit_viz.types import Task
 from lit_viz.utils.checking import checked_types
-from lit_viz.utils.formatting import Notify, choose_notify, ignore
+from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
 from lit_viz.utils.process import is_rank_zero, tune_allocator
 
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
@@ -76,6 +80,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     checkpoint_every: int | None = None,
+    shard: str | None = None,
     progress: bool | None = None,
 ) -> Run:
     """Train the images of a queue of tasks by a method, verify the results and draw the figure.
@@ -102,6 +107,9 @@ def run(
         resume: continue the run in ``out``; start it if there is none.
         overwrite: replace the run in ``out``.
         checkpoint_every: steps between checkpoints. Default: about 30 seconds.
+        shard: part ``i/n`` of the tasks, with i from 0: tasks i, i + n and so on, with the draws of the whole run. Its
+            run folder is ``shard-i-of-n`` in ``out``. The same call starts it, continues it, or does nothing. ``auto``
+            is the part of this process in an array of SLURM or under torchrun.
         progress: show progress and messages. Default: in notebooks.
 
     Returns:
@@ -123,7 +131,7 @@ def run(
     """
     options = RunOptions(
         out, logger, logging, trainer, captum, localize, boxes, explain, figure, scale, overlays, resume, overwrite,
-        checkpoint_every,
+        checkpoint_every, shard,
     )  # fmt: skip
     return finished(execute(module, tasks, options, notify=choose_notify(progress)))
 
@@ -156,7 +164,20 @@ def execute(
         moves_network: whether the network, which was loaded for this run, is moved to the device of the Trainer.
         notify: receives lines for the terminal.
     """
+    with process_of_shard(options.shard) as shard:
+        return _execute(module, tasks, replace(options, shard=shard), form, moves_network, notify)
+
+
+def _execute(
+    module: ImageTraining,
+    tasks: TaskQueue,
+    options: RunOptions,
+    form: Form | None,
+    moves_network: bool,
+    notify: Notify | None,
+) -> Run:
     _check_options(type(module), options)
+    check_shard(module, options)
     if options.folder is None and options.own_loggers:
         raise LitVizError("logger requires out: loggers log a run folder")
     for task in tasks.tasks[:1]:
@@ -248,25 +269,31 @@ def _run_in_folder(
     notify: Notify | None,
 ) -> Run:
     """Create or open the run folder, and run the method in it."""
-    folder, queue, checkpoint = _open_folder(module, tasks, options, form)
+    device = device_name(trainer.strategy.root_device)
+    folder, queue, checkpoint = _open_folder(module, tasks, options, form, device)
     send = notify or ignore
     finished = checkpoint.is_finished(queue.tasks)
     changed = checkpoint.changed_files
     names = options.logger_names
     if checkpoint.is_untouched(queue.tasks):
         names = incomplete_loggers(folder, names)
+        if folder.part is not None:
+            send(f"{folder.path} is complete: nothing is computed")
     else:
         # Evidence that is not of a complete run is not verified.
         changed = [*changed, REPORT, EVIDENCE]
         checkpoint.restore()
     folder.discard(changed)
-    check_records(folder, queue.tasks, module.network)
+    check_records(folder, module.network)
     log = open_loggers(folder, names, options, type(module), send)
     try:
         if not finished:
             fit(trainer, options, module, queue, [RunWriter(folder), log, Progress(notify)])
         run = Run(module, queue.tasks, options, folder)
-        _complete(run, module, options, folder, send, changed)
+        if folder.part is None:
+            _complete(run, module, options, folder, send, changed)
+        elif changed:  # evidence, figure and report are made when the shards are merged
+            folder.seal()
         log.finish()
     finally:
         log.close(success=False)  # no effect after finish()
@@ -274,28 +301,30 @@ def _run_in_folder(
 
 
 def _open_folder(
-    module: ImageTraining, tasks: TaskQueue, options: RunOptions, form: Form
+    module: ImageTraining, tasks: TaskQueue, options: RunOptions, form: Form, device: str
 ) -> tuple[FolderStorage, TaskQueue, LastCheckpoint]:
     """Return the run folder, its queue and its checkpoint: those of a resumed run, or new ones."""
     text, recorded = _configuration(module, form)
     folder, is_resumed = open_or_create(options, form)
-    stored = folder.queue() if is_resumed else []
-    queue = TaskQueue(stored, tasks.images) if stored else tasks
-    queue.tasks = tuple(module.expand_tasks(queue.tasks))
+    stored: Sequence[Task] = folder.queue() if is_resumed else ()
     if len(tasks.images):
         module.images = tasks.images  # type: ignore[assignment]
     if is_resumed:
         check_identity(folder, module.network)
     if stored:
         checkpoint = LastCheckpoint(folder)
-        if not checkpoint.is_finished(queue.tasks):
-            module.validate_tasks(queue.tasks)
-        return folder, queue, checkpoint
-    module.validate_tasks(queue.tasks)
+        if not checkpoint.is_finished(stored):
+            module.validate_tasks(stored)
+        return folder, tasks.with_stored(stored), checkpoint
+    whole = module.expand_tasks(tasks.tasks)
+    shard = None if options.shard is None else Shard.parse(options.shard)
+    module.validate_tasks(whole)
+    if shard is not None and not shard.indices(len(whole)):
+        raise LitVizError(f"shard {shard} of {pluralize(len(whole), 'task')} has none: give fewer shards")
     if is_run(folder.path):  # only now that the new run is valid
         folder.clear(extra_files())
-    folder.write_start(text, recorded, queue.tasks)
-    return folder, queue, LastCheckpoint(folder)
+    folder.write_start(text, {**recorded, "device": device}, whole, shard)
+    return folder, tasks.with_stored(folder.queue()), LastCheckpoint(folder)
 
 
 def _complete(
@@ -330,7 +359,7 @@ def _complete(
 
 def _follow(trainer: pl.Trainer, module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
     """Take part in a run. Its folder and outcomes belong to rank zero."""
-    if options.resume and options.folder is not None and is_run(options.folder):
+    if options.continues and options.folder is not None and is_run(options.folder):
         folder = FolderStorage.open(options.folder)
         stored = folder.queue()
         if stored and LastCheckpoint(folder).is_finished(stored):  # no tasks: rank zero is just creating the folder

@@ -105,7 +105,7 @@ def read_config(command: MethodCommand, name: str | Path | None) -> Form:
     for other in COMMANDS.values():
         if kind_path in other.modules and other is not command:
             raise LitVizError(f"{path} is the configuration of lit-viz {other.name}, not of lit-viz {command.name}")
-    for key in ("out", "overwrite", "resume"):
+    for key in ("out", "overwrite", "resume", "shard"):
         form.run.pop(key, None)
     return form
 

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger
 
 from lit_viz import methods
 from lit_viz.engine.method import half_precision
+from lit_viz.engine.shards import Shard
 from lit_viz.errors import require
 from lit_viz.evidence.verifier import Check
 from lit_viz.figures.scales import ScaleOf
@@ -59,18 +60,29 @@ class RunOptions:
     resume: bool = False
     overwrite: bool = False
     checkpoint_every: int | None = None
+    shard: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(self.out != "", "out must not be empty", repr(self.out))
         every = self.checkpoint_every
         require(every is None or every >= 1, "checkpoint_every must be at least 1", every)
+        if self.shard is not None:
+            require(self.out is not None, "shard requires out", "none", hint="give the folder of the whole run")
+            Shard.parse(self.shard)
         assert self.logger_names is not None  # first, because it may fail
 
     @property
     def folder(self) -> Path | None:
-        """The run folder; None for a run in memory."""
-        return None if self.out is None else Path(self.out)
+        """The run folder; None for a run in memory. That of a shard is in the folder of the whole run."""
+        if self.out is None or self.shard is None:
+            return None if self.out is None else Path(self.out)
+        return Path(self.out, Shard.parse(self.shard).folder_name)
+
+    @property
+    def continues(self) -> bool:
+        """Whether a run in the folder is continued; a shard is, unless it is replaced."""
+        return self.resume or (self.shard is not None and not self.overwrite)
 
     @property
     def figure_options(self) -> FigureOptions:
@@ -173,5 +185,5 @@ def check_folder_is_new(options: RunOptions) -> None:
     Raises:
         LitVizError: it holds a run that is neither continued nor replaced, or other files.
     """
-    if options.folder is not None and not (options.resume and is_run(options.folder)):
+    if options.folder is not None and not (options.continues and is_run(options.folder)):
         check_new(options.folder, options.overwrite, extra_files())

@@ -6,6 +6,8 @@ import sys
 from importlib import metadata
 from typing import Any
 
+import torch
+
 from lit_viz._version import __version__
 from lit_viz.networks import Network
 from lit_viz.networks.summaries import scores_caption
@@ -14,6 +16,15 @@ from lit_viz.utils.files import FORMAT
 
 #: Packages whose versions are recorded.
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "captum", "timm", "wandb", "numpy")
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device on which a run starts: of a GPU, or ``cpu`` and its instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return str(device)
 
 
 def provenance(method: type[Any], network: Network) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _CHANGEABLE = ("slots", "compile", "devices_mode")
 #: Packages whose classes and factories are not named when a form imports them.
 _LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorch_lightning", "lightning"}
 #: Arguments that only apply to a new run.
-NEW_RUN = ("config", "out", "overwrite", "resume")
+NEW_RUN = ("config", "out", "overwrite", "resume", "shard")
 
 
 def has_progress(path: str | Path) -> bool:
@@ -84,7 +84,7 @@ def changed_form(folder: FolderStorage, form: Form, changes: Mapping[str, Any]) 
             value = {**(form.run.get("trainer") or {}), **value}
         form.set(name, value)
     check_unchanged(folder.path, before, form)
-    form.run |= {"out": str(folder.path), "resume": True, "overwrite": False}
+    form.run |= {"out": str(folder.path), "resume": True, "overwrite": False, "shard": None}
     return form
 
 
@@ -109,7 +109,7 @@ def stored_module(folder: FolderStorage, form: Form, network: Network) -> ImageT
 def stored_tasks(folder: FolderStorage, form: Form, network: Network) -> TaskQueue:
     """Return the tasks of a run folder, or of the form if the run was stopped before it had any."""
     stored = folder.queue()
-    return TaskQueue(stored) if stored else form.build_tasks(network)
+    return TaskQueue(()).with_stored(stored) if stored else form.build_tasks(network)
 
 
 def check_unchanged(path: Path, before: Form, now: Form) -> None:
@@ -170,7 +170,7 @@ def open_or_create(options: RunOptions, form: Form) -> tuple[FolderStorage, bool
         LitVizError: the folder holds another run, or an argument of the run to continue differs.
     """
     assert options.folder is not None
-    if not (options.resume and is_run(options.folder)):
+    if not (options.continues and is_run(options.folder)):
         return FolderStorage.create(options.folder, options.overwrite, extra_files()), False
     folder = FolderStorage.open(options.folder)
     check_unchanged(folder.path, Form.of_mapping(folder.config, f"{folder.path}/config.yaml"), form)
@@ -258,37 +258,41 @@ def compare_identity(path: Path, before: Mapping[str, Any], network: Network) ->
             )
 
 
-def check_records(folder: FolderStorage, tasks: Sequence[Task], network: Network) -> None:
+def check_records(folder: FolderStorage, network: Network) -> None:
     """Compare the tasks of a run and its records with one another, and with the network.
 
     Raises:
         LitVizError: a class is not one of the network, a target is not that of the task, or a finished task has no
             image.
     """
-    records = folder.records()
-    problems = _wrong_classes([*tasks, *records], network.num_classes)
-    for record in records:
+    tasks, classes = folder.queue(), network.num_classes
+    for task in tasks:
+        if (problem := _wrong_class(task, classes)) is not None:
+            raise _damaged(folder, problem)
+    for record in folder.records():
+        problem = _wrong_class(record, classes)
         if record.status == "done" and not record.file:
-            problems.append(f"task {record.index} is done, and has no image")
-        if record.index < len(tasks):
-            problems += _contradictions(record, tasks[record.index])
-    if problems:
-        raise LitVizError(f"{folder.path} is damaged ({problems[0]}): start another run")
+            problem = problem or f"task {record.index} is done, and has no image"
+        if record.index in tasks.indices:
+            problem = problem or _contradiction(record, tasks.of_index(record.index))
+        if problem is not None:
+            raise _damaged(folder, problem)
 
 
-def _contradictions(record: Record, task: Task) -> list[str]:
-    mismatches = []
+def _damaged(folder: FolderStorage, problem: str) -> LitVizError:
+    return LitVizError(f"{folder.path} is damaged ({problem}): start another run")
+
+
+def _contradiction(record: Record, task: Task) -> str | None:
     for kind, value in (("target", task.target), ("method", task.options.get("method"))):
         recorded = getattr(record, kind, value)
         if value is not None and recorded != value:
-            mismatches.append(f"the {kind} of task {task.index} is {recorded!r}, and {value!r} in the queue")
-    return mismatches
+            return f"the {kind} of task {task.index} is {recorded!r}, and {value!r} in the queue"
+    return None
 
 
-def _wrong_classes(entries: Sequence[Task | Record], classes: int) -> list[str]:
-    wrong = []
-    for entry in entries:
-        for kind, index in (("label", entry.label), ("target", entry.target)):
-            if index is not None and not 0 <= index < classes:
-                wrong.append(f"the {kind} of task {entry.index} is {index}, and there are {classes} classes")
-    return wrong
+def _wrong_class(entry: Task | Record, classes: int) -> str | None:
+    for kind, index in (("label", entry.label), ("target", entry.target)):
+        if index is not None and not 0 <= index < classes:
+            return f"the {kind} of task {entry.index} is {index}, and there are {classes} classes"
+    return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from inspect import signature
 from io import BytesIO
 from pathlib import Path
@@ -74,18 +76,21 @@ class Run:
         storage: results of the run; None on ranks other than 0.
 
     Attributes:
-        outcomes: the outcome of each task, in task order.
         folder: the run folder; None for a run in memory.
     """
 
     def __init__(
         self, module: ImageTraining, tasks: Sequence[Task], options: RunOptions, storage: Storage | None = None
     ) -> None:
-        self.outcomes: list[Outcome] = [] if storage is None else storage.outcomes()
         self.folder = None if storage is None else storage.path
         self._module, self._options, self._storage = module, options, storage
         self._seed = tasks[0].seed if tasks else 0
         self._radii = _task_radii(tasks)
+
+    @cached_property
+    def outcomes(self) -> list[Outcome]:
+        """The outcome of each task, in task order."""
+        return [] if self._storage is None else self._storage.outcomes()
 
     def __len__(self) -> int:
         return len(self.outcomes)
@@ -121,6 +126,14 @@ class Run:
     def records(self) -> list[Record]:
         """The records, which are the lines of ``results.jsonl``, in task order."""
         return [outcome.record for outcome in self.outcomes]
+
+    def read_records(self) -> Iterator[Record]:
+        """Yield the records one by one: those of a folder need not fit into memory."""
+        if self._storage is not None and "outcomes" not in vars(self):
+            yield from self._storage.records()
+            return
+        for outcome in self.outcomes:
+            yield outcome.record
 
     @property
     def images(self) -> Tensor:
@@ -377,27 +390,25 @@ def check_finished(run: Run) -> None:
     Raises:
         LitVizError: all tasks have failed.
     """
-    records = records_of(run.outcomes)
-    failed = [record for record in records if record.status == "failed"]
-    if not failed or len(failed) < len(records):
+    statuses = Counter(record.status for record in run.read_records())
+    if not statuses["failed"] or statuses["failed"] < statuses.total():
         return
     where = "" if run.folder is None else f"; see {run.folder}"
-    raise LitVizError(f"{_unfinished_text(records)}{where}")
+    raise LitVizError(f"{_unfinished_text(run)}{where}")
 
 
 def warn_of_unfinished(run: Run) -> None:
     """Warn if tasks have failed or were skipped."""
-    records = records_of(run.outcomes)
-    if any(record.status in ("failed", "skipped") for record in records):
-        warnings.warn(_unfinished_text(records), stacklevel=3)
+    if any(record.status in ("failed", "skipped") for record in run.read_records()):
+        warnings.warn(_unfinished_text(run), stacklevel=3)
 
 
-def _unfinished_text(records: Sequence[Record]) -> str:
+def _unfinished_text(run: Run) -> str:
     """Return the number of failed and skipped tasks, and the first reason: ``1 failed of 4 images: cat: no image``."""
-    unfinished = [record for record in records if record.status in ("failed", "skipped")]
+    unfinished = [record for record in run.read_records() if record.status in ("failed", "skipped")]
     first = min(unfinished, key=lambda record: record.status)  # a failure, if there is one
-    counts = status_summary(unfinished)
-    return f"{counts} of {pluralize(len(records), 'image')}: {first.name}: {first.error}"
+    counts, total = status_summary(unfinished), sum(1 for _ in run.read_records())
+    return f"{counts} of {pluralize(total, 'image')}: {first.name}: {first.error}"
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
@@ -411,8 +422,7 @@ def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
 
 def _task_radii(tasks: Sequence[Task]) -> list[float]:
     """Return the different radii of tasks."""
-    radii = [float(task.options["eps"]) for task in tasks if "eps" in task.options]
-    return list(dict.fromkeys(radii))
+    return list(dict.fromkeys(float(task.options["eps"]) for task in tasks if "eps" in task.options))
 
 
 def _describe(part: Part, radii: Sequence[float]) -> str:
@@ -499,10 +509,9 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
     with gradients_enabled(), run_lock(folder.path), failures_reported(module, options):
         damaged = verify(folder)
         check_identity(folder, module.network)
-        tasks = folder.queue()
-        check_records(folder, tasks, module.network)
+        check_records(folder, module.network)
         folder.discard(damaged)
-        run = Run(module, tasks, options, folder)
+        run = Run(module, folder.queue(), options, folder)
         with run.captions():
             passed = verify_outcomes(module, run.outcomes, folder, settings)
         if not run.is_drawn or any(map(is_drawing, damaged)):

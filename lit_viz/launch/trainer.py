@@ -67,8 +67,11 @@ def build_trainer(options: RunOptions, scratch: str) -> pl.Trainer:
             # Lightning's own SLURM requeueing saves a checkpoint within a signal handler; scripts/slurm.sh requeues.
             is_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
             environments: list[Any] = [SLURMEnvironment(auto_requeue=False)] if is_slurm else []
+            given = trainer_options(arguments)
+            if options.shard is not None and torch.cuda.is_available() and str(given["devices"]) == "1":
+                given["devices"] = [torch.cuda.current_device()]
             trainer = pl.Trainer(
-                **trainer_options(arguments),
+                **given,
                 max_epochs=-1,
                 logger=False,
                 plugins=environments,
@@ -103,7 +106,7 @@ def fit(
         UserWarning: a limit of the Trainer, or one of its callbacks, has ended the run before all images were done.
     """
     checkpoint = None if options.folder is None else options.folder / LAST_CHECKPOINT
-    resumed = checkpoint if checkpoint is not None and options.resume and checkpoint.exists() else None
+    resumed = checkpoint if checkpoint is not None and options.continues and checkpoint.exists() else None
     checkpoints = ExactCheckpoint(checkpoint, every_steps=options.checkpoint_every)
     module.keep_results = False
     try:
@@ -222,13 +225,14 @@ def stopped_before_evidence(module: ImageTraining, options: RunOptions) -> str:
 
 def resume_hint(module: ImageTraining, options: RunOptions) -> str:
     """Return ``; continue with: lit-viz resume RUN``, or the Python call if the run was given arrays or a module."""
-    if options.out is None or not has_progress(options.out) or not is_rank_zero():
+    folder = options.folder
+    if folder is None or not has_progress(folder) or not is_rank_zero():
         return ""  # a folder without progress is discarded
     if _is_of_python(module):
         return "; continue in Python with the same call and resume=True"
     if module.network.weights == GIVEN_WEIGHTS:
-        return f"; continue in Python with lit_viz.resume({str(options.out)!r}, network)"
-    return f"; continue with: {command_line('resume', options.out)}"
+        return f"; continue in Python with lit_viz.resume({str(folder)!r}, network)"
+    return f"; continue with: {command_line('resume', folder)}"
 
 
 def _is_of_python(module: ImageTraining) -> bool:

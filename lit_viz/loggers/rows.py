@@ -32,12 +32,12 @@ _GRID_SIDE = 2048  # pixels
 T = TypeVar("T")
 
 
-def names_of(tasks: Sequence[Task]) -> list[str]:
+def names_of(tasks: Sequence[Task]) -> dict[int, str]:
     """Return the name of each task in keys, by index: its own if names are unique, so that runs can be compared."""
-    names = [slug(task.name) for task in tasks]
-    if len(set(names)) == len(names):
+    names = {task.index: slug(task.name) for task in tasks}
+    if len(set(names.values())) == len(names):
         return names
-    return [task.key for task in tasks]
+    return {task.index: task.key for task in tasks}
 
 
 def caption(snapshot: Snapshot, presentation: Presentation) -> str:
@@ -102,7 +102,7 @@ class FolderRows:
 
     def all(self) -> list[LogRow]:
         """Return the rows of a complete run: snapshots, and with many tasks means over all of them."""
-        rows = self.rows(range(len(self.tasks)))
+        rows = self.rows(self.tasks.indices)
         if not self.is_separate:
             rows += self._mean_rows()
         return rows

@@ -24,11 +24,9 @@ from lit_viz.images.sources import DatasetImages, Images, Normalization, Picture
 from lit_viz.methods.goals import with_goals
 from lit_viz.methods.photographs import DATASET, READING, RUNNER_UP, TARGET_RULES, class_tasks, resolve
 from lit_viz.networks import Network, as_network
-from lit_viz.networks.bands import Bands
 from lit_viz.networks.layers import layer_name, layout
 from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.types import Task
-from lit_viz.utils.process import is_rank_zero
 from lit_viz.zoo import class_of_photograph
 
 #: One class or several, by name or index.
@@ -183,9 +181,6 @@ class ImageTasks(TaskQueue):
     ) -> None:
         reading = FileOptions(axes, fill, clip)
         network = as_network(network)
-        if not is_rank_zero():  # which broadcasts its tasks
-            super().__init__((), _pictures(images, normalization, network.bands, axes))
-            return
         sizes, targets = _varying_images(vary or {}, target, network)
         label = _label_for_all(label, network)
         if is_dataset(images):
@@ -226,12 +221,6 @@ def _varying_images(values: Mapping[str, Any], target: Any, network: Network) ->
 def _as_list(value: Any) -> list[Any]:
     plain = _to_plain(value)
     return plain if isinstance(plain, list) else [plain]
-
-
-def _pictures(images: Images, normalization: Normalization | None, bands: Bands, axes: str | None) -> Pictures:
-    if is_dataset(images):
-        return DatasetImages(images, normalization, bands, axes)  # type: ignore[arg-type]
-    return image_inputs(images, normalization, bands, axes)[0]  # type: ignore[arg-type]
 
 
 # -- orders of tasks

@@ -110,6 +110,7 @@ class UniversalPerturbation(AttackTraining):
 
     presentation = "lit_viz.presentations.universal_perturbation.UniversalPerturbationPresentation"
     verifier = "lit_viz.evidence.universal_perturbation.UniversalPerturbationVerifier"
+    can_shard = False
     attack: Universal
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -13,13 +13,14 @@ from lit_viz.errors import LitVizError
 from lit_viz.runs.access import check_entries, check_new, creation_errors, entries_to_delete, is_empty, is_run
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.layout import EVIDENCE, MANIFEST, RESULTS
+from lit_viz.runs.lines import record_lines
 from lit_viz.runs.manifest import TaskContents, append, digest, end_line, is_derived, is_evidence
-from lit_viz.runs.reader import FolderReader, record_lines
+from lit_viz.runs.reader import FolderReader
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.trimming import KeptTasks, measure, trim
 from lit_viz.runs.writer import FolderWriter
 from lit_viz.types import Record
-from lit_viz.utils.files import delete_entry, json_line, plain, translate_write_errors, write_text
+from lit_viz.utils.files import delete_entry, json_line, plain, translate_write_errors, write_lines, write_text
 
 
 class FolderStorage(FolderReader, FolderWriter):
@@ -92,24 +93,22 @@ class FolderStorage(FolderReader, FolderWriter):
     def finish(self) -> None:
         """Flush, and sort ``results.jsonl`` by task, keeping the last record of each."""
         self.flush()
-        if (self.path / RESULTS).exists():
-            self._write_records(record_lines(self.path))
+        path = self.path / RESULTS
+        if path.exists():
+            write_lines(path, record_lines(path).lines())
 
     def amend(self, records: Iterable[Record]) -> None:
         """Replace the records of finished tasks by these, in the manifest first: each digest in it is valid until the
         run is complete."""
-        stored = record_lines(self.path)
-        amended = []
+        path = self.path / RESULTS
+        stored = record_lines(path)
+        amended: dict[int, str] = {}
         for record in records:
             line = json_line(record.to_dict())
             if stored.get(record.index, line) != line:
-                stored[record.index] = line
-                amended.append({"task": record.index, "record": digest(line)})
-        append(self.path / MANIFEST, amended)
-        self._write_records(stored)
-
-    def _write_records(self, lines: Mapping[int, str]) -> None:
-        write_text(self.path / RESULTS, "".join(lines.values()))
+                amended[record.index] = line
+        append(self.path / MANIFEST, ({"task": index, "record": digest(line)} for index, line in amended.items()))
+        write_lines(path, (amended.get(index, line) for index, line in stored.items()))
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""

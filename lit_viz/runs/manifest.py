@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.runs.layout import CONFIG, MANIFEST, METRICS, QUEUE, REPORT, RESULTS
-from lit_viz.utils.files import append_bytes, complete_lines, json_line, open_regular, parse_object, write_text
+from lit_viz.runs.lines import IndexedLines, index_in
+from lit_viz.utils.files import append_bytes, json_line, lines_with_offsets, open_regular, parse_object, write_lines
 
 #: Files of a run beside those of its tasks. Loggers' files and checkpoints are not listed.
 _MASKS = "masks/*"  # results that are computed with the evidence
@@ -135,58 +136,56 @@ class Manifest:
         path: ``manifest.jsonl``.
 
     Attributes:
-        tasks: contents of finished tasks, by index.
-        records: all digests of each record. A process that is killed while it amends records leaves an earlier one.
+        tasks: lines about finished tasks, by index; they are read when they are accessed.
+        amended: later digests of records, by task index. A process that is killed while it amends records leaves an
+            earlier record.
         files: signatures of the other files.
         is_complete: whether the last line is that of a complete run.
         is_damaged: whether there are lines that are none of a manifest.
     """
 
     def __init__(self, path: Path) -> None:
-        self.tasks: dict[int, dict[str, Any]] = {}
-        self.records: dict[int, list[str]] = {}
+        self.amended: dict[int, list[str]] = {}
         self.files: dict[str, Signature] = {}
         self.is_complete = self.is_damaged = False
-        for line in complete_lines(path):
-            if not self._add(parse_object(line)):
-                self.is_damaged = True
+        self.tasks = IndexedLines(path, self._task_lines(path))
+        self.is_damaged |= any(index not in self.tasks for index in self.amended)
         self.is_complete &= not self.is_damaged
 
-    def _add(self, values: dict[str, Any] | None) -> bool:
-        """Take over a line; return whether it is one of a manifest."""
-        if values is None or not _are_signatures(values.get("files", {})):
-            return False
-        if "task" in values:
-            return self._add_task(values)
-        if "files" not in values:
-            return False
+    def _task_lines(self, path: Path) -> Iterator[tuple[int, int]]:
+        """Yield task index and offset of each line about a finished task, and take over the other lines."""
+        for offset, line in lines_with_offsets(path):
+            values = parse_object(line)
+            if values is None or not _are_signatures(values.get("files", {})):
+                self.is_damaged = True
+            elif "task" in values:
+                self.is_complete = False
+                index, record = index_in(values, "task"), values.get("record")
+                if index is None or not isinstance(record, str):
+                    self.is_damaged = True
+                elif "files" in values:
+                    self.amended.pop(index, None)
+                    yield index, offset
+                else:
+                    self.amended.setdefault(index, []).append(record)
+            elif "files" in values:
+                self._add_files(values)
+            else:
+                self.is_damaged = True
+
+    def _add_files(self, values: dict[str, Any]) -> None:
         self.is_complete = values.get("complete") is True
         if self.is_complete:
             self.files.clear()
         self.files.update(values["files"])
-        return True
-
-    def _add_task(self, values: dict[str, Any]) -> bool:
-        index = values.pop("task")
-        record = values.get("record")
-        if not isinstance(index, int) or not isinstance(record, str):
-            return False
-        if "files" in values:
-            self.tasks[index], self.records[index] = values, []
-        elif index not in self.tasks:
-            return False
-        self.tasks[index]["record"] = record
-        self.records[index].append(record)
-        self.is_complete = False
-        return True
 
     def task_mismatches(self, index: int, present: TaskContents) -> list[Mismatch]:
         """Return the files of a task that are not as listed."""
-        listed = self.tasks.get(index)
-        if listed is None:
+        if index not in self.tasks:
             return [Mismatch(MANIFEST, f"has no line about task {index}")]
+        listed = parse_object(self.tasks[index]) or {}
         mismatches = list(_file_mismatches(listed["files"], present.files))
-        if present.record not in self.records[index]:
+        if present.record not in (listed["record"], *self.amended.get(index, ())):
             mismatches.append(Mismatch(RESULTS, f"has another record of task {index}"))
         if (present.rows, present.to_dict()["metrics"]) != (listed.get("rows"), listed.get("metrics")):
             mismatches.append(Mismatch(METRICS, f"has other metrics of task {index}"))
@@ -216,7 +215,7 @@ def append(path: Path, lines: Iterable[Mapping[str, Any]], *, sync: bool = True)
 
 def rewrite(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Replace the lines of a manifest."""
-    write_text(path, "".join(map(json_line, lines)))
+    write_lines(path, map(json_line, lines))
 
 
 def _run_files(root: Path) -> Iterator[str]:

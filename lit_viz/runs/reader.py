@@ -20,9 +20,9 @@ from lit_viz.runs import layout
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.manifest import Manifest, signatures
 from lit_viz.runs.metrics import MetricsFile
-from lit_viz.runs.records import read_record
 from lit_viz.runs.results import Storage
-from lit_viz.types import Curve, Picture, Record, Task
+from lit_viz.runs.stored import QueuePart, StoredRecords, StoredTasks, check_inside
+from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import (
     check_format,
@@ -33,7 +33,6 @@ from lit_viz.utils.files import (
     read_regular,
     read_regular_text,
 )
-from lit_viz.utils.formatting import command_line
 from lit_viz.utils.yaml_files import read_yaml
 
 #: Name of a text in the PNG files of logged images.
@@ -125,50 +124,26 @@ class FolderReader(Storage):
                     f"{self.path / name} was changed after the start of the run: restore it, or start another run"
                 )
 
-    def queue(self) -> list[Task]:
+    def queue(self) -> StoredTasks:
         """Return the tasks of the run; none if it was killed before they were written.
 
         Raises:
             LitVizError: a line is no task.
         """
-        tasks = []
-        for index, line in enumerate(complete_lines(self.path / layout.QUEUE)):
-            values = parse_object(line)
-            wrong = wrong_value(values, Task)
-            if values is None or wrong is not None:
-                raise self._damaged_queue(f"line {index + 1}: {wrong}")
-            task = Task(**values)
-            if task.index != index:
-                raise self._damaged_queue("lines are missing")
-            tasks.append(task)
-        return tasks
+        return StoredTasks(self.path / layout.QUEUE)
 
-    def _damaged_queue(self, reason: str) -> LitVizError:
-        return LitVizError(
-            f"{self.path / layout.QUEUE} is damaged ({reason}), so the tasks of the run are unknown: start it again "
-            "with overwrite=True, or in another folder"
-        )
+    @property
+    def part(self) -> QueuePart | None:
+        """What the queue of a shard, or of a merge of some shards, is a part of; None of a whole run."""
+        return self.queue().part
 
-    def records(self) -> list[Record]:
+    def records(self) -> StoredRecords:
         """Return the records of finished tasks, in task order.
 
         Raises:
             LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
         """
-        path = self.path / layout.RESULTS
-        total = sum(1 for _ in complete_lines(self.path / layout.QUEUE))
-        by_index: dict[int, Record] = {}
-        for number, line in enumerate(complete_lines(path), start=1):
-            try:
-                record = read_record(parse_object(line))
-                _check_inside(record.file, record.array)
-                if total and not 0 <= record.index < total:
-                    raise LitVizError(f"there is no task {record.index}")
-            except LitVizError as error:
-                remedy = f"{command_line('resume', self.path)} computes its task again"
-                raise LitVizError(f"{path} is damaged (line {number}: {error}): {remedy}") from error
-            by_index[record.index] = record
-        return [by_index[index] for index in sorted(by_index)]
+        return StoredRecords(self.path / layout.RESULTS, self.queue())
 
     def evidence(self) -> Evidence:
         """Return the content of ``evidence.json``; without parts if it is missing.
@@ -266,22 +241,12 @@ class FolderReader(Storage):
             if wrong is not None:
                 raise LitVizError(f"{path} is damaged (line {number}: {wrong})")
             record = PerturbedImageRecord.from_dict(values)
-            _check_inside(record.file, record.original)
+            check_inside(record.file, record.original)
             images.append(PerturbedImage(record, self._file(record.file), self._file(record.original)))
         return images
 
     def _file(self, name: str | None) -> Path | None:
         return None if name is None else self.path / name
-
-
-def record_lines(root: Path) -> dict[int, str]:
-    """Return the lines of ``results.jsonl`` as they are, by task index in order; of several, the last one."""
-    lines: dict[int, str] = {}
-    for line in complete_lines(root / layout.RESULTS):
-        values = parse_object(line)
-        if values is not None and isinstance(values.get("index"), int):
-            lines[values["index"]] = line
-    return dict(sorted(lines.items()))
 
 
 def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
@@ -313,10 +278,3 @@ def _read_array(path: Path) -> Tensor:
             return torch.from_numpy(np.load(file, allow_pickle=False))
         except _ARRAY_ERRORS as error:
             raise LitVizError(f"{path} is no array ({first_line(error)})") from error
-
-
-def _check_inside(*names: str | None) -> None:
-    """Check that recorded paths do not leave the run folder."""
-    for name in names:
-        if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
-            raise LitVizError(f"a recorded file must be in the run folder, got {name!r}")

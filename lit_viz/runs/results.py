@@ -150,7 +150,7 @@ class Storage(ABC):
         """Complete the results of a run."""
 
     @abstractmethod
-    def records(self) -> list[Record]:
+    def records(self) -> Sequence[Record]:
         """Return the records of finished tasks, in task order."""
 
     def outcomes(self) -> list[Outcome]:

@@ -6,14 +6,15 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from lit_viz.runs.layout import FRAMES, METRICS, RESULTS, TASK_FOLDERS, iteration_of
+from lit_viz.runs.lines import record_lines
 from lit_viz.runs.manifest import TaskContents, digest
 from lit_viz.runs.metrics import HEADER, MetricsFile, row_position
-from lit_viz.runs.reader import record_lines
 from lit_viz.types import index_of
-from lit_viz.utils.files import read_regular, translate_write_errors, write_text
+from lit_viz.utils.files import read_regular, translate_write_errors, write_lines
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def measure(root: Path, kept: KeptTasks) -> dict[int, TaskContents]:
         if is_kept:
             name = os.fsencode(path.relative_to(root).as_posix()).decode(errors="replace")
             measured[index_of(key)].add_file(name, read_regular(path))
-    for index, line in record_lines(root).items():
+    for index, line in record_lines(root / RESULTS).items():
         if index in kept.finished:
             measured[index].record = digest(line)
     return measured
@@ -55,11 +56,11 @@ def trim(root: Path, kept: KeptTasks) -> None:
     """Delete what is later in a run folder, because it will be computed again. Files of no task remain."""
     with translate_write_errors(root):
         if (root / METRICS).exists():
-            rows = [line for line in MetricsFile(root).lines() if kept.keeps(*row_position(line))]
-            write_text(root / METRICS, "".join([HEADER, *rows]))
+            rows = (line for line in MetricsFile(root).lines() if kept.keeps(*row_position(line)))
+            write_lines(root / METRICS, chain([HEADER], rows))
         if (root / RESULTS).exists():
-            records = [line for index, line in record_lines(root).items() if index in kept.finished]
-            write_text(root / RESULTS, "".join(records))
+            records = record_lines(root / RESULTS).items()
+            write_lines(root / RESULTS, (line for index, line in records if index in kept.finished))
         for path, _, is_kept in list(_task_files(root, kept)):
             if not is_kept:
                 path.unlink()

@@ -41,8 +41,7 @@ def verify(folder: FolderStorage) -> list[str]:
     if not manifest.is_complete:
         raise _unfinished(folder.path, manifest)
     mismatches = manifest.run_mismatches(folder.path)
-    tasks = range(len(folder.queue()))
-    for index, contents in folder.measure(KeptTasks(tasks)).items():
+    for index, contents in folder.measure(KeptTasks(folder.queue().indices)).items():
         mismatches += manifest.task_mismatches(index, contents)
     _reject(folder.path, [mismatch for mismatch in mismatches if not is_derived(mismatch.name)])
     return [mismatch.name for mismatch in mismatches]

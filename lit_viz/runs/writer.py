@@ -6,6 +6,7 @@ is flushed to the disk. Only rank zero writes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from lit_viz.engine.shards import Shard
 from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.images.formats import FileFormat, format_of_map
@@ -29,8 +31,18 @@ from lit_viz.runs.manifest import TaskContents, append, digest, rewrite, start_l
 from lit_viz.runs.metrics import HEADER, row_line
 from lit_viz.runs.reader import TOP5
 from lit_viz.runs.results import Storage
+from lit_viz.runs.stored import QueuePart
 from lit_viz.types import Record, Task, index_of, key_of
-from lit_viz.utils.files import FORMAT, append_bytes, json_line, plain, sync_filesystem, write_bytes, write_text
+from lit_viz.utils.files import (
+    FORMAT,
+    append_bytes,
+    json_line,
+    plain,
+    sync_filesystem,
+    write_bytes,
+    write_lines,
+    write_text,
+)
 
 
 class FolderWriter(Storage):
@@ -50,16 +62,19 @@ class FolderWriter(Storage):
 
     # -- start and continuation
 
-    def write_start(self, options: str, recorded: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+    def write_start(
+        self, options: str, recorded: Mapping[str, Any], tasks: Sequence[Task], shard: Shard | None = None
+    ) -> None:
         """Write configuration and queue of a new run, and the first line of its manifest.
 
         Args:
             options: resolved options as YAML.
             recorded: provenance of the run; the format is added.
-            tasks: its queue.
+            tasks: the whole queue.
+            shard: part of the queue that is computed in the folder. Default: all.
         """
         self.write_config(options, recorded)  # first, because it makes the folder a run
-        self.write_queue(tasks)
+        self.write_queue(tasks, shard)
         rewrite(self.path / layout.MANIFEST, [start_line(self.path)])
 
     def write_config(self, options: str, recorded: Mapping[str, Any] | None = None) -> None:
@@ -68,9 +83,19 @@ class FolderWriter(Storage):
         text = yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True)
         write_text(self.path / layout.CONFIG, f"{layout.MARK}{options}{text}")
 
-    def write_queue(self, tasks: Sequence[Task]) -> None:
+    def write_queue(self, tasks: Sequence[Task], shard: Shard | None = None) -> None:
         """Write the tasks; a resume reads them even if the photographs' folder has changed."""
-        write_text(self.path / layout.QUEUE, "".join(map(json_line, map(asdict, tasks))))
+        path = self.path / layout.QUEUE
+        lines = map(json_line, map(asdict, tasks))
+        if shard is None:
+            write_lines(path, lines)
+            return
+        sha256 = hashlib.sha256()
+        for line in lines:
+            sha256.update(line.encode())
+        own = [tasks[index] for index in shard.indices(len(tasks))]
+        part = QueuePart(shard=str(shard), tasks=len(own), total=len(tasks), sha256=sha256.hexdigest())
+        write_lines(path, map(json_line, [part.to_dict(), *map(asdict, own)]))
 
     def continue_tasks(self, finished: Mapping[int, TaskContents], in_progress: Mapping[int, TaskContents]) -> None:
         """Continue a run from the verified contents of its tasks, which become the manifest."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -88,6 +87,12 @@ def write_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 file with ``\\n`` line breaks atomically; see :func:`atomic_write`."""
     write_bytes(path, text.encode())
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Write lines to a UTF-8 file atomically, one after another; see :func:`atomic_write`."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
 
 
 def append_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
@@ -263,14 +268,30 @@ def complete_lines(path: str | Path) -> Iterator[str]:
     Raises:
         LitVizError: see :func:`open_regular`, or a line is too long.
     """
+    for _, line in lines_with_offsets(path):
+        yield line
+
+
+def lines_with_offsets(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of :func:`complete_lines`, each with the offset of its first byte."""
     if not os.path.lexists(path):
         return
-    with io.TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace", newline="\n") as file:
+    offset = 0
+    with open_regular(path) as file:
         while line := file.readline(_MOST_CHARACTERS):
-            if line.endswith("\n"):
-                yield line
+            if line.endswith(b"\n"):
+                yield offset, line.decode("utf-8", "replace")
             elif len(line) == _MOST_CHARACTERS:
                 raise LitVizError(f"the lines of {path} must have less than {_MOST_CHARACTERS:,} characters")
+            offset += len(line)
+
+
+def lines_at(path: str | Path, offsets: Iterable[int]) -> Iterator[str]:
+    """Yield the lines of a text file of a run folder that start at these offsets."""
+    with open_regular(path) as file:
+        for offset in offsets:
+            file.seek(offset)
+            yield file.readline(_MOST_CHARACTERS).decode("utf-8", "replace")
 
 
 def json_line(record: Mapping[str, Any]) -> str:

@@ -268,7 +268,7 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
     for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt", "manifest.jsonl"):
         (folder / path).unlink()
     FolderStorage(folder).write_config(form.to_yaml())
-    execute_module.execute(module, tasks, options)
+    execute_module.execute(module, form.build_tasks(smooth), options)
     assert len(joined) == 1
 
 

@@ -141,7 +141,7 @@ def test_recorded_files_outside_the_folder_are_rejected(tmp_path: Path, name: st
         json.dumps({"kind": "record", "index": 0, "name": "x", "file": name}) + "\n"
     )
     with pytest.raises(LitVizError, match="a recorded file must be in the run folder, got "):
-        folder.records()
+        list(folder.records())
     (folder.path / "photographs").mkdir()
     (folder.path / "photographs" / "0000_x.jsonl").write_text(
         json.dumps({"index": 0, "name": "x", "original": name}) + "\n"

@@ -81,13 +81,14 @@ def test_later_lines_replace_earlier_ones(tmp_path: Path) -> None:
     contents = {"files": FILES, "rows": 0, "metrics": ""}
     append(path, [{"files": {}}, {"task": 0, "record": "a", **contents}, {"task": 0, "record": "b"}])
     manifest = Manifest(path)
-    assert manifest.tasks[0]["record"] == "b"
-    assert manifest.records[0] == ["a", "b"]
+    assert json.loads(manifest.tasks[0])["record"] == "a"
+    assert manifest.amended[0] == ["b"]
     append(path, [{"files": {}, "complete": True}])
     assert Manifest(path).is_complete
     append(path, [{"task": 0, "record": "c", **contents, "files": {}}])
     manifest = Manifest(path)
-    assert (manifest.tasks[0]["files"], manifest.records[0], manifest.is_complete) == ({}, ["c"], False)
+    stored = json.loads(manifest.tasks[0])
+    assert (stored["files"], stored["record"], manifest.amended, manifest.is_complete) == ({}, "c", {}, False)
 
 
 def test_a_torn_last_line_is_ignored(folder: FolderStorage) -> None:
@@ -95,7 +96,7 @@ def test_a_torn_last_line_is_ignored(folder: FolderStorage) -> None:
     whole = path.read_text()
     path.write_text(whole[:-20])
     manifest = folder.manifest()
-    assert list(manifest.tasks) == [1, 0]
+    assert list(manifest.tasks) == [0, 1]
     assert not manifest.is_complete
     assert not manifest.is_damaged
     folder.continue_tasks(dict(reversed(measure(folder.path, KeptTasks(range(2))).items())), {})
@@ -123,7 +124,7 @@ def test_other_lines_are_damage(line: str, folder: FolderStorage) -> None:
     manifest = folder.manifest()
     assert manifest.is_damaged
     assert not manifest.is_complete
-    assert list(manifest.tasks) == [1, 0]
+    assert list(manifest.tasks) == [0, 1]
 
 
 def test_an_amended_record_has_a_further_line(folder: FolderStorage) -> None:
@@ -140,7 +141,7 @@ def test_a_kill_between_manifest_and_records_loses_nothing(
 ) -> None:
     (record, _) = folder.records()
     with monkeypatch.context() as patch:
-        patch.setattr("lit_viz.runs.folder.write_text", lambda *_: pytest.fail("killed"))
+        patch.setattr("lit_viz.runs.folder.write_lines", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             folder.amend([record.amend(seconds=3.0)])
     manifest = folder.manifest()

@@ -1,0 +1,179 @@
+"""Tasks and records of a run folder, read from their files when they are accessed: their memory does not hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from lit_viz.engine.shards import Shard
+from lit_viz.errors import LitVizError
+from lit_viz.runs.lines import IndexedLines, index_in
+from lit_viz.runs.records import read_record
+from lit_viz.types import JsonObject, Record, Task
+from lit_viz.utils.checking import wrong_value
+from lit_viz.utils.files import lines_with_offsets, parse_object
+from lit_viz.utils.formatting import command_line
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class QueuePart(JsonObject):
+    """First line of ``queue.jsonl`` of a run with a part of a queue.
+
+    Attributes:
+        shard: the shard, ``0/3``; None of a merge of shards that lacks tasks.
+        tasks: number of tasks in the file.
+        total: number of tasks in the whole queue.
+        sha256: SHA-256 of ``queue.jsonl`` with the whole queue.
+    """
+
+    shard: str | None = None
+    tasks: int
+    total: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """``shard 0/3``, or the number of tasks."""
+        return f"{self.tasks} of {self.total} tasks" if self.shard is None else f"shard {self.shard}"
+
+
+class StoredTasks(Sequence[Task]):
+    """The tasks of a run folder, in the order of the queue.
+
+    Args:
+        path: ``queue.jsonl``.
+
+    Attributes:
+        part: the first line of a queue that is a part of another; None of a whole queue.
+        indices: index of each task.
+
+    Raises:
+        LitVizError: a line is no task, when it is accessed, or lines are missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.part: QueuePart | None = None
+        self._lines = IndexedLines(path, self._entries())
+        self.indices = self._expected_indices(len(self._lines))
+        if not np.array_equal(self._lines.indices, np.fromiter(self.indices, np.int64)):
+            raise self._damaged("lines are missing")
+
+    def _entries(self) -> Iterator[tuple[int, int]]:
+        for number, (offset, line) in enumerate(lines_with_offsets(self._path), start=1):
+            values = parse_object(line) or {}
+            if number == 1 and "total" in values:
+                if (wrong := wrong_value(values, QueuePart)) is not None:
+                    raise self._damaged(f"line 1: {wrong}")
+                self.part = QueuePart.from_dict(values)
+                continue
+            index = index_in(values)
+            if index is None:
+                raise self._damaged(f"line {number}: {wrong_value(values, Task)}")
+            yield index, offset
+
+    def _expected_indices(self, count: int) -> Collection[int]:
+        """Return the indices that the tasks must have."""
+        if self.part is None:
+            return range(count)
+        if self.part.shard is not None:
+            return Shard.parse(self.part.shard).indices(self.part.total)
+        return dict.fromkeys(self._lines.indices.tolist()) if count == self.part.tasks else ()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, key: int) -> Task: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Task]: ...
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return [self[position] for position in range(*key.indices(len(self)))]
+        return self._task(self._lines.at(key))
+
+    def __iter__(self) -> Iterator[Task]:
+        return map(self._task, self._lines.lines())
+
+    def of_index(self, index: int) -> Task:
+        """Return the task with an index."""
+        return self._task(self._lines[index])
+
+    def _task(self, line: str) -> Task:
+        values = parse_object(line)
+        wrong = wrong_value(values, Task)
+        if values is None or wrong is not None:
+            raise self._damaged(str(wrong))
+        return Task(**values)
+
+    def _damaged(self, reason: str) -> LitVizError:
+        return LitVizError(
+            f"{self._path} is damaged ({reason}), so the tasks of the run are unknown: start it again with "
+            "overwrite=True, or in another folder"
+        )
+
+
+class StoredRecords(Sequence[Record]):
+    """The records of finished tasks of a run folder, in task order.
+
+    Args:
+        path: ``results.jsonl``.
+        tasks: the queue; any task is known if it is empty.
+
+    Raises:
+        LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
+    """
+
+    def __init__(self, path: Path, tasks: StoredTasks) -> None:
+        self._path, self._tasks = path, tasks
+        self._lines = IndexedLines(path, self._entries())
+
+    def _entries(self) -> Iterator[tuple[int, int]]:
+        for number, (offset, line) in enumerate(lines_with_offsets(self._path), start=1):
+            index = index_in(parse_object(line) or {})
+            if index is None:
+                self._record(line)
+                raise self._damaged(f"line {number}: index must be a whole number from 0")
+            if len(self._tasks) and index not in self._tasks.indices:
+                raise self._damaged(f"line {number}: there is no task {index}")
+            yield index, offset
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, key: int) -> Record: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Record]: ...
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return [self[position] for position in range(*key.indices(len(self)))]
+        return self._record(self._lines.at(key))
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self._record, self._lines.lines())
+
+    def _record(self, line: str) -> Record:
+        values = parse_object(line)
+        try:
+            record = read_record(values)
+            check_inside(record.file, record.array)
+        except LitVizError as error:
+            task = f"task {values['index']}: " if values and "index" in values else ""
+            raise self._damaged(f"{task}{error}") from error
+        return record
+
+    def _damaged(self, reason: str) -> LitVizError:
+        remedy = f"{command_line('resume', self._path.parent)} computes its task again"
+        return LitVizError(f"{self._path} is damaged ({reason}): {remedy}")
+
+
+def check_inside(*names: str | None) -> None:
+    """Check that recorded paths do not leave the run folder."""
+    for name in names:
+        if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
+            raise LitVizError(f"a recorded file must be in the run folder, got {name!r}")
