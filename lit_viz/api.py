@@ -17,6 +17,7 @@ from lit_viz.images.sources import ImageLike, Images, Normalization, picture_siz
 from lit_viz.launch.execute import execute, finished, run
 from lit_viz.launch.form import Form
 from lit_viz.launch.logs import log_run
+from lit_viz.launch.merge import merge_shards
 from lit_viz.launch.methods import COMMANDS, method_form
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import changed_form, stored_form, stored_module, stored_tasks
@@ -34,7 +35,7 @@ from lit_viz.utils.formatting import Notify, choose_notify, remark
 
 MethodLike = str | Attribution | type[Attribution]
 
-__all__ = ["attack", "check", "log", "resume", "run", "saliency", "visualize"]
+__all__ = ["attack", "check", "log", "merge", "resume", "run", "saliency", "visualize"]
 
 
 @checked_types
@@ -359,6 +360,41 @@ def resume_run(
     run_options = RunOptions(**form.run_arguments())
     with gradients_enabled():
         return execute(module, tasks, run_options, form=form, notify=notify)
+
+
+@checked_types
+@gradients_enabled()
+def merge(
+    folders: Paths,
+    out: str | Path,
+    network: Network | nn.Module | None = None,
+    *,
+    partial: bool = False,
+    progress: bool | None = None,
+) -> Run:
+    """Merge the shards of a run to one run, and compute its evidence, figure and report.
+
+    The records, images, maps and metrics of the shards are unchanged; files are linked, or copied to another file
+    system. The shards are compared with their manifests first.
+
+    Args:
+        folders: run folders of shards, or the folder that contains them.
+        out: run folder of the merged run, missing or empty.
+        network: the network, if the run was started with a module.
+        partial: merge the finished tasks if shards or tasks are missing, and name these.
+        progress: show messages. Default: in notebooks.
+
+    Returns:
+        The merged run.
+
+    Raises:
+        LitVizError: a folder is not a shard, shards are missing, unfinished or damaged, two have the same tasks, or
+            they are of other networks, options or tasks.
+    """
+    given = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    notify = choose_notify(progress)
+    merge_shards(given, out, partial, notify or remark)
+    return finished(resume_run(out, network, {}, notify))
 
 
 @checked_types

@@ -43,6 +43,7 @@ _SUMMARIES = {
     "attack": ("PHOTO --target stingray", "adversarial examples, verified in the saved file"),
     "check": ("RUN", "compute all evidence of a run"),
     "resume": ("RUN", "continue a run, or print the results of a finished one"),
+    "merge": ("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report"),
     "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
     "epochs": ("FOLDER", "draw the results of a probe by epoch"),
     "classes": ("tarant", "find a class by a part of its name"),
@@ -167,6 +168,7 @@ def _dispatch(arguments: list[str]) -> None:
         "demo": _demo,
         "check": _check,
         "resume": _resume,
+        "merge": _merge,
         "log": _log,
         "epochs": _epochs,
         "classes": _classes,
@@ -333,6 +335,15 @@ def _resume(words: list[str]) -> None:
     _print_results(resume_run(values.pop("folder"), None, values, notify))
 
 
+def _merge(words: list[str]) -> None:
+    values = _values("merge", words, "folders", "out")
+    from lit_viz.api import resume_run
+    from lit_viz.launch.merge import merge_shards
+
+    merge_shards(values["folders"], values["out"], values.get("partial", False), notify)
+    _print_results(resume_run(values["out"], None, {}, notify))
+
+
 def _log(words: list[str]) -> None:
     values = _values("log", words, "folder")
     from lit_viz.api import log
@@ -446,6 +457,12 @@ def _print_results(run: Run) -> None:
 
     from lit_viz.launch.run import check_finished
 
+    if run.is_shard:
+        print_line(f"{status_summary(run.read_records())}; evidence, figure and report are made by lit-viz merge")
+        print_line(f"results  {run.folder}")
+        print_line(f"next     {command_line('merge', Path(str(run.folder)).parent)} --out RUN")
+        check_finished(run)
+        return
     presentation = run.presentation
     records = [outcome.record for outcome in run.outcomes]
     failed = [record for record in records if record.status == "failed"]

@@ -251,6 +251,16 @@ def _stored_form(words: Sequence[str]) -> Form | None:
     return stored_form(FolderStorage.open(folder), ignore)
 
 
+def _merge_parser() -> Parser:
+    from lit_viz import api
+
+    summary = "Merge the shards of a run to one run, and compute its evidence, figure and report."
+    parser = Parser("merge", "SHARD ... --out RUN [--partial]", summary, "runs/maps --out runs/all_maps")
+    parser.add_positional("folders", "run folders of shards, or the folder that contains them", several=True)
+    parser.add("Options", api.merge, skip=("folders", "network", "progress"))
+    return parser
+
+
 def _log_parser() -> Parser:
     from lit_viz import api
 
@@ -333,6 +343,7 @@ def _completion_parser() -> Parser:
 _PARSERS = {
     "check": _check_parser,
     "resume": _resume_parser,
+    "merge": _merge_parser,
     "log": _log_parser,
     "epochs": _epochs_parser,
     "classes": _classes_parser,

@@ -27,7 +27,7 @@ from lit_viz.utils.parts import Part, constructor_parameters
 ROOT = Path(__file__).parents[1]
 TEXTS = Path(__file__).parent / "public_api"
 
-FUNCTIONS = ("attack", "check", "load_network", "log", "microscope", "resume", "run", "saliency", "visualize")
+FUNCTIONS = ("attack", "check", "load_network", "log", "merge", "microscope", "resume", "run", "saliency", "visualize")
 TASKS = ("ClassTasks", "ImageTasks", "LayerTasks", "TaskQueue")
 FUNCTIONAL = ("functional.attack", "functional.saliency")
 MODULES = tuple(methods.__all__)

@@ -277,7 +277,7 @@ def _run_in_folder(
     names = options.logger_names
     if checkpoint.is_untouched(queue.tasks):
         names = incomplete_loggers(folder, names)
-        if folder.part is not None:
+        if folder.is_shard:
             send(f"{folder.path} is complete: nothing is computed")
     else:
         # Evidence that is not of a complete run is not verified.
@@ -290,7 +290,7 @@ def _run_in_folder(
         if not finished:
             fit(trainer, options, module, queue, [RunWriter(folder), log, Progress(notify)])
         run = Run(module, queue.tasks, options, folder)
-        if folder.part is None:
+        if not folder.is_shard:
             _complete(run, module, options, folder, send, changed)
         elif changed:  # evidence, figure and report are made when the shards are merged
             folder.seal()

@@ -118,7 +118,7 @@ def check_unchanged(path: Path, before: Form, now: Form) -> None:
     Raises:
         LitVizError: an argument differs that determines the images.
     """
-    for name, old, new in _changes(before, now):
+    for name, old, new in changed_arguments(before, now):
         raise LitVizError(
             f"{name} can't be changed: {path} was started with {old}, got {new}; "
             f"{command_line('resume', path)} continues it unchanged",
@@ -127,7 +127,7 @@ def check_unchanged(path: Path, before: Form, now: Form) -> None:
         )
 
 
-def _changes(before: Form, now: Form) -> Iterator[tuple[str, Any, Any]]:
+def changed_arguments(before: Form, now: Form) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, old and new value of each argument that differs and determines the images."""
     for section in ("network", "module", "tasks"):
         old, new = (plain_arguments(getattr(form, section)) for form in (before, now))
@@ -242,20 +242,29 @@ def check_identity(folder: FolderStorage, network: Network) -> None:
 def compare_identity(path: Path, before: Mapping[str, Any], network: Network) -> None:
     """Compare the network with the identity that a folder records; errors of :func:`check_identity`."""
     now = network.identity()
-    weights = str(before.get("weights_sha256"))
-    if weights != now["weights_sha256"]:
-        found = str(now["weights_sha256"])
+    difference = differs_in(before, now)
+    if difference == "weights":
+        weights, found = str(before.get("weights_sha256")), str(now["weights_sha256"])
         raise LitVizError(
             f"{path} was started with other weights (sha256 {weights[:12]}..., got {found[:12]}...): use the "
             "same file, or start another run"
         )
-    logits: list[Sequence[float | None]] = [before.get("probe_logits") or [], now["probe_logits"]]
+    if difference is not None:
+        raise LitVizError(
+            f"{path} was started with a network of the same weights but other logits: use the same layers "
+            "and hooks, or start another run"
+        )
+
+
+def differs_in(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return what differs between two recorded identities of networks, ``weights`` or ``logits``; None if nothing."""
+    if str(before.get("weights_sha256")) != now.get("weights_sha256"):
+        return "weights"
+    logits: list[Sequence[float | None]] = [before.get("probe_logits") or [], now.get("probe_logits") or []]
     for old, new in zip(*logits, strict=False):
         if old is not None and (new is None or not math.isclose(old, new, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)):
-            raise LitVizError(
-                f"{path} was started with a network of the same weights but other logits: use the same layers "
-                "and hooks, or start another run"
-            )
+            return "logits"
+    return None
 
 
 def check_records(folder: FolderStorage, network: Network) -> None:

@@ -127,6 +127,11 @@ class Run:
         """The records, which are the lines of ``results.jsonl``, in task order."""
         return [outcome.record for outcome in self.outcomes]
 
+    @property
+    def is_shard(self) -> bool:
+        """Whether the run has the tasks of a shard, without evidence, figure and report."""
+        return isinstance(self._storage, FolderStorage) and self._storage.is_shard
+
     def read_records(self) -> Iterator[Record]:
         """Yield the records one by one: those of a folder need not fit into memory."""
         if self._storage is not None and "outcomes" not in vars(self):

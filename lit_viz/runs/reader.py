@@ -137,6 +137,12 @@ class FolderReader(Storage):
         """What the queue of a shard, or of a merge of some shards, is a part of; None of a whole run."""
         return self.queue().part
 
+    @property
+    def is_shard(self) -> bool:
+        """Whether the run is a shard of another."""
+        part = self.part
+        return part is not None and part.shard is not None
+
     def records(self) -> StoredRecords:
         """Return the records of finished tasks, in task order.
 

@@ -50,6 +50,7 @@ class StoredTasks(Sequence[Task]):
     Attributes:
         part: the first line of a queue that is a part of another; None of a whole queue.
         indices: index of each task.
+        lines: the lines of the tasks.
 
     Raises:
         LitVizError: a line is no task, when it is accessed, or lines are missing.
@@ -58,9 +59,9 @@ class StoredTasks(Sequence[Task]):
     def __init__(self, path: Path) -> None:
         self._path = path
         self.part: QueuePart | None = None
-        self._lines = IndexedLines(path, self._entries())
-        self.indices = self._expected_indices(len(self._lines))
-        if not np.array_equal(self._lines.indices, np.fromiter(self.indices, np.int64)):
+        self.lines = IndexedLines(path, self._entries())
+        self.indices = self._expected_indices(len(self.lines))
+        if not np.array_equal(self.lines.indices, np.fromiter(self.indices, np.int64)):
             raise self._damaged("lines are missing")
 
     def _entries(self) -> Iterator[tuple[int, int]]:
@@ -82,10 +83,10 @@ class StoredTasks(Sequence[Task]):
             return range(count)
         if self.part.shard is not None:
             return Shard.parse(self.part.shard).indices(self.part.total)
-        return dict.fromkeys(self._lines.indices.tolist()) if count == self.part.tasks else ()
+        return dict.fromkeys(self.lines.indices.tolist()) if count == self.part.tasks else ()
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self.lines)
 
     @overload
     def __getitem__(self, key: int) -> Task: ...
@@ -94,14 +95,14 @@ class StoredTasks(Sequence[Task]):
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
             return [self[position] for position in range(*key.indices(len(self)))]
-        return self._task(self._lines.at(key))
+        return self._task(self.lines.at(key))
 
     def __iter__(self) -> Iterator[Task]:
-        return map(self._task, self._lines.lines())
+        return map(self._task, self.lines.lines())
 
     def of_index(self, index: int) -> Task:
         """Return the task with an index."""
-        return self._task(self._lines[index])
+        return self._task(self.lines[index])
 
     def _task(self, line: str) -> Task:
         values = parse_object(line)

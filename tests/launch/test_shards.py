@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import MANIFEST, QUEUE, RESULTS
 from lit_viz.types import Record, Task
 from lit_viz.utils.files import sha256
+from tests.support.shards import contents, stop_at
 
 Pair = tuple[ImageTraining, lv.TaskQueue]
 
@@ -58,24 +58,6 @@ def attack(network: Network) -> Pair:
 METHODS = [classes, saliency, attack]
 
 
-def contents(*folders: Path) -> dict[str, Any]:
-    """Return the files of the tasks, the rows of the metrics and the records without their seconds."""
-    found: dict[str, Any] = {"rows": [], "records": []}
-    for folder in folders:
-        for file in folder.rglob("0*"):
-            if file.is_file():
-                found[str(file.relative_to(folder))] = file.read_bytes()
-            elif file.parts[-2] == "frames":
-                for frame in file.iterdir():
-                    found[str(frame.relative_to(folder))] = frame.read_bytes()
-        found["rows"] += (folder / "metrics.csv").read_text().splitlines()[1:]
-        for record in FolderStorage.open(folder).records():
-            found["records"].append({**record.to_dict(), "seconds": None})
-    found["rows"].sort()
-    found["records"].sort(key=lambda record: record["index"])
-    return found
-
-
 @pytest.mark.filterwarnings("ignore:. skipped of")
 @pytest.mark.parametrize("build", METHODS, ids=lambda build: build.__name__)
 def test_shards_have_the_results_of_one_run(build: Any, lite0: Network, tmp_path: Path) -> None:
@@ -94,18 +76,13 @@ def test_shards_have_the_results_of_one_run(build: Any, lite0: Network, tmp_path
         assert (part.total, part.sha256) == (len(whole), sha256(tmp_path / "whole" / QUEUE))
     assert whole.folder is not None
     assert contents(*shards) == contents(whole.folder)
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
-    """Send SIGINT at the start of a task."""
-    start = PhotographTraining.start
-
-    def stopping(self: PhotographTraining, task: Task) -> Tensor:
-        if task.index == index:
-            os.kill(os.getpid(), signal.SIGINT)
-        return start(self, task)
-
-    monkeypatch.setattr(PhotographTraining, "start", stopping)
+    merged = lv.merge(tmp_path / "run", tmp_path / "merged", lite0)
+    assert merged.folder is not None
+    assert contents(merged.folder) == contents(whole.folder)
+    assert (merged.folder / QUEUE).read_bytes() == (whole.folder / QUEUE).read_bytes()
+    assert {entry.name for entry in merged.folder.iterdir()} == {entry.name for entry in whole.folder.iterdir()}
+    torch.testing.assert_close(merged.images, whole.images, rtol=0, atol=0)
+    assert FolderStorage.open(merged.folder).part is None
 
 
 @pytest.fixture

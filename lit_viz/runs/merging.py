@@ -1,0 +1,140 @@
+"""Run folders of shards as one run folder: the files of tasks are linked, their lines are copied unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from heapq import merge
+from itertools import chain
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from lit_viz.errors import LitVizError
+from lit_viz.runs import layout
+from lit_viz.runs.checkpoint import write_checkpoint
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.lines import IndexedLines, record_lines
+from lit_viz.runs.manifest import digest, rewrite, start_line
+from lit_viz.runs.metrics import HEADER, row_position
+from lit_viz.runs.stored import QueuePart, check_inside
+from lit_viz.runs.trimming import KeptTasks
+from lit_viz.types import index_of
+from lit_viz.utils.files import json_line, parse_object, translate_write_errors, write_lines
+
+#: A line with the index of its task.
+_Line = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class FinishedTasks:
+    """The tasks of a shard that are as its manifest states.
+
+    Attributes:
+        folder: run folder of the shard.
+        indices: their indices.
+    """
+
+    folder: FolderStorage
+    indices: frozenset[int]
+
+    @classmethod
+    def of(cls, folder: FolderStorage) -> FinishedTasks:
+        """Compare the tasks of a shard with its manifest."""
+        manifest = folder.manifest()
+        finished: set[int] = set()
+        for index, contents in folder.measure(KeptTasks(dict.fromkeys(manifest.tasks))).items():
+            if not manifest.task_mismatches(index, contents):
+                finished.add(index)
+        return cls(folder, frozenset(finished))
+
+    def lines(self, lines: IndexedLines) -> Iterator[_Line]:
+        """Yield the lines about these tasks, in task order."""
+        return (item for item in lines.items() if item[0] in self.indices)
+
+    def rows(self) -> Iterator[str]:
+        """Yield the rows of ``metrics.csv`` about these tasks."""
+        for line in self.folder.metrics.lines():
+            if index_of(row_position(line)[0]) in self.indices:
+                yield line
+
+
+def merge_tasks(shards: Sequence[FinishedTasks], out: Path, options: str, recorded: Mapping[str, Any]) -> FolderStorage:
+    """Write a run folder with the tasks of shards, as that of a run which has finished them.
+
+    Args:
+        shards: tasks of different shards of one queue.
+        out: a missing or empty folder.
+        options: configuration as YAML.
+        recorded: provenance.
+
+    Raises:
+        LitVizError: the queue is not that of the shards, or the disk is full.
+    """
+    # In a folder beside it first: a killed process leaves no incomplete run.
+    folder = FolderStorage(out.with_name(f".{out.name}.merge"))
+    with translate_write_errors(out):
+        if folder.path.exists():
+            shutil.rmtree(folder.path)
+        folder.path.mkdir(parents=True)
+        folder.write_config(options, recorded)
+        _write_queue(shards, folder.path / layout.QUEUE)
+        for shard in shards:
+            _link_files(shard, folder.path)
+        write_lines(folder.path / layout.METRICS, chain([HEADER], *(shard.rows() for shard in shards)))
+        records = [shard.lines(record_lines(shard.folder.path / layout.RESULTS)) for shard in shards]
+        write_lines(folder.path / layout.RESULTS, map(itemgetter(1), merge(*records)))
+        rewrite(folder.path / layout.MANIFEST, _manifest_lines(shards, folder.path))
+        write_checkpoint(folder)
+        with suppress(FileNotFoundError):
+            out.rmdir()
+        folder.path.rename(out)
+    return FolderStorage(out)
+
+
+def _write_queue(shards: Sequence[FinishedTasks], path: Path) -> None:
+    """Write the queue, with a first line about the whole queue if tasks are missing."""
+    part = shards[0].folder.part
+    assert part is not None
+    write_lines(path, map(itemgetter(1), merge(*(shard.lines(shard.folder.queue().lines) for shard in shards))))
+    count = sum(len(shard.indices) for shard in shards)
+    if count < part.total:
+        tasks = path.read_text(encoding="utf-8")
+        first = QueuePart(tasks=count, total=part.total, sha256=part.sha256)
+        write_lines(path, [json_line(first.to_dict()), tasks])
+    elif hashlib.sha256(path.read_bytes()).hexdigest() != part.sha256:
+        raise LitVizError(f"the tasks of {shards[0].folder.path} and the other shards are not those of one queue")
+
+
+def _link_files(shard: FinishedTasks, out: Path) -> None:
+    """Link the files of the tasks of a shard, or copy them where links are not possible."""
+    folders: set[Path] = set()
+    for _, line in shard.lines(shard.folder.manifest().tasks):
+        for name in _values(line)["files"]:
+            check_inside(name)
+            source, target = shard.folder.path / name, out / name
+            if target.parent not in folders:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folders.add(target.parent)
+            try:
+                os.link(source, target)
+            except OSError:  # another file system, or one without links
+                shutil.copy2(source, target)
+
+
+def _manifest_lines(shards: Sequence[FinishedTasks], out: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the manifest: of the start, and of each task with the digest of its present record."""
+    yield start_line(out)
+    records = record_lines(out / layout.RESULTS)
+    for index, line in merge(*(shard.lines(shard.folder.manifest().tasks) for shard in shards)):
+        yield _values(line) | {"record": digest(records[index])}
+
+
+def _values(line: str) -> dict[str, Any]:
+    values = parse_object(line)
+    assert values is not None
+    return values
