@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import json
 import os
 import shlex
 import signal
@@ -43,6 +44,7 @@ _SUMMARIES = {
     "attack": ("PHOTO --target stingray", "adversarial examples, verified in the saved file"),
     "check": ("RUN", "compute all evidence of a run"),
     "resume": ("RUN", "continue a run, or print the results of a finished one"),
+    "status": ("RUN ...", "how far runs and shards are, and which make no progress"),
     "merge": ("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report"),
     "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
     "epochs": ("FOLDER", "draw the results of a probe by epoch"),
@@ -168,6 +170,7 @@ def _dispatch(arguments: list[str]) -> None:
         "demo": _demo,
         "check": _check,
         "resume": _resume,
+        "status": _status,
         "merge": _merge,
         "log": _log,
         "epochs": _epochs,
@@ -335,6 +338,24 @@ def _resume(words: list[str]) -> None:
     _print_results(resume_run(values.pop("folder"), None, values, notify))
 
 
+def _status(words: list[str]) -> None:
+    values = _values("status", words, "folders")
+    from lit_viz.launch.status import as_json, run_states, total
+
+    is_json = values.pop("json", False)
+    states = run_states(**values)
+    if is_json:
+        print(json.dumps(as_json(states), indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(emoji=False)
+    rows = [state.row() for state in states]
+    if len(states) > 1:
+        rows.append(total(states).row())
+    _print_table(console if console.is_terminal else Console(width=150, emoji=False), rows)
+
+
 def _merge(words: list[str]) -> None:
     values = _values("merge", words, "folders", "out")
     from lit_viz.api import resume_run
@@ -435,7 +456,7 @@ def _completion(words: list[str]) -> None:
 # -- results
 
 #: Columns of text; values longer than the width are wrapped.
-_TEXT_COLUMNS = ("photograph", "class", "target", "method", "status", "image", "seen as")
+_TEXT_COLUMNS = ("run", "state", "photograph", "class", "target", "method", "status", "image", "seen as")
 _TEXT_WIDTH = 12
 #: Columns that are omitted on a narrow terminal, in this order.
 _OPTIONAL_COLUMNS = (

@@ -251,6 +251,17 @@ def _stored_form(words: Sequence[str]) -> Form | None:
     return stored_form(FolderStorage.open(folder), ignore)
 
 
+def _status_parser() -> Parser:
+    from lit_viz.launch.status import run_states
+
+    summary = "Print how far runs are: finished tasks, rate, time left, and runs without a recent save."
+    parser = Parser("status", "RUN ... [options]", summary, "runs/maps --stale 600")
+    parser.add_positional("folders", "run folders, or folders with the shards of a run", several=True)
+    parser.add("Options", run_states, skip=("folders",))
+    parser.section("Options").add_argument("--json", action="store_true", help="print JSON in place of a table")
+    return parser
+
+
 def _merge_parser() -> Parser:
     from lit_viz import api
 
@@ -343,6 +354,7 @@ def _completion_parser() -> Parser:
 _PARSERS = {
     "check": _check_parser,
     "resume": _resume_parser,
+    "status": _status_parser,
     "merge": _merge_parser,
     "log": _log_parser,
     "epochs": _epochs_parser,

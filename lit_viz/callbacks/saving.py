@@ -31,6 +31,7 @@ from lit_viz.runs.access import run_lock
 from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import REPORT
+from lit_viz.runs.progress import SavedProgress
 from lit_viz.runs.results import Storage
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.files import check_writable, plain
@@ -62,6 +63,13 @@ class RunWriter(Callback):
         self._flushed = time.monotonic()
         self._pending: deque[Future[None]] = deque()
         self._failed = False
+        self._started, self._finished_before = time.monotonic(), 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what is finished before the steps of this process."""
+        self._started = time.monotonic()
+        if isinstance(pl_module, ImageTraining):
+            self._finished_before = len(pl_module.finished)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -86,6 +94,20 @@ class RunWriter(Callback):
         unfinished tasks."""
         self.flush()
         checkpoint.update(self.storage.checkpoint_entries())
+        if isinstance(pl_module, ImageTraining):
+            self.storage.write_progress(self._progress(pl_module))
+
+    def _progress(self, module: ImageTraining) -> SavedProgress:
+        progress = module.progress()
+        return SavedProgress(
+            tasks=progress.total,
+            done=progress.ended - progress.skipped - progress.failed,
+            skipped=progress.skipped,
+            failed=progress.failed,
+            time=time.time(),
+            seconds=time.monotonic() - self._started,
+            finished=progress.ended - self._finished_before,
+        )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Flush; a failure is a warning, so that it does not hide the exception."""
@@ -203,6 +225,11 @@ class RunFolder(Callback):
 
     def _write_to(self, folder: FolderStorage) -> None:
         self._folder, self._writer = folder, RunWriter(folder)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what is finished before the steps of this process."""
+        if self._writer is not None:
+            self._writer.on_train_start(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Queue the snapshots and results of this step."""

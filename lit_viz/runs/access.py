@@ -11,15 +11,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lit_viz.errors import LitVizError
-from lit_viz.runs.layout import CONFIG, LOCK, MANIFEST, MARK, METRICS, QUEUE, REPORT, RESULTS, TASK_FOLDERS
+from lit_viz.runs.layout import CONFIG, LOCK, MANIFEST, MARK, METRICS, PROGRESS, QUEUE, REPORT, RESULTS, TASK_FOLDERS
 from lit_viz.utils.files import check_regular, remove_temporary_files
 
 #: Pattern of temporary files.
 _PART = ".*.[0-9]*.part*"
 #: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
 _FILES = (
-    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*", "checkpoints",
-    _PART,
+    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, PROGRESS, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*",
+    "checkpoints", _PART,
 )  # fmt: skip
 
 

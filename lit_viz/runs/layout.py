@@ -8,6 +8,8 @@ from pathlib import Path
 LOCK = ".lock"
 CONFIG, QUEUE, METRICS, RESULTS = "config.yaml", "queue.jsonl", "metrics.csv", "results.jsonl"
 EVIDENCE, REPORT, MANIFEST = "evidence.json", "report.html", "manifest.jsonl"
+#: Progress of the last save, which no manifest lists.
+PROGRESS = "progress.json"
 FRAMES = "frames"
 #: Folders of files whose names begin with the key of their task.
 TASK_FOLDERS = ("sources", "images", "arrays", "photographs", FRAMES)

@@ -16,6 +16,7 @@ from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.runs.checkpoint import write_checkpoint
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.progress import SavedProgress
 from lit_viz.runs.results import Storage
 from lit_viz.types import Curve, Picture, Record, index_of
 from lit_viz.utils.files import plain
@@ -57,6 +58,9 @@ class MemoryStorage(Storage):
         """Do nothing: nothing is buffered."""
 
     settle = finish = flush
+
+    def write_progress(self, progress: SavedProgress) -> None:
+        """Do nothing: progress is for those who read files."""
 
     def records(self) -> list[Record]:
         return [result.record for result in self._in_order()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.lines import IndexedLines, record_lines
 from lit_viz.runs.manifest import digest, rewrite, start_line
 from lit_viz.runs.metrics import HEADER, row_position
+from lit_viz.runs.progress import SavedProgress
 from lit_viz.runs.stored import QueuePart, check_inside
 from lit_viz.runs.trimming import KeptTasks
 from lit_viz.types import index_of
@@ -90,6 +93,7 @@ def merge_tasks(shards: Sequence[FinishedTasks], out: Path, options: str, record
         write_lines(folder.path / layout.RESULTS, map(itemgetter(1), merge(*records)))
         rewrite(folder.path / layout.MANIFEST, _manifest_lines(shards, folder.path))
         write_checkpoint(folder)
+        folder.write_progress(_progress(folder))
         with suppress(FileNotFoundError):
             out.rmdir()
         folder.path.rename(out)
@@ -132,6 +136,13 @@ def _manifest_lines(shards: Sequence[FinishedTasks], out: Path) -> Iterator[dict
     records = record_lines(out / layout.RESULTS)
     for index, line in merge(*(shard.lines(shard.folder.manifest().tasks) for shard in shards)):
         yield _values(line) | {"record": digest(records[index])}
+
+
+def _progress(folder: FolderStorage) -> SavedProgress:
+    """Return the progress of a run with finished tasks only."""
+    counts = Counter(record.status for record in folder.records())
+    done, skipped, failed = (counts[status] for status in ("done", "skipped", "failed"))
+    return SavedProgress(tasks=counts.total(), done=done, skipped=skipped, failed=failed, time=time.time())
 
 
 def _values(line: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lit_viz.images.formats import FileFormat
 from lit_viz.images.rendering import side_by_side
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.manifest import IN_PROGRESS, TaskContents, contents_in_progress
+from lit_viz.runs.progress import SavedProgress
 from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.formatting import probability_text
 
@@ -144,6 +145,10 @@ class Storage(ABC):
     def checkpoint_entries(self) -> dict[str, Any]:
         """Return what a checkpoint states of the storage: the contents of the tasks that are not finished."""
         return {IN_PROGRESS: contents_in_progress(self.in_progress)}
+
+    @abstractmethod
+    def write_progress(self, progress: SavedProgress) -> None:
+        """Write the progress of a run folder; nothing in memory."""
 
     @abstractmethod
     def finish(self) -> None:

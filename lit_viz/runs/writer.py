@@ -29,6 +29,7 @@ from lit_viz.runs import layout
 from lit_viz.runs.access import is_run
 from lit_viz.runs.manifest import TaskContents, append, digest, rewrite, start_line
 from lit_viz.runs.metrics import HEADER, row_line
+from lit_viz.runs.progress import SavedProgress
 from lit_viz.runs.reader import TOP5
 from lit_viz.runs.results import Storage
 from lit_viz.runs.stored import QueuePart
@@ -166,6 +167,10 @@ class FolderWriter(Storage):
         self._check_exists()
         self.flush()
         sync_filesystem(self.path)
+
+    def write_progress(self, progress: SavedProgress) -> None:
+        """Write ``progress.json``."""
+        write_bytes(self.path / layout.PROGRESS, json_line(progress.to_dict()).encode(), sync=False)
 
     # -- files of a task
 

@@ -1,0 +1,147 @@
+"""``lit-viz status``: how far runs are, and which of them make no progress."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lit_viz.engine.shards import Shard
+from lit_viz.launch.merge import shard_folders
+from lit_viz.runs.access import is_run
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import CONFIG, PROGRESS
+from lit_viz.runs.progress import SavedProgress
+
+
+@dataclass(frozen=True)
+class RunState:
+    """State of a run.
+
+    Attributes:
+        folder: its run folder.
+        state: ``complete``, ``running``, ``stalled`` without a recent save, or ``not started``.
+        tasks: number of tasks.
+        done, skipped, failed: number of finished tasks by status.
+        rate: tasks per second that the last process has finished.
+        seconds_left: time that the other tasks take at this rate.
+        age: seconds since the last save.
+    """
+
+    folder: str
+    state: str
+    tasks: int
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    rate: float | None = None
+    seconds_left: float | None = None
+    age: float | None = None
+
+    @property
+    def finished(self) -> int:
+        """Number of finished tasks."""
+        return self.done + self.skipped + self.failed
+
+    def row(self) -> dict[str, str]:
+        """Return the state as a row of a table."""
+        return {
+            "run": self.folder,
+            "state": self.state,
+            "tasks": str(self.tasks),
+            "done": str(self.done),
+            "skipped": str(self.skipped),
+            "failed": str(self.failed),
+            "tasks/s": "-" if self.rate is None else f"{self.rate:.3g}",
+            "left": "-" if self.seconds_left is None else _duration(self.seconds_left),
+            "last save": "-" if self.age is None else f"{_duration(self.age)} ago",
+        }
+
+
+def run_states(folders: Sequence[str | Path], stale: float = 300.0) -> list[RunState]:
+    """Return the state of runs, in their order; of a folder with shards, that of each shard.
+
+    Args:
+        folders: run folders, or folders with the shards of a run.
+        stale: seconds without a save after which a run that is not complete is stalled. A run saves every 30 seconds,
+            or as ``checkpoint_every`` states.
+
+    Raises:
+        LitVizError: a folder is no run.
+    """
+    states: list[RunState] = []
+    for given in map(Path, folders):
+        found = shard_folders([given])
+        states += [_state_of(folder, stale) for folder in found]
+        if not is_run(given):
+            states += _not_started(given, found)
+    return states
+
+
+def total(states: Sequence[RunState]) -> RunState:
+    """Return the state of several runs together: the rate of the running ones, and the longest time left."""
+    of_state = Counter(state.state for state in states)
+    running = [state for state in states if state.state == "running"]
+    rates = [state.rate for state in running if state.rate is not None]
+    left = [state.seconds_left for state in running if state.seconds_left is not None]
+    return RunState(
+        folder="all",
+        state=", ".join(f"{count} {name}" for name, count in sorted(of_state.items())),
+        tasks=sum(state.tasks for state in states),
+        done=sum(state.done for state in states),
+        skipped=sum(state.skipped for state in states),
+        failed=sum(state.failed for state in states),
+        rate=sum(rates) if rates else None,
+        seconds_left=max(left, default=None),
+    )
+
+
+def as_json(states: Sequence[RunState]) -> dict[str, Any]:
+    """Return the states of runs and of all together as a JSON object."""
+    return {"runs": [asdict(state) for state in states], "total": asdict(total(states))}
+
+
+def _state_of(path: Path, stale: float) -> RunState:
+    folder = FolderStorage.open(path)
+    progress = SavedProgress.read(path / PROGRESS)
+    if progress is None:
+        counts = Counter(record.status for record in folder.records())
+        tasks, age = len(folder.queue()), time.time() - (path / CONFIG).stat().st_mtime
+        done, skipped, failed, rate = counts["done"], counts["skipped"], counts["failed"], None
+    else:
+        tasks, age = progress.tasks, time.time() - progress.time
+        done, skipped, failed = progress.done, progress.skipped, progress.failed
+        rate = progress.finished / progress.seconds if progress.finished and progress.seconds > 0 else None
+    unfinished = tasks - done - skipped - failed
+    state = "running"
+    if tasks and not unfinished:
+        state = "complete"
+    elif age > stale:
+        state = "stalled"
+    left = None
+    if state == "running" and rate is not None:
+        left = unfinished / rate
+    return RunState(str(path), state, tasks, done, skipped, failed, rate, left, max(age, 0.0))
+
+
+def _not_started(given: Path, found: Sequence[Path]) -> list[RunState]:
+    """Return the states of the shards of a run that have no folder, given a folder with others."""
+    states: list[RunState] = []
+    part = FolderStorage.open(found[0]).part
+    if part is None or part.shard is None:
+        return states
+    count = Shard.parse(part.shard).count
+    for index in range(count):
+        shard = Shard(index, count)
+        folder, tasks = given / shard.folder_name, len(shard.indices(part.total))
+        if tasks and folder not in found:
+            states.append(RunState(str(folder), "not started", tasks))
+    return states
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

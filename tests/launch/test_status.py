@@ -1,0 +1,80 @@
+"""The status of runs is read from what their last save has written."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lit_viz as lv
+from lit_viz.errors import LitVizError
+from lit_viz.launch.status import run_states, total
+from lit_viz.launch.trainer import Interrupted
+from lit_viz.networks import Network
+from lit_viz.runs.layout import PROGRESS
+from tests.support.shards import stop_at
+
+
+def run_shard(network: Network, out: Path, shard: str | None) -> None:
+    images = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    lv.saliency(network, images, label=2, slots=1, captum="none", logger="none", out=out, shard=shard)
+
+
+def age(folder: Path, seconds: float) -> None:
+    """Let the last save of a run be some seconds ago."""
+    values = json.loads((folder / PROGRESS).read_text())
+    (folder / PROGRESS).write_text(json.dumps(values | {"time": time.time() - seconds}))
+
+
+def test_the_states_of_shards(
+    smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_shard(smooth, tmp_path, "0/3")
+    with monkeypatch.context() as patched:
+        stop_at(patched, index=1)
+        with pytest.raises(Interrupted):
+            run_shard(smooth, tmp_path, "1/3")
+    complete, stopped, missing = run_states([tmp_path])
+    assert [state.state for state in (complete, stopped, missing)] == ["complete", "running", "not started"]
+    assert [(state.tasks, state.done) for state in (complete, stopped, missing)] == [(3, 3), (2, 1), (2, 0)]
+    assert stopped.rate is not None
+    assert stopped.seconds_left == pytest.approx(1 / stopped.rate)
+    assert (complete.seconds_left, missing.age) == (None, None)
+    whole = total([complete, stopped, missing])
+    assert (whole.tasks, whole.done, whole.state) == (7, 4, "1 complete, 1 not started, 1 running")
+
+    for folder in (complete.folder, stopped.folder):
+        age(Path(folder), 1000.0)
+    assert [state.state for state in run_states([tmp_path])] == ["complete", "stalled", "not started"]
+    assert run_states([stopped.folder], stale=2000.0)[0].state == "running"
+    lit_viz("status", str(tmp_path))
+    table = capsys.readouterr().out
+    assert " stalled " in table
+    assert "0:16:40 ago" in table
+    lit_viz("status", str(tmp_path), "--json")
+    values = json.loads(capsys.readouterr().out)
+    assert [state["state"] for state in values["runs"]] == ["complete", "stalled", "not started"]
+    assert (values["total"]["tasks"], values["total"]["done"]) == (7, 4)
+
+    run_shard(smooth, tmp_path, "1/3")
+    saved = json.loads((Path(stopped.folder) / PROGRESS).read_text())
+    assert (saved["done"], saved["finished"]) == (2, 1)  # of which this process has finished one
+
+
+def test_the_state_of_an_ordinary_run(smooth: Network, tmp_path: Path, lit_viz: Any) -> None:
+    out = tmp_path / "run"
+    run_shard(smooth, out, None)
+    (state,) = run_states([out])
+    assert (state.state, state.tasks, state.done) == ("complete", 7, 7)
+    assert lv.check(out, smooth)
+    (out / PROGRESS).unlink()
+    (state,) = run_states([out])
+    assert (state.state, state.done, state.rate) == ("complete", 7, None)
+    (out / PROGRESS).write_text("{}")
+    with pytest.raises(LitVizError, match=r"progress\.json is damaged \(tasks is missing\)"):
+        run_states([out])
+    lit_viz("status", str(tmp_path / "none"), expect=1)
