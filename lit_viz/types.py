@@ -209,6 +209,33 @@ def _restored(value: Any, hint: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Tile(JsonObject):
+    """A part of a large image, in pixels of the image.
+
+    Attributes:
+        image: index of the image among those of the run.
+        row, column: the upper left pixel.
+        height, width: rows and columns; of an image that is smaller than a tile those of the image.
+    """
+
+    image: int
+    row: int
+    column: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> slice:
+        """The rows of the image."""
+        return slice(self.row, self.row + self.height)
+
+    @property
+    def columns(self) -> slice:
+        """The columns of the image."""
+        return slice(self.column, self.column + self.width)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Record(JsonObject):
     """The outcome of a task, a line of ``results.jsonl``. A method extends it by fields of its own.
 

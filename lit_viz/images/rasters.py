@@ -6,12 +6,14 @@ import math
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import ExifTags
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, first_line, require
@@ -24,14 +26,21 @@ from lit_viz.images.reading import (
     box_of,
     check_fit,
     decode_planes,
+    decoded_once,
     image_errors,
     locate,
+    padded,
     pixel_limit,
     read_photograph,
+    read_window,
     resample,
+    upright_size,
+    window_box,
+    window_levels,
 )
 from lit_viz.networks.bands import Bands
 from lit_viz.networks.resizing import Resizing
+from lit_viz.types import Tile
 
 #: Suffixes of arrays.
 ARRAYS = (".npy", ".npz")
@@ -39,6 +48,10 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: Types whose largest value is white where no range is given.
 _TYPES_OF_PICTURES = ("uint8", "uint16")
 _LEAST_WEIGHT = 1e-6  # of pixels without data in a resampled pixel that counts as such
+#: Photometric interpretations of TIFF whose values are gray or RGB: 0 is black, RGB, and YCbCr, which becomes RGB.
+_GRAY_OR_RGB = (1, 2, 6)
+#: A slice of each axis of an array.
+Part = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -85,14 +98,18 @@ class _Raster:
 
     Attributes:
         shape: of the array in the file.
-        read: returns the array; bands that are read one by one have the axis of bands first.
+        read: returns a part of the array, by a slice of each axis.
         original: (height, width), if the bands are downsampled.
+        by_windows: whether a part is read without the rest.
+        is_plain: whether the values of a picture of 8 bits are gray or RGB, as they are shown.
     """
 
     shape: tuple[int, ...]
     format: FileFormat
-    read: Callable[[], NDArray[Any]]
+    read: Callable[[Part], NDArray[Any]]
     original: tuple[int, int] | None = None
+    by_windows: bool = False
+    is_plain: bool = True
 
 
 def read_image(
@@ -101,8 +118,12 @@ def read_image(
     bands: Bands,
     fit: Fit | Resizing = "crop",
     options: FileOptions | None = None,
+    window: Tile | None = None,
 ) -> FittedImage:
     """Read an image and fit it to the network's input, as :func:`~lit_viz.images.reading.read_photograph` does.
+
+    A window is neither resized nor fitted: it has the requested size, or is padded with gray to it. Arrays (``.npy``)
+    and TIFF are read by windows, of any size; other files are decoded once.
 
     Pictures of 8 bits are read as there. Arrays (``.npy``, ``.npz``), TIFF and PNG of 16 bits keep their depth: the
     ranges of the bands, or of the type, are mapped to [0, 1], and resampled whole numbers are rounded once, to those of
@@ -114,14 +135,18 @@ def read_image(
         bands: of the network.
         fit: see :func:`~lit_viz.images.reading.read_photograph`.
         options: how the values are read.
+        window: part of the image; by default the whole image.
 
     Raises:
         LitVizError: the file can't be read, or has other bands, values outside of the range, or no data.
     """
     options = options or FileOptions()
-    raster = _raster_of(source, size, bands)
+    raster = _raster_of(source, size if window is None else None, bands)
     if raster is None:
-        picture = read_photograph(source, size, bands.channels, fit)
+        if window is None:
+            picture = read_photograph(source, size, bands.channels, fit)
+        else:
+            picture = read_window(source, window, size, bands.channels)
         return FittedImage(picture.pixels, picture.path, picture.original_size, picture.box)
     check_fit(fit)
     name, axes = str(source), options.axes
@@ -135,25 +160,35 @@ def read_image(
     )
     _check_type(file_format, name)
     file_format.check_lattice()
-    planes = _planes(raster, file_format.axes, bands, name)
+    original = raster.original or _size(raster.shape, file_format.axes)
+    if window is None or not raster.by_windows:
+        _check_pixels(_size(raster.shape, file_format.axes), name)
+    planes = _planes(raster, file_format.axes, bands, name, window)
     if "C" not in file_format.axes and bands.channels > 1:  # gray, which is repeated
         file_format = replace(file_format, axes=f"{file_format.axes}C")
     values = _Values(bands, options, name)
-    original = raster.original or (planes[0].shape[0], planes[0].shape[1])
-    box = box_of(original, size, fit)
+    if window is None:
+        box = box_of(original, size, fit)
+        is_resampled = planes[0].shape != size or box != (0.0, 0.0, size[1], size[0])
+    else:
+        box = window_box(window, size)
+        is_resampled = planes[0].shape != size  # padded
     kind = fit.interpolation if isinstance(fit, Resizing) else "bicubic"
-    is_resampled = planes[0].shape != size or box != (0.0, 0.0, size[1], size[0])
     is_exact = isinstance(source, Tensor) and source.dtype == torch.float64 and not is_resampled
     dtype = torch.float64 if is_exact else torch.float32
     fitted: list[Tensor] = []
     for index, plane in enumerate(planes):
         unit = values.unit(plane, index, file_format, dtype)
-        if is_resampled:
+        if window is not None:
+            unit = padded(unit, size, 0.5)
+        elif is_resampled:
             unit = torch.from_numpy(resample(unit.numpy(), original, box, size, kind, border=0.5))
         fitted.append(unit)
     values.check()
     no_data = values.no_data
-    if no_data is not None and is_resampled:
+    if no_data is not None and window is not None:
+        no_data = padded(no_data.float(), size, 0.0) > 0
+    elif no_data is not None and is_resampled:
         weights = resample(no_data.float().numpy(), original, box, size, kind, border=0.0)
         no_data = torch.from_numpy(np.abs(weights) > _LEAST_WEIGHT)
     pixels = torch.stack(fitted).clamp_(0, 1)
@@ -162,6 +197,25 @@ def read_image(
     file_format = replace(file_format, tags=moved_tags(file_format.tags, box, size))
     path = "" if isinstance(source, Tensor) else str(source)
     return FittedImage(pixels, path, original, box, file_format, values.clipped, values.filled, no_data)
+
+
+def image_size(source: str | Path | Tensor, bands: Bands, options: FileOptions | None = None) -> tuple[int, int]:
+    """Return (height, width) of an image of which windows are read; of a file only the header is read.
+
+    Raises:
+        LitVizError: the file can't be read, or has other bands.
+    """
+    raster = _raster_of(source, None, bands)
+    if raster is None:
+        return upright_size(source)
+    axes, name = (options or FileOptions()).axes, str(source)
+    if isinstance(source, Tensor):
+        name, axes = "the image", "CHW"
+    return _size(raster.shape, _axes(raster, bands, axes, name))
+
+
+def _size(shape: Sequence[int], axes: str) -> tuple[int, int]:
+    return shape[axes.index("H")], shape[axes.index("W")]
 
 
 class _Values:
@@ -230,13 +284,14 @@ def mask_of(runs: Sequence[int] | None, size: tuple[int, int]) -> Tensor:
     return mask.view(size)
 
 
-def _raster_of(source: str | Path | Tensor, size: tuple[int, int], bands: Bands) -> _Raster | None:
-    """Return the values of a file; None for a picture that Pillow reads."""
+def _raster_of(source: str | Path | Tensor, size: tuple[int, int] | None, bands: Bands) -> _Raster | None:
+    """Return the values of a file that is fitted to a size, or without one read by windows; None for a picture that
+    Pillow reads."""
     if isinstance(source, Tensor):
         if bands.are_pictures:
             return None
         array = source.numpy()
-        return _Raster(array.shape, FileFormat(str(array.dtype), ".npy"), lambda: array)
+        return _Raster(array.shape, FileFormat(str(array.dtype), ".npy"), array.__getitem__, by_windows=True)
     file = locate(source)
     with file.open("rb") as opened:
         start = opened.read(32)
@@ -248,18 +303,51 @@ def _raster_of(source: str | Path | Tensor, size: tuple[int, int], bands: Bands)
             raster = _tiff(file)
         elif is_png16(start):
             shape = (1 if start[25] == 0 else 3, *png_size(start))
-            raster = _Raster(shape, FileFormat("uint16"), lambda: decode_png16(file.read_bytes()))
+            raster = _Raster(shape, FileFormat("uint16"), lambda part: _decoded_part(_png16, file, part))
         is_kept = raster is not None and (raster.format.dtype == "uint16" or raster.format.is_float)
         if bands.are_pictures and file.suffix.casefold() not in ARRAYS and not is_kept:
-            return None
+            if raster is None or size is not None:
+                return None
+            if not raster.is_plain:
+                raise LitVizError(f"tiles of a TIFF file require gray or RGB, upright, and {source} is not: save it so")
         if raster is not None:
             return raster
+        if size is None:
+            shape = (1 if bands.channels == 1 else 3, *upright_size(file))
+            return _Raster(shape, FileFormat(), lambda part: _levels(window_levels(file, *part[1:]), bands))
         planes, original = decode_planes(file, size)
-        values = np.stack(list(planes))
+        levels = _levels(np.stack(list(planes)), bands)
+    return _Raster(levels.shape, FileFormat(), levels.__getitem__, original)
+
+
+def _levels(rgb: NDArray[Any], bands: Bands) -> NDArray[np.uint8]:
+    """Return RGB ``(3, H, W)`` in [0, 255] as 8 bits, in gray for one band."""
     if bands.channels == 1:
-        values = np.tensordot(np.asarray(LUMA), values, 1)[None]
-    levels = np.rint(values).clip(0, 255).astype(np.uint8)
-    return _Raster(levels.shape, FileFormat(), lambda: levels, original)
+        rgb = np.tensordot(np.asarray(LUMA), rgb, 1)[None]
+    levels: NDArray[np.uint8] = np.rint(rgb).clip(0, 255).astype(np.uint8)
+    return levels
+
+
+def _png16(file: Path) -> NDArray[Any]:
+    return decode_png16(file.read_bytes())
+
+
+def _npz(file: Path) -> NDArray[Any]:
+    with np.load(file, allow_pickle=False) as archive:
+        values: NDArray[Any] = archive[archive.files[0]]
+    return values
+
+
+def _decoded_part(decode: Callable[[Path], NDArray[Any]], file: Path, part: Part) -> NDArray[Any]:
+    """Return a part of the array in a file that is decoded as a whole."""
+    if _is_whole(part):
+        return decode(file)
+    values: NDArray[Any] = decoded_once(decode, file)[part]
+    return values
+
+
+def _is_whole(part: Part) -> bool:
+    return all(axis == slice(None) for axis in part)
 
 
 def _array(file: Path) -> _Raster:
@@ -267,14 +355,18 @@ def _array(file: Path) -> _Raster:
     if file.suffix.casefold() == ".npy":
         with file.open("rb") as opened:
             shape, dtype = _header(opened)
-        return _Raster(shape, _native(dtype), lambda: np.load(file, mmap_mode="r", allow_pickle=False))
+        return _Raster(shape, _native(dtype), partial(_npy_part, file), by_windows=True)
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         require(len(names) == 1, f"{file} must contain one array", ", ".join(names) or "none")
         with archive.open(names[0]) as member:
             shape, dtype = _header(member)
-    key = names[0].removesuffix(".npy")
-    return _Raster(shape, _native(dtype), lambda: np.load(file, allow_pickle=False)[key])
+    return _Raster(shape, _native(dtype), lambda part: _decoded_part(_npz, file, part))
+
+
+def _npy_part(file: Path, part: Part) -> NDArray[Any]:
+    values: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)[part]
+    return values
 
 
 def _header(opened: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -305,21 +397,86 @@ def _tiff(file: Path) -> _Raster:
         shape = tuple(series.shape)
         dtype = np.dtype(series.dtype).newbyteorder("=").name
         file_format = FileFormat(dtype, ".tif", paged=len(series.pages) > 1, tags=tuple(tags))
-    return _Raster(shape, file_format, lambda: _tiff_values(file))
+        orientation = page.tags.get(ExifTags.Base.Orientation)
+        is_upright = orientation is None or orientation.value == 1
+        is_plain = is_upright and int(page.photometric) in _GRAY_OR_RGB
+    return _Raster(shape, file_format, partial(_tiff_part, file), by_windows=True, is_plain=is_plain)
 
 
-def _tiff_values(file: Path) -> NDArray[Any]:
+def _tiff_part(file: Path, part: Part) -> NDArray[Any]:
+    """Return a part of the first series of a TIFF file."""
     import tifffile
 
     try:
-        values: NDArray[Any] = tifffile.imread(file)
+        if _is_whole(part):
+            values: NDArray[Any] = tifffile.imread(file)
+            return values
+        with tifffile.TiffFile(file) as opened:
+            series = opened.series[0]
+            if series.dataoffset is not None:  # uncompressed, in one piece
+                return tifffile.memmap(file, mode="r")[part]  # type: ignore[no-any-return]
+            pages = series.pages
+            if len(pages) > 1:
+                return np.stack([_page_part(page, part[1:]) for page in pages])
+            return _page_part(pages[0], part)
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
         raise LitVizError(
             f"{file} is compressed ({first_line(error)}): pip install 'lit-viz[science]', or save it uncompressed"
         ) from error
-    return values
+
+
+def _page_part(page: Any, part: Part) -> NDArray[Any]:
+    """Return a part of a page, of which only the strips or tiles are decoded that it needs."""
+    first: Any = page.keyframe
+    axes = first.axes
+    rows, columns = part[axes.index("Y")], part[axes.index("X")]
+    others = [axis for name, axis in zip(axes, part, strict=True) if name not in "YX"]
+    if rows == slice(None) or columns == slice(None) or not _is_whole(others):
+        raise LitVizError("axes must have H and W along the rows and columns of a TIFF file")
+    planes, _, length, width, samples = first.shaped
+    height, across = first.rowsperstrip, width
+    if first.is_tiled:
+        height, across = first.tilelength, first.tilewidth
+    in_row = -(-width // across)
+    in_plane = in_row * -(-length // height)
+    shape = (planes, rows.stop - rows.start, columns.stop - columns.start, samples)
+    values = np.full(shape, first.nodata, first.dtype)
+    for plane in range(planes):
+        for row in range(rows.start // height, -(-rows.stop // height)):
+            for column in range(columns.start // across, -(-columns.stop // across)):
+                segment = _segment(page, plane * in_plane + row * in_row + column)
+                if segment is None:  # not stored
+                    continue
+                top, left = row * height - rows.start, column * across - columns.start
+                _paste(values[plane], segment, top, left)
+    shape_of_page = list(first.shape)
+    shape_of_page[axes.index("Y")], shape_of_page[axes.index("X")] = shape[1:3]
+    return values.reshape(shape_of_page)
+
+
+def _segment(page: Any, index: int) -> NDArray[Any] | None:
+    """Return a strip or tile ``(H, W, samples)``; None if it is not stored."""
+    first, file = page.keyframe, page.parent.filehandle
+    count = page.databytecounts[index]
+    if not count:
+        return None
+    file.seek(page.dataoffsets[index])
+    tables = {}
+    if page.jpegtables is not None:
+        tables["jpegtables"] = page.jpegtables
+    segment, _, _ = first.decode(file.read(count), index, **tables)
+    decoded: NDArray[Any] = segment[0]
+    return decoded
+
+
+def _paste(canvas: NDArray[Any], segment: NDArray[Any], top: int, left: int) -> None:
+    """Write a segment ``(H, W, samples)`` to a canvas at a position, which may be outside of it."""
+    rows = slice(max(top, 0), min(top + segment.shape[0], canvas.shape[0]))
+    columns = slice(max(left, 0), min(left + segment.shape[1], canvas.shape[1]))
+    inside = segment[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    canvas[rows, columns] = inside
 
 
 def _axes(raster: _Raster, bands: Bands, given: str | None, name: str) -> str:
@@ -354,15 +511,19 @@ def _axes(raster: _Raster, bands: Bands, given: str | None, name: str) -> str:
             hint="give axes for another order",
         )
         axes = "CHW" if first else "HWC"
-    pixels = shape[axes.index("H")] * shape[axes.index("W")]
-    require(pixels > 0, f"{name} must have pixels", described)
+    require(0 not in shape, f"{name} must have pixels", described)
+    return axes
+
+
+def _check_pixels(original: tuple[int, int], name: str) -> None:
+    """Raise an error if an image (height, width) is too large to be read as a whole."""
+    pixels = original[0] * original[1]
     limit, variable = pixel_limit()
     require(
         limit is None or pixels <= limit,
         f"{name} must have at most {limit} pixels",
-        f"{pixels}: downsize it, or set {variable} in the environment",
+        f"{pixels}: downsize it, give tile, or set {variable} in the environment",
     )
-    return axes
 
 
 def _check_type(file_format: FileFormat, name: str) -> None:
@@ -373,10 +534,13 @@ def _check_type(file_format: FileFormat, name: str) -> None:
         raise LitVizError(f"{name} has values of {dtype.name}: give load_network(..., value_range=(low, high))")
 
 
-def _planes(raster: _Raster, axes: str, bands: Bands, name: str) -> Sequence[NDArray[Any]]:
-    """Return the bands ``(H, W)``; of a picture gray or RGB as the network takes it."""
+def _planes(raster: _Raster, axes: str, bands: Bands, name: str, window: Tile | None) -> Sequence[NDArray[Any]]:
+    """Return the bands ``(H, W)`` of an image or a window; of a picture gray or RGB as the network takes it."""
+    part = [slice(None)] * len(axes)
+    if window is not None:
+        part[axes.index("H")], part[axes.index("W")] = window.rows, window.columns
     with image_errors(name):
-        values = raster.read()
+        values = raster.read(tuple(part))
     if "C" not in axes:
         values, axes = values[None], f"C{axes}"
     planes = list(values.transpose([axes.index(axis) for axis in "CHW"]))

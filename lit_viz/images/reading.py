@@ -11,9 +11,10 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,9 +24,11 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from torch.nn import functional
 
 from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.networks.resizing import Resizing
+from lit_viz.types import Tile
 from lit_viz.utils.files import check_regular
 from lit_viz.zoo import photograph_file
 
@@ -130,9 +133,68 @@ def read_photograph(
         box = box_of(original_size, size, fit)
         kind = fit.interpolation if isinstance(fit, Resizing) else "bicubic"
         rgb = np.stack([resample(plane, original_size, box, size, kind) for plane in planes])
+    return Photograph(_rounded(rgb, channels), path, original_size, box)
+
+
+def _rounded(rgb: _Plane, channels: int) -> Tensor:
+    """Return levels ``(3, H, W)`` as a picture ``(C, H, W)`` in [0, 1] of 8 bits, in gray for one channel."""
     gray = np.tensordot(np.asarray(LUMA), rgb, 1)[None] if channels == 1 else rgb
-    levels = np.rint(gray).clip(0, 255).astype(np.float32)
-    return Photograph(torch.from_numpy(levels) / 255, path, original_size, box)
+    return torch.from_numpy(np.rint(gray).clip(0, 255).astype(np.float32)) / 255
+
+
+def read_window(source: str | Path | Tensor, window: Tile, size: tuple[int, int], channels: int = 3) -> Photograph:
+    """Read a part of a photograph as :func:`read_photograph` reads one of this size, without resizing.
+
+    A file is decoded once for all its parts. The part is padded with gray to ``size`` (height, width) at the bottom and
+    on the right.
+
+    Raises:
+        LitVizError: the file can't be read.
+    """
+    box = window_box(window, size)
+    if isinstance(source, Tensor):
+        part = source[:, window.rows, window.columns]
+        if part.is_floating_point() and len(part) == channels:
+            return Photograph(padded(part, size, 0.5), "", upright_size(source), box)
+        planes, _ = _picture(part)
+        path, levels = "", np.stack(list(planes))
+    else:
+        path, levels = str(source), window_levels(source, window.rows, window.columns)
+    rgb = padded(torch.from_numpy(levels), size, _BORDER)
+    return Photograph(_rounded(rgb.numpy(), channels), path, upright_size(source), box)
+
+
+def window_levels(source: str | Path, rows: slice, columns: slice) -> _Plane:
+    """Return levels ``(3, H, W)`` in [0, 255] of a part of a picture, which is decoded once for all its parts."""
+    with image_errors(source):
+        picture: Image.Image = decoded_once(_upright, locate(source))
+        part = picture.crop((columns.start, rows.start, columns.stop, rows.stop))
+        return np.stack(list(_planes(part)))
+
+
+def window_box(window: Tile, size: tuple[int, int]) -> Box:
+    """Return the extent of a part of an image that is padded to ``size`` (height, width)."""
+    return float(window.column), float(window.row), float(window.column + size[1]), float(window.row + size[0])
+
+
+def padded(planes: Tensor, size: tuple[int, int], value: float) -> Tensor:
+    """Return planes ``(..., H, W)`` padded to ``size`` (height, width) at the bottom and on the right."""
+    below, right = size[0] - planes.shape[-2], size[1] - planes.shape[-1]
+    return functional.pad(planes, (0, right, 0, below), value=value)
+
+
+def upright_size(source: str | Path | Tensor) -> tuple[int, int]:
+    """Return (height, width) of a picture, after EXIF rotation; of a file only the header is read.
+
+    Raises:
+        LitVizError: the file can't be read.
+    """
+    if isinstance(source, Tensor):
+        return source.shape[-2], source.shape[-1]
+    with image_errors(source), Image.open(locate(source)) as opened:
+        width, height = opened.size
+        is_rotated = opened.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
+    return (width, height) if is_rotated else (height, width)
 
 
 def check_fit(fit: Fit | Resizing) -> None:
@@ -279,6 +341,24 @@ def decode_planes(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], 
             image = _reduce(image, least)
         size = (width, height) if rotated else (height, width)
         return _planes(ImageOps.exif_transpose(image)), size
+
+
+def decoded_once(decode: Callable[[Path], Any], file: Path) -> Any:
+    """Decode a file of which parts can't be read; the last one is kept for its other parts."""
+    status = file.stat()
+    return _last_decoded(decode, file, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=1)
+def _last_decoded(decode: Callable[[Path], Any], file: Path, version: tuple[int, int]) -> Any:
+    return decode(file)
+
+
+def _upright(file: Path) -> Image.Image:
+    """Decode a picture at its full size."""
+    with Image.open(file) as opened:
+        opened.load()
+        return ImageOps.exif_transpose(_scale_deep_gray(opened))
 
 
 def _scale_deep_gray(image: Image.Image) -> Image.Image:

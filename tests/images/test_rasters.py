@@ -15,8 +15,9 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import packaged_photograph, read_photograph
 from lit_viz.images.formats import PICTURE, FileFormat
 from lit_viz.images.png16 import decode_png16, encode_png16
-from lit_viz.images.rasters import FileOptions, mask_of, read_image, runs_of
+from lit_viz.images.rasters import FileOptions, image_size, mask_of, read_image, runs_of
 from lit_viz.networks.bands import Bands
+from lit_viz.types import Tile
 
 BANDS = Bands.of(13, value_range=(0, 10_000))
 
@@ -340,3 +341,155 @@ def test_a_tiff_with_jpeg_is_read_as_pillow_reads_it(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.tif") as file:
         expected = np.asarray(file).astype(np.float64)
     assert float((image.pixels[0].double() * 255 - torch.from_numpy(expected)).abs().max()) <= 1
+
+
+# -- windows
+
+#: (row, column, height, width) in images of 75 x 91: at corners and edges, and inside.
+WINDOWS = [(0, 0, 32, 24), (43, 67, 32, 24), (17, 40, 32, 24), (0, 91 - 24, 32, 24)]
+
+
+def _write_large(folder: Path, kind: str, values: np.ndarray) -> Path:
+    """Write bands ``(C, H, W)`` to a file of which windows are read."""
+    file = folder / "image.tif"
+    last = np.ascontiguousarray(values.transpose(1, 2, 0))
+    options: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
+    if kind == "tif-tiles":
+        tifffile.imwrite(file, last, tile=(16, 32), planarconfig="contig", **options)
+    elif kind == "tif-tiles-deflate":
+        tifffile.imwrite(file, last, tile=(32, 16), compression="zlib", planarconfig="contig", **options)
+    elif kind == "tif-tiles-planar":
+        tifffile.imwrite(file, values, tile=(16, 16), planarconfig="separate", **options)
+    elif kind == "tif-strips-deflate":
+        tifffile.imwrite(file, last, rowsperstrip=7, compression="zlib", planarconfig="contig", **options)
+    elif kind == "tif-strips-planar":
+        tifffile.imwrite(file, values, rowsperstrip=8, compression="zlib", planarconfig="separate", **options)
+    elif kind == "tif-one-strip":
+        tifffile.imwrite(file, last, rowsperstrip=75, compression="zlib", planarconfig="contig", **options)
+    elif kind == "tif-pages-tiles":
+        tifffile.imwrite(file, values, tile=(16, 16), compression="zlib", predictor=True, **options)
+    else:
+        return _write(folder, kind, values)
+    return file
+
+
+LARGE = [
+    "tif-tiles", "tif-tiles-deflate", "tif-tiles-planar", "tif-strips-deflate", "tif-strips-planar", "tif-one-strip",
+    "tif-pages-tiles",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("kind", [*KINDS, *LARGE])
+def test_a_window_is_a_slice_of_the_whole(tmp_path: Path, kind: str, dtype: str) -> None:
+    if kind == "tif-pages-tiles" and dtype == "float32":
+        pytest.skip("the predictor of floats requires imagecodecs")
+    file = _write_large(tmp_path, kind, _values((13, 75, 91), dtype=dtype))
+    whole = read_image(file, (75, 91), BANDS)
+    assert image_size(file, BANDS) == (75, 91)
+    for row, column, height, width in WINDOWS:
+        window = Tile(image=0, row=row, column=column, height=height, width=width)
+        image = read_image(file, (height, width), BANDS, window=window)
+        assert torch.equal(image.pixels, whole.pixels[:, window.rows, window.columns])
+        assert image.original_size == (75, 91)
+        assert image.box == (column, row, column + width, row + height)
+        assert image.format == whole.format
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["jpg", "png", "png-rotated", "png-16", "png-alpha", "tif-rgb", "tif-gray", "array"])
+def test_a_window_of_a_picture_is_a_slice_of_the_whole(tmp_path: Path, kind: str, channels: int) -> None:
+    colors = _values((3, 75, 91), dtype="uint8", high=256)
+    last = np.ascontiguousarray(colors.transpose(1, 2, 0))
+    file = tmp_path / f"image.{kind.partition('-')[0]}"
+    source: Any = file
+    if kind == "tif-rgb":
+        tifffile.imwrite(file, last, tile=(16, 16), compression="zlib")
+    elif kind == "tif-gray":
+        tifffile.imwrite(file, last[..., 0], rowsperstrip=8)
+    elif kind == "png-16":
+        file.write_bytes(encode_png16(_values((3, 75, 91), high=65535)))
+    elif kind == "png-alpha":
+        Image.fromarray(np.concatenate([last, last[..., :1]], 2)).save(file)
+    elif kind == "png-rotated":
+        exif = Image.Exif()
+        exif[274] = 6
+        Image.fromarray(np.ascontiguousarray(np.rot90(last))).save(file, exif=exif)
+    elif kind == "array":
+        source = torch.from_numpy(colors)
+    else:
+        Image.fromarray(last).save(file)
+    bands = Bands.of(channels)
+    whole = read_image(source, (75, 91), bands)
+    assert image_size(source, bands) == (75, 91)
+    for row, column, height, width in WINDOWS:
+        window = Tile(image=0, row=row, column=column, height=height, width=width)
+        image = read_image(source, (height, width), bands, window=window)
+        assert torch.equal(image.pixels, whole.pixels[:, window.rows, window.columns])
+        assert image.original_size == (75, 91)
+
+
+@pytest.mark.parametrize("kind", ["npy", "tif-tiles", "jpg"])
+def test_a_window_beyond_a_small_image_is_gray(tmp_path: Path, kind: str) -> None:
+    values, bands = _values((3, 20, 30), dtype="uint8", high=256), Bands.of(3)
+    file = tmp_path / "image.jpg"
+    if kind == "tif-tiles":  # three samples that are no RGB
+        bands = Bands.of(3, value_range=(0, 255))
+    if kind == "jpg":
+        Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0))).save(file)
+    else:
+        file = _write_large(tmp_path, kind, values)
+    whole = read_image(file, (20, 30), bands)
+    image = read_image(file, (32, 32), bands, window=Tile(image=0, row=0, column=0, height=20, width=30))
+    assert torch.equal(image.pixels[:, :20, :30], whole.pixels)
+    assert bool((image.pixels[:, 20:] == 128 / 255).all())
+    assert bool((image.pixels[:, :, 30:] == 128 / 255).all())
+    assert image.box == (0, 0, 32, 32)
+
+
+def test_windows_of_a_file_of_any_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit on pixels is for files that are read as a whole."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which the variable sets
+    monkeypatch.setenv("LIT_VIZ_MAX_PIXELS", "1000")
+    window = Tile(image=0, row=5, column=6, height=8, width=8)
+    for kind in ("npy", "tif-tiles"):
+        file = _write_large(tmp_path, kind, _values((13, 75, 91)))
+        assert read_image(file, (8, 8), BANDS, window=window).pixels.shape == (13, 8, 8)
+        with pytest.raises(LitVizError, match="must have at most 1000 pixels, got 6825: downsize it, give tile"):
+            read_image(file, (8, 8), BANDS)
+    file = _write_large(tmp_path, "npz", _values((13, 75, 91)))
+    with pytest.raises(LitVizError, match="must have at most 1000 pixels"):
+        read_image(file, (8, 8), BANDS, window=window)
+
+
+def test_a_window_of_a_terabyte_is_read_alone(tmp_path: Path) -> None:
+    file = tmp_path / "a.npy"
+    with file.open("wb") as opened:
+        np.lib.format.write_array_header_1_0(
+            opened, {"descr": "<f4", "fortran_order": False, "shape": (13, 10**6, 10**5)}
+        )
+        opened.truncate(opened.tell() + 13 * 10**11 * 4)  # sparse
+    window = Tile(image=0, row=999_000, column=500, height=8, width=8)
+    assert not read_image(file, (8, 8), BANDS, window=window).pixels.any()
+
+
+@pytest.mark.parametrize("kind", ["inverted", "rotated"])
+def test_tiles_of_unusual_pictures_in_tiff_are_one_error(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "image.tif"
+    options: dict[str, Any] = {"photometric": "miniswhite"}
+    if kind == "rotated":
+        options = {"extratags": [(274, 3, 1, 6, True)]}
+    tifffile.imwrite(file, _values((75, 91), dtype="uint8"), **options)
+    with pytest.raises(LitVizError, match="require gray or RGB, upright"):
+        image_size(file, Bands.of(1))
+
+
+def test_a_geotiff_window_has_tags_of_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "geo.tif"
+    tags = [(33550, 12, 3, (10.0, 10.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 5000.0, 9000.0, 0.0), True)]
+    tifffile.imwrite(file, _values((75, 91)), extratags=tags)
+    window = Tile(image=0, row=20, column=30, height=16, width=16)
+    image = read_image(file, (16, 16), Bands.of(1, value_range=(0, 10_000)), window=window)
+    written = {code: list(value) for code, _, _, value in image.format.tags}
+    assert written[33550][:2] == [10.0, 10.0]
+    assert written[33922][3:5] == [5000.0 + 30 * 10, 9000.0 - 20 * 10]
