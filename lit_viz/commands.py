@@ -131,8 +131,8 @@ _OF_TASKS = (
 )  # fmt: skip
 
 
-#: Arguments of the tasks about the files of images.
-_OF_FILES = ("axes", "fill", "clip")
+#: Arguments of the tasks about the files of images, and how they are read.
+_OF_FILES = ("axes", "fill", "clip", "tile", "overlap")
 
 
 def _add_parts(parser: Parser, form: Form, shown: Collection[str] | None, chosen: Collection[type[Any]] = ()) -> None:

@@ -26,6 +26,8 @@ Curve = Sequence[tuple[int, float]]
 
 #: Arguments of which a list of values is a task each.
 VARYING = ("eps", "iterations", "lr")
+#: Option of a task that is a tile of a large image.
+TILE = "tile"
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,15 @@ class Tile(JsonObject):
     height: int
     width: int
 
+    def precedes(self, other: Tile) -> bool:
+        """Return whether another tile of the same image follows, row by row."""
+        return self.image == other.image and (self.row, self.column) < (other.row, other.column)
+
+    @property
+    def suffix(self) -> str:
+        """``_y224_x448``: end of the name of its task."""
+        return f"_y{self.row}_x{self.column}"
+
     @property
     def rows(self) -> slice:
         """The rows of the image."""
@@ -253,6 +264,7 @@ class Record(JsonObject):
             :class:`~lit_viz.images.formats.FileFormat`.
         clipped, filled: number of values of the source that were outside of the range, and that were no data.
         no_data: pixels of the network's input without data, as the first and the last + 1 flat index of each run.
+        tile: the part of a large image that it is about.
         metrics: scalars of the final image, by name; ``probability`` of the target or the label, or ``score``
             if scores are numbers.
         settings: what the method records of itself, by name.
@@ -283,6 +295,7 @@ class Record(JsonObject):
     clipped: int | None = None
     filled: int | None = None
     no_data: Sequence[int] | None = None
+    tile: Tile | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -313,6 +326,7 @@ class Record(JsonObject):
     @classmethod
     def of(cls: type[Extended], task: Task, **values: Any) -> Extended:
         """Return the record of a task with these other fields."""
+        tile = task.options.get(TILE)
         return cls(
             index=task.index,
             name=task.name,
@@ -322,6 +336,7 @@ class Record(JsonObject):
             target=task.target,
             target_name=task.target_name,
             seed=task.seed,
+            tile=None if tile is None else Tile.from_dict(tile),
             **values,
         )
 

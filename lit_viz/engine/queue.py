@@ -95,11 +95,11 @@ class TaskQueue(Part, pl.LightningDataModule):
             module.attach_evidence()
 
     def attach(self, module: Any) -> None:
-        """Expand the tasks by what depends on a method, and give it the images."""
-        if not self._is_stored:
-            self.tasks = tuple(module.expand_tasks(self.tasks))
+        """Give a method the images, and expand the tasks by what depends on it."""
         if len(self.images):
             module.images = self.images
+        if not self._is_stored:
+            self.tasks = tuple(module.expand_tasks(self.tasks))
 
     def train_dataloader(self) -> repeat[int]:
         """Return endless batches without data: the engine fills the slots, and ends the run by ``trainer.should_stop``.

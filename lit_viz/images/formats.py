@@ -200,13 +200,14 @@ class FileFormat:
             return content.getvalue()
         import tifffile
 
-        options: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "extratags": self._extra_tags()}
+        options: dict[str, Any] = {"photometric": "minisblack", "metadata": None, "extratags": self.extra_tags()}
         if arranged.ndim == 3 and not self.paged:
             options["planarconfig"] = "contig" if self.axes[-1] == "C" else "separate"
         tifffile.imwrite(content, np.ascontiguousarray(arranged), **options)
         return content.getvalue()
 
-    def _extra_tags(self) -> list[tuple[int, int, int, Any, bool]]:
+    def extra_tags(self) -> list[tuple[int, int, int, Any, bool]]:
+        """Return the tags as tifffile writes them."""
         return [(code, kind, count, value, True) for code, kind, count, value in self.tags]
 
     def decode(self, content: bytes) -> Tensor:

@@ -414,7 +414,7 @@ def _tiff_part(file: Path, part: Part) -> NDArray[Any]:
         with tifffile.TiffFile(file) as opened:
             series = opened.series[0]
             if series.dataoffset is not None:  # uncompressed, in one piece
-                return tifffile.memmap(file, mode="r")[part]  # type: ignore[no-any-return]
+                return tifffile.memmap(file, mode="r")[part]
             pages = series.pages
             if len(pages) > 1:
                 return np.stack([_page_part(page, part[1:]) for page in pages])
@@ -432,7 +432,7 @@ def _page_part(page: Any, part: Part) -> NDArray[Any]:
     first: Any = page.keyframe
     axes = first.axes
     rows, columns = part[axes.index("Y")], part[axes.index("X")]
-    others = [axis for name, axis in zip(axes, part, strict=True) if name not in "YX"]
+    others = tuple(axis for name, axis in zip(axes, part, strict=True) if name not in "YX")
     if rows == slice(None) or columns == slice(None) or not _is_whole(others):
         raise LitVizError("axes must have H and W along the rows and columns of a TIFF file")
     planes, _, length, width, samples = first.shaped

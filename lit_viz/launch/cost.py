@@ -23,11 +23,9 @@ class Cost(NamedTuple):
 def run_cost(module: ImageTraining, queue: TaskQueue) -> Cost:
     """Return the cost of a run, from the time of one step on this machine's CPU."""
     tune_allocator()
-    tasks = module.expand_tasks(queue.tasks)
-    if len(queue.images):
-        module.images = queue.images  # type: ignore[assignment]
-    steps, evaluations = module.cost(tasks)
-    return Cost(len(tasks), steps, evaluations, steps * module.step_seconds(tasks))
+    queue.attach(module)
+    steps, evaluations = module.cost(queue.tasks)
+    return Cost(len(queue.tasks), steps, evaluations, steps * module.step_seconds(queue.tasks))
 
 
 def format_cost(costs: Sequence[Cost]) -> str:

@@ -22,6 +22,7 @@ from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, require
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
+from lit_viz.networks.loading import at_size
 from lit_viz.outputs.loading import load_network, load_recorded
 from lit_viz.runs.layout import RECORDED
 from lit_viz.types import VARYING
@@ -338,7 +339,14 @@ class Form:
     # Objects
 
     def build(self, network: Network) -> tuple[ImageTraining, TaskQueue, dict[str, Any]]:
-        """Return the module, the tasks, and the arguments of :func:`lit_viz.run`."""
+        """Return the module, the tasks, and the arguments of :func:`lit_viz.run`.
+
+        A network that is given tiles of another size has inputs of that size.
+        """
+        tile = (self.tasks.get("init_args") or {}).get("tile")
+        if isinstance(tile, int) and network.size != (tile, tile):
+            require(tile > 0, "tile must be positive", tile)
+            network = at_size(network, (tile, tile))
         return self.build_module(network), self.build_tasks(network), self.run_arguments()
 
     def build_tasks(self, network: Network) -> TaskQueue:

@@ -44,6 +44,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.manifest import is_drawing
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage, records_of
+from lit_viz.runs.stitching import tiled_images, write_maps
 from lit_viz.runs.verification import verify
 from lit_viz.types import Record, Task
 from lit_viz.utils.checking import checked_types
@@ -162,14 +163,34 @@ class Run:
         return _stack(arrays)
 
     @property
-    def maps(self) -> Tensor:
+    def maps(self) -> Tensor | list[Tensor]:
         """The saliency maps ``(N, H, W)`` of the figure, reduced by the ``reducer`` of each record (see
-        :data:`~lit_viz.attributions.reducers.REDUCERS`); NaN for a task without one."""
+        :data:`~lit_viz.attributions.reducers.REDUCERS`); NaN for a task without one.
+
+        Of a run by tiles a list with the map ``(H, W)`` of each image by each method, blended where tiles overlap and
+        memory-mapped from the run folder; empty for an image that can't be read.
+        """
+        tiled = tiled_images(self.outcomes)
+        if tiled:
+            return [torch.empty(0, 0) if image is None else image.map(self.folder) for image in tiled]
         maps: list[Tensor | None] = []
         for outcome in self.outcomes:
             array, reducer = outcome.array(), getattr(outcome.record, "reducer", "max_abs")
             maps.append(None if array is None else reduce_channels(array, reducer)[0])
         return _stack(maps)
+
+    @property
+    def score_maps(self) -> list[Tensor]:
+        """The score of the target on each tile, ``(rows, columns)`` of tiles, for each map of a run by tiles; NaN for a
+        tile without one.
+
+        Raises:
+            LitVizError: the run has no tiles.
+        """
+        tiled = tiled_images(self.outcomes)
+        if not tiled:
+            raise LitVizError("score_maps requires a run by tiles: give tile")
+        return [torch.empty(0, 0) if image is None else image.scores() for image in tiled]
 
     @property
     def robust_accuracy(self) -> RobustAccuracy | dict[str, RobustAccuracy]:
@@ -245,8 +266,10 @@ class Run:
         return folder / f"figure.{self._options.figure}"
 
     def draw(self) -> None:
-        """Write the animation, if an image changes over the iterations, and then the figure."""
+        """Write the maps of large images, the animation, if an image changes over the iterations, and then the
+        figure."""
         assert self.folder is not None
+        write_maps(self.outcomes, self.folder)
         changes = self.presentation.evolutions(self.outcomes)
         if any(evolution.is_animated for evolution in changes):
             save_evolution(changes, self.folder / "evolution.gif")

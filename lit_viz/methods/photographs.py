@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,15 @@ from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.formats import FileFormat
-from lit_viz.images.rasters import FileOptions, FittedImage, read_image, runs_of
+from lit_viz.images.rasters import FileOptions, FittedImage, image_size, read_image, runs_of
 from lit_viz.images.reading import Fit
 from lit_viz.images.sources import DatasetImages, Pictures
+from lit_viz.images.tiles import tiles_of
 from lit_viz.networks import Network
 from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.rng import Draws, Key
-from lit_viz.types import Task
+from lit_viz.types import TILE, Task, Tile
 from lit_viz.utils.device import to_cpu
 from lit_viz.utils.formatting import pluralize
 
@@ -34,6 +36,8 @@ TARGET_RULES = ("label", "predicted", "random", "least-likely")
 DATASET = "dataset"
 #: Options of a task: how its file is read, and its format.
 READING, FORMAT = "reading", "format"
+#: Option of a task of which the image is read by tiles: how many pixels these share.
+TILING = "tiling"
 #: Value of the option ``against`` that selects the most probable class other than the target.
 RUNNER_UP = "runner-up"
 
@@ -50,7 +54,12 @@ class PhotographTraining(ImageTraining):
         images: pictures ``(C, H, W)`` in place of files; the task's option ``image`` is the index.
         slots: photographs at once; 16 are the fastest batch on CPUs.
         limits: other arguments of :class:`~lit_viz.engine.method.Method`.
+
+    Attributes:
+        tiles_overlap: whether the tiles of large images overlap and cover them; if not, they are those that fit.
     """
+
+    tiles_overlap: ClassVar[bool] = True
 
     advice = "check the network with this photograph"
 
@@ -73,6 +82,71 @@ class PhotographTraining(ImageTraining):
     @property
     def image_shape(self) -> tuple[int, ...]:
         return (self.network.channels, *self.network.size)
+
+    # Tiles
+
+    def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return a task per tile of images that are read by tiles, with the same goal for all tiles of an image; other
+        tasks are unchanged."""
+        if not any(TILING in task.options for task in tasks):
+            return tasks
+        expanded: list[Task] = []
+        means: dict[Hashable, Tensor | None] = {}
+        for image, task in enumerate(tasks):
+            tiles = self._tile_tasks(task, image)
+            if has_open_goal(tiles[0]):
+                key = (task.source, task.options.get("image"))
+                if key not in means:
+                    means[key] = self._mean_scores(tiles)
+                tiles = _with_goal(tiles, means[key], self.network.labels)
+            for tile in tiles:
+                expanded.append(replace(tile, index=len(expanded)))
+        return expanded
+
+    def _tile_tasks(self, task: Task, image: int) -> list[Task]:
+        """Return a task per tile of an image, without their indices; an image that can't be read is one failed task."""
+        options = dict(task.options)
+        overlap = self._overlap(options.pop(TILING))
+        try:
+            if "error" in options:
+                raise LitVizError(options["error"])
+            source = self.images[options["image"]] if task.source is None else task.source
+            size = image_size(source, self.network.bands, FileOptions(**options.get(READING, {})))
+        except LitVizError as error:
+            return [replace(task, options={**options, "error": str(error)})]
+        tile_size = self.network.size
+        tiles = tiles_of(image, size, tile_size, overlap, covers=self.tiles_overlap)
+        rows = size[0] - max(tile.rows.stop for tile in tiles)
+        columns = size[1] - max(tile.columns.stop for tile in tiles)
+        if rows or columns:
+            self.notes.append(f"{task.name}: the last {rows} rows and {columns} columns fill no tile, and are left out")
+        tasks: list[Task] = []
+        for tile in tiles:
+            of_tile = {**options, TILE: tile.to_dict()}
+            tasks.append(replace(task, name=task.name + tile.suffix, seed=task.seed + len(tasks), options=of_tile))
+        return tasks
+
+    def _overlap(self, tiling: Mapping[str, int | None]) -> int:
+        overlap = tiling["overlap"]
+        if self.tiles_overlap:
+            return min(self.network.size) // 8 if overlap is None else overlap
+        require(not overlap, "tiles of attacks must share no pixels, with overlap 0", overlap)
+        return 0
+
+    def _mean_scores(self, tiles: Sequence[Task]) -> Tensor | None:
+        """Return the mean scores ``(K,)`` of the tiles of an image that can be read; None without any."""
+        total, count = torch.zeros(self.network.num_classes, dtype=torch.float64), 0
+        for first in range(0, len(tiles), self.capacity):
+            pixels: list[Tensor] = []
+            for tile in tiles[first : first + self.capacity]:
+                with suppress(LitVizError):  # of its task
+                    pixels.append(self._load(tile).pixels)
+            if pixels:
+                total += self.network.scores(torch.stack(pixels).float()).double().sum(0)
+                count += len(pixels)
+        return (total / count).float() if count else None
+
+    # Start
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require photographs, and the images of tasks that have no file."""
@@ -98,7 +172,7 @@ class PhotographTraining(ImageTraining):
         order too."""
         super().on_fit_start()
         for task in self.tasks:
-            if task.source is None and "image" in task.options and self.has_read(_image_name(task)):
+            if task.source is None and "image" in task.options and self.has_read(_input_name(task)):
                 self._read(task)
                 return
 
@@ -129,17 +203,21 @@ class PhotographTraining(ImageTraining):
         return photograph.pixels
 
     def _read(self, task: Task) -> FittedImage:
+        photograph = self._load(task)
+        remedy = "give the same images in the same order" if task.source is None else "restore the file"
+        self.check_input(_input_name(task), photograph.pixels, remedy)
+        return photograph
+
+    def _load(self, task: Task) -> FittedImage:
+        """Return the photograph of a task, or its tile."""
         source: str | Tensor
         if task.source is None:
-            source, name = self.images[task.options["image"]], _image_name(task)
-            remedy = "give the same images in the same order"
+            source = self.images[task.options["image"]]
         else:
-            source = name = task.source
-            remedy = "restore the file"
+            source = task.source
         options = FileOptions(**task.options.get(READING, {}))
-        photograph = read_image(source, self.network.size, self.network.bands, self.fit, options)
-        self.check_input(name, photograph.pixels, remedy)
-        return photograph
+        window = tile_of(task)
+        return read_image(source, self.network.size, self.network.bands, self.fit, options, window)
 
     def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
         """Return the tasks with label, target and the box of the photograph in the original image.
@@ -255,6 +333,8 @@ class AttackTraining(PhotographTraining):
         LitVizError: an argument is invalid.
     """
 
+    tiles_overlap: ClassVar[bool] = False
+
     def __init__(
         self,
         network: Network | nn.Module | str,
@@ -308,9 +388,39 @@ class AttackTraining(PhotographTraining):
         return x
 
 
-def _image_name(task: Task) -> str:
-    """Return the name, in messages, of an image that has no file."""
-    return f"image {task.options['image']}"
+def _input_name(task: Task) -> str:
+    """Return the name, in messages, of the image of a task, or of its tile."""
+    name = f"image {task.options['image']}" if task.source is None else task.source
+    tile = tile_of(task)
+    return name if tile is None else f"the tile at row {tile.row} and column {tile.column} of {name}"
+
+
+def tile_of(task: Task) -> Tile | None:
+    """Return the part of a large image that a task is about; None for a whole image."""
+    tile = task.options.get(TILE)
+    return None if tile is None else Tile.from_dict(tile)
+
+
+def has_open_goal(task: Task) -> bool:
+    """Return whether target or contrasted class of a task depend on the logits of its photograph."""
+    return task.options.get("against") == RUNNER_UP or (task.target is None and needs_logits(task))
+
+
+def _with_goal(tiles: Sequence[Task], scores: Tensor | None, labels: Sequence[str]) -> list[Task]:
+    """Return the tasks of an image with one label and one goal, by its mean scores ``(K,)``."""
+    try:
+        first = resolve(tiles[0], scores, labels)
+    except LitVizError as error:
+        return [replace(tile, options={**tile.options, "error": str(error)}) for tile in tiles]
+    with_goal: list[Task] = []
+    for tile in tiles:
+        options = dict(tile.options)
+        if "against" in first.options:
+            options["against"] = first.options["against"]
+        with_goal.append(
+            replace(tile, label=first.label, target=first.target, target_name=first.target_name, options=options)
+        )
+    return with_goal
 
 
 def needs_logits(task: Task) -> bool:

@@ -113,8 +113,9 @@ class SaliencyMap(PhotographTraining):
     # Tasks
 
     def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return a task per method, by default of the label, unless the tasks have a method; with the weight of a
-        contrasted class."""
+        """Return a task per tile and method, by default of the label, unless the tasks have a method; with the weight
+        of a contrasted class."""
+        tasks = super().expand_tasks(tasks)
         if not all("method" in task.options for task in tasks):
             expanded: list[Task] = []
             for name in self.methods:

@@ -22,7 +22,7 @@ from lit_viz.images.rasters import FileOptions
 from lit_viz.images.reading import PACKAGED_PREFIX, ZOO_PREFIX
 from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
 from lit_viz.methods.goals import with_goals
-from lit_viz.methods.photographs import DATASET, READING, RUNNER_UP, TARGET_RULES, class_tasks, resolve
+from lit_viz.methods.photographs import DATASET, READING, RUNNER_UP, TARGET_RULES, TILING, class_tasks, resolve
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.layers import layer_name, layout
 from lit_viz.objectives.layers import Axis, check_channel
@@ -35,6 +35,8 @@ Classes = Sequence[str | int] | str | int
 AnyNetwork = Network | nn.Module | str
 #: A class index, or one of _OPEN.
 Target = int | str
+#: Size of tiles that is that of the network.
+_NETWORK = "network"
 _LABEL_SOURCES = ("predicted", "folders")
 _OPEN = (*TARGET_RULES, "none")
 
@@ -154,6 +156,10 @@ class ImageTasks(TaskQueue):
         axes: order of the axes of arrays, such as ``HWC``; by default found by the number of bands.
         fill: value of a file in place of no data: NaN, and the value that a GeoTIFF names.
         clip: whether values outside of the network's ``value_range`` are clipped, and counted in the records.
+        tile: size in pixels of the square tiles by which large images are read, a task each, or ``network`` for the
+            network's size. Default: images are fitted to the network.
+        overlap: pixels that neighboring tiles share: by default an eighth of a tile for saliency maps, which are
+            blended there; tiles of attacks share none.
         seed: seed of the first task; task i uses ``seed + i``. The radii of an image have its seed.
 
     Attributes:
@@ -177,10 +183,13 @@ class ImageTasks(TaskQueue):
         axes: str | None = None,
         fill: float | None = None,
         clip: bool = False,
+        tile: int | str | None = None,
+        overlap: int | None = None,
         seed: int = 0,
     ) -> None:
         reading = FileOptions(axes, fill, clip)
         network = as_network(network)
+        _check_tiles(network, images, tile, overlap)
         sizes, targets = _varying_images(vary or {}, target, network)
         label = _label_for_all(label, network)
         if is_dataset(images):
@@ -194,6 +203,8 @@ class ImageTasks(TaskQueue):
             tasks, notes = _photograph_tasks(network, listed, targets, seed)
         if reading != FileOptions():
             tasks = [_with_options(task, {READING: asdict(reading)}) for task in tasks]
+        if tile is not None:
+            tasks = [_with_options(task, {TILING: {"overlap": overlap}}) for task in tasks]
         super().__init__(with_variants(with_goals(tasks, goal, network), "eps", sizes), pictures, notes=notes)
         self.network_classes = network.labels
         self.record_argument("images", names)
@@ -216,6 +227,29 @@ def _varying_images(values: Mapping[str, Any], target: Any, network: Network) ->
     targets = [to_class(word) for word in _as_list(values.get("target", ()))]
     require(not targets or target is None, "target must be given once", target, hint="or vary it alone")
     return sizes, targets
+
+
+def _check_tiles(network: Network, images: Images, tile: int | str | None, overlap: int | None) -> None:
+    """Check the size of tiles, which is that of the network, and how much they share.
+
+    Raises:
+        LitVizError: a value is invalid.
+    """
+    if tile is None:
+        require(overlap is None, "overlap requires tile", overlap, hint='try tile="network"')
+        return
+    height, width = network.size
+    if tile not in (_NETWORK, height) or (tile == height != width):
+        raise LitVizError(
+            f"tile must be network, or the size of the network's input ({height} x {width}), got {tile}: give tile to "
+            f"saliency or attack, or load_network(..., size={tile})",
+            argument="tile",
+            value=tile,
+        )
+    most = min(height, width) - 1
+    require(overlap is None or 0 <= overlap <= most, f"overlap must be 0 to {most}", overlap)
+    if is_dataset(images):
+        raise LitVizError("tile requires files, arrays or tensors, got a dataset: its images have no known size")
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Snapshot
 from lit_viz.errors import ChangedInput, LitVizError, require
 from lit_viz.images.rendering import MAGNIFIED, difference
-from lit_viz.methods.photographs import AttackTraining, check_goal, resolve
+from lit_viz.methods.photographs import TILING, AttackTraining, check_goal, resolve
 from lit_viz.networks import Network
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
@@ -140,6 +140,8 @@ class UniversalPerturbation(AttackTraining):
         if all("photographs" in task.options for task in tasks):
             return tasks
         self.check_photographs(tasks)
+        if any(TILING in task.options for task in tasks):
+            raise LitVizError("tile does not apply to universal perturbations: leave it out", argument="tile")
         return universal_tasks(tasks, self.held_out)
 
     def start(self, task: Task) -> Tensor:

@@ -239,6 +239,22 @@ def as_network(network: Network | nn.Module | str | Enum, default_size: tuple[in
     return network if isinstance(network, Network) else load(network, default_size=default_size)
 
 
+def at_size(network: Network, size: tuple[int, int]) -> Network:
+    """Return a network with inputs of another size (height, width); the original is shared.
+
+    Raises:
+        LitVizError: the network or its output does not accept the size.
+    """
+    height, width = size
+    if not network.accepts(size):
+        usual = f"{network.size[0]} x {network.size[1]}"
+        raise LitVizError(f"{network.name} takes inputs of {usual} pixels, and does not accept {height} x {width}")
+    resized = copy.copy(network)
+    resized.size, resized._copies, resized._state = size, {}, None
+    resized.output = _prepared(network.output, resized)
+    return resized
+
+
 def class_names(
     name: str = "efficientnet_lite0",
     *,

@@ -50,7 +50,7 @@ class SaliencyMapPresentation(Presentation):
     command: ClassVar[str] = "saliency"
     result: ClassVar[str] = "map"
     figure_is_first: ClassVar[bool] = True
-    files: ClassVar[tuple[str, ...]] = ("masks", "localization.*")
+    files: ClassVar[tuple[str, ...]] = ("masks", "maps", "localization.*")
     run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "captum", "localize", "boxes")
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
 

@@ -27,7 +27,7 @@ from lit_viz.utils.files import append_bytes, json_line, lines_with_offsets, ope
 #: Files of a run beside those of its tasks. Loggers' files and checkpoints are not listed.
 _MASKS = "masks/*"  # results that are computed with the evidence
 _FACTS = (CONFIG, QUEUE, RESULTS, METRICS, _MASKS)
-_DRAWINGS = ("figure.*", "evolution.*")
+_DRAWINGS = ("figure.*", "evolution.*", "maps/*")
 _EVIDENCE = ("evidence.*", "localization.*", "explained.*")
 _DERIVED = (*_DRAWINGS, *_EVIDENCE, REPORT)
 
@@ -64,7 +64,7 @@ def is_derived(name: str) -> bool:
 
 
 def is_drawing(name: str) -> bool:
-    """Return whether a file of a run is its figure or animation."""
+    """Return whether a file of a run is its figure or animation, or a map that is stitched from tiles."""
     return _matches(name, _DRAWINGS)
 
 
