@@ -230,6 +230,10 @@ class Tile(JsonObject):
         """Return whether another tile of the same image follows, row by row."""
         return self.image == other.image and (self.row, self.column) < (other.row, other.column)
 
+    def overlaps(self, other: Tile) -> bool:
+        """Return whether another tile of the same image shares a pixel."""
+        return abs(self.row - other.row) < self.height and abs(self.column - other.column) < self.width
+
     @property
     def suffix(self) -> str:
         """``_y224_x448``: end of the name of its task."""

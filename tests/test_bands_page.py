@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.draws  # the maps of large images are written with the figure
+
 PAGE = Path(__file__).parents[1] / "docs" / "bands.md"
 
 
@@ -17,5 +19,5 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile("\n".join(blocks), "docs/bands.md", "exec"), names)
     assert names["record"].status in ("done", "skipped")
-    for folder in ("bands", "attack", "ct"):
+    for folder in ("bands", "attack", "ct", "slide", "tiles"):
         assert (tmp_path / "runs" / folder / "report.html").exists()

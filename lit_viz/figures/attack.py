@@ -30,7 +30,8 @@ from lit_viz.utils.limits import MOST_EXAMPLES, MOST_ROWS
 
 _VERDICT = 0.62  # width of "not tested" in inches
 _FEW = 3  # up to this number, each image has its own plot
-_VERDICTS = {True: ("fooled", COLORS[2]), False: ("robust", COLORS[1]), None: ("not tested", GRAY)}
+#: Word and color of whether a file fools the network.
+VERDICTS = {True: ("fooled", COLORS[2]), False: ("robust", COLORS[1]), None: ("not tested", GRAY)}
 
 
 def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
@@ -116,7 +117,7 @@ def _row_head(record: AdversarialRecord) -> Grid:
         notes = f"skipped: {reason} before the attack"
     rows = []
     for test, success in verdicts.items():
-        word, color = _VERDICTS[success]
+        word, color = VERDICTS[success]
         rows.append([Text(word, _VERDICT, weight="bold", color=color), Text(test, HEAD - _VERDICT)])
     return head(record.name, Grid(rows, gap=0), notes=notes)
 

@@ -16,6 +16,7 @@ from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
+from lit_viz.figures.tiles import attack_tiles_figure
 from lit_viz.presentations.base import FigureOptions, Presentation
 from lit_viz.presentations.items import EvidenceItem, listed
 from lit_viz.presentations.tables import TableRow, format_value, median_of
@@ -29,6 +30,7 @@ from lit_viz.runs.evidence import (
 )
 from lit_viz.runs.records import AdversarialRecord, has_several_radii, label_with_eps, radius_text
 from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.stitching import tiled_images
 from lit_viz.types import Record
 from lit_viz.utils.formatting import label_with_target, pluralize
 
@@ -116,7 +118,8 @@ class AdversarialExamplePresentation(AttackPresentation):
         curve, with the diagnosis of the attack."""
         records = records_of(outcomes, AdversarialRecord)
         if not has_several_radii(records):
-            return attack_figure(outcomes)
+            tiled = [image for image in tiled_images(outcomes) if image is not None]
+            return attack_tiles_figure(tiled) if tiled else attack_figure(outcomes)
         trust = None if evidence is None else evidence.trust
         return robustness_figure(outcomes, NORMS[attack_norm(records)], trust)
 

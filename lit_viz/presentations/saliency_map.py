@@ -21,6 +21,7 @@ from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
 from lit_viz.figures.scales import ScaleOf, number
 from lit_viz.figures.style import save_figure
+from lit_viz.figures.tiles import saliency_tiles_figure
 from lit_viz.presentations.base import FigureOptions, Presentation
 from lit_viz.presentations.items import VERDICTS, EvidenceItem
 from lit_viz.presentations.tables import TableRow, format_value
@@ -38,6 +39,7 @@ from lit_viz.runs.evidence import (
 )
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.stitching import tiled_images
 from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize, probability_text
 from lit_viz.utils.limits import MOST_PHOTOGRAPHS
@@ -87,6 +89,9 @@ class SaliencyMapPresentation(Presentation):
         return rows
 
     def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
+        tiled = [image for image in tiled_images(outcomes) if image is not None]
+        if tiled:
+            return saliency_tiles_figure(tiled)
         groups = _by_photograph(outcomes)
         drawn = groups[:MOST_PHOTOGRAPHS]
         reducers = {title_of(record.method): record.reducer for record in records_of(outcomes, SaliencyRecord)}

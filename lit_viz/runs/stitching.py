@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.images.formats import FileFormat
+from lit_viz.images.formats import FileFormat, format_of_map
+from lit_viz.images.rasters import mask_of
 from lit_viz.images.tiles import blend_weights
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Tile, key_of
@@ -25,7 +26,7 @@ from lit_viz.utils.files import atomic_write
 
 #: Folder of the stitched maps in a run folder.
 MAPS = "maps"
-_STRIP = 64  # rows of a TIFF file that are written at once
+_AT_ONCE = 64  # rows that are returned
 #: Consecutive rows ``(C, h, W)`` of an image.
 Rows = Iterator[NDArray[np.float32]]
 
@@ -39,33 +40,32 @@ class TiledImage:
     @property
     def name(self) -> str:
         """Name of the image."""
-        return self.outcomes[0].record.name.removesuffix(self._tile(0).suffix)
+        return self.outcomes[0].record.name.removesuffix(self.tile.suffix)
 
     @property
     def key(self) -> str:
         """``0000_slide``: name of the image in files, with the index of its first tile."""
         return key_of(self.outcomes[0].record.index, self.name)
 
+    @property
+    def tile(self) -> Tile:
+        """The first tile."""
+        return tile_of(self.outcomes[0])
+
     @cached_property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels that the tiles cover."""
-        tiles = [self._tile(place) for place in range(len(self.outcomes))]
-        return max(tile.rows.stop for tile in tiles), max(tile.columns.stop for tile in tiles)
+        return self.rows[-1] + self.tile.height, self.columns[-1] + self.tile.width
 
     @cached_property
     def rows(self) -> list[int]:
         """First rows of the tiles, ascending."""
-        return sorted({self._tile(place).row for place in range(len(self.outcomes))})
+        return sorted({tile_of(outcome).row for outcome in self.outcomes})
 
     @cached_property
     def columns(self) -> list[int]:
         """First columns of the tiles, ascending."""
-        return sorted({self._tile(place).column for place in range(len(self.outcomes))})
-
-    def _tile(self, place: int) -> Tile:
-        tile = self.outcomes[place].record.tile
-        assert tile is not None
-        return tile
+        return sorted({tile_of(outcome).column for outcome in self.outcomes})
 
     def blend(self, read: Callable[[Outcome], Tensor | None]) -> Rows:
         """Yield the rows of the image, blended linearly where tiles overlap; NaN where no tile has values.
@@ -74,39 +74,62 @@ class TiledImage:
             read: returns the values ``(C, h, w)`` of a tile, which may be padded at the bottom and on the right; None
                 without any.
         """
-        height, width = self._tile(0).height, self._tile(0).width
+        height, width = self.tile.height, self.tile.width
         down, across = blend_weights(self.rows, height), blend_weights(self.columns, width)
         in_rows: dict[int, list[Outcome]] = defaultdict(list)
-        for place, outcome in enumerate(self.outcomes):
-            in_rows[self._tile(place).row].append(outcome)
-        total, weight = np.zeros((1, height, self.size[1])), np.zeros((1, height, self.size[1]))
+        for outcome in self.outcomes:
+            in_rows[tile_of(outcome).row].append(outcome)
+        known = (values for values in map(read, self.outcomes) if values is not None)
+        channels = len(next(known, torch.empty(1)))
+        total, weight = np.zeros((channels, height, self.size[1])), np.zeros((1, height, self.size[1]))
         for index, row in enumerate(self.rows):
             for outcome in in_rows[row]:
-                values = read(outcome)
-                tile = outcome.record.tile
-                if values is None or tile is None:
+                values, tile = read(outcome), tile_of(outcome)
+                if values is None:
                     continue
-                if len(total) < len(values):
-                    total = np.repeat(total, len(values), axis=0)
                 weights = np.outer(down[index], across[self.columns.index(tile.column)])
                 part = values[:, :height, :width].double().numpy()
                 total[:, :, tile.columns] += weights * part
                 weight[:, :, tile.columns] += weights
             until = self.rows[index + 1] if index + 1 < len(self.rows) else self.size[0]
             done = until - row
-            with np.errstate(invalid="ignore"):
-                yield (total[:, :done] / weight[:, :done]).astype(np.float32)
-            total, weight = _shifted(total, done), _shifted(weight, done)
+            for first in range(0, done, _AT_ONCE):
+                some = slice(first, min(first + _AT_ONCE, done))
+                with np.errstate(invalid="ignore"):
+                    yield (total[:, some] / weight[:, some]).astype(np.float32)
+            for plane in (*total, *weight):
+                _shift(plane, done)
 
     def map_rows(self) -> Rows:
         """Yield the rows ``(1, h, W)`` of the map, reduced as in the figure."""
         return self.blend(reduced_map)
 
+    def shrunk(self, rows: Rows, factor: int) -> Tensor:
+        """Return the mean of each block of ``factor`` x ``factor`` pixels of rows of the image, ``(C, h, w)``."""
+        height, width = self.size
+        sums: list[NDArray[np.float64]] = []
+        columns = np.arange(0, width, factor)
+        first = 0
+        for band in rows:
+            for values in np.add.reduceat(band.astype(np.float64), columns, axis=2).transpose(1, 0, 2):
+                if first % factor == 0:
+                    sums.append(np.zeros_like(values))
+                sums[-1] += values
+                first += 1
+        counts = np.minimum(height - np.arange(0, height, factor), factor)[:, None]
+        counts = counts * np.minimum(width - columns, factor)
+        return torch.from_numpy(np.stack(sums, axis=1) / counts).float()
+
+    @property
+    def has_arrays(self) -> bool:
+        """Whether a tile has a map."""
+        return any(outcome.record.array is not None or outcome.array() is not None for outcome in self.outcomes)
+
     def scores(self) -> Tensor:
         """Return the score of each tile ``(rows, columns)``; NaN without one."""
         scores = torch.full((len(self.rows), len(self.columns)), torch.nan)
-        for place, outcome in enumerate(self.outcomes):
-            tile, metrics = self._tile(place), outcome.record.metrics
+        for outcome in self.outcomes:
+            tile, metrics = tile_of(outcome), outcome.record.metrics
             score = metrics.get("score", metrics.get("logit"))
             if score is not None:
                 scores[self.rows.index(tile.row), self.columns.index(tile.column)] = score
@@ -135,29 +158,38 @@ class TiledImage:
                 opened.write(np.ascontiguousarray(rows[0], "<f4").tobytes())
         file_format = FileFormat.of(self.outcomes[0].record.format)  # of the tile at the corner
         if file_format.tags:
-            self._write_geotiff(file, file_format)
+            self._write_geotiff(file.with_suffix(".tif"), format_of_map(file_format))
 
     def _write_geotiff(self, file: Path, file_format: FileFormat) -> None:
+        """Write the map row by row, with NaN at pixels without data."""
         import tifffile
 
-        with atomic_write(file.with_suffix(".tif")) as temporary:
+        rows = (row for band in self.blend(_with_no_data) for row in band[0])
+        with atomic_write(file) as temporary:
             tifffile.imwrite(
                 temporary,
-                rows_of(file, _STRIP),
+                rows,
                 shape=self.size,
                 dtype=np.float32,
-                rowsperstrip=_STRIP,
+                rowsperstrip=1,
                 photometric="minisblack",
                 metadata=None,
                 extratags=file_format.extra_tags(),
             )
 
 
-def _shifted(buffer: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
-    """Return rows ``(C, h, W)`` without the first ones, and zeros at the end."""
-    shifted = np.zeros_like(buffer)
-    shifted[:, : buffer.shape[1] - rows] = buffer[:, rows:]
-    return shifted
+def tile_of(outcome: Outcome) -> Tile:
+    """Return the tile of an outcome of a run by tiles."""
+    tile = outcome.record.tile
+    assert tile is not None
+    return tile
+
+
+def _shift(plane: NDArray[np.float64], rows: int) -> None:
+    """Move the rows of a plane ``(h, W)`` up, in place, with zeros at the end."""
+    kept = len(plane) - rows
+    plane[:kept] = plane[rows:]
+    plane[kept:] = 0
 
 
 def reduced_map(outcome: Outcome) -> Tensor | None:
@@ -168,11 +200,13 @@ def reduced_map(outcome: Outcome) -> Tensor | None:
     return reduce_channels(array, getattr(outcome.record, "reducer", "max_abs"))
 
 
-def rows_of(file: Path, count: int) -> Iterator[NDArray[np.float32]]:
-    """Yield ``count`` rows at once of an array ``(H, W)`` in a file; none of them remains in memory."""
-    height = np.load(file, mmap_mode="r").shape[0]
-    for row in range(0, height, count):
-        yield np.array(np.load(file, mmap_mode="r")[row : row + count])
+def _with_no_data(outcome: Outcome) -> Tensor | None:
+    """Return :func:`reduced_map` with NaN at pixels without data."""
+    values, runs = reduced_map(outcome), outcome.record.no_data
+    if values is None or runs is None:
+        return values
+    size = values.shape[-2], values.shape[-1]
+    return values.masked_fill(mask_of(runs, size), torch.nan)
 
 
 def tiled_images(outcomes: Sequence[Outcome]) -> list[TiledImage | None]:
@@ -201,5 +235,5 @@ def write_maps(outcomes: Sequence[Outcome], folder: Path) -> None:
         LitVizError: the disk is full.
     """
     for image in tiled_images(outcomes):
-        if image is not None and any(outcome.record.array is not None for outcome in image.outcomes):
+        if image is not None and image.has_arrays:
             image.write_map(folder)

@@ -78,6 +78,7 @@ def test_the_map_of_a_geotiff_has_its_geometry(tmp_path: Path) -> None:
         assert tuple(written[33550].value) == (10.0, 10.0, 0.0)
         assert tuple(written[33922].value) == (0.0, 0.0, 0.0, 5000.0, 9000.0, 0.0)
         assert tuple(written[34735].value) == (1, 1, 0, 0)
+        assert written[42113].value == "nan"
         assert np.array_equal(opened.asarray(), run.maps[0].numpy())
     with tifffile.TiffFile(tmp_path / "run" / "arrays" / "0001_geo_y0_x14.tif") as opened:
         assert tuple(opened.pages[0].tags[33922].value)[3:5] == (5000.0 + 14 * 10, 9000.0)
