@@ -38,8 +38,9 @@ from lit_viz.utils.files import check_writable, plain
 from lit_viz.utils.parts import plain_arguments, public_path
 from lit_viz.utils.process import single_thread_executor
 
-#: Maximum number of queued writes; a disk that is slower than the run then slows the run.
-_MAX_PENDING = 64
+#: Bytes of queued writes, at most; a disk that is slower than the run then slows the run. A write counts as a megabyte
+#: at least.
+_MOST_PENDING, _LEAST_WRITE = 64 << 20, 1 << 20
 
 
 class RunWriter(Callback):
@@ -61,7 +62,7 @@ class RunWriter(Callback):
         self.storage = storage
         self.flush_every = flush_every
         self._flushed = time.monotonic()
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[tuple[Future[None], int]] = deque()  # with its bytes
         self._failed = False
         self._started, self._finished_before = time.monotonic(), 0
 
@@ -82,9 +83,9 @@ class RunWriter(Callback):
                 self.storage.add_result(result)
             return
         for snapshot in outputs["snapshots"]:
-            self._submit(partial(self.storage.add_snapshot, _copy_images(snapshot)))
+            self._submit(partial(self.storage.add_snapshot, _copy_images(snapshot)), _bytes_of(snapshot))
         for result in outputs["results"]:
-            self._submit(partial(self.storage.add_result, _copy_images(result)))
+            self._submit(partial(self.storage.add_result, _copy_images(result)), _bytes_of(result))
         if time.monotonic() - self._flushed >= self.flush_every:
             self._submit(self.storage.flush)
             self._flushed = time.monotonic()
@@ -133,9 +134,9 @@ class RunWriter(Callback):
     def _writer(self) -> ThreadPoolExecutor:
         return single_thread_executor("lit_viz-files")
 
-    def _submit(self, write: Callable[[], object]) -> None:
-        self._pending.append(self._writer.submit(self._write, write))
-        self._wait(_MAX_PENDING)
+    def _submit(self, write: Callable[[], object], size: int = 0) -> None:
+        self._pending.append((self._writer.submit(self._write, write), max(size, _LEAST_WRITE)))
+        self._wait(_MOST_PENDING)
 
     def _write(self, write: Callable[[], object]) -> None:
         """Write, unless an earlier write failed."""
@@ -144,10 +145,14 @@ class RunWriter(Callback):
             write()
             self._failed = False
 
-    def _wait(self, pending: int) -> None:
-        """Wait until at most ``pending`` writes are queued, and raise the error of a finished one."""
-        while self._pending and (len(self._pending) > pending or self._pending[0].done()):
-            self._pending.popleft().result()
+    def _wait(self, most: int) -> None:
+        """Wait until writes of at most ``most`` bytes are queued, and raise the error of a finished one."""
+        while self._pending:
+            first, _ = self._pending[0]
+            if not first.done() and sum(size for _, size in self._pending) <= most:
+                break
+            self._pending.popleft()
+            first.result()
 
 
 def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False, **recorded: Any) -> FolderStorage:
@@ -270,6 +275,12 @@ def _copy_images(item: Any) -> Any:
         elif name == "extra_images":
             copies[name] = {key: image.clone() for key, image in value.items()}
     return replace(item, **copies)
+
+
+def _bytes_of(item: Any) -> int:
+    """Return the bytes of the images of a snapshot or result."""
+    images = [*vars(item).values(), *getattr(item, "extra_images", {}).values()]
+    return sum(image.nbytes for image in images if isinstance(image, Tensor))
 
 
 class ExactCheckpoint(Callback):

@@ -153,3 +153,14 @@ def test_a_disk_slower_than_the_run_slows_it_down(folder, monkeypatch):
         assert len(files._pending) <= 64
     files.flush()
     assert not files._pending
+
+
+def test_large_images_that_wait_for_the_disk_take_a_bounded_memory(folder, monkeypatch):
+    monkeypatch.setattr(FolderStorage, "add_snapshot", lambda self, snapshot: time.sleep(0.01))
+    files, image = RunWriter(folder), torch.zeros(3, 1200, 1200)  # 17 MB
+    for k in range(12):
+        observed = [Snapshot(Task(0, "slide", seed=0), k, {}, image)]
+        files.on_train_batch_end(None, None, {"snapshots": observed, "results": []}, None, k)
+        assert len(files._pending) <= 3  # of 64 MB
+    files.flush()
+    assert not files._pending
