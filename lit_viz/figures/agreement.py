@@ -26,20 +26,23 @@ _GATE_VALUES = 1.25
 _TABLE_HEAD = 1.4
 _REDUCER = reducer("max_abs")  # in a sum, differences in two channels could cancel
 _VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1])}
+#: Pixels of all maps in a figure, and maps that are drawn whatever their size.
+_MOST_PIXELS, _LEAST_ROWS = 1 << 20, 3
 
 
 def agreement_figure(result: CrossCheck, outcomes: Sequence[Outcome]) -> Figure | None:
     """Draw each map, its reference and their difference on one scale, with gates and similarity metrics beneath.
 
     The difference is computed before the channels are reduced, so that it contains all channels. Of more than
-    :data:`~lit_viz.utils.limits.MOST_ROWS` maps, failed ones take precedence. Maps that were verified by their terms
-    have no reference. None is returned if no whole map was compared.
+    :data:`~lit_viz.utils.limits.MOST_ROWS` maps, or of fewer large ones, failed ones take precedence. Maps that were
+    verified by their terms have no reference. None is returned if no whole map was compared.
     """
     rows = _compared(result, outcomes)
     if not rows:
         return None
-    if len(rows) > MOST_ROWS:
-        rows = sorted(rows, key=lambda row: row.agreement.passed)[:MOST_ROWS]
+    most = min(MOST_ROWS, max(_LEAST_ROWS, _MOST_PIXELS // rows[0].reference[0].numel()))
+    if len(rows) > most:
+        rows = sorted(rows, key=lambda row: row.agreement.passed)[:most]
     blocks, clipped = [], False
     for row in rows:
         maps = row.maps()
