@@ -269,7 +269,7 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
 def _ranks(rows: Tensor) -> Tensor:
     """Return mean ranks of each row, float64."""
-    return torch.from_numpy(rankdata(rows.numpy(), axis=1))
+    return torch.from_numpy(rankdata(rows.double().numpy(), axis=1))  # in float32, SciPy 1.18 has float32 ranks
 
 
 def _standardized(ranks: Tensor) -> Tensor:

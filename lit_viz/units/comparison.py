@@ -77,5 +77,5 @@ def _spearman(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.floa
 
 
 def _centered_ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    ranks: NDArray[np.float64] = rankdata(values, axis=0)
+    ranks: NDArray[np.float64] = rankdata(values.astype(np.float64), axis=0)
     return np.asarray(ranks - ranks.mean(0))
