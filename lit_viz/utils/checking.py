@@ -279,7 +279,8 @@ def described(hint: Any, json: bool = False) -> str:
     kinds = [kind for kind in types_of(hint) if kind is not type(None)] or [type(None)]
     if Path in kinds and str in kinds:
         kinds.remove(str)
-    has_instance = any(isinstance(kind, type) and kind not in _NAMES for kind in kinds)
+    # In Python 3.10, a list with a type of its elements is an instance of type.
+    has_instance = any(isinstance(kind, type) and get_origin(kind) is None and kind not in _NAMES for kind in kinds)
     single: list[str] = []
     lists: list[str] = []
     elements: set[Any] = set()
