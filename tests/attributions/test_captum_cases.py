@@ -20,6 +20,7 @@ from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.smoothgrad import SmoothGrad
 from tests.support.attributions import Counted
 
+pytest.importorskip("captum.testing", reason="Captum 0.8 does not install its test cases")
 with torch.random.fork_rng(devices=[]):
     from captum.testing.attr.helpers.test_config import config
     from captum.testing.helpers.basic_models import BasicModel_ConvNet
