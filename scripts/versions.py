@@ -37,7 +37,7 @@ def main() -> None:
     if uv is None:
         sys.exit("versions: uv is not installed: pip install uv")
     folder = ROOT / "build" / "versions" / options.set
-    run(uv, "venv", "--clear", "--python", python, folder)
+    run(uv, "venv", "--seed", "--clear", "--python", python, folder)
     interpreter = folder / "bin" / "python"
     run(uv, "pip", "install", "--python", interpreter, "--resolution", resolution, "-e", f"{ROOT}[test]")
     versions = installed(uv, interpreter)
@@ -45,7 +45,7 @@ def main() -> None:
     command = [interpreter, "-m", "pytest", "-q", "-W", "default", *options.tests]
     tests = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=False)
     print(tests.stdout)
-    summary = re.findall(r"(\d+ (?:passed|failed|errors?))", tests.stdout.splitlines()[-1])
+    summary = re.findall(r"(\d+ (?:passed|failed|errors?|skipped))", tests.stdout.splitlines()[-1])
     if options.write:
         write_row(options.set, python, versions, ", ".join(summary))
     sys.exit(tests.returncode)

@@ -9,6 +9,7 @@ import re
 from argparse import Action
 from pathlib import Path
 
+import lit_viz
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.cli import COMMAND_NAMES
@@ -18,7 +19,7 @@ from lit_viz.launch.parser import option_text
 from lit_viz.runs.evidence import NOT_IN_CAPTUM
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "lit_viz" / "launch" / "help"
+FOLDER = Path(lit_viz.__file__).parent / "launch" / "help"
 PAGE = ROOT / "docs" / "options.md"
 SALIENCY_PAGE = ROOT / "docs" / "saliency_details.md"
 #: End of the part of the page that is written by hand.

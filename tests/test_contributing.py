@@ -17,9 +17,8 @@ import pytorch_lightning as pl
 import lit_viz as lv
 from lit_viz.networks import Network
 
-ROOT = Path(lv.__file__).parent.parent
-PACKAGE = f"{ROOT / 'lit_viz'}/"
-PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PACKAGE = f"{Path(lv.__file__).parent}/"
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```\n(engine/step\.py .*?)```", PAGE, re.DOTALL)
 #: What every step uses, and what follows the record.
 OTHERS = ("__init__", "networks/", "errors", "evidence/", "figures/", "presentations/", "rng", "types", "utils/")

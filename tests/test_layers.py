@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "lit_viz"
+import lit_viz
+
+PACKAGE = Path(lit_viz.__file__).parent
 
 #: Folders and top-level modules of the package, from the lowest layer to the highest.
 LAYERS = (
@@ -133,9 +135,10 @@ def test_the_top_level_has_few_modules() -> None:
 
 
 def test_contributing_names_files_that_exist() -> None:
-    root = PACKAGE.parent
+    root = Path(__file__).parents[1]
     names = set(re.findall(r"[\w/]+/\w+\.py\b", (root / "CONTRIBUTING.md").read_text(encoding="utf-8")))
-    missing = [name for name in names if not (root / name).is_file() and not (PACKAGE / name).is_file()]
+    folders = (root, PACKAGE.parent, PACKAGE)
+    missing = [name for name in names if not any((folder / name).is_file() for folder in folders)]
     assert names
     assert not missing
 

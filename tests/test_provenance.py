@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import lit_viz
+
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "lit_viz"
+PACKAGE = Path(lit_viz.__file__).parent
 #: Path of a file or folder, and its SHA-256, of each row of the tables.
 ROWS: dict[str, str] = {}
 for line in (ROOT / "docs" / "provenance.md").read_text().splitlines():
