@@ -24,6 +24,7 @@ from PIL import Image
 from lit_viz.cli import errors_reported
 
 WIDTH = 1400  # pixels, at most
+QUALITY = {".webp": 60}  # else 88
 PROGRAMS = {"lit-viz": [sys.executable, "-m", "lit_viz"], "python": [sys.executable]}
 _PICTURE = re.compile(
     r"!\[[^\]]*\]\((?P<path>[^\s)]+)(?: \"(?P<file>[^\"]+)\")?\)\n\n"
@@ -62,13 +63,14 @@ def make(card: Card) -> float:
             picture = figure.convert("RGB")
         picture.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
         card.picture.parent.mkdir(exist_ok=True)
-        picture.save(card.picture, quality=88)
+        picture.save(card.picture, quality=QUALITY.get(card.picture.suffix, 88))
     return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
+    parser.add_argument("--out", type=Path, help="folder of the pictures; by default where the page has them")
     parser.add_argument("--only", nargs="+", help="names of pictures; all by default")
     options = parser.parse_args()
     if not options.page.is_file():
@@ -79,6 +81,8 @@ def main() -> None:
         sys.exit(f"gallery: {options.page} has no picture {', '.join(sorted(invalid))}")
     with errors_reported("gallery"):
         for card in every:
+            if options.out:
+                card = card._replace(picture=options.out / card.picture.name)
             if not options.only or card.picture.name in options.only:
                 print(f"{card.picture}: {make(card):.0f} s, {shlex.join(card.words)}", flush=True)
 

@@ -75,7 +75,7 @@ def _recipes(tool: str, *steps: int, config: str = "") -> list[Recipe]:
 
 #: In the order of their turns. The first is the reference of the ratios.
 RECIPES: tuple[Recipe, ...] = (
-    *_recipes("lucent", 512, 64, 128, 256),
+    *_recipes("lucent", 512, 64, 128),
     *_recipes("lit_viz", 28, 57, 114, 228, config="tarantula"),
     *_recipes("lit_viz", 25, 50, 100, 225, config="thorough"),
     *_recipes("lit_viz", 64, 128, 256, 512, config="plain_fourier"),
@@ -268,8 +268,10 @@ def compare(plan: Plan) -> str:
         verdicts = plan.side("classes.judged", judges=list(plan.judges), classes=classes, folders=folders)
         for images in measured.values():
             images.judge(verdicts)
+        for pictures in (plan.out, plan.images):
+            if pictures is not None:
+                save_figure(curves(measured), pictures / "class_image_curves.png")
         if plan.out is not None:
-            save_figure(curves(measured), plan.out / "class_image_curves.png")
             _sheet(plan.out, classes, measured)
     return _report(measured)
 

@@ -1,4 +1,4 @@
-"""Whole runs against loops with as many forwards and backwards.
+"""Whole runs of EfficientNet-Lite0 against loops with as many forwards and backwards.
 
 run     a run with default settings; evidence is timed separately, without the check against Captum. Class images log
         every 20th iteration and write a run folder, the others have no folder.
@@ -6,13 +6,14 @@ floor   the loop on the folded copy without fused activations, with the tuned al
 bare    the loop on the frozen, channels-last network: not folded, default allocator
 
 The run is repeated without fused activations, to compare it with the floor. RISE, occlusion and Square, and their
-loops, have no backwards.
+loops, have no backwards. The four processes are kept for all methods.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from lit_viz.attacks import ATTACKS
 from lit_viz.networks import Network
 
 from .clock import evidence_apart, timed
-from .material import CLASSES, EPS, NETWORKS, PHOTOGRAPHS, bare, loaded, loop, photographs, prepared
+from .material import CLASSES, EPS, PHOTOGRAPHS, bare, loaded, loop, photographs, prepared
 from .running import Plan, Result, evaluations_of, evidence, ratios, table
 
 
@@ -38,7 +39,7 @@ _BUDGET = {"norm": "linf", "eps": EPS, "early_stop": False}
 #: About 500 evaluations each, more for class images. Methods of one evaluation get many photographs, to amortize the
 #: start-up; attacks that stop at a success get four times as many as there are slots.
 METHODS = {
-    "class_images": Work(200),
+    "class_images": Work(100),
     "normalized_ascent": Work(100, 4),
     "pgd": Work(40, arguments=_BUDGET),
     "apgd": Work(40, arguments=_BUDGET),
@@ -55,7 +56,6 @@ METHODS = {
     "rise": Work(128),
     "occlusion": Work(170),
 }
-_QUICK = ("class_images", "pgd", "rise")
 #: Views of a class image: four on the small network, one on the large.
 _VIEWS = {"lite0": 4, "resnet50": 1}
 #: Divisor of the work, for a network with five times slower evaluations.
@@ -112,12 +112,14 @@ def network_alone(kind: str, network: str, **counts: int) -> Result:
 
 
 def compare(plan: Plan) -> str:
-    """Return the table of all methods and networks."""
-    methods = _QUICK if plan.quick and not plan.methods else plan.chosen(list(METHODS))
-    rows = []
-    for network in plan.networks:
-        for method in methods:
-            rows.append(_row(plan, network, method))
+    """Return the table of all methods."""
+    return compare_methods(plan, "lite0", list(METHODS))
+
+
+def compare_methods(plan: Plan, network: str, methods: Sequence[str]) -> str:
+    """Return the table of the methods of a network, or of the selected ones; of three for a test."""
+    chosen = ["class_images", "pgd", "rise"] if plan.quick and not plan.methods else plan.chosen(methods)
+    rows = [_row(plan, network, method) for method in chosen]
     head = ["run", "evaluations", "run / bare", "run / floor", "not fused / floor", "evidence (of the run's time)"]
     return table(head, rows)
 
@@ -128,13 +130,14 @@ def _row(plan: Plan, network: str, method: str) -> list[str]:
     results: dict[str, list[Result]] = defaultdict(list)
     for _ in range(plan.rounds):
         for name in ("run", "unfused"):
-            results[name].append(plan.side("floor.run", fused=name == "run", **given))
+            results[name].append(plan.side("floor.run", name, fused=name == "run", **given))
         last = results["run"][-1]
         counts = {"forwards": last["forwards"], "backwards": last["backwards"]}
         for kind in ("floor", "bare"):
-            results[kind].append(plan.side("floor.network_alone", kind=kind, network=network, batch=batch, **counts))
+            alone = plan.side("floor.network_alone", kind, kind=kind, network=network, batch=batch, **counts)
+            results[kind].append(alone)
     return [
-        f"{NETWORKS[network][0]}, {method}",
+        method,
         f"{counts['forwards']} F, {counts['backwards']} B",
         ratios(results["run"], results["bare"]),
         ratios(results["run"], results["floor"]),

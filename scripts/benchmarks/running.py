@@ -7,10 +7,14 @@ import json
 import os
 import platform
 import re
+import select
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -22,8 +26,15 @@ from typing import Any
 
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "benchmark.py"
-PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+import lit_viz
+
+from . import FOLDER
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "benchmark.py"
+PAGE = ROOT / "docs" / "speed.md"
+#: What determines the times; the commit of a table is the last one that changed these.
+_MEASURED = ("lit_viz", "configs", "scripts/benchmark.py", "scripts/benchmarks")
 #: Values of a side, by name.
 Result = dict[str, Any]
 
@@ -36,21 +47,27 @@ class Plan:
         rounds: turns of every side.
         quick: two images and steps, in this process: a test, without meaningful times.
         peers: folder of the compared packages.
-        networks: names of ``material.NETWORKS``.
         methods: methods of the floor or the saliency comparison; all if empty.
         judges: additional held-out networks, as NAME or NAME=FILE.
         out: folder for pictures, or None.
+        images: folder of the pictures of the documentation, if they are written.
+        minutes: estimate for this comparison.
+        later: estimate for the comparisons after it, in minutes.
         processes: kept processes by name.
+        start: of the comparison, in seconds of the monotonic clock.
     """
 
     rounds: int
     quick: bool
     peers: Path
-    networks: Sequence[str]
-    methods: Sequence[str]
-    judges: Sequence[str]
-    out: Path | None
+    methods: Sequence[str] = ()
+    judges: Sequence[str] = ()
+    out: Path | None = None
+    images: Path | None = None
+    minutes: float = 0
+    later: float = 0
     processes: dict[str, Process] = field(default_factory=dict)
+    start: float = field(default_factory=time.monotonic)
 
     def chosen(self, names: Sequence[str]) -> list[str]:
         """Return the selected methods of ``names``, or all of them."""
@@ -72,9 +89,21 @@ class Plan:
             if process not in self.processes:
                 self.processes[process] = Process(self.peers)
             output = self.processes[process].run(function, text)
-        print(f"  {function} {text}: {output}", file=sys.stderr, flush=True)
+        print(f"  {self.progress()} {function} {text}: {output}", file=sys.stderr, flush=True)
         result: Result = json.loads(output)
         return result
+
+    def progress(self) -> str:
+        """Return the minutes since the start, and the estimated minutes left, of all comparisons."""
+        past = (time.monotonic() - self.start) / 60
+        left = max(0.0, self.minutes - past) + self.later
+        return f"[{past:.0f} min, about {left:.0f} min left]"
+
+    def close(self) -> None:
+        """End the kept processes."""
+        for process in self.processes.values():
+            process.close()
+        self.processes.clear()
 
     def in_turns(self, sides: Mapping[str, tuple[str, Result]], *, keep: bool = False) -> dict[str, list[Result]]:
         """Run every side once a round, so that a drift of the machine's speed affects all sides; in new processes, or
@@ -93,13 +122,18 @@ class Plan:
 
 
 class Process:
-    """A process that runs functions of this folder, one after another, until it is closed or this process exits."""
+    """A process that runs functions of this folder, one after another, until it is closed or this process ends."""
 
     def __init__(self, peers: Path) -> None:
         words = [sys.executable, str(SCRIPT), "--peers", str(peers), "--serve"]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,
         )
 
     def run(self, function: str, arguments: str) -> str:
@@ -121,12 +155,21 @@ class Process:
 
 
 def serve() -> None:
-    """Run the functions in the lines of the standard input, and print their results."""
+    """Run the functions in the lines of the standard input, and print their results; end when the input is closed."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
     for line in sys.stdin:
         with redirect_stdout(sys.stderr):
             output = call(*line.split(maxsplit=1))
         gc.collect()  # networks and runs are parts of reference cycles
         print(output, flush=True)
+
+
+def _end_with_input() -> None:
+    """Kill this process and its children when the standard input is closed, which happens however its writer ends."""
+    watched = select.poll()
+    watched.register(sys.stdin, 0)  # no event but the end
+    watched.poll()
+    os.killpg(0, signal.SIGKILL)
 
 
 def call(function: str, arguments: str) -> str:
@@ -156,7 +199,9 @@ def evaluations_of(run: Any) -> Result:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return minimum, median and maximum."""
+    """Return minimum, median and maximum; of one value, the value."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
     return f"{min(values):.2f} / **{statistics.median(values):.2f}** / {max(values):.2f}"
 
 
@@ -174,24 +219,62 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def machine(rounds: int, peers: Sequence[str]) -> str:
-    """Return a sentence on the machine, the versions and the rounds."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("lit-viz", "torch", *peers))
-    source = "Foolbox" if find_spec("foolbox") else "scikit-image"
+def commit() -> str:
+    """Return the last commit that changed what is measured, with a remark if there are changes without a commit."""
+    log = _git("log", "-1", "--format=%h", "--abbrev=10", "--", *_MEASURED)
+    if not log:
+        return "Without a commit"
+    return f"Commit {log} with changes" if _git("status", "--porcelain", "--", *_MEASURED) else f"Commit {log}"
+
+
+def _git(*words: str) -> str:
+    """Return the output of git; nothing without git or a repository."""
+    try:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def place() -> str:
+    """Return the commit and the machine."""
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     processor = model[1].strip() if model else platform.processor() or platform.system()
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} processors"
+    return f"{commit()}; {processor} ({platform.machine()}), {threads};"
+
+
+def conditions(rounds: int, peers: Sequence[str]) -> str:
+    """Return a sentence on the commit, the machine, the versions, the rounds and the date."""
+    versions = f"lit-viz {lit_viz.__version__}, "
+    versions += ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", *peers))
+    source = "Foolbox" if find_spec("foolbox") else "scikit-image"
+    if FOLDER in os.environ:
+        source = "a folder"
     return (
-        f"{processor} ({platform.machine()}), {torch.get_num_threads()} threads of {os.cpu_count()} processors, "
-        f"Python {platform.python_version()}, {versions}; photographs of {source}; rounds: {rounds}; {date.today()}."
+        f"{place()} Python {platform.python_version()}, {versions}; photographs of {source}; rounds: {rounds}; "
+        f"{date.today()}."
     )
 
 
+def is_written(name: str, page: Path = PAGE) -> bool:
+    """Return whether the table of the page is of this commit, without changes, and of this machine."""
+    _, table, _ = _parts(name, page)
+    here = place()
+    return here.startswith("Commit") and "with changes" not in here and here in table
+
+
 def write(name: str, text: str, page: Path = PAGE) -> None:
-    """Replace the table between its marks in docs/speed.md."""
-    marks = f"<!-- benchmark: {name} -->\n", f"<!-- end of {name} -->"
-    before, start, rest = page.read_text(encoding="utf-8").partition(marks[0])
-    _, end, after = rest.partition(marks[1])
+    """Replace the table between its marks in a page."""
+    before, _, after = _parts(name, page)
+    page.write_text(f"{before}\n{text}\n\n{after}", encoding="utf-8")
+
+
+def _parts(name: str, page: Path) -> tuple[str, str, str]:
+    """Return the text of a page before and after a table, with its marks, and the table."""
+    first, last = f"<!-- benchmark: {name} -->\n", f"<!-- end of {name} -->"
+    before, start, rest = page.read_text(encoding="utf-8").partition(first)
+    table, end, after = rest.partition(last)
     if not (start and end):
-        sys.exit(f"benchmark: {page.name} has no place for {name}: add {marks[0].strip()} and {marks[1]}.")
-    page.write_text(f"{before}{marks[0]}\n{text}\n\n{marks[1]}{after}", encoding="utf-8")
+        sys.exit(f"benchmark: {page.name} has no place for {name}: add {first.strip()} and {last}.")
+    return before + start, table, end + after

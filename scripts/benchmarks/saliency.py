@@ -183,7 +183,7 @@ def compare(plan: Plan) -> str:
                 ratios(results["captum"], results["folded"]),
                 ratios(results["captum"], results["plain"]),
                 ratios(results["captum"], results["run"]),
-                *_errors(checked),
+                *errors(checked),
                 evidence([checked]),
             ]
         )
@@ -191,7 +191,7 @@ def compare(plan: Plan) -> str:
     return table([*head, "formula", "delivered", "evidence (of the run's time)"], rows)
 
 
-def _errors(result: Result) -> list[str]:
+def errors(result: Result) -> list[str]:
     """Return the largest difference of the formula, and the delivered map with its limit; dashes without a verdict."""
     formula = delivered = "-"
     if "formula" in result:

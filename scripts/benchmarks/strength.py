@@ -115,6 +115,7 @@ def compare(plan: Plan) -> str:
         rows = []
         for tool, attack in (("lit_viz", "APGD"), ("torchattacks", against.upper())):
             result = plan.side("strength.robust", tool=tool, against=against, **options)
-            rows.append([f"{attack}, {tool}", *(f"{count / result['images']:.0%}" for count in result["robust"])])
+            cells = [f"{count / result['images']:.0%} ({count})" for count in result["robust"]]
+            rows.append([f"{attack}, {tool}", *cells])
         tables.append(table(["robust at a radius of", *(f"{radius}/255" for radius in options["radii"])], rows))
     return "\n\n".join(tables)

@@ -1,0 +1,25 @@
+"""The comparison of floor.py for ResNet-50, whose evaluations take five times as long, for some of the methods."""
+
+from __future__ import annotations
+
+from .floor import compare_methods
+from .running import Plan
+
+METHODS = (
+    "class_images",
+    "pgd",
+    "ddn",
+    "deepfool",
+    "carlini_wagner",
+    "square",
+    "gradient",
+    "guided_backprop",
+    "smoothgrad",
+    "integrated_gradients",
+    "rise",
+)
+
+
+def compare(plan: Plan) -> str:
+    """Return the table."""
+    return compare_methods(plan, "resnet50", METHODS)
