@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -74,25 +74,24 @@ def saliency_tiles_figure(images: Sequence[TiledImage]) -> Figure:
     text = (
         f"{selection(len(drawn), len(images), 'maps')}{_of_tiles(drawn)} Maps are blended where tiles overlap. The "
         "whole is drawn by the means of blocks of pixels, the tiles are drawn pixel by pixel. Numbers: the tiles with "
-        "the largest values that share no pixel. "
+        "the largest values, where possible without a common pixel. "
     )
     return compose(stack(*blocks, gap=3 * GAP), text + " ".join(dict.fromkeys(captions)))
 
 
 def _saliency_block(image: TiledImage) -> tuple[Block, str]:
     """Return the block of an image, and what its caption states of the scales."""
-    records = [outcome.record for outcome in image.outcomes if isinstance(outcome.record, SaliencyRecord)]
-    first = records[0]
+    first = next(outcome.record for outcome in image.outcomes if isinstance(outcome.record, SaliencyRecord))
     how = reducer(first.reducer)
     factor = _factor(image)
     photograph = image.shrunk(image.blend(Outcome.photograph), factor)
     values = image.shrunk(image.map_rows(), factor)[0]
-    chosen = _largest(image, [record.maximum for record in records], records)
+    chosen = _largest(image, _maximum)
     maps: list[Tensor] = []
     for outcome in chosen:
-        reduced = reduced_map(outcome)
+        reduced = _map_of(outcome)
         assert reduced is not None
-        maps.append(reduced[0])
+        maps.append(reduced)
     whole, of_tiles = ColorScale.of([values], how, shared=True), ColorScale.of(maps, how, shared=True)
     scores = image.scores()
     painted = _painted(image, scores, values.shape, factor)
@@ -111,22 +110,20 @@ def _saliency_block(image: TiledImage) -> tuple[Block, str]:
             ((number(low), number(high)), False),
         ),
     ]
+    lowest = f"−{number(of_tiles.limit)}" if how.signed else "0"
     pairs: list[_TilePair] = []
-    for outcome, reduced in zip(chosen, maps, strict=True):
+    for outcome, part in zip(chosen, maps, strict=True):
         picture = outcome.photograph()
         tile, record = tile_of(outcome), outcome.record
         assert picture is not None
-        part = reduced[: tile.height, : tile.width]
-        prediction = f"{word} {number(float(record.metrics[word] or 0))}"
+        prediction = f"{word} {number(float(record.metrics.get(word) or 0))}"
         if record.probability is not None:
             prediction += f", {probability_text(record.probability)}"
-        notes = (prediction,), (f"maximum {number(float(part.abs().max()))}", *map_notes(part))
+        about_map = [f"maximum {number(_maximum(outcome) or 0)}", f"scale {lowest} to {number(of_tiles.limit)}"]
+        notes = (prediction,), (*about_map, *map_notes(part))
         drawn = pixels(picture[:, : tile.height, : tile.width]), pixels(of_tiles.colors(part, of_tiles.limit))
         pairs.append(_TilePair(tile, drawn, notes))
     caption = f"Maps: {how.description}; {clipping(whole.clipped or of_tiles.clipped)}."
-    if of_tiles.limit:
-        low_text = f"−{number(of_tiles.limit)}" if how.signed else "0"
-        caption += f" Scale of the tiles of {image.name}: {low_text} to {number(of_tiles.limit)}."
     subtitle = f"{first.title}, {_size_text(image)}"
     return _block(image, subtitle, columns, pairs, factor), caption
 
@@ -161,15 +158,13 @@ def _attack_block(image: TiledImage) -> Block:
     factor = _factor(image)
     photograph = image.shrunk(image.blend(Outcome.photograph), factor)
     attacked = image.shrunk(image.blend(_drawn_result), factor)
-    records = [outcome.record for outcome in image.outcomes if isinstance(outcome.record, AdversarialRecord)]
     columns = [
         _Column("photograph", pixels(photograph)),
         _Column("attacked", pixels(attacked)),
         _Column("verdict on each tile", pixels(_tinted(image, photograph, factor))),
     ]
     pairs: list[_TilePair] = []
-    margins = [record.margin if record.status == "done" else None for record in records]
-    for outcome in _largest(image, margins, records):
+    for outcome in _largest(image, _margin):
         source, result, record = outcome.photograph(), _drawn_result(outcome), outcome.record
         assert isinstance(record, AdversarialRecord)
         assert source is not None
@@ -231,20 +226,39 @@ def _size_text(image: TiledImage) -> str:
     return f"{image.size[0]} x {image.size[1]} pixels, {pluralize(len(image.outcomes), 'tile')}"
 
 
-def _largest(image: TiledImage, values: Sequence[float | None], records: Sequence[object]) -> list[Outcome]:
-    """Return the tiles with the largest values of their records that share no pixel, the largest first."""
-    by_record = {id(record): value for record, value in zip(records, values, strict=True)}
+def _largest(image: TiledImage, value_of: Callable[[Outcome], float | None]) -> list[Outcome]:
+    """Return the tiles with the largest values, the largest first; others only where too few share no pixel."""
     ranked: list[tuple[float, Outcome]] = []
     for outcome in image.outcomes:
-        value = by_record.get(id(outcome.record))
+        value = value_of(outcome)
         if value is not None and np.isfinite(value):
             ranked.append((value, outcome))
     chosen: list[Outcome] = []
+    others: list[Outcome] = []
     for _, outcome in sorted(ranked, key=lambda pair: -pair[0]):
         tile = tile_of(outcome)
-        if not any(tile.overlaps(tile_of(other)) for other in chosen):
-            chosen.append(outcome)
-    return chosen[:_TILES]
+        is_apart = not any(tile.overlaps(tile_of(other)) for other in chosen)
+        (chosen if is_apart else others).append(outcome)
+    return [*chosen, *others][:_TILES]
+
+
+def _map_of(outcome: Outcome) -> Tensor | None:
+    """Return the reduced map ``(h, w)`` of a tile, without what exceeds the image."""
+    reduced, tile = reduced_map(outcome), tile_of(outcome)
+    return None if reduced is None else reduced[0, : tile.height, : tile.width]
+
+
+def _maximum(outcome: Outcome) -> float | None:
+    """Return the largest absolute value of the reduced map of a tile."""
+    reduced = _map_of(outcome)
+    return None if reduced is None else float(reduced.abs().max())
+
+
+def _margin(outcome: Outcome) -> float | None:
+    record = outcome.record
+    if not isinstance(record, AdversarialRecord) or record.status != "done":
+        return None
+    return record.margin
 
 
 def _range(scores: Tensor) -> tuple[float, float]:
