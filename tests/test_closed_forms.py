@@ -16,7 +16,8 @@ from scripts.rankings.closed_forms import closed_form_errors, image, network_of,
 
 LINEAR = ["gradient", "smoothgrad", "smoothgrad_squared", "input_x_gradient", "integrated_gradients", "gradient_shap"]
 LINEAR += ["expected_gradients", "deep_lift", "occlusion", "feature_ablation", "kernel_shap"]
-QUADRATIC = ["gradient", "input_x_gradient", "integrated_gradients"]
+LINEAR += ["shapley_interactions"]
+QUADRATIC = ["gradient", "input_x_gradient", "integrated_gradients", "shapley_interactions"]
 #: Methods whose maps are not zero beyond their reach: pooled weights, random masks, and masks of a given area.
 UNBOUNDED = ["grad_cam", "grad_cam_plus_plus", "rise", "extremal_perturbation"]
 APPLICABLE = [name for name, kind in ATTRIBUTIONS.items() if not issubclass(kind, AttentionMap)]
@@ -32,6 +33,8 @@ def test_maps_are_those_of_the_closed_form(name: str) -> None:
         assert errors["outside"] > 0.1
     elif name == "kernel_shap":  # sampled coalitions
         assert errors["outside"] < 0.05
+    elif name == "shapley_interactions":  # all coalitions, by a regression
+        assert errors["outside"] < 1e-12
     else:
         assert errors["outside"] == 0
 

@@ -355,6 +355,7 @@ ATTRIBUTION_CASES: dict[str, tuple[dict[str, Any], int | None]] = {
     "occlusion": ({"window": 3, "stride": 2}, None),
     "feature_ablation": ({"segments": 9}, None),
     "kernel_shap": ({"segments": 9}, 40),
+    "shapley_interactions": ({"segments": 9}, 100),
     "rise": ({"grid": 3, "p": 0.4}, 12),
     "extremal_perturbation": ({"area": 0.3, "sigma": 1.5, "cell": 2, "blur": 2.0}, 12),
 }

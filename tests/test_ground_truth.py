@@ -164,7 +164,7 @@ def test_a_budget_is_not_exceeded(name: str, budget: int) -> None:
         return
     method, evaluations = given
     assert evaluations is not None
-    is_forward_only = name in ("rise", "occlusion", "feature_ablation", "kernel_shap")
+    is_forward_only = name in ("rise", "occlusion", "feature_ablation", "kernel_shap", "shapley_interactions")
     assert 1 <= evaluations <= (3 * budget if is_forward_only else budget)
     if name not in ("occlusion", "feature_ablation") and not method.fixed:
         assert evaluations == (3 * budget if is_forward_only else budget)

@@ -18,6 +18,7 @@ from lit_viz.attributions.kernel_shap import KernelShap
 from lit_viz.attributions.legrad import LeGrad
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
+from lit_viz.attributions.shapley_interactions import ShapleyInteractions
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 
 #: Saliency methods by their names in commands, records and figures.
@@ -44,6 +45,7 @@ ATTRIBUTIONS: dict[str, type[Attribution]] = {
     "occlusion": Occlusion,
     "feature_ablation": FeatureAblation,
     "kernel_shap": KernelShap,
+    "shapley_interactions": ShapleyInteractions,
     "rise": RISE,
     "extremal_perturbation": ExtremalPerturbation,
 }
@@ -91,6 +93,7 @@ __all__ = [
     "LeGrad",
     "Occlusion",
     "Sampling",
+    "ShapleyInteractions",
     "SmoothGrad",
     "SmoothGradSquared",
     "VarGrad",

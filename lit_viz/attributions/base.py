@@ -86,6 +86,10 @@ class Attribution(StepRule):
         """Return the method's fields of the record of a map; called after :meth:`bind`."""
         return {}
 
+    def map_fields(self, state: State) -> dict[str, Any]:
+        """Return the fields of the record of one map, given the state of its slot."""
+        return {}
+
     def default_evaluations(self, shape: Sequence[int]) -> int:
         """Return the default number of evaluations per map for an input ``(C, H, W)``, or any other shape."""
         return self.evaluations

@@ -16,7 +16,7 @@ from lit_viz.networks import Network
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws
 from lit_viz.types import Task, seeds_of
-from lit_viz.utils.device import rows_equal, to_list
+from lit_viz.utils.device import rows_equal, to_device, to_list
 
 _REFERENCES = 2  # evaluations of the image and of its baseline, before the coalitions
 
@@ -62,6 +62,11 @@ class KernelShap(Estimator):
     def recorded(self) -> str | None:
         return SCORES
 
+    @property
+    def least_evaluations(self) -> int:
+        """Number of evaluations of a regression of full rank."""
+        return 4 * self.segments.most
+
     def bind(self, network: Network) -> None:
         self.segments.bind(network.channels, network.size)
 
@@ -98,14 +103,34 @@ class KernelShap(Estimator):
         for m, n in enumerate(places):
             previous[m], last[n] = last[n], scores[m]
         state["last"] = last
-        complete = (numbers % 2 == 1) & (numbers > _REFERENCES)
-        exists = torch.arange(visible.shape[1], device=x.device) < state["count"][slots, None]
-        signs = torch.where(visible, -1.0, 1.0).double() * (exists & complete[:, None])
-        differences = torch.where(complete, previous - scores, 0)
-        state["gram"] = add_rows(state["gram"], slots, signs[:, :, None] * signs[:, None])
-        state["moment"] = add_rows(state["moment"], slots, signs * differences[:, None])
-        state["squares"] = add_rows(state["squares"], slots, differences.square())
+        complete = to_device(_second_of_pairs(to_list(numbers)), x.device, torch.long)
+        slots, numbers, visible = slots[complete], numbers[complete], visible[complete]
+        self.add_pairs(state, slots, numbers, visible, previous[complete], scores[complete])
         return state
+
+    def add_pairs(
+        self, state: State, slots: Tensor, numbers: Tensor, visible: Tensor, first: Tensor, second: Tensor
+    ) -> None:
+        """Add complete pairs of coalitions to the normal equations.
+
+        Args:
+            state: of the slots, a copy of which entries are replaced.
+            slots: ``(M,)``, slot of each pair.
+            numbers: ``(M,)``, evaluation of the second coalition.
+            visible: superpixels of the second coalition, bool ``(M, most)``.
+            first, second: scores of the coalitions ``(M,)``.
+        """
+        weights = self.weights(state, slots, numbers)
+        exists = torch.arange(visible.shape[1], device=visible.device) < state["count"][slots, None]
+        signs = torch.where(visible, -1.0, 1.0).double() * exists
+        weighted, differences = signs * weights[:, None], first - second
+        state["gram"] = add_rows(state["gram"], slots, weighted[:, :, None] * signs[:, None])
+        state["moment"] = add_rows(state["moment"], slots, weighted * differences[:, None])
+        state["squares"] = add_rows(state["squares"], slots, weights * differences.square())
+
+    def weights(self, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
+        """Return the weights of pairs in the regression ``(M,)``; arguments as for :meth:`add_pairs`."""
+        return torch.ones_like(numbers, dtype=torch.float64)
 
     def coalitions(self, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
         """Return the visible superpixels of evaluations, bool ``(M, most)``: all, none, then pairs of coalitions."""
@@ -113,7 +138,8 @@ class KernelShap(Estimator):
         draws = Draws(keys(state, slots, numbers // 2), numbers.device).scoped("kernel_shap")
         places = torch.arange(self.segments.most, device=numbers.device, dtype=torch.float64)
         exists = places < counts[:, None]
-        inner = exists & (places > 0)
+        smallest = self.smallest_drawn(state)[slots, None]
+        inner = exists & (places >= smallest) & (places <= counts[:, None] - smallest)
         weights = torch.where(inner, 1 / (places * (counts[:, None] - places)).clamp_min(1), 0).cumsum(1)
         drawn = draws.uniform("size").double()[:, None] * weights[:, -1:]
         sizes = (weights <= drawn).sum(1, keepdim=True)
@@ -122,8 +148,12 @@ class KernelShap(Estimator):
         chosen = torch.where((numbers % 2 == 1)[:, None], ~chosen, chosen)
         return torch.where((numbers < _REFERENCES)[:, None], (numbers == 0)[:, None], chosen)
 
+    def smallest_drawn(self, state: State) -> Tensor:
+        """Return the size from which on coalitions are drawn ``(N,)``, up to that of their complements."""
+        return torch.ones_like(state["count"])
+
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        values, _ = self._solve(state)
+        values = self.estimate(state)[0]
         segments = state["segments"]
         started = (state["iteration"] >= _REFERENCES).view(-1, 1, 1, 1)
         maps = values.gather(1, segments.flatten(1)).view_as(segments).to(x.dtype)
@@ -131,29 +161,39 @@ class KernelShap(Estimator):
 
     def uncertainty(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """Return ``standard_error`` in units of the map, as root mean square over the pixels, and ``error``."""
-        values, inverse = self._solve(state)
-        pairs = (state["iteration"] // 2 - 1).clamp_min(0)
-        freedom = pairs - (state["count"] - 1)
-        explained = 2 * (values * state["moment"]).sum(1) - (
-            values * (state["gram"] @ values[:, :, None])[:, :, 0]
-        ).sum(1)
-        residual = (state["squares"] - explained).clamp_min(0)
+        values, variances, is_resolved = self.estimate(state)
         areas = torch.zeros_like(values).scatter_add(
             1, state["segments"].flatten(1), torch.ones_like(state["segments"].flatten(1), dtype=values.dtype)
         )
         areas = areas / areas.sum(1, keepdim=True)
-        variance = residual / freedom.clamp_min(1) * (areas * inverse.diagonal(dim1=1, dim2=2)).sum(1)
-        variance = torch.where(freedom >= _REFERENCES, variance, torch.inf)
+        variance = torch.where(is_resolved, (areas * variances).sum(1), torch.inf)
         squares = (areas * values.square()).sum(1)
         error = relative_error(variance, squares, MAX_COARSE_ERROR)
         return {"standard_error": variance.sqrt().to(x.dtype), "error": error.to(x.dtype)}
 
-    def _solve(self, state: State) -> tuple[Tensor, Tensor]:
-        """Return the values ``(N, most)`` and the inverse of the normal equations ``(N, most, most)``."""
+    def estimate(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the values of the superpixels and their variances ``(N, most)``, and whether there are enough
+        coalitions for the variances ``(N,)``."""
         count = state["count"][:, None].double()
         exists = (torch.arange(self.segments.most, device=count.device) < count).double()
         mean = exists * ((state["full"] - state["empty"])[:, None] / count)
         centering = torch.diag_embed(exists) - exists[:, :, None] * exists[:, None] / count[:, :, None]
         inverse = torch.linalg.pinv(centering @ state["gram"] @ centering, hermitian=True)
         rest = state["moment"] - (state["gram"] @ mean[:, :, None])[:, :, 0]
-        return mean + (inverse @ rest[:, :, None])[:, :, 0], inverse
+        values = mean + (inverse @ rest[:, :, None])[:, :, 0]
+
+        freedom = complete_pairs(state) - (state["count"] - 1)
+        fitted = (state["gram"] @ values[:, :, None])[:, :, 0]
+        explained = 2 * (values * state["moment"]).sum(1) - (values * fitted).sum(1)
+        noise = (state["squares"] - explained).clamp_min(0) / freedom.clamp_min(1)
+        return values, noise[:, None] * inverse.diagonal(dim1=1, dim2=2), freedom >= _REFERENCES
+
+
+def complete_pairs(state: State) -> Tensor:
+    """Return the number of evaluated pairs of coalitions ``(N,)``."""
+    return (state["iteration"] // 2 - 1).clamp_min(0)
+
+
+def _second_of_pairs(numbers: Sequence[int]) -> list[int]:
+    """Return the rows of evaluations that complete a pair of coalitions."""
+    return [row for row, number in enumerate(numbers) if number % 2 == 1 and number > _REFERENCES]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lit_viz.attributions.base import MAX_COARSE_ERROR, MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, head, pixels, selection, stack, titles
+from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, head, pixels, selection, stack, titles, wrap
+from lit_viz.figures.pairs import CAPTION as PAIRS_CAPTION
 from lit_viz.figures.scales import ColorBar, ColorScale, ScaleOf, clipping, map_notes, number
 from lit_viz.figures.style import CELL, GAP, GRAY, HEAD, NORMAL, RULE, SMALL, SMALL_CELL
 from lit_viz.images.reading import to_uint8
@@ -35,6 +36,7 @@ _ERRORS = {
 _OVERLAID = "overlaid"
 _BARS, _TICKS = 1.0, 0.4  # height of a bar chart, and width of the numbers beside it, in inches
 _LONGEST, _MOST_LABELS = 12, 40  # characters of the name of a band, and names on an axis
+_PAIRS = 3  # pictures of pairs in a row
 _FAINT = 0.3  # a map below this share of the shared limit is nearly black
 
 
@@ -49,6 +51,7 @@ class SaliencyPanel:
     uncertainty: Mapping[str, str] = field(default_factory=dict)  # by method, such as "± 2.0%"
     annotate: Callable[[Axes], None] | None = None  # outlines what the score is about on photograph and maps
     bands: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # values of the bands by method
+    pairs: Cell | None = None  # interactions of superpixels
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,10 @@ def saliency_figure(
     if charts:
         grid = stack(grid, *charts, gap=2 * GAP)
         caption += " Bars: sum of the map of each band, or the value of a band that is replaced as a whole."
+    pairs = [panel.pairs for panel in drawn if panel.pairs is not None]
+    if pairs:
+        grid = stack(grid, wrap(pairs, _PAIRS), gap=2 * GAP)
+        caption += f" {PAIRS_CAPTION}"
     return compose(grid, caption)
 
 

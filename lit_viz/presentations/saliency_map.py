@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,6 +19,7 @@ from lit_viz.evidence.saliency_map import ComparedMaps, LocalizedMaps
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.layout import outlined
 from lit_viz.figures.localization import localization_figure
+from lit_viz.figures.pairs import pairs_cell
 from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
 from lit_viz.figures.scales import ScaleOf, number
 from lit_viz.figures.style import save_figure
@@ -196,7 +198,7 @@ def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
 def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
     photograph = outcomes[0].photograph()
     assert photograph is not None
-    maps, errors, bands = {}, {}, {}
+    maps, errors, bands, pairs = {}, {}, {}, None
     for outcome in outcomes:
         attribution = outcome.array()
         if not isinstance(outcome.record, SaliencyRecord) or attribution is None:
@@ -205,6 +207,9 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
         maps[title] = attribution
         if outcome.record.bands is not None:
             bands[title] = outcome.record.bands
+        if outcome.record.interactions and outcome.record.places:
+            name, values = outcome.record.title, torch.as_tensor(attribution)
+            pairs = pairs_cell(name, photograph, values, outcome.record.interactions, outcome.record.places)
         if error != "-":
             errors[title] = error
     record = outcomes[0].record
@@ -216,6 +221,7 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
         uncertainty=errors,
         annotate=outlined(record),
         bands=bands,
+        pairs=pairs,
     )
 
 

@@ -114,6 +114,8 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
         layer: the layer that the method reads, if it reads one.
         grid: rows and columns of the tokens of a transformer.
         mask_sha256: checksum of the file with the regions of the image.
+        interactions: two superpixels and the interaction of each pair, the strongest first.
+        places: a pixel (x, y) in each superpixel.
         baselines_sha256: checksum of the pixels of the photographs that are baselines.
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
@@ -150,6 +152,8 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     layer = Item[str]("settings")
     grid = Item[Sequence[int]]("settings")
     mask_sha256 = Item[str]("settings")
+    interactions = Item[Sequence[tuple[int, int, float]]]("settings")
+    places = Item[Sequence[tuple[int, int]]]("settings")
     baselines_sha256 = Item[str]("settings")
 
 

@@ -22,6 +22,7 @@ PEERS = {
     "torch-lucent": "0.1.8",
     "horama": "0.3.0",
     "grad-cam": "1.5.7",
+    "shapiq": "1.4.1",
 }
 #: Their imports that lit_viz does not require, with those of its tests.
 _NEEDED = (
@@ -30,6 +31,7 @@ _NEEDED = (
     *("ipython", "ipython-pygments-lexers", "jedi", "parso", "matplotlib-inline", "prompt_toolkit"),  # lucent
     *("wcwidth", "stack_data", "executing", "asttokens", "pure_eval", "traitlets", "pexpect", "ptyprocess"),  # IPython
     *("ttach", "scikit-learn", "joblib", "threadpoolctl", "opencv-python-headless"),  # grad-cam
+    *("cloudpickle", "colour", "galois", "llvmlite", "networkx", "numba", "sparse-transform", "tqdm"),  # shapiq
 )
 
 

@@ -22,6 +22,7 @@ from lit_viz.attributions import (
     GuidedGradCAM,
     KernelShap,
     Occlusion,
+    ShapleyInteractions,
     attribute,
 )
 from lit_viz.networks import Network
@@ -136,7 +137,8 @@ def _map(method: Attribution, network: str, evaluations: int) -> Tensor:
     networks: dict[str, Any] = {}
     for name in method.networks:
         networks[name] = classifier.fast(method.layers, dtype=torch.float64, backprop=name)
-    count = method.default_evaluations((1, SIDE, SIDE)) if method.fixed else evaluations
+    takes_all = method.fixed or isinstance(method, ShapleyInteractions)
+    count = method.default_evaluations((1, SIDE, SIDE)) if takes_all else evaluations
     return attribute(method, networks, image(), [_TARGET], evaluations=count)[0]
 
 
@@ -186,10 +188,26 @@ def _change() -> Tensor:
 
 def _shapley() -> Tensor:
     """Return the sums of the contributions over superpixels, at each of their pixels."""
-    segments = FeatureAblation(**_OPTIONS["feature_ablation"]).segments(image())
+    segments = _superpixels()
     sums = torch.zeros(int(segments.max()) + 1, dtype=torch.float64)
     sums.index_add_(0, segments.flatten(), _change().flatten())
     return sums[segments]
+
+
+def _alone() -> Tensor:
+    """Return the change of the quadratic score when a superpixel alone is not the image's mean, at its pixels."""
+    matrix = QuadraticNetwork().matrices[_TARGET].detach().double()
+    segments = _superpixels()
+    baseline = torch.full((SIDE**2,), float(image().mean()), dtype=torch.float64)
+    values = torch.zeros_like(image())
+    for k in range(int(segments.max()) + 1):
+        change = torch.where(segments == k, image() - image().mean(), 0).flatten()
+        values[segments == k] = change @ matrix @ (baseline + change / 2)
+    return values
+
+
+def _superpixels() -> Tensor:
+    return FeatureAblation(**_OPTIONS["feature_ablation"]).segments(image())
 
 
 def _occlusion() -> Tensor:
@@ -212,6 +230,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "occlusion": {"window": 4, "stride": 2},
     "feature_ablation": {"segments": 9},
     "kernel_shap": {"segments": 9},
+    "shapley_interactions": {"segments": 9},
     "extremal_perturbation": {"sigma": 1.0, "cell": 1, "blur": 1.0},
 }
 _EXPECTED: dict[str, dict[str, Callable[[], Tensor]]] = {
@@ -227,10 +246,12 @@ _EXPECTED: dict[str, dict[str, Callable[[], Tensor]]] = {
         "occlusion": _occlusion,
         "feature_ablation": _shapley,
         "kernel_shap": _shapley,
+        "shapley_interactions": _shapley,
     },
     "quadratic": {
         "gradient": _product,
         "input_x_gradient": lambda: image() * _product(),
         "integrated_gradients": lambda: image() * _product() / 2,
+        "shapley_interactions": _alone,
     },
 }

@@ -29,11 +29,13 @@ from lit_viz.attributions import (
     GradCAM,
     KernelShap,
     Occlusion,
+    ShapleyInteractions,
     VarGrad,
     attribute,
 )
 from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.reducers import reduce_channels
+from lit_viz.attributions.shapley_interactions import MOST as MOST_SUPERPIXELS
 from lit_viz.errors import require
 from lit_viz.evidence.saliency.metrics import replacement_curve, saliency_order
 from lit_viz.networks import Network
@@ -272,6 +274,9 @@ def method_at(
     if issubclass(kind, FeatureAblation):
         ablation = FeatureAblation(segments=min(forwards - 1, side**2 // 4))
         return ablation, ablation.default_evaluations(shape)
+    if issubclass(kind, ShapleyInteractions):
+        segments = (math.isqrt(4 * forwards - 7) - 1) // 2  # at most, that the forwards determine
+        return (ShapleyInteractions(segments=min(segments, MOST_SUPERPIXELS)), forwards) if segments > 1 else None
     if issubclass(kind, (RISE, KernelShap)):
         return (kind(**options), forwards) if budget > 1 else None
     if issubclass(kind, (VarGrad, ExtremalPerturbation)) and budget == 1:

@@ -27,7 +27,7 @@ def _methods(channels: int, left_out: Sequence[str]) -> list[Any]:
     """Return all methods but some, for images of a number of bands."""
     methods: list[Any] = []
     for name in ATTRIBUTIONS:
-        if name in left_out:
+        if name in (*left_out, "shapley_interactions"):  # which takes more evaluations and has a test of its own
             continue
         if name in ("feature_ablation", "kernel_shap"):
             methods.append(ATTRIBUTIONS[name](features="bands"))

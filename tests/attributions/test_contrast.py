@@ -25,7 +25,7 @@ from tests.support.verdicts import verdicts
 AGAINST, SEEDS, GAMMA = [1, 4], [3, 1], 0.6
 #: Methods whose map is linear in the score.
 LINEAR = ["gradient", "input_x_gradient", "smoothgrad", "integrated_gradients", "grad_cam", "occlusion", "rise"]
-LINEAR += ["gradient_shap", "deep_lift", "feature_ablation", "kernel_shap"]
+LINEAR += ["gradient_shap", "deep_lift", "feature_ablation", "kernel_shap", "shapley_interactions"]
 
 
 def images() -> Tensor:
@@ -34,7 +34,7 @@ def images() -> Tensor:
 
 def method_of(name: str) -> Attribution:
     options = {"grad_cam": {"relu": False}, "occlusion": {"window": 6}}
-    options |= {"feature_ablation": {"segments": MASK}, "kernel_shap": {"segments": MASK}}
+    options |= {key: {"segments": MASK} for key in ("feature_ablation", "kernel_shap", "shapley_interactions")}
     method = ATTRIBUTIONS[name](**options.get(name, {}))
     method.objective = type(method.objective)(gamma=GAMMA)
     return method
@@ -43,7 +43,7 @@ def method_of(name: str) -> Attribution:
 def maps(method: Attribution, network: Network, targets: list[int], against: list[int] | None = None) -> Tensor:
     method.bind(network)
     networks = {name: network.fast(method.layers, dtype=torch.float64, backprop=name) for name in method.networks}
-    evaluations = None if method.fixed else 60 if isinstance(method, KernelShap) else 9
+    evaluations = None if method.fixed else 160 if isinstance(method, KernelShap) else 9
     options = {"evaluations": evaluations, "seeds": SEEDS, "against": against}
     return attribute(method, networks, images(), targets, **options)[0]
 

@@ -16,6 +16,7 @@ from lit_viz.attributions.integrated_gradients import IntegratedGradients, gauss
 from lit_viz.attributions.kernel_shap import KernelShap
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
+from lit_viz.attributions.shapley_interactions import ShapleyInteractions
 from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
 from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
@@ -34,10 +35,11 @@ METHODS: dict[str, Callable[[], Attribution]] = {
     "occlusion": lambda: Occlusion(5, 3),
     "feature ablation": lambda: FeatureAblation(8),
     "kernel shap": lambda: KernelShap(8),
+    "shapley interactions": lambda: ShapleyInteractions(2),
     "rise": lambda: RISE(grid=4),
 }
 SAMPLING = ["smoothgrad", "squared", "vargrad"]
-IMAGES = ["rise", "occlusion", "integrated, blurred", "feature ablation", "kernel shap"]
+IMAGES = ["rise", "occlusion", "integrated, blurred", "feature ablation", "kernel shap", "shapley interactions"]
 
 every = pytest.mark.parametrize("name", METHODS)
 
@@ -128,7 +130,7 @@ def test_forward_only_methods_compute_no_gradient() -> None:
         assert not x.requires_grad
         return SMOOTH(x)
 
-    for name in ("occlusion", "rise", "feature ablation", "kernel shap"):
+    for name in ("occlusion", "rise", "feature ablation", "kernel shap", "shapley interactions"):
         attribute(METHODS[name](), Counted(forward), photographs(), TARGETS, evaluations=4)
 
 

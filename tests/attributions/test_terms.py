@@ -46,7 +46,7 @@ def test_projections_are_fixed_and_estimate_the_norm() -> None:
 
 #: Methods by what is recorded of their terms.
 MEANS_OF_IMAGES = ("smoothgrad", "smoothgrad_squared", "integrated_gradients", "gradient_shap", "expected_gradients")
-COMPUTED_FROM_SCORES = ("occlusion", "feature_ablation", "kernel_shap", "rise")
+COMPUTED_FROM_SCORES = ("occlusion", "feature_ablation", "kernel_shap", "shapley_interactions", "rise")
 WHOLE_MAPS = ("gradient", "input_x_gradient", "vargrad", "deep_lift", "grad_cam", "legrad", "extremal_perturbation")
 
 

@@ -51,7 +51,7 @@ def module(network: Network, method: Attribution, **options: Any) -> SaliencyMap
 )
 def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Network, train: Train, name: str) -> None:
     """Five photographs in two slots, of different age, several evaluations at a time, against one loop over all."""
-    count = {"rise": 20, "kernel_shap": 40, "extremal_perturbation": 3}.get(name)
+    count = {"rise": 20, "kernel_shap": 40, "shapley_interactions": 940, "extremal_perturbation": 3}.get(name)
     memory = train(module(smooth, method_of(name), iterations=count), queue(method=name), precision="64-true")
     method = method_of(name)
     method.bind(smooth)
@@ -63,7 +63,7 @@ def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Network, train
     for i, (_, result) in enumerate(sorted(memory.results.items())):
         assert result.record.method == name
         assert Record.read(dict(sorted(result.record.to_dict().items()))).settings == result.record.settings
-        if name == "feature_ablation":  # images have fewer superpixels than allowed
+        if name in ("feature_ablation", "shapley_interactions"):  # images have fewer superpixels than allowed
             assert result.record.iterations <= method.evaluations
         else:
             assert result.record.iterations == (count or method.evaluations)

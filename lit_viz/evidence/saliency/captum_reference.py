@@ -168,7 +168,7 @@ class CaptumReference:
         if isinstance(self.method, Ablation):
             return self
         if isinstance(self.method, own.KernelShap):
-            limit = max(limit, 4 * self.method.segments.most)  # a regression of full rank
+            limit = max(limit, self.method.least_evaluations)
         return replace(self, evaluations=min(self.evaluations, limit))
 
     @property
