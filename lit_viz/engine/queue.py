@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from copy import copy
 from itertools import repeat
 from typing import Any
 
@@ -48,11 +47,10 @@ class TaskQueue(Part, pl.LightningDataModule):
         self._adapted = ExitStack()
         self._is_stored = False
 
-    def with_stored(self, tasks: Sequence[Task]) -> TaskQueue:
-        """Return this queue with the tasks of a run folder, which have what depends on the method."""
-        queue = copy(self)
-        queue.tasks, queue._is_stored = tasks, True
-        return queue
+    def store(self, tasks: Sequence[Task]) -> TaskQueue:
+        """Replace the tasks by those of a run folder, which have what depends on the method; return the queue."""
+        self.tasks, self._is_stored = tasks, True
+        return self
 
     @property
     def trainer(self) -> pl.Trainer | None:

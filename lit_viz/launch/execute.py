@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -133,7 +134,8 @@ def run(
         out, logger, logging, trainer, captum, localize, boxes, explain, figure, scale, overlays, resume, overwrite,
         checkpoint_every, shard,
     )  # fmt: skip
-    return finished(execute(module, tasks, options, notify=choose_notify(progress)))
+    # The tasks of the caller stay: those of a run in a folder are replaced by what the folder stores.
+    return finished(execute(module, copy(tasks), options, notify=choose_notify(progress)))
 
 
 def finished(run: Run) -> Run:
@@ -315,7 +317,7 @@ def _open_folder(
         checkpoint = LastCheckpoint(folder)
         if not checkpoint.is_finished(stored):
             module.validate_tasks(stored)
-        return folder, tasks.with_stored(stored), checkpoint
+        return folder, tasks.store(stored), checkpoint
     whole = module.expand_tasks(tasks.tasks)
     shard = None if options.shard is None else Shard.parse(options.shard)
     module.validate_tasks(whole)
@@ -324,7 +326,7 @@ def _open_folder(
     if is_run(folder.path):  # only now that the new run is valid
         folder.clear(extra_files())
     folder.write_start(text, {**recorded, "device": device}, whole, shard)
-    return folder, tasks.with_stored(folder.queue()), LastCheckpoint(folder)
+    return folder, tasks.store(folder.queue()), LastCheckpoint(folder)
 
 
 def _complete(

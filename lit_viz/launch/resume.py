@@ -109,7 +109,7 @@ def stored_module(folder: FolderStorage, form: Form, network: Network) -> ImageT
 def stored_tasks(folder: FolderStorage, form: Form, network: Network) -> TaskQueue:
     """Return the tasks of a run folder, or of the form if the run was stopped before it had any."""
     stored = folder.queue()
-    return TaskQueue(()).with_stored(stored) if stored else form.build_tasks(network)
+    return TaskQueue(()).store(stored) if stored else form.build_tasks(network)
 
 
 def check_unchanged(path: Path, before: Form, now: Form) -> None:

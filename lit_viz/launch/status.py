@@ -76,7 +76,8 @@ def run_states(folders: Sequence[str | Path], stale: float = 300.0) -> list[RunS
     states: list[RunState] = []
     for given in map(Path, folders):
         found = shard_folders([given])
-        states += [_state_of(folder, stale) for folder in found]
+        for folder in found:
+            states.append(_state_of(folder, stale))
         if not is_run(given):
             states += _not_started(given, found)
     return states
@@ -84,20 +85,20 @@ def run_states(folders: Sequence[str | Path], stale: float = 300.0) -> list[RunS
 
 def total(states: Sequence[RunState]) -> RunState:
     """Return the state of several runs together: the rate of the running ones, and the longest time left."""
-    of_state = Counter(state.state for state in states)
-    running = [state for state in states if state.state == "running"]
-    rates = [state.rate for state in running if state.rate is not None]
-    left = [state.seconds_left for state in running if state.seconds_left is not None]
-    return RunState(
-        folder="all",
-        state=", ".join(f"{count} {name}" for name, count in sorted(of_state.items())),
-        tasks=sum(state.tasks for state in states),
-        done=sum(state.done for state in states),
-        skipped=sum(state.skipped for state in states),
-        failed=sum(state.failed for state in states),
-        rate=sum(rates) if rates else None,
-        seconds_left=max(left, default=None),
-    )
+    names: Counter[str] = Counter()
+    tasks = done = skipped = failed = 0
+    rate, left = 0.0, 0.0
+    for state in states:
+        names[state.state] += 1
+        tasks += state.tasks
+        done += state.done
+        skipped += state.skipped
+        failed += state.failed
+        if state.state == "running":
+            rate += state.rate or 0.0
+            left = max(left, state.seconds_left or 0.0)
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
+    return RunState("all", counts, tasks, done, skipped, failed, rate or None, left or None)
 
 
 def as_json(states: Sequence[RunState]) -> dict[str, Any]:

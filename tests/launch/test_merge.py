@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -242,3 +246,24 @@ def test_the_command_merges_a_folder_of_shards(
     assert (tmp_path / "merged" / "report.html").exists()
     lit_viz("merge", str(tmp_path / "run"), expect=1)
     assert "lit-viz merge requires --out" in capsys.readouterr().err
+
+
+def test_a_killed_shard_continues_and_nothing_is_lost(tmp_path: Path, lit_viz: Any, small_options: Any) -> None:
+    """Its process ends after its first record, without a signal handler."""
+    (tmp_path / "images").mkdir()
+    for number, pixels in enumerate(images(6)):
+        (tmp_path / "images" / f"{number}.png").write_bytes(encode_png(pixels))
+    words = ["attack", str(tmp_path / "images"), *small_options, "--target", "2", "--attack", "pgd", "--iterations"]
+    words += ["40", "--slots", "1", "--checkpoint-every", "1", "--precision", "64-true"]
+    lit_viz(*words, "--out", str(tmp_path / "whole"))
+    sharded = [*words, "--out", str(tmp_path / "run"), "--shard"]
+    lit_viz(*sharded, "1/2")
+    results = tmp_path / "run" / "shard-0-of-2" / RESULTS
+    process = subprocess.Popen([sys.executable, "-m", "lit_viz", *sharded, "0/2"], stderr=subprocess.DEVNULL)
+    while not (results.exists() and results.stat().st_size) and process.poll() is None:
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    lit_viz(*sharded, "0/2")
+    lit_viz("merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged"))
+    assert contents(tmp_path / "merged") == contents(tmp_path / "whole")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +113,17 @@ def test_the_same_call_starts_continues_or_does_nothing(
     assert len(shard(progress=True)) == 3
     assert f"{folder} is complete: nothing is computed" in capsys.readouterr().err
     assert (folder / MANIFEST).read_bytes() == content
+
+
+def test_the_same_objects_run_all_shards(smooth: Network, tmp_path: Path) -> None:
+    module, tasks = saliency(smooth)
+    found = []
+    for index in range(3):
+        run = lv.run(module, tasks, tmp_path / "run", logger="none", shard=f"{index}/3")
+        found += [record.index for record in run.records]
+        shutil.rmtree(tmp_path / "run")
+    assert sorted(found) == list(range(8))
+    assert isinstance(tasks.tasks, tuple)
 
 
 def test_a_shard_is_not_continued_with_other_options(shard: Any) -> None:
