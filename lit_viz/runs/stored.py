@@ -135,10 +135,11 @@ class StoredRecords(Sequence[Record]):
 
     def _entries(self) -> Iterator[tuple[int, int]]:
         for number, (offset, line) in enumerate(lines_with_offsets(self._path), start=1):
-            index = index_in(parse_object(line) or {})
+            values = parse_object(line) or {}
+            index = index_in(values)
             if index is None:
-                self._record(line)
-                raise self._damaged(f"line {number}: index must be a whole number from 0")
+                self._record(line, f"line {number}")
+                raise self._damaged(f"line {number}: there is no task {values['index']}")
             if len(self._tasks) and index not in self._tasks.indices:
                 raise self._damaged(f"line {number}: there is no task {index}")
             yield index, offset
@@ -158,14 +159,15 @@ class StoredRecords(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         return map(self._record, self._lines.lines())
 
-    def _record(self, line: str) -> Record:
+    def _record(self, line: str, place: str = "") -> Record:
         values = parse_object(line)
         try:
             record = read_record(values)
             check_inside(record.file, record.array)
         except LitVizError as error:
-            task = f"task {values['index']}: " if values and "index" in values else ""
-            raise self._damaged(f"{task}{error}") from error
+            if not place:
+                place = f"task {(values or {}).get('index')}"
+            raise self._damaged(f"{place}: {error}") from error
         return record
 
     def _damaged(self, reason: str) -> LitVizError:

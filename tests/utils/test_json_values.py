@@ -112,8 +112,8 @@ def folder(tmp_path: Any) -> FolderStorage:
     [
         ("not json", "line 1: it is no JSON object"),
         ('{"kind": "record", "index": "0", "name": "a"}', "line 1: index must be a whole number, got '0'"),
-        ('{"index": 0, "name": "a"}', "line 1: kind must be one of record, .*, got None"),
-        ('{"kind": "record", "index": 0, "name": "a", "novel": 1}', "line 1: novel is not a key of Record"),
+        ('{"index": 0, "name": "a"}', "task 0: kind must be one of record, .*, got None"),
+        ('{"kind": "record", "index": 0, "name": "a", "novel": 1}', "task 0: novel is not a key of Record"),
         ('{"kind": "record", "index": 3, "name": "a"}', "line 1: there is no task 3"),
         ('{"kind": "record", "index": -1, "name": "a"}', "line 1: there is no task -1"),
         ("[" * 50_000, "line 1: it is no JSON object"),
@@ -123,7 +123,7 @@ def folder(tmp_path: Any) -> FolderStorage:
 def test_a_damaged_line_of_the_results_is_named(line: str, words: str, folder: FolderStorage) -> None:
     (folder.path / "results.jsonl").write_text(f"{line}\n")
     with pytest.raises(LitVizError, match=rf"results\.jsonl is damaged \({words}\): lit-viz resume "):
-        folder.records()
+        list(folder.records())
 
 
 @pytest.mark.parametrize(
