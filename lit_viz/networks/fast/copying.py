@@ -180,7 +180,7 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor, output: Output) 
         for submodule in network.modules():
             submodule.training = False
         network.requires_grad_(False)
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _channels_last(network)
     except Exception as error:  # any error of the user's modules and attributes
         raise _Rejected(f"it can't be copied ({first_line(error)})") from error
     before, calls = isolation.random_state(x.device), list[str]()
@@ -368,8 +368,16 @@ def _compile(network: isolation.Original, copied: FrozenNetwork, mode: CompileMo
 
 
 def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    moved: nn.Module = isolation.cast(network.to(device), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved
+    return _channels_last(isolation.cast(network.to(device), dtype))
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """Convert a network to channels-last, except one with kernels of three dimensions, for which PyTorch has none."""
+    for parameter in network.parameters():
+        if parameter.ndim == 5:
+            return network
+    converted: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return converted
 
 
 def _logits_and_gradient(network: nn.Module, x: Tensor, output: Output) -> tuple[Tensor, Tensor]:
