@@ -30,6 +30,7 @@ from lit_viz.objectives import Objective
 from lit_viz.objectives.layers import Axis
 from lit_viz.optim import StepRule
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.stores import open_run
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, remark
 
@@ -317,7 +318,7 @@ def check(
     """
     if isinstance(folder, Run):
         return folder.check(faithfulness=faithfulness, trust=trust, images=images, progress=progress)
-    stored = FolderStorage.open(_path("folder", folder))
+    stored = open_run(_path("folder", folder))
     form = stored_form(stored)
     module = stored_module(stored, form, stored_network(network, form, stored))
     options = RunOptions(**form.run_arguments())
@@ -353,7 +354,7 @@ def resume_run(
     folder: str | Path, network: Network | nn.Module | None, options: Mapping[str, Any], notify: Notify | None
 ) -> Run:
     """Continue a run, of which all images may have failed; see :func:`resume`."""
-    stored = FolderStorage.open(_path("folder", folder))
+    stored = open_run(_path("folder", folder))
     form = changed_form(stored, stored_form(stored, notify), options)
     loaded = stored_network(network, form, stored)
     module, tasks = stored_module(stored, form, loaded), stored_tasks(stored, form, loaded)

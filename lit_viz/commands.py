@@ -338,7 +338,7 @@ def _demo_parser() -> Parser:
     parser.texts["out"] = "folder of the runs. Default: runs/demo/<time>."
     parser.add("How", Method, only=("iterations", "slots", "log_at"))
     parser.add("How", api.visualize, only=("seed",))
-    _add_run(parser, None, hidden=("shard",))
+    _add_run(parser, None, hidden=("shard", "store", "store_arrays"))
     _add_network(parser, None)
     _add_trainer(parser, SHOWN)
     return parser

@@ -266,6 +266,7 @@ class Record(JsonObject):
         file, array: paths of the image and of the raw result, relative to the run folder.
         format: of the file, or of the photograph of a map, if it is no picture of 8 bits; see
             :class:`~lit_viz.images.formats.FileFormat`.
+        source_sha256: SHA-256 of the photograph as the network received it, if the run has no copy of it.
         clipped, filled: number of values of the source that were outside of the range, and that were no data.
         no_data: pixels of the network's input without data, as the first and the last + 1 flat index of each run.
         tile: the part of a large image that it is about.
@@ -296,6 +297,7 @@ class Record(JsonObject):
     file: str | None = None
     array: str | None = None
     format: Mapping[str, Any] | None = None
+    source_sha256: str | None = None
     clipped: int | None = None
     filled: int | None = None
     no_data: Sequence[int] | None = None

@@ -33,6 +33,7 @@ from lit_viz.launch.run import (
     Run,
     check_finished,
     evidence_settings,
+    give_photographs,
     gradients_enabled,
     verify_outcomes,
     warn_of_unfinished,
@@ -50,7 +51,8 @@ from lit_viz.runs.layout import EVIDENCE, REPORT
 from lit_viz.runs.manifest import is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
-from lit_viz.types import Task
+from lit_viz.runs.stores import Store, open_run
+from lit_viz.types import TILE, Task
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
 from lit_viz.utils.process import is_rank_zero, tune_allocator
@@ -82,6 +84,8 @@ def run(
     overwrite: bool = False,
     checkpoint_every: int | None = None,
     shard: str | None = None,
+    store: Store = "files",
+    store_arrays: bool = False,
     progress: bool | None = None,
 ) -> Run:
     """Train the images of a queue of tasks by a method, verify the results and draw the figure.
@@ -111,6 +115,10 @@ def run(
         shard: part ``i/n`` of the tasks, with i from 0: tasks i, i + n and so on, with the draws of the whole run. Its
             run folder is ``shard-i-of-n`` in ``out``. The same call starts it, continues it, or does nothing. ``auto``
             is the part of this process in an array of SLURM or under torchrun.
+        store: where results are: ``files``, or ``tar`` for many tasks: tars of a thousand tasks each, with reduced maps
+            in float16 and without copies of photographs that lie in files. Figure, report and evidence are then of a
+            sample of 100 tasks.
+        store_arrays: with ``tar``, also store the maps with their channels, in float32.
         progress: show progress and messages. Default: in notebooks.
 
     Returns:
@@ -132,7 +140,7 @@ def run(
     """
     options = RunOptions(
         out, logger, logging, trainer, captum, localize, boxes, explain, figure, scale, overlays, resume, overwrite,
-        checkpoint_every, shard,
+        checkpoint_every, shard, store, store_arrays,
     )  # fmt: skip
     # The tasks of the caller stay: those of a run in a folder are replaced by what the folder stores.
     return finished(execute(module, copy(tasks), options, notify=choose_notify(progress)))
@@ -183,6 +191,8 @@ def _execute(
     if options.folder is None and options.own_loggers:
         raise LitVizError("logger requires out: loggers log a run folder")
     for task in tasks.tasks[:1]:
+        if options.store != "files" and TILE in task.options:
+            raise LitVizError("store does not apply to tiles of large images: leave it out", argument="store")
         require(abs(task.seed) < _SEED_LIMIT, "seed must have at most 18 digits", task.seed)
     module.network.refresh()
     recorded = form or Form.of(module, tasks, options.recorded())
@@ -213,6 +223,8 @@ def _check_options(method: type[ImageTraining], options: RunOptions) -> None:
         if getattr(options, name) != getattr(default, name) and name not in presentation.run_options:
             message = f"{name} does not apply to {presentation.title.lower()}: leave it out"
             raise LitVizError(message, argument=name)
+    if options.store != default.store and not method.can_shard:
+        raise LitVizError(f"store does not apply to {method.__name__}: leave it out", argument="store")
     verifier_of(method).check_settings(evidence_settings(options, ignore))
 
 
@@ -308,6 +320,7 @@ def _open_folder(
     """Return the run folder, its queue and its checkpoint: those of a resumed run, or new ones."""
     text, recorded = _configuration(module, form)
     folder, is_resumed = open_or_create(options, form)
+    give_photographs(folder, module)
     stored: Sequence[Task] = folder.queue() if is_resumed else ()
     if len(tasks.images):
         module.images = tasks.images  # type: ignore[assignment]
@@ -347,12 +360,14 @@ def _complete(
     if not needs_figure and REPORT not in discarded:
         return
     try:
-        if needs_evidence:
-            with run.captions():
-                verify_outcomes(module, run.outcomes, folder, evidence_settings(options, send))
-        if needs_figure:
-            run.draw()  # the figure shows evidence
-        write_report(folder, run.presentation)
+        with folder.files() as shown_folder:
+            shown = run.shown_in(shown_folder)
+            if needs_evidence:
+                with shown.captions():
+                    verify_outcomes(module, shown.outcomes, shown_folder, evidence_settings(options, send))
+            if needs_figure:
+                shown.draw()  # the figure shows evidence
+            write_report(shown_folder, shown.presentation, folder.path)
         folder.seal()
     except KeyboardInterrupt as interrupt:
         exit_status = interrupt_exit_status(interrupt)
@@ -362,7 +377,7 @@ def _complete(
 def _follow(trainer: pl.Trainer, module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
     """Take part in a run. Its folder and outcomes belong to rank zero."""
     if options.continues and options.folder is not None and is_run(options.folder):
-        folder = FolderStorage.open(options.folder)
+        folder = open_run(options.folder)
         stored = folder.queue()
         if stored and LastCheckpoint(folder).is_finished(stored):  # no tasks: rank zero is just creating the folder
             return Run(module, (), options)

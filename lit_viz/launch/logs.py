@@ -19,6 +19,7 @@ from lit_viz.loggers.rows import FolderRows
 from lit_viz.presentations import stored_method
 from lit_viz.runs.access import run_lock
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.stores import open_run
 from lit_viz.runs.verification import verify
 from lit_viz.utils.formatting import Notify, command_line
 
@@ -75,7 +76,7 @@ def log_run(
             logger fails.
     """
     names, loggers = _requested(to)
-    folder = FolderStorage.open(path)
+    folder = open_run(path)
     method = stored_method(folder)
     adapters: list[ImageAdapter] = []
     for logger in loggers:

@@ -15,6 +15,7 @@ from lit_viz.runs.access import check_new, is_run
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.merging import FinishedTasks, merge_tasks
 from lit_viz.runs.stored import QueuePart
+from lit_viz.runs.stores import open_run
 from lit_viz.runs.verification import verify
 from lit_viz.utils.checking import shortened
 from lit_viz.utils.formatting import Notify, pluralize
@@ -44,7 +45,7 @@ def merge_shards(paths: Sequence[str | Path], out: str | Path, partial: bool, no
         notify: receives lines about missing tasks and different devices.
     """
     check_new(Path(out), False, extra_files())
-    folders = [FolderStorage.open(path) for path in shard_folders(paths)]
+    folders = [open_run(path) for path in shard_folders(paths)]
     if not folders:
         raise LitVizError("shards to merge must be at least one, got none")
     parts = [_part_of(folder) for folder in folders]

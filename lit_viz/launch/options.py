@@ -22,6 +22,7 @@ from lit_viz.loggers import LOGGERS, logger_names
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.presentations import FigureFormat, FigureOptions, presentation_of
 from lit_viz.runs.access import check_new, is_run
+from lit_viz.runs.stores import Store
 from lit_viz.types import slug
 from lit_viz.utils.checking import check_fields
 
@@ -61,12 +62,16 @@ class RunOptions:
     overwrite: bool = False
     checkpoint_every: int | None = None
     shard: str | None = None
+    store: Store = "files"
+    store_arrays: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(self.out != "", "out must not be empty", repr(self.out))
         every = self.checkpoint_every
         require(every is None or every >= 1, "checkpoint_every must be at least 1", every)
+        if self.store != "files":
+            require(self.out is not None, "store requires out", "none", hint="give the folder of the run")
         if self.shard is not None:
             require(self.out is not None, "shard requires out", "none", hint="give the folder of the whole run")
             Shard.parse(self.shard)

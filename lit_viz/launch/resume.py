@@ -20,6 +20,7 @@ from lit_viz.networks import Network
 from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT, RESULTS
+from lit_viz.runs.stores import open_run, storage_class
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, command_line, remark
 from lit_viz.utils.imports import exclude_from_imports
@@ -171,8 +172,8 @@ def open_or_create(options: RunOptions, form: Form) -> tuple[FolderStorage, bool
     """
     assert options.folder is not None
     if not (options.continues and is_run(options.folder)):
-        return FolderStorage.create(options.folder, options.overwrite, extra_files()), False
-    folder = FolderStorage.open(options.folder)
+        return storage_class(options.store).create(options.folder, options.overwrite, extra_files()), False
+    folder = open_run(options.folder)
     check_unchanged(folder.path, Form.of_mapping(folder.config, f"{folder.path}/config.yaml"), form)
     return folder, True
 
@@ -280,7 +281,7 @@ def check_records(folder: FolderStorage, network: Network) -> None:
             raise _damaged(folder, problem)
     for record in folder.records():
         problem = _wrong_class(record, classes)
-        if record.status == "done" and not record.file:
+        if record.status == "done" and not (record.file or record.array):
             problem = problem or f"task {record.index} is done, and has no image"
         if record.index in tasks.indices:
             problem = problem or _contradiction(record, tasks.of_index(record.index))

@@ -34,6 +34,7 @@ from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_reported
+from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.networks.summaries import scores_caption
 from lit_viz.presentations import Presentation, presentation_of
@@ -45,6 +46,8 @@ from lit_viz.runs.manifest import is_drawing
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.runs.stitching import tiled_images, write_maps
+from lit_viz.runs.stored import StoredTasks
+from lit_viz.runs.tar_store import TarStorage
 from lit_viz.runs.verification import verify
 from lit_viz.types import Record, Task
 from lit_viz.utils.checking import checked_types
@@ -330,6 +333,10 @@ class Run:
         run._seed, run._radii = self._seed, self._radii
         return run
 
+    def shown_in(self, storage: Storage) -> Run:
+        """Return the run whose figure, report and evidence are made: that of a sample, if the storage holds one."""
+        return self if storage is self._storage else self._in(storage)
+
     def _on_rank_zero(self) -> Storage:
         if self._storage is None:
             raise LitVizError("only rank 0 has the results of a run")
@@ -539,14 +546,34 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
         check_identity(folder, module.network)
         check_records(folder, module.network)
         folder.discard(damaged)
+        give_photographs(folder, module)
+        for text in folder.missing_photographs():
+            settings.notify(text)
         run = Run(module, folder.queue(), options, folder)
-        with run.captions():
-            passed = verify_outcomes(module, run.outcomes, folder, settings)
-        if not run.is_drawn or any(map(is_drawing, damaged)):
-            run.draw()
-        write_report(folder, run.presentation)
+        is_drawn = run.is_drawn and not any(map(is_drawing, damaged))
+        with folder.files() as shown_folder:
+            shown = run.shown_in(shown_folder)
+            with shown.captions():
+                passed = verify_outcomes(module, shown.outcomes, shown_folder, settings)
+            if not is_drawn:
+                shown.draw()
+            write_report(shown_folder, shown.presentation, folder.path)
         folder.seal()
     return passed
+
+
+def give_photographs(folder: FolderStorage, module: ImageTraining) -> None:
+    """Let a storage without copies of the photographs read them from their files."""
+    if not isinstance(folder, TarStorage) or not isinstance(module, PhotographTraining):
+        return
+    tasks: list[StoredTasks] = []
+
+    def read(record: Record) -> Tensor:
+        if not tasks:
+            tasks.append(folder.queue())
+        return module.photograph(tasks[0].of_index(record.index))
+
+    folder.read_source = read
 
 
 @contextmanager

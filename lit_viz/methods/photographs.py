@@ -202,6 +202,10 @@ class PhotographTraining(ImageTraining):
         self._read_options[task.index] = options
         return photograph.pixels
 
+    def photograph(self, task: Task) -> Tensor:
+        """Return the photograph ``(C, H, W)`` of a task, as the network receives it; errors of :meth:`start`."""
+        return self._read(task).pixels
+
     def _read(self, task: Task) -> FittedImage:
         photograph = self._load(task)
         remedy = "give the same images in the same order" if task.source is None else "restore the file"

@@ -43,14 +43,16 @@ MAX_RUN_ROWS = 20  # of the table in a notebook
 _EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
 
 
-def write_report(folder: FolderStorage, presentation: Presentation) -> Path:
+def write_report(folder: FolderStorage, presentation: Presentation, run: Path | None = None) -> Path:
     """Write :data:`REPORT` into the folder of a finished run atomically and return its path.
+
+    If the folder holds a sample of a run, ``run`` is the folder of the whole.
 
     Images are data URIs, and the content security policy forbids any other resource. The page stays below 10 MB: some
     :data:`MAX_CARDS` tasks, by photograph, have a card with up to twelve iterations, the others a row of a table, and
     an index shows and filters all. Omitted content is stated where it is omitted.
     """
-    config, records = folder.config, folder.records()
+    config, records, whole = folder.config, folder.records(), run or folder.path
     evidence = folder.evidence()
     rows = presentation.table(records)
     places, others = _with_cards(records)
@@ -75,8 +77,8 @@ def write_report(folder: FolderStorage, presentation: Presentation) -> Path:
             style=Markup(style),
             script=Markup(script),
             title=presentation.heading(records),
-            name=folder.path.resolve().name,
-            summary=f"{folder.path} · {pluralize(len(records), 'image')}: {status_summary(records)}",
+            name=whole.resolve().name,
+            summary=f"{whole} · {_count(folder, len(records))}: {status_summary(records)}",
             evidence=presentation.evidence_items(evidence, records),
             max_evidence_rows=MAX_EVIDENCE_ROWS,
             evidence_figures=evidence_figures,
@@ -93,12 +95,18 @@ def write_report(folder: FolderStorage, presentation: Presentation) -> Path:
             figures=figures,
             figure_is_first=presentation.figure_is_first,
             has_array_images=has_array_images(config),
-            **_provenance(folder.path, config, presentation),
+            **_provenance(whole, config, presentation),
         )
     )
     path = folder.path / REPORT
     write_text(path, page)
     return path
+
+
+def _count(folder: FolderStorage, count: int) -> str:
+    """Return the number of images: ``3 images``, or ``100 of 5000 images`` of a part of a run."""
+    part = folder.part
+    return pluralize(count, "image") if part is None else f"{count} of {pluralize(part.total, 'image')}"
 
 
 def _have_curves(groups: Sequence[Group]) -> bool:

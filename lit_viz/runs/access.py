@@ -11,14 +11,26 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lit_viz.errors import LitVizError
-from lit_viz.runs.layout import CONFIG, LOCK, MANIFEST, MARK, METRICS, PROGRESS, QUEUE, REPORT, RESULTS, TASK_FOLDERS
+from lit_viz.runs.layout import (
+    CONFIG,
+    LOCK,
+    MANIFEST,
+    MARK,
+    METRICS,
+    PROGRESS,
+    QUEUE,
+    REPORT,
+    RESULTS,
+    TARS,
+    TASK_FOLDERS,
+)
 from lit_viz.utils.files import check_regular, remove_temporary_files
 
 #: Pattern of temporary files.
 _PART = ".*.[0-9]*.part*"
 #: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
 _FILES = (
-    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, PROGRESS, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*",
+    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, PROGRESS, TARS, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*",
     "checkpoints", _PART,
 )  # fmt: skip
 

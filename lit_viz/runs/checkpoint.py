@@ -33,7 +33,7 @@ def write_checkpoint(folder: FolderStorage) -> None:
         "slots": [],
         "finished": {record.index: record.status for record in folder.records()},
     }
-    checkpoint[IN_PROGRESS] = {}
+    checkpoint |= folder.checkpoint_entries()
     AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
 
 
@@ -62,9 +62,11 @@ class LastCheckpoint:
         """Return the content of the file; of a complete run without a readable one, the tasks of the manifest."""
         finished: dict[int, str] = {}
         if self.manifest.is_complete:
-            finished = dict.fromkeys(self.manifest.tasks, "done")
+            finished = dict.fromkeys(self._folder.listed_tasks(self.manifest), "done")
         state = {"format": FORMAT, "finished": finished, "slots": []}
         rebuilt: dict[str, Any] = {"lit_viz": state, IN_PROGRESS: {}}
+        if finished:
+            rebuilt |= self._folder.checkpoint_entries()
         if not self._path.exists():
             return rebuilt
         try:
@@ -88,7 +90,7 @@ class LastCheckpoint:
         """Files of a complete run, except those of its tasks, that are not as written; none of other runs."""
         if not self.manifest.is_complete:
             return []
-        return [mismatch.name for mismatch in self.manifest.run_mismatches(self._folder.path)]
+        return self._folder.changed_files(self.manifest)
 
     @cached_property
     def incomplete(self) -> set[int]:
@@ -130,7 +132,7 @@ class LastCheckpoint:
         if self.incomplete:
             self._forget_incomplete(in_progress)
         iterations = {index: self._iterations[index] for index in in_progress}
-        self._folder.trim(KeptTasks(finished, iterations))
+        self._folder.trim(KeptTasks(finished, iterations), self._checkpoint)
         self._folder.continue_tasks(finished, in_progress)
 
     def _forget_incomplete(self, in_progress: Mapping[int, TaskContents]) -> None:

@@ -11,6 +11,8 @@ EVIDENCE, REPORT, MANIFEST = "evidence.json", "report.html", "manifest.jsonl"
 #: Progress of the last save, which no manifest lists.
 PROGRESS = "progress.json"
 FRAMES = "frames"
+#: Folder of the tars of a run with many tasks.
+TARS = "tars"
 #: Folders of files whose names begin with the key of their task.
 TASK_FOLDERS = ("sources", "images", "arrays", "photographs", FRAMES)
 #: File of the last checkpoint, relative to the run folder.

@@ -20,13 +20,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from lit_viz.runs.layout import CONFIG, MANIFEST, METRICS, QUEUE, REPORT, RESULTS
+from lit_viz.runs.layout import CONFIG, MANIFEST, METRICS, QUEUE, REPORT, RESULTS, TARS
 from lit_viz.runs.lines import IndexedLines, index_in
 from lit_viz.utils.files import append_bytes, json_line, lines_with_offsets, open_regular, parse_object, write_lines
 
 #: Files of a run beside those of its tasks. Loggers' files and checkpoints are not listed.
 _MASKS = "masks/*"  # results that are computed with the evidence
-_FACTS = (CONFIG, QUEUE, RESULTS, METRICS, _MASKS)
+_FACTS = (CONFIG, QUEUE, RESULTS, METRICS, f"{TARS}/*.tar", _MASKS)
 _DRAWINGS = ("figure.*", "evolution.*", "maps/*")
 _EVIDENCE = ("evidence.*", "localization.*", "explained.*")
 _DERIVED = (*_DRAWINGS, *_EVIDENCE, REPORT)
@@ -191,9 +191,14 @@ class Manifest:
             mismatches.append(Mismatch(METRICS, f"has other metrics of task {index}"))
         return mismatches
 
-    def run_mismatches(self, root: Path) -> list[Mismatch]:
-        """Return the other files of a complete run that are not as listed."""
-        return list(_file_mismatches(self.files, signatures(root, _run_files(root))))
+    def run_mismatches(self, root: Path, known: Mapping[str, Signature] | None = None) -> list[Mismatch]:
+        """Return the other files of a complete run that are not as listed.
+
+        Args:
+            root: run folder.
+            known: signatures of files that are not read again, by name.
+        """
+        return list(_file_mismatches(self.files, _run_signatures(root, known or {})))
 
 
 def start_line(root: Path) -> dict[str, Any]:
@@ -201,9 +206,9 @@ def start_line(root: Path) -> dict[str, Any]:
     return {"files": signatures(root, [CONFIG, QUEUE])}
 
 
-def end_line(root: Path) -> dict[str, Any]:
-    """Return the line of a complete run, with its files as they are on the disk."""
-    return {"files": signatures(root, _run_files(root)), "complete": True}
+def end_line(root: Path, known: Mapping[str, Signature] | None = None) -> dict[str, Any]:
+    """Return the line of a complete run, with its files as they are on the disk; ``known`` ones are not read again."""
+    return {"files": _run_signatures(root, known or {}), "complete": True}
 
 
 def append(path: Path, lines: Iterable[Mapping[str, Any]], *, sync: bool = True) -> None:
@@ -216,6 +221,11 @@ def append(path: Path, lines: Iterable[Mapping[str, Any]], *, sync: bool = True)
 def rewrite(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Replace the lines of a manifest."""
     write_lines(path, map(json_line, lines))
+
+
+def _run_signatures(root: Path, known: Mapping[str, Signature]) -> dict[str, Signature]:
+    names = [name for name in _run_files(root) if name not in known]
+    return {**known, **signatures(root, names)}
 
 
 def _run_files(root: Path) -> Iterator[str]:

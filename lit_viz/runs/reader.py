@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 import torch
@@ -280,7 +280,20 @@ def _read_image(path: Path) -> Tensor:
 
 def _read_array(path: Path) -> Tensor:
     with open_regular(path) as file:
-        try:
-            return torch.from_numpy(np.load(file, allow_pickle=False))
-        except _ARRAY_ERRORS as error:
-            raise LitVizError(f"{path} is no array ({first_line(error)})") from error
+        return array_of(file, path)
+
+
+def array_of(file: BinaryIO, path: Path) -> Tensor:
+    """Return the array of an ``.npy`` file.
+
+    Args:
+        file: the file, open.
+        path: its path, for the error.
+
+    Raises:
+        LitVizError: it is no array.
+    """
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False))
+    except _ARRAY_ERRORS as error:
+        raise LitVizError(f"{path} is no array ({first_line(error)})") from error

@@ -123,6 +123,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.
         maximum: largest absolute value of the map.
+        scale: factor of the values of the reduced map in float16, if it is stored so.
         bands: sum of the map of each band, by its name; of features that are bands, their value.
         box, iou: box of the object in the original, and its overlap with the true one.
     """
@@ -134,6 +135,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     original_box: tuple[float, float, float, float] | None = None
     output_box: Sequence[float] | None = None
     output_outline: Sequence[Sequence[Sequence[float]]] | None = None
+    scale: float | None = None
     bands: Mapping[str, float] | None = None
     box: tuple[float, float, float, float] | None = None
     iou: float | None = None

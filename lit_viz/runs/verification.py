@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import CONFIG, MANIFEST
+from lit_viz.runs.layout import CONFIG, MANIFEST, TARS
 from lit_viz.runs.manifest import NOT_OF_THE_RUN, Manifest, Mismatch, is_derived
 from lit_viz.runs.trimming import KeptTasks
 from lit_viz.utils.formatting import command_line
@@ -64,7 +64,7 @@ def _reject(path: Path, mismatches: Sequence[Mismatch]) -> None:
     if len(mismatches) > 1:
         others = f" (and {len(mismatches) - 1} more)"
     remedy = f"{command_line('resume', path)} computes its task again"
-    if first.name == CONFIG:
+    if first.name == CONFIG or first.name.startswith(f"{TARS}/"):
         remedy = "restore it, or start another run"
     elif first.reason == NOT_OF_THE_RUN:
         remedy = "move it away"

@@ -219,9 +219,7 @@ class FolderWriter(Storage):
         return self._write(relative, encode_png(image, text))
 
     def _write_array(self, relative: str, array: Tensor) -> str:
-        content = io.BytesIO()  # NumPy raises no error if it writes a file on a full disk
-        np.save(content, array.detach().cpu().float().numpy(), allow_pickle=False)
-        return self._write(relative, content.getvalue())
+        return self._write(relative, npy_of(array.detach().cpu().float()))
 
     def _write(self, relative: str, content: bytes) -> str:
         """Write a file of a task: its name starts with the task's key in one of the folders."""
@@ -237,3 +235,10 @@ class FolderWriter(Storage):
     def _check_exists(self) -> None:
         if not is_run(self.path):
             raise LitVizError(f"the run folder {self.path} was deleted or moved during the run")
+
+
+def npy_of(array: Tensor) -> bytes:
+    """Return the ``.npy`` file of an array."""
+    content = io.BytesIO()  # NumPy raises no error if it writes a file on a full disk
+    np.save(content, array.numpy(), allow_pickle=False)
+    return content.getvalue()

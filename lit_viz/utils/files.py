@@ -115,6 +115,24 @@ def append_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
             _sync_folder(path.parent)
 
 
+def cut_file(path: Path, length: int) -> None:
+    """Cut a file to a length; a missing file has the length 0.
+
+    Raises:
+        LitVizError: it is shorter.
+    """
+    size = file_size(path)
+    if size < length:
+        raise LitVizError(f"{path} must have at least {length:,} bytes, got {size:,}: restore it, or start another run")
+    if size > length:
+        os.truncate(path, length)
+
+
+def file_size(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if it is missing."""
+    return path.stat().st_size if path.exists() else 0
+
+
 def sync_filesystem(folder: str | Path) -> None:
     """Flush all files of a folder's file system to disk."""
     if _SYNCFS is None or not Path(folder).is_dir():

@@ -155,7 +155,7 @@ def test_every_packaged_configuration_is_parsed_and_built(method: str, config: s
     [
         (["resu"], ["resume"]),
         (["visualize", "--log-"], ["--log-at"]),
-        (["saliency", "--overl"], ["--overlays"]),
+        (["saliency", "--overl"], ["--overlap", "--overlays"]),
         (["attack", "--ep"], ["--eps"]),
         (["attack", "--attack", "pg"], ["pgd"]),
         (["saliency", "--method", "smoothgrad_"], ["smoothgrad_squared"]),

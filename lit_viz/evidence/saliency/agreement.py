@@ -71,6 +71,7 @@ class Agreement:
         reference: what computed the reference: Captum or the original network.
         sum: difference of the map from the sum of its terms; None if the whole map is compared.
         terms, recomputed: number of the terms of the map, and of the terms that the reference computed.
+        stored: largest rounding error of the stored map, if it is in float16.
     """
 
     formula: float | None
@@ -84,6 +85,7 @@ class Agreement:
     sum: float | None = None
     terms: int | None = None
     recomputed: int | None = None
+    stored: float = 0.0
 
     @property
     def formula_passed(self) -> bool:
@@ -101,7 +103,7 @@ class Agreement:
 
         It is no constant, since at the kinks of a ReLU the last bit decides whether a pixel's gradient passes.
         """
-        return min(DELIVERED_FACTOR * self.captum_float32 + DELIVERED_SLACK, MAX_ALLOWED)
+        return min(DELIVERED_FACTOR * self.captum_float32 + DELIVERED_SLACK + self.stored, MAX_ALLOWED)
 
     @property
     def delivered_passed(self) -> bool:

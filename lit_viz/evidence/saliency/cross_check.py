@@ -177,7 +177,9 @@ class _Comparisons:
             deadline = math.inf if is_first and is_short else end
             with self._reasons(record.index, deadline):
                 reference, delivered = self._reference(outcome, record, deadline)
-                check = check_map(reference, delivered, recorded, RECOMPUTED if is_first else FEWER_RECOMPUTED)
+                recomputed = RECOMPUTED if is_first else FEWER_RECOMPUTED
+                reducer = None if record.scale is None else record.reducer
+                check = check_map(reference, delivered, recorded, recomputed, reducer)
                 if record.method not in complete or seconds is None:
                     check = check.with_formula()
                 if record.method not in complete:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, ExtremalPerturbation
+from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.attributions.terms import projections
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.agreement import (
@@ -34,6 +35,8 @@ from lit_viz.evidence.saliency.network_copies import Weights, add_rounding
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs import evidence as run_evidence
 
+#: Largest rounding error of a map in float16, relative to its largest value.
+HALF_ROUNDING = 2.0**-11
 #: Number of terms that the reference computes again, of the first map of a method and of each other one.
 RECOMPUTED, FEWER_RECOMPUTED = 8, 4
 _FORMULA_EVALUATIONS = 16  # the formula does not depend on their number, and float64 is slow
@@ -140,6 +143,28 @@ class WholeMap(Family):
         return controls
 
 
+@dataclass(frozen=True)
+class ReducedMap(WholeMap):
+    """The map was stored reduced, in float16, and is compared with the reduced map of the reference.
+
+    The formulas are compared on a map with channels.
+
+    Args:
+        reducer: how the channels were reduced.
+    """
+
+    reducer: str = "max_abs"
+
+    def compute(self, reference: CaptumReference, most: int | None = None) -> Tensor:
+        return reduce_channels(super().compute(reference), self.reducer)[:, None]
+
+    def gates(self, expected: Tensor) -> dict[str, Any]:
+        return {**super().gates(expected), "stored": HALF_ROUNDING}
+
+    def formula(self, expected: Tensor) -> dict[str, float]:
+        return {}
+
+
 class RecordedTerms(Family):
     """Base class of maps that are verified by their recorded terms, of which :attr:`numbers` are computed again.
 
@@ -240,9 +265,15 @@ class ScalarTerms(RecordedTerms):
 
 
 def family_of(
-    reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None, recomputed: int = RECOMPUTED
+    reference: CaptumReference,
+    delivered: Tensor,
+    recorded: Tensor | None = None,
+    recomputed: int = RECOMPUTED,
+    reducer: str | None = None,
 ) -> Family:
     """Return how a map is verified: by its terms if they were recorded and the reference computes them."""
+    if reducer is not None:
+        return ReducedMap(reference, delivered, reducer=reducer)
     if recorded is None:
         return WholeMap(reference, delivered)
     if reference.counterpart.terms is not None:
@@ -284,7 +315,11 @@ class MapCheck:
 
 
 def check_map(
-    reference: CaptumReference, delivered: Tensor, recorded: Tensor | None = None, recomputed: int = RECOMPUTED
+    reference: CaptumReference,
+    delivered: Tensor,
+    recorded: Tensor | None = None,
+    recomputed: int = RECOMPUTED,
+    reducer: str | None = None,
 ) -> MapCheck:
     """Compare a delivered map with its reference: elementwise, or by the terms that the run recorded.
 
@@ -296,6 +331,7 @@ def check_map(
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
         recorded: the recorded terms; None compares the whole map.
         recomputed: largest number of terms that the reference computes again.
+        reducer: how the channels of a map were reduced that was stored in float16; None of other maps.
 
     Raises:
         LitVizError: the comparison is undecided, since float32 maps of the reference differ too much, or impossible.
@@ -303,7 +339,7 @@ def check_map(
     if reference.network.any_fast().draws:
         raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
     exact = replace(reference, x=reference.x.to(reference.network.device))
-    family = family_of(exact, delivered, recorded, recomputed)
+    family = family_of(exact, delivered, recorded, recomputed, reducer)
     expected = family.compute(exact)
     single = _in_float32(exact)
     agreement = Agreement(

@@ -1,0 +1,401 @@
+"""A run folder for many tasks: their results are members of tars, a thousand tasks in each.
+
+A saliency map is stored reduced, in float16 with a scale. A photograph that lies in a file is read from it again, and
+nothing is kept of the iterations. Figure, report and evidence are of a sample of the tasks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_viz.attributions.reducers import reduce_channels
+from lit_viz.engine.module import image_digest
+from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
+from lit_viz.errors import LitVizError
+from lit_viz.images.formats import FileFormat
+from lit_viz.images.reading import decode, encode_png, locate
+from lit_viz.images.rendering import Heat
+from lit_viz.rng import Key, generator_for
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import CONFIG, EVIDENCE, MANIFEST, QUEUE, RESULTS, TARS
+from lit_viz.runs.lines import record_lines
+from lit_viz.runs.manifest import (
+    IN_PROGRESS,
+    Manifest,
+    Signature,
+    TaskContents,
+    append,
+    end_line,
+    is_derived,
+    is_evidence,
+    rewrite,
+    signatures,
+    start_line,
+)
+from lit_viz.runs.reader import array_of
+from lit_viz.runs.records import SaliencyRecord
+from lit_viz.runs.stored import QueuePart
+from lit_viz.runs.tars import LastTar, read_member
+from lit_viz.runs.trimming import KeptTasks
+from lit_viz.runs.writer import npy_of
+from lit_viz.types import Curve, Picture, Record
+from lit_viz.utils.files import (
+    append_bytes,
+    cut_file,
+    file_size,
+    json_line,
+    sha256,
+    translate_write_errors,
+    write_lines,
+)
+
+#: Number of tasks of the sample: the first ones, those with the least probability, and drawn ones.
+SAMPLE = 100
+#: Number of the first tasks, and of those with the least probability. As many first results have maps with channels.
+_FIRST = 34
+_LEAST = 33
+#: Binary exponent of the largest value of a map in float16; small values have the same number of digits.
+_EXPONENT = 15
+#: Entries of a checkpoint: the last tar, and the lengths of the files that are appended to.
+_TAR, _LENGTHS = "tar", "lengths"
+#: Fields of a record about its files.
+_PLACE = ("file", "array", "scale")
+
+
+class TarStorage(FolderStorage):
+    """A run folder with the results of its tasks in tars.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        read_source: returns the photograph ``(C, H, W)`` of a record as the network received it, from its file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.read_source: Callable[[Record], Tensor] | None = None
+        self._last = LastTar(self.path, len(list((self.path / TARS).glob("*.tar"))))
+
+    # -- writing
+
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        """Do nothing: no logged images and curves are kept."""
+
+    def add_result(self, result: Result) -> Record:
+        """Append image or map of a finished task to the last tar, then its record to ``results.jsonl``."""
+        tar, prefix = self._last.name, _prefix(result.task.key)
+        record, members = self._members(result)
+        named: dict[str, str | None] = {}
+        for field in ("file", "array"):
+            name = getattr(record, field)
+            named[field] = None if name is None else f"{tar}/{prefix}.{name}"
+        record = record.amend(**named)
+        line = json_line(record.to_dict()).encode()
+        members["json"] = line
+        self._last.append({f"{prefix}.{name}": content for name, content in members.items()})
+        append_bytes(self.path / RESULTS, line, sync=False)
+        if self._last.is_full:
+            self._end_tar()
+        return record
+
+    def _members(self, result: Result) -> tuple[Record, dict[str, bytes]]:
+        """Return the record of a result with the names of its files, and their contents by name without the key."""
+        record, members = result.record, {}
+        if isinstance(record, SaliencyRecord) and result.array is not None:
+            values, scale = to_half(reduce_channels(result.array, record.reducer))
+            members["map.npy"] = npy_of(values)
+            record = record.amend(array="map.npy", scale=scale)
+            is_first = self._last.number == 0 and self._last.tasks < _FIRST
+            if self._keeps_arrays or is_first:
+                members["array.npy"] = npy_of(result.array.float())
+                record = record.amend(array="array.npy")
+        elif result.image is not None:
+            file_format = FileFormat.of(record.format)
+            name = f"image{file_format.suffix}"
+            members[name] = encode_png(result.image) if record.format is None else file_format.encode(result.image)
+            record = record.amend(file=name)
+        if result.terms is not None:
+            members["terms.npy"] = npy_of(result.terms.float())
+        if result.source is not None and record.source is None:
+            members["source.npy"] = npy_of(result.source.float())
+        elif result.source is not None:
+            record = record.amend(source_sha256=image_digest(result.source))
+        return record, members
+
+    @property
+    def _keeps_arrays(self) -> bool:
+        """Whether all maps are stored with their channels too, in float32."""
+        return bool((self.config.get("run") or {}).get("store_arrays"))
+
+    def finish(self) -> None:
+        """End the last tar."""
+        if self._last.tasks:
+            self._end_tar()
+
+    def _end_tar(self) -> None:
+        """End the last tar, and list it in the manifest: tars are not read again for their signatures."""
+        append(self.path / MANIFEST, [{"files": self._last.end()}], sync=False)
+
+    def seal(self) -> None:
+        append(self.path / MANIFEST, [end_line(self.path, self.listed_tars())])
+
+    def listed_tars(self) -> dict[str, Signature]:
+        """Return the signatures of the tars that have ended."""
+        files = self.manifest().files
+        return {name: files[name] for name in files if name.startswith(f"{TARS}/")}
+
+    def amend(self, records: Iterable[Record]) -> None:
+        """Append the amended records: of two lines about a task the later one counts."""
+        lines = [json_line(record.to_dict()) for record in records]
+        append_bytes(self.path / RESULTS, "".join(lines).encode())
+
+    # -- checkpoints
+
+    def checkpoint_entries(self) -> dict[str, Any]:
+        """Return the last tar with its number of tasks, and the lengths of the files that the next one is appended
+        to."""
+        lengths = {name: file_size(self.path / name) for name in (RESULTS, self._last.name)}
+        return {IN_PROGRESS: {}, _TAR: (self._last.number, self._last.tasks), _LENGTHS: lengths}
+
+    def confirmed_tars(self) -> dict[str, Signature]:
+        """Return the signatures of the tars that are as the manifest states."""
+        tars = self.listed_tars()
+        present = signatures(self.path, [name for name in tars if (self.path / name).exists()])
+        return {name: signature for name, signature in tars.items() if present.get(name) == signature}
+
+    def tasks_in(self, tars: Collection[str]) -> Iterator[int]:
+        """Yield the indices of the finished tasks with results in these tars, and of those without results."""
+        for record in self.records():
+            place = record.array or record.file
+            if place is None or place.rpartition("/")[0] in tars:
+                yield record.index
+
+    def measure(self, kept: KeptTasks) -> dict[int, TaskContents]:
+        """Return nothing: the manifest lists the tars, and no tasks."""
+        return {}
+
+    def listed_tasks(self, manifest: Manifest) -> Iterable[int]:
+        return record_lines(self.path / RESULTS)
+
+    def changed_files(self, manifest: Manifest) -> list[str]:
+        """Return the changed files; of tars only the size is compared, since hashing takes minutes.
+
+        Raises:
+            LitVizError: a tar is missing or has another size.
+        """
+        tars = self.listed_tars()
+        for name, signature in tars.items():
+            if file_size(self.path / name) != signature["size"]:
+                raise LitVizError(f"{self.path / name} is missing or was changed: restore it, or start another run")
+        return [mismatch.name for mismatch in manifest.run_mismatches(self.path, tars)]
+
+    def trim(self, kept: KeptTasks, checkpoint: Mapping[str, Any]) -> None:
+        """Cut the files to their lengths in a checkpoint, and delete later tars.
+
+        Raises:
+            LitVizError: a file is shorter.
+        """
+        number, tasks = checkpoint.get(_TAR, (0, 0))
+        last = LastTar(self.path, number)
+        lengths = {name: signature["size"] for name, signature in self._ended_before(last.name).items()}
+        lengths |= checkpoint.get(_LENGTHS, {RESULTS: 0, last.name: 0})
+        with translate_write_errors(self.path):
+            for name, length in lengths.items():
+                cut_file(self.path / name, length)
+            for path in (self.path / TARS).glob("*.tar"):
+                if path.name > last.path.name:
+                    path.unlink()
+        self._last = LastTar(self.path, number, tasks)
+
+    def continue_tasks(self, finished: Mapping[int, TaskContents], in_progress: Mapping[int, TaskContents]) -> None:
+        """Keep the start of the run and the tars that have ended in the manifest."""
+        rewrite(self.path / MANIFEST, [start_line(self.path), {"files": self._ended_before(self._last.name)}])
+
+    def _ended_before(self, tar: str) -> dict[str, Signature]:
+        return {name: signature for name, signature in self.listed_tars().items() if name < tar}
+
+    # -- reading
+
+    def image(self, record: Record) -> Tensor | None:
+        if record.file is not None:
+            content = self._read(record.file)
+            return decode(content) if record.format is None else FileFormat.of(record.format).decode(content)
+        array = self.array(record)
+        if array is None:
+            return None
+        assert isinstance(record, SaliencyRecord)
+        return Heat(reduce_channels(array, record.reducer)[0]).picture
+
+    def array(self, record: Record) -> Tensor | None:
+        if record.array is None:
+            return None
+        values = array_of(BytesIO(self._read(record.array)), self.path / record.array)
+        if is_reduced(record):
+            assert isinstance(record, SaliencyRecord)
+            return values.float() * (record.scale or 1.0)
+        return values
+
+    def terms(self, record: Record) -> Tensor | None:
+        return self._beside(record, "terms.npy")
+
+    def source(self, record: Record) -> Tensor | None:
+        if record.source is None:
+            return self._beside(record, "source.npy")
+        if self.read_source is None:
+            return None
+        photograph = self.read_source(record)
+        if image_digest(photograph) != record.source_sha256:
+            raise LitVizError(f"{record.source} is another picture than the run has read: restore the file")
+        return photograph
+
+    def missing_photographs(self) -> list[str]:
+        missing = [record.source for record in self.records() if is_missing(record)]
+        if not missing:
+            return []
+        return [f"missing photographs: {len(missing)}, such as {missing[0]}; restore the files to see them"]
+
+    def _beside(self, record: Record, name: str) -> Tensor | None:
+        """Return an array in the tar of a record; None if there is none."""
+        place = record.array or record.file
+        if place is None:
+            return None
+        member = f"{place.rpartition('/')[0]}/{_prefix(record.key)}.{name}"
+        content = read_member(self.path, member)
+        return None if content is None else array_of(BytesIO(content), self.path / member)
+
+    def _read(self, name: str) -> bytes:
+        content = read_member(self.path, name)
+        if content is None:
+            raise LitVizError(f"{self.path / name} is missing: restore the tar, or start another run")
+        return content
+
+    def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
+        source = self.source(record)
+        photograph = None if source is None else FileFormat.of(record.format).draw(source)
+        return photograph, self.drawn(record)
+
+    def frames(self, key: str) -> list[tuple[int, Path]]:
+        return []
+
+    def curve(self, key: str, metric: str) -> Curve:
+        return ()
+
+    def curve_names(self, key: str) -> list[str]:
+        return []
+
+    def perturbed_images(self, key: str) -> list[PerturbedImage]:
+        return []
+
+    # -- the sample
+
+    def sample(self) -> list[Record]:
+        """Return the records of the sample, in task order: of the tasks that are done the first ones, those with the
+        least probability, and drawn ones."""
+        records = self.records()
+        probabilities: dict[int, float] = {}  # by position
+        for position, record in enumerate(records):
+            if record.status == "done" and not is_missing(record):
+                probabilities[position] = math.inf if record.probability is None else record.probability
+        done = list(probabilities)
+        chosen = done[:_FIRST]
+        chosen += heapq.nsmallest(_LEAST, done[_FIRST:], key=probabilities.__getitem__)
+        others = sorted(set(done) - set(chosen))
+        drawn = torch.randperm(len(others), generator=generator_for(Key(len(done), 0), "sample of tasks"))
+        chosen += [others[place] for place in drawn[: SAMPLE - len(chosen)].tolist()]
+        return [records[position] for position in sorted(chosen)]
+
+    @contextmanager
+    def files(self) -> Iterator[FolderStorage]:
+        """Yield a temporary run folder with the sample, and take over its evidence, its records and its figures."""
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = FolderStorage(scratch)
+            sample = self.sample()
+            self._write_sample(folder, sample)
+            yield folder
+            self._take_over(folder, sample)
+
+    def _write_sample(self, folder: FolderStorage, sample: Sequence[Record]) -> None:
+        queue = self.queue()
+        shutil.copyfile(self.path / CONFIG, folder.path / CONFIG)
+        tasks = [queue.of_index(record.index) for record in sample]
+        total = len(queue) if queue.part is None else queue.part.total
+        part = QueuePart(tasks=len(tasks), total=total, sha256=sha256(self.path / QUEUE))
+        write_lines(folder.path / QUEUE, map(json_line, [part.to_dict(), *map(asdict, tasks)]))
+        for task, record in zip(tasks, sample, strict=True):
+            result = Result(
+                task,
+                _without_place(record),
+                self.image(record),
+                self.array(record),
+                self.source(record),
+                (),
+                self.terms(record),
+            )
+            folder.add_result(result)
+        folder.finish()
+        if (self.path / EVIDENCE).exists():
+            shutil.copyfile(self.path / EVIDENCE, folder.path / EVIDENCE)
+
+    def _take_over(self, folder: FolderStorage, sample: Sequence[Record]) -> None:
+        amended = []
+        for stored, record in zip(sample, folder.records(), strict=True):
+            kept = {name: getattr(stored, name) for name in _PLACE if hasattr(stored, name)}
+            record = record.amend(**kept)
+            if record.to_dict() != stored.to_dict():
+                amended.append(record)
+        self.amend(amended)
+        with translate_write_errors(self.path):
+            for path in folder.path.iterdir():
+                if is_derived(path.name) or is_evidence(path.name):
+                    shutil.copyfile(path, self.path / path.name)
+
+
+def to_half(values: Tensor) -> tuple[Tensor, float]:
+    """Return a map in float16, and the power of two by which its values are multiplied."""
+    largest = float(values.abs().max())
+    if not 0 < largest < math.inf:
+        return values.half(), 1.0
+    scale = 2.0 ** (math.frexp(largest)[1] - _EXPONENT)
+    return (values.double() / scale).half(), scale
+
+
+def is_missing(record: Record) -> bool:
+    """Return whether the photograph of a record is in a file that is missing."""
+    if record.source is None or record.source_sha256 is None:
+        return False
+    try:
+        locate(record.source)
+    except LitVizError:
+        return True
+    return False
+
+
+def _without_place(record: Record) -> Record:
+    """Return a record without the places of its files, and without a scale if its map is not reduced."""
+    placeless = record.amend(file=None, array=None)
+    if isinstance(placeless, SaliencyRecord) and not is_reduced(record):
+        return placeless.amend(scale=None)
+    return placeless
+
+
+def is_reduced(record: Record) -> bool:
+    """Return whether the stored map of a record is reduced, in float16."""
+    return record.array is not None and record.array.endswith(".map.npy")
+
+
+def _prefix(key: str) -> str:
+    """Return the start of the names of a task's members, which the layout of WebDataset ends at the first dot."""
+    return key.replace(".", "_")

@@ -1,0 +1,260 @@
+"""Runs with their results in tars have the results of runs in files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lit_viz as lv
+from lit_viz.attacks import PGD
+from lit_viz.attributions import Gradient
+from lit_viz.errors import LitVizError
+from lit_viz.images.reading import encode_png
+from lit_viz.launch.trainer import Interrupted
+from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.networks import Network
+from lit_viz.runs import tar_store, tars
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.tar_store import to_half
+from lit_viz.runs.verification import Unverified
+from lit_viz.types import Task
+
+pytestmark = pytest.mark.filterwarnings("ignore:1 failed of")
+
+COUNT = 10
+#: Fields of a record that depend on the store.
+PLACE = dict.fromkeys(("file", "array", "scale", "source_sha256", "seconds"))
+
+
+@pytest.fixture(scope="module")
+def fashion() -> Network:
+    return lv.load_network("zoo/fashion_cnn")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder of pictures, and of a file that is none."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    levels = torch.rand(COUNT, 1, 28, 28, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    for number, picture in enumerate(levels):
+        (folder / f"{number}.v2.png").write_bytes(encode_png(picture))
+    (folder / "9.v2.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four tasks per tar, and a sample of five."""
+    monkeypatch.setattr(tars, "TASKS_PER_TAR", 4)
+    for name, value in (("SAMPLE", 5), ("_FIRST", 2), ("_LEAST", 2)):
+        monkeypatch.setattr(tar_store, name, value)
+
+
+def saliency(network: Network, photographs: Path) -> tuple[lv.SaliencyMap, lv.ImageTasks]:
+    return lv.SaliencyMap(network, method=[Gradient()], slots=2), lv.ImageTasks(network, str(photographs), label=2)
+
+
+def attack(network: Network, photographs: Path) -> tuple[lv.AdversarialExample, lv.ImageTasks]:
+    module = lv.AdversarialExample(network, attack=PGD(eps="16/255"), iterations=3)
+    return module, lv.ImageTasks(network, str(photographs), label="predicted")
+
+
+def plain(run: lv.Run) -> list[dict[str, Any]]:
+    return [{**record.to_dict(), **PLACE} for record in run.records]
+
+
+@pytest.mark.parametrize("exponent", [-140, -30, 0, 40, 120])
+def test_a_map_in_float16_is_exact_to_its_rounding(exponent: int) -> None:
+    values = torch.randn(5, 64, generator=torch.Generator().manual_seed(exponent)).double() * 2.0**exponent
+    half, scale = to_half(values)
+    assert np.log2(scale) == round(np.log2(scale))
+    restored = half.double() * scale
+    assert (restored - values).abs().max() <= values.abs().max() * 2.0**-11
+    small = values[values.abs() > values.abs().max() * 2.0**-20]
+    assert ((small / scale).half().double() * scale / small - 1).abs().max() <= 2.0**-11
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
+def test_a_map_without_a_largest_value_is_stored_as_it_is(value: float) -> None:
+    half, scale = to_half(torch.full((1, 2, 2), value))
+    assert scale == 1
+    assert torch.equal(half.float().nan_to_num(7), torch.full((1, 2, 2), value).nan_to_num(7))
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_maps_in_tars_are_those_of_files(arrays: bool, fashion: Network, photographs: Path, tmp_path: Path) -> None:
+    files = lv.run(*saliency(fashion, photographs), out=tmp_path / "files", logger="none")
+    stored = lv.run(
+        *saliency(fashion, photographs), out=tmp_path / "tar", logger="none", store="tar", store_arrays=arrays
+    )
+    assert plain(stored) == plain(files)
+    assert [record.status for record in stored.records] == ["done"] * 9 + ["failed"]
+    expected, maps = files.maps[:9], stored.maps[:9]
+    allowed = expected.flatten(1).abs().amax(1)[:, None, None] * 2.0**-11
+    assert ((maps - expected).abs() <= allowed).all()
+    exact = 9 if arrays else 1  # of the first two results, one is that of the failed task
+    assert torch.equal(maps[:exact], expected[:exact])
+    assert arrays or not torch.equal(maps[1:], expected[1:])
+    for number in range(9):
+        photograph = files[number].source()
+        assert photograph is not None
+        assert torch.equal(stored[number].source(), photograph)
+    assert len(list((tmp_path / "tar" / "tars").iterdir())) == 3
+    assert not any((tmp_path / "tar" / name).exists() for name in ("sources", "images", "arrays", "frames"))
+    assert (tmp_path / "tar" / "report.html").exists()
+    assert "5 of 10 images" in (tmp_path / "tar" / "report.html").read_text()
+    assert lv.check(tmp_path / "tar")
+
+
+def test_a_tar_is_a_shard_of_webdataset(fashion: Network, photographs: Path, tmp_path: Path) -> None:
+    lv.run(*saliency(fashion, photographs), out=tmp_path / "tar", logger="none", store="tar")
+    records = {record.index: record for record in FolderStorage.open(tmp_path / "tar").records()}
+    with tarfile.open(tmp_path / "tar" / "tars" / "000001.tar") as tar:
+        names = tar.getnames()
+        assert names[:2] == ["0004_4_v2.map.npy", "0004_4_v2.json"]
+        content = tar.extractfile(names[0])
+        text = tar.extractfile(names[1])
+        assert content is not None
+        assert text is not None
+        (tmp_path / "map.npy").write_bytes(content.read())
+        record = json.loads(text.read())
+    values = np.load(tmp_path / "map.npy")
+    assert values.dtype == np.float16
+    assert values.shape == (1, 28, 28)
+    assert record == records[4].to_dict()
+    assert abs(float(values.astype(float).max()) * record["scale"] / record["metrics"]["maximum"] - 1) < 2.0**-10
+
+
+@pytest.mark.filterwarnings("ignore:1 failed, . skipped")
+def test_adversarial_examples_in_tars_are_those_of_files(fashion: Network, photographs: Path, tmp_path: Path) -> None:
+    files = lv.run(*attack(fashion, photographs), out=tmp_path / "files", logger="none")
+    stored = lv.run(*attack(fashion, photographs), out=tmp_path / "tar", logger="none", store="tar")
+    assert plain(stored) == plain(files)
+    assert torch.equal(stored.images.nan_to_num(7), files.images.nan_to_num(7))
+    assert lv.check(tmp_path / "tar") == lv.check(tmp_path / "files")
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Send SIGINT at the start of a task."""
+    start = PhotographTraining.start
+
+    def interrupted(self: Any, task: Task) -> Any:
+        if task.index == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return start(self, task)
+
+    monkeypatch.setattr(PhotographTraining, "start", interrupted)
+
+
+@pytest.mark.parametrize("at", [3, 4, 7])
+def test_a_resumed_run_cuts_what_is_later_than_its_checkpoint(
+    at: int, fashion: Network, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(out: Path, **options: Any) -> lv.Run:
+        module, tasks = saliency(fashion, photographs)
+        return lv.run(module, tasks, out=out, logger="none", store="tar", **options)
+
+    whole = run(tmp_path / "whole")
+    out = tmp_path / "resumed"
+    with monkeypatch.context() as patch:
+        interrupt(patch, at)
+        with pytest.raises((Interrupted, KeyboardInterrupt)):
+            run(out)
+    tars = sorted((out / "tars").iterdir())
+    for path in (tars[-1], out / "results.jsonl"):
+        with path.open("ab") as file:
+            file.write(b"later than the checkpoint\n")
+    (out / "tars" / "000009.tar").write_bytes(b"later")
+    resumed = run(out, resume=True)
+    assert plain(resumed) == plain(whole)
+    assert torch.equal(resumed.maps.nan_to_num(7), whole.maps.nan_to_num(7))
+    assert [path.name for path in sorted((out / "tars").iterdir())] == ["000000.tar", "000001.tar", "000002.tar"]
+    assert lv.check(out)
+
+
+@pytest.fixture
+def stored(fashion: Network, photographs: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "tar"
+    lv.run(*saliency(fashion, photographs), out=out, logger="none", store="tar")
+    return out
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_check_names_a_damaged_tar(damage: str, stored: Path) -> None:
+    path = stored / "tars" / "000001.tar"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        path.write_bytes(content[:600] + b"x" + content[601:])
+    with pytest.raises(Unverified, match=r"000001\.tar"):
+        lv.check(stored)
+
+
+def test_check_names_missing_photographs(stored: Path, photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photographs / "3.v2.png").unlink()
+    lv.check(stored, progress=True)
+    assert f"missing photographs: 1, such as {photographs / '3.v2.png'}" in capsys.readouterr().err
+
+
+def test_a_changed_photograph_is_named(stored: Path, photographs: Path) -> None:
+    run = lv.resume(stored)
+    (photographs / "3.v2.png").write_bytes((photographs / "4.v2.png").read_bytes())
+    with pytest.raises(LitVizError, match=r"3\.v2\.png is another picture"):
+        run[3].source()
+
+
+def test_a_finished_run_is_not_computed_again(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PhotographTraining, "start", None)
+    before = {path: path.stat().st_mtime_ns for path in stored.rglob("*") if path.is_file()}
+    assert len(lv.resume(stored)) == COUNT
+    assert {path: path.stat().st_mtime_ns for path in stored.rglob("*") if path.is_file()} == before
+
+
+def test_a_store_requires_a_folder_and_applies_to_images(fashion: Network, photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match="store requires out"):
+        lv.run(*saliency(fashion, photographs), store="tar")
+    module = lv.UniversalPerturbation(fashion, iterations=1)
+    tasks = lv.ImageTasks(fashion, str(photographs), label="predicted")
+    with pytest.raises(LitVizError, match="store does not apply to UniversalPerturbation"):
+        lv.run(module, tasks, out=tmp_path / "universal", logger="none", store="tar")
+
+
+def test_merged_shards_have_the_results_of_one_run(fashion: Network, photographs: Path, tmp_path: Path) -> None:
+    whole = lv.run(*saliency(fashion, photographs), out=tmp_path / "whole", logger="none", store="tar")
+    for index in range(2):
+        pair = saliency(fashion, photographs)
+        lv.run(*pair, out=tmp_path / "run", logger="none", store="tar", shard=f"{index}/2")
+    merged = lv.merge(tmp_path / "run", tmp_path / "merged")
+    assert plain(merged) == plain(whole)
+    allowed = whole.maps[:9].flatten(1).abs().amax(1)[:, None, None] * 2.0**-11
+    assert ((merged.maps[:9] - whole.maps[:9]).abs() <= allowed).all()
+    assert len(list((tmp_path / "merged" / "tars").iterdir())) == 4
+    (tmp_path / "merged" / "figure.png").unlink()
+    assert torch.equal(lv.resume(tmp_path / "merged").maps[:9], merged.maps[:9])
+    assert (tmp_path / "merged" / "figure.png").exists()
+    assert lv.check(tmp_path / "merged")
+
+
+def test_a_partial_merge_has_the_tasks_of_tars_that_are_as_written(
+    fashion: Network, photographs: Path, tmp_path: Path
+) -> None:
+    for index in range(2):
+        pair = saliency(fashion, photographs)
+        lv.run(*pair, out=tmp_path / "run", logger="none", store="tar", shard=f"{index}/2")
+    tar = tmp_path / "run" / "shard-1-of-2" / "tars" / "000000.tar"
+    tar.write_bytes(tar.read_bytes()[:1000])
+    with pytest.raises(Unverified, match=r"000000\.tar"):
+        lv.merge(tmp_path / "run", tmp_path / "merged")
+    merged = lv.merge(tmp_path / "run", tmp_path / "merged", partial=True)
+    assert {record.index for record in merged.records} == {0, 2, 4, 6, 8, 9}
