@@ -43,7 +43,7 @@ from lit_viz.evidence.naturalness import read_input
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.networks import Network
 from lit_viz.zoo import WEIGHTS, planted_images
-from scripts.rankings.closed_forms import closed_form_errors
+from scripts.rankings.closed_forms import UNITS, closed_form_errors, unit_errors
 from scripts.rankings.ground_truth import (
     BUDGETS,
     Budget,
@@ -315,7 +315,8 @@ def print_closed_forms() -> None:
 
 def closed_table() -> str:
     """Return the errors of the closed forms by method."""
-    lines = ["| method | linear | quadratic | outside of the reach |", "|---|---|---|---|"]
+    header = ["method", "linear", "quadratic", "outside of the reach", *UNITS]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for name in ATTRIBUTIONS:
         try:
             errors = closed_form_errors(name)
@@ -324,11 +325,16 @@ def closed_table() -> str:
         cells = [f"`{name}`"]
         for form in ("linear", "quadratic", "outside"):
             cells.append(_error(errors[form]) if form in errors else "")
+        of_units = unit_errors(name)
+        for unit in UNITS:
+            cells.append(_error(of_units[unit]) if unit in of_units else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _error(value: float) -> str:
+def _error(value: float | None) -> str:
+    if value is None:
+        return "nothing"
     return "exact" if value < 1e-12 else f"{value:.1g}"
 
 

@@ -12,7 +12,15 @@ from torch import Tensor
 from lit_viz.attributions import ATTRIBUTIONS, FeatureAblation, Gradient, IntegratedGradients
 from lit_viz.attributions.attention import AttentionMap
 from scripts.rankings import closed_forms
-from scripts.rankings.closed_forms import closed_form_errors, image, network_of, window
+from scripts.rankings.closed_forms import (
+    UNITS,
+    closed_form_errors,
+    image,
+    network_of,
+    unit_errors,
+    unit_network,
+    window,
+)
 
 LINEAR = ["gradient", "smoothgrad", "smoothgrad_squared", "input_x_gradient", "integrated_gradients", "gradient_shap"]
 LINEAR += ["expected_gradients", "deep_lift", "occlusion", "feature_ablation", "kernel_shap"]
@@ -74,3 +82,47 @@ def test_the_window_is_what_the_network_reads() -> None:
         nudged = x.clone()
         nudged[..., row, column] += 0.01
         assert not torch.equal(network.scores(nudged), network.scores(x))
+
+
+#: Differences of maps from the Shapley values of the units, by the definitions of the methods; None: nothing is shown.
+INTERACTION = {"gradient": 0.5, "input_x_gradient": 0, "integrated_gradients": 0, "deep_lift": 0, "grad_cam": 0.5}
+INTERACTION |= {"hires_cam": 0, "occlusion": 0, "feature_ablation": 0, "kernel_shap": 0, "expected_gradients": 0}
+CANCELLATION = {"gradient": None, "input_x_gradient": None, "integrated_gradients": None, "deep_lift": None}
+CANCELLATION |= {"occlusion": 1, "feature_ablation": 1, "kernel_shap": 0, "gradient_shap": None, "libra_gradient": None}
+SATURATION = {"gradient": None, "input_x_gradient": None, "integrated_gradients": 0, "deep_lift": 0, "gradient_shap": 0}
+SATURATION |= {"occlusion": None, "feature_ablation": None, "kernel_shap": 0, "hires_cam": None, "smoothgrad": None}
+EXPECTED = {"interaction": INTERACTION, "cancellation": CANCELLATION, "saturation": SATURATION}
+
+
+@pytest.mark.parametrize("name", sorted({*INTERACTION, *CANCELLATION, *SATURATION}))
+def test_units_of_two_pixels(name: str) -> None:
+    errors = unit_errors(name)
+    for unit, of_methods in EXPECTED.items():
+        if name not in of_methods:
+            continue
+        expected = of_methods[name]
+        if expected is None:
+            assert errors[unit] is None
+        else:
+            assert errors[unit] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_shapley_values_of_units_are_means_over_both_orders(name: str) -> None:
+    unit, place = UNITS[name], closed_forms._PAIR
+
+    def score(*visible: int) -> float:
+        x = torch.zeros(1, 1, 12, 12)
+        for index in visible:
+            row, column = place[index]
+            x[0, 0, row, column] = unit.pixels[index]
+        return float(unit_network(name).scores(x)[0, 1])
+
+    first = (score(0) - score() + score(0, 1) - score(1)) / 2
+    second = (score(1) - score() + score(0, 1) - score(0)) / 2
+    assert (first, second) == pytest.approx(unit.shapley, abs=1e-6)
+
+
+def test_methods_that_do_not_apply_to_a_unit_have_no_error() -> None:
+    assert "interaction" not in unit_errors("guided_backprop")
+    assert unit_errors("legrad") == {}

@@ -1,12 +1,14 @@
 """Networks of which the maps of saliency methods are known exactly.
 
 A linear and a quadratic network, whose gradients, integrals along a path and Shapley values have closed forms, and a
-piecewise-linear one that reads a window of the image only, so that maps must be zero beyond their reach.
+piecewise-linear one that reads a window of the image only, so that maps must be zero beyond their reach. Units after
+XAI-Units (arXiv:2506.01059) combine two pixels, with known Shapley values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -25,6 +27,7 @@ from lit_viz.attributions import (
     ShapleyInteractions,
     attribute,
 )
+from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
 from lit_viz.networks.loading import load
 
@@ -34,6 +37,7 @@ _CLASSES = 3
 _STRIDE = 2  # of the convolution of the network with a window
 _WINDOW = slice(2, 4)  # rows and columns of its features
 _TARGET = 1
+_PAIR = ((2, 2), (9, 8))  # row and column of the two pixels of a unit
 
 
 class LinearNetwork(nn.Module):
@@ -81,6 +85,46 @@ class WindowNetwork(nn.Module):
         return logits
 
 
+class UnitNetwork(nn.Module):
+    """Logits of two pixels a and b: their ``interaction`` a b, ``cancellation`` relu(a - b), or ``saturation``
+    min(a + b, 1) = 1 - relu(1 - a - b)."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit, self.relu = unit, nn.ReLU()
+        self.conv = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of images, of which the second is that of the unit."""
+        maps = self.conv(x)[:, 0]
+        (a_row, a_column), (b_row, b_column) = _PAIR
+        a, b = maps[:, a_row, a_column], maps[:, b_row, b_column]
+        if self.unit == "interaction":
+            score = a * b
+        elif self.unit == "cancellation":
+            score = self.relu(a - b)
+        else:
+            score = 1 - self.relu(1 - a - b)
+        return torch.stack([torch.zeros_like(score), score, -score], 1)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Values of two pixels, and the Shapley values of a unit for them and a black baseline."""
+
+    pixels: tuple[float, float]
+    shapley: tuple[float, float]
+
+
+#: Units by name. Without b, the score of the cancellation is a; without a it is 0.
+UNITS = {
+    "interaction": Unit((0.8, 0.4), (0.16, 0.16)),
+    "cancellation": Unit((0.4, 0.8), (0.2, -0.2)),
+    "saturation": Unit((1.0, 1.0), (0.5, 0.5)),
+}
+
+
 def image() -> Tensor:
     """Return the explained image, float64 ``(1, 1, 12, 12)``, on the 8-bit lattice."""
     generator = torch.Generator().manual_seed(0)
@@ -105,6 +149,42 @@ def network_of(network: str) -> Network:
     return load(NETWORKS[network](), labels=["a", "b", "c"], mean=0.0, std=1.0, size=SIDE)
 
 
+@cache
+def unit_network(unit: str) -> Network:
+    """Return a network of one of :data:`UNITS`, without a normalization."""
+    return load(UnitNetwork(unit), labels=["a", "b", "c"], mean=0.0, std=1.0, size=SIDE)
+
+
+def unit_errors(name: str, evaluations: int = 64) -> dict[str, float | None]:
+    """Return the difference of a method's map from the Shapley values of the two pixels of each unit.
+
+    Both are divided by their largest absolute value. The baseline is black. None is a map that shows neither pixel; a
+    unit to which the method does not apply is omitted.
+
+    Args:
+        name: of :data:`~lit_viz.attributions.ATTRIBUTIONS`.
+        evaluations: of sampled maps.
+    """
+    errors: dict[str, float | None] = {}
+    for name_of_unit, unit in UNITS.items():
+        x = image()
+        rows, columns = map(list, zip(*_PAIR, strict=True))
+        x[0, 0, rows, columns] = torch.tensor(unit.pixels, dtype=x.dtype)
+        method = ATTRIBUTIONS[name](**_OPTIONS.get(name, {}) | _BLACK.get(name, {}))
+        try:
+            values = _map(method, unit_network(name_of_unit), x, evaluations)
+        except LitVizError:
+            continue
+        shown = values[0, 0, rows, columns]
+        expected = torch.tensor(unit.shapley, dtype=torch.float64)
+        if shown.abs().max() < 1e-12:
+            errors[name_of_unit] = None
+        else:
+            shown, expected = shown / shown.abs().max(), expected / expected.abs().max()
+            errors[name_of_unit] = float((shown - expected).abs().max())
+    return errors
+
+
 def closed_form_errors(name: str, evaluations: int = 64) -> dict[str, float]:
     """Return the largest errors of a method's map by network, relative to the largest value of the map.
 
@@ -124,22 +204,22 @@ def closed_form_errors(name: str, evaluations: int = 64) -> dict[str, float]:
         expected = closed_forms.get(name)
         if expected is not None:
             method = ATTRIBUTIONS[name](**_OPTIONS.get(name, {}))
-            errors[form] = _largest(_map(method, form, evaluations) - expected(), expected())
+            values = _map(method, network_of(form), image(), evaluations)
+            errors[form] = _largest(values - expected(), expected())
     method = ATTRIBUTIONS[name](**_OPTIONS.get(name, {}))
-    values = _map(method, "window", evaluations)
+    values = _map(method, network_of("window"), image(), evaluations)
     errors["outside"] = _largest(values[..., ~_reached(method)], values)
     return errors
 
 
-def _map(method: Attribution, network: str, evaluations: int) -> Tensor:
-    classifier = network_of(network)
+def _map(method: Attribution, classifier: Network, x: Tensor, evaluations: int) -> Tensor:
     method.bind(classifier)
     networks: dict[str, Any] = {}
     for name in method.networks:
         networks[name] = classifier.fast(method.layers, dtype=torch.float64, backprop=name)
     takes_all = method.fixed or isinstance(method, ShapleyInteractions)
     count = method.default_evaluations((1, SIDE, SIDE)) if takes_all else evaluations
-    return attribute(method, networks, image(), [_TARGET], evaluations=count)[0]
+    return attribute(method, networks, x, [_TARGET], evaluations=count)[0]
 
 
 def _largest(values: Tensor, reference: Tensor) -> float:
@@ -232,6 +312,14 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "kernel_shap": {"segments": 9},
     "shapley_interactions": {"segments": 9},
     "extremal_perturbation": {"sigma": 1.0, "cell": 1, "blur": 1.0},
+}
+#: Options of the black baseline, which that of expected gradients is a photograph of.
+_BLACK: dict[str, dict[str, Any]] = {
+    "expected_gradients": {"baselines": torch.zeros(1, 1, SIDE, SIDE)},
+    "occlusion": {"baseline": "black"},
+    "feature_ablation": {"baseline": "black"},
+    "kernel_shap": {"baseline": "black"},
+    "shapley_interactions": {"baseline": "black"},
 }
 _EXPECTED: dict[str, dict[str, Callable[[], Tensor]]] = {
     "linear": {
