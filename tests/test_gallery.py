@@ -13,7 +13,7 @@ from lit_viz.launch.methods import COMMANDS, method_form, network_section
 from lit_viz.launch.options import RunOptions
 from lit_viz.utils.parts import construct, hints_of
 from lit_viz.utils.yaml_files import config_folder
-from scripts import recipes, zoo_figures
+from scripts import questions, recipes, zoo_figures
 from scripts.gallery import Card, cards
 from scripts.sweep import parse_arguments, runs
 
@@ -66,6 +66,7 @@ def test_the_command_is_valid(card: Card) -> None:
         others = {
             "scripts/train_with_probes.py": [],
             "scripts/zoo_figures.py": list(zoo_figures.FIGURES),
+            "scripts/questions.py": list(questions.codes()),
             "scripts/rank_saliency.py": ["--write"],
             "scripts/benchmark.py": ["classes", "--rounds", "1"],
         }

@@ -330,6 +330,7 @@ for name in ATTACKS:
 #: Method, keyword arguments, evaluations. A method that is not listed has a case of its default arguments.
 ATTRIBUTION_CASES: dict[str, tuple[dict[str, Any], int | None]] = {
     "gradient": ({}, None),
+    "libra_gradient": ({}, None),
     "input_x_gradient": ({}, None),
     "smoothgrad": ({}, 6),
     "smoothgrad_squared": ({"sigma": 0.1}, 5),
@@ -362,7 +363,7 @@ ATTRIBUTION_CASES: dict[str, tuple[dict[str, Any], int | None]] = {
 for name in ATTRIBUTIONS:
     ATTRIBUTION_CASES.setdefault(name, ({}, None))
 #: Cases on the transformer.
-ATTENTION_CASES = ("attention_rollout", "attention_gradient", "legrad", "grad_cam tokens")
+ATTENTION_CASES = ("attention_rollout", "attention_gradient", "legrad", "grad_cam tokens", "libra_gradient")
 #: Methods of the command case, in their order.
 SALIENCY_NAMES = (
     "gradient", "input_x_gradient", "smoothgrad", "smoothgrad_squared", "vargrad", "integrated_gradients",

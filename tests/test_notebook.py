@@ -109,3 +109,51 @@ def test_with_its_solutions_it_runs_to_its_end(tmp_path: Path) -> None:
     assert "Traceback" not in output
     assert "Egyptian cat" in output
     assert "8 bits: stingray" in output
+
+
+TOUR: dict[str, Any] = json.loads((DOCS / "tour.ipynb").read_text(encoding="utf-8"))
+
+
+def results(cells: list[Any]) -> dict[str, tuple[str, list[str]]]:
+    """Return the printed lines, and the kinds of pictures and tables, of each cell."""
+    found = {}
+    for cell in cells:
+        if cell["cell_type"] != "code":
+            continue
+        printed, kinds = "", []
+        for output in cell["outputs"]:
+            if output.get("name") == "stdout":
+                printed += "".join(output["text"])
+            if output["output_type"] == "execute_result":
+                kinds += [kind for kind in ("text/html", "image/jpeg", "image/png") if kind in output["data"]]
+        found[cell["id"]] = printed, ["image" if kind.startswith("image") else kind for kind in kinds]
+    return found
+
+
+def test_the_tour_has_outputs_without_traces_of_a_machine() -> None:
+    assert (DOCS / "tour.ipynb").stat().st_size < 1_000_000
+    for name, (printed, kinds) in results(TOUR["cells"]).items():
+        assert printed or kinds, name
+        assert not re.search(r"[\s'\"]/\w|[A-Z]:\\", printed)
+    for cell in TOUR["cells"]:
+        for output in cell.get("outputs", ()):
+            assert output["output_type"] == "execute_result" or output["name"] == "stdout"
+    links = re.findall(r"\]\(([^)#]+)", "".join("".join(cell["source"]) for cell in TOUR["cells"]))
+    assert len(links) > 8
+    for link in links:
+        assert (DOCS / link).is_file()
+
+
+@pytest.mark.slow
+def test_the_tour_runs_to_its_results(tmp_path: Path) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(DOCS / "tour.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    written, actual = results(TOUR["cells"]), results(notebook.cells)
+    number = re.compile(r"\d+(?:\.\d+)?")
+    for name, (printed, kinds) in written.items():
+        assert number.split(actual[name][0]) == number.split(printed)
+        assert actual[name][1] == kinds
+    assert not list(tmp_path.iterdir())

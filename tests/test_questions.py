@@ -24,6 +24,13 @@ def test_each_question_has_a_source_and_an_answer_of_few_lines() -> None:
         assert len(statements) <= 5
 
 
+def test_pictures_of_questions_are_small() -> None:
+    pictures = re.findall(r"!\[[^\]]+\]\((images/question_\w+\.webp)\)", TEXT)
+    assert len(pictures) == len(set(pictures)) >= 8
+    for picture in pictures:
+        assert (PAGE.parent / picture).stat().st_size <= 40_000
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers
 def test_the_blocks_print_the_lines_of_the_page(

@@ -11,7 +11,7 @@ from lit_viz.attributions.expected_gradients import ExpectedGradients
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
 from lit_viz.attributions.feature_ablation import FeatureAblation
 from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
-from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop, InputXGradient
+from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop, InputXGradient, LibraGradient
 from lit_viz.attributions.gradient_shap import GradientShap
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.kernel_shap import KernelShap
@@ -24,6 +24,7 @@ from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGr
 #: Saliency methods by their names in commands, records and figures.
 ATTRIBUTIONS: dict[str, type[Attribution]] = {
     "gradient": Gradient,
+    "libra_gradient": LibraGradient,
     "input_x_gradient": InputXGradient,
     "smoothgrad": SmoothGrad,
     "smoothgrad_squared": SmoothGradSquared,
@@ -91,6 +92,7 @@ __all__ = [
     "KernelShap",
     "LayerCAM",
     "LeGrad",
+    "LibraGradient",
     "Occlusion",
     "Sampling",
     "ShapleyInteractions",

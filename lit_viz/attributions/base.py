@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lit_viz.attributions.terms import PROJECTIONS, record_images
+from lit_viz.errors import require
 from lit_viz.networks import Network
 from lit_viz.networks.fast import Backprop
 from lit_viz.objectives import Logit, Objective
@@ -27,6 +28,9 @@ EVERY = 8
 #: Largest relative error that is estimated, of maps of many and of few independent values. Above it the norm of the
 #: limit map, which is the smaller part of the squared norm of the map, is not known within a factor of 1.5.
 MAX_ERROR, MAX_COARSE_ERROR = 4.0, 1.0
+#: Backward of methods of gradients: that of autograd, or the rule for transformers of Mehri et al. 2025
+#: (:mod:`~lit_viz.networks.fast.libra`).
+GradientRule = Literal["plain", "libra"]
 
 
 class Attribution(StepRule):
@@ -228,6 +232,12 @@ class Sampling(Estimator):
         error = relative_error(variance, _mean_square(self.pattern(state["mean"]).double()), self.max_error)
         error = error.masked_fill((count < self.fewest) & (variance > 0), torch.inf)
         return {"standard_error": variance.sqrt().to(x.dtype), "error": error.to(x.dtype)}
+
+
+def networks_of(backprop: GradientRule) -> tuple[Backprop, ...]:
+    """Return the networks of a method that evaluates one copy, with this backward."""
+    require(backprop in get_args(GradientRule), "backprop must be plain or libra", repr(backprop))
+    return (backprop,)
 
 
 def relative_error(variance: Tensor, squares: Tensor, max_error: float) -> Tensor:

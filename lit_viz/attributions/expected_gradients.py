@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_viz.attributions.base import GradientRule
 from lit_viz.attributions.gradient_shap import GradientShap
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.listing import photographs
@@ -35,14 +36,17 @@ class ExpectedGradients(GradientShap):
             tensor ``(B, C, H, W)`` in [0, 1]. They are fitted to the network's input as photographs are, and rounded to
             8 bits. Each takes C x H x W bytes of memory. Default: the photographs of scikit-image.
         sigma: standard deviation of noise that is added to the image, for images in [0, 1].
+        backprop: ``libra`` detaches attention weights, deviations of norms and gates of activations in the backward
+            (:class:`~lit_viz.attributions.gradient.LibraGradient`).
     """
 
     def __init__(
         self,
         baselines: str | Sequence[str] | Tensor = _DEFAULT,
         sigma: float = 0.0,
+        backprop: GradientRule = "plain",
     ) -> None:
-        super().__init__(sigma=sigma)
+        super().__init__(sigma=sigma, backprop=backprop)
         self.photographs = [baselines] if isinstance(baselines, str) else baselines
         require(len(self.photographs) > 0, "ExpectedGradients must have at least one baseline", "none")
         self._fit: Fit | Resizing = "crop"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_viz.attributions.base import GradientRule, networks_of
 from lit_viz.attributions.gradient import Gradient
 from lit_viz.attributions.tokens import TokenGrid, logit_gradient, parse_grid, patch_grid
 from lit_viz.errors import LitVizError, require
@@ -40,6 +41,8 @@ class GradCAM(Gradient):
             required for feature maps, channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last
             are the patches.
         grid: rows and columns of the patches of tokens; by default from the convolution that embeds them.
+        backprop: ``libra`` detaches attention weights, deviations of norms and gates of activations in the backward
+            (:class:`~lit_viz.attributions.gradient.LibraGradient`).
     """
 
     title = "Grad-CAM"
@@ -51,8 +54,10 @@ class GradCAM(Gradient):
         relu: bool = True,
         reshape: str | Reshape | None = None,
         grid: TokenGrid = None,
+        backprop: GradientRule = "plain",
     ) -> None:
         self.layer: Any = layer  # a module until it is bound
+        self.networks = networks_of(backprop)
         self.relu, self.grid = relu, parse_grid(grid)
         self.reshape: Reshape | None = import_object(reshape, "reshape") if isinstance(reshape, str) else reshape
         valid = self.reshape is None or callable(self.reshape)
@@ -86,7 +91,7 @@ class GradCAM(Gradient):
 
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
         (layer,) = self.layers
-        evaluation = evaluate(x, slots=slots)
+        evaluation = evaluate(x, slots=slots, network=self.networks[0])
         output_gradient, output = evaluation.gradients_at([layer])[layer], evaluation.activations[layer]
         gradient, maps = self._maps(output_gradient), self._maps(output)
         got = f"shape {tuple(maps.shape)} from an output of shape {tuple(output.shape)}"
@@ -168,12 +173,12 @@ class GuidedGradCAM(GradCAM):
 
     title = "guided Grad-CAM"
     spatial = False
-    networks = ("plain", "guided")
 
     def __init__(
         self, layer: str | nn.Module | None = None, reshape: str | Reshape | None = None, grid: TokenGrid = None
     ) -> None:
         super().__init__(layer, reshape=reshape, grid=grid)
+        self.networks = ("plain", "guided")
 
     def evaluate_map(self, x: Tensor, slots: Tensor, evaluate: Evaluate) -> Tensor:
         return super().evaluate_map(x, slots, evaluate) * Gradient.evaluate_map(self, x, slots, evaluate)

@@ -1,4 +1,4 @@
-"""Saliency methods of one evaluation: gradient, input x gradient, guided backpropagation and deconvolution."""
+"""Saliency methods of one evaluation: gradient and its rules, input x gradient."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, add_rows, gather_rows
+from lit_viz.attributions.base import Estimator, GradientRule, add_rows, gather_rows, networks_of
 from lit_viz.networks.fast import Backprop
 from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.types import Task
@@ -43,12 +43,34 @@ class InputXGradient(Gradient):
     """``x * d score / d x`` (Shrikumar et al. 2016, arXiv:1605.01713): contribution of each value to a linear score.
 
     The input in [0, 1] is multiplied, not the normalized one: black contributes nothing.
+
+    Args:
+        backprop: ``libra`` detaches attention weights, deviations of norms and gates of activations in the backward
+            (:class:`~lit_viz.attributions.gradient.LibraGradient`).
     """
 
     title = "input × gradient"
 
+    def __init__(self, backprop: GradientRule = "plain") -> None:
+        self.networks = networks_of(backprop)
+
     def attribution(self, x: Tensor, state: State) -> Tensor:
         return x * state["map"]
+
+
+class LibraGradient(Gradient):
+    """Gradient of a transformer with constant attention weights, deviations of norms and gates of activations.
+    Mehri et al. 2025, "LibraGrad", arXiv:2411.16760.
+
+    The forward is unchanged; the backward passes through the values of attention, the centered input of norms, and x of
+    ``x * gate(x)`` (GELU, SiLU, Hardswish, Mish). Input, biases, class token and position embedding, each times its
+    gradient, then sum to the score. Piecewise-linear functions (ReLU, maxima) keep their derivative, so that the map of
+    a network of these alone is its gradient. Networks with other nonlinearities, such as gates that are not computed by
+    a function of torch, are rejected with the name of the layer.
+    """
+
+    title = "Libra gradient"
+    networks: tuple[Backprop, ...] = ("libra",)
 
 
 class GuidedBackprop(Gradient):

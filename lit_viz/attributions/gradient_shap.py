@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Sampling, gather_rows, keys
+from lit_viz.attributions.base import GradientRule, Sampling, gather_rows, keys, networks_of
 from lit_viz.attributions.baselines import Baseline, BaselineKind
 from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
@@ -27,6 +27,8 @@ class GradientShap(Sampling):
     Args:
         baselines: one or several; see :class:`~lit_viz.attributions.baselines.Baseline`.
         sigma: standard deviation of the noise, for images in [0, 1].
+        backprop: ``libra`` detaches attention weights, deviations of norms and gates of activations in the backward
+            (:class:`~lit_viz.attributions.gradient.LibraGradient`).
     """
 
     title = "GradientSHAP"
@@ -34,13 +36,17 @@ class GradientShap(Sampling):
     fewest: ClassVar[int] = 128  # the samples have heavy tails
 
     def __init__(
-        self, baselines: BaselineKind | float | Sequence[BaselineKind | float] = ("black", 0.5, 1.0), sigma: float = 0.0
+        self,
+        baselines: BaselineKind | float | Sequence[BaselineKind | float] = ("black", 0.5, 1.0),
+        sigma: float = 0.0,
+        backprop: GradientRule = "plain",
     ) -> None:
         if isinstance(baselines, (str, float, int)):
             baselines = [baselines]
         require(len(baselines) > 0, "GradientShap must have at least one baseline", "none")
         require(0 <= sigma < math.inf, "sigma of GradientShap must be at least 0", sigma)
         self.baselines, self.sigma = list(map(Baseline, baselines)), sigma
+        self.networks = networks_of(backprop)
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         return super().init(x, tasks) | self.baseline_state(x, seeds_of(tasks))
@@ -51,7 +57,8 @@ class GradientShap(Sampling):
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         start, end, position = self.draw(x, state, slots, numbers)
-        return (end - start) * evaluate(start.lerp(end, per_slot(position, x)), slots=slots).gradient
+        evaluation = evaluate(start.lerp(end, per_slot(position, x)), slots=slots, network=self.networks[0])
+        return (end - start) * evaluation.gradient
 
     def draw(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw baseline ``(M, ...)``, noisy image ``(M, ...)`` and position between them ``(M,)``; arguments as for

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Estimator, add_rows, completeness, gather_rows, relative
+from lit_viz.attributions.base import (
+    Estimator,
+    GradientRule,
+    add_rows,
+    completeness,
+    gather_rows,
+    networks_of,
+    relative,
+)
 from lit_viz.attributions.baselines import Baseline, BaselineLike
 from lit_viz.attributions.terms import PROJECTIONS, record_images
 from lit_viz.optim import Evaluate, State
@@ -41,12 +49,16 @@ class IntegratedGradients(Estimator):
     Args:
         baseline: see :class:`~lit_viz.attributions.baselines.Baseline`.
         sigma: of the blurred baseline, in pixels.
+        backprop: ``libra`` detaches attention weights, deviations of norms and gates of activations in the backward
+            (:class:`~lit_viz.attributions.gradient.LibraGradient`). The gap to the difference of the scores then
+            remains.
     """
 
     evaluations = 50
 
-    def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0) -> None:
+    def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0, backprop: GradientRule = "plain") -> None:
         self.baseline = Baseline(baseline, sigma)
+        self.networks = networks_of(backprop)
 
     @property
     def recorded(self) -> str | None:
@@ -88,16 +100,17 @@ class IntegratedGradients(Estimator):
                 started.append(n)
             if k + 1 == len(rule):
                 completed.append(n)
+        (network,) = self.networks
         if started:
             new = to_device(started, x.device, torch.long)
-            score = evaluate(gather_rows(x, new), gradient=False, slots=new).score.to(x.dtype)
+            score = evaluate(gather_rows(x, new), gradient=False, slots=new, network=network).score.to(x.dtype)
             baseline = gather_rows(state["baseline"], new)
-            baseline_score = evaluate(baseline, gradient=False, slots=new).score.to(x.dtype)
+            baseline_score = evaluate(baseline, gradient=False, slots=new, network=network).score.to(x.dtype)
             state["difference"] = state["difference"].index_copy(0, new, score - baseline_score)
         nodes = to_device(positions, x.device, x.dtype)
         node_weights = to_device(weights, x.device, x.dtype)
         start, end = gather_rows(state["baseline"], slots), gather_rows(x, slots)
-        gradient = evaluate(start.lerp(end, per_slot(nodes, x)), slots=slots).gradient
+        gradient = evaluate(start.lerp(end, per_slot(nodes, x)), slots=slots, network=network).gradient
         record_images(state, slots, numbers, (end - start) * gradient)
         state["sum"] = add_rows(state["sum"], slots, per_slot(node_weights, x) * gradient)
         state["weight"] = add_rows(state["weight"], slots, node_weights)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.base import Sampling, gather_rows, keys, welford_update
+from lit_viz.attributions.base import GradientRule, Sampling, gather_rows, keys, networks_of, welford_update
 from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws, Key
@@ -24,18 +24,20 @@ class SmoothGrad(Sampling):
 
     Args:
         sigma: standard deviation of the noise, for images in [0, 1]; the paper recommends 0.1 to 0.2.
+        backprop: ``libra`` detaches attention weights, deviations of norms and gates of activations in the backward
+            (:class:`~lit_viz.attributions.gradient.LibraGradient`).
     """
 
     title = "SmoothGrad"
     evaluations = 128
 
-    def __init__(self, sigma: float = 0.15) -> None:
+    def __init__(self, sigma: float = 0.15, backprop: GradientRule = "plain") -> None:
         require(0 < sigma < math.inf, "sigma of SmoothGrad must be positive", sigma, hint="0.1 to 0.2 is usual")
-        self.sigma = sigma
+        self.sigma, self.networks = sigma, networks_of(backprop)
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:
         noisy = noise(keys(state, slots, numbers), x, self.sigma).add_(gather_rows(x, slots))
-        return evaluate(noisy, slots=slots).gradient
+        return evaluate(noisy, slots=slots, network=self.networks[0]).gradient
 
 
 class SmoothGradSquared(SmoothGrad):

@@ -228,7 +228,8 @@ class SaliencyMap(PhotographTraining):
         """Evaluate photographs without logits, and resolve predicted labels."""
         missing = [m for m, n in enumerate(rows) if self.photograph_logits(n) is None]
         if missing:
-            evaluation = self.score(x[missing], [rows[m] for m in missing], gradient=False)
+            network = self.step_rule.networks[0]
+            evaluation = self.score(x[missing], [rows[m] for m in missing], gradient=False, network=network)
             for m, logits in zip(missing, evaluation.logits, strict=True):
                 self.set_photograph_logits(rows[m], logits)
         for n in rows:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import Attribution, attribute, attributions_after
 from lit_viz.attributions.feature_ablation import FeatureAblation
-from lit_viz.attributions.gradient import Gradient, InputXGradient
+from lit_viz.attributions.gradient import Gradient, InputXGradient, LibraGradient
 from lit_viz.attributions.gradient_shap import GradientShap
 from lit_viz.attributions.integrated_gradients import IntegratedGradients, gauss_legendre, growing
 from lit_viz.attributions.kernel_shap import KernelShap
@@ -24,6 +24,7 @@ from tests.support.attributions import MASK, SMOOTH, TARGETS, Counted, distance,
 
 METHODS: dict[str, Callable[[], Attribution]] = {
     "gradient": Gradient,
+    "libra gradient": LibraGradient,
     "input x gradient": InputXGradient,
     "smoothgrad": SmoothGrad,
     "squared": SmoothGradSquared,

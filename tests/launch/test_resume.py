@@ -330,7 +330,7 @@ def test_the_modules_in_recorded_class_paths_do_not_move() -> None:
     """``config.yaml`` names the parts of a run by module and class; a resume imports and compares them."""
     modules = {name: kind.__module__.rpartition(".")[2] for name, kind in {**ATTRIBUTIONS, **ATTACKS}.items()}
     shared = {
-        **dict.fromkeys(("input_x_gradient", "guided_backprop", "deconvolution"), "gradient"),
+        **dict.fromkeys(("libra_gradient", "input_x_gradient", "guided_backprop", "deconvolution"), "gradient"),
         **dict.fromkeys(("smoothgrad_squared", "vargrad"), "smoothgrad"),
         **dict.fromkeys(("guided_grad_cam", "grad_cam_plus_plus", "layer_cam", "hires_cam"), "grad_cam"),
         "fgsm": "pgd",

@@ -12,7 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.attributions import ATTRIBUTIONS, Attribution, Gradient, IntegratedGradients, SmoothGrad, attribute
+from lit_viz.attributions import (
+    ATTRIBUTIONS,
+    Attribution,
+    Gradient,
+    GuidedGradCAM,
+    IntegratedGradients,
+    SmoothGrad,
+    attribute,
+)
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.errors import LitVizError
@@ -46,7 +54,7 @@ def module(network: Network, method: Attribution, **options: Any) -> SaliencyMap
     [
         name
         for name, kind in ATTRIBUTIONS.items()
-        if name not in ("guided_backprop", "deconvolution", "guided_grad_cam") and not issubclass(kind, AttentionMap)
+        if kind.networks in (("plain",), ("plain", "rescale")) and not issubclass(kind, (AttentionMap, GuidedGradCAM))
     ],
 )
 def test_a_run_gives_the_maps_of_the_bare_loop_in_float64(smooth: Network, train: Train, name: str) -> None:

@@ -36,6 +36,7 @@ from lit_viz.evidence.saliency.network_copies import (
     add_rounding,
 )
 from lit_viz.networks import FrozenNetwork, Network, isolation
+from lit_viz.networks.fast.libra import LibraNetwork
 from lit_viz.objectives import Logit, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import State
@@ -127,6 +128,7 @@ class CaptumReference:
             self.network,
             self.x.dtype,
             hooked=hooked,
+            libra="libra" in self.method.networks,
             against=self.against,
             gamma=gamma,
             weights=self.weights,
@@ -404,12 +406,14 @@ def formula_of(r: CaptumReference) -> Tensor:
 
     Another backward than autograd's is that of the fast copy.
     """
+    network = r.network
+    original = FrozenNetwork(r.original.copy, network.mean, network.std, is_original=True, output=network.output)
     networks: dict[str, LayeredNetwork] = {}
     for name in r.method.networks:
         if name == "plain":
-            networks[name] = FrozenNetwork(
-                r.original.copy, r.network.mean, r.network.std, is_original=True, output=r.network.output
-            )
+            networks[name] = original
+        elif name == "libra":
+            networks[name] = LibraNetwork(original)
         else:
             networks[name] = r.network.fast(r.method.layers, dtype=r.x.dtype, backprop=name)
     against = None if r.against is None else [r.against]
@@ -459,6 +463,11 @@ class Counterpart:
 COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
     own.Gradient: Counterpart(
         "Saliency", "signed map", lambda r: attr.Saliency(r.given).attribute(r.x, r.target, abs=False)
+    ),
+    own.LibraGradient: Counterpart(
+        "Saliency",
+        "signed map with the same rule",
+        lambda r: attr.Saliency(r.given).attribute(r.x, r.target, abs=False),
     ),
     own.InputXGradient: Counterpart(
         "InputXGradient", "map", lambda r: attr.InputXGradient(r.given).attribute(r.x, r.target)
@@ -516,14 +525,14 @@ def counterpart_of(method: own.Attribution) -> Counterpart | None:
     """Return what computes the same map: Captum's method, else the original network; None if neither does.
 
     A subclass that overrides only settings counts as its base class. Captum explains logits, and its Grad-CAM requires
-    feature maps. The original network has no other backward than autograd's, and an optimized mask depends on the last
-    bits.
+    feature maps. The original network has no other backward than autograd's and the rule libra, and an optimized mask
+    depends on the last bits.
     """
     base = _computed_by(method, COUNTERPARTS)
     reads_tokens = isinstance(method, own.GradCAM) and not method.reads_feature_maps
     if base is not None and isinstance(method.objective, Logit) and not reads_tokens:
         return COUNTERPARTS[base]
-    if not isinstance(method, own.Estimator) or method.networks != ("plain",):
+    if not isinstance(method, own.Estimator) or method.networks not in (("plain",), ("libra",)):
         return None
     return _OF_ORIGINAL if _computed_by(method, [own.RISE]) is None else _RISE
 

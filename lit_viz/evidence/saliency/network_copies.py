@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from lit_viz.evidence.saliency.depthwise import pair
 from lit_viz.evidence.saliency.metrics import randomize_layer
 from lit_viz.networks import Network, isolation
 from lit_viz.networks.fast import is_rectifier
+from lit_viz.networks.fast.libra import Libra
 from lit_viz.networks.fast.rescaling import Call, Interception
 
 
@@ -53,6 +55,8 @@ class OriginalNetwork(nn.Module):
 
     If the target is contrasted with another class (``against``), ``gamma`` times its logit is subtracted from each.
 
+    With ``libra`` its gradients are those of the rule.
+
     For Captum's hooks on rectifiers (``hooked``), activations are not in place and a ReLU6 is an instance of ReLU.
 
     Args:
@@ -69,6 +73,7 @@ class OriginalNetwork(nn.Module):
         dtype: torch.dtype,
         *,
         hooked: bool,
+        libra: bool,
         against: int | None,
         gamma: float,
         weights: Weights,
@@ -76,7 +81,7 @@ class OriginalNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self._normalize, self.against, self.gamma = network.normalize, against, gamma
-        self.output = network.output
+        self.output, self.libra = network.output, libra
         key = dtype, hooked, weights
         if key not in copies:
             copies[key] = self._copied(network, dtype, hooked)
@@ -96,7 +101,8 @@ class OriginalNetwork(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the scores ``(N, K)`` of the classes, without the contrast."""
-        scores: Tensor = self.output(self.copy, self._normalize(x))
+        with Libra() if self.libra else nullcontext():
+            scores: Tensor = self.output(self.copy, self._normalize(x))
         return scores
 
     def forward(self, x: Tensor) -> Tensor:

@@ -121,8 +121,9 @@ def scatter_rows(x: Tensor, rows: Tensor, count: int, *, placeholder: bool = Fal
 #: gradient is also positive (Springenberg et al. 2015, arXiv:1412.6806, section 3.4); ``deconvolution`` wherever the
 #: gradient is positive (Zeiler & Fergus 2014, arXiv:1311.2901, section 2.1). ``rescale`` replaces no module: batches of
 #: pairs of an image and a baseline ``(N, 2, C, H, W)`` are evaluated with the rescale rule of DeepLIFT
-#: (:mod:`~lit_viz.networks.fast.rescaling`).
-Backprop = Literal["plain", "guided", "deconvolution", "rescale"]
+#: (:mod:`~lit_viz.networks.fast.rescaling`). ``libra`` replaces no module either: attention weights, deviations of
+#: norms and gates of activations have no gradient (:mod:`~lit_viz.networks.fast.libra`).
+Backprop = Literal["plain", "guided", "deconvolution", "rescale", "libra"]
 
 
 class Activation(NamedTuple):
@@ -231,47 +232,73 @@ _LINEAR = re.compile(
     r"|ConstantPadNd|ReflectionPad2D|ReplicationPad2D|PixelShuffle|PixelUnshuffle|UpsampleNearest2D|UpsampleBilinear2D"
     r"|AvgPool2D|AdaptiveAvgPool2D|NativeBatchNorm|CudnnBatchNorm|MiopenBatchNorm)Backward\d|.*::AccumulateGrad|.*CopyBackwards"
 )
-# Steps that select values or normalize, which keep their derivative in guided backpropagation.
-_SELECTING = re.compile(
+#: Steps that select values or normalize, which keep their derivative in guided backpropagation.
+SELECTING = re.compile(
     r"(MaxPool2DWithIndices|AdaptiveMaxPool2D|Amax|Max|NativeGroupNorm|NativeLayerNorm|(Native|Cudnn|Miopen)BatchNorm)Backward\d"
 )
-# Linear if only one factor depends on the image.
-_PRODUCT = re.compile(r"(Mul|Div|Addcmul|Mm|Bmm|Addmm|Linear|Convolution)Backward\d")
+#: Steps that are linear between kinks, or move values.
+PIECEWISE = re.compile(
+    r"(Relu|LeakyRelu|PreluKernel|Threshold|Hardtanh|Clamp|ClampMin|ClampMax|Abs|Max|Min|Amax|Amin|Maximum|Minimum"
+    r"|MaxPool2DWithIndices|AdaptiveMaxPool2D|Where|MaskedFill|Index|Gather)Backward\d"
+)
+# Linear if only one factor depends on the image; of a quotient the dividend, of attention the values.
+_PRODUCT = re.compile(r"(Mul|Div|Addcmul|Mm|Bmm|Addmm|Linear|Convolution|ScaledDotProduct\w+)Backward\d")
 
 
-def nonlinearities(logits: Tensor, *, selecting: bool) -> Iterator[str]:
+def nonlinearities(
+    logits: Tensor, *, keep: re.Pattern[str] | None = None, visited: set[Node] | None = None
+) -> Iterator[str]:
     """Yield the non-linear operations of a forward, such as ``gelu``, in order, except operations with an own backward.
 
-    Custom functions and compiled code are included; maxima and normalizations only if ``selecting``.
+    Custom functions and compiled code are included.
+
+    Args:
+        logits: the output, with its graph.
+        keep: names of operations that are not yielded, such as :data:`SELECTING`.
+        visited: steps that are not yielded again; those of the forward are added.
     """
     if logits.grad_fn is None:
         raise RuntimeError("its logits have no gradient")
-    for step in sorted(upstream(logits.grad_fn), key=lambda step: step._sequence_nr()):
-        factors = sum(source is not None for source, _ in step.next_functions)
-        product = _PRODUCT.fullmatch(step.name()) is not None
+    for step in sorted(upstream(logits.grad_fn, visited), key=lambda step: step._sequence_nr()):
         by_statistics = getattr(step, "_saved_training", False)  # an instance norm, which torch computes as batch norm
-        if (product and factors == 1) or (_LINEAR.fullmatch(step.name()) and not by_statistics):
+        if _is_linear_product(step) or (_LINEAR.fullmatch(step.name()) and not by_statistics):
             continue
-        if not selecting and _SELECTING.fullmatch(step.name()):
+        if keep is not None and keep.fullmatch(step.name()):
             continue
         if getattr(getattr(step, "_forward_cls", None), "handled", False):
             continue
         kind = re.sub(r"^Native|Backward\d*$", "", step.name().rsplit("::")[-1]).lower()
-        if product:
-            kind = "a product of activations"
-        elif "dotproduct" in kind:
+        if "dotproduct" in kind:
             kind = "attention"
+        elif _PRODUCT.fullmatch(step.name()):
+            kind = "a product of activations"
         elif by_statistics:
             kind = "instancenorm"
         yield kind
 
 
-def upstream(node: Node | None) -> set[Node]:
-    """Return a step of the backward graph and all steps before it."""
-    visited: set[Node] = set()
+def _is_linear_product(step: Node) -> bool:
+    if _PRODUCT.fullmatch(step.name()) is None:
+        return False
+    factors = []
+    for place, (source, _) in enumerate(step.next_functions):
+        if source is not None:
+            factors.append(place)
+    if step.name().startswith("Div"):
+        return factors == [0]
+    if step.name().startswith("ScaledDotProduct"):
+        return factors == [2]
+    return len(factors) == 1
+
+
+def upstream(node: Node | None, visited: set[Node] | None = None) -> set[Node]:
+    """Return a step of the backward graph and all steps before it, except visited ones, which they are added to."""
+    found: set[Node] = set()
+    seen = found if visited is None else visited
     pending = [node]
     while pending:
-        if (node := pending.pop()) is not None and node not in visited:
-            visited.add(node)
+        if (node := pending.pop()) is not None and node not in seen:
+            found.add(node)
+            seen.add(node)
             pending += [previous for previous, _ in node.next_functions]
-    return visited
+    return found

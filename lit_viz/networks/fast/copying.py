@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.networks import isolation
-from lit_viz.networks.fast.backward import Backprop, nonlinearities, replace_rectifiers
+from lit_viz.networks.fast.backward import SELECTING, Backprop, nonlinearities, replace_rectifiers
 from lit_viz.networks.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
 from lit_viz.networks.fast.compiling import CompileMode
 from lit_viz.networks.fast.convolution import find_chains, fuse_activations, replace_convolutions
 from lit_viz.networks.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.networks.fast.frozen import FrozenNetwork
 from lit_viz.networks.fast.kernels import kernels_available, replace_linears
+from lit_viz.networks.fast.libra import Libra, LibraNetwork, nonlinear_layer
 from lit_viz.networks.fast.rescaling import EqualHalves, RescaledNetwork, Rescaling
 from lit_viz.networks.fast.residual import residual_branches, scale_branches
 from lit_viz.networks.layers import hooked, layer_names, reading_all
@@ -47,7 +48,7 @@ class Switches:
 
 
 #: Methods that need another backward, in errors.
-_METHODS = {"guided": "guided backpropagation", "rescale": "DeepLIFT"}
+_METHODS = {"guided": "guided backpropagation", "rescale": "DeepLIFT", "libra": "the rule libra"}
 #: The switches of this process; copies that exist already are not changed.
 SWITCHES = Switches()
 
@@ -75,8 +76,8 @@ class _CopyOptions:
 
     @property
     def fuses(self) -> bool:
-        """Whether activations may be fused: the rescale rule can't intercept fused ones."""
-        return self.backprop != "rescale"
+        """Whether activations may be fused: rules that intercept calls can't intercept fused ones."""
+        return self.backprop not in ("rescale", "libra")
 
     @property
     def own_kernels(self) -> bool:
@@ -131,6 +132,8 @@ def _copy(classifier: isolation.Original, options: _CopyOptions) -> FrozenNetwor
         _check_gradient(plain, x, output)
     elif options.backprop == "rescale":
         unscaled = _unscaled(plain, x, draws, output)
+    elif options.backprop == "libra":
+        _check_libra(plain, x, output)
     else:
         _replace_backward(plain, x, options.backprop, output)
     branches: list[str] = []
@@ -151,6 +154,8 @@ def _copy(classifier: isolation.Original, options: _CopyOptions) -> FrozenNetwor
         copied.add_note(f"DeepLIFT of {name} keeps the derivative of {', '.join(unscaled)}; its gap is their effect")
     if options.backprop == "rescale":
         return RescaledNetwork(copied)
+    if options.backprop == "libra":
+        return LibraNetwork(copied)
     if options.compiled is not None:
         _compile(classifier, copied, options.compiled)
     return copied
@@ -180,7 +185,7 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor, output: Output) 
         for submodule in network.modules():
             submodule.training = False
         network.requires_grad_(False)
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _channels_last(network)
     except Exception as error:  # any error of the user's modules and attributes
         raise _Rejected(f"it can't be copied ({first_line(error)})") from error
     before, calls = isolation.random_state(x.device), list[str]()
@@ -215,7 +220,7 @@ def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop, output:
         replace_rectifiers(network, backprop)
         with isolation.random_state_preserved(network):
             logits = output.without_graph(network, x)
-        hidden = next(nonlinearities(output.with_graph(network, x)[1], selecting=False), None)
+        hidden = next(nonlinearities(output.with_graph(network, x)[1], keep=SELECTING), None)
     except Exception as error:  # any error of the user's code or its compiler
         raise _Rejected(first_line(error)) from error
     if hidden is not None:
@@ -230,9 +235,29 @@ def _unscaled(network: nn.Module, x: Tensor, draws: bool, output: Output) -> lis
     try:
         with Rescaling() if draws else EqualHalves():  # random numbers differ between the halves
             _, logits = output.with_graph(network, torch.cat([x, x]))
-        return list(dict.fromkeys(nonlinearities(logits, selecting=True)))
+        return list(dict.fromkeys(nonlinearities(logits)))
     except Exception as error:  # any error of the user's code
         raise _Rejected(first_line(error)) from error
+
+
+def _check_libra(network: nn.Module, x: Tensor, output: Output) -> None:
+    """Check that everything is linear with the rule, and that the logits stay."""
+    _reject_compiled(network)
+    try:
+        with isolation.random_state_preserved(network):
+            expected = output.without_graph(network, x)
+        with isolation.random_state_preserved(network), Libra():
+            logits = output.with_graph(network, x)[1]
+        found = nonlinear_layer(network, x, output)
+    except Exception as error:  # any error of the user's code
+        raise _Rejected(first_line(error)) from error
+    if found is not None:
+        name, kind = found
+        layer = f"its layer {name!r}" if name else "it"
+        functions = "softmax, attention, LayerNorm, GroupNorm, RMSNorm, GELU, SiLU, Hardswish and Mish"
+        raise _Rejected(f"{layer} computes {kind}, which has no rule (of torch's functions {functions} have one)")
+    if relative_difference(logits, expected) > LOGITS_TOLERANCE:
+        raise _Rejected("its logits change when its activations are intercepted")
 
 
 def _check_gradient(network: nn.Module, x: Tensor, output: Output) -> None:
@@ -368,8 +393,16 @@ def _compile(network: isolation.Original, copied: FrozenNetwork, mode: CompileMo
 
 
 def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    moved: nn.Module = isolation.cast(network.to(device), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved
+    return _channels_last(isolation.cast(network.to(device), dtype))
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """Convert a network to channels-last, except one with kernels of three dimensions, for which PyTorch has none."""
+    for parameter in network.parameters():
+        if parameter.ndim == 5:
+            return network
+    converted: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return converted
 
 
 def _logits_and_gradient(network: nn.Module, x: Tensor, output: Output) -> tuple[Tensor, Tensor]:

@@ -326,3 +326,21 @@ def test_a_layout_in_which_a_kernel_is_wrong_is_not_used() -> None:
     classifier = load_network(network, size=(32, 8))
     x = torch.rand(3, 1, 32, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(classifier.fast()(x)[0], classifier.scores(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_with_kernels_of_three_dimensions_is_copied() -> None:
+    """Channels-last is of two dimensions; filters of depth 1 are shared over the bands of an image."""
+    torch.manual_seed(0)
+    layers = [nn.Unflatten(1, (1, 4)), nn.Conv3d(1, 3, (1, 3, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4 * 36, 5)]
+    network = load_network(nn.Sequential(*layers).eval(), channels=4, size=8, mean=0.5, std=0.25)
+    frozen = network.fast()
+    assert not frozen.is_original
+    assert not frozen.notes
+    x = torch.rand(2, 4, 8, 8)
+    expected, expected_gradient = exact(network, x)
+    leaf = x.clone().requires_grad_()
+    logits = frozen(leaf)[0]
+    assert torch.allclose(logits.double(), expected, atol=1e-5)
+    (gradient,) = torch.autograd.grad(weighted(logits), leaf)
+    assert torch.allclose(gradient.double(), expected_gradient, atol=1e-5)
+    network.fast(backprop="rescale")

@@ -11,6 +11,7 @@ from lit_viz.networks import Network
 from lit_viz.networks.fast.kernels import FastLinear, kernels_available, replace_linears
 
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no kernels of oneDNN")
+VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
 
 
 def layer(bias: bool = True) -> nn.Linear:
@@ -43,6 +44,7 @@ def test_value_and_both_gradients_are_those_of_the_layer_in_float64(shape: tuple
     assert torch.allclose(second[0].double(), second[1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.skipif(VERSION < (2, 13), reason="with PyTorch 2.10 and older, oneDNN rounds by the number of rows")
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 15])
 def test_a_row_is_the_same_in_every_batch(count: int) -> None:
     fast, x = FastLinear(layer()), rows(16)
