@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
 
@@ -15,9 +16,17 @@ REQUIRED = "LIT_VIZ_REQUIRE_PEERS"
 def require_peers() -> None:
     """Skip the test if packages of ``scripts/benchmarks/environment.py`` are missing."""
     absent = environment.missing(environment.default_folder())
-    if not absent:
-        return
-    message = f"missing {', '.join(absent)}: python scripts/benchmarks/environment.py"
+    if absent:
+        _skip_or_fail(f"missing {', '.join(absent)}: python scripts/benchmarks/environment.py")
+
+
+def require_package(name: str) -> None:
+    """Skip the test if a package is missing."""
+    if find_spec(name) is None:
+        _skip_or_fail(f"missing {name}: pip install 'lit-viz[{name}]'")
+
+
+def _skip_or_fail(message: str) -> None:
     if os.environ.get(REQUIRED):
         pytest.fail(message)
     pytest.skip(message)
