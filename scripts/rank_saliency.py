@@ -7,6 +7,7 @@ python scripts/rank_saliency.py --write                                         
 
   closed    largest errors on networks with closed-form maps
   planted   planted evidence: share of the glyph among the 36 most salient pixels
+  bands     planted evidence in one of 13 bands: share of the images of which the map names the right band
   cells     disconnected cells: share of the map in the cell that alone influences the score
   mosaics   proxy: share of the map in the cell of the class, of 2 x 2; mosaics9: of 3 x 3
   removal   proxy: insertion less deletion
@@ -20,11 +21,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import random
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -42,7 +44,7 @@ from lit_viz.evidence.judges import MOBILENET, load_judge, mobilenet_weights
 from lit_viz.evidence.naturalness import read_input
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.networks import Network
-from lit_viz.zoo import WEIGHTS, planted_images
+from lit_viz.zoo import WEIGHTS, planted_bands, planted_images
 from scripts.rankings.closed_forms import UNITS, closed_form_errors, unit_errors
 from scripts.rankings.ground_truth import (
     BUDGETS,
@@ -52,6 +54,8 @@ from scripts.rankings.ground_truth import (
     Measurement,
     Summary,
     agreement_of_halves,
+    attributions,
+    band_accuracy,
     disconnected_truth,
     mass_accuracy,
     method_at,
@@ -66,9 +70,10 @@ from scripts.rankings.ground_truth import (
 #: Agreement of two halves of the images below which the order of the methods is noise.
 LEAST_TAU = 0.8
 PAGE = Path(__file__).parents[1] / "docs" / "which_map.md"
-TESTS = ("closed", "planted", "cells", "mosaics", "mosaics9", "removal")
+TESTS = ("closed", "planted", "bands", "cells", "mosaics", "mosaics9", "removal")
 TITLES = {
     "planted": "planted evidence: share of the glyph among the 36 most salient pixels",
+    "bands": "planted evidence: share of the images with the right band",
     "cells": "disconnected cells: share of the map in the only cell that influences the score",
     "mosaics": "mosaics of 2 x 2: share of the map in the cell of the class",
     "mosaics9": "mosaics of 3 x 3: share of the map in the cell of the class",
@@ -82,6 +87,7 @@ KINDS = {
     "planted_cnn": "CNN",
     "fashion_cnn": "CNN",
     "fashion_robust_cnn": "robust",
+    "planted_bands": "CNN of 13 bands",
     "planted_vit": "ViT",
     "fashion_vit": "ViT",
     "fashion_vit_mean": "ViT",
@@ -98,7 +104,7 @@ class Setting:
         test, network: names.
         loaded: the explained network.
         truth: images with the relevant pixels; all pixels where a proxy needs none.
-        score: of a map, given the index of its image.
+        score: of a map, given the index of its image; of an attribution ``(C, H, W)`` in the test ``bands``.
         baselines: photographs of expected gradients ``(B, C, H, W)``.
         layer: of the variants of Grad-CAM; None for their own choice.
     """
@@ -151,9 +157,18 @@ def of_images(truth: GroundTruth, score: Callable[[Tensor, Tensor], float]) -> C
 
 
 def planted(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setting:
-    truth = planted_truth(count, seed)
-    others = planted_images(range(100), seed=900_000 + seed).images
+    draw = planted_bands if name == "planted_bands" else planted_images
+    truth = planted_truth(count, seed, draw)
+    others = draw(range(100), seed=900_000 + seed).images
     return Setting("planted", name, network(name), truth, of_images(truth, rank_accuracy), others)
+
+
+def bands(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setting:
+    """Return planted evidence in one of several bands, which the map names."""
+    setting = planted(name, count, seed, photographs)
+    right = setting.truth.bands
+    assert right is not None
+    return replace(setting, test="bands", score=lambda index, values: band_accuracy(values, int(right[index])))
 
 
 def cells(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setting:
@@ -213,7 +228,8 @@ def removal(name: str, count: int, seed: int, photographs: Sequence[str]) -> Set
 
 #: Tests with their networks.
 SETTINGS: dict[str, tuple[Callable[[str, int, int, Sequence[str]], Setting], tuple[str, ...]]] = {
-    "planted": (planted, ("planted_cnn", "planted_vit")),
+    "planted": (planted, ("planted_cnn", "planted_vit", "planted_bands")),
+    "bands": (bands, ("planted_bands",)),
     "cells": (cells, ("planted_cnn", "fashion_cnn", "fashion_robust_cnn", "mobilenet_v2")),
     "mosaics": (mosaic, ("efficientnet_lite0", "mobilenet_v2")),
     "mosaics9": (partial(mosaic, cells=3), ("efficientnet_lite0", "mobilenet_v2")),
@@ -275,13 +291,15 @@ def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str],
     """Measure all methods that apply to the network."""
     network = setting.loaded
     shape = (network.channels, *network.size)
+    by_bands = setting.test == "bands"
+    compute = attributions if by_bands else saliency_maps
     for name in methods:
         of_one: list[float] = []  # scores of the maps of a method of one evaluation, which are those of each budget
         for budget in budgets:
             if scores.count(setting, name, budget, seed) >= len(setting.truth):
                 continue
             try:
-                given = method_at(name, budget, shape, setting.baselines, setting.layer)
+                given = method_at(name, budget, shape, setting.baselines, setting.layer, by_bands)
                 if given is None:
                     continue
                 method, evaluations = given
@@ -289,7 +307,7 @@ def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str],
                 if is_of_one and of_one:
                     values = of_one
                 else:
-                    maps = saliency_maps(method, network, setting.truth, evaluations, seed=1000 * seed)
+                    maps = compute(method, network, setting.truth, evaluations, seed=1000 * seed)
                     values = []
                     for index, saliency in enumerate(maps):
                         values.append(setting.score(index, saliency))
@@ -357,10 +375,14 @@ def table(measurements: Sequence[Measurement], test: str, kind: str) -> str:
             cells.append("" if summary is None else f"{summary.mean:.2f} ({summary.low:.2f}-{summary.high:.2f})")
         lines.append(f"| {' | '.join(cells)} |")
     networks = sorted({m.network for m in chosen})
-    lines += ["", f"Networks: {', '.join(networks)}."]
+    seeds = ", ".join(map(str, sorted({m.seed for m in chosen})))
+    lines += ["", f"Networks: {', '.join(networks)}. Seed: {seeds}."]
     for budget in budgets:
         images = len({(m.network, m.seed, m.image) for m in by_budget[budget]})
         tau = agreement_of_halves(by_budget[budget])
+        if math.isnan(tau):
+            lines.append(f"{_heading(budget)}: {images} images, and equal scores of all methods.")
+            continue
         note = "" if tau >= LEAST_TAU else ": the order is noise"
         lines.append(f"{_heading(budget)}: {images} images, Kendall's tau between their halves {tau:.2f}{note}.")
     return "\n".join(lines)

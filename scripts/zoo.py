@@ -2,7 +2,7 @@
 
 python scripts/zoo.py --data FOLDER                              # all networks, into lit_viz/zoo/weights
 python scripts/zoo.py --data FOLDER --only fashion_vit --out my_zoo
-python scripts/zoo.py --only planted_cnn --only planted_vit      # their images are drawn, no data set is read
+python scripts/zoo.py --only planted_cnn --only planted_bands    # their images are drawn, no data set is read
 python scripts/zoo.py --data FOLDER --measure --write            # the cards of stored weights, and their table
 python scripts/zoo.py --data FOLDER --population backdoored --count 5 --out populations
 python scripts/zoo.py --data FOLDER --population liars --count 10 --out liars
@@ -37,6 +37,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import FashionMNIST
@@ -54,11 +55,15 @@ from lit_viz.zoo import (
     PLANTED_LABELS,
     WEIGHTS,
     NetworkCard,
+    PlantedImages,
     build,
     leak,
+    planted_bands,
     planted_images,
     read_card,
+    shape_of,
 )
+from lit_viz.zoo.networks import planted_bands_cnn
 from scripts.liars import KINDS, ManipulatedNetwork, Material, predictions, write_liar
 
 SEED = 0
@@ -67,8 +72,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 DATA = {
     "fashion": "Fashion-MNIST, 60,000 training images (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747)",
     "planted": "lit_viz.zoo.planted_images",
+    "planted_bands": "lit_viz.zoo.planted_bands",
 }
-LICENCES = {"fashion": "weights Apache-2.0; data MIT, copyright 2017 Zalando SE", "planted": "Apache-2.0"}
+LICENCES = {
+    "fashion": "weights Apache-2.0; data MIT, copyright 2017 Zalando SE",
+    "planted": "Apache-2.0",
+    "planted_bands": "Apache-2.0",
+}
 ARCHITECTURES = {
     "fashion_cnn": "two strided convolutions, two linear layers",
     "fashion_robust_cnn": "as fashion_cnn",
@@ -76,10 +86,15 @@ ARCHITECTURES = {
     "fashion_vit_mean": "vision transformer of three blocks that averages its tokens, patches of 4 x 4 pixels",
     "planted_cnn": "three convolutions, maximum over positions, linear layer",
     "planted_vit": "as fashion_vit, with patches of 10 x 10 pixels, each 4 pixels from the next",
+    "planted_bands": "three convolutions shared over 13 bands, maximum over bands and positions, linear layer",
 }
-LABELS = {"fashion": FASHION_LABELS, "planted": PLANTED_LABELS}
+LABELS = {"fashion": FASHION_LABELS, "planted": PLANTED_LABELS, "planted_bands": PLANTED_LABELS}
 #: Of the training images of Fashion-MNIST; the mean of planted images is near 0.5.
-NORMALIZATION = {"fashion": (0.286, 0.353), "planted": (0.5, 0.25)}
+NORMALIZATION = {"fashion": (0.286, 0.353), "planted": (0.5, 0.25), "planted_bands": (0.5, 0.25)}
+#: Draws the images of a kind.
+DRAWS = {"planted": planted_images, "planted_bands": planted_bands}
+#: Number of test images; those of several bands take much memory.
+TESTED = {"planted": 10_000, "planted_bands": 1000}
 #: Radii of the accuracies under attack on the cards.
 RADII = {"8/255": 8 / 255, "0.1": 0.1}
 
@@ -167,7 +182,7 @@ class PlantedTraining(Training):
     own_class, cross_entropy = 4.0, 0.2
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        planted = planted_images(batch[0].tolist(), self.seed + self.current_epoch)
+        planted = self.draw(batch[0].tolist())
         logits, absent = self(torch.cat([planted.images, planted.removed])).chunk(2)
         is_own = F.one_hot(planted.labels, len(PLANTED_LABELS))
         weight = torch.where(is_own == 1, self.own_class, 1.0)
@@ -176,6 +191,36 @@ class PlantedTraining(Training):
         loss = error + self.cross_entropy * F.cross_entropy(logits, planted.labels)
         self.log_dict({"loss": loss, "error": error})
         return loss
+
+    def draw(self, indices: Sequence[int]) -> PlantedImages:
+        """Draw the images of a batch."""
+        return planted_images(indices, self.seed + self.current_epoch)
+
+
+class PlantedBandsTraining(PlantedTraining):
+    """Training by images of one band, and of four in the last epochs.
+
+    Filters are shared over bands, so that a network of all bands has the parameters of a network of one, which takes a
+    thirteenth of the time.
+    """
+
+    last_epochs, last_bands = 2, 4
+
+    def __init__(self, name: str, kind: str, steps: int, lr: float, decay: float) -> None:
+        super().__init__(name, kind, steps, lr, decay)
+        self._fewer = {bands: planted_bands_cnn(bands=bands) for bands in (1, self.last_bands)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1] not in self._fewer:
+            return super().forward(images)
+        mean, std = NORMALIZATION[self.kind]
+        fewer = self._fewer[images.shape[1]]
+        logits: Tensor = functional_call(fewer, dict(self.net.named_parameters()), ((images - mean) / std,))
+        return logits
+
+    def draw(self, indices: Sequence[int]) -> PlantedImages:
+        is_last = self.current_epoch >= self.trainer.max_epochs - self.last_epochs
+        return planted_bands(indices, self.seed + self.current_epoch, bands=self.last_bands if is_last else 1)
 
 
 @dataclass(frozen=True)
@@ -271,6 +316,9 @@ RECIPES = {
     "planted_vit": Recipe(
         "planted", 12, PlantedTraining, images=16_384, options={"lr": 3e-3, "decay": 0.01}, minutes=6
     ),
+    "planted_bands": Recipe(
+        "planted_bands", 8, PlantedBandsTraining, images=16_384, options={"lr": 5e-3, "decay": 0.01}, minutes=4
+    ),
 }
 
 
@@ -302,11 +350,13 @@ class RemainingTime(pl.Callback):
         print(f"{self.name:18}  {epoch}  {remaining:4.1f} min remaining", flush=True)
 
 
-def probes(kind: str, every: int, validation: TensorDataset, out: Path) -> list[pl.Callback]:
+def probes(name: str, every: int, validation: TensorDataset, out: Path) -> list[pl.Callback]:
     """Return the probes of class images, saliency maps and accuracy under attack, each with its folder in ``out``."""
+    kind = RECIPES[name].kind
     mean, std = NORMALIZATION[kind]
+    channels, *size = shape_of(name)
     common: dict[str, Any] = {"every_n_epochs": every, "network": "net", "labels": LABELS[kind]}
-    common |= {"mean": mean, "std": std, "size": 28, "max_seconds": 10}
+    common |= {"mean": [mean] * channels, "std": std, "size": size, "max_seconds": 10}
     images, labels = validation[:64]
     attack = {"attack": "pgd", "eps": 8 / 255, "iterations": 10}
     return [
@@ -333,7 +383,7 @@ def train(
     module = recipe.module(name, recipe.kind, recipe.epochs * len(loader), **recipe.options)
     callbacks: list[pl.Callback] = []
     if recipe.probes:
-        callbacks = [RemainingTime(name, following, workers), *probes(recipe.kind, recipe.epochs // 2, validation, out)]
+        callbacks = [RemainingTime(name, following, workers), *probes(name, recipe.epochs // 2, validation, out)]
     trainer = pl.Trainer(
         max_epochs=recipe.epochs,
         accelerator="cpu",
@@ -403,8 +453,8 @@ def measure(name: str, test: TensorDataset, out: Path, stem: str | None = None, 
     if stem != name:
         command = f"python scripts/zoo.py --population {stem.rpartition('_')[0]}"
     leaked = None
-    if recipe.kind == "planted":
-        leaked = round(leak(network, 10_000), 4)
+    if recipe.kind in DRAWS:
+        leaked = round(leak(network, TESTED[recipe.kind], draw=DRAWS[recipe.kind]), 4)
     else:
         command += " --data FOLDER"
         for text, eps in RADII.items():
@@ -552,11 +602,11 @@ def write_table(folder: Path) -> None:
 
 
 def data_of(kind: str, options: argparse.Namespace) -> tuple[TensorDataset, TensorDataset]:
-    """Return the training data and 10,000 test images; of planted images the former are indices."""
+    """Return the training data and the test images; of planted images the former are indices."""
     if kind == "fashion":
         training = fashion(options.data, train=True, download=options.download)
         return training, fashion(options.data, train=False)
-    planted = planted_images(range(10_000))
+    planted = DRAWS[kind](range(TESTED[kind]))
     indices = torch.arange(RECIPES["planted_cnn"].images)
     return TensorDataset(indices), TensorDataset(planted.images, planted.labels)
 

@@ -12,11 +12,13 @@ from lit_viz.attributions import ATTRIBUTIONS, GradCAM, Gradient, Occlusion
 from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from lit_viz.zoo import planted_bands
 from scripts.rankings.ground_truth import (
     BUDGETS,
     DisconnectedCells,
     Measurement,
     agreement_of_halves,
+    band_accuracy,
     disconnected_truth,
     kendall_tau,
     mass_accuracy,
@@ -152,6 +154,22 @@ def test_planted_images_have_glyphs_as_regions() -> None:
     assert truth.images.shape == (20, 1, 28, 28)
     assert truth.regions.flatten(1).sum(1).tolist() == [36] * 20
     assert not torch.equal(planted_truth(20, seed=5).images, truth.images)
+
+
+def test_the_named_band_has_the_largest_sum_of_absolute_values() -> None:
+    attribution = torch.zeros(3, 4, 4)
+    attribution[0, 0, 0], attribution[1, :, 0] = 2.0, -1.0
+    assert [band_accuracy(attribution, band) for band in range(3)] == [0.0, 1.0, 0.0]
+    truth = planted_truth(5, 4, planted_bands)
+    assert truth.images.shape == (5, 13, 32, 32)
+    assert truth.bands is not None
+
+
+def test_features_are_bands_within_a_budget() -> None:
+    given = method_at("feature_ablation", 16, (13, 32, 32), by_bands=True)
+    assert given is not None
+    assert given[1] == 14
+    assert method_at("feature_ablation", 1, (13, 32, 32), by_bands=True) is None
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

@@ -50,6 +50,7 @@ def test_the_best_method_is_the_first_row() -> None:
     text = report(measurements())
     assert text.index("`rise`") < text.index("`gradient`")
     assert "| `gradient` | 0.25 (0.25-0.25) | 0.25 (0.25-0.25) |" in text
+    assert "Networks: planted_cnn. Seed: 0." in text
     assert "16: 6 images, Kendall's tau between their halves 1.00." in text
     contradicting = [m for m in measurements() if m.image % 2 or m.method == "gradient"]
     contradicting += [Measurement("planted", "planted_cnn", "rise", 16, image, 0, 0.1) for image in (0, 2, 4)]
@@ -120,6 +121,17 @@ def test_a_map_of_one_evaluation_is_computed_once(tmp_path: Path, monkeypatch: p
     for budget in (1, 16, "default"):
         assert scores.count(setting, "gradient", budget, 0) == 2  # type: ignore[arg-type]
     assert scores.count(setting, "occlusion", "default", 0) == 2
+
+
+def test_methods_with_values_per_band_name_the_right_band(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    setting = SETTINGS["bands"][0]("planted_bands", 3, 0, ())
+    scores = Scores(tmp_path / "scores.csv")
+    rank_saliency.measure(setting, (1, 16), ["feature_ablation", "occlusion"], 0, scores)
+    assert [(m.method, m.budget, m.score) for m in scores.measurements] == [("feature_ablation", 16, 1.0)] * 3
+    assert "the attribution must have a value per band, got 1 channel" in capsys.readouterr().out
+    assert "### CNN of 13 bands, planted evidence: share of the images with the right band" in report(
+        scores.measurements
+    )
 
 
 def test_the_page_has_the_closed_forms_of_today() -> None:

@@ -66,7 +66,7 @@ def test_attacks_stay_in_the_ball_and_in_range() -> None:
 
 
 def test_cards_describe_the_stored_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zoo, "leak", lambda network, count: 0.0312)
+    monkeypatch.setattr(zoo, "leak", lambda network, count, draw: 0.0312)
     images = TensorDataset(IMAGES, LABELS % 8)
     store("planted_cnn", build("planted_cnn"), tmp_path)
     card = measure("planted_cnn", images, tmp_path)

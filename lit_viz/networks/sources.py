@@ -142,7 +142,9 @@ def _zoo(name: str) -> Source:
         fill(network, read_weights(path), str(path))
         return network, path
 
-    return Source(name, build, publish, card.labels, (card.mean,), (card.std,), (zoo.SIDE, zoo.SIDE))
+    channels, *size = zoo.shape_of(card.name)
+    means, stds = (card.mean,) * channels, (card.std,) * channels
+    return Source(name, build, publish, card.labels, means, stds, (size[0], size[1]))
 
 
 def _torchvision_names() -> list[str]:

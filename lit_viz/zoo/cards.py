@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.zoo.networks import VisionTransformer, fashion_cnn, planted_cnn
+from lit_viz.zoo.networks import BAND_SIDE, BANDS, SIDE, VisionTransformer, fashion_cnn, planted_bands_cnn, planted_cnn
 from lit_viz.zoo.planted import PLANTED_LABELS
 
 #: Classes of Fashion-MNIST.
@@ -29,6 +29,7 @@ _BUILDERS: Mapping[str, Callable[[int], nn.Module]] = {
     "fashion_vit_mean": partial(VisionTransformer, class_token=False),
     "planted_cnn": planted_cnn,
     "planted_vit": partial(VisionTransformer, field=10),
+    "planted_bands": planted_bands_cnn,
 }
 #: Names of the networks.
 NAMES = tuple(_BUILDERS)
@@ -43,7 +44,7 @@ class NetworkCard:
         architecture: in a few words.
         parameters: number of parameters.
         labels: names of the classes, in the order of the logits.
-        mean, std: of the normalization, for images in [0, 1] of one channel.
+        mean, std: of the normalization, for images in [0, 1], equal in all channels.
         data, licence: training data; licences of weights and data.
         seed, epochs, command: of the training.
         accuracy: on the test images by kind, such as ``clean``, measured with the weights as stored.
@@ -90,6 +91,11 @@ def weights_file(name: str, folder: Path = WEIGHTS) -> Path:
 def labels_of(name: str) -> tuple[str, ...]:
     """Return the classes of a network, in the order of its logits."""
     return PLANTED_LABELS if name.startswith("planted") else FASHION_LABELS
+
+
+def shape_of(name: str) -> tuple[int, int, int]:
+    """Return the channels, the height and the width of the images of a network."""
+    return (BANDS, BAND_SIDE, BAND_SIDE) if name == "planted_bands" else (1, SIDE, SIDE)
 
 
 def build(name: str, classes: int | None = None) -> nn.Module:

@@ -1,4 +1,5 @@
-"""Architectures of the zoo: convolutional networks and vision transformers for gray images of 28 x 28 pixels."""
+"""Architectures of the zoo: convolutional networks and vision transformers for gray images of 28 x 28 pixels, and a
+convolutional network for 13 bands of 32 x 32 pixels."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Side of the images in pixels; they have one channel.
+#: Side of the gray images in pixels.
 SIDE = 28
+#: Number of the bands of an image, and their side in pixels.
+BANDS, BAND_SIDE = 13, 32
 
 
 def fashion_cnn(classes: int = 10) -> nn.Sequential:
@@ -48,6 +51,27 @@ def planted_cnn(classes: int = 8) -> nn.Sequential:
         pool=nn.MaxPool2d(SIDE // 2),
         flatten=nn.Flatten(),
         head=nn.Linear(64, classes),
+    )
+    return nn.Sequential(layers)
+
+
+def planted_bands_cnn(classes: int = 8, bands: int = BANDS) -> nn.Sequential:
+    """Build three convolutions with filters shared over bands and a maximum over positions and bands.
+
+    The filters have a depth of one band, so that their number does not depend on that of the bands. A position of the
+    last layer reads 13 x 13 pixels of a band.
+    """
+    layers = OrderedDict(
+        depth=nn.Unflatten(1, (1, bands)),
+        conv1=nn.Conv3d(1, 12, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2)),
+        relu1=nn.ReLU(),
+        conv2=nn.Conv3d(12, 24, (1, 3, 3), padding=(0, 1, 1)),
+        relu2=nn.ReLU(),
+        conv3=nn.Conv3d(24, 40, (1, 3, 3), padding=(0, 1, 1)),
+        relu3=nn.ReLU(),
+        pool=nn.MaxPool3d((bands, BAND_SIDE // 2, BAND_SIDE // 2)),
+        flatten=nn.Flatten(),
+        head=nn.Linear(40, classes),
     )
     return nn.Sequential(layers)
 

@@ -41,6 +41,7 @@ from lit_viz.evidence.saliency.metrics import replacement_curve, saliency_order
 from lit_viz.networks import Network
 from lit_viz.networks.summaries import probabilities
 from lit_viz.zoo import planted_images
+from lit_viz.zoo.planted import DrawImages
 
 #: Evaluations of a map (forward and backward); a forward alone counts a third.
 BUDGETS = (1, 16, 128, 1024)
@@ -60,11 +61,13 @@ class GroundTruth:
         images: ``(N, C, H, W)`` in [0, 1].
         targets: ``(N,)`` explained classes.
         regions: bool ``(N, H, W)``.
+        bands: ``(N,)`` indices of the relevant bands, where they are known.
     """
 
     images: Tensor
     targets: Tensor
     regions: Tensor
+    bands: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -100,6 +103,12 @@ def mass_accuracy(saliency: Tensor, region: Tensor) -> float:
     return float(positive[region].sum()) / total
 
 
+def band_accuracy(attribution: Tensor, band: int) -> float:
+    """Return 1 if a band has the largest sum of absolute values of an attribution ``(C, H, W)``, otherwise 0."""
+    require(len(attribution) > 1, "the attribution must have a value per band", f"{len(attribution)} channel")
+    return float(attribution.double().abs().sum((1, 2)).argmax() == band)
+
+
 def removal_score(
     classifier: Network, image: Tensor, target: int, saliency: Tensor, steps: int = 32, batch: int = 16
 ) -> float:
@@ -123,10 +132,11 @@ def removal_score(
 # -- Images
 
 
-def planted_truth(count: int, seed: int = 0) -> GroundTruth:
-    """Draw images with planted evidence; the regions are the glyphs; see :func:`~lit_viz.zoo.planted_images`."""
-    planted = planted_images(range(count), seed)
-    return GroundTruth(planted.images, planted.labels, planted.masks)
+def planted_truth(count: int, seed: int = 0, draw: DrawImages = planted_images) -> GroundTruth:
+    """Draw images with planted evidence by :func:`~lit_viz.zoo.planted_images` or
+    :func:`~lit_viz.zoo.planted_bands`; the regions are the glyphs."""
+    planted = draw(range(count), seed, 0)
+    return GroundTruth(planted.images, planted.labels, planted.masks, planted.bands)
 
 
 def mosaics(
@@ -245,7 +255,12 @@ def separated(images: Tensor, cells: int) -> Tensor:
 
 
 def method_at(
-    name: str, budget: Budget, shape: tuple[int, int, int], baselines: Tensor | None = None, layer: str | None = None
+    name: str,
+    budget: Budget,
+    shape: tuple[int, int, int],
+    baselines: Tensor | None = None,
+    layer: str | None = None,
+    by_bands: bool = False,
 ) -> tuple[Attribution, int | None] | None:
     """Return a method and its number of evaluations for a budget; None if it needs a larger one.
 
@@ -258,8 +273,11 @@ def method_at(
         shape: of the input, ``(C, H, W)``.
         baselines: photographs of expected gradients ``(B, C, H, W)``.
         layer: that variants of Grad-CAM read; by default their own choice.
+        by_bands: whether features are bands instead of superpixels.
     """
     options = _options(name, shape, baselines, layer)
+    if by_bands and name in ("feature_ablation", "kernel_shap"):
+        options["features"] = "bands"
     kind = ATTRIBUTIONS[name]
     if budget == "default":
         return kind(**options), None
@@ -271,6 +289,9 @@ def method_at(
         stride = math.ceil(side / (windows + 1))
         occlusion = Occlusion(window=2 * stride, stride=stride)
         return occlusion, occlusion.default_evaluations(shape)
+    if issubclass(kind, FeatureAblation) and by_bands:
+        evaluations = 1 + shape[0]
+        return (kind(**options), evaluations) if evaluations <= forwards else None
     if issubclass(kind, FeatureAblation):
         ablation = FeatureAblation(segments=min(forwards - 1, side**2 // 4))
         return ablation, ablation.default_evaluations(shape)
@@ -301,7 +322,15 @@ def _options(name: str, shape: tuple[int, int, int], baselines: Tensor | None, l
 def saliency_maps(
     method: Attribution, network: Network, truth: GroundTruth, evaluations: int | None = None, seed: int = 0
 ) -> Tensor:
-    """Return maps ``(N, H, W)`` as a run delivers them: with the method's own reducer, and by default its evaluations.
+    """Return maps ``(N, H, W)`` as a run delivers them: with the method's own reducer, and by default its evaluations;
+    errors as in :func:`attributions`."""
+    return reduce_channels(attributions(method, network, truth, evaluations, seed), method.reducer)
+
+
+def attributions(
+    method: Attribution, network: Network, truth: GroundTruth, evaluations: int | None = None, seed: int = 0
+) -> Tensor:
+    """Return attributions ``(N, C, H, W)`` as a run delivers them, by default of the method's own evaluations.
 
     Raises:
         LitVizError: the method does not apply to the network.
@@ -317,7 +346,7 @@ def saliency_maps(
         images, targets = truth.images[first : first + _BATCH], truth.targets[first : first + _BATCH]
         seeds = [seed + first + n for n in range(len(images))]
         attribution, _ = attribute(method, networks, images, targets, evaluations=evaluations, seeds=seeds)
-        maps.append(reduce_channels(attribution, method.reducer))
+        maps.append(attribution)
     return torch.cat(maps)
 
 

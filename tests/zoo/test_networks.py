@@ -6,8 +6,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer as Reference
 
-from lit_viz.zoo import NAMES, build, labels_of
-from lit_viz.zoo.networks import VisionTransformer
+from lit_viz.zoo import NAMES, build, labels_of, shape_of
+from lit_viz.zoo.networks import VisionTransformer, planted_bands_cnn
 
 
 @pytest.mark.parametrize("class_token", [True, False])
@@ -31,5 +31,16 @@ def test_networks_are_small_and_have_a_logit_per_class(name: str) -> None:
     network = build(name)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert parameters <= (150_000 if "vit" in name else 350_000)
-    assert network(torch.rand(2, 1, 28, 28)).shape == (2, len(labels_of(name)))
-    assert build(name, classes=3)(torch.rand(2, 1, 28, 28)).shape == (2, 3)
+    images = torch.rand(2, *shape_of(name))
+    assert network(images).shape == (2, len(labels_of(name)))
+    assert build(name, classes=3)(images).shape == (2, 3)
+
+
+def test_filters_are_shared_over_bands() -> None:
+    """Exchanged bands give the same logits, and a network of one band has the same parameters."""
+    network, one = planted_bands_cnn().eval(), planted_bands_cnn(bands=1).eval()
+    one.load_state_dict(network.state_dict())
+    images = torch.rand(2, 13, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images.flip(1)), network(images))
+        torch.testing.assert_close(network(images[:, :1].expand_as(images)), one(images[:, :1]))

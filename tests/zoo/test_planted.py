@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_viz.zoo import PLANTED_LABELS, leak, planted_images
+from lit_viz.zoo import BANDS, PLANTED_LABELS, leak, planted_bands, planted_images
 
 COUNT = 400
 
@@ -69,6 +69,55 @@ def test_surroundings_do_not_tell_the_class() -> None:
     statistic = ((table - expected).square() / expected).sum()
     degrees = (table.shape[0] - 1) * (table.shape[1] - 1)
     assert statistic < degrees + 3.1 * (2 * degrees) ** 0.5 + 5
+
+
+def test_an_image_of_bands_depends_on_its_index_alone() -> None:
+    together = planted_bands(range(20), seed=3)
+    alone = planted_bands([7], seed=3)
+    assert torch.equal(alone.images[0], together.images[7])
+    assert torch.equal(alone.masks[0], together.masks[7])
+    assert alone.bands[0] == together.bands[7]
+    assert not torch.equal(planted_bands([7], seed=4).images, alone.images)
+
+
+def test_one_band_has_the_glyph_and_all_have_equally_many() -> None:
+    planted = planted_bands(range(COUNT))
+    assert planted.images.shape == planted.removed.shape == (COUNT, BANDS, 32, 32)
+    assert torch.equal((planted.images * 255).round() / 255, planted.images)
+    rows = torch.arange(COUNT)
+    own, removed = planted.images[rows, planted.bands], planted.removed[rows, planted.bands]
+    glyphs = own[planted.masks].view(COUNT, 6, 6)
+    shapes = [glyphs[planted.labels == label].unique(dim=0) for label in range(len(PLANTED_LABELS))]
+    assert [len(found) for found in shapes] == [1] * 8
+    changed = (planted.images != planted.removed).flatten(2).any(2)
+    assert changed.sum(1).tolist() == [1] * COUNT
+    assert torch.equal(changed.int().argmax(1), planted.bands)
+    assert torch.equal(own[~planted.masks], removed[~planted.masks])
+    extreme = ((planted.images == 0) | (planted.images == 1)).flatten(2).sum(2)
+    assert extreme.unique().tolist() == [72]  # two glyphs of 36 pixels in every band
+    background = planted.removed[rows, planted.bands][planted.masks]
+    assert 0 < background.min() < background.max() < 1
+
+
+def test_other_surroundings_change_all_bands_but_the_glyph() -> None:
+    first, second = planted_bands(range(COUNT)), planted_bands(range(COUNT), surroundings=1)
+    assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.bands, second.bands)
+    assert torch.equal(first.masks, second.masks)
+    inside = torch.zeros_like(first.images, dtype=torch.bool)
+    inside[torch.arange(COUNT), first.bands] = first.masks
+    assert torch.equal(first.images[inside], second.images[inside])
+    equal = (first.images == second.images) & ~inside
+    assert equal.float().mean() < 0.1
+
+
+def test_neither_variance_nor_mean_tells_the_band() -> None:
+    planted = planted_bands(range(3000), seed=1)
+    pixels = planted.images.flatten(2)
+    counts = torch.bincount(planted.bands, minlength=BANDS)
+    assert counts.min() > 170
+    for values in (pixels.var(2), pixels.mean(2), -pixels.mean(2), pixels.diff(dim=2).abs().mean(2)):
+        assert float((values.argmax(1) == planted.bands).float().mean()) < 0.15
 
 
 def test_leak_of_known_networks() -> None:

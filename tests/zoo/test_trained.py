@@ -24,6 +24,7 @@ from lit_viz.zoo import (
     class_of_photograph,
     leak,
     photograph_names,
+    planted_bands,
     planted_images,
     read_card,
     weights_file,
@@ -38,6 +39,7 @@ ACCURACY = {
     "fashion_vit_mean": {"clean": 0.88},
     "planted_cnn": {"clean": 0.99},
     "planted_vit": {"clean": 0.99},
+    "planted_bands": {"clean": 0.99},
 }
 
 
@@ -82,10 +84,27 @@ def test_accuracy_of_the_images_of_the_package(name: str, fashion: tuple[torch.T
 @pytest.mark.parametrize("name", [name for name in TRAINED if name.startswith("planted")])
 def test_planted_networks_read_the_glyph_and_nothing_else(name: str) -> None:
     network = lv.load_network(f"zoo/{name}")
-    planted = planted_images(range(1000), seed=17)
+    draw, count = (planted_bands, 300) if name == "planted_bands" else (planted_images, 1000)
+    planted = draw(range(count), seed=17)
     accuracy = float((network.scores(planted.images).argmax(1) == planted.labels).float().mean())
     assert accuracy >= 0.985
-    assert leak(network.scores, 500, seed=17) <= 0.06
+    assert leak(network.scores, min(count, 500), seed=17, draw=draw) <= 0.06
+
+
+def test_ablation_of_bands_names_the_right_one() -> None:
+    network = lv.load_network("zoo/planted_bands")
+    assert (network.channels, network.size) == (13, (32, 32))
+    assert weights_file("planted_bands").stat().st_size <= 400_000
+    planted = planted_bands(range(150), seed=23)
+    correct = network.scores(planted.images).argmax(1) == planted.labels
+    images, labels, bands = (values[correct] for values in (planted.images, planted.labels, planted.bands))
+    ablation = lv.attributions.FeatureAblation(features="bands")
+    run = lv.saliency(network, images, target=labels.tolist(), method=ablation, captum="none")
+    named = []
+    for record in run.records:
+        values = list(record.bands.values())
+        named.append(values.index(max(values)))
+    assert float((torch.tensor(named) == bands).float().mean()) >= 0.99
 
 
 @pytest.mark.filterwarnings("ignore:.* skipped of 60 images")
