@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ class TarStorage(FolderStorage):
             record = record.amend(source_sha256=image_digest(result.source))
         return record, members
 
-    @property
+    @cached_property
     def _keeps_arrays(self) -> bool:
         """Whether all maps are stored with their channels too, in float32."""
         return bool((self.config.get("run") or {}).get("store_arrays"))
