@@ -397,7 +397,7 @@ def test_products_of_half_precision_do_not_underflow() -> None:
     method: Any
     for method in (AttentionGradient((2, 2)), GradCAM("layer")):
         method.attention, method._pooled = ("layer",), [1.0, 0.0, 0.0, 0.0]
-        result = method.evaluate_map(torch.rand(1, 3, 8, 8), torch.tensor([0]), lambda x, slots: evaluation)
+        result = method.evaluate_map(torch.rand(1, 3, 8, 8), torch.tensor([0]), lambda x, slots, **_: evaluation)
         assert result.dtype == torch.float32
         torch.testing.assert_close(result, torch.full_like(result, float(small[0, 0, 0, 0]) ** 2), rtol=1e-5, atol=0)
 

@@ -37,7 +37,8 @@ def resolved(capsys: pytest.CaptureFixture[str], *words: str, lit_viz: Any, smal
         ),
         (
             ("saliency", "--method", "gradient,smoothgrad", "--method.smoothgrad.sgma", "0.2"),
-            "unrecognized option --method.smoothgrad.sgma; did you mean --method.smoothgrad.sigma?",
+            "unrecognized option --method.smoothgrad.sgma; did you mean --method.smoothgrad.sigma or "
+            "--method.smoothgrad.backprop?",
         ),
     ],
 )
