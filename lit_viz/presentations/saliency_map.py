@@ -128,7 +128,7 @@ class SaliencyMapPresentation(Presentation):
     def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
         items = super().evidence_items(evidence, records)
         if evidence.captum is None and "captum" not in (evidence.failures or {}):
-            items.insert(0, EvidenceItem("No map was compared with Captum."))
+            items.insert(0, EvidenceItem("No map was compared with Captum.", name="captum"))
         return items
 
     def part_items(self, evidence: Evidence) -> list[EvidenceItem]:

@@ -77,7 +77,10 @@ def _save(folder: Path, name: str) -> nn.Module:
         processor.save_pretrained(folder)
     else:
         network = _timm(kind)
-        timm.models.save_for_hf(network, folder, model_config={"label_names": NAMES}, safe_serialization=True)
+        config: dict[str, Any] = {"label_names": NAMES}
+        if kind == "gray":
+            config["model_args"] = {"in_chans": 1}  # timm 1.0.30 and older saves the channels only here
+        timm.models.save_for_hf(network, folder, model_config=config, safe_serialization=True)
     return network.eval()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
+from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Status
 
@@ -68,3 +69,8 @@ def test_the_card_of_an_attack_states_the_classes_before_and_after(fields: dict[
         index=0, name="bird", attack="pgd", settings=settings, predicted_before_name="quail", **fields
     )
     assert AdversarialExamplePresentation().subtitle(attacked) == text
+
+
+def test_each_item_of_evidence_has_the_name_of_its_file() -> None:
+    presentation = SaliencyMapPresentation()
+    assert [item.name for item in presentation.evidence_items(Evidence(), [])] == ["captum"]
