@@ -338,7 +338,7 @@ ATTRIBUTION_CASES: dict[str, tuple[dict[str, Any], int | None]] = {
     "integrated_gradients": ({}, 15),
     "integrated_gradients random": ({"baseline": "random"}, 15),
     "integrated_gradients blurred": ({"baseline": "blurred", "sigma": 2.0}, 7),
-    "gradient_shap": ({"baselines": ["black", "mean", "random"], "sigma": 0.1}, 6),
+    "gradient_shap": ({"baseline": ["black", "mean", "random"], "sigma": 0.1}, 6),
     "expected_gradients": ({"sigma": 0.1}, 6),
     "deep_lift": ({"baseline": 0.3}, None),
     "guided_backprop": ({}, None),

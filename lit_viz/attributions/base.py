@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from lit_viz.attributions.baselines import Baseline, DrawnBaselines
 from lit_viz.attributions.terms import PROJECTIONS, record_images
 from lit_viz.errors import require
 from lit_viz.networks import Network
@@ -52,6 +53,7 @@ class Attribution(StepRule):
         tolerance: a map is done when its ``error`` is at most this value; None uses all evaluations.
         every: number of evaluations between two tests of the tolerance, independent of the batch; None: every step.
         batch: maximum number of inputs per evaluation over all slots; at least one per slot.
+        baseline: input that the image is compared with, if any.
         reducer: default channel reducer, a key of :data:`~lit_viz.attributions.reducers.REDUCERS`.
     """
 
@@ -64,6 +66,7 @@ class Attribution(StepRule):
     tolerance: float | None = None
     every: ClassVar[int | None] = None
     batch: int = 16
+    baseline: Baseline | DrawnBaselines | None = None
     reducer: ClassVar[str] = "max_abs"
 
     @property
@@ -82,13 +85,15 @@ class Attribution(StepRule):
         Raises:
             LitVizError: if the method does not apply to the network.
         """
+        if self.baseline is not None:
+            self.baseline.bind(classifier)
         for network in self.networks:
             if network != "plain":
                 classifier.fast(backprop=network)
 
     def record_fields(self) -> dict[str, Any]:
         """Return the method's fields of the record of a map; called after :meth:`bind`."""
-        return {}
+        return {} if self.baseline is None else self.baseline.record_fields()
 
     def map_fields(self, state: State) -> dict[str, Any]:
         """Return the fields of the record of one map, given the state of its slot."""

@@ -32,6 +32,7 @@ class DeepLift(Gradient):
 
     title = "DeepLIFT"
     networks: tuple[Backprop, ...] = ("plain", "rescale")
+    baseline: Baseline
 
     def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0) -> None:
         self.baseline = Baseline(baseline, sigma)

@@ -31,6 +31,7 @@ class Ablation(Estimator):
     """
 
     spatial = True
+    baseline: Baseline
     reducer: ClassVar[str] = "positive"
 
     def __init__(self, baseline: BaselineLike = "mean", sigma: float = 10.0) -> None:
@@ -107,11 +108,12 @@ class FeatureAblation(Ablation):
         self.evaluations = 1 + self.segments.most
 
     def bind(self, network: Network) -> None:
+        super().bind(network)
         self.segments.bind(network.channels, network.size)
         self.evaluations = 1 + self.segments.most
 
     def record_fields(self) -> dict[str, Any]:
-        return self.segments.record_fields()
+        return super().record_fields() | self.segments.record_fields()
 
     def regions(self, x: Tensor) -> State:
         segments = self.segments(x)

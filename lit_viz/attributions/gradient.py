@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lit_viz.attributions.base import Estimator, GradientRule, add_rows, gather_rows, networks_of
+from lit_viz.attributions.baselines import Baseline, BaselineLike
 from lit_viz.networks.fast import Backprop
 from lit_viz.optim import Evaluate, State, StepRule
-from lit_viz.types import Task
+from lit_viz.types import Task, seeds_of
 
 
 class Gradient(Estimator):
@@ -40,22 +41,29 @@ class Gradient(Estimator):
 
 
 class InputXGradient(Gradient):
-    """``x * d score / d x`` (Shrikumar et al. 2016, arXiv:1605.01713): contribution of each value to a linear score.
+    """``(x - b) * d score / d x`` (Shrikumar et al. 2016, arXiv:1605.01713): contributions to a linear score.
 
-    The input in [0, 1] is multiplied, not the normalized one: black contributes nothing.
+    The input in [0, 1] is multiplied, not the normalized one: with the black baseline b, black contributes nothing.
 
     Args:
+        baseline: see :class:`~lit_viz.attributions.baselines.Baseline`; best the average of photographs.
+        sigma: of the blurred baseline, in pixels.
         backprop: ``libra`` detaches attention weights, deviations of norms and gates of activations in the backward
             (:class:`~lit_viz.attributions.gradient.LibraGradient`).
     """
 
     title = "input × gradient"
+    baseline: Baseline
 
-    def __init__(self, backprop: GradientRule = "plain") -> None:
+    def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0, backprop: GradientRule = "plain") -> None:
+        self.baseline = Baseline(baseline, sigma)
         self.networks = networks_of(backprop)
 
+    def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
+        return super().init(x, tasks) | {"baseline": self.baseline(x, seeds_of(tasks))}
+
     def attribution(self, x: Tensor, state: State) -> Tensor:
-        return x * state["map"]
+        return (x - state["baseline"]) * state["map"]
 
 
 class LibraGradient(Gradient):

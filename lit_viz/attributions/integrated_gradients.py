@@ -55,6 +55,7 @@ class IntegratedGradients(Estimator):
     """
 
     evaluations = 50
+    baseline: Baseline
 
     def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0, backprop: GradientRule = "plain") -> None:
         self.baseline = Baseline(baseline, sigma)

@@ -43,6 +43,7 @@ class KernelShap(Estimator):
     """
 
     title = "KernelSHAP"
+    baseline: Baseline
     evaluations = 1000
     every: ClassVar[int | None] = EVERY
     spatial = True
@@ -68,10 +69,11 @@ class KernelShap(Estimator):
         return 4 * self.segments.most
 
     def bind(self, network: Network) -> None:
+        super().bind(network)
         self.segments.bind(network.channels, network.size)
 
     def record_fields(self) -> dict[str, Any]:
-        return self.segments.record_fields()
+        return super().record_fields() | self.segments.record_fields()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         segments, zeros = self.segments(x), x.new_zeros(len(x), dtype=torch.float64)

@@ -57,6 +57,7 @@ class Occlusion(Ablation):
         require(valid, "stride of Occlusion must be between 1 and the window", got)
 
     def bind(self, network: Network) -> None:
+        super().bind(network)
         if self.default_window:
             self._set_window(max(1, round(min(network.size) / _FRACTION)))
         self.evaluations = self.default_evaluations((network.channels, *network.size))

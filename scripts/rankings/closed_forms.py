@@ -304,8 +304,8 @@ def _occlusion() -> Tensor:
 
 _GRAY = 51 / 255
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "gradient_shap": {"baselines": "black"},
-    "expected_gradients": {"baselines": torch.full((1, 1, SIDE, SIDE), _GRAY)},
+    "gradient_shap": {"baseline": "black"},
+    "expected_gradients": {"baseline": torch.full((1, 1, SIDE, SIDE), _GRAY)},
     "deep_lift": {"baseline": "black"},
     "occlusion": {"window": 4, "stride": 2},
     "feature_ablation": {"segments": 9},
@@ -315,7 +315,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 #: Options of the black baseline, which that of expected gradients is a photograph of.
 _BLACK: dict[str, dict[str, Any]] = {
-    "expected_gradients": {"baselines": torch.zeros(1, 1, SIDE, SIDE)},
+    "expected_gradients": {"baseline": torch.zeros(1, 1, SIDE, SIDE)},
     "occlusion": {"baseline": "black"},
     "feature_ablation": {"baseline": "black"},
     "kernel_shap": {"baseline": "black"},

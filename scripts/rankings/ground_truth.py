@@ -309,7 +309,7 @@ def method_at(
 def _options(name: str, shape: tuple[int, int, int], baselines: Tensor | None, layer: str | None) -> dict[str, Any]:
     kind = ATTRIBUTIONS[name]
     if issubclass(kind, ExpectedGradients) and baselines is not None:
-        return {"baselines": baselines}
+        return {"baseline": baselines}
     if issubclass(kind, GradCAM) and layer is not None:
         return {"layer": layer}
     if issubclass(kind, ExtremalPerturbation):

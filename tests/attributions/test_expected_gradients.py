@@ -88,7 +88,7 @@ def test_from_the_command_line(lit_viz: Any, small_options: Any, tmp_path: Path)
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     folder = tmp_path / "photographs"
     folder.mkdir()
-    words = ["--method", "expected_gradients", "--method.baselines", photographs(folder, images), "--iterations", "3"]
+    words = ["--method", "expected_gradients", "--method.baseline", photographs(folder, images), "--iterations", "3"]
     lit_viz("saliency", "packaged:chelsea", *small_options, *words, "--out", str(tmp_path / "run"))
     assert lv.resume(tmp_path / "run").records[0]["method"] == "expected_gradients"
 

@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lit_viz import attributions as own
 from lit_viz.attributions import rise
+from lit_viz.attributions.baselines import DrawnBaselines
 from lit_viz.attributions.feature_ablation import Ablation
 from lit_viz.attributions.integrated_gradients import gauss_legendre
 from lit_viz.attributions.smoothgrad import noise
@@ -144,8 +145,10 @@ class CaptumReference:
     @property
     def baseline(self) -> Tensor:
         """The baseline of the method."""
-        assert isinstance(self.method, (own.IntegratedGradients, own.DeepLift, Ablation, own.KernelShap))
-        return self.method.baseline(self.x, [self.seed])
+        baseline = self.method.baseline
+        assert baseline is not None
+        assert not isinstance(baseline, DrawnBaselines)
+        return baseline(self.x, [self.seed])
 
     @cached_property
     def state(self) -> State:
@@ -303,6 +306,11 @@ def _integrated_gradients(r: CaptumReference) -> Any:
     assert isinstance(r.method, own.IntegratedGradients)
     steps = {"n_steps": r.method.nodes(r.evaluations), "method": "gausslegendre", "internal_batch_size": _BATCH}
     return attr.IntegratedGradients(r.given).attribute(r.x, r.baseline, r.target, **steps)
+
+
+def _input_x_gradient(r: CaptumReference) -> Any:
+    """Return the map of the difference from the baseline, which is Captum's input."""
+    return attr.InputXGradient(lambda z: r.given(r.baseline + z)).attribute(r.x - r.baseline, r.target)
 
 
 def _grad_cam(r: CaptumReference) -> Any:
@@ -469,9 +477,7 @@ COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
         "signed map with the same rule",
         lambda r: attr.Saliency(r.given).attribute(r.x, r.target, abs=False),
     ),
-    own.InputXGradient: Counterpart(
-        "InputXGradient", "map", lambda r: attr.InputXGradient(r.given).attribute(r.x, r.target)
-    ),
+    own.InputXGradient: Counterpart("InputXGradient", "map of the same baseline", _input_x_gradient),
     own.SmoothGrad: Counterpart(
         "NoiseTunnel", "map of the same noise", partial(_noise_tunnel, "smoothgrad"), terms=_noisy_gradients
     ),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, ExtremalPerturbation
+from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.attributions.terms import projections
 from lit_viz.errors import LitVizError
@@ -403,9 +404,9 @@ def _relative(amount: Tensor, scale: Tensor) -> float:
 
 def _with_noisy_baseline(method: Attribution, noise: Tensor) -> Attribution:
     """Return the method with noise ``(1, C, H, W)`` added to its baseline, if it has one."""
-    if not hasattr(method, "baseline"):
-        return method
     baseline, noisy = method.baseline, copy.copy(method)
+    if not isinstance(baseline, Baseline):
+        return method
     setattr(noisy, "baseline", lambda x, seeds: baseline(x, seeds) + noise)  # noqa: B010 - of several types
     return noisy
 

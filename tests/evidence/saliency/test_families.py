@@ -43,7 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "smoothgrad_squared": {},
     "integrated_gradients": {"baseline": "mean"},
     "gradient_shap": {"sigma": 0.1},
-    "expected_gradients": {"baselines": IMAGES},
+    "expected_gradients": {"baseline": IMAGES},
     "occlusion": {"window": (6, 5), "stride": 4},
     "feature_ablation": {"segments": MASK},
     "kernel_shap": {"segments": MASK},
