@@ -48,7 +48,14 @@ ROOT = Path(__file__).parents[1]
 
 #: Largest number of synchronizations per step of eight images. A step of the ensemble runs several attacks; attacks
 #: record a curve point in every iteration. Slow steps log their means each time.
-LIMITS = {"attack": 16, "attack ensemble": 24, "saliency": 6, "saliency expected_gradients": 7, "visualize": 10}
+LIMITS = {
+    "attack": 16,
+    "attack ensemble": 24,
+    "saliency": 6,
+    "saliency expected_gradients": 7,
+    "saliency kernel_shap": 7,
+    "visualize": 10,
+}
 #: One run per command, which the fast test executes.
 FEW = ("attack by name", "saliency by name", "visualize Adam")
 
@@ -325,6 +332,7 @@ def runs() -> dict[str, Run]:
             f"saliency {name}": saliency(name)
             for name, kind in ATTRIBUTIONS.items()
             if not issubclass(kind, AttentionMap)
+            and name != "shapley_interactions"  # the steps of kernel_shap, with more evaluations than these runs have
         },
         **{f"visualize {rule}": class_images({"step_rule": rule.lower()}) for rule in rules},
         "visualize maco": class_images({"config": "maco"}),

@@ -147,7 +147,9 @@ class Process:
         return output.strip()
 
     def close(self) -> str:
-        """End the process, and return its errors."""
+        """End the process, and return its errors; nothing the second time."""
+        if self._errors.closed:
+            return ""
         self._process.communicate()
         self._errors.seek(0)
         with self._errors:
