@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,51 @@ import torch
 
 import lit_viz as lv
 from lit_viz.images.reading import encode_png, read_photograph
+from lit_viz.runs.stores import open_run
+from tests.plugins.slurm import Slurm
 from tests.support.peers import require_package
 
 ROOT = Path(__file__).parents[1]
 COUNT = 48
+NEEDS_PROC = pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
+#: Arguments of a run whose shards take some seconds.
+WORDS = [
+    "saliency", "photographs", "--network", "zoo/fashion_cnn", "--method", "smoothgrad", "--iterations", "400",
+    "--slots", "4", "--wandb", "disabled", "--out", "maps", "--shard", "auto",
+]  # fmt: skip
+
+
+def write_photographs(folder: Path, channels: int, size: int) -> None:
+    folder.mkdir()
+    for index in range(COUNT):
+        image = torch.rand(channels, size, size, generator=torch.Generator().manual_seed(index))
+        (folder / f"{index:02d}.png").write_bytes(encode_png(image))
+
+
+def environment(programs: Path | None = None) -> dict[str, str]:
+    """Return variables of processes that import this package, with a folder of programs before the others."""
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    if programs is not None:
+        variables["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    return variables
+
+
+def write_program(folder: Path, name: str, command: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{command}\n")
+    (folder / name).chmod(0o755)
+
+
+def has_results(shard: Path) -> bool:
+    records = shard / "results.jsonl"
+    return records.exists() and records.stat().st_size > 0
+
+
+def check_merged(maps: Path, merged: Path, shape: tuple[int, int]) -> None:
+    """Merge the shards in a folder, and check that the run has a map of each photograph."""
+    run = lv.merge(maps, merged)
+    assert [record.status for record in run.records] == ["done"] * COUNT
+    assert run.maps.shape == (COUNT, *shape)
 
 
 def descendants(parent: int) -> dict[int, str]:
@@ -52,28 +95,27 @@ def kill_worker(started: subprocess.Popen[bytes], title: str) -> None:
     pytest.fail("the program ended before a worker could be killed")
 
 
-def test_the_page_prints_the_recipe() -> None:
-    code = (ROOT / "scripts" / "ray_maps.py").read_text(encoding="utf-8").partition('"""\n\n')[2]
-    assert f"```python\n{code}```" in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["ray_maps.py", "slurm.sh", "submitit_maps.py"])
+def test_the_page_prints_the_recipe(name: str) -> None:
+    text = (ROOT / "scripts" / name).read_text(encoding="utf-8")
+    code = text.partition('"""\n\n')[2] or text  # a shell script has no docstring
+    language = "python" if name.endswith(".py") else "bash"
+    assert f"```{language}\n{code}```" in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     assert len(code.splitlines()) <= 30
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
+@NEEDS_PROC
 def test_ray_repeats_the_batches_of_an_actor_that_is_killed(tmp_path: Path) -> None:
     require_package("ray")
     import pyarrow.parquet as pq
 
     photographs = tmp_path / "photographs"
-    photographs.mkdir()
-    for index in range(COUNT):
-        image = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(index))
-        (photographs / f"{index:02d}.png").write_bytes(encode_png(image))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment["RAY_raylet_start_wait_time_s"] = "300"
+    write_photographs(photographs, channels=3, size=224)
+    variables = {**environment(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
     command = [sys.executable, ROOT / "scripts" / "ray_maps.py", photographs, tmp_path / "maps"]
     log = (tmp_path / "log.txt").open("wb")
-    with log, subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log) as started:
+    with log, subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=log, stderr=log) as started:
         kill_worker(started, "ray::MapWorker(MapBatches(Maps)).submit")
     assert started.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
     table = pq.read_table(tmp_path / "maps").to_pydict()
@@ -87,25 +129,94 @@ def test_ray_repeats_the_batches_of_an_actor_that_is_killed(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
+@NEEDS_PROC
 def test_torchrun_continues_the_shards_of_a_worker_that_is_killed(tmp_path: Path) -> None:
-    photographs = tmp_path / "photographs"
-    photographs.mkdir()
-    for index in range(COUNT):
-        image = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(index))
-        (photographs / f"{index:02d}.png").write_bytes(encode_png(image))
+    write_photographs(tmp_path / "photographs", channels=1, size=28)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max-restarts", "3"]
-    words = ["saliency", str(photographs), "--network", "zoo/fashion_cnn", "--method", "smoothgrad", "--out", "maps"]
-    settings = ["--iterations", "400", "--slots", "4", "--wandb", "disabled", "--shard", "auto"]
-    command = [*launcher, "-m", "lit_viz", *words, *settings]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*launcher, "-m", "lit_viz", *WORDS]
     log = (tmp_path / "log.txt").open("wb")
-    with log, subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log) as started:
-        records = tmp_path / "maps" / "shard-0-of-2" / "results.jsonl"
-        while started.poll() is None and not (records.exists() and records.stat().st_size):
+    with log, subprocess.Popen(command, env=environment(), cwd=tmp_path, stdout=log, stderr=log) as started:
+        while started.poll() is None and not has_results(tmp_path / "maps" / "shard-0-of-2"):
             time.sleep(0.05)
         kill_worker(started, f"{sys.executable} -u -m lit_viz")
     assert started.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
-    run = lv.merge(tmp_path / "maps", tmp_path / "merged")
-    assert [record.status for record in run.records] == ["done"] * COUNT
-    assert run.maps.shape == (COUNT, 28, 28)
+    check_merged(tmp_path / "maps", tmp_path / "merged", (28, 28))
+
+
+@pytest.mark.slow
+@NEEDS_PROC
+def test_a_task_of_an_array_that_is_killed_continues(tmp_path: Path) -> None:
+    """The script runs with the variables of SLURM, without it."""
+    write_photographs(tmp_path / "photographs", channels=1, size=28)
+    write_program(tmp_path / "bin", "lit-viz", f'exec {sys.executable} -m lit_viz "$@"')
+    write_program(tmp_path / "bin", "srun", 'shift\nexec "$@"')  # without its option
+
+    def start(task: int) -> subprocess.Popen[bytes]:
+        numbers = {"JOB_ID": 7 + task, "ARRAY_JOB_ID": 8}
+        array = {"ARRAY_TASK_ID": 1 + task, "ARRAY_TASK_COUNT": 2, "ARRAY_TASK_MIN": 1}
+        variables = environment(tmp_path / "bin")
+        for name, value in {**numbers, **array}.items():
+            variables[f"SLURM_{name}"] = str(value)
+        with (tmp_path / "log.txt").open("ab") as log:
+            command = ["bash", ROOT / "scripts" / "slurm.sh", *WORDS]
+            return subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=log, stderr=log)
+
+    with start(0) as killed, start(1) as other:
+        while killed.poll() is None and not has_results(tmp_path / "maps" / "shard-0-of-2"):
+            time.sleep(0.05)
+        kill_worker(killed, f"{sys.executable} -m lit_viz")
+    assert (killed.returncode, other.returncode) == (137, 0), (tmp_path / "log.txt").read_text()[-3000:]
+    with start(0) as repeated:
+        pass
+    assert repeated.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
+    check_merged(tmp_path / "maps", tmp_path / "merged", (28, 28))
+
+
+@pytest.mark.slow
+def test_slurm_requeues_a_task_of_an_array_alone(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    slurm: Callable[[Path, dict[str, str]], AbstractContextManager[Slurm]],
+) -> None:
+    """That with the number of the array is stopped as before its time limit; the other one is killed."""
+    folder = tmp_path_factory.mktemp("slurm")  # a short name: sockets lie in it
+    write_photographs(tmp_path / "photographs", channels=1, size=28)
+    write_program(tmp_path / "bin", "lit-viz", f'exec {sys.executable} -m lit_viz "$@"')
+    where = ["--parsable", "--array", "0-1", "--chdir", str(tmp_path), "--output", str(tmp_path / "log.txt")]
+    with slurm(folder, environment(tmp_path / "bin")) as cluster:
+        array = cluster("sbatch", *where, str(ROOT / "scripts" / "slurm.sh"), *WORDS).strip()
+        shards = [tmp_path / "maps" / f"shard-{index}-of-2" for index in range(2)]
+        cluster.wait(lambda: all(has_results(shard) for shard in shards))
+        tasks = [f"{array}_{index}" for index in range(2)]
+        (last,) = [task for task in tasks if cluster.job(task)["JobId"] == array]
+        (other,) = set(tasks) - {last}
+        cluster("scancel", "--signal", "KILL", f"{other}.0")
+        cluster("scancel", "--signal", "TERM", last)
+        cluster.wait(lambda: cluster.job(other)["JobState"] == "FAILED")
+        cluster.wait(lambda: cluster.job(last)["JobState"] == "PENDING")
+        assert cluster.job(other)["Restarts"] == "0"
+        cluster("scontrol", "requeue", other)
+        for task in tasks:
+            cluster("scontrol", "update", f"JobId={task}", "StartTime=now+5")  # SLURM requeues after two minutes
+        cluster.wait(lambda: {cluster.job(task)["JobState"] for task in tasks} == {"COMPLETED"})
+        assert [cluster.job(task)["Restarts"] for task in tasks] == ["1", "1"]
+    check_merged(tmp_path / "maps", tmp_path / "merged", (28, 28))
+
+
+@pytest.mark.slow
+@NEEDS_PROC
+def test_submitit_submits_the_shard_of_a_killed_worker_again(tmp_path: Path) -> None:
+    require_package("submitit")
+    write_photographs(tmp_path / "photographs", channels=3, size=224)
+    command = [sys.executable, ROOT / "scripts" / "submitit_maps.py", "photographs", "maps", "local"]
+    variables = {**environment(), "WANDB_MODE": "disabled"}
+    log = (tmp_path / "log.txt").open("wb")
+    with log, subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=log, stderr=log) as started:
+        while started.poll() is None and not has_results(tmp_path / "maps" / "shard-0-of-2"):
+            time.sleep(0.05)
+        kill_worker(started, f"{sys.executable} -u -m submitit.core._submit")
+    assert started.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
+    assert len(list((tmp_path / "maps" / "jobs").glob("*_submitted.pkl"))) == 3
+    merged = open_run(tmp_path / "maps" / "merged")
+    assert [record.status for record in merged.records()] == ["done"] * COUNT
+    assert [result.array().shape for result in merged.outcomes()] == [(3, 224, 224)] * COUNT

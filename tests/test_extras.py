@@ -35,7 +35,7 @@ def requirements(of: str = "dependencies") -> dict[str, str]:
 
 def extras() -> list[str]:
     """Return the extras of what the package imports."""
-    others = ("all", "test", "docs", "ray")
+    others = ("all", "test", "docs", "ray", "submitit")
     optional = PYPROJECT.partition("[project.optional-dependencies]\n")[2].partition("\n\n")[0]
     return [name for name in re.findall(r"^(\w+) = ", optional, re.MULTILINE) if name not in others]
 
