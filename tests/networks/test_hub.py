@@ -79,7 +79,9 @@ def _save(folder: Path, name: str) -> nn.Module:
         network = _timm(kind)
         config: dict[str, Any] = {"label_names": NAMES}
         if kind == "gray":
-            config["model_args"] = {"in_chans": 1}  # timm 1.0.30 and older saves the channels only here
+            # timm 1.0.30 and older saves the channels, and the preprocessing of one channel, only where they are given.
+            config["model_args"] = {"in_chans": 1}
+            network.pretrained_cfg.update(input_size=(1, 160, 160), mean=(0.5,), std=(0.5,))
         timm.models.save_for_hf(network, folder, model_config=config, safe_serialization=True)
     return network.eval()
 
