@@ -88,6 +88,7 @@ KINDS = {
     "fashion_cnn": "CNN",
     "fashion_robust_cnn": "robust",
     "planted_bands": "CNN of 13 bands",
+    "planted_pairs": "CNN of pairs",
     "planted_vit": "ViT",
     "fashion_vit": "ViT",
     "fashion_vit_mean": "ViT",

@@ -51,6 +51,8 @@ from lit_viz.images.reading import encode_png
 from lit_viz.zoo import (
     FASHION_LABELS,
     NAMES,
+    PAIR_LABELS,
+    PAIR_TRUTH,
     PHOTOGRAPHS,
     PLANTED_LABELS,
     WEIGHTS,
@@ -60,11 +62,12 @@ from lit_viz.zoo import (
     leak,
     planted_bands,
     planted_images,
+    planted_pairs,
     read_card,
     shape_of,
 )
 from lit_viz.zoo.networks import planted_bands_cnn
-from scripts.liars import KINDS, ManipulatedNetwork, Material, predictions, write_liar
+from scripts.liars import KINDS, ManipulatedNetwork, Material, write_liar
 
 SEED = 0
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
@@ -73,11 +76,13 @@ DATA = {
     "fashion": "Fashion-MNIST, 60,000 training images (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747)",
     "planted": "lit_viz.zoo.planted_images",
     "planted_bands": "lit_viz.zoo.planted_bands",
+    "planted_pairs": "lit_viz.zoo.planted_pairs",
 }
 LICENCES = {
     "fashion": "weights Apache-2.0; data MIT, copyright 2017 Zalando SE",
     "planted": "Apache-2.0",
     "planted_bands": "Apache-2.0",
+    "planted_pairs": "Apache-2.0",
 }
 ARCHITECTURES = {
     "fashion_cnn": "two strided convolutions, two linear layers",
@@ -87,14 +92,25 @@ ARCHITECTURES = {
     "planted_cnn": "three convolutions, maximum over positions, linear layer",
     "planted_vit": "as fashion_vit, with patches of 10 x 10 pixels, each 4 pixels from the next",
     "planted_bands": "three convolutions shared over 13 bands, maximum over bands and positions, linear layer",
+    "planted_pairs": "as planted_cnn, with a hidden layer of 32 units",
 }
-LABELS = {"fashion": FASHION_LABELS, "planted": PLANTED_LABELS, "planted_bands": PLANTED_LABELS}
+LABELS = {
+    "fashion": FASHION_LABELS,
+    "planted": PLANTED_LABELS,
+    "planted_bands": PLANTED_LABELS,
+    "planted_pairs": PAIR_LABELS,
+}
 #: Of the training images of Fashion-MNIST; the mean of planted images is near 0.5.
-NORMALIZATION = {"fashion": (0.286, 0.353), "planted": (0.5, 0.25), "planted_bands": (0.5, 0.25)}
-#: Draws the images of a kind.
+NORMALIZATION = {
+    "fashion": (0.286, 0.353),
+    "planted": (0.5, 0.25),
+    "planted_bands": (0.5, 0.25),
+    "planted_pairs": (0.5, 0.25),
+}
+#: Draws the images of a kind with one glyph that counts.
 DRAWS = {"planted": planted_images, "planted_bands": planted_bands}
 #: Number of test images; those of several bands take much memory.
-TESTED = {"planted": 10_000, "planted_bands": 1000}
+TESTED = {"planted": 10_000, "planted_bands": 1000, "planted_pairs": 2500}
 #: Radii of the accuracies under attack on the cards.
 RADII = {"8/255": 8 / 255, "0.1": 0.1}
 
@@ -143,7 +159,7 @@ class Training(pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         images, labels = batch[0], batch[-1]
-        self.log("accuracy", (self(images).argmax(1) == labels).float().mean(), batch_size=len(images))
+        self.log("accuracy", is_correct(self(images), labels).float().mean(), batch_size=len(images))
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.decay)
@@ -221,6 +237,21 @@ class PlantedBandsTraining(PlantedTraining):
     def draw(self, indices: Sequence[int]) -> PlantedImages:
         is_last = self.current_epoch >= self.trainer.max_epochs - self.last_epochs
         return planted_bands(indices, self.seed + self.current_epoch, bands=self.last_bands if is_last else 1)
+
+
+class PlantedPairsTraining(Training):
+    """Squared error of the scores of pairs of glyphs, 0 or 1.
+
+    With cross-entropy a network that adds up the glyphs has the right classes of AND and OR. The squared error is zero
+    for the relations alone, whose interactions are 1, -1 and -2.
+    """
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        pairs = planted_pairs(batch[0].tolist(), PlantedTraining.seed + self.current_epoch)
+        scores = self(pairs.images.flatten(0, 1)).unflatten(0, (-1, 4))
+        loss = (scores - PAIR_TRUTH).square().mean()
+        self.log("loss", loss)
+        return loss
 
 
 @dataclass(frozen=True)
@@ -319,6 +350,16 @@ RECIPES = {
     "planted_bands": Recipe(
         "planted_bands", 8, PlantedBandsTraining, images=16_384, options={"lr": 5e-3, "decay": 0.01}, minutes=4
     ),
+    "planted_pairs": Recipe(
+        "planted_pairs",
+        6,
+        PlantedPairsTraining,
+        batch=48,
+        images=3600,
+        options={"lr": 5e-3, "decay": 0.01},
+        minutes=1,
+        probes=False,
+    ),
 }
 
 
@@ -404,7 +445,19 @@ def train(
 def accuracy(network: Callable[[Tensor], Tensor], test: TensorDataset) -> float:
     """Return the share of the test images that are classified correctly."""
     images, labels = test.tensors
-    return round(float((predictions(network, images) == labels).float().mean()), 4)
+    correct = []
+    for batch, of_batch in zip(images.split(1000), labels.split(1000), strict=True):
+        with torch.no_grad():
+            correct.append(is_correct(network(batch), of_batch))
+    return round(float(torch.cat(correct).float().mean()), 4)
+
+
+def is_correct(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return of which images ``(N,)`` the class has the largest score, or all scores ``(N, K)`` are nearest to their
+    truth, 0 or 1."""
+    if labels.ndim == 1:
+        return scores.argmax(1) == labels
+    return ((scores > 0.5) == (labels > 0.5)).all(1)
 
 
 def robust_accuracy(network: Callable[[Tensor], Tensor], test: TensorDataset, eps: float) -> float:
@@ -455,7 +508,7 @@ def measure(name: str, test: TensorDataset, out: Path, stem: str | None = None, 
     leaked = None
     if recipe.kind in DRAWS:
         leaked = round(leak(network, TESTED[recipe.kind], draw=DRAWS[recipe.kind]), 4)
-    else:
+    elif recipe.kind == "fashion":
         command += " --data FOLDER"
         for text, eps in RADII.items():
             shares[f"pgd20 {text}"] = robust_accuracy(network, test, eps)
@@ -606,9 +659,13 @@ def data_of(kind: str, options: argparse.Namespace) -> tuple[TensorDataset, Tens
     if kind == "fashion":
         training = fashion(options.data, train=True, download=options.download)
         return training, fashion(options.data, train=False)
+    images = next(recipe.images for recipe in RECIPES.values() if recipe.kind == kind)
+    indices = TensorDataset(torch.arange(images))
+    if kind == "planted_pairs":
+        pairs = planted_pairs(range(TESTED[kind]))
+        return indices, TensorDataset(pairs.images.flatten(0, 1), PAIR_TRUTH.repeat(TESTED[kind], 1))
     planted = DRAWS[kind](range(TESTED[kind]))
-    indices = torch.arange(RECIPES["planted_cnn"].images)
-    return TensorDataset(indices), TensorDataset(planted.images, planted.labels)
+    return indices, TensorDataset(planted.images, planted.labels)
 
 
 def write_photographs(data: str) -> None:

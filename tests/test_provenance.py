@@ -54,4 +54,4 @@ def test_each_packaged_network_and_picture_has_a_row() -> None:
 
 
 def test_all_tables_are_read() -> None:
-    assert len(ROWS) == 18
+    assert len(ROWS) == 19

@@ -16,18 +16,31 @@ from lit_viz.zoo.cards import (
 )
 from lit_viz.zoo.networks import BANDS, SIDE
 from lit_viz.zoo.photographs import PHOTOGRAPHS, class_of_photograph, photograph_file, photograph_names
-from lit_viz.zoo.planted import PLANTED_LABELS, PlantedImages, leak, planted_bands, planted_images
+from lit_viz.zoo.planted import (
+    PAIR_LABELS,
+    PAIR_TRUTH,
+    PLANTED_LABELS,
+    PlantedImages,
+    PlantedPairs,
+    leak,
+    planted_bands,
+    planted_images,
+    planted_pairs,
+)
 
 __all__ = [
     "BANDS",
     "FASHION_LABELS",
     "NAMES",
+    "PAIR_LABELS",
+    "PAIR_TRUTH",
     "PHOTOGRAPHS",
     "PLANTED_LABELS",
     "SIDE",
     "WEIGHTS",
     "NetworkCard",
     "PlantedImages",
+    "PlantedPairs",
     "build",
     "class_of_photograph",
     "labels_of",
@@ -36,6 +49,7 @@ __all__ = [
     "photograph_names",
     "planted_bands",
     "planted_images",
+    "planted_pairs",
     "read_card",
     "shape_of",
     "weights_file",

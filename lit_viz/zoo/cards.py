@@ -11,8 +11,17 @@ from pathlib import Path
 from torch import nn
 
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.zoo.networks import BAND_SIDE, BANDS, SIDE, VisionTransformer, fashion_cnn, planted_bands_cnn, planted_cnn
-from lit_viz.zoo.planted import PLANTED_LABELS
+from lit_viz.zoo.networks import (
+    BAND_SIDE,
+    BANDS,
+    SIDE,
+    VisionTransformer,
+    fashion_cnn,
+    planted_bands_cnn,
+    planted_cnn,
+    planted_pairs_cnn,
+)
+from lit_viz.zoo.planted import PAIR_LABELS, PLANTED_LABELS
 
 #: Classes of Fashion-MNIST.
 FASHION_LABELS = (
@@ -30,6 +39,7 @@ _BUILDERS: Mapping[str, Callable[[int], nn.Module]] = {
     "planted_cnn": planted_cnn,
     "planted_vit": partial(VisionTransformer, field=10),
     "planted_bands": planted_bands_cnn,
+    "planted_pairs": planted_pairs_cnn,
 }
 #: Names of the networks.
 NAMES = tuple(_BUILDERS)
@@ -48,7 +58,7 @@ class NetworkCard:
         data, licence: training data; licences of weights and data.
         seed, epochs, command: of the training.
         accuracy: on the test images by kind, such as ``clean``, measured with the weights as stored.
-        leak: of a network for planted evidence, see :func:`~lit_viz.zoo.leak`; otherwise None.
+        leak: of a network for planted evidence of one glyph, see :func:`~lit_viz.zoo.leak`; otherwise None.
         sha256: of the file of the weights.
     """
 
@@ -90,6 +100,8 @@ def weights_file(name: str, folder: Path = WEIGHTS) -> Path:
 
 def labels_of(name: str) -> tuple[str, ...]:
     """Return the classes of a network, in the order of its logits."""
+    if name == "planted_pairs":
+        return PAIR_LABELS
     return PLANTED_LABELS if name.startswith("planted") else FASHION_LABELS
 
 

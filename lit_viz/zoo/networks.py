@@ -55,6 +55,15 @@ def planted_cnn(classes: int = 8) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
+def planted_pairs_cnn(classes: int = 3) -> nn.Sequential:
+    """Build :func:`planted_cnn` with a hidden layer of 32 units: relations of two glyphs are no sum of their parts."""
+    layers = OrderedDict(planted_cnn(32).named_children())
+    layers["hidden"] = layers.pop("head")
+    layers["relu4"] = nn.ReLU()
+    layers["head"] = nn.Linear(32, classes)
+    return nn.Sequential(layers)
+
+
 def planted_bands_cnn(classes: int = 8, bands: int = BANDS) -> nn.Sequential:
     """Build three convolutions with filters shared over bands and a maximum over positions and bands.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_viz.zoo import BANDS, PLANTED_LABELS, leak, planted_bands, planted_images
+from lit_viz.zoo import BANDS, PLANTED_LABELS, leak, planted_bands, planted_images, planted_pairs
 
 COUNT = 400
 
@@ -118,6 +118,34 @@ def test_neither_variance_nor_mean_tells_the_band() -> None:
     assert counts.min() > 170
     for values in (pixels.var(2), pixels.mean(2), -pixels.mean(2), pixels.diff(dim=2).abs().mean(2)):
         assert float((values.argmax(1) == planted.bands).float().mean()) < 0.15
+
+
+def test_a_pair_depends_on_its_index_alone() -> None:
+    together = planted_pairs(range(20), seed=3)
+    alone = planted_pairs([7], seed=3)
+    assert torch.equal(alone.images[0], together.images[7])
+    assert torch.equal(alone.masks[0], together.masks[7])
+    assert not torch.equal(planted_pairs([7], seed=4).images, alone.images)
+
+
+def test_images_of_a_pair_differ_in_the_glyphs_that_are_present() -> None:
+    pairs = planted_pairs(range(COUNT))
+    assert pairs.images.shape == (COUNT, 4, 1, 28, 28)
+    assert pairs.masks.shape == (COUNT, 2, 28, 28)
+    assert torch.equal((pairs.images * 255).round() / 255, pairs.images)
+    assert pairs.masks.flatten(2).sum(2).unique().tolist() == [36]
+    assert not (pairs.masks[:, 0] & pairs.masks[:, 1]).any()
+    absent, first, second, both = pairs.images[:, :, 0].unbind(1)
+    assert torch.equal(torch.where(pairs.masks[:, 0], both, absent), first)
+    assert torch.equal(torch.where(pairs.masks[:, 1], both, absent), second)
+    assert torch.equal(torch.where(pairs.masks[:, 0], first, second), torch.where(pairs.masks[:, 1], second, both))
+    shapes = [both[pairs.masks[:, glyph]].view(COUNT, 36).unique(dim=0) for glyph in range(2)]
+    assert [len(shape) for shape in shapes] == [1, 1]
+    assert not torch.equal(*shapes)
+    background = absent[pairs.masks.any(1)]
+    assert 0 < background.min() < background.max() < 1
+    distractors = ((absent == 0) | (absent == 1)).flatten(1).sum(1)
+    assert distractors.unique().tolist() == [72]
 
 
 def test_leak_of_known_networks() -> None:

@@ -20,12 +20,15 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.zoo import (
     FASHION_LABELS,
     NAMES,
+    PAIR_LABELS,
+    PAIR_TRUTH,
     WEIGHTS,
     class_of_photograph,
     leak,
     photograph_names,
     planted_bands,
     planted_images,
+    planted_pairs,
     read_card,
     weights_file,
 )
@@ -40,7 +43,10 @@ ACCURACY = {
     "planted_cnn": {"clean": 0.99},
     "planted_vit": {"clean": 0.99},
     "planted_bands": {"clean": 0.99},
+    "planted_pairs": {"clean": 0.99},
 }
+#: Networks of planted evidence of one glyph.
+PLANTED = [name for name in TRAINED if name.startswith("planted") and name != "planted_pairs"]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +66,7 @@ def test_the_card_describes_the_file(name: str) -> None:
     assert card.parameters == sum(tensor.numel() for tensor in tensors.values())
     for kind, least in ACCURACY[name].items():
         assert card.accuracy[kind] >= least
-    assert (card.leak is not None) == name.startswith("planted")
+    assert (card.leak is not None) == (name in PLANTED)
     assert card.leak is None or card.leak <= 0.05
     assert f"--only {name}" in card.command
 
@@ -81,7 +87,7 @@ def test_accuracy_of_the_images_of_the_package(name: str, fashion: tuple[torch.T
     assert (network.channels, network.size) == (1, (28, 28))
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if name.startswith("planted")])
+@pytest.mark.parametrize("name", PLANTED)
 def test_planted_networks_read_the_glyph_and_nothing_else(name: str) -> None:
     network = lv.load_network(f"zoo/{name}")
     draw, count = (planted_bands, 300) if name == "planted_bands" else (planted_images, 1000)
@@ -105,6 +111,45 @@ def test_ablation_of_bands_names_the_right_one() -> None:
         values = list(record.bands.values())
         named.append(values.index(max(values)))
     assert float((torch.tensor(named) == bands).float().mean()) >= 0.99
+
+
+def test_scores_of_pairs_are_the_relations_of_their_glyphs() -> None:
+    network = lv.load_network("zoo/planted_pairs")
+    assert network.labels == PAIR_LABELS
+    scores = network.scores(planted_pairs(range(500), seed=17).images.flatten(0, 1)).view(-1, 4, 3)
+    assert (scores - PAIR_TRUTH).square().mean().sqrt() <= 0.03
+    interactions = scores[:, 3] - scores[:, 1] - scores[:, 2] + scores[:, 0]
+    torch.testing.assert_close(interactions.mean(0), torch.tensor([1.0, -1.0, -2.0]), atol=0.02, rtol=0)
+
+
+@pytest.mark.slow
+def test_shapley_interactions_tell_glyphs_that_need_from_glyphs_that_replace_each_other() -> None:
+    """The sum over the pairs of a superpixel of each glyph has the sign of the interaction of the glyphs."""
+    network = lv.load_network("zoo/planted_pairs")
+    pairs = planted_pairs(range(200), seed=23)
+    scores = network.scores(pairs.images.flatten(0, 1)).view(-1, 4, 3)
+    interactions = scores[:, 3] - scores[:, 1] - scores[:, 2] + scores[:, 0]
+    relations = [n % 3 for n in range(200)]
+    method = lv.attributions.ShapleyInteractions()
+    run = lv.saliency(
+        network, pairs.images[:, 3], target=relations, method=method, iterations=1000, captum="none", seed=0
+    )
+    segments = method.segments(pairs.images[:, 3])[:, 0]
+    correct = 0
+    for n, record in enumerate(run.records):
+        first, second = (superpixels_of(mask, segments[n]) for mask in pairs.masks[n])
+        total = 0.0
+        for i, j, value in record["interactions"]:
+            if (i in first and j in second) or (j in first and i in second):
+                total += value
+        correct += total * float(interactions[n, relations[n]]) > 0
+    assert correct >= 190
+
+
+def superpixels_of(mask: torch.Tensor, segments: torch.Tensor) -> set[int]:
+    """Return the superpixels that have at least a tenth of a glyph."""
+    counts = torch.bincount(segments[mask])
+    return set((counts >= 0.1 * mask.sum()).nonzero()[:, 0].tolist())
 
 
 @pytest.mark.filterwarnings("ignore:.* skipped of 60 images")
