@@ -237,12 +237,16 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             names = hidden if action.help == SUPPRESS else known
             names.update(dict.fromkeys(_names_of(action)))
-        last = name.rpartition(".")[2]
+        prefix, dot, last = name.rpartition(".")
+        section = prefix + dot  # "method.smoothgrad.", or empty
         other = "alpha" if last == "lr" else OTHER_NAMES.get(last)
         if other in known:
             return LitVizError(f"--{name.replace('_', '-')} is not available: use --{other}")
-        hint = did_you_mean(name, known) or did_you_mean(name, hidden)
-        hint = re.sub(r"'([\w.]+)'", lambda match: f"--{match[1].replace('_', '-')}", hint)
+        hint = did_you_mean(last, [option.removeprefix(section) for option in known if option.startswith(section)])
+        if not hint:
+            section = ""
+            hint = did_you_mean(name, known) or did_you_mean(name, hidden)
+        hint = re.sub(r"'([\w.]+)'", lambda match: f"--{section}{match[1]}".replace("_", "-"), hint)
         return LitVizError(f"unrecognized option {word.split('=')[0]}{hint or f': see {self.prog} --help'}")
 
 

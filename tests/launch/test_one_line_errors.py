@@ -29,7 +29,7 @@ ERRORS = {
     "visualize tarantula --step_rule Adm": "there is no step_rule 'Adm'; did you mean 'adam'",
     "visualize tarantula --step_rule torch.optim.NAdam": "--step-rule must be an instance of StepRule",
     "visualize tarantula --step_rule.lr x": "there is no lr 'x': choose one of Constant, Cosine",
-    "visualize tarantula --step_rule.lrr 3": "--step_rule.lrr; did you mean --step-rule.lr ",
+    "visualize tarantula --step_rule.lrr 3": "--step_rule.lrr; did you mean --step-rule.lr?",
     "visualize tarantula --priors x": "there is no priors 'x': choose one of L2, ",
     "visualize tarantula --trainer.precision bf16_mixed": "got 'bf16_mixed'; did you mean 'bf16",
     "visualize tarantula --slots=": "--slots must be a whole number, got ''",

@@ -37,8 +37,11 @@ def resolved(capsys: pytest.CaptureFixture[str], *words: str, lit_viz: Any, smal
         ),
         (
             ("saliency", "--method", "gradient,smoothgrad", "--method.smoothgrad.sgma", "0.2"),
-            "unrecognized option --method.smoothgrad.sgma; did you mean --method.smoothgrad.sigma or "
-            "--method.smoothgrad.backprop?",
+            "unrecognized option --method.smoothgrad.sgma; did you mean --method.smoothgrad.sigma?",
+        ),
+        (
+            ("visualize", "1", "--parameterization.decy", "0.5"),
+            "unrecognized option --parameterization.decy; did you mean --parameterization.decay?",
         ),
     ],
 )
