@@ -47,12 +47,14 @@ class BaselinePhotographs:
         self._fit: Fit | Resizing = "crop"
         self._bands: Bands | None = None
         self._by_shape: dict[tuple[int, ...], Tensor] = {}
+        self._averages: dict[tuple[int, ...], Tensor] = {}
         self.sha256 = ""
 
     def bind(self, network: Network) -> None:
         """Read the photographs for the network's input."""
         self._fit, self._bands = network.resizing or "crop", network.bands
         self._by_shape.clear()
+        self._averages.clear()
         pictures = self((network.channels, *network.size))
         self.sha256 = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
 
@@ -65,6 +67,12 @@ class BaselinePhotographs:
             images = [read_image(source, (height, width), bands, self._fit).pixels for source in self._sources]
             self._by_shape[shape] = self.levels(torch.stack(images))
         return self._by_shape[shape]
+
+    def average(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the average in [0, 1], float64 ``(C, H, W)``, computed once for inputs of a shape."""
+        if shape not in self._averages:
+            self._averages[shape] = self(shape).double().mean(0) / 255
+        return self._averages[shape]
 
     def levels(self, images: Tensor) -> Tensor:
         """Return images ``(N, C, H, W)`` in /255: as uint8 of pictures, else unrounded."""
@@ -111,8 +119,7 @@ class Baseline:
             LitVizError: the baseline is an image of another shape.
         """
         if isinstance(self.kind, BaselinePhotographs):
-            pictures = self.kind(tuple(x.shape[1:]))
-            return (pictures.double().mean(0) / 255).to(x).expand_as(x).clone()
+            return self.kind.average(tuple(x.shape[1:])).to(x).expand_as(x).clone()
         if isinstance(self.kind, Tensor):
             shapes = tuple(self.kind.shape), tuple(x.shape[1:])
             require(shapes[0] == shapes[1], f"a baseline image must have the shape {shapes[1]} of the input", shapes[0])

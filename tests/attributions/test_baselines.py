@@ -12,6 +12,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.attributions import GradientShap, InputXGradient
 from lit_viz.attributions.base import Attribution, attribute
+from lit_viz.attributions.baselines import BaselinePhotographs
 from lit_viz.attributions.deep_lift import DeepLift
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.images.reading import encode_png
@@ -93,6 +94,23 @@ def test_several_images_mean_their_average(kind: Any, smooth: Network, tmp_path:
     expected = our(kind(baseline=IMAGES.double().mean(0)), smooth)
     for given in (IMAGES, folder, f"mean:{folder}", files):
         torch.testing.assert_close(our(kind(baseline=given), smooth), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_average_of_a_folder_is_computed_once_per_run(
+    smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures are taken to bind the method to the network and for the average, not again for each batch."""
+    taken, call = list[tuple[int, ...]](), BaselinePhotographs.__call__
+
+    def counted(pictures: BaselinePhotographs, shape: tuple[int, ...]) -> Tensor:
+        taken.append(shape)
+        return call(pictures, shape)
+
+    monkeypatch.setattr(BaselinePhotographs, "__call__", counted)
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    baseline = f"mean:{folder_of(IMAGES, tmp_path)}"
+    lv.saliency(smooth, images, target=1, method="input_x_gradient", baseline=baseline, captum="none", slots=2)
+    assert taken == [(3, 16, 16)] * 2
 
 
 def test_the_input_less_the_baseline_is_multiplied(smooth: Network) -> None:
