@@ -110,6 +110,15 @@ def test_captum_agrees_with_every_method_of_a_transformer(channels: int) -> None
     assert _compared(_network(_transformer(channels)), methods) == []
 
 
+@pytest.mark.parametrize("evaluations", [4, 8, 20])
+def test_captum_agrees_with_regressions_on_fewer_coalitions_than_bands(evaluations: int) -> None:
+    images = torch.rand(4, BANDS, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    method = KernelShap(features="bands")
+    run = lv.saliency(_network(band_network(BANDS)), images, target=1, method=method, iterations=evaluations)
+    assert run.evidence.captum is not None
+    assert [record.passed for record in run.evidence.captum.maps] == [True] * len(images)
+
+
 def _compared(network: lv.Network, methods: list[Any]) -> list[str]:
     """Return the methods whose map is not that of the reference; every map must have one, except learned masks."""
     run = lv.saliency(network, _image(network.channels), target=1, method=methods, iterations=64, captum="captum")

@@ -71,7 +71,9 @@ class _LeastSquares:
         design = torch.cat([inputs.double(), torch.ones_like(inputs[:, :1], dtype=torch.float64)], 1)
         roots = weights.double().sqrt()[:, None]
         centered = outputs.double() - outputs[weights.argmax()]  # less rounding; only the intercept changes
-        self._solution = torch.linalg.lstsq(roots * design, roots * centered[:, None]).solution
+        # By singular values, on the CPU: of the solutions for few coalitions, KernelShap has that of least norm.
+        weighted, expected = (roots * design).cpu(), (roots * centered[:, None]).cpu()
+        self._solution = torch.linalg.lstsq(weighted, expected, driver="gelsd").solution.to(inputs.device)
 
     def representation(self) -> Tensor:
         values: Tensor = self._solution[:-1, 0]
