@@ -87,16 +87,21 @@ def test_a_run_shows_its_figure_and_the_maps_of_methods_of_any_kind(smooth: Netw
         assert message == {"width": round(96 * figure.get_figwidth())}
 
 
-@pytest.mark.slow
-def test_with_its_solutions_it_runs_to_its_end(tmp_path: Path) -> None:
+def executed(name: str, folder: Path, sources: dict[str, str]) -> Any:
+    """Run a notebook in a folder, with other sources of the named cells."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    notebook = nbformat.read(DOCS / "lab.ipynb", as_version=4)
+    notebook = nbformat.read(DOCS / name, as_version=4)
     nbformat.validate(notebook)
-    filled = {**solutions(), "parameters": "ITERATIONS = 2"}
     for cell in notebook.cells:
-        cell.source = filled.get(cell.id, cell.source)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+        cell.source = sources.get(cell.id, cell.source)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+@pytest.mark.slow
+def test_with_its_solutions_it_runs_to_its_end(tmp_path: Path) -> None:
+    notebook = executed("lab.ipynb", tmp_path, {**solutions(), "parameters": "ITERATIONS = 2"})
     pictured = {
         cell.id
         for cell in notebook.cells
@@ -146,11 +151,7 @@ def test_the_tour_has_outputs_without_traces_of_a_machine() -> None:
 
 @pytest.mark.slow
 def test_the_tour_runs_to_its_results(tmp_path: Path) -> None:
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
-    notebook = nbformat.read(DOCS / "tour.ipynb", as_version=4)
-    nbformat.validate(notebook)
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    notebook = executed("tour.ipynb", tmp_path, {})
     written, actual = results(TOUR["cells"]), results(notebook.cells)
     number = re.compile(r"\d+(?:\.\d+)?")
     for name, (printed, kinds) in written.items():

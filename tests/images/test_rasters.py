@@ -379,21 +379,27 @@ LARGE = [
 ]  # fmt: skip
 
 
+def _assert_windows_are_slices(source: Any, bands: Bands) -> None:
+    """Compare windows of an image of 75 x 91 pixels with slices of the whole image."""
+    whole = read_image(source, (75, 91), bands)
+    assert image_size(source, bands) == (75, 91)
+    for row, column, height, width in WINDOWS:
+        window = Tile(image=0, row=row, column=column, height=height, width=width)
+        image = read_image(source, (height, width), bands, window=window)
+        assert torch.equal(image.pixels, whole.pixels[:, window.rows, window.columns])
+        assert image.original_size == (75, 91)
+        assert image.box == (column, row, column + width, row + height)
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 @pytest.mark.parametrize("kind", [*KINDS, *LARGE])
 def test_a_window_is_a_slice_of_the_whole(tmp_path: Path, kind: str, dtype: str) -> None:
     if kind == "tif-pages-tiles" and dtype == "float32":
         pytest.skip("the predictor of floats requires imagecodecs")
     file = _write_large(tmp_path, kind, _values((13, 75, 91), dtype=dtype))
-    whole = read_image(file, (75, 91), BANDS)
-    assert image_size(file, BANDS) == (75, 91)
-    for row, column, height, width in WINDOWS:
-        window = Tile(image=0, row=row, column=column, height=height, width=width)
-        image = read_image(file, (height, width), BANDS, window=window)
-        assert torch.equal(image.pixels, whole.pixels[:, window.rows, window.columns])
-        assert image.original_size == (75, 91)
-        assert image.box == (column, row, column + width, row + height)
-        assert image.format == whole.format
+    _assert_windows_are_slices(file, BANDS)
+    window = Tile(image=0, row=0, column=0, height=8, width=8)
+    assert read_image(file, (8, 8), BANDS, window=window).format == read_image(file, (75, 91), BANDS).format
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -419,14 +425,7 @@ def test_a_window_of_a_picture_is_a_slice_of_the_whole(tmp_path: Path, kind: str
         source = torch.from_numpy(colors)
     else:
         Image.fromarray(last).save(file)
-    bands = Bands.of(channels)
-    whole = read_image(source, (75, 91), bands)
-    assert image_size(source, bands) == (75, 91)
-    for row, column, height, width in WINDOWS:
-        window = Tile(image=0, row=row, column=column, height=height, width=width)
-        image = read_image(source, (height, width), bands, window=window)
-        assert torch.equal(image.pixels, whole.pixels[:, window.rows, window.columns])
-        assert image.original_size == (75, 91)
+    _assert_windows_are_slices(source, Bands.of(channels))
 
 
 @pytest.mark.parametrize("kind", ["npy", "tif-tiles", "jpg"])
