@@ -8,6 +8,7 @@ python scripts/rank_saliency.py --write                                         
   closed    largest errors on networks with closed-form maps
   planted   planted evidence: share of the glyph among the 36 most salient pixels
   bands     planted evidence in one of 13 bands: share of the images of which the map names the right band
+  pairs     two glyphs of which a network needs both, either or exactly one: share and value of each
   cells     disconnected cells: share of the map in the cell that alone influences the score
   mosaics   proxy: share of the map in the cell of the class, of 2 x 2; mosaics9: of 3 x 3
   removal   proxy: insertion less deletion
@@ -66,11 +67,12 @@ from scripts.rankings.ground_truth import (
     saliency_maps,
     summarize,
 )
+from scripts.rankings.pairs import pair_measurements, pairs_table, true_measurements
 
 #: Agreement of two halves of the images below which the order of the methods is noise.
 LEAST_TAU = 0.8
 PAGE = Path(__file__).parents[1] / "docs" / "which_map.md"
-TESTS = ("closed", "planted", "bands", "cells", "mosaics", "mosaics9", "removal")
+TESTS = ("closed", "planted", "bands", "pairs", "cells", "mosaics", "mosaics9", "removal")
 TITLES = {
     "planted": "planted evidence: share of the glyph among the 36 most salient pixels",
     "bands": "planted evidence: share of the images with the right band",
@@ -325,6 +327,25 @@ def measure(setting: Setting, budgets: Iterable[Budget], methods: Sequence[str],
             print(f"{setting.test:8} {setting.network:20} {name:22} {budget!s:>8} {mean:7.3f}", flush=True)
 
 
+def measure_pairs(methods: Sequence[str], count: int, seed: int, scores: Scores) -> None:
+    """Measure what all methods show of pairs of glyphs, as far as they are not measured."""
+    measured = {m.method for m in of_pairs(scores.measurements) if m.seed == seed}
+    if not measured:
+        scores.add(true_measurements(count, seed))
+    for name in methods:
+        if name in measured:
+            continue
+        try:
+            scores.add(pair_measurements(name, count, seed))
+        except LitVizError as error:
+            print(f"{'pairs':8} {name:22} not defined: {error}", flush=True)
+
+
+def of_pairs(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Return the measurements of pairs of glyphs."""
+    return [m for m in measurements if m.test.startswith("pairs ")]
+
+
 def print_closed_forms() -> None:
     print(closed_table())
 
@@ -468,7 +489,10 @@ def write(measurements: Sequence[Measurement], folder: Path) -> None:
     _, written, _ = _parts(text, "tables")
     sections = _by_heading(written) | tables(measurements)
     ordered = [sections[heading] for _, _, heading in _headings() if heading in sections]
-    for name, content in (("closed", closed_table()), ("tables", "\n\n".join(ordered))):
+    contents = {"closed": closed_table(), "tables": "\n\n".join(ordered)}
+    if pairs := of_pairs(measurements):
+        contents["pairs"] = pairs_table(pairs)
+    for name, content in contents.items():
         before, _, after = _parts(text, name)
         text = f"{before}\n{content}\n\n{after}"
     PAGE.write_text(text, encoding="utf-8")
@@ -519,6 +543,9 @@ def main() -> None:
         if test == "closed":
             print_closed_forms()
             continue
+        if test == "pairs":
+            measure_pairs(options.methods, options.images, options.seed, scores)
+            continue
         make, networks = SETTINGS[test]
         for name in networks:
             needs = name in ("efficientnet_lite0", "mobilenet_v2")
@@ -527,6 +554,8 @@ def main() -> None:
             setting = make(name, options.images, options.seed, photographs)
             measure(setting, budgets, options.methods, options.seed, scores)
     print(report(scores.measurements))
+    if pairs := of_pairs(scores.measurements):
+        print(pairs_table(pairs))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ def test_rank_accuracy() -> None:
     tied[1, 1] = 2
     tied[0] = 1  # three of the region and five others share three places
     assert rank_accuracy(tied, REGION) == pytest.approx((1 + 3 * 3 / 8) / 4)
+    assert rank_accuracy(saliency, REGION, 3) == 0.5
+    assert rank_accuracy(saliency, REGION, 2) == 0.5
+    assert rank_accuracy(saliency, REGION, 1) == 0.25
 
 
 def test_mass_accuracy() -> None:

@@ -12,10 +12,20 @@ from torch import Tensor
 
 from lit_viz.attributions import ATTRIBUTIONS, Attribution
 from lit_viz.networks import FrozenNetwork, Network
-from lit_viz.zoo import NAMES
+from lit_viz.zoo import NAMES, planted_pairs
 from scripts import rank_saliency
-from scripts.rank_saliency import KINDS, PAGE, SETTINGS, Scores, closed_table, is_available, parts_of, report
+from scripts.rank_saliency import (
+    KINDS,
+    PAGE,
+    SETTINGS,
+    Scores,
+    closed_table,
+    is_available,
+    parts_of,
+    report,
+)
 from scripts.rankings.ground_truth import GroundTruth, Measurement
+from scripts.rankings.pairs import TRUTHS, pairs_table, true_values
 
 
 def test_scores_are_measured_once(
@@ -60,7 +70,7 @@ def test_the_best_method_is_the_first_row() -> None:
 def test_the_page_begins_with_methods_and_their_commands() -> None:
     beginning, _, rest = PAGE.read_text(encoding="utf-8").partition("\n## ")
     rows = re.findall(r"^\| .* \| `(\w+)` \| `lit-viz saliency \S+ --method (\w+)\b[^`]*` \|$", beginning, re.MULTILINE)
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert len(beginning.splitlines()) <= 25
     for method, named in rows:
         assert method == named
@@ -132,6 +142,31 @@ def test_methods_with_values_per_band_name_the_right_band(tmp_path: Path, capsys
     assert "### CNN of 13 bands, planted evidence: share of the images with the right band" in report(
         scores.measurements
     )
+
+
+def test_pairs_are_measured_once_with_their_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = Scores(tmp_path / "scores.csv")
+    rank_saliency.measure_pairs(["gradient", "occlusion", "legrad"], 3, 0, scores)
+    assert "LeGrad requires attention maps" in capsys.readouterr().out
+    assert len(scores.measurements) == 2 * 3 * 3 + 2 * 9 * 3  # values of the truth, and of two methods
+    rank_saliency.measure_pairs(["gradient"], 3, 0, scores)
+    assert len(scores.measurements) == 72
+    rows = {}
+    for line in pairs_table(scores.measurements).splitlines()[2:6]:
+        name, *cells = line.strip("| ").split(" | ")
+        rows[name] = [float(cell) for cell in cells if cell.strip()]
+    shapley, removed = (rows[name] for name in TRUTHS)
+    assert shapley == pytest.approx([1, 1, 0], abs=0.1)
+    assert removed == pytest.approx([1, 0, -1], abs=0.1)
+    occlusion = rows["`occlusion`"][2::3]
+    assert occlusion == pytest.approx([1, 0, 0], abs=0.2)  # as without the glyph; negative values are not displayed
+    assert min(rows["`gradient`"]) > 0
+
+
+def test_true_values_of_pairs_are_those_of_their_relations() -> None:
+    shapley, removed = true_values(planted_pairs(range(100), seed=5))
+    torch.testing.assert_close(shapley.mean(0), torch.tensor([0.5, 0.5, 0.0]), atol=0.02, rtol=0)
+    torch.testing.assert_close(removed.mean(0), torch.tensor([1.0, 0.0, -1.0]), atol=0.02, rtol=0)
 
 
 def test_the_page_has_the_closed_forms_of_today() -> None:

@@ -76,8 +76,8 @@ class GroundTruth:
 # -- Scores
 
 
-def rank_accuracy(saliency: Tensor, region: Tensor) -> float:
-    """Return the share of the most salient pixels, as many as the region has, that are in the region.
+def rank_accuracy(saliency: Tensor, region: Tensor, count: int | None = None) -> float:
+    """Return the share of a region that is among the most salient pixels, by default as many as the region has.
 
     Arras et al. 2022, arXiv:2003.07258, section 3.3. Ties count with the share of the region among the tied pixels, so
     that a constant map has the share of the region in the image.
@@ -85,13 +85,15 @@ def rank_accuracy(saliency: Tensor, region: Tensor) -> float:
     Args:
         saliency: ``(H, W)``.
         region: bool ``(H, W)``.
+        count: number of the most salient pixels.
     """
     values, inside = saliency.double().flatten(), region.flatten()
-    count = int(inside.sum())
+    if count is None:
+        count = int(inside.sum())
     threshold = values[saliency_order(saliency)[count - 1]]
     above, tied = values > threshold, values == threshold
     rest = (count - int(above.sum())) * float(inside[tied].double().mean())
-    return (float(inside[above].sum()) + rest) / count
+    return (float(inside[above].sum()) + rest) / int(inside.sum())
 
 
 def mass_accuracy(saliency: Tensor, region: Tensor) -> float:
