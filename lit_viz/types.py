@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -106,7 +106,7 @@ class Item(Generic[Value]):
         item: Value | None = getattr(instance, self.home, {}).get(self.name)
         return item
 
-    @property
+    @cached_property
     def hint(self) -> Any:
         """Type of the value."""
         (hint,) = get_args(getattr(self, "__orig_class__", Item[Any]))
@@ -199,6 +199,8 @@ def _field_hints(kind: Any) -> dict[str, Any]:
 
 def _restored(value: Any, hint: Any) -> Any:
     """Return a JSON value with the objects that an annotation names: one, a list, or a mapping of them."""
+    if not _names_object(hint):
+        return value
     for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]:
         if isinstance(kind, type) and issubclass(kind, JsonObject) and isinstance(value, Mapping):
             return kind.from_dict(value)
@@ -208,6 +210,14 @@ def _restored(value: Any, hint: Any) -> Any:
         if get_origin(kind) is Mapping and isinstance(value, Mapping):
             return {key: _restored(item, arguments[1]) for key, item in value.items()}
     return value
+
+
+@cache
+def _names_object(hint: Any) -> bool:
+    """Return whether an annotation names a :class:`JsonObject`."""
+    if isinstance(hint, type) and issubclass(hint, JsonObject):
+        return True
+    return any(map(_names_object, get_args(hint)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

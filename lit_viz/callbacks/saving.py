@@ -76,13 +76,14 @@ class RunWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Store the snapshots and results of this step."""
+        snapshots = outputs["snapshots"] if self.storage.keeps_snapshots else ()
         if not self.storage.is_slow:
-            for snapshot in outputs["snapshots"]:
+            for snapshot in snapshots:
                 self.storage.add_snapshot(snapshot)
             for result in outputs["results"]:
                 self.storage.add_result(result)
             return
-        for snapshot in outputs["snapshots"]:
+        for snapshot in snapshots:
             self._submit(partial(self.storage.add_snapshot, _copy_images(snapshot)), _bytes_of(snapshot))
         for result in outputs["results"]:
             self._submit(partial(self.storage.add_result, _copy_images(result)), _bytes_of(result))

@@ -269,7 +269,7 @@ class Method(Part, pl.LightningModule):
         self, n: int, metrics: Mapping[str, float], content: Tensor | Heat | None = None, **fields: Any
     ) -> Snapshot:
         """Return the snapshot of slot n at its current iteration, which counts on after a restart."""
-        return Snapshot(self.slots.tasks[n], self.slots.updates[n], metrics, content, **fields)
+        return Snapshot(self.slots.tasks[n], self.slots.updates(n), metrics, content, **fields)
 
     def final_metrics(
         self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]

@@ -281,6 +281,11 @@ class ImageTraining(Method):
                 f"{actual[:12]}...): {remedy} and resume the run, or start another run"
             )
 
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the run has read any input image, also before a resume."""
+        return len(self._inputs) > 0
+
     def has_read(self, name: str) -> bool:
         """Return whether the run has read the input image with this name, also before a resume."""
         return name in self._inputs
@@ -354,10 +359,12 @@ class ImageTraining(Method):
             endings = step.endings(self.optimizer.done)
             share = (time.perf_counter() - start) / len(self.slots)
             self.slots.seconds = [seconds + share for seconds in self.slots.seconds]
+            finals: list[Snapshot] = []
             for snapshot, result in step.finish(endings, self.queue):
                 if snapshot is not None and logged:
-                    snapshots = merge_final(snapshots, snapshot)
+                    finals.append(snapshot)
                 results.append(result)
+            snapshots = merge_final(snapshots, finals)
             step.close()
         self._check_evaluated(results)
         return snapshots, results

@@ -96,13 +96,9 @@ class Slots(nn.Module):
             return []
         return [int(k) for k in to_list(self.state[ITERATION])]
 
-    @property
-    def updates(self) -> list[int]:
-        """Updates of each task, including its earlier images: the iteration that is logged."""
-        updates = []
-        for iteration, earlier in zip(self.iteration, self.earlier, strict=True):
-            updates.append(earlier.updates + iteration)
-        return updates
+    def updates(self, n: int) -> int:
+        """Return the updates of the task of slot n, including its earlier images: the iteration that is logged."""
+        return self.earlier[n].updates + int(to_list(self.state[ITERATION])[n])
 
     def keys(self, rows: Sequence[int], views: int = 1) -> list[Key]:
         """Return the keys of the draws, ordered by slot and view, at the iteration of each image."""
@@ -187,6 +183,10 @@ class Slots(nn.Module):
     def state_of(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return these rows of the state."""
         return {key: select_rows(value, rows) for key, value in self.state.items()}
+
+    def state_at(self, n: int) -> dict[str, Tensor]:
+        """Return the state of slot n with a batch dimension, without a copy."""
+        return {key: value[n : n + 1] for key, value in self.state.items()}
 
     def put(self, key: str, rows: Sequence[int], values: Tensor) -> None:
         """Replace rows of the state out of place, because tensors of a rule may share memory."""

@@ -82,7 +82,7 @@ class Queue:
             best: snapshot of the best image of the task so far.
         """
         slots, task = method.slots, method.slots.tasks[n]
-        earlier = Earlier(slots.earlier[n].restarts + 1, slots.updates[n], best)
+        earlier = Earlier(slots.earlier[n].restarts + 1, slots.updates(n), best)
         renewed = replace(task, seed=restart_seed(task.seed, earlier.restarts))
         x = to_device(method.start(renewed)[None], method.device, method.image_dtype)
         state = {key: value[0].cpu() for key, value in _initial_state(method, x, [renewed]).items()}
@@ -233,7 +233,7 @@ def _failed_in_slot(method: Method, n: int, error: NetworkError) -> Result:
         task,
         status="failed",
         error=str(error),
-        iterations=slots.updates[n],
+        iterations=slots.updates(n),
         forwards=slots.forwards[n],
         backwards=slots.backwards[n],
         seconds=round(slots.seconds[n], 3),
@@ -467,17 +467,15 @@ class Step:
             evaluation.close()
 
 
-def merge_final(snapshots: Sequence[Snapshot], final: Snapshot) -> list[Snapshot]:
-    """Return the snapshots with a final one, merged with an earlier snapshot of the same iteration."""
-    metrics: dict[str, float] = {}
-    others: list[Snapshot] = []
-    for snapshot in snapshots:
-        if (snapshot.task.index, snapshot.iteration) == (final.task.index, final.iteration):
-            metrics |= snapshot.metrics
-        else:
-            others.append(snapshot)
-    metrics |= final.metrics
-    return [*others, replace(final, metrics=metrics)]
+def merge_final(snapshots: Sequence[Snapshot], finals: Sequence[Snapshot]) -> list[Snapshot]:
+    """Return the snapshots with final ones, each merged with an earlier snapshot of its task and iteration."""
+    merged = {(snapshot.task.index, snapshot.iteration): snapshot for snapshot in snapshots}
+    for final in finals:
+        place = (final.task.index, final.iteration)
+        earlier = merged.pop(place, None)
+        metrics = final.metrics if earlier is None else {**earlier.metrics, **final.metrics}
+        merged[place] = replace(final, metrics=metrics)
+    return list(merged.values())
 
 
 def _with_metrics(snapshot: Snapshot, metrics: Mapping[str, float]) -> Snapshot:
@@ -492,7 +490,7 @@ def _result(method: Method, n: int, snapshot: Snapshot, error: str | None) -> Re
         snapshot.task,
         status=status,
         error=error,
-        iterations=slots.updates[n],
+        iterations=slots.updates(n),
         forwards=slots.forwards[n],
         backwards=slots.backwards[n],
         seconds=round(slots.seconds[n], 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -36,7 +37,6 @@ from lit_viz.launch.run import (
     give_photographs,
     gradients_enabled,
     verify_outcomes,
-    warn_of_unfinished,
 )
 from lit_viz.launch.shards import check_shard, process_of_shard
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
@@ -152,8 +152,9 @@ def finished(run: Run) -> Run:
     Raises:
         LitVizError: all images have failed. Some that have failed or were skipped are a warning.
     """
-    check_finished(run)
-    warn_of_unfinished(run)
+    unfinished = check_finished(run)
+    if unfinished is not None:
+        warnings.warn(unfinished, stacklevel=2)
     return run
 
 

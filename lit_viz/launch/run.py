@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -88,8 +86,7 @@ class Run:
     ) -> None:
         self.folder = None if storage is None else storage.path
         self._module, self._options, self._storage = module, options, storage
-        self._seed = tasks[0].seed if tasks else 0
-        self._radii = _task_radii(tasks)
+        self._tasks = tasks
 
     @cached_property
     def outcomes(self) -> list[Outcome]:
@@ -329,9 +326,8 @@ class Run:
 
     def _in(self, storage: Storage) -> Run:
         """Return this run in another storage."""
-        run = Run(self._module, (), replace(self._options, out=storage.path), storage)
-        run._seed, run._radii = self._seed, self._radii
-        return run
+        tasks = storage.queue() if isinstance(storage, FolderStorage) else self._tasks
+        return Run(self._module, tasks, replace(self._options, out=storage.path), storage)
 
     def shown_in(self, storage: Storage) -> Run:
         """Return the run whose figure, report and evidence are made: that of a sample, if the storage holds one."""
@@ -406,44 +402,44 @@ class Run:
 
     def _settings_line(self) -> str:
         """Return the network, the parts of the method with the numbers that are not their defaults, and the seed."""
-        arguments = self._module.arguments
+        arguments, radii = self._module.arguments, _task_radii(self._tasks)
         described: list[str] = []
         for value in arguments.values():
             parts = value if isinstance(value, (list, tuple)) else [value]
-            described += [_describe(part, self._radii) for part in parts if isinstance(part, Part)]
+            described += [_describe(part, radii) for part in parts if isinstance(part, Part)]
         counts = [
             pluralize(arguments[name], noun)
             for name, noun in (("iterations", "iteration"), ("views", "view"))
             if arguments.get(name) is not None
         ]
-        return " · ".join([self._network.name, ", ".join(described), *counts, f"seed {self._seed}"])
+        seed = self._tasks[0].seed if self._tasks else 0
+        return " · ".join([self._network.name, ", ".join(described), *counts, f"seed {seed}"])
 
 
-def check_finished(run: Run) -> None:
+def check_finished(run: Run) -> str | None:
     """Check that a task of a run is done; its folder, if it has one, is complete in any case.
+
+    Returns:
+        The number of failed and skipped tasks, and the first reason: ``1 failed of 4 images: cat: no image``; None if
+        all tasks are done.
 
     Raises:
         LitVizError: all tasks have failed.
     """
-    statuses = Counter(record.status for record in run.read_records())
-    if not statuses["failed"] or statuses["failed"] < statuses.total():
-        return
-    where = "" if run.folder is None else f"; see {run.folder}"
-    raise LitVizError(f"{_unfinished_text(run)}{where}")
-
-
-def warn_of_unfinished(run: Run) -> None:
-    """Warn if tasks have failed or were skipped."""
-    if any(record.status in ("failed", "skipped") for record in run.read_records()):
-        warnings.warn(_unfinished_text(run), stacklevel=3)
-
-
-def _unfinished_text(run: Run) -> str:
-    """Return the number of failed and skipped tasks, and the first reason: ``1 failed of 4 images: cat: no image``."""
-    unfinished = [record for record in run.read_records() if record.status in ("failed", "skipped")]
+    unfinished: list[Record] = []
+    total = 0
+    for record in run.read_records():
+        total += 1
+        if record.status in ("failed", "skipped"):
+            unfinished.append(record)
+    if not unfinished:
+        return None
     first = min(unfinished, key=lambda record: record.status)  # a failure, if there is one
-    counts, total = status_summary(unfinished), sum(1 for _ in run.read_records())
-    return f"{counts} of {pluralize(total, 'image')}: {first.name}: {first.error}"
+    text = f"{status_summary(unfinished)} of {pluralize(total, 'image')}: {first.name}: {first.error}"
+    if sum(record.status == "failed" for record in unfinished) < total:
+        return text
+    where = "" if run.folder is None else f"; see {run.folder}"
+    raise LitVizError(f"{text}{where}")
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
@@ -547,8 +543,9 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
         check_records(folder, module.network)
         folder.discard(damaged)
         give_photographs(folder, module)
-        for text in folder.missing_photographs():
-            settings.notify(text)
+        if isinstance(folder, TarStorage):
+            for text in folder.missing_photographs():
+                settings.notify(text)
         run = Run(module, folder.queue(), options, folder)
         is_drawn = run.is_drawn and not any(map(is_drawing, damaged))
         with folder.files() as shown_folder:

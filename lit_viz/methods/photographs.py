@@ -171,7 +171,7 @@ class PhotographTraining(ImageTraining):
         """Compare an image that has no file with the one that a resumed run has read: the others may be in another
         order too."""
         super().on_fit_start()
-        for task in self.tasks:
+        for task in self.tasks if self.has_inputs else ():
             if task.source is None and "image" in task.options and self.has_read(_input_name(task)):
                 self._read(task)
                 return

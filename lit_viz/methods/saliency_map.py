@@ -279,7 +279,7 @@ class SaliencyMap(PhotographTraining):
         record = SaliencyRecord.extend(
             common,
             method=_method_name(self.slots.tasks[n]),
-            settings=self.step_rule.record_fields() | self.step_rule.map_fields(self.slots.state_of([n])),
+            settings=self.step_rule.record_fields() | self.step_rule.map_fields(self.slots.state_at(n)),
             reducer=self.reducer or self.step_rule.reducer,
             top5=snapshot.ranking,
             **contrast_fields(self.slots.tasks[n], self.step_rule.objective),

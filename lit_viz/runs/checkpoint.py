@@ -12,7 +12,8 @@ from lit_viz.engine.module import check_run_state
 from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import LAST_CHECKPOINT
+from lit_viz.runs.layout import LAST_CHECKPOINT, RESULTS
+from lit_viz.runs.lines import record_lines
 from lit_viz.runs.manifest import IN_PROGRESS, TaskContents, contents_in_progress, is_derived
 from lit_viz.runs.trimming import KeptTasks
 from lit_viz.types import Task
@@ -41,7 +42,7 @@ class LastCheckpoint:
     """The last checkpoint of a run folder, compared once with the files, rows and records in the folder.
 
     Finished tasks are compared with the manifest, and tasks in progress with the checkpoint. A missing checkpoint of a
-    complete run is replaced by the manifest.
+    complete run is replaced by its records.
 
     Args:
         folder: run folder.
@@ -59,22 +60,19 @@ class LastCheckpoint:
         self._finished: dict[int, str] = self._state["finished"]
 
     def _read(self) -> dict[str, Any]:
-        """Return the content of the file; of a complete run without a readable one, the tasks of the manifest."""
+        """Return the content of the file; of a complete run without a readable one, its recorded tasks."""
+        if self._path.exists():
+            try:
+                return AtomicCheckpointIO().load_checkpoint(self._path)
+            except LitVizError:
+                if not self.manifest.is_complete:
+                    raise
         finished: dict[int, str] = {}
+        entries: dict[str, Any] = {IN_PROGRESS: {}}
         if self.manifest.is_complete:
-            finished = dict.fromkeys(self._folder.listed_tasks(self.manifest), "done")
-        state = {"format": FORMAT, "finished": finished, "slots": []}
-        rebuilt: dict[str, Any] = {"lit_viz": state, IN_PROGRESS: {}}
-        if finished:
-            rebuilt |= self._folder.checkpoint_entries()
-        if not self._path.exists():
-            return rebuilt
-        try:
-            return AtomicCheckpointIO().load_checkpoint(self._path)
-        except LitVizError:
-            if not finished:
-                raise
-        return rebuilt
+            finished = dict.fromkeys(record_lines(self._folder.path / RESULTS), "done")
+            entries = self._folder.checkpoint_entries()
+        return {"lit_viz": {"format": FORMAT, "finished": finished, "slots": []}, **entries}
 
     @cached_property
     def _iterations(self) -> dict[int, int]:
@@ -87,10 +85,14 @@ class LastCheckpoint:
 
     @cached_property
     def changed_files(self) -> list[str]:
-        """Files of a complete run, except those of its tasks, that are not as written; none of other runs."""
+        """Files of a complete run, except those of its tasks, that are not as written; none of other runs.
+
+        Tars are not read, which takes minutes: only their sizes are compared.
+        """
         if not self.manifest.is_complete:
             return []
-        return self._folder.changed_files(self.manifest)
+        mismatches = self.manifest.run_mismatches(self._folder.path, reads_tars=False)
+        return [mismatch.name for mismatch in mismatches]
 
     @cached_property
     def incomplete(self) -> set[int]:

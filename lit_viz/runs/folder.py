@@ -14,7 +14,7 @@ from lit_viz.runs.access import check_entries, check_new, creation_errors, entri
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.layout import EVIDENCE, MANIFEST, RESULTS
 from lit_viz.runs.lines import record_lines
-from lit_viz.runs.manifest import Manifest, TaskContents, append, digest, end_line, is_derived, is_evidence
+from lit_viz.runs.manifest import TaskContents, append, digest, end_line, is_derived, is_evidence
 from lit_viz.runs.reader import FolderReader
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.trimming import KeptTasks, measure, trim
@@ -90,18 +90,6 @@ class FolderStorage(FolderReader, FolderWriter):
         """Delete what is later than a checkpoint, of which the tasks are kept; see
         :func:`~lit_viz.runs.trimming.trim`."""
         trim(self.path, kept)
-
-    def missing_photographs(self) -> list[str]:
-        """Return what is missing of the photographs that are not copied to the folder, as messages."""
-        return []
-
-    def listed_tasks(self, manifest: Manifest) -> Iterable[int]:
-        """Return the indices of the finished tasks of a complete run."""
-        return manifest.tasks
-
-    def changed_files(self, manifest: Manifest) -> list[str]:
-        """Return the files of a complete run, except those of its tasks, that are not as listed."""
-        return [mismatch.name for mismatch in manifest.run_mismatches(self.path)]
 
     def finish(self) -> None:
         """Flush, and sort ``results.jsonl`` by task, keeping the last record of each."""

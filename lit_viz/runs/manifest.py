@@ -22,7 +22,15 @@ from typing import Any
 
 from lit_viz.runs.layout import CONFIG, MANIFEST, METRICS, QUEUE, REPORT, RESULTS, TARS
 from lit_viz.runs.lines import IndexedLines, index_in
-from lit_viz.utils.files import append_bytes, json_line, lines_with_offsets, open_regular, parse_object, write_lines
+from lit_viz.utils.files import (
+    append_bytes,
+    file_size,
+    json_line,
+    lines_with_offsets,
+    open_regular,
+    parse_object,
+    write_lines,
+)
 
 #: Files of a run beside those of its tasks. Loggers' files and checkpoints are not listed.
 _MASKS = "masks/*"  # results that are computed with the evidence
@@ -191,14 +199,23 @@ class Manifest:
             mismatches.append(Mismatch(METRICS, f"has other metrics of task {index}"))
         return mismatches
 
-    def run_mismatches(self, root: Path, known: Mapping[str, Signature] | None = None) -> list[Mismatch]:
+    @property
+    def tars(self) -> dict[str, Signature]:
+        """Signatures of the tars that have ended, by name."""
+        return {name: signature for name, signature in self.files.items() if name.startswith(f"{TARS}/")}
+
+    def run_mismatches(self, root: Path, *, reads_tars: bool = True) -> list[Mismatch]:
         """Return the other files of a complete run that are not as listed.
 
         Args:
             root: run folder.
-            known: signatures of files that are not read again, by name.
+            reads_tars: whether tars of the listed size are read.
         """
-        return list(_file_mismatches(self.files, _run_signatures(root, known or {})))
+        known: dict[str, Signature] = {}
+        for name, signature in self.tars.items():
+            if not reads_tars and file_size(root / name) == signature["size"]:
+                known[name] = signature
+        return list(_file_mismatches(self.files, _run_signatures(root, known)))
 
 
 def start_line(root: Path) -> dict[str, Any]:

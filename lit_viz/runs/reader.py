@@ -21,7 +21,7 @@ from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.manifest import Manifest, signatures
 from lit_viz.runs.metrics import MetricsFile
 from lit_viz.runs.results import Storage
-from lit_viz.runs.stored import QueuePart, StoredRecords, StoredTasks, check_inside
+from lit_viz.runs.stored import QueuePart, StoredRecords, StoredTasks, check_inside, queue_part
 from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import (
@@ -135,7 +135,7 @@ class FolderReader(Storage):
     @property
     def part(self) -> QueuePart | None:
         """What the queue of a shard, or of a merge of some shards, is a part of; None of a whole run."""
-        return self.queue().part
+        return queue_part(self.path / layout.QUEUE)
 
     @property
     def is_shard(self) -> bool:

@@ -120,9 +120,11 @@ class Storage(ABC):
         path: run folder; None in memory.
         in_progress: what was written for the tasks that are not finished, by index; nothing in memory.
         is_slow: whether writing takes so long that a thread does it.
+        keeps_snapshots: whether snapshots are added.
     """
 
     is_slow: ClassVar[bool] = False
+    keeps_snapshots: ClassVar[bool] = True
     path: Path | None
     in_progress: dict[int, TaskContents]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from lit_viz.types import JsonObject, Record, Task
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import lines_with_offsets, parse_object
 from lit_viz.utils.formatting import command_line
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -41,7 +44,36 @@ class QueuePart(JsonObject):
         return f"{self.tasks} of {self.total} tasks" if self.shard is None else f"shard {self.shard}"
 
 
-class StoredTasks(Sequence[Task]):
+class _StoredLines(Sequence[T]):
+    """Objects of the lines of a file about tasks, in task order.
+
+    Attributes:
+        lines: the lines.
+    """
+
+    lines: IndexedLines
+
+    @abstractmethod
+    def _object(self, line: str) -> T:
+        """Return the object of a line."""
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, key: int) -> T: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[T]: ...
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return [self[position] for position in range(*key.indices(len(self)))]
+        return self._object(self.lines.at(key))
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._object, self.lines.lines())
+
+
+class StoredTasks(_StoredLines[Task]):
     """The tasks of a run folder, in the order of the queue.
 
     Args:
@@ -50,7 +82,6 @@ class StoredTasks(Sequence[Task]):
     Attributes:
         part: the first line of a queue that is a part of another; None of a whole queue.
         indices: index of each task.
-        lines: the lines of the tasks.
 
     Raises:
         LitVizError: a line is no task, when it is accessed, or lines are missing.
@@ -58,23 +89,20 @@ class StoredTasks(Sequence[Task]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.part: QueuePart | None = None
+        self.part = queue_part(path)
         self.lines = IndexedLines(path, self._entries())
         self.indices = self._expected_indices(len(self.lines))
         if not np.array_equal(self.lines.indices, np.fromiter(self.indices, np.int64)):
-            raise self._damaged("lines are missing")
+            raise _damaged_queue(path, "lines are missing")
 
     def _entries(self) -> Iterator[tuple[int, int]]:
         for number, (offset, line) in enumerate(lines_with_offsets(self._path), start=1):
-            values = parse_object(line) or {}
-            if number == 1 and "total" in values:
-                if (wrong := wrong_value(values, QueuePart)) is not None:
-                    raise self._damaged(f"line 1: {wrong}")
-                self.part = QueuePart.from_dict(values)
+            if number == 1 and self.part is not None:
                 continue
+            values = parse_object(line) or {}
             index = index_in(values)
             if index is None:
-                raise self._damaged(f"line {number}: {wrong_value(values, Task)}")
+                raise _damaged_queue(self._path, f"line {number}: {wrong_value(values, Task)}")
             yield index, offset
 
     def _expected_indices(self, count: int) -> Collection[int]:
@@ -85,40 +113,42 @@ class StoredTasks(Sequence[Task]):
             return Shard.parse(self.part.shard).indices(self.part.total)
         return dict.fromkeys(self.lines.indices.tolist()) if count == self.part.tasks else ()
 
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    @overload
-    def __getitem__(self, key: int) -> Task: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[Task]: ...
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, slice):
-            return [self[position] for position in range(*key.indices(len(self)))]
-        return self._task(self.lines.at(key))
-
-    def __iter__(self) -> Iterator[Task]:
-        return map(self._task, self.lines.lines())
-
     def of_index(self, index: int) -> Task:
         """Return the task with an index."""
-        return self._task(self.lines[index])
+        return self._object(self.lines[index])
 
-    def _task(self, line: str) -> Task:
+    def _object(self, line: str) -> Task:
         values = parse_object(line)
         wrong = wrong_value(values, Task)
         if values is None or wrong is not None:
-            raise self._damaged(str(wrong))
+            raise _damaged_queue(self._path, str(wrong))
         return Task(**values)
 
-    def _damaged(self, reason: str) -> LitVizError:
-        return LitVizError(
-            f"{self._path} is damaged ({reason}), so the tasks of the run are unknown: start it again with "
-            "overwrite=True, or in another folder"
-        )
+
+def queue_part(path: Path) -> QueuePart | None:
+    """Return the first line of a queue that is a part of another; None of a whole queue.
+
+    Raises:
+        LitVizError: the line is damaged.
+    """
+    for _, line in lines_with_offsets(path):
+        values = parse_object(line) or {}
+        if "total" not in values:
+            return None
+        if (wrong := wrong_value(values, QueuePart)) is not None:
+            raise _damaged_queue(path, f"line 1: {wrong}")
+        return QueuePart.from_dict(values)
+    return None
 
 
-class StoredRecords(Sequence[Record]):
+def _damaged_queue(path: Path, reason: str) -> LitVizError:
+    return LitVizError(
+        f"{path} is damaged ({reason}), so the tasks of the run are unknown: start it again with overwrite=True, or in "
+        "another folder"
+    )
+
+
+class StoredRecords(_StoredLines[Record]):
     """The records of finished tasks of a run folder, in task order.
 
     Args:
@@ -131,7 +161,7 @@ class StoredRecords(Sequence[Record]):
 
     def __init__(self, path: Path, tasks: StoredTasks) -> None:
         self._path, self._tasks = path, tasks
-        self._lines = IndexedLines(path, self._entries())
+        self.lines = IndexedLines(path, self._entries())
 
     def _entries(self) -> Iterator[tuple[int, int]]:
         for number, (offset, line) in enumerate(lines_with_offsets(self._path), start=1):
@@ -144,20 +174,8 @@ class StoredRecords(Sequence[Record]):
                 raise self._damaged(f"line {number}: there is no task {index}")
             yield index, offset
 
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    @overload
-    def __getitem__(self, key: int) -> Record: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[Record]: ...
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, slice):
-            return [self[position] for position in range(*key.indices(len(self)))]
-        return self._record(self._lines.at(key))
-
-    def __iter__(self) -> Iterator[Record]:
-        return map(self._record, self._lines.lines())
+    def _object(self, line: str) -> Record:
+        return self._record(line)
 
     def _record(self, line: str, place: str = "") -> Record:
         values = parse_object(line)

@@ -16,14 +16,14 @@ from dataclasses import asdict
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.engine.module import image_digest
-from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
+from lit_viz.engine.snapshots import PerturbedImage, Result
 from lit_viz.errors import LitVizError
 from lit_viz.images.formats import FileFormat
 from lit_viz.images.reading import decode, encode_png, locate
@@ -31,10 +31,8 @@ from lit_viz.images.rendering import Heat
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import CONFIG, EVIDENCE, MANIFEST, QUEUE, RESULTS, TARS
-from lit_viz.runs.lines import record_lines
 from lit_viz.runs.manifest import (
     IN_PROGRESS,
-    Manifest,
     Signature,
     TaskContents,
     append,
@@ -85,6 +83,8 @@ class TarStorage(FolderStorage):
         read_source: returns the photograph ``(C, H, W)`` of a record as the network received it, from its file.
     """
 
+    keeps_snapshots: ClassVar[bool] = False
+
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.read_source: Callable[[Record], Tensor] | None = None
@@ -92,18 +92,14 @@ class TarStorage(FolderStorage):
 
     # -- writing
 
-    def add_snapshot(self, snapshot: Snapshot) -> None:
-        """Do nothing: no logged images and curves are kept."""
-
     def add_result(self, result: Result) -> Record:
         """Append image or map of a finished task to the last tar, then its record to ``results.jsonl``."""
         tar, prefix = self._last.name, _prefix(result.task.key)
-        record, members = self._members(result)
-        named: dict[str, str | None] = {}
-        for field in ("file", "array"):
-            name = getattr(record, field)
-            named[field] = None if name is None else f"{tar}/{prefix}.{name}"
-        record = record.amend(**named)
+        members, fields = self._members(result)
+        for name in ("file", "array"):
+            if name in fields:
+                fields[name] = f"{tar}/{prefix}.{fields[name]}"
+        record = result.record.amend(**fields)
         line = json_line(record.to_dict()).encode()
         members["json"] = line
         self._last.append({f"{prefix}.{name}": content for name, content in members.items()})
@@ -112,29 +108,31 @@ class TarStorage(FolderStorage):
             self._end_tar()
         return record
 
-    def _members(self, result: Result) -> tuple[Record, dict[str, bytes]]:
-        """Return the record of a result with the names of its files, and their contents by name without the key."""
-        record, members = result.record, {}
+    def _members(self, result: Result) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """Return the files of a result by name without the key, and the fields of the record about them."""
+        record = result.record
+        members: dict[str, bytes] = {}
+        fields: dict[str, Any] = {}
         if isinstance(record, SaliencyRecord) and result.array is not None:
             values, scale = to_half(reduce_channels(result.array, record.reducer))
             members["map.npy"] = npy_of(values)
-            record = record.amend(array="map.npy", scale=scale)
+            fields |= {"array": "map.npy", "scale": scale}
             is_first = self._last.number == 0 and self._last.tasks < _FIRST
             if self._keeps_arrays or is_first:
                 members["array.npy"] = npy_of(result.array.float())
-                record = record.amend(array="array.npy")
+                fields["array"] = "array.npy"
         elif result.image is not None:
             file_format = FileFormat.of(record.format)
             name = f"image{file_format.suffix}"
             members[name] = encode_png(result.image) if record.format is None else file_format.encode(result.image)
-            record = record.amend(file=name)
+            fields["file"] = name
         if result.terms is not None:
             members["terms.npy"] = npy_of(result.terms.float())
         if result.source is not None and record.source is None:
             members["source.npy"] = npy_of(result.source.float())
         elif result.source is not None:
-            record = record.amend(source_sha256=image_digest(result.source))
-        return record, members
+            fields["source_sha256"] = image_digest(result.source)
+        return members, fields
 
     @cached_property
     def _keeps_arrays(self) -> bool:
@@ -151,12 +149,7 @@ class TarStorage(FolderStorage):
         append(self.path / MANIFEST, [{"files": self._last.end()}], sync=False)
 
     def seal(self) -> None:
-        append(self.path / MANIFEST, [end_line(self.path, self.listed_tars())])
-
-    def listed_tars(self) -> dict[str, Signature]:
-        """Return the signatures of the tars that have ended."""
-        files = self.manifest().files
-        return {name: files[name] for name in files if name.startswith(f"{TARS}/")}
+        append(self.path / MANIFEST, [end_line(self.path, self.manifest().tars)])
 
     def amend(self, records: Iterable[Record]) -> None:
         """Append the amended records: of two lines about a task the later one counts."""
@@ -173,7 +166,7 @@ class TarStorage(FolderStorage):
 
     def confirmed_tars(self) -> dict[str, Signature]:
         """Return the signatures of the tars that are as the manifest states."""
-        tars = self.listed_tars()
+        tars = self.manifest().tars
         present = signatures(self.path, [name for name in tars if (self.path / name).exists()])
         return {name: signature for name, signature in tars.items() if present.get(name) == signature}
 
@@ -187,21 +180,6 @@ class TarStorage(FolderStorage):
     def measure(self, kept: KeptTasks) -> dict[int, TaskContents]:
         """Return nothing: the manifest lists the tars, and no tasks."""
         return {}
-
-    def listed_tasks(self, manifest: Manifest) -> Iterable[int]:
-        return record_lines(self.path / RESULTS)
-
-    def changed_files(self, manifest: Manifest) -> list[str]:
-        """Return the changed files; of tars only the size is compared, since hashing takes minutes.
-
-        Raises:
-            LitVizError: a tar is missing or has another size.
-        """
-        tars = self.listed_tars()
-        for name, signature in tars.items():
-            if file_size(self.path / name) != signature["size"]:
-                raise LitVizError(f"{self.path / name} is missing or was changed: restore it, or start another run")
-        return [mismatch.name for mismatch in manifest.run_mismatches(self.path, tars)]
 
     def trim(self, kept: KeptTasks, checkpoint: Mapping[str, Any]) -> None:
         """Cut the files to their lengths in a checkpoint, and delete later tars.
@@ -226,7 +204,7 @@ class TarStorage(FolderStorage):
         rewrite(self.path / MANIFEST, [start_line(self.path), {"files": self._ended_before(self._last.name)}])
 
     def _ended_before(self, tar: str) -> dict[str, Signature]:
-        return {name: signature for name, signature in self.listed_tars().items() if name < tar}
+        return {name: signature for name, signature in self.manifest().tars.items() if name < tar}
 
     # -- reading
 
@@ -263,6 +241,7 @@ class TarStorage(FolderStorage):
         return photograph
 
     def missing_photographs(self) -> list[str]:
+        """Return what is missing of the photographs that are not copied to the folder, as messages."""
         missing = [record.source for record in self.records() if is_missing(record)]
         if not missing:
             return []

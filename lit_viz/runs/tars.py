@@ -34,24 +34,23 @@ class LastTar:
         root: run folder.
         number: number of the tar, from 0.
         tasks: number of the tasks in it, of which the hash is computed again.
+
+    Attributes:
+        name: the tar, relative to the run folder.
+        path: the tar.
     """
 
     def __init__(self, root: Path, number: int = 0, tasks: int = 0) -> None:
         self._root = root
-        self.number, self.tasks = number, tasks
-        self._sha256 = hashlib.sha256()
+        self.tasks = tasks
+        self._start(number)
         if tasks:
             self._sha256.update(read_regular(self.path))
 
-    @property
-    def name(self) -> str:
-        """The tar, relative to the run folder."""
-        return tar_name(self.number)
-
-    @property
-    def path(self) -> Path:
-        """The tar."""
-        return self._root / self.name
+    def _start(self, number: int) -> None:
+        self.number, self.name = number, tar_name(number)
+        self.path = self._root / self.name
+        self._sha256 = hashlib.sha256()
 
     @property
     def is_full(self) -> bool:
@@ -79,11 +78,13 @@ class LastTar:
         self._write(bytes(2 * tarfile.BLOCKSIZE))
         signature = {"size": file_size(self.path), "sha256": self._sha256.hexdigest()}
         ended: Mapping[str, Signature] = {self.name: signature}
-        self.number, self.tasks, self._sha256 = self.number + 1, 0, hashlib.sha256()
+        self._start(self.number + 1)
+        self.tasks = 0
         return ended
 
     def _write(self, blocks: bytes) -> None:
-        self.path.parent.mkdir(exist_ok=True)
+        if not self.tasks:
+            self.path.parent.mkdir(exist_ok=True)
         append_bytes(self.path, blocks, sync=False)
         self._sha256.update(blocks)
 

@@ -18,6 +18,8 @@ from lit_viz.types import items_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
+#: Returns whether a value has a type.
+Check = Callable[[Any], bool]
 
 #: Names of types in messages about arguments, and in those about JSON values.
 _NAMES: dict[Any, str] = {
@@ -29,6 +31,9 @@ _NAMES: dict[Any, str] = {
     Path: "a path",
 }
 _JSON_NAMES: dict[Any, str] = {**_NAMES, type(None): "null", bool: "true or false"}
+#: Classes of numbers, also of NumPy, and of those in JSON values.
+_NUMBERS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real}
+_JSON_NUMBERS: dict[Any, Any] = {int: int, float: (int, float)}
 _LISTS = (list, tuple, Sequence)
 #: Elements of a list that are checked; a long list is of one type.
 _MOST_ELEMENTS = 100
@@ -146,20 +151,35 @@ def wrong_value(values: Any, kind: type) -> str | None:
 def _wrong_value(values: Any, kind: type) -> str | None:
     if not isinstance(values, Mapping):
         return f"it must be an object, got {shortened(values)}"
-    hints = hints_of_fields(kind)
+    checks = _checks_of_fields(kind)
     for key in _required(kind):
         if key not in values:
             return f"{key} is missing"
     for key, value in values.items():
-        if key not in hints and is_dataclass(kind):
+        if key not in checks and is_dataclass(kind):
+            hints = hints_of_fields(kind)
             return f"{key} is not a key of {kind.__name__}{did_you_mean(str(key), hints)}"
-        if not matches(value, hints.get(key, Any), json=True):
-            return f"{key} must be {described(hints.get(key, Any), json=True)}, got {shortened(value)}"
-    for name, item in items_of(kind).items():
-        value = (values.get(item.home) or {}).get(name)
-        if not matches(value, item.hint, json=True):
-            return f"{name} must be {described(item.hint, json=True)}, got {shortened(value)}"
+        if not checks.get(key, _is_bounded)(value):
+            hint = hints_of_fields(kind).get(key, Any)
+            return f"{key} must be {described(hint, json=True)}, got {shortened(value)}"
+    for name, (home, check) in _checks_of_items(kind).items():
+        value = (values.get(home) or {}).get(name)
+        if value is not None and not check(value):
+            hint = items_of(kind)[name].hint
+            return f"{name} must be {described(hint, json=True)}, got {shortened(value)}"
     return None
+
+
+@functools.cache
+def _checks_of_fields(kind: type) -> dict[str, Check]:
+    """Return the checks of the fields of a class, by name."""
+    return {name: _check_of(hint, True) for name, hint in hints_of_fields(kind).items()}
+
+
+@functools.cache
+def _checks_of_items(kind: type) -> dict[str, tuple[str, Check]]:
+    """Return the checks of the items in mappings of a class, with the name of the mapping, by name."""
+    return {name: (item.home, _check_of(item.hint, True)) for name, item in items_of(kind).items()}
 
 
 @functools.cache
@@ -187,7 +207,7 @@ def _required(kind: type) -> Sequence[str]:
 
 def matches(value: Any, hint: Any, json: bool = False) -> bool:
     """Return whether a value has an annotated type; what can't be checked matches."""
-    return any(_matches_one(value, option, json) for option in types_of(hint))
+    return _check_of(hint, json)(value)
 
 
 def types_of(hint: Any) -> list[Any]:
@@ -197,47 +217,88 @@ def types_of(hint: Any) -> list[Any]:
     return [hint]
 
 
-def _matches_one(value: Any, hint: Any, json: bool) -> bool:
+@functools.cache
+def _check_of(hint: Any, json: bool) -> Check:
+    """Return the check of values by an annotation, which is taken apart once."""
+    checks = [_check_of_one(kind, json) for kind in types_of(hint)]
+    if len(checks) == 1:
+        return checks[0]
+
+    def check_any(value: Any) -> bool:
+        for check in checks:
+            if check(value):
+                return True
+        return False
+
+    return check_any
+
+
+def _check_of_one(hint: Any, json: bool) -> Check:
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
-        return not json or _is_bounded(value)
+        return _is_bounded if json else lambda value: True
+    if hint is bool:
+        return lambda value: isinstance(value, bool)
     if origin is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in arguments)
+        return lambda value: any(type(value) is type(choice) and value == choice for choice in arguments)
     if origin in _LISTS:
-        return _matches_list(value, origin, arguments, json)
+        return _check_of_list(origin, arguments, json)
     if origin in (Mapping, dict):
-        if not isinstance(value, Mapping):
-            return False
-        has_keys = json or all(matches(key, arguments[0]) for key in value)
-        return has_keys and all(matches(item, arguments[1], json) for item in value.values())
-    if isinstance(value, bool) or hint is bool:
-        return hint is bool and isinstance(value, bool)
-    if json and not _is_bounded(value):
-        return False
-    if hint is int:
-        return isinstance(value, numbers.Integral)
-    if hint is float:
-        return isinstance(value, numbers.Real)
+        return _check_of_mapping(arguments, json)
     if json and isinstance(hint, type) and (is_dataclass(hint) or is_typeddict(hint)):
-        return _wrong_value(value, hint) is None
+        return lambda value: _is_bounded(value) and _wrong_value(value, hint) is None
     # In Python 3.10, a generic class with parameters is an instance of type.
     is_checked = isinstance(hint, type) and origin is None and not getattr(hint, "_is_protocol", False)
-    return not is_checked or isinstance(value, hint)
+    if is_checked and hint not in _NUMBERS:
+        return lambda value: isinstance(value, hint)
+    kind = (_JSON_NUMBERS if json else _NUMBERS)[hint] if is_checked else object
+
+    def check(value: Any) -> bool:
+        return isinstance(value, kind) and not isinstance(value, bool) and (not json or _is_bounded(value))
+
+    return check
 
 
-def _matches_list(value: Any, origin: Any, arguments: Sequence[Any], json: bool) -> bool:
-    if json and not isinstance(value, list):
-        return False
-    if not isinstance(value, (list, tuple, range)):
-        if not hasattr(value, "tolist"):
+def _check_of_mapping(arguments: Sequence[Any], json: bool) -> Check:
+    check_key = _check_of(Any if json else arguments[0], False)
+    check_item = _check_of(arguments[1], json)
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, Mapping):
             return False
-        elements = value[:_MOST_ELEMENTS] if getattr(value, "ndim", 0) else value  # of an array or tensor
-        listed = elements.tolist()
-        value = listed if isinstance(listed, list) else [listed]
-    if origin is tuple and Ellipsis not in arguments:
-        return len(value) == len(arguments) and all(map(functools.partial(matches, json=json), value, arguments))
-    elements = value if json else value[:_MOST_ELEMENTS]
-    return all(matches(element, arguments[0], json) for element in elements)
+        return all(check_key(key) and check_item(item) for key, item in value.items())
+
+    return check
+
+
+def _check_of_list(origin: Any, arguments: Sequence[Any], json: bool) -> Check:
+    checks = [_check_of(argument, json) for argument in arguments if argument is not Ellipsis]
+    has_length = origin is tuple and Ellipsis not in arguments
+
+    def check(value: Any) -> bool:
+        elements = _elements(value, json)
+        if elements is None:
+            return False
+        if has_length:
+            return len(elements) == len(checks) and all(
+                check(element) for check, element in zip(checks, elements, strict=True)
+            )
+        return all(map(checks[0], elements if json else elements[:_MOST_ELEMENTS]))
+
+    return check
+
+
+def _elements(value: Any, json: bool) -> Sequence[Any] | None:
+    """Return the elements of a list, array or tensor; None of another value."""
+    if json:
+        return value if isinstance(value, list) else None
+    if isinstance(value, (list, tuple, range)):
+        return value
+    if not hasattr(value, "tolist"):
+        return None
+    first = value[:_MOST_ELEMENTS] if getattr(value, "ndim", 0) else value  # of an array or tensor
+    listed = first.tolist()
+    return listed if isinstance(listed, list) else [listed]
 
 
 def _is_bounded(value: Any) -> bool:

@@ -312,6 +312,10 @@ def lines_at(path: str | Path, offsets: Iterable[int]) -> Iterator[str]:
             yield file.readline(_MOST_CHARACTERS).decode("utf-8", "replace")
 
 
+#: Decoder of JSON with None in place of NaN and infinity.
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+
+
 def json_line(record: Mapping[str, Any]) -> str:
     """Encode a record as one line of strict JSON; see :func:`plain`."""
     return json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
@@ -326,13 +330,15 @@ def parse_object(text: str) -> dict[str, Any] | None:
 def parse_json(text: str) -> Any:
     """Return a JSON value, with None in place of NaN and infinity; None if the text is none."""
     try:
-        return json.loads(text, parse_constant=lambda _: None)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
 
 
 def plain(value: Any) -> Any:
     """Convert a value to JSON types: rows to mappings, tensors to numbers and lists, NaN and infinity to None."""
+    if value is None or type(value) in (str, int, bool):
+        return value
     if hasattr(value, "to_dict"):
         value = value.to_dict()
     if isinstance(value, Mapping):
@@ -343,6 +349,6 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, (bool, int, float, str)):
         return value
     return str(value)

@@ -82,7 +82,7 @@ def test_a_task_starts_again_behind_the_new_ones(stub: Any) -> None:
     method.slots.keep([])
     queue.fill(method)
     assert indices(method) == [0]
-    assert (method.slots.iteration, method.slots.updates) == ([0], [4])
+    assert (method.slots.iteration, method.slots.updates(0)) == ([0], 4)
     assert (method.slots.forwards, method.slots.backwards) == ([5], [4])
     (earlier,) = method.slots.earlier
     assert (earlier.restarts, earlier.updates, earlier.best.metrics) == (1, 4, {"value": 0.0})

@@ -104,5 +104,5 @@ def test_a_broken_image_fails_with_its_last_finite_value(iteration: int, score: 
 def test_a_final_snapshot_is_merged_with_that_of_the_same_iteration() -> None:
     task, other = Task(0, "a", 0), Task(1, "b", 1)
     earlier = [Snapshot(task, 3, {"objective": 1.0, "value": 2.0}), Snapshot(other, 3, {"value": 0.0})]
-    merged = merge_final(earlier, Snapshot(task, 3, {"value": 5.0}))
+    merged = merge_final(earlier, [Snapshot(task, 3, {"value": 5.0})])
     assert merged == [earlier[1], Snapshot(task, 3, {"objective": 1.0, "value": 5.0})]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from lit_viz.images.reading import encode_png
 from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
+from lit_viz.runs import stored as stored_lines
 from lit_viz.runs import tar_store, tars
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.records import read_record
 from lit_viz.runs.tar_store import to_half
 from lit_viz.runs.verification import Unverified
-from lit_viz.types import Task
+from lit_viz.types import Record, Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:1 failed of")
 
@@ -113,6 +116,22 @@ def test_maps_in_tars_are_those_of_files(arrays: bool, fashion: Network, photogr
     assert (tmp_path / "tar" / "report.html").exists()
     assert "5 of 10 images" in (tmp_path / "tar" / "report.html").read_text()
     assert lv.check(tmp_path / "tar")
+
+
+def test_records_are_read_once_for_the_sample_and_once_for_the_end(
+    fashion: Network, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: Counter[str] = Counter()
+
+    def counted(values: Any) -> Record:
+        counts[values["name"]] += 1
+        return read_record(values)
+
+    monkeypatch.setattr(stored_lines, "read_record", counted)
+    monkeypatch.setattr(tar_store, "SAMPLE", 4)
+    lv.run(*saliency(fashion, photographs), out=tmp_path / "tar", logger="none", store="tar", captum="none")
+    others = sorted(counts.values())[: COUNT - 4]  # the sample is read more often
+    assert others == [2] * 6
 
 
 def test_a_tar_is_a_shard_of_webdataset(fashion: Network, photographs: Path, tmp_path: Path) -> None:
