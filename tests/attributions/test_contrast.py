@@ -117,7 +117,9 @@ def test_runs_in_memory_take_one_class_or_one_per_image(smooth: Network, figures
         ("apple vs. banana", 1, 0.5), ("apple vs. date", 3, 0.5),
     ] * 2  # fmt: skip
     assert verdicts(several) == [True] * 4
-    assert {"apple vs. banana", "apple vs. date", "(gamma 0.5)"} <= set(figures.texts(several.figure()))  # of two lines
+    captions = " ".join(figures.texts(several.figure()))  # lines, which depend on the widths of the font
+    assert "apple vs. banana (gamma 0.5)" in captions
+    assert "apple vs. date (gamma 0.5)" in captions
     single = lv.saliency(smooth, pictures, target=0, against="banana", gamma=0.5)
     assert torch.equal(single.maps[0], several.maps[0])
     assert not torch.equal(single.maps[1], several.maps[1])
