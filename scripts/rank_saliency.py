@@ -3,6 +3,7 @@
 python scripts/rank_saliency.py --tests closed planted cells                       # without photographs
 python scripts/rank_saliency.py --photographs FOLDER                               # all tests
 python scripts/rank_saliency.py --tests planted --networks planted_vit --images 40 --seed 1    # a hidden test
+python scripts/rank_saliency.py --tests gains --networks planted_vit FOLDER/planted_vit_1.safetensors
 python scripts/rank_saliency.py --write                                            # tables and figure of the page
 
   closed    largest errors on networks with closed-form maps
@@ -12,6 +13,9 @@ python scripts/rank_saliency.py --write                                         
   cells     disconnected cells: share of the map in the cell that alone influences the score
   mosaics   proxy: share of the map in the cell of the class, of 2 x 2; mosaics9: of 3 x 3
   removal   proxy: insertion less deletion
+  gains     gains over the gradient, of baselines and rules of backward too, in planted, cells and removal
+
+Networks are those of the zoo, or files of their weights with other seeds (scripts/zoo.py --population).
 
 Scores are appended to a file in --out; a score in the file is not computed again. --write replaces the tables with
 scores in the file, and keeps the others. Methods are compared with equal numbers of evaluations, a forward alone
@@ -21,9 +25,11 @@ counting a third; `default` is each method's own number.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import math
 import random
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,9 +52,11 @@ from lit_viz.evidence.naturalness import read_input
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.networks import Network
 from lit_viz.zoo import WEIGHTS, planted_bands, planted_images
+from lit_viz.zoo.networks import VisionTransformer
 from scripts.rankings.closed_forms import UNITS, closed_form_errors, unit_errors
 from scripts.rankings.ground_truth import (
     BUDGETS,
+    VARIANTS,
     Budget,
     DisconnectedCells,
     GroundTruth,
@@ -72,7 +80,7 @@ from scripts.rankings.pairs import pair_measurements, pairs_table, true_measurem
 #: Agreement of two halves of the images below which the order of the methods is noise.
 LEAST_TAU = 0.8
 PAGE = Path(__file__).parents[1] / "docs" / "which_map.md"
-TESTS = ("closed", "planted", "bands", "pairs", "cells", "mosaics", "mosaics9", "removal")
+TESTS = ("closed", "planted", "bands", "pairs", "cells", "mosaics", "mosaics9", "removal", "gains")
 TITLES = {
     "planted": "planted evidence: share of the glyph among the 36 most salient pixels",
     "bands": "planted evidence: share of the images with the right band",
@@ -81,6 +89,32 @@ TITLES = {
     "mosaics9": "mosaics of 3 x 3: share of the map in the cell of the class",
     "removal": "removal: insertion less deletion",
 }
+#: Methods whose gain over the gradient is measured.
+GAINING = (
+    "gradient",
+    "libra_gradient",
+    "input_x_gradient",
+    "integrated_gradients",
+    "gradient_shap",
+    "expected_gradients",
+    "deep_lift",
+    "guided_backprop",
+    "guided_grad_cam",
+    "layer_cam",
+    "hires_cam",
+    "legrad",
+    "attention_gradient",
+    *VARIANTS,
+)
+#: Columns of their table: tests with their networks.
+GAIN_SETTINGS = (
+    ("planted", "planted_cnn"),
+    ("planted", "planted_vit"),
+    ("cells", "fashion_cnn"),
+    ("cells", "fashion_vit"),
+    ("removal", "fashion_cnn"),
+    ("removal", "fashion_vit"),
+)
 #: What distinguishes the columns of a table.
 Column = TypeVar("Column")
 EVERY_BUDGET: tuple[Budget, ...] = (*BUDGETS, "default")
@@ -125,10 +159,25 @@ class Setting:
 
 
 def network(name: str) -> Network:
-    """Return a network by the last part of its name."""
+    """Return a network by the last part of its name, or with the weights of a file."""
     if name == "mobilenet_v2":
         return load_judge(MOBILENET)
+    if name.endswith(".safetensors"):
+        return lv.load_network(f"zoo/{base_name(name)}", weights=name)
     return lv.load_network(name if name.startswith("efficientnet") else f"zoo/{name}")
+
+
+def base_name(name: str) -> str:
+    """Return the name of the zoo of a network, or of a file of weights such as ``FOLDER/planted_vit_1.safetensors``."""
+    return re.sub(r"_\d+$", "", Path(name).stem)
+
+
+class Tokens(nn.Module):
+    """Feature maps as tokens, in the place of a patch embedding."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return ``(N, T, C)``."""
+        return maps.flatten(2).transpose(1, 2)
 
 
 def parts_of(name: str, module: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -139,6 +188,10 @@ def parts_of(name: str, module: nn.Module) -> tuple[nn.Module, nn.Module]:
     if name == "planted_cnn":
         assert isinstance(module, nn.Sequential)
         return module[:6], module[6:]
+    if isinstance(module, VisionTransformer):
+        head = copy.deepcopy(module)
+        head.patch_embed = Tokens()  # type: ignore[assignment]
+        return module.patch_embed.proj, head
     if name == "mobilenet_v2":
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return module.features, nn.Sequential(pool, module.classifier)  # type: ignore[arg-type]
@@ -177,9 +230,9 @@ def bands(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setti
 def cells(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setting:
     """Return four disconnected cells of a network, with images of its kind."""
     one = network(name)
-    if name.startswith("planted"):
+    if base_name(name).startswith("planted"):
         images = planted_images(range(200), seed).images
-    elif name.startswith("fashion"):
+    elif base_name(name).startswith("fashion"):
         images = pictures(files_in("zoo:fashion"), one)
     else:
         images = pictures(photographs[:100], one)
@@ -187,7 +240,8 @@ def cells(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setti
     for cell in range(4):
         for label in one.labels:
             labels.append(f"{label} {cell}")
-    module = DisconnectedCells(*parts_of(name, one.original), cells=2)
+    is_transformer = isinstance(one.original, VisionTransformer)
+    module = DisconnectedCells(*parts_of(name, one.original), cells=2, normalized=not is_transformer)
     size = (2 * one.size[0], 2 * one.size[1])
     classifier = lv.load_network(module, labels=labels, mean=one.mean, std=one.std, size=size)
     truth = disconnected_truth(one, images, count, 2, len(one.labels), seed)
@@ -210,9 +264,9 @@ def mosaic(name: str, count: int, seed: int, photographs: Sequence[str], cells: 
 def removal(name: str, count: int, seed: int, photographs: Sequence[str]) -> Setting:
     """Return photographs, of which the predicted class is explained."""
     classifier = network(name)
-    if name.startswith("planted"):
+    if base_name(name).startswith("planted"):
         images, others = planted_truth(count, seed).images, planted_images(range(100), 900_000 + seed).images
-    elif name.startswith("fashion"):
+    elif base_name(name).startswith("fashion"):
         everything = pictures(files_in("zoo:fashion"), classifier)
         order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
         images, others = everything[order[:count]], everything[order[count:]]
@@ -233,7 +287,7 @@ def removal(name: str, count: int, seed: int, photographs: Sequence[str]) -> Set
 SETTINGS: dict[str, tuple[Callable[[str, int, int, Sequence[str]], Setting], tuple[str, ...]]] = {
     "planted": (planted, ("planted_cnn", "planted_vit", "planted_bands")),
     "bands": (bands, ("planted_bands",)),
-    "cells": (cells, ("planted_cnn", "fashion_cnn", "fashion_robust_cnn", "mobilenet_v2")),
+    "cells": (cells, ("planted_cnn", "fashion_cnn", "fashion_robust_cnn", "fashion_vit", "mobilenet_v2")),
     "mosaics": (mosaic, ("efficientnet_lite0", "mobilenet_v2")),
     "mosaics9": (partial(mosaic, cells=3), ("efficientnet_lite0", "mobilenet_v2")),
     "removal": (
@@ -341,6 +395,21 @@ def measure_pairs(methods: Sequence[str], count: int, seed: int, scores: Scores)
             print(f"{'pairs':8} {name:22} not defined: {error}", flush=True)
 
 
+def measure_gains(names: Sequence[str], methods: Sequence[str], count: int, seed: int, scores: Scores) -> None:
+    """Measure methods at their default on networks of the zoo, or with the weights of files."""
+    for test, base in GAIN_SETTINGS:
+        for name in names:
+            if base_name(name) == base:
+                setting = SETTINGS[test][0](name, count, seed, ())
+                setting = replace(setting, test=f"gain {test}", network=Path(name).stem)
+                measure(setting, ("default",), methods, seed, scores)
+
+
+def of_gains(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Return the measurements of gains over the gradient."""
+    return [m for m in measurements if m.test.startswith("gain ")]
+
+
 def of_pairs(measurements: Sequence[Measurement]) -> list[Measurement]:
     """Return the measurements of pairs of glyphs."""
     return [m for m in measurements if m.test.startswith("pairs ")]
@@ -410,6 +479,45 @@ def table(measurements: Sequence[Measurement], test: str, kind: str) -> str:
     return "\n".join(lines)
 
 
+def gains_table(measurements: Sequence[Measurement]) -> str:
+    """Return a table: a row per method, a column per test and network, with the gain over the gradient.
+
+    The gain is the mean of the differences of the same images.
+    """
+    header = ["method"]
+    for test, network in GAIN_SETTINGS:
+        header.append(f"{network}, {test}")
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for method in GAINING:
+        cells = [f"`{method}`"]
+        for test, network in GAIN_SETTINGS:
+            of_column = [m for m in measurements if m.test == f"gain {test}" and base_name(m.network) == network]
+            cells.append(_gain_cell(of_column, method))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _gain_cell(measurements: Sequence[Measurement], method: str) -> str:
+    """Return the mean score of a method, and its gain with the interval; empty if it has no scores."""
+    reference = {}
+    for measurement in measurements:
+        if measurement.method == "gradient":
+            reference[measurement.network, measurement.image, measurement.seed] = measurement.score
+    own, gains = [], []
+    for measurement in measurements:
+        key = measurement.network, measurement.image, measurement.seed
+        if measurement.method == method and key in reference:
+            own.append(measurement)
+            gains.append(replace(measurement, score=measurement.score - reference[key]))
+    if not own:
+        return ""
+    mean = f"{summarize(own).mean:.2f}"
+    if method == "gradient":
+        return mean
+    gain = summarize(gains)
+    return f"{mean}, {gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
+
+
 def _summaries(
     measurements: Sequence[Measurement], column: Callable[[Measurement], Column]
 ) -> dict[tuple[str, Column], Summary]:
@@ -440,7 +548,7 @@ def report(measurements: Sequence[Measurement]) -> str:
 def tables(measurements: Sequence[Measurement]) -> dict[str, str]:
     """Return the tables with their headings, by heading."""
     texts = {}
-    measured = {(m.test, KINDS[m.network]) for m in measurements}
+    measured = {(m.test, KINDS[m.network]) for m in measurements if m.test in TITLES}
     for test, kind, heading in _headings():
         if (test, kind) in measured:
             texts[heading] = f"{heading}\n\n{table(measurements, test, kind)}"
@@ -492,6 +600,8 @@ def write(measurements: Sequence[Measurement], folder: Path) -> None:
     contents = {"closed": closed_table(), "tables": "\n\n".join(ordered)}
     if pairs := of_pairs(measurements):
         contents["pairs"] = pairs_table(pairs)
+    if gains := of_gains(measurements):
+        contents["gains"] = gains_table(gains)
     for name, content in contents.items():
         before, _, after = _parts(text, name)
         text = f"{before}\n{content}\n\n{after}"
@@ -519,8 +629,9 @@ def _by_heading(content: str) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tests", nargs="+", choices=TESTS, default=TESTS, help="all by default")
-    parser.add_argument("--networks", nargs="+", choices=KINDS, default=list(KINDS), help="all by default")
-    parser.add_argument("--methods", nargs="+", choices=ATTRIBUTIONS, default=list(ATTRIBUTIONS), help="all by default")
+    parser.add_argument("--networks", nargs="+", default=list(KINDS), help="all by default; or files of weights")
+    choices = (*ATTRIBUTIONS, *VARIANTS)
+    parser.add_argument("--methods", nargs="+", choices=choices, metavar="METHOD", help="all by default")
     parser.add_argument("--budgets", nargs="+", default=[*map(str, BUDGETS), "default"], help="evaluations of a map")
     parser.add_argument("--images", type=int, default=100, help="images of each network and test [100]")
     parser.add_argument("--seed", type=int, default=0, help="of images and draws [0]")
@@ -529,12 +640,16 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write tables and figure of the page, and measure nothing")
     parser.add_argument("--wandb", help=argparse.SUPPRESS)  # of scripts/gallery.py; nothing is logged
     options = parser.parse_args()
+    for name in options.networks:
+        if base_name(name) not in KINDS:
+            parser.error(f"--networks must be of {', '.join(KINDS)}, got {name}")
     warnings.simplefilter("ignore")
     scores = Scores(options.out / "scores.csv")
     if options.write:
         write(scores.measurements, options.out)
         return
     budgets = list(map(budget_of, options.budgets))
+    methods = options.methods or list(ATTRIBUTIONS)
     photographs = []
     if options.photographs:
         photographs = files_in(options.photographs)
@@ -544,7 +659,10 @@ def main() -> None:
             print_closed_forms()
             continue
         if test == "pairs":
-            measure_pairs(options.methods, options.images, options.seed, scores)
+            measure_pairs(methods, options.images, options.seed, scores)
+            continue
+        if test == "gains":
+            measure_gains(options.networks, options.methods or GAINING, options.images, options.seed, scores)
             continue
         make, networks = SETTINGS[test]
         for name in networks:
@@ -552,10 +670,12 @@ def main() -> None:
             if name not in options.networks or not is_available(name) or (needs and not photographs):
                 continue
             setting = make(name, options.images, options.seed, photographs)
-            measure(setting, budgets, options.methods, options.seed, scores)
+            measure(setting, budgets, methods, options.seed, scores)
     print(report(scores.measurements))
     if pairs := of_pairs(scores.measurements):
         print(pairs_table(pairs))
+    if gains := of_gains(scores.measurements):
+        print(gains_table(gains))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lit_viz.attributions import ATTRIBUTIONS, Attribution
 from lit_viz.networks import FrozenNetwork, Network
-from lit_viz.zoo import NAMES, planted_pairs
+from lit_viz.zoo import NAMES, WEIGHTS, planted_pairs
 from scripts import rank_saliency
 from scripts.rank_saliency import (
     KINDS,
@@ -20,11 +21,12 @@ from scripts.rank_saliency import (
     SETTINGS,
     Scores,
     closed_table,
+    gains_table,
     is_available,
     parts_of,
     report,
 )
-from scripts.rankings.ground_truth import GroundTruth, Measurement
+from scripts.rankings.ground_truth import GroundTruth, Measurement, method_at
 from scripts.rankings.pairs import TRUTHS, pairs_table, true_values
 
 
@@ -167,6 +169,39 @@ def test_true_values_of_pairs_are_those_of_their_relations() -> None:
     shapley, removed = true_values(planted_pairs(range(100), seed=5))
     torch.testing.assert_close(shapley.mean(0), torch.tensor([0.5, 0.5, 0.0]), atol=0.02, rtol=0)
     torch.testing.assert_close(removed.mean(0), torch.tensor([1.0, 0.0, -1.0]), atol=0.02, rtol=0)
+
+
+def test_gains_are_of_the_same_images_and_of_files_of_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "planted_cnn_3.safetensors"
+    shutil.copy(WEIGHTS / "planted_cnn.safetensors", weights)
+    scores = Scores(tmp_path / "scores.csv")
+    methods = ["gradient", "input_x_gradient", "input_x_gradient+mean"]
+    rank_saliency.measure_gains([str(weights)], methods, 4, 0, scores)
+    assert {(m.test, m.network) for m in scores.measurements} == {("gain planted", "planted_cnn_3")}
+    unpaired = [m for m in scores.measurements if m.method != "gradient" or m.image > 0]
+    unpaired += [Measurement("gain planted", "planted_cnn", "input_x_gradient", "default", 0, 0, 99.0)]
+    lines = gains_table(unpaired).splitlines()
+    by_method: dict[str, list[float]] = {name: [] for name in methods}
+    for measurement in scores.measurements:
+        if measurement.image > 0:
+            by_method[measurement.method].append(measurement.score)
+    gradient, plain, mean = (sum(by_method[name]) / 3 for name in methods)
+    assert f"| `gradient` | {gradient:.2f} |  |" in lines[2]
+    rows = {line.split("`")[1]: line for line in lines[2:]}
+    assert f"| {plain:.2f}, {plain - gradient:+.2f} (" in rows["input_x_gradient"]
+    assert f"| {mean:.2f}, {mean - gradient:+.2f} (" in rows["input_x_gradient+mean"]
+    assert mean > plain
+    assert report(scores.measurements) == ""
+
+
+@pytest.mark.parametrize("name", ["gradient", "libra_gradient", "hires_cam+libra"])
+def test_disconnected_transformers_have_maps_by_the_rule(name: str) -> None:
+    setting = SETTINGS["cells"][0]("fashion_vit", 2, 0, ())
+    given = method_at(name, "default", (1, 56, 56), setting.baselines, setting.layer)
+    assert given is not None
+    maps = rank_saliency.saliency_maps(given[0], setting.loaded, setting.truth)
+    least = 0.8 if name.startswith("hires_cam") else 1
+    assert min(setting.score(n, saliency) for n, saliency in enumerate(maps)) >= least
 
 
 def test_the_page_has_the_closed_forms_of_today() -> None:

@@ -45,6 +45,20 @@ from lit_viz.zoo.planted import DrawImages
 
 #: Evaluations of a map (forward and backward); a forward alone counts a third.
 BUDGETS = (1, 16, 128, 1024)
+#: Methods with the average of photographs as the baseline, or with the LibraGrad rule of backward, by their names here.
+VARIANTS = (
+    "input_x_gradient+mean",
+    "input_x_gradient+libra",
+    "input_x_gradient+mean+libra",
+    "integrated_gradients+mean",
+    "integrated_gradients+libra",
+    "integrated_gradients+mean+libra",
+    "gradient_shap+mean",
+    "gradient_shap+mean+libra",
+    "expected_gradients+libra",
+    "deep_lift+mean",
+    "hires_cam+libra",
+)
 #: A budget, or the number of evaluations of the method's own default.
 Budget = int | Literal["default"]
 
@@ -224,19 +238,23 @@ class DisconnectedCells(nn.Module):
         features: returns maps ``(N, C, h, w)`` of normalized cells.
         head: returns logits ``(N, K)`` of maps.
         cells: along a side. The scores of cell i are ``i * K`` to ``i * K + K - 1``.
+        normalized: whether scores are logarithms of probabilities; otherwise they are logits, as the LibraGrad rule
+            requires.
     """
 
-    def __init__(self, features: nn.Module, head: nn.Module, cells: int) -> None:
+    def __init__(self, features: nn.Module, head: nn.Module, cells: int, normalized: bool = True) -> None:
         super().__init__()
         self.features, self.maps, self.head, self.cells = features, nn.Identity(), head, cells
+        self.normalized = normalized
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores ``(N, cells * cells * K)`` of mosaics."""
         features = self.features(separated(x, self.cells))
         stacked = self.maps(stitched(features, self.cells))
         logits: Tensor = self.head(separated(stacked, self.cells))
-        scores = logits - logits.logsumexp(1, keepdim=True)
-        return scores.reshape(len(x), -1)
+        if self.normalized:
+            logits = logits - logits.logsumexp(1, keepdim=True)
+        return logits.reshape(len(x), -1)
 
 
 def stitched(parts: Tensor, cells: int) -> Tensor:
@@ -270,14 +288,19 @@ def method_at(
     the method's own default is None.
 
     Args:
-        name: of :data:`~lit_viz.attributions.ATTRIBUTIONS`.
+        name: of :data:`~lit_viz.attributions.ATTRIBUTIONS` or :data:`VARIANTS`.
         budget: one of :data:`BUDGETS`, or ``default``.
         shape: of the input, ``(C, H, W)``.
         baselines: photographs of expected gradients ``(B, C, H, W)``.
         layer: that variants of Grad-CAM read; by default their own choice.
         by_bands: whether features are bands instead of superpixels.
     """
+    name, *changes = name.split("+")
     options = _options(name, shape, baselines, layer)
+    if "mean" in changes and baselines is not None:
+        options["baseline"] = baselines.mean(0)
+    if "libra" in changes:
+        options["backprop"] = "libra"
     if by_bands and name in ("feature_ablation", "kernel_shap"):
         options["features"] = "bands"
     kind = ATTRIBUTIONS[name]
