@@ -30,7 +30,7 @@ VARYING = ("eps", "iterations", "lr")
 TILE = "tile"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One image to optimize.
 

@@ -19,6 +19,7 @@ python scripts/benchmark.py all --quick                  # a test: two images an
   profile         time of an evaluation by part
   devices         two and more processes of one thread against one
   functional      a batch of lv.functional against the bare estimator
+  scale           time, disk space and memory of up to 100 thousand tasks, and of two shards
   paper           the claims of docs/paper.md, in at most ten minutes; its figures into the folder --out
 
 ``--write`` replaces a table when it is complete, and omits those that this machine has written for this commit: a

@@ -155,7 +155,7 @@ def test_every_table_takes_at_most_forty_minutes() -> None:
 @pytest.mark.slow
 def test_a_call_goes_on_with_the_missing_tables(tmp_path: Path) -> None:
     marks = {name: f"<!-- benchmark: {name} -->\n<!-- end of {name} -->\n" for name in COMPARISONS}
-    for name in ("speed.md", "paper.md"):
+    for name in ("speed.md", "paper.md", "scale.md"):
         (tmp_path / name).write_text("".join(marks.values()))
     script = tmp_path / "call.py"
     script.write_text(CALL.format(scripts=ROOT / "scripts", page=tmp_path / "speed.md"))

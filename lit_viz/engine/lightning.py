@@ -60,8 +60,8 @@ class AtomicCheckpointIO(CheckpointIO):
         """Write the checkpoint; on a full disk the previous one is kept."""
         content = BytesIO()  # torch hides the reason if it cannot write a file
         torch.save(checkpoint, content)
-        data = content.getvalue()
-        write_bytes(path, data + hashlib.sha256(data).digest())
+        content.write(hashlib.sha256(content.getvalue()).digest())
+        write_bytes(path, content.getvalue())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

@@ -53,7 +53,7 @@ def arguments_of(config: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     return (config.get(section) or {}).get("init_args") or {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A listed photograph.
 
@@ -90,13 +90,16 @@ class Listing:
 
         Photographs without a unique name, such as a file listed twice, have the shortest name.
         """
+        names = [entry.names[0] for entry in self.entries]
+        counts = Counter(names)
         alike: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)  # names by path, by shortest name
-        for entry in self.entries:
-            alike[entry.names[0]][os.path.normpath(entry.path)] = entry.names
+        for entry, name in zip(self.entries, names, strict=True):
+            if counts[name] > 1:
+                alike[name][os.path.normpath(entry.path)] = entry.names
         chosen: dict[str, str] = {}
         for files in alike.values():
             chosen |= _shortest_unique(files)
-        return [chosen[os.path.normpath(entry.path)] for entry in self.entries]
+        return [chosen.get(os.path.normpath(entry.path), name) for entry, name in zip(self.entries, names, strict=True)]
 
 
 def _shortest_unique(files: Mapping[str, tuple[str, ...]]) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -117,13 +117,16 @@ class SaliencyMap(PhotographTraining):
         of a contrasted class."""
         tasks = super().expand_tasks(tasks)
         if not all("method" in task.options for task in tasks):
-            expanded: list[Task] = []
-            for name in self.methods:
-                for task in tasks:
-                    with_method = replace(task, index=len(expanded), options={**task.options, "method": name})
-                    expanded.append(self._with_target(with_method))
-            tasks = expanded
-        return [with_gamma(task, self.methods[_method_name(task)].objective) for task in tasks]
+            return _TasksOfMethods(tasks, [*self.methods], self._with_method)
+        return list(map(self._with_gamma, tasks))
+
+    def _with_method(self, task: Task, index: int, name: str) -> Task:
+        """Return a task as that of a method, with another index."""
+        with_method = replace(task, index=index, options={**task.options, "method": name})
+        return self._with_gamma(self._with_target(with_method))
+
+    def _with_gamma(self, task: Task) -> Task:
+        return with_gamma(task, self.methods[_method_name(task)].objective)
 
     def _with_target(self, task: Task) -> Task:
         """Return a task without a target as one of its label, which is resolved at once if it is given."""
@@ -305,6 +308,30 @@ class SaliencyMap(PhotographTraining):
         planes = attribution.double()[:, has_data]
         values = planes.mean(1) if of_features else planes.sum(1)
         return {bands.name(index): value for index, value in enumerate(values.tolist())}
+
+
+class _TasksOfMethods(Sequence[Task]):
+    """A task per method and task, ordered by method; each is made when it is accessed, so that the memory of many tasks
+    does not double."""
+
+    def __init__(
+        self, tasks: Sequence[Task], methods: Sequence[str], with_method: Callable[[Task, int, str], Task]
+    ) -> None:
+        self._tasks, self._methods, self._with_method = tasks, methods, with_method
+
+    def __len__(self) -> int:
+        return len(self._tasks) * len(self._methods)
+
+    @overload
+    def __getitem__(self, key: int) -> Task: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Task]: ...
+    def __getitem__(self, key: Any) -> Any:
+        positions = range(len(self))[key]
+        if isinstance(positions, range):
+            return [self[position] for position in positions]
+        method, place = divmod(positions, len(self._tasks))
+        return self._with_method(self._tasks[place], positions, self._methods[method])
 
 
 def _method_name(task: Task) -> str:

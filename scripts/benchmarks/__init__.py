@@ -41,6 +41,7 @@ COMPARISONS = {
     "profile": Comparison(4),
     "devices": Comparison(0, 1.5, 3),
     "functional": Comparison(0, 1.5, 3),
+    "scale": Comparison(0, 14, 2, page="scale.md"),
     "paper": Comparison(10, peers=("captum", "torchattacks", "foolbox", "torch-lucent", "kornia"), page="paper.md"),
 }
 GROUPS = {"peers": ("saliency", "attacks", "classes", "units"), "all": tuple(COMPARISONS)}

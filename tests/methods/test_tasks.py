@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,23 @@ def queue(given: str | list[str], network: Network = FRUIT, target: Any = None, 
 def saliency_queue(given: str | list[str], network: Network = FRUIT, **options: Any) -> list[Task]:
     """Return the tasks of maps, which explain the label without a target."""
     return list(SaliencyMap(network).expand_tasks(queue(given, network, **options)))
+
+
+def test_tasks_of_several_methods_are_ordered_by_method() -> None:
+    module = SaliencyMap(FRUIT, method=["gradient", "smoothgrad"])
+    tasks = queue("packaged:chelsea") + [replace(task, index=1) for task in queue("packaged:coffee")]
+    expanded = module.expand_tasks(tasks)
+    described = [(task.index, task.name, task.options["method"]) for task in expanded]
+    assert described == [
+        (0, "chelsea", "gradient"),
+        (1, "coffee", "gradient"),
+        (2, "chelsea", "smoothgrad"),
+        (3, "coffee", "smoothgrad"),
+    ]
+    assert list(expanded[1:]) == [expanded[position] for position in (1, 2, 3)]
+    assert expanded[-1] == expanded[3]
+    with pytest.raises(IndexError):
+        expanded[4]
 
 
 # -- the queue
