@@ -119,6 +119,8 @@ def run(method: str, evaluations: int, count: int, check: str) -> Result:
 
     result, done = evidence_apart(start, count, evaluations)
     assert all(record["status"] == "done" for record in done.records)
+    if check != "none":
+        done.check()  # of whole maps with their formulas; at its end, a run compares recorded terms
     comparison = done.evidence.captum
     if comparison is not None and comparison.maps:
         formulas, gates = [], []
