@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.universal_perturbation import UniversalPerturbation
 from lit_viz.networks import Network
 from lit_viz.types import Task
+from tests.support.shards import stop_at
 
 ANOTHER = r"is another picture than this run has read before \(sha256 \w{12}\.\.\., got \w{12}\.\.\.\): "
 
@@ -42,18 +41,6 @@ def photograph(tmp_path: Path) -> Path:
 def write(file: Path, seed: int) -> Path:
     file.write_bytes(encode_png(noise(seed)[0]))
     return file
-
-
-def interrupt(patch: pytest.MonkeyPatch, kind: type[Method], at: int) -> None:
-    """Send SIGINT when task ``at`` starts; a checkpoint is saved after this step."""
-    start = kind.start
-
-    def stopping(self: Any, task: Task) -> Tensor:
-        if task.index == at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return start(self, task)
-
-    patch.setattr(kind, "start", stopping)
 
 
 def statuses(run: Path) -> list[str]:
@@ -84,7 +71,7 @@ def test_a_file_that_was_replaced_before_a_resume_is_named(
     run = tmp_path / "run"
     options = {"out": run, "slots": 1, "iterations": 6, "wandb": "disabled"}
     with monkeypatch.context() as patch:
-        interrupt(patch, kind, at=1)
+        stop_at(patch, 1, kind)
         with pytest.raises(Interrupted):
             call(smooth, photograph, **options)
     write(photograph, 1)
@@ -132,7 +119,7 @@ def test_other_images_without_files_are_named_by_their_index(
     run, images = tmp_path / "run", noise(0, count=3)
     options = {"out": run, "method": "gradient", "slots": 1, "captum": "none", "wandb": "disabled"}
     with monkeypatch.context() as patch:
-        interrupt(patch, SaliencyMap, at=1)
+        stop_at(patch, 1, SaliencyMap)
         with pytest.raises(Interrupted):
             lv.saliency(smooth, given(images), **options)
     with pytest.raises(LitVizError, match=f"image 0 {ANOTHER}give the same images in the same order and resume"):
@@ -154,7 +141,7 @@ def test_other_photographs_of_a_universal_perturbation_are_named(
         return lv.run(module, tasks, out=run, logger="none", resume=resume)
 
     with monkeypatch.context() as patch:
-        interrupt(patch, PhotographTraining, at=1)
+        stop_at(patch, 1, PhotographTraining)
         with pytest.raises(Interrupted):
             start(resume=False)
     write(files[2], 9)
@@ -170,7 +157,7 @@ def test_another_initial_image_of_class_images_is_named(
     run = tmp_path / "run"
     options = {"init": photograph, "out": run, "slots": 1, "iterations": 3, "wandb": "disabled"}
     with monkeypatch.context() as patch:
-        interrupt(patch, ClassVisualization, at=1)
+        stop_at(patch, 1, ClassVisualization)
         with pytest.raises(Interrupted):
             lv.visualize(smooth, [0, 1, 2], config="small", **options)
     write(photograph, 1)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -28,7 +26,8 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import read_record
 from lit_viz.runs.tar_store import to_half
 from lit_viz.runs.verification import Unverified
-from lit_viz.types import Record, Task
+from lit_viz.types import Record
+from tests.support.shards import stop_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:1 failed of")
 
@@ -162,18 +161,6 @@ def test_adversarial_examples_in_tars_are_those_of_files(fashion: Network, photo
     assert lv.check(tmp_path / "tar") == lv.check(tmp_path / "files")
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Send SIGINT at the start of a task."""
-    start = PhotographTraining.start
-
-    def interrupted(self: Any, task: Task) -> Any:
-        if task.index == at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return start(self, task)
-
-    monkeypatch.setattr(PhotographTraining, "start", interrupted)
-
-
 @pytest.mark.parametrize("at", [3, 4, 7])
 def test_a_resumed_run_cuts_what_is_later_than_its_checkpoint(
     at: int, fashion: Network, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -185,7 +172,7 @@ def test_a_resumed_run_cuts_what_is_later_than_its_checkpoint(
     whole = run(tmp_path / "whole")
     out = tmp_path / "resumed"
     with monkeypatch.context() as patch:
-        interrupt(patch, at)
+        stop_at(patch, at)
         with pytest.raises((Interrupted, KeyboardInterrupt)):
             run(out)
     tars = sorted((out / "tars").iterdir())

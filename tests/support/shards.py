@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
 
+import lit_viz as lv
+from lit_viz.engine.method import Method
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.tars import LastTar
 from lit_viz.types import Task
+from lit_viz.utils.files import append_bytes
 
 
 def contents(*folders: Path) -> dict[str, Any]:
@@ -33,13 +38,40 @@ def contents(*folders: Path) -> dict[str, Any]:
     return found
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
-    """Send SIGINT at the start of a task."""
-    start = PhotographTraining.start
+def stop_at(monkeypatch: pytest.MonkeyPatch, index: int, kind: type[Method] = PhotographTraining) -> None:
+    """Send SIGINT at the start of a task; a checkpoint is saved after this step."""
+    start = kind.start
 
-    def stopping(self: PhotographTraining, task: Task) -> Tensor:
+    def stopping(self: Any, task: Task) -> Tensor:
         if task.index == index:
             os.kill(os.getpid(), signal.SIGINT)
         return start(self, task)
 
-    monkeypatch.setattr(PhotographTraining, "start", stopping)
+    monkeypatch.setattr(kind, "start", stopping)
+
+
+def run_shard(photographs: Path, out: Path, shard: str, has_record: Event, is_cut: bool) -> None:
+    """Compute or continue a shard in tars, in a process of its own.
+
+    Args:
+        photographs: folder of photographs of 28 pixels.
+        out: folder of the shards.
+        shard: the shard.
+        has_record: is set when this process has stored a result.
+        is_cut: whether the process kills itself in the middle of the second write to a tar.
+    """
+    write, writes = LastTar._write, 0
+
+    def stored(self: LastTar, blocks: bytes) -> None:
+        nonlocal writes
+        writes += 1
+        if is_cut and writes == 2:
+            append_bytes(self.path, blocks[: len(blocks) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, blocks)
+        has_record.set()
+
+    LastTar._write = stored  # type: ignore[method-assign]
+    module = lv.SaliencyMap("zoo/fashion_cnn", method="smoothgrad", iterations=200, slots=1)
+    tasks = lv.ImageTasks(module.network, str(photographs), label="predicted")
+    lv.run(module, tasks, out=out, shard=shard, store="tar", logger="none", checkpoint_every=4)
