@@ -160,7 +160,8 @@ def saliency(
             ``runner-up``, the most probable class other than the target. The explained score is
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
         method: one or several names of :data:`lit_viz.attributions.ATTRIBUTIONS`, or instances such as
-            ``GradCAM(layer="blocks.6")``. Default: ``gradient``.
+            ``GradCAM(layer="blocks.6")``. Default: ``auto``, of transformers ``libra_gradient`` as far as its rule
+            applies, otherwise ``gradient``.
         normalization: mean and standard deviation of floating-point arrays and tensors, or of the images of a dataset,
             which are removed. Default: from the transform of a dataset.
         vary: ``{"target": [...]}``: every target for each image.

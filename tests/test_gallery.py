@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Configurations without an image: they need large downloads or files of the user.
 WITHOUT_CARD = {"visualize/vgg16", "saliency/vgg16", "attack/vgg16", "visualize/vit", "visualize/small", "saliency/vit"}
 #: Configurations with images like those of another configuration.
-SIBLINGS = {"visualize/simonyan_squeezenet1_1", "visualize/thorough"}
+SIBLINGS = {"visualize/simonyan_squeezenet1_1", "visualize/thorough", "saliency/gradient"}
 ALL = [card for page in PAGES for card in cards(page)]
 ONCE = {tuple(card.words): card for card in ALL}.values()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.attention_gradient import AttentionGradient
 from lit_viz.attributions.attention_rollout import AttentionRollout
+from lit_viz.attributions.automatic import AUTO, automatic_method
 from lit_viz.attributions.base import Attribution, Estimator, Sampling, attribute
 from lit_viz.attributions.deep_lift import DeepLift
 from lit_viz.attributions.expected_gradients import ExpectedGradients
@@ -69,6 +70,7 @@ def method_name(method: Attribution) -> str:
 
 __all__ = [
     "ATTRIBUTIONS",
+    "AUTO",
     "RISE",
     "AttentionGradient",
     "AttentionMap",
@@ -100,6 +102,7 @@ __all__ = [
     "SmoothGradSquared",
     "VarGrad",
     "attribute",
+    "automatic_method",
     "method_name",
     "title_of",
 ]

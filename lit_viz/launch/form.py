@@ -16,6 +16,7 @@ import yaml
 
 from lit_viz.attacks import Attack, Universal, without_radius
 from lit_viz.attacks.norms import parse_radius
+from lit_viz.attributions import AUTO
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, require
@@ -437,6 +438,8 @@ def _chosen(value: Any, bases: Sequence[type], argument: str) -> Any:
         return value
     if isinstance(value, type) and issubclass(value, tuple(bases)):
         return {"class_path": value, "init_args": {}}
+    if isinstance(value, str) and value.strip() == AUTO:
+        return AUTO
     if isinstance(value, str):
         return {"class_path": find_named(value.strip(), bases, argument), "init_args": {}}
     raise LitVizError(f"{argument} must be a name or an instance, got {value!r}", argument=argument, value=value)
@@ -448,7 +451,7 @@ def _part_owner(name: str, bases: Sequence[type], value: Any, path: tuple[str | 
     elif isinstance(value, Mapping) and "class_path" in value:
         kind = value["class_path"]
         yield Owner(name, kind if isinstance(kind, type) else find_class(kind, bases, name), path)
-    elif isinstance(value, str) and not value.endswith(INSTANCE):
+    elif isinstance(value, str) and value != AUTO and not value.endswith(INSTANCE):
         yield Owner(name, find_named(value, bases, name), path)
 
 

@@ -66,14 +66,14 @@ COMMANDS = {
     "saliency": MethodCommand(
         name="saliency",
         modules=("lit_viz.SaliencyMap",),
-        config="gradient",
+        config="auto",
         positional="images",
         part="method",
         varying=("target",),
         example="packaged:chelsea --method smoothgrad",
         demo=(
-            "packaged:chelsea", "packaged:coffee", "packaged:rocket", "--config", "compare_methods",
-            # Half of the configuration's forwards.
+            "packaged:chelsea", "packaged:coffee", "packaged:rocket", "--method", "occlusion,gradient,gradient_shap",
+            # Half of the forwards of compare_methods.
             "--method.occlusion.window", "48", "--method.occlusion.stride", "24",
             "--captum", "captum",
         ),

@@ -12,7 +12,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attributions import ATTRIBUTIONS, Attribution, method_name
+from lit_viz.attributions import ATTRIBUTIONS, AUTO, Attribution, automatic_method, method_name
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.attributions.terms import empty_record
@@ -45,7 +45,8 @@ class SaliencyMap(PhotographTraining):
     Args:
         network: frozen network, a module or a name.
         method: attribution method or methods, which are copied, or their names in
-            :data:`~lit_viz.attributions.ATTRIBUTIONS`.
+            :data:`~lit_viz.attributions.ATTRIBUTIONS`; ``auto``: ``libra_gradient`` of transformers, otherwise
+            ``gradient`` (:func:`~lit_viz.attributions.automatic_method`), which is recorded.
         reducer: reduction of an attribution ``(C, H, W)`` to the displayed map ``(H, W)``, a name in
             :data:`~lit_viz.attributions.reducers.REDUCERS`; by default that of the method.
         tolerance: relative error at which a map is done; by default it takes all its evaluations.
@@ -68,7 +69,7 @@ class SaliencyMap(PhotographTraining):
         self,
         network: Network | nn.Module | str,
         *,
-        method: Attribution | str | Sequence[Attribution | str] = "gradient",
+        method: Attribution | str | Sequence[Attribution | str] = AUTO,
         reducer: str | None = None,
         tolerance: float | None = None,
         batch: int = 16,
@@ -79,9 +80,7 @@ class SaliencyMap(PhotographTraining):
     ) -> None:
         network = as_network(network)
         given = [method] if isinstance(method, (Attribution, str)) else method
-        methods = [
-            find_part(m, ATTRIBUTIONS, "saliency method")() if isinstance(m, str) else copy.copy(m) for m in given
-        ]
+        methods = [_made(m, network) for m in given]
         if not methods:
             raise LitVizError("method must name at least one saliency method, got none: try gradient")
         require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance, hint="try 0.5")
@@ -332,6 +331,14 @@ class _TasksOfMethods(Sequence[Task]):
             return [self[position] for position in positions]
         method, place = divmod(positions, len(self._tasks))
         return self._with_method(self._tasks[place], positions, self._methods[method])
+
+
+def _made(method: Attribution | str, network: Network) -> Attribution:
+    """Return a copy of a method, or the method of a name."""
+    if isinstance(method, Attribution):
+        return copy.copy(method)
+    name = automatic_method(network) if method == AUTO else method
+    return find_part(name, ATTRIBUTIONS, "saliency method")()
 
 
 def _method_name(task: Task) -> str:

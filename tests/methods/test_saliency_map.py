@@ -20,6 +20,7 @@ from lit_viz.attributions import (
     IntegratedGradients,
     SmoothGrad,
     attribute,
+    automatic_method,
 )
 from lit_viz.attributions.attention import AttentionMap
 from lit_viz.callbacks.saving import ExactCheckpoint
@@ -38,6 +39,45 @@ def method_of(name: str) -> Attribution:
 
 def images(n: int = 5) -> Tensor:
     return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("zoo/planted_vit", "libra_gradient"), ("zoo/planted_cnn", "gradient"), ("efficientnet_lite0", "gradient")],
+)
+def test_the_method_follows_from_the_kind_of_network_and_is_recorded(name: str, expected: str, tmp_path: Path) -> None:
+    network = lv.load_network(name)
+    x = torch.rand(1, network.channels, *network.size, generator=torch.Generator().manual_seed(3))
+    run = lv.saliency(network, x, target=1, captum="none", out=tmp_path / "run", logger="none")
+    named = lv.saliency(network, x, target=1, method=expected, captum="none")
+    assert run.records[0].method == expected
+    assert torch.equal(run.maps, named.maps)
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert f"lit_viz.attributions.{ATTRIBUTIONS[expected].__name__}\n" in config
+    assert lv.saliency(network, x, target=1, method="auto", captum="none").records[0].method == expected
+    both = SaliencyMap(network, method=["auto", "occlusion"])
+    assert list(both.methods) == [expected, "occlusion"]
+
+
+def test_the_method_of_a_transformer_without_the_rule_is_the_gradient() -> None:
+    """Its gate is written by hand."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x.flatten(1).unflatten(1, (-1, 8))
+            mixed = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+            scores: Tensor = self.head((mixed * mixed.tanh()).mean(1))
+            return scores
+
+    torch.manual_seed(0)
+    network = lv.load_network(Gated(), labels=["a", "b", "c"], mean=0.0, std=1.0, size=8)
+    assert automatic_method(network) == "gradient"
+    with pytest.raises(LitVizError, match="tanh"):
+        SaliencyMap(network, method="libra_gradient")
 
 
 def queue(n: int = 5, method: str = "gradient", **options: Any) -> list[Task]:
