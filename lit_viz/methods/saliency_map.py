@@ -87,7 +87,8 @@ class SaliencyMap(PhotographTraining):
         check_at_least_one(batch=batch)
         self.methods = {method_name(m): m for m in methods}
         if len(self.methods) < len(methods):
-            raise LitVizError("each saliency method must be named once per run: use two runs")
+            names = ", ".join(method_name(m) for m in methods)
+            raise LitVizError(f"each saliency method must be named once per run, got {names}: use two runs")
         for m in methods:
             m.bind(network)
             m.objective = copy.copy(m.objective)  # that of the class is shared

@@ -270,8 +270,10 @@ def test_invalid_runs_give_a_one_line_error(smooth: Network, options: dict[str, 
 
 
 def test_a_repeated_method_is_rejected(smooth: Network) -> None:
-    with pytest.raises(LitVizError, match="must be named once"):
+    with pytest.raises(LitVizError, match="must be named once per run, got smoothgrad, smoothgrad"):
         SaliencyMap(smooth, method=[SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5)])
+    with pytest.raises(LitVizError, match="must be named once per run, got gradient, gradient"):
+        SaliencyMap(smooth, method=["auto", "gradient"])  # of a CNN
 
 
 def test_a_map_that_is_not_finite_has_failed() -> None:
