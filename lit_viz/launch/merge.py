@@ -96,7 +96,11 @@ def _check_alike(folders: Sequence[FolderStorage], parts: Sequence[QueuePart]) -
         difference = differs_in(first.recorded, folder.recorded)
         if difference is not None:
             raise LitVizError(f"{pair} are of networks with other {difference}: merge shards of one network")
-        changes = changed_arguments(form, Form.of_mapping(folder.config, str(folder.path)))
+        other_form = Form.of_mapping(folder.config, str(folder.path))
+        changes = list(changed_arguments(form, other_form))
+        stores = [of_shard.run.get("store", "files") for of_shard in (form, other_form)]
+        if stores[0] != stores[1]:
+            changes.append(("store", *stores))
         for name, one, other in changes:
             raise LitVizError(f"{pair} have other options: {name} is {_text(one)}, and {_text(other)}")
         if (part.total, part.sha256) != (parts[0].total, parts[0].sha256):

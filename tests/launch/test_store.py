@@ -252,6 +252,15 @@ def test_merged_shards_have_the_results_of_one_run(fashion: Network, photographs
     assert lv.check(tmp_path / "merged")
 
 
+def test_shards_of_different_stores_are_not_merged(fashion: Network, photographs: Path, tmp_path: Path) -> None:
+    for index, store in enumerate(("tar", "files")):
+        pair = saliency(fashion, photographs)
+        lv.run(*pair, out=tmp_path / "run", logger="none", store=store, shard=f"{index}/2")
+    with pytest.raises(LitVizError, match="have other options: store is tar, and files"):
+        lv.merge(tmp_path / "run", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
 def test_a_partial_merge_has_the_tasks_of_tars_that_are_as_written(
     fashion: Network, photographs: Path, tmp_path: Path
 ) -> None:
