@@ -30,9 +30,9 @@ WORDS = [
 ]  # fmt: skip
 
 
-def write_photographs(folder: Path, channels: int, size: int) -> None:
+def write_photographs(folder: Path, channels: int, size: int, count: int = COUNT) -> None:
     folder.mkdir()
-    for index in range(COUNT):
+    for index in range(count):
         image = torch.rand(channels, size, size, generator=torch.Generator().manual_seed(index))
         (folder / f"{index:02d}.png").write_bytes(encode_png(image))
 
@@ -84,12 +84,12 @@ def descendants(parent: int) -> dict[int, str]:
     return found
 
 
-def kill_worker(started: subprocess.Popen[bytes], title: str) -> None:
-    """Kill the first worker of a program that has this title, the start of its command line."""
+def kill_worker(started: subprocess.Popen[bytes], title: str, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to the first worker of a program that has this title, the start of its command line."""
     while started.poll() is None:
         for process, command in descendants(started.pid).items():
             if command.startswith(title):
-                os.kill(process, signal.SIGKILL)
+                os.kill(process, number)
                 return
         time.sleep(0.05)
     pytest.fail("the program ended before a worker could be killed")
@@ -126,6 +126,56 @@ def test_ray_repeats_the_batches_of_an_actor_that_is_killed(tmp_path: Path) -> N
     assert records[0].target_name == table["class"][0]
     stored = torch.tensor(table["map"][0]).view(224, 224)  # Parquet has the values of a tensor as a list
     torch.testing.assert_close(stored, maps[0].half().float(), rtol=0.01, atol=1e-3)
+
+
+#: The actors of the recipe, each of which waits for the other one and adds its process to the rows.
+TWO_ACTORS = """
+import os
+import sys
+import time
+from pathlib import Path
+
+import ray
+from ray_maps import Maps
+
+
+class Counted(Maps):
+    def __init__(self):
+        super().__init__()
+        Path({folder!r}, str(os.getpid())).touch()
+
+    def __call__(self, batch):
+        while len(os.listdir({folder!r})) < 2:
+            time.sleep(0.05)
+        rows = super().__call__(batch)
+        return {{"path": rows["path"], "class": rows["class"], "process": [os.getpid()] * len(rows["path"])}}
+
+
+ray.init(num_cpus=4)
+images = ray.data.read_images(sys.argv[1], size=(224, 224), mode="RGB", include_paths=True)
+images.map_batches(Counted, batch_size=4, concurrency=2).write_parquet(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+@NEEDS_PROC
+def test_two_actors_of_ray_share_the_photographs(tmp_path: Path) -> None:
+    require_package("ray")
+    import pyarrow.parquet as pq
+
+    photographs, actors = tmp_path / "photographs", tmp_path / "actors"
+    write_photographs(photographs, channels=3, size=224)
+    actors.mkdir()
+    program = tmp_path / "two_actors.py"
+    program.write_text(TWO_ACTORS.format(folder=str(actors)))
+    variables = {**environment(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
+    variables["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'scripts'}"
+    words = [sys.executable, program, photographs, tmp_path / "maps"]
+    ran = subprocess.run(words, env=variables, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    table = pq.read_table(tmp_path / "maps").to_pydict()
+    assert sorted(Path(path).name for path in table["path"]) == [f"{index:02d}.png" for index in range(COUNT)]
+    assert {str(process) for process in table["process"]} == {actor.name for actor in actors.iterdir()}
 
 
 @pytest.mark.slow
@@ -205,18 +255,27 @@ def test_slurm_requeues_a_task_of_an_array_alone(
 
 @pytest.mark.slow
 @NEEDS_PROC
-def test_submitit_submits_the_shard_of_a_killed_worker_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["killed", "time limit"])
+def test_submitit_submits_the_shard_of_a_stopped_worker_again(end: str, tmp_path: Path) -> None:
+    """A job receives SIGUSR2 before its time limit. Of one with a limit of some minutes, submitit takes it for that."""
     require_package("submitit")
-    write_photographs(tmp_path / "photographs", channels=3, size=224)
-    command = [sys.executable, ROOT / "scripts" / "submitit_maps.py", "photographs", "maps", "local"]
+    count = 4 * COUNT  # so that a worker is stopped before its last batch
+    write_photographs(tmp_path / "photographs", channels=3, size=224, count=count)
+    text = (ROOT / "scripts" / "submitit_maps.py").read_text(encoding="utf-8")
+    number = signal.SIGKILL
+    if end == "time limit":
+        assert "timeout_min=600" in text
+        text, number = text.replace("timeout_min=600", "timeout_min=9"), signal.SIGUSR2
+    (tmp_path / "maps.py").write_text(text, encoding="utf-8")
+    command = [sys.executable, "maps.py", "photographs", "maps", "local"]
     variables = {**environment(), "WANDB_MODE": "disabled"}
     log = (tmp_path / "log.txt").open("wb")
     with log, subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=log, stderr=log) as started:
         while started.poll() is None and not has_results(tmp_path / "maps" / "shard-0-of-2"):
             time.sleep(0.05)
-        kill_worker(started, f"{sys.executable} -u -m submitit.core._submit")
+        kill_worker(started, f"{sys.executable} -u -m submitit.core._submit", number)
     assert started.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
     assert len(list((tmp_path / "maps" / "jobs").glob("*_submitted.pkl"))) == 3
     merged = open_run(tmp_path / "maps" / "merged")
-    assert [record.status for record in merged.records()] == ["done"] * COUNT
-    assert [result.array().shape for result in merged.outcomes()] == [(3, 224, 224)] * COUNT
+    assert [record.status for record in merged.records()] == ["done"] * count
+    assert [result.array().shape for result in merged.outcomes()] == [(3, 224, 224)] * count
