@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.draws  # the maps of large images are written with the figure
+pytestmark = [pytest.mark.slow, pytest.mark.draws]  # the maps of large images are written with the figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "bands.md"
 

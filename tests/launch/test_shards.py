@@ -286,6 +286,7 @@ print(tracemalloc.get_traced_memory()[1])
 """
 
 
+@pytest.mark.slow
 def test_queue_and_records_take_little_memory(tmp_path: Path) -> None:
     count = 20_000
     write_large_run(FolderStorage(tmp_path), count)

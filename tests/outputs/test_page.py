@@ -32,13 +32,8 @@ def test_the_page_has_a_block_of_each_output_and_they_are_short() -> None:
     assert max(len(code.splitlines()) for code in BLOCKS) <= 24
 
 
-SLOW = ["Detection"]
-
-
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(number, marks=[pytest.mark.slow] if names == SLOW else []) for number, names in enumerate(IMPORTS)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_a_block_runs_alone(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_block(BLOCKS[number], {"__name__": "__main__"})

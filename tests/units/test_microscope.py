@@ -374,6 +374,7 @@ def test_gray_pictures_are_explained(photographs: Path, tmp_path: Path) -> None:
     assert "flagged only (1)" in made.index.read_text()
 
 
+@pytest.mark.slow
 def test_two_thousand_units_are_listed_at_once(tmp_path: Path, probe: Any, probe_page: Any) -> None:
     pages = []
     classes = [("Staffordshire bullterrier", 0.5)] * 5
