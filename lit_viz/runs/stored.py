@@ -168,16 +168,13 @@ class StoredRecords(_StoredLines[Record]):
             values = parse_object(line) or {}
             index = index_in(values)
             if index is None:
-                self._record(line, f"line {number}")
+                self._object(line, f"line {number}")
                 raise self._damaged(f"line {number}: there is no task {values['index']}")
             if len(self._tasks) and index not in self._tasks.indices:
                 raise self._damaged(f"line {number}: there is no task {index}")
             yield index, offset
 
-    def _object(self, line: str) -> Record:
-        return self._record(line)
-
-    def _record(self, line: str, place: str = "") -> Record:
+    def _object(self, line: str, place: str = "") -> Record:
         values = parse_object(line)
         try:
             record = read_record(values)
