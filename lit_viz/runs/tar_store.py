@@ -83,6 +83,8 @@ class TarStorage(FolderStorage):
         read_source: returns the photograph ``(C, H, W)`` of a record as the network received it, from its file.
     """
 
+    # A result is appended to one file: a thread would take as much processor time again, for the lock of Python.
+    is_slow: ClassVar[bool] = False
     keeps_snapshots: ClassVar[bool] = False
 
     def __init__(self, path: str | Path) -> None:
