@@ -51,7 +51,7 @@ from lit_viz.cli import errors_reported
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join([*COMPARISONS, *GROUPS])}")
-    parser.add_argument("--rounds", type=int, help="rounds of every side; by default one to three, up to 40 minutes")
+    parser.add_argument("--rounds", type=int, help="rounds of every side; by default one, two of functional")
     parser.add_argument(
         "--quick", action="store_true", help="test with two images and steps; the times are meaningless"
     )
@@ -140,7 +140,8 @@ def compare(name: str, later: list[str], options: argparse.Namespace, peers: Pat
     print(f"{name}: about {plan.minutes:.0f} min; then {', '.join(later) or 'nothing'}", file=sys.stderr, flush=True)
     table = import_module(f"benchmarks.{name}").compare(plan)
     plan.close()
-    text = f"{table}\n\n{running.conditions(plan.rounds, COMPARISONS[name].peers)}"
+    comparison = COMPARISONS[name]
+    text = f"{table}\n\n{running.conditions(plan.rounds, comparison.peers, comparison.photographs)}"
     print(f"\n{name}\n\n{text}", flush=True)
     if options.write:
         running.write(name, text, page_of(name))

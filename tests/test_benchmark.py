@@ -105,7 +105,7 @@ def test_a_table_is_of_a_commit_and_a_machine(tmp_path: Path, monkeypatch: pytes
     page.write_text("<!-- benchmark: floor -->\n<!-- end of floor -->\n")
     monkeypatch.setattr(running, "commit", lambda: "Commit 0123456789")
     assert not running.is_written("floor", page)
-    running.write("floor", running.conditions(2, ["captum"]), page)
+    running.write("floor", running.conditions(2, ["captum"], photographs=True), page)
     assert re.search(
         r"\nCommit 0123456789; .+ \(\w+\), \d+ threads of \d+ processors; Python .+, lit-viz .+, torch .+, captum .+; "
         r"photographs of .+; rounds: 2; \d{4}-\d\d-\d\d\.\n",
@@ -114,7 +114,8 @@ def test_a_table_is_of_a_commit_and_a_machine(tmp_path: Path, monkeypatch: pytes
     assert running.is_written("floor", page)
     for other in ("Commit 1123456789", "Commit 0123456789 with changes", "Without a commit"):
         monkeypatch.setattr(running, "commit", lambda other=other: other)
-        running.write("floor", running.conditions(2, []), page)
+        running.write("floor", running.conditions(2, [], photographs=False), page)
+        assert "photographs" not in page.read_text()
         assert running.is_written("floor", page) == (other == "Commit 1123456789")
         monkeypatch.setattr(running, "commit", lambda: "Commit 0123456789")
         assert not running.is_written("floor", page)

@@ -75,7 +75,7 @@ def _recipes(tool: str, *steps: int, config: str = "") -> list[Recipe]:
 
 #: In the order of their turns. The first is the reference of the ratios.
 RECIPES: tuple[Recipe, ...] = (
-    *_recipes("lucent", 512, 64, 128),
+    *_recipes("lucent", 512, 64),
     *_recipes("lit_viz", 28, 57, 114, 228, config="tarantula"),
     *_recipes("lit_viz", 25, 50, 100, 225, config="thorough"),
     *_recipes("lit_viz", 64, 128, 256, 512, config="plain_fourier"),

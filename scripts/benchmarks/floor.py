@@ -3,7 +3,8 @@
 run     a run with default settings; evidence is timed separately, without the check against Captum. Class images log
         every 20th iteration and write a run folder, the others have no folder.
 floor   the loop on the folded copy without fused activations, with the tuned allocator
-bare    the loop on the frozen, channels-last network: not folded, default allocator
+bare    the loop on the frozen, channels-last network: not folded, default allocator; a quarter of the evaluations,
+        from which the time of all is computed
 
 The run is repeated without fused activations, to compare it with the floor. RISE, occlusion and Square, and their
 loops, have no backwards. The four processes are kept for all methods.
@@ -39,7 +40,7 @@ _BUDGET = {"norm": "linf", "eps": EPS, "early_stop": False}
 #: About 500 evaluations each, more for class images. Methods of one evaluation get many photographs, to amortize the
 #: start-up; attacks that stop at a success get four times as many as there are slots.
 METHODS = {
-    "class_images": Work(100),
+    "class_images": Work(50),
     "normalized_ascent": Work(100, 4),
     "pgd": Work(40, arguments=_BUDGET),
     "apgd": Work(40, arguments=_BUDGET),
@@ -58,6 +59,8 @@ METHODS = {
 }
 #: Views of a class image: four on the small network, one on the large.
 _VIEWS = {"lite0": 4, "resnet50": 1}
+#: Divisor of the evaluations of the bare loop.
+_PART_OF_BARE = 4
 #: Divisor of the work, for a network with five times slower evaluations.
 _DIVISOR = {"lite0": 1, "resnet50": 4}
 
@@ -101,14 +104,14 @@ def _photographs(net: Network, method: str, divisor: int, quick: bool) -> tuple[
     return evidence_apart(start, len(x), 2 if quick else iterations)
 
 
-def network_alone(kind: str, network: str, **counts: int) -> Result:
+def network_alone(kind: str, network: str, forwards: int, backwards: int, batch: int) -> Result:
     """Time a loop: the ``floor``, or ``bare``."""
-    if kind == "bare":
-        alone = bare(loaded(network))
-    else:
+    if kind == "floor":
         fast = prepared(network, own_kernels=False).fast()
-        alone = lambda x: fast(x)[0]  # noqa: E731
-    return {"seconds": timed(loop(alone, **counts))[0]}
+        return {"seconds": timed(loop(lambda x: fast(x)[0], forwards, backwards, batch))[0]}
+    part = -(-forwards // _PART_OF_BARE)
+    seconds = timed(loop(bare(loaded(network)), part, backwards * part // forwards, batch))[0]
+    return {"seconds": seconds * forwards / part}
 
 
 def compare(plan: Plan) -> str:

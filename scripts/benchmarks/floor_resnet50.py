@@ -8,14 +8,9 @@ from .running import Plan
 METHODS = (
     "class_images",
     "pgd",
-    "ddn",
     "deepfool",
-    "carlini_wagner",
-    "square",
     "gradient",
     "guided_backprop",
-    "smoothgrad",
-    "integrated_gradients",
     "rise",
 )
 

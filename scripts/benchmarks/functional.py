@@ -18,8 +18,8 @@ from .material import PHOTOGRAPHS, photographs, prepared
 from .running import Plan, Result, table
 
 #: Evaluations a map by method.
-METHODS = {"gradient": 1, "smoothgrad": 4, "integrated_gradients": 4}
-_TURNS = 6
+METHODS = {"gradient": 1, "smoothgrad": 16, "integrated_gradients": 16}
+_TURNS = 4
 
 
 def run(method: str, count: int, turns: int) -> Result:

@@ -246,17 +246,21 @@ def place() -> str:
     return f"{commit()}; {processor} ({platform.machine()}), {threads};"
 
 
-def conditions(rounds: int, peers: Sequence[str]) -> str:
-    """Return a sentence on the commit, the machine, the versions, the rounds and the date."""
+def conditions(rounds: int, peers: Sequence[str], photographs: bool) -> str:
+    """Return a sentence on the commit, the machine, the versions, the photographs if any were read, the rounds and the
+    date."""
     versions = f"lit-viz {lit_viz.__version__}, "
     versions += ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", *peers))
-    source = "Foolbox" if find_spec("foolbox") else "scikit-image"
+    measured = [f"{place()} Python {platform.python_version()}, {versions}"]
+    if photographs:
+        measured.append(f"photographs of {_source_of_photographs()}")
+    return "; ".join([*measured, f"rounds: {rounds}", f"{date.today()}."])
+
+
+def _source_of_photographs() -> str:
     if FOLDER in os.environ:
-        source = "a folder"
-    return (
-        f"{place()} Python {platform.python_version()}, {versions}; photographs of {source}; rounds: {rounds}; "
-        f"{date.today()}."
-    )
+        return "a folder"
+    return "Foolbox" if find_spec("foolbox") else "scikit-image"
 
 
 def is_written(name: str, page: Path = PAGE) -> bool:

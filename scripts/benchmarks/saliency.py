@@ -162,7 +162,7 @@ def compare(plan: Plan) -> str:
     for method in plan.chosen(list(ATTRIBUTIONS)):
         evaluations, count = (min(ATTRIBUTIONS[method][0], 2), 2) if plan.quick else ATTRIBUTIONS[method]
         given = {"method": method, "evaluations": evaluations, "count": count}
-        few = {**given, "count": -(-count // 4)}
+        few = {**given, "count": -(-count // 8)}
         best = plan.best_batch((4, 1, 8, 16), "saliency.captum", "captum", **few)
         results = plan.in_turns(
             {
