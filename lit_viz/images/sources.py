@@ -125,7 +125,9 @@ def to_pictures(
             if last and (not first or images.dtype == torch.uint8):
                 images, first = images.movedim(3, 1), True
             if first:
-                return [checked_picture(_without_normalization(picture, normalization)) for picture in images]
+                if normalization is None:
+                    return list(checked_pictures(images))
+                return [checked_pictures(_without_normalization(picture, normalization)) for picture in images]
     actual = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
     if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
         actual += f", {image.layout} on {image.device}"
@@ -193,17 +195,17 @@ def _with_batch(values: Tensor) -> Tensor:
     return values
 
 
-def checked_picture(picture: Tensor) -> Tensor:
-    """Return a copy of a picture in [0, 1]; 8-bit pictures have any values.
+def checked_pictures(pictures: Tensor) -> Tensor:
+    """Return a copy of pictures ``(..., H, W)`` in [0, 1]; 8-bit pictures have any values.
 
     Raises:
         LitVizError: values are outside of [0, 1], as in a normalized image, or NaN.
     """
     with torch.inference_mode(False):  # inference tensors cannot be optimized
-        copy = picture.detach().cpu().clone(memory_format=torch.contiguous_format)
+        copy = pictures.detach().cpu().clone(memory_format=torch.contiguous_format)
     if copy.dtype == torch.uint8:
         return copy
-    low, high = float(copy.min()), float(copy.max())
+    low, high = map(float, copy.aminmax())
     if math.isnan(low):
         raise LitVizError("images must not contain NaN")
     if low < -1e-6 or high > 1 + 1e-6:
@@ -211,7 +213,8 @@ def checked_picture(picture: Tensor) -> Tensor:
             f"floating-point images must be in [0, 1], got {low:.3g} to {high:.3g}: pass them without normalization, "
             "which the network applies, as uint8, or to saliency and attack with normalization=(mean, std)"
         )
-    return (copy if copy.dtype == torch.float64 else copy.float()).clamp_(0, 1)
+    values = copy if copy.dtype == torch.float64 else copy.float()
+    return values.clamp_(0, 1) if low < 0 or high > 1 else values
 
 
 def _without_normalization(picture: Tensor, normalization: Normalization | None) -> Tensor:

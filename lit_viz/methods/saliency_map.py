@@ -254,6 +254,7 @@ class SaliencyMap(PhotographTraining):
         columns = [*uncertainty.values(), torch.maximum(values.amax(1).abs(), values.amin(1).abs())]
         metrics = torch.stack([column.double() for column in columns], 1).tolist()
         maps, photographs = maps.float().cpu(), x.float().cpu()
+        reduced = reduce_channels(maps, self.reducer or method.reducer)
         snapshots, iteration = [], self.slots.iteration
         for m, n in enumerate(rows):
             if iteration[n] == 0:
@@ -261,7 +262,6 @@ class SaliencyMap(PhotographTraining):
                 continue
             logits, target = self.photograph_logits(n), self.slots.tasks[n].target
             prediction = {} if logits is None or target is None else self.network.prediction(logits, target)
-            reduced = reduce_channels(maps[m], self.reducer or method.reducer)[0]
             terms = None
             if recorded is not None:
                 terms = recorded[m, : iteration[n]].float().cpu().clone()
@@ -269,7 +269,7 @@ class SaliencyMap(PhotographTraining):
                 self.snapshot(
                     n,
                     {**prediction, **dict(zip(names, metrics[m], strict=True))},
-                    Heat(reduced),
+                    Heat(reduced[m]),
                     top5=() if logits is None else self.network.top5(logits),
                     array=maps[m],
                     source=photographs[m],

@@ -184,7 +184,8 @@ def has_instances(value: Any) -> bool:
     return isinstance(value, str) and value.endswith(INSTANCE)
 
 
-def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
+@_cached
+def constructor_parameters(kind: type) -> Mapping[str, inspect.Parameter]:
     """Return the named parameters of a class, including the ones passed on to the constructors of its bases.
 
     A base's parameter without a default is omitted: the class supplies it.
