@@ -36,6 +36,7 @@ from lit_viz.images.reading import encode_png
 from lit_viz.runs.evidence import LayerNaturalness
 from lit_viz.units.pages import HILL, UnitPage
 from scripts.liars import LAYERS, ManipulatedUnit, read_liar
+from scripts.rankings.markdown import markdown_table
 from scripts.zoo import NORMALIZATION, fashion, fashion_network
 
 PHOTOGRAPHS = 600
@@ -261,16 +262,15 @@ def table(units: Sequence[Unit], limits: tuple[float, float]) -> str:
     groups: dict[str, list[Unit]] = {}
     for unit in units:
         groups.setdefault(group_of(unit), []).append(unit)
-    header = ["units", "number", *columns]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    rows: list[list[str]] = []
     for name in sorted(groups):
         members = groups[name]
         cells = [name, str(len(members))]
         for test in columns.values():
             share = sum(map(test, members)) / len(members)
             cells.append(f"{share:.0%}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(["units", "number", *columns], rows)
 
 
 def group_of(unit: Unit) -> str:

@@ -75,6 +75,7 @@ from scripts.rankings.ground_truth import (
     saliency_maps,
     summarize,
 )
+from scripts.rankings.markdown import markdown_table
 from scripts.rankings.pairs import pair_measurements, pairs_table, true_measurements
 
 #: Agreement of two halves of the images below which the order of the methods is noise.
@@ -425,7 +426,7 @@ def print_closed_forms() -> None:
 def closed_table() -> str:
     """Return the errors of the closed forms by method."""
     header = ["method", "linear", "quadratic", "outside of the reach", *UNITS]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    rows: list[list[str]] = []
     for name in ATTRIBUTIONS:
         try:
             errors = closed_form_errors(name)
@@ -437,8 +438,8 @@ def closed_table() -> str:
         of_units = unit_errors(name)
         for unit in UNITS:
             cells.append(_error(of_units[unit]) if unit in of_units else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(header, rows)
 
 
 def _error(value: float | None) -> str:
@@ -457,17 +458,17 @@ def table(measurements: Sequence[Measurement], test: str, kind: str) -> str:
     for measurement in chosen:
         by_budget[measurement.budget].append(measurement)
     budgets = [budget for budget in EVERY_BUDGET if budget in by_budget]
-    header = ["method", *map(_heading, budgets)]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    rows: list[list[str]] = []
     for method in methods:
         cells = [f"`{method}`"]
         for budget in budgets:
             summary = summaries.get((method, budget))
             cells.append("" if summary is None else f"{summary.mean:.2f} ({summary.low:.2f}-{summary.high:.2f})")
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     networks = sorted({m.network for m in chosen})
     seeds = ", ".join(map(str, sorted({m.seed for m in chosen})))
-    lines += ["", f"Networks: {', '.join(networks)}. Seed: {seeds}."]
+    lines = [markdown_table(["method", *map(_heading, budgets)], rows), ""]
+    lines.append(f"Networks: {', '.join(networks)}. Seed: {seeds}.")
     for budget in budgets:
         images = len({(m.network, m.seed, m.image) for m in by_budget[budget]})
         tau = agreement_of_halves(by_budget[budget])
@@ -487,14 +488,14 @@ def gains_table(measurements: Sequence[Measurement]) -> str:
     header = ["method"]
     for test, network in GAIN_SETTINGS:
         header.append(f"{network}, {test}")
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    rows: list[list[str]] = []
     for method in GAINING:
         cells = [f"`{method}`"]
         for test, network in GAIN_SETTINGS:
             of_column = [m for m in measurements if m.test == f"gain {test}" and base_name(m.network) == network]
             cells.append(_gain_cell(of_column, method))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(header, rows)
 
 
 def _gain_cell(measurements: Sequence[Measurement], method: str) -> str:

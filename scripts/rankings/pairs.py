@@ -12,6 +12,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.zoo import PAIR_LABELS, PlantedPairs, planted_pairs
 from scripts.rankings.ground_truth import GroundTruth, Measurement, method_at, rank_accuracy, saliency_maps
+from scripts.rankings.markdown import markdown_table
 
 NETWORK = "planted_pairs"
 #: What is measured of each relation: the share of a glyph among the most salient pixels, and the value of both.
@@ -23,6 +24,15 @@ TRUTHS = ("*Shapley value of a glyph*", "*score less without it*")
 def pair_test(relation: str, measured: str) -> str:
     """Return the name of a test: ``pairs xor ring``."""
     return f"pairs {relation} {measured}"
+
+
+def is_value(test: str) -> bool:
+    """Return whether a test measures the value of both glyphs, and no share."""
+    return test.endswith("value")
+
+
+#: In the order of the columns.
+TESTS = [pair_test(relation, measured) for relation in PAIR_LABELS for measured in MEASURED]
 
 
 def pair_measurements(name: str, count: int, seed: int) -> list[Measurement]:
@@ -80,33 +90,41 @@ def pairs_table(measurements: Sequence[Measurement]) -> str:
     The values of a method are relative to the largest of the three relations; the best method has the largest smallest
     share.
     """
-    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for measurement in measurements:
-        scores[measurement.method][measurement.test].append(measurement.score)
-    tests = [pair_test(relation, measured) for relation in PAIR_LABELS for measured in MEASURED]
-    means: dict[str, dict[str, float]] = {}
-    for method, of_method in scores.items():
-        means[method] = {test: fmean(of_method[test]) for test in tests if test in of_method}
-        values = [test for test in means[method] if test.endswith("value")]
-        largest = max(abs(means[method][test]) for test in values)
-        for test in values:
-            means[method][test] /= largest
+    means = _means(measurements)
     methods = sorted(set(means) - set(TRUTHS), key=lambda method: -_least_share(means[method]))
     header = ["method"]
     for relation in PAIR_LABELS:
         header += [f"{relation}: cross", "ring", "value"]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    rows: list[list[str]] = []
     for method in (*TRUTHS, *methods):
         cells = [method if method in TRUTHS else f"`{method}`"]
-        for test in tests:
+        for test in TESTS:
             cells.append(f"{means[method][test]:.2f}" if test in means[method] else "")
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     images = len({(m.seed, m.image) for m in measurements})
     seeds = ", ".join(map(str, sorted({m.seed for m in measurements})))
-    return "\n".join(
-        [*lines, "", f"Network: {NETWORK}. Seed: {seeds}. {images} images, default number of evaluations."]
-    )
+    remark = f"Network: {NETWORK}. Seed: {seeds}. {images} images, default number of evaluations."
+    return f"{markdown_table(header, rows)}\n\n{remark}"
+
+
+def _means(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
+    """Return the mean of each test by method; values relative to the largest of the method."""
+    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for measurement in measurements:
+        scores[measurement.method][measurement.test].append(measurement.score)
+    means: dict[str, dict[str, float]] = {}
+    for method, of_method in scores.items():
+        means[method] = {}
+        largest = 0.0
+        for test in TESTS:
+            if test in of_method:
+                means[method][test] = fmean(of_method[test])
+            if test in of_method and is_value(test):
+                largest = max(largest, abs(means[method][test]))
+        for test in filter(is_value, means[method]):
+            means[method][test] /= largest
+    return means
 
 
 def _least_share(means: dict[str, float]) -> float:
-    return min(share for test, share in means.items() if not test.endswith("value"))
+    return min(share for test, share in means.items() if not is_value(test))
