@@ -248,6 +248,7 @@ def test_the_command_merges_a_folder_of_shards(
     assert "lit-viz merge requires --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_shard_continues_and_nothing_is_lost(tmp_path: Path, lit_viz: Any, small_options: Any) -> None:
     """Its process ends after its first record, without a signal handler."""
     (tmp_path / "images").mkdir()

@@ -56,7 +56,7 @@ def attack(network: Network) -> Pair:
     return module, lv.ImageTasks(network, images, target=2, vary={"eps": ["2/255", "8/255"]}, seed=7)
 
 
-METHODS = [classes, saliency, attack]
+METHODS = [pytest.param(classes, marks=pytest.mark.slow), pytest.param(saliency, marks=pytest.mark.slow), attack]
 
 
 @pytest.mark.filterwarnings("ignore:. skipped of")
