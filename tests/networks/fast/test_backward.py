@@ -250,7 +250,7 @@ def slice_in_place(x: Tensor) -> Tensor:
         (By(nn.Sigmoid()), "sigmoid"),
         (By(nn.Softmax(1)), "softmax"),
         (By(Capped()), "clamp"),
-        (By(Attention()), r"(scaleddotproduct\w+|a product of activations)"),
+        (By(Attention()), "(attention|a product of activations)"),
         (By(_Own.apply), "_own"),
         (By(ViewBackward0.apply), "viewbackward0"),
     ],
