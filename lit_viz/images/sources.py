@@ -125,9 +125,7 @@ def to_pictures(
             if last and (not first or images.dtype == torch.uint8):
                 images, first = images.movedim(3, 1), True
             if first:
-                if normalization is None:
-                    return list(checked_pictures(images))
-                return [checked_pictures(_without_normalization(picture, normalization)) for picture in images]
+                return list(checked_pictures(_without_normalization(images, normalization)))
     actual = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
     if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
         actual += f", {image.layout} on {image.device}"
@@ -217,22 +215,23 @@ def checked_pictures(pictures: Tensor) -> Tensor:
     return values.clamp_(0, 1) if low < 0 or high > 1 else values
 
 
-def _without_normalization(picture: Tensor, normalization: Normalization | None) -> Tensor:
-    """Return a floating-point picture ``(C, H, W)`` without its normalization; 8-bit pictures have none.
+def _without_normalization(pictures: Tensor, normalization: Normalization | None) -> Tensor:
+    """Return floating-point pictures ``(..., C, H, W)`` without their normalization; 8-bit pictures have none.
 
     Raises:
         LitVizError: the normalization is no pair of one value, or one per channel.
     """
-    if normalization is None or not picture.is_floating_point():
-        return picture
+    if normalization is None or not pictures.is_floating_point():
+        return pictures
     constraint = "normalization must be (mean, std), one value or one per channel"
     try:
-        mean, std = (torch.as_tensor(value, dtype=picture.dtype).flatten() for value in normalization)
+        mean, std = (torch.as_tensor(value, dtype=pictures.dtype).flatten() for value in normalization)
     except (TypeError, ValueError) as error:
         raise LitVizError(f"{constraint}, got {normalization!r}") from error
-    is_valid = {len(mean), len(std)} <= {1, len(picture)}
-    require(is_valid, constraint, f"{len(mean)} and {len(std)} values for {len(picture)} channels")
-    return picture.cpu() * std.view(-1, 1, 1).cpu() + mean.view(-1, 1, 1).cpu()
+    channels = pictures.shape[-3]
+    is_valid = {len(mean), len(std)} <= {1, channels}
+    require(is_valid, constraint, f"{len(mean)} and {len(std)} values for {channels} channels")
+    return pictures.cpu() * std.view(-1, 1, 1).cpu() + mean.view(-1, 1, 1).cpu()
 
 
 # -- datasets
