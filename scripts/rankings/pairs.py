@@ -114,14 +114,10 @@ def _means(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
         scores[measurement.method][measurement.test].append(measurement.score)
     means: dict[str, dict[str, float]] = {}
     for method, of_method in scores.items():
-        means[method] = {}
-        largest = 0.0
-        for test in TESTS:
-            if test in of_method:
-                means[method][test] = fmean(of_method[test])
-            if test in of_method and is_value(test):
-                largest = max(largest, abs(means[method][test]))
-        for test in filter(is_value, means[method]):
+        means[method] = {test: fmean(values) for test, values in of_method.items()}
+        values_of_both = list(filter(is_value, of_method))
+        largest = max(abs(means[method][test]) for test in values_of_both)
+        for test in values_of_both:
             means[method][test] /= largest
     return means
 
