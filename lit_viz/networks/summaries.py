@@ -97,7 +97,9 @@ def top5(scores: Tensor, labels: Sequence[str], decision: Decision = "exclusive"
     """
     if decision == "number":
         return ()
-    best = scores.argsort(descending=True, stable=True)[:5]
+    least = scores.topk(min(5, len(scores))).values[-1]
+    leading = (~(scores < least)).nonzero()[:, 0]  # with all that are equal to the least, and NaN, as in argsort
+    best = leading[scores[leading].argsort(descending=True, stable=True)[:5]]
     values = probabilities(scores, decision)[best]
     return tuple((labels[i], value) for i, value in zip(best.tolist(), values.tolist(), strict=True))
 

@@ -36,6 +36,18 @@ def test_prediction_summary_and_top_five() -> None:
     assert len(top5(logits.repeat(2), "abcdefgh")) == 5
 
 
+def test_top_five_is_the_start_of_the_stable_order() -> None:
+    """Of equal scores the first is ahead, and NaN is ahead of all numbers."""
+    names = [f"class {index}" for index in range(40)]
+    drawn = torch.Generator().manual_seed(0)
+    for levels in (2, 4, 8, 1000):
+        scores = torch.randint(levels, (40,), generator=drawn).float()
+        for missing in (0, 1, 3, 7):
+            scores[torch.randperm(40, generator=drawn)[:missing]] = torch.nan
+            expected = [names[index] for index in scores.argsort(descending=True, stable=True)[:5].tolist()]
+            assert [name for name, _ in top5(scores, names)] == expected
+
+
 def test_rank_of_a_class() -> None:
     """Classes with NaN are last; of equal logits the first class is ahead."""
     for broken in (torch.full((4,), torch.nan), torch.tensor([1.0, torch.nan, 2.0, 0.0])):
