@@ -44,7 +44,7 @@ SLOT = {
         ({"sums": 10**30}, "sums"),
         ({"sums": {"a": 1}}, "sums"),
         ({"inputs": ["q.png"]}, "inputs"),
-        ({"inputs": {"q.png": 1}}, "inputs"),
+        ({"inputs": {"q.png": "1"}}, "inputs"),
     ],
 )
 def test_entries_of_other_types_are_damage(changes: dict[str, Any], part: str) -> None:
