@@ -18,7 +18,7 @@ from .running import ROOT, Plan, Result, table
 from .saliency import errors
 
 PAGE = ROOT / "docs" / "paper.md"
-_BATCH = 4
+_BATCHES = {"torchattacks": 16, "foolbox": 16, "captum": 8}
 _LUCENT_CLASSES = 2
 _ROW = re.compile(r"^\| (.+) \| (.+) \|$", re.MULTILINE)
 
@@ -45,7 +45,7 @@ def _attacks(plan: Plan) -> list[list[str]]:
     title = "PGD, 40 steps, 16 photographs"
     claims, fooled = [], [str(own["floats"])]
     for tool in ("torchattacks", "foolbox"):
-        peer = plan.side("attacks.peer", tool=tool, batch=_BATCH, **given)
+        peer = plan.side("attacks.peer", tool=tool, batch=_BATCHES[tool], **given)
         claims.append([f"{title}: time, relative to {tool}", f"{own['seconds'] / peer['seconds']:.2f}"])
         fooled.append(str(peer["floats"]))
     claims.append([f"{title}: fooled by lit_viz, torchattacks, foolbox", ", ".join(fooled)])
@@ -57,7 +57,7 @@ def _saliency(plan: Plan) -> list[list[str]]:
     given = {"method": "smoothgrad", "evaluations": evaluations}
     own = plan.side("saliency.run", "run", count=count, check="none", **given)
     compared = plan.side("saliency.run", "run", count=checked, check="captum", **given)
-    captum = plan.side("saliency.captum", count=count, batch=_BATCH, **given)
+    captum = plan.side("saliency.captum", count=count, batch=_BATCHES["captum"], **given)
     formula, _ = errors(compared)
     title = "SmoothGrad, 16 photographs of 16 samples"
     return [
