@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status, printable
 from lit_viz.utils.formatting import command_line, notify, pluralize, status_summary
-from lit_viz.utils.limits import MOST_PRINTED
+from lit_viz.utils.limits import MOST_PRINTED, MOST_SUMMARIZED
 from lit_viz.utils.process import is_rank_zero
 
 if TYPE_CHECKING:
@@ -478,28 +478,25 @@ def _print_results(run: Run) -> None:
 
     from lit_viz.launch.run import check_finished
 
+    endings = run.endings()
+    summary, count = status_summary(endings.counts), endings.counts.total()
     if run.is_shard:
-        print_line(f"{status_summary(run.read_records())}; evidence, figure and report are made by lit-viz merge")
+        print_line(f"{summary}; evidence, figure and report are made by lit-viz merge")
         print_line(f"results  {run.folder}")
         print_line(f"next     {command_line('merge', Path(str(run.folder)).parent)} --out RUN")
-        check_finished(run)
+        check_finished(endings, run.folder)
         return
-    presentation = run.presentation
-    records = [outcome.record for outcome in run.outcomes]
-    failed = [record for record in records if record.status == "failed"]
-    if len(records) <= MOST_PRINTED:
-        _print_table(console, presentation.table(records), records)
-    else:
-        classes = presentation.summary(records)
+    if count <= MOST_PRINTED:
+        _print_table(console, run.presentation.table(run.records), run.records)
+    elif count <= MOST_SUMMARIZED:
+        classes = run.presentation.summary(run.records)
         _print_table(console, classes[:MOST_PRINTED])
         more = f"; {len(classes) - MOST_PRINTED} more classes" if len(classes) > MOST_PRINTED else ""
         print_line(f"all images are in results.jsonl{more}")
-    explained = failed if any(record.status == "done" for record in records) else records
-    errors = dict.fromkeys(f"{record.name}: {record.error}" for record in explained if record.error)  # unique
-    for error in list(errors)[:MOST_PRINTED]:
+    for error in endings.explained():
         print_line(error)
-    if failed or len(records) > 1:
-        print_line(f"{pluralize(len(records), 'image')}: {status_summary(records)}")
+    if endings.counts["failed"] or count > 1:
+        print_line(f"{pluralize(count, 'image')}: {summary}")
     if run.folder is not None:
         figures, evolutions = (sorted(run.folder.glob(f"{name}.*")) for name in ("figure", "evolution"))
         print_line(f"\nresults  {run.folder}")
@@ -508,8 +505,8 @@ def _print_results(run: Run) -> None:
         print_line(f"report   {run.folder}/report.html")
         files = " and ".join(file.name for file in [*figures, *evolutions])
         print_line(f"next     open {files}{_logs(run.folder)}; verify: {command_line('check', run.folder)}")
-    check_finished(run)
-    if failed:
+    check_finished(endings, run.folder)
+    if endings.counts["failed"]:
         sys.exit(1)
 
 

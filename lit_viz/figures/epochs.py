@@ -80,7 +80,7 @@ def read_epochs(folder: str | Path, notify: Notify = remark) -> dict[int, list[O
         try:
             stored = FolderStorage.open(path)
             verify(stored)
-            outcomes = stored.outcomes()
+            outcomes = list(stored.outcomes())
         except LitVizError as error:
             reason = error.reason if isinstance(error, Unverified) else str(error)
             notify(f"epoch {epoch} is left out ({reason}): delete {path} if it is lost")

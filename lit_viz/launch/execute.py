@@ -152,7 +152,7 @@ def finished(run: Run) -> Run:
     Raises:
         LitVizError: all images have failed. Some that have failed or were skipped are a warning.
     """
-    unfinished = check_finished(run)
+    unfinished = check_finished(run.endings(), run.folder)
     if unfinished is not None:
         warnings.warn(unfinished, stacklevel=2)
     return run

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from inspect import signature
 from io import BytesIO
@@ -58,6 +59,7 @@ from lit_viz.utils.formatting import (
     pluralize,
     status_summary,
 )
+from lit_viz.utils.limits import MOST_PRINTED
 from lit_viz.utils.parts import Part
 from lit_viz.utils.process import tune_allocator
 
@@ -89,9 +91,9 @@ class Run:
         self._tasks = tasks
 
     @cached_property
-    def outcomes(self) -> list[Outcome]:
-        """The outcome of each task, in task order."""
-        return [] if self._storage is None else self._storage.outcomes()
+    def outcomes(self) -> Sequence[Outcome]:
+        """The outcome of each task, in task order; of a store of tars, each is read when it is accessed."""
+        return () if self._storage is None else self._storage.outcomes()
 
     def __len__(self) -> int:
         return len(self.outcomes)
@@ -111,7 +113,7 @@ class Run:
 
     def __repr__(self) -> str:
         where = "kept in memory" if self.folder is None else str(self.folder)
-        summary = status_summary(records_of(self.outcomes))
+        summary = status_summary(outcome.record.status for outcome in self.outcomes)
         return f"Run({pluralize(len(self.outcomes), 'image')}: {summary}; {where})"
 
     @property
@@ -133,13 +135,14 @@ class Run:
         """Whether the run has the tasks of a shard, without evidence, figure and report."""
         return isinstance(self._storage, FolderStorage) and self._storage.is_shard
 
-    def read_records(self) -> Iterator[Record]:
-        """Yield the records one by one: those of a folder need not fit into memory."""
-        if self._storage is not None and "outcomes" not in vars(self):
-            yield from self._storage.records()
-            return
-        for outcome in self.outcomes:
-            yield outcome.record
+    def endings(self) -> Endings:
+        """Return how the tasks have ended. The records are read one by one, and need not fit into memory."""
+        endings = Endings()
+        if self._storage is not None:
+            for record in self._storage.not_done():
+                endings.add(record)
+            endings.counts["done"] = len(self._storage.records()) - endings.counts.total()
+        return endings
 
     @property
     def images(self) -> Tensor:
@@ -416,7 +419,39 @@ class Run:
         return " · ".join([self._network.name, ", ".join(described), *counts, f"seed {seed}"])
 
 
-def check_finished(run: Run) -> str | None:
+@dataclass
+class Endings:
+    """How the tasks of a run have ended.
+
+    Attributes:
+        counts: number of tasks by status.
+        first: the first record of each status but ``done``.
+        errors: different messages, the first ones of each status.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, Record] = field(default_factory=dict)
+    errors: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, record: Record) -> None:
+        """Count the record of a task that is not done."""
+        self.counts[record.status] += 1
+        self.first.setdefault(record.status, record)
+        errors = self.errors.setdefault(record.status, [])
+        text = f"{record.name}: {record.error}"
+        if record.error and len(errors) < MOST_PRINTED and text not in errors:
+            errors.append(text)
+
+    def explained(self) -> list[str]:
+        """Return the messages of the tasks that have failed; if no task is done, those of all."""
+        texts = list(self.errors.get("failed", ()))
+        if not self.counts["done"]:
+            for status, others in self.errors.items():
+                texts += [] if status == "failed" else others
+        return texts[:MOST_PRINTED]
+
+
+def check_finished(endings: Endings, folder: Path | None) -> str | None:
     """Check that a task of a run is done; its folder, if it has one, is complete in any case.
 
     Returns:
@@ -426,19 +461,15 @@ def check_finished(run: Run) -> str | None:
     Raises:
         LitVizError: all tasks have failed.
     """
-    unfinished: list[Record] = []
-    total = 0
-    for record in run.read_records():
-        total += 1
-        if record.status in ("failed", "skipped"):
-            unfinished.append(record)
+    unfinished = {status: endings.counts[status] for status in ("failed", "skipped") if endings.counts[status]}
     if not unfinished:
         return None
-    first = min(unfinished, key=lambda record: record.status)  # a failure, if there is one
+    first = endings.first[next(iter(unfinished))]
+    total = endings.counts.total()
     text = f"{status_summary(unfinished)} of {pluralize(total, 'image')}: {first.name}: {first.error}"
-    if sum(record.status == "failed" for record in unfinished) < total:
+    if endings.counts["failed"] < total:
         return text
-    where = "" if run.folder is None else f"; see {run.folder}"
+    where = "" if folder is None else f"; see {folder}"
     raise LitVizError(f"{text}{where}")
 
 

@@ -7,7 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluation, State
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Record, Task
+from lit_viz.utils.sequences import LazySequence
 
 #: Names of uncertainties in records, where ``error`` is the message of a failed task.
 _METRIC_NAMES = {"error": "relative_error"}
@@ -310,9 +311,8 @@ class SaliencyMap(PhotographTraining):
         return {bands.name(index): value for index, value in enumerate(values.tolist())}
 
 
-class _TasksOfMethods(Sequence[Task]):
-    """A task per method and task, ordered by method; each is made when it is accessed, so that the memory of many tasks
-    does not double."""
+class _TasksOfMethods(LazySequence[Task]):
+    """A task per method and task, ordered by method."""
 
     def __init__(
         self, tasks: Sequence[Task], methods: Sequence[str], with_method: Callable[[Task, int, str], Task]
@@ -322,16 +322,9 @@ class _TasksOfMethods(Sequence[Task]):
     def __len__(self) -> int:
         return len(self._tasks) * len(self._methods)
 
-    @overload
-    def __getitem__(self, key: int) -> Task: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[Task]: ...
-    def __getitem__(self, key: Any) -> Any:
-        positions = range(len(self))[key]
-        if isinstance(positions, range):
-            return [self[position] for position in positions]
-        method, place = divmod(positions, len(self._tasks))
-        return self._with_method(self._tasks[place], positions, self._methods[method])
+    def make(self, position: int) -> Task:
+        method, place = divmod(position, len(self._tasks))
+        return self._with_method(self._tasks[place], position, self._methods[method])
 
 
 def _made(method: Attribution | str, network: Network) -> Attribution:

@@ -78,7 +78,7 @@ def write_report(folder: FolderStorage, presentation: Presentation, run: Path | 
             script=Markup(script),
             title=presentation.heading(records),
             name=whole.resolve().name,
-            summary=f"{whole} · {_count(folder, len(records))}: {status_summary(records)}",
+            summary=f"{whole} · {_count(folder, len(records))}: {status_summary(record.status for record in records)}",
             evidence=presentation.evidence_items(evidence, records),
             max_evidence_rows=MAX_EVIDENCE_ROWS,
             evidence_figures=evidence_figures,
@@ -150,7 +150,7 @@ def run_html(
         .get_template("run.html")
         .render(
             title=presentation.heading(records),
-            summary=status_summary(records),
+            summary=status_summary(record.status for record in records),
             figure=data_uri(png, width=2 * size["width"]),
             width=size["width"],
             rows=presentation.table(records),

@@ -78,7 +78,7 @@ class FolderStorage(FolderReader, FolderWriter):
             for entry in entries_to_delete(self.path, extra_files):
                 delete_entry(entry)
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> Sequence[Outcome]:
         self._curves.clear()  # there may be further rows
         return super().outcomes()
 

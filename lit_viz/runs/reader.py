@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
@@ -21,12 +21,13 @@ from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.manifest import Manifest, signatures
 from lit_viz.runs.metrics import MetricsFile
 from lit_viz.runs.results import Storage
-from lit_viz.runs.stored import QueuePart, StoredRecords, StoredTasks, check_inside, queue_part
+from lit_viz.runs.stored import QueuePart, StoredRecords, StoredTasks, check_inside, queue_part, stored_tasks
 from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import (
     check_format,
     complete_lines,
+    file_version,
     open_regular,
     parse_json,
     parse_object,
@@ -130,7 +131,8 @@ class FolderReader(Storage):
         Raises:
             LitVizError: a line is no task.
         """
-        return StoredTasks(self.path / layout.QUEUE)
+        path = self.path / layout.QUEUE
+        return stored_tasks(path, file_version(path))
 
     @property
     def part(self) -> QueuePart | None:
@@ -150,6 +152,9 @@ class FolderReader(Storage):
             LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
         """
         return StoredRecords(self.path / layout.RESULTS, self.queue())
+
+    def not_done(self) -> Iterator[Record]:
+        return self.records().not_done()
 
     def evidence(self) -> Evidence:
         """Return the content of ``evidence.json``; without parts if it is missing.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from lit_viz.types import JsonObject, Record, Task
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import lines_with_offsets, parse_object
 from lit_viz.utils.formatting import command_line
+from lit_viz.utils.sequences import LazySequence
 
 T = TypeVar("T")
+_OPEN_QUEUES = 4  # that are kept in memory, 16 bytes a task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -44,7 +47,7 @@ class QueuePart(JsonObject):
         return f"{self.tasks} of {self.total} tasks" if self.shard is None else f"shard {self.shard}"
 
 
-class _StoredLines(Sequence[T]):
+class _StoredLines(LazySequence[T]):
     """Objects of the lines of a file about tasks, in task order.
 
     Attributes:
@@ -60,21 +63,15 @@ class _StoredLines(Sequence[T]):
     def __len__(self) -> int:
         return len(self.lines)
 
-    @overload
-    def __getitem__(self, key: int) -> T: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[T]: ...
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, slice):
-            return [self[position] for position in range(*key.indices(len(self)))]
-        return self._object(self.lines.at(key))
+    def make(self, position: int) -> T:
+        return self._object(self.lines.at(position))
 
     def __iter__(self) -> Iterator[T]:
         return map(self._object, self.lines.lines())
 
 
 class StoredTasks(_StoredLines[Task]):
-    """The tasks of a run folder, in the order of the queue.
+    """The tasks of a run folder, in the order of the queue; all lines are checked once.
 
     Args:
         path: ``queue.jsonl``.
@@ -84,7 +81,7 @@ class StoredTasks(_StoredLines[Task]):
         indices: index of each task.
 
     Raises:
-        LitVizError: a line is no task, when it is accessed, or lines are missing.
+        LitVizError: a line is no task, or lines are missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,9 +97,10 @@ class StoredTasks(_StoredLines[Task]):
             if number == 1 and self.part is not None:
                 continue
             values = parse_object(line) or {}
-            index = index_in(values)
-            if index is None:
-                raise _damaged_queue(self._path, f"line {number}: {wrong_value(values, Task)}")
+            index, wrong = index_in(values), wrong_value(values, Task)
+            if index is None or wrong is not None:
+                reason = wrong or f"there is no task {values['index']}"
+                raise _damaged_queue(self._path, f"line {number}: {reason}")
             yield index, offset
 
     def _expected_indices(self, count: int) -> Collection[int]:
@@ -118,11 +116,13 @@ class StoredTasks(_StoredLines[Task]):
         return self._object(self.lines[index])
 
     def _object(self, line: str) -> Task:
-        values = parse_object(line)
-        wrong = wrong_value(values, Task)
-        if values is None or wrong is not None:
-            raise _damaged_queue(self._path, str(wrong))
-        return Task(**values)
+        return Task(**(parse_object(line) or {}))
+
+
+@lru_cache(_OPEN_QUEUES)
+def stored_tasks(path: Path, version: object) -> StoredTasks:
+    """Return the tasks of a queue, which is read once for each version of the file; errors of :class:`StoredTasks`."""
+    return StoredTasks(path)
 
 
 def queue_part(path: Path) -> QueuePart | None:
@@ -173,6 +173,12 @@ class StoredRecords(_StoredLines[Record]):
             if len(self._tasks) and index not in self._tasks.indices:
                 raise self._damaged(f"line {number}: there is no task {index}")
             yield index, offset
+
+    def not_done(self) -> Iterator[Record]:
+        """Yield the records of tasks that have another status than ``done``; only these are checked."""
+        for line in self.lines.lines():
+            if (parse_object(line) or {}).get("status") != "done":
+                yield self._object(line)
 
     def _object(self, line: str, place: str = "") -> Record:
         values = parse_object(line)

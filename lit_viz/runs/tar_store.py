@@ -6,10 +6,10 @@ nothing is kept of the iterations. Figure, report and evidence are of a sample o
 
 from __future__ import annotations
 
-import heapq
 import math
 import shutil
 import tempfile
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +46,8 @@ from lit_viz.runs.manifest import (
 )
 from lit_viz.runs.reader import array_of
 from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.stored import QueuePart
+from lit_viz.runs.results import Outcome
+from lit_viz.runs.stored import QueuePart, StoredRecords
 from lit_viz.runs.tars import LastTar, read_member
 from lit_viz.runs.trimming import KeptTasks
 from lit_viz.runs.writer import npy_of
@@ -59,6 +61,7 @@ from lit_viz.utils.files import (
     translate_write_errors,
     write_lines,
 )
+from lit_viz.utils.sequences import LazySequence
 
 #: Number of tasks of the sample: the first ones, those with the least probability, and drawn ones.
 SAMPLE = 100
@@ -249,6 +252,9 @@ class TarStorage(FolderStorage):
             return []
         return [f"missing photographs: {len(missing)}, such as {missing[0]}; restore the files to see them"]
 
+    def outcomes(self) -> Sequence[Outcome]:
+        return _StoredOutcomes(self.records(), self)
+
     def _beside(self, record: Record, name: str) -> Tensor | None:
         """Return an array in the tar of a record; None if there is none."""
         place = record.array or record.file
@@ -287,17 +293,17 @@ class TarStorage(FolderStorage):
         """Return the records of the sample, in task order: of the tasks that are done the first ones, those with the
         least probability, and drawn ones."""
         records = self.records()
-        probabilities: dict[int, float] = {}  # by position
+        positions, probabilities = array("q"), array("d")  # of a run with many tasks
         for position, record in enumerate(records):
             if record.status == "done" and not is_missing(record):
-                probabilities[position] = math.inf if record.probability is None else record.probability
-        done = list(probabilities)
-        chosen = done[:_FIRST]
-        chosen += heapq.nsmallest(_LEAST, done[_FIRST:], key=probabilities.__getitem__)
-        others = sorted(set(done) - set(chosen))
-        drawn = torch.randperm(len(others), generator=generator_for(Key(len(done), 0), "sample of tasks"))
-        chosen += [others[place] for place in drawn[: SAMPLE - len(chosen)].tolist()]
-        return [records[position] for position in sorted(chosen)]
+                positions.append(position)
+                probabilities.append(math.inf if record.probability is None else record.probability)
+        order = np.argsort(np.array(probabilities[_FIRST:]), kind="stable")
+        chosen = np.concatenate([np.arange(_FIRST), _FIRST + order[:_LEAST]])[: len(positions)]
+        others = np.setdiff1d(np.arange(len(positions)), chosen)
+        drawn = torch.randperm(len(others), generator=generator_for(Key(len(positions), 0), "sample of tasks"))
+        chosen = np.append(chosen, others[drawn[: SAMPLE - len(chosen)].numpy()])
+        return [records[positions[place]] for place in np.sort(chosen).tolist()]
 
     @contextmanager
     def files(self) -> Iterator[FolderStorage]:
@@ -343,6 +349,23 @@ class TarStorage(FolderStorage):
             for path in folder.path.iterdir():
                 if is_derived(path.name) or is_evidence(path.name):
                     shutil.copyfile(path, self.path / path.name)
+
+
+class _StoredOutcomes(LazySequence[Outcome]):
+    """The outcomes of stored records."""
+
+    def __init__(self, records: StoredRecords, storage: TarStorage) -> None:
+        self._records, self._storage = records, storage
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def make(self, position: int) -> Outcome:
+        return Outcome(self._records[position], self._storage)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        for record in self._records:
+            yield Outcome(record, self._storage)
 
 
 def to_half(values: Tensor) -> tuple[Tensor, float]:

@@ -133,6 +133,14 @@ def file_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def file_version(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file is written, its size and the time of it; None if it is missing."""
+    if not path.exists():
+        return None
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
 def sync_filesystem(folder: str | Path) -> None:
     """Flush all files of a folder's file system to disk."""
     if _SYNCFS is None or not Path(folder).is_dir():

@@ -93,9 +93,10 @@ def pluralize(count: int, noun: str) -> str:
     return f"{count:,} {noun}s"
 
 
-def status_summary(records: Iterable[Record]) -> str:
-    """Return the number of records per status: ``3 done, 1 skipped, 2 failed``; zeros are omitted."""
-    counts = Counter[str](record.status for record in records)
+def status_summary(statuses: Iterable[str]) -> str:
+    """Return the number of tasks per status, ``3 done, 1 skipped, 2 failed``, for their statuses or numbers by status;
+    zeros are omitted."""
+    counts = Counter(statuses)
     order = ("done", "unfinished", "skipped", "failed")
     return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
 

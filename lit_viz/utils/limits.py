@@ -35,6 +35,8 @@ MOST_IN_GRIDS = 256
 MOST_NAMES = 10
 #: Rows of a printed table; results.jsonl and evidence.json have all of them.
 MOST_PRINTED = 40
+#: Images of a printed summary by class, whose records are read at once.
+MOST_SUMMARIZED = 10_000
 #: Printed notes on ambiguous reference boxes.
 MOST_NOTES = 3
 

@@ -117,7 +117,7 @@ def test_maps_in_tars_are_those_of_files(arrays: bool, fashion: Network, photogr
     assert lv.check(tmp_path / "tar")
 
 
-def test_records_are_read_once_for_the_sample_and_once_for_the_end(
+def test_records_are_read_once_for_the_sample_and_those_of_failures_at_the_end(
     fashion: Network, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: Counter[str] = Counter()
@@ -130,7 +130,25 @@ def test_records_are_read_once_for_the_sample_and_once_for_the_end(
     monkeypatch.setattr(tar_store, "SAMPLE", 4)
     lv.run(*saliency(fashion, photographs), out=tmp_path / "tar", logger="none", store="tar", captum="none")
     others = sorted(counts.values())[: COUNT - 4]  # the sample is read more often
-    assert others == [2] * 6
+    assert others == [1] * 5 + [2]
+
+
+def test_outcomes_are_read_when_they_are_accessed(
+    fashion: Network, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lv.run(*saliency(fashion, photographs), out=tmp_path / "tar", logger="none", store="tar", captum="none")
+    read: list[int] = []
+
+    def counted(values: Any) -> Record:
+        read.append(values["index"])
+        return read_record(values)
+
+    monkeypatch.setattr(stored_lines, "read_record", counted)
+    assert len(run) == COUNT
+    assert run[3].record.index == 3
+    assert [outcome.record.index for outcome in run[-2:]] == [8, 9]
+    assert read == [3, 8, 9]
+    assert [record.index for record in run.records] == list(range(COUNT))
 
 
 def test_a_tar_is_a_shard_of_webdataset(fashion: Network, photographs: Path, tmp_path: Path) -> None:

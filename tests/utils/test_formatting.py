@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from lit_viz.types import Record
 from lit_viz.utils.formatting import notify, number_text, status_summary, text_table
 
 
 def test_the_summary_has_every_status() -> None:
-    status = ["failed", "unfinished", "done", "done"]
-    records = [Record(index=i, name="a", status=name) for i, name in enumerate(status)]
-    assert status_summary(records) == "2 done, 1 unfinished, 1 failed"
+    assert status_summary(["failed", "unfinished", "done", "done"]) == "2 done, 1 unfinished, 1 failed"
+    assert status_summary({"skipped": 3, "failed": 0, "done": 12}) == "12 done, 3 skipped"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""Sequences whose elements are made when they are accessed, so that the memory does not hold them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+T = TypeVar("T")
+
+
+class LazySequence(Sequence[T]):
+    """Base class of sequences without stored elements; subclasses implement the length and :meth:`make`."""
+
+    @abstractmethod
+    def make(self, position: int) -> T:
+        """Return the element at a position from 0 to the length less 1."""
+
+    @overload
+    def __getitem__(self, key: int) -> T: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[T]: ...
+    def __getitem__(self, key: Any) -> Any:
+        positions = range(len(self))[key]
+        if isinstance(positions, range):
+            return list(map(self.make, positions))
+        return self.make(positions)
