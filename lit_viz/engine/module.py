@@ -366,7 +366,7 @@ class ImageTraining(Method):
             finals: list[Snapshot] = []
             for snapshot, result in step.finish(endings, self.queue):
                 if snapshot is not None and logged:
-                    finals.append(snapshot)
+                    finals.append(snapshot.without_results())
                 results.append(result)
             snapshots = merge_final(snapshots, finals)
             step.close()

@@ -355,8 +355,10 @@ class Step:
         """
         slots = self.method.slots
         iteration = slots.iteration
-        # float32 at least: half precision can't hold the sum of an image.
-        sums = slots.x.flatten(1).sum(1, dtype=torch.promote_types(slots.x.dtype, torch.float32)) + self.scores
+        sums = self.scores
+        if slots.x.data_ptr() != self.x.data_ptr():  # a saliency method returns the images that it was given
+            # float32 at least: half precision can't hold the sum of an image.
+            sums = sums + slots.x.flatten(1).sum(1, dtype=torch.promote_types(slots.x.dtype, torch.float32))
         flags = torch.stack([~torch.isfinite(sums), done], 1).tolist()
         endings = {}
         for n, (is_failed, is_done) in enumerate(flags):
@@ -430,7 +432,7 @@ class Step:
             best = self._best(n, snapshot, error)
             if best is not snapshot:
                 snapshot, error = replace(best, iteration=snapshot.iteration), None
-            finished.append((snapshot.without_results(), _result(method, n, snapshot, error)))
+            finished.append((snapshot, _result(method, n, snapshot, error)))
         if queue is not None:
             for n, best in restarts.items():
                 queue.restart(method, n, best)
@@ -479,6 +481,8 @@ def merge_final(snapshots: Sequence[Snapshot], finals: Sequence[Snapshot]) -> li
 
 
 def _with_metrics(snapshot: Snapshot, metrics: Mapping[str, float]) -> Snapshot:
+    if not metrics:
+        return snapshot
     return replace(snapshot, metrics=dict(snapshot.metrics) | dict(metrics))
 
 

@@ -75,11 +75,11 @@ def saliency(
     values = {"target": target, "method": method, "seed": seed, **options}
     network = _network_of(network, images, options)
     results = _compute(SaliencyMap, network, images, values, device)
-    maps = torch.full((len(results), *network.size), torch.nan)
-    for row, result in zip(maps, results, strict=True):
-        if isinstance(result.content, Heat):
-            row.copy_(result.content.values)
-    return maps.to(_device_of(images)), [result.record for result in results]
+    failed = torch.full(network.size, torch.nan)
+    maps: list[Tensor] = []
+    for result in results:
+        maps.append(result.content.values if isinstance(result.content, Heat) else failed)
+    return torch.stack(maps).to(_device_of(images)), [result.record for result in results]
 
 
 @checked_types

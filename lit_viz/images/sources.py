@@ -194,16 +194,18 @@ def _with_batch(values: Tensor) -> Tensor:
 
 
 def checked_pictures(pictures: Tensor) -> Tensor:
-    """Return a copy of pictures ``(..., H, W)`` in [0, 1]; 8-bit pictures have any values.
+    """Return pictures ``(..., H, W)`` in [0, 1], without a copy where none is needed; 8-bit pictures have any values.
 
     Raises:
         LitVizError: values are outside of [0, 1], as in a normalized image, or NaN.
     """
-    with torch.inference_mode(False):  # inference tensors cannot be optimized
-        copy = pictures.detach().cpu().clone(memory_format=torch.contiguous_format)
-    if copy.dtype == torch.uint8:
-        return copy
-    low, high = map(float, copy.aminmax())
+    values = pictures.detach().cpu().contiguous()
+    if values.is_inference():  # which cannot be optimized
+        with torch.inference_mode(False):
+            values = values.clone()
+    if values.dtype == torch.uint8:
+        return values
+    low, high = map(float, values.aminmax())
     if math.isnan(low):
         raise LitVizError("images must not contain NaN")
     if low < -1e-6 or high > 1 + 1e-6:
@@ -211,8 +213,9 @@ def checked_pictures(pictures: Tensor) -> Tensor:
             f"floating-point images must be in [0, 1], got {low:.3g} to {high:.3g}: pass them without normalization, "
             "which the network applies, as uint8, or to saliency and attack with normalization=(mean, std)"
         )
-    values = copy if copy.dtype == torch.float64 else copy.float()
-    return values.clamp_(0, 1) if low < 0 or high > 1 else values
+    if values.dtype != torch.float64:
+        values = values.float()
+    return values.clamp(0, 1) if low < 0 or high > 1 else values
 
 
 def _without_normalization(pictures: Tensor, normalization: Normalization | None) -> Tensor:

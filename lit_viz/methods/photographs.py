@@ -283,6 +283,11 @@ class PhotographTraining(ImageTraining):
         logits = to_cpu(self.slots.state[LOGITS])[n]
         return None if bool(logits[0].isnan()) else logits
 
+    def without_logits(self, rows: Sequence[int]) -> list[int]:
+        """Return the positions in ``rows``, which are slots, of the photographs that were not evaluated."""
+        is_missing = to_cpu(self.slots.state[LOGITS])[:, 0].isnan().tolist()
+        return [m for m, n in enumerate(rows) if is_missing[n]]
+
     def set_photograph_logits(self, n: int, logits: Tensor) -> None:
         """Store the logits ``(K,)`` of the photograph in a slot."""
         # In place, because the rule may return the state it received; no rule writes this tensor.
@@ -291,10 +296,11 @@ class PhotographTraining(ImageTraining):
     def store_photograph_logits(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation) -> None:
         """Store the logits of those evaluated images that are unmodified photographs without logits."""
         iteration = self.slots.iteration
-        for m, n in enumerate(rows):
-            new = iteration[n] == 0 and self.photograph_logits(n) is None
+        for m in self.without_logits(rows):
+            n = rows[m]
             photograph = self.slots.x[n]
-            if new and (x[m].data_ptr() == photograph.data_ptr() or torch.equal(x[m], photograph)):
+            is_same = iteration[n] == 0 and (x[m].data_ptr() == photograph.data_ptr() or torch.equal(x[m], photograph))
+            if is_same:
                 self.set_photograph_logits(n, evaluation.logits[m])
 
     def format_of(self, n: int) -> FileFormat:
@@ -476,6 +482,8 @@ def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
         if target == against:
             raise LitVizError(f"against must be another class than the target, got {name} for both")
         name = f"{name} vs. {labels[against]}"
+    if (label, target, name) == (task.label, task.target, task.target_name) and options is task.options:
+        return task
     return replace(task, label=label, target=target, target_name=name, options=options)
 
 

@@ -23,14 +23,16 @@ from lit_viz.errors import LitVizError, check_shape, find_part, require
 from lit_viz.images.rasters import mask_of
 from lit_viz.images.rendering import Heat
 from lit_viz.methods.goals import check_numbers
-from lit_viz.methods.photographs import RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
+from lit_viz.methods.photographs import LOGITS, RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.fast import Backprop
 from lit_viz.networks.isolation import full_float32
+from lit_viz.networks.summaries import Ranking
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluation, State
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Record, Task
+from lit_viz.utils.device import to_cpu
 from lit_viz.utils.sequences import LazySequence
 
 #: Names of uncertainties in records, where ``error`` is the message of a failed task.
@@ -230,7 +232,7 @@ class SaliencyMap(PhotographTraining):
         self, x: Tensor, rows: Sequence[int], evaluated: Mapping[int, dict[str, float]]
     ) -> list[dict[str, float]]:
         """Evaluate photographs without logits, and resolve predicted labels."""
-        missing = [m for m, n in enumerate(rows) if self.photograph_logits(n) is None]
+        missing = self.without_logits(rows)
         if missing:
             network = self.step_rule.networks[0]
             evaluation = self.score(x[missing], [rows[m] for m in missing], gradient=False, network=network)
@@ -251,33 +253,47 @@ class SaliencyMap(PhotographTraining):
         check_shape(method, maps, x.shape, (len(x), 1, *x.shape[2:]), meaning="a map of each photograph")
         uncertainty = method.uncertainty(x, state)
         names = [*(_METRIC_NAMES.get(name, name) for name in uncertainty), "maximum"]
-        values = maps.flatten(1)
-        columns = [*uncertainty.values(), torch.maximum(values.amax(1).abs(), values.amin(1).abs())]
-        metrics = torch.stack([column.double() for column in columns], 1).tolist()
         maps, photographs = maps.float().cpu(), x.float().cpu()
-        reduced = reduce_channels(maps, self.reducer or method.reducer)
+        reducer = self.reducer or method.reducer
+        reduced = reduce_channels(maps, reducer)
+        magnitudes = reduced if reducer == "max_abs" else reduce_channels(maps, "max_abs")
+        columns = [*map(to_cpu, uncertainty.values()), magnitudes.flatten(1).amax(1)]
+        metrics = torch.stack([column.double() for column in columns], 1).tolist()
         snapshots, iteration = [], self.slots.iteration
+        predictions, rankings = self._predictions(rows)
         for m, n in enumerate(rows):
             if iteration[n] == 0:
                 snapshots.append(self.snapshot(n, {}, self.network.bands.draw(photographs[m])))
                 continue
-            logits, target = self.photograph_logits(n), self.slots.tasks[n].target
-            prediction = {} if logits is None or target is None else self.network.prediction(logits, target)
             terms = None
             if recorded is not None:
                 terms = recorded[m, : iteration[n]].float().cpu().clone()
             snapshots.append(
                 self.snapshot(
                     n,
-                    {**prediction, **dict(zip(names, metrics[m], strict=True))},
+                    {**predictions.get(n, {}), **dict(zip(names, metrics[m], strict=True))},
                     Heat(reduced[m]),
-                    top5=() if logits is None else self.network.top5(logits),
+                    top5=rankings.get(n, ()),
                     array=maps[m],
                     source=photographs[m],
                     terms=terms,
                 )
             )
         return snapshots
+
+    def _predictions(self, rows: Sequence[int]) -> tuple[dict[int, dict[str, float]], dict[int, Ranking]]:
+        """Return the predictions of the targets, and the most probable classes, of the photographs that were evaluated,
+        by slot."""
+        missing = set(self.without_logits(rows))
+        slots = [n for m, n in enumerate(rows) if m not in missing]
+        if not slots:
+            return {}, {}
+        logits = to_cpu(self.slots.state[LOGITS])[slots]
+        targets = [self.slots.tasks[n].target for n in slots]
+        known = [m for m, target in enumerate(targets) if target is not None]
+        predictions = self.network.predictions(logits[known], [target for target in targets if target is not None])
+        of_slots = {slots[m]: prediction for m, prediction in zip(known, predictions, strict=True)}
+        return of_slots, dict(zip(slots, self.network.rankings(logits), strict=True))
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> SaliencyRecord:
         record = SaliencyRecord.extend(

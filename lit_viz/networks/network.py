@@ -19,7 +19,15 @@ from lit_viz.networks.labels import find_class
 from lit_viz.networks.layers import check_layers, layer_of
 from lit_viz.networks.outputs import LOGITS, Decision, Logits, Output
 from lit_viz.networks.resizing import Resizing
-from lit_viz.networks.summaries import LOGITS_TOLERANCE, prediction_summary, relative_difference, top5
+from lit_viz.networks.summaries import (
+    LOGITS_TOLERANCE,
+    Ranking,
+    prediction_summaries,
+    prediction_summary,
+    rankings,
+    relative_difference,
+    top5,
+)
 from lit_viz.utils.parts import plain_arguments
 
 #: Value of ``Network.weights`` for a network that was passed as a module.
@@ -129,9 +137,17 @@ class Network(Original):
         """Return logit, probability and rank of a class for logits ``(K,)``."""
         return prediction_summary(logits, target, self.decision)
 
-    def top5(self, logits: Tensor) -> tuple[tuple[str, float], ...]:
+    def predictions(self, logits: Tensor, targets: Sequence[int]) -> list[dict[str, float]]:
+        """Return logit, probability and rank of a class for each row of logits ``(N, K)``."""
+        return prediction_summaries(logits, targets, self.decision)
+
+    def top5(self, logits: Tensor) -> Ranking:
         """Return label and probability of the five most probable classes for logits ``(K,)``."""
         return top5(logits, self.labels, self.decision)
+
+    def rankings(self, logits: Tensor) -> list[Ranking]:
+        """Return :meth:`top5` for each row of logits ``(N, K)``."""
+        return rankings(logits, self.labels, self.decision)
 
     def index_of(self, target: str | SupportsIndex) -> int:
         """Return the index of a class given by name or index; see :func:`~lit_viz.networks.labels.find_class`."""
@@ -167,8 +183,7 @@ class Network(Original):
         """
         check_layers(keep, self.original)
         target = torch.device(device) if device is not None else self.device
-        state = (*self.original.parameters(), *self.original.buffers())
-        weights = tuple(map(_version, state))
+        weights = _versions(self.original)
         kept = frozenset(map(layer_of, keep))
         key = (kept, target, dtype, backprop, residual_gradient, compiled, weights)
         if key not in self._copies:
@@ -185,7 +200,7 @@ class Network(Original):
 
     def any_fast(self) -> FrozenNetwork:
         """Return any fast copy, an existing one if possible."""
-        weights = tuple(map(_version, (*self.original.parameters(), *self.original.buffers())))
+        weights = _versions(self.original)
         for (_, _, dtype, backprop, *_, version), network in self._copies.items():
             if backprop == "plain" and dtype in (torch.float32, torch.float64) and version == weights:
                 return network
@@ -262,9 +277,21 @@ class Network(Original):
         return _fingerprint(self.original), repr(self.original), self.probe_logits()
 
 
-def _version(tensor: Tensor) -> tuple[int, int]:
-    """Return what changes where a tensor is replaced or changed in place."""
-    return id(tensor), 0 if tensor.is_inference() else tensor._version
+def _versions(network: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Return what changes where a parameter or buffer of a network is replaced, or changed in place."""
+    versions: list[tuple[int, int]] = []
+    waiting: list[nn.Module | None] = [network]
+    seen: set[int] = set()
+    while waiting:  # parameters() and buffers() take a hundredth of the time of a batch of gradients
+        module = waiting.pop()
+        if module is None or id(module) in seen:
+            continue
+        seen.add(id(module))
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                versions.append((id(tensor), 0 if tensor.is_inference() else tensor._version))
+        waiting += module._modules.values()
+    return tuple(versions)
 
 
 def _fingerprint(network: nn.Module) -> str:

@@ -12,6 +12,8 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.networks.outputs import Decision, Logits, Output
 
+#: The most probable classes as (label, probability).
+Ranking = tuple[tuple[str, float], ...]
 #: Largest relative difference between the logits of equal networks; different kernels round differently.
 LOGITS_TOLERANCE = 1e-4
 
@@ -67,19 +69,31 @@ def probabilities(scores: Tensor, decision: Decision = "exclusive") -> Tensor:
 
 
 def prediction_summary(scores: Tensor, target: int, decision: Decision = "exclusive") -> dict[str, float]:
-    """Return logit, probability and rank of a class for scores ``(K,)``; of a number the score alone.
+    """Return the summary of :func:`prediction_summaries` for scores ``(K,)``."""
+    (summary,) = prediction_summaries(scores[None], [target], decision)
+    return summary
+
+
+def prediction_summaries(
+    scores: Tensor, targets: Sequence[int], decision: Decision = "exclusive"
+) -> list[dict[str, float]]:
+    """Return logit, probability and rank of a class for each row of scores ``(N, K)``; of numbers the score alone.
 
     Rank 1 is the largest logit, also of a multi-label network; of equal logits the first is ahead, as in argmax. If the
     probability is NaN, the rank is the last.
     """
-    value = scores[target]
+    columns = torch.tensor(targets, device=scores.device)[:, None]
+    values = scores.gather(1, columns)
     if decision == "number":
-        return {"score": float(value)}
-    probability = float(probabilities(scores, decision)[target])
-    rank = len(scores)
-    if not math.isnan(probability):
-        rank = 1 + int((scores[:target] >= value).sum() + (scores[target + 1 :] > value).sum())
-    return {"logit": float(value), "probability": probability, "rank": rank}
+        return [{"score": value} for value in values[:, 0].tolist()]
+    chances = probabilities(scores, decision).gather(1, columns)
+    is_before = torch.arange(scores.shape[1], device=scores.device) < columns
+    ranks = 1 + ((scores > values) | ((scores == values) & is_before)).sum(1, keepdim=True)
+    ranks = ranks.masked_fill(chances.isnan(), scores.shape[1])
+    summaries: list[dict[str, float]] = []
+    for (value,), (chance,), (rank,) in zip(values.tolist(), chances.tolist(), ranks.tolist(), strict=True):
+        summaries.append({"logit": value, "probability": chance, "rank": rank})
+    return summaries
 
 
 def group_summary(summaries: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -90,18 +104,32 @@ def group_summary(summaries: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def top5(scores: Tensor, labels: Sequence[str], decision: Decision = "exclusive") -> tuple[tuple[str, float], ...]:
-    """Return label and probability of the five most probable classes, in order of rank; all, if there are fewer.
+def top5(scores: Tensor, labels: Sequence[str], decision: Decision = "exclusive") -> Ranking:
+    """Return the ranking of :func:`rankings` for scores ``(K,)``."""
+    (ranking,) = rankings(scores[None], labels, decision)
+    return ranking
 
-    Numbers have no probability and no order: the result is empty.
+
+def rankings(scores: Tensor, labels: Sequence[str], decision: Decision = "exclusive") -> list[Ranking]:
+    """Return label and probability of the five most probable classes for each row of scores ``(N, K)``, in order of
+    rank; all, if there are fewer.
+
+    Numbers have no probability and no order: the rankings are empty.
     """
     if decision == "number":
-        return ()
-    least = scores.topk(min(5, len(scores))).values[-1]
-    leading = (~(scores < least)).nonzero()[:, 0]  # with all that are equal to the least, and NaN, as in argsort
-    best = leading[scores[leading].argsort(descending=True, stable=True)[:5]]
-    values = probabilities(scores, decision)[best]
-    return tuple((labels[i], value) for i, value in zip(best.tolist(), values.tolist(), strict=True))
+        return [()] * len(scores)
+    count = min(5, scores.shape[1])
+    leading, order = scores.topk(min(count + 1, scores.shape[1]))
+    is_unique = (leading.diff(dim=1) < 0).all(1).tolist()
+    order = order[:, :count].clone()
+    for row, unique in enumerate(is_unique):
+        if not unique:  # of equal scores the first is ahead, and NaN is ahead of all
+            order[row] = scores[row].argsort(descending=True, stable=True)[:count]
+    chances = probabilities(scores, decision).gather(1, order)
+    named: list[Ranking] = []
+    for indices, values in zip(order.tolist(), chances.tolist(), strict=True):
+        named.append(tuple((labels[index], value) for index, value in zip(indices, values, strict=True)))
+    return named
 
 
 def probe_images(channels: int, size: tuple[int, int]) -> Tensor:

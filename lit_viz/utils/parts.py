@@ -224,7 +224,8 @@ def hints_of(kind: Any) -> dict[str, Any]:
     return {name: hints.get(name, Any) for name in names}
 
 
-def classes_in(hint: Any) -> list[type]:
+@_cached
+def classes_in(hint: Any) -> Sequence[type]:
     """Return the classes of parts and dataclasses that an annotation admits, including list elements."""
     classes: list[type] = []
     for kind in types_of(hint):
@@ -233,7 +234,7 @@ def classes_in(hint: Any) -> list[type]:
                 classes += classes_in(element)
         elif isinstance(kind, type) and (issubclass(kind, Part) or is_dataclass(kind)):
             classes.append(kind)
-    return classes
+    return tuple(classes)
 
 
 def find_class(path: str, bases: Sequence[type], name: str) -> type[Any]:
