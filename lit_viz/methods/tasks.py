@@ -140,7 +140,7 @@ class ImageTasks(TaskQueue):
         network: network with the classes, a module or a name.
         images: files, folders and CSV files (file,label,target,against), Pillow images, arrays and tensors of one or
             several images; or a map-style dataset of images or (image, label), or its loader. The images of a dataset
-            are read by index when their tasks start.
+            are read by index when their tasks start. Tensors are not copied.
         target: target class, one for all images or one per image: a name, an index, ``label``, ``predicted``,
             ``random`` or ``least-likely``; or a CSV file (file,target).
         label: true class, one for all images or one per image, or the source of all: ``predicted``, ``folders``, or a

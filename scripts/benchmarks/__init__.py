@@ -42,7 +42,7 @@ COMPARISONS = {
     "memory": Comparison(4),
     "profile": Comparison(4),
     "devices": Comparison(0, 1.5, 1, photographs=False),
-    "functional": Comparison(0, 2.5, 2),
+    "functional": Comparison(0, 2.5, 2, page="scale.md"),
     "scale": Comparison(0, 14, 1, page="scale.md", photographs=False),
     "paper": Comparison(10, peers=("captum", "torchattacks", "foolbox", "torch-lucent", "kornia"), page="paper.md"),
 }
