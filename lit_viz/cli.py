@@ -487,7 +487,8 @@ def _print_results(run: Run) -> None:
         check_finished(endings, run.folder)
         return
     if count <= MOST_PRINTED:
-        _print_table(console, run.presentation.table(run.records), run.records)
+        records = run.records
+        _print_table(console, run.presentation.table(records), records)
     elif count <= MOST_SUMMARIZED:
         classes = run.presentation.summary(run.records)
         _print_table(console, classes[:MOST_PRINTED])

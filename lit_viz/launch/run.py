@@ -45,7 +45,7 @@ from lit_viz.runs.manifest import is_drawing
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.runs.stitching import tiled_images, write_maps
-from lit_viz.runs.stored import StoredTasks
+from lit_viz.runs.stored import StoredTasks, records_not_done
 from lit_viz.runs.tar_store import TarStorage
 from lit_viz.runs.verification import verify
 from lit_viz.types import Record, Task
@@ -139,9 +139,10 @@ class Run:
         """Return how the tasks have ended. The records are read one by one, and need not fit into memory."""
         endings = Endings()
         if self._storage is not None:
-            for record in self._storage.not_done():
+            records = self._storage.records()
+            for record in records_not_done(records):
                 endings.add(record)
-            endings.counts["done"] = len(self._storage.records()) - endings.counts.total()
+            endings.counts["done"] = len(records) - endings.counts.total()
         return endings
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
@@ -152,9 +152,6 @@ class FolderReader(Storage):
             LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
         """
         return StoredRecords(self.path / layout.RESULTS, self.queue())
-
-    def not_done(self) -> Iterator[Record]:
-        return self.records().not_done()
 
     def evidence(self) -> Evidence:
         """Return the content of ``evidence.json``; without parts if it is missing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
@@ -159,12 +159,6 @@ class Storage(ABC):
     @abstractmethod
     def records(self) -> Sequence[Record]:
         """Return the records of finished tasks, in task order."""
-
-    def not_done(self) -> Iterator[Record]:
-        """Yield the records of tasks that have another status than ``done``."""
-        for record in self.records():
-            if record.status != "done":
-                yield record
 
     def outcomes(self) -> Sequence[Outcome]:
         """Return the outcomes of finished tasks, in task order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -175,7 +175,7 @@ class StoredRecords(_StoredLines[Record]):
             yield index, offset
 
     def not_done(self) -> Iterator[Record]:
-        """Yield the records of tasks that have another status than ``done``; only these are checked."""
+        """Yield the records of :func:`records_not_done`; only these are checked."""
         for line in self.lines.lines():
             if (parse_object(line) or {}).get("status") != "done":
                 yield self._object(line)
@@ -194,6 +194,16 @@ class StoredRecords(_StoredLines[Record]):
     def _damaged(self, reason: str) -> LitVizError:
         remedy = f"{command_line('resume', self._path.parent)} computes its task again"
         return LitVizError(f"{self._path} is damaged ({reason}): {remedy}")
+
+
+def records_not_done(records: Sequence[Record]) -> Iterator[Record]:
+    """Yield the records of tasks that have another status than ``done``."""
+    if isinstance(records, StoredRecords):
+        yield from records.not_done()
+        return
+    for record in records:
+        if record.status != "done":
+            yield record
 
 
 def check_inside(*names: str | None) -> None:

@@ -116,7 +116,7 @@ def _means(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
     for method, of_method in scores.items():
         means[method] = {test: fmean(values) for test, values in of_method.items()}
         values_of_both = list(filter(is_value, of_method))
-        largest = max(abs(means[method][test]) for test in values_of_both)
+        largest = max((abs(means[method][test]) for test in values_of_both), default=0.0)
         for test in values_of_both:
             means[method][test] /= largest
     return means
