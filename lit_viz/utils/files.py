@@ -326,7 +326,10 @@ _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 def json_line(record: Mapping[str, Any]) -> str:
     """Encode a record as one line of strict JSON; see :func:`plain`."""
-    return json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        return _ENCODER.encode(record) + "\n"
+    except (TypeError, ValueError):  # a key that is no text, NaN or infinity
+        return _ENCODER.encode(plain(record)) + "\n"
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
@@ -360,3 +363,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (bool, int, float, str)):
         return value
     return str(value)
+
+
+#: Encoder of strict JSON.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=plain)
