@@ -365,8 +365,7 @@ class Record(JsonObject):
     @classmethod
     def extend(cls: type[Extended], record: Record, **values: Any) -> Extended:
         """Return a record with the fields of another one, and these."""
-        inherited = {part.name: getattr(record, part.name) for part in fields(record)}
-        return cls(**{**inherited, **values})
+        return cls(**{**vars(record), **values})
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Record:

@@ -95,8 +95,8 @@ class Attribution(StepRule):
         """Return the method's fields of the record of a map; called after :meth:`bind`."""
         return {} if self.baseline is None else self.baseline.record_fields()
 
-    def map_fields(self, state: State) -> dict[str, Any]:
-        """Return the fields of the record of one map, given the state of its slot."""
+    def map_fields(self, state: State, n: int) -> dict[str, Any]:
+        """Return the fields of the record of the map in slot n."""
         return {}
 
     def default_evaluations(self, shape: Sequence[int]) -> int:

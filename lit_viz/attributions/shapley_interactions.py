@@ -182,11 +182,11 @@ class ShapleyInteractions(KernelShap):
         is_first, is_second = (F.one_hot(places, self.segments.most) for places in (first, second))
         return (is_first + is_second).to(values) / 2
 
-    def map_fields(self, state: State) -> dict[str, Any]:
+    def map_fields(self, state: State, n: int) -> dict[str, Any]:
         """Return ``interactions``, the superpixels i and j and the interaction of each pair, the strongest first, and
         ``places``, a pixel (x, y) in each superpixel."""
-        count = int(state["count"])
-        interactions, _ = self._interactions(state, 0)
+        count = int(state["count"][n])
+        interactions, _ = self._interactions(state, n)
         first, second = self._pairs(interactions.device)
         pairs = []
         for i, j, value in zip(first.tolist(), second.tolist(), interactions.tolist(), strict=True):
@@ -195,7 +195,7 @@ class ShapleyInteractions(KernelShap):
         pairs.sort(key=lambda pair: -abs(pair[2]))
         fields: dict[str, Any] = {"interactions": pairs}
         if not self.segments.are_bands:
-            fields["places"] = [_center(state["segments"][0, 0] == k) for k in range(count)]
+            fields["places"] = [_center(state["segments"][n, 0] == k) for k in range(count)]
         return fields
 
 

@@ -184,10 +184,6 @@ class Slots(nn.Module):
         """Return these rows of the state."""
         return {key: select_rows(value, rows) for key, value in self.state.items()}
 
-    def state_at(self, n: int) -> dict[str, Tensor]:
-        """Return the state of slot n with a batch dimension, without a copy."""
-        return {key: value[n : n + 1] for key, value in self.state.items()}
-
     def put(self, key: str, rows: Sequence[int], values: Tensor) -> None:
         """Replace rows of the state out of place, because tensors of a rule may share memory."""
         index = to_device(rows, self.state[key].device, torch.long)

@@ -70,12 +70,20 @@ class Entry:
     error: str | None = None
 
     @property
+    def name(self) -> str:
+        """Shortest display name: the file name without suffix."""
+        return _displayed(self._file.stem)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Display names from short to long: file name without and with suffix, then both with the folder's name."""
-        path = Path(self.path.removeprefix(PACKAGED_PREFIX).removeprefix(ZOO_PREFIX))
+        path = self._file
         folder = f"{path.parent.name}/".lstrip("/")
-        names = (path.stem, path.name, folder + path.stem, folder + path.name)
-        return tuple(printable(" ".join(name.split())) for name in names)
+        return tuple(map(_displayed, (path.stem, path.name, folder + path.stem, folder + path.name)))
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.path.removeprefix(PACKAGED_PREFIX).removeprefix(ZOO_PREFIX))
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Listing:
 
         Photographs without a unique name, such as a file listed twice, have the shortest name.
         """
-        names = [entry.names[0] for entry in self.entries]
+        names = [entry.name for entry in self.entries]
         counts = Counter(names)
         alike: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)  # names by path, by shortest name
         for entry, name in zip(self.entries, names, strict=True):
@@ -100,6 +108,10 @@ class Listing:
         for files in alike.values():
             chosen |= _shortest_unique(files)
         return [chosen.get(os.path.normpath(entry.path), name) for entry, name in zip(self.entries, names, strict=True)]
+
+
+def _displayed(name: str) -> str:
+    return printable(" ".join(name.split()))
 
 
 def _shortest_unique(files: Mapping[str, tuple[str, ...]]) -> dict[str, str]:

@@ -136,9 +136,8 @@ class AdversarialExample(AttackTraining):
             if self.photograph_logits(n) is None:
                 missing.append(m)
         if missing:
-            logits = self._logits(x[missing], [rows[m] for m in missing], network)
-            for m, row in zip(missing, logits, strict=True):
-                self.set_photograph_logits(rows[m], row)
+            slots = [rows[m] for m in missing]
+            self.set_photograph_logits(slots, self._logits(x[missing], slots, network))
         if photographs:
             slots = [rows[m] for m in photographs]
             logits = self._decisions(self.slots.state[LOGITS][slots].to(evaluation.logits), slots)

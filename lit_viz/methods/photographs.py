@@ -268,7 +268,7 @@ class PhotographTraining(ImageTraining):
         for n in rows:
             logits = self._original_logits.pop(self.slots.tasks[n].index, None)
             if logits is not None:
-                self.set_photograph_logits(n, logits)
+                self.set_photograph_logits([n], logits[None])
                 self.slots.count_evaluations([n], forwards=1)
 
     def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
@@ -288,20 +288,22 @@ class PhotographTraining(ImageTraining):
         is_missing = to_cpu(self.slots.state[LOGITS])[:, 0].isnan().tolist()
         return [m for m, n in enumerate(rows) if is_missing[n]]
 
-    def set_photograph_logits(self, n: int, logits: Tensor) -> None:
-        """Store the logits ``(K,)`` of the photograph in a slot."""
+    def set_photograph_logits(self, rows: Sequence[int], logits: Tensor) -> None:
+        """Store the logits ``(M, K)`` of the photographs in these slots."""
         # In place, because the rule may return the state it received; no rule writes this tensor.
-        self.slots.state[LOGITS][n] = logits.to(self.slots.state[LOGITS])
+        self.slots.state[LOGITS][rows] = logits.to(self.slots.state[LOGITS])
 
     def store_photograph_logits(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation) -> None:
         """Store the logits of those evaluated images that are unmodified photographs without logits."""
-        iteration = self.slots.iteration
+        iteration, photographs = self.slots.iteration, self.slots.x
+        same: list[int] = []
         for m in self.without_logits(rows):
-            n = rows[m]
-            photograph = self.slots.x[n]
-            is_same = iteration[n] == 0 and (x[m].data_ptr() == photograph.data_ptr() or torch.equal(x[m], photograph))
-            if is_same:
-                self.set_photograph_logits(n, evaluation.logits[m])
+            image, photograph = x[m], photographs[rows[m]]
+            is_initial = iteration[rows[m]] == 0
+            if is_initial and (image.data_ptr() == photograph.data_ptr() or torch.equal(image, photograph)):
+                same.append(m)
+        if same:
+            self.set_photograph_logits([rows[m] for m in same], evaluation.logits[same])
 
     def format_of(self, n: int) -> FileFormat:
         """Return the format of the file of the photograph in a slot."""

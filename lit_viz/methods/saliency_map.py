@@ -18,6 +18,7 @@ from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.attributions.terms import empty_record
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule, check_at_least_one
+from lit_viz.engine.slots import select_rows
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, check_shape, find_part, require
 from lit_viz.images.rasters import mask_of
@@ -236,10 +237,11 @@ class SaliencyMap(PhotographTraining):
         if missing:
             network = self.step_rule.networks[0]
             evaluation = self.score(x[missing], [rows[m] for m in missing], gradient=False, network=network)
-            for m, logits in zip(missing, evaluation.logits, strict=True):
-                self.set_photograph_logits(rows[m], logits)
-        for n in rows:
-            self.slots.tasks[n] = resolve(self.slots.tasks[n], self.photograph_logits(n), self.network.labels)
+            self.set_photograph_logits([rows[m] for m in missing], evaluation.logits)
+        logits, not_numbers = to_cpu(self.slots.state[LOGITS]), self.without_logits(rows)
+        for m, n in enumerate(rows):
+            of_photograph = None if m in not_numbers else logits[n]
+            self.slots.tasks[n] = resolve(self.slots.tasks[n], of_photograph, self.network.labels)
         return [{} for _ in rows]
 
     @torch.no_grad()
@@ -288,18 +290,21 @@ class SaliencyMap(PhotographTraining):
         slots = [n for m, n in enumerate(rows) if m not in missing]
         if not slots:
             return {}, {}
-        logits = to_cpu(self.slots.state[LOGITS])[slots]
-        targets = [self.slots.tasks[n].target for n in slots]
-        known = [m for m, target in enumerate(targets) if target is not None]
-        predictions = self.network.predictions(logits[known], [target for target in targets if target is not None])
-        of_slots = {slots[m]: prediction for m, prediction in zip(known, predictions, strict=True)}
-        return of_slots, dict(zip(slots, self.network.rankings(logits), strict=True))
+        logits = select_rows(to_cpu(self.slots.state[LOGITS]), slots)
+        targets: dict[int, int] = {}
+        for m, n in enumerate(slots):
+            target = self.slots.tasks[n].target
+            if target is not None:
+                targets[m] = target
+        of_targets = self.network.predictions(select_rows(logits, [*targets]), [*targets.values()])
+        predictions = {slots[m]: prediction for m, prediction in zip(targets, of_targets, strict=True)}
+        return predictions, dict(zip(slots, self.network.rankings(logits), strict=True))
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> SaliencyRecord:
         record = SaliencyRecord.extend(
             common,
             method=_method_name(self.slots.tasks[n]),
-            settings=self.step_rule.record_fields() | self.step_rule.map_fields(self.slots.state_at(n)),
+            settings=self.step_rule.record_fields() | self.step_rule.map_fields(self.slots.state, n),
             reducer=self.reducer or self.step_rule.reducer,
             top5=snapshot.ranking,
             **contrast_fields(self.slots.tasks[n], self.step_rule.objective),

@@ -439,11 +439,10 @@ def _task_of_entry(entry: Entry, name: str, index: int, seed: int) -> Task:
 
 def _with_target(first: Task, i: int, target: Target, network: Network) -> Task:
     """Return the task of a photograph's i-th target, resolved unless it depends on a prediction."""
-    task = replace(first, index=first.index + i, seed=first.seed + i)
+    of_target: dict[str, Any] = {"target": target}
     if isinstance(target, str):
-        task = _with_options(task, {"target": target})
-    else:
-        task = replace(task, target=target)
+        of_target = {"options": {**first.options, "target": target}}
+    task = replace(first, index=first.index + i, seed=first.seed + i, **of_target)
     return resolve(task, None, network.labels)
 
 

@@ -279,7 +279,7 @@ class Network(Original):
 
 def _versions(network: nn.Module) -> tuple[tuple[int, int], ...]:
     """Return what changes where a parameter or buffer of a network is replaced, or changed in place."""
-    versions: list[tuple[int, int]] = []
+    tensors: list[Tensor | None] = []
     waiting: list[nn.Module | None] = [network]
     seen: set[int] = set()
     while waiting:  # parameters() and buffers() take a hundredth of the time of a batch of gradients
@@ -287,11 +287,13 @@ def _versions(network: nn.Module) -> tuple[tuple[int, int], ...]:
         if module is None or id(module) in seen:
             continue
         seen.add(id(module))
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                versions.append((id(tensor), 0 if tensor.is_inference() else tensor._version))
-        waiting += module._modules.values()
-    return tuple(versions)
+        for own in (module._parameters, module._buffers):
+            if own:
+                tensors += own.values()
+        if module._modules:
+            waiting += module._modules.values()
+    present = [tensor for tensor in tensors if tensor is not None]
+    return tuple([(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in present])
 
 
 def _fingerprint(network: nn.Module) -> str:

@@ -54,7 +54,7 @@ def explained(
 
     def recording(x: Tensor, state: dict[str, Tensor]) -> Tensor:
         for n in range(len(tasks)):
-            fields = method.map_fields({key: value[n : n + 1] for key, value in state.items()})
+            fields = method.map_fields(state, n)
             found.append({(i, j): value for i, j, value in fields["interactions"]})
         return attribution(x, state)
 
