@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
 from types import UnionType
@@ -142,12 +142,9 @@ class JsonObject:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object as it is written, by key; an absent key is None by default."""
-        values: dict[str, Any] = {}
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if value is not None or part.default is not None:
-                values[part.name] = value
-        return values
+        kind: Any = type(self)
+        defaults = _field_defaults(kind)
+        return {name: value for name, value in vars(self).items() if value is not None or defaults[name] is not None}
 
     def __repr__(self) -> str:
         """Return the class and the values that are there, one per line; long ones are shortened."""
@@ -160,7 +157,10 @@ class JsonObject:
 
     def amend(self: Self, **values: Any) -> Self:
         """Return the object with these fields replaced."""
-        return replace(self, **values)
+        assert values.keys() <= vars(self).keys()
+        amended = object.__new__(type(self))  # dataclasses.replace assigns the fields one by one
+        vars(amended).update(vars(self) | values)
+        return amended
 
 
 def _shortened(value: Any) -> str:
@@ -199,6 +199,11 @@ def items_of(kind: Any) -> Mapping[str, Item[Any]]:
 def _field_hints(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {part.name: hints[part.name] for part in fields(kind)}
+
+
+@cache
+def _field_defaults(kind: Any) -> dict[str, Any]:
+    return {part.name: part.default for part in fields(kind)}
 
 
 def _restored(value: Any, hint: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -105,7 +105,7 @@ class SaliencyMap(PhotographTraining):
         self.record_argument("method", methods if len(methods) > 1 else methods[0])
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
         self.tolerance = tolerance
-        self._most_evaluations: Counter[str] = Counter()  # of a map of the run, by method
+        self._most: dict[str, int] = {}  # evaluations of a map of the run, by method
         if reducer is not None:
             find_reducer(reducer)
         for name, m in self.methods.items():
@@ -158,7 +158,8 @@ class SaliencyMap(PhotographTraining):
     def init_state(self, x: Tensor, tasks: Sequence[Task]) -> State:
         self.step_rule = self.methods[_method_name(tasks[0])]
         state = super().init_state(x, tasks)
-        recorded, most = self.step_rule.recorded, self._most_evaluations[_method_name(tasks[0])]
+        recorded = self.step_rule.recorded
+        most = 0 if recorded is None else self._most_evaluations(_method_name(tasks[0]))
         if recorded is None or not most:
             return state
         record = empty_record(recorded, x, most)
@@ -171,12 +172,17 @@ class SaliencyMap(PhotographTraining):
         return state | record
 
     def on_fit_start(self) -> None:
-        """Count the evaluations of the maps for the record of their terms."""
         super().on_fit_start()
-        self._most_evaluations.clear()
-        for task in self.tasks:
-            name = _method_name(task)
-            self._most_evaluations[name] = max(self._most_evaluations[name], self.last_iteration(task))
+        self._most.clear()
+
+    def _most_evaluations(self, method: str) -> int:
+        """Return the largest number of evaluations of a map of a method in the run; 0 outside of a run."""
+        if self._trainer is None:
+            return 0
+        if method not in self._most:
+            tasks = (task for task in self.tasks if _method_name(task) == method)
+            self._most[method] = max(map(self.last_iteration, tasks))
+        return self._most[method]
 
     def on_slots_filled(self, rows: Sequence[int]) -> None:
         """Select the method of the batch, also of restored tasks."""
