@@ -128,6 +128,8 @@ def attack(
 
 
 def _network_of(network: Network | nn.Module | str, images: Batch, options: Mapping[str, Any]) -> Network:
+    if isinstance(network, Network):
+        return network
     return as_network(network, picture_size(images, options.get("normalization")))
 
 

@@ -1,4 +1,5 @@
-"""lv.functional.saliency of a batch against the bare estimator: the attribution on the frozen network in a plain loop.
+"""lv.functional.saliency of a batch against the bare estimator: the attribution on the frozen network in a plain loop,
+reduced over the channels. Both return the same maps.
 
 Both sides take turns in one process, and the ratio is the median of those of the turns: the speed of a machine drifts
 by more than the sides differ.
@@ -12,9 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attributions import ATTRIBUTIONS, attribute
+from lit_viz.attributions.reducers import reduce_channels
 
 from .material import PHOTOGRAPHS, photographs, prepared
 from .running import Plan, Result, table
@@ -32,12 +35,15 @@ def run(method: str, count: int, turns: int) -> Result:
     estimator.bind(net)
     frozen = net.fast()
 
-    def bare() -> object:
+    def bare() -> Tensor:
         with torch.no_grad():
-            return attribute(estimator, frozen, x, labels, evaluations=evaluations)
+            maps, *_ = attribute(estimator, frozen, x, labels, evaluations=evaluations)
+            return reduce_channels(maps, estimator.reducer)
 
-    def functional() -> object:
-        return lv.functional.saliency(net, x, target=labels, method=method, iterations=evaluations)
+    def functional() -> Tensor:
+        return lv.functional.saliency(net, x, target=labels, method=method, iterations=evaluations)[0]
+
+    assert bare().shape == functional().shape
 
     sides: dict[str, Callable[[], Any]] = {"bare": bare, "functional": functional}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
