@@ -31,16 +31,8 @@ def _above_least(attribution: Tensor) -> Tensor:
     return total - total.where(total.isfinite(), torch.inf).amin((-2, -1), keepdim=True)
 
 
-def _max_abs(attribution: Tensor) -> Tensor:
-    first, *others = attribution.unbind(-3)
-    largest = first.abs()
-    for channel in others:  # all at once need more memory, and more time
-        torch.maximum(largest, channel.abs(), out=largest)
-    return largest
-
-
 REDUCERS = {
-    "max_abs": Reducer(_max_abs, "maximum absolute value over the channels"),
+    "max_abs": Reducer(lambda a: a.abs().amax(-3), "maximum absolute value over the channels"),
     "sum_abs": Reducer(lambda a: a.abs().sum(-3), "sum of the absolute values over the channels"),
     "l2": Reducer(lambda a: torch.linalg.vector_norm(a, dim=-3), "Euclidean norm over the channels"),
     "positive": Reducer(lambda a: a.sum(-3).clamp(min=0), "positive part of the sum over the channels"),

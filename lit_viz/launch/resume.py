@@ -276,6 +276,9 @@ def check_records(folder: FolderStorage, network: Network) -> None:
             image.
     """
     tasks, classes = folder.queue(), network.num_classes
+    for task in tasks:
+        if (problem := _wrong_class(task, classes)) is not None:
+            raise _damaged(folder, problem)
     for record in folder.records():
         problem = _wrong_class(record, classes)
         if record.status == "done" and not (record.file or record.array):

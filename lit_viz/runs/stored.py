@@ -181,9 +181,9 @@ class StoredRecords(_StoredLines[Record]):
 
     def not_done(self) -> Iterator[Record]:
         """Yield the records of :func:`records_not_done`; only these are checked."""
-        for position, values in enumerate(self.values()):
-            if values.get("status") != "done":
-                yield self[position]
+        for line in self.lines.lines():
+            if (parse_object(line) or {}).get("status") != "done":
+                yield self._object(line)
 
     def _object(self, line: str, place: str = "") -> Record:
         values = parse_object(line)
