@@ -31,7 +31,6 @@ from lit_viz.runs.access import run_lock
 from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import REPORT
-from lit_viz.runs.progress import SavedProgress
 from lit_viz.runs.results import Storage
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.files import check_writable, plain
@@ -52,25 +51,15 @@ class RunWriter(Callback):
 
     Args:
         storage: run folder, or memory.
-        flush_every: seconds between two flushes of the metrics.
 
     Raises:
         LitVizError: the disk is full; finished results are kept.
     """
 
-    def __init__(self, storage: Storage, flush_every: float = 2.0) -> None:
+    def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.flush_every = flush_every
-        self._flushed = time.monotonic()
         self._pending: deque[tuple[Future[None], int]] = deque()  # with its bytes
         self._failed = False
-        self._started, self._finished_before = time.monotonic(), 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what is finished before the steps of this process."""
-        self._started = time.monotonic()
-        if isinstance(pl_module, ImageTraining):
-            self._finished_before = len(pl_module.finished)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -87,36 +76,19 @@ class RunWriter(Callback):
             self._submit(partial(self.storage.add_snapshot, _copy_images(snapshot)), _bytes_of(snapshot))
         for result in outputs["results"]:
             self._submit(partial(self.storage.add_result, _copy_images(result)), _bytes_of(result))
-        if time.monotonic() - self._flushed >= self.flush_every:
-            self._submit(self.storage.flush)
-            self._flushed = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Flush before a checkpoint, because a resumed run does not repeat what precedes it, and add the contents of
-        unfinished tasks."""
-        self.flush()
-        checkpoint.update(self.storage.checkpoint_entries())
-        if isinstance(pl_module, ImageTraining):
-            self.storage.write_progress(self._progress(pl_module))
-
-    def _progress(self, module: ImageTraining) -> SavedProgress:
-        progress = module.progress()
-        return SavedProgress(
-            tasks=progress.total,
-            done=progress.ended - progress.skipped - progress.failed,
-            skipped=progress.skipped,
-            failed=progress.failed,
-            time=time.time(),
-            seconds=time.monotonic() - self._started,
-            finished=progress.ended - self._finished_before,
-        )
+        """Commit what has finished before a checkpoint, which states it."""
+        self._wait(0)
+        checkpoint.update(self.storage.commit())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Flush; a failure is a warning, so that it does not hide the exception."""
+        """Commit; a failure is a warning, so that it does not hide the exception."""
         try:
-            self.flush()
+            self._wait(0)
+            self.storage.commit()
         except (LitVizError, OSError) as error:
-            warnings.warn(f"the last metrics were not written: {error}", stacklevel=2)
+            warnings.warn(f"the last results were not written: {error}", stacklevel=2)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the results."""
@@ -124,12 +96,6 @@ class RunWriter(Callback):
         self.storage.finish()
         if self.storage.is_slow:
             self._writer.shutdown()
-
-    def flush(self) -> None:
-        """Return when all queued data is on the disk."""
-        self._wait(0)
-        self.storage.settle()
-        self._flushed = time.monotonic()
 
     @cached_property
     def _writer(self) -> ThreadPoolExecutor:
@@ -231,11 +197,6 @@ class RunFolder(Callback):
 
     def _write_to(self, folder: FolderStorage) -> None:
         self._folder, self._writer = folder, RunWriter(folder)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what is finished before the steps of this process."""
-        if self._writer is not None:
-            self._writer.on_train_start(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Queue the snapshots and results of this step."""

@@ -120,6 +120,7 @@ class ImageTraining(Method):
             self.exchange.finished = dict(self._restored["finished"])
             self.decision.updates = sum(int(entry["state"][ITERATION]) for entry in entries)
             self._restored = None
+        self.exchange.finished |= getattr(getattr(self.trainer, "datamodule", None), "finished", {})
         self.network_error = None
         self._is_evaluated = bool(entries) or "done" in self.finished.values()
         self._updates_finished = self._updates_total = 0
@@ -237,7 +238,7 @@ class ImageTraining(Method):
         checkpoint["lit_viz"] = {
             "format": FORMAT,
             "slots": entries,
-            "finished": self.finished,
+            "finished": self.finished if self.keep_results else {},  # of a run folder, in its segments
             "sums": dict(self._sums),
             "inputs": inputs,
         }

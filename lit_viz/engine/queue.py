@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import repeat
 from typing import Any
@@ -52,6 +52,9 @@ class TaskQueue(Part, pl.LightningDataModule):
         self.tasks, self._is_stored = tasks, True
         return self
 
+    #: Status of each task that a run folder has, by index; they are not computed again.
+    finished: Mapping[int, str] = {}
+
     @property
     def trainer(self) -> pl.Trainer | None:
         """The Trainer that has the tasks; for the duration of a training it is adapted to images."""
@@ -84,7 +87,8 @@ class TaskQueue(Part, pl.LightningDataModule):
         if not hasattr(module, "expand_tasks"):
             name = type(module).__name__
             raise LitVizError(f"{type(self).__name__} are for methods such as lit_viz.ClassVisualization, got {name}")
-        self.tasks, self.network_classes = self.trainer.strategy.broadcast((self.tasks, self.network_classes))
+        shared = self.tasks, self.network_classes, self.finished
+        self.tasks, self.network_classes, self.finished = self.trainer.strategy.broadcast(shared)
         _check_classes(self.network_classes, module.network.labels)
         self.attach(module)
         if stage == "fit":

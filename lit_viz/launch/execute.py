@@ -48,7 +48,7 @@ from lit_viz.runs.access import is_run, run_lock
 from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import EVIDENCE, REPORT
-from lit_viz.runs.manifest import is_drawing, is_evidence
+from lit_viz.runs.seal import is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
 from lit_viz.runs.stores import Store, open_run
@@ -303,6 +303,7 @@ def _run_in_folder(
     log = open_loggers(folder, names, options, type(module), send)
     try:
         if not finished:
+            queue.finished = folder.segments.finished
             fit(trainer, options, module, queue, [RunWriter(folder), log, Progress(notify)])
         run = Run(module, queue.tasks, options, folder)
         if not folder.is_shard:

@@ -19,7 +19,8 @@ from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.networks import Network
 from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import LAST_CHECKPOINT, RESULTS
+from lit_viz.runs.layout import LAST_CHECKPOINT
+from lit_viz.runs.segments import segment_files
 from lit_viz.runs.stores import open_run, storage_class
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, command_line, remark
@@ -39,7 +40,7 @@ NEW_RUN = ("config", "out", "overwrite", "resume", "shard")
 
 def has_progress(path: str | Path) -> bool:
     """Return whether a run folder has a checkpoint or a result."""
-    return any(Path(path, name).exists() for name in (LAST_CHECKPOINT, RESULTS))
+    return Path(path, LAST_CHECKPOINT).exists() or bool(segment_files(Path(path)))
 
 
 def stored_form(folder: FolderStorage, notify: Notify | None = None) -> Form:

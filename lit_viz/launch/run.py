@@ -41,7 +41,7 @@ from lit_viz.report.page import run_html, write_report
 from lit_viz.runs.access import check_new, is_run, run_lock
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.manifest import is_drawing
+from lit_viz.runs.seal import is_drawing
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage, records_of
 from lit_viz.runs.stitching import tiled_images, write_maps

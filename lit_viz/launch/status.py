@@ -14,8 +14,8 @@ from lit_viz.engine.shards import Shard
 from lit_viz.launch.merge import shard_folders
 from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import CONFIG, PROGRESS
-from lit_viz.runs.progress import SavedProgress
+from lit_viz.runs.layout import CONFIG, LAST_CHECKPOINT, LOCK
+from lit_viz.runs.segments import segment_files
 
 
 @dataclass(frozen=True)
@@ -108,25 +108,23 @@ def as_json(states: Sequence[RunState]) -> dict[str, Any]:
 
 def _state_of(path: Path, stale: float) -> RunState:
     folder = FolderStorage.open(path)
-    progress = SavedProgress.read(path / PROGRESS)
-    if progress is None:
-        counts = Counter(record.status for record in folder.records())
-        tasks, age = len(folder.queue()), time.time() - (path / CONFIG).stat().st_mtime
-        done, skipped, failed, rate = counts["done"], counts["skipped"], counts["failed"], None
-    else:
-        tasks, age = progress.tasks, time.time() - progress.time
-        done, skipped, failed = progress.done, progress.skipped, progress.failed
-        rate = progress.finished / progress.seconds if progress.finished and progress.seconds > 0 else None
+    tasks, times = len(folder.queue()), {file.name: file.stat().st_mtime for file in segment_files(path)}
+    counts = Counter(folder.segments.finished.values())
+    done, skipped, failed = counts["done"], counts["skipped"], counts["failed"]
     unfinished = tasks - done - skipped - failed
+    started = [file.stat().st_mtime for file in (path / LOCK, path / CONFIG) if file.exists()]
+    saves = [file.stat().st_mtime for file in (path / LAST_CHECKPOINT,) if file.exists()]
+    last = max([*times.values(), *saves, started[-1]])
     state = "running"
     if tasks and not unfinished:
         state = "complete"
-    elif age > stale:
+    elif time.time() - last > stale:
         state = "stalled"
-    left = None
-    if state == "running" and rate is not None:
-        left = unfinished / rate
-    return RunState(str(path), state, tasks, done, skipped, failed, rate, left, max(age, 0.0))
+    files = folder.segments.lines.files
+    own = sum(int((files == number).sum()) for number, name in enumerate(folder.segments.names) if times[name] >= started[0])
+    rate = own / (last - started[0]) if own and last > started[0] else None
+    left = unfinished / rate if state == "running" and rate is not None else None
+    return RunState(str(path), state, tasks, done, skipped, failed, rate, left, max(time.time() - last, 0.0))
 
 
 def _not_started(given: Path, found: Sequence[Path]) -> list[RunState]:

@@ -233,7 +233,8 @@ class _TaskGrid:
     def _records(self) -> Mapping[int, Record]:
         """The records of these tasks; those of all tasks, once per grid, need much memory."""
         indices = {task.index for task in self._tasks}
-        return {record.index: record for record in self._folder.records() if record.index in indices}
+        records = self._folder.records()
+        return {index: records.of_index(index) for index in indices & self._folder.segments.finished.keys()}
 
 
 def _with_file_metrics(metrics: Mapping[str, float], record: Record) -> Mapping[str, float]:

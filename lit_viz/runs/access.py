@@ -17,10 +17,10 @@ from lit_viz.runs.layout import (
     MANIFEST,
     MARK,
     METRICS,
-    PROGRESS,
     QUEUE,
     REPORT,
     RESULTS,
+    SEGMENTS,
     TARS,
     TASK_FOLDERS,
 )
@@ -30,7 +30,7 @@ from lit_viz.utils.files import check_regular, remove_temporary_files
 _PART = ".*.[0-9]*.part*"
 #: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
 _FILES = (
-    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, PROGRESS, TARS, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*",
+    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, SEGMENTS, TARS, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*",
     "checkpoints", _PART,
 )  # fmt: skip
 

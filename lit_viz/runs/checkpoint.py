@@ -1,21 +1,19 @@
-"""The checkpoint of a run folder, compared with the files, rows and records in the folder."""
+"""The checkpoint of a run folder, compared with the files and segments in the folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from importlib import metadata
 from typing import Any
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import check_run_state
-from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError
-from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import LAST_CHECKPOINT, RESULTS
-from lit_viz.runs.lines import record_lines
-from lit_viz.runs.manifest import IN_PROGRESS, TaskContents, contents_in_progress, is_derived
-from lit_viz.runs.trimming import KeptTasks
+from lit_viz.runs.folder import FolderStorage, file_mismatch
+from lit_viz.runs.layout import LAST_CHECKPOINT, STORE
+from lit_viz.runs.seal import is_derived
+from lit_viz.runs.segments import Contents
 from lit_viz.types import Task
 from lit_viz.utils.files import FORMAT
 
@@ -27,22 +25,18 @@ def new_trainer_state() -> dict[str, Any]:
 
 
 def write_checkpoint(folder: FolderStorage) -> None:
-    """Write the checkpoint of a complete run: its finished tasks, with the state of a new Trainer."""
-    checkpoint = new_trainer_state()
-    checkpoint["lit_viz"] = {
-        "format": FORMAT,
-        "slots": [],
-        "finished": {record.index: record.status for record in folder.records()},
-    }
-    checkpoint |= folder.checkpoint_entries()
-    AtomicCheckpointIO().save_checkpoint(checkpoint, folder.path / LAST_CHECKPOINT)
+    """Write the checkpoint of a run without tasks in progress, with the state of a new Trainer."""
+    run = {"format": FORMAT, "slots": [], "finished": {}}
+    AtomicCheckpointIO().save_checkpoint(
+        new_trainer_state() | {"lit_viz": run} | folder.commit(), folder.path / LAST_CHECKPOINT
+    )
 
 
 class LastCheckpoint:
-    """The last checkpoint of a run folder, compared once with the files, rows and records in the folder.
+    """The last checkpoint of a run folder: the segments that belong to it, and the tasks in progress.
 
-    Finished tasks are compared with the manifest, and tasks in progress with the checkpoint. A missing checkpoint of a
-    complete run is replaced by its records.
+    Segments that it does not name are later, and computed again. A complete run has all segments, also without a
+    checkpoint.
 
     Args:
         folder: run folder.
@@ -54,61 +48,40 @@ class LastCheckpoint:
 
     def __init__(self, folder: FolderStorage, checkpoint: dict[str, Any] | None = None) -> None:
         self._folder, self._path = folder, folder.path / LAST_CHECKPOINT
-        self.manifest = folder.manifest()
+        self.seal = folder.seal_on_disk()
         self._checkpoint = checkpoint if checkpoint is not None else self._read()
         self._state = check_run_state(self._checkpoint.get("lit_viz"))
-        self._finished: dict[int, str] = self._state["finished"]
+        stated = self._checkpoint.get(STORE)
+        self._stated: dict[str, Any] = stated if isinstance(stated, dict) else {}
+        self._finished = folder.load(None if self.seal.is_complete else self._stated.get("segments", ())).finished
+        slots = {slot["task"] for slot in self._state["slots"]}
+        in_progress = self._stated.get("in_progress", {})
+        self._in_progress = {index: Contents(**in_progress.get(index, {})) for index in slots}
 
     def _read(self) -> dict[str, Any]:
-        """Return the content of the file; of a complete run without a readable one, its recorded tasks."""
+        """Return the content of the file; of a complete run without a readable one, no tasks in progress."""
         if self._path.exists():
             try:
                 return AtomicCheckpointIO().load_checkpoint(self._path)
             except LitVizError:
-                if not self.manifest.is_complete:
+                if not self.seal.is_complete:
                     raise
-        finished: dict[int, str] = {}
-        entries: dict[str, Any] = {IN_PROGRESS: {}}
-        if self.manifest.is_complete:
-            finished = dict.fromkeys(record_lines(self._folder.path / RESULTS), "done")
-            entries = self._folder.checkpoint_entries()
-        return {"lit_viz": {"format": FORMAT, "finished": finished, "slots": []}, **entries}
-
-    @cached_property
-    def _iterations(self) -> dict[int, int]:
-        """Iteration of each task in progress, by index."""
-        return {slot["task"]: Slots.logged_iteration(slot) for slot in self._state["slots"]}
-
-    @cached_property
-    def _on_disk(self) -> dict[int, TaskContents]:
-        return self._folder.measure(KeptTasks(self._finished, self._iterations))
+        return {"lit_viz": {"format": FORMAT, "finished": {}, "slots": []}}
 
     @cached_property
     def changed_files(self) -> list[str]:
-        """Files of a complete run, except those of its tasks, that are not as written; none of other runs.
-
-        Tars are not read, which takes minutes: only their sizes are compared.
-        """
-        if not self.manifest.is_complete:
-            return []
-        mismatches = self.manifest.run_mismatches(self._folder.path, reads_tars=False)
-        return [mismatch.name for mismatch in mismatches]
+        """Files of a complete run, except those of its tasks, that are not as written; none of other runs."""
+        return [found.name for found in self.seal.mismatches(self._folder.path)] if self.seal.is_complete else []
 
     @cached_property
     def incomplete(self) -> set[int]:
-        """Tasks with rows, files or a record that differ from the checkpoint."""
-        in_progress = self._checkpoint.get(IN_PROGRESS)
-        if not isinstance(in_progress, dict):
-            in_progress = {}
-        nothing = TaskContents().to_dict()
-        incomplete = set()
-        for index, contents in self._on_disk.items():
-            if index in self._finished:
-                is_as_written = not self.manifest.task_mismatches(index, contents)
-            else:
-                is_as_written = contents.to_dict() == in_progress.get(index, nothing)
-            if not is_as_written:
-                incomplete.add(index)
+        """Tasks that are not as the checkpoint states."""
+        incomplete = set(self._state["finished"]).difference(self._finished)
+        incomplete |= {index for index, _ in self._folder.mismatches(reads_tars=self.seal.is_complete)}
+        for index, contents in self._in_progress.items():
+            for name, signature in contents.files.items():
+                if file_mismatch(self._folder.path, name, signature) is not None:
+                    incomplete.add(index)
         return incomplete
 
     def is_finished(self, tasks: Sequence[Task]) -> bool:
@@ -117,30 +90,12 @@ class LastCheckpoint:
 
     def is_untouched(self, tasks: Sequence[Task]) -> bool:
         """Return whether the run is finished, and all files are as written that can't be made from the others."""
-        return self.manifest.is_complete and self.is_finished(tasks) and all(map(is_derived, self.changed_files))
+        return self.seal.is_complete and self.is_finished(tasks) and all(map(is_derived, self.changed_files))
 
     def restore(self) -> None:
-        """Remove everything later than the checkpoint from the folder, and the incomplete tasks from both; they are
-        computed again."""
-        finished: dict[int, TaskContents] = {}
-        in_progress: dict[int, TaskContents] = {}
-        for index, contents in self._on_disk.items():
-            if index in self.incomplete:
-                continue
-            if index in self._finished:
-                finished[index] = contents
-            else:
-                in_progress[index] = contents
-        if self.incomplete:
-            self._forget_incomplete(in_progress)
-        iterations = {index: self._iterations[index] for index in in_progress}
-        self._folder.trim(KeptTasks(finished, iterations), self._checkpoint)
-        self._folder.continue_tasks(finished, in_progress)
-
-    def _forget_incomplete(self, in_progress: Mapping[int, TaskContents]) -> None:
-        """Write the checkpoint without the tasks that are incomplete."""
-        for index in self.incomplete:
-            self._finished.pop(index, None)
-        self._state["slots"] = [slot for slot in self._state["slots"] if slot["task"] not in self.incomplete]
-        self._checkpoint[IN_PROGRESS] = contents_in_progress(in_progress)
-        AtomicCheckpointIO().save_checkpoint(new_trainer_state() | self._checkpoint, self._path)
+        """Continue from the checkpoint, without the tasks that are incomplete; they are computed again."""
+        kept = {index: contents for index, contents in self._in_progress.items() if index not in self.incomplete}
+        if len(kept) < len(self._in_progress):
+            self._state["slots"] = [slot for slot in self._state["slots"] if slot["task"] in kept]
+            AtomicCheckpointIO().save_checkpoint(new_trainer_state() | self._checkpoint, self._path)
+        self._folder.restore(kept, self._stated.get("snapshots", 0), self.incomplete)

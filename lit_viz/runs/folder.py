@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,15 +12,23 @@ from typing import Any, ClassVar
 from lit_viz.errors import LitVizError
 from lit_viz.runs.access import check_entries, check_new, creation_errors, entries_to_delete, is_empty, is_run
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.layout import EVIDENCE, MANIFEST, RESULTS
-from lit_viz.runs.lines import record_lines
-from lit_viz.runs.manifest import TaskContents, append, digest, end_line, is_derived, is_evidence
+from lit_viz.runs.layout import EVIDENCE, METRICS, RESULTS, TARS, TASK_FOLDERS
 from lit_viz.runs.reader import FolderReader
-from lit_viz.runs.results import Outcome
-from lit_viz.runs.trimming import KeptTasks, measure, trim
+from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived, is_evidence, signatures
+from lit_viz.runs.segments import Contents, Segments, Signature, contents_text, record_text, record_values, segment_files, task_line
+from lit_viz.runs.stored import check_inside
 from lit_viz.runs.writer import FolderWriter
-from lit_viz.types import Record
-from lit_viz.utils.files import delete_entry, json_line, plain, translate_write_errors, write_lines, write_text
+from lit_viz.types import Record, index_of
+from lit_viz.utils.files import (
+    delete_entry,
+    file_size,
+    json_line,
+    parse_object,
+    plain,
+    translate_write_errors,
+    write_lines,
+    write_text,
+)
 
 
 class FolderStorage(FolderReader, FolderWriter):
@@ -78,38 +86,78 @@ class FolderStorage(FolderReader, FolderWriter):
             for entry in entries_to_delete(self.path, extra_files):
                 delete_entry(entry)
 
-    def outcomes(self) -> Sequence[Outcome]:
-        self._curves.clear()  # there may be further rows
-        return super().outcomes()
+    def load(self, names: Collection[str] | None = None) -> Segments:
+        """Read the finished tasks again: those of some segments, or all."""
+        self._segments = Segments(self.path, names)
+        return self._segments
 
-    def measure(self, kept: KeptTasks) -> dict[int, TaskContents]:
-        """Return the contents of the kept tasks, by index; see :func:`~lit_viz.runs.trimming.measure`."""
-        return measure(self.path, kept)
+    def mismatches(self, *, reads_tars: bool = True) -> Iterator[tuple[int, Mismatch]]:
+        """Yield the files of finished tasks that are not as written, with the index of the task.
 
-    def trim(self, kept: KeptTasks, checkpoint: Mapping[str, Any]) -> None:
-        """Delete what is later than a checkpoint, of which the tasks are kept; see
-        :func:`~lit_viz.runs.trimming.trim`."""
-        trim(self.path, kept)
+        Args:
+            reads_tars: whether tars of the stated size are read, which takes minutes.
+        """
+        tars: dict[str, Mismatch | None] = {}
+        for values in self.segments.all():
+            for name, signature in values["files"].items():
+                is_tar = name.startswith(f"{TARS}/")
+                found = tars[name] if name in tars else file_mismatch(self.path, name, signature, reads_tars or not is_tar)
+                if is_tar:
+                    tars[name] = found
+                if found is not None:
+                    yield int(values["index"]), found
 
-    def finish(self) -> None:
-        """Flush, and sort ``results.jsonl`` by task, keeping the last record of each."""
-        self.flush()
-        path = self.path / RESULTS
-        if path.exists():
-            write_lines(path, record_lines(path).lines())
+    def foreign_files(self) -> list[Mismatch]:
+        """Return the files in the folders of tasks that are of no task."""
+        names = sum(sum(not name.startswith(TARS) for name in values["files"]) for values in self.segments.all())
+        present = sum(1 for _ in task_files(self.path))
+        if names == present:  # all of them are listed, if none of these is missing
+            return []
+        listed = {name for values in self.segments.all() for name in values["files"]}
+        return [Mismatch(name, NOT_OF_THE_RUN) for _, name in task_files(self.path) if name not in listed]
+
+    def restore(self, in_progress: Mapping[int, Contents], snapshots: int, damaged: Collection[int]) -> None:
+        """Continue the run from the loaded segments, without damaged tasks, and from these tasks in progress."""
+        segments = self.segments
+        with translate_write_errors(self.path):
+            for path in segment_files(self.path):
+                if path.name not in segments.names:
+                    path.unlink()
+            if damaged or segments.damaged:
+                segments.rewrite(lambda index, line: None if index in damaged else line, damaged, segments.damaged)
+            finished = self.load().finished
+            stems = {Path(name).stem for name in self.segments.names}
+            for path in (self.path / TARS).glob("*.tar"):
+                if path.stem not in stems:
+                    path.unlink()
+            for index, name in list(task_files(self.path)):
+                if index not in finished and (index not in in_progress or name not in in_progress[index].files):
+                    (self.path / name).unlink()
+        self._pending.clear()
+        self.in_progress, self._snapshots = dict(in_progress), snapshots
+        Seal.write(self.path, complete=False)
 
     def amend(self, records: Iterable[Record]) -> None:
-        """Replace the records of finished tasks by these, in the manifest first: each digest in it is valid until the
-        run is complete."""
-        path = self.path / RESULTS
-        stored = record_lines(path)
-        amended: dict[int, str] = {}
+        """Replace the records of finished tasks by these. A sealed run is not complete until it is sealed again."""
+        amended: dict[int, Record] = {}
         for record in records:
-            line = json_line(record.to_dict())
-            if stored.get(record.index, line) != line:
-                amended[record.index] = line
-        append(self.path / MANIFEST, ({"task": index, "record": digest(line)} for index, line in amended.items()))
-        write_lines(path, (amended.get(index, line) for index, line in stored.items()))
+            if record.to_dict() != record_values(self.segments.lines[record.index]):
+                amended[record.index] = record
+
+        def change(index: int, line: str) -> str:
+            if index not in amended:
+                return line
+            values = parse_object(line) or {}
+            record = amended[index]
+            return task_line(record, json_line(record.to_dict())[:-1], contents_text(values["rows"], values["files"]))
+
+        self._unseal()
+        self.segments.rewrite(change, amended)
+        self._segments = None
+
+    def _unseal(self) -> None:
+        if self.seal_on_disk().is_complete:
+            Seal.write(self.path, complete=False)
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""
@@ -118,11 +166,14 @@ class FolderStorage(FolderReader, FolderWriter):
         write_text(self.path / EVIDENCE, json.dumps(plain(merged), indent=2) + "\n")
 
     def seal(self) -> None:
-        """Append the line of a complete run to the manifest, with the files as they are on the disk.
+        """Write ``results.jsonl`` and ``metrics.csv``, and state that the run is complete, with the files as they are
+        on the disk.
 
         Call it only when the contents of all tasks are verified or newly written.
         """
-        append(self.path / MANIFEST, [end_line(self.path)])
+        write_lines(self.path / RESULTS, (f"{record_text(line)}\n" for line in self.segments.lines.lines()))
+        write_lines(self.path / METRICS, self.metrics.lines())
+        Seal.write(self.path, complete=True)
 
     def discard(self, names: Iterable[str]) -> None:
         """Delete those of some files that are drawn or computed from the others, so that they are made again."""
@@ -142,3 +193,23 @@ class FolderStorage(FolderReader, FolderWriter):
         with translate_write_errors(copy.path):
             shutil.copytree(self.path, copy.path, dirs_exist_ok=True)
         return copy
+
+
+def task_files(root: Path) -> Iterator[tuple[int, str]]:
+    """Yield the files in the folders of tasks, with the index at the start of the name; others are of no task."""
+    for folder in TASK_FOLDERS:
+        for path in (root / folder).rglob("*"):
+            name = path.relative_to(root)
+            index = index_of(name.parts[1])
+            if index >= 0 and path.is_file():
+                yield index, name.as_posix()
+
+
+def file_mismatch(root: Path, name: str, signature: Signature, reads: bool = True) -> Mismatch | None:
+    """Return what is wrong with a file; None if it is as written."""
+    check_inside(name)
+    path = root / name
+    if not path.exists():
+        return Mismatch(name, "is missing")
+    is_same = signatures(root, [name])[name] == signature if reads else file_size(path) == signature["size"]
+    return None if is_same else Mismatch(name, "was changed after it was written")

@@ -7,9 +7,11 @@ from pathlib import Path
 #: Locked by the process that writes the run. The operating system releases the lock when the process ends.
 LOCK = ".lock"
 CONFIG, QUEUE, METRICS, RESULTS = "config.yaml", "queue.jsonl", "metrics.csv", "results.jsonl"
-EVIDENCE, REPORT, MANIFEST = "evidence.json", "report.html", "manifest.jsonl"
-#: Progress of the last save, which no manifest lists.
-PROGRESS = "progress.json"
+EVIDENCE, REPORT, MANIFEST = "evidence.json", "report.html", "manifest.json"
+#: Folder of the finished tasks.
+SEGMENTS = "records"
+#: Entry of a checkpoint for the store.
+STORE = "store"
 FRAMES = "frames"
 #: Folder of the tars of a run with many tasks.
 TARS = "tars"

@@ -1,46 +1,48 @@
-"""Lines of a file about tasks, read when they are accessed, so that the memory does not hold them."""
+"""Lines of files about tasks, read when they are accessed, so that the memory does not hold them."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from lit_viz.utils.files import lines_at, lines_with_offsets, parse_object
+from lit_viz.utils.files import open_regular
 
 _MOST = 2**62  # of a task index, which is stored in 64 bits
+_MOST_OPEN = 64  # files at a time: those of a merged run alternate
+_MOST_CHARACTERS = 1 << 26
 
 
 class IndexedLines(Mapping[int, str]):
-    """Lines of a file by task index, in task order; of several about a task, the last one.
+    """Lines of files by task index, in task order; of several about a task, the last one.
 
-    A line takes 16 bytes of memory.
+    A line takes 24 bytes of memory.
 
     Args:
-        path: the file. Its lines must keep their places.
-        entries: task index and offset of each line, in the order of the file.
+        paths: the files. Their lines must keep their places.
+        entries: task index, number of the file and offset of each line.
 
     Attributes:
         indices: task index of each line, int64 ``(N,)``, ascending.
+        files: number of the file of each line, ``(N,)``.
     """
 
-    def __init__(self, path: Path, entries: Iterable[tuple[int, int]]) -> None:
-        indices, offsets = array("q"), array("q")
-        for index, offset in entries:
-            indices.append(index)
-            offsets.append(offset)
-        self._path = path
-        self.indices = np.array(indices, np.int64)
-        self._offsets = np.array(offsets, np.int64)
+    def __init__(self, paths: Sequence[Path], entries: Iterable[tuple[int, int, int]]) -> None:
+        values = array("q")
+        for entry in entries:
+            values.extend(entry)
+        self.paths = paths
+        self.indices, self.files, self._offsets = np.array(values, np.int64).reshape(-1, 3).T.copy()
         if np.all(self.indices[:-1] < self.indices[1:]):
             return
         order = np.argsort(self.indices, kind="stable")
-        self.indices = self.indices[order]
-        is_last = np.append(self.indices[:-1] != self.indices[1:], True)
-        self.indices, self._offsets = self.indices[is_last], self._offsets[order][is_last]
+        is_last = np.append(np.diff(self.indices[order]) > 0, True)
+        order = order[is_last]
+        self.indices, self.files, self._offsets = self.indices[order], self.files[order], self._offsets[order]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -67,8 +69,8 @@ class IndexedLines(Mapping[int, str]):
         Raises:
             IndexError: there is none.
         """
-        (line,) = lines_at(self._path, [int(self._offsets[position])])
-        return line
+        with open_regular(self.paths[int(self.files[position])]) as file:
+            return _line(file, int(self._offsets[position]))
 
     def items(self) -> Any:
         """Yield the task index and the line of each, in task order."""
@@ -76,20 +78,20 @@ class IndexedLines(Mapping[int, str]):
 
     def lines(self) -> Iterator[str]:
         """Yield the lines in task order."""
-        if len(self):
-            yield from lines_at(self._path, map(int, self._offsets))
+        opened: dict[int, BinaryIO] = {}
+        with ExitStack() as stack:
+            for number, offset in zip(self.files.tolist(), self._offsets.tolist(), strict=True):
+                if number not in opened:
+                    if len(opened) >= _MOST_OPEN:
+                        stack.close()
+                        opened.clear()
+                    opened[number] = stack.enter_context(open_regular(self.paths[number]))
+                yield _line(opened[number], offset)
 
 
-def record_lines(path: Path) -> IndexedLines:
-    """Return the lines of ``results.jsonl`` as they are; lines that are no records are left out."""
-
-    def entries() -> Iterator[tuple[int, int]]:
-        for offset, line in lines_with_offsets(path):
-            index = index_in(parse_object(line) or {})
-            if index is not None:
-                yield index, offset
-
-    return IndexedLines(path, entries())
+def _line(file: BinaryIO, offset: int) -> str:
+    file.seek(offset)
+    return file.readline(_MOST_CHARACTERS).decode("utf-8", "replace")
 
 
 def index_in(values: Mapping[str, Any], name: str = "index") -> int | None:

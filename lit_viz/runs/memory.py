@@ -16,7 +16,6 @@ from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.runs.checkpoint import write_checkpoint
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.progress import SavedProgress
 from lit_viz.runs.results import Storage
 from lit_viz.types import Curve, Picture, Record, index_of
 from lit_viz.utils.files import plain
@@ -39,7 +38,6 @@ class MemoryStorage(Storage):
 
     def __init__(self, results: Iterable[Result] = (), configure: Callable[[], Configuration] | None = None) -> None:
         self.path = None
-        self.in_progress = {}
         self.results: dict[int, Result] = {}
         self.snapshots: dict[int, list[Snapshot]] = defaultdict(list)
         self._configure = configure
@@ -53,14 +51,6 @@ class MemoryStorage(Storage):
     def add_result(self, result: Result) -> Record:
         self.results[result.task.index] = result
         return result.record
-
-    def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
-
-    settle = finish = flush
-
-    def write_progress(self, progress: SavedProgress) -> None:
-        """Do nothing: progress is for those who read files."""
 
     def records(self) -> list[Record]:
         return [result.record for result in self._in_order()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
@@ -18,11 +18,12 @@ from lit_viz.images.formats import FileFormat
 from lit_viz.images.reading import IMAGE_ERRORS, decode
 from lit_viz.runs import layout
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.manifest import Manifest, signatures
-from lit_viz.runs.metrics import MetricsFile
+from lit_viz.runs.metrics import Metrics, curves_of
 from lit_viz.runs.results import Storage
+from lit_viz.runs.seal import Seal, signatures
+from lit_viz.runs.segments import Contents, Segments
 from lit_viz.runs.stored import QueuePart, StoredRecords, StoredTasks, check_inside, queue_part, stored_tasks
-from lit_viz.types import Curve, Picture, Record
+from lit_viz.types import Curve, Picture, Record, index_of, key_of
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import (
     check_format,
@@ -66,15 +67,16 @@ class FolderReader(Storage):
         path: the folder.
 
     Attributes:
-        metrics: the rows of ``metrics.csv``.
+        metrics: the rows of metrics.
     """
 
     path: Path
+    segments: Segments
+    in_progress: dict[int, Contents]
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.metrics = MetricsFile(self.path)
-        self._curves: dict[str, Mapping[str, Curve]] = {}  # by metric
+        self.metrics = Metrics(self._task_rows)
 
     # -- the run
 
@@ -112,13 +114,13 @@ class FolderReader(Storage):
         return recorded
 
     def check(self) -> None:
-        """Check the format, and compare configuration and queue with the manifest.
+        """Check the format, and compare configuration and queue with the seal.
 
         Raises:
             LitVizError: the run has another format, or its configuration or queue was changed.
         """
         check_format(str(self.path), self.recorded.get("format"))
-        listed = self.manifest().files
+        listed = self.seal_on_disk().files
         for name in (layout.CONFIG, layout.QUEUE):
             if name in listed and signatures(self.path, [name])[name] != listed[name]:
                 raise LitVizError(
@@ -151,7 +153,7 @@ class FolderReader(Storage):
         Raises:
             LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
         """
-        return StoredRecords(self.path / layout.RESULTS, self.queue())
+        return StoredRecords(self.path, self.segments, self.queue())
 
     def evidence(self) -> Evidence:
         """Return the content of ``evidence.json``; without parts if it is missing.
@@ -168,9 +170,28 @@ class FolderReader(Storage):
             raise LitVizError(f"{path} is damaged ({wrong}): delete it, and lit-viz check computes it again")
         return Evidence.from_dict(parts)
 
-    def manifest(self) -> Manifest:
-        """Return the manifest as it is on the disk."""
-        return Manifest(self.path / layout.MANIFEST)
+    def seal_on_disk(self) -> Seal:
+        """Return the seal as it is on the disk."""
+        return Seal.read(self.path)
+
+    def _contents(self, key: str) -> Contents:
+        """Return files and rows of a task."""
+        index = index_of(key)
+        if index in self.in_progress:
+            return self.in_progress[index]
+        if index not in self.segments.finished:
+            return Contents()
+        values = self.segments.values(index)
+        return Contents(values["files"], values["rows"])
+
+    def _task_rows(self, keys: Collection[str] | None) -> Iterator[tuple[str, list[Any]]]:
+        """Yield key and rows of each task, finished ones first; see :class:`~lit_viz.runs.metrics.Metrics`."""
+        if keys is None:
+            for values in self.segments.all():
+                yield key_of(values["index"], values["record"]["name"]), values["rows"]
+            keys = [self.queue().of_index(index).key for index in sorted(self.in_progress)]
+        for key in keys:
+            yield key, self._contents(key).rows
 
     # -- a task, by its record or ``task.key``
 
@@ -212,32 +233,26 @@ class FolderReader(Storage):
     def frames(self, key: str) -> list[tuple[int, Path]]:
         """Return the logged images as (iteration, PNG file), in order of iteration."""
         frames = []
-        for file in (self.path / layout.FRAMES / key).glob("iter_*.png"):
-            iteration = layout.iteration_of(file)
-            if iteration >= 0:
-                frames.append((iteration, file))
+        for name in self._contents(key).files:
+            file = Path(name)
+            if file.parent.as_posix() == f"{layout.FRAMES}/{key}":
+                frames.append((layout.iteration_of(file), self.path / file))
         return sorted(frames)
 
     def images_at(self, key: str, iteration: int) -> dict[str, Path]:
         """Return the logged images at an iteration as files: ``image``, and others by name."""
-        frames = self.path / layout.FRAMES
-        folders = {"image": frames / key}
-        for path in frames.glob(f"{key}.*"):
-            folders[path.name[len(key) + 1 :]] = path
         files: dict[str, Path] = {}
-        for name, folder in folders.items():
-            file = folder / layout.frame_name(iteration)
-            if file.exists():
-                files[name] = file
+        for name in self._contents(key).files:
+            file = Path(name)
+            if file.parts[0] == layout.FRAMES and file.name == layout.frame_name(iteration):
+                files[file.parent.name[len(key) + 1 :] or "image"] = self.path / file
         return files
 
     def curve(self, key: str, metric: str) -> Curve:
-        if metric not in self._curves:  # one at a time: all metrics of thousands of tasks take gigabytes
-            self._curves[metric] = self.metrics.curves(metric)
-        return self._curves[metric].get(key, ())
+        return curves_of(self._contents(key).rows).get(metric, ())
 
     def curve_names(self, key: str) -> list[str]:
-        return sorted(self.metrics.of_tasks([key])[key])
+        return sorted(curves_of(self._contents(key).rows))
 
     def perturbed_images(self, key: str) -> list[PerturbedImage]:
         """Return the photographs of a universal perturbation as files; none for other tasks."""

@@ -17,8 +17,6 @@ from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.formats import FileFormat
 from lit_viz.images.rendering import side_by_side
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.manifest import IN_PROGRESS, TaskContents, contents_in_progress
-from lit_viz.runs.progress import SavedProgress
 from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.formatting import probability_text
 
@@ -118,7 +116,6 @@ class Storage(ABC):
 
     Attributes:
         path: run folder; None in memory.
-        in_progress: what was written for the tasks that are not finished, by index; nothing in memory.
         is_slow: whether writing takes so long that a thread does it.
         keeps_snapshots: whether snapshots are added.
     """
@@ -126,7 +123,6 @@ class Storage(ABC):
     is_slow: ClassVar[bool] = False
     keeps_snapshots: ClassVar[bool] = True
     path: Path | None
-    in_progress: dict[int, TaskContents]
 
     @abstractmethod
     def add_snapshot(self, snapshot: Snapshot) -> None:
@@ -136,25 +132,13 @@ class Storage(ABC):
     def add_result(self, result: Result) -> Record:
         """Add a finished task; return its record as it is stored."""
 
-    @abstractmethod
-    def flush(self) -> None:
-        """Write what is buffered."""
+    def commit(self) -> dict[str, Any]:
+        """Make what has finished so far part of the run; return what a checkpoint states of the store."""
+        return {}
 
-    @abstractmethod
-    def settle(self) -> None:
-        """Write everything so far, so that a checkpoint may refer to it."""
-
-    def checkpoint_entries(self) -> dict[str, Any]:
-        """Return what a checkpoint states of the storage: the contents of the tasks that are not finished."""
-        return {IN_PROGRESS: contents_in_progress(self.in_progress)}
-
-    @abstractmethod
-    def write_progress(self, progress: SavedProgress) -> None:
-        """Write the progress of a run folder; nothing in memory."""
-
-    @abstractmethod
     def finish(self) -> None:
         """Complete the results of a run."""
+        self.commit()
 
     @abstractmethod
     def records(self) -> Sequence[Record]:

@@ -13,8 +13,10 @@ import numpy as np
 
 from lit_viz.engine.shards import Shard
 from lit_viz.errors import LitVizError
+from lit_viz.runs.layout import SEGMENTS
 from lit_viz.runs.lines import IndexedLines, index_in
 from lit_viz.runs.records import read_record
+from lit_viz.runs.segments import Segments, record_values
 from lit_viz.types import JsonObject, Record, Task
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import lines_with_offsets, parse_object
@@ -22,6 +24,7 @@ from lit_viz.utils.formatting import command_line
 from lit_viz.utils.sequences import LazySequence
 
 T = TypeVar("T")
+_MOST_RECORDS = 1000  # that are kept in memory
 _OPEN_QUEUES = 4  # that are kept in memory, 16 bytes a task
 
 
@@ -87,12 +90,12 @@ class StoredTasks(_StoredLines[Task]):
     def __init__(self, path: Path) -> None:
         self._path = path
         self.part = queue_part(path)
-        self.lines = IndexedLines(path, self._entries())
+        self.lines = IndexedLines([path], self._entries())
         self.indices = self._expected_indices(len(self.lines))
         if not np.array_equal(self.lines.indices, np.fromiter(self.indices, np.int64)):
             raise _damaged_queue(path, "lines are missing")
 
-    def _entries(self) -> Iterator[tuple[int, int]]:
+    def _entries(self) -> Iterator[tuple[int, int, int]]:
         for number, (offset, line) in enumerate(lines_with_offsets(self._path), start=1):
             if number == 1 and self.part is not None:
                 continue
@@ -101,7 +104,7 @@ class StoredTasks(_StoredLines[Task]):
             if index is None or wrong is not None:
                 reason = wrong or f"there is no task {values['index']}"
                 raise _damaged_queue(self._path, f"line {number}: {reason}")
-            yield index, offset
+            yield index, 0, offset
 
     def _expected_indices(self, count: int) -> Collection[int]:
         """Return the indices that the tasks must have."""
@@ -148,57 +151,67 @@ def _damaged_queue(path: Path, reason: str) -> LitVizError:
     )
 
 
-class StoredRecords(_StoredLines[Record]):
+class StoredRecords(LazySequence[Record]):
     """The records of finished tasks of a run folder, in task order.
 
     Args:
-        path: ``results.jsonl``.
+        root: run folder.
+        segments: the finished tasks.
         tasks: the queue; any task is known if it is empty.
 
     Raises:
-        LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
+        LitVizError: a task is unknown.
     """
 
-    def __init__(self, path: Path, tasks: StoredTasks) -> None:
-        self._path, self._tasks = path, tasks
-        self.lines = IndexedLines(path, self._entries())
+    def __init__(self, root: Path, segments: Segments, tasks: StoredTasks) -> None:
+        self._root, self._segments = root, segments
+        for index in segments.finished if len(tasks) else ():
+            if index not in tasks.indices:
+                raise self._damaged(f"there is no task {index}")
 
-    def _entries(self) -> Iterator[tuple[int, int]]:
-        for number, (offset, line) in enumerate(lines_with_offsets(self._path), start=1):
-            values = parse_object(line) or {}
-            index = index_in(values)
-            if index is None:
-                self._object(line, f"line {number}")
-                raise self._damaged(f"line {number}: there is no task {values['index']}")
-            if len(self._tasks) and index not in self._tasks.indices:
-                raise self._damaged(f"line {number}: there is no task {index}")
-            yield index, offset
+    def __len__(self) -> int:
+        return len(self._segments.lines)
+
+    def make(self, position: int) -> Record:
+        return self.of_index(int(self._segments.lines.indices[position]))
+
+    def of_index(self, index: int) -> Record:
+        """Return the record of a task."""
+        return self._record(index, None)
+
+    def __iter__(self) -> Iterator[Record]:
+        if len(self._segments.records) == len(self):
+            yield from map(self.of_index, self._segments.lines)
+            return
+        for index, line in self._segments.lines.items():
+            yield self._record(index, line)
 
     def values(self) -> Iterator[dict[str, Any]]:
-        """Yield the values of each line, which are not checked: in a fifth of the time of the records."""
-        for line in self.lines.lines():
-            yield parse_object(line) or {}
+        """Yield the values of each record, which are not checked: in a fifth of the time of the records."""
+        return map(record_values, self._segments.lines.lines())
 
     def not_done(self) -> Iterator[Record]:
-        """Yield the records of :func:`records_not_done`; only these are checked."""
-        for line in self.lines.lines():
-            if (parse_object(line) or {}).get("status") != "done":
-                yield self._object(line)
+        """Yield the records of :func:`records_not_done`; only these are read."""
+        for index, status in sorted(self._segments.finished.items()):
+            if status != "done":
+                yield self.of_index(index)
 
-    def _object(self, line: str, place: str = "") -> Record:
-        values = parse_object(line)
-        try:
-            record = read_record(values)
-            check_inside(record.file, record.array)
-        except LitVizError as error:
-            if not place:
-                place = f"task {(values or {}).get('index')}"
-            raise self._damaged(f"{place}: {error}") from error
-        return record
+    def _record(self, index: int, line: str | None) -> Record:
+        kept = self._segments.records
+        if index not in kept:
+            try:
+                record = read_record(record_values(self._segments.lines[index] if line is None else line))
+                check_inside(record.file, record.array)
+            except LitVizError as error:
+                raise self._damaged(f"task {index}: {error}") from error
+            if len(kept) >= _MOST_RECORDS:
+                return record
+            kept[index] = record
+        return kept[index]
 
     def _damaged(self, reason: str) -> LitVizError:
-        remedy = f"{command_line('resume', self._path.parent)} computes its task again"
-        return LitVizError(f"{self._path} is damaged ({reason}): {remedy}")
+        remedy = f"{command_line('resume', self._root)} computes its task again"
+        return LitVizError(f"{self._root / SEGMENTS} is damaged ({reason}): {remedy}")
 
 
 def records_not_done(records: Sequence[Record]) -> Iterator[Record]:

@@ -30,31 +30,17 @@ from lit_viz.images.reading import decode, encode_png, locate
 from lit_viz.images.rendering import Heat
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import CONFIG, EVIDENCE, MANIFEST, QUEUE, RESULTS, TARS
-from lit_viz.runs.manifest import (
-    IN_PROGRESS,
-    Signature,
-    TaskContents,
-    append,
-    end_line,
-    is_derived,
-    is_evidence,
-    rewrite,
-    signatures,
-    start_line,
-)
+from lit_viz.runs.layout import CONFIG, EVIDENCE, QUEUE, TARS
 from lit_viz.runs.reader import array_of
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
+from lit_viz.runs.seal import is_derived, is_evidence
+from lit_viz.runs.segments import MOST_TASKS, contents_text, task_line
 from lit_viz.runs.stored import QueuePart, StoredRecords
-from lit_viz.runs.tars import LastTar, read_member
-from lit_viz.runs.trimming import KeptTasks
+from lit_viz.runs.tars import NewTar, read_member
 from lit_viz.runs.writer import npy_of
 from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.files import (
-    append_bytes,
-    cut_file,
-    file_size,
     json_line,
     sha256,
     translate_write_errors,
@@ -69,13 +55,8 @@ _FIRST = 34
 _LEAST = 33
 #: Binary exponent of the largest value of a map in float16; small values have the same number of digits.
 _EXPONENT = 15
-#: Entries of a checkpoint: the last tar, and the lengths of the files that are appended to.
-_TAR, _LENGTHS = "tar", "lengths"
 #: Fields of a record about its files.
 _PLACE = ("file", "array", "offset", "scale")
-#: Bytes of results that are buffered, at most: a write takes as long as several small maps.
-_MOST_BUFFERED = 1 << 20
-
 
 class TarStorage(FolderStorage):
     """A run folder with the results of its tasks in tars.
@@ -94,36 +75,38 @@ class TarStorage(FolderStorage):
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.read_source: Callable[[Record], Tensor] | None = None
-        self._last = LastTar(self.path, len(list((self.path / TARS).glob("*.tar"))))
-        self._lines: list[bytes] = []  # of results.jsonl, until the next flush
+        self._tar = NewTar(self.path)
+        self._stem = ""  # of the next tar and segment
+        self._finished: list[tuple[Record, str]] = []  # with its text
 
     # -- writing
 
     def add_result(self, result: Result) -> Record:
-        """Append image or map of a finished task, and its record, to what the next :meth:`flush` writes."""
-        tar, prefix = self._last.name, _prefix(result.task.key)
+        """Append image or map of a finished task to the tar of the next :meth:`commit`."""
+        if not self._stem:
+            self._stem = self._next_segment()
+        prefix = _prefix(result.task.key)
         members, fields = self._members(result)
         for name in ("file", "array"):
             if name in fields:
-                fields |= {name: f"{tar}/{prefix}.{fields[name]}", "offset": self._last.size}
+                fields |= {name: f"{TARS}/{self._stem}.tar/{prefix}.{fields[name]}", "offset": self._tar.size}
         record = result.record.amend(**fields)
-        line = json_line(record.to_dict()).encode()
-        members["json"] = line
-        self._last.append({f"{prefix}.{name}": content for name, content in members.items()})
-        self._lines.append(line)
-        if self._last.is_full:
-            self._end_tar()
-        elif self._last.buffered > _MOST_BUFFERED:
-            self.flush()
+        text = json_line(record.to_dict())
+        members["json"] = text.encode()
+        self._tar.append({f"{prefix}.{name}": content for name, content in members.items()})
+        self._finished.append((record, text[:-1]))
+        if len(self._finished) >= MOST_TASKS:
+            self.commit()
         return record
 
-    def flush(self) -> None:
-        """Write the buffered results to the last tar, and then their records to ``results.jsonl``; after an error they
-        remain buffered."""
-        self._last.flush()
-        if self._lines:
-            append_bytes(self.path / RESULTS, b"".join(self._lines), sync=False)
-            self._lines.clear()
+    def commit(self) -> dict[str, Any]:
+        """End the tar, and then write its segment."""
+        if self._finished:
+            name = f"{self._stem}.tar"
+            contents = contents_text([], {f"{TARS}/{name}": self._tar.end(name)})
+            self._pending += [task_line(record, text, contents) for record, text in self._finished]
+            self._finished, self._stem = [], ""
+        return super().commit()
 
     def _members(self, result: Result) -> tuple[dict[str, bytes], dict[str, Any]]:
         """Return the files of a result by name without the key, and the fields of the record about them."""
@@ -134,7 +117,7 @@ class TarStorage(FolderStorage):
             values, scale = to_half(reduce_channels(result.array, record.reducer))
             members["map.npy"] = npy_of(values)
             fields |= {"array": "map.npy", "scale": scale}
-            is_first = self._last.number == 0 and self._last.tasks < _FIRST
+            is_first = self._tar.tasks < _FIRST and self._stem.endswith("000000")
             if self._keeps_arrays or is_first:
                 members["array.npy"] = npy_of(result.array.float())
                 fields["array"] = "array.npy"
@@ -155,74 +138,6 @@ class TarStorage(FolderStorage):
     def _keeps_arrays(self) -> bool:
         """Whether all maps are stored with their channels too, in float32."""
         return bool((self.config.get("run") or {}).get("store_arrays"))
-
-    def finish(self) -> None:
-        """End the last tar."""
-        if self._last.tasks:
-            self._end_tar()
-
-    def _end_tar(self) -> None:
-        """End the last tar, and list it in the manifest: tars are not read again for their signatures."""
-        self.flush()
-        append(self.path / MANIFEST, [{"files": self._last.end()}], sync=False)
-
-    def seal(self) -> None:
-        append(self.path / MANIFEST, [end_line(self.path, self.manifest().tars)])
-
-    def amend(self, records: Iterable[Record]) -> None:
-        """Append the amended records: of two lines about a task the later one counts."""
-        lines = [json_line(record.to_dict()) for record in records]
-        append_bytes(self.path / RESULTS, "".join(lines).encode())
-
-    # -- checkpoints
-
-    def checkpoint_entries(self) -> dict[str, Any]:
-        """Return the last tar with its number of tasks, and the lengths of the files that the next one is appended
-        to."""
-        lengths = {name: file_size(self.path / name) for name in (RESULTS, self._last.name)}
-        return {IN_PROGRESS: {}, _TAR: (self._last.number, self._last.tasks), _LENGTHS: lengths}
-
-    def confirmed_tars(self) -> dict[str, Signature]:
-        """Return the signatures of the tars that are as the manifest states."""
-        tars = self.manifest().tars
-        present = signatures(self.path, [name for name in tars if (self.path / name).exists()])
-        return {name: signature for name, signature in tars.items() if present.get(name) == signature}
-
-    def tasks_in(self, tars: Collection[str]) -> Iterator[int]:
-        """Yield the indices of the finished tasks with results in these tars, and of those without results."""
-        for record in self.records():
-            place = record.array or record.file
-            if place is None or place.rpartition("/")[0] in tars:
-                yield record.index
-
-    def measure(self, kept: KeptTasks) -> dict[int, TaskContents]:
-        """Return nothing: the manifest lists the tars, and no tasks."""
-        return {}
-
-    def trim(self, kept: KeptTasks, checkpoint: Mapping[str, Any]) -> None:
-        """Cut the files to their lengths in a checkpoint, and delete later tars.
-
-        Raises:
-            LitVizError: a file is shorter.
-        """
-        number, tasks = checkpoint.get(_TAR, (0, 0))
-        last = LastTar(self.path, number)
-        lengths = {name: signature["size"] for name, signature in self._ended_before(last.name).items()}
-        lengths |= checkpoint.get(_LENGTHS, {RESULTS: 0, last.name: 0})
-        with translate_write_errors(self.path):
-            for name, length in lengths.items():
-                cut_file(self.path / name, length)
-            for path in (self.path / TARS).glob("*.tar"):
-                if path.name > last.path.name:
-                    path.unlink()
-        self._last = LastTar(self.path, number, tasks)
-
-    def continue_tasks(self, finished: Mapping[int, TaskContents], in_progress: Mapping[int, TaskContents]) -> None:
-        """Keep the start of the run and the tars that have ended in the manifest."""
-        rewrite(self.path / MANIFEST, [start_line(self.path), {"files": self._ended_before(self._last.name)}])
-
-    def _ended_before(self, tar: str) -> dict[str, Signature]:
-        return {name: signature for name, signature in self.manifest().tars.items() if name < tar}
 
     # -- reading
 

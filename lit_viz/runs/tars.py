@@ -8,14 +8,16 @@ import tarfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.runs.layout import TARS
-from lit_viz.runs.manifest import Signature
-from lit_viz.utils.files import append_bytes, open_regular, read_regular
+from lit_viz.runs.segments import Signature
+from lit_viz.utils.files import open_regular, temporary_path, translate_write_errors
 
-#: Number of tasks per tar.
-TASKS_PER_TAR = 1000
+#: Bytes that are buffered: a write takes as long as several small maps.
+_BUFFER = 1 << 20
+
 #: Most bytes of a name in a header of a tar; longer ones take two headers.
 _LONGEST_NAME = 100
 
@@ -25,84 +27,65 @@ def tar_name(number: int) -> str:
     return f"{TARS}/{number:06d}.tar"
 
 
-class LastTar:
-    """The tar of a run folder that the next task is appended to. What is appended is buffered until :meth:`flush`.
+class NewTar:
+    """The tar of the tasks that have finished since the last commit: a temporary file until :meth:`end`.
 
     Args:
         root: run folder.
-        number: number of the tar, from 0.
-        tasks: number of the tasks in it, of which the hash is computed again.
 
     Attributes:
-        name: the tar, relative to the run folder.
-        path: the tar.
-        tasks: number of the tasks in it, with those that are buffered.
+        tasks: number of the tasks in it.
+        size: number of bytes: the offset of the next task.
     """
 
-    def __init__(self, root: Path, number: int = 0, tasks: int = 0) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        self._sha256, self._blocks = hashlib.sha256(), bytearray()
-        self._start(number)
-        self.tasks = tasks
-        if tasks:
-            content = read_regular(self.path)
-            self._sha256.update(content)
-            self._written = len(content)
+        self._part = temporary_path(root / TARS / "new.tar")
+        self._start()
 
-    def _start(self, number: int) -> None:
-        self.number, self.name = number, tar_name(number)
-        self.path = self._root / self.name
-        self.tasks = self._written = 0
-        self._sha256 = hashlib.sha256()
+    def _start(self) -> None:
+        self.tasks = self.size = 0
+        self._sha256, self._file, self._blocks = hashlib.sha256(), None, bytearray()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it has all of its tasks."""
-        return self.tasks >= TASKS_PER_TAR
-
-    @property
-    def buffered(self) -> int:
-        """Number of bytes that are not written yet."""
-        return len(self._blocks)
-
-    @property
-    def size(self) -> int:
-        """Number of bytes, with those that are buffered: the offset of the next task."""
-        return self._written + self.buffered
+    _file: BinaryIO | None
 
     def append(self, members: Mapping[str, bytes]) -> None:
-        """Append the files of a task, contents by name."""
-        for name, content in members.items():
-            self._blocks += _header(name, len(content))
-            self._blocks += content
-            self._blocks += bytes(-len(content) % tarfile.BLOCKSIZE)
-        self.tasks += 1
-
-    def flush(self) -> None:
-        """Write what is buffered; after an error the tar is as before, and it remains buffered.
+        """Append the files of a task, contents by name.
 
         Raises:
             WriteError: the disk is full, or the file can't be written.
         """
-        if not self._blocks:
-            return
-        if not self._written:
-            self.path.parent.mkdir(exist_ok=True)
-        self._write(bytes(self._blocks))
+        before = len(self._blocks)
+        for name, content in members.items():
+            self._blocks += _header(name, len(content))
+            self._blocks += content
+            self._blocks += bytes(-len(content) % tarfile.BLOCKSIZE)
+        self.size += len(self._blocks) - before
+        self.tasks += 1
+        if len(self._blocks) > _BUFFER:
+            self._write()
+
+    def _write(self) -> None:
+        with translate_write_errors(self._part):
+            if self._file is None:
+                self._part.parent.mkdir(exist_ok=True)
+                self._file = self._part.open("wb")
+            self._file.write(self._blocks)
+        self._sha256.update(self._blocks)
         self._blocks.clear()
 
-    def _write(self, blocks: bytes) -> None:
-        append_bytes(self.path, blocks, sync=False)
-        self._sha256.update(blocks)
-        self._written += len(blocks)
-
-    def end(self) -> Mapping[str, Signature]:
-        """Append the two empty blocks that end a tar, and continue with the next one; return its signature by name."""
+    def end(self, name: str) -> Signature:
+        """End the tar by two empty blocks, give it its name and start another one; return its signature."""
         self._blocks += bytes(2 * tarfile.BLOCKSIZE)
-        self.flush()
-        ended: Mapping[str, Signature] = {self.name: {"size": self._written, "sha256": self._sha256.hexdigest()}}
-        self._start(self.number + 1)
-        return ended
+        self.size += 2 * tarfile.BLOCKSIZE
+        self._write()
+        assert self._file is not None
+        with translate_write_errors(self._part):
+            self._file.close()
+            self._part.rename(self._root / TARS / name)
+        signature = {"size": self.size, "sha256": self._sha256.hexdigest()}
+        self._start()
+        return signature
 
 
 def _header(name: str, size: int) -> bytes:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import CONFIG, MANIFEST, TARS
-from lit_viz.runs.manifest import NOT_OF_THE_RUN, Manifest, Mismatch, is_derived
-from lit_viz.runs.trimming import KeptTasks
+from lit_viz.runs.layout import CONFIG, MANIFEST, SEGMENTS
+from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, is_derived
 from lit_viz.utils.formatting import command_line
 
 
@@ -26,46 +22,35 @@ class Unverified(LitVizError):
 
 
 def verify(folder: FolderStorage) -> list[str]:
-    """Compare all files, records and metrics of a complete run with its manifest.
+    """Compare all files of a complete run with its seal and its segments.
 
     Args:
         folder: run folder.
 
     Returns:
-        Names of the derived files (figure, animation, report, evidence) that are not as written.
+        Names of the derived files (figure, animation, report, evidence, exports) that are not as written.
 
     Raises:
         Unverified: the run is not complete, or another file is not as written.
     """
-    manifest = folder.manifest()
-    if not manifest.is_complete:
-        raise _unfinished(folder.path, manifest)
-    mismatches = manifest.run_mismatches(folder.path)
-    for index, contents in folder.measure(KeptTasks(folder.queue().indices)).items():
-        mismatches += manifest.task_mismatches(index, contents)
-    _reject(folder.path, [mismatch for mismatch in mismatches if not is_derived(mismatch.name)])
-    return [mismatch.name for mismatch in mismatches]
+    seal, command = folder.seal_on_disk(), command_line("resume", folder.path)
+    if seal.is_damaged:
+        raise Unverified(f"{folder.path / MANIFEST} is damaged", f"{command} computes what it does not confirm")
+    if not seal.is_complete:
+        raise Unverified(f"{folder.path} is unfinished", command)
+    folder.load()
+    found = [*seal.mismatches(folder.path), *(mismatch for _, mismatch in folder.mismatches()), *folder.foreign_files()]
+    facts = [mismatch for mismatch in dict.fromkeys(found) if not is_derived(mismatch.name)]
+    if facts:
+        _reject(folder, facts[0], len(facts) - 1)
+    return [mismatch.name for mismatch in found]
 
 
-def _unfinished(path: Path, manifest: Manifest) -> Unverified:
-    """Return the error about a run that is not complete."""
-    command = command_line("resume", path)
-    if manifest.is_damaged:
-        return Unverified(f"{path / MANIFEST} is damaged", f"{command} computes what it does not confirm")
-    return Unverified(f"{path} is unfinished", command)
-
-
-def _reject(path: Path, mismatches: Sequence[Mismatch]) -> None:
-    """Raise an error about the first one of mismatches that can't be drawn again."""
-    if not mismatches:
-        return
-    first = mismatches[0]
-    others = ""
-    if len(mismatches) > 1:
-        others = f" (and {len(mismatches) - 1} more)"
-    remedy = f"{command_line('resume', path)} computes its task again"
-    if first.name == CONFIG or first.name.startswith(f"{TARS}/"):
+def _reject(folder: FolderStorage, first: Mismatch, others: int) -> None:
+    remedy = f"{command_line('resume', folder.path)} computes its tasks again"
+    if first.name == CONFIG:
         remedy = "restore it, or start another run"
-    elif first.reason == NOT_OF_THE_RUN:
+    elif first.reason == NOT_OF_THE_RUN and not first.name.startswith(f"{SEGMENTS}/"):
         remedy = "move it away"
-    raise Unverified(f"{path / first.name} {first.reason}{others}", remedy)
+    more = f" (and {others} more)" if others else ""
+    raise Unverified(f"{folder.path / first.name} {first.reason}{more}", remedy)

@@ -1,7 +1,7 @@
 """Writing of run folders during a run.
 
-Lines and files are appended, at a cost that does not grow with the number of tasks. Before each checkpoint everything
-is flushed to the disk. Only rank zero writes.
+Files are written as they come. What belongs to the run is decided by :meth:`FolderWriter.commit`: the files are flushed
+to the disk, and then a segment with the tasks that have finished appears by a rename. Only rank zero writes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,14 @@ from lit_viz.images.rasters import mask_of
 from lit_viz.images.reading import encode_png
 from lit_viz.runs import layout
 from lit_viz.runs.access import is_run
-from lit_viz.runs.manifest import TaskContents, append, digest, rewrite, start_line
-from lit_viz.runs.metrics import HEADER, row_line
-from lit_viz.runs.progress import SavedProgress
 from lit_viz.runs.reader import TOP5
 from lit_viz.runs.results import Storage
-from lit_viz.runs.stored import QueuePart
+from lit_viz.runs.seal import Seal
+from lit_viz.runs.segments import MOST_TASKS, Contents, Segments, contents_text, segment_files, task_line
+from lit_viz.runs.stored import QueuePart, queue_part
 from lit_viz.types import Record, Task, index_of, key_of
 from lit_viz.utils.files import (
     FORMAT,
-    append_bytes,
     json_line,
     plain,
     sync_filesystem,
@@ -55,18 +53,29 @@ class FolderWriter(Storage):
 
     path: Path
 
+    #: What is written for the tasks that are not finished, by index.
+    in_progress: dict[int, Contents]
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.in_progress = {}
-        self._rows: list[str] = []  # lines of metrics.csv, until the next flush
-        self._finished: list[Mapping[str, Any]] = []  # lines of the manifest, until the next flush
+        self._pending: list[str] = []  # lines of finished tasks, until the next commit
+        self._snapshots = 0  # with metrics, in the run so far
+        self._segments: Segments | None = None
+
+    @property
+    def segments(self) -> Segments:
+        """The finished tasks; read at the first access after a change."""
+        if self._segments is None:
+            self._segments = Segments(self.path)
+        return self._segments
 
     # -- start and continuation
 
     def write_start(
         self, options: str, recorded: Mapping[str, Any], tasks: Sequence[Task], shard: Shard | None = None
     ) -> None:
-        """Write configuration and queue of a new run, and the first line of its manifest.
+        """Write configuration and queue of a new run, and its seal.
 
         Args:
             options: resolved options as YAML.
@@ -76,7 +85,7 @@ class FolderWriter(Storage):
         """
         self.write_config(options, recorded)  # first, because it makes the folder a run
         self.write_queue(tasks, shard)
-        rewrite(self.path / layout.MANIFEST, [start_line(self.path)])
+        Seal.write(self.path, complete=False)
 
     def write_config(self, options: str, recorded: Mapping[str, Any] | None = None) -> None:
         """Write ``config.yaml``, marked as the configuration of a lit_viz run by its first line."""
@@ -98,16 +107,6 @@ class FolderWriter(Storage):
         part = QueuePart(shard=str(shard), tasks=len(own), total=len(tasks), sha256=sha256.hexdigest())
         write_lines(path, [json_line(part.to_dict()), *(json_line(task.to_dict()) for task in own)])
 
-    def continue_tasks(self, finished: Mapping[int, TaskContents], in_progress: Mapping[int, TaskContents]) -> None:
-        """Continue a run from the verified contents of its tasks, which become the manifest."""
-        lines = [start_line(self.path)]
-        for index, contents in finished.items():
-            lines.append({"task": index, **contents.to_dict()})
-        rewrite(self.path / layout.MANIFEST, lines)
-        self._rows.clear()
-        self._finished.clear()
-        self.in_progress = dict(in_progress)
-
     # -- snapshots and results
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
@@ -120,14 +119,12 @@ class FolderWriter(Storage):
             self._write_png(f"frames/{key}/{layout.frame_name(iteration)}", snapshot.image, texts)
         for name, image in snapshot.extra_images.items():
             self._write_png(f"frames/{key}.{name}/{layout.frame_name(iteration)}", image)
-        contents = self._contents_of(key)
-        for name, value in snapshot.metrics.items():
-            line = row_line(key, iteration, name, value)
-            self._rows.append(line)
-            contents.add_row(line)
+        if snapshot.metrics:
+            self._contents_of(key).add_row(self._snapshots, iteration, snapshot.metrics)
+            self._snapshots += 1
 
     def add_result(self, result: Result) -> Record:
-        """Write image and array of a finished task, then its record; return the record."""
+        """Write image and array of a finished task; return its record, which the next :meth:`commit` writes."""
         key, file, array = result.task.key, None, None
         if result.source is not None:
             self._write_source(key, result)
@@ -141,36 +138,34 @@ class FolderWriter(Storage):
         if result.perturbed_images:
             self._write_perturbed_images(key, result.perturbed_images)
         record = result.record.amend(file=file, array=array)
-        line = json_line(record.to_dict())
-        append_bytes(self.path / layout.RESULTS, line.encode(), sync=False)
         contents = self._contents_of(key)
-        contents.record = digest(line)
-        self._finished.append({"task": result.task.index, **contents.to_dict()})
+        text = json_line(record.to_dict())[:-1]
+        self._pending.append(task_line(record, text, contents_text(contents.rows, contents.files)))
         del self.in_progress[result.task.index]
+        if len(self._pending) >= MOST_TASKS:
+            self.commit()
         return record
 
-    def flush(self) -> None:
-        """Append the buffered metrics to ``metrics.csv``, and then the finished tasks to the manifest; after an error
-        they remain buffered."""
-        if self._rows:
-            path = self.path / layout.METRICS
-            lines = self._rows
-            if not path.exists() or path.stat().st_size == 0:
-                lines = [HEADER, *lines]
-            append_bytes(path, "".join(lines).encode(), sync=False)
-            self._rows.clear()
-        append(self.path / layout.MANIFEST, self._finished, sync=False)
-        self._finished.clear()
-
-    def settle(self) -> None:
-        """Flush metrics and file system, so that a checkpoint may refer to everything written so far."""
+    def commit(self) -> dict[str, Any]:
+        """Make the tasks that have finished part of the run, in one file; return what a checkpoint states of the store:
+        its segments, and the contents of the tasks in progress. After an error nothing has changed."""
         self._check_exists()
-        self.flush()
         sync_filesystem(self.path)
+        if self._pending:
+            name = f"{self._next_segment()}.jsonl"
+            write_lines(self.path / layout.SEGMENTS / name, self._pending)
+            self._pending.clear()
+            self._segments = None
+        in_progress = {index: vars(contents) for index, contents in self.in_progress.items()}
+        names = [path.name for path in segment_files(self.path)]
+        return {layout.STORE: {"segments": names, "in_progress": in_progress, "snapshots": self._snapshots}}
 
-    def write_progress(self, progress: SavedProgress) -> None:
-        """Write ``progress.json``."""
-        write_bytes(self.path / layout.PROGRESS, json_line(progress.to_dict()).encode(), sync=False)
+    def _next_segment(self) -> str:
+        """Return the name of the next segment, which no shard of the run repeats."""
+        part = queue_part(self.path / layout.QUEUE)
+        start = "" if part is None or part.shard is None else part.shard.replace("/", "of") + "-"
+        numbers = [int(path.stem.rpartition("-")[2]) for path in segment_files(self.path)]
+        return f"{start}{max(numbers, default=-1) + 1:06d}"
 
     # -- files of a task
 
@@ -228,9 +223,9 @@ class FolderWriter(Storage):
         self._contents_of(relative.split("/")[1]).add_file(relative, content)
         return relative
 
-    def _contents_of(self, key: str) -> TaskContents:
+    def _contents_of(self, key: str) -> Contents:
         """Return the contents of a task in progress, by the start of the names of its files."""
-        return self.in_progress.setdefault(index_of(key), TaskContents())
+        return self.in_progress.setdefault(index_of(key), Contents())
 
     def _check_exists(self) -> None:
         if not is_run(self.path):

@@ -1,4 +1,4 @@
-"""Atomic writes, append-only text files, and JSON content."""
+"""Atomic writes, text files, and JSON content."""
 
 from __future__ import annotations
 
@@ -93,39 +93,6 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Write lines to a UTF-8 file atomically, one after another; see :func:`atomic_write`."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
-
-
-def append_bytes(path: str | Path, data: bytes, *, sync: bool = True) -> None:
-    """Append to a file; after a partial write the file is truncated to its previous size."""
-    path = Path(path)
-    sync = sync or _SYNCFS is None
-    with translate_write_errors(path), path.open("ab", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(file.fileno(), rest) :]
-            if sync:
-                os.fsync(file.fileno())
-        except BaseException:
-            with suppress(OSError):
-                file.truncate(size)
-            raise
-        if size == 0 and sync:
-            _sync_folder(path.parent)
-
-
-def cut_file(path: Path, length: int) -> None:
-    """Cut a file to a length; a missing file has the length 0.
-
-    Raises:
-        LitVizError: it is shorter.
-    """
-    size = file_size(path)
-    if size < length:
-        raise LitVizError(f"{path} must have at least {length:,} bytes, got {size:,}: restore it, or start another run")
-    if size > length:
-        os.truncate(path, length)
 
 
 def file_size(path: Path) -> int:
