@@ -75,7 +75,7 @@ def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lit_viz.launch.run.Run.draw", _draw_blank)
-        patch.setattr("lit_viz.figures.agreement.agreement_figure", lambda *_: Figure(figsize=(0.1, 0.1)))
+        patch.setattr("lit_viz.presentations.saliency_map.agreement_figure", lambda *_: Figure(figsize=(0.1, 0.1)))
         yield
 
 

@@ -57,13 +57,6 @@ class Explanation(EvidencePart):
     attacks: Sequence[ExplainedAttack]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransferPart(EvidencePart):
-    """The predictions of held-out networks."""
-
-    predictions: Sequence[robustness.Transfer]
-
-
 class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
     """Verifier of adversarial examples; all of their evidence reads files."""
 
@@ -202,8 +195,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
 
     def _measure_transfer(self) -> EvidencePart:
         """Evaluate held-out networks on the files."""
-        predictions = robustness.transfers(self.outcomes, self.module.network)
-        return TransferPart(Evidence(transfer=robustness.transfer_evidence(predictions)), predictions=predictions)
+        return EvidencePart(Evidence(transfer=robustness.transfers(self.outcomes, self.module.network)))
 
     @classmethod
     def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:

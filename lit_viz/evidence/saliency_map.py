@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
 from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVerifier
@@ -16,18 +18,15 @@ from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize
 
-if TYPE_CHECKING:
-    from lit_viz.evidence.saliency.cross_check import CrossCheck  # imports Captum
-
 #: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
 CAPTUM_SECONDS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedMaps(EvidencePart):
-    """The comparison with Captum, with its maps."""
+    """The comparison with Captum, with maps of the reference by task index."""
 
-    comparison: CrossCheck
+    references: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
         from lit_viz.evidence.saliency.cross_check import cross_check  # imports Captum
 
         settings.notify(f"comparing {pluralize(len(outcomes), 'map')} with Captum")
-        comparison = cross_check(
+        comparison, references = cross_check(
             outcomes,
             methods,
             self.module.network,
@@ -76,10 +75,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
             half=settings.precision,
             notify=settings.notify,
         )
-        if not settings.at_end_of_run:
-            settings.notify(comparison.table(outcomes, methods))
-        evidence = Evidence(captum=comparison.evidence(outcomes))
-        return ComparedMaps(evidence, comparison.passed is not False, comparison=comparison)
+        return ComparedMaps(Evidence(captum=comparison), comparison.passed is not False, references=references)
 
     def _time_limit(self) -> float | None:
         """Return the seconds of the comparison with Captum; None for no limit."""

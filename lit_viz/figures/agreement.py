@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -11,12 +11,10 @@ from torch import Tensor
 
 from lit_viz.attributions import title_of
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
-from lit_viz.evidence.saliency.cross_check import CrossCheck
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, pixels, selection, stack, wrap
 from lit_viz.figures.scales import ColorBar, ColorScale, clipping, map_notes, number
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, INK, TITLE
-from lit_viz.runs.evidence import Similarity
+from lit_viz.runs.evidence import CAPTUM, CaptumEvidence, DeliveredGate, FormulaGate, MapAgreement, Similarity
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.limits import MOST_ROWS
 
@@ -30,14 +28,19 @@ _VERDICTS = {True: ("passed", COLORS[2]), False: ("failed", COLORS[1])}
 _MOST_PIXELS, _LEAST_ROWS = 1 << 20, 3
 
 
-def agreement_figure(result: CrossCheck, outcomes: Sequence[Outcome]) -> Figure | None:
+def agreement_figure(
+    result: CaptumEvidence, references: Mapping[int, Tensor], outcomes: Sequence[Outcome]
+) -> Figure | None:
     """Draw each map, its reference and their difference on one scale, with gates and similarity metrics beneath.
 
     The difference is computed before the channels are reduced, so that it contains all channels. Of more than
     :data:`~lit_viz.utils.limits.MOST_ROWS` maps, or of fewer large ones, failed ones take precedence. Maps that were
     verified by their terms have no reference. None is returned if no whole map was compared.
     """
-    rows = _compared(result, outcomes)
+    by_index = {outcome.record.index: outcome for outcome in outcomes}
+    rows: list[_ComparedMap] = []
+    for index, reference in references.items():
+        rows.append(_ComparedMap(by_index[index], result.by_index[index], reference))
     if not rows:
         return None
     most = min(MOST_ROWS, max(_LEAST_ROWS, _MOST_PIXELS // rows[0].reference[0].numel()))
@@ -47,7 +50,7 @@ def agreement_figure(result: CrossCheck, outcomes: Sequence[Outcome]) -> Figure 
     for row in rows:
         maps = row.maps()
         scale = ColorScale.of(maps[:2], _REDUCER, shared=True)
-        blocks.append(_comparison(row, maps, scale, result.half))
+        blocks.append(_comparison(row, maps, scale, result.precision))
         clipped |= scale.clipped
     columns = 3
     if len(blocks) <= 2:
@@ -62,7 +65,7 @@ class _ComparedMap:
     """A map with its reference, both ``(C, H, W)``."""
 
     outcome: Outcome
-    agreement: Agreement
+    agreement: MapAgreement
     reference: Tensor
 
     def maps(self) -> list[Tensor]:
@@ -73,20 +76,10 @@ class _ComparedMap:
         return [reduce_channels(attribution, "max_abs")[0] for attribution in (own, reference, own - reference)]
 
 
-def _compared(result: CrossCheck, outcomes: Sequence[Outcome]) -> list[_ComparedMap]:
-    """Return the compared maps with a stored reference."""
-    by_index = {outcome.record.index: outcome for outcome in outcomes}
-    rows = []
-    for index, (agreement, reference) in result.agreements.items():
-        if reference is not None:
-            rows.append(_ComparedMap(by_index[index], agreement, reference))
-    return rows
-
-
-def _caption(result: CrossCheck, drawn: int, clipped: bool) -> str:
-    total = len(result.agreements)
-    passed = sum(agreement.passed for agreement, _ in result.agreements.values())
-    by_terms = sum(agreement.sum is not None for agreement, _ in result.agreements.values())
+def _caption(result: CaptumEvidence, drawn: int, clipped: bool) -> str:
+    total = len(result.maps)
+    passed = sum(agreement.passed for agreement in result.maps)
+    by_terms = sum(agreement.sum is not None for agreement in result.maps)
     whole = total - by_terms
     remark = ""
     if by_terms:
@@ -111,20 +104,19 @@ def _comparison(row: _ComparedMap, maps: Sequence[Tensor], scale: ColorScale, ha
         if place == len(maps) - 1 and math.isfinite(largest):
             notes = [f"largest: {number(largest)}"]
         images.append(Cell(pixels(scale.colors(values, scale.limit)), notes))
-    captions = [Text(title, CELL, color=GRAY) for title in ("lit_viz", agreement.reference, "difference")]
+    captions = [Text(title, CELL, color=GRAY) for title in ("lit_viz", agreement.reference or CAPTUM, "difference")]
     compared = Grid([[*captions, None], [*images, ColorBar(scale.labels(), scale.signed)]], gap=(GAP, 0.3 * GAP))
-    allowed = FORMULA_TOLERANCE + agreement.rounding
     delivered = "map as delivered" if half is None else f"map in {half}"
-    gates = [_gate(delivered, agreement.delivered, agreement.allowed, agreement.delivered_passed)]
+    gates = [_gate(delivered, agreement.delivered)]
     if agreement.formula is not None:
-        gates.insert(0, _gate("formula in float64", agreement.formula, allowed, agreement.formula_passed))
+        gates.insert(0, _gate("formula in float64", agreement.formula))
     return stack(heading, compared, Grid(gates, gap=0), _table(agreement), gap=0.6 * GAP)
 
 
-def _gate(name: str, difference: float, allowed: float, passed: bool) -> list[Block]:
-    verdict, color = _VERDICTS[passed]
-    relation = "≤" if passed else ">"
-    values = f"{number(difference)} {relation} {number(allowed)}"
+def _gate(name: str, gate: FormulaGate | DeliveredGate) -> list[Block]:
+    verdict, color = _VERDICTS[gate.passed]
+    relation = "≤" if gate.passed else ">"
+    values = f"{number(gate.difference or 0.0)} {relation} {number(gate.allowed or 0.0)}"
     return [
         Text(verdict, _VERDICT, weight="bold", color=color),
         Text(name, _WIDTH - _VERDICT - _GATE_VALUES),
@@ -132,7 +124,7 @@ def _gate(name: str, difference: float, allowed: float, passed: bool) -> list[Bl
     ]
 
 
-def _table(agreement: Agreement) -> Grid:
+def _table(agreement: MapAgreement) -> Grid:
     """Return the similarity of the map and its controls, one line each, with a right-aligned column per metric."""
     width = (_WIDTH - _TABLE_HEAD) / 3 - GAP
 

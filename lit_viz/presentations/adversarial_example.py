@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from lit_viz.attacks.norms import LINF, NORMS, format_distance
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.attributions import title_of
-from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack, Explanation, TransferPart
+from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack, Explanation
 from lit_viz.evidence.attacks.robustness import attack_norm, transfer_table
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.attack import attack_figure, robustness_figure
@@ -148,8 +148,9 @@ class AdversarialExamplePresentation(AttackPresentation):
         if isinstance(part, Explanation):
             assert verifier.storage.path is not None
             save_figure(_explanation_figure(part.attacks), verifier.storage.path / EXPLAINED)
-        if isinstance(part, TransferPart) and part.predictions:
-            verifier.settings.notify(transfer_table(part.predictions))
+        transfer = None if part.evidence is None else part.evidence.transfer
+        if transfer is not None and transfer.files:
+            verifier.settings.notify(transfer_table(transfer.files))
 
 
 def _extended(record: Record) -> AdversarialRecord:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
+from statistics import fmean
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions import title_of
-from lit_viz.evidence.saliency.faithfulness import distinct_remarks, table
 from lit_viz.evidence.saliency_map import ComparedMaps, LocalizedMaps
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
+from lit_viz.figures.agreement import agreement_figure
 from lit_viz.figures.layout import outlined
 from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.pairs import pairs_cell
@@ -38,13 +40,14 @@ from lit_viz.runs.evidence import (
     MapAgreement,
     MapEvidence,
     MetricsEvidence,
+    SaliencyMetrics,
 )
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.runs.stitching import tiled_images
 from lit_viz.types import Record
-from lit_viz.utils.formatting import pluralize, probability_text
-from lit_viz.utils.limits import MOST_PHOTOGRAPHS
+from lit_viz.utils.formatting import pluralize, probability_text, text_table
+from lit_viz.utils.limits import MOST_PHOTOGRAPHS, MOST_PRINTED
 
 
 class SaliencyMapPresentation(Presentation):
@@ -164,20 +167,16 @@ class SaliencyMapPresentation(Presentation):
         return texts
 
     def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
-        if part.evidence is not None and part.evidence.faithfulness is not None:
-            metrics = part.evidence.faithfulness.maps
-            for text in [table(metrics), *distinct_remarks(metrics)]:
-                verifier.settings.notify(text)
-            return
         super().show(verifier, name, part)
+        if isinstance(part, ComparedMaps) and part.evidence is not None and not verifier.settings.at_end_of_run:
+            rows = [row for item in self.part_items(part.evidence) for row in item.rows]
+            verifier.settings.notify(text_table(rows[:MOST_PRINTED], words=5))
         folder = verifier.storage.path
         if folder is None:
             return
         figure = None
-        if isinstance(part, ComparedMaps):
-            from lit_viz.figures.agreement import agreement_figure  # imports Captum
-
-            figure = agreement_figure(part.comparison, verifier.outcomes)
+        if isinstance(part, ComparedMaps) and part.evidence is not None and part.evidence.captum is not None:
+            figure = agreement_figure(part.evidence.captum, part.references, verifier.outcomes)
             file = "evidence.png"
         elif isinstance(part, LocalizedMaps):
             figure = localization_figure(part.localization)
@@ -332,28 +331,50 @@ def _float(value: float | None) -> float:
 
 def _metrics_item(part: MetricsEvidence) -> EvidenceItem:
     text = (
-        "Saliency metrics: mean probability of the class while pixels are replaced in order of saliency, for each map "
-        "and its controls, and maximum sensitivity."
+        "Saliency metrics: mean probability of the class while pixels are replaced, the most salient first, for each "
+        "map, a random map and the map moved by half an image; the largest relative L2 change under small random "
+        "changes of the photograph; Spearman correlation with the map of a network whose uppermost layer, or all "
+        "layers, are randomized; hit: the maximum is in or within 15 pixels of a reference box."
     )
     rows: list[TableRow] = []
-    notes: list[str] = []
+    by_method: dict[str, list[Mapping[str, float | None]]] = defaultdict(list)
     for entry in part.maps:
-        row = {"map": _map_name(entry), "method": entry.method}
-        row |= _areas("deletion ↓", entry.deletion)
-        row |= _areas("insertion ↑", entry.insertion)
-        row["sensitivity ↓"] = format_value(entry.max_sensitivity)
-        rows.append(row)
-        notes += entry.remarks
-    return EvidenceItem(text, rows=rows, notes=notes, name="faithfulness")
+        metrics = _metrics(entry)
+        by_method[entry.method].append(metrics)
+        cells = {name: format_value(value) for name, value in metrics.items()}
+        rows.append({"map": _map_name(entry), "method": entry.method} | cells)
+    for method, of_method in by_method.items():
+        if len(of_method) > 1:
+            rows.append({"map": f"mean of {len(of_method)}", "method": method} | _means(of_method))
+    notes = list(dict.fromkeys(chain.from_iterable(entry.remarks for entry in part.maps)))
+    return EvidenceItem(text, rows=rows, notes=notes, name="faithfulness", prints_table=True)
 
 
-def _areas(metric: str, curves: Mapping[str, Any]) -> TableRow:
-    """Return the area of a map's curve and of its controls' curves."""
-    areas = {metric: format_value(curves["area"])}
-    for name, area in curves.items():
-        if name not in ("area", "curve"):
-            areas[f"{metric} {name}"] = format_value(area)
-    return areas
+def _metrics(entry: SaliencyMetrics) -> dict[str, float | None]:
+    """Return the metrics of a map by column of the table."""
+    values: dict[str, float | None] = {}
+    for name, curves in {"deletion ↓": entry.deletion, "insertion ↑": entry.insertion}.items():
+        values[name] = curves["area"]
+        values |= {f"{name[-1]} {key}": area for key, area in curves.items() if key not in ("area", "curve")}
+    stages = entry.randomization
+    values["sensitivity ↓"] = entry.max_sensitivity
+    values["top randomized"] = stages[0]["spearman"] if stages else None
+    values["all randomized"] = stages[-1]["spearman"] if stages else None
+    if entry.points_at_box is not None:
+        values["hit"] = float(entry.points_at_box)
+    return values
+
+
+def _means(metrics: Sequence[Mapping[str, float | None]]) -> TableRow:
+    """Return the means of the finite values by column, with their number where maps are omitted."""
+    row: TableRow = {}
+    for name in dict.fromkeys(chain.from_iterable(metrics)):
+        values = [_float(of_map.get(name)) for of_map in metrics]
+        finite = list(filter(math.isfinite, values))
+        row[name] = f"{fmean(finite):.3f}" if finite else "-"
+        if finite and len(finite) < len(values):
+            row[name] += f" ({len(finite)})"
+    return row
 
 
 def _localization_item(part: LocalizationEvidence) -> EvidenceItem:

@@ -219,9 +219,10 @@ class Similarity(JsonObject):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FormulaGate(JsonObject):
-    """Difference of the formulas in float64, relative to the maximum of Captum's map."""
+    """Difference of the formulas in float64, relative to the maximum of Captum's map, and the largest one allowed."""
 
     difference: float | None
+    allowed: float | None = None
     passed: bool
 
 

@@ -47,7 +47,6 @@ CLASSES = "lit_viz.evidence.class_visualization"
 #: What raises, by the part of the evidence at the end of a run that computes it.
 AT_THE_END: list[tuple[Make, str, str]] = [
     (explain, "captum", "lit_viz.evidence.saliency.cross_check.cross_check"),
-    (explain, "captum", "lit_viz.evidence.saliency.cross_check.CrossCheck.evidence"),
     (explain, "localization", f"{SALIENCY}.localize_run"),
     (attack, "files", f"{ATTACK}.mismatches"),
     (attack, "survivors", f"{ATTACK}.AdversarialExampleVerifier._break_down"),

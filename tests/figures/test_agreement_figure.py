@@ -7,26 +7,29 @@ import torch
 
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.engine.snapshots import Result
-from lit_viz.evidence.saliency.agreement import Agreement
-from lit_viz.evidence.saliency.cross_check import CrossCheck
 from lit_viz.figures.agreement import agreement_figure
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS
 from lit_viz.images.rendering import clip_limits, heat
-from lit_viz.runs.evidence import Similarity
+from lit_viz.runs.evidence import CAPTUM, CaptumEvidence, DeliveredGate, FormulaGate, MapAgreement, Similarity
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Task
 from lit_viz.utils.limits import MOST_ROWS
 
-AGREEMENT = Agreement(
-    formula=2e-15,
-    delivered=1e-7,
-    captum_float32=1e-7,
+AGREEMENT = MapAgreement(
+    index=0,
+    name="",
+    method="gradient",
+    target_name=None,
+    passed=True,
+    reference=CAPTUM,
+    formula=FormulaGate(difference=2e-15, allowed=1e-8, passed=True),
+    delivered=DeliveredGate(difference=1e-7, allowed=1.2e-6, captum_float32=1e-7, passed=True),
     similarity=Similarity(difference=0.0, spearman=0.99987, ssim=1.0, top_iou=1.0),
     controls={"another class": Similarity(difference=1.0, spearman=-1e-7, ssim=math.nan, top_iou=0.0)},
 )
-BROKEN = replace(AGREEMENT, delivered=0.25)
+BROKEN = replace(AGREEMENT, passed=False, delivered=replace(AGREEMENT.delivered, difference=0.25, passed=False))
 
 
 def outcome(index=0, array=None, name=None):
@@ -35,9 +38,13 @@ def outcome(index=0, array=None, name=None):
     return made
 
 
+def evidence_of(maps):
+    return CaptumEvidence(version="1", passed=None, maps=maps, unchecked=[])
+
+
 def compare(*agreements, size=(8, 8), name=None, references=None):
     """Return the figure of maps whose reference differs in one channel and one pixel."""
-    outcomes, checked = [], {}
+    outcomes, maps, kept = [], [], {}
     for index, agreement in enumerate(agreements):
         map_ = torch.randn(3, *size, generator=torch.Generator().manual_seed(index))
         reference = map_.double()
@@ -45,8 +52,9 @@ def compare(*agreements, size=(8, 8), name=None, references=None):
         if references is not None:
             map_, reference = references[index]
         outcomes.append(outcome(index, map_, name))
-        checked[index] = (agreement, reference)
-    return agreement_figure(CrossCheck(checked, {}), outcomes)
+        maps.append(agreement.amend(index=index))
+        kept[index] = reference
+    return agreement_figure(evidence_of(maps), kept, outcomes)
 
 
 def test_map_reference_and_difference_share_one_scale(figures):
@@ -101,7 +109,7 @@ def test_failed_maps_take_precedence(figures):
     assert len(figures.images(figure)) == 3 * MOST_ROWS
     assert figures.texts(figure)[0].startswith("20 of 22 maps, failed maps first. 21 of 22 checked maps passed.")
     assert any(text.endswith("· class 21") for text in figures.texts(figure))
-    assert agreement_figure(CrossCheck({}, {0: "not checked"}), [outcome()]) is None
+    assert agreement_figure(evidence_of([]), {}, [outcome()]) is None
 
 
 @pytest.mark.parametrize(("count", "columns"), [(2, 1), (3, 2), (7, 3)])

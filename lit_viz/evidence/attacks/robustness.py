@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -202,58 +203,48 @@ def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[EnsembleMember]:
     return breakdown
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """Predictions of a held-out network for an adversarial example.
-
-    Attributes:
-        index, name: of the task; the name has the radius if the run has several.
-        judge: the held-out network.
-        before, after: predicted classes of the photograph and of the file.
-        right: whether the prediction of the photograph is the label; without a label, whether it is not the target.
-        fooled: whether the prediction of the file is the target; without a target, whether it is not the label.
-        mirrored: the same for the mirrored change, the control: any change of this size might fool the network.
-    """
-
-    index: int
-    name: str
-    judge: str
-    before: str
-    after: str
-    right: bool
-    fooled: bool
-    mirrored: bool
-
-
-def transfers(outcomes: Sequence[Outcome], network: Network) -> list[Transfer]:
+def transfers(outcomes: Sequence[Outcome], network: Network) -> TransferEvidence:
     """Evaluate the installed held-out networks on the photograph, the file and the mirrored change of each success."""
     successes = [o for o in outcomes if isinstance(o.record, AdversarialRecord) and o.record.success_file]
     several = has_several_radii(records_of(successes))
-    rows = []
-    for judge in installed_judges(network):
-        for outcome in successes:
-            rows.append(_transfer(judge, outcome, network.labels, several))
-    return rows
+    files: list[dict[str, Any]] = []
+    counts: dict[str, TransferCounts] = {}
+    for judge in installed_judges(network) if successes else ():
+        of_judge = [_transfer(judge, outcome, network.labels, several) for outcome in successes]
+        right = [row for row in of_judge if row["right"]]
+        counts[judge] = TransferCounts(
+            right=len(right),
+            fooled=sum(row["fooled"] for row in right),
+            mirrored=sum(row["mirrored"] for row in right),
+            wrong=len(of_judge) - len(right),
+        )
+        files += of_judge
+    return TransferEvidence(judges=counts, files=files)
 
 
-def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -> Transfer:
+def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -> dict[str, Any]:
+    """Return the predictions of a held-out network for a file: ``before`` and ``after`` the attack.
+
+    ``right`` is whether the prediction of the photograph is the label; without a label, whether it is not the target.
+    ``fooled`` is whether that of the file is the target; without a target, whether it is not the label; and
+    ``mirrored`` the same of the mirrored change, the control: any change of this size might fool the network.
+    """
     source, image, record = outcome.source(), outcome.image(), attack_record(outcome)
     assert source is not None
     assert image is not None
     mirrored = (source + (image - source).flip(-1)).clamp(0, 1)
     logits = judge_logits(judge, torch.stack([source.to(image), image, mirrored.to(image)]))
     before, after, control = logits.argmax(1).tolist()
-    right = before != record.target if record.label is None else before == record.label
-    return Transfer(
-        index=record.index,
-        name=label_with_eps(record.name, record, several),
-        judge=judge,
-        before=labels[before],
-        after=labels[after],
-        right=right,
-        fooled=_is_success(record, after),
-        mirrored=_is_success(record, control),
-    )
+    return {
+        "index": record.index,
+        "name": label_with_eps(record.name, record, several),
+        "judge": judge,
+        "before": labels[before],
+        "after": labels[after],
+        "right": before != record.target if record.label is None else before == record.label,
+        "fooled": _is_success(record, after),
+        "mirrored": _is_success(record, control),
+    }
 
 
 def _is_success(record: Record, predicted: int) -> bool:
@@ -263,32 +254,12 @@ def _is_success(record: Record, predicted: int) -> bool:
     return predicted == record.target
 
 
-def transfer_evidence(rows: Sequence[Transfer]) -> TransferEvidence:
-    """Return the predictions, and the counts by judge, of which mirrored changes are the control."""
-    by_judge: dict[str, list[Transfer]] = defaultdict(list)
-    for row in rows:
-        by_judge[row.judge].append(row)
-    counts = {}
-    for judge, of_judge in by_judge.items():
-        right = fooled = mirrored = 0
-        for row in of_judge:
-            if row.right:
-                right += 1
-                fooled += row.fooled
-                mirrored += row.mirrored
-        wrong = len(of_judge) - right
-        counts[judge] = TransferCounts(right=right, fooled=fooled, mirrored=mirrored, wrong=wrong)
-    return TransferEvidence(judges=counts, files=[asdict(row) for row in rows])
-
-
-def transfer_table(rows: Sequence[Transfer]) -> str:
+def transfer_table(files: Sequence[Mapping[str, Any]]) -> str:
     """Return a row a file with the predictions of each judge, for the photograph and for the file."""
     by_file: dict[tuple[int, str], dict[str, str]] = {}
-    for row in rows:
-        verdict = "fooled" if row.fooled else "not"
-        if not row.right:
-            verdict = "wrong"
-        line = by_file.setdefault((row.index, row.name), {"photograph": row.name})
-        line[row.judge] = f"{row.before} -> {row.after} ({verdict})"
+    for row in files:
+        verdict = "fooled" if row["fooled"] else "not"
+        line = by_file.setdefault((row["index"], row["name"]), {"photograph": row["name"]})
+        line[row["judge"]] = f"{row['before']} -> {row['after']} ({verdict if row['right'] else 'wrong'})"
     lines = list(by_file.values())
     return text_table(lines[:MOST_PRINTED], words=len(lines[0]))

@@ -8,14 +8,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib import metadata
 
 from torch import Tensor
 
 from lit_viz.attributions import Attribution, ExtremalPerturbation
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.evidence.saliency.agreement import FORMULA_TOLERANCE, Agreement
 from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterpart_of
 from lit_viz.evidence.saliency.families import FEWER_RECOMPUTED, RECOMPUTED, MapCheck, check_map, measure_mask
 from lit_viz.evidence.saliency.network_copies import NetworkCopies
@@ -24,92 +22,11 @@ from lit_viz.networks.isolation import torch_warnings_ignored
 from lit_viz.runs import evidence as run_evidence
 from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM
 from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.results import Outcome, records_of
-from lit_viz.utils.formatting import Notify, ignore, text_table
+from lit_viz.runs.results import Outcome
+from lit_viz.utils.formatting import Notify, ignore
 from lit_viz.utils.limits import MOST_ROWS
 
 _NOTICE_SECONDS = 30.0  # between the reports of how many maps are compared
-
-
-@dataclass(frozen=True)
-class CrossCheck:
-    """Comparison of the maps of a run.
-
-    Attributes:
-        agreements: comparison by task index, with the float64 map of the reference if the figure may show it.
-        unchecked: reason by task index of the maps without a comparison.
-        half: half precision of the network that computed the maps, if any.
-        masks: area and scores by task index of optimized masks, which are not compared.
-    """
-
-    agreements: dict[int, tuple[Agreement, Tensor | None]]
-    unchecked: dict[int, str]
-    half: str | None = None
-    masks: dict[int, Mapping[str, float]] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether all compared maps have passed; None if no map was compared."""
-        if not self.agreements:
-            return None
-        return all(agreement.passed for agreement, _ in self.agreements.values())
-
-    def table(self, outcomes: Sequence[Outcome], methods: Mapping[str, Attribution]) -> str:
-        """Return a table with a row per method: its counterpart in Captum, what is compared, and the largest errors.
-
-        ``delivered`` and ``allowed`` are of the map that is closest to failing the second gate.
-        """
-        indices: dict[str, list[int]] = defaultdict(list)
-        for record in records_of(outcomes, SaliencyRecord):
-            indices[record.method].append(record.index)
-        return text_table([self._row(name, methods[name], of_method) for name, of_method in indices.items()], words=3)
-
-    def _row(self, name: str, method: Attribution, indices: Sequence[int]) -> dict[str, str]:
-        row = {"method": name, "Captum": "-", "compared": self._first_reason(indices)}
-        counterpart = counterpart_of(method)
-        if counterpart is None:
-            return row
-        row["Captum"] = counterpart.name or "-"
-        agreements = [self.agreements[index][0] for index in indices if index in self.agreements]
-        if not agreements:
-            return row
-        closest = max(agreements, key=lambda agreement: agreement.delivered / agreement.allowed)
-        passed = sum(agreement.passed for agreement in agreements)
-        formula = max(agreement.formula or 0.0 for agreement in agreements)
-        rounding = max(agreement.rounding for agreement in agreements)
-        row["compared"] = counterpart.compared
-        row["agree"] = f"{passed} of {len(indices)}"
-        row["formula"] = f"{formula:.1e}"
-        row["allowed "] = f"{FORMULA_TOLERANCE + rounding:.1e}"
-        row["delivered"] = f"{closest.delivered:.1e}"
-        row["allowed"] = f"{closest.allowed:.1e}"
-        return row
-
-    def _first_reason(self, indices: Sequence[int]) -> str:
-        """Return the reason of the first of some maps that was not compared; empty without any."""
-        for index in indices:
-            if index in self.unchecked:
-                return self.unchecked[index]
-        return ""
-
-    def evidence(self, outcomes: Sequence[Outcome]) -> run_evidence.CaptumEvidence:
-        """Return the part ``captum`` of ``evidence.json``."""
-        records = {record.index: record for record in records_of(outcomes, SaliencyRecord)}
-        maps, unchecked, masks = [], [], []
-        for index, (agreement, _) in self.agreements.items():
-            maps.append(agreement.evidence(records[index]))
-        for index, reason in self.unchecked.items():
-            unchecked.append(run_evidence.UncheckedMap.of(records[index], unchecked=reason))
-        for index, values in self.masks.items():
-            masks.append(run_evidence.MaskEvidence.of(records[index], **values))
-        return run_evidence.CaptumEvidence(
-            version=metadata.version("captum"),
-            passed=self.passed,
-            precision=self.half,
-            maps=maps,
-            unchecked=unchecked,
-            masks=masks or None,
-        )
 
 
 def cross_check(
@@ -120,7 +37,7 @@ def cross_check(
     seconds: float | None = None,
     half: str | None = None,
     notify: Notify = ignore,
-) -> CrossCheck:
+) -> tuple[run_evidence.CaptumEvidence, dict[int, Tensor]]:
     """Compare the maps of a run with their references: Captum, or the original network where Captum has no method.
 
     The first map of each method is compared first, together with control maps, which must differ.
@@ -136,17 +53,33 @@ def cross_check(
         seconds: time limit at the end of a run; None for no limit.
         half: half precision of the network that computed the maps, if any.
         notify: receives the number of compared maps every 30 seconds.
+
+    Returns:
+        the part ``captum`` of ``evidence.json``, and float64 maps of the reference by task index for the figure.
     """
-    comparisons = _Comparisons(methods, network, CrossCheck({}, {}, half))
+    comparisons = _Comparisons(methods, network)
     comparisons.compare(_order(outcomes), seconds, notify)
-    return comparisons.result
+    maps = comparisons.maps
+    evidence = run_evidence.CaptumEvidence(
+        version=metadata.version("captum"),
+        passed=all(agreement.passed for agreement in maps) if maps else None,
+        precision=half,
+        maps=maps,
+        unchecked=comparisons.unchecked,
+        masks=comparisons.masks or None,
+    )
+    return evidence, comparisons.references
 
 
 class _Comparisons:
-    """The comparisons of some maps, which are added to ``result``."""
+    """The comparisons of some maps, the reasons of maps without one, and what is measured of optimized masks."""
 
-    def __init__(self, methods: Mapping[str, Attribution], network: Network, result: CrossCheck) -> None:
-        self._methods, self._network, self.result = methods, network, result
+    def __init__(self, methods: Mapping[str, Attribution], network: Network) -> None:
+        self._methods, self._network = methods, network
+        self.maps: list[run_evidence.MapAgreement] = []
+        self.unchecked: list[run_evidence.UncheckedMap] = []
+        self.masks: list[run_evidence.MaskEvidence] = []
+        self.references: dict[int, Tensor] = {}
         self._copies: NetworkCopies = {}
         self._kept: Counter[bool] = Counter()
 
@@ -165,37 +98,41 @@ class _Comparisons:
             tried.add(record.method)
             is_due = is_first or now < end
             if counterpart_of(self._methods[record.method]) is None:
-                self.result.unchecked[record.index] = NOT_IN_CAPTUM
+                self._leave_out(record, NOT_IN_CAPTUM)
                 if is_due:
                     self._measure_mask(outcome, record)
                 continue
             if not is_due:
-                self.result.unchecked[record.index] = NOT_CHECKED
+                self._leave_out(record, NOT_CHECKED)
                 continue
             recorded = None if seconds is None else outcome.terms()
             is_short = recorded is not None or (record.iterations or 0) <= RECOMPUTED
             deadline = math.inf if is_first and is_short else end
-            with self._reasons(record.index, deadline):
+            with self._reasons(record, deadline):
                 reference, delivered = self._reference(outcome, record, deadline)
                 recomputed = RECOMPUTED if is_first else FEWER_RECOMPUTED
-                reducer = None if record.scale is None else record.reducer
-                check = check_map(reference, delivered, recorded, recomputed, reducer)
+                check = check_map(reference, delivered, record, recorded, recomputed)
                 if record.method not in complete or seconds is None:
                     check = check.with_formula()
                 if record.method not in complete:
                     check = check.with_controls()
                 complete.add(record.method)
-                self._add(record.index, check)
+                self._add(record, check)
 
-    def _add(self, index: int, check: MapCheck) -> None:
+    def _add(self, record: SaliencyRecord, check: MapCheck) -> None:
         passed = check.agreement.passed
         self._kept[passed] += 1
-        is_drawn = self._kept[passed] <= MOST_ROWS  # of passed and of failed maps
-        self.result.agreements[index] = check.agreement, check.map if is_drawn else None
+        if check.map is not None and self._kept[passed] <= MOST_ROWS:  # of passed and of failed maps
+            self.references[record.index] = check.map
+        self.maps.append(check.agreement)
+
+    def _leave_out(self, record: SaliencyRecord, reason: str) -> None:
+        self.unchecked.append(run_evidence.UncheckedMap.of(record, unchecked=reason))
 
     def _measure_mask(self, outcome: Outcome, record: SaliencyRecord) -> None:
         if isinstance(self._methods[record.method], ExtremalPerturbation):
-            self.result.masks[record.index] = measure_mask(*self._reference(outcome, record))
+            values = measure_mask(*self._reference(outcome, record))
+            self.masks.append(run_evidence.MaskEvidence.of(record, **values))
 
     def _reference(
         self, outcome: Outcome, record: SaliencyRecord, deadline: float = math.inf
@@ -220,19 +157,18 @@ class _Comparisons:
         return reference, delivered
 
     @contextmanager
-    def _reasons(self, index: int, deadline: float) -> Iterator[None]:
+    def _reasons(self, record: SaliencyRecord, deadline: float) -> Iterator[None]:
         """If the block raises an exception, record the reason why the map is not checked."""
         try:
             with torch_warnings_ignored():
                 yield
         except LitVizError as error:
-            self.result.unchecked[index] = str(error)
+            self._leave_out(record, str(error))
         except Exception as error:  # TimeoutError, or of the network's own code in float64 or under Captum's hooks
             self._copies.clear()  # hooks may be left on them
-            if time.monotonic() > deadline:
-                self.result.unchecked[index] = NOT_CHECKED
-            else:
-                self.result.unchecked[index] = f"not checked, since Captum fails on this network ({first_line(error)})"
+            is_late = time.monotonic() > deadline
+            failure = f"not checked, since Captum fails on this network ({first_line(error)})"
+            self._leave_out(record, NOT_CHECKED if is_late else failure)
 
 
 def _order(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, SaliencyRecord]]:

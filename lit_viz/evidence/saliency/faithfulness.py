@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -37,8 +34,7 @@ from lit_viz.rng import Draws, Key
 from lit_viz.runs.evidence import MetricsEvidence, SaliencyMetrics
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
-from lit_viz.utils.formatting import Notify, ignore, text_table
-from lit_viz.utils.limits import MOST_PRINTED
+from lit_viz.utils.formatting import Notify, ignore
 
 #: Steps of deletion and insertion, replacement of deleted pixels, and initial image of insertion.
 STEPS, DELETED, INSERTED = 32, Baseline("mean"), Baseline("blurred")
@@ -62,12 +58,6 @@ _CONTROLS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "random": random_map,
     "moved": lambda saliency, seed: saliency.roll([side // 2 for side in saliency.shape], (0, 1)),
 }
-_LEGEND = (
-    "deletion, insertion: mean probability of the class while pixels are replaced, the most salient first; also for a "
-    "random map and for the map moved by half an image. sensitivity: largest relative L2 change of the map under small "
-    "random changes of the photograph. top, all randomized: Spearman correlation with the map of a network whose "
-    "uppermost layer, or all layers, are randomized. hit: the maximum is in or within 15 pixels of a reference box."
-)
 
 
 def evaluation_counts(evaluations: int) -> tuple[int, int]:
@@ -258,92 +248,3 @@ class _MeasuredMap:
             self.method, networks, images, targets, evaluations=self.evaluations, seeds=seeds, against=against
         )
         return maps.cpu()
-
-
-def table(metrics: Sequence[SaliencyMetrics]) -> str:
-    """Return a table with a row per map, and a row of means per method with several maps."""
-    rows = []
-    by_method: dict[str, list[_MetricsRow]] = defaultdict(list)
-    for entry in metrics:
-        row = _MetricsRow(entry.name, entry.method, entry.target_name or "-", _columns(entry))
-        rows.append(row)
-        by_method[entry.method].append(row)
-    printed = rows[:MOST_PRINTED]
-    omissions: list[str] = []
-    for method, of_method in by_method.items():
-        if len(of_method) > 1:
-            omissions += _omissions(method, of_method)
-            printed.append(_MetricsRow(f"mean of {len(of_method)}", method, "", _means(of_method)))
-    columns: dict[str, None] = {}
-    for row in rows:
-        columns |= dict.fromkeys(row.values)
-    cells = [row.cells(list(columns)) for row in printed]
-    return "\n".join([text_table(cells, words=3), _LEGEND, *omissions])
-
-
-def distinct_remarks(metrics: Sequence[SaliencyMetrics]) -> list[str]:
-    """Return the remarks on the maps, equal ones once."""
-    distinct: dict[str, None] = {}
-    for entry in metrics:
-        distinct |= dict.fromkeys(entry.remarks)
-    return list(distinct)
-
-
-@dataclass(frozen=True)
-class _MetricsRow:
-    """The metrics of a map, or the means of a method, by column; None where a metric was not computed."""
-
-    photograph: str
-    method: str
-    target: str
-    values: Mapping[str, float | None]
-
-    def cells(self, columns: Sequence[str]) -> dict[str, str]:
-        """Return the texts of the row by column."""
-        cells = {"photograph": self.photograph, "method": self.method, "class": self.target}
-        for column in columns:
-            value = self.values.get(column)
-            cells[column] = "-" if value is None else f"{value:.3f}"
-        return cells
-
-
-def _columns(metrics: SaliencyMetrics) -> dict[str, float | None]:
-    """Return the metrics of a map by column of the table."""
-    values: dict[str, float | None] = {}
-    for name, areas in {"deletion ↓": metrics.deletion, "insertion ↑": metrics.insertion}.items():
-        values[name] = areas["area"]
-        for control in _CONTROLS:
-            values[f"{name[-1]} {control}"] = areas[control]
-    values |= {"sensitivity ↓": metrics.max_sensitivity, "top randomized": None, "all randomized": None}
-    if metrics.randomization:
-        values["top randomized"] = metrics.randomization[0]["spearman"]
-        values["all randomized"] = metrics.randomization[-1]["spearman"]
-    if metrics.points_at_box is not None:
-        values["hit"] = float(metrics.points_at_box)
-    return values
-
-
-def _omissions(method: str, rows: Sequence[_MetricsRow]) -> list[str]:
-    """Return a sentence per column with a mean that omits maps."""
-    sentences = []
-    for column in _means(rows):
-        missing = sum(not _is_number(row.values.get(column)) for row in rows)
-        if missing:
-            sentences.append(
-                f"the mean {column} of {method} omits {missing} of {len(rows)} maps without a finite value"
-            )
-    return sentences
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _means(rows: Sequence[_MetricsRow]) -> dict[str, float]:
-    """Return the means of the columns, over the rows that have a finite value."""
-    computed: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for column, value in row.values.items():
-            if value is not None and _is_number(value):
-                computed[column].append(value)
-    return {column: fmean(values) for column, values in computed.items()}

@@ -24,17 +24,19 @@ from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.attributions.terms import projections
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.agreement import (
-    FORMULA_TOLERANCE,
     MAX_ALLOWED,
-    Agreement,
+    delivered_gate,
+    formula_gate,
     largest_difference,
     similarity_of,
+    sum_gate,
 )
 from lit_viz.evidence.saliency.captum_reference import CaptumReference, Replay, formula_of
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.evidence.saliency.network_copies import Weights, add_rounding
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs import evidence as run_evidence
+from lit_viz.runs.records import SaliencyRecord
 
 #: Largest rounding error of a map in float16, relative to its largest value.
 HALF_ROUNDING = 2.0**-11
@@ -60,6 +62,7 @@ class Family(ABC):
     """
 
     name: ClassVar[str]
+    stored: ClassVar[float] = 0.0  # largest rounding error of the stored values
     reference: CaptumReference
     delivered: Tensor
     recorded: Tensor | None = None
@@ -80,11 +83,11 @@ class Family(ABC):
 
     @abstractmethod
     def gates(self, expected: Tensor) -> dict[str, Any]:
-        """Return the fields of :class:`Agreement` that are particular to the family."""
+        """Return the fields of the evidence that are particular to the family."""
 
-    def formula(self, expected: Tensor) -> dict[str, float]:
-        """Return the fields of :class:`Agreement` of the comparison of formulas in float64; empty without one."""
-        return {}
+    def formula(self, expected: Tensor) -> run_evidence.FormulaGate | None:
+        """Return the comparison of formulas in float64; None without one."""
+        return None
 
     @abstractmethod
     def controls(self, expected: Tensor) -> dict[str, run_evidence.Similarity]:
@@ -117,23 +120,23 @@ class WholeMap(Family):
     def gates(self, expected: Tensor) -> dict[str, Any]:
         return {"similarity": similarity_of(self.delivered, expected[0])}
 
-    def formula(self, expected: Tensor) -> dict[str, float]:
+    def formula(self, expected: Tensor) -> run_evidence.FormulaGate | None:
         """Compare the formulas on the original network, if the reference has a formula of its own.
 
         If they differ, the comparison is repeated on photograph and baseline with a little noise, since equal neighbors
         tie in a max-pooling.
         """
         if self.reference.counterpart.compute is formula_of:
-            return {}
+            return None
         few = self.reference.with_evaluations(_FORMULA_EVALUATIONS)
         reused = expected if few.evaluations == self.reference.evaluations else None
-        formula, rounding = _formula_difference(few, reused), few.formula_rounding
-        if not formula <= FORMULA_TOLERANCE + rounding:
+        gate = formula_gate(_formula_difference(few, reused), few.formula_rounding)
+        if not gate.passed:
             noise = torch.rand(few.x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(few.x)
             x = (few.x + _TIE_NOISE * (noise - 0.5)).clamp(0, 1)
             untied = replace(few, x=x, method=_with_noisy_baseline(few.method, _TIE_NOISE * noise.flip(-1)))
-            formula = _formula_difference(untied, None)
-        return {"formula": formula, "rounding": rounding}
+            gate = formula_gate(_formula_difference(untied, None), few.formula_rounding)
+        return gate
 
     def controls(self, expected: Tensor) -> dict[str, run_evidence.Similarity]:
         cheap = _in_float32(self.reference).with_evaluations(_CONTROL_EVALUATIONS)
@@ -155,15 +158,13 @@ class ReducedMap(WholeMap):
     """
 
     reducer: str = "max_abs"
+    stored = HALF_ROUNDING
 
     def compute(self, reference: CaptumReference, most: int | None = None) -> Tensor:
         return reduce_channels(super().compute(reference), self.reducer)[:, None]
 
-    def gates(self, expected: Tensor) -> dict[str, Any]:
-        return {**super().gates(expected), "stored": HALF_ROUNDING}
-
-    def formula(self, expected: Tensor) -> dict[str, float]:
-        return {}
+    def formula(self, expected: Tensor) -> None:
+        return None
 
 
 class RecordedTerms(Family):
@@ -199,8 +200,8 @@ class RecordedTerms(Family):
         """Return the difference of a map ``(C, H, W)`` from the one that follows from the recorded terms."""
 
     def gates(self, expected: Tensor) -> dict[str, Any]:
-        sum_ = self.sum_difference(self.delivered)
-        return {"sum": sum_, "terms": len(self.terms), "recomputed": len(self.numbers)}
+        gate = sum_gate(self.sum_difference(self.delivered))
+        return {"sum": gate, "terms": len(self.terms), "recomputed": len(self.numbers)}
 
     def controls(self, expected: Tensor) -> dict[str, run_evidence.Similarity]:
         differences = {}
@@ -296,7 +297,7 @@ class MapCheck:
 
     family: Family
     expected: Tensor
-    agreement: Agreement
+    agreement: run_evidence.MapAgreement
 
     @property
     def map(self) -> Tensor | None:
@@ -305,22 +306,21 @@ class MapCheck:
 
     def with_formula(self) -> MapCheck:
         """Return the check with the comparison of the formulas in float64, if the whole map was compared."""
-        return self._with(**self.family.formula(self.expected))
+        gate = self.family.formula(self.expected)
+        passed = self.agreement.passed and (gate is None or gate.passed)
+        return replace(self, agreement=self.agreement.amend(formula=gate, passed=passed))
 
     def with_controls(self) -> MapCheck:
         """Return the check with the comparison of control maps."""
-        return self._with(controls=self.family.controls(self.expected))
-
-    def _with(self, **fields: Any) -> MapCheck:
-        return replace(self, agreement=replace(self.agreement, **fields))
+        return replace(self, agreement=self.agreement.amend(controls=self.family.controls(self.expected)))
 
 
 def check_map(
     reference: CaptumReference,
     delivered: Tensor,
+    record: SaliencyRecord,
     recorded: Tensor | None = None,
     recomputed: int = RECOMPUTED,
-    reducer: str | None = None,
 ) -> MapCheck:
     """Compare a delivered map with its reference: elementwise, or by the terms that the run recorded.
 
@@ -330,9 +330,9 @@ def check_map(
         reference: with the photograph as the network's input, in float64, and a method that is bound to the network
             and has a counterpart (:func:`~lit_viz.evidence.saliency.captum_reference.counterpart_of`).
         delivered: the map, float32 ``(C, H, W)`` or ``(1, H, W)``.
+        record: of the map.
         recorded: the recorded terms; None compares the whole map.
         recomputed: largest number of terms that the reference computes again.
-        reducer: how the channels of a map were reduced that was stored in float16; None of other maps.
 
     Raises:
         LitVizError: the comparison is undecided, since float32 maps of the reference differ too much, or impossible.
@@ -340,27 +340,35 @@ def check_map(
     if reference.network.any_fast().draws:
         raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
     exact = replace(reference, x=reference.x.to(reference.network.device))
+    reducer = None if record.scale is None else record.reducer  # of a map that was stored in float16
     family = family_of(exact, delivered, recorded, recomputed, reducer)
     expected = family.compute(exact)
     single = _in_float32(exact)
-    agreement = Agreement(
-        formula=None,
-        delivered=family.difference(family.values, expected),
-        captum_float32=family.difference(family.compute(single), expected),
-        family=family.name,
-        reference=exact.counterpart.source,
-        **family.gates(expected),
-    )
-    for rounded in _rounded_references(single, agreement.delivered):
-        if agreement.delivered_passed:
+    difference = family.difference(family.values, expected)
+    error = family.difference(family.compute(single), expected)
+    gate = delivered_gate(difference, error, family.stored)
+    for rounded in _rounded_references(single, difference):
+        if gate.passed:
             break
-        error = family.difference(family.compute(rounded), expected)
-        agreement = replace(agreement, captum_float32=max(agreement.captum_float32, error))
-    if not agreement.decided:
+        error = max(error, family.difference(family.compute(rounded), expected))
+        gate = delivered_gate(difference, error, family.stored)
+    # Float32 does not distinguish the map from a wrong one if Captum's own maps differ as much.
+    if MAX_ALLOWED < difference < math.inf and gate.allowed == MAX_ALLOWED:
         raise LitVizError(
-            f"not decided, since {agreement.reference}'s own float32 maps differ by {agreement.captum_float32:.0%} "
+            f"not decided, since {exact.counterpart.source}'s own float32 maps differ by {error:.0%} "
             "(flat areas, kinks)"
         )
+    gates = family.gates(expected)
+    passed = gate.passed and ("sum" not in gates or gates["sum"].passed)
+    agreement = run_evidence.MapAgreement.of(
+        record,
+        passed=passed,
+        family=family.name,
+        reference=exact.counterpart.source,
+        delivered=gate,
+        controls={},
+        **gates,
+    )
     return MapCheck(family, expected, agreement)
 
 

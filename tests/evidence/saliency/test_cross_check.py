@@ -30,9 +30,9 @@ from lit_viz.errors import LitVizError
 from lit_viz.evidence import saliency_map
 from lit_viz.evidence.saliency import cross_check as module
 from lit_viz.evidence.saliency import families
-from lit_viz.evidence.saliency.agreement import Agreement, largest_difference, similarity_of
+from lit_viz.evidence.saliency.agreement import largest_difference, similarity_of
 from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterpart_of
-from lit_viz.evidence.saliency.cross_check import CrossCheck, cross_check
+from lit_viz.evidence.saliency.cross_check import cross_check
 from lit_viz.evidence.saliency.families import check_map
 from lit_viz.evidence.saliency.metrics import random_map
 from lit_viz.evidence.saliency.network_copies import OriginalNetwork
@@ -61,7 +61,7 @@ def made(name: str) -> Attribution:
 
 def compared(method: Attribution, network: Network, x: Tensor, values: Tensor, count: int) -> Any:
     reference = CaptumReference(method, network, x[None].double(), TARGET, SEED, count)
-    return check_map(reference, values).with_formula().with_controls().agreement
+    return check_map(reference, values, outcome(0, "any", count).record).with_formula().with_controls().agreement
 
 
 def delivered(method: Attribution, network: Network, count: int) -> Tensor:
@@ -89,8 +89,8 @@ OF_CAPTUM = [name for name, kind in ATTRIBUTIONS.items() if is_of_captum(kind())
 @pytest.mark.parametrize("name", OF_CAPTUM)
 def test_every_method_of_captum_passes_both_gates(name: str, kind: type[nn.Module]) -> None:
     agreement = checked(name, rectified(kind))
-    assert agreement.formula <= 1e-8 + agreement.rounding
-    assert agreement.rounding == 0 or name in ("integrated_gradients", "occlusion")  # where Captum rounds to float32
+    assert agreement.formula.passed
+    assert agreement.formula.allowed == 1e-8 or name in ("integrated_gradients", "occlusion")  # Captum's are in float32
     assert agreement.passed
     assert agreement.similarity.spearman > 0.999
     assert set(agreement.controls) == {"another class", "randomized network", "random map"}
@@ -177,8 +177,8 @@ MISTAKES: dict[str, Callable[[Network], Tensor]] = {
 def test_a_delivered_map_with_a_common_mistake_fails(smooth: Network, mistake: str) -> None:
     assert checked("gradient", smooth).passed
     agreement = checked("gradient", smooth, lambda _: MISTAKES[mistake](smooth))
-    assert agreement.formula_passed
-    assert not agreement.delivered_passed
+    assert agreement.formula.passed
+    assert not agreement.delivered.passed
     assert not agreement.passed
 
 
@@ -190,10 +190,10 @@ def test_the_mean_of_absolute_gradients_fails(smooth: Network) -> None:
         return torch.autograd.grad(score, noisy)[0].abs().mean(0)
 
     assert checked("smoothgrad", smooth).passed
-    assert not checked("smoothgrad", smooth, mean_of_absolutes).delivered_passed
+    assert not checked("smoothgrad", smooth, mean_of_absolutes).delivered.passed
     assert not checked(
         "smoothgrad", smooth, lambda _: mean_of_absolutes(_).copysign(delivered(made("smoothgrad"), smooth, 16))
-    ).delivered_passed
+    ).delivered.passed
 
 
 @pytest.mark.parametrize("mistake", ["scaled", "absolute", "other class"])
@@ -207,7 +207,7 @@ def test_a_formula_with_a_mistake_fails_in_float64(
         "other class": lambda self, x, state: right(self, x, state).flip(-1),
     }
     monkeypatch.setattr(Gradient, "attribution", wrong[mistake])
-    assert not checked("gradient", smooth).formula_passed
+    assert not checked("gradient", smooth).formula.passed
 
 
 def test_integrated_gradients_with_a_tolerance_use_the_quadrature_of_the_map(smooth: Network) -> None:
@@ -273,14 +273,14 @@ def test_flat_areas_neither_fail_a_correct_map_nor_pass_a_wrong_one(method: Attr
     right = map_of(method, net, half_white(), count)
     agreement = compared(method, net, half_white(), right, count)
     assert agreement.passed
-    assert agreement.allowed <= 0.2
+    assert agreement.delivered.allowed <= 0.2
     with pytest.raises(LitVizError, match="not decided, since Captum's own float32 maps differ by"):
         compared(method, net, half_white(), torch.zeros_like(right), count)
 
 
 def test_a_map_that_is_not_finite_fails() -> None:
     agreement = checked("gradient", rectified(), lambda m: m.clone().index_fill_(2, torch.tensor([3]), torch.nan))
-    assert not agreement.delivered_passed
+    assert not agreement.delivered.passed
     assert agreement.similarity.spearman != agreement.similarity.spearman  # NaN, not the correlation of ranks of NaN
 
 
@@ -295,9 +295,9 @@ def test_more_float32_maps_are_computed_for_rare_kinks(monkeypatch: pytest.Monke
     monkeypatch.setattr(CaptumReference, "compute", compute)
     monkeypatch.setattr(families, "_formula_difference", lambda *args: 0.0)
     delivered = torch.ones(3, 16, 16) + 0.05
-    assert compared(Gradient(), rectified(), photograph(), delivered, 1).delivered_passed
+    assert compared(Gradient(), rectified(), photograph(), delivered, 1).delivered.passed
     assert max(seeds) == 9  # none after the map that allows the delivered one
-    assert not compared(Gradient(), rectified(), photograph(), delivered + 0.05, 1).delivered_passed
+    assert not compared(Gradient(), rectified(), photograph(), delivered + 0.05, 1).delivered.passed
 
 
 class Viewed(nn.Module):
@@ -316,7 +316,7 @@ def test_a_network_without_fast_copy_is_checked() -> None:
     net = load_network(Viewed().eval(), labels=NAMES, mean=0.5, std=0.25, size=16)
     agreement = compared(Gradient(), net, photograph(), map_of(Gradient(), net, photograph(), 1), 1)
     assert agreement.passed
-    assert agreement.formula < 1e-14
+    assert agreement.formula.difference < 1e-14
 
 
 def test_weights_computed_by_hooks_are_supported() -> None:
@@ -379,9 +379,10 @@ def checked_within(
     maps = [("gradient", 1), ("smoothgrad", 32), ("gradient", 1), ("smoothgrad", 32)]
     outcomes = [outcome(i, method, count) for i, (method, count) in enumerate(maps)]
     received = [] if messages is None else messages
-    found = cross_check(outcomes, TIMED, None, seconds=limit, notify=received.append)  # type: ignore[arg-type]
-    assert set(found.unchecked.values()) <= {NOT_CHECKED}
-    return [f"{maps[i][0]} {i // 2}" for i in sorted(found.agreements)]
+    found, _ = cross_check(outcomes, TIMED, None, seconds=limit, notify=received.append)  # type: ignore[arg-type]
+    assert {entry.unchecked for entry in found.unchecked} <= {NOT_CHECKED}
+    unchecked = {entry.index for entry in found.unchecked}
+    return [f"{maps[i][0]} {i // 2}" for i in range(4) if i not in unchecked]
 
 
 def test_maps_are_checked_within_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,9 +411,9 @@ def test_maps_that_must_not_agree_are_compared_for_the_first_map_of_each_method(
 
     monkeypatch.setattr(module, "check_map", check)
     outcomes = [outcome(index, method, 1) for index, method in enumerate(["gradient", "rise"] * 3)]
-    found = cross_check(outcomes, TIMED, None, seconds=1000.0)  # type: ignore[arg-type]
-    assert found.unchecked == {0: "not decided"}
-    assert {index for index, (agreement, _) in found.agreements.items() if agreement is with_controls} == {1, 2}
+    found, _ = cross_check(outcomes, TIMED, None, seconds=1000.0)  # type: ignore[arg-type]
+    assert [(entry.index, entry.unchecked) for entry in found.unchecked] == [(0, "not decided")]
+    assert [agreement is with_controls for agreement in found.maps] == [True, True, False, False, False]
 
 
 def test_half_as_many_terms_are_recomputed_of_the_other_maps_of_a_method(smooth: Network) -> None:
@@ -431,12 +432,12 @@ def test_a_map_of_many_evaluations_without_terms_is_stopped_at_the_time_limit(sm
     methods = {"gradient": Gradient(), "vargrad": VarGrad()}
     for method in methods.values():
         method.bind(smooth)
-    found = cross_check(run.outcomes, methods, smooth, seconds=0.0)
-    assert found.unchecked == {1: NOT_CHECKED}
-    assert found.agreements[0][0].passed
-    found = cross_check(run.outcomes, methods, smooth, seconds=900.0)
+    found, _ = cross_check(run.outcomes, methods, smooth, seconds=0.0)
+    assert [(entry.index, entry.unchecked) for entry in found.unchecked] == [(1, NOT_CHECKED)]
+    assert found.by_index[0].passed
+    found, _ = cross_check(run.outcomes, methods, smooth, seconds=900.0)
     assert not found.unchecked
-    assert found.agreements[1][0].controls
+    assert found.by_index[1].controls
 
 
 @pytest.mark.parametrize("methods", [["gradient"], ["gradient", "grad_cam"], ["smoothgrad", "gradient"]])
@@ -460,9 +461,9 @@ def test_a_map_whose_formula_fails_is_not_checked(monkeypatch: pytest.MonkeyPatc
 
     check = SimpleNamespace(agreement=SimpleNamespace(passed=True), map=None, with_formula=with_formula)
     monkeypatch.setattr(module, "check_map", lambda *_: check)
-    found = cross_check([outcome(0, "gradient", 1)], TIMED, None, seconds=15.0)  # type: ignore[arg-type]
-    assert not found.agreements
-    assert found.unchecked == {0: "not checked, since Captum fails on this network (float32 only)"}
+    found, _ = cross_check([outcome(0, "gradient", 1)], TIMED, None, seconds=15.0)  # type: ignore[arg-type]
+    assert not found.maps
+    assert found.unchecked[0].unchecked == "not checked, since Captum fails on this network (float32 only)"
 
 
 def test_the_number_of_compared_maps_is_reported_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,37 +478,23 @@ def test_the_number_of_kept_references_is_limited(monkeypatch: pytest.MonkeyPatc
     verdicts = iter([True] * 30 + [False] * 30)
     monkeypatch.setattr(module, "check_map", lambda *_: passed_check(next(verdicts), torch.zeros(1, 2, 2)))
     outcomes = [outcome(i, "gradient", 1) for i in range(60)]
-    found = cross_check(outcomes, TIMED, None)  # type: ignore[arg-type]
-    kept = [agreement.passed for agreement, reference in found.agreements.values() if reference is not None]
-    assert len(found.agreements) == 60
-    assert [kept.count(passed) for passed in (True, False)] == [20, 20]
+    found, references = cross_check(outcomes, TIMED, None)  # type: ignore[arg-type]
+    assert len(found.maps) == 60
+    assert sorted(references) == [*range(20), *range(30, 50)]
 
 
 def test_missing_methods_and_missing_time_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "check_map", lambda *_: pytest.fail("a map was compared"))
     monkeypatch.setattr(module, "measure_mask", lambda *_: {"area": 0.5, "score": -1.0, "score_of_photograph": -2.0})
     outcomes = [outcome(0, "extremal_perturbation", 8), outcome(1, "extremal_perturbation", 8)]
-    found = cross_check(outcomes, TIMED, None, seconds=-1)  # type: ignore[arg-type]
-    assert found.unchecked == {0: NOT_IN_CAPTUM, 1: NOT_IN_CAPTUM}
-    assert list(found.masks) == [0]
-    found = CrossCheck({}, {0: NOT_IN_CAPTUM, 1: NOT_CHECKED})
-    (item,) = SaliencyMapPresentation().part_items(Evidence(captum=found.evidence(outcomes)))
+    found, _ = cross_check(outcomes, TIMED, None, seconds=-1)  # type: ignore[arg-type]
+    assert [entry.unchecked for entry in found.unchecked] == [NOT_IN_CAPTUM, NOT_IN_CAPTUM]
+    assert [entry.index for entry in found.masks or ()] == [0]
+    unchecked = [found.unchecked[0], found.unchecked[1].amend(unchecked=NOT_CHECKED)]
+    (item,) = SaliencyMapPresentation().part_items(Evidence(captum=found.amend(unchecked=unchecked, masks=None)))
     assert item.text == "No map was compared with Captum; 1 not in Captum; 0 of 2 maps compared."
     assert item.notes == ["lit-viz check compares the maps that were not checked."]
     assert item.verdict == "no verdict"
-
-
-def test_the_table_has_a_row_per_method() -> None:
-    similarity = similarity_of(torch.ones(1, 4, 4), torch.ones(1, 4, 4))
-    found = CrossCheck(
-        {0: (Agreement(1e-15, 1e-4, 1e-3, similarity), None), 2: (Agreement(2e-15, 5e-3, 2e-3, similarity), None)},
-        {1: NOT_IN_CAPTUM},
-    )
-    outcomes = [outcome(i, method, 1) for i, method in enumerate(("gradient", "rise", "gradient"))]
-    head, gradient_row, rise = found.table(outcomes, TIMED).splitlines()
-    assert head.split() == ["method", "Captum", "compared", "agree", "formula", "allowed", "delivered", "allowed"]
-    assert " ".join(gradient_row.split()) == "gradient Saliency signed map 1 of 2 2.0e-15 1.0e-08 5.0e-03 4.0e-03"
-    assert rise.split() == ["rise", "-", "not", "in", "Captum"]
 
 
 def test_a_failure_of_captum_is_a_reason() -> None:
@@ -520,4 +507,4 @@ def test_a_failure_of_captum_is_a_reason() -> None:
     )
     assert run.records[0]["status"] == "done"
     assert str(reasons(run)[0]).startswith("not checked, since Captum fails on this network (")
-    assert cross_check([], TIMED, None).passed is None  # type: ignore[arg-type]
+    assert cross_check([], TIMED, None)[0].passed is None  # type: ignore[arg-type]

@@ -19,12 +19,13 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.attributions import ATTRIBUTIONS, Gradient
 from lit_viz.evidence.saliency import faithfulness
-from lit_viz.evidence.saliency.faithfulness import evaluate_maps, reference_boxes_in_image, remarks, rounded, table
+from lit_viz.evidence.saliency.faithfulness import evaluate_maps, reference_boxes_in_image, remarks, rounded
 from lit_viz.evidence.saliency.metrics import RandomizationStage, replacement_curve
 from lit_viz.launch.run import Run
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.networks import FrozenNetwork, Network
-from lit_viz.runs.evidence import SaliencyMetrics
+from lit_viz.presentations.saliency_map import SaliencyMapPresentation
+from lit_viz.runs.evidence import Evidence, MetricsEvidence, SaliencyMetrics
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 
@@ -53,6 +54,12 @@ def metrics_of(smooth: Network, outcomes: Sequence[Outcome], name: str = "gradie
     method.bind(smooth)
     (found,) = evaluate_maps(outcomes, {name: method}, smooth, **options).maps
     return found
+
+
+def rows_of(*metrics: SaliencyMetrics) -> Sequence[dict[str, str]]:
+    evidence = Evidence(faithfulness=MetricsEvidence(settings={}, maps=metrics))
+    (item,) = SaliencyMapPresentation().part_items(evidence)
+    return item.rows
 
 
 def test_a_checked_run_has_metrics_in_its_evidence(
@@ -144,7 +151,7 @@ def test_boxes_and_failed_maps(smooth: Network, tmp_path: Path, quick: pytest.Mo
     truth = {str(run.outcomes[0].record.source): ReferenceBoxes((box,), None, tmp_path)}
     found = metrics_of(smooth, [failed.outcomes[0], *run.outcomes], truth=truth)
     assert found.points_at_box is True
-    assert "1.000" in table([found]).splitlines()[1].split()[-1]
+    assert rows_of(found)[0]["hit"] == "1.000"
     assert metrics_of(smooth, run.outcomes).points_at_box is None
 
 
@@ -221,24 +228,15 @@ def made(method: str, area: float, stages: Sequence[float] = ()) -> SaliencyMetr
 
 
 def test_the_table_has_a_row_per_map_and_means_per_method() -> None:
-    lines = table(
-        [made("gradient", 0.1, [0.4, 0.2]), made("gradient", 0.3, [0.2, 0.0]), made("rise", 0.5)]
-    ).splitlines()
-    numbers = [re.findall(r"-?\d\.\d{3}|-(?= |$)", line) for line in lines[1:5]]
+    broken = made("gradient", math.nan)
+    rows = rows_of(made("gradient", 0.1, [0.4, 0.2]), made("gradient", 0.3, [0.2, 0.0]), broken, made("rise", 0.5))
+    numbers = [list(row.values())[2:] for row in rows]
     assert numbers[0] == ["0.100", "0.500", "0.750", "0.100", "0.250", "0.125", "1.500", "0.400", "0.200"]
-    assert numbers[3] == ["0.200", "0.500", "0.750", "0.200", "0.250", "0.125", "1.500", "0.300", "0.100"]
-    assert "mean of 2" in lines[3 + 1]
-    assert numbers[2][-2:] == ["-", "-"]
-
-
-def test_the_table_says_how_many_maps_the_means_omit() -> None:
-    printed = table([made("gradient", 0.1), made("gradient", math.nan), made("gradient", 0.3)])
-    (row,) = [line for line in printed.splitlines() if "mean of 3" in line]
-    assert re.findall(r"\d\.\d{3}", row)[0] == "0.200"
-    assert printed.endswith(
-        "the mean deletion ↓ of gradient omits 1 of 3 maps without a finite value\n"
-        "the mean insertion ↑ of gradient omits 1 of 3 maps without a finite value"
-    )
+    assert numbers[3][-2:] == ["-", "-"]
+    assert [rows[4]["map"], rows[4]["method"]] == ["mean of 3", "gradient"]
+    means = ["0.200 (2)", "0.500", "0.750", "0.200 (2)", "0.250", "0.125", "1.500", "0.300 (2)", "0.100 (2)"]
+    assert numbers[4] == means
+    assert len(rows) == 5
 
 
 @pytest.mark.parametrize(

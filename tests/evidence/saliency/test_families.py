@@ -30,7 +30,6 @@ from lit_viz.evidence.saliency import captum_reference
 from lit_viz.evidence.saliency.cross_check import cross_check
 from lit_viz.networks import Network
 from lit_viz.runs.evidence import MEAN_OF_IMAGES, NOT_IN_CAPTUM, ORIGINAL, SCALAR_TERMS, WHOLE_MAP, MapAgreement
-from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 from tests.support.attributions import MASK
 from tests.support.networks import NAMES, Attending, rectified
@@ -189,12 +188,10 @@ def test_a_broken_map_fails(mistake: str, smooth: Network, monkeypatch: pytest.M
 
 def checked(run: Any, methods: dict[str, Attribution], network: Network) -> MapAgreement:
     """Compare the map of a run as at its end."""
-    found = cross_check(run.outcomes, methods, network, seconds=100.0)
+    found, _ = cross_check(run.outcomes, methods, network, seconds=100.0)
     assert not found.unchecked
-    ((agreement, _),) = found.agreements.values()
-    (record,) = [outcome.record for outcome in run.outcomes]
-    assert isinstance(record, SaliencyRecord)
-    return agreement.evidence(record)
+    (agreement,) = found.maps
+    return agreement
 
 
 def test_a_record_of_another_length_is_a_reason(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
