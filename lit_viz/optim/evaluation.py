@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lit_viz.errors import LitVizError
-from lit_viz.networks.fast import sparse_backward
 from lit_viz.networks.isolation import network_errors_wrapped
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
@@ -123,8 +122,7 @@ class Evaluation:
             if rows is not None:
                 score = torch.where(rows, score, 0)
             total = score.sum()
-        with sparse_backward(rows):
-            gradient = self._sum_over_ranks(_differentiate(total, [x], keep=keep)[0])
+        gradient = self._sum_over_ranks(_differentiate(total, [x], keep=keep)[0])
         self._on_backward(counted)
         if score_fn is None and self._gradient is None:
             self._gradient, self._gradient_rows = gradient, counted

@@ -1,10 +1,10 @@
-"""The private fast copy of a network: folding, fusion, kernels, chunking, row-sparse backward.
+"""The private fast copy of a network: folding, fusion, kernels.
 
 Common arguments of its modules: ``network`` is a private copy in eval mode, changed in place; ``x`` are at least two
 normalized images that it accepts; ``keep`` are names of layers that are neither changed nor merged with others.
 """
 
-from lit_viz.networks.fast.backward import Backprop, is_rectifier, sparse_backward
+from lit_viz.networks.fast.backward import Backprop, is_rectifier
 from lit_viz.networks.fast.compiling import CompileMode
 from lit_viz.networks.fast.copying import SWITCHES, fast_copy
 from lit_viz.networks.fast.frozen import FrozenNetwork
@@ -16,5 +16,4 @@ __all__ = [
     "FrozenNetwork",
     "fast_copy",
     "is_rectifier",
-    "sparse_backward",
 ]

@@ -1,121 +1,15 @@
-"""Backward of the fast copy: rows with a gradient, rectifiers, and detection of other non-linearities.
-
-All images of a batch share a forward, but a score may read only some of them, and torch's backward computes every row.
-The fast convolutions and rectifiers detect zero rows, compute the other rows and pass their indices on. They also mark
-gradients that no other operation reads, so that the next step writes its result into the same memory.
-"""
+"""Backward of the fast copy: rectifiers, and detection of other non-linearities."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-
-_FRACTION: ContextVar[float] = ContextVar("fraction", default=1.0)  # of the rows that the score reads
-_ROWS = "_lit_viz_rows"  # attribute of a gradient: its version and the result of nonzero_rows()
-_EXCLUSIVE = "_lit_viz_exclusive"  # attribute of a gradient that may be overwritten
-
-#: Row indices ``(R,)`` and the gradient's rows ``(R, C, H, W)``.
-Rows = tuple[Tensor, Tensor]
-
-
-@contextmanager
-def sparse_backward(rows: Tensor | None) -> Iterator[None]:
-    """Allow backwards in the body to skip zero rows, if the score reads the rows ``rows``, bool ``(N,)``; None for all.
-
-    Detecting zero rows costs a pass over each gradient, so it is limited to scores that read few rows, on CPUs.
-    """
-    fraction = float(rows.double().mean()) if rows is not None and rows.is_cpu else 1.0
-    token = _FRACTION.set(fraction)
-    try:
-        yield
-    finally:
-        _FRACTION.reset(token)
-
-
-def record_source(ctx: Any, x: Tensor, sole_reader: bool) -> None:
-    """Record in a forward whether its input is the direct output of another row-sparse function.
-
-    The gradient with respect to such an input is a new tensor that only that function reads, since torch sums gradients
-    into new tensors. A function in between, such as the copy of a layer that is read, breaks this.
-    """
-    ctx.direct = hasattr(getattr(x.grad_fn, "_forward_cls", None), "row_sparse")
-    ctx.sole_reader = sole_reader and ctx.direct
-
-
-def mark_exclusive(ctx: Any, gradient: Tensor) -> Tensor:
-    """Mark a backward's result as exclusive to the preceding function, if it is; return it."""
-    if ctx.direct and not torch.is_grad_enabled():
-        setattr(gradient, _EXCLUSIVE, True)
-    return gradient
-
-
-def pop_exclusive(gradient: Tensor) -> bool:
-    """Remove the mark of an exclusive gradient; return whether it was set."""
-    return bool(gradient.__dict__.pop(_EXCLUSIVE, False))
-
-
-def nonzero_rows(gradient: Tensor, threshold: float) -> Rows | None:
-    """Return the rows of a gradient ``(N, C, H, W)`` that are not zero; None for all rows.
-
-    The rows are detected rather than passed in, because a network may reorder or multiply the rows of its batch. They
-    are detected if the score reads at most a fraction ``threshold`` of the rows.
-    """
-    recorded = pop_recorded_rows(gradient)
-    if recorded is not None:
-        return recorded
-    if _FRACTION.get() > threshold or torch.is_grad_enabled():
-        return None
-    inner = tuple(range(1, gradient.ndim))
-    zero = (gradient.amax(inner) == 0) & (gradient.amin(inner) == 0)  # false for NaN
-    if not bool(zero.any()):
-        return None
-    rows = (~zero).nonzero()[:, 0]
-    return rows, select_rows(gradient, rows)
-
-
-def pop_recorded_rows(gradient: Tensor) -> Rows | None:
-    """Remove and return the rows recorded by :func:`scatter_rows`; None if the gradient was changed since."""
-    version, rows = gradient.__dict__.pop(_ROWS, (None, None))
-    return rows if version == gradient._version else None
-
-
-def runs(rows: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Yield consecutive row indices as slices of ``rows`` and of the whole batch, which index without a copy."""
-    indices = rows.tolist()
-    start = 0
-    for stop in range(1, len(indices) + 1):
-        if stop == len(indices) or indices[stop] != indices[stop - 1] + 1:
-            yield slice(start, stop), slice(indices[start], indices[stop - 1] + 1)
-            start = stop
-
-
-def select_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Return ``x[rows]`` of ``(N, C, H, W)``, channels-last."""
-    return x.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-
-
-def scatter_rows(x: Tensor, rows: Tensor, count: int, *, placeholder: bool = False) -> Tensor:
-    """Return a gradient ``(count, C, H, W)`` with the rows of ``x`` at the indices ``rows`` and zeros elsewhere.
-
-    The rows are recorded for the preceding function. A ``placeholder`` has no values; it is for a function that reads
-    the recorded rows only.
-    """
-    if placeholder:
-        whole = x.new_full((), torch.nan).expand(count, *x.shape[1:])
-    else:
-        inner = x.permute(0, 2, 3, 1)
-        whole = inner.new_zeros(count, *inner.shape[1:]).index_copy_(0, rows, inner).permute(0, 3, 1, 2)
-    setattr(whole, _ROWS, (whole._version, (rows, x)))
-    return whole
-
 
 #: Backward of a rectifier. ``plain`` passes the gradient where the input was in the linear range; ``guided`` where the
 #: gradient is also positive (Springenberg et al. 2015, arXiv:1412.6806, section 3.4); ``deconvolution`` wherever the
@@ -132,37 +26,23 @@ class Activation(NamedTuple):
     top: float = math.inf
     backprop: Backprop = "plain"
 
-    def gradient(self, gradient: Tensor, y: Tensor, *, inplace: bool = False) -> Tensor:
-        """Return the gradient with respect to ``x`` from that with respect to ``y``.
-
-        Instead of ``y``, the input may be given, which selects the same values. ``inplace`` overwrites ``gradient``,
-        which takes a third less time.
-        """
+    def gradient(self, gradient: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient by ``x`` from that by ``y``; instead of ``y``, ``x`` may be given."""
         if self.backprop != "plain":
-            gradient = gradient.clamp_min_(0) if inplace else gradient.clamp_min(0)
-            inplace = inplace or not torch.is_grad_enabled()
+            gradient = gradient.clamp_min(0)
         if self.backprop == "deconvolution":
             return gradient
-        out = {"grad_input": gradient} if inplace else {}
         if self.top < math.inf:
-            return torch.ops.aten.hardtanh_backward(gradient, y, 0.0, self.top, **out)  # type: ignore[no-any-return]
-        return torch.ops.aten.threshold_backward(gradient, y, 0, **out)  # type: ignore[no-any-return]
-
-    def gradient_rows(self, gradient: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        """Return the gradient ``(R, ...)`` of the rows ``rows`` of ``y``, in place."""
-        for part, whole in runs(rows):
-            self.gradient(gradient[part], y[whole], inplace=True)
-        return gradient
+            return torch.ops.aten.hardtanh_backward(gradient, y, 0.0, self.top)  # type: ignore[no-any-return]
+        return torch.ops.aten.threshold_backward(gradient, y, 0)  # type: ignore[no-any-return]
 
 
 class _Rectify(torch.autograd.Function):
-    row_sparse = True
     handled = True  # by nonlinearities()
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, activation: Activation, inplace: bool, sole_reader: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, activation: Activation, inplace: bool) -> Tensor:
         ctx.activation = activation
-        record_source(ctx, x, sole_reader)
         if inplace:
             ctx.mark_dirty(x)
         y = x.clamp_(0, activation.top) if inplace else x.clamp(0, activation.top)
@@ -172,32 +52,24 @@ class _Rectify(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        exclusive, sparse = pop_exclusive(gradient), pop_recorded_rows(gradient)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors or (gradient,)
-        if sparse is None:
-            result = ctx.activation.gradient(gradient, y, inplace=exclusive)
-        else:
-            rows, part = sparse
-            part = ctx.activation.gradient_rows(part, y, rows)
-            result = scatter_rows(part, rows, len(gradient), placeholder=ctx.sole_reader)
-        return mark_exclusive(ctx, result), None, None, None
+        return ctx.activation.gradient(gradient, y), None, None
 
 
 class Rectifier(nn.Module):
-    """Replacement of a ReLU or ReLU6 module with a selectable, row-sparse backward."""
+    """Replacement of a ReLU or ReLU6 module with a selectable backward."""
 
     def __init__(self, module: nn.Module, backprop: Backprop) -> None:
         super().__init__()
         self.activation = Activation(getattr(module, "max_val", math.inf), backprop)
         self.inplace: bool = module.inplace  # type: ignore[assignment]
-        self.sole_reader = False  # whether no other operation reads its input
 
     def forward(self, x: Tensor) -> Tensor:
         # Not in place for a view, where torch's graph hides the step from nonlinearities().
         inplace = self.inplace and not x._is_view()
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Rectify.apply(x, self.activation, inplace, self.sole_reader)  # type: ignore[no-any-return, no-untyped-call]
+            return _Rectify.apply(x, self.activation, inplace)  # type: ignore[no-any-return, no-untyped-call]
         return x.clamp_(0, self.activation.top) if inplace else x.clamp(0, self.activation.top)
 
 

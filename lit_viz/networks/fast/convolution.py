@@ -1,4 +1,4 @@
-"""The convolution of the fast copy: an optional fused activation, a row-sparse backward and no copies for padding.
+"""The convolution of the fast copy: an optional fused activation and no copies for padding.
 
 A separate activation is another pass over memory, and an in-place one copies its input for the backward. oneDNN applies
 the activation while it writes the convolution's result. The backward reads the mask ``0 < y < top`` from the output.
@@ -19,9 +19,6 @@ from lit_viz.networks.fast.kernels import Geometry, Kernel, computable, is_sub_p
 from lit_viz.networks.layers import CONV2D_SAME, timm_types
 from lit_viz.networks.outputs import LOGITS, Output
 
-#: Largest fraction of rows with a gradient at which a row-sparse backward is faster, measured on EfficientNet-Lite0 and
-#: ResNet-50: where most convolutions pass their rows directly to each other, and elsewhere.
-_THRESHOLD_IN_CHAINS, _THRESHOLD = 0.8, 0.4
 _ACTIVATED = "_lit_viz_activated"  # attribute of an output to which the fused activation was applied
 
 
@@ -35,8 +32,6 @@ class FastConvolution(nn.Conv2d):
         nn.Module.__init__(self)
         self.__dict__.update(conv.__dict__)
         self.activation = activation
-        self.threshold = _THRESHOLD  # of the row-sparse backward
-        self.sole_reader = False  # whether no other operation reads its input; see find_chains()
         self.same = isinstance(conv, timm_types(CONV2D_SAME))
         self.kernels: dict[tuple[int, ...], Kernel] = {}
 
@@ -51,7 +46,7 @@ class FastConvolution(nn.Conv2d):
             plain: Tensor = self._conv_forward(x, self.weight, self.bias)
             return plain
         kernel = self._kernel(self._same_padding(x) if kernel_pads else ())
-        y = _convolve(x, kernel, self.activation, self.threshold, self.sole_reader)
+        y = _convolve(x, kernel, self.activation)
         if self.activation is not None:
             setattr(y, _ACTIVATED, True)
         return y
@@ -128,66 +123,22 @@ def fuse_activations(network: nn.Module, x: Tensor, keep: Collection[str], outpu
     return pairs
 
 
-def find_chains(network: nn.Module, x: Tensor, keep: Collection[str] = (), output: Output = LOGITS) -> None:
-    """Set ``sole_reader`` of the convolutions and rectifiers that alone read the output of another one.
-
-    They are observed in a forward and verified by a backward. The input of a kept layer may be read as well. The
-    threshold of the row-sparse backward is higher in networks in which most convolutions form such chains.
-    """
-
-    def is_row_sparse(module: nn.Module) -> bool:
-        return isinstance(module, (FastConvolution, backward.Rectifier))
-
-    candidates, calls = links(network, x, is_row_sparse, is_row_sparse, output)
-    readers = {link.reader for link in candidates if calls[link.reader] == 1} - {*keep}
-    chained = {network.get_submodule(reader) for reader in readers}
-    convolutions = [module for module in network.modules() if isinstance(module, FastConvolution)]
-    mostly_chained = 2 * len(chained & {*convolutions}) > len(convolutions)
-    for convolution in convolutions:
-        convolution.threshold = _THRESHOLD_IN_CHAINS if mostly_chained else _THRESHOLD
-    for step in chained:
-        step.sole_reader = True  # type: ignore[assignment]
-    leaf, logits = output.with_graph(network, x)
-    with backward.sparse_backward(torch.arange(100) == 0):  # a fraction below every threshold
-        (gradient,) = torch.autograd.grad(logits[:1].sum(), leaf)
-    if not bool(gradient.isfinite().all()):  # the NaN of a placeholder was read by an operation that was not observed
-        for step in chained:
-            step.sole_reader = False  # type: ignore[assignment]
-
-
 class _Convolution(torch.autograd.Function):
     """``y = act(conv(x))``, differentiable in ``x`` alone, any number of times."""
 
-    row_sparse = True
-
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, kernel: Kernel, activation: backward.Activation | None, threshold: float, sole_reader: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernel: Kernel, activation: backward.Activation | None) -> Tensor:
         y = kernel(x, activation)
         ctx.save_for_backward(x, *([] if activation is None else [y]))
-        ctx.kernel, ctx.activation, ctx.threshold = kernel, activation, threshold
-        backward.record_source(ctx, x, sole_reader)
+        ctx.kernel, ctx.activation = kernel, activation
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, *activated = ctx.saved_tensors
-        exclusive = backward.pop_exclusive(gradient)
-        sparse = backward.nonzero_rows(gradient, ctx.threshold)
-        if sparse is None:
-            for y in activated:
-                gradient = ctx.activation.gradient(gradient, y, inplace=exclusive)
-            result = input_gradient(gradient, x, ctx.kernel)
-        elif len(sparse[0]):
-            rows, gradient = sparse
-            for y in activated:
-                gradient = ctx.activation.gradient_rows(gradient, y, rows)
-            part = input_gradient(gradient, x[: len(rows)], ctx.kernel)
-            result = backward.scatter_rows(part, rows, len(x), placeholder=ctx.sole_reader)
-        else:
-            result = torch.zeros_like(x)
-        return backward.mark_exclusive(ctx, result), None, None, None, None
+        for y in activated:
+            gradient = ctx.activation.gradient(gradient, y)
+        return input_gradient(gradient, x, ctx.kernel), None, None
 
 
 def input_gradient(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
@@ -204,13 +155,7 @@ def input_gradient(gradient: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
     return gradients[0]
 
 
-def _convolve(
-    x: Tensor,
-    kernel: Kernel,
-    activation: backward.Activation | None = None,
-    threshold: float = _THRESHOLD,
-    sole_reader: bool = False,
-) -> Tensor:
+def _convolve(x: Tensor, kernel: Kernel, activation: backward.Activation | None = None) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
-        return _Convolution.apply(x, kernel, activation, threshold, sole_reader)  # type: ignore[no-any-return, no-untyped-call]
+        return _Convolution.apply(x, kernel, activation)  # type: ignore[no-any-return, no-untyped-call]
     return kernel(x, activation)

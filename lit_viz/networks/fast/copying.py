@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.networks import isolation
 from lit_viz.networks.fast.backward import SELECTING, Backprop, nonlinearities, replace_rectifiers
-from lit_viz.networks.fast.chunking import chunk_bottlenecks, set_chunk_bytes, undo_chunking
 from lit_viz.networks.fast.compiling import CompileMode
-from lit_viz.networks.fast.convolution import find_chains, fuse_activations, replace_convolutions
+from lit_viz.networks.fast.convolution import fuse_activations, replace_convolutions
 from lit_viz.networks.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.networks.fast.frozen import FrozenNetwork
 from lit_viz.networks.fast.kernels import kernels_available, replace_linears
@@ -43,8 +42,6 @@ class Switches:
     folding: bool = True  # batch norms in convolutions; the others as a scale and a shift
     kernels: bool = True  # oneDNN kernels for convolutions and linear layers; required by the following
     fusion: bool = True  # activations in convolutions
-    chunking: bool = True  # wide layers a few images at a time
-    sparse_rows: bool = True  # no backward for rows without a gradient
 
 
 #: Methods that need another backward, in errors.
@@ -295,10 +292,7 @@ def _optimized(classifier: isolation.Original, plain: nn.Module, x: Tensor, opti
             network = _with_kernels(network, images, options)
         except _Rejected as reason:
             notes.append(f"the activations of {classifier.name} are not fused, which is slower: {reason}")
-        if SWITCHES.chunking and options.fuses:
-            _chunk(network, images, keep, output)
         modified = _modified_layers(network, images, outputs, output)
-        set_chunk_bytes(network)
     inside = _layers_inside(modified & keep, plain)
     if not inside <= keep:
         return _optimized(classifier, plain, x, replace(options, keep=keep | inside))
@@ -348,17 +342,7 @@ def _with_kernels(network: nn.Module, x: Tensor, options: _CopyOptions) -> nn.Mo
     difference = _difference(candidate, x, expected, KERNEL_TOLERANCE, GRADIENT_TOLERANCE, output)
     if difference is not None:
         raise _Rejected(difference)
-    if SWITCHES.sparse_rows and fuses:
-        find_chains(candidate, x, keep, output)
     return candidate
-
-
-def _chunk(network: nn.Module, x: Tensor, keep: Collection[str], output: Output) -> None:
-    """Compute wide layers in chunks, if chunks of one image give the same results as the whole batch."""
-    whole = _logits_and_gradient(network, x, output)
-    layers = chunk_bottlenecks(network, x, keep, output)
-    if layers and _difference(network, x, whole, LOGITS_TOLERANCE, KERNEL_TOLERANCE, output) is not None:
-        undo_chunking(network, layers)
 
 
 def _verify(network: isolation.Original, copied: FrozenNetwork, dtype: torch.dtype) -> None:

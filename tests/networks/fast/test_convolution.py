@@ -9,10 +9,10 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_viz.networks.fast.backward import Activation, Rectifier, sparse_backward
-from lit_viz.networks.fast.convolution import FastConvolution, find_chains, replace_convolutions
+from lit_viz.networks.fast.backward import Activation
+from lit_viz.networks.fast.convolution import FastConvolution, replace_convolutions
 from lit_viz.networks.fast.kernels import kernels_available
-from tests.support.networks import conv_net, scripted
+from tests.support.networks import conv_net
 
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="this build of torch has no fused kernel")
 
@@ -207,7 +207,7 @@ WIRINGS: dict[str, Any] = {
 
 @pytest.mark.parametrize("activations", [("hardtanh", "relu", "none"), ("relu", "hardtanh", "hardtanh")])
 @pytest.mark.parametrize("wiring", WIRINGS)
-def test_in_place_masks_equal_torch_for_every_wiring(wiring: str, activations: tuple[str, ...]) -> None:
+def test_gradients_equal_torch_for_every_wiring(wiring: str, activations: tuple[str, ...]) -> None:
     net, wire, x = chain(*activations), WIRINGS[wiring], image(4, (8, 7))
     exact = x.detach().double().requires_grad_()
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
@@ -218,113 +218,3 @@ def test_in_place_masks_equal_torch_for_every_wiring(wiring: str, activations: t
         (gradient,) = torch.autograd.grad(y, x, weights, retain_graph=True)
         assert torch.allclose(gradient.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     assert torch.equal(weights, before)
-
-
-class Wired(nn.Module):
-    """The chain as a network, two logits an image."""
-
-    def __init__(self, wiring: Any, inplace: bool | None = None) -> None:
-        super().__init__()
-        self.convolutions = chain("relu", "hardtanh", "relu")
-        if inplace is not None:  # the activations apart
-            for n, rectifier in enumerate((nn.ReLU(inplace), nn.ReLU6(inplace), nn.ReLU(inplace))):
-                alone = FastConvolution(self.convolutions[n])  # type: ignore[arg-type]
-                self.convolutions[n] = nn.Sequential(alone, Rectifier(rectifier, "plain"))
-        self.wire = wiring
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.wire(*self.convolutions, x)
-        return torch.stack([y.mean((1, 2, 3)), y.amax((1, 2, 3))], 1)
-
-
-class Twice(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * 2
-
-
-def test_chains_exclude_outputs_with_several_readers() -> None:
-    found = {}
-    hidden = scripted(Twice())  # who sees that it takes a tensor?
-    behind_the_scenes = {"hidden": lambda a, b, c, x: (lambda y: c(b(y)) + hidden(y))(a(x))}
-    for name, wiring in {**WIRINGS, **behind_the_scenes}.items():
-        net = nn.Sequential(Wired(wiring))
-        find_chains(net, torch.rand(2, 4, 8, 7))
-        found[name] = [convolution.sole_reader for convolution in net[0].convolutions]
-    assert found == {
-        "straight": [False, True, True],
-        "taken twice": [False, False, False],
-        "taken first elsewhere": [False, False, False],
-        "one gradient for two": [False, False, False],
-        "residual": [False, False, False],
-        "residual behind": [False, False, True],
-        "hidden": [False, False, False],  # a backward has shown it
-    }
-
-
-def test_chains_exclude_inputs_of_kept_layers() -> None:
-    net = nn.Sequential(Wired(WIRINGS["straight"], inplace=True))
-    find_chains(net, torch.rand(2, 4, 8, 7), keep=["0.convolutions.1.1"])
-    steps = [step for convolution in net[0].convolutions for step in convolution]
-    assert [step.sole_reader for step in steps] == [False, True, True, False, True, True]
-
-
-@pytest.mark.parametrize("inplace", [None, True, False])
-@pytest.mark.parametrize("wiring", WIRINGS)
-def test_sparse_gradients_equal_dense_ones_for_every_wiring(wiring: str, inplace: bool | None) -> None:
-    net = nn.Sequential(Wired(WIRINGS[wiring], inplace))
-    find_chains(net, torch.rand(2, 4, 8, 7))
-    if wiring == "straight" and inplace is not None:
-        steps = [step for convolution in net[0].convolutions for step in convolution]
-        assert [step.sole_reader for step in steps] == [False, True, True, True, True, True]
-    x = torch.rand(5, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
-    rows = torch.tensor([False, True, False, True, False])
-    score = torch.where(rows, net(x)[:, 0], 0).sum()
-    (whole,) = torch.autograd.grad(score, x, retain_graph=True)
-    for again in (True, False):  # what is written over must not be what the next one reads
-        with sparse_backward(rows):
-            (part,) = torch.autograd.grad(score, x, retain_graph=again)
-        torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-7)
-
-
-def test_one_graph_supports_backwards_of_different_rows() -> None:
-    net = nn.Sequential(Wired(WIRINGS["straight"]))
-    find_chains(net, torch.rand(2, 4, 8, 7))
-    x = torch.rand(5, 4, 8, 7, generator=torch.Generator().manual_seed(4)).requires_grad_()
-    logits = net(x)[:, 0]
-    for kept in ([1, 0, 1, 0, 0], [0, 1, 1, 0, 0], [1, 0, 0, 0, 0]):
-        rows = torch.tensor(kept, dtype=torch.bool)
-        score = torch.where(rows, logits, 0).sum()
-        (whole,) = torch.autograd.grad(score, x, retain_graph=True)
-        with sparse_backward(rows):
-            (part,) = torch.autograd.grad(score, x, retain_graph=True)
-        torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-7)
-
-
-class Masks(TorchDispatchMode):
-    """Counts the masks of activations that are written into the gradient, and those that are not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside = self.new = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in ("hardtanh_backward", "threshold_backward"):
-            self.inside += "grad_input" in (kwargs or {})
-            self.new += "grad_input" not in (kwargs or {})
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize(
-    ("wiring", "inside", "new"),
-    [("straight", 2, 1), ("one gradient for two", 0, 3), ("residual", 0, 3), ("residual behind", 1, 2)],
-)
-def test_masks_are_written_into_exclusive_gradients(wiring: str, inside: int, new: int) -> None:
-    net, x = chain("relu", "hardtanh", "relu"), image(4, (8, 7))
-    y = WIRINGS[wiring](*net, x)
-    with Masks() as masks:
-        torch.autograd.grad(y.sum(), x)
-    assert (masks.inside, masks.new) == (inside, new)
-    y = WIRINGS[wiring](*net, x)
-    with Masks() as masks:
-        torch.autograd.grad(y.sum(), x, create_graph=True)
-    assert masks.inside == 0
