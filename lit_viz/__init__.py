@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lit_viz.launch.run import Run
     from lit_viz.loggers.base import LoggerSettings
     from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
-    from lit_viz.methods.class_visualization import PictureOptions
+    from lit_viz.methods.recipes import PictureOptions
     from lit_viz.methods.tasks import ClassTasks, ImageTasks, LayerTasks
     from lit_viz.networks import Network
     from lit_viz.outputs import load_network
@@ -40,7 +40,7 @@ _MODULES = {
     "lit_viz.launch.run": ("Run",),
     "lit_viz.loggers.base": ("LoggerSettings",),
     "lit_viz.methods": ("AdversarialExample", "ClassVisualization", "SaliencyMap", "UniversalPerturbation"),
-    "lit_viz.methods.class_visualization": ("PictureOptions",),
+    "lit_viz.methods.recipes": ("PictureOptions",),
     "lit_viz.methods.tasks": ("ClassTasks", "ImageTasks", "LayerTasks"),
     "lit_viz.networks": ("Network",),
     "lit_viz.outputs": ("load_network",),

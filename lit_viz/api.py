@@ -18,10 +18,10 @@ from lit_viz.launch.execute import execute, finished, run
 from lit_viz.launch.form import Form
 from lit_viz.launch.logs import log_run
 from lit_viz.launch.merge import merge_shards
-from lit_viz.launch.methods import COMMANDS, method_form
-from lit_viz.launch.options import RunOptions
+from lit_viz.launch.methods import method_form
 from lit_viz.launch.resume import changed_form, stored_form, stored_module, stored_tasks
 from lit_viz.launch.run import Paths, Run, check_folder, check_settings, gradients_enabled
+from lit_viz.launch.specs import METHODS
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.methods.tasks import Classes
 from lit_viz.networks import Network, as_network
@@ -103,27 +103,11 @@ def visualize(
         >>> tuple(run.images.shape)
         (1, 3, 224, 224)
     """
+    given = locals()
     has_target = not isinstance(target, (list, tuple)) or len(target) > 0
     is_selected = has_target or layer is not None or objective is not None or config is not None
     require(is_selected, "target must name at least one class", "none", hint="or give a layer")
-    values = {
-        "target": target if has_target else None,
-        "against": against,
-        "objective": objective,
-        "layer": layer,
-        "channel": channel,
-        "neuron": neuron,
-        "axis": axis,
-        "parameterization": parameterization,
-        "step_rule": step_rule,
-        "init": init,
-        "iterations": iterations,
-        "vary": vary,
-        "seed": seed,
-        "config": config,
-        "out": out,
-    }
-    return _run("visualize", as_network(network), values, options, progress)
+    return _run("visualize", {**given, "target": target if has_target else None})
 
 
 @checked_types
@@ -180,19 +164,7 @@ def saliency(
     Raises:
         LitVizError: unknown class, method or argument, images out of range, or existing run folder.
     """
-    values = {
-        "images": images,
-        "target": target,
-        "label": label,
-        "against": against,
-        "method": method,
-        "normalization": normalization,
-        "vary": vary,
-        "seed": seed,
-        "config": config,
-        "out": out,
-    }
-    return _run("saliency", as_network(network, picture_size(images, normalization)), values, options, progress)
+    return _run("saliency", locals())
 
 
 @checked_types
@@ -247,44 +219,31 @@ def attack(
     Raises:
         LitVizError: unknown class, attack or argument, images out of range, or existing run folder.
     """
-    values = {
-        "images": images,
-        "target": target,
-        "label": label,
-        "attack": attack,
-        "eps": eps,
-        "goal": goal,
-        "normalization": normalization,
-        "vary": vary,
-        "seed": seed,
-        "config": config,
-        "out": out,
-    }
-    return _run("attack", as_network(network, picture_size(images, normalization)), values, options, progress)
+    return _run("attack", locals())
 
 
-def _run(
-    command: str, network: Network, values: Mapping[str, Any], options: Mapping[str, Any], progress: bool | None
-) -> Run:
+def _run(name: str, arguments: Mapping[str, Any]) -> Run:
     """Run a method by the arguments of its short function.
 
     Args:
-        command: name of the function.
-        network: the network.
-        values: its own arguments; None for the default.
-        options: other arguments, of which None is a value.
-        progress: whether progress and messages are printed.
+        name: name of the function.
+        arguments: network, progress, and ``options``, which are other arguments of which None is a value; of its own
+            arguments None is the default.
     """
-    if "images" in values:
-        require(values["images"] is not None, "images must be one or several images", "None")
-    for name, value in options.items():
-        if name.startswith("network."):
-            argument = name.removeprefix("network.")
-            raise LitVizError(f"{name} must be given to load_network(..., {argument}={value!r})", argument=name)
-    given = {name: value for name, value in values.items() if value is not None}
-    form = method_form(COMMANDS[command], {**given, **options}, network)
-    module, tasks, arguments = form.build(network)
-    return finished(execute(module, tasks, RunOptions(**arguments), notify=choose_notify(progress)))
+    given = {key: value for key, value in arguments.items() if value is not None}
+    network, progress, options = given.pop("network"), given.pop("progress", None), given.pop("options")
+    size = None
+    if "images" in arguments:
+        require("images" in given, "images must be one or several images", "None")
+        size = picture_size(given["images"], given.get("normalization"))
+    for key, value in options.items():
+        if key.startswith("network."):
+            argument = key.removeprefix("network.")
+            raise LitVizError(f"{key} must be given to load_network(..., {argument}={value!r})", argument=key)
+    network = as_network(network, size)
+    form = method_form(METHODS[name], {**given, **options}, network)
+    module, tasks = form.build(network)
+    return finished(execute(module, tasks, form.options(), notify=choose_notify(progress)))
 
 
 @checked_types
@@ -322,7 +281,7 @@ def check(
     stored = open_run(_path("folder", folder))
     form = stored_form(stored)
     module = stored_module(stored, form, stored_network(network, form, stored))
-    options = RunOptions(**form.run_arguments())
+    options = form.options()
     settings = check_settings(module, options, faithfulness, trust, choose_notify(progress), images)
     return check_folder(module, options, stored, settings)
 
@@ -359,9 +318,8 @@ def resume_run(
     form = changed_form(stored, stored_form(stored, notify), options)
     loaded = stored_network(network, form, stored)
     module, tasks = stored_module(stored, form, loaded), stored_tasks(stored, form, loaded)
-    run_options = RunOptions(**form.run_arguments())
     with gradients_enabled():
-        return execute(module, tasks, run_options, form=form, notify=notify)
+        return execute(module, tasks, form.options(), form=form, notify=notify)
 
 
 @checked_types

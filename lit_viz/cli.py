@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status, printable
+from lit_viz.launch.specs import METHODS
 from lit_viz.utils.formatting import command_line, notify, pluralize, status_summary
 from lit_viz.utils.limits import MOST_PRINTED, MOST_SUMMARIZED
 from lit_viz.utils.process import is_rank_zero
@@ -39,9 +40,7 @@ _SPIN_COUNT = "3000"
 #: Arguments and summaries of all commands.
 _SUMMARIES = {
     "demo": ("", "all methods on packaged images, offline"),
-    "visualize": ("tarantula goldfish", "class images; --layer NAME --channel 3,14-20: channels"),
-    "saliency": ("PHOTO_OR_FOLDER ...", "saliency maps, cross-checked with Captum"),
-    "attack": ("PHOTO --target stingray", "adversarial examples, verified in the saved file"),
+    **{name: (spec.words, spec.summary) for name, spec in METHODS.items()},
     "check": ("RUN", "compute all evidence of a run"),
     "resume": ("RUN", "continue a run, or print the results of a finished one"),
     "status": ("RUN ...", "how far runs and shards are, and which make no progress"),
@@ -55,7 +54,6 @@ _SUMMARIES = {
 }
 _COMMAND_LINES = {f"lit-viz {name} {words}": summary for name, (words, summary) in _SUMMARIES.items()}
 _COMMAND_WIDTH = max(map(len, _COMMAND_LINES)) + 2
-_METHODS = ("visualize", "saliency", "attack")
 #: Names of all commands.
 COMMAND_NAMES = tuple(_SUMMARIES)
 _HELP = """\
@@ -166,7 +164,7 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"lit_viz {__version__}")
         return
     commands: dict[str, Callable[[list[str]], None]] = {
-        **{method: partial(_method, method) for method in _METHODS},
+        **{method: partial(_method, method) for method in METHODS},
         "demo": _demo,
         "check": _check,
         "resume": _resume,
@@ -226,38 +224,33 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
         others: additional arguments, which take precedence.
     """
     with _gc_paused():
-        from lit_viz.commands import parse_method
+        from lit_viz.commands import form_of_words
         from lit_viz.launch.cost import format_cost, run_cost
         from lit_viz.launch.execute import execute
         from lit_viz.launch.form import Form
-        from lit_viz.launch.methods import COMMANDS, method_form, network_section
-        from lit_viz.launch.options import RunOptions, check_folder_is_new, default_folder
-        from lit_viz.outputs.loading import load_recorded
+        from lit_viz.launch.options import check_folder_is_new, default_folder
 
-    command = COMMANDS[name]
-    values = parse_method(command, words) | dict(others or {})
-    is_count, is_config = values.pop("count", False), values.pop("print_config", False)
-    section, values = network_section(command, values)
-    form = method_form(command, values)
-    options = RunOptions(**form.run_arguments())
-    if is_rank_zero() and not (is_count or is_config):
+    spec = METHODS[name]
+    form, values = form_of_words(spec, words, others)
+    is_run = not (values.get("count") or values.get("print_config"))
+    if is_run and form.run.get("out") is None:
+        form.run["out"] = default_folder(name, _first_word(values, spec.positional) or name)
+    options = form.options()
+    if is_run and is_rank_zero():
         check_folder_is_new(options)
-    if command.positional not in values and "layer" not in values and "config" not in values:
-        defaults = ", ".join(map(str, form.tasks["init_args"].get(command.positional, ())))
-        notify(f"no {command.positional} given, using the default of --config {command.config}: {defaults}")
-    network = load_recorded(section)
-    form = method_form(command, values, network)
-    module, tasks, arguments = form.build(network)
-    if is_count:
+    if spec.positional not in values and "layer" not in values and "config" not in values:
+        defaults = ", ".join(map(str, form.tasks["init_args"].get(spec.positional, ())))
+        notify(f"no {spec.positional} given, using the default of --config {spec.config}: {defaults}")
+    network = form.load_network()
+    if values.get("layer") is not None and "config" not in values:  # of which the network decides on the configuration
+        form, _ = form_of_words(spec, words, others, network)
+    module, tasks = form.build(network)
+    if values.get("count"):
         print(format_cost([run_cost(module, tasks)]))
-        return
-    if is_config:
-        print(Form.of(module, tasks, options.recorded()).to_yaml(), end="")
-        return
-    if options.out is None:
-        arguments["out"] = default_folder(name, _first_word(values, command.positional) or name)
-    run = execute(module, tasks, RunOptions(**arguments), moves_network=True, notify=notify)
-    _print_results(run)
+    elif values.get("print_config"):
+        print(Form.of(module, tasks, options).to_yaml(), end="")
+    else:
+        _print_results(execute(module, tasks, options, moves_network=True, notify=notify))
 
 
 def _first_word(values: Mapping[str, Any], positional: str) -> Any:
@@ -271,7 +264,6 @@ def _first_word(values: Mapping[str, Any], positional: str) -> Any:
 def _demo(words: list[str]) -> None:
     with _gc_paused():
         from lit_viz.commands import function_parser
-        from lit_viz.launch.methods import COMMANDS
         from lit_viz.launch.options import utc_now
 
     values = function_parser("demo").values(words)
@@ -281,10 +273,10 @@ def _demo(words: list[str]) -> None:
         out = f"runs/demo/{utc_now()}"
         given = ["--out", out, *given]
     continuation = shlex.join(["lit-viz", "demo", *given, "--resume"])
-    for name, command in COMMANDS.items():
-        notify(f"lit-viz {name} {' '.join(command.demo)}")
+    for name, spec in METHODS.items():
+        notify(f"lit-viz {name} {' '.join(spec.demo)}")
         with _continued_by(continuation):
-            _method(name, command.demo, values | {"out": f"{out}/{name}"})
+            _method(name, spec.demo, values | {"out": f"{out}/{name}"})
 
 
 @contextmanager

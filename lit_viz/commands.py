@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from docstring_parser import parse as parse_docstring
 
 from lit_viz.errors import LitVizError
-from lit_viz.launch.parser import Parser, helps_of
+from lit_viz.launch.parser import Parser, helps_of, read_text
+from lit_viz.launch.specs import METHODS, MethodSpec
 from lit_viz.networks.sources import packaged_networks
 from lit_viz.outputs.loading import load_network
 from lit_viz.utils.formatting import ignore
@@ -21,16 +23,13 @@ from lit_viz.utils.parts import Part, classes_in, hints_of, named_classes
 
 if TYPE_CHECKING:
     from lit_viz.launch.form import Form
-    from lit_viz.launch.methods import MethodCommand
+    from lit_viz.networks import Network
 
-#: Options that ``--help`` of a method shows; ``--help-all`` shows all.
+#: Options of all runs that ``--help`` of a method shows, besides those of its specification; ``--help-all`` shows all.
 SHOWN = frozenset({
-    "target", "label", "against", "layer", "channel", "neuron", "init", "fit", "method", "attack", "eps",
-    "attack.eps", "attack.norm", "attack.lr", "goal", "config", "iterations", "step_rule.lr", "views",
-    "picture.size", "tolerance", "reducer", "seed", "slots", "log_at", "out", "overwrite", "resume", "logger",
-    "logging.project", "logging.wandb", "overlays", "captum", "explain", "localize", "shard", "network",
-    "network.weights", "network.labels", "network.size", "network.output", "trainer.devices", "trainer.accelerator",
-    "count", "print_config",
+    "fit", "config", "iterations", "views", "seed", "slots", "log_at", "out", "overwrite", "resume", "logger",
+    "logging.project", "logging.wandb", "localize", "shard", "network", "network.weights", "network.labels",
+    "network.size", "network.output", "trainer.devices", "trainer.accelerator", "count", "print_config",
 })  # fmt: skip
 #: Arguments of short functions that are no options.
 _NO_OPTIONS = ("network", "progress", "normalization")
@@ -45,53 +44,61 @@ _NOT_OF_RUN = ("module", "tasks", "trainer", "logging", "progress")
 # -- methods
 
 
-def first_words(command: MethodCommand, words: Sequence[str]) -> Form:
+def first_form(spec: MethodSpec, words: Sequence[str]) -> Form:
     """Return the form of ``--config`` and of the chosen part, which decide which options there are."""
     from lit_viz import api
     from lit_viz.launch.methods import read_config
 
-    first = Parser(command.name)
-    first.add("", getattr(api, command.name), only=("config", command.part))
-    first.add_argument("--help", "-h", "--help-all", action="store_true")
-    given, _ = first.parsed(words)
-    form = read_config(command, getattr(given, "config", None))
-    if hasattr(given, command.part):
-        form.set(command.part, getattr(given, command.part))
+    given = {name: values for name in ("config", "layer", spec.part) if (values := _given(words, name))}
+    form = read_config(spec, given["config"][-1] if "config" in given else spec.config_for(given))
+    for text in given.get(spec.part, ())[-1:]:
+        several = text if len(given[spec.part]) == 1 else ",".join(given[spec.part])
+        form.set(spec.part, read_text(several, hints_of(getattr(api, spec.name))[spec.part], f"--{spec.part}"))
     return form
 
 
-def method_parser(command: MethodCommand, form: Form, *, every: bool = True) -> Parser:
+def _given(words: Sequence[str], name: str) -> list[str]:
+    """Return the texts that an option is given, before its words are parsed."""
+    texts: list[str] = []
+    for word, following in zip_longest(words, words[1:], fillvalue="--"):
+        option, equals, text = word.partition("=")
+        if option == f"--{name}" and (equals or not following.startswith("--")):
+            texts.append(text if equals else following)
+    return texts
+
+
+def method_parser(spec: MethodSpec, words: Sequence[str] = (), *, every: bool = True) -> Parser:
     """Return the parser of a method: its tasks, the module and its parts, the run, the network and the Trainer.
 
     Args:
-        command: the method.
-        form: a form with the parts that have options.
+        spec: the method.
+        words: its words, of which the configuration and the part decide on the options.
         every: whether the help shows all options.
     """
     from lit_viz import api
-    from lit_viz.launch.execute import OPTIONS_OF_METHODS
     from lit_viz.launch.form import config_names
     from lit_viz.launch.methods import read_config
+    from lit_viz.launch.options import options_of_methods
     from lit_viz.presentations import presentation_of
 
-    function = getattr(api, command.name)
-    shown = None if every else SHOWN
+    function, form = getattr(api, spec.name), first_form(spec, words)
+    shown = None if every else SHOWN | spec.shown
     summary = parse_docstring(function.__doc__ or "").short_description or ""
-    parser = Parser(command.name, f"[{command.positional.upper()} ...] [options]", summary, command.example)
-    parser.names = _names_of_parts(form.module_class) | {"config": config_names(command.name)}
+    parser = Parser(spec.name, f"[{spec.positional.upper()} ...] [options]", summary, spec.example)
+    parser.form = form
+    parser.names = _names_of_parts(form.module_class) | {"config": config_names(spec.name)}
     parser.defaults = _defaults_of(form)
-    parser.texts["out"] = f"run folder. Default: runs/{command.name}/<time>_<first {command.positional.rstrip('s')}>."
-    parser.add_positional(command.positional, helps_of(function)[command.positional], several=True)
-    tasks = [name for name in hints_of(function) if name in _OF_TASKS]
-    parser.add("What", function, only=tasks, skip=_NO_OPTIONS, shown=shown)
+    parser.texts["out"] = f"run folder. Default: runs/{spec.name}/<time>_<first {spec.positional.rstrip('s')}>."
+    parser.add_positional(spec.positional, helps_of(function)[spec.positional], several=True)
+    parser.add("What", function, only=spec.what, skip=_NO_OPTIONS, shown=shown)
     parser.add("What", form.tasks_class, only=_OF_FILES, shown=shown)
-    parser.add_varying(command.varying)
+    parser.add_varying(spec.varying)
     parser.add("How", function, skip=("out", *_NO_OPTIONS), shown=shown)
     parser.add("How", form.module_class, skip=("network", "images", "picture", "attack", "method"), shown=shown)
-    usual = [owner.kind for owner in read_config(command, None).parts()]
+    usual = () if every else [owner.kind for owner in read_config(spec, None).parts()]
     _add_parts(parser, form, shown, chosen=[owner.kind for owner in form.parts() if owner.kind not in usual])
     applicable = presentation_of(form.module_class).run_options
-    _add_run(parser, shown, hidden=OPTIONS_OF_METHODS - set(applicable))
+    _add_run(parser, shown, hidden=options_of_methods() - set(applicable))
     _add_network(parser, shown)
     _add_trainer(parser, shown)
     group = parser.section("Instead of a run")
@@ -123,12 +130,6 @@ def _names_of_parts(module: type[Any]) -> dict[str, list[str]]:
         if found:
             names[name] = list(found.values())
     return names
-
-
-#: Arguments of the short functions that select the tasks.
-_OF_TASKS = (
-    "images", "target", "label", "against", "layer", "channel", "neuron", "axis", "init", "goal", "vary", "seed",
-)  # fmt: skip
 
 
 #: Arguments of the tasks about the files of images, and how they are read.
@@ -182,10 +183,21 @@ def _add_trainer(parser: Parser, shown: Collection[str] | None) -> None:
     parser.add(title, pl.Trainer, prefix="trainer.", short=short, skip=FIXED_TRAINER_ARGUMENTS, shown=shown)
 
 
-def parse_method(command: MethodCommand, words: Sequence[str]) -> dict[str, Any]:
+def parse_method(spec: MethodSpec, words: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of a method by name, of network and Trainer with their prefix."""
-    parser = method_parser(command, first_words(command, words))
-    return parser.values(words)
+    return method_parser(spec, words).values(words)
+
+
+def form_of_words(
+    spec: MethodSpec, words: Sequence[str], others: Mapping[str, Any] | None = None, network: Network | None = None
+) -> tuple[Form, dict[str, Any]]:
+    """Return the form of a command line, and its arguments by name; ``others`` take precedence."""
+    from lit_viz.launch.methods import method_form
+
+    parser = method_parser(spec, words)
+    values = parser.values(words) | dict(others or {})
+    given = {name: value for name, value in values.items() if name not in ("count", "print_config")}
+    return method_form(spec, given, network, base=None if network else parser.form), values
 
 
 # -- other commands
@@ -374,21 +386,15 @@ def help_text(name: str, words: Sequence[str] = (), *, every: bool = False) -> s
         words: its words, of which the configuration and the part of a method decide on the options.
         every: whether all options of a method are listed.
     """
-    from lit_viz.launch.methods import COMMANDS
-
     text = command_parser(name, words, every=every).format_help()
-    if every or name not in COMMANDS:
+    if every or name not in METHODS:
         return text
     return f"{text}\nAll options: lit-viz {name} --help-all\n"
 
 
 def command_parser(name: str, words: Sequence[str] = (), *, every: bool = True) -> Parser:
     """Return the parser of a command; arguments as of :func:`help_text`."""
-    from lit_viz.launch.methods import COMMANDS
-
-    if name not in COMMANDS:
-        return function_parser(name)
-    return method_parser(COMMANDS[name], first_words(COMMANDS[name], words), every=every)
+    return method_parser(METHODS[name], words, every=every) if name in METHODS else function_parser(name)
 
 
 def completion_script(shell: str, summaries: Mapping[str, str]) -> str:

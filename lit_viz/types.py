@@ -26,13 +26,11 @@ Curve = Sequence[tuple[int, float]]
 
 #: Arguments of which a list of values is a task each.
 VARYING = ("eps", "iterations", "lr")
-#: Option of a task that is a tile of a large image.
-TILE = "tile"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One image to optimize.
+    """One image to optimize. None is the default of the method.
 
     Attributes:
         index: position in the queue, from 0, and in the results.
@@ -42,7 +40,21 @@ class Task:
         target_name: name of the target, ``stingray vs. eagle ray`` if it is contrasted with another class.
         source: path of the photograph to start from, or None.
         label, label_source: true class of the photograph and its origin, or None.
-        options: other values that vary between the tasks of a run (layer, channel, lr ...), plain values only.
+        layer, channel, axis: unit of the network to visualize.
+        iterations, lr, eps: values that vary between the tasks of a run.
+        against: class that the target is contrasted with, or the rule that selects it; ``gamma`` is its weight.
+        rule: how the target depends on the label or the prediction.
+        aim: goal of an attack on scores that do not exclude each other, as text.
+        threshold: score that divides success from failure.
+        method: name of the saliency method.
+        image: index of the image among those of the queue, if it has no file.
+        reading: how its file is read.
+        tiling: how tiles of the image overlap, before they are tasks; ``tile`` is the one that a task is about.
+        photographs: fields of the tasks of a universal perturbation; ``held_out`` marks those not trained on.
+        error: reason why the task fails.
+        original_size, original_box, format, clipped, filled, no_data: what reading the file has found; see
+            :class:`Record`.
+        options: values of methods outside of lit_viz, plain values only.
     """
 
     index: int
@@ -54,6 +66,39 @@ class Task:
     label: int | None = None
     label_source: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    layer: str | None = None
+    channel: int | None = None
+    axis: str | None = None
+    iterations: int | None = None
+    lr: float | None = None
+    eps: float | None = None
+    against: int | str | None = None
+    gamma: float | None = None
+    rule: str | None = None
+    aim: str | None = None
+    threshold: float | None = None
+    method: str | None = None
+    image: int | None = None
+    reading: Mapping[str, Any] | None = None
+    tiling: Mapping[str, int | None] | None = None
+    tile: Mapping[str, int] | None = None
+    photographs: Sequence[Mapping[str, Any]] | None = None
+    held_out: bool | None = None
+    error: str | None = None
+    original_size: Sequence[int] | None = None
+    original_box: Sequence[float] | None = None
+    format: Mapping[str, Any] | None = None
+    clipped: int | None = None
+    filled: int | None = None
+    no_data: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Move values of fields that are given as options, as files hold them."""
+        if self.options:
+            given = {_IN_TASKS.get(key, key): value for key, value in self.options.items()}
+            for name in given.keys() & _OF_SOME:
+                object.__setattr__(self, name, given.pop(name))
+            object.__setattr__(self, "options", given)
 
     @property
     def goal(self) -> int | None:
@@ -66,8 +111,19 @@ class Task:
         return key_of(self.index, self.name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Return the fields as files hold them: those that not all tasks have are ``options``."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        common = {name: values.pop(name) for name in _COMMON}
+        options = {_IN_FILES.get(name, name): value for name, value in values.items() if value is not None}
+        return common | {"options": {**self.options, **options}}
+
+
+#: Fields that all tasks have; ``options`` is among them in files.
+_COMMON = ("index", "name", "seed", "target", "target_name", "source", "label", "label_source", "options")
+#: The other ones, and those that files call otherwise.
+_OF_SOME = {part.name for part in fields(Task)} - {*_COMMON}
+_IN_FILES = {"rule": "target", "aim": "goal"}
+_IN_TASKS = {"target": "rule", "goal": "aim"}
 
 
 def key_of(index: int, name: str) -> str:
@@ -353,7 +409,7 @@ class Record(JsonObject):
     @classmethod
     def of(cls: type[Extended], task: Task, **values: Any) -> Extended:
         """Return the record of a task with these other fields."""
-        tile = task.options.get(TILE)
+        tile = task.tile
         return cls(
             index=task.index,
             name=task.name,

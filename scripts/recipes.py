@@ -37,18 +37,17 @@ from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import read_photograph
 from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
-from lit_viz.launch.methods import COMMANDS, method_form, network_section
+from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.launch.options import RunOptions, utc_now
 from lit_viz.networks import Network
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.classes import Margin
 from lit_viz.outputs import load_network
-from lit_viz.outputs.loading import load_recorded
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record
 from lit_viz.utils.formatting import notify
 
-COMMAND = COMMANDS["visualize"]
+COMMAND = METHODS["visualize"]
 Judges = dict[str, Network]
 
 
@@ -108,16 +107,14 @@ def planned(recipe: str, targets: Sequence[int], options: argparse.Namespace) ->
 
 def network_name(values: Mapping[str, Any]) -> str:
     """Return the name of the network of a run."""
-    section, _ = network_section(COMMAND, values)
-    return str(section.get("name", "efficientnet_lite0"))
+    return str(method_form(COMMAND, values).network.get("name", "efficientnet_lite0"))
 
 
 def built(values: Mapping[str, Any]) -> tuple[ImageTraining, TaskQueue, RunOptions]:
     """Return the module, the tasks and the options of a run."""
-    section, others = network_section(COMMAND, values)
-    network = load_recorded(section)
-    module, tasks, arguments = method_form(COMMAND, others, network).build(network)
-    return module, tasks, RunOptions(**arguments)
+    form = method_form(COMMAND, values)
+    module, tasks = form.build(form.load_network())
+    return module, tasks, form.options()
 
 
 def weights_of(judges: Sequence[str]) -> dict[str, str]:

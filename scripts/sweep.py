@@ -35,10 +35,9 @@ from lit_viz.figures.sheet import sweep_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.launch.cost import format_cost, run_cost
 from lit_viz.launch.execute import execute
-from lit_viz.launch.methods import COMMANDS, method_form, network_section
+from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.launch.options import RunOptions, check_folder_is_new, utc_now
 from lit_viz.networks import Network
-from lit_viz.outputs.loading import load_recorded
 from lit_viz.presentations import format_value
 from lit_viz.presentations.class_visualization import grid_caption, image_caption
 from lit_viz.runs.folder import FolderStorage
@@ -46,7 +45,7 @@ from lit_viz.types import Record, slug
 from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import notify
 
-COMMAND = COMMANDS["visualize"]
+COMMAND = METHODS["visualize"]
 #: Options whose values share a run, by their names on the command line.
 OF_TASK = {"iterations": "iterations", "lr": "lr", "step_rule.lr": "lr"}
 
@@ -167,14 +166,13 @@ def built(
     values: Mapping[str, Any], loaded: dict[str, Network] | None = None
 ) -> tuple[ImageTraining, TaskQueue, RunOptions]:
     """Return the module, the tasks and the options of a run; ``loaded`` are the networks so far, by their arguments."""
-    section, others = network_section(COMMAND, values)
-    others.pop("count", None)
+    form = method_form(COMMAND, {name: value for name, value in values.items() if name != "count"})
     networks = {} if loaded is None else loaded
-    key = repr(section)
+    key = repr(form.network)
     if key not in networks:
-        networks[key] = load_recorded(section)
-    module, tasks, arguments = method_form(COMMAND, others, networks[key]).build(networks[key])
-    return module, tasks, RunOptions(**arguments)
+        networks[key] = form.load_network()
+    module, tasks = form.build(networks[key])
+    return module, tasks, form.options()
 
 
 def validate(planned: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
@@ -222,7 +220,7 @@ class SweptImage:
 def read_images(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[SweptImage]:
     """Return the images of a run with these option values."""
     run = FolderStorage.open(folder)
-    options = {task.index: task.options | chosen for task in run.queue()}
+    options = {task.index: task.to_dict()["options"] | chosen for task in run.queue()}
     variants = prod(len(axis.values) for axis in axes if axis.option not in chosen)
     images = []
     for record in run.records():

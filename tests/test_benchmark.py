@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_viz.commands import parse_method
 from lit_viz.images.reading import encode_png
-from lit_viz.launch.methods import COMMANDS
+from lit_viz.launch.methods import METHODS
 from lit_viz.outputs import load_network
 from scripts.benchmarks import COMPARISONS, FOLDER, GROUPS, clock, environment, material, running
 from scripts.benchmarks.material import loop
@@ -259,8 +259,8 @@ def test_the_page_begins_with_times_and_commands() -> None:
     commands = re.findall(r"^(?:\w+=1 )?lit-viz (\w+) ([^#\n]*)", beginning, re.MULTILINE)
     assert len(commands) == 7
     for name, words in commands:
-        if name in COMMANDS:
-            assert parse_method(COMMANDS[name], shlex.split(words))
+        if name in METHODS:
+            assert parse_method(METHODS[name], shlex.split(words))
 
 
 @pytest.mark.parametrize("page", sorted({comparison.page for comparison in COMPARISONS.values()}))

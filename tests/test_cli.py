@@ -31,14 +31,14 @@ from lit_viz.commands import parse_method
 from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
-from lit_viz.launch.methods import COMMANDS, method_form, read_config
+from lit_viz.launch.methods import METHODS, method_form, read_config
 from lit_viz.runs.access import run_lock
 from lit_viz.types import Record
 from lit_viz.utils.yaml_files import config_folder
 from tests.support.verdicts import verdicts
 
 ROOT = Path(__file__).parents[1]
-VISUALIZE = COMMANDS["visualize"]
+VISUALIZE = METHODS["visualize"]
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_positional_words_are_values_of_the_option() -> None:
     for words in (["3"], ["--target", "3"]):
         form = method_form(VISUALIZE, parse_method(VISUALIZE, words))
         assert form.tasks["init_args"]["target"] in (3, [3])
-    assert parse_method(COMMANDS["saliency"], ["7.png", "[a].png"]) == {"images": ["7.png", "[a].png"]}
+    assert parse_method(METHODS["saliency"], ["7.png", "[a].png"]) == {"images": ["7.png", "[a].png"]}
 
 
 def test_an_option_that_is_given_again_replaces_its_value() -> None:
@@ -267,7 +267,7 @@ def test_options_that_a_resume_may_change(started_run: Path, monkeypatch: pytest
 
     def executed(module: Any, tasks: Any, options: Any, **_: Any) -> lv.Run:
         stored = yaml.safe_load((started_run / "config.yaml").read_text())
-        seen.append(yaml.safe_load(Form.of(module, tasks, options.recorded()).to_yaml()) | {"tasks": stored["tasks"]})
+        seen.append(yaml.safe_load(Form.of(module, tasks, options).to_yaml()) | {"tasks": stored["tasks"]})
         return lv.Run(module, (), options)
 
     monkeypatch.setattr("lit_viz.api.execute", executed)
@@ -439,7 +439,7 @@ def test_packaged_configurations_parse_and_have_a_header(path: Path) -> None:
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert "Cost:" in header
     assert f"Command: lit-viz {path.parent.name}" in header
-    command = COMMANDS[path.parent.name]
+    command = METHODS[path.parent.name]
     form = read_config(command, path)
     assert form.module["class_path"] in command.modules
     assert list(form.parts()) or path.stem == "auto"  # whose method follows from the network
@@ -731,7 +731,7 @@ def test_an_interrupted_demo_is_continued_by_one_command(
     small_options: Any,
 ) -> None:
     """It runs the interrupted method and those that follow."""
-    monkeypatch.setattr("lit_viz.launch.methods.COMMANDS", {"visualize": replace(VISUALIZE, demo=("2",))})
+    monkeypatch.setattr("lit_viz.cli.METHODS", {"visualize": replace(VISUALIZE, demo=("2",))})
     out, options = tmp_path / "my demo", [*small_options, "--iterations", "2"]
     with monkeypatch.context() as patched:
         patched.setattr("lit_viz.launch.execute.write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))

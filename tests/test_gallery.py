@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_viz.commands import parse_method
+from lit_viz.commands import form_of_words
 from lit_viz.launch.form import Form
-from lit_viz.launch.methods import COMMANDS, method_form, network_section
-from lit_viz.launch.options import RunOptions
+from lit_viz.launch.methods import METHODS
 from lit_viz.utils.parts import construct, hints_of
 from lit_viz.utils.yaml_files import config_folder
 from scripts import questions, recipes, zoo_figures
@@ -34,14 +33,13 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def parsed(words: list[str]) -> Form:
     """Return the form of a command, without loading its network."""
-    command = COMMANDS[words[0]]
-    _, values = network_section(command, parse_method(command, words[1:]))
-    return method_form(command, values)
+    command = METHODS[words[0]]
+    return form_of_words(command, words[1:])[0]
 
 
 def config_of(words: list[str]) -> str:
     """Return the name of the configuration of a command, such as ``visualize/maco``."""
-    command = COMMANDS[words[0]]
+    command = METHODS[words[0]]
     named = "channels" if "--layer" in words else command.config
     if "--config" in words:
         named = words[words.index("--config") + 1]
@@ -82,7 +80,7 @@ def test_the_command_is_valid(card: Card) -> None:
         return
     assert program == "lit-viz"
     form = parsed(words)
-    RunOptions(**form.run_arguments())
+    form.options()
     hints = hints_of(form.module_class)
     for name, value in form.module["init_args"].items():
         construct(value, hints[name], name)

@@ -37,7 +37,7 @@ from lit_viz import attacks, attributions, images, methods, objectives, optim
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS, IntegratedGradients, Occlusion
 from lit_viz.cli import main
-from lit_viz.launch.methods import COMMANDS
+from lit_viz.launch.methods import METHODS
 from lit_viz.rng import Draws, Key, generator_for
 from lit_viz.types import Task
 from tests.support.networks import Attending
@@ -859,7 +859,7 @@ def test_every_registered_name_has_a_case() -> None:
 
 
 def test_every_command_and_record_has_a_case() -> None:
-    assert set(COMMANDS) <= set(COMMAND_CASES)
+    assert set(METHODS) <= set(COMMAND_CASES)
     assert set(RECORDS.values()) == set(methods.__all__)
     for name in RECORDS:
         assert f"{name}, run folder" in COMMAND_CASES

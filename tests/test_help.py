@@ -12,7 +12,7 @@ from lit_viz.cli import COMMAND_NAMES
 from lit_viz.commands import command_parser, function_parser, help_text, parse_method
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import config_names
-from lit_viz.launch.methods import COMMANDS
+from lit_viz.launch.methods import METHODS
 from scripts.write_help import FOLDER, MARK, PAGE, SALIENCY_PAGE, help_files, options_page, saliency_page
 
 
@@ -61,7 +61,7 @@ def test_the_page_of_saliency_maps_defines_every_method() -> None:
 
 
 def test_the_help_names_all_parts_and_configurations() -> None:
-    for name, command in COMMANDS.items():
+    for name, command in METHODS.items():
         words = set(re.findall(r"\w+", help_text(name)))
         assert set(config_names(name)) <= words
         assert set({"attack": ATTACKS, "method": ATTRIBUTIONS}.get(command.part, ())) <= words
@@ -76,7 +76,7 @@ def test_a_section_has_one_title_and_each_option_one_spelling(name: str) -> None
 
 
 def test_options_that_do_not_apply_to_a_method_are_not_in_its_help() -> None:
-    options = {name: set(re.findall(r"^  --([\w.-]+)", help_text(name, every=True), re.MULTILINE)) for name in COMMANDS}
+    options = {name: set(re.findall(r"^  --([\w.-]+)", help_text(name, every=True), re.MULTILINE)) for name in METHODS}
     assert {"captum", "localize", "overlays"} <= options["saliency"]
     assert not {"captum", "localize", "overlays", "explain"} & options["visualize"]
     assert "explain" in options["attack"]
@@ -90,14 +90,14 @@ def test_the_trainer_is_described_by_its_constructor() -> None:
 
 def test_varying_values_are_options() -> None:
     words = ["photo.png", "--vary.target", "bag", "coat", "--vary.eps", "1/255", "4/255"]
-    values = parse_method(COMMANDS["attack"], words)
+    values = parse_method(METHODS["attack"], words)
     assert values == {"images": ["photo.png"], "vary.target": ["bag", "coat"], "vary.eps": ["1/255", "4/255"]}
-    assert parse_method(COMMANDS["visualize"], ["--vary.lr", "0.1", "0.2"]) == {"vary.lr": [0.1, 0.2]}
-    assert parse_method(COMMANDS["visualize"], ["--vary.lr", "0.1,0.2", "--vary.lr", "0.3"]) == {
+    assert parse_method(METHODS["visualize"], ["--vary.lr", "0.1", "0.2"]) == {"vary.lr": [0.1, 0.2]}
+    assert parse_method(METHODS["visualize"], ["--vary.lr", "0.1,0.2", "--vary.lr", "0.3"]) == {
         "vary.lr": [0.1, 0.2, 0.3]
     }
     with pytest.raises(LitVizError, match=r"--vary.seed"):
-        parse_method(COMMANDS["visualize"], ["--vary.seed", "1", "2"])
+        parse_method(METHODS["visualize"], ["--vary.seed", "1", "2"])
 
 
 def test_the_microscope_has_the_names_of_its_function() -> None:

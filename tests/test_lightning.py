@@ -33,7 +33,7 @@ from lit_viz.attacks import PGD
 from lit_viz.engine.lightning import PRIVATE_ATTRIBUTES
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.evidence.saliency_map import SaliencyMapVerifier
-from lit_viz.launch.methods import COMMANDS, read_config
+from lit_viz.launch.methods import METHODS, read_config
 from lit_viz.networks import Network
 from lit_viz.networks.loading import class_names
 from lit_viz.objectives import Channel
@@ -84,7 +84,7 @@ def test_class_visualization(smooth: Network, fit: Fit) -> None:
 
 
 def test_the_defaults_of_class_images_are_those_of_the_configuration(smooth: Network) -> None:
-    configured = read_config(COMMANDS["visualize"], "tarantula").build_module(smooth).plain_arguments()
+    configured = read_config(METHODS["visualize"], "tarantula").build_module(smooth).plain_arguments()
     arguments = lv.ClassVisualization(smooth).plain_arguments()
     for name in ("parameterization", "step_rule", "transforms", "views", "residual_gradient", "picture", "objective"):
         assert arguments[name] == configured[name]

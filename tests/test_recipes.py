@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn.functional import cosine_similarity
 
 import scripts.recipes as recipes
-from lit_viz.launch.methods import network_section
+from lit_viz.launch.methods import method_form
 from lit_viz.networks import Network
 from lit_viz.types import Record
 from scripts.recipes import COMMAND, Made, main, planned, spread
@@ -123,7 +123,7 @@ def test_a_judges_weights_are_those_of_its_own_recipe(tmp_path: Path) -> None:
     )
     weights = {}
     for recipe in ("simonyan_squeezenet", "tarantula"):
-        section, _ = network_section(COMMAND, planned(recipe, [1], options))
+        section = method_form(COMMAND, planned(recipe, [1], options)).network
         weights[recipe] = section.get("weights", "DEFAULT")
     assert weights == {"simonyan_squeezenet": "s.pth", "tarantula": "DEFAULT"}
 

@@ -37,11 +37,9 @@ from lit_viz.commands import parse_method
 from lit_viz.engine.module import ImageTraining
 from lit_viz.launch import trainer as training
 from lit_viz.launch.execute import execute
-from lit_viz.launch.methods import COMMANDS, method_form, network_section
-from lit_viz.launch.options import RunOptions
+from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
-from lit_viz.outputs.loading import load_recorded
 
 ROOT = Path(__file__).parents[1]
 
@@ -312,16 +310,15 @@ def runs() -> dict[str, Run]:
 
     def command_line(words: str) -> Run:
         """Return a run of a command line, which loads the network itself."""
-        command = COMMANDS[words.split()[0]]
+        command = METHODS[words.split()[0]]
         of_network = "--network tests.support.networks:smooth_network --network.size 16"
         options = f"{words} {of_network} --wandb disabled --log-at last --curve-at last"
 
         def run(smooth: Network, kinked: Network, k: int) -> lv.Run:
             values = parse_method(command, [*options.split()[1:], "--iterations", str(k)])
-            section, others = network_section(command, values)
-            network = load_recorded(section)
-            module, tasks, arguments = method_form(command, others, network).build(network)
-            return execute(module, tasks, RunOptions(**arguments), moves_network=True)
+            form = method_form(command, values)
+            module, tasks = form.build(form.load_network())
+            return execute(module, tasks, form.options(), moves_network=True)
 
         return run
 

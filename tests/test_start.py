@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 _PARSING = """
-from lit_viz.launch.methods import COMMANDS, method_form
+from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.commands import parse_method
 import lit_viz.api, lit_viz.launch.execute
-values = parse_method(COMMANDS["attack"], ["packaged:chelsea", "--config", "pgd_linf", "--eps", "1/255"])
-method_form(COMMANDS["attack"], values).run_arguments()
+values = parse_method(METHODS["attack"], ["packaged:chelsea", "--config", "pgd_linf", "--eps", "1/255"])
+method_form(METHODS["attack"], values).options()
 """
 _CLASSES = "from lit_viz.cli import main; main(['classes', 'tarant'])"
 _OWN = "from lit_viz import load_network; load_network('tests.support.start_network:build', size=8).fast()"

@@ -220,18 +220,21 @@ class BudgetAttack(Attack):
     def __init__(self, norm: NormName, eps: float | str | None, early_stop: bool = True) -> None:
         self.norm = norm_of(norm)
         self.eps = self.norm.default_eps if eps is None else self.length("eps", eps)
+        self._given_eps = eps if eps is None or is_in_file_units(eps) else self.eps
         if not is_in_file_units(eps):
             self.check_radius(self.eps, type(self).__name__)
-            if eps is not None:
-                self.record_argument("eps", self.eps)
         self.early_stop = early_stop
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments | {"eps": self._given_eps}
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         return super().init(x, tasks) | {"eps": self.radii(x, tasks)}
 
     def radii(self, x: Tensor, tasks: Sequence[Task]) -> Tensor:
         """Return the radii ``(N,)``: the tasks' option ``eps``, by default the attack's."""
-        radii = [self.check_radius(float(task.options.get("eps", self.eps)), task.name) for task in tasks]
+        radii = [self.check_radius(self.eps if task.eps is None else float(task.eps), task.name) for task in tasks]
         return to_device(radii, x.device, torch.float64)
 
     def check_radius(self, eps: float, owner: str) -> float:
@@ -358,7 +361,7 @@ def run_attack(
     for i in range(len(x)):
         target_class = None if target is None else int(target[i])
         true_class = None if label is None else int(label[i])
-        tasks.append(Task(i, f"image {i}", seeds[i], target=target_class, label=true_class, options=options[i]))
+        tasks.append(Task(i, f"image {i}", seeds[i], target=target_class, label=true_class, **options[i]))
     count = torch.zeros(len(x), dtype=torch.long, device=x.device)
     maximum = torch.full_like(count, iterations)
     state = attack.init(x, tasks) | {"iteration": count, "iterations": maximum, "until": maximum}

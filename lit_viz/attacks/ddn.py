@@ -51,7 +51,7 @@ class DDN(Attack):
         state["eps"] = torch.full((len(x),), self.init_norm, dtype=torch.float64, device=x.device)
         state["steps"], state["zero"] = x.new_zeros(x.shape[:2]), x.new_zeros(x.shape[:2])
         for row, task in enumerate(tasks):
-            file_format = FileFormat.of(task.options.get("format"))
+            file_format = FileFormat.of(task.format)
             if not file_format.is_float:
                 state["steps"][row] = torch.as_tensor(file_format.steps).flatten()
                 state["zero"][row] = torch.as_tensor(file_format.zero).flatten()

@@ -165,7 +165,7 @@ class Ensemble(BudgetAttack):
             label = None
             if labels[n] != NO_INDEX:
                 label = labels[n]
-            tasks.append(Task(n, "", seeds[n], target=target, label=label, options={"eps": radii[n]}))
+            tasks.append(Task(n, "", seeds[n], target=target, label=label, eps=radii[n]))
         return tasks
 
     def _bounds(self, state: State) -> Tensor:

@@ -48,6 +48,8 @@ class GradCAM(Gradient):
     title = "Grad-CAM"
     spatial = True
 
+    completed = ("layer",)
+
     def __init__(
         self,
         layer: str | nn.Module | None = None,
@@ -68,7 +70,6 @@ class GradCAM(Gradient):
     def bind(self, network: Network) -> None:
         if self.layer is not None:
             self.layer = layer_name(self.layer, network.original)
-            self.record_argument("layer", self.layer)
         layouts_by_name = layouts(network)
         layer = self.layer
         if layer is None:

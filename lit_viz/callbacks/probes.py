@@ -23,8 +23,7 @@ from lit_viz.images.priors import L2
 from lit_viz.images.rendering import enlarged
 from lit_viz.images.sources import DatasetImages, Images, is_dataset
 from lit_viz.loggers.base import CaptionedImage
-from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
-from lit_viz.methods.class_visualization import packaged_arguments
+from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, recipes
 from lit_viz.methods.photographs import class_tasks
 from lit_viz.methods.tasks import Classes, ImageTasks, class_indices
 from lit_viz.networks import Network
@@ -93,7 +92,7 @@ class ClassVisualizationProbe(Probe):
         recipe = dict(self.recipe or {})
         if self.recipe is None and max(network.size) < _SMALL:
             # At the prior's full weight, images of a network that is hardly trained, or normalizes, are gray.
-            recipe = packaged_arguments("small") | {"priors": [L2(weight=0.1)]}
+            recipe = recipes.small() | {"priors": [L2(weight=0.1)]}
         return ClassVisualization(network, **(recipe | self.run_options))
 
     def tasks(self, network: Network) -> TaskQueue:
@@ -149,8 +148,8 @@ class ImageProbe(Probe):
             queue = ImageTasks(network, images, label=label)
             queue.evidence = False
             for task in queue.tasks:
-                if "error" in task.options:  # of one image among others, which would fail in every epoch
-                    raise LitVizError(task.options["error"])
+                if task.error is not None:  # of one image among others, which would fail in every epoch
+                    raise LitVizError(task.error)
             self._tasks = queue
         return self._tasks
 

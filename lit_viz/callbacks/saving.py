@@ -34,7 +34,6 @@ from lit_viz.runs.layout import REPORT
 from lit_viz.runs.results import Storage
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.files import check_writable, plain
-from lit_viz.utils.parts import plain_arguments, public_path
 from lit_viz.utils.process import single_thread_executor
 
 #: Bytes of queued writes, at most; a disk that is slower than the run then slows the run. A write counts as a megabyte
@@ -137,13 +136,7 @@ def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False,
     method = recorded_method(type(module))
     folder = FolderStorage.create(path, overwrite)
     folder.clear()
-    arguments = module.plain_arguments()
-    arguments.pop("network")
-    form = {
-        "network": module.network.arguments,
-        "module": {"class_path": public_path(type(module)), "init_args": arguments},
-        "tasks": {"class_path": public_path(TaskQueue), "init_args": {"tasks": plain_arguments(module.tasks)}},
-    }
+    form = TaskQueue(module.tasks).form_with(module)
     config = yaml.safe_dump(plain(form), sort_keys=False, allow_unicode=True)
     folder.write_start(config, {**method, "lit_viz": __version__, **recorded}, module.tasks)
     return folder

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.parsing import AttributeDict
 from torch import Tensor, nn
 
 from lit_viz.engine.ranks import DevicesMode, RankGroup
@@ -144,6 +146,7 @@ class Method(Part, pl.LightningModule):
         devices_mode: DevicesMode = "images",
     ) -> None:
         super().__init__()
+        self._log_hyperparams = True
         check_at_least_one(iterations=iterations, slots=slots, views=views)
         self.network, self.step_rule = as_network(network), step_rule
         self.iterations, self.capacity, self.views = iterations, slots, views
@@ -154,9 +157,17 @@ class Method(Part, pl.LightningModule):
         self.ranks = RankGroup()
         self.network_error: NetworkError | None = None
 
-    def on_constructed(self) -> None:
-        """Set :attr:`hparams`, which loggers list and checkpoints contain."""
-        self.save_hyperparameters({"module": type(self).__name__, **self.plain_arguments()})
+    @property
+    def hparams(self) -> Any:
+        """The arguments, which loggers list and checkpoints contain."""
+        if "_hparams" not in vars(self):
+            self._hparams = AttributeDict({"module": type(self).__name__, **self.plain_arguments()})
+        return self._hparams
+
+    @property
+    def hparams_initial(self) -> Any:
+        """A copy of :attr:`hparams`."""
+        return deepcopy(self.hparams)
 
     def plain_arguments(self) -> dict[str, Any]:
         """Return the arguments, including defaults, as a configuration holds them.
@@ -225,7 +236,7 @@ class Method(Part, pl.LightningModule):
 
     def last_iteration(self, task: Task) -> int:
         """Return the number of updates of a task: its option ``iterations``, or that of the run."""
-        return int(task.options.get("iterations", self.iterations))
+        return self.iterations if task.iterations is None else task.iterations
 
     def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
         """Return whether a task that starts at ``iteration`` can share a batch with the task of a slot."""

@@ -14,7 +14,7 @@ from lit_viz.engine.lightning import adapted_trainer
 from lit_viz.errors import LitVizError
 from lit_viz.images.sources import Pictures
 from lit_viz.types import Task
-from lit_viz.utils.parts import Part
+from lit_viz.utils.parts import INSTANCE, Part, plain_arguments, public_path
 
 
 class TaskQueue(Part, pl.LightningDataModule):
@@ -46,6 +46,18 @@ class TaskQueue(Part, pl.LightningDataModule):
         self.network_classes: Sequence[str] | None = None
         self._adapted = ExitStack()
         self._is_stored = False
+
+    def form_with(self, module: Any) -> dict[str, dict[str, Any]]:
+        """Return network, module and tasks as a configuration holds them, with all arguments as plain values."""
+        arguments = module.plain_arguments()
+        of_tasks = self.arguments
+        for values in (arguments, of_tasks):
+            values.pop("network", None)
+        return {
+            "network": module.network.arguments,
+            "module": {"class_path": _path_of(module), "init_args": arguments},
+            "tasks": {"class_path": _path_of(self), "init_args": plain_arguments(of_tasks)},
+        }
 
     def store(self, tasks: Sequence[Task]) -> TaskQueue:
         """Replace the tasks by those of a run folder, which have what depends on the method; return the queue."""
@@ -114,6 +126,10 @@ class TaskQueue(Part, pl.LightningDataModule):
     def test_dataloader(self) -> list[int]:
         """Return a single batch; the evidence is computed from the results of the module."""
         return [0]
+
+
+def _path_of(part: Any) -> str:
+    return public_path(type(part)) or f"{type(part).__name__}{INSTANCE}"
 
 
 def _check_classes(classes: Sequence[str] | None, expected: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +13,14 @@ from lit_viz.engine.snapshots import Snapshot
 from lit_viz.optim.rule import ENGINE_KEYS
 from lit_viz.rng import Draws, Key, restart_seed
 from lit_viz.types import Task
-from lit_viz.utils.device import NO_INDEX, index_or_none, to_device, to_list
+from lit_viz.utils.device import index_or_none, to_device, to_list
 
 #: Keys of the state that belong to the engine.
 ITERATION, ITERATIONS, UNTIL = ENGINE_KEYS
 #: Entry of a checkpoint for a task that has started again.
 EARLIER = "earlier"
 #: Fields of a task that may be resolved when its image is read.
-_RESOLVED = ("label", "label_source", "target", "target_name", "options")
+_RESOLVED = {"label", "label_source", "target", "target_name", "options"}
 _COUNTS = ("forwards", "backwards", "seconds")
 #: Values of a final snapshot that are kept over a restart, in the order of its fields.
 _OF_BEST = ("iteration", "metrics", "image", "top5")
@@ -136,9 +136,9 @@ class Slots(nn.Module):
             targets += [index_or_none(task.goal)] * views
             labels += [index_or_none(task.label)] * views
             targeted += [task.target is not None] * views
-            channels += [task.options.get("channel", NO_INDEX)] * views
-            against += [task.options.get("against", NO_INDEX)] * views
-            thresholds += [task.options.get("threshold", 0.0)] * views
+            channels += [index_or_none(task.channel)] * views
+            against += [index_or_none(task.against if isinstance(task.against, int) else None)] * views
+            thresholds += [task.threshold or 0.0] * views
             restarted += [self.earlier[n].restarts > 0] * views
         goals = {
             "targets": to_device(targets, device),
@@ -213,7 +213,7 @@ class Slots(nn.Module):
         task = self.tasks[n]
         entry: dict[str, Any] = {
             "task": task.index,
-            "completed": {name: getattr(task, name) for name in _RESOLVED},
+            "completed": {name: value for name, value in task.to_dict().items() if name in _RESOLVED},
             "image": self.x[n].cpu().clone(),
             "state": {key: value[n].cpu().clone() for key, value in self.state.items()},
         }
@@ -240,14 +240,14 @@ class Slots(nn.Module):
             return False
         completed, state = entry["completed"], entry["state"]
         has_state = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
-        is_completed = isinstance(completed, dict) and completed.keys() <= {*_RESOLVED}
+        is_completed = isinstance(completed, dict) and completed.keys() <= _RESOLVED
         has_iteration = has_state and ITERATION in state and state[ITERATION].numel() == 1
         return isinstance(entry["task"], int) and isinstance(entry["image"], Tensor) and is_completed and has_iteration
 
     def restore(self, entry: Mapping[str, Any], task: Task, device: torch.device) -> None:
         """Append the slot of a checkpoint entry."""
         state = {key: value[None].to(device) for key, value in entry["state"].items()}
-        task = replace(task, **entry["completed"])
+        task = Task(**task.to_dict() | entry["completed"])
         self.append([task], entry["image"][None].to(device), state)
         if EARLIER in entry:
             self.earlier[-1] = Earlier.restore(entry[EARLIER], task)

@@ -21,7 +21,6 @@ from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.images.formats import FileFormat
 from lit_viz.methods import AdversarialExample
-from lit_viz.methods.goals import THRESHOLD
 from lit_viz.runs.evidence import (
     DiagnosisEvidence,
     DiagnosisPart,
@@ -228,7 +227,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
             images.append(file_format.decode(file_format.encode(result.image)))
             goals.append(task.goal)
             targeted.append(task.target is not None)
-            thresholds.append(task.options.get(THRESHOLD, 0.0))
+            thresholds.append(task.threshold or 0.0)
             fooled_jpeg += bool(getattr(record, "success_jpeg75", False))
         if not records:
             return numbers

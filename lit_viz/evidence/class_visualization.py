@@ -118,10 +118,8 @@ def _evaluate(outcome: Outcome, module: ClassVisualization) -> dict[str, Any]:
     """Return the prediction of the original network for the file of an outcome, and the verdicts of the judges."""
     image, record = outcome.image(), outcome.record
     assert image is not None
-    options = {}
-    if isinstance(record, LayerImageRecord) and record.channel is not None:
-        options["channel"] = record.channel
-    task = Task(record.index, record.name, record.seed or 0, target=record.target, options=options)
+    channel = record.channel if isinstance(record, LayerImageRecord) else None
+    task = Task(record.index, record.name, record.seed or 0, target=record.target, channel=channel)
     logits, objective = module.evaluate_original(image, task)
     if task.target is None:
         return {"objective_file": objective}

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger
 
 from lit_viz.callbacks.progress import Progress
 from lit_viz.callbacks.saving import RunWriter
@@ -23,11 +22,10 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.engine.shards import Shard
 from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status, require
-from lit_viz.evidence.verifier import Check, verifier_of
-from lit_viz.figures.scales import ScaleOf
+from lit_viz.evidence.verifier import verifier_of
 from lit_viz.launch.form import Form
 from lit_viz.launch.logs import incomplete_loggers, open_loggers
-from lit_viz.launch.options import RunOptions, extra_files
+from lit_viz.launch.options import RunOptions, extra_files, options_of_methods, with_options
 from lit_viz.launch.provenance import device_name, provenance
 from lit_viz.launch.resume import check_identity, check_records, has_progress, open_or_create
 from lit_viz.launch.run import (
@@ -40,9 +38,8 @@ from lit_viz.launch.run import (
 )
 from lit_viz.launch.shards import check_shard, process_of_shard
 from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
-from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
-from lit_viz.presentations import FigureFormat, presentation_of
+from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
 from lit_viz.runs.access import is_run, run_lock
 from lit_viz.runs.checkpoint import LastCheckpoint
@@ -51,43 +48,18 @@ from lit_viz.runs.layout import EVIDENCE, REPORT
 from lit_viz.runs.seal import is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
-from lit_viz.runs.stores import Store, open_run
-from lit_viz.types import TILE, Task
-from lit_viz.utils.checking import checked_types
+from lit_viz.runs.stores import open_run
+from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
 from lit_viz.utils.process import is_rank_zero, tune_allocator
 
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
-#: Options of figure and evidence that apply to some methods only.
-OPTIONS_OF_METHODS = frozenset({"captum", "localize", "boxes", "explain", "scale", "overlays"})
 #: Run folders in which this process has taken part with a rank other than zero.
 _FOLLOWED_RUNS: list[Path | None] = []
 
 
-@checked_types
-def run(
-    module: ImageTraining,
-    tasks: TaskQueue,
-    out: str | Path | None = None,
-    *,
-    logger: str | Logger | Sequence[str | Logger] | None = "wandb",
-    logging: LoggerSettings | None = None,
-    trainer: pl.Trainer | Mapping[str, Any] | None = None,
-    captum: Check = "auto",
-    localize: bool = False,
-    boxes: str | Path | None = None,
-    explain: bool = False,
-    figure: FigureFormat = "png",
-    scale: ScaleOf = "shared",
-    overlays: bool = False,
-    resume: bool = False,
-    overwrite: bool = False,
-    checkpoint_every: int | None = None,
-    shard: str | None = None,
-    store: Store = "files",
-    store_arrays: bool = False,
-    progress: bool | None = None,
-) -> Run:
+@with_options(RunOptions)
+def run(module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
     """Train the images of a queue of tasks by a method, verify the results and draw the figure.
 
     With ``out``, everything is written to a run folder, which can be resumed, checked and logged.
@@ -138,12 +110,8 @@ def run(
         >>> lv.run(module, tasks).maps.shape
         torch.Size([1, 224, 224])
     """
-    options = RunOptions(
-        out, logger, logging, trainer, captum, localize, boxes, explain, figure, scale, overlays, resume, overwrite,
-        checkpoint_every, shard, store, store_arrays,
-    )  # fmt: skip
     # The tasks of the caller stay: those of a run in a folder are replaced by what the folder stores.
-    return finished(execute(module, copy(tasks), options, notify=choose_notify(progress)))
+    return finished(execute(module, copy(tasks), options, notify=choose_notify(options.progress)))
 
 
 def finished(run: Run) -> Run:
@@ -176,7 +144,9 @@ def execute(
         notify: receives lines for the terminal.
     """
     with process_of_shard(options.shard) as shard:
-        return _execute(module, tasks, replace(options, shard=shard), form, moves_network, notify)
+        if shard != options.shard:  # of this process
+            options = replace(options, shard=shard)
+        return _execute(module, tasks, options, form, moves_network, notify)
 
 
 def _execute(
@@ -192,11 +162,11 @@ def _execute(
     if options.folder is None and options.own_loggers:
         raise LitVizError("logger requires out: loggers log a run folder")
     for task in tasks.tasks[:1]:
-        if options.store != "files" and TILE in task.options:
+        if options.store != "files" and task.tile is not None:
             raise LitVizError("store does not apply to tiles of large images: leave it out", argument="store")
         require(abs(task.seed) < _SEED_LIMIT, "seed must have at most 18 digits", task.seed)
     module.network.refresh()
-    recorded = form or Form.of(module, tasks, options.recorded())
+    recorded = form or Form.of(module, tasks, options)
     with (
         gradients_enabled(),
         tempfile.TemporaryDirectory() as scratch,
@@ -219,12 +189,12 @@ def _execute(
 
 def _check_options(method: type[ImageTraining], options: RunOptions) -> None:
     """Reject an option of figure or evidence that does not apply to the method, unless it has its default."""
-    default, presentation = RunOptions(), presentation_of(method)
-    for name in sorted(OPTIONS_OF_METHODS):
-        if getattr(options, name) != getattr(default, name) and name not in presentation.run_options:
+    presentation = presentation_of(method)
+    for name in sorted(options_of_methods() & options.changed.keys()):
+        if name not in presentation.run_options:
             message = f"{name} does not apply to {presentation.title.lower()}: leave it out"
             raise LitVizError(message, argument=name)
-    if options.store != default.store and not method.can_shard:
+    if "store" in options.changed and not method.can_shard:
         raise LitVizError(f"store does not apply to {method.__name__}: leave it out", argument="store")
     verifier_of(method).check_settings(evidence_settings(options, ignore))
 

@@ -73,7 +73,7 @@ class Owner:
     @property
     def names(self) -> list[str]:
         """Names of its arguments."""
-        hidden: Collection[str] = {"network", "module", "tasks"}
+        hidden: Collection[str] = {"network", "progress"}
         if self.label == "module":
             hidden = _GIVEN
         if self.label == "trainer":
@@ -339,8 +339,8 @@ class Form:
 
     # Objects
 
-    def build(self, network: Network) -> tuple[ImageTraining, TaskQueue, dict[str, Any]]:
-        """Return the module, the tasks, and the arguments of :func:`lit_viz.run`.
+    def build(self, network: Network) -> tuple[ImageTraining, TaskQueue]:
+        """Return the module and the tasks.
 
         A network that is given tiles of another size has inputs of that size.
         """
@@ -348,7 +348,7 @@ class Form:
         if isinstance(tile, int) and network.size != (tile, tile):
             require(tile > 0, "tile must be positive", tile)
             network = at_size(network, (tile, tile))
-        return self.build_module(network), self.build_tasks(network), self.run_arguments()
+        return self.build_module(network), self.build_tasks(network)
 
     def build_tasks(self, network: Network) -> TaskQueue:
         """Return the queue of tasks."""
@@ -362,15 +362,15 @@ class Form:
         module: ImageTraining = make(self.module_class, self.module.get("init_args") or {}, network=network)
         return module
 
-    def run_arguments(self) -> dict[str, Any]:
-        """Return the arguments of :func:`lit_viz.run`, with objects."""
+    def options(self) -> RunOptions:
+        """Return the options of the run."""
         hints = hints_of(RunOptions)
         arguments: dict[str, Any] = {}
         for name, value in self.run.items():
             if name not in hints:
                 raise LitVizError(f"{name} is not an argument of run{did_you_mean(str(name), hints)}")
             arguments[name] = construct(value, hints[name], name)
-        return arguments
+        return RunOptions(**arguments)
 
     def load_network(self) -> Network:
         """Load the network.
@@ -381,18 +381,9 @@ class Form:
         return load_recorded(self.network)
 
     @classmethod
-    def of(cls, module: ImageTraining, tasks: TaskQueue, run: Mapping[str, Any]) -> Form:
+    def of(cls, module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Form:
         """Return the form of objects, with all arguments as plain values."""
-        arguments = module.plain_arguments()
-        arguments.pop("network")
-        of_tasks = tasks.arguments
-        of_tasks.pop("network", None)
-        return cls(
-            network=module.network.arguments,
-            module={"class_path": _path_of(type(module)), "init_args": arguments},
-            tasks={"class_path": _path_of(type(tasks)), "init_args": plain_arguments(of_tasks)},
-            run=plain_arguments(run),
-        )
+        return cls(**tasks.form_with(module), run=plain_arguments(options.recorded()))
 
     def instances(self) -> Iterator[str]:
         """Yield the class names of the objects that the form could not write."""
@@ -459,10 +450,6 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
-
-
-def _path_of(kind: type) -> str:
-    return public_path(kind) or f"{kind.__name__}{INSTANCE}"
 
 
 def _instances_in(value: Any) -> Iterator[str]:

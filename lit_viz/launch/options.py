@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from datetime import datetime, timezone
+from functools import cache
+from inspect import Signature, signature
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
 from lit_viz import methods
 from lit_viz.engine.method import half_precision
+from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.queue import TaskQueue
 from lit_viz.engine.shards import Shard
 from lit_viz.errors import require
 from lit_viz.evidence.verifier import Check
@@ -24,7 +28,7 @@ from lit_viz.presentations import FigureFormat, FigureOptions, presentation_of
 from lit_viz.runs.access import check_new, is_run
 from lit_viz.runs.stores import Store
 from lit_viz.types import slug
-from lit_viz.utils.checking import check_fields
+from lit_viz.utils.checking import check_fields, check_types
 
 #: Arguments of the Trainer of a run, unless others are given.
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": None}
@@ -48,6 +52,7 @@ class RunOptions:
     """
 
     out: str | Path | None = None
+    _: KW_ONLY
     logger: str | Logger | Sequence[str | Logger] | None = "wandb"
     logging: LoggerSettings | None = None
     trainer: pl.Trainer | Mapping[str, Any] | None = None
@@ -64,6 +69,7 @@ class RunOptions:
     shard: str | None = None
     store: Store = "files"
     store_arrays: bool = False
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -90,6 +96,11 @@ class RunOptions:
         return self.resume or (self.shard is not None and not self.overwrite)
 
     @property
+    def changed(self) -> dict[str, Any]:
+        """The options that have not their default."""
+        return {part.name: value for part in fields(self) if (value := getattr(self, part.name)) != part.default}
+
+    @property
     def figure_options(self) -> FigureOptions:
         """How the figure is drawn."""
         return FigureOptions(self.figure, self.scale, self.overlays)
@@ -106,7 +117,7 @@ class RunOptions:
 
     def recorded(self) -> dict[str, Any]:
         """Return the arguments as a form records them: loggers and devices by name."""
-        arguments = {part.name: getattr(self, part.name) for part in fields(self)}
+        arguments = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "progress"}
         arguments["logger"] = ",".join(name for name in self.loggers if isinstance(name, str)) or "none"
         arguments["logging"] = asdict(self.logger_settings)
         arguments["trainer"] = vars(self.trainer_arguments)
@@ -146,6 +157,35 @@ class RunOptions:
         return SimpleNamespace(**{**TRAINER_DEFAULTS, **(self.trainer or {})})
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+_Of = Callable[[ImageTraining, TaskQueue, RunOptions], R]
+
+
+def with_options(
+    options: Callable[P, RunOptions],
+) -> Callable[[_Of[R]], Callable[Concatenate[ImageTraining, TaskQueue, P], R]]:
+    """Return a decorator: a function of a module, tasks and options has the parameters of the options in their place,
+    for type checkers, editors and the help."""
+
+    def decorate(function: _Of[R]) -> Callable[Concatenate[ImageTraining, TaskQueue, P], R]:
+        own = signature(function)
+        parameters = [*list(own.parameters.values())[:2], *signature(options).parameters.values()]
+
+        def call(*args: Any, **kwargs: Any) -> R:
+            check_types(call, args, kwargs)
+            given = signature(call).bind(*args, **kwargs).arguments
+            return function(given.pop("module"), given.pop("tasks"), options(**given))  # type: ignore[call-arg]
+
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            setattr(call, name, getattr(function, name))
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        call.__signature__ = Signature(parameters, return_annotation=own.return_annotation)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
 def loggers_of(given: str | Logger | Sequence[str | Logger] | None) -> list[str | Logger]:
     """Return loggers that are given by names with commas, objects, or a list of both; none for None."""
     if given is None:
@@ -174,6 +214,14 @@ def default_folder(method: str, first: object) -> Path:
 def utc_now() -> str:
     """Return the UTC time as used in folder names, ``20260102-030405``."""
     return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+
+
+@cache
+def options_of_methods() -> frozenset[str]:
+    """Return the options of figure and evidence that apply to some methods only."""
+    return frozenset(
+        name for method in methods.__all__ for name in presentation_of(getattr(methods, method)).run_options
+    )
 
 
 def extra_files() -> tuple[str, ...]:

@@ -41,6 +41,7 @@ class Parser(argparse.ArgumentParser):
         texts: descriptions that replace docstrings, by name.
         defaults: values of a configuration, by name, which the help shows in brackets as the other defaults; None to
             show no defaults, if they depend on a run or on several configurations.
+        form: form of the configuration and the parts of a method; None of another command.
     """
 
     def __init__(self, command: str, usage: str = "", summary: str = "", example: str = "") -> None:
@@ -60,6 +61,7 @@ class Parser(argparse.ArgumentParser):
         self.names: dict[str, list[str]] = {}
         self.texts: dict[str, str] = {}
         self.defaults: dict[str, Any] | None = {}
+        self.form: Any = None
         self._sections: dict[str, argparse._ArgumentGroup] = {}
 
     def error(self, message: str) -> NoReturn:

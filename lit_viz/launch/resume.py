@@ -104,7 +104,7 @@ def stored_module(folder: FolderStorage, form: Form, network: Network) -> ImageT
     without = form.copy()
     del without.module["init_args"]["init"]
     module = without.build_module(network)
-    module.record_argument("init", init)
+    module.init_name = init
     return module
 
 
@@ -295,7 +295,7 @@ def _damaged(folder: FolderStorage, problem: str) -> LitVizError:
 
 
 def _contradiction(record: Record, task: Task) -> str | None:
-    for kind, value in (("target", task.target), ("method", task.options.get("method"))):
+    for kind, value in (("target", task.target), ("method", task.method)):
         recorded = getattr(record, kind, value)
         if value is not None and recorded != value:
             return f"the {kind} of task {task.index} is {recorded!r}, and {value!r} in the queue"

@@ -485,7 +485,7 @@ def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
 
 def _task_radii(tasks: Sequence[Task]) -> list[float]:
     """Return the different radii of tasks."""
-    return list(dict.fromkeys(float(task.options["eps"]) for task in tasks if "eps" in task.options))
+    return list(dict.fromkeys(float(task.eps) for task in tasks if task.eps is not None))
 
 
 def _describe(part: Part, radii: Sequence[float]) -> str:

@@ -16,7 +16,7 @@ from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError, find_part
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
-from lit_viz.methods.goals import GOAL, THRESHOLD, check_goals, check_numbers, resolve_goal
+from lit_viz.methods.goals import check_goals, check_numbers, resolve_goal
 from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.summaries import decision_logits
@@ -49,6 +49,7 @@ class AdversarialExample(AttackTraining):
 
     presentation = "lit_viz.presentations.adversarial_example.AdversarialExamplePresentation"
     verifier = "lit_viz.evidence.adversarial_example.AdversarialExampleVerifier"
+    completed = ("attack",)
 
     def __init__(
         self,
@@ -63,7 +64,6 @@ class AdversarialExample(AttackTraining):
         attack = find_part(attack, ATTACKS, "attack")() if isinstance(attack, str) else copy.copy(attack)
         attack.bind(network)
         super().__init__(network, attack, 1 if views is None else views, **options)
-        self.record_argument("attack", attack)
         self.notes += attack.notes
         self.transforms = Compose(list(transforms))
         self._tests_views = all(transform.affects_success for transform in self.transforms.transforms)
@@ -84,7 +84,7 @@ class AdversarialExample(AttackTraining):
         """Return the task with label and target, which must differ unless the label is predicted."""
         if self.network.decision != "number":
             task = check_goal(super().resolve_task(task, logits))
-        if GOAL in task.options:
+        if task.aim is not None:
             task = resolve_goal(task, logits, self.network)
         if task.target is not None and task.target == task.label and task.label_source != "predicted":
             raise LitVizError(f"{task.name}: the target must differ from the label {task.target_name}")
@@ -276,7 +276,7 @@ class AdversarialExample(AttackTraining):
 
     def _thresholds(self, rows: Sequence[int]) -> Tensor:
         """Return the scores that divide success from failure ``(N,)``; 0 for classes."""
-        return torch.tensor([self.slots.tasks[n].options.get(THRESHOLD, 0.0) for n in rows])
+        return torch.tensor([self.slots.tasks[n].threshold or 0.0 for n in rows])
 
 
 def _skipped(record: AdversarialRecord) -> AdversarialRecord:

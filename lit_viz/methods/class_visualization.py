@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.engine.evaluator import Evaluator
-from lit_viz.engine.method import check_at_least_one
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Snapshot
 from lit_viz.errors import LitVizError, check_shape, first_line, require
@@ -27,7 +25,9 @@ from lit_viz.images.rasters import read_image
 from lit_viz.images.reading import Fit
 from lit_viz.images.sources import ImageLike, initial_image
 from lit_viz.images.transforms import Compose, Transform
+from lit_viz.methods import recipes
 from lit_viz.methods.photographs import contrast_fields, with_gamma
+from lit_viz.methods.recipes import PictureOptions
 from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.networks.layers import layer_of
 from lit_viz.networks.resizing import Resizing
@@ -39,10 +39,7 @@ from lit_viz.optim import Evaluation, StepRule
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.records import LEAST_PROBABILITY, ClassImageRecord, LayerImageRecord, VisualizationRecord
 from lit_viz.types import VARYING, Record, Task
-from lit_viz.utils.checking import check_fields
 from lit_viz.utils.device import to_device
-from lit_viz.utils.parts import construct, hints_of
-from lit_viz.utils.yaml_files import config_folder, read_yaml
 
 #: Prediction summaries of held-out networks for an image and a class, by name.
 Judges = Callable[[Tensor, int], Mapping[str, Any]]
@@ -53,50 +50,8 @@ _MAX_ENCODING_ERROR = 8
 _MIN_INPUT = 64
 #: Iterations from which an image may start again by default: with fewer, it is not expected to be finished.
 _MIN_ITERATIONS = 200
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """Size of a class visualization: result, trained canvas and network input.
-
-    Args:
-        size: height and width of the result, or one number for a square; by default the network's.
-        oversample: size of the trained canvas relative to the result, for detail in cropped views.
-        shown: central part of the sides of the canvas that the result shows, in [0.1, 1]. The border of the canvas
-            is in fewer views and weaker.
-        native: whether views have the size of the result instead of the network's input size; the network must
-            accept it.
-        octaves: growing sizes of the canvas and of the views; by default one size. Views of a network that accepts only
-            its own input size keep that size. Without ``native``, octaves with inputs below 64 pixels are omitted.
-        group: images per task. They are trained together and shown side by side; an objective can couple them
-            (:class:`~lit_viz.objectives.Diversity`).
-    """
-
-    size: int | tuple[int, int] | None = None
-    oversample: float = 1.0
-    shown: float = 1.0
-    native: bool = False
-    octaves: Octaves | None = None
-    group: int = 1
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_at_least_one(group=self.group)
-        require(0.1 <= self.shown <= 1, "shown must be in [0.1, 1]", self.shown)
-
-
-def packaged_arguments(name: str) -> dict[str, Any]:
-    """Return the arguments of :class:`ClassVisualization` in ``configs/visualize/<name>.yaml``, parts as objects."""
-    hints = hints_of(ClassVisualization)
-    arguments: dict[str, Any] = {}
-    for argument, value in _read_packaged(name)["module"]["init_args"].items():
-        arguments[argument] = construct(value, hints[argument], argument)
-    return arguments
-
-
-@cache
-def _read_packaged(name: str) -> dict[str, Any]:
-    return read_yaml(config_folder() / "visualize" / f"{name}.yaml")
+#: Arguments of which the defaults are those of a recipe.
+_RECIPE = ("parameterization", "step_rule", "transforms", "views", "residual_gradient", "picture")
 
 
 class ClassVisualization(ImageTraining):
@@ -142,6 +97,7 @@ class ClassVisualization(ImageTraining):
 
     presentation = "lit_viz.presentations.class_visualization.ClassVisualizationPresentation"
     verifier = "lit_viz.evidence.class_visualization.ClassVisualizationVerifier"
+    completed = ("objective",)
 
     def __init__(
         self,
@@ -169,24 +125,13 @@ class ClassVisualization(ImageTraining):
                 argument="step_rule",
                 value=step_rule,
             )
-        given: dict[str, Any] = {
-            "parameterization": parameterization,
-            "step_rule": step_rule,
-            "transforms": transforms,
-            "views": views,
-            "residual_gradient": residual_gradient,
-            "picture": picture,
-        }
-        recipe = packaged_arguments("tarantula")
-        if parameterization is not None:
-            recipe |= {"transforms": [], "views": 1, "residual_gradient": 1.0, "picture": PictureOptions()}
-        for name in given:
-            if given[name] is None:
-                given[name] = recipe[name]
-        parameterization, picture = given["parameterization"], given["picture"]
-        transforms = given["transforms"] = list(given["transforms"])
+        given = (parameterization, step_rule, transforms, views, residual_gradient, picture)
+        recipe = recipes.tarantula() if parameterization is None else recipes.plain()
+        recipe |= {name: value for name, value in zip(_RECIPE, given, strict=True) if value is not None}
+        parameterization, picture = recipe["parameterization"], recipe["picture"]
+        self._recipe = recipe | {"transforms": list(recipe["transforms"])}
         super().__init__(
-            network, given["step_rule"], views=given["views"] * picture.group, iterations=iterations, **limits
+            network, recipe["step_rule"], views=recipe["views"] * picture.group, iterations=iterations, **limits
         )
         if restarts is None:
             restarts = 2 if iterations >= _MIN_ITERATIONS else 0
@@ -196,32 +141,33 @@ class ClassVisualization(ImageTraining):
             projection.check(parameterization)
         objective = copied(objective)
         objective.bind(self.network)
-        self.record_argument("objective", objective)
         self.parameterization, self.objective = parameterization, objective
-        for name, value in given.items():
-            self.record_argument(name, value)
-        self.transforms, self.priors, self.projections = Compose(transforms), tuple(priors), tuple(projections)
+        self.transforms = Compose(self._recipe["transforms"])
+        self.priors, self.projections = tuple(priors), tuple(projections)
         self.picture, self.canvas = make_canvas(self.network, picture.size, picture.oversample)
         self.format = format_of_result(self.network.bands)
         self.shown, self.native = picture.shown, picture.native
         self.octaves, self.group = self._octaves(picture), picture.group
         self.views_grow = self._views_grow()
-        self.residual_gradient = factor = given["residual_gradient"]
+        self.residual_gradient = factor = recipe["residual_gradient"]
         require(0 < factor <= 1, "residual_gradient must be above 0 and at most 1", factor)
         self.judges: Judges | None = None
         self.judge_error: str | None = None
         self.init: Tensor | None = None
-        self._init_name: str | None = None
+        self.init_name: str | None = None
         if init is not None:
             self.init = self._read_init(init, fit)
             self.notes.append(self._init_note(self.init))
         if self.native or objective.layers:
             self._check_network()
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments | self._recipe | {"init": self.init_name}
+
     def _read_init(self, init: ImageLike, fit: Fit | None) -> Tensor:
         """Return the initial image ``(C, H, W)`` at the size of the canvas."""
-        source, self._init_name = initial_image(init, self.network.bands)
-        self.record_argument("init", self._init_name)
+        source, self.init_name = initial_image(init, self.network.bands)
         chosen: Fit | Resizing = fit or self.network.resizing or "crop"
         return read_image(source, (self.canvas.height, self.canvas.width), self.network.bands, chosen).pixels
 
@@ -288,7 +234,7 @@ class ClassVisualization(ImageTraining):
         """Return the tasks with the initial image and the weight of a contrasted class."""
         expanded = []
         for task in tasks:
-            source = self._init_name if task.source is None else task.source
+            source = self.init_name if task.source is None else task.source
             expanded.append(with_gamma(replace(task, source=source), self.objective))
         return expanded
 
@@ -297,7 +243,7 @@ class ClassVisualization(ImageTraining):
         varies."""
         for task in tasks:
             self._check_kind(task)
-        if any("lr" in task.options for task in tasks):
+        if any(task.lr is not None for task in tasks):
             has_rate = hasattr(self.step_rule, "lr")
             name = type(self.step_rule).__name__
             require(has_rate, "vary of lr requires a step rule with a learning rate", name)
@@ -314,18 +260,18 @@ class ClassVisualization(ImageTraining):
     def _check_kind(self, task: Task) -> None:
         """Check that a task has what the objective reads."""
         name, objective = type(self).__name__, type(self.objective).__name__
-        if task.label_source is not None or "image" in task.options:
+        if task.label_source is not None or task.image is not None:
             hint = "init= starts from one"
             raise LitVizError(f"{name} takes tasks of classes or layers, got the photograph {task.name!r}: {hint}")
         if "target" in self.objective.task_fields and task.target is None:
             hint = "give the objective Channel(...), or ClassTasks"
             raise LitVizError(f"the objective {objective} takes tasks of classes, got {task.name!r}: {hint}")
-        if "channel" in self.objective.task_fields and "channel" not in task.options:
+        if "channel" in self.objective.task_fields and task.channel is None:
             hint = "give LayerTasks with channel"
             raise LitVizError(f"the objective {objective} takes tasks of channels, got {task.name!r}: {hint}")
         layers = {layer_of(layer) for layer in self.objective.layers}
-        if "layer" in task.options and layers and task.options["layer"] not in layers:
-            got = task.options["layer"]
+        if task.layer is not None and layers and task.layer not in layers:
+            got = task.layer
             raise LitVizError(f"tasks must be of the layer of the objective, {', '.join(layers)}, got {got}")
 
     def _note_late_iterations(self, tasks: Sequence[Task]) -> None:
@@ -350,7 +296,7 @@ class ClassVisualization(ImageTraining):
             ChangedInput: the photograph is not that of an earlier task.
         """
         if self.init is not None:
-            self.check_input(f"init {self._init_name}", self.init, "give the same image")
+            self.check_input(f"init {self.init_name}", self.init, "give the same image")
             photograph = self.init[None].to(self.device, self.image_dtype)
             parameters = self.parameterization.encode(photograph, self.canvas).repeat_interleave(self.group, 0)
         else:
@@ -456,14 +402,14 @@ class ClassVisualization(ImageTraining):
         return max(0.0, LEAST_PROBABILITY - snapshot.metrics["probability"])
 
     def _may_restart(self, task: Task) -> bool:
-        is_class = task.target is not None and "against" not in task.options and self.network.decision == "exclusive"
-        is_new = self.init is None and self.group == 1 and not task.options.keys() & set(VARYING)
+        is_class = task.target is not None and task.against is None and self.network.decision == "exclusive"
+        is_new = self.init is None and self.group == 1 and all(getattr(task, name) is None for name in VARYING)
         return is_class and is_new and isinstance(self.objective, ClassScore)
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> VisualizationRecord:
         task = self.slots.tasks[n]
         common = common.amend(format=self.format.to_dict())
-        varying: dict[str, Any] = {key: task.options[key] for key in ("lr", "axis") if key in task.options}
+        varying: dict[str, Any] = {"lr": task.lr}
         if task.target is not None:
             image = snapshot.image if snapshot.data is None else snapshot.data
             assert image is not None
@@ -476,8 +422,8 @@ class ClassVisualization(ImageTraining):
             if restarts := self.slots.earlier[n].restarts:
                 varying["restarts"] = restarts
             return ClassImageRecord.extend(common, top5=snapshot.ranking, judges=judges, **varying)
-        layer, channel = task.options.get("layer"), task.options.get("channel")
-        return LayerImageRecord.extend(common, top5=snapshot.ranking, layer=layer, channel=channel, **varying)
+        unit = {"layer": task.layer, "channel": task.channel, "axis": task.axis}
+        return LayerImageRecord.extend(common, top5=snapshot.ranking, **unit, **varying)
 
     def judge(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
         """Return the prediction summary of each judge for an image ``(C, H, W)`` or a group (:func:`group_summary`)."""
@@ -494,7 +440,7 @@ class ClassVisualization(ImageTraining):
         """
         goals = {
             "targets": torch.tensor([-1 if task.target is None else task.target]),
-            "channels": torch.tensor([task.options.get("channel", -1)]),
+            "channels": torch.tensor([-1 if task.channel is None else task.channel]),
         }
         with torch.no_grad():
             logits, scores = self._score_pictures(

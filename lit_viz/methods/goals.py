@@ -12,10 +12,8 @@ from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
 from lit_viz.types import Task
 
-#: Option of a task that holds its goal, as text.
+#: Source of labels that a goal leaves.
 GOAL = "goal"
-#: Option of a task that holds the score that divides success from failure.
-THRESHOLD = "threshold"
 
 
 def with_goals(tasks: Sequence[Task], text: str | None, network: Network) -> list[Task]:
@@ -29,7 +27,7 @@ def with_goals(tasks: Sequence[Task], text: str | None, network: Network) -> lis
     expanded: list[Task] = []
     for goal in network.output.parse_goals(text, network.decision):
         for task in tasks:
-            expanded.append(replace(task, index=len(expanded), options={**task.options, GOAL: goal}))
+            expanded.append(replace(task, index=len(expanded), aim=goal))
     return expanded
 
 
@@ -41,7 +39,7 @@ def check_numbers(tasks: Sequence[Task], network: Network) -> None:
     """
     if network.decision != "number" or network.num_classes == 1:
         return
-    if any(task.target is None and "error" not in task.options for task in tasks):
+    if any(task.target is None and task.error is None for task in tasks):
         raise LitVizError(f"{network.name} has {network.num_classes} scores: give target, one of its labels")
 
 
@@ -53,14 +51,14 @@ def check_goals(tasks: Sequence[Task], network: Network) -> None:
     """
     output, is_number = network.output, network.decision == "number"
     for task in tasks:
-        text = task.options.get(GOAL)
+        text = task.aim
         if text is None:
             if is_number:
                 forms = ", ".join(output.goal_forms(network.decision))
                 raise LitVizError(f"an attack on a number requires goal=, in units of {output.unit}: {forms}")
             continue
         (goal,) = output.parse_goals(text, network.decision).values()
-        has_target = task.target is not None or task.options.get("target", "none") != "none"
+        has_target = task.target is not None or task.rule not in (None, "none")
         if goal.is_upward and not (is_number or has_target):
             raise LitVizError(f"goal {text} requires a class: give target")
 
@@ -74,19 +72,20 @@ def resolve_goal(task: Task, scores: Tensor | None, network: Network) -> Task:
         network: the network.
     """
     assert scores is not None
+    assert task.aim is not None
     is_number = network.decision == "number"
     index = task.goal
     if is_number:
         index = task.target or 0
     assert index is not None
-    (goal,) = network.output.parse_goals(task.options[GOAL], network.decision).values()
+    (goal,) = network.output.parse_goals(task.aim, network.decision).values()
     threshold = goal.threshold
     if goal.is_relative:
         threshold += float(scores[index])
     is_upward = goal.is_upward
     if is_upward is None:
         is_upward = task.target is not None or task.label is None
-    task = replace(task, options={**task.options, THRESHOLD: threshold})
+    task = replace(task, threshold=threshold)
     if is_number:
         name = f"{network.labels[index]} {'above' if is_upward else 'below'} {threshold:.4g}"
         task = replace(task, target=index, target_name=name, label=None, label_source=None)

@@ -24,7 +24,7 @@ from lit_viz.networks import Network
 from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.rng import Draws, Key
-from lit_viz.types import TILE, Task, Tile
+from lit_viz.types import Task, Tile
 from lit_viz.utils.device import to_cpu
 from lit_viz.utils.formatting import pluralize
 
@@ -34,10 +34,6 @@ LOGITS = "logits"
 TARGET_RULES = ("label", "predicted", "random", "least-likely")
 #: Source of labels that are read with the images of a dataset.
 DATASET = "dataset"
-#: Options of a task: how its file is read, and its format.
-READING, FORMAT = "reading", "format"
-#: Option of a task of which the image is read by tiles: how many pixels these share.
-TILING = "tiling"
 #: Value of the option ``against`` that selects the most probable class other than the target.
 RUNNER_UP = "runner-up"
 
@@ -88,14 +84,14 @@ class PhotographTraining(ImageTraining):
     def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return a task per tile of images that are read by tiles, with the same goal for all tiles of an image; other
         tasks are unchanged."""
-        if not any(TILING in task.options for task in tasks):
+        if not any(task.tiling is not None for task in tasks):
             return tasks
         expanded: list[Task] = []
         means: dict[Hashable, Tensor | None] = {}
         for image, task in enumerate(tasks):
             tiles = self._tile_tasks(task, image)
             if has_open_goal(tiles[0]):
-                key = (task.source, task.options.get("image"))
+                key = (task.source, task.image)
                 if key not in means:
                     means[key] = self._mean_scores(tiles)
                 tiles = _with_goal(tiles, means[key], self.network.labels)
@@ -105,15 +101,14 @@ class PhotographTraining(ImageTraining):
 
     def _tile_tasks(self, task: Task, image: int) -> list[Task]:
         """Return a task per tile of an image, without their indices; an image that can't be read is one failed task."""
-        options = dict(task.options)
-        overlap = self._overlap(options.pop(TILING))
+        overlap = self._overlap(task.tiling or {})
+        task = replace(task, tiling=None)
         try:
-            if "error" in options:
-                raise LitVizError(options["error"])
-            source = self.images[options["image"]] if task.source is None else task.source
-            size = image_size(source, self.network.bands, FileOptions(**options.get(READING, {})))
+            if task.error is not None:
+                raise LitVizError(task.error)
+            size = image_size(self._source(task), self.network.bands, FileOptions(**(task.reading or {})))
         except LitVizError as error:
-            return [replace(task, options={**options, "error": str(error)})]
+            return [replace(task, error=str(error))]
         tile_size = self.network.size
         tiles = tiles_of(image, size, tile_size, overlap, covers=self.tiles_overlap)
         rows = size[0] - max(tile.rows.stop for tile in tiles)
@@ -122,12 +117,12 @@ class PhotographTraining(ImageTraining):
             self.notes.append(f"{task.name}: the last {rows} rows and {columns} columns fill no tile, and are left out")
         tasks: list[Task] = []
         for tile in tiles:
-            of_tile = {**options, TILE: tile.to_dict()}
-            tasks.append(replace(task, name=task.name + tile.suffix, seed=task.seed + len(tasks), options=of_tile))
+            name, seed = task.name + tile.suffix, task.seed + len(tasks)
+            tasks.append(replace(task, name=name, seed=seed, tile=tile.to_dict()))
         return tasks
 
     def _overlap(self, tiling: Mapping[str, int | None]) -> int:
-        overlap = tiling["overlap"]
+        overlap = tiling.get("overlap")
         if self.tiles_overlap:
             return min(self.network.size) // 8 if overlap is None else overlap
         require(not overlap, "tiles of attacks must share no pixels, with overlap 0", overlap)
@@ -151,7 +146,7 @@ class PhotographTraining(ImageTraining):
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require photographs, and the images of tasks that have no file."""
         self.check_photographs(tasks)
-        if not len(self.images) and any(task.source is None and "image" in task.options for task in tasks):
+        if not len(self.images) and any(task.source is None and task.image is not None for task in tasks):
             raise LitVizError(
                 "the photographs of this run are arrays: resume it in Python, with the original call and resume=True"
             )
@@ -163,7 +158,7 @@ class PhotographTraining(ImageTraining):
             LitVizError: a task has neither a file nor an image.
         """
         for task in tasks:
-            if task.source is None and not {"image", "photographs"} & task.options.keys():
+            if task.source is None and task.image is None and task.photographs is None:
                 name = type(self).__name__
                 raise LitVizError(f"{name} takes tasks of photographs, such as ImageTasks, got {task.name!r}")
 
@@ -172,7 +167,7 @@ class PhotographTraining(ImageTraining):
         order too."""
         super().on_fit_start()
         for task in self.tasks if self.has_inputs else ():
-            if task.source is None and "image" in task.options and self.has_read(_input_name(task)):
+            if task.source is None and task.image is not None and self.has_read(_input_name(task)):
                 self._read(task)
                 return
 
@@ -183,7 +178,7 @@ class PhotographTraining(ImageTraining):
             ChangedInput: it is not the one that an earlier task has read.
             LitVizError: it can't be read, or its label or target is invalid.
         """
-        if (error := task.options.get("error")) is not None:
+        if (error := task.error) is not None:
             raise LitVizError(error)
         photograph = self._read(task)
         options: dict[str, Any] = {}
@@ -192,7 +187,7 @@ class PhotographTraining(ImageTraining):
             options["original_box"] = list(photograph.box)
         file_format = photograph.format.to_dict()
         if file_format is not None:
-            options[FORMAT] = file_format
+            options["format"] = file_format
         if photograph.clipped:
             options["clipped"] = photograph.clipped
         if photograph.filled:
@@ -214,14 +209,15 @@ class PhotographTraining(ImageTraining):
 
     def _load(self, task: Task) -> FittedImage:
         """Return the photograph of a task, or its tile."""
-        source: str | Tensor
-        if task.source is None:
-            source = self.images[task.options["image"]]
-        else:
-            source = task.source
-        options = FileOptions(**task.options.get(READING, {}))
-        window = tile_of(task)
-        return read_image(source, self.network.size, self.network.bands, self.fit, options, window)
+        options, window = FileOptions(**(task.reading or {})), tile_of(task)
+        return read_image(self._source(task), self.network.size, self.network.bands, self.fit, options, window)
+
+    def _source(self, task: Task) -> str | Tensor:
+        """Return the file or the image of a task."""
+        if task.source is not None:
+            return task.source
+        assert task.image is not None
+        return self.images[task.image]
 
     def resolve_tasks(self, tasks: Sequence[Task], x: Tensor) -> list[Task | LitVizError]:
         """Return the tasks with label, target and the box of the photograph in the original image.
@@ -241,7 +237,7 @@ class PhotographTraining(ImageTraining):
                 continue
             read = self._read_options.pop(task.index, None)
             if read:
-                task = replace(task, options={**task.options, **read})
+                task = replace(task, **read)
             resolved.append(task)
         return resolved
 
@@ -249,7 +245,9 @@ class PhotographTraining(ImageTraining):
         """Return a task with the label that a dataset gave with the image; predicted if it gave none."""
         if task.label is not None or task.label_source != DATASET:
             return task
-        label = self.images.label(task.options["image"]) if isinstance(self.images, DatasetImages) else None
+        label = None
+        if task.image is not None and isinstance(self.images, DatasetImages):
+            label = self.images.label(task.image)
         return replace(task, label=label, label_source="predicted" if label is None else DATASET)
 
     def needs_original(self, task: Task) -> bool:
@@ -307,7 +305,7 @@ class PhotographTraining(ImageTraining):
 
     def format_of(self, n: int) -> FileFormat:
         """Return the format of the file of the photograph in a slot."""
-        return FileFormat.of(self.slots.tasks[n].options.get(FORMAT))
+        return FileFormat.of(self.slots.tasks[n].format)
 
     def crop_fields(self, n: int) -> dict[str, Any]:
         """Return the record fields that locate a photograph in the original, those of its file, and the region that the
@@ -315,11 +313,9 @@ class PhotographTraining(ImageTraining):
 
         All may be absent: of a picture of 8 bits and the input's size, and of a network without a region.
         """
-        options = self.slots.tasks[n].options
-        fields: dict[str, Any] = {}
-        for key in ("original_size", "original_box", FORMAT, "clipped", "filled", "no_data"):
-            if key in options:
-                fields[key] = options[key]
+        task = self.slots.tasks[n]
+        found = ("original_size", "original_box", "format", "clipped", "filled", "no_data")
+        fields = {key: value for key in found if (value := getattr(task, key)) is not None}
         output = self.network.output
         if output.box is not None:
             fields["output_box"] = list(output.box)
@@ -377,7 +373,7 @@ class AttackTraining(PhotographTraining):
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require radii that are valid in the norm of the attack, and enough classes for its objective."""
         super().validate_tasks(tasks)
-        for radius in dict.fromkeys(task.options["eps"] for task in tasks if "eps" in task.options):
+        for radius in dict.fromkeys(task.eps for task in tasks if task.eps is not None):
             if not isinstance(self.attack, BudgetAttack):
                 raise LitVizError(without_radius(type(self.attack)))
             self.attack.check_radius(radius, type(self.attack).__name__)
@@ -402,20 +398,20 @@ class AttackTraining(PhotographTraining):
 
 def _input_name(task: Task) -> str:
     """Return the name, in messages, of the image of a task, or of its tile."""
-    name = f"image {task.options['image']}" if task.source is None else task.source
+    name = f"image {task.image}" if task.source is None else task.source
     tile = tile_of(task)
     return name if tile is None else f"the tile at row {tile.row} and column {tile.column} of {name}"
 
 
 def tile_of(task: Task) -> Tile | None:
     """Return the part of a large image that a task is about; None for a whole image."""
-    tile = task.options.get(TILE)
+    tile = task.tile
     return None if tile is None else Tile.from_dict(tile)
 
 
 def has_open_goal(task: Task) -> bool:
     """Return whether target or contrasted class of a task depend on the logits of its photograph."""
-    return task.options.get("against") == RUNNER_UP or (task.target is None and needs_logits(task))
+    return task.against == RUNNER_UP or (task.target is None and needs_logits(task))
 
 
 def _with_goal(tiles: Sequence[Task], scores: Tensor | None, labels: Sequence[str]) -> list[Task]:
@@ -423,15 +419,11 @@ def _with_goal(tiles: Sequence[Task], scores: Tensor | None, labels: Sequence[st
     try:
         first = resolve(tiles[0], scores, labels)
     except LitVizError as error:
-        return [replace(tile, options={**tile.options, "error": str(error)}) for tile in tiles]
+        return [replace(tile, error=str(error)) for tile in tiles]
     with_goal: list[Task] = []
     for tile in tiles:
-        options = dict(tile.options)
-        if "against" in first.options:
-            options["against"] = first.options["against"]
-        with_goal.append(
-            replace(tile, label=first.label, target=first.target, target_name=first.target_name, options=options)
-        )
+        goal = {name: getattr(first, name) for name in ("label", "target", "target_name", "against")}
+        with_goal.append(replace(tile, **goal))
     return with_goal
 
 
@@ -439,14 +431,14 @@ def needs_logits(task: Task) -> bool:
     """Return whether label, target or contrasted class of a task depend on the logits of its photograph."""
     return (
         (task.label is None and task.label_source == "predicted")
-        or (task.target is None and task.options.get("target") in TARGET_RULES)
-        or task.options.get("against") == RUNNER_UP
+        or (task.target is None and task.rule in TARGET_RULES)
+        or task.against == RUNNER_UP
     )
 
 
 def is_targeted(task: Task) -> bool:
     """Return whether a task has a target, resolved or not."""
-    return task.target is not None or task.options.get("target") in TARGET_RULES
+    return task.target is not None or task.rule in TARGET_RULES
 
 
 def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
@@ -464,7 +456,7 @@ def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
     Raises:
         LitVizError: the target is random and there is only one class, or the target is contrasted with itself.
     """
-    label, target, rule = task.label, task.target, task.options.get("target")
+    label, target, rule = task.label, task.target, task.rule
     if label is None and task.label_source == "predicted" and logits is not None:
         label = int(logits.argmax())
     if target is None and rule == "label":
@@ -473,20 +465,19 @@ def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
         target = _random_target(task, label, len(labels))
     elif target is None and rule in ("predicted", "least-likely") and logits is not None:
         target = int(logits.argmax() if rule == "predicted" else logits.argmin())
-    against, options = task.options.get("against"), task.options
+    against = task.against
     if against == RUNNER_UP and target is not None and logits is not None:
         against = next(
             (index for index in logits.topk(min(2, len(logits))).indices.tolist() if index != target), target
         )
-        options = {**options, "against": against}
     name = None if target is None else labels[target]
     if name is not None and isinstance(against, int):
         if target == against:
             raise LitVizError(f"against must be another class than the target, got {name} for both")
         name = f"{name} vs. {labels[against]}"
-    if (label, target, name) == (task.label, task.target, task.target_name) and options is task.options:
+    if (label, target, name, against) == (task.label, task.target, task.target_name, task.against):
         return task
-    return replace(task, label=label, target=target, target_name=name, options=options)
+    return replace(task, label=label, target=target, target_name=name, against=against)
 
 
 def class_tasks(
@@ -514,8 +505,8 @@ def class_tasks(
         raise LitVizError(f"against must be one class, or one per target: got {len(contrasts)} for {len(targets)}")
     tasks = []
     for index, (word, contrast) in enumerate(zip(targets, contrasts, strict=True)):
-        options = {} if contrast is None else {"against": network.index_of(contrast)}
-        task = Task(index, "", seed + index, target=network.index_of(word), source=source, options=options)
+        against = None if contrast is None else network.index_of(contrast)
+        task = Task(index, "", seed + index, target=network.index_of(word), source=source, against=against)
         task = resolve(task, None, network.labels)
         tasks.append(replace(task, name=str(task.target_name)))
     return tasks
@@ -523,18 +514,18 @@ def class_tasks(
 
 def contrast_fields(task: Task, objective: Objective) -> dict[str, Any]:
     """Return the record fields of the class that the target of a task is contrasted with; empty without one."""
-    if "against" not in task.options:
+    if task.against is None:
         return {}
-    return {"against": task.options["against"], "gamma": getattr(objective, "gamma", None)}
+    return {"against": task.against, "gamma": getattr(objective, "gamma", None)}
 
 
 def with_gamma(task: Task, objective: Objective) -> Task:
     """Return a task with the option ``gamma`` for its captions: the weight of the class that its target is contrasted
     with, if it is not 1."""
     gamma = getattr(objective, "gamma", 1)
-    if "against" not in task.options or gamma == 1:
+    if task.against is None or gamma == 1:
         return task
-    return replace(task, options={**task.options, "gamma": gamma})
+    return replace(task, gamma=gamma)
 
 
 def _random_target(task: Task, label: int, classes: int) -> int:

@@ -67,6 +67,7 @@ class SaliencyMap(PhotographTraining):
 
     presentation = "lit_viz.presentations.saliency_map.SaliencyMapPresentation"
     verifier = "lit_viz.evidence.saliency_map.SaliencyMapVerifier"
+    completed = ("method",)
     step_rule: Attribution  # that of the batch, whose tasks all have the same one (see can_batch)
 
     def __init__(
@@ -102,7 +103,7 @@ class SaliencyMap(PhotographTraining):
                 m.objective.gamma = m.objective.checked_gamma(gamma)
         most = max(m.evaluations for m in methods) if iterations is None else iterations
         super().__init__(network, methods[0], iterations=most, curve_at=curve_at, **options)
-        self.record_argument("method", methods if len(methods) > 1 else methods[0])
+        self.method = methods if len(methods) > 1 else methods[0]
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
         self.tolerance = tolerance
         self._most: dict[str, int] = {}  # evaluations of a map of the run, by method
@@ -120,13 +121,13 @@ class SaliencyMap(PhotographTraining):
         """Return a task per tile and method, by default of the label, unless the tasks have a method; with the weight
         of a contrasted class."""
         tasks = super().expand_tasks(tasks)
-        if not all("method" in task.options for task in tasks):
+        if not all(task.method is not None for task in tasks):
             return _TasksOfMethods(tasks, [*self.methods], self._with_method)
         return list(map(self._with_gamma, tasks))
 
     def _with_method(self, task: Task, index: int, name: str) -> Task:
         """Return a task as that of a method, with another index."""
-        with_method = replace(task, index=index, options={**task.options, "method": name})
+        with_method = replace(task, index=index, method=name)
         return self._with_gamma(self._with_target(with_method))
 
     def _with_gamma(self, task: Task) -> Task:
@@ -134,13 +135,13 @@ class SaliencyMap(PhotographTraining):
 
     def _with_target(self, task: Task) -> Task:
         """Return a task without a target as one of its label, which is resolved at once if it is given."""
-        if task.target is not None or "error" in task.options or task.options.get("target", "none") != "none":
+        if task.target is not None or task.error is not None or task.rule not in (None, "none"):
             return task
-        task = replace(task, options={**task.options, "target": "label"})
+        task = replace(task, rule="label")
         try:
             return resolve(task, None, self.network.labels)
         except LitVizError as error:
-            return replace(task, options={**task.options, "error": str(error)})
+            return replace(task, error=str(error))
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require photographs, and of a network with several numbers their targets."""
@@ -150,7 +151,7 @@ class SaliencyMap(PhotographTraining):
     def last_iteration(self, task: Task) -> int:
         method = self.methods[_method_name(task)]
         default = method.evaluations if self.given_iterations is None or method.fixed else self.given_iterations
-        return int(task.options.get("iterations", default))
+        return default if task.iterations is None else task.iterations
 
     def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
         return _method_name(task) == _method_name(other)
@@ -191,7 +192,7 @@ class SaliencyMap(PhotographTraining):
 
     def needs_original(self, task: Task) -> bool:
         """Return whether the goal depends on the original network; a predicted label is resolved at the end."""
-        is_open = task.target is None or task.options.get("against") == RUNNER_UP
+        is_open = task.target is None or task.against == RUNNER_UP
         return self.is_half or (is_open and super().needs_original(task))
 
     def cost(self, tasks: Sequence[Task]) -> tuple[int, int]:
@@ -332,7 +333,7 @@ class SaliencyMap(PhotographTraining):
             return None
         if bands.are_pictures and not of_features:
             return None
-        has_data = ~mask_of(self.slots.tasks[n].options.get("no_data"), self.network.size)
+        has_data = ~mask_of(self.slots.tasks[n].no_data, self.network.size)
         planes = attribution.double()[:, has_data]
         values = planes.mean(1) if of_features else planes.sum(1)
         return {bands.name(index): value for index, value in enumerate(values.tolist())}
@@ -363,4 +364,4 @@ def _made(method: Attribution | str, network: Network) -> Attribution:
 
 
 def _method_name(task: Task) -> str:
-    return str(task.options["method"])
+    return str(task.method)

@@ -22,7 +22,7 @@ from lit_viz.images.rasters import FileOptions
 from lit_viz.images.reading import PACKAGED_PREFIX, ZOO_PREFIX
 from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
 from lit_viz.methods.goals import with_goals
-from lit_viz.methods.photographs import DATASET, READING, RUNNER_UP, TARGET_RULES, TILING, class_tasks, resolve
+from lit_viz.methods.photographs import DATASET, RUNNER_UP, TARGET_RULES, class_tasks, resolve
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.layers import layer_name, layout
 from lit_viz.objectives.layers import Axis, check_channel
@@ -55,6 +55,8 @@ class ClassTasks(TaskQueue):
         LitVizError: a class does not exist, or a value is invalid.
     """
 
+    completed = ("target", "against")
+
     def __init__(
         self,
         network: AnyNetwork,
@@ -71,8 +73,7 @@ class ClassTasks(TaskQueue):
         tasks = class_tasks(network, words, contrasts, seed)
         super().__init__(varied(tasks, vary or {}))
         self.network_classes = network.labels
-        self.record_argument("target", words)
-        self.record_argument("against", _one_or_list(contrasts))
+        self.target, self.against = words, _one_or_list(contrasts)
 
 
 class LayerTasks(TaskQueue):
@@ -90,6 +91,8 @@ class LayerTasks(TaskQueue):
         LitVizError: the layer or a channel does not exist.
     """
 
+    completed = ("layer", "channel")
+
     def __init__(
         self,
         network: AnyNetwork,
@@ -102,15 +105,14 @@ class LayerTasks(TaskQueue):
     ) -> None:
         network = as_network(network)
         name = layer_name(layer, network.original)
-        tasks = [Task(0, name, seed, options={"layer": name})]
+        tasks = [Task(0, name, seed, layer=name)]
         if channel is not None:
             of_layer = layout(network, name)
             count = of_layer.tokens if axis == "token" else of_layer.channels
             tasks = _channel_tasks(name, parse_channels(channel, count), count, axis, seed)
         super().__init__(varied(tasks, vary or {}))
         self.network_classes = network.labels
-        self.record_argument("layer", name)
-        self.record_argument("channel", _channel_text(channel))
+        self.layer, self.channel = name, _channel_text(channel)
 
 
 def _channel_text(channel: Sequence[int] | str | int | None) -> str | int | None:
@@ -124,10 +126,8 @@ def _channel_tasks(layer: str, channels: Sequence[int], count: int, axis: Axis |
     tasks = []
     for index, channel in enumerate(channels):
         check_channel(channel, count, layer)
-        options: dict[str, Any] = {"layer": layer, "channel": channel}
-        if axis is not None:
-            options["axis"] = axis
-        tasks.append(Task(index, f"{layer}_{axis or 'ch'}{channel}", seed + index, options=options))
+        name = f"{layer}_{axis or 'ch'}{channel}"
+        tasks.append(Task(index, name, seed + index, layer=layer, channel=channel, axis=axis))
     return tasks
 
 
@@ -202,14 +202,16 @@ class ImageTasks(TaskQueue):
             listed = _listed(names, target, label, against)
             tasks, notes = _photograph_tasks(network, listed, targets, seed)
         if reading != FileOptions():
-            tasks = [_with_options(task, {READING: asdict(reading)}) for task in tasks]
+            tasks = [replace(task, reading=asdict(reading)) for task in tasks]
         if tile is not None:
-            tasks = [_with_options(task, {TILING: {"overlap": overlap}}) for task in tasks]
+            tasks = [replace(task, tiling={"overlap": overlap}) for task in tasks]
         super().__init__(with_variants(with_goals(tasks, goal, network), "eps", sizes), pictures, notes=notes)
         self.network_classes = network.labels
-        self.record_argument("images", names)
-        if sizes:
-            self.record_argument("vary", {**(vary or {}), "eps": sizes})
+        self._names, self._vary = names, {**(vary or {}), "eps": sizes} if sizes else vary
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments | {"images": self._names, "vary": self._vary}
 
 
 def _varying_images(values: Mapping[str, Any], target: Any, network: Network) -> tuple[list[float], list[str | int]]:
@@ -276,8 +278,8 @@ def varied(tasks: Sequence[Task], values: Mapping[str, Sequence[float]]) -> list
     variants: list[Task] = []
     for task in tasks:
         for combination in product(*values.values()):
-            options = dict(zip(values, combination, strict=True))
-            variants.append(_with_options(replace(task, index=len(variants)), options))
+            options: dict[str, Any] = dict(zip(values, combination, strict=True))
+            variants.append(replace(task, index=len(variants), **options))
     return variants
 
 
@@ -288,13 +290,8 @@ def with_variants(tasks: Sequence[Task], option: str, values: Sequence[Any]) -> 
     variants: list[Task] = []
     for value in values:
         for task in tasks:
-            variants.append(_with_options(replace(task, index=len(variants)), {option: value}))
+            variants.append(replace(task, index=len(variants), **{option: value}))
     return variants
-
-
-def _with_options(task: Task, options: Mapping[str, Any]) -> Task:
-    """Return a task with these options in addition to its own."""
-    return replace(task, options=dict(task.options, **options))
 
 
 # -- classes and channels
@@ -411,7 +408,7 @@ def _photograph_tasks(
             labelled = replace(first, label=label, label_source=source)
             contrast = contrast_of(entry)
             if contrast is not None:
-                labelled = _with_options(labelled, {"against": contrast})
+                labelled = replace(labelled, against=contrast)
             of_entry: list[Task] = []
             for target_of in targets_of:
                 of_entry.append(_with_target(labelled, len(of_entry), target_of(entry), network))
@@ -419,8 +416,8 @@ def _photograph_tasks(
                     break
             tasks += of_entry
         except LitVizError as error:
-            tasks.append(_with_options(first, {"error": str(error)}))
-    errors = [task.options["error"] for task in tasks if "error" in task.options]
+            tasks.append(replace(first, error=str(error)))
+    errors = [task.error for task in tasks if task.error is not None]
     if len(errors) == len(tasks):
         message = errors[0]
         if len(tasks) > 1:
@@ -434,14 +431,14 @@ def _task_of_entry(entry: Entry, name: str, index: int, seed: int) -> Task:
     if not entry.path.startswith(ARRAY_PREFIX):
         return Task(index, name, seed + index, source=entry.path)
     image = int(entry.path.removeprefix(ARRAY_PREFIX))
-    return Task(index, f"image {image}", seed + index, options={"image": image})
+    return Task(index, f"image {image}", seed + index, image=image)
 
 
 def _with_target(first: Task, i: int, target: Target, network: Network) -> Task:
     """Return the task of a photograph's i-th target, resolved unless it depends on a prediction."""
     of_target: dict[str, Any] = {"target": target}
     if isinstance(target, str):
-        of_target = {"options": {**first.options, "target": target}}
+        of_target = {"rule": target}
     task = replace(first, index=first.index + i, seed=first.seed + i, **of_target)
     return resolve(task, None, network.labels)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -17,16 +17,13 @@ from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Snapshot
 from lit_viz.errors import ChangedInput, LitVizError, require
 from lit_viz.images.rendering import MAGNIFIED, difference
-from lit_viz.methods.photographs import TILING, AttackTraining, check_goal, resolve
+from lit_viz.methods.photographs import AttackTraining, check_goal, resolve
 from lit_viz.networks import Network
 from lit_viz.optim import Evaluation, State
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.records import UniversalRecord
 from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device, to_list
-
-#: Option of a photograph's task: it is not trained on.
-HELD_OUT = "held_out"
 
 _CHUNK = 16  # photographs that are verified at once
 
@@ -111,6 +108,7 @@ class UniversalPerturbation(AttackTraining):
     presentation = "lit_viz.presentations.universal_perturbation.UniversalPerturbationPresentation"
     verifier = "lit_viz.evidence.universal_perturbation.UniversalPerturbationVerifier"
     can_shard = False
+    completed = ("attack",)
     attack: Universal
 
     def __init__(
@@ -124,7 +122,6 @@ class UniversalPerturbation(AttackTraining):
     ) -> None:
         require(0 <= held_out < 1, "held_out must be at least 0 and less than 1", held_out)
         super().__init__(network, attack or Universal(), views, **options)
-        self.record_argument("attack", self.attack)
         self.held_out = held_out
         if not self.network.bands.are_pictures:
             raise LitVizError("a universal perturbation requires pictures in gray or RGB, got a network of other bands")
@@ -137,10 +134,10 @@ class UniversalPerturbation(AttackTraining):
 
     def expand_tasks(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return a task per target and radius for all photographs, unless the tasks list their photographs."""
-        if all("photographs" in task.options for task in tasks):
+        if all(task.photographs is not None for task in tasks):
             return tasks
         self.check_photographs(tasks)
-        if any(TILING in task.options for task in tasks):
+        if any(task.tiling is not None for task in tasks):
             raise LitVizError("tile does not apply to universal perturbations: leave it out", argument="tile")
         return universal_tasks(tasks, self.held_out)
 
@@ -163,7 +160,7 @@ class UniversalPerturbation(AttackTraining):
             return self._photographs[task.index]
         tasks: list[Task] = []
         pixels, logits, failed = [], [], []
-        for fields in task.options["photographs"]:
+        for fields in task.photographs or ():
             photograph = Task(**fields)
             try:
                 image = super().start(photograph)
@@ -183,7 +180,7 @@ class UniversalPerturbation(AttackTraining):
         counted = ~is_adversarial(all_logits, goal, targeted)
         trained_on: list[int] = []
         for index, photograph in enumerate(tasks):
-            if counted[index] and not photograph.options.get(HELD_OUT):
+            if counted[index] and not photograph.held_out:
                 trained_on.append(index)
         if not trained_on:
             reason = ""
@@ -334,16 +331,16 @@ def universal_tasks(photographs: Sequence[Task], held_out: float = 0.0) -> list[
 
     Photographs that are listed once per radius are counted once.
     """
-    radii = list(dict.fromkeys(task.options["eps"] for task in photographs if "eps" in task.options))
+    radii = list(dict.fromkeys(task.eps for task in photographs if task.eps is not None))
     if radii:
-        photographs = [_without_radius(task) for task in photographs if task.options.get("eps") == radii[0]]
+        photographs = [replace(task, eps=None) for task in photographs if task.eps == radii[0]]
     seed = photographs[0].seed
     targets: dict[int | None, str | None] = {}
     for task in photographs:
-        rule = task.options.get("target")
+        rule = task.rule
         if rule not in (None, "none"):
             raise LitVizError(f"targets of a universal attack must be one class for all photographs, got {rule}")
-        if "error" not in task.options:
+        if task.error is None:
             targets[task.target] = task.target_name
     tasks: list[Task] = []
     for target, target_name in targets.items():
@@ -352,22 +349,12 @@ def universal_tasks(photographs: Sequence[Task], held_out: float = 0.0) -> list[
             target_name = None
         else:
             name = f"universal {target_name}"
-        members = [task for task in photographs if "error" in task.options or task.target == target]
-        rows = [asdict(member) for member in _hold_out(members, held_out, seed)]
-        for radius in radii or [None]:
-            options: dict[str, Any] = {"photographs": rows}
-            if radius is not None:
-                options["eps"] = radius
-            tasks.append(
-                Task(len(tasks), name, seed + len(tasks), target=target, target_name=target_name, options=options)
-            )
+        members = [task for task in photographs if task.error is not None or task.target == target]
+        rows = [member.to_dict() for member in _hold_out(members, held_out, seed)]
+        for radius in radii or (None,):
+            task = Task(len(tasks), name, seed + len(tasks), target, target_name, photographs=rows, eps=radius)
+            tasks.append(task)
     return tasks
-
-
-def _without_radius(task: Task) -> Task:
-    options = dict(task.options)
-    options.pop("eps", None)
-    return replace(task, options=options)
 
 
 def _hold_out(photographs: Sequence[Task], fraction: float, seed: int) -> list[Task]:
@@ -376,15 +363,12 @@ def _hold_out(photographs: Sequence[Task], fraction: float, seed: int) -> list[T
     held_out = set(order[: round(fraction * len(photographs))])
     marked: list[Task] = []
     for index, task in enumerate(photographs):
-        options = dict(task.options)
-        if index in held_out:
-            options[HELD_OUT] = True
-        marked.append(replace(task, index=index, options=options))
+        marked.append(replace(task, index=index, held_out=True if index in held_out else None))
     return marked
 
 
 def _common_fields(task: Task) -> dict[str, Any]:
-    held_out = bool(task.options.get(HELD_OUT))
+    held_out = bool(task.held_out)
     return {"index": task.index, "name": task.name, "source": task.source, "held_out": held_out}
 
 

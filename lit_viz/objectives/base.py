@@ -101,9 +101,6 @@ def copied(objective: Objective) -> Objective:
     terms = getattr(objective, "terms", None)
     if terms is not None:
         copy.terms = [copied(term) for term in terms]  # type: ignore[attr-defined]
-        vars(copy)["_recorded_arguments"] = {**objective.arguments, "terms": copy.terms}  # type: ignore[attr-defined]
-    else:
-        vars(copy)["_recorded_arguments"] = objective.arguments
     return copy
 
 
@@ -116,6 +113,8 @@ def evaluate_objective(objective: Objective, outputs: Outputs) -> Tensor:
 
 class _Composed(Objective):
     """Base class of combinations of objectives."""
+
+    completed = ("terms",)
 
     def __init__(self, terms: Sequence[Objective]) -> None:
         self.terms = list(terms)

@@ -47,6 +47,7 @@ class LayerObjective(Objective):
     """
 
     reads_logits = False
+    completed = ("layer",)
 
     def __init__(self, layer: str | nn.Module, axis: Axis | None = None) -> None:
         self.layer: str = layer  # type: ignore[assignment]  # a module until it is bound
@@ -60,7 +61,6 @@ class LayerObjective(Objective):
 
     def bind(self, network: Network) -> None:
         self.layer = layer_name(self.layer, network.original)
-        self.record_argument("layer", self.layer)
         layer_layout = layout(network, self.layer)
         self._check_layout(layer_layout)
         self._prefix = layer_layout.prefix

@@ -82,7 +82,7 @@ class LearningRate(Part, ABC):
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         """Return the base rate per slot: the task's option ``lr`` if it has one, as in a sweep."""
-        rates = [float(task.options.get("lr", self.lr)) for task in tasks]
+        rates = [float(self.lr if task.lr is None else task.lr) for task in tasks]
         return {"lr": to_device(rates, x.device, torch.float64)}
 
     def __call__(self, state: State) -> Tensor:

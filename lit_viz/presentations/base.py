@@ -144,8 +144,8 @@ class Presentation(ABC):
         """Return the name of a task in captions."""
         texts = [label_with_target(task.name, task.target_name)]
         for key, text in self.task_options.items():
-            if key in task.options:
-                texts.append(text.format(task.options[key]))
+            if (value := getattr(task, key)) is not None:
+                texts.append(text.format(value))
         return ", ".join(texts)
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:

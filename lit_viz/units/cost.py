@@ -7,7 +7,8 @@ from math import prod
 from typing import Any
 
 from lit_viz.launch.cost import format_cost, run_cost
-from lit_viz.launch.methods import COMMANDS, method_form
+from lit_viz.launch.methods import method_form
+from lit_viz.launch.specs import METHODS
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network
@@ -40,7 +41,7 @@ def cost_text(
         selection: dict[str, Any] = {"layer": layer, "channel": channel, "axis": axis, "config": config}
         if iterations is not None:
             selection["iterations"] = iterations
-        module, tasks, _ = method_form(COMMANDS["visualize"], selection, network).build(network)
+        module, tasks = method_form(METHODS["visualize"], selection, network).build(network)
         assert isinstance(module, ClassVisualization)
         costs.append(run_cost(module, tasks))
         count = len(parse_channels(channel, by_layer[layer].channels))

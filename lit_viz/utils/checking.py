@@ -8,7 +8,7 @@ import math
 import numbers
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -71,13 +71,15 @@ def check_types(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
         LitVizError: an argument is unknown, or has another type than annotated.
     """
     names, hints = _parameters(function)
-    keywords = _keywords(function)
-    for name in kwargs:
-        if keywords is not None and name not in keywords:
-            message = f"{name} is not an argument of {function.__qualname__.removesuffix('.__init__')}"
-            raise LitVizError(f"{message}{did_you_mean(name, keywords)}", argument=name)
-    given = [*zip(names, args, strict=False), *kwargs.items()]
-    for name, value in given:
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    check_values(function.__qualname__.removesuffix(".__init__"), given, hints, _keywords(function))
+
+
+def check_values(owner: str, given: Mapping[str, Any], hints: Mapping[str, Any], known: Collection[str] | None) -> None:
+    """Check values by name: their names, if all are known, and their types; errors of :func:`check_types`."""
+    for name, value in given.items():
+        if known is not None and name not in known:
+            raise LitVizError(f"{name} is not an argument of {owner}{did_you_mean(name, known)}", argument=name)
         if name in hints and not matches(value, hints[name]):
             near = did_you_mean(value, choices_of(hints[name])) if isinstance(value, str) else ""
             message = f"{name} must be {described(hints[name])}, got {value_text(value)}{near}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ParamSpec, TypeGuard, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, ParamSpec, TypeGuard, TypeVar, get_args, get_origin
 
 from lit_viz.errors import LitVizError, did_you_mean, find_part, first_line
-from lit_viz.utils.checking import check_types, hints_of_function, shortened, types_of
+from lit_viz.utils.checking import check_values, hints_of_function, shortened, types_of
 from lit_viz.utils.imports import current_folder_importable
 
 P = ParamSpec("P")
@@ -26,82 +26,81 @@ _MOST_VALUES = 4096
 _RECORDED = "_recorded_arguments"
 
 
+def _cached(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that keeps its results; for type checkers, abstract classes can't be arguments of a cache."""
+    return functools.cache(function)  # type: ignore[return-value]
+
+
 class Part:
     """Base class of objects that record the arguments of their constructor.
 
-    Subclasses need no code for it: the constructor that a call reaches first is recorded, with its defaults. The types
-    of arguments are checked (:func:`~lit_viz.utils.checking.check_types`).
+    Subclasses need no code for it: the arguments of the call are bound to the parameters before the constructor runs,
+    with their defaults, and their types are checked (:func:`~lit_viz.utils.checking.check_values`).
+
+    Attributes:
+        completed: arguments that the constructor or ``bind`` replaces by an equivalent one, such as a module by its
+            name: they are the attributes of the same names.
     """
 
-    def __new__(cls: type[PartT], *args: Any, **kwargs: Any) -> PartT:
-        """Check the arguments of a dataclass: its constructor is made after the class."""
-        part = object.__new__(cls)
-        if is_dataclass(cls) and (args or kwargs):
-            check_types(cls.__init__, (part, *args), kwargs)
-        return part
+    completed: ClassVar[tuple[str, ...]] = ()
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "__init__" in vars(cls):
-            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+    def __new__(cls: type[PartT], *args: Any, **kwargs: Any) -> PartT:
+        """Record and check the arguments. A copy is made without any, and then receives the attributes."""
+        part = object.__new__(cls)
+        try:
+            bound = _signature(cls).bind(part, *args, **kwargs)
+        except TypeError:  # which the constructor raises, unless the name of an argument is wrong
+            check_values(cls.__name__, kwargs, hints_of(cls), _keywords(cls))
+            return part
+        check_values(cls.__name__, _by_name(bound), hints_of(cls), _keywords(cls))
+        if not is_dataclass(cls):
+            bound.apply_defaults()
+            vars(part)[_RECORDED] = _by_name(bound)
+        return part
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments by name, including ``**options``; of a dataclass its fields."""
-        recorded = vars(self).get(_RECORDED)
-        if recorded is not None:
-            return dict(recorded)
         if is_dataclass(self):
             return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
-        return {}
-
-    def on_constructed(self) -> None:
-        """Hook called after the constructor."""
-
-    def record_argument(self, name: str, value: Any) -> None:
-        """Replace a recorded argument by an equivalent one, such as a module by its name in a network, or None by
-        the default."""
-        recorded = vars(self).get(_RECORDED, {})
-        if name in recorded or name in constructor_parameters(type(self)):
-            recorded[name] = value
+        arguments = dict(vars(self).get(_RECORDED, {}))
+        for name in self.completed:
+            if name in arguments:
+                arguments[name] = getattr(self, name)
+        return arguments
 
     def with_arguments(self: PartT, **changes: Any) -> PartT:
         """Return a new part of the same class, with these arguments changed."""
         return type(self)(**{**self.arguments, **changes})
 
 
-def _recording(constructor: Callable[..., None]) -> Callable[..., None]:
-    """Return a constructor that records its arguments, unless it is called by that of a subclass."""
-    signature = inspect.signature(constructor)
-
-    @functools.wraps(constructor)
-    def wrapper(self: Part, *args: Any, **kwargs: Any) -> None:
-        if type(self).__init__ is wrapper:
-            vars(self)[_RECORDED] = _bound(signature, self, args, kwargs)
-        check_types(constructor, (self, *args), kwargs)
-        constructor(self, *args, **kwargs)
-        if type(self).__init__ is wrapper:
-            self.on_constructed()
-
-    return wrapper
-
-
-def _bound(signature: inspect.Signature, part: Part, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name; empty for a call that the constructor rejects."""
-    try:
-        bound = signature.bind(part, *args, **kwargs)
-    except TypeError:
-        return {}
-    bound.apply_defaults()
-    _, *names = bound.arguments
+def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """Return the arguments of a constructor by name, including ``**options``; lists are copied."""
     arguments: dict[str, Any] = {}
-    for name in names:
-        value = bound.arguments[name]
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+    for name, value in list(bound.arguments.items())[1:]:
+        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
             arguments |= value
         else:
             arguments[name] = list(value) if isinstance(value, list) else value
     return arguments
+
+
+@_cached
+def _signature(kind: Any) -> inspect.Signature:
+    if kind.__init__ is object.__init__:  # which names *args and **kwargs
+        return inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])
+    return inspect.signature(kind.__init__)
+
+
+@_cached
+def _keywords(kind: Any) -> Collection[str] | None:
+    """Return the names of the arguments of a class; None if it takes any."""
+    constructors = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base) and base is not object]
+    for constructor in constructors:
+        parameters = inspect.signature(constructor).parameters.values()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return {*constructor_parameters(kind), *_signature(kind).parameters}  # with *args
+    return None if constructors else ()
 
 
 def plain_arguments(value: Any) -> Any:
@@ -141,11 +140,6 @@ def _plain_part(part: Part) -> Any:
 
 def _count(array: Any) -> int:
     return int(array.numel() if hasattr(array, "numel") else array.size)
-
-
-def _cached(function: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that keeps its results; for type checkers, abstract classes can't be arguments of a cache."""
-    return functools.cache(function)  # type: ignore[return-value]
 
 
 def import_path(thing: Any) -> str | None:

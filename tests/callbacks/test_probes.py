@@ -33,7 +33,7 @@ from lit_viz.callbacks.probes import Probe
 from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_figure, epoch_folder
-from lit_viz.launch.methods import COMMANDS, read_config
+from lit_viz.launch.methods import METHODS, read_config
 from lit_viz.networks.isolation import eager_copy
 from lit_viz.outputs import Region
 from lit_viz.runs.folder import FolderStorage
@@ -544,7 +544,7 @@ def test_a_trainer_of_the_package_lightning_takes_probes(tmp_path: Path) -> None
 
 def test_the_recipe_of_small_images_is_that_of_the_configuration_but_for_the_weight_of_the_prior() -> None:
     network = lv.load_network(Net(), size=8, labels=NAMES)
-    configured = read_config(COMMANDS["visualize"], "small").build_module(network).plain_arguments()
+    configured = read_config(METHODS["visualize"], "small").build_module(network).plain_arguments()
     probe = lv.callbacks.ClassVisualizationProbe(["two"], iterations=7)
     arguments = probe.method(network).plain_arguments()
     for name in ("parameterization", "step_rule", "transforms", "views", "residual_gradient", "picture"):

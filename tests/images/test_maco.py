@@ -14,7 +14,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import MACO, Canvas, Noise, RandomCrop, encoding_error
 from lit_viz.images.reading import encode_png, read_photograph
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.methods.recipes import PictureOptions
 from lit_viz.networks import Network
 from lit_viz.optim import NAdam
 from lit_viz.rng import Draws, Key

@@ -19,7 +19,7 @@ from lit_viz.attacks.norms import parse_radius
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
 from lit_viz.images.reading import read_png
-from lit_viz.launch.methods import COMMANDS, method_form
+from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.networks import Network
 from lit_viz.objectives import DLR
 from lit_viz.outputs import load_network
@@ -260,7 +260,7 @@ def test_the_images_of_the_configuration_are_named(
 
 def test_the_module_is_that_of_the_attack() -> None:
     for attack, kind in {"pgd": lv.AdversarialExample, "universal": lv.UniversalPerturbation}.items():
-        form = method_form(COMMANDS["attack"], {"images": "x", "attack": attack})
+        form = method_form(METHODS["attack"], {"images": "x", "attack": attack})
         assert form.module_class is kind
 
 
@@ -406,7 +406,7 @@ def test_a_radius_may_be_any_fraction() -> None:
     with pytest.raises(LitVizError, match="the denominator of a radius must not be 0, got 4/0"):
         parse_radius("4/0")
     with pytest.raises(LitVizError, match=r"eps must be numbers such as 0.0157 or 4/255, got 'a/b'"):
-        method_form(COMMANDS["attack"], {"attack": "pgd", "eps": "a/b"})
+        method_form(METHODS["attack"], {"attack": "pgd", "eps": "a/b"})
 
 
 def test_results_of_stronger_attacks_are_kept(smooth: Network, tmp_path: Path) -> None:

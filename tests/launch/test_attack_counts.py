@@ -13,7 +13,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.errors import LitVizError
-from lit_viz.launch.methods import COMMANDS, method_form
+from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
@@ -88,7 +88,7 @@ def test_a_universal_run_is_named_by_its_target(
 
 
 def test_a_universal_run_keeps_a_part_of_the_residual_gradient(smooth: Network) -> None:
-    form = method_form(COMMANDS["attack"], {"images": "x", "attack": "universal", "residual_gradient": 0.5})
+    form = method_form(METHODS["attack"], {"images": "x", "attack": "universal", "residual_gradient": 0.5})
     module = form.build_module(smooth)
     assert isinstance(module, UniversalPerturbation)
     assert module.residual_gradient == 0.5

@@ -23,7 +23,7 @@ from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.launch.form import Form
-from lit_viz.launch.methods import COMMANDS, method_form
+from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.launch.options import RunOptions
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.networks import Network
@@ -179,13 +179,13 @@ MODULES: dict[str, Callable[[Network], ImageTraining]] = {
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_read_back_from_yaml(name: str, smooth: Network) -> None:
     module = MODULES[name](smooth)
-    form = Form.of(module, TaskQueue([Task(0, "one", 3)]), {})
+    form = Form.of(module, TaskQueue([Task(0, "one", 3)]), RunOptions())
     again = Form.of_mapping(parse_yaml(form.to_yaml(), "text"), "text")
     built = again.build_module(smooth)
     assert type(built) is type(module)
     assert built.network is smooth
     assert built.plain_arguments() == module.plain_arguments()
-    assert Form.of(built, again.build_tasks(smooth), {}) == form
+    assert Form.of(built, again.build_tasks(smooth), RunOptions()) == form
 
 
 @pytest.fixture
@@ -211,16 +211,16 @@ QUEUES: dict[str, Callable[[Network, list[Path]], TaskQueue]] = {
 @pytest.mark.parametrize("name", QUEUES)
 def test_a_queue_is_read_back_from_yaml(name: str, smooth: Network, files: list[Path]) -> None:
     queue = QUEUES[name](smooth, files)
-    form = Form.of(SaliencyMap(smooth), queue, {})
+    form = Form.of(SaliencyMap(smooth), queue, RunOptions())
     again = Form.of_mapping(parse_yaml(form.to_yaml(), "text"), "text").build_tasks(smooth)
     assert type(again) is type(queue)
     assert list(again.tasks) == list(queue.tasks)
-    assert Form.of(SaliencyMap(smooth), again, {}).tasks == form.tasks
+    assert Form.of(SaliencyMap(smooth), again, RunOptions()).tasks == form.tasks
 
 
 def test_a_queue_of_arrays_names_their_places(smooth: Network) -> None:
     queue = lv.ImageTasks(smooth, torch.rand(2, 3, 16, 16), target=[1, 2])
-    form = Form.of(SaliencyMap(smooth), queue, {})
+    form = Form.of(SaliencyMap(smooth), queue, RunOptions())
     assert form.tasks["init_args"]["images"] == ["array:0", "array:1"]
     again = Form.of_mapping(parse_yaml(form.to_yaml(), "text"), "text").build_tasks(smooth)
     assert list(again.tasks) == list(queue.tasks)
@@ -286,7 +286,7 @@ def test_a_name_of_several_parts_names_the_dotted_forms() -> None:
 def test_the_only_method_may_be_named(name: str) -> None:
     form = form_of("saliency", method="smoothgrad", **{name: 0.2})
     assert plain(form)["module"]["init_args"]["method"]["init_args"] == {"sigma": 0.2}
-    command = COMMANDS["saliency"]
+    command = METHODS["saliency"]
     values = parse_method(command, ["packaged:chelsea", "--method", "smoothgrad", f"--{name}", "0.2"])
     assert method_form(command, values).module["init_args"]["method"]["init_args"] == {"sigma": 0.2}
 
@@ -382,8 +382,8 @@ def test_the_recorded_form_is_read_back(tmp_path: Path, smooth: Network) -> None
     assert form.tasks["init_args"]["vary"] == {"eps": pytest.approx([1 / 255, 9 / 255])}
     lv.visualize(smooth, [1, "date"], iterations=2, views=1, lr=[0.1, 0.2], out=tmp_path / "two", wandb="disabled")
     form = Form.read(tmp_path / "two" / "config.yaml")
-    module, tasks, arguments = form.build(smooth)
-    again = Form.of(module, tasks, RunOptions(**arguments).recorded())
+    module, tasks = form.build(smooth)
+    again = Form.of(module, tasks, form.options())
     assert yaml.safe_load(again.to_yaml()) == recorded(tmp_path / "two")
     assert [task.target for task in tasks.tasks] == [1, 1, 3, 3]
 
@@ -473,7 +473,7 @@ def test_a_resume_enters_no_parser(tmp_path: Path, smooth: Network, monkeypatch:
 def test_the_default_parts_are_those_of_the_modules(smooth: Network) -> None:
     """Left out or named, by a keyword or by the constructor."""
     image = {"images": "packaged:chelsea"}
-    attack, saliency = COMMANDS["attack"], COMMANDS["saliency"]
+    attack, saliency = METHODS["attack"], METHODS["saliency"]
     made = AdversarialExample(smooth)
     for values in (image, image | {"attack": "normalized_ascent"}):
         assert method_form(attack, values).build_module(smooth).plain_arguments()["attack"] == plain_arguments(
@@ -684,7 +684,7 @@ def _own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_own_tasks_of_a_configuration_are_kept(tmp_path: Path, smooth: Network) -> None:
     section = {"class_path": "own_tasks.Numbered", "init_args": {"count": 2}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"tasks": section}))
-    command, config = COMMANDS["visualize"], str(tmp_path / "own.yaml")
+    command, config = METHODS["visualize"], str(tmp_path / "own.yaml")
     form = method_form(command, parse_method(command, ["--config", config, "--seed", "5"]))
     assert [(task.target, task.seed) for task in form.build_tasks(smooth).tasks] == [(0, 5), (1, 6)]
     with pytest.raises(LitVizError, match="channel is not an argument of"):
@@ -697,9 +697,9 @@ def test_the_tasks_of_a_recorded_queue_are_kept(tmp_path: Path, smooth: Network)
     module = ClassVisualization(smooth, iterations=1)
     queue = TaskQueue([Task(0, "one", 3, target=1), Task(1, "two", 4, target=2)])
     lv.run(module, queue, tmp_path / "run", logger="none")
-    form = method_form(COMMANDS["visualize"], {"config": tmp_path / "run" / "config.yaml"})
+    form = method_form(METHODS["visualize"], {"config": tmp_path / "run" / "config.yaml"})
     assert list(form.build_tasks(smooth).tasks) == list(queue.tasks)
-    form = method_form(COMMANDS["visualize"], {"config": tmp_path / "run" / "config.yaml", "target": [4]})
+    form = method_form(METHODS["visualize"], {"config": tmp_path / "run" / "config.yaml", "target": [4]})
     assert [task.target for task in form.build_tasks(smooth).tasks] == [4]
 
 

@@ -16,7 +16,7 @@ from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.cli import COMMAND_NAMES
 from lit_viz.commands import SHOWN, command_parser, function_parser, help_text, parse_method
 from lit_viz.errors import LitVizError
-from lit_viz.launch.methods import COMMANDS, method_form, read_config
+from lit_viz.launch.methods import METHODS, method_form, read_config
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.utils.yaml_files import config_folder
@@ -36,7 +36,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
 
 
-@pytest.mark.parametrize("method", COMMANDS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_help_shows_the_options_of_most_runs(method: str) -> None:
     text = help_text(method)
     assert max(map(len, text.splitlines())) <= 100
@@ -47,7 +47,7 @@ def test_the_help_shows_the_options_of_most_runs(method: str) -> None:
     assert len(every) == len(set(every))
 
 
-@pytest.mark.parametrize("method", COMMANDS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_help_names_existing_options(method: str) -> None:
     parser = command_parser(method)
     known = {option for action in parser._actions for option in action.option_strings}
@@ -66,14 +66,14 @@ def test_the_example_is_parsed(name: str) -> None:
     (example,) = re.findall(r"^Example: lit-viz (.*?)(?:\n\n|\Z)", help_text(name), re.MULTILINE | re.DOTALL)
     command, *words = shlex.split(example.partition(" > ")[0])
     assert command == name
-    values = parse_method(COMMANDS[name], words) if name in COMMANDS else function_parser(name).values(words)
+    values = parse_method(METHODS[name], words) if name in METHODS else function_parser(name).values(words)
     assert values
 
 
-@pytest.mark.parametrize("method", COMMANDS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_help_has_the_defaults_of_the_configuration(method: str) -> None:
     text = " ".join(help_text(method).split())
-    form = read_config(COMMANDS[method], None)
+    form = read_config(METHODS[method], None)
     for name in ("iterations", "views", "slots"):
         if name in form.module["init_args"]:
             assert re.search(rf"--{name} \w+ [^\[]*\[{form.module['init_args'][name]}\]", text), name
@@ -95,7 +95,7 @@ def test_the_options_of_a_part_follow_its_name() -> None:
 def test_the_help_names_all_methods_attacks_and_configurations() -> None:
     assert {*ATTRIBUTIONS} <= set(re.findall(r"\w+", help_text("saliency")))
     assert {*ATTACKS} <= set(re.findall(r"\w+", help_text("attack")))
-    for method in COMMANDS:
+    for method in METHODS:
         words = set(re.findall(r"\w+", help_text(method)))
         assert {path.stem for path in (config_folder() / method).glob("*.yaml")} <= words
 
@@ -113,16 +113,16 @@ def test_no_description_refers_to_another_function() -> None:
 def test_options_of_several_methods_have_dotted_names() -> None:
     words = ["x.png", "--method", "smoothgrad,rise,occlusion", "--method.smoothgrad.sigma", "0.3"]
     values = parse_method(
-        COMMANDS["saliency"], [*words, "--method.occlusion.window", "8", "--method.occlusion.stride=4"]
+        METHODS["saliency"], [*words, "--method.occlusion.window", "8", "--method.occlusion.stride=4"]
     )
-    form = method_form(COMMANDS["saliency"], values)
+    form = method_form(METHODS["saliency"], values)
     arguments = [part["init_args"] for part in form.module["init_args"]["method"]]
     assert arguments == [{"sigma": 0.3}, {}, {"window": 8, "stride": 4}]
     with pytest.raises(LitVizError, match=r"--method.rise.sigma"):
-        parse_method(COMMANDS["saliency"], [*words, "--method.rise.sigma", "0.3"])
+        parse_method(METHODS["saliency"], [*words, "--method.rise.sigma", "0.3"])
 
 
-PACKAGED = [(method, path.stem) for method in COMMANDS for path in sorted((config_folder() / method).glob("*.yaml"))]
+PACKAGED = [(method, path.stem) for method in METHODS for path in sorted((config_folder() / method).glob("*.yaml"))]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def small() -> Network:
 
 @pytest.mark.parametrize(("method", "config"), PACKAGED)
 def test_every_packaged_configuration_is_parsed_and_built(method: str, config: str, small: Network) -> None:
-    command = COMMANDS[method]
+    command = METHODS[method]
     words = ["--config", config]
     if method == "visualize" and config in _LAYERS:
         words += ["--layer", "3", *([] if config == "deepdream" else ["--channel", "1"])]
@@ -144,10 +144,10 @@ def test_every_packaged_configuration_is_parsed_and_built(method: str, config: s
         assert form.module_class
         assert form.tasks_class
         return
-    module, tasks, arguments = form.build(small)
+    module, tasks = form.build(small)
     assert type(module) is form.module_class
     assert tasks.tasks
-    assert "out" not in arguments
+    assert form.options().out is None
 
 
 @pytest.mark.parametrize(

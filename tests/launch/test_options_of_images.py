@@ -10,9 +10,9 @@ import yaml
 from lit_viz.commands import parse_method
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
-from lit_viz.launch.methods import COMMANDS, method_form
+from lit_viz.launch.methods import METHODS, method_form
 
-ATTACK = COMMANDS["attack"]
+ATTACK = METHODS["attack"]
 
 
 def parsed(*words: str) -> dict[str, Any]:

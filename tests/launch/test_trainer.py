@@ -256,8 +256,7 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
     lv.visualize(smooth, [1], iterations=1, out=folder, wandb="disabled")
     stored = FolderStorage.open(folder)
     form = changed_form(stored, stored_form(stored), {"trainer": {"devices": 2, "accelerator": "cpu"}})
-    module, tasks, arguments = form.build_module(smooth), stored_tasks(stored, form, smooth), form.run_arguments()
-    options = RunOptions(**arguments)
+    module, tasks, options = form.build_module(smooth), stored_tasks(stored, form, smooth), form.options()
     joined: list[Any] = []
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     monkeypatch.setattr(execute_module, "build_trainer", lambda *_: trainer)

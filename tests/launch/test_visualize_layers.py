@@ -16,7 +16,7 @@ from PIL import Image
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.launch.methods import parse_place
+from lit_viz.launch.units import parse_place
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network
 from lit_viz.objectives import Objective, Outputs

@@ -127,7 +127,7 @@ def test_a_radius_in_the_unit_of_files_at_every_door(tmp_path: Path) -> None:
     varied = lv.ImageTasks(network, source, vary={"eps": ["20 file"]})
     assert single.records[0].eps == several.records[0].eps == instance.records[0].eps == 0.002
     assert several.records[1].eps == 0.01
-    assert varied.tasks[0].options["eps"] == 0.002
+    assert varied.tasks[0].eps == 0.002
     assert single.records[0].settings["eps_file"] == pytest.approx(20)
     assert radius_text(single.records[0]) == "0.51/255 (20 file)"
 

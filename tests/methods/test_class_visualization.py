@@ -24,7 +24,7 @@ from lit_viz.images import (
     Rotate,
 )
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.methods.recipes import PictureOptions
 from lit_viz.networks import Network
 from lit_viz.objectives import Logit
 from lit_viz.optim import SGD, Adam, Evaluation, NormalizedAscent, StepRule

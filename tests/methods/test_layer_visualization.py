@@ -14,7 +14,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images import Clamp, Fourier, GaussianBlur, Noise, Pixels, RandomCrop, Roll, TotalVariation
 from lit_viz.images.canvas import Octaves, join_group, split_group
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.methods.recipes import PictureOptions
 from lit_viz.networks import Network
 from lit_viz.objectives import Channel, Diversity, Layer, Objective, Outputs
 from lit_viz.optim import Adam, NormalizedAscent
@@ -263,7 +263,7 @@ def test_a_photograph_keeps_its_detail_through_the_octaves(smooth: Network, trai
 
 def test_late_tasks_do_not_mix_octaves(smooth: Network, train: Train) -> None:
     """Tasks of different length, two at a time, see their canvas as each does alone."""
-    tasks = [replace(task, options={**task.options, "iterations": 3 + task.index}) for task in of_channels(0, 1, 2, 3)]
+    tasks = [replace(task, iterations=3 + task.index) for task in of_channels(0, 1, 2, 3)]
     options: dict[str, Any] = {"picture": PictureOptions(octaves=Octaves(2), native=True), "iterations": 6}
     together = train(method(smooth, slots=2, **options), tasks, precision="64-true")
     for task in tasks:

@@ -51,9 +51,9 @@ def test_contrasted_classes_follow_the_target() -> None:
     runner_up = Task(0, "photo", 0, target=2, label=2, options={"against": "runner-up"})
     assert needs_logits(runner_up)
     done = resolve(runner_up, LOGITS, NAMES)
-    assert (done.options["against"], done.target_name) == (4, "cherry vs. elder")
+    assert (done.against, done.target_name) == (4, "cherry vs. elder")
     assert resolve(done, LOGITS, NAMES) == done
-    assert resolve(replace(runner_up, target=1), LOGITS, NAMES).options["against"] == 2
+    assert resolve(replace(runner_up, target=1), LOGITS, NAMES).against == 2
     with pytest.raises(LitVizError, match="another class than the target, got cherry for both"):
         resolve(replace(runner_up, options={"against": 2}), None, NAMES)
 

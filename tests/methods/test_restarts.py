@@ -17,7 +17,7 @@ from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise, Pixels
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.methods.recipes import PictureOptions
 from lit_viz.networks import Network
 from lit_viz.objectives import Channel, Logit, LogProbability
 from lit_viz.optim import Adam

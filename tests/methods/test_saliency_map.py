@@ -176,7 +176,9 @@ def test_several_methods_run_one_after_another(smooth: Network, train: Train) ->
     ]
     memory = train(module(smooth, [Gradient(), SmoothGrad()]), tasks)
     assert [memory.results[i].record.iterations for i in range(6)] == [1, 1, 1, 128, 128, 128]
-    alone = train(module(smooth, SmoothGrad()), [Task(1, "i1", 1, target=1, options=tasks[4].options)])
+    alone = train(
+        module(smooth, SmoothGrad()), [Task(1, "i1", 1, target=1, image=tasks[4].image, method=tasks[4].method)]
+    )
     torch.testing.assert_close(memory.results[4].array, alone.results[1].array, rtol=1e-4, atol=1e-6)
 
 
@@ -238,7 +240,7 @@ def test_a_resumed_run_is_bit_equal(smooth: Network, train: Train, tmp_path: Pat
         return module(smooth, method_of(name), iterations=None if name == "gradient" else 11)
 
     tasks = queue(method=name, target="label")
-    tasks = [Task(t.index, t.name, t.seed, label_source="predicted", options=t.options) for t in tasks]
+    tasks = [Task(t.index, t.name, t.seed, label_source="predicted", image=t.image, method=t.method) for t in tasks]
     undisturbed = train(fresh(), tasks)
     with pytest.raises(RuntimeError, match="killed"):
         train(fresh(), tasks, [Dies(tmp_path / "last.ckpt", every_steps=2)])

@@ -60,7 +60,7 @@ def test_tasks_of_several_methods_are_ordered_by_method() -> None:
     module = SaliencyMap(FRUIT, method=["gradient", "smoothgrad"])
     tasks = queue("packaged:chelsea") + [replace(task, index=1) for task in queue("packaged:coffee")]
     expanded = module.expand_tasks(tasks)
-    described = [(task.index, task.name, task.options["method"]) for task in expanded]
+    described = [(task.index, task.name, task.method) for task in expanded]
     assert described == [
         (0, "chelsea", "gradient"),
         (1, "coffee", "gradient"),
@@ -79,7 +79,7 @@ def test_tasks_of_several_methods_are_ordered_by_method() -> None:
 def test_tasks_are_ordered_by_photograph(tmp_path: Path) -> None:
     folder = make(tmp_path, "a/x.jpg", "b/x.jpg")
     tasks = queue(folder, target=["cherry", "label", 0], seed=40)
-    assert [(t.index, t.name, t.seed, t.target, t.target_name, t.options.get("target")) for t in tasks] == [
+    assert [(t.index, t.name, t.seed, t.target, t.target_name, t.rule) for t in tasks] == [
         (0, "a/x", 40, 2, "cherry", None),
         (1, "a/x", 41, None, None, "label"),
         (2, "a/x", 42, 0, "apple", None),
@@ -95,9 +95,9 @@ def test_tasks_are_ordered_by_photograph(tmp_path: Path) -> None:
 def test_without_a_target_it_is_the_label_or_none() -> None:
     (saliency,) = saliency_queue("packaged:chelsea")
     (attack,) = queue("packaged:chelsea")
-    options = {"target": "label", "method": "gradient"}
-    assert (saliency.name, saliency.source, saliency.options) == ("chelsea", "packaged:chelsea", options)
-    assert (attack.target, attack.options) == (None, {"target": "none"})
+    assert (saliency.name, saliency.source) == ("chelsea", "packaged:chelsea")
+    assert (saliency.rule, saliency.method) == ("label", "gradient")
+    assert (attack.target, attack.rule) == (None, "none")
     with pytest.raises(LitVizError, match="target must have at least one value, got none"):
         queue("packaged:chelsea", target=[])
     assert needs_logits(attack)  # its label has to be predicted
@@ -134,7 +134,7 @@ def calls_to_queue(root: Path, count: int) -> tuple[int, int]:
     folder = make(root / "photos", *(f"{i % 50}/{i}.jpg" for i in range(count)))
     labeled, of_folder = calls_of(lambda: queue(folder, IMAGENET, label=table, target=["random", "label"]))
     listed, of_table = calls_of(lambda: queue(table, IMAGENET))
-    assert sum("error" in task.options for task in labeled) == count // 2
+    assert sum(task.error is not None for task in labeled) == count // 2
     assert len(listed) == count
     return of_folder, of_table
 
@@ -194,11 +194,11 @@ def test_only_the_photograph_without_a_label_fails(tmp_path: Path) -> None:
     folder = make(tmp_path, "misc/a.jpg", "9/b.jpg", "date/c.jpg", "chery/d.jpg")
     tasks = queue([folder, "packaged:coffee"], label="folders", target=["apple", "label"], seed=10)
     wrong, misspelt, good, again, misc, packaged = tasks
-    assert [t.options.get("error") for t in (good, again)] == [None, None]
-    assert "b.jpg is no class: class index must be between" in wrong.options["error"]
-    assert "d.jpg is no class: unknown class 'chery'; did you mean 'cherry'?" in misspelt.options["error"]
-    assert "a.jpg is no class: unknown class 'misc'" in misc.options["error"]
-    assert "has no folder with the name of its class" in packaged.options["error"]
+    assert [t.error for t in (good, again)] == [None, None]
+    assert "b.jpg is no class: class index must be between" in wrong.error
+    assert "d.jpg is no class: unknown class 'chery'; did you mean 'cherry'?" in misspelt.error
+    assert "a.jpg is no class: unknown class 'misc'" in misc.error
+    assert "has no folder with the name of its class" in packaged.error
     assert [(t.index, t.seed) for t in tasks] == [(i, 10 + i) for i in range(6)]
     assert (misc.name, misc.source) == ("a", str(tmp_path / "misc" / "a.jpg"))
     assert not any(needs_logits(t) for t in (wrong, misspelt, misc, packaged))
@@ -219,8 +219,8 @@ def test_a_linked_folder_is_called_as_the_link(tmp_path: Path) -> None:
 def test_only_the_photograph_with_an_unwritable_name_fails(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(make(tmp_path, "a.jpg")) + b"/caf\xe9.jpg")).touch()
     good, broken = queue(str(tmp_path))
-    assert "error" not in good.options
-    assert "not UTF-8" in broken.options["error"]
+    assert good.error is None
+    assert "not UTF-8" in broken.error
     assert not needs_logits(broken)
 
 
@@ -237,10 +237,8 @@ def test_labels_from_a_table(tmp_path: Path) -> None:
     table = write(tmp_path / "truth.csv", "file,label\r\na.jpg,76\r\nphotos/b.jpg,n01443537\r\nd.jpg,crane\r\n")
     first, second, third, fourth = saliency_queue(folder, IMAGENET, label=table)
     assert [(t.label, t.label_source, t.target) for t in (first, second)] == [(76, table, 76), (1, table, 1)]
-    assert third.options["error"] == f"{tmp_path / 'photos' / 'c.jpg'} has no label in {table}"
-    assert (
-        "class 'crane' is ambiguous: give one of the indices 134 (crane bird), 517 (crane)" in fourth.options["error"]
-    )
+    assert third.error == f"{tmp_path / 'photos' / 'c.jpg'} has no label in {table}"
+    assert "class 'crane' is ambiguous: give one of the indices 134 (crane bird), 517 (crane)" in fourth.error
 
 
 def test_a_label_that_holds_a_comma(tmp_path: Path) -> None:
@@ -293,9 +291,9 @@ def test_targets_from_a_table(tmp_path: Path) -> None:
     table = write(tmp_path / "wanted.csv", "file,target\na.jpg,cherry\nb.jpg,least-likely\nd.jpg,fig\n")
     first, second, third, fourth = queue(folder, target=table)
     assert (first.target, first.target_name) == (2, "cherry")
-    assert second.options == {"target": "least-likely"}
-    assert third.options["error"].endswith(f"c.jpg has no target in {table}")
-    assert "the target of" in fourth.options["error"]
+    assert second.rule == "least-likely"
+    assert third.error.endswith(f"c.jpg has no target in {table}")
+    assert "the target of" in fourth.error
     both = queue(folder, target=["apple", table])
     assert [(t.name, t.target) for t in both[:4]] == [("a", 0), ("a", 2), ("b", 0), ("b", None)]
 
@@ -308,8 +306,8 @@ def test_a_table_of_photographs_gives_label_and_target(tmp_path: Path) -> None:
     assert message[0] == ("a", 0, table, 2)
     assert message[1][:3] == ("a", 0, table)
     assert message[2:4] == [("b", None, "predicted", 4), ("b", None, "predicted", 1)]
-    assert "the label of" in tasks[4].options["error"]
-    assert "the target of" in tasks[5].options["error"]
+    assert "the label of" in tasks[4].error
+    assert "the target of" in tasks[5].error
     assert message[6] == ("coffee", 3, table, 3)
 
 

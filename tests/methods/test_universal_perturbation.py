@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,9 @@ def task_of(places: Sequence[int], index: int = 0, out: Sequence[int] = (), targ
              options={"image": i, **({"held_out": True} if i in out else {})})
         for i in places
     ]  # fmt: skip
-    return Task(index, "universal", 5 + index, options={"photographs": list(map(asdict, photographs))})
+    return Task(
+        index, "universal", 5 + index, options={"photographs": [photograph.to_dict() for photograph in photographs]}
+    )
 
 
 def module(network: Network, **options: Any) -> UniversalPerturbation:
@@ -146,7 +147,7 @@ def test_records_of_the_photographs_describe_their_files(smooth: Network, train:
 
 def test_a_broken_photograph_is_one_less(smooth: Network, train: Train) -> None:
     task = task_of(range(4))
-    photographs = [*task.options["photographs"]]
+    photographs = [*task.photographs]
     photographs[1] = {**photographs[1], "options": {"error": "it is no picture"}}
     broken = Task(0, "universal", 5, options={"photographs": photographs})
     result = train(module(smooth), [broken]).results[0]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_viz.errors import LitVizError
 from lit_viz.images import Fourier
 from lit_viz.methods import ClassVisualization
-from lit_viz.methods.class_visualization import PictureOptions
+from lit_viz.methods.recipes import PictureOptions
 from lit_viz.networks import Network
 from lit_viz.networks.layers import Layout, layout, layout_of, layouts, prefix_tokens
 from lit_viz.objectives import Channel, Direction, Diversity, Layer, Logit, Neuron, Objective, Outputs
