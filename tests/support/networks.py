@@ -267,3 +267,29 @@ def only_on_the_first() -> Any:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         raise LitVizError("there is no network for the other processes.")
     return smooth_network()
+
+
+class Viewed(nn.Module):
+    """The network of PyTorch's CIFAR-10 tutorial, smaller: ``view`` fails with channels-last activations.
+
+    With ``flattens`` it computes the same by a function that accepts every layout.
+    """
+
+    def __init__(self, flattens: bool = False) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            self.conv1, self.conv2 = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 3)
+            self.norm = nn.BatchNorm2d(8)
+            self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
+            self.pool1, self.pool2 = nn.MaxPool2d(2, 2), nn.MaxPool2d(2, 2)
+            self.fc1, self.fc2 = nn.Linear(8 * 2 * 2, 10), nn.Linear(10, 5)
+            trained(self)
+        self.flattens = flattens
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool1(self.relu1(self.conv1(x)))
+        x = self.pool2(self.relu2(self.norm(self.conv2(x))))
+        x = x.flatten(1) if self.flattens else x.view(-1, 8 * 2 * 2)
+        y: Tensor = self.fc2(self.relu3(self.fc1(x)))
+        return y

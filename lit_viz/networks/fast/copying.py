@@ -54,14 +54,18 @@ class _Rejected(Exception):
     """A step failed or changed the network's function; the message completes a sentence about the network."""
 
 
+class _NoRule(_Rejected):
+    """The network computes something that the rule of the backward does not cover, in every layout."""
+
+
 class _NonDifferentiable(_Rejected):
     """The logits have no gradient with respect to the input."""
 
 
 @dataclass(frozen=True)
 class _CopyOptions:
-    """What a copy is made for; attributes as the arguments of :meth:`~lit_viz.networks.Network.fast`, and the
-    output of the network."""
+    """What a copy is made for; attributes as the arguments of :meth:`~lit_viz.networks.Network.fast`, the output of
+    the network, and whether its images and weights are channels-last."""
 
     output: Output
     keep: frozenset[str]
@@ -70,6 +74,12 @@ class _CopyOptions:
     backprop: Backprop
     residual_gradient: float
     compiled: CompileMode | None
+    channels_last: bool = True
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of the images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
     def fuses(self) -> bool:
@@ -80,7 +90,7 @@ class _CopyOptions:
     def own_kernels(self) -> bool:
         """Whether lit_viz's own kernels are used."""
         computable = self.device.type == "cpu" and self.dtype == torch.float32 and kernels_available()
-        return computable and self.compiled is None and SWITCHES.kernels
+        return computable and self.compiled is None and self.channels_last and SWITCHES.kernels
 
 
 def fast_copy(
@@ -108,7 +118,7 @@ def fast_copy(
         isolation.network_errors_wrapped((2, network.channels, *network.size)),
     ):
         try:
-            return _copy(network, options)
+            return _copy_in_any_layout(network, options)
         except _Rejected as reason:
             if backprop != "plain":
                 method = _METHODS.get(backprop, backprop)
@@ -118,12 +128,25 @@ def fast_copy(
             return _uncopied(network, reason, residual_gradient)
 
 
+def _copy_in_any_layout(network: isolation.Original, options: _CopyOptions) -> FrozenNetwork:
+    """Return the channels-last copy, or one in torch's default layout, which ``x.view(-1, n)`` may require."""
+    try:
+        return _copy(network, options)
+    except _NoRule:
+        raise
+    except _Rejected as error:
+        reason = error
+    copied = _copy(network, replace(options, channels_last=False))
+    copied.add_note(f"{network.name} is evaluated in torch's default memory layout, which is slower: {reason}")
+    return copied
+
+
 def _copy(classifier: isolation.Original, options: _CopyOptions) -> FrozenNetwork:
     """Return the copy: a plain one, its rule of backward, its optimizations, and what could not be done as notes."""
     name = classifier.name
     x, expected = classifier.probe()
     output = options.output
-    plain, draws = _plain_copy(classifier.original, x, expected, output)
+    plain, draws = _plain_copy(classifier.original, x, expected, options)
     unscaled: list[str] = []
     if options.backprop == "plain":
         _check_gradient(plain, x, output)
@@ -137,9 +160,17 @@ def _copy(classifier: isolation.Original, options: _CopyOptions) -> FrozenNetwor
     if options.residual_gradient != 1:
         branches = residual_branches(plain, x, output)
     if draws:
-        network = _moved(plain, options.device, options.dtype)
+        network = _moved(plain, options)
         note = f"{name} draws random numbers in eval mode, so its batch norms are not folded"
-        copied = FrozenNetwork(network, classifier.mean, classifier.std, draws=True, notes=[note], output=output)
+        copied = FrozenNetwork(
+            network,
+            classifier.mean,
+            classifier.std,
+            draws=True,
+            notes=[note],
+            output=output,
+            memory_format=options.memory_format,
+        )
     else:
         copied = _optimized(classifier, plain, x, options)
         _verify(classifier, copied, options.dtype)
@@ -174,15 +205,17 @@ def _uncopied(network: isolation.Original, reason: _Rejected, residual_gradient:
     )
 
 
-def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor, output: Output) -> tuple[nn.Module, bool]:
-    """Return a frozen, channels-last copy without the user's hooks, and whether it draws random numbers."""
+def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor, options: _CopyOptions) -> tuple[nn.Module, bool]:
+    """Return a frozen copy in the layout of the options, without the user's hooks, and whether it draws random
+    numbers."""
     try:
         with torch.no_grad():
             network = isolation.private_copy(module, isolation.memo_without_hooks(module))
         for submodule in network.modules():
             submodule.training = False
         network.requires_grad_(False)
-        network = _channels_last(network)
+        if options.channels_last:
+            network = _channels_last(network)
     except Exception as error:  # any error of the user's modules and attributes
         raise _Rejected(f"it can't be copied ({first_line(error)})") from error
     before, calls = isolation.random_state(x.device), list[str]()
@@ -190,16 +223,17 @@ def _plain_copy(module: nn.Module, x: Tensor, expected: Tensor, output: Output) 
     for name, part in module.named_modules():
         if not isinstance(part, torch.jit.ScriptModule):
             parts[name] = part
+    kind = "without its hooks, channels-last" if options.channels_last else "without its hooks"
     with isolation.state_preserved(module), hooked(parts, lambda name, *_: calls.append(name), before=True):
         try:
-            logits = output.without_graph(network, x.contiguous(memory_format=torch.channels_last))
+            logits = options.output.without_graph(network, x.contiguous(memory_format=options.memory_format))
         except Exception as error:  # most often a view of a tensor that is not contiguous in channels-last
-            raise _Rejected(f"a copy of it (without its hooks, channels-last) fails ({first_line(error)})") from error
+            raise _Rejected(f"a copy of it ({kind}) fails ({first_line(error)})") from error
         draws = not torch.equal(before, isolation.random_state(x.device))
     if calls:
         raise _Rejected("a copy of it still calls the original: an attribute or a bound method refers to it")
     if not draws and relative_difference(logits, expected) > LOGITS_TOLERANCE:
-        raise _Rejected("a copy of it (without its hooks, channels-last) gives other logits")
+        raise _Rejected(f"a copy of it ({kind}) gives other logits")
     return network, draws
 
 
@@ -221,7 +255,7 @@ def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop, output:
     except Exception as error:  # any error of the user's code or its compiler
         raise _Rejected(first_line(error)) from error
     if hidden is not None:
-        raise _Rejected(f"it computes {hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
+        raise _NoRule(f"it computes {hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
     if relative_difference(logits, expected) > LOGITS_TOLERANCE:
         raise _Rejected("its logits change when its rectifier modules are replaced")
 
@@ -252,7 +286,7 @@ def _check_libra(network: nn.Module, x: Tensor, output: Output) -> None:
         name, kind = found
         layer = f"its layer {name!r}" if name else "it"
         functions = "softmax, attention, LayerNorm, GroupNorm, RMSNorm, GELU, SiLU, Hardswish and Mish"
-        raise _Rejected(f"{layer} computes {kind}, which has no rule (of torch's functions {functions} have one)")
+        raise _NoRule(f"{layer} computes {kind}, which has no rule (of torch's functions {functions} have one)")
     if relative_difference(logits, expected) > LOGITS_TOLERANCE:
         raise _Rejected("its logits change when its activations are intercepted")
 
@@ -281,8 +315,8 @@ def _optimized(classifier: isolation.Original, plain: nn.Module, x: Tensor, opti
         notes.append(f"the batch norms of {classifier.name} are not folded, which is slower: {reason}")
     if not options.own_kernels:
         modified = _modified_layers(network, x.to(isolation.dtype_of(network)), outputs, output)
-    network = _moved(network, options.device, dtype)
-    images = x.to(options.device, dtype, memory_format=torch.channels_last)
+    network = _moved(network, options)
+    images = x.to(options.device, dtype, memory_format=options.memory_format)
     try:
         output.without_graph(network, images)
     except Exception as error:  # most often a cast in the user's code
@@ -297,7 +331,14 @@ def _optimized(classifier: isolation.Original, plain: nn.Module, x: Tensor, opti
     if not inside <= keep:
         return _optimized(classifier, plain, x, replace(options, keep=keep | inside))
     return FrozenNetwork(
-        network, classifier.mean, classifier.std, modified_layers=modified, kept=keep, notes=notes, output=output
+        network,
+        classifier.mean,
+        classifier.std,
+        modified_layers=modified,
+        kept=keep,
+        notes=notes,
+        output=output,
+        memory_format=options.memory_format,
     )
 
 
@@ -376,8 +417,10 @@ def _compile(network: isolation.Original, copied: FrozenNetwork, mode: CompileMo
         copied.add_note(f"{name} is compiled: {slower}")
 
 
-def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return _channels_last(isolation.cast(network.to(device), dtype))
+def _moved(network: nn.Module, options: _CopyOptions) -> nn.Module:
+    """Convert a network to the device, dtype and layout of the options."""
+    moved = isolation.cast(network.to(options.device), options.dtype)
+    return _channels_last(moved) if options.channels_last else moved
 
 
 def _channels_last(network: nn.Module) -> nn.Module:

@@ -39,6 +39,7 @@ class FrozenNetwork(nn.Module):
         draws: whether the network draws random numbers in eval mode; the global random state is then preserved.
         notes: messages about the copy.
         output: what is scored; by default the logits.
+        memory_format: layout of the images that the copy receives; the user's module receives torch's default layout.
     """
 
     scale: Tensor
@@ -57,9 +58,11 @@ class FrozenNetwork(nn.Module):
         draws: bool = False,
         notes: Sequence[str] = (),
         output: Output = LOGITS,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         super().__init__()
         self.output = output
+        self._memory_format = torch.contiguous_format if is_original else memory_format
         self.is_original = is_original
         # The original is no submodule, so that a trainer does not move, train or save it.
         self._original: tuple[nn.Module, ...] = (network,) if is_original else ()
@@ -140,8 +143,7 @@ class FrozenNetwork(nn.Module):
 
     def _normalized(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the network's input for images on its device."""
-        memory_format = torch.contiguous_format if self.is_original else torch.channels_last
-        images = images.to(dtype).contiguous(memory_format=memory_format)
+        images = images.to(dtype).contiguous(memory_format=self._memory_format)
         return torch.addcmul(self.shift.to(images), images, self.scale.to(images))
 
     def layer(self, name: str) -> nn.Module:

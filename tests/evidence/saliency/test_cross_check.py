@@ -300,20 +300,12 @@ def test_more_float32_maps_are_computed_for_rare_kinks(monkeypatch: pytest.Monke
     assert not compared(Gradient(), rectified(), photograph(), delivered + 0.05, 1).delivered.passed
 
 
-class Viewed(nn.Module):
-    """A network whose view fails with channels-last tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(3, 6, 5, stride=4), nn.Linear(54, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.conv(x)).view(len(x), -1))
-
-
 def test_a_network_without_fast_copy_is_checked() -> None:
     """The formula is compared in float64."""
-    net = load_network(Viewed().eval(), labels=NAMES, mean=0.5, std=0.25, size=16)
+    hooked = smooth_network()
+    hooked.register_forward_hook(lambda module, args, output: 2 * output)
+    net = load_network(hooked, labels=NAMES, mean=0.5, std=0.25, size=16)
+    assert net.fast().is_original
     agreement = compared(Gradient(), net, photograph(), map_of(Gradient(), net, photograph(), 1), 1)
     assert agreement.passed
     assert agreement.formula.difference < 1e-14

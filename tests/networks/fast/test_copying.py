@@ -105,7 +105,7 @@ def scaled_by_a_hook() -> nn.Module:
     ("make", "reason"),
     [
         (Locked, "it can't be copied (cannot pickle '_thread.lock' object)"),
-        (scaled_by_a_hook, "a copy of it (without its hooks, channels-last) gives other logits"),
+        (scaled_by_a_hook, "a copy of it (without its hooks) gives other logits"),
     ],
 )
 def test_networks_that_cannot_be_copied_are_used_directly(make: Any, reason: str) -> None:
