@@ -121,9 +121,7 @@ def _state_of(path: Path, stale: float) -> RunState:
     elif time.time() - last > stale:
         state = "stalled"
     files = folder.segments.lines.files
-    own = sum(
-        int((files == number).sum()) for number, name in enumerate(folder.segments.names) if times[name] >= started[0]
-    )
+    own = sum(int((files == number).sum()) for number, name in enumerate(folder.segments.names) if times[name] >= started[0])
     rate = own / (last - started[0]) if own and last > started[0] else None
     left = unfinished / rate if state == "running" and rate is not None else None
     return RunState(str(path), state, tasks, done, skipped, failed, rate, left, max(time.time() - last, 0.0))

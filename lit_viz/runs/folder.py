@@ -15,16 +15,7 @@ from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.layout import EVIDENCE, METRICS, RESULTS, TARS, TASK_FOLDERS
 from lit_viz.runs.reader import FolderReader
 from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived, is_evidence, signatures
-from lit_viz.runs.segments import (
-    Contents,
-    Segments,
-    Signature,
-    contents_text,
-    record_text,
-    record_values,
-    segment_files,
-    task_line,
-)
+from lit_viz.runs.segments import Contents, Segments, Signature, contents_text, record_text, record_values, segment_files, task_line
 from lit_viz.runs.stored import check_inside
 from lit_viz.runs.writer import FolderWriter
 from lit_viz.types import Record, index_of
@@ -110,9 +101,7 @@ class FolderStorage(FolderReader, FolderWriter):
         for values in self.segments.all():
             for name, signature in values["files"].items():
                 is_tar = name.startswith(f"{TARS}/")
-                found = (
-                    tars[name] if name in tars else file_mismatch(self.path, name, signature, reads_tars or not is_tar)
-                )
+                found = tars[name] if name in tars else file_mismatch(self.path, name, signature, reads_tars or not is_tar)
                 if is_tar:
                     tars[name] = found
                 if found is not None:

@@ -38,9 +38,7 @@ class Metrics:
 
     def snapshots(self) -> list[tuple[str, int, dict[str, float]]]:
         """Return ``task.key``, iteration and metrics of each snapshot, in the order in which they were logged."""
-        ordered = sorted(
-            (number, key, iteration, values) for key, rows in self._rows(None) for number, iteration, values in rows
-        )
+        ordered = sorted((number, key, iteration, values) for key, rows in self._rows(None) for number, iteration, values in rows)
         return [(key, k, {name: float(value) for name, value in values.items()}) for _, key, k, values in ordered]
 
     def lines(self) -> Iterator[str]:

@@ -147,9 +147,7 @@ class Segments:
         for line in self.lines.lines():
             yield parse_object(line) or {}
 
-    def rewrite(
-        self, change: Callable[[int, str], str | None], indices: Iterable[int], names: Iterable[str] = ()
-    ) -> None:
+    def rewrite(self, change: Callable[[int, str], str | None], indices: Iterable[int], names: Iterable[str] = ()) -> None:
         """Replace the segments of some tasks, one after another, by ones with changed lines, or without them.
 
         Args:

@@ -58,7 +58,6 @@ _EXPONENT = 15
 #: Fields of a record about its files.
 _PLACE = ("file", "array", "offset", "scale")
 
-
 class TarStorage(FolderStorage):
     """A run folder with the results of its tasks in tars.
 

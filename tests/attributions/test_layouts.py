@@ -12,6 +12,7 @@ from lit_viz.attributions import ATTRIBUTIONS, Attribution, attribute
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.captum_reference import CaptumReference, counterpart_of
 from lit_viz.networks import Network
+from lit_viz.optim.evaluation import LayeredNetwork
 from lit_viz.outputs import load_network
 from tests.support.attributions import MASK, distance
 from tests.support.networks import Viewed
@@ -51,7 +52,7 @@ def evaluations_of(method: Attribution) -> int:
 
 def maps(name: str, network: Network, dtype: torch.dtype) -> Tensor:
     method = bound(name, network)
-    networks = {}
+    networks: dict[str, LayeredNetwork] = {}
     for copy in method.networks:
         networks[copy] = network.fast(method.layers if copy == "plain" else (), dtype=dtype, backprop=copy)
     return attribute(method, networks, photographs().to(dtype), TARGETS, evaluations=evaluations_of(method))[0]
