@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,9 +41,9 @@ from lit_viz.report.page import run_html, write_report
 from lit_viz.runs.access import check_new, is_run, run_lock
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.seal import is_drawing
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, Storage, records_of
+from lit_viz.runs.seal import is_drawing
 from lit_viz.runs.stitching import tiled_images, write_maps
 from lit_viz.runs.stored import StoredTasks, records_not_done
 from lit_viz.runs.tar_store import TarStorage
@@ -63,6 +63,7 @@ from lit_viz.utils.limits import MOST_PRINTED
 from lit_viz.utils.parts import Part
 from lit_viz.utils.process import tune_allocator
 
+_MOST_VALUES = 4  # of a setting in a footer; of more, the least and the largest are stated
 #: One or several files or folders.
 Paths = str | Path | Sequence[str | Path]
 
@@ -405,19 +406,33 @@ class Run:
         return footer(self._settings_line(), output_caption(self._network))
 
     def _settings_line(self) -> str:
-        """Return the network, the parts of the method with the numbers that are not their defaults, and the seed."""
-        arguments, radii = self._module.arguments, _task_radii(self._tasks)
+        """Return the network, the parts of the method with the numbers that are not their defaults, the iterations of
+        the records, and the seed."""
+        arguments, varied = self._module.arguments, _varied_values(self._tasks)
         described: list[str] = []
         for value in arguments.values():
             parts = value if isinstance(value, (list, tuple)) else [value]
-            described += [_describe(part, radii) for part in parts if isinstance(part, Part)]
-        counts = [
-            pluralize(arguments[name], noun)
-            for name, noun in (("iterations", "iteration"), ("views", "view"))
-            if arguments.get(name) is not None
-        ]
+            described += [_describe(part, varied) for part in parts if isinstance(part, Part)]
+        counts = [self._iterations_text()]
+        if arguments.get("views") is not None:
+            counts.append(pluralize(arguments["views"], "view"))
         seed = self._tasks[0].seed if self._tasks else 0
-        return " · ".join([self._network.name, ", ".join(described), *counts, f"seed {seed}"])
+        return " · ".join([self._network.name, ", ".join(described), *filter(None, counts), f"seed {seed}"])
+
+    def _iterations_text(self) -> str:
+        """Return the iterations that were made, and their limit where tasks ended before: ``10, 20 iterations``,
+        ``3 to 57 of at most 100 iterations``."""
+        made = {record.iterations for record in self.records if record.status == "done"} - {None}
+        limits = {self._module.last_iteration(task) for task in self._tasks if task.error is None}
+        if not limits:
+            return ""
+        text = _values_text(limits)
+        if made != limits:
+            text = f"at most {text}"
+            if made:
+                text = f"{_values_text(made)} of {text}"
+        noun = "iteration" if text in ("1", "at most 1") else "iterations"
+        return f"{text} {noun}"
 
 
 @dataclass
@@ -483,23 +498,41 @@ def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
     return torch.stack([blank if tensor is None else tensor for tensor in tensors])
 
 
-def _task_radii(tasks: Sequence[Task]) -> list[float]:
-    """Return the different radii of tasks."""
-    return list(dict.fromkeys(float(task.eps) for task in tasks if task.eps is not None))
+def _values_text(values: Iterable[int | None]) -> str:
+    """Return different numbers in ascending order, of many the least and the largest: ``10, 20``, ``3 to 57``."""
+    ordered = sorted(value for value in values if value is not None)
+    if len(ordered) > _MOST_VALUES:
+        return f"{ordered[0]:,} to {ordered[-1]:,}"
+    return ", ".join(f"{value:,}" for value in ordered)
 
 
-def _describe(part: Part, radii: Sequence[float]) -> str:
-    """Return the class of a part, and the numbers that are not their defaults; ``radii`` replace that of an attack."""
+def _varied_values(tasks: Sequence[Task]) -> dict[str, list[float]]:
+    """Return the different values of radius and learning rate of tasks that have their own, by the name of the
+    argument that they replace."""
+    varied: dict[str, list[float]] = {"eps": [], "lr": []}
+    for task in tasks:
+        for name, values in varied.items():
+            value = getattr(task, name)
+            if value is not None and value not in values:
+                values.append(float(value))
+    return varied
+
+
+def _describe(part: Part, varied: Mapping[str, Sequence[float]]) -> str:
+    """Return the class of a part, and the numbers that are not their defaults, or those of the tasks."""
     shown = []
     arguments = part.arguments
     for parameter in signature(type(part)).parameters.values():
         given = arguments.get(parameter.name)
         value = getattr(part, parameter.name, None) if given is None else given
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value == parameter.default:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
-        texts = [number_text(value)]
+        values = varied.get(parameter.name) or [value]
+        if [*values] == [parameter.default]:
+            continue
+        texts = [number_text(value) for value in values]
         if parameter.name == "eps" and isinstance(part, BudgetAttack):
-            texts = [format_distance(radius, part.norm.name) for radius in radii or [float(value)]]
+            texts = [format_distance(float(value), part.norm.name) for value in values]
         shown.append(f"{parameter.name} {', '.join(texts)}")
     name = type(part).__name__
     return f"{name} ({', '.join(shown)})" if shown else name

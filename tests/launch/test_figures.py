@@ -22,18 +22,26 @@ def saliency(network: Any, **options: Any) -> Any:
 
 def attack(network: Any, **options: Any) -> Any:
     labels = network.scores(PHOTOGRAPHS).argmax(1).tolist()
-    return lv.attack(network, PHOTOGRAPHS, label=labels, iterations=2, **options)
+    return lv.attack(network, PHOTOGRAPHS, label=labels, **{"iterations": 2, **options})
 
 
 @pytest.mark.parametrize(
     ("run", "options", "settings"),
     [
         (visualize, {}, ["Fourier (decay 1.15, chroma 0.3), Adam, RandomCrop", "2 iterations", "2 views"]),
+        (visualize, {"iterations": [2, 3]}, ["2, 3 iterations"]),
+        (visualize, {"lr": [0.02, 0.05]}, ["Adam (lr 0.02, 0.05)"]),
         (visualize, {"target": (), "layer": "features.3", "channel": "0,1"}, ["seed 7"]),
-        (saliency, {"method": "smoothgrad", "sigma": 0.25}, ["SmoothGrad (sigma 0.25)", "seed 0"]),
-        (saliency, {"method": ["gradient", "integrated_gradients"]}, ["Gradient, IntegratedGradients"]),
+        (saliency, {"method": "smoothgrad", "sigma": 0.25}, ["SmoothGrad (sigma 0.25)", "128 iterations", "seed 0"]),
+        (
+            saliency,
+            {"method": ["gradient", "integrated_gradients"]},
+            ["Gradient, IntegratedGradients", "1, 50 iterations"],
+        ),
         (attack, {"attack": "pgd"}, ["PGD (eps 4/255", "2 iterations"]),
         (attack, {"attack": "pgd", "eps": [1 / 255, 2 / 255]}, ["PGD (eps 1/255, 2/255"]),
+        (attack, {"attack": "ddn"}, ["DDN", "2 iterations"]),
+        (attack, {"attack": "normalized_ascent", "iterations": 300}, ["of at most 300 iterations"]),
         (attack, {"attack": "universal"}, ["Universal (eps 10/255"]),
     ],
 )
