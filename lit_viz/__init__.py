@@ -16,7 +16,7 @@ from lit_viz._version import __version__
 
 if TYPE_CHECKING:
     from lit_viz import attacks, attributions, callbacks, functional, images, objectives, optim, outputs, zoo
-    from lit_viz.api import attack, check, log, merge, resume, run, saliency, visualize
+    from lit_viz.api import attack, check, log, merge, read, resume, run, saliency, visualize
     from lit_viz.callbacks.probe import Probe
     from lit_viz.engine.queue import TaskQueue
     from lit_viz.errors import LitVizError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Modules of the public names; imported on first use, so that the help of the command line does not import torch.
 _MODULES = {
-    "lit_viz.api": ("attack", "check", "log", "merge", "resume", "run", "saliency", "visualize"),
+    "lit_viz.api": ("attack", "check", "log", "merge", "read", "resume", "run", "saliency", "visualize"),
     "lit_viz.callbacks.probe": ("Probe",),
     "lit_viz.errors": ("LitVizError",),
     "lit_viz.engine.queue": ("TaskQueue",),
@@ -87,6 +87,7 @@ __all__ = [
     "objectives",
     "optim",
     "outputs",
+    "read",
     "resume",
     "run",
     "saliency",

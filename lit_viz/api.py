@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.errors import LitVizError, require
 from lit_viz.images import Parameterization
+from lit_viz.images.reading import Fit
 from lit_viz.images.sources import ImageLike, Images, Normalization, picture_size
 from lit_viz.launch.execute import execute, finished, run
 from lit_viz.launch.form import Form
@@ -23,7 +24,8 @@ from lit_viz.launch.resume import changed_form, stored_form, stored_module, stor
 from lit_viz.launch.run import Paths, Run, check_folder, check_settings, gradients_enabled
 from lit_viz.launch.specs import METHODS
 from lit_viz.loggers.base import LoggerSettings
-from lit_viz.methods.tasks import Classes
+from lit_viz.methods import SaliencyMap
+from lit_viz.methods.tasks import Classes, ImageTasks
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.loading import load
 from lit_viz.objectives import Objective
@@ -36,7 +38,7 @@ from lit_viz.utils.formatting import Notify, choose_notify, remark
 
 MethodLike = str | Attribution | type[Attribution]
 
-__all__ = ["attack", "check", "log", "merge", "resume", "run", "saliency", "visualize"]
+__all__ = ["attack", "check", "log", "merge", "read", "resume", "run", "saliency", "visualize"]
 
 
 @checked_types
@@ -220,6 +222,45 @@ def attack(
         LitVizError: unknown class, attack or argument, images out of range, or existing run folder.
     """
     return _run("attack", locals())
+
+
+@checked_types
+def read(
+    network: Network | nn.Module | str,
+    images: Images,
+    *,
+    fit: Fit | None = None,
+    normalization: Normalization | None = None,
+) -> list[str]:
+    """Return the text that a network says or reads of each image, by its own greedy decoding.
+
+    Args:
+        network: a :class:`~lit_viz.Network` whose output gives texts, such as :class:`~lit_viz.outputs.ReadText`, or an
+            argument of :func:`load_network`.
+        images: files, folders, Pillow images, arrays or tensors; or a dataset or its loader, as in :func:`saliency`.
+        fit: how photographs are fitted to the input size of the network: ``crop``, ``squash`` or ``pad``. Default: as
+            published.
+        normalization: as in :func:`saliency`.
+
+    Returns:
+        A text for each image, in the order of the images.
+
+    Raises:
+        LitVizError: the network gives no text, or an image can't be read.
+    """
+    return [text for _, text in texts_by_name(network, images, fit, normalization)]
+
+
+def texts_by_name(
+    network: Network | nn.Module | str, images: Images, fit: Fit | None, normalization: Normalization | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield the name of each image, and the text of :func:`read`."""
+    network = as_network(network, picture_size(images, normalization))
+    tasks = ImageTasks(network, images, normalization=normalization)
+    module = SaliencyMap(network, method="gradient", fit=fit, images=tasks.images)
+    for task in tasks.tasks:
+        (text,) = network.read(module.start(task)[None].float())
+        yield task.name, text
 
 
 def _run(name: str, arguments: Mapping[str, Any]) -> Run:

@@ -47,6 +47,7 @@ _SUMMARIES = {
     "merge": ("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report"),
     "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
     "epochs": ("FOLDER", "draw the results of a probe by epoch"),
+    "read": ("PHOTO_OR_FOLDER ...", "print the text that a network says or reads of each image"),
     "classes": ("tarant", "find a class by a part of its name"),
     "layers": ("NETWORK", "list the layers of a network"),
     "microscope": ("NETWORK --layers PATTERNS", "pages of the units of a network"),
@@ -172,6 +173,7 @@ def _dispatch(arguments: list[str]) -> None:
         "merge": _merge,
         "log": _log,
         "epochs": _epochs,
+        "read": _read,
         "classes": _classes,
         "layers": _layers,
         "microscope": _microscope,
@@ -380,6 +382,17 @@ def _epochs(words: list[str]) -> None:
         notify(line)
     if omitted:
         sys.exit(1)
+
+
+def _read(words: list[str]) -> None:
+    values = _values("read", words, "images")
+    from lit_viz.api import texts_by_name
+    from lit_viz.outputs.loading import load_recorded, split_section
+
+    options, values = split_section(values)
+    network = load_recorded(options)
+    for name, text in texts_by_name(network, values["images"], values.get("fit")):
+        print(f"{printable(name)}\t{printable(text)}")
 
 
 def _classes(words: list[str]) -> None:

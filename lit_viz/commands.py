@@ -302,6 +302,17 @@ def _epochs_parser() -> Parser:
     return parser
 
 
+def _read_parser() -> Parser:
+    from lit_viz import api
+
+    summary = "Print the text that a network says or reads of each image."
+    parser = Parser("read", "IMAGES ... [options]", summary, "page.png --network my:build --network.output my:output")
+    parser.add_positional("images", helps_of(api.read)["images"], several=True)
+    parser.add("Options", api.read, skip=("network", "images", "normalization"))
+    _add_network(parser, None)
+    return parser
+
+
 def _classes_parser() -> Parser:
     parser = Parser("classes", "[PART] [options]", "List the classes with PART in their name.", "terrier")
     parser.add_positional("part", "part of the names", several=True)
@@ -370,6 +381,7 @@ _PARSERS = {
     "merge": _merge_parser,
     "log": _log_parser,
     "epochs": _epochs_parser,
+    "read": _read_parser,
     "classes": _classes_parser,
     "layers": _layers_parser,
     "microscope": _microscope_parser,

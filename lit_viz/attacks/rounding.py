@@ -54,6 +54,8 @@ class Saved:
         jpeg: by quality, whether the prediction of a JPEG of the image reaches the goal; empty where the file is no
             picture of 8 bits.
         distances: see :func:`distances`.
+        text: what the network says or reads of the file; None where it gives no text.
+        text_agrees: whether the text confirms the prediction; a success that it does not is none.
     """
 
     image: Tensor
@@ -62,6 +64,8 @@ class Saved:
     repaired: int
     jpeg: Mapping[int, bool]
     distances: Mapping[str, float]
+    text: str | None = None
+    text_agrees: bool | None = None
 
     def record_fields(self, labels: Sequence[str], *, is_predicted: bool = True) -> dict[str, Any]:
         """Return the prediction of the file, unless its scores are numbers, and its success as record fields."""
@@ -140,16 +144,19 @@ def save_and_verify(
         compressed = torch.stack([decode(encode_jpeg(files[n], quality)) for n in pictures])
         for n, met in zip(pictures, verifier[pictures].fast_success(compressed).tolist(), strict=True):
             jpeg[n][quality] = met
+    texts, confirmed = verifier.texts(files, verifier.success(logits))
     saved = []
     for n, file in enumerate(files):
         saved.append(
             Saved(
                 image=file,
-                success=bool(success[n]),
+                success=bool(success[n]) and confirmed[n] is not False,
                 logits=logits[n],
                 repaired=repaired[n],
                 jpeg=jpeg[n],
                 distances=distances(balls[n].image(balls[n].source), file, formats[n]),
+                text=texts[n],
+                text_agrees=confirmed[n],
             )
         )
     return saved
@@ -217,6 +224,20 @@ class Verifier:
     def success(self, logits: Tensor) -> Tensor:
         """Return which predictions meet their goals ``(N,)`` bool."""
         return is_adversarial(self._decisions(logits), self.goals, self.targeted)
+
+    def texts(self, images: Tensor, success: Tensor) -> tuple[list[str | None], list[bool | None]]:
+        """Return what the network says or reads of each image, and whether it confirms the verdict on it; None of
+        networks without text."""
+        output = self.network.output
+        if not output.reads:
+            return [None] * len(images), [None] * len(images)
+        texts: list[str | None] = []
+        confirmed: list[bool | None] = []
+        for n, text in enumerate(self.network.read(images)):
+            is_said = bool(success[n]) == bool(self.targeted[n])
+            texts.append(text)
+            confirmed.append(output.agrees(text, int(self.goals[n]), is_said=is_said))
+        return texts, confirmed
 
     def margin(self, logits: Tensor) -> Tensor:
         """Return the margins in logits ``(N,)``, positive for a success."""

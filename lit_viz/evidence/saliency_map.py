@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,8 @@ from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVer
 from lit_viz.localization.objects import Localization, import_opencv, localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import Evidence, TextEvidence
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize
@@ -55,6 +56,8 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
             "captum": self._compare_with_captum,
             "localization": self._localize,
         }
+        if self.module.network.output.reads:
+            parts["texts"] = self._read_texts
         if self.settings.faithfulness:
             parts["faithfulness"] = self._measure
         return parts
@@ -97,6 +100,31 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
             reducers[name] = self.module.reducer or method.reducer
         localization = localize_run(self.outcomes, reducers, self._truth, self.storage)
         return LocalizedMaps(Evidence(localization=localization.evidence()), localization=localization)
+
+    def _read_texts(self) -> EvidencePart:
+        """Compare the texts of the photographs with those that the network says or reads now."""
+        read = 0
+        wrong: list[str] = []
+        for record, photograph in self._photographs():
+            (text,) = self.module.network.read(photograph[None])
+            read += 1
+            if text != record.text:
+                wrong.append(record.name)
+                self.settings.notify(f"{record.name}: the text is {text!r}, recorded {record.text!r}")
+        return EvidencePart(Evidence(texts=TextEvidence(read=read, wrong=wrong)), not wrong)
+
+    def _photographs(self) -> Iterator[tuple[SaliencyRecord, Tensor]]:
+        """Yield each photograph with a text once, with the record of its first map."""
+        seen: set[Hashable] = set()
+        for outcome in self.outcomes:
+            record = outcome.record
+            if not isinstance(record, SaliencyRecord) or record.text is None:
+                continue
+            key = (record.name, record.source, record.text)
+            photograph = None if key in seen else outcome.source()
+            seen.add(key)
+            if photograph is not None:
+                yield record, photograph
 
     def _measure(self) -> EvidencePart:
         """Compute the saliency metrics."""

@@ -68,6 +68,7 @@ class AdversarialExample(AttackTraining):
         self.transforms = Compose(list(transforms))
         self._tests_views = all(transform.affects_success for transform in self.transforms.transforms)
         self._saved: dict[int, tuple[Saved, bool]] = {}  # file and success before rounding, by finished slot
+        self._texts_before: dict[int, str] = {}  # of the photographs, by finished slot
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require enough classes for the attack, of targeted or untargeted tasks, and the images of the tasks."""
@@ -176,6 +177,8 @@ class AdversarialExample(AttackTraining):
             formats=[self.format_of(n) for n in rows],
         )
         self._saved = dict(zip(rows, zip(saved, state["fooled"].tolist(), strict=True), strict=True))
+        if self.network.output.reads:
+            self._texts_before = dict(zip(rows, self.network.read(state["source"]), strict=True))
         return [metrics[n] for n in rows]
 
     @torch.no_grad()
@@ -231,6 +234,9 @@ class AdversarialExample(AttackTraining):
             **{name: saved.distances[name] for name in ("l0", "ssim", "psnr")},
             **saved.record_fields(self.network.labels, is_predicted=self.network.decision != "number"),
             top5=snapshot.ranking,
+            text_before=self._texts_before.pop(n, None),
+            text=saved.text,
+            text_agrees=saved.text_agrees,
         )
         if self.slots.iteration[n] == 0 and success_float:
             return _skipped(record)
@@ -282,7 +288,9 @@ class AdversarialExample(AttackTraining):
 def _skipped(record: AdversarialRecord) -> AdversarialRecord:
     """Return the record of a photograph that is misclassified, or classified as the target, before the attack."""
     error = f"{record.target_name} before the attack: give another goal"
-    if record.predicted_name is not None:
+    if record.text is not None:
+        error = f"the text is {record.text!r} before the attack: give another goal"
+    elif record.predicted_name is not None:
         reason = "misclassified" if record.target is None else "give another target"
         error = f"predicted as {record.predicted_name} before the attack: {reason}"
     return record.amend(

@@ -167,7 +167,7 @@ class PhotographTraining(ImageTraining):
         order too."""
         super().on_fit_start()
         for task in self.tasks if self.has_inputs else ():
-            if task.source is None and task.image is not None and self.has_read(_input_name(task)):
+            if task.source is None and task.image is not None and self.has_read(input_name(task)):
                 self._read(task)
                 return
 
@@ -204,7 +204,7 @@ class PhotographTraining(ImageTraining):
     def _read(self, task: Task) -> FittedImage:
         photograph = self._load(task)
         remedy = "give the same images in the same order" if task.source is None else "restore the file"
-        self.check_input(_input_name(task), photograph.pixels, remedy)
+        self.check_input(input_name(task), photograph.pixels, remedy)
         return photograph
 
     def _load(self, task: Task) -> FittedImage:
@@ -396,7 +396,7 @@ class AttackTraining(PhotographTraining):
         return x
 
 
-def _input_name(task: Task) -> str:
+def input_name(task: Task) -> str:
     """Return the name, in messages, of the image of a task, or of its tile."""
     name = f"image {task.image}" if task.source is None else task.source
     tile = tile_of(task)

@@ -24,7 +24,15 @@ from lit_viz.errors import LitVizError, check_shape, find_part, require
 from lit_viz.images.rasters import mask_of
 from lit_viz.images.rendering import Heat
 from lit_viz.methods.goals import check_numbers
-from lit_viz.methods.photographs import LOGITS, RUNNER_UP, PhotographTraining, contrast_fields, resolve, with_gamma
+from lit_viz.methods.photographs import (
+    LOGITS,
+    RUNNER_UP,
+    PhotographTraining,
+    contrast_fields,
+    input_name,
+    resolve,
+    with_gamma,
+)
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.fast import Backprop
 from lit_viz.networks.isolation import full_float32
@@ -107,6 +115,7 @@ class SaliencyMap(PhotographTraining):
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
         self.tolerance = tolerance
         self._most: dict[str, int] = {}  # evaluations of a map of the run, by method
+        self._texts: dict[str, str] = {}  # of the last photographs, by their names
         if reducer is not None:
             find_reducer(reducer)
         for name, m in self.methods.items():
@@ -249,7 +258,18 @@ class SaliencyMap(PhotographTraining):
         for m, n in enumerate(rows):
             of_photograph = None if m in not_numbers else logits[n]
             self.slots.tasks[n] = resolve(self.slots.tasks[n], of_photograph, self.network.labels)
+        if self.network.output.reads:
+            self._read_texts(x, [self.slots.tasks[n] for n in rows])
         return [{} for _ in rows]
+
+    def _read_texts(self, x: Tensor, tasks: Sequence[Task]) -> None:
+        """Read the texts of photographs, each once for its maps."""
+        names = list(map(input_name, tasks))
+        known = {name: self._texts[name] for name in names if name in self._texts}
+        missing = {name: m for m, name in enumerate(names) if name not in known}
+        if missing:
+            known |= zip(missing, self.network.read(x[[*missing.values()]]), strict=True)
+        self._texts = known
 
     @torch.no_grad()
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
@@ -318,11 +338,20 @@ class SaliencyMap(PhotographTraining):
             **self.crop_fields(n),
             bands=self._band_values(n, snapshot.array),
         )
+        record = self._with_text(record, self.slots.tasks[n])
         if snapshot.array is None or math.isfinite(snapshot.metrics["maximum"]):
             return record
         count, total = int((~snapshot.array.isfinite()).sum()), snapshot.array.numel()
         error = f"all values of a map must be finite, and {count} of {total} are not: the gradient is not finite there"
         return record.amend(status="failed", error=error)
+
+    def _with_text(self, record: SaliencyRecord, task: Task) -> SaliencyRecord:
+        """Return a record with what the network says or reads of the photograph."""
+        text = self._texts.get(input_name(task))
+        if text is None or record.target is None:
+            return record
+        agrees = self.network.output.agrees(text, record.target, is_said=True)
+        return record.amend(text=text, text_agrees=agrees)
 
     def _band_values(self, n: int, attribution: Tensor | None) -> dict[str, float] | None:
         """Return the sum of each band of an attribution over the pixels with data, or the values of features that are

@@ -74,6 +74,24 @@ class Original:
             scores = self.output.final if final else self.output.scores
             return scores(returned, len(x)).to(x.device, torch.float32)
 
+    def read(self, x: Tensor) -> list[str]:
+        """Return the text that the network says or reads of each image ``(N, C, H, W)`` in [0, 1].
+
+        Images are evaluated one at a time, so that a text is the same in any batch.
+
+        Raises:
+            LitVizError: the output of the network gives no text.
+        """
+        self._check(x)
+        with torch.inference_mode(False), torch.no_grad(), full_float32(), state_preserved(self.original) as network:
+            images = x.to(self.device, dtype_of(network))
+            texts: list[str] = []
+            for n in range(len(images)):
+                image = images[n : n + 1]
+                with network_errors_wrapped(image.shape):
+                    texts += self.output.read(network, image, self.normalize)
+            return texts
+
     def _check(self, x: Any) -> None:
         got = type(x).__name__
         if isinstance(x, Tensor):

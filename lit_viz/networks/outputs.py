@@ -24,6 +24,9 @@ _SHAPING_NODES = (
 _EMBEDDING_NODES = ("Norm", "Mean", "Pool", "Relu", "Hardtanh", "Gelu", "Silu", "Tanh", "Div", "Slice", "Select")
 _SMALLEST_EMBEDDING, _EMBEDDING_MULTIPLE = 64, 32
 
+#: Least ``1 - p`` of the probability p of a text, above the rounding of float32.
+_LEAST_DOUBT = 1e-6
+
 #: What scores decide: ``exclusive``, the class of the largest one (probabilities by softmax); ``independent``, one
 #: decision each, positive or not (probabilities by sigmoid); ``number``, nothing: a regression or a similarity.
 Decision = Literal["exclusive", "independent", "number"]
@@ -68,6 +71,7 @@ class Output(Part, ABC):
         outline: polygons (x, y) in pixels of the input around a region that is no box, which figures draw; or None.
         backbone: submodule that ends with the default layer of Grad-CAM, if the layers after it have no maps; or None.
         bands: of the images of the network; known in :meth:`prepare`.
+        reads: whether the network says or reads a text, which :meth:`read` returns.
     """
 
     decision: Decision = "exclusive"
@@ -77,6 +81,7 @@ class Output(Part, ABC):
     outline: Sequence[Sequence[Sequence[float]]] | None = None
     backbone: str | None = None
     bands: Bands = Bands(3)
+    reads: bool = False
 
     @property
     def names(self) -> Sequence[str] | None:
@@ -99,6 +104,29 @@ class Output(Part, ABC):
         """Return the scores ``(N, K)`` that determine the success of an attack: of the final output, if
         :meth:`scores` are defined before a discrete step."""
         return self.scores(returned, images)
+
+    def read(self, network: nn.Module, images: Tensor, normalize: Callable[[Tensor], Tensor]) -> list[str]:
+        """Return the text that the network says or reads of each image, by its own greedy decoding.
+
+        Args:
+            network: the original network, in eval mode.
+            images: ``(N, C, H, W)`` in [0, 1].
+            normalize: images -> inputs of the network.
+
+        Raises:
+            LitVizError: the network gives no text.
+        """
+        raise LitVizError(f"{type(self).__name__} gives scores and no text: load the network with ReadText")
+
+    def agrees(self, text: str, index: int, *, is_said: bool) -> bool | None:
+        """Return whether a text of :meth:`read` confirms the decision on a score; None if it can't.
+
+        Args:
+            text: the text.
+            index: of the score.
+            is_said: whether the decision is that it is said.
+        """
+        return None
 
     def prepare(self, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Output:
         """Return the output for a network, with what it computes once, such as the embedding of a reference image.
@@ -187,6 +215,11 @@ def _finite(number: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def text_log_odds(log_p: Tensor) -> Tensor:
+    """Return ``log p / (1 - p)`` of the log-probabilities of texts; ``1 - p`` is at least 1e-6."""
+    return log_p - torch.log(-torch.expm1(log_p.clamp(max=-_LEAST_DOUBT)))
 
 
 def checked_scores(value: Any, images: int, origin: str) -> Tensor:

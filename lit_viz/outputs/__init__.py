@@ -7,6 +7,7 @@ from lit_viz.outputs.detection import Detection
 from lit_viz.outputs.embedding import Embedding
 from lit_viz.outputs.keypoint import Keypoint
 from lit_viz.outputs.loading import OUTPUTS, as_output, load_network
+from lit_viz.outputs.read_text import ReadText
 from lit_viz.outputs.region import Region, Share
 from lit_viz.outputs.regression import Regression
 from lit_viz.outputs.zero_shot import ZeroShot
@@ -21,6 +22,7 @@ __all__ = [
     "Keypoint",
     "Logits",
     "Output",
+    "ReadText",
     "Region",
     "Regression",
     "Share",

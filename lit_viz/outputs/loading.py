@@ -21,6 +21,7 @@ from lit_viz.networks.sources import import_object
 from lit_viz.outputs.detection import Detection
 from lit_viz.outputs.embedding import Embedding
 from lit_viz.outputs.keypoint import Keypoint
+from lit_viz.outputs.read_text import ReadText
 from lit_viz.outputs.region import Region, Share
 from lit_viz.outputs.regression import Regression
 from lit_viz.outputs.zero_shot import ZeroShot
@@ -38,6 +39,7 @@ OUTPUTS: dict[str, type[Output]] = {
     "zero_shot": ZeroShot,
     "regression": Regression,
     "keypoint": Keypoint,
+    "read_text": ReadText,
 }
 
 

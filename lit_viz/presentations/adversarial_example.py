@@ -177,7 +177,7 @@ def _row(record: AdversarialRecord) -> TableRow:
         "target": record.target_name or "any other",
         "status": record.status,
         "in the file": record.verdict or "-",
-        "seen as": format_value(record.predicted_name, "{}"),
+        "seen as": format_value(record.predicted_name if record.text is None else record.text, "{}"),
         "before": format_value(record.probability_before if record.score is None else record.score_before),
         "after": format_value(record.probability if record.score is None else record.score),
         "iterations": str(record.iterations),

@@ -27,7 +27,7 @@ from lit_viz.figures.scales import ScaleOf, number
 from lit_viz.figures.style import save_figure
 from lit_viz.figures.tiles import saliency_tiles_figure
 from lit_viz.presentations.base import FigureOptions, Presentation
-from lit_viz.presentations.items import VERDICTS, EvidenceItem
+from lit_viz.presentations.items import VERDICTS, EvidenceItem, listed
 from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs.evidence import (
     CAPTUM,
@@ -41,6 +41,7 @@ from lit_viz.runs.evidence import (
     MapEvidence,
     MetricsEvidence,
     SaliencyMetrics,
+    TextEvidence,
 )
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
@@ -142,6 +143,8 @@ class SaliencyMapPresentation(Presentation):
             items.append(_metrics_item(evidence.faithfulness))
         if evidence.localization is not None:
             items.append(_localization_item(evidence.localization))
+        if evidence.texts is not None:
+            items.append(_texts_item(evidence.texts))
         return items + super().part_items(evidence)
 
     def messages(self, verifier: OutcomeVerifier[Any]) -> list[str]:
@@ -375,6 +378,13 @@ def _means(metrics: Sequence[Mapping[str, float | None]]) -> TableRow:
         if finite and len(finite) < len(values):
             row[name] += f" ({len(finite)})"
     return row
+
+
+def _texts_item(part: TextEvidence) -> EvidenceItem:
+    count = f"Texts of {pluralize(part.read, 'photograph')} read again"
+    if not part.wrong:
+        return EvidenceItem(f"{count}; all are as recorded.", True, name="texts")
+    return EvidenceItem(f"{count}; not as recorded: {listed(part.wrong)}.", False, name="texts")
 
 
 def _localization_item(part: LocalizationEvidence) -> EvidenceItem:

@@ -181,6 +181,15 @@ class TransferEvidence(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class TextEvidence(JsonObject):
+    """Photographs of which the text was read again; ``wrong`` are the names of those with another text than
+    recorded."""
+
+    read: int
+    wrong: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MapEvidence(JsonObject):
     """A saliency map in a part of the evidence."""
 
@@ -376,6 +385,7 @@ _MISSING: Mapping[str, str] = {
     "transfer": "Transfer not verified",
     "faithfulness": "Saliency metrics not computed",
     "localization": "Objects not localized",
+    "texts": "Texts not verified",
 }
 
 
@@ -394,6 +404,7 @@ class Evidence(JsonObject):
         captum: comparison of saliency maps with Captum.
         localization: objects found by saliency maps.
         faithfulness: saliency metrics.
+        texts: verified texts of photographs.
         failures: reason by name of each part that raised an exception.
     """
 
@@ -408,6 +419,7 @@ class Evidence(JsonObject):
     captum: CaptumEvidence | None = None
     localization: LocalizationEvidence | None = None
     faithfulness: MetricsEvidence | None = None
+    texts: TextEvidence | None = None
     failures: Mapping[str, str] | None = None
 
     @property

@@ -126,6 +126,8 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
         scale: factor of the values of the reduced map in float16, if it is stored so.
         bands: sum of the map of each band, by its name; of features that are bands, their value.
         box, iou: box of the object in the original, and its overlap with the true one.
+        text: what the network says or reads of the photograph.
+        text_agrees: whether that is the explained text, or begins with the text up to the explained part.
     """
 
     method: str
@@ -139,6 +141,8 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     bands: Mapping[str, float] | None = None
     box: tuple[float, float, float, float] | None = None
     iou: float | None = None
+    text: str | None = None
+    text_agrees: bool | None = None
 
     @property
     def relative_error(self) -> float | None:
@@ -193,6 +197,8 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
         by: member of an ensemble that fooled the network.
         tried: members of an ensemble that were tried; None for another attack.
         fewest: fewest gradient updates of a member that was tried.
+        text_before, text: what the network says or reads of the photograph and of the file.
+        text_agrees: whether the text confirms the success or failure of the file; a success that it does not is none.
     """
 
     label_name: str | None = None
@@ -215,6 +221,9 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
     predicted: int | None = None
     predicted_name: str | None = None
     top5: Sequence[tuple[str, float | None]] | None = None
+    text_before: str | None = None
+    text: str | None = None
+    text_agrees: bool | None = None
 
     @property
     def verdict(self) -> str | None:

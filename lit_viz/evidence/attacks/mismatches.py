@@ -97,6 +97,8 @@ def mismatches(
     verdicts = evaluate_files(files, network, batch)
     for file, (success, logits) in zip(files, verdicts, strict=True):
         reasons = _prediction_mismatch(file, success, logits, network)
+        if network.output.reads:
+            reasons += _text_mismatch(file, network)
         source = file.source()
         if source is None:
             missing += 1
@@ -158,6 +160,13 @@ def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, netw
     if success == recorded_success and not float(logits[predicted] - logits[recorded]) > tolerance:
         return []
     return [f"predicted {network.labels[predicted]}, recorded {network.labels[recorded]}"]
+
+
+def _text_mismatch(file: RecordedFile, network: Network) -> list[str]:
+    """Return a mismatch if the network says or reads another text of the file than recorded."""
+    (text,) = network.read(file.image()[None])
+    recorded = getattr(file.record, "text", None)
+    return [] if text == recorded else [f"the text is {text!r}, recorded {recorded!r}"]
 
 
 def _score_mismatch(recorded: float, score: float) -> list[str]:
