@@ -11,7 +11,7 @@ from torch import nn
 
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import ArgumentError, LitVizError, require
 from lit_viz.images import Parameterization
 from lit_viz.images.reading import Fit
 from lit_viz.images.sources import ImageLike, Images, Normalization, picture_size
@@ -280,7 +280,7 @@ def _run(name: str, arguments: Mapping[str, Any]) -> Run:
     for key, value in options.items():
         if key.startswith("network."):
             argument = key.removeprefix("network.")
-            raise LitVizError(f"{key} must be given to load_network(..., {argument}={value!r})", argument=key)
+            raise ArgumentError(key, f"must be given to load_network(..., {argument}={value!r})")
     network = as_network(network, size)
     form = method_form(METHODS[name], {**given, **options}, network)
     module, tasks = form.build(network)

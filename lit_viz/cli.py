@@ -21,7 +21,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lit_viz.errors import LitVizError, Terminated, did_you_mean, interrupt_exit_status, printable
+from lit_viz.errors import (
+    Interrupted,
+    LitVizError,
+    Terminated,
+    did_you_mean,
+    interrupt_exit_status,
+    is_out_of_memory,
+    printable,
+)
 from lit_viz.launch.specs import METHODS
 from lit_viz.utils.formatting import command_line, notify, pluralize, status_summary
 from lit_viz.utils.limits import MOST_PRINTED, MOST_SUMMARIZED
@@ -123,16 +131,19 @@ def errors_reported(program: str) -> Iterator[None]:
     try:
         yield
     except LitVizError as error:
-        if error.exit_status > 128 and not is_rank_zero():  # rank zero reports the interrupt
-            sys.exit(0)
         print(f"{program}: {error.as_option}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        sys.exit(1)
+    except Interrupted as interrupt:
+        if not is_rank_zero():  # which reports the interrupt
+            sys.exit(0)
+        print(f"{program}: {interrupt}", file=sys.stderr)
+        sys.exit(interrupt.exit_status)
     except KeyboardInterrupt as interrupt:
         if is_rank_zero():
             print(f"{program}: stopped", file=sys.stderr)
         sys.exit(interrupt_exit_status(interrupt))
     except (MemoryError, ImportError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         print(f"{program}: out of memory: raise the limit, or use smaller images or fewer slots", file=sys.stderr)
         sys.exit(1)
@@ -146,12 +157,6 @@ def errors_reported(program: str) -> Iterator[None]:
     finally:
         if handles:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory is exhausted, also while a library is loaded."""
-    words = ("failed to map segment", "cannot allocate memory", "can't allocate memory", "out of memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -284,16 +289,13 @@ def _demo(words: list[str]) -> None:
 @contextmanager
 def _continued_by(command: str) -> Iterator[None]:
     """Name a command that continues several runs when one of them is interrupted, in place of that of the run."""
+    continuation = f"continue with: {command}"
     try:
         yield
+    except Interrupted as interrupt:
+        raise Interrupted(interrupt.event, continuation, interrupt.exit_status) from interrupt
     except KeyboardInterrupt as interrupt:
-        message = f"stopped; continue with: {command}"
-        raise LitVizError(message, exit_status=interrupt_exit_status(interrupt)) from interrupt
-    except LitVizError as error:
-        if error.exit_status <= 128:
-            raise
-        event = str(error).partition("; continue ")[0]
-        raise LitVizError(f"{event}; continue with: {command}", exit_status=error.exit_status) from error
+        raise Interrupted("stopped", continuation, interrupt_exit_status(interrupt)) from interrupt
 
 
 def _values(name: str, words: Sequence[str], *required: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from docstring_parser import parse as parse_docstring
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import ArgumentError
 from lit_viz.launch.parser import Parser, helps_of, read_text
 from lit_viz.launch.specs import METHODS, MethodSpec
 from lit_viz.networks.sources import packaged_networks
@@ -419,7 +419,7 @@ def completion_script(shell: str, summaries: Mapping[str, str]) -> str:
         import shtab
     if shell not in shtab.SUPPORTED_SHELLS:
         choices = ", ".join(shtab.SUPPORTED_SHELLS)
-        raise LitVizError(f"shell must be one of {choices}, got {shell}", argument="shell", value=shell)
+        raise ArgumentError("shell", f"must be one of {choices}, got {shell}", value=shell)
     root = argparse.ArgumentParser("lit-viz")
     commands = root.add_subparsers()
     for name, summary in summaries.items():

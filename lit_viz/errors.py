@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 import signal
+import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -61,6 +63,11 @@ def _shortened(value: re.Match[str]) -> str:
     return f"{text[:60]} ... {text[-20:]}"
 
 
+def _shown(message: str) -> str:
+    """Return a message without control characters, with long values shortened."""
+    return _LONG_VALUE.sub(_shortened, printable(message))
+
+
 class LitVizError(Exception):
     """An error that the user can correct. The command line prints the message without a traceback.
 
@@ -68,25 +75,35 @@ class LitVizError(Exception):
 
     Args:
         message: one sentence: the constraint, the value, and at most one suggestion.
-        exit_status: exit status of the command line.
-        argument: name of the argument at the beginning of the message; the command line shows its option.
-        value: value of the argument.
     """
 
-    def __init__(
-        self, message: str, *, exit_status: int = 1, argument: str | None = None, value: object = None
-    ) -> None:
-        super().__init__(_LONG_VALUE.sub(_shortened, printable(message)))
-        self.exit_status, self.argument, self.value = exit_status, argument, value
+    def __init__(self, message: str) -> None:
+        super().__init__(_shown(message))
 
     @property
     def as_option(self) -> str:
-        """The message with dashes in place of underscores in its first word, if this is the argument."""
-        message = str(self)
-        if self.argument is None or not message.startswith(f"{self.argument} "):
-            return message
+        """The message as the command line prints it."""
+        return str(self)
+
+
+class ArgumentError(LitVizError):
+    """An error of an argument, whose message starts with its name. The command line prints its option instead.
+
+    Args:
+        argument: name of the argument.
+        problem: the rest of the message: the constraint, the value, and at most one suggestion.
+        value: value of the argument.
+    """
+
+    def __init__(self, argument: str, problem: str, *, value: object = None) -> None:
+        super().__init__(f"{argument} {problem}")
+        self.argument, self.problem, self.value = argument, problem, value
+
+    @property
+    def as_option(self) -> str:
+        """The message with the option in place of the argument."""
         option = self.argument if "." in self.argument else self.argument.replace("_", "-")
-        return f"--{option}{message.removeprefix(self.argument)}"
+        return _shown(f"--{option} {self.problem}")
 
 
 class WriteError(LitVizError):
@@ -105,11 +122,64 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM; the command line handles it as it handles Ctrl-C."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM stopped a run. With a run folder, the finished steps are saved.
+
+    It is no ``Exception``: a program that handles the errors of its runs by ``except Exception`` ends too. A script
+    that does not handle it prints the message without a traceback, and has its exit status.
+
+    Args:
+        event: what has been stopped, such as ``stopped after 2 of 3 images``.
+        continuation: how it is continued, such as ``continue with: lit-viz resume RUN``; empty if it can't be.
+        exit_status: 128 + the signal number.
+    """
+
+    def __init__(self, event: str, continuation: str, exit_status: int) -> None:
+        super().__init__(_shown("; ".join(filter(None, (event, continuation)))))
+        self.event, self.continuation, self.exit_status = event, continuation, exit_status
+        if sys.excepthook is not _report_interrupt:
+            _other_hooks.append(sys.excepthook)
+            sys.excepthook = _report_interrupt
+
+
+#: Hooks for uncaught exceptions that were replaced; the last one receives other exceptions.
+_other_hooks: list[Any] = []
+
+
+def _report_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End a script with the exit status of an interrupt; pass other uncaught exceptions on."""
+    is_interactive = hasattr(sys, "ps1")  # which goes on
+    if is_interactive or not isinstance(error, Interrupted):
+        _other_hooks[-1](kind, error, trace)
+        return
+    print(f"lit_viz: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)
+
+
 def interrupt_exit_status(interrupt: BaseException | None) -> int:
     """Return the exit status after a KeyboardInterrupt: 128 + the signal number."""
     if isinstance(interrupt, Terminated):
         return 128 + signal.SIGTERM
     return 128 + signal.SIGINT
+
+
+#: Of the loader of libraries, the host, GPUs, and CUDA's libraries.
+_MEMORY_TEXTS = (
+    "failed to map segment", "cannot allocate memory", "can't allocate memory", "out of memory", "alloc_failed",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory is exhausted, on a GPU or the host, also while a library is loaded."""
+    if isinstance(error, MemoryError):
+        return True
+    message = str(error).lower()
+    return any(text in message for text in _MEMORY_TEXTS)
+
+
+def is_out_of_gpu_memory(error: Exception) -> bool:
+    """Return whether exhausted memory is that of a GPU: ``CUDA``, ``CUDNN`` and ``CUBLAS`` in the message of torch."""
+    return is_out_of_memory(error) and "CU" in str(error)
 
 
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
@@ -154,18 +224,29 @@ def _letters(name: str) -> str:
     return name.strip().lower().replace("-", "").replace("_", "")
 
 
-def require(valid: object, constraint: str, *values: object, hint: str = "") -> None:
+#: Name of an argument, in contrast to that of a class.
+_ARGUMENT = re.compile(r"[a-z][\w.]*")
+
+
+def require(valid: object, constraint: str, *values: object, hint: str = "", is_argument: bool = True) -> None:
     """Raise a LitVizError ``<constraint>, got <values>: <hint>`` unless ``valid`` is true.
 
-    A constraint starts with the name of its argument: ``eps must be positive``.
+    Args:
+        valid: whether the constraint is satisfied.
+        constraint: starts with the name of its argument, ``eps must be positive``, or of a class, ``RISE requires``.
+        values: what is given.
+        hint: suggestion.
+        is_argument: false for a constraint on anything else, such as a file. Arguments are options on the command line.
     """
     if valid:
         return
     message = f"{constraint}, got {' and '.join(map(str, values))}"
     if hint:
         message += f": {hint}"
-    argument = re.match(r"[a-z][\w.]*(?= )", constraint)
-    raise LitVizError(message, argument=argument and argument[0], value=next(iter(values), None))
+    argument, _, problem = message.partition(" ")
+    if not is_argument or not _ARGUMENT.fullmatch(argument):
+        raise LitVizError(message)
+    raise ArgumentError(argument, problem, value=next(iter(values), None))
 
 
 def value_text(value: object) -> str:

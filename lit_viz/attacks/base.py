@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attacks.norms import L2, Norm, NormName, is_in_file_units, norm_of, parse_radius
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import ArgumentError, LitVizError, require
 from lit_viz.networks import Network
 from lit_viz.networks.bands import Bands
 from lit_viz.objectives import CrossEntropy, Objective
@@ -240,8 +240,8 @@ class BudgetAttack(Attack):
     def check_radius(self, eps: float, owner: str) -> float:
         """Return a radius; raise :class:`LitVizError`, which names its ``owner``, unless it is valid in the norm."""
         if not 0 <= eps < math.inf:
-            message = f"eps of {owner} must be 0 or more and finite, got {eps:g}: try 0.0157 (4/255)"
-            raise LitVizError(message, argument="eps", value=eps)
+            problem = f"of {owner} must be 0 or more and finite, got {eps:g}: try 0.0157 (4/255)"
+            raise ArgumentError("eps", problem, value=eps)
         if eps > self.norm.max_eps:
             raise LitVizError(f"eps of {owner} must be at most {self.norm.max_eps:g}, got {eps:g}: write {eps:g}/255")
         return eps

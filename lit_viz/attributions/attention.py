@@ -90,7 +90,7 @@ def _pooling(network: Network, block: str, tokens: int, patches: int) -> list[fl
     if gradient is not None:
         constraint = f"the last block {block!r} of {network.name} must return tokens (N, {tokens}, D)"
         shape = tuple(gradient.shape)
-        require(shape[:-1] == (1, tokens), constraint, shape, hint="use grad_cam")
+        require(shape[:-1] == (1, tokens), constraint, shape, hint="use grad_cam", is_argument=False)
     reached = [False] * tokens
     if gradient is not None:
         reached = (gradient[0] != 0).any(-1).tolist()

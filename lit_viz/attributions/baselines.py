@@ -60,7 +60,12 @@ class BaselinePhotographs:
 
     def __call__(self, shape: tuple[int, ...]) -> Tensor:
         """Return ``(B, C, H, W)`` in /255 for inputs of a shape ``(C, H, W)``, uint8 of pictures; read once."""
-        require(len(shape) == 3, "baselines that are photographs require images (N, C, H, W)", f"shape (N, {shape})")
+        require(
+            len(shape) == 3,
+            "baselines that are photographs require images (N, C, H, W)",
+            f"shape (N, {shape})",
+            is_argument=False,
+        )
         if shape not in self._by_shape:
             channels, height, width = shape
             bands = self._bands_of(channels)
@@ -122,7 +127,12 @@ class Baseline:
             return self.kind.average(tuple(x.shape[1:])).to(x).expand_as(x).clone()
         if isinstance(self.kind, Tensor):
             shapes = tuple(self.kind.shape), tuple(x.shape[1:])
-            require(shapes[0] == shapes[1], f"a baseline image must have the shape {shapes[1]} of the input", shapes[0])
+            require(
+                shapes[0] == shapes[1],
+                f"a baseline image must have the shape {shapes[1]} of the input",
+                shapes[0],
+                is_argument=False,
+            )
             return self.kind.to(x).expand_as(x).clone()
         if self.kind == "random":
             draws = Draws([Key(seed, 0) for seed in seeds], x.device).scoped("baseline")
@@ -130,7 +140,12 @@ class Baseline:
         if self.kind == "mean":
             return x.mean(tuple(range(min(2, x.ndim - 1), x.ndim)), keepdim=True).expand_as(x).clone()
         if self.kind == "blurred":
-            require(x.ndim == 4, "the blurred baseline requires images (N, C, H, W)", f"shape {tuple(x.shape)}")
+            require(
+                x.ndim == 4,
+                "the blurred baseline requires images (N, C, H, W)",
+                f"shape {tuple(x.shape)}",
+                is_argument=False,
+            )
             return gaussian_blur(x, torch.full((len(x),), self.sigma))
         if self.kind == "black":
             return torch.zeros_like(x)
@@ -237,7 +252,7 @@ def _parsed(given: BaselineLike) -> str | float | Tensor | BaselinePhotographs:
 
 def _checked_gray(gray: Any) -> float:
     valid = math.isfinite(gray) and not isinstance(gray, bool)
-    require(valid, "a gray baseline must be a finite number", repr(gray))
+    require(valid, "a gray baseline must be a finite number", repr(gray), is_argument=False)
     return float(gray)
 
 
@@ -254,7 +269,12 @@ def _checked_images(given: Any) -> Tensor:
     shape = tuple(images.shape)
     if images.ndim == 3:
         images = images[None]
-    require(images.ndim == 4 and images.numel(), "a baseline image must be (C, H, W) or (B, C, H, W)", f"shape {shape}")
+    require(
+        images.ndim == 4 and images.numel(),
+        "a baseline image must be (C, H, W) or (B, C, H, W)",
+        f"shape {shape}",
+        is_argument=False,
+    )
     low, high = float(images.min()), float(images.max())
-    require(low >= 0 and high <= 1, "a baseline image must be in [0, 1]", f"{low:.3g} to {high:.3g}")
+    require(low >= 0 and high <= 1, "a baseline image must be in [0, 1]", f"{low:.3g} to {high:.3g}", is_argument=False)
     return images

@@ -46,7 +46,12 @@ class Segments:
         except Exception as error:  # of Pillow, by the kind of the damage
             raise LitVizError(f"the mask {self.given} can't be read: {first_line(error)}") from error
         colors, regions = np.unique(pixels.reshape(-1, *pixels.shape[2:]), axis=0, return_inverse=True)
-        require(len(colors) <= _MOST, f"the mask {self.given} must have at most {_MOST} colors", len(colors))
+        require(
+            len(colors) <= _MOST,
+            f"the mask {self.given} must have at most {_MOST} colors",
+            len(colors),
+            is_argument=False,
+        )
         return torch.from_numpy(regions.reshape(pixels.shape[:2]).astype(np.int64)), checksum
 
     @property
@@ -68,7 +73,7 @@ class Segments:
             expected, got = "{} x {}".format(*size), "{} x {}".format(*self._mask.shape)
             constraint = f"the mask {self.given} must have the size of the network's input, {expected} pixels"
             hint = "draw it on the photograph in sources/ of a run"
-            require(self._mask.shape == size, constraint, got, hint=hint)
+            require(self._mask.shape == size, constraint, got, hint=hint, is_argument=False)
 
     def record_fields(self) -> dict[str, Any]:
         """Return the checksum of a mask file; nothing for superpixels."""
@@ -81,7 +86,7 @@ class Segments:
 
         Superpixels are computed from the image in 8 bits, so that they do not depend on its precision.
         """
-        require(x.ndim == 4, "superpixels require images (N, C, H, W)", f"shape {tuple(x.shape)}")
+        require(x.ndim == 4, "superpixels require images (N, C, H, W)", f"shape {tuple(x.shape)}", is_argument=False)
         self.check(tuple(x.shape[2:]))
         if isinstance(self.given, str):
             return self._mask.to(x.device).expand(len(x), 1, -1, -1).clone()

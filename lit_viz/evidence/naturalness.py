@@ -186,8 +186,8 @@ def naturalness(
 
 
 def _figure(layer: str, synthetic: Tensor, natural: Tensor, random: Tensor) -> LayerNaturalness:
-    require(len(natural) >= 3, "there must be at least 3 natural images", len(natural))
-    require(len(random) >= 2, "there must be at least 2 random photographs", len(random))
+    require(len(natural) >= 3, "there must be at least 3 natural images", len(natural), is_argument=False)
+    require(len(random) >= 2, "there must be at least 2 random photographs", len(random), is_argument=False)
     own = spearman(synthetic[None], natural)[0]
     among = spearman(natural, natural)
     others = spearman(natural, random)

@@ -160,6 +160,7 @@ def _compute(
         "a batch must have one task per image",
         f"{len(tasks.tasks)} tasks for {len(images)} images",
         hint="give one method, radius, target and goal",
+        is_argument=False,
     )
     module.to(_device_of(images) if device is None else device)
     with failures_reported(module, RunOptions()):

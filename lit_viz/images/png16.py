@@ -51,7 +51,7 @@ def decode_png16(content: bytes) -> NDArray[np.uint16]:
     """
     height, width = png_size(content)
     channels = _CHANNELS[content[25]]
-    require(content[28] == 0, "a PNG of 16 bits must not be interlaced", "an interlaced one")
+    require(content[28] == 0, "a PNG of 16 bits must not be interlaced", "an interlaced one", is_argument=False)
     data = b""
     place = len(_SIGNATURE)
     while place < len(content):

@@ -358,7 +358,7 @@ def _array(file: Path) -> _Raster:
         return _Raster(shape, _native(dtype), partial(_npy_part, file), by_windows=True)
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        require(len(names) == 1, f"{file} must contain one array", ", ".join(names) or "none")
+        require(len(names) == 1, f"{file} must contain one array", ", ".join(names) or "none", is_argument=False)
         with archive.open(names[0]) as member:
             shape, dtype = _header(member)
     return _Raster(shape, _native(dtype), lambda part: _decoded_part(_npz, file, part))
@@ -494,13 +494,18 @@ def _axes(raster: _Raster, bands: Bands, given: str | None, name: str) -> str:
     if given is not None:
         require(len(shape) == len(given), f"axes={given} requires {len(given)} axes in {name}", described)
         count = shape[given.index("C")] if "C" in given else 1
-        require(count in counts, f"{name} must have {wanted} bands along C of axes={given}", f"{count} in {described}")
+        require(
+            count in counts,
+            f"{name} must have {wanted} bands along C of axes={given}",
+            f"{count} in {described}",
+            is_argument=False,
+        )
         axes = given
     elif len(shape) == 2:
-        require(1 in counts, f"{name} must have {wanted} bands", f"an array of {described}")
+        require(1 in counts, f"{name} must have {wanted} bands", f"an array of {described}", is_argument=False)
         axes = "HW"
     else:
-        require(len(shape) == 3, f"{name} must have 2 or 3 axes", f"{len(shape)} ({described})")
+        require(len(shape) == 3, f"{name} must have 2 or 3 axes", f"{len(shape)} ({described})", is_argument=False)
         first, last = shape[0] in counts, shape[2] in counts
         if first and last:
             raise LitVizError(f"the bands of {name} may be first or last in {described}: give axes=CHW or axes=HWC")
@@ -509,9 +514,10 @@ def _axes(raster: _Raster, bands: Bands, given: str | None, name: str) -> str:
             f"{name} must have {wanted} bands first or last",
             described,
             hint="give axes for another order",
+            is_argument=False,
         )
         axes = "CHW" if first else "HWC"
-    require(0 not in shape, f"{name} must have pixels", described)
+    require(0 not in shape, f"{name} must have pixels", described, is_argument=False)
     return axes
 
 
@@ -523,13 +529,14 @@ def _check_pixels(original: tuple[int, int], name: str) -> None:
         limit is None or pixels <= limit,
         f"{name} must have at most {limit} pixels",
         f"{pixels}: downsize it, give tile, or set {variable} in the environment",
+        is_argument=False,
     )
 
 
 def _check_type(file_format: FileFormat, name: str) -> None:
     dtype = np.dtype(file_format.dtype)
     is_number = np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer)
-    require(is_number, f"{name} must contain real numbers", dtype.name)
+    require(is_number, f"{name} must contain real numbers", dtype.name, is_argument=False)
     if not (file_format.is_float or file_format.ranges or dtype.name in _TYPES_OF_PICTURES):
         raise LitVizError(f"{name} has values of {dtype.name}: give load_network(..., value_range=(low, high))")
 

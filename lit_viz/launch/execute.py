@@ -21,7 +21,7 @@ from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.engine.shards import Shard
-from lit_viz.errors import LitVizError, WriteError, interrupt_exit_status, require
+from lit_viz.errors import ArgumentError, Interrupted, LitVizError, WriteError, interrupt_exit_status, require
 from lit_viz.evidence.verifier import verifier_of
 from lit_viz.launch.form import Form
 from lit_viz.launch.logs import incomplete_loggers, open_loggers
@@ -37,7 +37,7 @@ from lit_viz.launch.run import (
     verify_outcomes,
 )
 from lit_viz.launch.shards import check_shard, process_of_shard
-from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, fit, stopped_before_evidence
+from lit_viz.launch.trainer import STOPPED_BEFORE_EVIDENCE, build_trainer, continuation, failures_reported, fit
 from lit_viz.networks import Network
 from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
@@ -45,9 +45,9 @@ from lit_viz.runs.access import is_run, run_lock
 from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import EVIDENCE, REPORT
-from lit_viz.runs.seal import is_drawing, is_evidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
+from lit_viz.runs.seal import is_drawing, is_evidence
 from lit_viz.runs.stores import open_run
 from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
@@ -163,7 +163,7 @@ def _execute(
         raise LitVizError("logger requires out: loggers log a run folder")
     for task in tasks.tasks[:1]:
         if options.store != "files" and task.tile is not None:
-            raise LitVizError("store does not apply to tiles of large images: leave it out", argument="store")
+            raise ArgumentError("store", "does not apply to tiles of large images: leave it out")
         require(abs(task.seed) < _SEED_LIMIT, "seed must have at most 18 digits", task.seed)
     module.network.refresh()
     recorded = form or Form.of(module, tasks, options)
@@ -192,10 +192,9 @@ def _check_options(method: type[ImageTraining], options: RunOptions) -> None:
     presentation = presentation_of(method)
     for name in sorted(options_of_methods() & options.changed.keys()):
         if name not in presentation.run_options:
-            message = f"{name} does not apply to {presentation.title.lower()}: leave it out"
-            raise LitVizError(message, argument=name)
+            raise ArgumentError(name, f"does not apply to {presentation.title.lower()}: leave it out")
     if "store" in options.changed and not method.can_shard:
-        raise LitVizError(f"store does not apply to {method.__name__}: leave it out", argument="store")
+        raise ArgumentError("store", f"does not apply to {method.__name__}: leave it out")
     verifier_of(method).check_settings(evidence_settings(options, ignore))
 
 
@@ -343,7 +342,7 @@ def _complete(
         folder.seal()
     except KeyboardInterrupt as interrupt:
         exit_status = interrupt_exit_status(interrupt)
-        raise Interrupted(stopped_before_evidence(module, options), exit_status=exit_status) from interrupt
+        raise Interrupted(STOPPED_BEFORE_EVIDENCE, continuation(module, options), exit_status) from interrupt
 
 
 def _follow(trainer: pl.Trainer, module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:

@@ -19,7 +19,7 @@ from lit_viz.attacks.norms import parse_radius
 from lit_viz.attributions import AUTO
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
-from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, require
+from lit_viz.errors import OTHER_NAMES, ArgumentError, LitVizError, did_you_mean, require
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
@@ -222,10 +222,10 @@ class Form:
             _chosen(item, bases, argument) for item in (values if isinstance(values, (list, tuple)) else [values])
         ]
         if not chosen:
-            raise LitVizError(f"{argument} must name at least one {bases[0].__name__}, got none", argument=argument)
+            raise ArgumentError(argument, f"must name at least one {bases[0].__name__}, got none")
         self.module["init_args"][argument] = chosen if len(chosen) > 1 else chosen[0]
         if argument == "attack" and len(chosen) > 1:
-            raise LitVizError(f"a run must have one attack, got {len(chosen)}", argument=argument, value=value)
+            raise LitVizError(f"a run must have one attack, got {len(chosen)}")
         self._follow_attack()
 
     def _follow_attack(self) -> None:
@@ -263,7 +263,7 @@ class Form:
 
     def _varied(self) -> dict[str, Any]:
         if "vary" not in hints_of(self.tasks_class):
-            raise LitVizError(f"{self.tasks_class.__name__} can't vary: leave vary out", argument="vary")
+            raise LitVizError(f"{self.tasks_class.__name__} can't vary: leave vary out")
         varied = dict(self.tasks["init_args"].get("vary") or {})
         self.tasks["init_args"]["vary"] = varied
         return varied
@@ -287,7 +287,7 @@ class Form:
         if len(found) > 1:
             names = " and ".join(owner.title for owner in found)
             example = f"{found[0].label}.{last}"
-            raise LitVizError(f"{last} is an argument of {names}: give it to one of them, as {example}", argument=last)
+            raise ArgumentError(last, f"is an argument of {names}: give it to one of them, as {example}")
         if not found:
             raise self.unknown(name)
         return found[0]
@@ -298,7 +298,7 @@ class Form:
         owners = [owner for owner in self.owners() if not prefix or owner.label.split(".")[0] == prefix.split(".")[0]]
         attack = next((owner.kind for owner in self.parts() if owner.label == "attack"), None)
         if last == "eps" and isinstance(attack, type) and issubclass(attack, Attack):
-            return LitVizError(without_radius(attack), argument="eps")
+            return LitVizError(without_radius(attack))
         known: dict[str, None] = {}
         for owner in owners:
             if prefix or owner.label not in ("trainer", "network"):
@@ -314,7 +314,7 @@ class Form:
         if other is None and last == "lr" and "alpha" in known:
             other = "alpha"
         hint = f": use {other}" if other else did_you_mean(last if prefix else name, known)
-        return LitVizError(f"{name} is not an argument of {receivers}{hint}", argument=name)
+        return ArgumentError(name, f"is not an argument of {receivers}{hint}")
 
     def _put(self, owner: Owner, name: str, value: Any) -> None:
         """Set an argument of an owner; add its section if it is missing."""
@@ -329,7 +329,7 @@ class Form:
                 is_part = owner.label not in ("run", "logging", "trainer", "network") and not is_dataclass(owner.kind)
                 last = depth == len(owner.path) - 1
                 if isinstance(current, pl.Trainer):
-                    raise LitVizError(f"trainer.{name} must be an argument of the given Trainer", argument=owner.label)
+                    raise ArgumentError(f"trainer.{name}", "must be an argument of the given Trainer")
                 current = {"class_path": owner.kind, "init_args": {}} if is_part and last else {}
             target[key] = current
             target = current
@@ -411,8 +411,8 @@ def _check_radii(given: Any) -> None:
         try:
             radius = parse_radius(value)
         except LitVizError as error:
-            message = f"eps must be numbers such as 0.0157 or 4/255, got {given!r}"
-            raise LitVizError(message, argument="eps", value=given) from error
+            problem = f"must be numbers such as 0.0157 or 4/255, got {given!r}"
+            raise ArgumentError("eps", problem, value=given) from error
         require(radius != 0, "eps must be positive", 0, hint="try 4/255")
 
 
@@ -433,7 +433,7 @@ def _chosen(value: Any, bases: Sequence[type], argument: str) -> Any:
         return AUTO
     if isinstance(value, str):
         return {"class_path": find_named(value.strip(), bases, argument), "init_args": {}}
-    raise LitVizError(f"{argument} must be a name or an instance, got {value!r}", argument=argument, value=value)
+    raise ArgumentError(argument, f"must be a name or an instance, got {value!r}", value=value)
 
 
 def _part_owner(name: str, bases: Sequence[type], value: Any, path: tuple[str | int, ...]) -> Iterator[Owner]:

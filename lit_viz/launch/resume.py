@@ -13,7 +13,7 @@ from typing import Any
 from lit_viz.attacks.norms import parse_radius
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
-from lit_viz.errors import LitVizError
+from lit_viz.errors import ArgumentError, LitVizError
 from lit_viz.launch.form import Form
 from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.networks import Network
@@ -79,9 +79,7 @@ def changed_form(folder: FolderStorage, form: Form, changes: Mapping[str, Any]) 
     before = form.copy()
     for name, value in changes.items():
         if name in NEW_RUN:
-            raise LitVizError(
-                f"{name} only applies to a new run: leave it out to continue {folder.path}", argument=name
-            )
+            raise ArgumentError(name, f"only applies to a new run: leave it out to continue {folder.path}")
         if name == "trainer":
             value = {**(form.run.get("trainer") or {}), **value}
         form.set(name, value)
@@ -121,10 +119,10 @@ def check_unchanged(path: Path, before: Form, now: Form) -> None:
         LitVizError: an argument differs that determines the images.
     """
     for name, old, new in changed_arguments(before, now):
-        raise LitVizError(
-            f"{name} can't be changed: {path} was started with {old}, got {new}; "
+        raise ArgumentError(
+            name,
+            f"can't be changed: {path} was started with {old}, got {new}; "
             f"{command_line('resume', path)} continues it unchanged",
-            argument=name,
             value=new,
         )
 

@@ -250,7 +250,9 @@ class Run:
         Raises:
             LitVizError: the path does not end in .gif, no image was logged, or the disk is full.
         """
-        require(Path(path).suffix.lower() == ".gif", "the path of an animation must end in .gif", path)
+        require(
+            Path(path).suffix.lower() == ".gif", "the path of an animation must end in .gif", path, is_argument=False
+        )
         saved = save_evolution(self.presentation.evolutions(self.outcomes), Path(path))
         if saved is None:
             raise LitVizError("an animation requires logged images, and the run has none: give log_at")

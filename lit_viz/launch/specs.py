@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import ArgumentError, require
 
 if TYPE_CHECKING:
     from lit_viz.launch.form import Form
@@ -94,8 +94,7 @@ class _SaliencySpec(MethodSpec):
         from lit_viz.methods.tasks import to_classes
 
         if given.get("target") is not None and "none" in to_classes(given["target"]):
-            message = "target of saliency maps must be classes, got none: leave it out for the labels"
-            raise LitVizError(message, argument="target")
+            raise ArgumentError("target", "of saliency maps must be classes, got none: leave it out for the labels")
         super().place(form, selection, given)
 
 
@@ -104,7 +103,7 @@ class _AttackSpec(MethodSpec):
 
     def place(self, form: Form, selection: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         if given.get("against") is not None:
-            raise LitVizError("against does not apply to attacks: leave it out", argument="against")
+            raise ArgumentError("against", "does not apply to attacks: leave it out")
         super().place(form, selection, given)
 
 

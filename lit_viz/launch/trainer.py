@@ -35,11 +35,18 @@ from lit_viz.engine.lightning import (
 )
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
-from lit_viz.errors import LitVizError, NetworkError, first_line, interrupt_exit_status
+from lit_viz.errors import (
+    Interrupted,
+    LitVizError,
+    NetworkError,
+    first_line,
+    interrupt_exit_status,
+    is_out_of_gpu_memory,
+    is_out_of_memory,
+)
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import has_progress
-from lit_viz.networks.isolation import is_out_of_memory
 from lit_viz.networks.network import GIVEN_WEIGHTS
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.utils.formatting import command_line, pluralize
@@ -47,10 +54,8 @@ from lit_viz.utils.parts import has_instances
 from lit_viz.utils.process import is_rank_zero, launcher_topology
 
 _MOST_CPU_PROCESSES = 8  # on machines with fewer processors
-
-
-class Interrupted(LitVizError):
-    """SIGINT or SIGTERM stopped the run. With a run folder, the finished steps are saved."""
+#: State of a run that was stopped after its last image.
+STOPPED_BEFORE_EVIDENCE = "stopped: all images are done, figure and evidence are not"
 
 
 def build_trainer(options: RunOptions, scratch: str) -> pl.Trainer:
@@ -124,12 +129,11 @@ def fit(
             images = f"{unfinished} of {pluralize(len(queue.tasks), 'image')} unfinished"
             warnings.warn(f"{_limits(trainer)} ended the run with {images}", stacklevel=2)
         return
-    hint = resume_hint(module, options)
-    message = stopped_before_evidence(module, options)
+    event = STOPPED_BEFORE_EVIDENCE
     if module.decision.unfinished:
         saved = "" if options.out is None else ", progress is saved"
-        message = f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}{hint}"
-    raise Interrupted(message, exit_status=128 + stopped)
+        event = f"stopped after {len(module.finished)} of {len(queue.tasks)} images{saved}"
+    raise Interrupted(event, continuation(module, options), 128 + stopped)
 
 
 def _limits(trainer: pl.Trainer) -> str:
@@ -181,12 +185,12 @@ def _train(
             with interrupts_raised():
                 trainer.fit(module, datamodule=queue, ckpt_path=resumed, weights_only=True)
         except SIGTERMException as error:  # before the ExactCheckpoint callback has installed its handler
-            message = f"stopped before the first step{resume_hint(module, options)}"
-            raise Interrupted(message, exit_status=128 + signal.SIGTERM) from error
+            exit_status = 128 + signal.SIGTERM
+            raise Interrupted("stopped before the first step", continuation(module, options), exit_status) from error
         except KeyboardInterrupt as interrupt:
             kill_ranks(trainer, interrupt)
-            message = f"stopped immediately{resume_hint(module, options)}"
-            raise Interrupted(message, exit_status=interrupt_exit_status(interrupt)) from interrupt
+            exit_status = interrupt_exit_status(interrupt)
+            raise Interrupted("stopped immediately", continuation(module, options), exit_status) from interrupt
         except Exception as error:
             kill_ranks(trainer, error)
             if trainer.world_size > 1 and is_rank_failure(error):
@@ -213,26 +217,28 @@ def failures_reported(module: ImageTraining, options: RunOptions) -> Iterator[No
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        device = "GPU" if isinstance(error, torch.OutOfMemoryError) or "CU" in str(error) else "CPU"
+        device = "GPU" if is_out_of_gpu_memory(error) else "CPU"
         hint = f"; finished images are kept{hint} and fewer slots" if (hint := resume()) else ""
         raise LitVizError(f"out of {device} memory: use {fewer}, fewer views or smaller images{hint}") from error
 
 
-def stopped_before_evidence(module: ImageTraining, options: RunOptions) -> str:
-    """Return the message of a run that was stopped after its last image."""
-    return f"stopped: all images are done, figure and evidence are not{resume_hint(module, options)}"
-
-
 def resume_hint(module: ImageTraining, options: RunOptions) -> str:
-    """Return ``; continue with: lit-viz resume RUN``, or the Python call if the run was given arrays or a module."""
+    """Return the :func:`continuation` of a run after a semicolon, as the end of a message."""
+    command = continuation(module, options)
+    return f"; {command}" if command else ""
+
+
+def continuation(module: ImageTraining, options: RunOptions) -> str:
+    """Return ``continue with: lit-viz resume RUN``, or the Python call if the run was given arrays or a module; nothing
+    for a run without progress."""
     folder = options.folder
     if folder is None or not has_progress(folder) or not is_rank_zero():
         return ""  # a folder without progress is discarded
     if _is_of_python(module):
-        return "; continue in Python with the same call and resume=True"
+        return "continue in Python with the same call and resume=True"
     if module.network.weights == GIVEN_WEIGHTS:
-        return f"; continue in Python with lit_viz.resume({str(folder)!r}, network)"
-    return f"; continue with: {command_line('resume', folder)}"
+        return f"continue in Python with lit_viz.resume({str(folder)!r}, network)"
+    return f"continue with: {command_line('resume', folder)}"
 
 
 def _is_of_python(module: ImageTraining) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_viz.errors import LitVizError, did_you_mean, require
+from lit_viz.errors import ArgumentError, LitVizError, did_you_mean, require
 from lit_viz.launch.form import Form
 from lit_viz.methods.tasks import to_classes, varied
 from lit_viz.networks import Network
@@ -73,12 +73,12 @@ def select(form: Form, selection: Mapping[str, Any], names: Sequence[str], has_o
         chosen.pop(name, None)
     chosen |= given
     if "neuron" in chosen and "channel" not in chosen:
-        raise LitVizError("neuron requires a channel", argument="neuron")
+        raise ArgumentError("neuron", "requires a channel")
     objective: Objective = construct(form.module["init_args"].get("objective", Logit()), Objective, "objective")
     if layer is not None and has_objective and not any(layer_parts(objective)):
         name = type(objective).__name__
-        message = f"objective must read a layer where a layer is given, got {name}: leave one out"
-        raise LitVizError(message, argument="objective", value=objective)
+        problem = f"must read a layer where a layer is given, got {name}: leave one out"
+        raise ArgumentError("objective", problem, value=objective)
     if chosen.get("layer") is not None:
         place = parse_place(chosen.get("neuron"))
         has_channels = chosen.get("channel") is not None
@@ -95,11 +95,11 @@ def _queue_of(objective: Objective, chosen: Mapping[str, Any], has_target: bool)
     arguments = {key: chosen[key] for key in ("vary", "seed") if key in chosen}
     if chosen.get("channel") is not None and "channel" not in fields:
         hint = "leave channel out" if objective.layers else "give a layer too"
-        raise LitVizError(f"channel applies to objectives such as Channel, got {name}: {hint}", argument="channel")
+        raise ArgumentError("channel", f"applies to objectives such as Channel, got {name}: {hint}")
     if chosen.get("against") is not None and "against" not in fields:
-        raise LitVizError(f"against requires a score of a class, such as Logit, got {name}", argument="against")
+        raise ArgumentError("against", f"requires a score of a class, such as Logit, got {name}")
     if has_target and "target" not in fields:
-        raise LitVizError(f"target requires an objective of a class, got {name}: leave one out", argument="target")
+        raise ArgumentError("target", f"requires an objective of a class, got {name}: leave one out")
     if "target" in fields:
         named = to_classes(chosen.get("target", ()))
         require(named, "target must name at least one class", "none", hint="or give a layer")
@@ -133,6 +133,6 @@ def parse_place(neuron: Any) -> Place:
         return "center"
     words = neuron if isinstance(neuron, str) else ",".join(map(str, neuron))
     if not re.fullmatch(r"\d+,\d+", words):
-        raise LitVizError(f"neuron must be row,column such as 3,4, or center, got {neuron}", argument="neuron")
+        raise ArgumentError("neuron", f"must be row,column such as 3,4, or center, got {neuron}")
     row, column = words.split(",")
     return int(row), int(column)

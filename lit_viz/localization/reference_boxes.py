@@ -79,7 +79,7 @@ def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
     elif path.is_file():
         files = [path]
     require(
-        files, "reference boxes must be an existing COCO file, Pascal VOC file (.xml) or folder of such files", path
+        files, "boxes must be an existing COCO file, Pascal VOC file (.xml) or folder of such files", path
     )
     by_name: dict[tuple[str, str], ReferenceBoxes] = {}
     for file in files:

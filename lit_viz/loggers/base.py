@@ -103,7 +103,13 @@ def stored_run_id(path: Path) -> str | None:
     if not os.path.lexists(path):
         return None
     run_id = read_regular_text(path, most=_MOST_ID).strip()
-    require(re.fullmatch(r"[\w.-]*", run_id), f"{path} must hold the id of a run", repr(run_id), hint="delete the file")
+    require(
+        re.fullmatch(r"[\w.-]*", run_id),
+        f"{path} must hold the id of a run",
+        repr(run_id),
+        hint="delete the file",
+        is_argument=False,
+    )
     return run_id or None
 
 

@@ -15,7 +15,7 @@ from lit_viz.attributions import Attribution
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Snapshot
-from lit_viz.errors import LitVizError, check_shape, first_line, require
+from lit_viz.errors import ArgumentError, LitVizError, check_shape, first_line, require
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.formats import format_of_result
 from lit_viz.images.listing import ARRAY_PREFIX
@@ -120,9 +120,9 @@ class ClassVisualization(ImageTraining):
     ) -> None:
         if isinstance(step_rule, (Attack, Attribution)):
             method = "AdversarialExample" if isinstance(step_rule, Attack) else "SaliencyMap"
-            raise LitVizError(
-                f"step_rule must be an optimizer, got {type(step_rule).__name__}: it is a part of {method}",
-                argument="step_rule",
+            raise ArgumentError(
+                "step_rule",
+                f"must be an optimizer, got {type(step_rule).__name__}: it is a part of {method}",
                 value=step_rule,
             )
         given = (parameterization, step_rule, transforms, views, residual_gradient, picture)

@@ -125,7 +125,7 @@ class PhotographTraining(ImageTraining):
         overlap = tiling.get("overlap")
         if self.tiles_overlap:
             return min(self.network.size) // 8 if overlap is None else overlap
-        require(not overlap, "tiles of attacks must share no pixels, with overlap 0", overlap)
+        require(not overlap, "tiles of attacks must share no pixels, with overlap 0", overlap, is_argument=False)
         return 0
 
     def _mean_scores(self, tiles: Sequence[Task]) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from lit_viz.attacks.norms import parse_radius
 from lit_viz.engine.queue import TaskQueue
-from lit_viz.errors import LitVizError, did_you_mean, require
+from lit_viz.errors import ArgumentError, LitVizError, did_you_mean, require
 from lit_viz.images.listing import ARRAY_PREFIX, LISTED, Entry, Listing, column_values
 from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.images.rasters import FileOptions
@@ -67,7 +67,7 @@ class ClassTasks(TaskQueue):
         seed: int = 0,
     ) -> None:
         words = to_classes(target)
-        require(words, "there must be at least one class", "none", hint="give its name or index")
+        require(words, "there must be at least one class", "none", hint="give its name or index", is_argument=False)
         contrasts = None if against is None else to_classes(against)
         network = as_network(network)
         tasks = class_tasks(network, words, contrasts, seed)
@@ -242,10 +242,10 @@ def _check_tiles(network: Network, images: Images, tile: int | str | None, overl
         return
     height, width = network.size
     if tile not in (_NETWORK, height) or (tile == height != width):
-        raise LitVizError(
-            f"tile must be network, or the size of the network's input ({height} x {width}), got {tile}: give tile to "
+        raise ArgumentError(
+            "tile",
+            f"must be network, or the size of the network's input ({height} x {width}), got {tile}: give tile to "
             f"saliency or attack, or load_network(..., size={tile})",
-            argument="tile",
             value=tile,
         )
     most = min(height, width) - 1
@@ -340,9 +340,7 @@ def parse_channels(words: Sequence[int] | str | int, count: int) -> list[int]:
     if text == "all":
         return list(range(count))
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise LitVizError(
-            f"channel must be numbers and ranges such as 3,14-20, or all, got {words}", argument="channel"
-        )
+        raise ArgumentError("channel", f"must be numbers and ranges such as 3,14-20, or all, got {words}")
     channels: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -387,8 +385,8 @@ def _photograph_tasks(
     is_table = _is_table(label_source)
     if not (is_table or has_class) and label_source not in _LABEL_SOURCES:
         hint = did_you_mean(str(label_source), _LABEL_SOURCES)
-        message = f"label must be a class, predicted, folders or a CSV file (file,label), got {label_source!r}{hint}"
-        raise LitVizError(message, argument="label", value=label_source)
+        problem = f"must be a class, predicted, folders or a CSV file (file,label), got {label_source!r}{hint}"
+        raise ArgumentError("label", problem, value=label_source)
     words: Sequence[str | int] = targets or ["none" if listed.target is None else listed.target]
     classes = _ClassReader(network, listing)
     label_of = classes.column("label", label_source if is_table or has_class else None, (None,))
@@ -555,8 +553,8 @@ def _fill_column(rows: Sequence[dict[str, Any]], name: str, given: Any) -> str |
         return to_class(values)
     if len(values) != len(rows):
         hint = "; every target for each image: vary target" if name == "target" else ""
-        message = f"{name} must be one class, or one per image: got {len(values)} for {len(rows)} images{hint}"
-        raise LitVizError(message, argument=name, value=given)
+        problem = f"must be one class, or one per image: got {len(values)} for {len(rows)} images{hint}"
+        raise ArgumentError(name, problem, value=given)
     for row, value in zip(rows, values, strict=True):
         row[name] = to_class(value)
     return None

@@ -15,7 +15,7 @@ from lit_viz.attacks import Universal, attack_name, is_adversarial
 from lit_viz.attacks.norms import lengths
 from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Snapshot
-from lit_viz.errors import ChangedInput, LitVizError, require
+from lit_viz.errors import ArgumentError, ChangedInput, LitVizError, require
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.methods.photographs import AttackTraining, check_goal, resolve
 from lit_viz.networks import Network
@@ -138,7 +138,7 @@ class UniversalPerturbation(AttackTraining):
             return tasks
         self.check_photographs(tasks)
         if any(task.tiling is not None for task in tasks):
-            raise LitVizError("tile does not apply to universal perturbations: leave it out", argument="tile")
+            raise ArgumentError("tile", "does not apply to universal perturbations: leave it out")
         return universal_tasks(tasks, self.held_out)
 
     def start(self, task: Task) -> Tensor:

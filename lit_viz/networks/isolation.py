@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_viz.errors import LitVizError, NetworkError, first_line, place_of
+from lit_viz.errors import LitVizError, NetworkError, first_line, is_out_of_memory, place_of
 from lit_viz.networks.bands import Bands
 from lit_viz.networks.outputs import LOGITS, Output
 from lit_viz.networks.summaries import probe_images
@@ -283,12 +283,6 @@ def network_error(name: str, shape: Sequence[int], error: Exception) -> str:
     place = place_of(error)
     raised = f"{type(error).__name__} at {place}" if place else type(error).__name__
     return f"{name} raised {raised} on images of shape {tuple(shape)}: {first_line(error)}"
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether torch or NumPy raised an error because memory is exhausted, on a GPU or the host."""
-    phrases = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the last two of CUDA and its libraries
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in phrases)
 
 
 @contextmanager

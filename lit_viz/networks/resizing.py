@@ -33,7 +33,12 @@ class Resizing:
 
     def __post_init__(self) -> None:
         is_fraction = isinstance(self.crop_fraction, (int, float)) and 0 < self.crop_fraction <= 1
-        require(is_fraction, "the crop fraction of photographs must be in (0, 1]", repr(self.crop_fraction))
+        require(
+            is_fraction,
+            "the crop fraction of photographs must be in (0, 1]",
+            repr(self.crop_fraction),
+            is_argument=False,
+        )
         names = ", ".join(_FILTERS)
         require(self.interpolation in _FILTERS, f"interpolation must be one of {names}", repr(self.interpolation))
 

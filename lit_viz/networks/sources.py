@@ -351,7 +351,7 @@ def import_object(path: str, role: str) -> Any:
     """
     module_name, _, attribute = path.partition(":")
     _check_foreign(module_name, path, role)
-    require(attribute, f"{role} must be module:name", repr(path))
+    require(attribute, f"{role} must be module:name", repr(path), is_argument=False)
     try:
         with current_folder_importable():
             module = importlib.import_module(module_name)
@@ -376,7 +376,7 @@ def _call_factory(name: str) -> nn.Module:
     if isinstance(factory, nn.Module):
         return factory
     kind = repr(type(factory).__name__)
-    require(callable(factory), f"{name} must be a network or a function that builds it", kind)
+    require(callable(factory), f"{name} must be a network or a function that builds it", kind, is_argument=False)
     try:
         inspect.signature(factory).bind()
     except TypeError as error:  # "missing a required argument: 'classes'"
@@ -400,4 +400,4 @@ def _call_factory(name: str) -> nn.Module:
 
 def _check_foreign(module: str, path: str, role: str) -> None:
     is_foreign = module.split(".")[0] not in sys.stdlib_module_names
-    require(is_foreign, f"{role} must not be of Python's standard library", repr(path))
+    require(is_foreign, f"{role} must not be of Python's standard library", repr(path), is_argument=False)

@@ -18,8 +18,8 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from lit_viz.errors import LitVizError
-from lit_viz.networks.isolation import is_out_of_memory, torch_warnings_ignored
+from lit_viz.errors import LitVizError, is_out_of_memory
+from lit_viz.networks.isolation import torch_warnings_ignored
 
 #: Names of the weights in a folder or repository of the Hugging Face Hub.
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")

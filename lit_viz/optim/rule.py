@@ -73,7 +73,7 @@ class LearningRate(Part, ABC):
     """
 
     def __init__(self, lr: float) -> None:
-        require(lr > 0 and math.isfinite(lr), "the learning rate must be positive and finite", lr, hint="try 0.05")
+        require(lr > 0 and math.isfinite(lr), "lr must be positive and finite", lr, hint="try 0.05")
         self.lr = lr
 
     @abstractmethod

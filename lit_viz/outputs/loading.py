@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError, did_you_mean, is_out_of_memory
 from lit_viz.networks import Network
 from lit_viz.networks.bands import ValueRange
-from lit_viz.networks.isolation import is_out_of_memory
 from lit_viz.networks.loading import PerChannel, Weights, load
 from lit_viz.networks.network import GIVEN_WEIGHTS
 from lit_viz.networks.outputs import LOGITS, Logits, Output

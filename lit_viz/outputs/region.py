@@ -95,7 +95,7 @@ class Share(Region):
             raise LitVizError("where of Share must be everywhere, a box or a mask, got 'predicted'")
 
     def goal(self, kind: str, value: float) -> Goal:
-        require(0 < value < 1, "goal share:V must have V between 0 and 1", value)
+        require(0 < value < 1, "goal share:V must have V between 0 and 1", value, is_argument=False)
         return Goal(math.log(value) - math.log1p(-value))
 
     def scores(self, returned: Any, images: int) -> Tensor:
@@ -180,8 +180,18 @@ def region_mask(where: Any, size: tuple[int, int]) -> Tensor:
         mask[round(y0) : round(y1), round(x0) : round(x1)] = 1
     rows, columns = mask.shape
     is_fitting = (rows, columns) == size
-    require(is_fitting, f"a mask must have the input's size {height} x {width} (H x W)", f"{rows} x {columns}")
-    require(bool(mask.any()), f"the region must contain pixels of the input ({height} x {width})", repr(where))
+    require(
+        is_fitting,
+        f"a mask must have the input's size {height} x {width} (H x W)",
+        f"{rows} x {columns}",
+        is_argument=False,
+    )
+    require(
+        bool(mask.any()),
+        f"the region must contain pixels of the input ({height} x {width})",
+        repr(where),
+        is_argument=False,
+    )
     return mask
 
 
@@ -190,7 +200,12 @@ def check_inside(box: Sequence[float], size: tuple[int, int]) -> None:
     x0, y0, x1, y1 = box
     height, width = size
     inside = x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
-    require(inside, f"a box must lie in the input, x from 0 to {width} and y from 0 to {height}", repr(box))
+    require(
+        inside,
+        f"a box must lie in the input, x from 0 to {width} and y from 0 to {height}",
+        repr(box),
+        is_argument=False,
+    )
 
 
 def _box(where: Any) -> tuple[float, float, float, float]:
@@ -200,7 +215,12 @@ def _box(where: Any) -> tuple[float, float, float, float]:
         raise LitVizError(
             f"where must be everywhere, predicted, a box (x0, y0, x1, y1) or a mask (H, W), got {where!r}"
         ) from error
-    require(x0 < x1 and y0 < y1, "a box must have x0 < x1 and y0 < y1, in pixels of the input", repr(where))
+    require(
+        x0 < x1 and y0 < y1,
+        "a box must have x0 < x1 and y0 < y1, in pixels of the input",
+        repr(where),
+        is_argument=False,
+    )
     return x0, y0, x1, y1
 
 

@@ -42,7 +42,10 @@ def layer_difference(a: LayerSurvey, b: LayerSurvey) -> LayerDifference:
         b: that of the same photographs in another one.
     """
     require(
-        a.activations.shape == b.activations.shape, "both surveys must have the same units and photographs", a.layer
+        a.activations.shape == b.activations.shape,
+        "both surveys must have the same units and photographs",
+        a.layer,
+        is_argument=False,
     )
     count, units = a.activations.shape
     step = max(1, _BLOCK // count)

@@ -15,7 +15,9 @@ from torch import Tensor
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.naturalness import read_input
 from lit_viz.networks import Network
+from lit_viz.networks.layers import layout
 from lit_viz.objectives import Channel, Outputs
+from lit_viz.objectives.layers import Axis
 from lit_viz.units.silence import Silence
 from lit_viz.utils.files import allocate, temporary_path, translate_write_errors
 
@@ -52,17 +54,14 @@ class LayerSurvey:
 def channel_of(network: Network, layer: str) -> Channel:
     """Return the objective that reads a layer as channels over positions, bound to the network.
 
+    A channel of a layer of tokens is a feature.
+
     Raises:
         LitVizError: the layer has none.
     """
-    try:
-        objective = Channel(layer)
-        objective.bind(network)
-    except LitVizError as error:
-        if "axis=feature" not in str(error):
-            raise
-        objective = Channel(layer, axis="feature")
-        objective.bind(network)
+    axis: Axis | None = "feature" if layout(network, layer).has_tokens else None
+    objective = Channel(layer, axis=axis)
+    objective.bind(network)
     return objective
 
 

@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from lit_viz.errors import LitVizError, did_you_mean, value_text
+from lit_viz.errors import ArgumentError, did_you_mean, value_text
 from lit_viz.types import items_of
 
 P = ParamSpec("P")
@@ -79,11 +79,11 @@ def check_values(owner: str, given: Mapping[str, Any], hints: Mapping[str, Any],
     """Check values by name: their names, if all are known, and their types; errors of :func:`check_types`."""
     for name, value in given.items():
         if known is not None and name not in known:
-            raise LitVizError(f"{name} is not an argument of {owner}{did_you_mean(name, known)}", argument=name)
+            raise ArgumentError(name, f"is not an argument of {owner}{did_you_mean(name, known)}")
         if name in hints and not matches(value, hints[name]):
             near = did_you_mean(value, choices_of(hints[name])) if isinstance(value, str) else ""
-            message = f"{name} must be {described(hints[name])}, got {value_text(value)}{near}"
-            raise LitVizError(message, argument=name, value=value)
+            problem = f"must be {described(hints[name])}, got {value_text(value)}{near}"
+            raise ArgumentError(name, problem, value=value)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeGuard, TypeVar, get_args, get_origin
 
-from lit_viz.errors import LitVizError, did_you_mean, find_part, first_line
+from lit_viz.errors import ArgumentError, LitVizError, did_you_mean, find_part, first_line
 from lit_viz.utils.checking import check_values, hints_of_function, shortened, types_of
 from lit_viz.utils.imports import current_folder_importable
 
@@ -244,7 +244,7 @@ def find_class(path: str, bases: Sequence[type], name: str) -> type[Any]:
     """
     module, _, word = str(path).rpartition(".")
     if not bases or not module or module.partition(".")[0] in sys.stdlib_module_names:
-        raise LitVizError(f"{name} can't be given by class_path, got {path}", argument=name, value=path)
+        raise ArgumentError(name, f"can't be given by class_path, got {path}", value=path)
     try:
         with current_folder_importable():
             found = getattr(import_module(module), word)
@@ -253,7 +253,7 @@ def find_class(path: str, bases: Sequence[type], name: str) -> type[Any]:
         raise LitVizError(f"the class_path of {name} must be a class, got {path}: {reason}") from error
     if not _is_subclass(found, tuple(bases)):
         kinds = " or ".join(dict.fromkeys(base.__name__ for base in bases))
-        raise LitVizError(f"{name} must be an instance of {kinds}, got {path}", argument=name, value=path)
+        raise ArgumentError(name, f"must be an instance of {kinds}, got {path}", value=path)
     return found
 
 

@@ -14,9 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lit_viz as lv
 from lit_viz.engine.method import Method
-from lit_viz.errors import LitVizError
+from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.images.reading import encode_png
-from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods import ClassVisualization, SaliencyMap
 from lit_viz.methods.adversarial_example import AdversarialExample
 from lit_viz.methods.photographs import PhotographTraining

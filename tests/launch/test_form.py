@@ -20,7 +20,7 @@ from lit_viz import attacks, attributions, images, objectives, optim, outputs
 from lit_viz.commands import parse_method
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
-from lit_viz.errors import LitVizError
+from lit_viz.errors import ArgumentError, LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.launch.form import Form
 from lit_viz.launch.methods import METHODS, method_form
@@ -337,6 +337,7 @@ def test_an_unknown_name_has_a_suggestion(name: str, words: str) -> None:
     form = form_of("attack", attack="pgd")
     with pytest.raises(LitVizError, match=words) as caught:
         form.set(name, 1)
+    assert isinstance(caught.value, ArgumentError)
     assert caught.value.argument == name
 
 

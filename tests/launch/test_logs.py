@@ -18,8 +18,7 @@ from pytorch_lightning.loggers import CSVLogger
 import lit_viz as lv
 from lit_viz.cli import main
 from lit_viz.engine.module import ImageTraining
-from lit_viz.errors import LitVizError
-from lit_viz.launch.trainer import Interrupted
+from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.networks import Network
 
 OPTIONS = {"config": "small", "iterations": 4, "log_at": "0,2,4", "curve_at": "every:1", "slots": 1}

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
-from lit_viz.errors import LitVizError
+from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.images.reading import encode_png
-from lit_viz.launch.trainer import Interrupted
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import lit_viz as lv
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import ArgumentError, LitVizError, require
 from lit_viz.networks import Network
 from lit_viz.networks.labels import find_class
 
@@ -16,26 +19,47 @@ PHOTO = "packaged:chelsea"
 
 
 @pytest.mark.parametrize(
-    ("message", "argument", "expected"),
-    [
-        ("iterations must be at least 1, got 0", "iterations", "--iterations must be at least 1, got 0"),
-        ("log_at must be iterations", "log_at", "--log-at must be iterations"),
-        ("network.size must be positive", "network.size", "--network.size must be positive"),
-        ("the size is odd", None, "the size is odd"),
-        ("the size is odd", "size", "the size is odd"),  # not at the beginning
-        ("sizes must be even", "size", "sizes must be even"),  # another word
-    ],
+    ("argument", "option"), [("iterations", "--iterations"), ("log_at", "--log-at"), ("network.size", "--network.size")]
 )
-def test_an_error_has_the_option_of_its_argument(message: str, argument: str | None, expected: str) -> None:
-    error = LitVizError(message, argument=argument)
-    assert str(error) == message
-    assert error.as_option == expected
+def test_an_error_has_the_option_of_its_argument(argument: str, option: str) -> None:
+    error = ArgumentError(argument, "must be positive, got 0")
+    assert str(error) == f"{argument} must be positive, got 0"
+    assert error.as_option == f"{option} must be positive, got 0"
+    assert LitVizError(f"{argument} is odd").as_option == f"{argument} is odd"
+
+
+@pytest.mark.parametrize("constraint", ["the learning rate must be positive", "photo.tif must have pixels"])
+def test_a_constraint_on_no_argument_has_no_option(constraint: str) -> None:
+    with pytest.raises(LitVizError) as error:
+        require(False, constraint, 0, is_argument=False)
+    assert error.value.as_option == f"{constraint}, got 0"
+
+
+def test_constraints_that_start_with_a_word_start_with_an_argument() -> None:
+    """The first word of a constraint in lower case is the name of a parameter, unless ``is_argument`` is false."""
+    package = Path(lv.__file__).parent
+    names: set[str] = set()
+    first_words: dict[str, str] = {}
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.arg):
+                names.add(node.arg)
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(node.target.id)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+                text = ast.unparse(node.args[1]).removeprefix("f'").strip("\"'")
+                if all(keyword.arg != "is_argument" for keyword in node.keywords):
+                    first_words[f"{file.name}:{node.lineno}"] = text.split(" ")[0]
+    is_word = re.compile(r"[a-z_]+").fullmatch
+    wrong = {place: word for place, word in first_words.items() if is_word(word) and word not in names | {"constraint"}}
+    assert not wrong
 
 
 def test_a_constraint_begins_with_its_argument() -> None:
     with pytest.raises(LitVizError) as error:
         require(False, "log_at must be positive", -1, hint="try 1")
     assert str(error.value) == "log_at must be positive, got -1: try 1"
+    assert isinstance(error.value, ArgumentError)
     assert (error.value.argument, error.value.value) == ("log_at", -1)
     assert error.value.as_option.startswith("--log-at must")
 

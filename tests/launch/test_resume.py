@@ -18,9 +18,8 @@ import lit_viz as lv
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.engine.lightning import AtomicCheckpointIO
-from lit_viz.errors import LitVizError
+from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.launch import execute as execute_module
-from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network

@@ -20,9 +20,8 @@ from lit_viz.attacks import PGD
 from lit_viz.attributions import Gradient, SmoothGrad
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.shards import Shard
-from lit_viz.errors import LitVizError
+from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.images.reading import encode_png
-from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.runs.folder import FolderStorage

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import lit_viz as lv
-from lit_viz.errors import LitVizError
+from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.launch.status import run_states, total
-from lit_viz.launch.trainer import Interrupted
 from lit_viz.networks import Network
 from lit_viz.runs.layout import PROGRESS
 from tests.support.shards import stop_at

@@ -15,9 +15,8 @@ import torch
 import lit_viz as lv
 from lit_viz.attacks import PGD
 from lit_viz.attributions import Gradient
-from lit_viz.errors import LitVizError
+from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.images.reading import encode_png
-from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.runs import stored as stored_lines

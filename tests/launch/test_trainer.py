@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,18 +23,19 @@ import lit_viz as lv
 from lit_viz.callbacks.saving import ExactCheckpoint, RunWriter
 from lit_viz.cli import main
 from lit_viz.engine.queue import TaskQueue
-from lit_viz.errors import LitVizError
+from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.images import Fourier
 from lit_viz.launch import execute as execute_module
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import changed_form, stored_form, stored_tasks
-from lit_viz.launch.trainer import Interrupted, build_trainer, failures_reported, resume_hint
+from lit_viz.launch.trainer import build_trainer, failures_reported, resume_hint
 from lit_viz.methods import ClassVisualization
 from lit_viz.networks import Network
 from lit_viz.networks.fast import FrozenNetwork
 from lit_viz.optim import Adam
 from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.memory import MemoryStorage
 from tests.support.runs import tasks_for
 
@@ -338,3 +342,42 @@ def test_too_little_memory_for_the_weights_is_reported_without_a_resume(
     assert "slots" not in error
     assert "resume" not in error
     assert not (tmp_path / "run").exists()
+
+
+_SWEEP = """
+import os, signal, sys, threading
+import torch
+from torch import nn
+import lit_viz as lv
+from lit_viz.engine.step import Step
+
+finish = Step.finish
+
+def finish_and_stop(*arguments):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    return finish(*arguments)
+
+if len(sys.argv) > 1:
+    Step.finish = finish_and_stop
+network = lv.load_network(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval(), size=4, mean=0.5, std=0.5)
+for seed in range(3):
+    try:
+        lv.visualize(network, [0, 1], iterations=3, seed=seed, slots=1, out=f"run{seed}", logger="none")
+    except Exception as error:
+        print("goes on after", type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_loop_that_handles_exceptions(number: int, status: int, tmp_path: Path) -> None:
+    """Such as a user's sweep over networks, which must not go on after ``kill`` or ``timeout``."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _SWEEP, str(int(number))], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == ""
+    assert ended.returncode == status
+    message = ended.stderr.splitlines()[-1]
+    assert re.match("lit_viz: stopped after . of 2 images, progress is saved; continue", message)
+    assert "Traceback" not in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run0"]
+    assert (tmp_path / "run0" / LAST_CHECKPOINT).exists()

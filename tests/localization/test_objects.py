@@ -403,7 +403,7 @@ def test_missing_requirements_are_reported_before_the_run(
 ):
     words = ["saliency", str(photographs / "one.png"), *small_options, "--out", str(photographs / "run")]
     lit_viz(*words, "--boxes", str(photographs / "nowhere"), expect=1)
-    assert "reference boxes must be an existing COCO file" in sentence(capsys)
+    assert "boxes must be an existing COCO file" in sentence(capsys)
     monkeypatch.setitem(sys.modules, "cv2", None)
     lit_viz(*words, "--localize", expect=1)
     assert "lit-viz[localization]" in sentence(capsys)

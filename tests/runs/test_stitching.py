@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import lit_viz as lv
+from lit_viz.errors import Interrupted
 from lit_viz.images.tiles import blend_weights, starts
-from lit_viz.launch.trainer import Interrupted
 from lit_viz.methods.photographs import PhotographTraining
 from tests.support.tiles import SIDE, Squares, Weighted, network_of, write_image
 

@@ -30,6 +30,7 @@ from lit_viz.units.effects import ClassEffects, crop_box, receptive_field
 from lit_viz.units.pages import Crop, UnitPage, with_deviations
 from lit_viz.units.site import write_site
 from lit_viz.units.survey import TOP, channel_of, survey
+from tests.support.networks import vit_network
 
 SIDE = 48
 
@@ -81,6 +82,33 @@ def test_the_survey_equals_a_brute_force_pass(net: Network, photographs: Path, t
                 assert place.tolist() == pytest.approx(
                     [(largest // width + 0.5) / height, (largest % width + 0.5) / width], abs=1e-6
                 )
+
+
+def test_features_of_tokens_are_surveyed_as_a_brute_force_pass_does(photographs: Path, tmp_path: Path) -> None:
+    """The class token has no place, and is left out."""
+    plain = vit_network(img_size=SIDE).eval()
+    transformer = load_network(plain, size=SIDE, mean=0.5, std=0.5)
+    files = [str(path) for path in sorted(photographs.iterdir())][:-1]
+    surveys, _ = survey(transformer, ["blocks.1"], files, tmp_path)
+    outputs: list[Tensor] = []
+    images = torch.stack([read_photograph(path, (SIDE, SIDE)).pixels for path in files])
+    with torch.no_grad(), plain.blocks[1].register_forward_hook(lambda *arguments: outputs.append(arguments[2])):
+        plain((images - 0.5) / 0.5)
+    tokens = outputs[0][:, 1:]
+    means = tokens.mean(1)
+    found = surveys["blocks.1"]
+    assert np.allclose(found.activations, means, atol=1e-5)
+    assert found.top.tolist() == means.topk(TOP, dim=0).indices.T.tolist()
+    index = int(found.top[5, 0])
+    row, column = divmod(int(tokens[index, :, 5].argmax()), SIDE // 8)
+    assert found.places[5, 0].tolist() == pytest.approx([(row + 0.5) / 6, (column + 0.5) / 6], abs=1e-6)
+
+
+def test_a_layer_of_tokens_has_pages(photographs: Path, tmp_path: Path) -> None:
+    transformer = load_network(vit_network(img_size=SIDE).eval(), size=SIDE, mean=0.5, std=0.5)
+    made = lv.microscope(transformer, "blocks.1", photographs, tmp_path / "out", channel="3,5", iterations=2)
+    assert [page.unit for page in made.pages] == [3, 5]
+    assert (made.index.parent / "units" / "blocks.1_5.html").exists()
 
 
 @pytest.mark.parametrize(("layer", "side"), [("0", 3), ("2", 7)])
