@@ -14,6 +14,7 @@ from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.priors import Prior
 from lit_viz.networks import FrozenNetwork
+from lit_viz.networks.outputs import FINAL
 from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
@@ -81,8 +82,11 @@ class Evaluator:
             goals = slots.goals(rows, x.device, self.views)
             goals["members"] = to_device(self._members() * len(rows), x.device)
             goals |= self.view_goals
+            final = activations.get(FINAL)
             if self.decisions:
                 logits = decision_logits(logits, goals["targets"], goals.get("thresholds"))
+                if final is not None:
+                    final = decision_logits(final, goals["targets"], goals.get("thresholds"))
             outputs = Outputs(logits, activations=activations, inputs=self.views, **goals)
             scores = evaluate_objective(self.objective, outputs)
             if gradient and not scores.requires_grad:
@@ -97,6 +101,7 @@ class Evaluator:
             x,
             score,
             logits,
+            final=final,
             metrics=metrics,
             activations=activations,
             average_views=average_views,

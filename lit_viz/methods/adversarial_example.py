@@ -115,7 +115,7 @@ class AdversarialExample(AttackTraining):
     def _logits(self, x: Tensor, rows: Sequence[int], network: str) -> Tensor:
         """Evaluate images without transforms, and count a forward."""
         with torch.no_grad():
-            logits: Tensor = self._evaluator.networks[network](x)[0]
+            logits = self._evaluator.networks[network].final_scores(x)
         self.slots.count_evaluations(rows, forwards=1)
         return logits
 

@@ -21,6 +21,7 @@ from lit_viz.images.reading import Fit
 from lit_viz.images.sources import DatasetImages, Pictures
 from lit_viz.images.tiles import tiles_of
 from lit_viz.networks import Network
+from lit_viz.networks.outputs import FINAL
 from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.rng import Draws, Key
@@ -53,9 +54,11 @@ class PhotographTraining(ImageTraining):
 
     Attributes:
         tiles_overlap: whether the tiles of large images overlap and cover them; if not, they are those that fit.
+        reads_final: whether labels, targets and thresholds depend on the final scores of the photographs.
     """
 
     tiles_overlap: ClassVar[bool] = True
+    reads_final: ClassVar[bool] = False
 
     advice = "check the network with this photograph"
 
@@ -137,7 +140,7 @@ class PhotographTraining(ImageTraining):
                 with suppress(LitVizError):  # of its task
                     pixels.append(self._load(tile).pixels)
             if pixels:
-                total += self.network.scores(torch.stack(pixels).float()).double().sum(0)
+                total += self._scores(torch.stack(pixels).float()).double().sum(0)
                 count += len(pixels)
         return (total / count).float() if count else None
 
@@ -226,7 +229,7 @@ class PhotographTraining(ImageTraining):
         """
         tasks = [self.with_dataset_label(task) for task in tasks]
         rows = [m for m, task in enumerate(tasks) if self.needs_original(task)]
-        logits = dict(zip(rows, self.network.scores(x[rows]), strict=True)) if rows else {}
+        logits = dict(zip(rows, self._scores(x[rows]), strict=True)) if rows else {}
         self._original_logits |= {tasks[m].index: row for m, row in logits.items()}
         resolved: list[Task | LitVizError] = []
         for m, task in enumerate(tasks):
@@ -240,6 +243,10 @@ class PhotographTraining(ImageTraining):
                 task = replace(task, **read)
             resolved.append(task)
         return resolved
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """Return the scores ``(N, K)`` of photographs by the original network."""
+        return self.network.scores(x, final=self.reads_final)
 
     def with_dataset_label(self, task: Task) -> Task:
         """Return a task with the label that a dataset gave with the image; predicted if it gave none."""
@@ -342,6 +349,7 @@ class AttackTraining(PhotographTraining):
     """
 
     tiles_overlap: ClassVar[bool] = False
+    reads_final: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -388,6 +396,7 @@ class AttackTraining(PhotographTraining):
             make_inputs=self.make_inputs,
             views=self.views,
             ranks=self.ranks,
+            layers=[FINAL] if self.network.output.has_final else [],
             decisions=self.network.decision != "exclusive",
         )
 

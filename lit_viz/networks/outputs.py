@@ -27,6 +27,9 @@ _SMALLEST_EMBEDDING, _EMBEDDING_MULTIPLE = 64, 32
 #: Least ``1 - p`` of the probability p of a text, above the rounding of float32.
 _LEAST_DOUBT = 1e-6
 
+#: Name by which a forward returns the final scores ``(N, K)`` among its activations; see :meth:`Output.final`.
+FINAL = ":final"
+
 #: What scores decide: ``exclusive``, the class of the largest one (probabilities by softmax); ``independent``, one
 #: decision each, positive or not (probabilities by sigmoid); ``number``, nothing: a regression or a similarity.
 Decision = Literal["exclusive", "independent", "number"]
@@ -127,6 +130,11 @@ class Output(Part, ABC):
             is_said: whether the decision is that it is said.
         """
         return None
+
+    @property
+    def has_final(self) -> bool:
+        """Whether other scores than :meth:`scores` determine the success of an attack."""
+        return type(self).final is not Output.final
 
     def prepare(self, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Output:
         """Return the output for a network, with what it computes once, such as the embedding of a reference image.

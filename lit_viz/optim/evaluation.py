@@ -38,13 +38,15 @@ class Evaluation:
     Args:
         x: evaluated images ``(M, ...)``; a leaf that requires a gradient, if one will be requested.
         score, logits, metrics, activations: with their graph, one row per view where an attribute has one per image.
+        final: one row per view; scores that success depends on in place of the logits.
         average_views: mean over the views of each image, ``(M * views, ...) -> (M, ...)``.
         sum_over_ranks: sum over the ranks that share the views; the other arguments then hold the share of this rank.
         on_backward: called after each backward with the images it is counted for, ``(M,)`` bool, or None for all.
 
     Attributes:
         score: ``(M,)``, the mean objective over the views, less the priors.
-        logits: ``(M, K)``, the mean over the views.
+        logits: ``(M, K)``, the mean over the views, of the final scores where the network has some: success depends on
+            them (see :meth:`~lit_viz.networks.outputs.Output.final`).
         metrics: ``(M,)`` each, by name: the objective and every prior.
         activations: ``{layer: (M * views, ...)}`` of the layers read.
     """
@@ -55,6 +57,7 @@ class Evaluation:
         score: Tensor,
         logits: Tensor,
         *,
+        final: Tensor | None = None,
         metrics: Mapping[str, Tensor] | None = None,
         activations: Mapping[str, Tensor] | None = None,
         average_views: BatchFunction = identity,
@@ -62,7 +65,8 @@ class Evaluation:
         on_backward: Callable[[Sequence[bool] | None], None] = lambda rows: None,
     ) -> None:
         self.score = sum_over_ranks(score.detach())
-        self.logits = sum_over_ranks(average_views(logits.detach()))
+        decisive = logits if final is None else final
+        self.logits = sum_over_ranks(average_views(decisive.detach()))
         self.metrics = {name: sum_over_ranks(metric.detach()) for name, metric in (metrics or {}).items()}
         self.activations = {name: sum_over_ranks(value.detach()) for name, value in (activations or {}).items()}
         self._graph: _Graph | None = _Graph(x, score, logits, activations or {})

@@ -433,6 +433,8 @@ class _Reversed:
     def scores(self, *args: Any) -> Tensor:
         return self._output.scores(*args).flip(1)
 
+    final = scores
+
 
 def counted(network: nn.Module, calls: list[str], name: str) -> None:
     network.register_forward_hook(lambda *_: calls.append(name))

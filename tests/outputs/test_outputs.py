@@ -217,20 +217,6 @@ def test_detectors_of_torchvision(make: str) -> None:
     assert run.records[0]["status"] in ("done", "skipped")
 
 
-def test_the_scores_of_a_detector_are_the_log_sum_exp_of_overlapping_candidates() -> None:
-    from lit_viz.outputs.detection import _Candidates
-
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 9, 10], [50, 50, 60, 60]])
-    log_odds = torch.tensor([[1.0, -1.0], [2.0, 0.0], [9.0, 9.0]])
-    found = {"boxes": boxes, "labels": torch.tensor([0, 1, 1]), "scores": torch.tensor([0.9, 0.2, 0.99])}
-    returned = (([_Candidates(boxes, log_odds)], [found]), (64, 64))
-    inside = Detection((0, 0, 10, 10), score=0.5)
-    assert torch.allclose(inside.scores(returned, 1)[0], log_odds[:2].logsumexp(0))
-    assert torch.allclose(inside.final(returned, 1)[0], torch.logit(torch.tensor([0.9, 0.2])))
-    anywhere = Detection(score=0.8)
-    assert torch.allclose(anywhere.scores(returned, 1)[0], log_odds.logsumexp(0) - torch.logit(torch.tensor(0.8)))
-
-
 @pytest.mark.parametrize(("goal", "upward"), [("above:{}", True), ("below:{}", False)])
 def test_an_attack_moves_a_number_to_its_goal(goal: str, upward: bool, images: Tensor) -> None:
     net = load(regressor(), Regression(unit="years"), labels=["age"])
@@ -594,7 +580,7 @@ def test_functions_indices_and_keys_are_outputs(images: Tensor) -> None:
         (lambda returned: returned.argmax(1), "floating-point"),
         (lambda returned: "text", "must return a tensor"),
         (Region(), "requires a network that returns maps"),
-        (Detection(), "requires a Faster R-CNN"),
+        (Detection(), r"can't read what Sequential returns \(shape \(2, 32\)\): give read=, a function"),
         (3.5, "output must be"),
         ("embedding", "requires arguments"),
     ],

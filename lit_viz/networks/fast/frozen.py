@@ -19,7 +19,7 @@ from lit_viz.networks.isolation import (
     state_preserved,
 )
 from lit_viz.networks.layers import STATISTICS, layer_of
-from lit_viz.networks.outputs import LOGITS, Output
+from lit_viz.networks.outputs import FINAL, LOGITS, Output
 from lit_viz.networks.reading import Stopped, reading
 
 
@@ -107,7 +107,8 @@ class FrozenNetwork(nn.Module):
 
         Args:
             x: images ``(N, C, H, W)`` in [0, 1].
-            layers: names as in :func:`~lit_viz.networks.layer_names`, or of
+            layers: names as in :func:`~lit_viz.networks.layer_names`, :data:`~lit_viz.networks.outputs.FINAL` for the
+                final scores, without a graph, or names of
                 :func:`~lit_viz.networks.layers.statistics_of`, :func:`~lit_viz.networks.layers.attention_of` and
                 :func:`~lit_viz.networks.layers.block_logits_of`. Of a layer that is called several times, the last
                 output is returned.
@@ -118,6 +119,8 @@ class FrozenNetwork(nn.Module):
         Raises:
             LitVizError: a layer is unknown or modified, or a gradient is required and the network gives none.
         """
+        reads_final = FINAL in layers
+        layers = [layer for layer in layers if layer != FINAL]
         self._check_unmodified(layers)
         with self._running() as network, reading(network, layers, x.device) as read:
             dtype = dtype_of(network)
@@ -133,7 +136,17 @@ class FrozenNetwork(nn.Module):
         if logits.dtype != torch.float64:
             logits = scaling.output(logits.float())
         logits, activations = read.split(logits.to(x.device))
+        if reads_final:
+            with torch.no_grad():
+                final = self.output.final(returned, len(x) * read.rows)
+            activations[FINAL] = read.split(final.to(logits))[0]
         return logits, {name: activation.to(x.device) for name, activation in activations.items()}
+
+    @torch.no_grad()
+    def final_scores(self, x: Tensor) -> Tensor:
+        """Return the scores ``(N, K)`` that determine the success of an attack; see :meth:`forward`."""
+        _, read = self.forward(x, layers=[FINAL])
+        return read[FINAL]
 
     def _check_unmodified(self, layers: Sequence[str]) -> None:
         for layer in layers:
