@@ -328,6 +328,8 @@ class PhotographTraining(ImageTraining):
             fields["output_box"] = list(output.box)
         if output.outline is not None:
             fields["output_outline"] = output.outline
+        if output.note is not None:
+            fields["output_note"] = output.note
         return fields
 
 

@@ -155,7 +155,7 @@ def load(
         resizing=source.resizing,
         weights=recorded,
         sha256=digest,
-        notes=[*notes, *tested.bands.notes],
+        notes=[*notes, *tested.bands.notes, *filter(None, [tested.output.note])],
         output=tested.output,
         given_labels=labels,
         bands=tested.bands,

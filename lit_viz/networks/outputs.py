@@ -74,6 +74,8 @@ class Output(Part, ABC):
         outline: polygons (x, y) in pixels of the input around a region that is no box, which figures draw; or None.
         backbone: submodule that ends with the default layer of Grad-CAM, if the layers after it have no maps; or None.
         bands: of the images of the network; known in :meth:`prepare`.
+        note: what users must know of the scores of a network, such as a gradient that is not their derivative; known
+            after :meth:`prepare`; or None.
         reads: whether the network says or reads a text, which :meth:`read` returns.
     """
 
@@ -84,6 +86,7 @@ class Output(Part, ABC):
     outline: Sequence[Sequence[Sequence[float]]] | None = None
     backbone: str | None = None
     bands: Bands = Bands(3)
+    note: str | None = None
     reads: bool = False
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lit_viz.errors import LitVizError, require
 from lit_viz.networks.outputs import Output
 from lit_viz.networks.sources import import_object
+from lit_viz.outputs.derivatives import autograd_note
 from lit_viz.outputs.detectors import (
     BoxReader,
     Candidates,
@@ -40,8 +41,9 @@ class Detection(Output):
 
     Detectors of torchvision (Faster R-CNN, RetinaNet, SSD, FCOS) normalize and suppress by themselves; those of
     transformers with ``logits`` and ``pred_boxes`` (DETR, Conditional and Deformable DETR, YOLOS, RT-DETR, RF-DETR) and
-    heads ``(N, 4 + K, M)`` are read too, any other by ``read``. Many detach their proposals or queries, so that
-    gradients pass through features only.
+    heads ``(N, 4 + K, M)`` are read too, any other by ``read``. Many detach their proposals or queries: then gradients
+    pass through features only, and a note in every record states that they are not the derivative, by a central
+    difference in float64.
 
     Args:
         box: (x0, y0, x1, y1) in pixels of the input; anywhere by default.
@@ -94,6 +96,7 @@ class Detection(Output):
         labels = getattr(getattr(network, "config", None), "id2label", None)
         if labels and self.reader is None:
             prepared._labels = [labels[index] for index in sorted(labels, key=int)]
+        prepared.note = autograd_note(prepared, network, normalize, size)
         return prepared
 
     @property

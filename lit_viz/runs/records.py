@@ -122,6 +122,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
         original_size, original_box: size of the original photograph, and the part that the network received.
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.
+        output_note: what is particular about the scores, such as a gradient that is not their derivative.
         maximum: largest absolute value of the map.
         scale: factor of the values of the reduced map in float16, if it is stored so.
         bands: sum of the map of each band, by its name; of features that are bands, their value.
@@ -137,6 +138,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     original_box: tuple[float, float, float, float] | None = None
     output_box: Sequence[float] | None = None
     output_outline: Sequence[Sequence[Sequence[float]]] | None = None
+    output_note: str | None = None
     scale: float | None = None
     bands: Mapping[str, float] | None = None
     box: tuple[float, float, float, float] | None = None
@@ -186,6 +188,7 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
         original_size, original_box: size of the original photograph, and the part that the network received.
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.
+        output_note: what is particular about the scores, such as a gradient that is not their derivative.
         success_float: the image before rounding fools the network; like the others None of a skipped photograph.
         success_file: the file fools the original network; None if the file is not as recorded.
         success_jpeg95, success_jpeg75: the file still does after JPEG compression.
@@ -210,6 +213,7 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
     original_box: tuple[float, float, float, float] | None = None
     output_box: Sequence[float] | None = None
     output_outline: Sequence[Sequence[Sequence[float]]] | None = None
+    output_note: str | None = None
     success_float: bool | None = None
     success_file: bool | None = None
     success_jpeg95: bool | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.outputs import Detection, Output
+from lit_viz.outputs import Detection, Output, as_output
 from lit_viz.outputs.detectors import Candidates
+from lit_viz.utils.parts import plain_arguments
+from tests.support.detectors import FAMILIES, NAMES, SIDE, detector
 
 
 class Peak(Output):
@@ -84,3 +88,172 @@ def test_the_nearest_candidates_of_an_empty_box_are_the_same_after_rounding() ->
         scores = empty.scores(([Candidates(moved, log_odds)], (64, 64)), 1)
         assert torch.allclose(scores[0], expected)
         assert torch.equal(torch.autograd.grad(scores.sum(), log_odds)[0], gradient)
+
+
+# -- readers
+
+
+def overlaps(boxes: Tensor, box: Sequence[float]) -> Tensor:
+    """Return the intersection over union of boxes ``(M, 4)`` with a box, by its definition."""
+    x0, y0, x1, y1 = box
+    width = (boxes[:, 2].clamp(max=x1) - boxes[:, 0].clamp(min=x0)).clamp(min=0)
+    height = (boxes[:, 3].clamp(max=y1) - boxes[:, 1].clamp(min=y0)).clamp(min=0)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return width * height / (areas + (x1 - x0) * (y1 - y0) - width * height)
+
+
+def expected_scores(boxes: Tensor, log_odds: Tensor, box: Sequence[float], iou: float) -> Tensor:
+    """Return the scores of one image by their definition."""
+    return log_odds[overlaps(boxes.detach(), box) >= iou].logsumexp(0)
+
+
+def corners(boxes: Tensor) -> Tensor:
+    x, y, width, height = boxes.unbind(-1)
+    return torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], -1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_detectors_of_transformers_are_read(family: str) -> None:
+    exact = detector(family).double()  # in float32, ties of the queries of a random network are rounded
+    x = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    leaf = x.double().requires_grad_()
+    returned = exact((leaf - 0.5) / 0.25)
+    if family in ("Detr", "Yolos"):
+        p = returned.logits.softmax(-1)[..., :-1]
+        log_odds = torch.log(p / (1 - p))
+    else:
+        log_odds = returned.logits
+    boxes = SIDE * corners(returned.pred_boxes)
+    box = [float(round(side)) for side in boxes[0, 0].clamp(1, SIDE - 1).tolist()]
+    expected = expected_scores(boxes[0], log_odds[0], box, 0.01)[None]
+    (gradient,) = torch.autograd.grad(expected[:, 1].sum(), leaf)
+
+    net = lv.load_network(exact, output=Detection(box, iou=0.01), size=SIDE, mean=0.5, std=0.25)
+    assert net.labels == NAMES
+    assert torch.allclose(net.scores(x).double(), expected, atol=1e-4)
+    own = x.double().requires_grad_()
+    scores = net.output(exact, (own - 0.5) / 0.25)
+    (own_gradient,) = torch.autograd.grad(scores[:, 1].sum(), own)
+    assert (scores - expected).abs().max() <= 1e-12 * expected.abs().max()
+    assert (own_gradient - gradient).abs().max() <= 1e-12 * gradient.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_note_in_every_record_states_where_gradients_are_no_derivative(family: str) -> None:
+    net = lv.load_network(detector(family), output=Detection(), size=SIDE, mean=0.5, std=0.25)
+    image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    run = lv.saliency(net, image, target="cup", captum="none")
+    note = run.records[0].output_note
+    if family in ("RTDetr", "DFine", "RfDetr"):
+        assert "gradients are not the derivative of the scores" in str(note)
+        assert note in net.notes
+    else:
+        assert note is None
+
+
+class Yolo(nn.Module):
+    """A head ``(N, 4 + K, M)`` of two classes: boxes of 8 pixels at each cell, whose probability is a color."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colors = nn.Conv2d(3, 2, 4, stride=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.colors(x)
+        rows, columns = maps.shape[2:]
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        centers = 4 * torch.stack([x, y]).to(maps).expand(len(maps), -1, -1, -1) + 2
+        sides = torch.full_like(centers, 8.0)
+        return torch.cat([centers, sides, maps.sigmoid()], 1).flatten(2)
+
+
+def suppressed(boxes: Tensor, log_odds: Tensor, suppression: float) -> list[list[int]]:
+    """Return the detections of each class that are left by greedy suppression."""
+    left: list[list[int]] = []
+    for k in range(log_odds.shape[1]):
+        own: list[int] = []
+        for m in log_odds[:, k].argsort(descending=True).tolist():
+            if log_odds[m, k] > 0 and all(overlaps(boxes[[m]], boxes[other].tolist()) <= suppression for other in own):
+                own.append(m)
+        left.append(own)
+    return left
+
+
+def test_a_dense_head_is_read_and_suppressed() -> None:
+    torch.manual_seed(0)
+    network = Yolo().double().eval()
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        head = network(x)
+    boxes, p = corners(head[:, :4].transpose(1, 2)), head[:, 4:].transpose(1, 2)
+    log_odds = torch.log(p / (1 - p))
+    box = (4.0, 4.0, 14.0, 14.0)
+    output = Detection(box, iou=0.3, suppression=0.3)
+    net = lv.load_network(network, output=output, size=32, mean=0.0, std=1.0)
+    scores, final = net.scores(x).double(), net.scores(x, final=True).double()
+    suppressed_in_box = 0
+    for n in range(2):
+        assert torch.allclose(scores[n], expected_scores(boxes[n], log_odds[n], box, 0.3), atol=1e-6)
+        in_box = overlaps(boxes[n], box) >= 0.3
+        for k, left in enumerate(suppressed(boxes[n], log_odds[n], 0.3)):
+            detected = [float(log_odds[n, m, k]) for m in left if in_box[m]]
+            suppressed_in_box += int((log_odds[n, in_box, k] > 0).sum()) - len(detected)
+            if detected:
+                assert float(final[n, k]) == pytest.approx(max(detected), abs=1e-6)
+            else:
+                assert float(final[n, k]) <= 0
+    assert suppressed_in_box > 0
+
+
+class Polar(nn.Module):
+    """A detector of a family of its own: a dictionary of centers, radii and probabilities of a cat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 8, stride=8)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        p = self.conv(x).flatten(1).sigmoid()
+        centers = torch.tensor([[8.0 * (m % 4) + 4, 8.0 * (m // 4) + 4] for m in range(16)]).to(x)
+        return {"centers": centers, "radii": torch.full_like(p, 4.0), "p": p}
+
+
+def read_polar(returned: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    radii = returned["radii"][..., None]
+    centers = returned["centers"].expand(len(radii), -1, -1)
+    return torch.cat([centers - radii, centers + radii], -1), torch.logit(returned["p"])[..., None]
+
+
+def test_any_detector_is_read_by_a_function(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    output = Detection((8, 8, 16, 16), read=read_polar)
+    network = Polar().eval()
+    net = lv.load_network(network, output=output, size=32, mean=0.0, std=1.0, labels=["cat"])
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.allclose(net.scores(x)[0, 0], torch.logit(network(x)["p"])[0, 5], atol=1e-5)
+    plain = plain_arguments(output)
+    assert plain["init_args"]["read"] == f"{__name__}:read_polar"
+    again = lv.load_network(network, output=as_output(plain), size=32, mean=0.0, std=1.0, labels=["cat"])
+    assert torch.equal(again.scores(x), net.scores(x))
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (
+            lambda returned, size: returned["boxes"],
+            r"read <lambda> fails on what the network returned, a dict \(KeyErr",
+        ),
+        (
+            lambda returned, size: (returned["p"], returned["p"]),
+            r"must return boxes \(N, M, 4\) .* got shapes \(2, 16\)",
+        ),
+        (
+            lambda returned, size: (read_polar(returned, size)[0], returned["p"][..., None] > 0),
+            r"floating-point log-odds .* of torch.bool",
+        ),
+    ],
+)
+def test_a_reader_that_fails_is_one_sentence(read: Any, message: str) -> None:
+    with pytest.raises(lv.LitVizError, match=message):
+        lv.load_network(Polar().eval(), output=Detection(read=read), size=32, mean=0.0, std=1.0)

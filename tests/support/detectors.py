@@ -29,8 +29,8 @@ def detector(family: str) -> nn.Module:
     torch.manual_seed(0)
     config = _CONFIGURATIONS[family](transformers)
     network: nn.Module = getattr(transformers, f"{family}ForObjectDetection")(config)
-    for name, parameter in network.named_parameters():  # the last layers begin with zeros
-        if parameter.ndim > 1 and ("embed" in name or "classifier" in name or "bbox" in name):
+    for name, parameter in network.named_parameters():  # the last layers begin with zeros, and ties
+        if parameter.ndim > 1 and any(part in name for part in ("embed", "classifier", "bbox", "score_head")):
             nn.init.normal_(parameter, std=0.3)
     return network.eval()
 

@@ -1,0 +1,67 @@
+"""Comparison of autograd with a central difference: networks that detach boxes or queries have other gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from lit_viz.networks.isolation import private_copy
+from lit_viz.networks.outputs import Output
+from lit_viz.networks.summaries import probe_images
+
+#: Step of the difference in normalized units: rounding is below 1e-7 of a score in float64, and few kinks are crossed.
+_STEP = 1e-7
+#: Largest error of autograd, relative to the larger derivative, and relative to the score over the step.
+_TOLERANCE, _ROUNDING = 1e-2, 1e-12
+
+
+def derivatives(
+    output: Output, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]
+) -> tuple[float, float, float] | None:
+    """Return the derivative of a random sum of scores along a random direction: by autograd and by a central difference
+    in float64 at an image of noise; and the sum.
+
+    Args:
+        output: what is scored, prepared for the network.
+        network: the network; a copy of it is evaluated.
+        normalize: images in [0, 1] -> inputs of the network.
+        size: height and width of the input.
+
+    Returns:
+        The three numbers, or None if the network can't be copied, computed in float64 or differentiated.
+    """
+    with suppress(Exception):  # of the network's code
+        exact = private_copy(network).double()
+        image = normalize(probe_images(output.bands.channels, size)[:1]).double()
+        draws = torch.Generator().manual_seed(0)
+        direction = torch.randint(2, image.shape, generator=draws).to(image) * 2 - 1
+        with torch.enable_grad():
+            leaf, scores = output.with_graph(exact, image)
+            weights = torch.randn(scores.shape, generator=draws).to(scores)
+            total = (weights * scores).sum()
+            (gradient,) = torch.autograd.grad(total, leaf)
+        ahead = (weights * output.without_graph(exact, image + _STEP * direction)).sum()
+        behind = (weights * output.without_graph(exact, image - _STEP * direction)).sum()
+        by_difference = float(ahead - behind) / (2 * _STEP)
+        return float((gradient * direction).sum()), by_difference, float(total.detach())
+    return None
+
+
+def autograd_note(
+    output: Output, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]
+) -> str | None:
+    """Return a note if autograd is not the derivative of the scores; arguments as of :func:`derivatives`."""
+    found = derivatives(output, network, normalize, size)
+    if found is None:
+        return None
+    by_autograd, by_difference, total = found
+    rounding = _ROUNDING * abs(total) / _STEP
+    if abs(by_autograd - by_difference) <= _TOLERANCE * max(abs(by_autograd), abs(by_difference)) + rounding:
+        return None
+    return (
+        f"gradients are not the derivative of the scores of {type(network).__name__}, which detaches boxes or queries: "
+        f"{by_autograd:.4g} along a direction of a probe image, by differences {by_difference:.4g}"
+    )
