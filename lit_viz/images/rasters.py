@@ -41,6 +41,7 @@ from lit_viz.images.reading import (
 from lit_viz.networks.bands import Bands
 from lit_viz.networks.resizing import Resizing
 from lit_viz.types import Tile
+from lit_viz.utils.formatting import remark
 
 #: Suffixes of arrays.
 ARRAYS = (".npy", ".npz")
@@ -50,6 +51,10 @@ _TYPES_OF_PICTURES = ("uint8", "uint16")
 _LEAST_WEIGHT = 1e-6  # of pixels without data in a resampled pixel that counts as such
 #: Photometric interpretations of TIFF whose values are gray or RGB: 0 is black, RGB, and YCbCr, which becomes RGB.
 _GRAY_OR_RGB = (1, 2, 6)
+_MOST_OF_8_BITS = 255
+_FEW_BITS = 2**14  # largest values below it are far below 65535, the white of 16 bits
+#: Bands of which the warning about few bits was given.
+_warned: set[Bands] = set()
 #: A slice of each axis of an array.
 Part = tuple[slice, ...]
 
@@ -164,6 +169,8 @@ def read_image(
     if window is None or not raster.by_windows:
         _check_pixels(_size(raster.shape, file_format.axes), name)
     planes = _planes(raster, file_format.axes, bands, name, window)
+    if file_format.dtype == "uint16" and not bands.ranges:
+        _warn_of_few_bits(max(int(plane.max()) for plane in planes), bands, name)
     if "C" not in file_format.axes and bands.channels > 1:  # gray, which is repeated
         file_format = replace(file_format, axes=f"{file_format.axes}C")
     values = _Values(bands, options, name)
@@ -257,14 +264,23 @@ class _Values:
         """Raise an error if values are outside of the range, unless they are clipped."""
         if not self.clipped or self.options.clip:
             return
-        lows, highs = zip(*self._extremes, strict=True)
         described: list[str] = []
         for index, (low, high) in enumerate(self._extremes):
             described.append(f"{self.bands.name(index)}: {low:g} to {high:g}")
-        raise LitVizError(
-            f"{self.name} has {self.clipped} values outside of the range of its bands ({', '.join(described)}): load "
-            f"the network with value_range=({min(lows):g}, {max(highs):g}), or give clip=True"
-        )
+        outside = f"{self.name} has {self.clipped} values outside of the range of its bands ({', '.join(described)})"
+        raise LitVizError(f"{outside}: {self._remedy()}")
+
+    def _remedy(self) -> str:
+        """Return what to do about values outside of the range. The extremes of one image are no range: mean and std
+        would count in a unit of its own."""
+        if self.bands.ranges:
+            return "give clip=True, or load the network with a value_range that all files lie in"
+        lows, highs = zip(*self._extremes, strict=True)
+        if min(lows) < 0:
+            return "pass arrays without normalization, which the network applies, or with normalization=(mean, std)"
+        if max(highs) <= _MOST_OF_8_BITS:
+            return "divide them by 255, or pass uint8"
+        return "divide them by their largest possible value, or load the network with value_range in their unit"
 
 
 def runs_of(mask: Tensor) -> list[int]:
@@ -539,6 +555,17 @@ def _check_type(file_format: FileFormat, name: str) -> None:
     require(is_number, f"{name} must contain real numbers", dtype.name, is_argument=False)
     if not (file_format.is_float or file_format.ranges or dtype.name in _TYPES_OF_PICTURES):
         raise LitVizError(f"{name} has values of {dtype.name}: give load_network(..., value_range=(low, high))")
+
+
+def _warn_of_few_bits(largest: int, bands: Bands, name: str) -> None:
+    """Warn once, by bands, if the largest value of an image of 16 bits is far below white, such as one of 12 bits."""
+    if largest >= _FEW_BITS or not largest or bands in _warned:
+        return
+    _warned.add(bands)
+    remark(
+        f"the largest value of {name} is {largest} of 65535, and without value_range it is divided by 65535: if files "
+        "have fewer bits, or other units such as reflectances to 10000, load the network with value_range=(low, high)"
+    )
 
 
 def _planes(raster: _Raster, axes: str, bands: Bands, name: str, window: Tile | None) -> Sequence[NDArray[Any]]:

@@ -61,7 +61,7 @@ class ReadText(Output):
             require(len(text) > 0, "a text must have at least one character", repr(text))
             for character in text:
                 known = character in alphabet
-                require(known, "the characters of texts must be in the alphabet", f"{character!r} of {text!r}")
+                require(known, "texts must have characters of the alphabet only", f"{character!r} of {text!r}")
         self.alphabet, self.blank, self.per, self.time_first = alphabet, blank, per, time_first
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from lit_viz.errors import LitVizError
-from lit_viz.images import packaged_photograph, read_photograph
+from lit_viz.images import packaged_photograph, rasters, read_photograph
 from lit_viz.images.formats import PICTURE, FileFormat
 from lit_viz.images.png16 import decode_png16, encode_png16
 from lit_viz.images.rasters import FileOptions, image_size, mask_of, read_image, runs_of
@@ -88,13 +89,55 @@ def test_bands_have_their_own_ranges(tmp_path: Path) -> None:
         assert np.array_equal(pixels[index].numpy(), expected.astype(np.float32))
 
 
-def test_values_outside_of_the_range_are_one_error_with_what_to_paste(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "remedy"),
+    [
+        (0.04, 254.9, "divide them by 255, or pass uint8"),
+        (-2.1, 2.6, r"with normalization=\(mean, std\)"),
+        (
+            3.0,
+            9800.0,
+            "divide them by their largest possible value, or load the network with value_range",
+        ),
+    ],
+)
+def test_the_extremes_of_one_image_are_no_proposed_range(low: float, high: float, remedy: str) -> None:
+    """With them, mean and std would count in another unit, and the network receives other values without a word."""
+    values = torch.linspace(low, high, 4 * 16).view(4, 4, 4)
+    with pytest.raises(LitVizError, match=remedy) as caught:
+        read_image(values, (4, 4), Bands.of(4))
+    assert "value_range=(" not in str(caught.value)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bits_far_below_white_are_one_warning(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rasters, "_warned", set())
+    bands = Bands.of(channels)
+    files: list[Path] = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        files.append(_write(tmp_path / name, "npy", _values(shape=(channels, 5, 6), high=10_000)))
+    for file in files:
+        read_image(file, (5, 6), bands)
+    (message,) = caplog.messages
+    assert re.search(r"a/image.npy is \d+ of 65535.*value_range=\(low, high\)", message)
+    caplog.clear()
+    monkeypatch.setattr(rasters, "_warned", set())
+    read_image(files[0], (5, 6), Bands.of(channels, value_range=(0, 10_000)))
+    white = _values(shape=(channels, 5, 6), high=65_536)
+    white[0, 0, 0] = 65_535
+    read_image(_write(tmp_path, "npy", white), (5, 6), bands)
+    assert not caplog.messages
+
+
+def test_values_outside_of_the_range_are_one_error(tmp_path: Path) -> None:
     values = _values(shape=(2, 4, 4), high=100)
     values[0, 0, 0], values[1, 1, 1] = 20, 300
     file = _write(tmp_path, "npy", values)
     bands = Bands.of(2, ["red", "nir"], value_range=(0, 100))
-    low = values.min()
-    with pytest.raises(LitVizError, match=rf"nir: \d+ to 300\).*value_range=\({low}, 300\), or give clip=True"):
+    with pytest.raises(LitVizError, match=r"nir: \d+ to 300\): give clip=True, or load the network with a value_range"):
         read_image(file, (4, 4), bands)
     clipped = read_image(file, (4, 4), bands, options=FileOptions(clip=True))
     assert clipped.clipped == 1

@@ -131,7 +131,7 @@ def test_an_alphabet_names_the_classes(alphabet: Any, blank: int, read: str) -> 
         ({"texts": []}, "texts must have at least one text, got none"),
         ({"texts": ["a", ""]}, "a text must have at least one character, got ''"),
         ({"texts": ["a", "a"]}, "texts must be different, got ['a', 'a']"),
-        ({"texts": "aX"}, "the characters of texts must be in the alphabet, got 'X' of 'aX'"),
+        ({"texts": "aX"}, "texts must have characters of the alphabet only, got 'X' of 'aX'"),
         ({"texts": ["a", "b"], "per": "letter"}, "per letter, texts must be one text, got 2 texts"),
         ({"texts": "a", "alphabet": "abcdefg"}, "alphabet must have 3 characters or 4, got 7"),
         ({"texts": "a", "alphabet": {"a": 7}}, "alphabet must map to classes from 0 to 3 other than the blank"),
