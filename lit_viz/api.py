@@ -255,7 +255,7 @@ def texts_by_name(
     network: Network | nn.Module | str, images: Images, fit: Fit | None, normalization: Normalization | None = None
 ) -> Iterator[tuple[str, str]]:
     """Yield the name of each image, and the text of :func:`read`."""
-    network = as_network(network, picture_size(images, normalization))
+    network = as_network(network, picture_size(images))
     tasks = ImageTasks(network, images, normalization=normalization)
     module = SaliencyMap(network, method="gradient", fit=fit, images=tasks.images)
     for task in tasks.tasks:
@@ -276,7 +276,7 @@ def _run(name: str, arguments: Mapping[str, Any]) -> Run:
     size = None
     if "images" in arguments:
         require("images" in given, "images must be one or several images", "None")
-        size = picture_size(given["images"], given.get("normalization"))
+        size = picture_size(given["images"])
     for key, value in options.items():
         if key.startswith("network."):
             argument = key.removeprefix("network.")

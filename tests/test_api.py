@@ -51,6 +51,17 @@ def test_a_module_and_a_batch_need_no_size() -> None:
             lv.saliency(smooth_network(), images)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+def test_a_module_and_a_batch_of_any_channels_need_no_size(channels: int) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(channels * 16 * 20, 3)).eval()
+    images = torch.rand(2, channels, 16, 20)
+    run = lv.saliency(module, images, target=1, method="gradient", captum="none")
+    last = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+    again = lv.saliency(module, last, target=1, method="gradient", captum="none")
+    assert run.maps.shape[-2:] == (16, 20)
+    assert torch.equal(run.maps, again.maps)
+
+
 def test_dir_lists_the_public_names() -> None:
     """IPython completes from it."""
     names = dir(lv)

@@ -27,6 +27,7 @@ from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, s
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import CaptionedImage
 from lit_viz.networks import Network
+from lit_viz.networks.bands import ValueRange
 from lit_viz.networks.isolation import eager_copy, random_state_preserved
 from lit_viz.networks.loading import PerChannel, load
 from lit_viz.outputs import as_output
@@ -60,8 +61,8 @@ class Probe(Callback):
         every_n_epochs: number of epochs between two probes.
         network: the network, by its name in the LightningModule (``"net"``) or a function of the LightningModule.
             Default: the LightningModule itself, or without a ``forward`` the only network in it.
-        labels, mean, std, size: see :func:`~lit_viz.networks.load_network`. ``size`` is by default that of the
-            images of the first batch.
+        labels, mean, std, size, channels, bands, display, value_range, multi_label: see
+            :func:`~lit_viz.load_network`. ``size`` is by default that of the images of the first batch.
         output: what is scored of a network that is no classifier; see :func:`~lit_viz.load_network`.
         hook: ``train_epoch_end``, or ``validation_epoch_end`` for the weights that the validation uses. A callback that
             exchanges weights for it, such as ``WeightAveraging``, must follow the probe in the list of callbacks.
@@ -97,6 +98,11 @@ class Probe(Callback):
         mean: PerChannel | None = None,
         std: PerChannel | None = None,
         size: int | Sequence[int] | None = None,
+        channels: int | None = None,
+        bands: Sequence[str] | None = None,
+        display: Sequence[str | int] | str | int | None = None,
+        value_range: ValueRange | None = None,
+        multi_label: bool | None = None,
         output: Any = "logits",
         hook: Literal["train_epoch_end", "validation_epoch_end"] = "train_epoch_end",
         out: str | Path | None = None,
@@ -111,8 +117,18 @@ class Probe(Callback):
             if limit is not None and not limit > 0:
                 raise LitVizError(f"{name} must be positive, got {limit}")
         self.every_n_epochs, self.network, self.hook = every_n_epochs, network, hook
-        self.labels, self.mean, self.std, self.size = labels, mean, std, size
-        self.output = as_output(output)
+        self.size = size
+        self.network_options: dict[str, Any] = {
+            "labels": labels,
+            "mean": mean,
+            "std": std,
+            "channels": channels,
+            "bands": bands,
+            "display": display,
+            "value_range": value_range,
+            "multi_label": multi_label,
+            "output": as_output(output),
+        }
         self.out = None if out is None else Path(out)
         self.max_seconds, self.max_fraction = max_seconds, max_fraction
         self.prefix, self.slots = prefix, slots
@@ -286,7 +302,7 @@ class Probe(Callback):
             network = eager_copy(network)
         except Exception:  # any error of its attributes; the original is used, with its state preserved
             network = getattr(network, "_orig_mod", network)
-        classifier = load(network, labels=self.labels, mean=self.mean, std=self.std, size=self.size, output=self.output)
+        classifier = load(network, size=self.size, **self.network_options)
         if not self._noted:
             for note in classifier.notes:
                 remark(note)

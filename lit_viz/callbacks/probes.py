@@ -157,7 +157,8 @@ class ImageProbe(Probe):
         """Return images of a dataset, which may change them at random in every epoch, and their classes."""
         every = DatasetImages(self.given)  # type: ignore[arg-type]
         chosen = Subset(every.dataset, evenly(range(len(every)), self.limit))
-        dataset = DatasetImages(chosen, (network.mean, network.std))
+        normalization = network.bands.in_files(network.mean, network.std)
+        dataset = DatasetImages(chosen, normalization, network.bands)
         dataset.network_classes = class_indices(dataset, network)
         images: list[Tensor] = []
         classes: list[int] = []

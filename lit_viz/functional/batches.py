@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import ArgumentError, LitVizError, require
 from lit_viz.images.rendering import Heat
 from lit_viz.images.sources import picture_size
 from lit_viz.launch.form import Form
@@ -73,7 +74,8 @@ def saliency(
         (2, 224, 224)
     """
     values = {"target": target, "method": method, "seed": seed, **options}
-    network = _network_of(network, images, options)
+    _check_batch(images)
+    network = as_network(network, picture_size(images))
     results = _compute(SaliencyMap, network, images, values, device)
     failed = torch.full(network.size, torch.nan)
     maps: list[Tensor] = []
@@ -118,7 +120,8 @@ def attack(
     given = {"target": target, "label": label, "attack": attack, "eps": eps}
     values = {name: value for name, value in given.items() if value is not None}
     values |= {"seed": seed, **options}
-    network = _network_of(network, images, options)
+    _check_batch(images)
+    network = as_network(network, picture_size(images))
     results = _compute(AdversarialExample, network, images, values, device)
     attacked = torch.full((len(results), network.channels, *network.size), torch.nan)
     for row, result in zip(attacked, results, strict=True):
@@ -127,10 +130,12 @@ def attack(
     return attacked.to(_device_of(images)), [result.record for result in results]
 
 
-def _network_of(network: Network | nn.Module | str, images: Batch, options: Mapping[str, Any]) -> Network:
-    if isinstance(network, Network):
-        return network
-    return as_network(network, picture_size(images, options.get("normalization")))
+def _check_batch(images: object) -> None:
+    """Raise an error unless images are a batch, as one tensor or array."""
+    if not isinstance(images, (Tensor, np.ndarray)):
+        problem = f"must be one tensor or array (B, C, H, W), got {type(images).__name__}: lv.saliency takes others"
+        raise ArgumentError("images", problem)
+    require(images.ndim == 4, "images must be a batch (B, C, H, W)", f"shape {tuple(images.shape)}")
 
 
 def _compute(
@@ -143,7 +148,6 @@ def _compute(
         network, images, device: as in :func:`saliency`.
         values: arguments of module, parts and tasks, by name.
     """
-    require(images.ndim == 4, "images must be a batch (B, C, H, W)", f"shape {tuple(images.shape)}")
     form = Form(
         module={"class_path": method, "init_args": {}},
         tasks={"class_path": ImageTasks, "init_args": {"images": images}},

@@ -73,18 +73,25 @@ def image_inputs(
     return pictures, names
 
 
-def picture_size(images: Any, normalization: Normalization | None = None) -> tuple[int, int] | None:
-    """Return the size (height, width) of arrays and tensors that all have the same one; None for other images."""
+def picture_size(images: Any) -> tuple[int, int] | None:
+    """Return the size (height, width) of arrays and tensors that all have the same one; None for other images.
+
+    The channels of an image are its first or its last axis, whichever is shorter, and the first if both are equal.
+    """
     listed = [images] if isinstance(images, (Tensor, np.ndarray)) else images
     if not isinstance(listed, (list, tuple)) or not all(isinstance(image, (Tensor, np.ndarray)) for image in listed):
         return None
     sizes: set[tuple[int, int]] = set()
     for image in listed:
-        first = image[:1] if image.ndim == 4 else image
-        try:
-            _, height, width = to_pictures(first, normalization)[0].shape
-        except LitVizError:  # of other bands, or no image: raised again where the network is known
+        shape = tuple(image.shape)
+        if len(shape) == 2:
+            height, width = shape
+        elif len(shape) not in (3, 4):
             return None
+        elif shape[-1] < shape[-3]:
+            height, width = shape[-3:-1]
+        else:
+            height, width = shape[-2:]
         sizes.add((height, width))
     return sizes.pop() if len(sizes) == 1 else None
 

@@ -649,3 +649,46 @@ def test_a_segmenter_in_training_is_probed_by_its_output(tmp_path: Path) -> None
     trainer.fit(Segmentation(), DataLoader(masks, 4))
     assert [probe.failures for probe in callbacks] == [{}, {}, {}]
     assert 0 <= trainer.callback_metrics.get("probe/robust_share", torch.tensor(0.0)) <= 1
+
+
+class Bands(Training):
+    """A network of four bands in training, whose loaders give standardized values of 12 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.features[0] = nn.Conv2d(4, 4, 3)
+
+
+def test_probes_take_a_loader_of_four_bands(tmp_path: Path) -> None:
+    """Images are restored in the unit of the files, and drawn in the chosen bands."""
+    generator = torch.Generator().manual_seed(0)
+    reflectances = torch.randint(0, 4096, (12, 4, 8, 8), generator=generator).float()
+    mean, std = [1000.0, 1200.0, 900.0, 2000.0], [500.0, 400.0, 300.0, 700.0]
+    standardized = (reflectances - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    loader = DataLoader(TensorDataset(standardized, torch.arange(12) % 3), 4)
+    options: dict[str, Any] = {
+        "every_n_epochs": 1, "iterations": 2, "labels": NAMES, "mean": mean, "std": std, "value_range": (0, 4095),
+        "bands": ["blue", "green", "red", "nir"], "display": ["nir", "red", "green"], "network": "net",
+    }  # fmt: skip
+    probes = [
+        lv.callbacks.SaliencyProbe(loader, limit=12, out=tmp_path / "maps", **options),
+        lv.callbacks.RobustnessProbe(loader, eps=0.1, limit=3, **options),
+        lv.callbacks.ClassVisualizationProbe(["two"], **options),
+    ]
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=CSVLogger(tmp_path), enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, callbacks=list(probes),
+    )  # fmt: skip
+    trainer.fit(Bands(), loader)
+    assert [probe.failures for probe in probes] == [{}, {}, {}]
+    maps = probes[0]
+    assert isinstance(maps, lv.callbacks.SaliencyProbe)
+    read = torch.stack(list(maps._tasks.images))
+    assert torch.allclose(read, reflectances, atol=1e-2)
+    (run,) = (tmp_path / "maps").glob("*/config.yaml")
+    assert "nir" in run.read_text()
+
+
+def test_a_probe_of_labels_that_do_not_exclude_each_other() -> None:
+    probe = lv.callbacks.SaliencyProbe(torch.rand(2, 1, 8, 8), network="net", multi_label=True, size=8)
+    assert probe._network(Training()).multi_label

@@ -215,6 +215,14 @@ def test_invalid_arguments_of_attacks(smooth: Network, images: Tensor, options: 
         lv.functional.attack(smooth, images, **options)
 
 
+@pytest.mark.parametrize("given", [None, [torch.rand(3, 16, 16)], (i for i in range(2)), Path("a.png"), "a.png"])
+def test_images_that_are_no_batch_are_one_sentence(smooth: Network, given: Any) -> None:
+    for function in (lv.functional.saliency, lv.functional.attack):
+        method: dict[str, Any] = {"method": "gradient"} if function is lv.functional.saliency else {}
+        with pytest.raises(lv.LitVizError, match=r"images must be one tensor or array \(B, C, H, W\), got"):
+            function(smooth, given, target=0, **method)
+
+
 def test_images_are_checked(smooth: Network, images: Tensor) -> None:
     with pytest.raises(lv.LitVizError, match=r"images must be a batch \(B, C, H, W\), got shape \(3, 16, 16\)"):
         lv.functional.saliency(smooth, images[0], target=0, method="gradient")
