@@ -92,14 +92,6 @@ class Task:
     filled: int | None = None
     no_data: Sequence[int] | None = None
 
-    def __post_init__(self) -> None:
-        """Move values of fields that are given as options, as files hold them."""
-        if self.options:
-            given = {_IN_TASKS.get(key, key): value for key, value in self.options.items()}
-            for name in given.keys() & _OF_SOME:
-                object.__setattr__(self, name, given.pop(name))
-            object.__setattr__(self, "options", given)
-
     @property
     def goal(self) -> int | None:
         """The target, or in an untargeted task the label."""
@@ -111,19 +103,13 @@ class Task:
         return key_of(self.index, self.name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as files hold them: those that not all tasks have are ``options``."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        common = {name: values.pop(name) for name in _COMMON}
-        options = {_IN_FILES.get(name, name): value for name, value in values.items() if value is not None}
-        return common | {"options": {**self.options, **options}}
-
-
-#: Fields that all tasks have; ``options`` is among them in files.
-_COMMON = ("index", "name", "seed", "target", "target_name", "source", "label", "label_source", "options")
-#: The other ones, and those that files call otherwise.
-_OF_SOME = {part.name for part in fields(Task)} - {*_COMMON}
-_IN_FILES = {"rule": "target", "aim": "goal"}
-_IN_TASKS = {"target": "rule", "goal": "aim"}
+        """Return the fields as files hold them: those that have not their default."""
+        values: dict[str, Any] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if value is not None and value != {}:
+                values[part.name] = value
+        return values
 
 
 def key_of(index: int, name: str) -> str:

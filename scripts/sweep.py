@@ -220,7 +220,7 @@ class SweptImage:
 def read_images(folder: Path, axes: Sequence[Axis], chosen: dict[str, Any]) -> list[SweptImage]:
     """Return the images of a run with these option values."""
     run = FolderStorage.open(folder)
-    options = {task.index: task.to_dict()["options"] | chosen for task in run.queue()}
+    options = {task.index: task.to_dict() | chosen for task in run.queue()}
     variants = prod(len(axis.values) for axis in axes if axis.option not in chosen)
     images = []
     for record in run.records():

@@ -447,7 +447,7 @@ def step_rule_case(rule: Any) -> Any:
 
 
 def learning_rate_case(rate: Any) -> Any:
-    tasks = [Task(0, "a", 0), Task(1, "b", 1, options={"lr": 0.7}), Task(2, "c", 2)]
+    tasks = [Task(0, "a", 0), Task(1, "b", 1, lr=0.7), Task(2, "c", 2)]
     count = torch.tensor([0, 3, 9])
     return rate({**rate.init(torch.zeros(3, 2), tasks), "iteration": count, "iterations": torch.full((3,), 10)})
 

@@ -34,7 +34,7 @@ def few_options(small_options: list[str]) -> list[str]:
 
 
 def test_every_combination_of_a_task_has_its_seed_and_an_index_of_its_own() -> None:
-    tasks = [Task(0, "a", 7, options={"layer": "x"}), Task(1, "b", 8)]
+    tasks = [Task(0, "a", 7, layer="x"), Task(1, "b", 8)]
     many = varied(tasks, {"lr": [0.1, 0.2], "iterations": [5]})
     assert [(t.index, t.name, t.seed) for t in many] == [(0, "a", 7), (1, "a", 7), (2, "b", 8), (3, "b", 8)]
     assert [(t.layer, t.lr, t.iterations) for t in many[1:3]] == [("x", 0.2, 5), (None, 0.1, 5)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ ITERATION, ITERATIONS, UNTIL = ENGINE_KEYS
 #: Entry of a checkpoint for a task that has started again.
 EARLIER = "earlier"
 #: Fields of a task that may be resolved when its image is read.
-_RESOLVED = {"label", "label_source", "target", "target_name", "options"}
+_RESOLVED = {part.name for part in fields(Task)} - {"index", "name", "seed", "source"}
 _COUNTS = ("forwards", "backwards", "seconds")
 #: Values of a final snapshot that are kept over a restart, in the order of its fields.
 _OF_BEST = ("iteration", "metrics", "image", "top5")
@@ -213,7 +213,7 @@ class Slots(nn.Module):
         task = self.tasks[n]
         entry: dict[str, Any] = {
             "task": task.index,
-            "completed": {name: value for name, value in task.to_dict().items() if name in _RESOLVED},
+            "completed": {name: getattr(task, name) for name in _RESOLVED},
             "image": self.x[n].cpu().clone(),
             "state": {key: value[n].cpu().clone() for key, value in self.state.items()},
         }
@@ -247,7 +247,7 @@ class Slots(nn.Module):
     def restore(self, entry: Mapping[str, Any], task: Task, device: torch.device) -> None:
         """Append the slot of a checkpoint entry."""
         state = {key: value[None].to(device) for key, value in entry["state"].items()}
-        task = Task(**task.to_dict() | entry["completed"])
+        task = replace(task, **entry["completed"])
         self.append([task], entry["image"][None].to(device), state)
         if EARLIER in entry:
             self.earlier[-1] = Earlier.restore(entry[EARLIER], task)

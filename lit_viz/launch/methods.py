@@ -26,7 +26,7 @@ def read_config(spec: MethodSpec, name: str | Path | None) -> Form:
     form.tasks.setdefault("class_path", spec.tasks)
     kind_path = public_path(form.module_class)
     for other in METHODS.values():
-        if kind_path in other.modules and other is not spec:
+        if kind_path in other.modules and kind_path not in spec.modules:
             raise LitVizError(f"{path} is the configuration of lit-viz {other.name}, not of lit-viz {spec.name}")
     for key in ("out", "overwrite", "resume", "shard"):
         form.run.pop(key, None)

@@ -107,7 +107,7 @@ def _of_records() -> _Listed:
 
 
 def _of_tables() -> _Listed:
-    for key in ("index", "name", "seed", "target", "options"):
+    for key in ("index", "name", "seed", "target", "method"):
         for about, value in VALUES.items():
             yield "images", f"task: {key} is {about}", with_value("queue.jsonl", (key,), value)
     for part in ("files", "trust"):

@@ -250,7 +250,7 @@ def noise(n: int = 5) -> Tensor:
 def queue(network: Network, eps: Sequence[float]) -> list[Task]:
     labels = network.scores(noise()).argmax(1).tolist()
     return [
-        Task(i, f"i{i}", 10 + i, label=labels[i], label_source="given", options={"image": i, "eps": eps[i]})
+        Task(i, f"i{i}", 10 + i, label=labels[i], label_source="given", image=i, eps=eps[i])
         for i in range(5)
     ]
 

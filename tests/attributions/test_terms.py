@@ -27,7 +27,7 @@ def trained(network: Network, train: Train, name: str, **options: Any) -> list[A
     """Return the results of three photographs in two slots, five evaluations at a time."""
     method: Attribution = ATTRIBUTIONS[name](window=6) if name == "occlusion" else ATTRIBUTIONS[name]()
     given = {"iterations": COUNT, "images": IMAGES, "slots": 2, "batch": 5, **options}
-    tasks = [Task(i, f"i{i}", 10 + i, target=i, options={"image": i, "method": name}) for i in range(3)]
+    tasks = [Task(i, f"i{i}", 10 + i, target=i, image=i, method=name) for i in range(3)]
     memory = train(SaliencyMap(network, method=method, **given), tasks)
     return [memory.results[i] for i in range(3)]
 

@@ -40,7 +40,7 @@ def test_a_failed_task_leaves_its_slot_to_the_next(stub: Any) -> None:
 
 def test_a_task_that_does_not_fit_the_batch_waits(stub: Any) -> None:
     first, second, third = stub.tasks(3)
-    method, queue = stub.Method(slots=3), Queue([first, replace(second, options={"layer": 1}), third])
+    method, queue = stub.Method(slots=3), Queue([first, replace(second, layer=1), third])
     queue.fill(method)
     assert indices(method) == [0]
     method.slots.keep([])

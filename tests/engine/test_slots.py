@@ -63,7 +63,7 @@ def test_draws_are_keyed_by_seed_iteration_and_view() -> None:
 
 def test_goals_repeat_per_view_and_mark_missing_values() -> None:
     slots = filled(1)
-    slots.tasks.append(Task(1, "untargeted", seed=0, label=3, options={"channel": 7}))
+    slots.tasks.append(Task(1, "untargeted", seed=0, label=3, channel=7))
     slots.earlier.append(Earlier())
     goals = {name: values.tolist() for name, values in slots.goals([0, 1], torch.device("cpu"), views=2).items()}
     assert goals == {

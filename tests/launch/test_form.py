@@ -204,7 +204,7 @@ QUEUES: dict[str, Callable[[Network, list[Path]], TaskQueue]] = {
     "channels": lambda net, _: lv.LayerTasks(net, "features.3", channel="0,2-3", vary={"iterations": [2, 3]}),
     "files": lambda net, files: lv.ImageTasks(net, files, target="least-likely", vary={"eps": ["1/255", 0.1]}),
     "classes of files": lambda net, files: lv.ImageTasks(net, files, label=["apple", 2], target=[3, "elder"]),
-    "tasks": lambda *_: TaskQueue([Task(0, "one", 3), Task(1, "two", 4, target=2, options={"lr": 0.5})]),
+    "tasks": lambda *_: TaskQueue([Task(0, "one", 3), Task(1, "two", 4, target=2, lr=0.5)]),
 }
 
 

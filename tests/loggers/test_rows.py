@@ -192,12 +192,12 @@ def test_names_are_keys_if_they_are_unique(tmp_path: Path, names: tuple[str, str
 
 def test_captions_name_target_and_options() -> None:
     attack, saliency = AdversarialExamplePresentation(), SaliencyMapPresentation()
-    attacked = Task(0, "quail", seed=0, target=6, target_name="stingray", options={"eps": 0.25})
+    attacked = Task(0, "quail", seed=0, target=6, target_name="stingray", eps=0.25)
     assert caption(Snapshot(attacked, 7, {"probability": 0.126}), attack) == (
         "quail -> stingray, eps 0.25 - iteration 7 - p = 0.13"
     )
     assert caption(Snapshot(Task(0, "quail", seed=0), 7, {}), attack) == "quail - iteration 7"
-    mapped = Task(0, "quail", seed=0, options={"method": "smoothgrad"})
+    mapped = Task(0, "quail", seed=0, method="smoothgrad")
     assert caption(Snapshot(mapped, 7, {}), saliency) == "quail, smoothgrad - iteration 7"
 
 

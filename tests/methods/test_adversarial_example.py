@@ -31,7 +31,7 @@ def queue(network: Network, n: int = 5, target: int | None = None, **options: An
     labels = network.scores(images(n)).argmax(1).tolist()
     return [
         Task(i, f"i{i}", 10 + i, label=labels[i], label_source="given",
-             target=None if target is None else (labels[i] + target) % 5, options={"image": i, **options})
+             target=None if target is None else (labels[i] + target) % 5, image=i, **options)
         for i in range(n)
     ]  # fmt: skip
 
@@ -130,9 +130,9 @@ def test_frames_follow_the_image_and_the_flip_has_one_row(smooth: Network, train
 def test_a_misclassified_photograph_is_no_success(smooth: Network, train: Train) -> None:
     predicted = smooth.scores(images(2)).argmax(1).tolist()
     tasks = [
-        Task(0, "wrong", 0, label=(predicted[0] + 1) % 5, label_source="given", options={"image": 0}),
-        Task(1, "there", 1, label=(predicted[1] + 1) % 5, target=predicted[1], options={"image": 1}),
-        Task(2, "unlabelled", 1, target=predicted[1], options={"image": 1}),
+        Task(0, "wrong", 0, label=(predicted[0] + 1) % 5, label_source="given", image=0),
+        Task(1, "there", 1, label=(predicted[1] + 1) % 5, target=predicted[1], image=1),
+        Task(2, "unlabelled", 1, target=predicted[1], image=1),
     ]
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
     for result in memory.results.values():
@@ -145,8 +145,8 @@ def test_a_misclassified_photograph_is_no_success(smooth: Network, train: Train)
 
 def test_only_the_task_whose_target_is_its_label_fails(smooth: Network, train: Train) -> None:
     tasks = queue(smooth, target=1)
-    tasks[1] = Task(1, "same", 1, label=2, target=2, target_name="cherry", options={"image": 1})
-    tasks[2] = Task(2, "nothing", 2, options={"image": 2})
+    tasks[1] = Task(1, "same", 1, label=2, target=2, target_name="cherry", image=1)
+    tasks[2] = Task(2, "nothing", 2, image=2)
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
     statuses = [memory.results[i].record.status for i in range(5)]
     assert statuses == ["done", "failed", "failed", "done", "done"]
@@ -166,7 +166,7 @@ def test_too_few_classes_for_a_loss_give_a_one_line_error(train: Train) -> None:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
     two = load_network(network, labels=["a", "b"], mean=[0.5] * 3, std=[0.5] * 3, size=16)
-    task = Task(0, "x", 0, label=int(two.scores(images(1)).argmax()), options={"image": 0})
+    task = Task(0, "x", 0, label=int(two.scores(images(1)).argmax()), image=0)
     with pytest.raises(LitVizError, match="DLR requires 3 classes"):
         train(module(two, ATTACKS["apgd"](loss="dlr")), [task])
 

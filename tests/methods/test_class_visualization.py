@@ -174,7 +174,7 @@ def test_the_batch_shrinks_when_the_queue_is_empty(smooth: Network, train: Train
 def test_iterations_may_vary_by_task(smooth: Network, train: Train) -> None:
     from dataclasses import replace
 
-    tasks = [replace(t, options={"iterations": 2 + i}) for i, t in enumerate(tasks_for(smooth, [0, 1, 2, 3, 4]))]
+    tasks = [replace(t, iterations=2 + i) for i, t in enumerate(tasks_for(smooth, [0, 1, 2, 3, 4]))]
     memory = train(method(smooth), tasks)
     assert [memory.results[i].record.iterations for i in range(5)] == [2, 3, 4, 5, 6]
 

@@ -28,7 +28,7 @@ OCTAVES = PictureOptions(octaves=Octaves(3, 2.0), native=True, size=32)
 
 
 def of_channels(*channels: int, layer: str = "features.3") -> list[Task]:
-    return [Task(i, f"{layer}_ch{c}", i, options={"layer": layer, "channel": c}) for i, c in enumerate(channels)]
+    return [Task(i, f"{layer}_ch{c}", i, layer=layer, channel=c) for i, c in enumerate(channels)]
 
 
 def method(network: Network, objective: Objective | None = None, **options: Any) -> ClassVisualization:
@@ -224,7 +224,7 @@ def test_views_keep_the_only_input_size_of_a_network() -> None:
 def test_octaves_share_the_iterations_of_the_image(smooth: Network, train: Train) -> None:
     sizes = Sizes()
     module = method(smooth, sizes, picture=OCTAVES, transforms=[Roll(2)], views=1)
-    train(module, [Task(0, "x", 0, options={"iterations": 3}), Task(1, "y", 0, options={"iterations": 6})])
+    train(module, [Task(0, "x", 0, iterations=3), Task(1, "y", 0, iterations=6)])
     assert [size for size in sizes.seen if size < 32] == [8, 8, 16, 8, 8, 16, 16]  # the first is the trial's
 
 

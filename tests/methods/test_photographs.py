@@ -17,8 +17,7 @@ LOGITS = torch.tensor([0.0, -2.0, 3.0, 1.0, 2.0])
 
 
 def task(wish: str | None = None, label: int | None = None, seed: int = 0, source: str = "predicted") -> Task:
-    options = {} if wish is None else {"target": wish}
-    return Task(0, "photo", seed, label=label, label_source=source, options=options)
+    return Task(0, "photo", seed, label=label, label_source=source, rule=wish)
 
 
 @pytest.mark.parametrize(
@@ -48,14 +47,14 @@ def test_a_given_label_is_kept_without_a_prediction() -> None:
 
 
 def test_contrasted_classes_follow_the_target() -> None:
-    runner_up = Task(0, "photo", 0, target=2, label=2, options={"against": "runner-up"})
+    runner_up = Task(0, "photo", 0, target=2, label=2, against="runner-up")
     assert needs_logits(runner_up)
     done = resolve(runner_up, LOGITS, NAMES)
     assert (done.against, done.target_name) == (4, "cherry vs. elder")
     assert resolve(done, LOGITS, NAMES) == done
     assert resolve(replace(runner_up, target=1), LOGITS, NAMES).against == 2
     with pytest.raises(LitVizError, match="another class than the target, got cherry for both"):
-        resolve(replace(runner_up, options={"against": 2}), None, NAMES)
+        resolve(replace(runner_up, against=2), None, NAMES)
 
 
 def test_an_unpredicted_label_is_none() -> None:

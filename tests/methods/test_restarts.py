@@ -65,7 +65,7 @@ def method(network: Network, **options: Any) -> ClassVisualization:
 def bright_tasks(*seeds: int, **options: Any) -> list[Task]:
     tasks = []
     for index, seed in enumerate(seeds):
-        tasks.append(Task(index, "bright", seed, target=0, target_name="bright", options=options))
+        tasks.append(Task(index, "bright", seed, target=0, target_name="bright", **options))
     return tasks
 
 
@@ -272,6 +272,6 @@ def test_the_default_depends_on_the_iterations() -> None:
 
 def test_images_of_channels_have_no_restarts(smooth: Network, train: Train) -> None:
     module = method(smooth, objective=Channel("features.3", 1))
-    (result,) = train(module, [replace(Task(0, "channel", 1), options={"layer": "features.3"})]).results.values()
+    (result,) = train(module, [replace(Task(0, "channel", 1), layer="features.3")]).results.values()
     assert result.record.iterations == ITERATIONS
     assert "restarts" not in result.record.to_dict()

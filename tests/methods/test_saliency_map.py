@@ -82,7 +82,7 @@ def test_the_method_of_a_transformer_without_the_rule_is_the_gradient() -> None:
 
 def queue(n: int = 5, method: str = "gradient", **options: Any) -> list[Task]:
     options = {"method": method, **options}
-    return [Task(i, f"i{i}", 10 + i, target=i % 5, options={"image": i, **options}) for i in range(n)]
+    return [Task(i, f"i{i}", 10 + i, target=i % 5, image=i, **options) for i in range(n)]
 
 
 def module(network: Network, method: Attribution, **options: Any) -> SaliencyMap:
@@ -170,7 +170,7 @@ def test_each_map_stops_at_its_tolerance(smooth: Network, train: Train) -> None:
 
 def test_several_methods_run_one_after_another(smooth: Network, train: Train) -> None:
     tasks = [
-        Task(i + 3 * j, f"i{i}", i, target=1, options={"image": i, "method": name})
+        Task(i + 3 * j, f"i{i}", i, target=1, image=i, method=name)
         for j, name in enumerate(("gradient", "smoothgrad"))
         for i in range(3)
     ]
@@ -184,8 +184,8 @@ def test_several_methods_run_one_after_another(smooth: Network, train: Train) ->
 
 def test_labels_and_targets_are_completed_when_the_photograph_is_read(smooth: Network, train: Train) -> None:
     tasks = [
-        Task(0, "a", 0, label_source="predicted", options={"image": 0, "method": "gradient", "target": "label"}),
-        Task(1, "b", 1, label_source="predicted", options={"image": 1, "method": "gradient", "target": "least-likely"}),
+        Task(0, "a", 0, label_source="predicted", image=0, method="gradient", rule="label"),
+        Task(1, "b", 1, label_source="predicted", image=1, method="gradient", rule="least-likely"),
     ]
     memory = train(module(smooth, Gradient()), tasks)
     logits = smooth.scores(images())
@@ -216,10 +216,7 @@ def test_only_the_broken_photograph_fails(smooth: Network, train: Train, tmp_pat
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("no picture")
     files = ["good.png", "empty.jpg", "text.png", "good.png"]
-    tasks = [
-        Task(i, file, i, target=1, source=str(tmp_path / file), options={"method": "gradient"})
-        for i, file in enumerate(files)
-    ]
+    tasks = [Task(i, file, i, target=1, source=str(tmp_path / file), method="gradient") for i, file in enumerate(files)]
     memory = train(module(smooth, Gradient(), images=()), tasks)
     assert [memory.results[i].record.status for i in range(4)] == ["done", "failed", "failed", "done"]
     assert "is empty" in memory.results[1].record.error
@@ -239,8 +236,8 @@ def test_a_resumed_run_is_bit_equal(smooth: Network, train: Train, tmp_path: Pat
     def fresh() -> SaliencyMap:
         return module(smooth, method_of(name), iterations=None if name == "gradient" else 11)
 
-    tasks = queue(method=name, target="label")
-    tasks = [Task(t.index, t.name, t.seed, label_source="predicted", image=t.image, method=t.method) for t in tasks]
+    tasks = queue(method=name, rule="label")
+    tasks = [replace(task, target=None, label_source="predicted") for task in tasks]
     undisturbed = train(fresh(), tasks)
     with pytest.raises(RuntimeError, match="killed"):
         train(fresh(), tasks, [Dies(tmp_path / "last.ckpt", every_steps=2)])

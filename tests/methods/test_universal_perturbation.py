@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lit_viz.runs.trimming import KeptTasks, trim
 from torch import Tensor, nn
 
 import lit_viz as lv
@@ -21,7 +22,6 @@ from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
 from lit_viz.outputs import load_network
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.trimming import KeptTasks, trim
 from lit_viz.types import Task
 from tests.support.runs import Train
 
@@ -36,12 +36,10 @@ def images(n: int = 6, low: float = 0.0, high: float = 1.0) -> Tensor:
 def task_of(places: Sequence[int], index: int = 0, out: Sequence[int] = (), target: int | None = None) -> Task:
     photographs = [
         Task(i, f"i{i}", i, label_source="predicted", target=target,
-             options={"image": i, **({"held_out": True} if i in out else {})})
+             image=i, held_out=True if i in out else None)
         for i in places
     ]  # fmt: skip
-    return Task(
-        index, "universal", 5 + index, options={"photographs": [photograph.to_dict() for photograph in photographs]}
-    )
+    return Task(index, "universal", 5 + index, photographs=[photograph.to_dict() for photograph in photographs])
 
 
 def module(network: Network, **options: Any) -> UniversalPerturbation:
@@ -148,12 +146,12 @@ def test_records_of_the_photographs_describe_their_files(smooth: Network, train:
 def test_a_broken_photograph_is_one_less(smooth: Network, train: Train) -> None:
     task = task_of(range(4))
     photographs = [*task.photographs]
-    photographs[1] = {**photographs[1], "options": {"error": "it is no picture"}}
-    broken = Task(0, "universal", 5, options={"photographs": photographs})
+    photographs[1] = {**photographs[1], "error": "it is no picture"}
+    broken = Task(0, "universal", 5, photographs=photographs)
     result = train(module(smooth), [broken]).results[0]
     assert result.record.trained_on == 3
     assert [b.record.status for b in result.perturbed_images] == ["done", "failed", "done", "done"]
-    nothing = Task(0, "universal", 5, options={"photographs": photographs[1:2]})
+    nothing = Task(0, "universal", 5, photographs=photographs[1:2])
     result = train(module(smooth), [nothing]).results[0]
     assert result.record.status == "failed"
     assert "got none (it is no picture)" in result.record.error

@@ -237,7 +237,7 @@ def test_transformers_are_trained_against(name: str, train: Train, request: pyte
     seen = train(module, tasks_for(network, [1])).snapshots[0]
     assert seen[-1].metrics["probability"] > seen[0].metrics["probability"]
     assert seen[-1].image.shape == (3, 40, 40)
-    channel = Task(0, "c", 0, options={"layer": layer, "channel": 2})
+    channel = Task(0, "c", 0, layer=layer, channel=2)
     module = ClassVisualization(
         network, parameterization=Fourier(), step_rule=Adam(0.1), objective=Channel(layer, axis="feature"), **options
     )

@@ -38,7 +38,7 @@ def hill(x: Tensor, *, gradient: bool = True, slots: Tensor | None = None, netwo
 
 
 def tasks(n: int, **options: float) -> list[Task]:
-    return [Task(i, f"t{i}", i, options=options) for i in range(n)]
+    return [Task(i, f"t{i}", i, **options) for i in range(n)]
 
 
 def counted(rule: StepRule, x: Tensor, n: int = 40) -> State:
@@ -158,7 +158,7 @@ def test_normalized_step_has_the_length_of_the_rate_and_zero_gradients_rest() ->
 
 def test_rates_follow_the_images_own_iteration_and_task() -> None:
     cosine = Cosine(0.4, final=0.25)
-    state = cosine.init(torch.zeros(3, 1), [*tasks(2), Task(2, "swept", 0, options={"lr": 0.8})])
+    state = cosine.init(torch.zeros(3, 1), [*tasks(2), Task(2, "swept", 0, lr=0.8)])
     state |= {"iteration": torch.tensor([0, 10, 5]), "iterations": torch.tensor([10, 10, 10])}
     torch.testing.assert_close(cosine(state), torch.tensor([0.4, 0.1, 0.8 * 0.625], dtype=torch.float64))
 
@@ -178,7 +178,7 @@ def test_unknown_optimizer_options_are_rejected_at_once(make: Callable[[], Adapt
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
 def test_an_invalid_learning_rate_is_rejected(lr: float) -> None:
-    with pytest.raises(LitVizError, match="learning rate"):
+    with pytest.raises(LitVizError, match="lr must be positive and finite"):
         Adam(lr)
 
 
