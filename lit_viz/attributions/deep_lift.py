@@ -20,10 +20,12 @@ class DeepLift(Gradient):
     Shrikumar et al. 2017, arXiv:1704.02685, section 3.5.2.
 
     Image and baseline are evaluated side by side. The derivative of every element-wise non-linearity is replaced by the
-    ratio of the differences of its output and input, for each of its calls: module, function or reused module. Max
-    pooling distributes the difference of its output over the positions of both maxima. Other non-linear operations
-    (products of activations, softmax, layer norm) keep their derivative at the image; a note names them. The
-    completeness error, in units of the score, is their effect: without them, the map sums to ``score(x) - score(b)``.
+    ratio of the differences of its output and input, for each of its calls: module, function or reused module. Maxima
+    (pooling, also adaptive and in 1 or 3 dimensions; ``amax``, ``max``, ``maximum``, and minima) distribute the
+    difference of their output over the positions of both maxima. Logsumexp and power-average pooling are made of
+    element-wise functions. Other non-linear operations (products of activations, softmax, layer norm) keep their
+    derivative at the image; a note names them. The completeness error, in units of the score, is their effect: without
+    them, the map sums to ``score(x) - score(b)``. Above 1 % of the difference it is a note of the evidence.
 
     Args:
         baseline: see :class:`~lit_viz.attributions.baselines.Baseline`.

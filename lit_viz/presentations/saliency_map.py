@@ -50,6 +50,9 @@ from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize, probability_text, text_table
 from lit_viz.utils.limits import MOST_PHOTOGRAPHS, MOST_PRINTED
 
+#: Largest completeness error of a map without a note, relative to the difference of the scores.
+MOST_GAP = 0.01
+
 
 class SaliencyMapPresentation(Presentation):
     """Presentation of saliency maps: photographs with their maps, compared with Captum."""
@@ -133,6 +136,7 @@ class SaliencyMapPresentation(Presentation):
         items = super().evidence_items(evidence, records)
         if evidence.captum is None and "captum" not in (evidence.failures or {}):
             items.insert(0, EvidenceItem("No map was compared with Captum.", name="captum"))
+        items += _completeness_items(records)
         return items
 
     def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
@@ -148,7 +152,7 @@ class SaliencyMapPresentation(Presentation):
         return items + super().part_items(evidence)
 
     def messages(self, verifier: OutcomeVerifier[Any]) -> list[str]:
-        """Return the numbers of maps above the tolerance, and of unresolved ones."""
+        """Return the numbers of incomplete maps, of maps above the tolerance, and of unresolved ones."""
         tolerance = verifier.module.tolerance
         above = 0
         unresolved: Counter[str] = Counter()
@@ -161,6 +165,8 @@ class SaliencyMapPresentation(Presentation):
             if "standard_error" in record.metrics and not error <= 1:
                 unresolved[record.method] += 1
         texts = []
+        for item in _completeness_items([outcome.record for outcome in verifier.outcomes]):
+            texts.append(f"completeness: {item.text}")
         if above:
             total = len(verifier.outcomes)
             texts.append(f"tolerance: {above} of {total} maps ended above {tolerance:g}: give more iterations")
@@ -254,6 +260,25 @@ def _error_text(record: Record) -> str:
 
 
 # -- evidence
+
+
+def _completeness_items(records: Sequence[Record]) -> list[EvidenceItem]:
+    """Return a note on the methods with maps that do not sum to the difference of the scores."""
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if isinstance(record, SaliencyRecord) and "completeness" in record.metrics:
+            error = record.relative_error
+            gaps[record.method].append(math.nan if error is None else error)
+    texts = []
+    for method, errors in gaps.items():
+        missed = [error for error in errors if not error <= MOST_GAP]  # also NaN
+        if missed:
+            count = f"{len(missed)} of {pluralize(len(errors), 'map')}"
+            texts.append(
+                f"{title_of(method)}: the sum of {count} misses the difference "
+                f"of the scores of image and baseline by more than {MOST_GAP:.0%}, by at most {max(missed):.3g} of it."
+            )
+    return [EvidenceItem(" ".join(texts), name="completeness")] if texts else []
 
 
 def _captum_item(part: CaptumEvidence) -> EvidenceItem:

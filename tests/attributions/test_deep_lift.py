@@ -17,7 +17,8 @@ from lit_viz.attributions import DeepLift, attribute
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.captum_reference import CaptumReference
 from lit_viz.networks import Network
-from lit_viz.networks.fast.rescaling import Call, Rescaling
+from lit_viz.networks.fast.interception import Call
+from lit_viz.networks.fast.rescaling import Rescaling
 from tests.support.attributions import distance
 
 
@@ -183,10 +184,9 @@ def test_products_keep_their_derivative_and_are_named() -> None:
         (nn.LayerNorm([6, 12, 12]), "layernorm"),
         (nn.GroupNorm(2, 6), "groupnorm"),
         (nn.InstanceNorm2d(6), "instancenorm"),
-        (nn.AdaptiveMaxPool2d(3), "adaptivemaxpool2d"),
     ],
 )
-def test_maxima_and_normalizations_keep_their_derivative_and_are_named(layer: nn.Module, name: str) -> None:
+def test_normalizations_keep_their_derivative_and_are_named(layer: nn.Module, name: str) -> None:
     network = nn.Sequential(Reused().first, nn.ReLU(), nn.MaxPool2d(3, 1, 1), layer, nn.Flatten(), nn.LazyLinear(5))
     network(photographs().float())
     maps, uncertainty, loaded = explained(network, DeepLift("random"), [1, 4])
@@ -194,6 +194,90 @@ def test_maxima_and_normalizations_keep_their_derivative_and_are_named(layer: nn
     assert uncertainty["completeness"].max() > 1e-6
     reference = CaptumReference(DeepLift("random"), loaded, photographs()[:1], target=1, seed=0, evaluations=1)
     assert distance(maps[:1], reference.compute()) < 1e-8
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max_pool1d": lambda x: functional.max_pool1d(x.flatten(2), 3, 2, 1),
+    "max_pool2d, indices": lambda x: functional.max_pool2d(x, 3, 2, 1, 2, return_indices=True)[0],
+    "max_pool2d, ceiling": lambda x: functional.max_pool2d(x, (3, 5), ceil_mode=True),
+    "max_pool3d": lambda x: functional.max_pool3d(x.unflatten(1, (2, 3)), (2, 3, 3), 2),
+    "adaptive_max_pool1d": lambda x: functional.adaptive_max_pool1d(x.flatten(2), 5),
+    "adaptive_max_pool2d": lambda x: functional.adaptive_max_pool2d(x, (5, 3)),
+    "adaptive_max_pool3d": lambda x: functional.adaptive_max_pool3d(x.unflatten(1, (2, 3)), (2, 5, 5)),
+    "amax": lambda x: x.amax((2, 3)),
+    "amax, kept": lambda x: torch.amax(x, dim=(-1, 1), keepdim=True),
+    "amin": lambda x: x.amin(-1),
+    "max": lambda x: x.flatten(2).max(-1)[0],
+    "max, kept": lambda x: torch.max(x, dim=1, keepdim=True).values,
+    "min": lambda x: x.min(dim=2).values,
+    "maxout": lambda x: x.unflatten(1, (3, 2)).max(2)[0],
+    "maximum": lambda x: torch.maximum(x[:, :3], x[:, 3:]),
+    "maximum with a constant": lambda x: torch.maximum(torch.tensor(0.1), x),
+    "max of two": lambda x: torch.max(x, 0.5 * x.flip(1)),
+    "minimum": lambda x: torch.minimum(x[:, :3], x[:, 3:]),
+    "lp_pool2d": lambda x: functional.lp_pool2d(x, 2, 3, 2),
+    "lp_pool2d, 3": lambda x: functional.lp_pool2d(x.relu(), 3, (2, 3), ceil_mode=True),
+    "lp_pool1d": lambda x: functional.lp_pool1d(x.flatten(2), 2, 3),
+    "logsumexp": lambda x: x.logsumexp((2, 3)),
+    "logsumexp, far": lambda x: torch.logsumexp(300 * x, dim=1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_maxima_and_sums_of_exponentials_are_complete_for_a_baseline_of_noise(name: str) -> None:
+    class Chosen(Reused):
+        def forward(self, x: Tensor) -> Tensor:
+            y = FUNCTIONS[name](self.first(x)).flatten(1)
+            return functional.leaky_relu(functional.adaptive_avg_pool1d(y, 5) - 0.1)
+
+    maps, uncertainty, loaded = explained(Chosen(), DeepLift("random"), [1, 4])
+    assert not any("derivative" in note for note in loaded.notes)
+    assert uncertainty["completeness"].max() < 1e-10
+    assert maps.abs().amax((1, 2, 3)).min() > 1e-6
+    reference = CaptumReference(DeepLift("random"), loaded, photographs()[:1], target=1, seed=0, evaluations=1)
+    assert distance(maps[:1], reference.compute()) < 1e-7
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_values_of_replaced_functions_are_unchanged(name: str) -> None:
+    x = torch.rand(4, 6, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    expected = FUNCTIONS[name](x)
+    with Rescaling():
+        torch.testing.assert_close(FUNCTIONS[name](x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_places_of_maxima_are_returned() -> None:
+    x = torch.rand(4, 6, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    with Rescaling():
+        largest, smallest = x.max(1, keepdim=True), torch.min(x, dim=-1)
+    assert torch.equal(largest.indices, x.max(1, keepdim=True).indices)
+    assert torch.equal(smallest.indices, x.min(-1).indices)
+
+
+def test_maxima_in_closed_form() -> None:
+    """Of the difference of the maxima, the place of the larger one of both has all."""
+
+    class Largest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x.amax((2, 3)))
+
+    network = Largest()
+    maps, _, _ = explained(network, DeepLift("random"), [2, 4])
+    weight = network.head.weight.detach().double()
+    x = photographs()
+    baselines = DeepLift("random").baseline(x, [0, 1])
+    expected = torch.zeros_like(x)
+    for n, target in enumerate([2, 4]):
+        for channel in range(3):
+            rows, starts = x[n, channel].flatten(), baselines[n, channel].flatten()
+            difference = rows.max() - starts.max()
+            place = rows.argmax() if difference > 0 else starts.argmax()
+            expected[n, channel].view(-1)[place] = 2 * weight[target, channel] * difference
+    torch.testing.assert_close(maps, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_one_rectifier_in_closed_form() -> None:

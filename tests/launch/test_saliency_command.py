@@ -25,6 +25,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
+from tests.support.networks import smooth_network
 from tests.support.verdicts import reasons, verdicts
 
 GREY = np.full((30, 40), 120, np.uint8)
@@ -405,6 +406,35 @@ def test_the_error_of_a_single_sample_is_not_resolved(
     errors.append([row["error"] for row in SaliencyMapPresentation().table([one.record for one in outcome.outcomes])])
     assert errors == [["not resolved", "-"]] * 2
     assert any(text.get_text() == "not resolved" for text in outcome.figure().texts)
+
+
+class Gated(torch.nn.Module):
+    """A network with a product of activations, for which DeepLIFT has no rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.conv, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(4 * x).relu()
+        return self.head((y * y.mean((2, 3), keepdim=True).sigmoid()).mean((2, 3)))
+
+
+def test_an_incomplete_map_is_noted() -> None:
+    """In table, figure and report."""
+    options = {"target": 0, "method": ["deep_lift", "gradient"], "captum": "none"}
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    run = lv.saliency(lv.load_network(Gated(), size=16), x, **options)
+    note = "DeepLIFT: the sum of 1 of 1 map misses the difference of the scores of image and baseline by more than 1%"
+    assert run.records[0].relative_error > 0.01
+    assert note in run._repr_html_()
+    rows = SaliencyMapPresentation().table(run.records)
+    assert rows[0]["error"].startswith("gap ")
+    assert any(text.get_text().startswith("gap ") for text in run.figure().texts)
+    exact = lv.saliency(lv.load_network(smooth_network(), size=16), x, **options)
+    assert "misses the difference" not in exact._repr_html_()
 
 
 def test_an_unreached_tolerance_is_reported(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.saliency.depthwise import pair
 from lit_viz.evidence.saliency.metrics import randomize_layer
 from lit_viz.networks import Network, isolation
 from lit_viz.networks.fast import is_rectifier
+from lit_viz.networks.fast.interception import Call, Interception, Pooling
 from lit_viz.networks.fast.libra import Libra
-from lit_viz.networks.fast.rescaling import Call, Interception
 
 
 @dataclass(frozen=True)
@@ -175,28 +174,54 @@ class _Calls(Interception):
         y: Tensor = module(z.clone())
         return z.copy_(y) if in_place[-1] else y
 
-    def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
+    def maxima(self, z: Tensor, pooling: Pooling) -> Tensor:
         """Call the next module with the windows as rows: overlapping ones overwrite each other in Captum's rule."""
-        window, stride, padding, dilation = (
-            pair(options[name]) for name in ("kernel_size", "stride", "padding", "dilation")
-        )
-        sides = nn.functional.max_pool2d(z[:1].detach(), **options).shape[2:]
-        after = []  # padding below and on the right
-        for axis in (0, 1):
-            end = (sides[axis] - 1) * stride[axis] + dilation[axis] * (window[axis] - 1) + 1
-            after.append(max(0, end - z.shape[2 + axis] - padding[axis]))
-        (top, left), (bottom, right) = padding, after
-        padded = nn.functional.pad(z, (left, right, top, bottom), value=-torch.inf)
-        windows = nn.functional.unfold(padded, window, dilation, stride=stride)
-        rows = windows.view(*z.shape[:2], -1, windows.shape[2]).mT
-        y: Tensor = self._next(nn.MaxPool1d, rows.shape[-1])(rows.flatten(1, 2))
-        return y.view(*z.shape[:2], *sides)
+        sides = pooling(z[:1].detach())[0].shape[-pooling.axes :]
+        windows = z
+        for axis, side in enumerate(sides):
+            windows = _windows(windows, z.ndim - pooling.axes + axis, side, _places(z, pooling, axis, side))
+        rows = windows.flatten(-pooling.axes).flatten(1, -2)
+        y: Tensor = self._next(nn.MaxPool1d, rows.shape[-1])(rows)
+        return y.view(*z.shape[: -pooling.axes], *sides)
 
     def _next(self, kind: type[nn.Module], *options: Any) -> Any:
         if self._count == len(self._modules):
             self._modules.append(kind(*options))
         self._count += 1
         return self._modules[self._count - 1]
+
+
+def _places(z: Tensor, pooling: Pooling, axis: int, side: int) -> Tensor:
+    """Return the positions in one axis of each window ``(side, width)``; those of the padding are outside."""
+    length, options = z.shape[axis - pooling.axes], pooling.options
+    windows = torch.arange(side)[:, None]
+    if "output_size" in options:
+        first, end = windows * length // side, -(-(windows + 1) * length // side)
+        places = first + torch.arange(int((end - first).max()))
+        return places.masked_fill(places >= end, -1)
+    kernel, stride, padding, dilation = (
+        _of_axis(options[name], axis) for name in ("kernel_size", "stride", "padding", "dilation")
+    )
+    return windows * stride - padding + dilation * torch.arange(kernel)
+
+
+def _of_axis(value: Any, axis: int) -> int:
+    """Return an argument of a layer for an axis, which may be one number for all."""
+    if isinstance(value, int):
+        return value
+    values = list(value)
+    return int(values[axis if len(values) > 1 else 0])
+
+
+def _windows(z: Tensor, dim: int, side: int, places: Tensor) -> Tensor:
+    """Return ``z`` with a dimension as windows, of which the positions are added as the last dimension."""
+    places = places.to(z.device)
+    is_outside = (places < 0) | (places >= z.shape[dim])
+    taken = z.index_select(dim, places.masked_fill(is_outside, 0).flatten())
+    shape = (*z.shape[:dim], *places.shape, *z.shape[dim + 1 :])
+    windows = taken.reshape(shape).movedim(dim + 1, -1)
+    outside = is_outside.view(side, *[1] * (windows.ndim - dim - 2), places.shape[1])
+    return windows.masked_fill(outside, -torch.inf)
 
 
 def _hooked(function: Callable[[Tensor], Tensor]) -> nn.Module:

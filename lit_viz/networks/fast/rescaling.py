@@ -6,25 +6,16 @@ non-linear functions are intercepted, not their modules, so that reused modules 
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from lit_viz.networks.fast.frozen import FrozenNetwork
+from lit_viz.networks.fast.interception import Call, Interception, Pooling
 from lit_viz.networks.summaries import relative_difference
 
-#: Element-wise functions by their name in torch, of one tensor and constants; in place with ``_``.
-ELEMENTWISE = {
-    "relu", "relu6", "hardtanh", "leaky_relu", "prelu", "rrelu", "threshold", "elu", "selu", "celu", "gelu",
-    "silu", "mish", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "tanhshrink", "softplus",
-    "softsign", "sigmoid", "logsigmoid", "log_sigmoid", "tanh", "clip", "clamp", "clamp_min", "clamp_max",
-    "exp", "log", "sqrt", "rsqrt", "square", "pow", "abs", "erf",
-}  # fmt: skip
 _SMALLEST = 1e-10  # difference of inputs below which the derivative is used, as in Captum
 _ROUNDING = 0.01  # relative difference of equal rows of a batch, which kernels may compute in another order
 
@@ -55,63 +46,6 @@ class RescaledNetwork(FrozenNetwork):
         return logits, of_images
 
 
-class Call(NamedTuple):
-    """A call of an element-wise function.
-
-    Attributes:
-        function: the function, of a tensor; in place, it returns its argument.
-        varies: whether it has constants per channel or position, so that it accepts no other shape.
-    """
-
-    function: Callable[[Tensor], Tensor]
-    varies: bool
-
-
-class Interception(TorchFunctionMode):
-    """Base class of modes that replace calls of element-wise functions and of max pooling on gradients' paths."""
-
-    def check(self, z: Tensor) -> None:
-        """Raise an error unless the call with the argument ``z`` can be replaced."""
-
-    @abstractmethod
-    def elementwise(self, z: Tensor, call: Call) -> Tensor:
-        """Return the function of ``z``, which is ``z`` itself if it works in place."""
-
-    @abstractmethod
-    def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """Return the max pooling of ``z`` ``(N, C, H, W)`` with the arguments of ``torch.nn.MaxPool2d``."""
-
-    def __torch_function__(
-        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
-        z = args[0] if args else kwargs.get("input")
-        if not (torch.is_grad_enabled() and isinstance(z, Tensor) and z.requires_grad):
-            return func(*args, **kwargs)
-        if name != "max_pool2d" and name.rstrip("_") not in ELEMENTWISE:
-            return func(*args, **kwargs)
-        self.check(z)
-        rest, options = args[1:], {key: value for key, value in kwargs.items() if key != "input"}
-        if name == "max_pool2d":
-            return self.max_pool(z, pooling_options(*rest, **options))
-        varies = any(isinstance(value, Tensor) and value.numel() > 1 for value in (*rest, *options.values()))
-        # The function must not refer to z: the graph of a call in place would refer to itself, and not be freed.
-        return self.elementwise(z, Call(lambda x: func(x, *rest, **options), varies))
-
-
-def pooling_options(
-    kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, **_: Any
-) -> dict[str, Any]:
-    """Return the arguments of a max pooling by name."""
-    return {
-        "kernel_size": kernel_size,
-        "stride": stride or kernel_size,
-        "padding": padding,
-        "dilation": dilation,
-        "ceil_mode": ceil_mode,
-    }
-
-
 class Rescaling(Interception):
     """Apply the rescale rule to the calls of the body."""
 
@@ -120,11 +54,12 @@ class Rescaling(Interception):
         y: Tensor = _Elementwise.apply(z, call)  # type: ignore[no-untyped-call]
         return y
 
-    def max_pool(self, z: Tensor, options: Mapping[str, Any]) -> Tensor:
+    def maxima(self, z: Tensor, pooling: Pooling) -> Tensor:
         """Return the maxima, with the gradient of Captum's rule for max pooling."""
-        y, indices = functional.max_pool2d(z.detach(), **options, return_indices=True)
-        pooled: Tensor = _MaxPool.apply(z, y, indices)  # type: ignore[no-untyped-call]
-        return pooled
+        _, places = pooling(z.detach())
+        rows, columns = z.flatten(-pooling.axes), places.flatten(-pooling.axes)
+        selected: Tensor = _Maxima.apply(rows, columns)  # type: ignore[no-untyped-call]
+        return selected.view(places.shape)
 
 
 class EqualHalves(Rescaling):
@@ -183,31 +118,33 @@ def baseline_difference(batch: Tensor) -> Tensor:
     return image - baseline
 
 
-class _MaxPool(torch.autograd.Function):
-    """Of the difference of the maxima, the part up to the larger one belongs to the position of the image's maximum,
-    and the rest to that of the baseline's."""
+class _Maxima(torch.autograd.Function):
+    """The values of rows ``(2 N, ..., P)`` at the places of their maxima ``(2 N, ..., Q)``.
+
+    Of the difference of the maxima, the part up to the larger one belongs to the position of the image's maximum,
+    and the rest to that of the baseline's.
+    """
 
     handled = True  # by nonlinearities()
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, y: Tensor, indices: Tensor) -> Tensor:
-        ctx.save_for_backward(z, y, indices)
-        return y.clone()
+    def forward(ctx: Any, z: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(z, places)
+        return z.gather(-1, places)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        z, y, indices = ctx.saved_tensors
-        image, baseline = y.chunk(2)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        z, places = ctx.saved_tensors
+        image, baseline = z.gather(-1, places).chunk(2)
         largest = torch.maximum(image, baseline)
         parts = torch.cat([largest - baseline, image - largest])
 
-        def unpooled(rows: Tensor) -> Tensor:
-            zeros = torch.zeros_like(z, memory_format=torch.contiguous_format).flatten(2)
-            whole: Tensor = zeros.scatter_add(2, indices.flatten(2), rows.flatten(2)).view(z.shape)
-            return whole
+        def placed(values: Tensor) -> Tensor:
+            zeros = torch.zeros_like(z, memory_format=torch.contiguous_format)
+            return zeros.scatter_add(-1, places, values)
 
-        image, baseline = unpooled(gradient * parts).chunk(2)
-        total, derivative = image + baseline, unpooled(gradient).chunk(2)[0]
+        image, baseline = placed(gradient * parts).chunk(2)
+        total, derivative = image + baseline, placed(gradient).chunk(2)[0]
         delta = baseline_difference(z)
         multiplier = torch.where(delta.abs() < _SMALLEST, derivative, total / delta)
-        return multiplier.repeat(2, 1, 1, 1), None, None
+        return torch.cat([multiplier, multiplier]), None
