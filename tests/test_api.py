@@ -62,6 +62,15 @@ def test_a_module_and_a_batch_of_any_channels_need_no_size(channels: int) -> Non
     assert torch.equal(run.maps, again.maps)
 
 
+def test_what_a_run_does_not_have_is_one_sentence() -> None:
+    run = lv.saliency(network(), photographs(), target=1, method="gradient", captum="none")
+    with pytest.raises(LitVizError, match=r"robust_accuracy requires an untargeted attack .*; got no attacked image"):
+        _ = run.robust_accuracy
+    with pytest.raises(LitVizError, match="an outcome of a run is given by its index, got 'bag': from 0 on, they are"):
+        run["bag"]  # type: ignore[index]
+    assert len(list(run)) == 3
+
+
 def test_dir_lists_the_public_names() -> None:
     """IPython completes from it."""
     names = dir(lv)

@@ -64,6 +64,7 @@ from lit_viz.utils.parts import Part
 from lit_viz.utils.process import tune_allocator
 
 _MOST_VALUES = 4  # of a setting in a footer; of more, the least and the largest are stated
+_MOST_NAMES = 10  # in a message
 #: One or several files or folders.
 Paths = str | Path | Sequence[str | Path]
 
@@ -100,6 +101,9 @@ class Run:
         return len(self.outcomes)
 
     def __getitem__(self, index: int) -> Outcome:
+        if isinstance(index, str):
+            names = ", ".join(outcome.record.name for outcome in self.outcomes[:_MOST_NAMES])
+            raise LitVizError(f"an outcome of a run is given by its index, got {index!r}: from 0 on, they are {names}")
         return self.outcomes[index]
 
     def _repr_html_(self) -> str | None:

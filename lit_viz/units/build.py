@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from lit_viz.api import visualize
 from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.listing import photographs as list_photographs
+from lit_viz.images.sources import ImageLike, image_inputs, picture_size
 from lit_viz.launch.run import Run
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network, as_network
@@ -26,16 +29,19 @@ from lit_viz.units.silence import Silence
 from lit_viz.units.site import write_comparison, write_site
 from lit_viz.units.survey import LayerSurvey, channel_of, survey
 from lit_viz.utils.checking import checked_types
+from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
+from lit_viz.utils.process import is_rank_zero
 
-#: Files and folders.
-Photographs = str | Path | Sequence[str | Path]
+#: Files, folders, and images in memory.
+Photographs = ImageLike | Sequence[ImageLike]
+_STORED = "photographs"  # folder of the images that were passed in memory
 _SITE = "site"  # folder of the pages
 _COMPARED = "compared"  # folder of the other network
 _STEP = 30.0  # seconds between two messages of progress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Microscope:
     """A written microscope.
 
@@ -54,6 +60,11 @@ class Microscope:
     pages: Sequence[UnitPage] = ()
     compared: Microscope | None = None
     differences: dict[str, LayerDifference] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the numbers of units and layers, and the first page."""
+        units = f"{pluralize(len(self.pages), 'unit')} of {pluralize(len(self.runs), 'layer')}"
+        return f"Microscope({units}: {self.index})"
 
 
 @checked_types
@@ -77,7 +88,8 @@ def microscope(
     Args:
         network: the network, as in :func:`~lit_viz.visualize`.
         layers: names of layers with channels or features, or patterns such as ``"blocks.*"``.
-        images: photographs, as files or folders.
+        images: photographs, as files or folders. Images in memory, as in :func:`~lit_viz.saliency`, are written to
+            ``photographs`` in the folder.
         out: folder with ``site/index.html``, and a run folder per layer in ``layers/``.
         channel: units of each layer: numbers, ``"3,14-20"`` or ``"all"``.
         compare: another network with the same layers, such as an earlier checkpoint. ``site/compare.html`` then ranks
@@ -92,20 +104,22 @@ def microscope(
         LitVizError: no layer matches, the other network lacks one, no photograph can be read, or the folder is neither
             empty nor a microscope of this network.
     """
-    network = as_network(network)
+    network = as_network(network, picture_size(images))
     names = matching_layers(network, layers)
-    files = photograph_files(images)
     folder = Path(out)
+    files, pictures = _listed(network, images, folder / _STORED)
     options = {"progress": progress, "log_at": "last", "config": config} | options
     notify = choose_notify(progress) or ignore
     if compare is None:
         with microscope_folder({folder: network}):
+            _write(pictures)
             units = _inspect(network, names, channel, files, folder, folder / _SITE, options, notify)
             index = write_site(folder / _SITE, network.name, units.subtitle, units.pages)
         return Microscope(index, units.runs, units.surveys, units.pages)
     other = as_network(compare)
     check_same_layers(network, other, names)
     with microscope_folder({folder: network, folder / _COMPARED: other}):
+        _write(pictures)
         return _compared(network, other, names, channel, files, folder, options, notify)
 
 
@@ -218,11 +232,35 @@ def check_same_layers(a: Network, b: Network, layers: Sequence[str]) -> None:
             )
 
 
-def photograph_files(images: Photographs) -> list[str]:
+def photograph_files(images: Sequence[str]) -> list[str]:
     """Return the files of photographs that are given as files or folders."""
-    given = [images] if isinstance(images, (str, Path)) else list(images)
-    listing = list_photographs([str(path) for path in given])
+    listing = list_photographs(images)
     return [entry.path for entry in listing.entries if entry.error is None]
+
+
+def _listed(network: Network, images: Photographs, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
+    """Return the files of photographs, and the pictures that are written to some of them, by file.
+
+    Args:
+        network: the network.
+        images: files, folders, and images in memory, which get a file in ``folder``.
+        folder: of these files.
+    """
+    pictures, names = image_inputs(images, bands=network.bands)
+    written = {f"{ARRAY_PREFIX}{index}": str(folder / f"{index:06d}.npy") for index in range(len(pictures))}
+    files: list[str] = []
+    for name in names:
+        files += [written[name]] if name in written else photograph_files([name])
+    return files, dict(zip(written.values(), pictures, strict=True))
+
+
+def _write(pictures: Mapping[str, Tensor]) -> None:
+    """Write pictures to their files, without rounding."""
+    if not is_rank_zero():
+        return
+    for file, picture in pictures.items():
+        with atomic_write(file, sync=False) as temporary, temporary.open("wb") as opened:
+            np.save(opened, picture.numpy(), allow_pickle=False)
 
 
 def _reporter(notify: Notify, total: int, noun: str) -> Callable[[int], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,8 @@ class LayerDifference:
     """
 
     layer: str
-    photographs: NDArray[np.float64]
-    activations: NDArray[np.float64]
+    photographs: NDArray[np.float64] = field(repr=False)
+    activations: NDArray[np.float64] = field(repr=False)
 
 
 def layer_difference(a: LayerSurvey, b: LayerSurvey) -> LayerDifference:

@@ -13,7 +13,7 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network
 from lit_viz.networks.layers import layouts
-from lit_viz.units.build import Photographs, matching_layers, photograph_files
+from lit_viz.units.build import matching_layers, photograph_files
 from lit_viz.units.survey import TOP, channel_of
 from lit_viz.utils.formatting import pluralize
 
@@ -25,7 +25,7 @@ _FLOAT_BYTES = 4
 def cost_text(
     network: Network,
     layers: str | Sequence[str],
-    images: Photographs,
+    images: Sequence[str],
     channel: str | Sequence[int] = "all",
     config: str | None = None,
     iterations: int | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class UnitPage:
         held: the same while channels of earlier layers that no photograph activates keep their value.
         activations: ``(P,)`` of the photographs.
         crops: the photographs that activate it most, in descending order.
-        raised, lowered: class names with the change of the logit.
+        raised, lowered: names of the classes whose logit it raises most and lowers most, with the change.
         naturalness: how the synthetic image passes through the layers up to this one, compared with its photographs.
         half: share of the activation that the synthetic image reaches at half its contrast, from a mid-gray image on;
             None if the activation does not grow.
@@ -106,7 +106,7 @@ class UnitPage:
     image: str
     thumbnail: str
     synthetic: float
-    activations: NDArray[np.float32]
+    activations: NDArray[np.float32] = field(repr=False)
     crops: Sequence[Crop]
     raised: Sequence[tuple[str, float]]
     lowered: Sequence[tuple[str, float]]
@@ -140,6 +140,11 @@ class UnitPage:
     def level(self) -> float:
         """Activation that is no response: zero, or of a unit with a negative mean over the photographs, that mean."""
         return min(0.0, float(self.activations.mean(dtype=np.float64)))
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether the activation by every photograph is negative."""
+        return bool(self.activations.max() < 0)
 
     @property
     def flag(self) -> str:
@@ -220,8 +225,7 @@ def unit_pages(
         save_thumbnail(picture, site / "thumbnails" / f"{name}.jpg")
         images, crops = _crops(network, survey, unit, photographs, field, site / "crops" / name)
         effects = class_effects.of(unit, images, float(means[unit]))
-        order = effects.argsort(descending=True).tolist()
-        classes = [(network.labels[k], float(effects[k])) for k in order]
+        raised, lowered = _largest_changes(network, effects)
         synthetic = _activation(network, objective, image, unit)
         pages.append(
             UnitPage(
@@ -234,14 +238,29 @@ def unit_pages(
                 half=_half_share(network, objective, image, unit, synthetic),
                 activations=survey.activations[:, unit],
                 crops=crops,
-                raised=classes[:_CLASSES],
-                lowered=classes[::-1][:_CLASSES],
+                raised=raised,
+                lowered=lowered,
                 naturalness=natural_images.compare(image, survey.most_active(unit), others),
                 gray=_gray_reason(network, objective, image, unit),
             )
         )
         progress(len(pages))
     return with_deviations(pages)
+
+
+def _largest_changes(network: Network, effects: Tensor) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+    """Return the names of the classes that a unit raises most, and of those that it lowers most, with the change of
+    their logits ``(K,)``."""
+    raised: list[tuple[str, float]] = []
+    lowered: list[tuple[str, float]] = []
+    order = effects.argsort(descending=True).tolist()
+    for index in order[:_CLASSES]:
+        if effects[index] > 0:
+            raised.append((network.labels[index], float(effects[index])))
+    for index in order[::-1][:_CLASSES]:
+        if effects[index] < 0:
+            lowered.append((network.labels[index], float(effects[index])))
+    return raised, lowered
 
 
 def _finished(run: Run) -> dict[int, Outcome]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +42,9 @@ class LayerSurvey:
     """
 
     layer: str
-    activations: NDArray[np.float32]
-    top: NDArray[np.int64]
-    places: NDArray[np.float32]
+    activations: NDArray[np.float32] = field(repr=False)
+    top: NDArray[np.int64] = field(repr=False)
+    places: NDArray[np.float32] = field(repr=False)
 
     def most_active(self, unit: int) -> list[int]:
         """Return the indices of the photographs that activate a unit most."""

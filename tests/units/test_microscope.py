@@ -127,6 +127,44 @@ def test_crops_are_moved_into_the_image(place: tuple[float, float], box: tuple[i
     assert crop_box(place, (8, 8), (SIDE, SIDE)) == box
 
 
+def test_raised_classes_have_positive_effects(net: Network) -> None:
+    names = ["ant", "bee", "cat", "dog", "elk"]
+    raised, lowered = pages_module._largest_changes(net, torch.tensor([-0.5, 0.25, 0.0, -0.1, 1.0]))
+    assert (raised, lowered) == ([("elk", 1.0), ("bee", 0.25)], [("ant", -0.5), ("dog", pytest.approx(-0.1))])
+    assert net.labels == tuple(names)
+    assert pages_module._largest_changes(net, -torch.rand(5) - 0.1)[0] == []
+
+
+def test_a_page_without_positive_activations_says_so(net: Network, photographs: Path, tmp_path: Path) -> None:
+    net.original[0].bias.data.fill_(-100.0)
+    made = lv.microscope(net, "0", photographs, tmp_path / "out", channel="0", iterations=1)
+    assert made.pages[0].is_negative
+    page = (made.index.parent / "units" / "0_0.html").read_text()
+    assert "No photograph activates the unit above zero" in page
+    assert page.count("<td>") % 4 == 0
+
+
+def test_images_in_memory_are_surveyed_as_their_files(net: Network, photographs: Path, tmp_path: Path) -> None:
+    files = sorted(photographs.iterdir())[:-1]
+    images = torch.stack([read_photograph(path, (SIDE, SIDE)).pixels for path in files])
+    of_files = lv.microscope(net, "0", photographs, tmp_path / "files", channel="0", iterations=1)
+    for name, given in {"tensor": images, "list": list(images), "mixed": [str(files[0]), *images[1:].numpy()]}.items():
+        made = lv.microscope(net, "0", given, tmp_path / name, channel="0", iterations=1)
+        assert np.array_equal(made.surveys["0"].activations, of_files.surveys["0"].activations)
+    lv.microscope(net, "0", images, tmp_path / "tensor", channel="0", iterations=1)  # continued
+    with pytest.raises(lv.LitVizError, match="must be in"):
+        lv.microscope(net, "0", images + 2, tmp_path / "wrong", channel="0", iterations=1)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_a_microscope_is_one_line(net: Network, photographs: Path, tmp_path: Path) -> None:
+    made = lv.microscope(net, "0", photographs, tmp_path / "out", channel="0", iterations=1)
+    assert repr(made) == f"Microscope(1 unit of 1 layer: {made.index})"
+    for part in (made.surveys["0"], made.pages[0]):
+        assert "memmap" not in repr(part)
+        assert "array" not in repr(part)
+
+
 def test_class_effects_are_differences_of_logits(net: Network) -> None:
     images = torch.rand(3, 3, SIDE, SIDE)
     plain = network()

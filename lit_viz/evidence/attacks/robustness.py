@@ -152,9 +152,12 @@ def robust_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy | dict[str, R
     Raises:
         LitVizError: the attack is targeted or has no radius, or the labels are predicted.
     """
-    points = robust_share(outcomes)
+    attacked = records_of(outcomes, AdversarialRecord)
+    points = robust_share(outcomes) if attacked else []
     got = ""
-    if not points:
+    if not attacked:
+        got = "no attacked image"
+    elif not points:
         got = "no file within a ball"
     elif any(outcome.record.target is not None for outcome in outcomes):
         got = "targets"
