@@ -98,6 +98,7 @@ def save_and_verify(
     norm: Norm | None = None,
     eps: Tensor | None = None,
     thresholds: Tensor | None = None,
+    against: Tensor | None = None,
     formats: Sequence[FileFormat] | None = None,
 ) -> list[Saved]:
     """Round adversarial examples inside their balls to the values of their files, repair rounding failures, and verify
@@ -112,9 +113,10 @@ def save_and_verify(
         float_success: ``(N,)`` bool, success before rounding; only these images are repaired.
         norm, eps: of the balls, with radii ``(N,)`` in units of [0, 1]; None for an attack without budget.
         thresholds: ``(N,)``, of scores that are numbers.
+        against: ``(N,)``, classes to leave beside the one to reach; -1 for none.
         formats: of the N files; by default pictures of 8 bits.
     """
-    verifier = Verifier(network, goals, targeted, thresholds)
+    verifier = Verifier(network, goals, targeted, thresholds, against)
     images = images.detach().cpu().float()
     radii = [None] * len(images) if eps is None else eps.tolist()
     formats = [PICTURE] * len(images) if formats is None else formats
@@ -199,12 +201,21 @@ def _round(images: Tensor, balls: Sequence[LatticeBall], verifier: Verifier) -> 
 class Verifier:
     """Predictions of a network, tested against the goals ``(N,)`` of N images."""
 
-    def __init__(self, network: Network, goals: Tensor, targeted: Tensor, thresholds: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        goals: Tensor,
+        targeted: Tensor,
+        thresholds: Tensor | None = None,
+        against: Tensor | None = None,
+    ) -> None:
         self.network, self.goals, self.targeted = network, goals.cpu(), targeted.cpu()
         self.thresholds = torch.zeros(len(goals)) if thresholds is None else thresholds.cpu()
+        self.against = torch.full_like(self.goals, -1) if against is None else against.cpu()
 
     def __getitem__(self, rows: Sequence[int]) -> Verifier:
-        return Verifier(self.network, self.goals[rows], self.targeted[rows], self.thresholds[rows])
+        goals, targeted = self.goals[rows], self.targeted[rows]
+        return Verifier(self.network, goals, targeted, self.thresholds[rows], self.against[rows])
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the original network's logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1], on the CPU.
@@ -247,7 +258,8 @@ class Verifier:
     def _decisions(self, logits: Tensor) -> Tensor:
         if self.network.decision == "exclusive":
             return logits
-        return decision_logits(logits, self.goals.to(logits.device), self.thresholds.to(logits.device))
+        device = logits.device
+        return decision_logits(logits, self.goals.to(device), self.thresholds.to(device), self.against.to(device))
 
     def tolerance(self, logits: Tensor) -> Tensor:
         """Return the margins ``(N,)`` above which a verdict is the same in any batch.

@@ -84,9 +84,10 @@ class Evaluator:
             goals |= self.view_goals
             final = activations.get(FINAL)
             if self.decisions:
-                logits = decision_logits(logits, goals["targets"], goals.get("thresholds"))
+                decided = (goals["targets"], goals.get("thresholds"), goals["against"])
+                logits = decision_logits(logits, *decided)
                 if final is not None:
-                    final = decision_logits(final, goals["targets"], goals.get("thresholds"))
+                    final = decision_logits(final, *decided)
             outputs = Outputs(logits, activations=activations, inputs=self.views, **goals)
             scores = evaluate_objective(self.objective, outputs)
             if gradient and not scores.requires_grad:

@@ -217,6 +217,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         """Return the share of 8-bit files that fool the original network, and their mean norms."""
         numbers = super().test_numbers(module, results)
         records, images, goals, targeted, thresholds = [], [], [], [], []
+        against: list[int] = []
         fooled_jpeg = 0
         for result in results:
             task, record = result.task, result.record
@@ -228,10 +229,12 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
             goals.append(task.goal)
             targeted.append(task.target is not None)
             thresholds.append(task.threshold or 0.0)
+            against.append(task.against if isinstance(task.against, int) else -1)
             fooled_jpeg += bool(getattr(record, "success_jpeg75", False))
         if not records:
             return numbers
-        verifier = Verifier(module.network, torch.tensor(goals), torch.tensor(targeted), torch.tensor(thresholds))
+        decided = [torch.tensor(values) for values in (goals, targeted, thresholds, against)]
+        verifier = Verifier(module.network, *decided)
         fooled = verifier.success(module.network.scores(torch.stack(images), final=True).cpu())
         numbers["fooled"] = float(fooled.float().mean())
         numbers["fooled_jpeg75"] = fooled_jpeg / len(records)

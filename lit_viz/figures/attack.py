@@ -15,7 +15,7 @@ from lit_viz.attacks.rounding import is_singleton
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.evidence.attacks import robustness
 from lit_viz.figures.curves import goal_name, robustness_chart, trace_rows
-from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, head, outlined, pixels, selection, stack, titles
+from lit_viz.figures.layout import Block, Cell, Grid, Text, boxed, compose, head, pixels, selection, stack, titles
 from lit_viz.figures.scales import number
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, HEAD, INK, NORMAL, SMALL_CELL
 from lit_viz.images.formats import FileFormat
@@ -167,8 +167,9 @@ class _Comparison:
             before, after = _score_text(record.score_before), f"{_score_text(record.score)}\n{record.target_name}"
         cells = []
         texts = [before, after, _norms(self.change, record), ""]
-        for place, (image, text, share) in enumerate(zip(images, texts, self.clipped, strict=True)):
-            annotate = outlined(record) if place < 2 else None  # on the pictures, not on the differences
+        # On the pictures, not on the differences.
+        annotations = [boxed(record, record.boxes_before), boxed(record, record.boxes), None, None]
+        for image, text, share, annotate in zip(images, texts, self.clipped, annotations, strict=True):
             cells.append(Cell(image, [*text.split("\n"), _clipped(share)], width, lines=3, annotate=annotate))
         return cells
 

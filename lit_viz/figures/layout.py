@@ -43,6 +43,7 @@ from lit_viz.figures.style import (
     style,
 )
 from lit_viz.images.reading import IMAGE_ERRORS, to_uint8
+from lit_viz.runs.records import NamedBox
 from lit_viz.types import Picture, Record
 
 _MARGIN = 0.15
@@ -54,6 +55,7 @@ _DOTS = 450  # per image: sharp in print and on high-density screens
 _MOST_MAGNIFIED = 60  # more images have one dot per pixel, if that is legible
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
 _BOX_LINE = 1.6  # width of the outline of a box in points
+_MOST_BOXES = 10  # detected ones, the most confident, are drawn
 _FRAME = 0.5  # line width in points
 _ROUNDING = 1e-6  # in dots: Matplotlib before 3.11 rounds sizes of images up, and those of pages down
 _HINTING = 1.04  # width of a long line of small text as drawn, relative to the measured outlines
@@ -161,6 +163,25 @@ def outlined(record: Record) -> Callable[[Axes], None] | None:
     if polygons is not None:
         return partial(outline_polygons, polygons=polygons)
     return None
+
+
+def boxed(record: Record, boxes: Sequence[NamedBox] | None) -> Callable[[Axes], None] | None:
+    """Return what draws the region that the scores of a record are about, and detected boxes with their names, on an
+    image; None without any."""
+    region = outlined(record)
+    if not boxes:
+        return region
+
+    def draw(axes: Axes) -> None:
+        if region is not None:
+            region(axes)
+        for box in boxes[:_MOST_BOXES]:
+            outline(axes, box["box"], COLORS[2], "--")
+            x0, y0 = box["box"][:2]
+            name = f"{box['label']} {box['score']:.2f}"
+            axes.text(x0, y0, name, fontsize=SMALL, color=COLORS[2], va="bottom", clip_on=True)
+
+    return draw
 
 
 @dataclass(frozen=True)

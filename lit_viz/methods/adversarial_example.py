@@ -23,7 +23,7 @@ from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
-from lit_viz.runs.records import AdversarialRecord
+from lit_viz.runs.records import AdversarialRecord, NamedBox, named_boxes
 from lit_viz.types import Record, Task
 
 
@@ -69,6 +69,7 @@ class AdversarialExample(AttackTraining):
         self._tests_views = all(transform.affects_success for transform in self.transforms.transforms)
         self._saved: dict[int, tuple[Saved, bool]] = {}  # file and success before rounding, by finished slot
         self._texts_before: dict[int, str] = {}  # of the photographs, by finished slot
+        self._boxes: dict[int, dict[str, list[NamedBox]]] = {}  # before and after, by finished slot
 
     def validate_tasks(self, tasks: Sequence[Task]) -> None:
         """Require enough classes for the attack, of targeted or untargeted tasks, and the images of the tasks."""
@@ -124,7 +125,7 @@ class AdversarialExample(AttackTraining):
         goals = self.slots.goals(rows, logits.device)
         if self.network.decision == "exclusive":
             return logits
-        return decision_logits(logits, goals["targets"], goals.get("thresholds"))
+        return decision_logits(logits, goals["targets"], goals.get("thresholds"), goals["against"])
 
     def _replace_photograph_logits(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation, network: str) -> None:
         """Test success at iteration 0 on the photograph itself instead of its views."""
@@ -174,12 +175,22 @@ class AdversarialExample(AttackTraining):
             norm=norm,
             eps=eps,
             thresholds=self._thresholds(rows),
+            against=self._against(rows),
             formats=[self.format_of(n) for n in rows],
         )
         self._saved = dict(zip(rows, zip(saved, state["fooled"].tolist(), strict=True), strict=True))
+        if self.network.output.detects:
+            self._store_boxes(rows, state["source"], [file.image for file in saved])
         if self.network.output.reads:
             self._texts_before = dict(zip(rows, self.network.read(state["source"]), strict=True))
         return [metrics[n] for n in rows]
+
+    def _store_boxes(self, rows: Sequence[int], sources: Tensor, files: Sequence[Tensor]) -> None:
+        """Store the detections of photographs and of files."""
+        before, after = self.network.detections(sources), self.network.detections(torch.stack([*files]))
+        labels = self.network.labels
+        for m, n in enumerate(rows):
+            self._boxes[n] = {"boxes_before": named_boxes(before[m], labels), "boxes": named_boxes(after[m], labels)}
 
     @torch.no_grad()
     def snapshots(self, x: Tensor, rows: Sequence[int], *, final: bool = False) -> list[Snapshot]:
@@ -222,9 +233,11 @@ class AdversarialExample(AttackTraining):
             **self._photograph_fields(n),
             **self.crop_fields(n),
         )
-        label = self.slots.tasks[n].label
+        label, against = self.slots.tasks[n].label, self.slots.tasks[n].against
         if label is not None:
             record = record.amend(label_name=self.network.labels[label])
+        if isinstance(against, int):
+            record = record.amend(against=against)
         if n not in self._saved:
             return record
         saved, success_float = self._saved.pop(n)
@@ -237,9 +250,10 @@ class AdversarialExample(AttackTraining):
             text_before=self._texts_before.pop(n, None),
             text=saved.text,
             text_agrees=saved.text_agrees,
+            **self._boxes.pop(n, {}),
         )
         if self.slots.iteration[n] == 0 and success_float:
-            return _skipped(record)
+            return _skipped(record, self.slots.tasks[n].aim)
         return record
 
     def _settings(self, n: int) -> dict[str, Any]:
@@ -272,7 +286,7 @@ class AdversarialExample(AttackTraining):
     def _file_metrics(self, n: int, saved: Saved) -> Mapping[str, float]:
         """Return the norms of the change, and probability and margin by the original network."""
         state = self.slots.state_of([n])
-        verifier = Verifier(self.network, state["goal"], state["targeted"], self._thresholds([n]))
+        verifier = Verifier(self.network, state["goal"], state["targeted"], self._thresholds([n]), self._against([n]))
         prediction = self.network.prediction(saved.logits, int(state["goal"]))
         value = "score" if self.network.decision == "number" else "probability"
         metrics: dict[str, float] = {name: saved.distances[name] for name in NORMS}
@@ -284,12 +298,19 @@ class AdversarialExample(AttackTraining):
         """Return the scores that divide success from failure ``(N,)``; 0 for classes."""
         return torch.tensor([self.slots.tasks[n].threshold or 0.0 for n in rows])
 
+    def _against(self, rows: Sequence[int]) -> Tensor:
+        """Return the classes to leave beside the one to reach ``(N,)``; -1 for none."""
+        return self.slots.goals(rows, torch.device("cpu"))["against"]
 
-def _skipped(record: AdversarialRecord) -> AdversarialRecord:
-    """Return the record of a photograph that is misclassified, or classified as the target, before the attack."""
+
+def _skipped(record: AdversarialRecord, aim: str | None) -> AdversarialRecord:
+    """Return the record of a photograph that is misclassified, classified as the target, or meets the goal ``aim``,
+    before the attack."""
     error = f"{record.target_name} before the attack: give another goal"
     if record.text is not None:
         error = f"the text is {record.text!r} before the attack: give another goal"
+    elif record.predicted_name is not None and aim is not None:
+        error = f"goal {aim} of {record.target_name or record.label_name} is met before the attack: give another goal"
     elif record.predicted_name is not None:
         reason = "misclassified" if record.target is None else "give another target"
         error = f"predicted as {record.predicted_name} before the attack: {reason}"

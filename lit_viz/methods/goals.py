@@ -58,6 +58,8 @@ def check_goals(tasks: Sequence[Task], network: Network) -> None:
                 raise LitVizError(f"an attack on a number requires goal=, in units of {output.unit}: {forms}")
             continue
         (goal,) = output.parse_goals(text, network.decision).values()
+        if goal.leaves_label and task.label is None and task.label_source is None:
+            raise LitVizError(f"goal {text} requires two classes: give target and label")
         has_target = task.target is not None or task.rule not in (None, "none")
         if goal.is_upward and not (is_number or has_target):
             raise LitVizError(f"goal {text} requires a class: give target")
@@ -82,6 +84,8 @@ def resolve_goal(task: Task, scores: Tensor | None, network: Network) -> Task:
     threshold = goal.threshold
     if goal.is_relative:
         threshold += float(scores[index])
+    if goal.leaves_label:
+        return _becoming(task, network)
     is_upward = goal.is_upward
     if is_upward is None:
         is_upward = task.target is not None or task.label is None
@@ -93,3 +97,17 @@ def resolve_goal(task: Task, scores: Tensor | None, network: Network) -> Task:
         return task
     target_name = task.target_name if is_number else None
     return replace(task, target=None, target_name=target_name, label=index, label_source=GOAL)
+
+
+def _becoming(task: Task, network: Network) -> Task:
+    """Return the task of an attack that replaces the label by the target.
+
+    Raises:
+        LitVizError: they are the same.
+    """
+    assert task.target is not None
+    assert task.label is not None
+    target, label = network.labels[task.target], network.labels[task.label]
+    if target == label:
+        raise LitVizError(f"target and label of the goal become must be two classes, got {label} for both")
+    return replace(task, against=task.label, target_name=f"{target}, not {label}")

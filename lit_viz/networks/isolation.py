@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError, NetworkError, first_line, is_out_of_memory, place_of
 from lit_viz.networks.bands import Bands
-from lit_viz.networks.outputs import LOGITS, Output
+from lit_viz.networks.outputs import LOGITS, Detected, Output
 from lit_viz.networks.summaries import probe_images
 
 _LOCK = threading.RLock()
@@ -73,6 +73,22 @@ class Original:
                 returned = self.output.returned(network, images)
             scores = self.output.final if final else self.output.scores
             return scores(returned, len(x)).to(x.device, torch.float32)
+
+    def detections(self, x: Tensor) -> list[list[Detected]]:
+        """Return the final detections of the original network for each image ``(N, C, H, W)`` in [0, 1].
+
+        Images are evaluated one at a time, so that detections are the same in any batch.
+        """
+        self._check(x)
+        with torch.inference_mode(False), torch.no_grad(), full_float32(), state_preserved(self.original) as network:
+            images = self.normalize(x.to(self.device, dtype_of(network)))
+            found: list[list[Detected]] = []
+            for n in range(len(images)):
+                image = images[n : n + 1]
+                with network_errors_wrapped(image.shape):
+                    returned = self.output.returned(network, image)
+                found += self.output.detections(returned, 1)
+            return found
 
     def read(self, x: Tensor) -> list[str]:
         """Return the text that the network says or reads of each image ``(N, C, H, W)`` in [0, 1].

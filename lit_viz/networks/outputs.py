@@ -38,7 +38,7 @@ Decision = Literal["exclusive", "independent", "number"]
 #: Goals of attacks by what the scores decide, as users write them.
 _GOALS: dict[Decision, tuple[str, ...]] = {
     "exclusive": (),
-    "independent": ("vanish", "appear"),
+    "independent": ("vanish", "appear", "become"),
     "number": ("above:V", "below:V", "change:T with T > 0"),
 }
 
@@ -52,11 +52,22 @@ class Goal:
         is_upward: whether the score rises above it, instead of falling below it; None if a target rises and a label
             falls.
         is_relative: whether the threshold is relative to the score of the photograph.
+        leaves_label: whether the score of the label must fall below 0 too.
     """
 
     threshold: float = 0.0
     is_upward: bool | None = None
     is_relative: bool = False
+    leaves_label: bool = False
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A final detection: index of its class, probability, and (x0, y0, x1, y1) in pixels of the input."""
+
+    index: int
+    score: float
+    box: list[float]
 
 
 class Output(Part, ABC):
@@ -76,6 +87,7 @@ class Output(Part, ABC):
         bands: of the images of the network; known in :meth:`prepare`.
         note: what users must know of the scores of a network, such as a gradient that is not their derivative; known
             after :meth:`prepare`; or None.
+        detects: whether the network detects boxes, which :meth:`detections` returns.
         reads: whether the network says or reads a text, which :meth:`read` returns.
     """
 
@@ -87,6 +99,7 @@ class Output(Part, ABC):
     backbone: str | None = None
     bands: Bands = Bands(3)
     note: str | None = None
+    detects: bool = False
     reads: bool = False
 
     @property
@@ -134,6 +147,10 @@ class Output(Part, ABC):
         """
         return None
 
+    def detections(self, returned: Any, images: int) -> list[list[Detected]]:
+        """Return the final detections of N images, the most confident first."""
+        return [[] for _ in range(images)]
+
     @property
     def has_final(self) -> bool:
         """Whether other scores than :meth:`scores` determine the success of an attack."""
@@ -175,6 +192,8 @@ class Output(Part, ABC):
         value = _finite(number)
         if decision == "independent" and text in ("vanish", "appear"):
             return {text: Goal(is_upward=text == "appear")}
+        if decision == "independent" and text == "become":
+            return {text: Goal(is_upward=True, leaves_label=True)}
         if value is not None and kind in self.goals:
             return {text: self.goal(kind, value)}
         if value is not None and decision == "number":

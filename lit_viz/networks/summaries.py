@@ -18,7 +18,9 @@ Ranking = tuple[tuple[str, float], ...]
 LOGITS_TOLERANCE = 1e-4
 
 
-def decision_logits(scores: Tensor, labels: Tensor, thresholds: Tensor | None = None) -> Tensor:
+def decision_logits(
+    scores: Tensor, labels: Tensor, thresholds: Tensor | None = None, against: Tensor | None = None
+) -> Tensor:
     """Return logits ``(N, K)`` of the decisions on one score per row, where scores do not exclude each other.
 
     The label has the margin z of its score above the threshold, one other class has 0, and the rest can't be predicted:
@@ -28,12 +30,17 @@ def decision_logits(scores: Tensor, labels: Tensor, thresholds: Tensor | None = 
         scores: ``(N, K)`` of a multi-label network, or numbers.
         labels: ``(N,)`` int64, the score that is decided on.
         thresholds: ``(N,)``; 0 by default.
+        against: ``(N,)`` int64, a score that must be negative as well, so that z is the smaller one of two margins; -1
+            for none.
     """
     if scores.shape[1] == 1:
         scores = torch.cat([scores, torch.zeros_like(scores)], dim=1)
     margins = scores.gather(1, labels[:, None])
     if thresholds is not None:
         margins = margins - thresholds[:, None].to(margins)
+    if against is not None:
+        of_other = -scores.gather(1, against.clamp(min=0)[:, None])
+        margins = torch.where((against >= 0)[:, None], torch.minimum(margins, of_other), margins)
     decisions = torch.full_like(scores, -1e9).scatter(1, (labels[:, None] + 1) % scores.shape[1], 0.0)
     return decisions.scatter(1, labels[:, None], margins)
 

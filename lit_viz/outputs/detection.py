@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError, require
-from lit_viz.networks.outputs import Output
+from lit_viz.networks.outputs import Detected, Output
 from lit_viz.networks.sources import import_object
 from lit_viz.outputs.derivatives import autograd_note
 from lit_viz.outputs.detectors import (
@@ -28,6 +28,8 @@ from lit_viz.outputs.region import check_inside
 
 #: Log-odds of a class that no final detection has; the least ones of any class.
 _UNDETECTED = -14.0
+#: Detections of an image that are listed.
+_MOST_DETECTIONS = 50
 #: Overlaps that differ by less are equal: a fast copy rounds boxes differently.
 _EQUAL_OVERLAP = 1e-3
 
@@ -61,6 +63,7 @@ class Detection(Output):
     decision = "independent"
     unit = "log-odds"
     backbone = "backbone"
+    detects = True
 
     def __init__(
         self,
@@ -140,6 +143,28 @@ class Detection(Output):
         candidates, _ = returned
         rows = [self._final_of(image) for image in candidates]
         return torch.stack(rows).clamp(min=_UNDETECTED) - self._threshold
+
+    def detections(self, returned: Any, images: int) -> list[list[Detected]]:
+        """Return the final detections above the threshold anywhere in each image, the most confident ones first."""
+        candidates, _ = returned
+        return [self._detections_of(image) for image in candidates]
+
+    def _detections_of(self, image: Candidates) -> list[Detected]:
+        found = image.detections
+        if found is not None:
+            counts = found["scores"] > self.score
+            boxes, classes, scores = found["boxes"][counts], found["labels"][counts], found["scores"][counts]
+        else:
+            detected = (image.log_odds > self._threshold) & self._is_left(image)
+            rows, classes = detected.nonzero(as_tuple=True)
+            boxes, scores = image.boxes[rows], image.log_odds[rows, classes].sigmoid()
+        order = scores.argsort(descending=True, stable=True)[:_MOST_DETECTIONS]
+        detections: list[Detected] = []
+        for score, index, box in zip(
+            scores[order].tolist(), classes[order].tolist(), boxes[order].tolist(), strict=True
+        ):
+            detections.append(Detected(index, score, box))
+        return detections
 
     def _scores_of(self, image: Candidates) -> Tensor:
         """Return the scores of the classes ``(K,)`` of one image."""

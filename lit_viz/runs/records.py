@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from lit_viz.attacks.norms import FILE_UNIT, L2, format_distance
 from lit_viz.errors import LitVizError
+from lit_viz.networks.outputs import Detected
 from lit_viz.types import Item, Record
 from lit_viz.utils.checking import wrong_value
 
@@ -25,6 +26,23 @@ class Judgment(TypedDict):
 
     probability: float | None
     rank: int
+
+
+class NamedBox(TypedDict):
+    """A detection: the name of its class, its probability, and (x0, y0, x1, y1) in pixels of the input."""
+
+    label: str
+    score: float
+    box: Sequence[float]
+
+
+def named_boxes(detections: Sequence[Detected], labels: Sequence[str]) -> list[NamedBox]:
+    """Return detections as records have them."""
+    boxes: list[NamedBox] = []
+    for detected in detections:
+        corners = [round(value, 2) for value in detected.box]
+        boxes.append({"label": labels[detected.index], "score": round(detected.score, 4), "box": corners})
+    return boxes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -202,6 +220,8 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
         fewest: fewest gradient updates of a member that was tried.
         text_before, text: what the network says or reads of the photograph and of the file.
         text_agrees: whether the text confirms the success or failure of the file; a success that it does not is none.
+        against: class that is left beside reaching the target, of the goal ``become``.
+        boxes_before, boxes: final detections of the photograph and of the file.
     """
 
     label_name: str | None = None
@@ -228,6 +248,9 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
     text_before: str | None = None
     text: str | None = None
     text_agrees: bool | None = None
+    against: int | None = None
+    boxes_before: Sequence[NamedBox] | None = None
+    boxes: Sequence[NamedBox] | None = None
 
     @property
     def verdict(self) -> str | None:

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import Tensor, nn
 
 import lit_viz as lv
+from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
+from lit_viz.images.reading import read_png
 from lit_viz.outputs import Detection, Output, as_output
 from lit_viz.outputs.detectors import Candidates
 from lit_viz.utils.parts import plain_arguments
@@ -257,3 +260,93 @@ def test_any_detector_is_read_by_a_function(tmp_path: Path) -> None:
 def test_a_reader_that_fails_is_one_sentence(read: Any, message: str) -> None:
     with pytest.raises(lv.LitVizError, match=message):
         lv.load_network(Polar().eval(), output=Detection(read=read), size=32, mean=0.0, std=1.0)
+
+
+# -- goals in a box
+
+
+def yolo() -> Any:
+    """Return a detector of dark (a cat) and bright cells (a cup)."""
+    network = Yolo().eval()
+    with torch.no_grad():
+        network.colors.weight.fill_(1 / 48)
+        network.colors.weight[0] *= -20
+        network.colors.weight[1] *= 20
+        network.colors.bias.copy_(torch.tensor([8.0, -12.0]))
+    output = Detection((4, 4, 16, 16), iou=0.3, suppression=0.4)
+    return lv.load_network(network, output=output, size=32, mean=0.0, std=1.0, labels=["cat", "cup"])
+
+
+def scene() -> Tensor:
+    """Return an image with a dark square in the box, and another one outside."""
+    image = torch.full((1, 3, 32, 32), 0.5)
+    image[:, :, 8:12, 8:12] = 0.25
+    image[:, :, 24:28, 24:28] = 0.25
+    return (image * 255).round() / 255
+
+
+def detected(net: Any, image: Tensor) -> set[tuple[str, bool]]:
+    """Return the names of what a network detects in an image, and whether it is in the box, by definition."""
+    with torch.no_grad():
+        head = net.original(image.double().float())[0].T
+    boxes, log_odds = corners(head[:, :4]), torch.logit(head[:, 4:])
+    in_box = overlaps(boxes, net.output.box) >= 0.3
+    found = set()
+    for k, left in enumerate(suppressed(boxes, log_odds, 0.4)):
+        found |= {(net.labels[k], bool(in_box[m])) for m in left}
+    return found
+
+
+@pytest.mark.parametrize("goal", ["vanish", "appear", "become"])
+def test_classes_vanish_appear_and_become_others_in_a_box(goal: str, tmp_path: Path) -> None:
+    net, image = yolo(), scene()
+    assert detected(net, image) == {("cat", True), ("cat", False)}
+    classes = {"vanish": {"label": "cat"}, "appear": {"target": "cup"}, "become": {"target": "cup", "label": "cat"}}[
+        goal
+    ]
+    how: dict[str, Any] = {"attack": "pgd", "eps": "96/255", "alpha": "6/255", "iterations": 40}
+    run = lv.attack(net, image, goal=goal, out=tmp_path / "run", logger=None, **classes, **how)
+    (record,) = run.records
+    assert record.success_file is True
+    assert record.margin > 0
+    file = read_png(tmp_path / "run" / record.file)[None]
+    found = detected(net, file)
+    assert (("cat", True) in found) is (goal == "appear")
+    assert ("cup", True) in found or goal == "vanish"
+    assert [box["label"] for box in record.boxes_before] == ["cat", "cat"]
+    assert {box["label"] for box in record.boxes} == {name for name, _ in found}
+    assert record.boxes_before[0]["box"] == [6.0, 6.0, 14.0, 14.0]
+    drawn = [text.get_text() for text in run.figure().findobj(Text)]
+    assert sum(text.startswith("cat 0.") for text in drawn) >= 2
+    assert run.check()
+
+
+def test_a_goal_that_an_image_meets_is_named() -> None:
+    with pytest.warns(UserWarning, match="goal appear of cat is met before the attack: give another goal"):
+        lv.attack(yolo(), scene(), target="cat", goal="appear", iterations=1)
+
+
+def test_the_goal_become_requires_two_classes() -> None:
+    with pytest.raises(lv.LitVizError, match="goal become requires a class: give target"):
+        lv.attack(yolo(), scene(), label="cat", goal="become")
+    with pytest.warns(UserWarning, match="target and label of the goal become must be two classes, got cat for both"):
+        run = lv.attack(yolo(), torch.cat([scene()] * 2), target=["cat", "cup"], goal="become", iterations=1)
+    assert [record.status for record in run.records] == ["failed", "done"]
+
+
+def test_check_reads_the_boxes_of_files_again(tmp_path: Path) -> None:
+    net = yolo()
+    run = lv.attack(
+        net, scene(), label="cat", goal="vanish", attack="pgd", eps="1/255", iterations=2, out=tmp_path / "run"
+    )
+    record = run.records[0]
+    assert record.boxes[0]["label"] == "cat"
+    assert run.check()
+    file = RecordedFile(tmp_path / "run" / record.file, record, lambda: None, record)
+    assert mismatches([file], net, 1, tmp_path, lambda text: None) == [None]
+    wrong = [{**record.boxes[0], "box": [6.0, 6.0, 15.0, 15.0]}, *record.boxes[1:]]
+    file = RecordedFile(tmp_path / "run" / record.file, record.amend(boxes=wrong), lambda: None, record)
+    (reason,) = mismatches([file], net, 1, tmp_path, lambda text: None)
+    assert "cat 0." in str(reason)
+    assert "cat 0.952 (22, 22, 30, 30)" in str(reason)
+    assert "detected, recorded cat 0.952 (6, 6, 15, 15)" in str(reason)

@@ -390,7 +390,7 @@ def test_an_output_outside_the_package_has_goals_of_its_own(
     (record,) = FolderStorage.open(tmp_path / "run").records()
     assert record["success_file"] is True
     assert overlap_of(read_png(tmp_path / "run" / record.file), 1) <= 0.05
-    with pytest.raises(lv.LitVizError, match=r"^goal must be vanish, appear, iou:V, got 'share:0.1'$"):
+    with pytest.raises(lv.LitVizError, match=r"^goal must be vanish, appear, become, iou:V, got 'share:0.1'$"):
         lv.attack(net, "noise.png", label="green", goal="share:0.1")
 
 
@@ -438,8 +438,8 @@ def test_classes_vanish_and_appear(images: Tensor) -> None:
         at_once = lv.attack(net, images[:1], target="red", goal="appear", **how)
     assert at_once.records[0]["status"] == "skipped"
     for goal, message in (
-        ("above:3", "^goal must be vanish, appear, got 'above:3'$"),
-        ("share:0.1", "^goal must be vanish, appear, got 'share:0.1'$"),
+        ("above:3", "^goal must be vanish, appear, become, got 'above:3'$"),
+        ("share:0.1", "^goal must be vanish, appear, become, got 'share:0.1'$"),
     ):
         with pytest.raises(lv.LitVizError, match=message):
             lv.attack(net, images, target="green", goal=goal)

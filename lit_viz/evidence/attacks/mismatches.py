@@ -17,12 +17,13 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.formats import LEVELS, PICTURE, FileFormat
 from lit_viz.images.reading import read_png
 from lit_viz.networks import Network
-from lit_viz.runs.records import AdversarialRecord
+from lit_viz.runs.records import AdversarialRecord, NamedBox, named_boxes
 from lit_viz.types import Record
 from lit_viz.utils.formatting import Notify, pluralize
 from lit_viz.utils.limits import MOST_NAMES
 
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
+_PIXELS, _SCORE_TOLERANCE = 0.5, 1e-3  # of boxes and their probabilities, on another machine
 _BATCH = 16  # reduces the time of a file by a quarter
 
 
@@ -73,6 +74,23 @@ class RecordedFile:
             raise LitVizError(f"the record of {self.file} has neither a target nor a label: start another run")
         return goal
 
+    @property
+    def against(self) -> int:
+        """Class to leave beside the one to reach; -1 for none."""
+        against = getattr(self.record, "against", None)
+        return -1 if against is None else against
+
+    def verifier(self, network: Network) -> Verifier:
+        """Return the verifier of the file alone."""
+        return _verifier([self], network)
+
+
+def _verifier(files: Sequence[RecordedFile], network: Network) -> Verifier:
+    goals = torch.tensor([file.goal for file in files])
+    targeted = torch.tensor([file.targeted for file in files])
+    against = torch.tensor([file.against for file in files])
+    return Verifier(network, goals, targeted, against=against)
+
 
 def mismatches(
     files: Sequence[RecordedFile], network: Network, batch: int, folder: Path, notify: Notify
@@ -99,6 +117,8 @@ def mismatches(
         reasons = _prediction_mismatch(file, success, logits, network)
         if network.output.reads:
             reasons += _text_mismatch(file, network)
+        if network.output.detects:
+            reasons += _box_mismatch(file, network)
         source = file.source()
         if source is None:
             missing += 1
@@ -135,8 +155,7 @@ def evaluate_files(files: Sequence[RecordedFile], network: Network, batch: int) 
                 size = tuple(image.shape)
                 raise LitVizError(f"{file.file} must have the shape {shape} of {network.name}, got {size}")
             images.append(image)
-        goals, targeted = [file.goal for file in part], [file.targeted for file in part]
-        verifier = Verifier(network, torch.tensor(goals), torch.tensor(targeted))
+        verifier = _verifier(part, network)
         logits = verifier.logits(torch.stack(images))
         results += zip(verifier.success(logits).tolist(), logits, strict=True)
     return results
@@ -155,8 +174,9 @@ def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, netw
     if network.multi_label:
         is_goal = (file.record.probability or 0) > 0.5
     recorded_success = is_goal == file.targeted  # a file outside its ball may be predicted as the goal
-    verifier = Verifier(network, torch.tensor([file.goal]), torch.tensor([file.targeted]))
-    tolerance = float(verifier.tolerance(logits[None]))
+    if file.against >= 0:
+        recorded_success = (getattr(file.record, "margin", None) or 0) > 0
+    tolerance = float(file.verifier(network).tolerance(logits[None]))
     if success == recorded_success and not float(logits[predicted] - logits[recorded]) > tolerance:
         return []
     return [f"predicted {network.labels[predicted]}, recorded {network.labels[recorded]}"]
@@ -167,6 +187,34 @@ def _text_mismatch(file: RecordedFile, network: Network) -> list[str]:
     (text,) = network.read(file.image()[None])
     recorded = getattr(file.record, "text", None)
     return [] if text == recorded else [f"the text is {text!r}, recorded {recorded!r}"]
+
+
+def _box_mismatch(file: RecordedFile, network: Network) -> list[str]:
+    """Return a mismatch if the network detects other boxes in the file than recorded; pixels and probabilities are
+    rounded otherwise on another machine."""
+    (detections,) = network.detections(file.image()[None])
+    found = named_boxes(detections, network.labels)
+    recorded: Sequence[NamedBox] = getattr(file.record, "boxes", None) or []
+    missing = [box for box in recorded if not any(_are_equal(box, other) for other in found)]
+    if len(found) == len(recorded) and not missing:
+        return []
+    return [f"{_listed(found)} detected, recorded {_listed(recorded)}"]
+
+
+def _are_equal(box: NamedBox, other: NamedBox) -> bool:
+    if box["label"] != other["label"] or abs(box["score"] - other["score"]) > _SCORE_TOLERANCE:
+        return False
+    return all(abs(a - b) <= _PIXELS for a, b in zip(box["box"], other["box"], strict=True))
+
+
+def _listed(boxes: Sequence[NamedBox]) -> str:
+    """Return the first boxes as text."""
+    texts: list[str] = []
+    for box in boxes[:MOST_NAMES]:
+        corners = ", ".join(f"{side:g}" for side in box["box"])
+        texts.append(f"{box['label']} {box['score']:.3f} ({corners})")
+    more = [] if len(boxes) <= MOST_NAMES else [f"{len(boxes) - MOST_NAMES} more"]
+    return ", ".join([*texts, *more]) or "no box"
 
 
 def _score_mismatch(recorded: float, score: float) -> list[str]:
