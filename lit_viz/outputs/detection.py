@@ -160,10 +160,8 @@ class Detection(Output):
             boxes, scores = image.boxes[rows], image.log_odds[rows, classes].sigmoid()
         order = scores.argsort(descending=True, stable=True)[:_MOST_DETECTIONS]
         detections: list[Detected] = []
-        for score, index, box in zip(
-            scores[order].tolist(), classes[order].tolist(), boxes[order].tolist(), strict=True
-        ):
-            detections.append(Detected(index, score, box))
+        for n in order.tolist():
+            detections.append(Detected(int(classes[n]), float(scores[n]), boxes[n].tolist()))
         return detections
 
     def _scores_of(self, image: Candidates) -> Tensor:
