@@ -55,6 +55,7 @@ class Attribution(StepRule):
         batch: maximum number of inputs per evaluation over all slots; at least one per slot.
         baseline: input that the image is compared with, if any.
         reducer: default channel reducer, a key of :data:`~lit_viz.attributions.reducers.REDUCERS`.
+        signed: whether a negative value is evidence against the class, which pictures show if it is strong.
     """
 
     title: ClassVar[str] = ""
@@ -68,6 +69,7 @@ class Attribution(StepRule):
     batch: int = 16
     baseline: Baseline | DrawnBaselines | None = None
     reducer: ClassVar[str] = "max_abs"
+    signed: ClassVar[bool] = False
 
     @property
     def fixed(self) -> bool:

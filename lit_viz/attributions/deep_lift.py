@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class DeepLift(Gradient):
     """
 
     title = "DeepLIFT"
+    signed: ClassVar[bool] = True
     networks: tuple[Backprop, ...] = ("plain", "rescale")
     baseline: Baseline
 

@@ -33,6 +33,7 @@ class Ablation(Estimator):
     spatial = True
     baseline: Baseline
     reducer: ClassVar[str] = "positive"
+    signed: ClassVar[bool] = True
 
     def __init__(self, baseline: BaselineLike = "mean", sigma: float = 10.0) -> None:
         self.baseline = Baseline(baseline, sigma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -53,6 +54,7 @@ class InputXGradient(Gradient):
     """
 
     title = "input × gradient"
+    signed: ClassVar[bool] = True
     baseline: Baseline
 
     def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0, backprop: GradientRule = "plain") -> None:

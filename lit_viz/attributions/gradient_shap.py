@@ -32,6 +32,7 @@ class GradientShap(Sampling):
     """
 
     title = "GradientSHAP"
+    signed: ClassVar[bool] = True
     evaluations = 128
     fewest: ClassVar[int] = 128  # the samples have heavy tails
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ class IntegratedGradients(Estimator):
     """
 
     evaluations = 50
+    signed: ClassVar[bool] = True
     baseline: Baseline
 
     def __init__(self, baseline: BaselineLike = "black", sigma: float = 10.0, backprop: GradientRule = "plain") -> None:

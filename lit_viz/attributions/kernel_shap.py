@@ -48,6 +48,7 @@ class KernelShap(Estimator):
     every: ClassVar[int | None] = EVERY
     spatial = True
     reducer: ClassVar[str] = "positive"
+    signed: ClassVar[bool] = True
 
     def __init__(
         self,

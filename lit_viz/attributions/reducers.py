@@ -40,6 +40,8 @@ REDUCERS = {
     "sum": Reducer(lambda a: a.sum(-3), "sum over the channels", signed=True),
 }
 """Channel reducers by name; ``max_abs`` is that of Simonyan et al. 2014 (arXiv:1312.6034, section 3.1)."""
+#: The reducer of pictures with both signs.
+SIGNED = "sum"
 
 
 def reducer(how: str) -> Reducer:

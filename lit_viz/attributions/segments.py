@@ -115,8 +115,8 @@ class BandRegions:
         self.most = channels
 
     def record_fields(self) -> dict[str, Any]:
-        """Return nothing: the partition is that of every image."""
-        return {}
+        """Return that bands are replaced as a whole; the partition is that of every image."""
+        return {"features": "bands"}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the band of every value, int64 ``(N, C, H, W)``."""

@@ -37,7 +37,10 @@ _OVERLAID = "overlaid"
 _BARS, _TICKS = 1.0, 0.4  # height of a bar chart, and width of the numbers beside it, in inches
 _LONGEST, _MOST_LABELS = 12, 40  # characters of the name of a band, and names on an axis
 _PAIRS = 3  # pictures of pairs in a row
-_FAINT = 0.3  # a map below this share of the shared limit is nearly black
+_FAINT = 0.25  # a map below this share of the shared limit is nearly black
+_FAINT_NOTE = "faint"
+_FAINT_CAPTION = "Faint: below a quarter of the scale; scale=map gives each map a scale of its own."
+_SIGNED_CAPTION = "Red is evidence for the class, blue against it."
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,14 @@ class _Series:
     overlaid: Sequence[Cell | None] = ()  # the maps over the photographs
     labels: tuple[str, str] = ("", "")  # of the color bar
     scale: ColorScale | None = None
+
+    @property
+    def has_faint_map(self) -> bool:
+        """Whether a map is noted to be nearly black."""
+        for cell in self.cells:
+            if cell is not None and any(note.endswith(_FAINT_NOTE) for note in cell.notes):
+                return True
+        return False
 
     def color_bar(self, length: float, vertical: bool) -> ColorBar | None:
         if self.scale is None:
@@ -110,13 +121,17 @@ def saliency_figure(
             scales.append(kind.scale)
     caption = (
         selection(len(drawn), total or len(panels), "photographs")
-        + _caption(scales, reducers, scale)
+        + _caption(scales, reducers, scale, any(panel.bands for panel in drawn))
         + _error_caption(drawn)
     )
     if by_method:
         grid = _columns_of_maps(drawn, series, width)
     else:
         grid = _rows_of_maps(drawn, series, width, columns)
+    if any(kind.has_faint_map for kind in series):
+        caption += f" {_FAINT_CAPTION}"
+    if any(scale_of_method.signed for scale_of_method in scales):
+        caption += f" {_SIGNED_CAPTION}"
     charts = _band_charts(drawn)
     if charts:
         grid = stack(grid, *charts, gap=2 * GAP)
@@ -167,9 +182,11 @@ def _series(
 ) -> _Series:
     """Return the maps of one method and, if ``overlays``, the maps over the photographs."""
     maps: dict[int, Tensor] = {}
+    attributions: dict[int, Tensor] = {}
     for index, panel in enumerate(panels):
         if method in panel.maps:
-            maps[index] = reduce_channels(torch.as_tensor(panel.maps[method]), how)[0]
+            attributions[index] = torch.as_tensor(panel.maps[method])
+            maps[index] = reduce_channels(attributions[index], how)[0]
     scales = ColorScale.of(list(maps.values()), reducer(how), shared=scale == "shared")
     own_limits = ColorScale.of(list(maps.values()), reducer(how), shared=False).limits
     cells: list[Cell | None] = [None] * len(panels)
@@ -177,11 +194,12 @@ def _series(
     if overlays:
         overlaid = [None] * len(panels)
     for (index, values), limit, own_limit in zip(maps.items(), scales.limits, own_limits, strict=True):
-        notes = map_notes(values)
+        notes = map_notes(values, attributions[index])
         if scale == "map" and limit:
             notes = [f"limit {number(limit)}", *notes]
         elif 0 < own_limit < _FAINT * limit:
-            notes.append(f"reaches {own_limit / limit:.2g} of the scale")
+            largest = float(values[values.isfinite()].abs().max())
+            notes.append(f"maximum {number(largest)}, {_FAINT_NOTE}")
         notes.append(panels[index].uncertainty.get(method, ""))
         cells[index] = Cell(pixels(scales.colors(values, limit)), notes, width, annotate=panels[index].annotate)
         if overlays:
@@ -215,10 +233,10 @@ def _limit_labels(signed: bool) -> tuple[str, str]:
     return ("−limit", "limit") if signed else ("0", "limit")
 
 
-def _caption(scales: Sequence[ColorScale], reducers: Mapping[str, str], scale: ScaleOf) -> str:
+def _caption(scales: Sequence[ColorScale], reducers: Mapping[str, str], scale: ScaleOf, has_bands: bool = False) -> str:
     """Return the sentences about the reduction of the channels and the scales."""
     if not scales:
-        return "No map was computed."
+        return "" if has_bands else "No map was computed."
     maps = _reduction_text(reducers)
     clipped = clipping(any(scale_of_method.clipped for scale_of_method in scales))
     if scale == "map":

@@ -109,11 +109,18 @@ def clipping(clipped: bool) -> str:
     return f"pixels above the {100 * _QUANTILE:g} % quantile are clipped"
 
 
-def map_notes(values: Tensor) -> list[str]:
-    """Return notes about a map ``(H, W)`` with non-finite pixels or without any nonzero pixel."""
+def map_notes(values: Tensor, attribution: Tensor | None = None) -> list[str]:
+    """Return notes about a map ``(H, W)`` with non-finite pixels or without any nonzero pixel.
+
+    Args:
+        values: the map as it is drawn.
+        attribution: the map before the reduction of its channels, which may have nonzero values that are not drawn.
+    """
     count = int((~values.isfinite()).sum())
     if count:
         return [f"{count} non-finite pixel{'s' if count > 1 else ''} (black)"]
-    if not values.any():
-        return ["zero everywhere"]
-    return []
+    if values.any():
+        return []
+    if attribution is not None and attribution.any():
+        return [f"no value above zero; least: −{number(-float(attribution.sum(-3).min()))}"]
+    return ["zero everywhere"]

@@ -120,7 +120,7 @@ def _saliency_block(image: TiledImage) -> tuple[Block, str]:
         if record.probability is not None:
             prediction += f", {probability_text(record.probability)}"
         about_map = [f"maximum {number(_maximum(outcome) or 0)}", f"scale {lowest} to {number(of_tiles.limit)}"]
-        notes = (prediction,), (*about_map, *map_notes(part))
+        notes = (prediction,), (*about_map, *map_notes(part, outcome.array()))
         drawn = pixels(picture[:, : tile.height, : tile.width]), pixels(of_tiles.colors(part, of_tiles.limit))
         pairs.append(_TilePair(tile, drawn, notes))
     caption = f"Maps: {how.description}; {clipping(whole.clipped or of_tiles.clipped)}."

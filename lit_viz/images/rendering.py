@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import matplotlib as mpl
@@ -21,6 +21,7 @@ from lit_viz.images.reading import LUMA, to_uint8
 #: Magnification of differences in frames and figures.
 MAGNIFIED = 10.0
 _TOLERANCE = 1e-6  # float32 rounding of a difference at the end of the scale
+_STRONG = 0.25  # negative values, relative to the largest positive one, from which a picture shows both signs
 _SIDE = 128  # pixels; the pixels of a smaller picture are repeated
 _BETWEEN = 8  # white pixels between pictures
 _WINDOW, _SIGMA = 11, 1.5  # side and standard deviation of SSIM's Gaussian window, in pixels
@@ -84,14 +85,53 @@ class Heat:
 
     Attributes:
         values: the map.
+        signed: the map with both signs, which :func:`signed_heat` draws if :func:`has_both_signs`; None without signs.
     """
 
     values: Tensor
+    signed: Tensor | None = None
 
     @cached_property
     def picture(self) -> Tensor:
         """The picture ``(3, H, W)``, with the limit of the map alone."""
+        if self.signed is not None and has_both_signs(self.signed):
+            return signed_heat(self.signed, clip_limits([self.signed])[0])
         return heat(self.values, clip_limits([self.values])[0])
+
+
+def has_both_signs(values: Tensor) -> bool:
+    """Return whether the largest negative value of a signed map exceeds a quarter of the largest positive one."""
+    finite = values[values.isfinite()]
+    if not len(finite):
+        return False
+    return bool(-finite.min() > _STRONG * finite.max().clamp_min(0))
+
+
+@dataclass(frozen=True, eq=False)
+class BandBars(Heat):
+    """Values of bands that are replaced as a whole, as a bar chart; such an attribution has no map.
+
+    Attributes:
+        bands: value of each band ``(C,)``.
+    """
+
+    bands: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    @cached_property
+    def picture(self) -> Tensor:
+        """The bars ``(3, H, W)`` on white, red above and blue below the line of zero."""
+        height, width = self.values.shape[-2:]
+        values = self.bands.detach().cpu().double().nan_to_num(0.0)
+        highest, lowest = float(values.max().clamp_min(0)), float(values.min().clamp_max(0))
+        span = (highest - lowest) or 1.0
+        zero = highest / span * (height - 1)
+        rows = torch.arange(height)[:, None]
+        band = (torch.arange(width) * len(values) // width)[None]
+        ends = zero - values[band] / span * (height - 1)
+        is_bar = (rows >= ends.minimum(torch.tensor(zero))) & (rows <= ends.maximum(torch.tensor(zero)))
+        positive, negative = torch.tensor(to_rgb(POSITIVE)), torch.tensor(to_rgb(NEGATIVE))
+        colors = torch.where((values[band] > 0)[..., None], positive, negative).expand(height, width, 3)
+        return torch.where(is_bar[..., None], colors, 1.0).float().permute(2, 0, 1)
 
 
 def signed_heat(values: Tensor, limit: float) -> Tensor:

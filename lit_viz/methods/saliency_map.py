@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attributions import ATTRIBUTIONS, AUTO, Attribution, automatic_method, method_name
-from lit_viz.attributions.reducers import reduce_channels
+from lit_viz.attributions.reducers import SIGNED, reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.attributions.terms import empty_record
 from lit_viz.engine.evaluator import Evaluator
@@ -22,7 +22,7 @@ from lit_viz.engine.slots import select_rows
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError, check_shape, find_part, require
 from lit_viz.images.rasters import mask_of
-from lit_viz.images.rendering import Heat
+from lit_viz.images.rendering import BandBars, Heat, has_both_signs
 from lit_viz.methods.goals import check_numbers
 from lit_viz.methods.photographs import (
     LOGITS,
@@ -301,7 +301,7 @@ class SaliencyMap(PhotographTraining):
                 self.snapshot(
                     n,
                     {**predictions.get(n, {}), **dict(zip(names, metrics[m], strict=True))},
-                    Heat(reduced[m]),
+                    self._picture(reduced[m], maps[m]),
                     top5=rankings.get(n, ()),
                     array=maps[m],
                     source=photographs[m],
@@ -309,6 +309,24 @@ class SaliencyMap(PhotographTraining):
                 )
             )
         return snapshots
+
+    def _picture(self, values: Tensor, attribution: Tensor) -> Heat:
+        """Return the picture of a reduced map ``(H, W)``, or of the bands that are replaced as a whole."""
+        if self._replaces_bands:
+            return BandBars(values, bands=attribution.flatten(1).mean(1))
+        return Heat(values, self._with_signs(attribution))
+
+    @property
+    def _replaces_bands(self) -> bool:
+        """Whether the features of the method are whole bands, which have no map."""
+        segments = getattr(self.step_rule, "segments", None)
+        return bool(getattr(segments, "are_bands", False))
+
+    def _with_signs(self, attribution: Tensor) -> Tensor | None:
+        """Return the sum of an attribution over its channels; None if the reducer is given, or values have no sign."""
+        if self.reducer is not None or not self.step_rule.signed:
+            return None
+        return reduce_channels(attribution, SIGNED)[0]
 
     def _predictions(self, rows: Sequence[int]) -> tuple[dict[int, dict[str, float]], dict[int, Ranking]]:
         """Return the predictions of the targets, and the most probable classes, of the photographs that were evaluated,
@@ -337,6 +355,7 @@ class SaliencyMap(PhotographTraining):
             **contrast_fields(self.slots.tasks[n], self.step_rule.objective),
             **self.crop_fields(n),
             bands=self._band_values(n, snapshot.array),
+            signed=self._is_drawn_signed(snapshot.array),
         )
         record = self._with_text(record, self.slots.tasks[n])
         if snapshot.array is None or math.isfinite(snapshot.metrics["maximum"]):
@@ -353,11 +372,18 @@ class SaliencyMap(PhotographTraining):
         agrees = self.network.output.agrees(text, record.target, is_said=True)
         return record.amend(text=text, text_agrees=agrees)
 
+    def _is_drawn_signed(self, attribution: Tensor | None) -> bool | None:
+        """Return whether the picture of a map shows both signs; None if not."""
+        if attribution is None or self._replaces_bands:
+            return None
+        values = self._with_signs(attribution)
+        return True if values is not None and has_both_signs(values) else None
+
     def _band_values(self, n: int, attribution: Tensor | None) -> dict[str, float] | None:
         """Return the sum of each band of an attribution over the pixels with data, or the values of features that are
         bands; None of pictures and of maps without bands."""
         bands = self.network.bands
-        of_features = bool(getattr(getattr(self.step_rule, "segments", None), "are_bands", False))
+        of_features = self._replaces_bands
         if attribution is None or len(attribution) != bands.channels or bands.channels == 1:
             return None
         if bands.are_pictures and not of_features:

@@ -103,20 +103,22 @@ class SaliencyMapPresentation(Presentation):
             return saliency_tiles_figure(tiled)
         groups = _by_photograph(outcomes)
         drawn = groups[:MOST_PHOTOGRAPHS]
-        reducers = {title_of(record.method): record.reducer for record in records_of(outcomes, SaliencyRecord)}
+        reducers = _drawn_reducers(records_of(outcomes, SaliencyRecord))
         classes = Counter([group[0].record.target_name for group in drawn])
         panels = [_panel(group, classes[group[0].record.target_name] > 1) for group in drawn]
         return saliency_figure(panels, reducers, scale=options.scale, overlays=options.overlays, total=len(groups))
 
     def overlays(self, outcomes: Sequence[Outcome], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
         """Return each map over its photograph; with a shared scale, that of the maps of the same method."""
-        groups: dict[tuple[str, str], dict[int, tuple[Tensor, Tensor]]] = defaultdict(dict)
+        groups: dict[str, dict[int, tuple[Tensor, Tensor]]] = defaultdict(dict)
         for place, outcome in enumerate(outcomes):
             record, photograph, attribution = outcome.record, outcome.photograph(), outcome.array()
             if isinstance(record, SaliencyRecord) and photograph is not None and attribution is not None:
-                groups[record.method, record.reducer][place] = (photograph, attribution)
+                groups[record.method][place] = (photograph, attribution)
+        reducers = _drawn_reducers(records_of(outcomes, SaliencyRecord))
         pictures: list[NDArray[np.uint8] | None] = [None] * len(outcomes)
-        for (_, how), group in groups.items():
+        for method, group in groups.items():
+            how = reducers[title_of(method)]
             photographs, maps = zip(*group.values(), strict=True)
             for place, picture in zip(group, overlaid_maps(photographs, maps, how, scale), strict=True):
                 pictures[place] = picture
@@ -194,6 +196,16 @@ class SaliencyMapPresentation(Presentation):
             save_figure(figure, folder / file)
 
 
+def _drawn_reducers(records: Sequence[SaliencyRecord]) -> dict[str, str]:
+    """Return how pictures reduce the channels, by title of the method: with both signs if a map shows them."""
+    reducers: dict[str, str] = {}
+    for record in records:
+        title = title_of(record.method)
+        if title not in reducers or record.signed:
+            reducers[title] = record.drawn_reducer
+    return reducers
+
+
 def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
     groups: dict[Hashable, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
@@ -212,7 +224,8 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
         if not isinstance(outcome.record, SaliencyRecord) or attribution is None:
             continue
         title, error = title_of(outcome.record.method), _error_text(outcome.record)
-        maps[title] = attribution
+        if outcome.record.has_map:
+            maps[title] = attribution
         if outcome.record.bands is not None:
             bands[title] = outcome.record.bands
         if outcome.record.interactions and outcome.record.places:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from lit_viz.attacks.norms import FILE_UNIT, L2, format_distance
+from lit_viz.attributions.reducers import SIGNED
 from lit_viz.errors import LitVizError
 from lit_viz.networks.outputs import Detected
 from lit_viz.types import Item, Record
@@ -142,6 +143,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
         output_outline: polygons (x, y) around a region that is no box.
         output_note: what is particular about the scores, such as a gradient that is not their derivative.
         maximum: largest absolute value of the map.
+        signed: whether pictures show both signs, since negative values are strong; None if not.
         scale: factor of the values of the reduced map in float16, if it is stored so.
         bands: sum of the map of each band, by its name; of features that are bands, their value.
         box, iou: box of the object in the original, and its overlap with the true one.
@@ -157,12 +159,23 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     output_box: Sequence[float] | None = None
     output_outline: Sequence[Sequence[Sequence[float]]] | None = None
     output_note: str | None = None
+    signed: bool | None = None
     scale: float | None = None
     bands: Mapping[str, float] | None = None
     box: tuple[float, float, float, float] | None = None
     iou: float | None = None
     text: str | None = None
     text_agrees: bool | None = None
+
+    @property
+    def drawn_reducer(self) -> str:
+        """How channels are reduced in pictures."""
+        return SIGNED if self.signed else self.reducer
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the attribution differs between pixels; whole bands have one value each."""
+        return self.features != "bands"
 
     @property
     def relative_error(self) -> float | None:
@@ -176,6 +189,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
 
     maximum = Item[float]("metrics")
     layer = Item[str]("settings")
+    features = Item[str]("settings")
     grid = Item[Sequence[int]]("settings")
     mask_sha256 = Item[str]("settings")
     interactions = Item[Sequence[tuple[int, int, float]]]("settings")

@@ -58,6 +58,7 @@ _EXPONENT = 15
 #: Fields of a record about its files.
 _PLACE = ("file", "array", "offset", "scale")
 
+
 class TarStorage(FolderStorage):
     """A run folder with the results of its tasks in tars.
 
@@ -114,13 +115,18 @@ class TarStorage(FolderStorage):
         members: dict[str, bytes] = {}
         fields: dict[str, Any] = {}
         if isinstance(record, SaliencyRecord) and result.array is not None:
-            values, scale = to_half(reduce_channels(result.array, record.reducer))
+            reduced = result.array  # one channel keeps its sign
+            if len(reduced) > 1:
+                reduced = reduce_channels(reduced, record.reducer)
+            values, scale = to_half(reduced)
             members["map.npy"] = npy_of(values)
             fields |= {"array": "map.npy", "scale": scale}
             is_first = self._tar.tasks < _FIRST and self._stem.endswith("000000")
             if self._keeps_arrays or is_first:
                 members["array.npy"] = npy_of(result.array.float())
                 fields["array"] = "array.npy"
+            elif len(result.array) > 1:
+                fields["signed"] = None  # reduced maps have lost the sign
         elif result.image is not None:
             file_format = FileFormat.of(record.format)
             name = f"image{file_format.suffix}"
@@ -149,7 +155,7 @@ class TarStorage(FolderStorage):
         if array is None:
             return None
         assert isinstance(record, SaliencyRecord)
-        return Heat(reduce_channels(array, record.reducer)[0]).picture
+        return Heat(reduce_channels(array, record.drawn_reducer)[0]).picture
 
     def array(self, record: Record) -> Tensor | None:
         if record.array is None:

@@ -87,13 +87,19 @@ def test_scale_per_map_is_noted_beneath_each(figures):
 def test_faint_map_is_noted(figures):
     some = panels(2)
     faint = replace(some[0], maps={"gradient": 0.1 * some[1].maps["gradient"]})
-    limits = [
-        clip_limits([reduce_channels(p.maps["gradient"])[0] for p in of], 0.995)[0]
-        for of in ([faint], [faint, some[1]])
-    ]
-    assert f"reaches {limits[0] / limits[1]:.2g} of the scale" in figures.texts(saliency_figure([faint, some[1]]))
-    assert not any("of the scale" in text for text in figures.texts(saliency_figure([faint, some[1]], scale="map")))
-    assert not any("of the scale" in text for text in figures.texts(saliency_figure(some)))
+    largest = float(reduce_channels(faint.maps["gradient"]).max())
+    figure = saliency_figure([faint, some[1]])
+    assert f"maximum {largest:.3g}, faint" in figures.texts(figure)
+    assert "scale=map gives each map a scale of its own" in figures.caption(figure)
+    assert "aint" not in " ".join(figures.texts(saliency_figure([faint, some[1]], scale="map")))
+    assert "aint" not in " ".join(figures.texts(saliency_figure(some)))
+
+
+def test_a_map_is_zero_only_if_its_attribution_is(figures):
+    negative = replace(panels(1)[0], maps={"occlusion": -7 * torch.ones(1, 8, 8)})
+    texts = figures.texts(saliency_figure([negative], how="positive"))
+    assert "zero everywhere" not in texts
+    assert "no value above zero; least: −7.00" in " ".join(texts)
 
 
 def test_methods_are_columns_with_one_scale_each(figures):
@@ -132,6 +138,7 @@ def test_signed_maps_have_a_diverging_scale(figures):
     figure = saliency_figure(panels(2), how="sum")
     assert any(text.startswith("≤ −") for text in figures.texts(figure))
     assert "Scale: −" in figures.caption(figure)
+    assert "Red is evidence for the class, blue against it." in figures.caption(figure)
 
 
 @pytest.mark.parametrize("vertical", [True, False])
