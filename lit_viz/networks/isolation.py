@@ -385,20 +385,25 @@ def eager_copy(module: nn.Module) -> nn.Module:
 def memo_without_hooks(module: nn.Module) -> dict[int, Any]:
     """Return a ``deepcopy`` memo in which every table of hooks is copied already, without the user's hooks.
 
-    Hooks of torch's own weight norm, spectral norm and pruning belong to the network and stay.
+    Hooks of torch's own weight norm, spectral norm and pruning, and those by which transformers returns the activations
+    of layers, belong to the network and stay.
     """
     memo: dict[int, Any] = {}
     for part in module.modules():
         for name, table in vars(part).items():
             if name.endswith("_hooks") and isinstance(table, dict) and table:
-                memo[id(table)] = _hooks_of_torch(table)
+                memo[id(table)] = _hooks_of_the_network(table)
     return memo
 
 
-def _hooks_of_torch(table: Mapping[int, Any]) -> OrderedDict[int, Any]:
+#: Start of the names of modules with hooks that belong to a network.
+_HOOKS_OF_NETWORKS = ("torch.nn.utils.", "transformers.utils.output_capturing")
+
+
+def _hooks_of_the_network(table: Mapping[int, Any]) -> OrderedDict[int, Any]:
     hooks = OrderedDict[int, Any]()
     for key, hook in table.items():
-        if (getattr(hook, "__module__", None) or "").startswith("torch.nn.utils."):
+        if (getattr(hook, "__module__", None) or "").startswith(_HOOKS_OF_NETWORKS):
             hooks[key] = hook
     return hooks
 
