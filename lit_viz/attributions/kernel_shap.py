@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_viz.attributions.base import EVERY, MAX_COARSE_ERROR, Estimator, add_rows, gather_rows, keys, relative_error
 from lit_viz.attributions.baselines import Baseline, BaselineLike
+from lit_viz.attributions.coalitions import Design, design_of, drawn_only, pair_of
 from lit_viz.attributions.segments import Features, regions_of
 from lit_viz.attributions.terms import SCORES, record_scores
 from lit_viz.networks import Network
@@ -32,8 +33,9 @@ class KernelShap(Estimator):
     ``2 z - 1``, with z the visible superpixels. Its normal equations are accumulated: memory does not depend on the
     number of coalitions. Forward only.
 
-    The error is that of an ordinary least-squares fit, relative as for sampled maps; infinite below two pairs more than
-    superpixels.
+    If there are at most as many coalitions, ``2 ** K``, as evaluations, each is evaluated once, and the values are
+    exact; a tolerance then has no effect. Otherwise the error is that of an ordinary least-squares fit, relative as for
+    sampled maps; infinite below two pairs more than superpixels.
 
     Args:
         segments: number of superpixels, or a mask file; see :class:`~lit_viz.attributions.segments.Segments`.
@@ -91,6 +93,13 @@ class KernelShap(Estimator):
             "squares": zeros.clone(),
         }
 
+    def advance(self, state: State) -> Tensor:
+        return torch.minimum(super().advance(state), _all_coalitions(state) - state["iteration"])
+
+    def converged(self, x: Tensor, state: State) -> Tensor:
+        is_enumerated = state["iterations"] >= _all_coalitions(state)
+        return torch.where(is_enumerated, has_all_coalitions(state), super().converged(x, state))
+
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         visible = self.coalitions(state, slots, numbers)
         segments = state["segments"][slots]
@@ -133,15 +142,30 @@ class KernelShap(Estimator):
 
     def weights(self, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
         """Return the weights of pairs in the regression ``(M,)``; arguments as for :meth:`add_pairs`."""
-        return torch.ones_like(numbers, dtype=torch.float64)
+        designs = self.designs(state)
+        weights: list[float] = []
+        for n, number in zip(to_list(slots), to_list(numbers), strict=True):
+            weights.append(designs[n].weight(pair_of(number)))
+        return to_device(weights, numbers.device, torch.float64)
+
+    def designs(self, state: State) -> list[Design]:
+        """Return the coalitions of each slot: all where the evaluations suffice, otherwise drawn ones."""
+        designs = []
+        for count, evaluations in zip(to_list(state["count"]), to_list(state["iterations"]), strict=True):
+            all_of_them: int = 2**count
+            is_enumerated = evaluations >= all_of_them
+            designs.append(design_of(count, pair_of(all_of_them)) if is_enumerated else drawn_only(count))
+        return designs
 
     def coalitions(self, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
         """Return the visible superpixels of evaluations, bool ``(M, most)``: all, none, then pairs of coalitions."""
+        designs = self.designs(state)
+        smallest_drawn = to_device([design.smallest_drawn for design in designs], slots.device)
         counts = state["count"][slots]
         draws = Draws(keys(state, slots, numbers // 2), numbers.device).scoped("kernel_shap")
         places = torch.arange(self.segments.most, device=numbers.device, dtype=torch.float64)
         exists = places < counts[:, None]
-        smallest = self.smallest_drawn(state)[slots, None]
+        smallest = smallest_drawn[slots, None]
         inner = exists & (places >= smallest) & (places <= counts[:, None] - smallest)
         weights = torch.where(inner, 1 / (places * (counts[:, None] - places)).clamp_min(1), 0).cumsum(1)
         drawn = draws.uniform("size").double()[:, None] * weights[:, -1:]
@@ -149,11 +173,12 @@ class KernelShap(Estimator):
         order = torch.where(exists, draws.uniform("order", shape=(len(places),)), torch.inf)
         chosen = order.argsort(1).argsort(1) < sizes
         chosen = torch.where((numbers % 2 == 1)[:, None], ~chosen, chosen)
+        for row, (n, number) in enumerate(zip(to_list(slots), to_list(numbers), strict=True)):
+            pair = pair_of(number)
+            if 0 <= pair < len(designs[n].coalitions):
+                listed = to_device(designs[n].coalitions[pair], chosen.device)
+                chosen[row, : len(listed)] = ~listed if number % 2 else listed
         return torch.where((numbers < _REFERENCES)[:, None], (numbers == 0)[:, None], chosen)
-
-    def smallest_drawn(self, state: State) -> Tensor:
-        """Return the size from which on coalitions are drawn ``(N,)``, up to that of their complements."""
-        return torch.ones_like(state["count"])
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
         values = self.estimate(state)[0]
@@ -189,7 +214,20 @@ class KernelShap(Estimator):
         fitted = (state["gram"] @ values[:, :, None])[:, :, 0]
         explained = 2 * (values * state["moment"]).sum(1) - (values * fitted).sum(1)
         noise = (state["squares"] - explained).clamp_min(0) / freedom.clamp_min(1)
-        return values, noise[:, None] * inverse.diagonal(dim1=1, dim2=2), freedom >= _REFERENCES
+        variances = noise[:, None] * inverse.diagonal(dim1=1, dim2=2)
+        is_exact = has_all_coalitions(state)
+        return values, variances.masked_fill(is_exact[:, None], 0), (freedom >= _REFERENCES) | is_exact
+
+
+def _all_coalitions(state: State) -> Tensor:
+    """Return the number of coalitions of each image ``(N,)``, at most 2 ** 62."""
+    all_of_them: Tensor = 2 ** state["count"].clamp(max=62)
+    return all_of_them
+
+
+def has_all_coalitions(state: State) -> Tensor:
+    """Return which maps have all coalitions, bool ``(N,)``."""
+    return state["iteration"] >= _all_coalitions(state)
 
 
 def complete_pairs(state: State) -> Tensor:

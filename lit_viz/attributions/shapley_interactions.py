@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import combinations, islice
 from typing import Any, ClassVar
 
 import torch
@@ -15,13 +12,14 @@ from torch.nn import functional as F
 
 from lit_viz.attributions.base import add_rows
 from lit_viz.attributions.baselines import BaselineLike
-from lit_viz.attributions.kernel_shap import KernelShap, complete_pairs
+from lit_viz.attributions.coalitions import Design, design_of, pair_of
+from lit_viz.attributions.kernel_shap import KernelShap, complete_pairs, has_all_coalitions
 from lit_viz.attributions.segments import Features
 from lit_viz.errors import require
 from lit_viz.networks import Network
 from lit_viz.optim import Evaluate, State
 from lit_viz.types import Task
-from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.device import to_list
 
 #: Largest number of superpixels: 435 pairs.
 MOST = 30
@@ -86,13 +84,16 @@ class ShapleyInteractions(KernelShap):
 
     # Coalitions
 
-    def advance(self, state: State) -> Tensor:
-        return torch.minimum(super().advance(state), 2 ** state["count"] - state["iteration"])
+    def designs(self, state: State) -> list[Design]:
+        designs = []
+        for count, evaluations in zip(to_list(state["count"]), to_list(state["iterations"]), strict=True):
+            designs.append(design_of(count, pair_of(evaluations)))
+        return designs
 
     def converged(self, x: Tensor, state: State) -> Tensor:
         """Return which maps have all coalitions ``(N,)``. A tolerance has no effect: the coalitions and their weights
         depend on the number of evaluations."""
-        return state["iteration"] >= 2 ** state["count"]
+        return has_all_coalitions(state)
 
     def accumulate(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> State:
         for count, evaluations in zip(to_list(state["count"]), to_list(state["iterations"]), strict=True):
@@ -100,32 +101,6 @@ class ShapleyInteractions(KernelShap):
             constraint = f"iterations must be at least {needed} for the interactions of {count} {name}"
             require(evaluations >= needed, constraint, evaluations, hint="or give fewer segments")
         return super().accumulate(x, state, slots, numbers, evaluate)
-
-    def coalitions(self, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
-        visible = super().coalitions(state, slots, numbers)
-        designs = self._designs(state)
-        for row, (n, number) in enumerate(zip(to_list(slots), to_list(numbers), strict=True)):
-            pair = _pair_of(number)
-            if 0 <= pair < len(designs[n].coalitions):
-                listed = to_device(designs[n].coalitions[pair], visible.device)
-                visible[row, : len(listed)] = ~listed if number % 2 else listed
-        return visible
-
-    def smallest_drawn(self, state: State) -> Tensor:
-        sizes = [design.smallest_drawn for design in self._designs(state)]
-        return to_device(sizes, state["count"].device)
-
-    def weights(self, state: State, slots: Tensor, numbers: Tensor) -> Tensor:
-        designs, weights = self._designs(state), []
-        for n, number in zip(to_list(slots), to_list(numbers), strict=True):
-            weights.append(designs[n].weight(_pair_of(number)))
-        return to_device(weights, state["count"].device, torch.float64)
-
-    def _designs(self, state: State) -> list[Design]:
-        designs = []
-        for count, evaluations in zip(to_list(state["count"]), to_list(state["iterations"]), strict=True):
-            designs.append(_design(count, _pair_of(evaluations)))
-        return designs
 
     # Regression
 
@@ -148,7 +123,7 @@ class ShapleyInteractions(KernelShap):
             values[n] -= interactions @ halves
             variances[n] += noise * ((inverse @ halves) * halves).sum(0)
             is_resolved[n] &= freedom > 0
-        is_exact = state["iteration"] >= 2 ** state["count"]
+        is_exact = has_all_coalitions(state)
         return values, variances.masked_fill(is_exact[:, None], 0), is_resolved | is_exact
 
     def _interactions(self, state: State, n: int) -> tuple[Tensor, Tensor]:
@@ -211,55 +186,3 @@ def evaluations_needed(count: int) -> int:
     """Return the number of evaluations that determine the interactions of ``count`` superpixels."""
     all_coalitions: int = 2**count
     return min(all_coalitions, count * (count + 1) + 2)
-
-
-@dataclass(frozen=True)
-class Design:
-    """Coalitions of a map.
-
-    Attributes:
-        coalitions: those that are evaluated in full, with their complements, bool ``(L, count)``.
-        kernel: their weights in the regression.
-        smallest_drawn: size from which on coalitions are drawn.
-        drawn: weight of each drawn coalition.
-    """
-
-    coalitions: Tensor
-    kernel: Sequence[float]
-    smallest_drawn: int
-    drawn: float
-
-    def weight(self, pair: int) -> float:
-        """Return the weight of a pair, given its number."""
-        return self.kernel[pair] if pair < len(self.kernel) else self.drawn
-
-
-@lru_cache(maxsize=64)
-def _design(count: int, pairs: int) -> Design:
-    """Return the coalitions of ``count`` superpixels for a number of pairs of a coalition and its complement.
-
-    Of the weights of the Shapley kernel, ``(count - 1) / (binomial(count, size) size (count - size))``, only ratios
-    matter.
-    """
-    listed: list[tuple[int, ...]] = []
-    kernel: list[float] = []
-    size = 1
-    while size <= count // 2:
-        number = math.comb(count, size)
-        if 2 * size == count:  # the complement has the same size
-            number //= 2
-        if len(listed) + number > pairs:
-            break
-        listed += islice(combinations(range(count), size), number)
-        kernel += [1 / (math.comb(count, size) * size * (count - size))] * number
-        size += 1
-    coalitions = torch.zeros(len(listed), count, dtype=torch.bool)
-    for row, members in zip(coalitions, listed, strict=True):
-        row[list(members)] = True
-    rest = sum(1 / (k * (count - k)) for k in range(size, count - size + 1)) / 2
-    return Design(coalitions, kernel, size, rest / max(pairs - len(listed), 1))
-
-
-def _pair_of(number: int) -> int:
-    """Return the number of the pair to which an evaluation belongs, from 0; the image and its baseline are -1."""
-    return number // 2 - 1

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_viz.attributions import FeatureAblation, KernelShap, attribute
+from lit_viz.attributions.baselines import Baseline
 from lit_viz.attributions.segments import Segments
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_photograph
@@ -61,6 +62,38 @@ def test_values_are_shapley_values(quarters: str) -> None:
         error = float((maps[n] - expected).norm() / expected.norm())
         assert error < max(3 * float(uncertainty["error"][n]), 1e-6)
         assert error < 0.02
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 8])
+def test_all_coalitions_give_exact_values(count: int, tmp_path: Path) -> None:
+    colors = np.arange(1, count + 1, dtype=np.uint8)[np.arange(16) * count // 16]
+    Image.fromarray(np.stack([colors.repeat(16).reshape(16, 16)] * 3, 2)).save(tmp_path / "stripes.png")
+    method, network = KernelShap(str(tmp_path / "stripes.png")), Counted(SMOOTH)
+    method.tolerance = 0.5  # has no effect
+    maps, uncertainty = attribute(method, network, photographs(), [3, 0], evaluations=2000)
+    baseline = photographs().mean((2, 3), keepdim=True).expand(2, 3, 16, 16)
+    segments = method.segments(photographs())
+    for n, target in enumerate((3, 0)):
+        expected = shapley(photographs()[n], baseline[n], segments[n, 0], target)[segments[n]]
+        torch.testing.assert_close(maps[n], expected, rtol=0, atol=1e-12)
+    assert network.rows == 2 * 2**count
+    assert uncertainty["error"].tolist() == [0, 0]
+
+
+def test_one_coalition_less_than_all_is_drawn(quarters: str) -> None:
+    network = Counted(SMOOTH)
+    attribute(KernelShap(quarters), network, photographs(), [3, 0], evaluations=15)
+    assert network.rows == 2 * 15
+
+
+def test_images_may_have_other_numbers_of_superpixels_than_their_batch() -> None:
+    x = photographs()
+    x[1] = 0.5
+    method = KernelShap(8)
+    method.baseline = Baseline("black")
+    maps, _ = attribute(method, Counted(SMOOTH), x, [3, 0], evaluations=2000)
+    alone, _ = attribute(method, Counted(SMOOTH), x[:1], [3], evaluations=2000)
+    assert distance(maps[:1], alone) < 1e-12
 
 
 @pytest.mark.parametrize("evaluations", [2, 9, 200])

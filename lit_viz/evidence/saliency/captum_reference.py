@@ -363,14 +363,21 @@ def _kernel_shap(r: CaptumReference) -> Tensor:
     assert isinstance(r.method, own.KernelShap)
     segments = r.method.segments(r.x)
     count, numbers = 1 + segments.amax((1, 2, 3)), torch.arange(r.evaluations // 2 * 2, device=r.x.device)
-    state = {"seed": torch.tensor([r.seed]), "count": count}
+    evaluations = torch.full_like(count, r.evaluations)
+    state = {"seed": torch.tensor([r.seed]), "count": count, "iterations": evaluations}
     visible = r.method.coalitions(state, torch.zeros_like(numbers), numbers)[:, : int(count)].long()
+    weights = r.method.weights(state, torch.zeros_like(numbers), numbers)
+    weights[:2] = _INFINITE * weights[2:].max() if len(weights) > 2 else 1.0
+    remaining = iter(weights)
 
     def coalitions(image: Tensor, **options: Any) -> Iterator[Tensor]:
         yield from visible[:, None]
 
+    def next_weight(*_: Any, **__: Any) -> Tensor:
+        return next(remaining)[None]
+
     shap = attr.KernelShap(lambda x: r.given(x).as_subclass(_Float64))
-    shap.perturb_func, shap.inf_weight, shap.interpretable_model = coalitions, _INFINITE, _LeastSquares()
+    shap.perturb_func, shap.similarity_func, shap.interpretable_model = coalitions, next_weight, _LeastSquares()
     options = {"feature_mask": segments, "n_samples": len(numbers), "perturbations_per_eval": _BATCH}
     values: Tensor = shap.attribute(r.x, r.baseline, r.target, return_input_shape=False, **options)
     return values.flatten()[segments].to(r.x)
