@@ -366,15 +366,16 @@ def _kernel_shap(r: CaptumReference) -> Tensor:
     evaluations = torch.full_like(count, r.evaluations)
     state = {"seed": torch.tensor([r.seed]), "count": count, "iterations": evaluations}
     visible = r.method.coalitions(state, torch.zeros_like(numbers), numbers)[:, : int(count)].long()
-    weights = r.method.weights(state, torch.zeros_like(numbers), numbers)
-    weights[:2] = _INFINITE * weights[2:].max() if len(weights) > 2 else 1.0
+    weights = r.method.weights(state, torch.zeros_like(numbers), numbers.clamp_min(2))
+    weights[:2] = _INFINITE * weights.max()  # the image and its baseline
     remaining = iter(weights)
 
     def coalitions(image: Tensor, **options: Any) -> Iterator[Tensor]:
         yield from visible[:, None]
 
     def next_weight(*_: Any, **__: Any) -> Tensor:
-        return next(remaining)[None]
+        weight: Tensor = next(remaining)
+        return weight[None]
 
     shap = attr.KernelShap(lambda x: r.given(x).as_subclass(_Float64))
     shap.perturb_func, shap.similarity_func, shap.interpretable_model = coalitions, next_weight, _LeastSquares()
