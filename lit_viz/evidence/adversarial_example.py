@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from typing import Any, ClassVar
 
@@ -17,7 +19,8 @@ from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, stronger_attacks
-from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
+from lit_viz.evidence.attacks.files import FileValues, RecordedFile, goal_task
+from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.images.formats import FileFormat
 from lit_viz.methods import AdversarialExample
@@ -29,8 +32,9 @@ from lit_viz.runs.evidence import (
     RobustnessEvidence,
     RobustnessPoint,
 )
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import AdversarialRecord, radius_text
-from lit_viz.runs.results import records_of
+from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record
 
 #: Figure of the saliency maps of originals and adversarial images.
@@ -110,33 +114,57 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         return Explanation(attacks=explained)
 
     def _verify_files(self) -> EvidencePart:
-        """Compare the files with their records, and withdraw the successes of files that differ."""
-        folder = self.storage.path
+        """Compute the verdicts on the files, and compare the records with them.
+
+        The counts are of the computed verdicts. A record gets these where they differ by no more than rounding; of a
+        file that is not as recorded, the verdicts are withdrawn.
+        """
+        folder, settings = self.storage.path, self.settings
         assert folder is not None
-        stored = [outcome for outcome in self.done if outcome.record.file]
-        files: list[RecordedFile] = []
-        for outcome in stored:
-            record = robustness.attack_record(outcome)
-            files.append(RecordedFile(folder / str(record.file), record, outcome.source, record))
-        module = self.module
-        reasons = mismatches(files, module.network, module.capacity, folder, self.settings.notify)
-        fooled = 0
-        different: dict[int, AdversarialRecord] = {}  # by task
-        for outcome, reason in zip(stored, reasons, strict=True):
+        stored = [outcome for outcome in self.outcomes if outcome.record.file and outcome.record.status != "failed"]
+        files = [self._recorded_file(outcome) for outcome in stored]
+        results = mismatches(files, self.module.network, self.module.capacity, folder, settings.notify)
+        amended: list[AdversarialRecord] = []
+        wrong: dict[int, str] = {}  # name by task
+        counts: Counter[str] = Counter()
+        for outcome, (values, reason) in zip(stored, results, strict=True):
+            before = robustness.attack_record(outcome)
             if reason is not None:
-                outcome.amend(success_file=None, success_jpeg95=None, success_jpeg75=None)
-                different[outcome.record.index] = robustness.attack_record(outcome)
-            fooled += bool(robustness.attack_record(outcome).success_file)
-        self.storage.amend(different.values())
-        self._valid = [outcome for outcome in self.outcomes if outcome.record.index not in different]
+                wrong[before.index] = before.name
+            counts[before.status] += 1
+            counts["fooled"] += before.status == "done" and reason is None and values.success
+            outcome.amend(**_verdicts(before, values, reason))
+            record = robustness.attack_record(outcome)
+            if record.to_dict() != before.to_dict():
+                amended.append(record)
+        self.storage.amend(amended)
+        self._valid = [outcome for outcome in self.outcomes if outcome.record.index not in wrong]
         evidence = FileEvidence(
-            read=len(stored),
+            read=counts["done"],
             tasks=len(self.outcomes),
-            skipped=sum(outcome.record.status == "skipped" for outcome in self.outcomes),
-            fooled=fooled,
-            wrong=[record.name for record in different.values()],
+            skipped=counts["skipped"],
+            fooled=counts["fooled"],
+            wrong=[*wrong.values()],
         )
-        return EvidencePart(Evidence(files=evidence), not different)
+        return EvidencePart(Evidence(files=evidence), not wrong)
+
+    def _recorded_file(self, outcome: Outcome) -> RecordedFile:
+        module, folder, record = self.module, self.storage, robustness.attack_record(outcome)
+        assert isinstance(folder, FolderStorage)
+        task = goal_task(module, folder.queue().of_index(record.index), record)
+        norm = eps = None
+        if isinstance(module.attack, BudgetAttack):
+            norm = module.attack.norm
+            eps = module.attack.eps if task.eps is None else float(task.eps)
+        return RecordedFile(
+            file=folder.path / str(record.file),
+            record=record,
+            source=outcome.source,
+            resolve=partial(module.resolve_task, task),
+            attack=attack_name(module.attack),
+            norm=norm,
+            eps=eps,
+        )
 
     def _break_down(self) -> EvidencePart:
         """Count the successes of the members of an ensemble."""
@@ -243,3 +271,14 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
             for name in ("l2", "linf"):
                 numbers[name] = sum(record.metrics[name] or 0.0 for record in records) / len(records)
         return numbers
+
+
+def _verdicts(record: AdversarialRecord, values: FileValues, reason: str | None) -> dict[str, bool | None]:
+    """Return the verdicts on a file; None of a file that is not as recorded, and of a skipped one."""
+    if reason is not None or record.status == "skipped":
+        return dict.fromkeys(("success_file", "success_jpeg95", "success_jpeg75"))
+    return {
+        "success_file": values.success,
+        "success_jpeg95": values.success_after(95),
+        "success_jpeg75": values.success_after(75),
+    }

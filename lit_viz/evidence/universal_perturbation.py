@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor
-
-from lit_viz.engine.snapshots import PerturbedImage, Result
-from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
+from lit_viz.attacks import attack_name
+from lit_viz.attacks.norms import lengths
+from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result
+from lit_viz.evidence.attacks.files import RecordedFile, goal_task
+from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
-from lit_viz.images.reading import read_png
 from lit_viz.methods import UniversalPerturbation
+from lit_viz.methods.photographs import resolve
+from lit_viz.methods.universal_perturbation import magnification
 from lit_viz.runs.evidence import Evidence, FileEvidence
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.reader import exact_image
 from lit_viz.runs.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import Curve, Record
+from lit_viz.types import Curve, Record, Task
 
-#: Tolerance of the distances, in levels, of photographs off the 8-bit lattice, which are stored rounded.
-_ROUNDING = 0.5
+_TOLERANCE = 1e-6  # relative, of a length, for another order of summation
 
 
 class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
@@ -37,30 +40,101 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
         return {"files": self._verify_files}
 
     def _verify_files(self) -> EvidencePart:
-        """Compare the files of all photographs with their records, and state the fooling rates."""
-        folder, settings, module = self.storage.path, self.settings, self.module
-        assert folder is not None
+        """Compute the verdicts on the files of all photographs, compare the records with them, and state the fooling
+        rates that they give."""
+        settings = self.settings
         if settings.trust:
             settings.notify("trust: not available for universal perturbations, no stronger attack is run")
         read = 0
         wrong: list[str] = []
         rates: dict[str, list[str]] = {}
+        amended: list[Record] = []
         several_radii = has_several_radii(records_of(self.outcomes))
         for outcome in self.outcomes:
-            images = outcome.perturbed_images()
-            stored = [image for image in images if isinstance(image.image, Path)]
-            files = [_recorded_file(image, outcome.record) for image in stored]
-            reasons = mismatches(files, module.network, module.capacity, folder, settings.notify)
-            read += len(files)
-            wrong += [image.record.name for image, reason in zip(stored, reasons, strict=True) if reason is not None]
-            for image in images:
-                if image.record.status == "failed":
-                    settings.notify(f"{image.record.name}: {image.record.error}")
-            name = label_with_eps(outcome.name, outcome.record, several_radii)
-            rates[name] = fooling_rates(outcome.record) + _saturation(outcome, module.attack.objective.limit)
+            name, record = label_with_eps(outcome.name, outcome.record, several_radii), outcome.record
+            rates[name] = []
+            if not isinstance(record, UniversalRecord):
+                continue
+            count, computed, names = self._verify(outcome, record)
+            read += count
+            wrong += names
+            rates[name] = fooling_rates(computed) + _saturation(outcome, self.module.attack.objective.limit)
+            outcome.record = _without_rates(record) if names else computed
+            if outcome.record.to_dict() != record.to_dict():
+                amended.append(outcome.record)
+        self.storage.amend(amended)
         if settings.at_end_of_run and settings.explain:
             settings.notify("explain does not apply to universal perturbations: lit-viz saliency explains files")
         return EvidencePart(Evidence(files=FileEvidence(read=read, wrong=wrong), universal=rates), not wrong)
+
+    def _verify(self, outcome: Outcome, record: UniversalRecord) -> tuple[int, UniversalRecord, list[str]]:
+        """Return the number of files of a perturbation, its record with the rates of the files that are as recorded,
+        and the names of the others."""
+        module, folder, notify = self.module, self.storage, self.settings.notify
+        assert isinstance(folder, FolderStorage)
+        task = folder.queue().of_index(record.index)
+        photographs = {int(fields["index"]): Task(**fields) for fields in task.photographs or ()}
+        files: list[RecordedFile] = []
+        wrong: list[str] = []
+        images = outcome.perturbed_images()
+        for image in images:
+            if image.record.status == "failed":
+                notify(f"{image.record.name}: {image.record.error}")
+            elif isinstance(image.image, Path) and image.record.index in photographs:
+                files.append(self._recorded_file(image, task, photographs[image.record.index]))
+            else:
+                wrong.append(image.record.name)
+        verified: list[PerturbedImageRecord] = []
+        results = mismatches(files, module.network, module.capacity, folder.path, notify)
+        for file, (values, reason) in zip(files, results, strict=True):
+            assert isinstance(file.record, PerturbedImageRecord)
+            held_out = bool(photographs[file.record.index].held_out)
+            if reason is not None or file.record.held_out != held_out:
+                wrong.append(file.record.name)
+            else:
+                verified.append(file.record.amend(success_file=values.success))
+        if not wrong:
+            reasons = list(self._reasons(outcome, record, [image.record for image in images]))
+            if reasons:
+                notify(f"{record.name} is not as recorded: {'; '.join(reasons)}")
+                wrong.append(record.name)
+        return len(files), _with_rates(record, verified), wrong
+
+    def _recorded_file(self, image: PerturbedImage, task: Task, photograph: Task) -> RecordedFile:
+        """Return a photograph's file with its record."""
+        module, record = self.module, image.record
+        return RecordedFile(
+            file=Path(str(image.image)),
+            record=record,
+            source=partial(exact_image, Path(str(image.source))),
+            resolve=partial(resolve, goal_task(module, photograph, record), labels=module.network.labels),
+            norm=module.attack.norm,
+            eps=self._eps(task),
+        )
+
+    def _eps(self, task: Task) -> float:
+        return self.module.attack.eps if task.eps is None else float(task.eps)
+
+    def _reasons(
+        self, outcome: Outcome, record: UniversalRecord, photographs: Sequence[PerturbedImageRecord]
+    ) -> Iterator[str]:
+        """Yield where the record of a perturbation is not that of its photographs, its array and the attack."""
+        folder, attack = self.storage, self.module.attack
+        assert isinstance(folder, FolderStorage)
+        eps = self._eps(folder.queue().of_index(record.index))
+        expected = _with_rates(record, photographs)
+        array = outcome.array()
+        measured = {} if array is None else lengths(array.double())
+        values: dict[str, Any] = {"attack": attack_name(attack), "norm": attack.norm.name, "eps": eps, **measured}
+        values["photographs"] = len(photographs)
+        values["magnified"] = magnification(attack.norm, eps)
+        for name in ("trained_on", "held_out", "fooling_rate", "held_out_fooling_rate"):
+            values[name] = getattr(expected, name)
+        for name, value in values.items():
+            recorded = getattr(record, name)
+            is_number = isinstance(value, float) and isinstance(recorded, float)
+            if recorded != value and not (is_number and math.isclose(value, recorded, rel_tol=_TOLERANCE)):
+                yield f"{name} {value}, recorded {recorded}"
 
     @classmethod
     def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
@@ -85,14 +159,26 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
         return super().test_numbers(module, results) | means(rates)
 
 
-def _recorded_file(image: PerturbedImage, perturbation: Record) -> RecordedFile:
-    """Return a photograph's file with its record."""
-    tolerance = _ROUNDING if image.record.source is None else 0.0  # photographs without a source are arrays
-    return RecordedFile(Path(str(image.image)), image.record, partial(_read, image.source), perturbation, tolerance)
+def _with_rates(record: UniversalRecord, photographs: Sequence[PerturbedImageRecord]) -> UniversalRecord:
+    """Return the record of a perturbation with the fooling rates of these photographs."""
+    fooled: dict[bool, list[bool]] = {False: [], True: []}  # by whether they are held out
+    for photograph in photographs:
+        if photograph.status == "done":
+            fooled[photograph.held_out].append(bool(photograph.success_file))
+    rates: dict[bool, float | None] = {}
+    for part, successes in fooled.items():
+        rates[part] = sum(successes) / len(successes) if successes else None
+    return record.amend(
+        trained_on=len(fooled[False]),
+        held_out=len(fooled[True]),
+        metrics={**record.metrics, "fooling_rate": rates[False]},
+        held_out_fooling_rate=rates[True],
+    )
 
 
-def _read(source: Tensor | Path | None) -> Tensor | None:
-    return read_png(source) if isinstance(source, Path) and source.exists() else None
+def _without_rates(record: UniversalRecord) -> UniversalRecord:
+    """Return the record of a perturbation whose files are not as recorded."""
+    return record.amend(metrics={**record.metrics, "fooling_rate": None}, held_out_fooling_rate=None)
 
 
 def _saturation(outcome: Outcome, limit: float) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.attacks import Universal, attack_name, is_adversarial
-from lit_viz.attacks.norms import lengths
+from lit_viz.attacks.norms import Norm, lengths
 from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Snapshot
 from lit_viz.errors import ArgumentError, ChangedInput, LitVizError, require
@@ -294,8 +294,7 @@ class UniversalPerturbation(AttackTraining):
         return snapshots
 
     def _magnification(self, n: int) -> float:
-        bound = self.attack.norm.value_bound(to_list(self.slots.state["eps"])[n])
-        return 0.5 / bound if 0 < bound < math.inf else MAGNIFIED
+        return magnification(self.attack.norm, to_list(self.slots.state["eps"])[n])
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> UniversalRecord:
         images = self._perturbed.pop(n, [])
@@ -324,6 +323,12 @@ class UniversalPerturbation(AttackTraining):
             return {}
         rates = {"fooled": record.fooling_rate, "fooled_held_out": record.held_out_fooling_rate}
         return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def magnification(norm: Norm, eps: float) -> float:
+    """Return the factor of the picture of a perturbation: ``eps`` reaches black and white."""
+    bound = norm.value_bound(eps)
+    return 0.5 / bound if 0 < bound < math.inf else MAGNIFIED
 
 
 def universal_tasks(photographs: Sequence[Task], held_out: float = 0.0) -> list[Task]:

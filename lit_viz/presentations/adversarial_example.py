@@ -236,7 +236,7 @@ def _diagnosis_item(part: DiagnosisEvidence) -> EvidenceItem:
 
 def _ensemble_item(part: Sequence[EnsembleMember]) -> EvidenceItem:
     members = "; ".join(member.sentence for member in part)
-    text = f"Attacks of the ensemble in order, before rounding to 8 bits: {members}."
+    text = f"Attacks of the ensemble in order, successes in the file: {members}."
     return EvidenceItem(text, name="survivors")
 
 

@@ -95,7 +95,7 @@ class NaturalnessEvidence(JsonObject):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class EnsembleMember(JsonObject):
-    """Images that a member of an ensemble attacked, its successes as floats, and the images without a success after
+    """Images that a member of an ensemble attacked, its successes in the file, and the images without a success after
     it."""
 
     member: str

@@ -210,11 +210,7 @@ class FolderReader(Storage):
         return _read_array(path) if path.exists() else None
 
     def source(self, record: Record) -> Tensor | None:
-        path = self._source(record.key)
-        exact = path.with_suffix(".npy")  # of an image off the 8-bit lattice
-        if exact.exists():
-            return _read_array(exact)
-        return _read_image(path) if path.exists() else None
+        return exact_image(self._source(record.key))
 
     def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
         """Return photograph and final image, as files where they are exact."""
@@ -286,6 +282,15 @@ def top5_of(frame: Path) -> tuple[tuple[str, float], ...]:
     if wrong is not None:
         raise LitVizError(f"{frame} is damaged ({wrong})")
     return tuple((name, math.nan if probability is None else probability) for name, probability in values["top5"])
+
+
+def exact_image(path: Path) -> Tensor | None:
+    """Return the image ``(C, H, W)`` in [0, 1] of a PNG file, or of the array beside it if it is off the 8-bit lattice;
+    None without a file."""
+    exact = path.with_suffix(".npy")
+    if exact.exists():
+        return _read_array(exact)
+    return _read_image(path) if path.exists() else None
 
 
 def _read_image(path: Path) -> Tensor:

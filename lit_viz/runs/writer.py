@@ -207,6 +207,8 @@ class FolderWriter(Storage):
             if isinstance(image.image, Tensor) and isinstance(image.source, Tensor):
                 file = self._write_png(f"{name}.png", image.image)
                 original = self._write_png(f"{name}.original.png", image.source)
+                if image.source.dtype != torch.uint8:  # off the 8-bit lattice, so that the PNG is rounded
+                    self._write_array(f"{name}.original.npy", image.source)
             lines.append(json_line(image.record.amend(file=file, original=original).to_dict()))
         self._write(f"photographs/{key}.jsonl", "".join(lines).encode())
 

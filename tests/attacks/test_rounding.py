@@ -28,7 +28,7 @@ from lit_viz.attacks.rounding import (
     save_and_verify,
 )
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.attacks.mismatches import RecordedFile, evaluate_files
+from lit_viz.evidence.attacks.files import RecordedFile, evaluate_files
 from lit_viz.images.formats import PICTURE
 from lit_viz.images.reading import decode, encode_jpeg, encode_png, read_png
 from lit_viz.networks import Network
@@ -77,8 +77,8 @@ def evaluated(
     for path, goal, is_targeted in zip(paths, goals, targeted, strict=True):
         classes = {"target": goal} if is_targeted else {"label": goal}
         record = AdversarialRecord(index=0, name="image", attack="pgd", **classes)
-        files.append(RecordedFile(path, record, lambda: None, attack=record))
-    return evaluate_files(files, net, batch=16)
+        files.append(RecordedFile(path, record, lambda: None, lambda _: pytest.fail("no photograph")))
+    return [(values.file.success, values.file.logits) for values in evaluate_files(files, net, batch=16)]
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -597,7 +597,7 @@ def test_files_are_classified_in_batches_with_the_results_of_single_files(tmp_pa
     hook = smooth.original.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     together = evaluated(paths, smooth, goals, targeted)
     hook.remove()
-    assert sorted(size for size in sizes if size > 1) == [5, 16, 16]
+    assert sorted(size for size in sizes if size > 1) == [5] * 3 + [16] * 6  # the files and their JPEGs
     for n, (met, logits) in enumerate(together):
         ((met_alone, logits_alone),) = evaluated(paths[n : n + 1], smooth, goals[n : n + 1], targeted[n : n + 1])
         assert met == met_alone == ((int(smooth.scores(images[n : n + 1]).argmax()) == goals[n]) == targeted[n])

@@ -1,101 +1,37 @@
-"""Comparison of saved adversarial examples with their records: prediction, ball and distances."""
+"""Comparison of the records of adversarial examples with what is computed from their files, field by field."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from lit_viz.attacks.norms import NORMS, lengths
-from lit_viz.attacks.rounding import LatticeBall, Verifier, change_lengths
-from lit_viz.engine.snapshots import PerturbedImageRecord
-from lit_viz.errors import LitVizError
-from lit_viz.images.formats import LEVELS, PICTURE, FileFormat
-from lit_viz.images.reading import read_png
+from lit_viz.attacks.norms import NORMS
+from lit_viz.attacks.rounding import JPEG_QUALITIES
+from lit_viz.evidence.attacks.files import FileValues, RecordedFile, Verdict, evaluate_files
+from lit_viz.images.formats import LEVELS
 from lit_viz.networks import Network
-from lit_viz.runs.records import AdversarialRecord, NamedBox, named_boxes
-from lit_viz.types import Record
+from lit_viz.networks.summaries import probabilities
+from lit_viz.runs.records import AdversarialRecord
+from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, pluralize
 from lit_viz.utils.limits import MOST_NAMES
 
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
-_PIXELS, _SCORE_TOLERANCE = 0.5, 1e-3  # of boxes and their probabilities, on another machine
-_BATCH = 16  # reduces the time of a file by a quarter
-
-
-@dataclass(frozen=True)
-class RecordedFile:
-    """An adversarial example in a file, with the recorded values.
-
-    Attributes:
-        file, record: the image file and its record.
-        source: returns the photograph ``(C, H, W)`` in [0, 1], or None if it is missing.
-        attack: record of the attack, with the ``norm`` and the radius ``eps`` of the ball, if it has a budget.
-        tolerance: maximal difference, in levels, of the photograph to the one that was attacked.
-    """
-
-    file: Path
-    record: AdversarialRecord | PerturbedImageRecord
-    source: Callable[[], Tensor | None]
-    attack: Record
-    tolerance: float = 0.0
-
-    @property
-    def format(self) -> FileFormat:
-        """Format of the file."""
-        return FileFormat.of(getattr(self.record, "format", None))
-
-    def image(self) -> Tensor:
-        """Return the image ``(C, H, W)`` in the file.
-
-        Raises:
-            LitVizError: it is missing or damaged.
-        """
-        return read_png(self.file) if self.format == PICTURE else self.format.read(self.file)
-
-    @property
-    def targeted(self) -> bool:
-        """Whether the attack had a target."""
-        return self.record.target is not None
-
-    @property
-    def goal(self) -> int:
-        """Class to reach or to leave.
-
-        Raises:
-            LitVizError: the record has neither, since it was edited.
-        """
-        goal = self.record.target if self.targeted else self.record.label
-        if goal is None:
-            raise LitVizError(f"the record of {self.file} has neither a target nor a label: start another run")
-        return goal
-
-    @property
-    def against(self) -> int:
-        """Class to leave beside the one to reach; -1 for none."""
-        against = getattr(self.record, "against", None)
-        return -1 if against is None else against
-
-    def verifier(self, network: Network) -> Verifier:
-        """Return the verifier of the file alone."""
-        return _verifier([self], network)
-
-
-def _verifier(files: Sequence[RecordedFile], network: Network) -> Verifier:
-    goals = torch.tensor([file.goal for file in files])
-    targeted = torch.tensor([file.targeted for file in files])
-    against = torch.tensor([file.against for file in files])
-    return Verifier(network, goals, targeted, against=against)
+_OF_NAME = 2e-3  # relative, of a number with four digits in a name
+_OF_SIMILARITY = 1e-4  # SSIM is computed in float32, and PSNR from lengths
+#: Tolerance of a margin after JPEG, relative to the change of the margin by the compression. Versions of JPEG differ
+#: by less than a tenth of what they change.
+_OF_JPEG = 0.25
 
 
 def mismatches(
     files: Sequence[RecordedFile], network: Network, batch: int, folder: Path, notify: Notify
-) -> list[str | None]:
-    """Compare files in a run folder with their records, by the original network and the photographs.
+) -> list[tuple[FileValues, str | None]]:
+    """Evaluate files in a run folder by the original network, and compare their records with the results.
 
     Args:
         files: the files.
@@ -105,141 +41,208 @@ def mismatches(
         notify: receives the first mismatches, and the number of photographs that are missing.
 
     Returns:
-        the mismatches of each file as a clause, None without any.
+        what was computed from each file, and its mismatches as a clause, None without any.
 
     Raises:
         LitVizError: a file is missing, damaged, or of another size than the network's input.
     """
-    results: list[str | None] = []
+    results: list[tuple[FileValues, str | None]] = []
     missing = different = 0
-    verdicts = evaluate_files(files, network, batch)
-    for file, (success, logits) in zip(files, verdicts, strict=True):
-        reasons = _prediction_mismatch(file, success, logits, network)
-        if network.output.reads:
-            reasons += _text_mismatch(file, network)
-        if network.output.detects:
-            reasons += _box_mismatch(file, network)
-        source = file.source()
-        if source is None:
-            missing += 1
-        else:
-            reasons += _distance_mismatches(file, source)
-        reason = "; ".join(reasons) or None
-        results.append(reason)
+    for file, values in zip(files, evaluate_files(files, network, batch), strict=True):
+        reason = "; ".join(_reasons(file, values, network)) or None
+        results.append((values, reason))
+        missing += values.before is None
         different += reason is not None
         if reason is not None and different <= MOST_NAMES:
             notify(f"{file.file.relative_to(folder).as_posix()} is not as recorded: {reason}")
     if different > MOST_NAMES:
         notify(f"{pluralize(different - MOST_NAMES, 'further file')} not as recorded")
     if missing:
-        notify(f"{pluralize(missing, 'photograph')} missing, so their distances are not verified")
+        notify(f"{pluralize(missing, 'photograph')} missing, so their files can't be verified and do not count")
     return results
 
 
-def evaluate_files(files: Sequence[RecordedFile], network: Network, batch: int) -> list[tuple[bool, Tensor]]:
-    """Return for each file whether the original network's prediction is the goal, as if evaluated alone, and its
-    logits ``(K,)``; at most ``batch`` files are evaluated at once.
-
-    Raises:
-        LitVizError: a file is missing, damaged, or of another size than the network's input.
-    """
-    shape = (network.channels, *network.size)
-    results: list[tuple[bool, Tensor]] = []
-    step = min(_BATCH, batch)
-    for first in range(0, len(files), step):
-        part = files[first : first + step]
-        images: list[Tensor] = []
-        for file in part:
-            image = file.image()
-            if image.shape != shape:
-                size = tuple(image.shape)
-                raise LitVizError(f"{file.file} must have the shape {shape} of {network.name}, got {size}")
-            images.append(image)
-        verifier = _verifier(part, network)
-        logits = verifier.logits(torch.stack(images))
-        results += zip(verifier.success(logits).tolist(), logits, strict=True)
-    return results
-
-
-def _prediction_mismatch(file: RecordedFile, success: bool, logits: Tensor, network: Network) -> list[str]:
-    """Return a mismatch if the success differs from the record, or the logits of the two predictions by more than
-    rounding on another machine explains."""
-    score = getattr(file.record, "score", None)
-    if score is not None:
-        return _score_mismatch(score, float(logits[file.goal]))
-    predicted, recorded = int(logits.argmax()), file.record.predicted
-    if recorded is None or not 0 <= recorded < len(logits):
-        return [f"predicted {network.labels[predicted]}, recorded {recorded}"]
-    is_goal = recorded == file.goal
-    if network.multi_label:
-        is_goal = (file.record.probability or 0) > 0.5
-    recorded_success = is_goal == file.targeted  # a file outside its ball may be predicted as the goal
-    if file.against >= 0:
-        recorded_success = (getattr(file.record, "margin", None) or 0) > 0
-    tolerance = float(file.verifier(network).tolerance(logits[None]))
-    if success == recorded_success and not float(logits[predicted] - logits[recorded]) > tolerance:
-        return []
-    return [f"predicted {network.labels[predicted]}, recorded {network.labels[recorded]}"]
+def _reasons(file: RecordedFile, values: FileValues, network: Network) -> Iterator[str]:
+    """Yield the differences of a record from what was computed, beyond what another machine explains."""
+    record = file.record
+    yield from _attack(file)
+    yield from _prediction(record, values.file, file.goal, network)
+    yield from _number(record, "margin", values.file.margin, values.file.tolerance)
+    yield from _ranking(record, values.file, network)
+    yield from _equal(record, "text", values.file.text)
+    yield from _equal(record, "text_agrees", values.file.text_agrees)
+    if values.before is None or values.task is None or values.distances is None:
+        return
+    before = values.before
+    yield from _goal(record, values.task, before, network)
+    yield from _prediction(record, before, file.goal, network, "_before")
+    yield from _equal(record, "text_before", before.text)
+    status = "skipped" if before.success else "done"
+    if record.status != status and not before.is_close:
+        yield f"status {status}, recorded {record.status}"
+    if record.success_file and not values.inside:
+        assert file.norm is not None
+        yield f"outside its ball, {file.norm} {file.norm.format(file.eps or 0.0)}"
+    yield from _success(record, values)
+    yield from _distances(record, values.distances)
 
 
-def _text_mismatch(file: RecordedFile, network: Network) -> list[str]:
-    """Return a mismatch if the network says or reads another text of the file than recorded."""
-    (text,) = network.read(file.image()[None])
-    recorded = getattr(file.record, "text", None)
-    return [] if text == recorded else [f"the text is {text!r}, recorded {recorded!r}"]
+def _attack(file: RecordedFile) -> Iterator[str]:
+    """Yield where the attack or its ball are others than those of the run."""
+    record, norm = file.record, file.norm
+    if not isinstance(record, AdversarialRecord):
+        return
+    if record.attack != file.attack:
+        yield f"attack {file.attack}, recorded {record.attack}"
+    if record.norm != (None if norm is None else norm.name):
+        yield f"norm {norm}, recorded {record.norm}"
+    if record.eps != file.eps:
+        yield f"eps {file.eps}, recorded {record.eps}"
 
 
-def _box_mismatch(file: RecordedFile, network: Network) -> list[str]:
-    """Return a mismatch if the network detects other boxes in the file than recorded; pixels and probabilities are
-    rounded otherwise on another machine."""
-    (detections,) = network.detections(file.image()[None])
-    found = named_boxes(detections, network.labels)
-    recorded: Sequence[NamedBox] = getattr(file.record, "boxes", None) or []
-    missing = [box for box in recorded if not any(_are_equal(box, other) for other in found)]
-    if len(found) == len(recorded) and not missing:
-        return []
-    return [f"{_listed(found)} detected, recorded {_listed(recorded)}"]
+def _goal(record: Any, task: Task, before: Verdict, network: Network) -> Iterator[str]:
+    """Yield where label and target are not those of the task and the prediction of the photograph."""
+    for name, index in (("label", task.label), ("target", task.target)):
+        recorded = getattr(record, name)
+        if recorded != index and not _are_close(before, index, recorded):
+            yield f"{name} {index}, recorded {recorded}"
+    if record.label_source != task.label_source:
+        yield f"label_source {task.label_source}, recorded {record.label_source}"
+    label_name = None if record.label is None else network.labels[record.label]
+    target_name = task.target_name
+    if record.target not in (None, task.target):
+        target_name = network.labels[record.target]
+    for name, text in (("label_name", label_name), ("target_name", target_name)):
+        recorded = getattr(record, name)
+        if not _is_same_text(text, recorded):
+            yield f"{name} {text}, recorded {recorded}"
 
 
-def _are_equal(box: NamedBox, other: NamedBox) -> bool:
-    if box["label"] != other["label"] or abs(box["score"] - other["score"]) > _SCORE_TOLERANCE:
+def _is_same_text(text: str | None, recorded: str | None) -> bool:
+    """Return whether two names are equal, but for the rounding of a number at the end: ``horizon above 0.1234``."""
+    if text == recorded or text is None or recorded is None:
+        return text == recorded
+    start, _, number = text.rpartition(" ")
+    recorded_start, _, recorded_number = recorded.rpartition(" ")
+    try:
+        return start == recorded_start and math.isclose(float(number), float(recorded_number), rel_tol=_OF_NAME)
+    except ValueError:
         return False
-    return all(abs(a - b) <= _PIXELS for a, b in zip(box["box"], other["box"], strict=True))
 
 
-def _listed(boxes: Sequence[NamedBox]) -> str:
-    """Return the first boxes as text."""
-    texts: list[str] = []
-    for box in boxes[:MOST_NAMES]:
-        corners = ", ".join(f"{side:g}" for side in box["box"])
-        texts.append(f"{box['label']} {box['score']:.3f} ({corners})")
-    more = [] if len(boxes) <= MOST_NAMES else [f"{len(boxes) - MOST_NAMES} more"]
-    return ", ".join([*texts, *more]) or "no box"
+def _are_close(verdict: Verdict, a: int | None, b: int | None) -> bool:
+    """Return whether rounding may exchange two classes in the order of the logits."""
+    if a is None or b is None:
+        return False
+    return abs(float(verdict.logits[a] - verdict.logits[b])) <= verdict.tolerance
 
 
-def _score_mismatch(recorded: float, score: float) -> list[str]:
-    """Return a mismatch if the scores differ by more than rounding on another machine explains."""
-    if math.isclose(score, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
-        return []
-    return [f"score {score:.4g}, recorded {recorded:.4g}"]
+def _prediction(record: Any, verdict: Verdict, goal: int, network: Network, suffix: str = "") -> Iterator[str]:
+    """Yield where the recorded prediction of a file, or with a suffix of the photograph, is another one."""
+    logits, tolerance = verdict.logits, verdict.tolerance
+    if network.decision == "number":
+        yield from _number(record, f"score{suffix}", float(logits[goal]), tolerance)
+        return
+    probability = network.prediction(logits, goal)["probability"]
+    yield from _number(record, f"probability{suffix}", probability, _of_probability(probability, tolerance))
+    predicted = int(logits.argmax())
+    name = getattr(record, f"predicted{suffix}_name")
+    index = _recorded_class(record, f"predicted{suffix}", logits, network.labels)
+    is_same = False
+    if index is not None:
+        is_same = float(logits[predicted] - logits[index]) <= tolerance and network.labels[index] == name
+    if not is_same:
+        yield f"predicted{suffix} {network.labels[predicted]}, recorded {name if index is not None else index}"
 
 
-def _distance_mismatches(file: RecordedFile, source: Tensor) -> list[str]:
-    """Return where the file violates its ball, or its distances to the photograph differ from the record."""
-    image, file_format, reasons = file.image(), file.format, []
-    levels = file_format.levels(image)
-    slack = {name: length / LEVELS for name, length in lengths(torch.full_like(levels, file.tolerance)).items()}
-    attack = file.attack
-    if attack.norm is not None and attack.eps is not None and file.record.success_file:
-        norm, eps = NORMS[attack.norm], attack.eps
-        if not LatticeBall(source, norm, eps + slack[norm.name], file_format).contains(levels):
-            reasons.append(f"outside its ball, {norm} {norm.format(eps)}")
-    rounded = file_format.levels(file_format.image(file_format.levels(source)))  # as when the file was written
-    measured = change_lengths(levels - rounded, file_format)
+def _recorded_class(record: Any, field: str, logits: Tensor, labels: Sequence[str]) -> int | None:
+    """Return the recorded index of a class; without a field for it, the most probable class of the recorded name."""
+    if hasattr(record, field):
+        index: int | None = getattr(record, field)
+        return index if index is not None and 0 <= index < len(labels) else None
+    return max(_classes(getattr(record, f"{field}_name"), labels), key=lambda n: float(logits[n]), default=None)
+
+
+def _of_probability(probability: float, tolerance: float) -> float:
+    """Return the tolerance of a probability, to first order, where each logit has this tolerance."""
+    return 2 * tolerance * probability * (1 - probability) + _TOLERANCE
+
+
+def _classes(name: str | None, labels: Sequence[str]) -> list[int]:
+    return [index for index, label in enumerate(labels) if label == name]
+
+
+def _ranking(record: Any, verdict: Verdict, network: Network) -> Iterator[str]:
+    """Yield a mismatch if the most probable classes, or their probabilities, are others."""
+    if not hasattr(record, "top5"):
+        return
+    recorded, computed = record.top5 or (), network.top5(verdict.logits)
+    is_same = len(recorded) == len(computed)
+    chances = probabilities(verdict.logits, network.decision)
+    for (name, probability), (_, expected) in zip(recorded, computed, strict=False):
+        tolerance = _of_probability(expected, verdict.tolerance)
+        of_name = [float(chances[index]) for index in _classes(name, network.labels)]
+        nearest = min((abs(chance - expected) for chance in of_name), default=math.inf)
+        is_same &= probability is not None and abs(probability - expected) <= tolerance and nearest <= tolerance
+    if not is_same:
+        yield f"top5 {_ranking_text(computed)}, recorded {_ranking_text(recorded)}"
+
+
+def _ranking_text(ranking: Sequence[tuple[str, float | None]]) -> str:
+    texts = [f"{name} {math.nan if probability is None else probability:.3g}" for name, probability in ranking]
+    return " ".join(texts) or "none"
+
+
+def _success(record: Any, values: FileValues) -> Iterator[str]:
+    """Yield where the success of the file, or of its JPEGs, is another one."""
+    is_skipped = record.status == "skipped" and isinstance(record, AdversarialRecord)  # it has no success
+    computed: dict[str, bool | None] = {"success_file": values.success}
+    tolerances = {"success_file": values.file.is_close}
+    for quality in JPEG_QUALITIES:
+        name = f"success_jpeg{quality}"
+        computed[name] = values.success_after(quality)
+        tolerances[name] = values.file.is_close or (quality in values.jpeg and _is_close(values, quality))
+    for name, success in computed.items():
+        expected = None if is_skipped else success
+        recorded = getattr(record, name)
+        if recorded != expected and (recorded is None or expected is None or not tolerances[name]):
+            yield f"{name} {expected}, recorded {recorded}"
+
+
+def _is_close(values: FileValues, quality: int) -> bool:
+    """Return whether another version of JPEG may reverse a verdict."""
+    after = values.jpeg[quality]
+    change = abs(after.margin - values.file.margin)
+    return abs(after.margin) <= max(after.tolerance, _OF_JPEG * change)
+
+
+def _distances(record: Any, distances: Mapping[str, float]) -> Iterator[str]:
+    """Yield where the distances to the photograph are others."""
     for name, norm in NORMS.items():
-        length, recorded = measured[name], getattr(file.record, name)
+        length, recorded = distances[name], getattr(record, name)
         if recorded is None:
-            reasons.append(f"{norm} distance {norm.format(length)}, recorded none")
-        elif not math.isclose(length, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / LEVELS + slack[name]):
-            reasons.append(f"{norm} distance {norm.format(length)}, recorded {norm.format(recorded)}")
-    return reasons
+            yield f"{norm} distance {norm.format(length)}, recorded none"
+        elif not math.isclose(length, recorded, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / LEVELS):
+            yield f"{norm} distance {norm.format(length)}, recorded {norm.format(recorded)}"
+    for name in ("l0", "ssim", "psnr"):
+        length = distances[name]
+        yield from _number(record, name, length, _OF_SIMILARITY * max(1.0, abs(length)))
+
+
+def _equal(record: Any, name: str, value: object) -> Iterator[str]:
+    """Yield a mismatch if a recorded value is another one."""
+    recorded = getattr(record, name, value)
+    if recorded != value:
+        yield f"{name} {value!r}, recorded {recorded!r}"
+
+
+def _number(record: Any, name: str, value: float, tolerance: float) -> Iterator[str]:
+    """Yield a mismatch if a recorded number differs; one that is not finite is recorded as None."""
+    if not hasattr(record, name):
+        return
+    recorded = getattr(record, name)
+    if recorded is None or not math.isfinite(value):
+        if recorded is not None or math.isfinite(value):
+            yield f"{name} {value:.4g}, recorded {'none' if recorded is None else f'{recorded:.4g}'}"
+    elif abs(value - recorded) > tolerance:
+        yield f"{name} {value:.4g}, recorded {recorded:.4g}"

@@ -187,14 +187,17 @@ def accuracy_label(outcomes: Sequence[Outcome]) -> str:
 
 
 def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[EnsembleMember]:
-    """Return the result of each member of an ensemble, in order; empty for other attacks."""
+    """Return the result of each member of an ensemble, in order; empty for other attacks.
+
+    A success counts in its file.
+    """
     successful: list[str | None] = []  # member of each image
     attempted: list[Sequence[str]] = []  # members that attacked each image
     for outcome in outcomes:
         if outcome.record.status == "done":
             record = attack_record(outcome)
             if record.tried is not None:
-                successful.append(record.by)
+                successful.append(record.by if record.success_file else None)
                 attempted.append(record.tried)
     members = max(attempted, key=len, default=())
     breakdown, remaining = [], len(successful)
