@@ -274,8 +274,9 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
 
 
 def _verdicts(record: AdversarialRecord, values: FileValues, reason: str | None) -> dict[str, bool | None]:
-    """Return the verdicts on a file; None of a file that is not as recorded, and of a skipped one."""
-    if reason is not None or record.status == "skipped":
+    """Return the verdicts on a file; None of a file that is not as recorded or has no photograph, and of a skipped
+    one."""
+    if reason is not None or values.before is None or record.status == "skipped":
         return dict.fromkeys(("success_file", "success_jpeg95", "success_jpeg75"))
     return {
         "success_file": values.success,

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lit_viz.cli import main
-from lit_viz.runs.folder import FolderStorage
+from tests.support import forgery
 
 
 @pytest.fixture(scope="session")
@@ -84,13 +84,8 @@ def contents(records: Callable[[Path], list[dict[str, Any]]]) -> Callable[[Path]
 
 @pytest.fixture(scope="session")
 def reseal() -> Callable[[Path], None]:
-    """Return a function that lets the manifest of a changed run folder confirm what is in it, as a forger would."""
-
-    def change(run: Path) -> None:
-        folder = FolderStorage(run)
-        folder.seal()
-
-    return change
+    """Return a function that lets the digests of a changed run folder confirm what is in it, as a forger would."""
+    return forgery.reseal
 
 
 @pytest.fixture(scope="session")

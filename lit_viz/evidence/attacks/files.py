@@ -219,7 +219,8 @@ def _verdicts(verifier: Verifier, images: Mapping[int, Tensor], *, reads: bool =
     logits = of_rows.logits(batch)
     success = of_rows.success(logits)
     margins, tolerances = of_rows.margin(logits).tolist(), of_rows.tolerance(logits).tolist()
-    texts, agrees = [None] * len(images), [None] * len(images)
+    texts: list[str | None] = [None] * len(images)
+    agrees: list[bool | None] = [None] * len(images)
     if reads:
         texts, agrees = of_rows.texts(batch, success)
     verdicts: dict[int, Verdict] = {}

@@ -1,0 +1,197 @@
+"""What check states of adversarial files is computed from them: each forged value of a record is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.images.reading import encode_png
+from lit_viz.networks import Network
+from tests.support.forgery import another, forge, forge_line, loaded, rewrite, values_of
+
+#: Values of a record that say how the run came to its file; nothing in evidence depends on them.
+OF_THE_RUN = {
+    "forwards", "backwards", "seconds", "iterations", "success_float", "repaired", "error", "offset", "source_sha256",
+    "clipped", "filled", "no_data", "tile", "original_size", "original_box", "output_box", "output_outline",
+    "output_note", "format", "array", "file", "kind",
+}  # fmt: skip
+#: Values that are those of the task in the queue, which is compared first.
+OF_THE_QUEUE = {"index", "name", "source", "seed"}
+FIELDS = [
+    "status", "label", "label_source", "label_name", "target", "target_name", "predicted", "predicted_name", "top5",
+    "predicted_before", "predicted_before_name", "probability_before", "probability", "margin", "l2", "linf", "l0",
+    "ssim", "psnr", "success_file", "success_jpeg95", "success_jpeg75", "attack", "norm", "eps",
+]  # fmt: skip
+OPTIONS: dict[str, Any] = {"attack": "pgd", "eps": "12/255", "iterations": 8, "early_stop": False, "logger": "none"}
+
+
+def noise(count: int = 6) -> Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(4)).mul(255).round() / 255
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photographs")
+    paths = [folder / f"p{n}.png" for n in range(6)]
+    for path, image in zip(paths, noise(), strict=True):
+        path.write_bytes(encode_png(image))
+    return paths
+
+
+@pytest.fixture(scope="module", params=["files", "tar"])
+def finished(
+    request: pytest.FixtureRequest, smooth: Network, photographs: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    run: Path = tmp_path_factory.mktemp("runs") / "run"
+    lv.attack(smooth, photographs, store=request.param, out=run, **OPTIONS)
+    assert lv.check(run, smooth)
+    return run
+
+
+def test_every_value_of_a_record_is_verified_or_of_the_run(finished: Path) -> None:
+    names = set(values_of(loaded(finished).records().of_index(0)))
+    texts = {"text", "text_before", "text_agrees", "score_before"}  # of other networks
+    ensemble = {"by", "tried", "fewest"}
+    assert names - OF_THE_RUN - OF_THE_QUEUE - texts - ensemble == set(FIELDS)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_forged_value_is_named(
+    name: str, finished: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name == "status" and "tar" in str(loaded(finished).records().of_index(2).file):
+        pytest.skip("the sample of a store of tars has finished tasks only")
+    run = shutil.copytree(finished, tmp_path / "run")
+    record = loaded(run).records().of_index(2)
+    values: dict[str, object] = {"status": "skipped", "target": 1, "target_name": "x", "norm": "l2"}
+    forge(run, 2, name, values.get(name, another(values_of(record)[name])))
+    assert not lv.check(run, smooth, progress=True)
+    stated = " ".join(capsys.readouterr().err.split())
+    word = {"l2": "L2 distance", "linf": "L∞ distance"}.get(name, name)
+    if name.startswith("predicted"):
+        word = name.removesuffix("_name")
+    assert f"{word} " in stated.partition("is not as recorded")[2]
+    assert "not as recorded: p2" in stated
+
+
+@pytest.mark.parametrize("name", ["success_file", "success_jpeg95", "success_jpeg75"])
+def test_a_success_that_is_not_there_is_not_counted(
+    name: str, smooth: Network, photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    options = OPTIONS | {"eps": "1/255", "iterations": 1}
+    result = lv.attack(smooth, photographs, out=run, **options)
+    records = [record for record in result.records if record.status == "done"]
+    fooled = sum(bool(record["success_file"]) for record in records)
+    failed = [record for record in records if not record["success_file"]]
+    assert failed
+    for record in failed:
+        forge(run, record.index, name, True)
+    assert not lv.check(run, smooth, progress=True)
+    assert f"{fooled} of {len(records)} files fool the original network" in capsys.readouterr().err
+    kept = loaded(run).records()
+    assert not any(kept.of_index(record.index).success_file for record in failed)
+
+
+def test_a_photograph_that_is_said_to_be_misclassified_is_evaluated(
+    smooth: Network, photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    labels = smooth.scores(noise()).argmax(1).tolist()
+    labels[0] = (labels[0] + 1) % 5
+    with pytest.warns(UserWarning, match="1 skipped"):
+        lv.attack(smooth, photographs, label=labels, out=run, **OPTIONS)
+    assert lv.check(run, smooth)
+    forge(run, 0, "status", "done")
+    assert not lv.check(run, smooth, progress=True)
+    assert "status skipped, recorded done" in capsys.readouterr().err
+
+
+def test_rounding_on_another_machine_is_no_mismatch(finished: Path, smooth: Network, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    record = loaded(run).records().of_index(1)
+    for name in ("probability", "probability_before", "margin", "ssim", "psnr"):
+        forge(run, 1, name, values_of(record)[name] * (1 + 1e-6))
+    assert lv.check(run, smooth)
+
+
+def test_without_its_photograph_a_file_does_not_count(
+    smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    result = lv.attack(smooth, noise(), out=run, **OPTIONS)
+    record = next(record for record in result.records if record["success_file"])
+    fooled = sum(bool(other["success_file"]) for other in result.records)
+    (run / "sources" / f"{record.key}.png").unlink()
+    rewrite(run, lambda _: None)
+    lv.check(run, smooth, progress=True)
+    stated = capsys.readouterr().err
+    assert f"{fooled - 1} of 6 files fool" in stated
+    assert "1 photograph missing, so their files can't be verified and do not count" in stated
+
+
+def test_a_changed_file_is_not_as_recorded(finished: Path, smooth: Network, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    record = loaded(run).records().of_index(1)
+    if record.file is None or ".tar" in record.file:
+        pytest.skip("a file in a tar")
+    (run / record.file).write_bytes(encode_png(noise()[1]))
+    rewrite(run, lambda _: None)
+    assert not lv.check(run, smooth)
+
+
+# -- universal perturbations
+
+OF_PHOTOGRAPHS = [
+    "status", "label", "label_source", "label_name", "predicted_before_name", "probability_before", "predicted",
+    "predicted_name", "probability", "success_file", "success_jpeg95", "success_jpeg75", "l2", "linf", "held_out",
+    "target", "target_name", "file",
+]  # fmt: skip
+OF_PERTURBATIONS = [
+    "fooling_rate", "held_out_fooling_rate", "trained_on", "held_out", "photographs", "magnified", "l2", "linf", "eps",
+    "norm", "attack",
+]  # fmt: skip
+LINES = "photographs/0000_universal.jsonl"
+
+
+@pytest.fixture(scope="module")
+def universal(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run: Path = tmp_path_factory.mktemp("runs") / "run"
+    x = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(4))  # off the 8-bit lattice
+    lv.attack(smooth, x, attack="universal", eps=0.2, norm="linf", iterations=8, held_out=0.34, logger="none", out=run)
+    assert lv.check(run, smooth)
+    return run
+
+
+@pytest.mark.parametrize("name", OF_PHOTOGRAPHS)
+def test_a_forged_value_of_a_photograph_is_named(
+    name: str, universal: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(universal, tmp_path / "run")
+    record = loaded(run).perturbed_images("0000_universal")[2].record
+    values: dict[str, object] = {"status": "skipped", "target": 1, "file": None, "target_name": "x"}
+    value = values.get(name, another(values_of(record)[name]))
+    forge_line(run, LINES, 2, **{name: value})
+    assert not lv.check(run, smooth, progress=True)
+    stated = " ".join(capsys.readouterr().err.split())
+    assert "not as recorded: image 2" in stated
+
+
+@pytest.mark.parametrize("name", OF_PERTURBATIONS)
+def test_a_forged_value_of_a_perturbation_is_named(
+    name: str, universal: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(universal, tmp_path / "run")
+    value = values_of(loaded(run).records().of_index(0))[name]
+    forge(run, 0, name, "l2" if name == "norm" else another(value))
+    rates = loaded(universal).evidence().universal
+    assert not lv.check(run, smooth, progress=True)
+    assert f"{name} " in capsys.readouterr().err.partition("is not as recorded")[2]
+    assert loaded(run).evidence().universal == rates
+    assert loaded(run).records().of_index(0)["fooling_rate"] is None
