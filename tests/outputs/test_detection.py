@@ -12,10 +12,13 @@ from matplotlib.text import Text
 from torch import Tensor, nn
 
 import lit_viz as lv
-from lit_viz.evidence.attacks.mismatches import RecordedFile, mismatches
+from lit_viz.attacks.norms import LINF
+from lit_viz.evidence.attacks.files import RecordedFile
+from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.images.reading import read_png
 from lit_viz.outputs import Detection, Output, as_output
 from lit_viz.outputs.detectors import Candidates
+from lit_viz.types import Task
 from lit_viz.utils.parts import plain_arguments
 from tests.support.detectors import FAMILIES, NAMES, SIDE, detector
 
@@ -342,11 +345,17 @@ def test_check_reads_the_boxes_of_files_again(tmp_path: Path) -> None:
     record = run.records[0]
     assert record.boxes[0]["label"] == "cat"
     assert run.check()
-    file = RecordedFile(tmp_path / "run" / record.file, record, lambda: None, record)
-    assert mismatches([file], net, 1, tmp_path, lambda text: None) == [None]
     wrong = [{**record.boxes[0], "box": [6.0, 6.0, 15.0, 15.0]}, *record.boxes[1:]]
-    file = RecordedFile(tmp_path / "run" / record.file, record.amend(boxes=wrong), lambda: None, record)
-    (reason,) = mismatches([file], net, 1, tmp_path, lambda text: None)
+    reasons = []
+    for boxes in (record.boxes, wrong):
+        file = RecordedFile(
+            tmp_path / "run" / record.file, record.amend(boxes=boxes), lambda: None, lambda _: Task(0, "", 0),
+            norm=LINF, eps=1 / 255, attack="pgd",
+        )  # fmt: skip
+        ((_, reason),) = mismatches([file], net, 1, tmp_path, lambda text: None)
+        reasons.append(reason)
+    assert reasons[0] is None
+    reason = reasons[1]
     assert "cat 0." in str(reason)
     assert "cat 0.952 (22, 22, 30, 30)" in str(reason)
     assert "detected, recorded cat 0.952 (6, 6, 15, 15)" in str(reason)

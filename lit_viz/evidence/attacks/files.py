@@ -17,7 +17,7 @@ from lit_viz.images.formats import PICTURE, FileFormat
 from lit_viz.images.reading import decode, encode_jpeg, read_png
 from lit_viz.methods.photographs import DATASET, AttackTraining
 from lit_viz.networks import Network
-from lit_viz.runs.records import AdversarialRecord
+from lit_viz.runs.records import AdversarialRecord, NamedBox, named_boxes
 from lit_viz.types import Task
 
 _BATCH = 16  # reduces the time of a file by a quarter
@@ -73,6 +73,12 @@ class RecordedFile:
             raise LitVizError(f"the record of {self.file} has neither a target nor a label: start another run")
         return goal
 
+    @property
+    def against(self) -> int:
+        """Class to leave beside the one to reach; -1 for none."""
+        against = getattr(self.record, "against", None)
+        return -1 if against is None else against
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -85,6 +91,7 @@ class Verdict:
         tolerance: difference of the margin that rounding on another machine explains.
         text: what the network says or reads of the image; None where it gives no text.
         text_agrees: whether the text confirms the prediction; a success that it does not is none.
+        boxes: final detections; None where the network detects nothing.
     """
 
     logits: Tensor
@@ -93,6 +100,7 @@ class Verdict:
     tolerance: float
     text: str | None
     text_agrees: bool | None
+    boxes: Sequence[NamedBox] | None
 
     @property
     def is_close(self) -> bool:
@@ -192,7 +200,8 @@ def _verifier(files: Sequence[RecordedFile], tasks: Mapping[int, Task], network:
     thresholds = []
     for n in range(len(files)):
         thresholds.append(tasks[n].threshold or 0.0 if n in tasks else 0.0)
-    return Verifier(network, torch.tensor(goals), torch.tensor(targeted), torch.tensor(thresholds))
+    against = [file.against for file in files]
+    return Verifier(network, *(torch.tensor(values) for values in (goals, targeted, thresholds, against)))
 
 
 def _compressed(files: Sequence[RecordedFile], images: Mapping[int, Tensor], quality: int) -> dict[int, Tensor]:
@@ -212,19 +221,23 @@ def _image(file: RecordedFile, network: Network) -> Tensor:
 
 
 def _verdicts(verifier: Verifier, images: Mapping[int, Tensor], *, reads: bool = True) -> dict[int, Verdict]:
-    """Evaluate images, given by the row of their goal; without their texts unless they are read too."""
+    """Evaluate images, given by the row of their goal; without their texts and boxes unless these are read too."""
     if not images:
         return {}
-    of_rows, batch = verifier[list(images)], torch.stack([image.float() for image in images.values()])
+    network, of_rows = verifier.network, verifier[list(images)]
+    batch = torch.stack([image.float() for image in images.values()])
     logits = of_rows.logits(batch)
     success = of_rows.success(logits)
     margins, tolerances = of_rows.margin(logits).tolist(), of_rows.tolerance(logits).tolist()
     texts: list[str | None] = [None] * len(images)
     agrees: list[bool | None] = [None] * len(images)
+    boxes: list[list[NamedBox] | None] = [None] * len(images)
     if reads:
         texts, agrees = of_rows.texts(batch, success)
+    if reads and network.output.detects:
+        boxes = [named_boxes(detections, network.labels) for detections in network.detections(batch)]
     verdicts: dict[int, Verdict] = {}
-    for n, *values in zip(images, logits, success.tolist(), margins, tolerances, texts, agrees, strict=True):
+    for n, *values in zip(images, logits, success.tolist(), margins, tolerances, texts, agrees, boxes, strict=True):
         verdicts[n] = Verdict(*values)
     return verdicts
 

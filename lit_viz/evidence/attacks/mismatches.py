@@ -15,12 +15,13 @@ from lit_viz.evidence.attacks.files import FileValues, RecordedFile, Verdict, ev
 from lit_viz.images.formats import LEVELS
 from lit_viz.networks import Network
 from lit_viz.networks.summaries import probabilities
-from lit_viz.runs.records import AdversarialRecord
+from lit_viz.runs.records import AdversarialRecord, NamedBox
 from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, pluralize
 from lit_viz.utils.limits import MOST_NAMES
 
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
+_PIXELS, _SCORE_TOLERANCE = 0.5, 1e-3  # of boxes and their probabilities, on another machine
 _OF_NAME = 2e-3  # relative, of a number with four digits in a name
 _OF_SIMILARITY = 1e-4  # SSIM is computed in float32, and PSNR from lengths
 #: Tolerance of a margin after JPEG, relative to its change by the compression: twice what changes of one level in a
@@ -75,10 +76,12 @@ def _reasons(file: RecordedFile, values: FileValues, network: Network) -> Iterat
     yield from _ranking(record, values.file, network)
     yield from _equal(record, "text", values.file.text)
     yield from _equal(record, "text_agrees", values.file.text_agrees)
+    yield from _boxes(record, "boxes", values.file.boxes)
     if before is not None and values.task is not None:
         yield from _success(record, values)
         yield from _prediction(record, before, file.goal, network, "_before")
         yield from _equal(record, "text_before", before.text)
+        yield from _boxes(record, "boxes_before", before.boxes)
         yield from _goal(record, values.task, before, network)
         status = "skipped" if before.success else "done"
         if record.status != status and not before.is_close:
@@ -105,6 +108,8 @@ def _goal(record: Any, task: Task, before: Verdict, network: Network) -> Iterato
         recorded = getattr(record, name)
         if recorded != index and not _are_close(before, index, recorded):
             yield f"{name} {index}, recorded {recorded}"
+    if isinstance(record, AdversarialRecord) and record.against != task.against:
+        yield f"against {task.against}, recorded {record.against}"
     if record.label_source != task.label_source:
         yield f"label_source {task.label_source}, recorded {record.label_source}"
     label_name = None if record.label is None else network.labels[record.label]
@@ -177,7 +182,7 @@ def _ranking(record: Any, verdict: Verdict, network: Network) -> Iterator[str]:
         return
     recorded, computed = record.top5 or (), network.top5(verdict.logits)
     is_same = len(recorded) == len(computed)
-    chances = probabilities(verdict.logits, network.decision)
+    chances = probabilities(verdict.logits, network.decision) if computed else verdict.logits  # numbers have none
     for (name, probability), (_, expected) in zip(recorded, computed, strict=False):
         tolerance = _of_probability(expected, verdict.tolerance)
         of_name = [float(chances[index]) for index in _classes(name, network.labels)]
@@ -190,6 +195,35 @@ def _ranking(record: Any, verdict: Verdict, network: Network) -> Iterator[str]:
 def _ranking_text(ranking: Sequence[tuple[str, float | None]]) -> str:
     texts = [f"{name} {math.nan if probability is None else probability:.3g}" for name, probability in ranking]
     return " ".join(texts) or "none"
+
+
+def _boxes(record: Any, name: str, found: Sequence[NamedBox] | None) -> Iterator[str]:
+    """Yield a mismatch if other boxes are detected than recorded; pixels and probabilities are rounded otherwise on
+    another machine."""
+    recorded: Sequence[NamedBox] | None = getattr(record, name, found)
+    if found is None or recorded is None:
+        is_same = found is recorded
+    else:
+        missing = [box for box in recorded if not any(_are_equal(box, other) for other in found)]
+        is_same = len(found) == len(recorded) and not missing
+    if not is_same:
+        yield f"{name} {_listed(found or ())} detected, recorded {_listed(recorded or ())}"
+
+
+def _are_equal(box: NamedBox, other: NamedBox) -> bool:
+    if box["label"] != other["label"] or abs(box["score"] - other["score"]) > _SCORE_TOLERANCE:
+        return False
+    return all(abs(a - b) <= _PIXELS for a, b in zip(box["box"], other["box"], strict=True))
+
+
+def _listed(boxes: Sequence[NamedBox]) -> str:
+    """Return the first boxes as text."""
+    texts: list[str] = []
+    for box in boxes[:MOST_NAMES]:
+        corners = ", ".join(f"{side:g}" for side in box["box"])
+        texts.append(f"{box['label']} {box['score']:.3f} ({corners})")
+    more = [] if len(boxes) <= MOST_NAMES else [f"{len(boxes) - MOST_NAMES} more"]
+    return ", ".join([*texts, *more]) or "no box"
 
 
 def _success(record: Any, values: FileValues) -> Iterator[str]:
