@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lit_viz.cli import main
-from tests.support import forgery
+from tests.support.forgery import reseal as confirm
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def contents(records: Callable[[Path], list[dict[str, Any]]]) -> Callable[[Path]
 @pytest.fixture(scope="session")
 def reseal() -> Callable[[Path], None]:
     """Return a function that lets the digests of a changed run folder confirm what is in it, as a forger would."""
-    return forgery.reseal
+    return confirm
 
 
 @pytest.fixture(scope="session")
