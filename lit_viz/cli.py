@@ -30,8 +30,10 @@ from lit_viz.errors import (
     is_out_of_memory,
     printable,
 )
+from lit_viz.launch.early import check_words
 from lit_viz.launch.specs import METHODS
 from lit_viz.utils.formatting import command_line, notify, pluralize, status_summary
+from lit_viz.utils.labels import imagenet_labels
 from lit_viz.utils.limits import MOST_PRINTED, MOST_SUMMARIZED
 from lit_viz.utils.process import is_rank_zero
 
@@ -189,6 +191,7 @@ def _dispatch(arguments: list[str]) -> None:
     if _HELP_OPTIONS & set(rest) or _ALL_OPTIONS in rest:
         print(_help(name, rest), end="")
         return
+    check_words(name, rest)
     commands[name](rest)
 
 
@@ -398,13 +401,18 @@ def _read(words: list[str]) -> None:
 
 
 def _classes(words: list[str]) -> None:
-    values = _values("classes", words)
-    from lit_viz.networks.loading import class_names
-    from lit_viz.outputs.loading import split_section
+    options: dict[str, Any] = {}
+    parts: Sequence[str] = words
+    labels = imagenet_labels()  # of the default network
+    if any(word.startswith("-") for word in words):
+        values = _values("classes", words)
+        from lit_viz.networks.loading import class_names
+        from lit_viz.outputs.loading import split_section
 
-    options, others = split_section(values)
-    labels = class_names(**options)  # imports torchvision or timm
-    part = " ".join(others.get("part", ())).casefold().replace("_", " ")
+        options, others = split_section(values)
+        parts = others.get("part", ())
+        labels = class_names(**options)  # imports torchvision or timm
+    part = " ".join(parts).casefold().replace("_", " ")
     matches = [(index, label) for index, label in enumerate(labels) if part in label.casefold() or part == str(index)]
     if not matches:
         name = options.get("name", "efficientnet_lite0")

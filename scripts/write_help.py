@@ -6,17 +6,22 @@ python scripts/write_help.py
 from __future__ import annotations
 
 import re
-from argparse import Action
+from argparse import SUPPRESS, Action
 from pathlib import Path
+from typing import Any
 
 import lit_viz
-from lit_viz.attacks import ATTACKS
-from lit_viz.attributions import ATTRIBUTIONS
+from lit_viz.attacks import ATTACKS, Attack
+from lit_viz.attributions import ATTRIBUTIONS, Attribution
 from lit_viz.cli import COMMAND_NAMES
 from lit_viz.commands import command_parser, help_text
 from lit_viz.evidence.saliency.captum_reference import counterpart_of
-from lit_viz.launch.parser import option_text
+from lit_viz.launch.early import as_table
+from lit_viz.launch.form import config_names
+from lit_viz.launch.parser import dashed_words, option_text
+from lit_viz.launch.specs import METHODS
 from lit_viz.runs.evidence import NOT_IN_CAPTUM
+from lit_viz.utils.parts import named_classes
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(lit_viz.__file__).parent / "launch" / "help"
@@ -28,11 +33,59 @@ MARK = "<!-- What follows is written by scripts/write_help.py. -->\n"
 TABLE, END_OF_TABLE = "<!-- captum -->\n", "<!-- end of captum -->"
 #: Parts that a method has by name: command, option, and names.
 PARTS = (("attack", "attack", ATTACKS), ("saliency", "method", ATTRIBUTIONS))
+#: The same by the base class of the part.
+NAMED_PARTS = (("attack", "attack", Attack), ("saliency", "method", Attribution))
 
 
 def help_files() -> dict[Path, str]:
     """Return the help of each command by its file."""
-    return {FOLDER / f"{name}.txt": help_text(name) for name in COMMAND_NAMES}
+    files = {FOLDER / f"{name}.txt": help_text(name) for name in COMMAND_NAMES}
+    return files | {FOLDER / "options.json": options_table()}
+
+
+def options_table() -> str:
+    """Return the options of all commands, which errors need before torch is imported."""
+    names = {option: list(named_classes(base)) for _, option, base in NAMED_PARTS}
+    commands: dict[str, list[dict[str, Any]]] = {}
+    for command in COMMAND_NAMES:
+        entries: dict[str, dict[str, Any]] = {}
+        for words in word_variants(command):
+            for entry in entries_of(command, words):
+                entry["shown"] = entry["shown"] and not words  # others are options of one part
+                entries.setdefault(entry["words"][0], entry)
+        commands[command] = list(entries.values())
+        if command in METHODS:
+            names[f"{command} config"] = config_names(command)
+    return as_table(commands, names)
+
+
+def word_variants(command: str) -> list[list[str]]:
+    """Return words that give a parser each of its configurations and parts in turn."""
+    variants: list[list[str]] = [[]]
+    if command in METHODS:
+        variants += [["--config", name] for name in config_names(command)]
+    for of_command, option, names in PARTS:
+        if of_command == command:
+            variants += [[f"--{option}", name] for name in names]
+    return variants
+
+
+def entries_of(command: str, words: list[str]) -> list[dict[str, Any]]:
+    """Return the entries of the table for the options of a parser."""
+    entries: list[dict[str, Any]] = []
+    parts = [option for of_command, option, _ in NAMED_PARTS if of_command == command]
+    for action in command_parser(command, words)._actions:
+        if not action.option_strings:
+            continue
+        values = "0" if action.nargs == 0 else action.nargs or "1"
+        entry = {"name": action.dest, "words": dashed_words(action), "values": values}
+        entry["shown"] = action.help != SUPPRESS
+        if action.dest in parts:
+            entry["part"] = action.dest
+        elif action.dest == "config":
+            entry["part"] = f"{command} config"
+        entries.append(entry)
+    return entries
 
 
 def options_page() -> str:

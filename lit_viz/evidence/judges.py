@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lit_viz.images.canvas import resize
 from lit_viz.networks import Network
-from lit_viz.networks.labels import imagenet_labels
 from lit_viz.networks.loading import class_names, load
 from lit_viz.networks.summaries import LOGITS_TOLERANCE, prediction_summary, probe_images, relative_difference
 from lit_viz.utils.files import sha256
 from lit_viz.utils.formatting import remark
+from lit_viz.utils.labels import imagenet_labels
 
 #: Networks installed as packages, which need no download.
 CANDIDATES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")

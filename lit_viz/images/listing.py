@@ -16,10 +16,9 @@ from lit_viz.images.reading import (
     NAMED_PREFIXES,
     PACKAGED_PREFIX,
     ZOO_PREFIX,
-    missing_file_error,
     packaged_photograph,
 )
-from lit_viz.utils.files import check_regular, non_utf8_name_error, utf8_name
+from lit_viz.utils.files import check_regular, missing_file_error, non_utf8_name_error, utf8_name
 from lit_viz.utils.formatting import pluralize
 from lit_viz.zoo import photograph_names
 

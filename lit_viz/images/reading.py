@@ -29,7 +29,7 @@ from torch.nn import functional
 from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.networks.resizing import Resizing
 from lit_viz.types import Tile
-from lit_viz.utils.files import check_regular
+from lit_viz.utils.files import check_regular, missing_file_error
 from lit_viz.zoo import photograph_file
 
 #: How a picture is fitted to a size: largest centered box, stretched, or with gray borders.
@@ -223,17 +223,6 @@ def packaged_photograph(name: str) -> Path:
         if path.is_file():
             return path
     raise LitVizError(f"the packaged photograph {name!r} requires scikit-image, which is not installed")
-
-
-def missing_file_error(path: str | Path, what: str = "photograph") -> str:
-    """Return the error message for a missing file, with similar names in its folder."""
-    file = Path(path)
-    if file.is_symlink():
-        return f"{path} is a broken link"
-    siblings = []
-    if file.parent.is_dir():
-        siblings = [entry.name for entry in file.parent.iterdir()]
-    return f"there is no {what} {str(path)!r}{did_you_mean(file.name, siblings)}"
 
 
 # -- bytes

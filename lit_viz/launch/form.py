@@ -20,6 +20,7 @@ from lit_viz.attributions import AUTO
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import OTHER_NAMES, ArgumentError, LitVizError, did_you_mean, require
+from lit_viz.launch.early import unknown_configuration
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.networks import Network
@@ -478,5 +479,4 @@ def find_config(method: str, name: str | Path) -> Path:
     if str(name) in packaged:
         return config_folder() / method / f"{name}.yaml"
     check_regular(name)
-    hint = did_you_mean(str(name), packaged) or f": give a YAML file or one of {', '.join(packaged)}"
-    raise LitVizError(f"there is no configuration {name}{hint}")
+    raise unknown_configuration(str(name), packaged)

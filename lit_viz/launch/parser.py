@@ -12,7 +12,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 
-from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean
+from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.launch.early import unknown_option
 from lit_viz.types import VARYING
 from lit_viz.utils.checking import choices_of, described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
@@ -229,31 +230,17 @@ class Parser(argparse.ArgumentParser):
 
     def unknown(self, word: str) -> LitVizError:
         """Return the error about a word that is no option."""
-        if not word.startswith("--"):
-            if word.startswith("-"):
-                return LitVizError(f"unrecognized option {word}: options start with two dashes, such as --out")
-            return LitVizError(f"{self.prog} takes no more words, got {word!r}: see {self.prog} --help")
-        name = word[2:].split("=")[0].replace("-", "_")
-        known: dict[str, None] = {}
-        hidden: dict[str, None] = {}
+        known: list[str] = []
+        hidden: list[str] = []
         for action in self._actions:
-            names = hidden if action.help == SUPPRESS else known
-            names.update(dict.fromkeys(_names_of(action)))
-        prefix, dot, last = name.rpartition(".")
-        section = prefix + dot  # "method.smoothgrad.", or empty
-        other = "alpha" if last == "lr" else OTHER_NAMES.get(last)
-        if other in known:
-            return LitVizError(f"--{name.replace('_', '-')} is not available: use --{other}")
-        hint = did_you_mean(last, [option.removeprefix(section) for option in known if option.startswith(section)])
-        if not hint:
-            section = ""
-            hint = did_you_mean(name, known) or did_you_mean(name, hidden)
-        hint = re.sub(r"'([\w.]+)'", lambda match: f"--{section}{match[1]}".replace("_", "-"), hint)
-        return LitVizError(f"unrecognized option {word.split('=')[0]}{hint or f': see {self.prog} --help'}")
+            words = hidden if action.help == SUPPRESS else known
+            words += dashed_words(action)
+        return unknown_option(self.prog, word, known, hidden)
 
 
-def _names_of(action: argparse.Action) -> list[str]:
-    return [option[2:].replace("-", "_") for option in action.option_strings if not option.startswith("--no-")]
+def dashed_words(action: argparse.Action) -> list[str]:
+    """Return the words of an option, each in its spelling with dashes."""
+    return [option for option in action.option_strings if "_" not in option]
 
 
 def _spellings(name: str) -> list[str]:

@@ -19,13 +19,13 @@ from torch.nn.parameter import is_lazy
 from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.networks import isolation
 from lit_viz.networks.bands import MOST_CHANNELS, Bands, ValueRange
-from lit_viz.networks.labels import numbered_labels, read_labels
 from lit_viz.networks.network import GIVEN_WEIGHTS, Network
 from lit_viz.networks.outputs import LOGITS, Logits, Output, embedding_sign, logits_in, probability_head
 from lit_viz.networks.sources import Source, find_source, module_source, networks_in
 from lit_viz.networks.summaries import probe_images, relative_difference
 from lit_viz.networks.weights import fill, fit_keys, read_weights, state_dict_of
 from lit_viz.utils.files import sha256
+from lit_viz.utils.labels import numbered_labels, read_labels
 
 # Relative difference of logits between a batch and single images; dynamically quantized layers differ by less.
 _BATCH_TOLERANCE = 0.05

@@ -15,7 +15,6 @@ from lit_viz.errors import LitVizError, printable
 from lit_viz.networks.bands import Bands
 from lit_viz.networks.fast import Backprop, CompileMode, FrozenNetwork, fast_copy
 from lit_viz.networks.isolation import Original
-from lit_viz.networks.labels import find_class
 from lit_viz.networks.layers import check_layers, layer_of
 from lit_viz.networks.outputs import LOGITS, Decision, Logits, Output
 from lit_viz.networks.resizing import Resizing
@@ -28,6 +27,7 @@ from lit_viz.networks.summaries import (
     relative_difference,
     top5,
 )
+from lit_viz.utils.labels import find_class
 from lit_viz.utils.parts import plain_arguments
 
 #: Value of ``Network.weights`` for a network that was passed as a module.
@@ -150,7 +150,7 @@ class Network(Original):
         return rankings(logits, self.labels, self.decision)
 
     def index_of(self, target: str | SupportsIndex) -> int:
-        """Return the index of a class given by name or index; see :func:`~lit_viz.networks.labels.find_class`."""
+        """Return the index of a class given by name or index; see :func:`~lit_viz.utils.labels.find_class`."""
         return find_class(target, self.labels)
 
     def fast(

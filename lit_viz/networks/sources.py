@@ -19,12 +19,12 @@ from torch import nn
 from lit_viz import zoo
 from lit_viz.errors import LitVizError, did_you_mean, first_line, require
 from lit_viz.networks.hub import repository_network
-from lit_viz.networks.labels import imagenet_labels
 from lit_viz.networks.onnx_file import read_onnx
 from lit_viz.networks.processors import processor_options, stored_processor
 from lit_viz.networks.resizing import Resizing, resizing_of_timm
 from lit_viz.networks.weights import WEIGHTS_FILES, fill, fit_keys, read_weights, repository_file, torch_hub_file
 from lit_viz.utils.imports import current_folder_importable, required
+from lit_viz.utils.labels import imagenet_labels
 
 _EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 _FORMS = (

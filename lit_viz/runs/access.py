@@ -121,6 +121,16 @@ def is_run(path: str | Path) -> bool:
         return False
 
 
+def check_is_run(path: str | Path) -> None:
+    """Check that a path is the folder of a run.
+
+    Raises:
+        LitVizError: it is not.
+    """
+    if not is_run(path):
+        raise LitVizError(f"{path} is not a lit_viz run: give the folder that a run was written to")
+
+
 def is_empty(path: Path) -> bool:
     """Return whether a path is a folder without files, except the lock and temporary files of a killed process."""
     return path.is_dir() and all(entry.name == LOCK or fnmatch(entry.name, _PART) for entry in path.iterdir())

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lit_viz.errors import LitVizError
-from lit_viz.runs.access import check_entries, check_new, creation_errors, entries_to_delete, is_empty, is_run
+from lit_viz.runs.access import (
+    check_entries,
+    check_is_run,
+    check_new,
+    creation_errors,
+    entries_to_delete,
+    is_empty,
+)
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.layout import EVIDENCE, METRICS, RESULTS, TARS, TASK_FOLDERS
 from lit_viz.runs.reader import FolderReader
@@ -51,8 +58,7 @@ class FolderStorage(FolderReader, FolderWriter):
         Raises:
             LitVizError: ``path`` is not a run, has another format, or its configuration or queue was changed.
         """
-        if not is_run(path):
-            raise LitVizError(f"{path} is not a lit_viz run: give the folder that a run was written to")
+        check_is_run(path)
         folder = cls(path)
         check_entries(folder.path)
         folder.check()

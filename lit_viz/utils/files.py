@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lit_viz.errors import LitVizError, WriteError
+from lit_viz.errors import LitVizError, WriteError, did_you_mean
 
 #: Format of the files of a run folder, which its ``config.yaml`` records, of a checkpoint and of a microscope.
 FORMAT = 1
@@ -334,3 +334,14 @@ def plain(value: Any) -> Any:
 
 #: Encoder of strict JSON.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=plain)
+
+
+def missing_file_error(path: str | Path, what: str = "photograph") -> str:
+    """Return the error message for a missing file, with similar names in its folder."""
+    file = Path(path)
+    if file.is_symlink():
+        return f"{path} is a broken link"
+    siblings = []
+    if file.parent.is_dir():
+        siblings = [entry.name for entry in file.parent.iterdir()]
+    return f"there is no {what} {str(path)!r}{did_you_mean(file.name, siblings)}"

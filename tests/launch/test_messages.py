@@ -13,7 +13,7 @@ import torch
 import lit_viz as lv
 from lit_viz.errors import ArgumentError, LitVizError, require
 from lit_viz.networks import Network
-from lit_viz.networks.labels import find_class
+from lit_viz.utils.labels import find_class
 
 PHOTO = "packaged:chelsea"
 

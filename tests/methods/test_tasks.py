@@ -17,8 +17,8 @@ from lit_viz.methods import SaliencyMap
 from lit_viz.methods.photographs import needs_logits
 from lit_viz.methods.tasks import ImageTasks, class_of
 from lit_viz.networks import Network
-from lit_viz.networks.labels import imagenet_labels
 from lit_viz.types import Task
+from lit_viz.utils.labels import imagenet_labels
 from tests.support.calls import calls_of
 
 

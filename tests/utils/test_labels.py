@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_viz.errors import LitVizError
-from lit_viz.networks.labels import find_class, imagenet_labels, numbered_labels, read_labels
+from lit_viz.utils.labels import find_class, imagenet_labels, numbered_labels, read_labels
 
 ANIMALS = ["tench, Tinca tinca", "great white shark, shark", "hammerhead, shark", "ox"]
 

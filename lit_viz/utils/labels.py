@@ -17,10 +17,8 @@ _LABELS = "labels must be names or a text file with one name per line"
 
 @cache
 def imagenet_labels() -> tuple[str, ...]:
-    """Return torchvision's names of the 1000 ImageNet classes, without a download."""
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+    """Return torchvision's names of the 1000 ImageNet classes, without importing it."""
+    return tuple((Path(__file__).parent / "imagenet_labels.txt").read_text(encoding="utf-8").splitlines())
 
 
 def numbered_labels(count: int, noun: str = "class") -> tuple[str, ...]:

@@ -1,0 +1,242 @@
+"""Errors of a command line that are found before torch is imported: options, names, files, folders and classes.
+
+``help/options.json`` has the options of each command, written from its parser by ``scripts/write_help.py``. What is
+not found here, the parser and the parts find.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, find_part
+from lit_viz.utils.files import missing_file_error
+from lit_viz.utils.labels import find_class, imagenet_labels
+
+#: Prefixes of images that are no files.
+_NAMED_IMAGES = ("packaged:", "zoo:", "array:")
+#: Commands whose positional word is the folder of a run.
+_OF_RUNS = ("check", "resume", "log")
+#: Options whose value is a class, or several.
+_CLASSES = ("target", "label", "against")
+#: Values of these options that are no classes.
+_NO_CLASSES = ("label", "predicted", "random", "least-likely", "runner-up", "none")
+#: Networks with the classes of ImageNet that need no weights of the user.
+_IMAGENET_NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option in the table.
+
+    Attributes:
+        name: its argument, ``method.smoothgrad.sigma``.
+        values: number of values: none of a flag, one, or ``+`` of several words.
+        shown: whether the help shows it.
+        names: names of the part that its value chooses; empty if it is no part.
+    """
+
+    name: str
+    values: str = "1"
+    shown: bool = True
+    names: Sequence[str] = ()
+
+
+@dataclass
+class Words:
+    """The words of a command, by the table of its options.
+
+    Attributes:
+        positional: words that are neither an option nor its value.
+        given: texts by argument, in their order.
+        unknown: the first word that is no option in the table.
+    """
+
+    positional: list[str] = field(default_factory=list)
+    given: dict[str, list[str]] = field(default_factory=dict)
+    unknown: str = ""
+
+
+def check_words(command: str, words: Sequence[str]) -> None:
+    """Check the words of a command line, as far as this is possible without torch.
+
+    Raises:
+        LitVizError: an option is unknown; a part, a configuration, a file, a folder or a class does not exist.
+    """
+    options = options_of(command)
+    read = _read(words, options)
+    parts_are_packaged = _check_parts(command, read, options)
+    has_others = command == "resume" or not parts_are_packaged  # options of the run, or of a user's part
+    if read.unknown and not has_others:
+        known = [word for word, option in options.items() if option.shown]
+        hidden = [word for word, option in options.items() if not option.shown]
+        raise unknown_option(f"lit-viz {command}", read.unknown, known, hidden)
+    if command in _OF_RUNS:
+        _check_run(read.positional)
+    if read.unknown:  # whether it has a value is not known
+        return
+    if command in ("saliency", "attack"):
+        _check_files([*read.positional, *read.given.get("images", ())])
+    _check_out(command, read)
+    if command in ("visualize", "saliency", "attack") and parts_are_packaged:
+        _check_classes(command, read)
+
+
+@cache
+def options_of(command: str) -> Mapping[str, Option]:
+    """Return the options of a command by their word, ``--out``."""
+    table = json.loads((Path(__file__).parent / "help" / "options.json").read_text(encoding="utf-8"))
+    options: dict[str, Option] = {}
+    for entry in table["commands"].get(command, ()):
+        names = table["names"].get(entry.get("part"), ())
+        option = Option(entry["name"], entry.get("values", "1"), entry.get("shown", False), names)
+        options |= dict.fromkeys(entry["words"], option)
+    return options
+
+
+def _read(words: Sequence[str], options: Mapping[str, Option]) -> Words:
+    """Return the words by what they are."""
+    read = Words()
+    waiting = deque(words)
+    while waiting:
+        word = waiting.popleft()
+        if not word.startswith("--"):
+            read.positional.append(word)
+            continue
+        name, equals, text = word.partition("=")
+        option = options.get(name.replace("_", "-"))
+        if option is None:
+            read.unknown = read.unknown or word
+            continue
+        texts = read.given.setdefault(option.name, [])
+        if equals:
+            texts.append(text)
+        elif option.values == "1" and waiting:
+            texts.append(waiting.popleft())
+        while option.values == "+" and waiting and not waiting[0].startswith("--"):
+            texts.append(waiting.popleft())
+    return read
+
+
+def _check_parts(command: str, read: Words, options: Mapping[str, Option]) -> bool:
+    """Check the names of parts and configurations; return whether all are packaged, so that all options are known."""
+    are_packaged = True
+    named = {option.name: option for option in options.values() if option.names}
+    for argument, option in named.items():
+        for text in _single_names(read.given.get(argument, ())):
+            if not text.replace("_", "").replace("-", "").isalnum():  # a path of a class, or YAML
+                are_packaged = False
+            elif argument == "config":
+                if not Path(text).exists() and text not in option.names:
+                    raise unknown_configuration(text, option.names)
+                are_packaged = are_packaged and text in option.names
+            else:
+                find_part(text, dict.fromkeys(option.names, object), argument.rpartition(".")[2])
+    return are_packaged
+
+
+def _single_names(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the names in values such as ``gradient,smoothgrad``."""
+    for text in texts:
+        if text.startswith(("[", "{")):
+            yield text
+        else:
+            yield from filter(None, map(str.strip, text.split(",")))
+
+
+def unknown_option(program: str, word: str, known: Sequence[str], hidden: Sequence[str]) -> LitVizError:
+    """Return the error about a word that is no option.
+
+    Args:
+        program: the command, ``lit-viz saliency``.
+        word: the word, ``--metod=gradient``.
+        known: words of the options that the help shows.
+        hidden: words of others.
+    """
+    if not word.startswith("--"):
+        if word.startswith("-"):
+            return LitVizError(f"unrecognized option {word}: options start with two dashes, such as --out")
+        return LitVizError(f"{program} takes no more words, got {word!r}: see {program} --help")
+    name = word.partition("=")[0].replace("_", "-")
+    prefix, dot, last = name[2:].rpartition(".")
+    section = f"--{prefix}{dot}"  # --method.smoothgrad.
+    other = "alpha" if last == "lr" else OTHER_NAMES.get(last.replace("-", "_"))
+    if other is not None and f"--{other}" in known:
+        return LitVizError(f"{name} is not available: use --{other}")
+    in_section = [option.removeprefix(section) for option in (*known, *hidden) if dot and option.startswith(section)]
+    hint = did_you_mean(last, [f"--{option}" for option in in_section]).replace("--", section)
+    hint = hint or did_you_mean(name, known) or did_you_mean(name, hidden)
+    return LitVizError(f"unrecognized option {word.partition('=')[0]}{hint or f': see {program} --help'}")
+
+
+def unknown_configuration(name: str, packaged: Sequence[str]) -> LitVizError:
+    """Return the error about a name that is no configuration."""
+    hint = did_you_mean(name, packaged) or f": give a YAML file or one of {', '.join(packaged)}"
+    return LitVizError(f"there is no configuration {name}{hint}")
+
+
+def _check_run(folders: Sequence[str]) -> None:
+    from lit_viz.runs.access import check_is_run
+
+    for folder in folders[:1]:
+        check_is_run(folder)
+
+
+def _check_files(images: Sequence[str]) -> None:
+    for image in images:
+        if not image.startswith((*_NAMED_IMAGES, "[", "{")) and "," not in image and not Path(image).exists():
+            raise LitVizError(missing_file_error(image, "photograph or folder"))
+
+
+def _check_out(command: str, read: Words) -> None:
+    """Check that a run may be made in the folder of ``--out``."""
+    from lit_viz.runs.access import check_usable
+
+    goes_on = read.given.keys() & {"overwrite", "resume", "shard", "count", "print_config"}
+    if command in ("visualize", "saliency", "attack") and not goes_on:
+        for folder in read.given.get("out", ())[-1:]:
+            check_usable(Path(folder))
+
+
+def _check_classes(command: str, read: Words) -> None:
+    """Check classes of a packaged network of ImageNet."""
+    of_network = [name for name in read.given if name.partition(".")[0] in ("network", "config", "layer", "objective")]
+    if of_network not in ([], ["network"]) or not set(read.given.get("network", ())) <= set(_IMAGENET_NETWORKS):
+        return
+    texts = list(read.positional) if command == "visualize" else []
+    for argument in _CLASSES:
+        if argument != "label" or command != "visualize":
+            texts += read.given.get(argument, ())
+    for text in texts:
+        is_one = "," not in text and not text.startswith(("[", "{"))
+        if is_one and text not in _NO_CLASSES and not _is_file(text):
+            find_class(text, imagenet_labels())
+
+
+def _is_file(text: str) -> bool:
+    """Return whether a text is a table of classes, or another file."""
+    return Path(text).suffix != "" or Path(text).exists()
+
+
+def as_table(commands: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, Sequence[str]]) -> str:
+    """Return the text of ``help/options.json``; see :func:`options_of`.
+
+    Args:
+        commands: entries of each command: ``name``, ``words``, and where it differs ``values``, ``shown`` and ``part``.
+        names: names of the parts by the ``part`` of entries.
+    """
+    lines = ["{", '"names": {']
+    lines.append(",\n".join(f"{json.dumps(part)}: {json.dumps(list(of_part))}" for part, of_part in names.items()))
+    lines.append('},\n"commands": {')
+    texts = []
+    for name, entries in commands.items():
+        rows = ",\n".join(json.dumps(entry) for entry in entries)
+        texts.append(f"{json.dumps(name)}: [\n{rows}\n]")
+    lines.append(",\n".join(texts))
+    lines.append("}\n}\n")
+    return "\n".join(lines)
