@@ -433,7 +433,7 @@ def _microscope(words: list[str]) -> None:
     if compared:
         if "name" in compared:
             options = options | {"weights": "DEFAULT"}
-        other = load_recorded(options | compared)
+        other = load_recorded(options | compared, "compare")
     images, layers = str(values.pop("images")).split(","), values.pop("layers")
     if values.pop("count", False):
         selection = [values.get(name) for name in ("channel", "config", "iterations")]

@@ -20,6 +20,7 @@ from lit_viz.types import Task
 
 #: Total length of the steps in radii, so that the whole ball is within reach (Madry et al. 2018).
 _REACH = 2.5
+_MOST_MOMENTUM = 2.0  # decay factors of Dong et al. 2018 (MI-FGSM), figure 2
 
 
 class PGD(ClimbingAttack):
@@ -55,7 +56,9 @@ class PGD(ClimbingAttack):
         super().__init__(norm, eps, random_start, restarts, early_stop)
         alpha = None if alpha is None else self.length("alpha", alpha)
         require(alpha is None or math.isnan(alpha) or 0 < alpha < math.inf, "alpha must be positive", alpha)
-        require(0 <= momentum < math.inf, "momentum must be 0 or more", momentum)
+        require(
+            0 <= momentum <= _MOST_MOMENTUM, f"momentum must be 0 to {_MOST_MOMENTUM:g}", momentum, hint="1 is usual"
+        )
         require(not nesterov or momentum > 0, "momentum must be positive for nesterov", momentum)
         self.alpha = alpha
         self.momentum = momentum

@@ -44,7 +44,9 @@ class Segments:
             with Image.open(str(self.given)) as file:
                 pixels, checksum = np.array(file), sha256(str(self.given))
         except Exception as error:  # of Pillow, by the kind of the damage
-            raise LitVizError(f"the mask {self.given} can't be read: {first_line(error)}") from error
+            raise LitVizError(
+                f"the mask {self.given} can't be read ({first_line(error)}): give an image file of colors"
+            ) from error
         colors, regions = np.unique(pixels.reshape(-1, *pixels.shape[2:]), axis=0, return_inverse=True)
         require(
             len(colors) <= _MOST,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -14,6 +13,8 @@ from lit_viz.errors import require
 from lit_viz.optim import Evaluate, State
 from lit_viz.rng import Draws, Key
 from lit_viz.types import Task
+
+_MOST_SIGMA = 10.0  # nothing is left of an image in [0, 1]
 
 
 class SmoothGrad(Sampling):
@@ -32,7 +33,8 @@ class SmoothGrad(Sampling):
     evaluations = 128
 
     def __init__(self, sigma: float = 0.15, backprop: GradientRule = "plain") -> None:
-        require(0 < sigma < math.inf, "sigma of SmoothGrad must be positive", sigma, hint="0.1 to 0.2 is usual")
+        constraint = f"sigma of SmoothGrad must be positive and at most {_MOST_SIGMA:g}, for images in [0, 1]"
+        require(0 < sigma <= _MOST_SIGMA, constraint, sigma, hint="0.1 to 0.2 is usual")
         self.sigma, self.networks = sigma, networks_of(backprop)
 
     def samples(self, x: Tensor, state: State, slots: Tensor, numbers: Tensor, evaluate: Evaluate) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from lit_viz.errors import require
 from lit_viz.networks import Network
+from lit_viz.networks.bands import MOST_SIDE
 
 _MAX_GAP = 4  # pixels between the images of a group
 
@@ -49,6 +50,7 @@ def make_canvas(
         size = (size, size)
     height, width = size
     require(min(height, width) >= 1, "size must be at least 1 x 1", f"{height} x {width}")
+    require(max(height, width) <= MOST_SIDE, f"size must be at most {MOST_SIDE}", f"{height} x {width}")
     require(0.5 <= oversample <= 8, "oversample must be between 0.5 and 8", oversample)
     rows, columns = max(1, round(height * oversample)), max(1, round(width * oversample))
     return (height, width), Canvas(network.channels, rows, columns, network.mean, network.std, network.bands.are_rgb)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.images.png16 import decode_png16, encode_png16
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.networks.bands import Bands
@@ -244,7 +244,7 @@ class FileFormat:
         try:
             return self.decode(Path(path).read_bytes())
         except Exception as error:  # of NumPy, Pillow and tifffile, by the kind of the damage
-            raise LitVizError(f"{path} can't be read ({error})") from error
+            raise LitVizError(f"{path} can't be read ({first_line(error)}): compute the run again") from error
 
     def check_lattice(self) -> None:
         """Raise an error if float32 can't hold the whole numbers of the type in the range."""

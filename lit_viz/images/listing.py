@@ -198,7 +198,8 @@ def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
     try:
         files = list(_files_below(folder))
     except OSError as error:
-        raise LitVizError(f"the folder {error.filename or folder} can't be read ({error.strerror})") from error
+        place = error.filename or folder
+        raise LitVizError(f"the folder {place} can't be read ({error.strerror}): give access to it") from error
     images: list[Path] = []
     others: list[str] = []
     for file in files:

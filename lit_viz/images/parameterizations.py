@@ -119,6 +119,7 @@ class Fourier(Parameterization):
     clip: float = 0.25 / 255
 
     def __post_init__(self) -> None:
+        require(math.isfinite(self.decay), "decay of Fourier must be finite", self.decay, hint="1 is usual")
         require(self.sd >= 0, "sd of Fourier must be non-negative", self.sd)
         require(self.chroma > 0, "chroma of Fourier must be positive", self.chroma)
         require(0 < self.clip < 0.5, "clip of Fourier must be between 0 and 0.5", self.clip)
@@ -165,6 +166,7 @@ class MACO(Parameterization):
     chroma: float = 1.0
 
     def __post_init__(self) -> None:
+        require(math.isfinite(self.decay), "decay of MACO must be finite", self.decay, hint="1 is usual")
         for name in ("contrast", "chroma"):
             require(0 < getattr(self, name) < math.inf, f"{name} of MACO must be positive", getattr(self, name))
         if self.magnitude is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -397,11 +400,23 @@ def _native(dtype: np.dtype[Any]) -> FileFormat:
     return FileFormat(dtype.newbyteorder("=").name, ".npy")
 
 
-def _tiff(file: Path) -> _Raster:
-    """Return a TIFF file, of which the tags alone are read."""
+@contextmanager
+def _tifffile() -> Iterator[ModuleType]:
+    """Import tifffile, without its lines about damaged files on the terminal; what it raises is one sentence."""
     import tifffile
 
-    with tifffile.TiffFile(file) as opened:
+    logger = logging.getLogger("tifffile")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield tifffile
+    finally:
+        logger.setLevel(level)
+
+
+def _tiff(file: Path) -> _Raster:
+    """Return a TIFF file, of which the tags alone are read."""
+    with _tifffile() as tifffile, tifffile.TiffFile(file) as opened:
         series = opened.series[0]
         page: Any = opened.pages[0]
         tags: list[tuple[int, int, int, Any]] = []
@@ -421,20 +436,20 @@ def _tiff(file: Path) -> _Raster:
 
 def _tiff_part(file: Path, part: Part) -> NDArray[Any]:
     """Return a part of the first series of a TIFF file."""
-    import tifffile
-
     try:
-        if _is_whole(part):
-            values: NDArray[Any] = tifffile.imread(file)
-            return values
-        with tifffile.TiffFile(file) as opened:
-            series = opened.series[0]
-            if series.dataoffset is not None:  # uncompressed, in one piece
-                return tifffile.memmap(file, mode="r")[part]
-            pages = series.pages
-            if len(pages) > 1:
-                return np.stack([_page_part(page, part[1:]) for page in pages])
-            return _page_part(pages[0], part)
+        with _tifffile() as tifffile:
+            if _is_whole(part):
+                values: NDArray[Any] = tifffile.imread(file)
+                return values
+            with tifffile.TiffFile(file) as opened:
+                series = opened.series[0]
+                if series.dataoffset is not None:  # uncompressed, in one piece
+                    mapped: NDArray[Any] = tifffile.memmap(file, mode="r")[part]
+                    return mapped
+                pages = series.pages
+                if len(pages) > 1:
+                    return np.stack([_page_part(page, part[1:]) for page in pages])
+                return _page_part(pages[0], part)
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional
 
-from lit_viz.errors import LitVizError, did_you_mean, require
+from lit_viz.errors import LitVizError, did_you_mean, first_line, require
 from lit_viz.networks.resizing import Resizing
 from lit_viz.types import Tile
 from lit_viz.utils.files import check_regular, missing_file_error
@@ -422,14 +422,18 @@ def image_errors(path: str | Path | Tensor) -> Iterator[None]:
     except LitVizError:
         raise
     except UnidentifiedImageError as error:
-        raise LitVizError(f"{path} is not an image that Pillow can read") from error
+        raise LitVizError(
+            f"{path} is not an image that Pillow can read: save it as PNG or JPEG, or leave it out"
+        ) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise LitVizError(
             f"{path} must have at most {limit} million pixels: downsize it, or set {_LIMIT} in the environment"
         ) from error
     except Exception as error:
-        cause = "is truncated: the file is incomplete" if "truncated" in str(error) else f"can't be read: {error}"
+        cause = f"can't be read ({first_line(error)}): save it again as PNG or JPEG, or leave it out"
+        if "truncated" in str(error):
+            cause = "is truncated: copy or download the complete file"
         raise LitVizError(f"the photograph {path} {cause}") from error
 
 

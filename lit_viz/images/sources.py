@@ -29,6 +29,7 @@ Images: TypeAlias = (
 #: Mean and standard deviation, one value or one per channel.
 Normalization: TypeAlias = tuple[float | Sequence[float], float | Sequence[float]]
 
+_LEAST_STD = 1e-12  # of a normalization, in any unit
 #: Keys of the image and of the label in the items of a dataset that are mappings.
 _IMAGE_KEYS = ("image", "pixel_values", "img")
 _LABEL_KEYS = ("label", "labels", "target")
@@ -118,6 +119,7 @@ def to_pictures(
     Raises:
         LitVizError: it is no image, or its values are not in [0, 1].
     """
+    _check_unmasked(image)
     if bands is not None and not bands.are_pictures:
         return _to_values(image, normalization, bands, axes)
     if axes is not None and isinstance(image, (Tensor, np.ndarray)):
@@ -140,6 +142,12 @@ def to_pictures(
         "an image must be a file, a Pillow image, or an array or tensor (H, W, C), (C, H, W) or (N, ...) with 1 or 3 "
         f"channels, uint8 or floating-point, got {actual}"
     )
+
+
+def _check_unmasked(image: Any) -> None:
+    """Raise an error for an array of NumPy with masked values, which have values of their own beneath the mask."""
+    count = int(np.ma.getmaskarray(image).sum()) if isinstance(image, np.ma.MaskedArray) else 0
+    require(count == 0, "images must have no masked values", count, hint="fill them, as by image.filled(0)")
 
 
 def _to_values(image: Any, normalization: Normalization | None, bands: Bands, axes: str | None) -> list[Tensor]:
@@ -241,6 +249,8 @@ def _without_normalization(pictures: Tensor, normalization: Normalization | None
     channels = pictures.shape[-3]
     is_valid = {len(mean), len(std)} <= {1, channels}
     require(is_valid, constraint, f"{len(mean)} and {len(std)} values for {channels} channels")
+    are_finite = bool(mean.isfinite().all() and (std >= _LEAST_STD).all() and std.isfinite().all())
+    require(are_finite, f"normalization must have finite means, and stds of at least {_LEAST_STD:g}", normalization)
     return pictures.cpu() * std.view(-1, 1, 1).cpu() + mean.view(-1, 1, 1).cpu()
 
 

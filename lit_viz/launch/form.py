@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,7 @@ class Form:
             _check_radii(value)
         if last in VARYING:
             value = _listed(value, name)
+            _check_numbers(last, value)
         if name.startswith("vary.") or (last in VARYING and isinstance(value, list)):
             self._varied()[last] = value
         elif name in hints_of(self.module_class) and _is_choice(self.module_class, name):
@@ -397,6 +399,15 @@ def _listed(value: Any, name: str) -> Any:
         return [parse_yaml(word, name) for word in value.split(",")] if "," in value else value
     plain_value = value.tolist() if hasattr(value, "tolist") else value
     return list(plain_value) if isinstance(plain_value, (list, tuple)) else plain_value
+
+
+def _check_numbers(name: str, given: Any) -> None:
+    """Check that several values of an argument are numbers; radii may be texts such as ``4/255``."""
+    if not isinstance(given, list) or name == "eps":
+        return
+    for value in given:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        require(is_number, f"{name} must be numbers", repr(value), hint="separate several by commas, 0.1,0.2")
 
 
 def _check_radii(given: Any) -> None:

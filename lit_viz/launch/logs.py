@@ -100,7 +100,9 @@ def log_run(
             missing.pop(thread.name)
             places.append(thread.adapter.place)
     if missing:
-        raise LitVizError(f"{path} was not logged to {', '.join(missing.values())}")
+        raise LitVizError(
+            f"{path} was not logged to {', '.join(missing.values())}: see the lines above, and log it again"
+        )
     return places
 
 

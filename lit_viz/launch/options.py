@@ -78,6 +78,8 @@ class RunOptions:
         require(every is None or every >= 1, "checkpoint_every must be at least 1", every)
         if self.store != "files":
             require(self.out is not None, "store requires out", "none", hint="give the folder of the run")
+        stores_tars = self.store == "tar" or not self.store_arrays
+        require(stores_tars, "store_arrays requires store=tar", f"store={self.store}", hint="files hold the maps too")
         if self.shard is not None:
             require(self.out is not None, "shard requires out", "none", hint="give the folder of the whole run")
             Shard.parse(self.shard)

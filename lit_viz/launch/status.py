@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.engine.shards import Shard
+from lit_viz.errors import require
 from lit_viz.launch.merge import shard_folders
 from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage
@@ -71,8 +72,9 @@ def run_states(folders: Sequence[str | Path], stale: float = 300.0) -> list[RunS
             or as ``checkpoint_every`` states.
 
     Raises:
-        LitVizError: a folder is no run.
+        LitVizError: a folder is no run, or ``stale`` is not positive.
     """
+    require(stale > 0, "stale must be a positive number of seconds", stale)
     states: list[RunState] = []
     for given in map(Path, folders):
         found = shard_folders([given])

@@ -26,7 +26,7 @@ from lit_viz.images.reading import Fit
 from lit_viz.images.sources import ImageLike, initial_image
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods import recipes
-from lit_viz.methods.photographs import contrast_fields, with_gamma
+from lit_viz.methods.photographs import check_gamma, contrast_fields, with_gamma
 from lit_viz.methods.recipes import PictureOptions
 from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.networks.layers import layer_of
@@ -243,6 +243,7 @@ class ClassVisualization(ImageTraining):
         varies."""
         for task in tasks:
             self._check_kind(task)
+        check_gamma(tasks, self.objective)
         if any(task.lr is not None for task in tasks):
             has_rate = hasattr(self.step_rule, "lr")
             name = type(self.step_rule).__name__

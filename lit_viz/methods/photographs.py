@@ -530,6 +530,13 @@ def contrast_fields(task: Task, objective: Objective) -> dict[str, Any]:
     return {"against": task.against, "gamma": getattr(objective, "gamma", None)}
 
 
+def check_gamma(tasks: Sequence[Task], objective: Objective) -> None:
+    """Raise an error for a weight of classes to contrast the targets with, if no task has one."""
+    gamma = getattr(objective, "gamma", 1)
+    has_none = all(task.against is None for task in tasks if task.error is None)
+    require(gamma == 1 or not has_none, "gamma requires against", gamma, hint="give the class to contrast with")
+
+
 def with_gamma(task: Task, objective: Objective) -> Task:
     """Return a task with the option ``gamma`` for its captions: the weight of the class that its target is contrasted
     with, if it is not 1."""

@@ -28,6 +28,7 @@ from lit_viz.methods.photographs import (
     LOGITS,
     RUNNER_UP,
     PhotographTraining,
+    check_gamma,
     contrast_fields,
     input_name,
     resolve,
@@ -156,6 +157,8 @@ class SaliencyMap(PhotographTraining):
         """Require photographs, and of a network with several numbers their targets."""
         super().validate_tasks(tasks)
         check_numbers(tasks, self.network)
+        for method in self.methods.values():
+            check_gamma(tasks, method.objective)
 
     def last_iteration(self, task: Task) -> int:
         method = self.methods[_method_name(task)]

@@ -241,6 +241,7 @@ def _check_tiles(network: Network, images: Images, tile: int | str | None, overl
         require(overlap is None, "overlap requires tile", overlap, hint='try tile="network"')
         return
     height, width = network.size
+    require(tile == _NETWORK or isinstance(tile, int), "tile must be network or a side in pixels", repr(tile))
     if tile not in (_NETWORK, height) or (tile == height != width):
         raise ArgumentError(
             "tile",
@@ -335,7 +336,9 @@ def _to_plain(value: Any) -> Any:
 def parse_channels(words: Sequence[int] | str | int, count: int) -> list[int]:
     """Return channels given by numbers, or by ``3,14-20`` or ``all`` of a layer with ``count`` channels."""
     if not isinstance(words, (str, int)):
-        return [int(channel) for channel in _to_plain(words)]
+        numbers = [int(channel) for channel in _to_plain(words)]
+        require(numbers, "channel must have at least one channel", "none", hint="leave it out for the whole layer")
+        return numbers
     text = str(words).replace(" ", "")
     if text == "all":
         return list(range(count))

@@ -13,6 +13,8 @@ from lit_viz.errors import LitVizError, did_you_mean, require
 
 #: Largest number of channels of a network.
 MOST_CHANNELS = 512
+#: Largest side of the input of a network, and of a picture, in pixels.
+MOST_SIDE = 16_384
 #: The range (low, high) of all bands, or one per band, in the unit of the files.
 ValueRange = Sequence[float] | Sequence[Sequence[float]]
 

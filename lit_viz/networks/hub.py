@@ -60,7 +60,7 @@ def _read_config(repository: str, name: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"), object_hook=reject_code)
     except (OSError, ValueError) as error:
-        raise LitVizError(f"{_CONFIG} of {name} can't be read ({first_line(error)})") from error
+        raise LitVizError(f"{_CONFIG} of {name} can't be read ({first_line(error)}): download it again") from error
     if not isinstance(config, dict):
         raise LitVizError(f"{_CONFIG} of {name} must be a mapping, got a {type(config).__name__}")
     return config

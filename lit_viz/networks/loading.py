@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.networks import isolation
-from lit_viz.networks.bands import MOST_CHANNELS, Bands, ValueRange
+from lit_viz.networks.bands import MOST_CHANNELS, MOST_SIDE, Bands, ValueRange
 from lit_viz.networks.network import GIVEN_WEIGHTS, Network
 from lit_viz.networks.outputs import LOGITS, Logits, Output, embedding_sign, logits_in, probability_head
 from lit_viz.networks.sources import Source, find_source, module_source, networks_in
@@ -29,6 +29,9 @@ from lit_viz.utils.labels import numbered_labels, read_labels
 
 # Relative difference of logits between a batch and single images; dynamically quantized layers differ by less.
 _BATCH_TOLERANCE = 0.05
+
+#: Smallest standard deviation: the steps of 16 bits are larger.
+_LEAST_STD = 1e-6
 
 _EXCLUSIVE = ", and multi_label=True if its labels do not exclude each other"
 
@@ -73,7 +76,9 @@ class _Images:
             means = _per_channel("mean", self.published_mean, 0.0, pictures)
         if self.std is None and self.published_std is not None:
             std = stds = _per_channel("std", self.published_std, 1.0, pictures)
-        require(all(value > 0 for value in std), "std must be positive", std)
+        require(all(value > 0 for value in std), "std must be positive", _listed(std))
+        given = "for images in [0, 1]" if not bands.ranges else "as a share of value_range"
+        require(min(stds) >= _LEAST_STD, f"std must be at least {_LEAST_STD:g} {given}", _listed(std))
         return means, stds
 
     def candidates(self, module: nn.Module) -> list[int]:
@@ -365,6 +370,7 @@ def _checked_size(size: int | Sequence[int] | None, name: str) -> tuple[int, int
     sides = (size, size) if isinstance(size, int) else tuple(size)
     valid = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
     require(valid, "size must be a side or (height, width) in pixels", repr(size))
+    require(max(sides) <= MOST_SIDE, f"size must be at most {MOST_SIDE} pixels", repr(size))
     return sides  # type: ignore[return-value]
 
 

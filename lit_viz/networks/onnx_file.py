@@ -38,7 +38,7 @@ def read_onnx(path: str | Path) -> nn.Module:
         session_bytes = model.SerializeToString()
         _constants_to_initializers(onnx, model)
     except Exception as error:  # of any kind: onnx checks little
-        raise LitVizError(f"{path} can't be read as an ONNX file ({first_line(error)})") from error
+        raise LitVizError(f"{path} can't be read as an ONNX file ({first_line(error)}): export it again") from error
     try:
         network: nn.Module = onnx2torch.convert(model)
     except Exception as error:  # an operation without a converter

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_viz.errors import LitVizError, did_you_mean, is_out_of_memory
+from lit_viz.errors import ArgumentError, LitVizError, did_you_mean, is_out_of_memory
 from lit_viz.networks import Network
 from lit_viz.networks.bands import ValueRange
 from lit_viz.networks.loading import PerChannel, Weights, load
@@ -105,8 +105,12 @@ def load_network(
     return loaded
 
 
-def load_recorded(arguments: Mapping[str, Any]) -> Network:
+def load_recorded(arguments: Mapping[str, Any], section: str = "network") -> Network:
     """Load a network by the arguments of :func:`load_network` as a form has them, its name as ``name``.
+
+    Args:
+        arguments: by name.
+        section: name of these arguments in messages, ``network.size``.
 
     Raises:
         LitVizError: it was passed as a module, an argument is unknown, the network can't be loaded, or there is not
@@ -130,6 +134,10 @@ def load_recorded(arguments: Mapping[str, Any]) -> Network:
         )
     try:
         return load(name, output=as_output(output), **given)
+    except ArgumentError as error:
+        if error.argument not in given:
+            raise
+        raise ArgumentError(f"{section}.{error.argument}", error.problem, value=error.value) from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -194,7 +194,7 @@ def open_regular(path: str | Path, most: int = _MOST_BYTES) -> BinaryIO:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise LitVizError(f"{path} must be a regular file, got a link") from error
-        raise LitVizError(f"{path} can't be read ({error.strerror})") from error
+        raise LitVizError(f"{path} can't be read ({error.strerror}): restore it, or give access to it") from error
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size <= most:
         return os.fdopen(descriptor, "rb")

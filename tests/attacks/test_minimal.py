@@ -475,10 +475,10 @@ def test_learning_rate_of_a_task() -> None:
         (lambda: DeepFool(classes=1), "DeepFool: classes must be at least 2, got 1"),
         (lambda: FMN("l0"), "got 'l0'"),
         (lambda: FMN(gamma=1.0), "FMN: gamma must be between 0 and 1, got 1.0"),
-        (lambda: FMN(alpha=0.0), "learning rate must be positive and finite, got 0.0"),
+        (lambda: FMN(alpha=0.0), "lr must be positive and finite, got 0.0"),
         (lambda: CarliniWagner(c=0.0), "CarliniWagner: c must be positive, got 0.0"),
         (lambda: CarliniWagner(steps=0), "CarliniWagner: steps must be at least 1, got 0"),
-        (lambda: CarliniWagner(lr=-1.0), "learning rate must be positive and finite, got -1.0"),
+        (lambda: CarliniWagner(lr=-1.0), "lr must be positive and finite, got -1.0"),
     ],
 )
 def test_invalid_arguments_are_rejected(make: Callable[[], object], words: str) -> None:

@@ -210,7 +210,7 @@ def test_tiff_files_in_which_0_is_white_are_inverted(
 def test_float_gray_images_of_unknown_range_are_rejected(tmp_path: Path, worst: float) -> None:
     values = np.full((4, 4), 0.5, np.float32)
     values[1, 1] = worst
-    with pytest.raises(LitVizError, match=r"deep\.tif can't be read: values of Pillow mode F must be in \[0, 1\]"):
+    with pytest.raises(LitVizError, match=r"deep\.tif can't be read \(values of Pillow mode F must be in \[0, 1\]"):
         read_photograph(_save(tmp_path / "deep.tif", Image.fromarray(values)), (4, 4))
 
 

@@ -28,7 +28,7 @@ def test_an_error_has_the_option_of_its_argument(argument: str, option: str) -> 
     assert LitVizError(f"{argument} is odd").as_option == f"{argument} is odd"
 
 
-@pytest.mark.parametrize("constraint", ["the learning rate must be positive", "photo.tif must have pixels"])
+@pytest.mark.parametrize("constraint", ["lr must be positive", "photo.tif must have pixels"])
 def test_a_constraint_on_no_argument_has_no_option(constraint: str) -> None:
     with pytest.raises(LitVizError) as error:
         require(False, constraint, 0, is_argument=False)

@@ -46,7 +46,7 @@ ERRORS = {
     "saliency x.png --method gradient --method.sigma 3": "unrecognized option --method.sigma",
     "saliency x.png --method smoothgrad --method.sigam 3": "--method.sigam; did you mean --method.sigma?",
     "saliency packaged:chelsea --method gradient,smoothgrad --method.smoothgrad.sigma -1": (
-        "sigma of SmoothGrad must be positive, got -1: "
+        "sigma of SmoothGrad must be positive and at most 10, for images in [0, 1], got -1: "
     ),
     "saliency x --method gradient,smoothgrad --method.smoothgrad.sigam 1": "did you mean --method.smoothgrad.sigma",
     f"saliency {'x' * 300}": "is not accessible (File name too long)",

@@ -69,6 +69,7 @@ class FrozenNetwork(nn.Module):
         # The name of the copy is part of the keys of random draws (randomization test).
         self._own = None if is_original else network
         self._compiled: Compiled | None = None
+        self._count: int | None = None  # of the scores
         self._stopping: set[frozenset[str]] = set()  # layers at whose last a forward may stop
         self.non_differentiable = non_differentiable
         self.modified_layers = frozenset(modified_layers)
@@ -130,6 +131,7 @@ class FrozenNetwork(nn.Module):
             with network_errors_wrapped(x.shape):
                 returned = self.output.returned(call, images)
         logits = self.output.scores(returned, len(x) * read.rows)
+        self._check_count(logits.shape[1])
         requires_gradient = torch.is_grad_enabled() and x.requires_grad
         if requires_gradient and (self.non_differentiable or not logits.requires_grad):
             raise LitVizError(NO_GRADIENT)
@@ -141,6 +143,16 @@ class FrozenNetwork(nn.Module):
                 final = self.output.final(returned, len(x) * read.rows)
             activations[FINAL] = read.split(final.to(logits))[0]
         return logits, {name: activation.to(x.device) for name, activation in activations.items()}
+
+    def _check_count(self, count: int) -> None:
+        """Raise an error if the number of scores differs from that of the first evaluation."""
+        if self._count is None:
+            self._count = count
+        if count != self._count:
+            raise LitVizError(
+                f"the network must give equally many scores in every evaluation, got {count} after {self._count}: "
+                "remove from its forward what depends on earlier calls"
+            )
 
     @torch.no_grad()
     def final_scores(self, x: Tensor) -> Tensor:
