@@ -23,7 +23,6 @@ from lit_viz.images.reading import decode, encode_jpeg
 from lit_viz.images.rendering import psnr, ssim
 from lit_viz.networks import Network
 from lit_viz.networks.isolation import dtype_of
-from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Margin, Outputs
 
 _RADIUS = 1e-6  # tolerance for float32, relative to the radius; of floating-point files in units of [0, 1]
@@ -256,10 +255,13 @@ class Verifier:
         return Margin()(Outputs(self._decisions(logits), self.goals.to(device), targeted=self.targeted.to(device)))
 
     def _decisions(self, logits: Tensor) -> Tensor:
-        if self.network.decision == "exclusive":
-            return logits
         device = logits.device
-        return decision_logits(logits, self.goals.to(device), self.thresholds.to(device), self.against.to(device))
+        goals = {
+            "targets": self.goals.to(device),
+            "thresholds": self.thresholds.to(device),
+            "against": self.against.to(device),
+        }
+        return self.network.rule.logits(logits, goals)
 
     def tolerance(self, logits: Tensor) -> Tensor:
         """Return the margins ``(N,)`` above which a verdict is the same in any batch.

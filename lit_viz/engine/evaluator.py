@@ -14,8 +14,8 @@ from lit_viz.engine.slots import Slots
 from lit_viz.errors import LitVizError, check_shape
 from lit_viz.images.priors import Prior
 from lit_viz.networks import FrozenNetwork
+from lit_viz.networks.decisions import EXCLUSIVE, DecisionRule
 from lit_viz.networks.outputs import FINAL
-from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.optim import Evaluation
@@ -38,7 +38,7 @@ class Evaluator:
         layers: layers to read in addition to the objective's.
         ranks: ranks that share the inputs.
         group: images per task.
-        decisions: whether the logits are for the decision on the goal of each task (multi-label networks).
+        rule: makes the logits those of the decision on the goal of each task; by default they are the scores.
         view_goals: goals of each input that replace the goals of the tasks, as in :class:`~lit_viz.objectives.Outputs`.
     """
 
@@ -52,7 +52,7 @@ class Evaluator:
     layers: Sequence[str] = ()
     ranks: RankGroup = field(default_factory=RankGroup)
     group: int = 1
-    decisions: bool = False
+    rule: DecisionRule = EXCLUSIVE
     view_goals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(
@@ -83,11 +83,9 @@ class Evaluator:
             goals["members"] = to_device(self._members() * len(rows), x.device)
             goals |= self.view_goals
             final = activations.get(FINAL)
-            if self.decisions:
-                decided = (goals["targets"], goals.get("thresholds"), goals["against"])
-                logits = decision_logits(logits, *decided)
-                if final is not None:
-                    final = decision_logits(final, *decided)
+            logits = self.rule.logits(logits, goals)
+            if final is not None:
+                final = self.rule.logits(final, goals)
             outputs = Outputs(logits, activations=activations, inputs=self.views, **goals)
             scores = evaluate_objective(self.objective, outputs)
             if gradient and not scores.requires_grad:

@@ -214,8 +214,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
             earlier = None if settings.at_end_of_run else self.storage.evidence().trust
             return None if earlier is None else earlier.harder  # of the same files
         assert isinstance(attack, BudgetAttack)
-        if original.decision != "exclusive":
-            raise LitVizError(f"trust requires classes that exclude each other, got {original.decision} scores")
+        original.rule.require_exclusive("trust")
         settings.notify(f"trying {cost_of_stronger_attacks(self._valid)}")
         network = original.fast()
         return stronger_attacks(self._valid, lambda x: network(x)[0].to(x.device), attack.norm, attack.eps)

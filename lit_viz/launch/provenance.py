@@ -10,7 +10,6 @@ import torch
 
 from lit_viz._version import __version__
 from lit_viz.networks import Network
-from lit_viz.networks.summaries import scores_caption
 from lit_viz.presentations import recorded_method
 from lit_viz.utils.files import FORMAT
 
@@ -34,7 +33,7 @@ def provenance(method: type[Any], network: Network) -> dict[str, Any]:
     for package in _PACKAGES:
         recorded[package] = metadata.version(package)
     recorded |= network.identity()
-    caption = scores_caption(network.output, network.decision)
+    caption = network.output.caption(network.rule)
     if caption:
         recorded["scores"] = caption
     return recorded

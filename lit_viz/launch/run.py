@@ -35,7 +35,6 @@ from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_reported
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
-from lit_viz.networks.summaries import scores_caption
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.report.page import run_html, write_report
 from lit_viz.runs.access import check_new, is_run, run_lock
@@ -546,7 +545,7 @@ def _describe(part: Part, varied: Mapping[str, Sequence[float]]) -> str:
 
 def output_caption(network: Network) -> str:
     """Return what captions state of the scores of a network; empty for the logits of exclusive classes."""
-    return scores_caption(network.output, network.decision)
+    return network.output.caption(network.rule)
 
 
 # -- evidence

@@ -19,7 +19,6 @@ from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.goals import check_goals, check_numbers, resolve_goal
 from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
 from lit_viz.networks import Network, as_network
-from lit_viz.networks.summaries import decision_logits
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
@@ -84,7 +83,7 @@ class AdversarialExample(AttackTraining):
 
     def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
         """Return the task with label and target, which must differ unless the label is predicted."""
-        if self.network.decision != "number":
+        if self.network.rule.has_prediction:
             task = check_goal(super().resolve_task(task, logits))
         if task.aim is not None:
             task = resolve_goal(task, logits, self.network)
@@ -102,12 +101,8 @@ class AdversarialExample(AttackTraining):
         goals = self.slots.goals(rows, x.device)
         outputs = Outputs(evaluation.logits, goals["targets"], targeted=goals["targeted"])
         margin = Margin()(outputs)
-        if self.network.decision == "number":
-            sign = torch.where(goals["targeted"], 1.0, -1.0)
-            evaluation.metrics["score"] = sign * margin + goals.get("thresholds", torch.zeros_like(margin))
-        else:
-            probabilities = torch.softmax(evaluation.logits, 1)
-            evaluation.metrics["probability"] = probabilities.gather(1, goals["targets"][:, None])[:, 0]
+        rule = self.network.rule
+        evaluation.metrics[rule.value] = rule.goal_values(evaluation.logits, margin, goals)
         evaluation.metrics["margin"] = margin
         if tests_random_views:
             self._replace_photograph_logits(x, rows, evaluation, network)
@@ -122,10 +117,7 @@ class AdversarialExample(AttackTraining):
 
     def _decisions(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         """Return logits ``(N, K)`` of slots, or of the decision on their goals if scores are not exclusive."""
-        goals = self.slots.goals(rows, logits.device)
-        if self.network.decision == "exclusive":
-            return logits
-        return decision_logits(logits, goals["targets"], goals.get("thresholds"), goals["against"])
+        return self.network.rule.logits(logits, self.slots.goals(rows, logits.device))
 
     def _replace_photograph_logits(self, x: Tensor, rows: Sequence[int], evaluation: Evaluation, network: str) -> None:
         """Test success at iteration 0 on the photograph itself instead of its views."""
@@ -245,7 +237,7 @@ class AdversarialExample(AttackTraining):
             success_float=success_float,
             repaired=saved.repaired,
             **{name: saved.distances[name] for name in ("l0", "ssim", "psnr")},
-            **saved.record_fields(self.network.labels, is_predicted=self.network.decision != "number"),
+            **saved.record_fields(self.network.labels, is_predicted=self.network.rule.has_prediction),
             top5=snapshot.ranking,
             text_before=self._texts_before.pop(n, None),
             text=saved.text,
@@ -274,7 +266,7 @@ class AdversarialExample(AttackTraining):
         logits, goal = self.photograph_logits(n), self.slots.tasks[n].goal
         if logits is None or goal is None:
             return {}
-        if self.network.decision == "number":
+        if not self.network.rule.has_prediction:
             return {"score_before": float(logits[goal])}
         predicted = int(logits.argmax())
         return {
@@ -288,7 +280,7 @@ class AdversarialExample(AttackTraining):
         state = self.slots.state_of([n])
         verifier = Verifier(self.network, state["goal"], state["targeted"], self._thresholds([n]), self._against([n]))
         prediction = self.network.prediction(saved.logits, int(state["goal"]))
-        value = "score" if self.network.decision == "number" else "probability"
+        value = self.network.rule.value
         metrics: dict[str, float] = {name: saved.distances[name] for name in NORMS}
         metrics[value] = prediction[value]
         metrics["margin"] = float(verifier.margin(saved.logits[None]))

@@ -403,7 +403,7 @@ class ClassVisualization(ImageTraining):
         return max(0.0, LEAST_PROBABILITY - snapshot.metrics["probability"])
 
     def _may_restart(self, task: Task) -> bool:
-        is_class = task.target is not None and task.against is None and self.network.decision == "exclusive"
+        is_class = task.target is not None and task.against is None and self.network.rule.is_exclusive
         is_new = self.init is None and self.group == 1 and all(getattr(task, name) is None for name in VARYING)
         return is_class and is_new and isinstance(self.objective, ClassScore)
 

@@ -25,7 +25,7 @@ def with_goals(tasks: Sequence[Task], text: str | None, network: Network) -> lis
     if text is None:
         return list(tasks)
     expanded: list[Task] = []
-    for goal in network.output.parse_goals(text, network.decision):
+    for goal in network.output.parse_goals(text, network.rule):
         for task in tasks:
             expanded.append(replace(task, index=len(expanded), aim=goal))
     return expanded
@@ -37,7 +37,7 @@ def check_numbers(tasks: Sequence[Task], network: Network) -> None:
     Raises:
         LitVizError: a task has none.
     """
-    if network.decision != "number" or network.num_classes == 1:
+    if network.rule.has_prediction or network.num_classes == 1:
         return
     if any(task.target is None and task.error is None for task in tasks):
         raise LitVizError(f"{network.name} has {network.num_classes} scores: give target, one of its labels")
@@ -49,15 +49,15 @@ def check_goals(tasks: Sequence[Task], network: Network) -> None:
     Raises:
         LitVizError: a task has none, has one that does not apply to the scores of the network, or lacks its target.
     """
-    output, is_number = network.output, network.decision == "number"
+    output, is_number = network.output, not network.rule.has_prediction
     for task in tasks:
         text = task.aim
         if text is None:
             if is_number:
-                forms = ", ".join(output.goal_forms(network.decision))
+                forms = ", ".join(output.goal_forms(network.rule))
                 raise LitVizError(f"an attack on a number requires goal=, in units of {output.unit}: {forms}")
             continue
-        (goal,) = output.parse_goals(text, network.decision).values()
+        (goal,) = output.parse_goals(text, network.rule).values()
         if goal.leaves_label and task.label is None and task.label_source is None:
             raise LitVizError(f"goal {text} requires two classes: give target and label")
         has_target = task.target is not None or task.rule not in (None, "none")
@@ -75,12 +75,12 @@ def resolve_goal(task: Task, scores: Tensor | None, network: Network) -> Task:
     """
     assert scores is not None
     assert task.aim is not None
-    is_number = network.decision == "number"
+    is_number = not network.rule.has_prediction
     index = task.goal
     if is_number:
         index = task.target or 0
     assert index is not None
-    (goal,) = network.output.parse_goals(task.aim, network.decision).values()
+    (goal,) = network.output.parse_goals(task.aim, network.rule).values()
     threshold = goal.threshold
     if goal.is_relative:
         threshold += float(scores[index])

@@ -259,7 +259,7 @@ class PhotographTraining(ImageTraining):
 
     def needs_original(self, task: Task) -> bool:
         """Return whether the original network must evaluate the photograph before training."""
-        return self.is_half or self.network.decision != "exclusive" or needs_logits(task)
+        return self.is_half or not self.network.rule.is_exclusive or needs_logits(task)
 
     def resolve_task(self, task: Task, logits: Tensor | None) -> Task:
         """Return the task with label and target, as far as they can be resolved.
@@ -399,7 +399,7 @@ class AttackTraining(PhotographTraining):
             views=self.views,
             ranks=self.ranks,
             layers=[FINAL] if self.network.output.has_final else [],
-            decisions=self.network.decision != "exclusive",
+            rule=self.network.rule,
         )
 
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:

@@ -35,9 +35,9 @@ from lit_viz.methods.photographs import (
     with_gamma,
 )
 from lit_viz.networks import Network, as_network
+from lit_viz.networks.decisions import Ranking
 from lit_viz.networks.fast import Backprop
 from lit_viz.networks.isolation import full_float32
-from lit_viz.networks.summaries import Ranking
 from lit_viz.objectives.classes import ClassScore
 from lit_viz.optim import Evaluation, State
 from lit_viz.runs.records import SaliencyRecord

@@ -125,10 +125,7 @@ class UniversalPerturbation(AttackTraining):
         self.held_out = held_out
         if not self.network.bands.are_pictures:
             raise LitVizError("a universal perturbation requires pictures in gray or RGB, got a network of other bands")
-        if self.network.decision != "exclusive":
-            raise LitVizError(
-                f"a universal perturbation requires classes that exclude each other, got {self.network.decision} scores"
-            )
+        self.network.rule.require_exclusive("a universal perturbation")
         self._photographs: dict[int, PhotographSet] = {}  # by task
         self._perturbed: dict[int, list[PerturbedImage]] = {}  # by finished slot
 

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.networks import isolation
 from lit_viz.networks.bands import MOST_CHANNELS, MOST_SIDE, Bands, ValueRange
+from lit_viz.networks.decisions import rule_of
 from lit_viz.networks.network import GIVEN_WEIGHTS, Network
 from lit_viz.networks.outputs import LOGITS, Logits, Output, embedding_sign, logits_in, probability_head
 from lit_viz.networks.sources import Source, find_source, module_source, networks_in
@@ -229,7 +230,7 @@ def _labels(labels: Sequence[str] | str | Path | None, source: Source, tested: i
         for names in (tested.output.names, source.labels):
             if names and len(names) == classes:
                 return tuple(names)
-        return numbered_labels(classes, "score" if tested.output.decision == "number" else "class")
+        return numbered_labels(classes, rule_of(tested.output.decision).noun)
     names = read_labels(labels)
     if len(names) != classes:
         raise LitVizError(f"labels must be one per class: {tested.name} has {classes} classes, got {len(names)} labels")

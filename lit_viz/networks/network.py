@@ -13,17 +13,15 @@ from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError, printable
 from lit_viz.networks.bands import Bands
+from lit_viz.networks.decisions import Decision, DecisionRule, Ranking, rule_of
 from lit_viz.networks.fast import Backprop, CompileMode, FrozenNetwork, fast_copy
 from lit_viz.networks.isolation import Original
 from lit_viz.networks.layers import check_layers, layer_of
-from lit_viz.networks.outputs import LOGITS, Decision, Logits, Output
+from lit_viz.networks.outputs import LOGITS, Logits, Output
 from lit_viz.networks.resizing import Resizing
 from lit_viz.networks.summaries import (
     LOGITS_TOLERANCE,
-    Ranking,
-    prediction_summaries,
     prediction_summary,
-    rankings,
     relative_difference,
     top5,
 )
@@ -50,7 +48,7 @@ class Network(Original):
         bands: names, ranges and display of the channels.
         output: what of the network's return value is scored; by default the logits.
         decision: what the scores decide: a class (``exclusive``), one thing each (``independent``), or nothing
-            (``number``); see :data:`~lit_viz.networks.outputs.base.Decision`.
+            (``number``); see :data:`~lit_viz.networks.decisions.Decision`.
         resizing: how photographs are fitted to the input, as published with the network; None if unknown.
         weights: ``DEFAULT``, the path of a file, ``none``, or ``given`` for a module.
         sha256: of the weights file, or None.
@@ -106,9 +104,14 @@ class Network(Original):
         return f"Network({self.name!r}, {shape}, {self.num_classes} classes, weights={self.weights!r})"
 
     @property
+    def rule(self) -> DecisionRule:
+        """What follows from what the scores decide."""
+        return rule_of(self.decision)
+
+    @property
     def exclusive_classes(self) -> int:
         """Number of classes of a decision: K of exclusive scores; of others 2, such as a label and its absence."""
-        return self.num_classes if self.decision == "exclusive" else 2
+        return self.rule.classes(self.num_classes)
 
     @property
     def multi_label(self) -> bool:
@@ -135,19 +138,19 @@ class Network(Original):
 
     def prediction(self, logits: Tensor, target: int) -> dict[str, float]:
         """Return logit, probability and rank of a class for logits ``(K,)``."""
-        return prediction_summary(logits, target, self.decision)
+        return prediction_summary(logits, target, self.rule)
 
     def predictions(self, logits: Tensor, targets: Sequence[int]) -> list[dict[str, float]]:
         """Return logit, probability and rank of a class for each row of logits ``(N, K)``."""
-        return prediction_summaries(logits, targets, self.decision)
+        return self.rule.summaries(logits, targets)
 
     def top5(self, logits: Tensor) -> Ranking:
         """Return label and probability of the five most probable classes for logits ``(K,)``."""
-        return top5(logits, self.labels, self.decision)
+        return top5(logits, self.labels, self.rule)
 
     def rankings(self, logits: Tensor) -> list[Ranking]:
         """Return :meth:`top5` for each row of logits ``(N, K)``."""
-        return rankings(logits, self.labels, self.decision)
+        return self.rule.rankings(logits, self.labels)
 
     def index_of(self, target: str | SupportsIndex) -> int:
         """Return the index of a class given by name or index; see :func:`~lit_viz.utils.labels.find_class`."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError
 from lit_viz.networks.bands import Bands
+from lit_viz.networks.decisions import Decision, DecisionRule, Goal, finite_number
 from lit_viz.utils.parts import Part
 
 # Autograd nodes that do not change values.
@@ -29,36 +28,6 @@ _LEAST_DOUBT = 1e-6
 
 #: Name by which a forward returns the final scores ``(N, K)`` among its activations; see :meth:`Output.final`.
 FINAL = ":final"
-
-#: What scores decide: ``exclusive``, the class of the largest one (probabilities by softmax); ``independent``, one
-#: decision each, positive or not (probabilities by sigmoid); ``number``, nothing: a regression or a similarity.
-Decision = Literal["exclusive", "independent", "number"]
-
-
-#: Goals of attacks by what the scores decide, as users write them.
-_GOALS: dict[Decision, tuple[str, ...]] = {
-    "exclusive": (),
-    "independent": ("vanish", "appear", "become"),
-    "number": ("above:V", "below:V", "change:T with T > 0"),
-}
-
-
-@dataclass(frozen=True)
-class Goal:
-    """Where an attack moves a score.
-
-    Attributes:
-        threshold: score that divides success from failure; if ``is_relative``, less the score of the photograph.
-        is_upward: whether the score rises above it, instead of falling below it; None if a target rises and a label
-            falls.
-        is_relative: whether the threshold is relative to the score of the photograph.
-        leaves_label: whether the score of the label must fall below 0 too.
-    """
-
-    threshold: float = 0.0
-    is_upward: bool | None = None
-    is_relative: bool = False
-    leaves_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,37 +143,28 @@ class Output(Part, ABC):
         """
         return Goal(value)
 
-    def goal_forms(self, decision: Decision) -> list[str]:
+    def caption(self, rule: DecisionRule) -> str:
+        """Return what captions state of the scores; empty for the logits of exclusive classes."""
+        return rule.caption(self.unit, type(self).__name__)
+
+    def goal_forms(self, rule: DecisionRule) -> list[str]:
         """Return the goals of attacks on the scores as users write them, ``above:V``."""
-        return [*_GOALS[decision], *(f"{kind}:V" for kind in self.goals)]
+        return [*rule.goals, *(f"{kind}:V" for kind in self.goals)]
 
-    def parse_goals(self, text: str, decision: Decision) -> dict[str, Goal]:
+    def parse_goals(self, text: str, rule: DecisionRule) -> dict[str, Goal]:
         """Return the goals of a text, each by its own text: one, or two of ``change:T``: the score rises, and it falls.
-
-        ``|s - s0|`` has no gradient at the photograph's score s0, so that a change is attempted in either direction.
 
         Raises:
             LitVizError: the scores have no such goal, or its number is invalid.
         """
-        if decision == "exclusive":
-            raise LitVizError("goal applies to scores that do not exclude each other: give target or label")
+        goals = rule.parse_goals(text)
         kind, _, number = text.partition(":")
-        value = _finite(number)
-        if decision == "independent" and text in ("vanish", "appear"):
-            return {text: Goal(is_upward=text == "appear")}
-        if decision == "independent" and text == "become":
-            return {text: Goal(is_upward=True, leaves_label=True)}
+        value = finite_number(number)
         if value is not None and kind in self.goals:
-            return {text: self.goal(kind, value)}
-        if value is not None and decision == "number":
-            if kind in ("above", "below"):
-                return {text: Goal(value, is_upward=kind == "above")}
-            rise, fall = Goal(value, True, is_relative=True), Goal(-value, False, is_relative=True)
-            if kind in ("rise", "fall"):
-                return {text: rise if kind == "rise" else fall}
-            if kind == "change" and value > 0:
-                return {f"rise:{number}": rise, f"fall:{number}": fall}
-        raise LitVizError(f"goal must be {', '.join(self.goal_forms(decision))}, got {text!r}")
+            goals = {text: self.goal(kind, value)}
+        if not goals:
+            raise LitVizError(f"goal must be {', '.join(self.goal_forms(rule))}, got {text!r}")
+        return goals
 
     def __call__(self, network: Callable[..., Any], x: Tensor) -> Tensor:
         """Return the scores ``(N, K)`` of a network for normalized images ``(N, C, H, W)``."""
@@ -236,15 +196,6 @@ class Output(Part, ABC):
         with torch.enable_grad():
             leaf = x.clone().requires_grad_()
             return leaf, self(network, leaf * 1)  # a leaf can't be changed in place by the network
-
-
-def _finite(number: str) -> float | None:
-    """Return the number of a goal; None if it is none."""
-    try:
-        value = float(number)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def text_log_odds(log_p: Tensor) -> Tensor:
@@ -288,6 +239,9 @@ class Logits(Output):
     """
 
     unit = "logit"
+
+    def caption(self, rule: DecisionRule) -> str:
+        return rule.of_logits
 
     def scores(self, returned: Any, images: int) -> Tensor:
         return logits_of(returned, images)

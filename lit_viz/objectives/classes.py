@@ -13,12 +13,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lit_viz.errors import LitVizError, require
 from lit_viz.networks import Network
-from lit_viz.networks.outputs import Decision
-from lit_viz.networks.summaries import probabilities
+from lit_viz.networks.decisions import EXCLUSIVE
 from lit_viz.objectives.base import Objective, Outputs
 from lit_viz.utils.device import to_list
 
@@ -39,7 +37,7 @@ class ClassScore(Objective):
     def __init__(self, target: int | None = None, gamma: float = 1.0) -> None:
         self.target, self.gamma = target, self.checked_gamma(gamma)
         self.task_fields = frozenset({"target", "against"} if target is None else ())
-        self.decision: Decision = "exclusive"
+        self.rule = EXCLUSIVE
 
     def checked_gamma(self, gamma: float) -> float:
         """Return a weight; raise :class:`LitVizError` if it is negative."""
@@ -47,7 +45,7 @@ class ClassScore(Objective):
         return gamma
 
     def bind(self, network: Network) -> None:
-        self.decision = network.decision
+        self.rule = network.rule
         classes = f"a class of {network.name}, from 0 to {network.num_classes - 1}"
         valid = self.target is None or 0 <= self.target < network.num_classes
         require(valid, f"target of {type(self).__name__} must be {classes}", self.target)
@@ -81,16 +79,14 @@ class LogProbability(ClassScore):
     """
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        if self.decision == "independent":
-            return self._pick(functional.logsigmoid(outputs.logits), outputs)
-        return self._pick(outputs.logits.log_softmax(1), outputs)
+        return self._pick(self.rule.log_probabilities(outputs.logits), outputs)
 
 
 class Probability(ClassScore):
     """Probability of the class: softmax, or of a multi-label network the sigmoid."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
-        return self._pick(probabilities(outputs.logits, self.decision), outputs)
+        return self._pick(self.rule.probabilities(outputs.logits), outputs)
 
 
 class AttackObjective(Objective):

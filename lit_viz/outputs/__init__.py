@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lit_viz.networks.outputs import LOGITS, Decision, Goal, Logits, Output
+from lit_viz.networks.decisions import Decision, Goal
+from lit_viz.networks.outputs import LOGITS, Logits, Output
 from lit_viz.outputs.detection import Detection
 from lit_viz.outputs.embedding import Embedding
 from lit_viz.outputs.keypoint import Keypoint

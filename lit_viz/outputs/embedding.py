@@ -16,7 +16,8 @@ from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.images.rasters import read_image
 from lit_viz.images.reading import PACKAGED_PREFIX, Fit
 from lit_viz.images.sources import image_inputs
-from lit_viz.networks.outputs import Decision, Output
+from lit_viz.networks.decisions import Decision
+from lit_viz.networks.outputs import Output
 from lit_viz.utils.formatting import pluralize
 
 

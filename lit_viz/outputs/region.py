@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_viz.errors import LitVizError, require
-from lit_viz.networks.outputs import Goal, Output
+from lit_viz.networks.decisions import Goal
+from lit_viz.networks.outputs import Output
 
 #: Smallest share of which log-odds are computed, and of the rest of the region.
 _SMALLEST_SHARE = 1e-6

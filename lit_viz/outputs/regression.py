@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from lit_viz.errors import LitVizError, did_you_mean, first_line
-from lit_viz.networks.outputs import Decision, Output, checked_scores
+from lit_viz.networks.decisions import Decision
+from lit_viz.networks.outputs import Output, checked_scores
 from lit_viz.networks.sources import import_object
 
 
@@ -21,7 +22,7 @@ class Regression(Output):
         names: K names of the scores.
         unit: what one score is, for captions: ``years``.
         decision: what the scores decide, if they are no numbers; see
-            :data:`~lit_viz.networks.outputs.Decision`.
+            :data:`~lit_viz.networks.decisions.Decision`.
 
     Attributes:
         other_names: what the name of the element may have been meant as, if there is no such element.

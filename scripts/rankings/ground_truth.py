@@ -39,7 +39,6 @@ from lit_viz.attributions.shapley_interactions import MOST as MOST_SUPERPIXELS
 from lit_viz.errors import require
 from lit_viz.evidence.saliency.metrics import replacement_curve, saliency_order
 from lit_viz.networks import Network
-from lit_viz.networks.summaries import probabilities
 from lit_viz.zoo import planted_images
 from lit_viz.zoo.planted import DrawImages
 
@@ -136,7 +135,7 @@ def removal_score(
 
     def score(images: Tensor) -> Tensor:
         logits: Tensor = network(images)[0]
-        shares: Tensor = probabilities(logits, classifier.decision)[:, target]
+        shares: Tensor = classifier.rule.probabilities(logits)[:, target]
         return shares
 
     blank, blurred = (Baseline(kind)(image[None], [0])[0] for kind in ("mean", "blurred"))

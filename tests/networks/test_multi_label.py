@@ -15,7 +15,7 @@ from torch import nn
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
-from lit_viz.networks.summaries import MULTI_LABEL_CAPTION, decision_logits
+from lit_viz.networks.decisions import MULTI_LABEL_CAPTION, decision_logits
 from lit_viz.objectives.base import Outputs
 from lit_viz.outputs import load_network
 from tests.support.networks import smooth_network

@@ -14,7 +14,6 @@ from lit_viz.attacks.rounding import JPEG_QUALITIES
 from lit_viz.evidence.attacks.files import FileValues, RecordedFile, Verdict, evaluate_files
 from lit_viz.images.formats import LEVELS
 from lit_viz.networks import Network
-from lit_viz.networks.summaries import probabilities
 from lit_viz.runs.records import AdversarialRecord, NamedBox
 from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, pluralize
@@ -144,7 +143,7 @@ def _are_close(verdict: Verdict, a: int | None, b: int | None) -> bool:
 def _prediction(record: Any, verdict: Verdict, goal: int, network: Network, suffix: str = "") -> Iterator[str]:
     """Yield where the recorded prediction of a file, or with a suffix of the photograph, is another one."""
     logits, tolerance = verdict.logits, verdict.tolerance
-    if network.decision == "number":
+    if not network.rule.has_prediction:
         yield from _number(record, f"score{suffix}", float(logits[goal]), tolerance)
         return
     probability = network.prediction(logits, goal)["probability"]
@@ -182,7 +181,7 @@ def _ranking(record: Any, verdict: Verdict, network: Network) -> Iterator[str]:
         return
     recorded, computed = record.top5 or (), network.top5(verdict.logits)
     is_same = len(recorded) == len(computed)
-    chances = probabilities(verdict.logits, network.decision) if computed else verdict.logits  # numbers have none
+    chances = network.rule.values(verdict.logits)
     for (name, probability), (_, expected) in zip(recorded, computed, strict=False):
         tolerance = _of_probability(expected, verdict.tolerance)
         of_name = [float(chances[index]) for index in _classes(name, network.labels)]

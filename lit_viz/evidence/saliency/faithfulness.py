@@ -29,7 +29,6 @@ from lit_viz.images.reading import Box
 from lit_viz.localization.objects import box_in_image, photograph_of
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.networks import FrozenNetwork, Network, layer_names
-from lit_viz.networks.summaries import probabilities
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.evidence import MetricsEvidence, SaliencyMetrics
 from lit_viz.runs.records import SaliencyRecord
@@ -213,9 +212,7 @@ class _MeasuredMap:
 
     def score(self, images: Tensor) -> Tensor:
         logits: Tensor = self.fast_copy(images)[0]
-        if self.network.decision == "number":
-            return logits[:, self.record.target]
-        return probabilities(logits, self.network.decision)[:, self.record.target]
+        return self.network.rule.values(logits)[:, self.record.target]
 
     def sensitivity(self) -> float:
         draws = Draws([Key(self.seed, 0, view) for view in range(SAMPLES)], self.x.device)
