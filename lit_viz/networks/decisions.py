@@ -149,8 +149,8 @@ class DecisionRule:
 
         Args:
             scores: of exclusive classes they are the logits.
-            goals: ``targets`` ``(N,)``, and if there are any ``thresholds`` ``(N,)`` that divide success from failure, and
-                classes to leave, ``against`` ``(N,)``.
+            goals: ``targets`` ``(N,)``; if there are any, ``thresholds`` ``(N,)`` that divide success from failure, and
+                ``against`` ``(N,)``, classes to leave.
         """
         return scores
 
