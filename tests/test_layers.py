@@ -122,6 +122,15 @@ def test_no_modules_import_each_other() -> None:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
+def test_contributing_lists_the_layers() -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## Layout")[2].partition("```\n")[2].partition("```")[0]
+    listed = [tuple(line.partition("  ")[0].split(" · ")) for line in table.splitlines()]
+    private = {"_version", "__init__", "__main__"}
+    layers = [tuple(name for name in names if name not in private) for names in reversed(LAYERS)]
+    assert [sorted(names) for names in listed] == [sorted(names) for names in layers if names]
+
+
 def test_no_two_classes_have_the_same_name() -> None:
     defined: list[str] = []
     for file in FILES:
