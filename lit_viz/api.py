@@ -203,8 +203,8 @@ def attack(
         eps: radius in units of [0, 1], such as ``4/255``, or of the files, ``20 file``, for attacks with a
             budget; several give a robustness curve.
         goal: for scores that are numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
-            the unit of the score; of decisions that do not exclude each other ``vanish`` or ``appear``, and of
-            :class:`~lit_viz.outputs.Share` ``share:S``.
+            the unit of the score; of decisions that do not exclude each other ``vanish``, ``appear`` or
+            ``become`` (the target in place of the label), and of :class:`~lit_viz.outputs.Share` ``share:S``.
         normalization: as in :func:`saliency`.
         vary: values of ``eps`` and ``target`` by name, each combination for each image.
         seed: seed of the first image; image i uses ``seed + i``. Default: the configuration's, or 0.

@@ -22,6 +22,7 @@ from lit_viz.networks.bands import MOST_CHANNELS, MOST_SIDE, Bands, ValueRange
 from lit_viz.networks.decisions import rule_of
 from lit_viz.networks.network import GIVEN_WEIGHTS, Network
 from lit_viz.networks.outputs import LOGITS, Logits, Output, embedding_sign, logits_in, probability_head
+from lit_viz.networks.single_images import EachImage
 from lit_viz.networks.sources import Source, find_source, module_source, networks_in
 from lit_viz.networks.summaries import probe_images, relative_difference
 from lit_viz.networks.weights import fill, fit_keys, read_weights, state_dict_of
@@ -112,6 +113,7 @@ def load(
     multi_label: bool | None = None,
     processor: Any = None,
     device: str | torch.device | None = None,
+    each_image: bool = False,
     output: Output = LOGITS,
     default_size: tuple[int, int] | None = None,
 ) -> Network:
@@ -134,6 +136,8 @@ def load(
             module = _on_device(module, device, is_given=isinstance(network, nn.Module))
         if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
             raise LitVizError(f"{name} has lazy layers without shapes: call it once on an input of its size")
+        if each_image:
+            module = EachImage(module)
         is_own = source.size is None
         if is_own or processor is not None:
             source = module_source(module, source, processor, strict=not is_complete)
@@ -165,6 +169,7 @@ def load(
         output=tested.output,
         given_labels=labels,
         bands=tested.bands,
+        each_image=each_image,
     )
 
 
@@ -465,7 +470,7 @@ def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[st
                 message += f"; give the size= that it was trained with, if that is not {size[0]} x {size[1]}"
             with suppress(Exception):
                 output.returned(network, classifier.normalize(images[:1]))
-                message += "; it accepts one image, but batches of several are required"
+                message += "; it accepts one image, but batches of several are required: give each_image=True"
             raise LitVizError(message) from error
     if probabilities:
         multi_label = ""

@@ -73,6 +73,7 @@ class Network(Original):
         output: Output = LOGITS,
         given_labels: Sequence[str] | str | Path | None = None,
         bands: Bands | None = None,
+        each_image: bool = False,
     ) -> None:
         super().__init__(name, original, mean, std, size, len(labels), output, bands)
         self.labels = tuple(map(printable, labels))
@@ -81,6 +82,7 @@ class Network(Original):
         self.weights = weights
         self.sha256 = sha256
         self._given_labels = given_labels
+        self._each_image = each_image
         self._own_notes = self.notes = tuple(notes)
         self.logged_notes: set[str] = set()
         self._copies: dict[tuple[object, ...], FrozenNetwork] = {}
@@ -258,6 +260,8 @@ class Network(Original):
             "multi_label": self.multi_label,
             **self.bands.arguments(),
         }
+        if self._each_image:
+            arguments["each_image"] = True
         if not isinstance(self.output, Logits):
             arguments["output"] = plain_arguments(self.output)
         return arguments

@@ -59,6 +59,7 @@ def load_network(
     multi_label: bool | None = None,
     processor: Any = None,
     device: str | torch.device | None = None,
+    each_image: bool = False,
 ) -> Network:
     """Load any trained vision network; log what was assumed about it, such as a normalization that was not given.
 
@@ -88,6 +89,8 @@ def load_network(
         processor: image processor of a Hugging Face network, for its mean, std, size and
             resizing; by default the one in its folder or in the cache of the Hub.
         device: of the network; by default unchanged. A given module is copied rather than moved.
+        each_image: whether the network is evaluated on one image at a time, as a file exported with a batch size of 1
+            requires.
 
     Returns:
         The network, tested on random images. Its scores stand in place of logits everywhere.
@@ -99,7 +102,7 @@ def load_network(
     loaded = load(
         network, weights=weights, labels=labels, mean=mean, std=std, size=size, channels=channels, bands=bands,
         display=display, value_range=value_range, multi_label=multi_label, processor=processor, device=device,
-        output=as_output(output),
+        each_image=each_image, output=as_output(output),
     )  # fmt: skip
     loaded.log_notes(remark)
     return loaded

@@ -363,6 +363,24 @@ def test_a_network_of_one_image_at_a_time_is_rejected() -> None:
         load_network(Around(conv_net(), lambda net, x: net(*x.split(1))), size=16)
 
 
+def test_a_network_of_one_image_at_a_time_is_evaluated_on_each_image(tmp_path: Path) -> None:
+    """It may return tensors in any structure; the run folder has the argument."""
+    single = Around(conv_net(), lambda net, x: {"logits": net(*x.split(1)), "size": 16})
+    net, expected = load_network(single, size=16, each_image=True), load_network(conv_net(), size=16)
+    x = torch.rand(3, 3, 16, 16)
+    assert torch.allclose(net.scores(x), expected.scores(x), atol=1e-6)
+    assert torch.allclose(net.fast()(x)[0], expected.scores(x), atol=1e-4)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net.fast()(leaf)[0][:, 0].sum(), leaf)
+    (other,) = torch.autograd.grad(expected.fast()(leaf)[0][:, 0].sum(), leaf)
+    assert torch.allclose(gradient, other, atol=1e-5)
+    assert net.arguments["each_image"] is True
+    assert "each_image" not in expected.arguments
+    scalar = Around(conv_net(), lambda net, x: net(*x.split(1))[0])
+    with pytest.raises(LitVizError, match=r"each_image requires tensors with one row for an image, got shape \(5,\)"):
+        load_network(scalar, size=16, each_image=True)
+
+
 def test_the_only_network_of_a_module_without_a_forward_is_used() -> None:
     class Training(pl.LightningModule):
         def __init__(self, **networks: nn.Module) -> None:

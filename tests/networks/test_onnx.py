@@ -44,6 +44,31 @@ def test_a_file_gives_the_logits_of_the_exported_network(file: Path) -> None:
 
 
 @has_onnx
+def test_a_file_of_one_image_is_evaluated_on_each_image(tmp_path: Path) -> None:
+    class Flat(torch.nn.Module):
+        """A network with a reshape that fixes the batch size at export."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = conv_net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network(x.reshape(1, 3, 32, 32))
+
+    path = str(tmp_path / "one.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Flat().eval(), (torch.rand(1, 3, 32, 32),), path, dynamo=False, opset_version=17)
+    x = torch.rand(3, 3, 32, 32)
+    with pytest.raises(LitVizError, match="it accepts one image, but batches of several are required: give each_image"):
+        load_network(path, size=32, mean=0.5, std=0.5)
+    loaded = load_network(path, size=32, mean=0.5, std=0.5, each_image=True)
+    with torch.no_grad():
+        expected = conv_net()((x - 0.5) / 0.5)
+    assert torch.allclose(loaded.scores(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@has_onnx
 def test_constants_become_initializers(file: Path) -> None:
     import onnx
 
