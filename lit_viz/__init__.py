@@ -104,7 +104,12 @@ def __getattr__(name: str) -> Any:
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(module), name)
-    raise AttributeError(f"module 'lit_viz' has no attribute {name!r}")
+    hint = ""
+    if name[:1].isupper():
+        for part in _PARTS:
+            if name in getattr(import_module(f"lit_viz.{part}"), "__all__", ()):
+                hint = f": use lv.{part}.{name}"
+    raise AttributeError(f"module 'lit_viz' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -65,6 +65,8 @@ _SUMMARIES = {
 }
 _COMMAND_LINES = {f"lit-viz {name} {words}": summary for name, (words, summary) in _SUMMARIES.items()}
 _COMMAND_WIDTH = max(map(len, _COMMAND_LINES)) + 2
+#: Commands that need no words; the others print their help without any.
+_WITHOUT_WORDS = ("demo", "classes", "layers")
 #: Names of all commands.
 COMMAND_NAMES = tuple(_SUMMARIES)
 _HELP = """\
@@ -191,6 +193,9 @@ def _dispatch(arguments: list[str]) -> None:
     if _HELP_OPTIONS & set(rest) or _ALL_OPTIONS in rest:
         print(_help(name, rest), end="")
         return
+    if not rest and name not in _WITHOUT_WORDS:
+        print(_help(name, rest), end="")
+        sys.exit(1)
     check_words(name, rest)
     commands[name](rest)
 

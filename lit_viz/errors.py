@@ -30,6 +30,21 @@ OTHER_NAMES = {
     "photographs": "images",
     "check": "captum",
     "classifier": "network",
+    "n_steps": "iterations",
+    "nt_samples": "iterations",
+    "stdevs": "sigma",
+}
+
+#: Classes of other tools in lower case (``docs/migrate``), the part that has their task, and its arguments.
+OTHER_PARTS = {
+    "saliency": ("gradient", ""),
+    "noisetunnel": ("smoothgrad", ""),
+    "bim": ("pgd", "random_start=False"),
+    "mifgsm": ("pgd", "random_start=False and momentum=1"),
+    "nifgsm": ("pgd", "random_start=False, momentum=1 and nesterov=True"),
+    "cw": ("carlini_wagner", ""),
+    "fab": ("fmn", ""),
+    "autoattack": ("ensemble", ""),
 }
 
 #: Raised where a gradient is required of a network that has none.
@@ -192,6 +207,9 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
         by_folded.setdefault(choice.casefold().removeprefix("--"), choice)
     folded = name.casefold().removeprefix("--")
     near: dict[str, None] = {}  # in their order
+    one_typo = [choice for choice in by_folded if len(folded) > 2 and _is_one_typo(folded, choice)]
+    one_typo.sort(key=lambda choice: abs(len(choice) - len(folded)))  # another letter first
+    near.update(dict.fromkeys(one_typo))  # hey: hay, then they, then heyday
     if len(folded) > 2:
         near.update(dict.fromkeys(choice for choice in by_folded if folded in choice))
         near.update(dict.fromkeys(choice for choice in by_folded if sorted(choice) == sorted(folded)))  # esp: eps
@@ -210,14 +228,33 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     return f"; did you mean {' or '.join(names)}?"
 
 
+def _is_one_typo(a: str, b: str) -> bool:
+    """Return whether two words differ by one letter: another, a missing or an added one."""
+    if a == b or abs(len(a) - len(b)) > 1:
+        return False
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    if len(a) == len(b):
+        return a[start + 1 :] == b[start + 1 :]
+    return longer[start + 1 :] == shorter[start:]
+
+
 def find_part(name: str, classes: Mapping[str, type[T]], noun: str) -> type[T]:
     """Return the class with a short name, in any case, with or without dashes and underscores."""
     letters = _letters(name)
     for key, part in classes.items():
         if _letters(key) == letters:
             return part
-    near = did_you_mean(name.strip().lower().replace("-", "_"), classes) or f": choose one of {', '.join(classes)}"
-    raise LitVizError(f"there is no {noun} {name.strip()!r}{near}")
+    other, arguments = OTHER_PARTS.get(letters, ("", ""))
+    if other in classes:
+        hint = f": use {other}"
+        if arguments:
+            hint += f" with {arguments}"
+    else:
+        hint = did_you_mean(name.strip().lower().replace("-", "_"), classes) or f": choose one of {', '.join(classes)}"
+    raise LitVizError(f"there is no {noun} {name.strip()!r}{hint}")
 
 
 def _letters(name: str) -> str:

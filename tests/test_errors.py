@@ -15,6 +15,14 @@ def test_near_names_are_offered() -> None:
     assert did_you_mean("pdg", ["pgd", "apgd", "ddn"]) == "; did you mean 'pgd'?"
 
 
+@pytest.mark.parametrize(
+    ("name", "best"), [("hey", "hay"), ("quali", "quail"), ("tarantla", "tarantula"), ("hays", "hay")]
+)
+def test_the_name_with_the_least_typing_errors_is_the_first(name: str, best: str) -> None:
+    choices = ["they", "heyday", "hayfield", "quail egg", "hay", "quail", "tarantula"]
+    assert did_you_mean(name, choices).startswith(f"; did you mean {best!r}")
+
+
 def test_an_option_is_suggested_with_its_dashes() -> None:
     options = ["--attack", "--out", "--seed"]
     assert did_you_mean("--atack", options) == "; did you mean --attack?"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import tifffile
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,48 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
 def test_an_invalid_value_is_one_sentence(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(LitVizError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: saliency(n_steps=3), "n_steps is not an argument .*: use iterations"),
+        (lambda: saliency(method="smoothgrad", nt_samples=3), "nt_samples is not an argument .*: use iterations"),
+        (lambda: saliency(method="smoothgrad", stdevs=0.1), "stdevs is not an argument .*: use sigma"),
+        (lambda: saliency(layer="features.0"), "layer is not .* a method that reads a layer, such as grad_cam"),
+        (lambda: saliency(method="Saliency"), "there is no method 'Saliency': use gradient"),
+        (lambda: saliency(method="NoiseTunnel"), "there is no method 'NoiseTunnel': use smoothgrad"),
+        (lambda: lv.attack(network(), images(), attack="BIM"), "'BIM': use pgd with random_start=False"),
+        (lambda: lv.attack(network(), images(), attack="MIFGSM"), "'MIFGSM': use pgd .* and momentum=1"),
+        (lambda: lv.attack(network(), images(), attack="CW"), "'CW': use carlini_wagner"),
+        (lambda: lv.attack(network(), images(), attack="FAB"), "'FAB': use fmn"),
+        (lambda: lv.attack(network(), images(), attack="AutoAttack"), "'AutoAttack': use ensemble"),
+    ],
+)
+def test_names_of_other_tools_have_a_hint(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(LitVizError, match=message):
+        call()
+
+
+def test_parts_are_named_by_their_module() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'PGD': use lv\.attacks\.PGD"):
+        _ = lv.PGD  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"no attribute 'Foo'$"):
+        _ = lv.Foo  # type: ignore[attr-defined]
+
+
+def test_a_training_without_tasks_names_those_of_the_method() -> None:
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_epochs=1)
+    with pytest.raises(LitVizError, match=r"must be a TaskQueue, such as lit_viz.ImageTasks"):
+        trainer.fit(lv.SaliencyMap(network()), images())
+
+
+@pytest.mark.parametrize("command", ["saliency", "check", "microscope", "status"])
+def test_a_command_without_words_prints_its_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command])
+    assert end.value.code == 1
+    assert capsys.readouterr().out.startswith(f"usage: lit-viz {command}")
 
 
 def test_a_mask_without_masked_values_is_accepted() -> None:

@@ -56,6 +56,7 @@ class Probe(Callback):
     error at once; later a failure is a warning. The Trainer may be of ``pytorch_lightning`` or ``lightning.pytorch``.
 
     Logged are images, metrics and the duration ``probe/seconds`` (of all probes with this prefix), at the global step.
+    Metrics are in ``trainer.callback_metrics`` of rank 0, too.
 
     Args:
         every_n_epochs: number of epochs between two probes.
@@ -366,6 +367,8 @@ class Probe(Callback):
     def _log(self, trainer: Trainer, images: Mapping[str, CaptionedImage], metrics: Mapping[str, float]) -> None:
         named = {f"{self.prefix}/{key}": image for key, image in images.items()}
         scalars = {f"{self.prefix}/{key}": value for key, value in metrics.items()}
+        for key, value in scalars.items():  # which callbacks such as ModelCheckpoint monitor
+            trainer.callback_metrics[key] = torch.tensor(float(value))
         for logger in map(adapter, trainer.loggers):
             logger.log(scalars, named, trainer.global_step)
 

@@ -114,6 +114,7 @@ class Method(Part, pl.LightningModule):
         hparams: ``module``, the name of the class, and the arguments, as :meth:`plain_arguments` returns them.
         presentation, verifier: dotted paths of the classes that present the outcomes and compute their evidence, which
             belong to higher layers; subclasses inherit them. By default there is no evidence.
+        usual_tasks: public path of a queue of its tasks.
         can_shard: whether the tasks of a queue can be computed by several processes without each other.
         slots: the images in training.
         restarts: times that a task starts again, at most (see :meth:`shortfall`); 0 by default.
@@ -127,6 +128,7 @@ class Method(Part, pl.LightningModule):
     """
 
     presentation: ClassVar[str | None] = None
+    usual_tasks: ClassVar[str] = "lit_viz.ClassTasks"
     verifier: ClassVar[str] = "lit_viz.evidence.verifier.OutcomeVerifier"
     can_shard: ClassVar[bool] = True
     advice = "try a lower learning rate"

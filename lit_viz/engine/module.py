@@ -443,7 +443,7 @@ class ImageTraining(Method):
         """The whole queue, in order."""
         tasks: Sequence[Task] | None = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
         if tasks is None:
-            raise LitVizError("the data of a run must be a TaskQueue, such as lit_viz.ClassTasks")
+            raise LitVizError(f"the data of a run must be a TaskQueue, such as {self.usual_tasks}")
         return tasks
 
     @property

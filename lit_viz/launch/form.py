@@ -317,6 +317,8 @@ class Form:
         if other is None and last == "lr" and "alpha" in known:
             other = "alpha"
         hint = f": use {other}" if other else did_you_mean(last if prefix else name, known)
+        if last == "layer" and "method" in hints_of(self.module_class):
+            hint = ": give it to a method that reads a layer, such as grad_cam"
         return ArgumentError(name, f"is not an argument of {receivers}{hint}")
 
     def _put(self, owner: Owner, name: str, value: Any) -> None:

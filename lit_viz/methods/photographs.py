@@ -57,6 +57,7 @@ class PhotographTraining(ImageTraining):
         reads_final: whether labels, targets and thresholds depend on the final scores of the photographs.
     """
 
+    usual_tasks: ClassVar[str] = "lit_viz.ImageTasks"
     tiles_overlap: ClassVar[bool] = True
     reads_final: ClassVar[bool] = False
 

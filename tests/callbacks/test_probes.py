@@ -681,6 +681,8 @@ def test_probes_take_a_loader_of_four_bands(tmp_path: Path) -> None:
     )  # fmt: skip
     trainer.fit(Bands(), loader)
     assert [probe.failures for probe in probes] == [{}, {}, {}]
+    assert 0 <= float(trainer.callback_metrics["probe/robust_share"]) <= 1
+    assert float(trainer.callback_metrics["probe/seconds"]) > 0
     maps = probes[0]
     assert isinstance(maps, lv.callbacks.SaliencyProbe)
     read = torch.stack(list(maps._tasks.images))

@@ -55,7 +55,7 @@ ERRORS = {
     "attack x.png --attack pgd --eps": "--eps expects a value",
     "attack packaged:chelsea --attack pgd --eps 8": "must be at most 1, got 8",
     "resume nowhere": "nowhere is not a lit_viz run",
-    "log": "lit-viz log requires FOLDER: see lit-viz log --help",
+    "log --to csv": "lit-viz log requires FOLDER: see lit-viz log --help",
     "classes xyzzyx": "no class",
 }
 
