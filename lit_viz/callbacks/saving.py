@@ -171,10 +171,9 @@ class RunFolder(Callback):
             self._lock.enter_context(run_lock(self.path))
             folder = FolderStorage.open(self.path)
             last = LastCheckpoint(folder, checkpoint)
-            if last.incomplete:
+            if last.loss is not None:
                 raise LitVizError(
-                    f"files of task {min(last.incomplete)} in {self.path} are not those of the checkpoint: start again "
-                    "in another folder"
+                    f"{self.path} is not as the checkpoint states ({last.loss}): start again in another folder"
                 )
             last.restore()
             (self.path / REPORT).unlink(missing_ok=True)

@@ -50,7 +50,7 @@ from lit_viz.runs.results import records_of
 from lit_viz.runs.seal import is_drawing, is_evidence
 from lit_viz.runs.stores import open_run
 from lit_viz.types import Task
-from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
+from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize, remark
 from lit_viz.utils.process import is_rank_zero, tune_allocator
 
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
@@ -266,6 +266,8 @@ def _run_in_folder(
     else:
         # Evidence that is not of a complete run is not verified.
         changed = [*changed, REPORT, EVIDENCE]
+        if checkpoint.loss is not None:
+            (notify or remark)(checkpoint.loss)
         checkpoint.restore()
     folder.discard(changed)
     check_records(folder, module.network)

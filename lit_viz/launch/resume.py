@@ -19,6 +19,7 @@ from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.networks import Network
 from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.identity import CHANGEABLE
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.segments import segment_files
 from lit_viz.runs.stores import open_run, storage_class
@@ -30,8 +31,6 @@ from lit_viz.utils.parts import INSTANCE, plain_arguments
 # Tolerance of probe logits: networks with rounded activations differ by more than rounding between machines.
 _TOLERANCE = 1e-2
 _PRECISION_ALIASES = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
-#: Arguments of the module that a resume may change; those of the run may change except for the precision.
-_CHANGEABLE = ("slots", "compile", "devices_mode")
 #: Packages whose classes and factories are not named when a form imports them.
 _LIBRARIES = {"lit_viz", "torch", "torchvision", "timm", "transformers", "pytorch_lightning", "lightning"}
 #: Arguments that only apply to a new run.
@@ -136,7 +135,7 @@ def changed_arguments(before: Form, now: Form) -> Iterator[tuple[str, Any, Any]]
                 yield section, old.get("class_path"), new.get("class_path")
             old, new = old.get("init_args") or {}, new.get("init_args") or {}
         for name in new:
-            if name in old and not (section == "module" and name in _CHANGEABLE):
+            if name in old and not (section == "module" and name in CHANGEABLE):
                 prefix = "network." if section == "network" else ""
                 yield from _differences(old[name], new[name], f"{prefix}{name}")
     old, new = (_precision(form.run.get("trainer")) for form in (before, now))

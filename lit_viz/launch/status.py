@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lit_viz.errors import require
 from lit_viz.launch.merge import shard_folders
 from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import CONFIG, LAST_CHECKPOINT, LOCK
+from lit_viz.runs.layout import CONFIG, LAST_CHECKPOINT, MANIFEST, SEGMENTS
 from lit_viz.runs.segments import segment_files
 
 
@@ -28,7 +28,7 @@ class RunState:
         state: ``complete``, ``running``, ``stalled`` without a recent save, or ``not started``.
         tasks: number of tasks.
         done, skipped, failed: number of finished tasks by status.
-        rate: tasks per second that the last process has finished.
+        rate: tasks per second that the last process has finished; None of a complete run.
         seconds_left: time that the other tasks take at this rate.
         age: seconds since the last save.
     """
@@ -110,23 +110,39 @@ def as_json(states: Sequence[RunState]) -> dict[str, Any]:
 
 def _state_of(path: Path, stale: float) -> RunState:
     folder = FolderStorage.open(path)
-    tasks, times = len(folder.queue()), {file.name: file.stat().st_mtime for file in segment_files(path)}
+    tasks = len(folder.queue())
+    folder.records()  # which raises if a segment is damaged
     counts = Counter(folder.segments.finished.values())
-    done, skipped, failed = counts["done"], counts["skipped"], counts["failed"]
-    unfinished = tasks - done - skipped - failed
-    started = [file.stat().st_mtime for file in (path / LOCK, path / CONFIG) if file.exists()]
-    saves = [file.stat().st_mtime for file in (path / LAST_CHECKPOINT,) if file.exists()]
-    last = max([*times.values(), *saves, started[-1]])
-    state = "running"
-    if tasks and not unfinished:
-        state = "complete"
-    elif time.time() - last > stale:
-        state = "stalled"
-    files = folder.segments.lines.files
-    own = sum(int((files == number).sum()) for number, name in enumerate(folder.segments.names) if times[name] >= started[0])
-    rate = own / (last - started[0]) if own and last > started[0] else None
-    left = unfinished / rate if state == "running" and rate is not None else None
-    return RunState(str(path), state, tasks, done, skipped, failed, rate, left, max(time.time() - last, 0.0))
+    state = RunState(str(path), "running", tasks, counts["done"], counts["skipped"], counts["failed"])
+    saves = [_time_of(file) for file in (path / CONFIG, path / MANIFEST, path / LAST_CHECKPOINT, *segment_files(path))]
+    age = max(time.time() - max(saves), 0.0)
+    if folder.seal_on_disk().is_complete:
+        return replace(state, state="complete", age=age)
+    rate = _rate(folder)
+    if age > stale:
+        return replace(state, state="stalled", rate=rate, age=age)
+    left = None if rate is None else (tasks - state.finished) / rate
+    return replace(state, rate=rate, seconds_left=left, age=age)
+
+
+def _rate(folder: FolderStorage) -> float | None:
+    """Return the tasks per second of the last process until its last segment; None before it has one.
+
+    A process writes the manifest when it starts.
+    """
+    start = _time_of(folder.path / MANIFEST)
+    finished, last = 0, start
+    for name, count in folder.segments.counts.items():
+        written = _time_of(folder.path / SEGMENTS / name)
+        if written > start:
+            finished += count
+            last = max(last, written)
+    return finished / (last - start) if finished else None
+
+
+def _time_of(file: Path) -> float:
+    """Return when a file was written; 0 if it is missing."""
+    return file.stat().st_mtime if file.exists() else 0.0
 
 
 def _not_started(given: Path, found: Sequence[Path]) -> list[RunState]:

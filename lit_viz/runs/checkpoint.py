@@ -11,11 +11,12 @@ from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage, file_mismatch
-from lit_viz.runs.layout import LAST_CHECKPOINT, STORE
-from lit_viz.runs.seal import is_derived
+from lit_viz.runs.layout import LAST_CHECKPOINT, SEGMENTS, STORE
+from lit_viz.runs.seal import Mismatch, is_derived
 from lit_viz.runs.segments import Contents
 from lit_viz.types import Task
 from lit_viz.utils.files import FORMAT
+from lit_viz.utils.formatting import pluralize
 
 
 def new_trainer_state() -> dict[str, Any]:
@@ -53,10 +54,12 @@ class LastCheckpoint:
         self._state = check_run_state(self._checkpoint.get("lit_viz"))
         stated = self._checkpoint.get(STORE)
         self._stated: dict[str, Any] = stated if isinstance(stated, dict) else {}
-        self._finished = folder.load(None if self.seal.is_complete else self._stated.get("segments", ())).finished
-        slots = {slot["task"] for slot in self._state["slots"]}
+        expected = None if self.seal.is_complete else self._stated.get("segments", {})
+        self._segments = folder.load(expected)
         in_progress = self._stated.get("in_progress", {})
-        self._in_progress = {index: Contents(**in_progress.get(index, {})) for index in slots}
+        self._in_progress: dict[int, Contents] = {}
+        for slot in self._state["slots"]:
+            self._in_progress[slot["task"]] = Contents(**in_progress.get(slot["task"], {}))
 
     def _read(self) -> dict[str, Any]:
         """Return the content of the file; of a complete run without a readable one, no tasks in progress."""
@@ -74,28 +77,47 @@ class LastCheckpoint:
         return [found.name for found in self.seal.mismatches(self._folder.path)] if self.seal.is_complete else []
 
     @cached_property
-    def incomplete(self) -> set[int]:
-        """Tasks that are not as the checkpoint states."""
-        incomplete = set(self._state["finished"]).difference(self._finished)
-        incomplete |= {index for index, _ in self._folder.mismatches(reads_tars=self.seal.is_complete)}
+    def mismatches(self) -> dict[int, Mismatch]:
+        """A file that is not as written of each task that has one, finished or in progress, by index."""
+        found = dict(self._folder.mismatches())
         for index, contents in self._in_progress.items():
             for name, signature in contents.files.items():
-                if file_mismatch(self._folder.path, name, signature) is not None:
-                    incomplete.add(index)
-        return incomplete
+                mismatch = file_mismatch(self._folder.path, name, signature)
+                if mismatch is not None:
+                    found[index] = mismatch
+        return found
+
+    @cached_property
+    def loss(self) -> str | None:
+        """How many tasks are computed again because their files are not as written, and the first of these files;
+        None if none is."""
+        count = len(self._folder.queue()) if self.seal.is_complete else sum(self._stated.get("segments", {}).values())
+        count = max(count - len(self._segments.finished), 0) + len(self.mismatches)
+        if not count:
+            return None
+        reasons = [*self._folder.damaged_segments(), *self.mismatches.values()]
+        if self.seal.is_complete:
+            listed = [found for found in self.seal.mismatches(self._folder.path) if found.name.startswith(SEGMENTS)]
+            reasons = [*listed, *reasons]
+        first, *others = dict.fromkeys(reasons)
+        more = f" (and {len(others)} more)" if others else ""
+        verb = "is" if count == 1 else "are"
+        return f"{pluralize(count, 'task')} {verb} computed again: {first.name} {first.reason}{more}"
 
     def is_finished(self, tasks: Sequence[Task]) -> bool:
         """Return whether every task is finished and complete."""
-        return len(self._finished) == len(tasks) and not self.incomplete
+        return len(self._segments.finished) == len(tasks) and not self.mismatches
 
     def is_untouched(self, tasks: Sequence[Task]) -> bool:
         """Return whether the run is finished, and all files are as written that can't be made from the others."""
         return self.seal.is_complete and self.is_finished(tasks) and all(map(is_derived, self.changed_files))
 
     def restore(self) -> None:
-        """Continue from the checkpoint, without the tasks that are incomplete; they are computed again."""
-        kept = {index: contents for index, contents in self._in_progress.items() if index not in self.incomplete}
-        if len(kept) < len(self._in_progress):
+        """Continue from the checkpoint, without the tasks whose files are not as written."""
+        kept = {index: contents for index, contents in self._in_progress.items() if index not in self.mismatches}
+        is_lost = self.seal.is_complete and "segments" not in self._stated  # the checkpoint of a complete run
+        if is_lost or len(kept) < len(self._in_progress):
             self._state["slots"] = [slot for slot in self._state["slots"] if slot["task"] in kept]
+            self._checkpoint[STORE] = {"segments": self._segments.counts, **self._stated}
             AtomicCheckpointIO().save_checkpoint(new_trainer_state() | self._checkpoint, self._path)
-        self._folder.restore(kept, self._stated.get("snapshots", 0), self.incomplete)
+        self._folder.restore(kept, self._stated.get("snapshots", 0), self.mismatches)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lit_viz.errors import LitVizError
 from lit_viz.runs.access import (
@@ -19,16 +19,24 @@ from lit_viz.runs.access import (
     is_empty,
 )
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.layout import EVIDENCE, METRICS, RESULTS, TARS, TASK_FOLDERS
+from lit_viz.runs.layout import EVIDENCE, METRICS, RESULTS, SEGMENTS, TARS, TASK_FOLDERS
 from lit_viz.runs.reader import FolderReader
 from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived, is_evidence, signatures
-from lit_viz.runs.segments import Contents, Segments, Signature, contents_text, record_text, record_values, segment_files, task_line
+from lit_viz.runs.segments import (
+    CHANGED,
+    MISSING,
+    Contents,
+    Signature,
+    record_text,
+    record_values,
+    segment_files,
+    task_line,
+)
 from lit_viz.runs.stored import check_inside
 from lit_viz.runs.writer import FolderWriter
 from lit_viz.types import Record, index_of
 from lit_viz.utils.files import (
     delete_entry,
-    file_size,
     json_line,
     parse_object,
     plain,
@@ -92,52 +100,63 @@ class FolderStorage(FolderReader, FolderWriter):
             for entry in entries_to_delete(self.path, extra_files):
                 delete_entry(entry)
 
-    def load(self, names: Collection[str] | None = None) -> Segments:
-        """Read the finished tasks again: those of some segments, or all."""
-        self._segments = Segments(self.path, names)
-        return self._segments
-
-    def mismatches(self, *, reads_tars: bool = True) -> Iterator[tuple[int, Mismatch]]:
-        """Yield the files of finished tasks that are not as written, with the index of the task.
-
-        Args:
-            reads_tars: whether tars of the stated size are read, which takes minutes.
-        """
-        tars: dict[str, Mismatch | None] = {}
+    def mismatches(self) -> Iterator[tuple[int, Mismatch]]:
+        """Yield the files of finished tasks that are not as written, with the index of the task."""
+        tars: dict[str, Mismatch | None] = {}  # each is of many tasks, and read once
         for values in self.segments.all():
             for name, signature in values["files"].items():
-                is_tar = name.startswith(f"{TARS}/")
-                found = tars[name] if name in tars else file_mismatch(self.path, name, signature, reads_tars or not is_tar)
-                if is_tar:
+                if name in tars:
+                    found = tars[name]
+                else:
+                    found = file_mismatch(self.path, name, signature)
+                if name.startswith(f"{TARS}/"):
                     tars[name] = found
                 if found is not None:
                     yield int(values["index"]), found
 
+    def damaged_segments(self) -> list[Mismatch]:
+        """Return the segments that are not as written."""
+        return [Mismatch(f"{SEGMENTS}/{name}", reason) for name, reason in self.segments.damaged.items()]
+
     def foreign_files(self) -> list[Mismatch]:
         """Return the files in the folders of tasks that are of no task."""
-        names = sum(sum(not name.startswith(TARS) for name in values["files"]) for values in self.segments.all())
-        present = sum(1 for _ in task_files(self.path))
-        if names == present:  # all of them are listed, if none of these is missing
-            return []
-        listed = {name for values in self.segments.all() for name in values["files"]}
-        return [Mismatch(name, NOT_OF_THE_RUN) for _, name in task_files(self.path) if name not in listed]
+        count, tars = 0, set()
+        for values in self.segments.all():
+            for name in values["files"]:
+                if name.startswith(f"{TARS}/"):
+                    tars.add(name)
+                else:
+                    count += 1
+        foreign = [name for name in tar_files(self.path) if name not in tars]
+        # Of many tasks, the names are only compared if a name is missing or of no task.
+        if count != sum(1 for _ in task_files(self.path)):
+            listed = {name for values in self.segments.all() for name in values["files"]}
+            foreign += [name for _, name in task_files(self.path) if name not in listed]
+        return [Mismatch(name, NOT_OF_THE_RUN) for name in foreign]
 
     def restore(self, in_progress: Mapping[int, Contents], snapshots: int, damaged: Collection[int]) -> None:
-        """Continue the run from the loaded segments, without damaged tasks, and from these tasks in progress."""
+        """Continue the run from the loaded segments.
+
+        Args:
+            in_progress: contents of the tasks that continue; all other files of unfinished tasks are deleted.
+            snapshots: number of the snapshots with metrics.
+            damaged: finished tasks that are computed again.
+        """
         segments = self.segments
         with translate_write_errors(self.path):
             for path in segment_files(self.path):
-                if path.name not in segments.names:
+                if path.name not in segments.counts:
                     path.unlink()
             if damaged or segments.damaged:
-                segments.rewrite(lambda index, line: None if index in damaged else line, damaged, segments.damaged)
-            finished = self.load().finished
-            stems = {Path(name).stem for name in self.segments.names}
-            for path in (self.path / TARS).glob("*.tar"):
-                if path.stem not in stems:
-                    path.unlink()
+                segments.rewrite(lambda index, line: None if index in damaged else line, damaged, damaged=True)
+                segments = self.load()
+            stems = {Path(name).stem for name in segments.counts}
+            for name in tar_files(self.path):
+                if Path(name).stem not in stems:
+                    (self.path / name).unlink()
             for index, name in list(task_files(self.path)):
-                if index not in finished and (index not in in_progress or name not in in_progress[index].files):
+                continues = index in in_progress and name in in_progress[index].files
+                if index not in segments.finished and not continues:
                     (self.path / name).unlink()
         self._pending.clear()
         self.in_progress, self._snapshots = dict(in_progress), snapshots
@@ -149,21 +168,21 @@ class FolderStorage(FolderReader, FolderWriter):
         for record in records:
             if record.to_dict() != record_values(self.segments.lines[record.index]):
                 amended[record.index] = record
+        if not amended:
+            return
 
         def change(index: int, line: str) -> str:
             if index not in amended:
                 return line
             values = parse_object(line) or {}
+            contents = Contents(values["files"], values["rows"]).text()
             record = amended[index]
-            return task_line(record, json_line(record.to_dict())[:-1], contents_text(values["rows"], values["files"]))
+            return task_line(record, self.digest, json_line(record.to_dict())[:-1], contents)
 
-        self._unseal()
-        self.segments.rewrite(change, amended)
-        self._segments = None
-
-    def _unseal(self) -> None:
         if self.seal_on_disk().is_complete:
             Seal.write(self.path, complete=False)
+        self.segments.rewrite(change, amended)
+        self._segments = None
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""
@@ -211,11 +230,14 @@ def task_files(root: Path) -> Iterator[tuple[int, str]]:
                 yield index, name.as_posix()
 
 
-def file_mismatch(root: Path, name: str, signature: Signature, reads: bool = True) -> Mismatch | None:
+def tar_files(root: Path) -> list[str]:
+    """Return the tars of a run folder."""
+    return sorted(path.relative_to(root).as_posix() for path in (root / TARS).glob("[!.]*"))
+
+
+def file_mismatch(root: Path, name: str, signature: Signature) -> Mismatch | None:
     """Return what is wrong with a file; None if it is as written."""
     check_inside(name)
-    path = root / name
-    if not path.exists():
-        return Mismatch(name, "is missing")
-    is_same = signatures(root, [name])[name] == signature if reads else file_size(path) == signature["size"]
-    return None if is_same else Mismatch(name, "was changed after it was written")
+    if not (root / name).exists():
+        return Mismatch(name, MISSING)
+    return None if signatures(root, [name])[name] == signature else Mismatch(name, CHANGED)

@@ -18,6 +18,7 @@ from lit_viz.runs.checkpoint import write_checkpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import QUEUE, SEGMENTS
 from lit_viz.runs.seal import Seal
+from lit_viz.runs.segments import Segments, of_run
 from lit_viz.runs.stored import QueuePart
 from lit_viz.utils.files import json_line, translate_write_errors, write_lines
 
@@ -69,11 +70,10 @@ def merge_tasks(shards: Sequence[FinishedTasks], out: Path, options: str, record
             for values in shard.folder.segments.all():
                 if values["index"] in shard.indices:
                     linked.update(values["files"])
-            linked.update(f"{SEGMENTS}/{name}" for name in shard.folder.segments.names)
+            linked.update(f"{SEGMENTS}/{name}" for name in shard.folder.segments.counts)
             for name in linked:
                 link(shard.folder.path / name, folder.path / name)
-            merged = folder.load(shard.folder.segments.names)
-            merged.rewrite(lambda index, line: line if index in shard.indices else None, shard.damaged, merged.damaged)  # noqa: B023
+            _select(shard, folder)
         folder.load()
         Seal.write(folder.path, complete=False)
         write_checkpoint(folder)
@@ -81,6 +81,23 @@ def merge_tasks(shards: Sequence[FinishedTasks], out: Path, options: str, record
             out.rmdir()
         folder.path.rename(out)
     return kind(out)
+
+
+def _select(shard: FinishedTasks, merged: FolderStorage) -> None:
+    """Replace linked segments by ones without the lines of damaged tasks.
+
+    The digest of the merged run is in all lines: that of a shard differs if its arguments were written otherwise.
+    """
+    given, run = shard.folder.digest, merged.digest
+    segments = Segments(merged.path, given, shard.folder.segments.counts)
+
+    def change(index: int, line: str) -> str | None:
+        if index not in shard.indices:
+            return None
+        return line if given == run else of_run(line, run)
+
+    replaced = shard.damaged if given == run else segments.finished
+    segments.rewrite(change, replaced, damaged=True)
 
 
 def _write_queue(shards: Sequence[FinishedTasks], path: Path) -> None:

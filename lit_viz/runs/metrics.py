@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator
+from operator import itemgetter
 from typing import Any
 
 from lit_viz.types import Curve
@@ -25,7 +26,11 @@ class Metrics:
 
     def names(self) -> list[str]:
         """Return the names of all metrics, sorted."""
-        return sorted({name for _, rows in self._rows(None) for row in rows for name in row[2]})
+        names: set[str] = set()
+        for _, rows in self._rows(None):
+            for _, _, values in rows:
+                names.update(values)
+        return sorted(names)
 
     def curves(self, metric: str) -> dict[str, Curve]:
         """Return a metric of all tasks: by ``task.key``, (iteration, value) in order of iteration."""
@@ -38,8 +43,13 @@ class Metrics:
 
     def snapshots(self) -> list[tuple[str, int, dict[str, float]]]:
         """Return ``task.key``, iteration and metrics of each snapshot, in the order in which they were logged."""
-        ordered = sorted((number, key, iteration, values) for key, rows in self._rows(None) for number, iteration, values in rows)
-        return [(key, k, {name: float(value) for name, value in values.items()}) for _, key, k, values in ordered]
+        snapshots: list[tuple[int, str, int, dict[str, float]]] = []
+        for key, rows in self._rows(None):
+            for number, iteration, values in rows:
+                metrics = {name: float(value) for name, value in values.items()}
+                snapshots.append((number, key, iteration, metrics))
+        snapshots.sort(key=itemgetter(0))
+        return [snapshot[1:] for snapshot in snapshots]
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of ``metrics.csv``; none without rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
@@ -18,6 +19,7 @@ from lit_viz.images.formats import FileFormat
 from lit_viz.images.reading import IMAGE_ERRORS, decode
 from lit_viz.runs import layout
 from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.identity import run_digest
 from lit_viz.runs.metrics import Metrics, curves_of
 from lit_viz.runs.results import Storage
 from lit_viz.runs.seal import Seal, signatures
@@ -27,13 +29,14 @@ from lit_viz.types import Curve, Picture, Record, index_of, key_of
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import (
     check_format,
-    complete_lines,
     file_version,
+    lines_with_offsets,
     open_regular,
     parse_json,
     parse_object,
     read_regular,
     read_regular_text,
+    sha256,
 )
 from lit_viz.utils.yaml_files import read_yaml
 
@@ -61,7 +64,7 @@ class _Top5(TypedDict):
 
 
 class FolderReader(Storage):
-    """The reading half of the storage in a run folder. Incomplete lines of a killed run are ignored.
+    """The reading half of the storage in a run folder.
 
     Args:
         path: the folder.
@@ -126,6 +129,13 @@ class FolderReader(Storage):
                 raise LitVizError(
                     f"{self.path / name} was changed after the start of the run: restore it, or start another run"
                 )
+
+    @cached_property
+    def digest(self) -> str:
+        """What identifies the run in the lines of its tasks: queue, network, module, tasks and precision."""
+        queue, part = self.path / layout.QUEUE, self.part
+        whole = part.sha256 if part is not None else sha256(queue) if queue.exists() else ""
+        return run_digest(self.config, self.recorded.get("weights_sha256"), whole)
 
     def queue(self) -> StoredTasks:
         """Return the tasks of the run; none if it was killed before they were written.
@@ -254,7 +264,7 @@ class FolderReader(Storage):
         """Return the photographs of a universal perturbation as files; none for other tasks."""
         images = []
         path = self.path / "photographs" / f"{key}.jsonl"
-        for number, line in enumerate(complete_lines(path), start=1):
+        for number, (_, line) in enumerate(lines_with_offsets(path), start=1):
             values = parse_object(line) or {}
             wrong = wrong_value(values, PerturbedImageRecord)
             if wrong is not None:

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from lit_viz.runs.layout import CONFIG, MANIFEST, METRICS, QUEUE, REPORT, RESULTS, SEGMENTS
-from lit_viz.runs.segments import Signature
+from lit_viz.runs.segments import CHANGED, MISSING, Signature
 from lit_viz.utils.files import open_regular, parse_object, read_regular_text, write_text
 
 _MASKS = "masks/*"  # results that are computed with the evidence
@@ -112,9 +111,9 @@ class Seal:
         present = signatures(root, _run_files(root))
         for name, expected in self.files.items():
             if name not in present:
-                yield Mismatch(name, "is missing")
+                yield Mismatch(name, MISSING)
             elif present[name] != expected:
-                yield Mismatch(name, "was changed after it was written")
+                yield Mismatch(name, CHANGED)
         for name in present:
             if name not in self.files and not is_derived(name):  # such as a figure in another format
                 yield Mismatch(name, NOT_OF_THE_RUN)

@@ -2,11 +2,11 @@
 
 A segment has the tasks that have finished between two commits, a line each::
 
-    {"index": 0, "status": "done", "record": {...}, "rows": [...], "files": {...}, "sha256": "..."}
+    {"index": 0, "status": "done", "run": "...", "record": {...}, "rows": [...], "files": {...}, "sha256": "..."}
 
-with the record, rows of metrics ``[number, iteration, {metric: value}]``, size and SHA-256 of each file, and the digest
-of the text before it. A task is finished if it has such a line; nothing is appended to a segment or cut off. A segment
-is replaced, by a rename, when evidence amends records and when tasks are to be computed again.
+with the digest of the run, the record, rows of metrics ``[number, iteration, {metric: value}]``, size and SHA-256 of
+each file, and the digest of the text before it. A task is finished if it has such a line. A segment is replaced, by a
+rename, when evidence amends records and when tasks are to be computed again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,12 +30,14 @@ from lit_viz.utils.files import json_line, lines_with_offsets, parse_object, tra
 
 #: Most tasks of a segment.
 MOST_TASKS = 1000
-_START = re.compile(r'\{"index": (\d{1,18}), "status": "(\w{1,20})", "record": ')
+_START = re.compile(r'\{"index": (\d{1,18}), "status": "(\w{1,20})", "run": "(\w{64})", "record": ')
 _END = len(', "sha256": ""}\n') + 64
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 #: Size and SHA-256 of a file.
 Signature = Mapping[str, Any]
+#: Reasons of a mismatch.
+MISSING, CHANGED, OF_ANOTHER_RUN = "is missing", "was changed after it was written", "has tasks of another run"
 
 
 def digest(content: str | bytes) -> str:
@@ -64,26 +66,33 @@ class Contents:
         row = {name: _number(value) for name, value in metrics.items()}
         self.rows.append([number, iteration, row])
 
+    def text(self) -> str:
+        """Return the part of a line about rows and files, which the tasks of a tar share."""
+        return json_line({"rows": self.rows, "files": self.files})[1:-2]
+
 
 def _number(value: float) -> float | str:
     rounded = float(f"{float(value):.9g}")
     return rounded if math.isfinite(rounded) else str(rounded)
 
 
-def contents_text(rows: list[Any], files: Mapping[str, Signature]) -> str:
-    """Return the part of a line about rows and files, which the tasks of a tar share."""
-    return json_line({"rows": rows, "files": files})[1:-2]
+def task_line(record: Record, run: str, text: str, contents: str) -> str:
+    """Return the line of a finished task.
+
+    Args:
+        record: its record.
+        run: digest of the run.
+        text: the record as JSON.
+        contents: :meth:`Contents.text`.
+    """
+    return signed(
+        f'{{"index": {record.index}, "status": "{record.status}", "run": "{run}", "record": {text}, {contents}'
+    )
 
 
-def task_line(record: Record, text: str, contents: str) -> str:
-    """Return the line of a finished task, given its record as JSON and its :func:`contents_text`."""
-    line = f'{{"index": {record.index}, "status": "{record.status}", "record": {text}, {contents}'
-    return f'{line}, "sha256": "{digest(line)}"}}\n'
-
-
-def is_intact(line: str) -> bool:
-    """Return whether a line is as it was written."""
-    return line[-_END:] == f', "sha256": "{digest(line[:-_END])}"}}\n'
+def signed(text: str) -> str:
+    """Return a line that ends with the digest of its text."""
+    return f'{text}, "sha256": "{digest(text)}"}}\n'
 
 
 def record_values(line: str) -> dict[str, Any]:
@@ -99,44 +108,67 @@ def record_text(line: str) -> str:
     return "{}" if match is None else line[match.end() : _DECODER.raw_decode(line, match.end())[1]]
 
 
+def of_run(line: str, run: str) -> str:
+    """Return an intact line as that of another run."""
+    match = _START.match(line)
+    assert match is not None
+    return signed(f"{line[: match.start(3)]}{run}{line[match.end(3) : -_END]}")
+
+
 class Segments:
     """The finished tasks of a run folder by index, as they were when the object was made.
 
-    Lines are read when they are accessed; those that are not intact are left out.
+    Lines are read when they are accessed. Those that are not as they were written are left out.
 
     Args:
         root: run folder.
-        names: names of the segments that count. Default: all.
+        run: digest of the run, which its lines have.
+        expected: number of tasks of each segment that counts, by name. Default: all segments, with any number.
 
     Attributes:
-        names: the segments, in the order of their names.
         lines: the lines.
         finished: status of each task, by index.
-        damaged: segments with a line that is not intact.
+        counts: number of tasks by the name of the segment, in the order of names.
+        damaged: what is wrong with the segments that are not as they were written, by name.
         records: records that were read, of some tasks.
     """
 
-    def __init__(self, root: Path, names: Collection[str] | None = None) -> None:
-        self._root = root
-        paths = [path for path in segment_files(root) if names is None or path.name in names]
-        self.names = [path.name for path in paths]
+    def __init__(self, root: Path, run: str, expected: Mapping[str, int] | None = None) -> None:
+        self._root, self._run = root, run
+        paths = segment_files(root)
+        if expected is not None:
+            paths = [path for path in paths if path.name in expected]
+        self.counts = dict.fromkeys((path.name for path in paths), 0)
         self.finished: dict[int, str] = {}
-        self.damaged: list[str] = []
+        self.damaged: dict[str, str] = {}
         self.records: dict[int, Record] = {}
         self.lines = IndexedLines(paths, self._entries(paths))
+        for name, count in (self.counts if expected is None else expected).items():
+            if name not in self.counts:
+                self.damaged[name] = MISSING
+            elif count != self.counts[name] or count == 0:
+                self.damaged.setdefault(name, CHANGED)
         self.values = lru_cache(64)(self._values)
 
     def _entries(self, paths: list[Path]) -> Iterator[tuple[int, int, int]]:
         statuses: dict[str, str] = {}  # one text for each
         for number, path in enumerate(paths):
             for offset, line in lines_with_offsets(path):
-                match = _START.match(line)
-                if match is None or not is_intact(line):
-                    self.damaged.append(f"{SEGMENTS}/{path.name}")
+                match, reason = self._match(line)
+                if match is None:
+                    self.damaged.setdefault(path.name, reason)
                     continue
                 index, status = int(match[1]), match[2]
                 self.finished[index] = statuses.setdefault(status, status)
+                self.counts[path.name] += 1
                 yield index, number, offset
+
+    def _match(self, line: str) -> tuple[re.Match[str] | None, str]:
+        """Return the start of a line of the run; for any other line None, and what is wrong with it."""
+        match = _START.match(line)
+        if match is None or line[-_END:] != f', "sha256": "{digest(line[:-_END])}"}}\n':
+            return None, CHANGED
+        return (match, "") if match[3] == self._run else (None, OF_ANOTHER_RUN)
 
     def _values(self, index: int) -> dict[str, Any]:
         """Return the values of a task."""
@@ -147,25 +179,29 @@ class Segments:
         for line in self.lines.lines():
             yield parse_object(line) or {}
 
-    def rewrite(self, change: Callable[[int, str], str | None], indices: Iterable[int], names: Iterable[str] = ()) -> None:
-        """Replace the segments of some tasks, one after another, by ones with changed lines, or without them.
+    def rewrite(
+        self, change: Callable[[int, str], str | None], indices: Collection[int], damaged: bool = False
+    ) -> None:
+        """Replace the segments of some tasks, one after another.
 
         Args:
             change: returns the new line of a task, given its index and line; None to leave it out.
             indices: the tasks.
-            names: other segments that are replaced, without the lines that are not intact.
+            damaged: whether damaged segments are replaced too, without the lines that are not as they were written.
         """
         positions = np.searchsorted(self.lines.indices, sorted(indices))
         affected = {self.lines.paths[number] for number in set(self.lines.files[positions].tolist())}
-        for path in sorted({*affected, *(self._root / name for name in names)}):
-            kept: list[str] = []
+        if damaged:
+            affected.update(self._root / SEGMENTS / name for name in self.damaged if name in self.counts)
+        for path in sorted(affected):
+            lines: list[str] = []
             for _, line in lines_with_offsets(path):
-                match = _START.match(line)
-                changed = change(int(match[1]), line) if match is not None and is_intact(line) else None
+                match, _ = self._match(line)
+                changed = None if match is None else change(int(match[1]), line)
                 if changed is not None:
-                    kept.append(changed)
+                    lines.append(changed)
             with translate_write_errors(path):
-                write_lines(path, kept) if kept else path.unlink()
+                write_lines(path, lines) if lines else path.unlink()
 
 
 def segment_files(root: Path) -> list[Path]:

@@ -160,11 +160,13 @@ class StoredRecords(LazySequence[Record]):
         tasks: the queue; any task is known if it is empty.
 
     Raises:
-        LitVizError: a task is unknown.
+        LitVizError: a segment is damaged, or a task is unknown.
     """
 
     def __init__(self, root: Path, segments: Segments, tasks: StoredTasks) -> None:
         self._root, self._segments = root, segments
+        for name, reason in segments.damaged.items():
+            raise LitVizError(f"{root / SEGMENTS / name} {reason}: {self._remedy()}")
         for index in segments.finished if len(tasks) else ():
             if index not in tasks.indices:
                 raise self._damaged(f"there is no task {index}")
@@ -210,8 +212,10 @@ class StoredRecords(LazySequence[Record]):
         return kept[index]
 
     def _damaged(self, reason: str) -> LitVizError:
-        remedy = f"{command_line('resume', self._root)} computes its task again"
-        return LitVizError(f"{self._root / SEGMENTS} is damaged ({reason}): {remedy}")
+        return LitVizError(f"{self._root / SEGMENTS} is damaged ({reason}): {self._remedy()}")
+
+    def _remedy(self) -> str:
+        return f"{command_line('resume', self._root)} computes its tasks again"
 
 
 def records_not_done(records: Sequence[Record]) -> Iterator[Record]:

@@ -10,7 +10,7 @@ import math
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO
@@ -35,7 +35,7 @@ from lit_viz.runs.reader import array_of
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.seal import is_derived, is_evidence
-from lit_viz.runs.segments import MOST_TASKS, contents_text, task_line
+from lit_viz.runs.segments import MOST_TASKS, Contents, task_line
 from lit_viz.runs.stored import QueuePart, StoredRecords
 from lit_viz.runs.tars import NewTar, read_member
 from lit_viz.runs.writer import npy_of
@@ -46,6 +46,7 @@ from lit_viz.utils.files import (
     translate_write_errors,
     write_lines,
 )
+from lit_viz.utils.formatting import command_line
 from lit_viz.utils.sequences import LazySequence
 
 #: Number of tasks of the sample: the first ones, those with the least probability, and drawn ones.
@@ -104,8 +105,9 @@ class TarStorage(FolderStorage):
         """End the tar, and then write its segment."""
         if self._finished:
             name = f"{self._stem}.tar"
-            contents = contents_text([], {f"{TARS}/{name}": self._tar.end(name)})
-            self._pending += [task_line(record, text, contents) for record, text in self._finished]
+            contents = Contents({f"{TARS}/{name}": self._tar.end(name)}).text()
+            for record, text in self._finished:
+                self._pending.append(task_line(record, self.digest, text, contents))
             self._finished, self._stem = [], ""
         return super().commit()
 
@@ -201,7 +203,8 @@ class TarStorage(FolderStorage):
     def _read(self, name: str, record: Record) -> bytes:
         content = read_member(self.path, name, record.offset or 0)
         if content is None:
-            raise LitVizError(f"{self.path / name} is missing: restore the tar, or start another run")
+            remedy = f"{command_line('resume', self.path)} computes its task again"
+            raise LitVizError(f"{self.path / name} is missing: {remedy}")
         return content
 
     def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:

@@ -7,24 +7,20 @@ import hashlib
 import tarfile
 from collections.abc import Mapping
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from lit_viz.errors import LitVizError, first_line
 from lit_viz.runs.layout import TARS
 from lit_viz.runs.segments import Signature
 from lit_viz.utils.files import open_regular, temporary_path, translate_write_errors
+from lit_viz.utils.formatting import command_line
 
 #: Bytes that are buffered: a write takes as long as several small maps.
 _BUFFER = 1 << 20
 
 #: Most bytes of a name in a header of a tar; longer ones take two headers.
 _LONGEST_NAME = 100
-
-
-def tar_name(number: int) -> str:
-    """Return the tar with a number, from 0, relative to the run folder."""
-    return f"{TARS}/{number:06d}.tar"
 
 
 class NewTar:
@@ -44,10 +40,9 @@ class NewTar:
         self._start()
 
     def _start(self) -> None:
-        self.tasks = self.size = 0
-        self._sha256, self._file, self._blocks = hashlib.sha256(), None, bytearray()
-
-    _file: BinaryIO | None
+        self.tasks = self.size = self._written = 0
+        self._sha256, self._blocks = hashlib.sha256(), bytearray()
+        self._file: FileIO | None = None
 
     def append(self, members: Mapping[str, bytes]) -> None:
         """Append the files of a task, contents by name.
@@ -66,12 +61,17 @@ class NewTar:
             self._write()
 
     def _write(self) -> None:
+        content = bytes(self._blocks)
         with translate_write_errors(self._part):
             if self._file is None:
                 self._part.parent.mkdir(exist_ok=True)
-                self._file = self._part.open("wb")
-            self._file.write(self._blocks)
-        self._sha256.update(self._blocks)
+                self._file = self._part.open("wb", buffering=0)
+            self._file.seek(self._written)  # after a failed write, which may have left a part
+            rest = memoryview(content)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        self._written += len(content)
+        self._sha256.update(content)
         self._blocks.clear()
 
     def end(self, name: str) -> Signature:
@@ -131,5 +131,6 @@ def read_member(root: Path, name: str, offset: int) -> bytes | None:
                     if not found.name.startswith(task):
                         break
     except (tarfile.TarError, ValueError) as error:
-        raise LitVizError(f"{path} is damaged ({first_line(error)}): restore it, or start another run") from error
+        remedy = f"{command_line('resume', root)} computes its tasks again"
+        raise LitVizError(f"{path} is damaged ({first_line(error)}): {remedy}") from error
     return None

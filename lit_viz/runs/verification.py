@@ -39,7 +39,9 @@ def verify(folder: FolderStorage) -> list[str]:
     if not seal.is_complete:
         raise Unverified(f"{folder.path} is unfinished", command)
     folder.load()
-    found = [*seal.mismatches(folder.path), *(mismatch for _, mismatch in folder.mismatches()), *folder.foreign_files()]
+    found = [*seal.mismatches(folder.path), *folder.damaged_segments()]
+    found += [mismatch for _, mismatch in folder.mismatches()]
+    found += folder.foreign_files()
     facts = [mismatch for mismatch in dict.fromkeys(found) if not is_derived(mismatch.name)]
     if facts:
         _reject(folder, facts[0], len(facts) - 1)

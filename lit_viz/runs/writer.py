@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +31,7 @@ from lit_viz.runs.access import is_run
 from lit_viz.runs.reader import TOP5
 from lit_viz.runs.results import Storage
 from lit_viz.runs.seal import Seal
-from lit_viz.runs.segments import MOST_TASKS, Contents, Segments, contents_text, segment_files, task_line
+from lit_viz.runs.segments import MOST_TASKS, Contents, Segments, segment_files, task_line
 from lit_viz.runs.stored import QueuePart, queue_part
 from lit_viz.types import Record, Task, index_of, key_of
 from lit_viz.utils.files import (
@@ -62,12 +63,22 @@ class FolderWriter(Storage):
         self._pending: list[str] = []  # lines of finished tasks, until the next commit
         self._snapshots = 0  # with metrics, in the run so far
         self._segments: Segments | None = None
+        self._counts: dict[str, int] = {}  # of tasks by segment, which the next checkpoint names
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """What identifies the run in the lines of its tasks."""
 
     @property
     def segments(self) -> Segments:
         """The finished tasks; read at the first access after a change."""
-        if self._segments is None:
-            self._segments = Segments(self.path)
+        return self.load() if self._segments is None else self._segments
+
+    def load(self, expected: Mapping[str, int] | None = None) -> Segments:
+        """Read the finished tasks again; see :class:`~lit_viz.runs.segments.Segments`."""
+        self._segments = Segments(self.path, self.digest, expected)
+        self._counts = dict(self._segments.counts)
         return self._segments
 
     # -- start and continuation
@@ -110,7 +121,7 @@ class FolderWriter(Storage):
     # -- snapshots and results
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
-        """Write the frames of a snapshot, and buffer its metrics until :meth:`flush`."""
+        """Write the frames of a snapshot; its metrics are written with the finished task."""
         key, iteration = snapshot.task.key, snapshot.iteration
         if snapshot.image is not None:
             texts: dict[str, str] = {}
@@ -140,25 +151,29 @@ class FolderWriter(Storage):
         record = result.record.amend(file=file, array=array)
         contents = self._contents_of(key)
         text = json_line(record.to_dict())[:-1]
-        self._pending.append(task_line(record, text, contents_text(contents.rows, contents.files)))
+        self._pending.append(task_line(record, self.digest, text, contents.text()))
         del self.in_progress[result.task.index]
         if len(self._pending) >= MOST_TASKS:
             self.commit()
         return record
 
     def commit(self) -> dict[str, Any]:
-        """Make the tasks that have finished part of the run, in one file; return what a checkpoint states of the store:
-        its segments, and the contents of the tasks in progress. After an error nothing has changed."""
+        """Write the tasks that have finished as one segment.
+
+        Returns:
+            What a checkpoint states of the store: the segments, and the contents of the tasks in progress.
+        """
         self._check_exists()
         sync_filesystem(self.path)
         if self._pending:
             name = f"{self._next_segment()}.jsonl"
             write_lines(self.path / layout.SEGMENTS / name, self._pending)
+            self._counts[name] = len(self._pending)
             self._pending.clear()
             self._segments = None
         in_progress = {index: vars(contents) for index, contents in self.in_progress.items()}
-        names = [path.name for path in segment_files(self.path)]
-        return {layout.STORE: {"segments": names, "in_progress": in_progress, "snapshots": self._snapshots}}
+        store = {"segments": dict(self._counts), "in_progress": in_progress, "snapshots": self._snapshots}
+        return {layout.STORE: store}
 
     def _next_segment(self) -> str:
         """Return the name of the next segment, which no shard of the run repeats."""

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from lit_viz.errors import LitVizError, WriteError, did_you_mean
 
 #: Format of the files of a run folder, which its ``config.yaml`` records, of a checkpoint and of a microscope.
-FORMAT = 1
+FORMAT = 2
 _TEMPORARY = ".part"
 #: Sizes of files and lines of a run folder; metrics of 100,000 images have some 10 GB.
 _MOST_BYTES, _MOST_CHARACTERS = 1 << 36, 1 << 26
@@ -255,36 +255,21 @@ def remove_temporary_files(folder: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def complete_lines(path: str | Path) -> Iterator[str]:
-    """Yield the lines of a text file of a run folder, if it exists; a last line without a line end is skipped.
+def lines_with_offsets(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file of a run folder, if it exists, each with the offset of its first byte.
+
+    A line that is too long is divided.
 
     Raises:
-        LitVizError: see :func:`open_regular`, or a line is too long.
+        LitVizError: see :func:`open_regular`.
     """
-    for _, line in lines_with_offsets(path):
-        yield line
-
-
-def lines_with_offsets(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of :func:`complete_lines`, each with the offset of its first byte."""
     if not os.path.lexists(path):
         return
     offset = 0
     with open_regular(path) as file:
         while line := file.readline(_MOST_CHARACTERS):
-            if line.endswith(b"\n"):
-                yield offset, line.decode("utf-8", "replace")
-            elif len(line) == _MOST_CHARACTERS:
-                raise LitVizError(f"the lines of {path} must have less than {_MOST_CHARACTERS:,} characters")
+            yield offset, line.decode("utf-8", "replace")
             offset += len(line)
-
-
-def lines_at(path: str | Path, offsets: Iterable[int]) -> Iterator[str]:
-    """Yield the lines of a text file of a run folder that start at these offsets."""
-    with open_regular(path) as file:
-        for offset in offsets:
-            file.seek(offset)
-            yield file.readline(_MOST_CHARACTERS).decode("utf-8", "replace")
 
 
 #: Decoder of JSON with None in place of NaN and infinity.

@@ -15,9 +15,9 @@ import lit_viz as lv
 from lit_viz.engine.method import Method
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.tars import LastTar
+from lit_viz.runs.segments import Signature
+from lit_viz.runs.tars import NewTar
 from lit_viz.types import Task
-from lit_viz.utils.files import append_bytes
 
 
 def contents(*folders: Path) -> dict[str, Any]:
@@ -58,20 +58,20 @@ def run_shard(photographs: Path, out: Path, shard: str, has_record: Event, is_cu
         out: folder of the shards.
         shard: the shard.
         has_record: is set when this process has stored a result.
-        is_cut: whether the process kills itself in the middle of the second write to a tar.
+        is_cut: whether the process kills itself between the second tar and its segment.
     """
-    write, writes = LastTar._write, 0
+    end, tars = NewTar.end, 0
 
-    def stored(self: LastTar, blocks: bytes) -> None:
-        nonlocal writes
-        writes += 1
-        if is_cut and writes == 2:
-            append_bytes(self.path, blocks[: len(blocks) // 2])
+    def ended(self: NewTar, name: str) -> Signature:
+        nonlocal tars
+        tars += 1
+        signature = end(self, name)
+        if is_cut and tars == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        write(self, blocks)
         has_record.set()
+        return signature
 
-    LastTar._write = stored  # type: ignore[method-assign]
+    NewTar.end = ended  # type: ignore[method-assign]
     module = lv.SaliencyMap("zoo/fashion_cnn", method="smoothgrad", iterations=200, slots=1)
     tasks = lv.ImageTasks(module.network, str(photographs), label="predicted")
     lv.run(module, tasks, out=out, shard=shard, store="tar", logger="none", checkpoint_every=4)

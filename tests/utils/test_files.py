@@ -100,30 +100,15 @@ def test_system_errors_give_a_one_line_error(tmp_path):
         raise OSError(errno.EFBIG, "File too large")
 
 
-def test_an_append_that_fails_by_half_is_cut_off(tmp_path, monkeypatch):
-    path = tmp_path / "metrics.csv"
-    files.append_bytes(path, b"one\n")
-    write = os.write
-
-    def full(descriptor, data):
-        if len(data) < 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(descriptor, bytes(data)[:3])
-
-    monkeypatch.setattr(files.os, "write", full)
-    with pytest.raises(LitVizError, match="disk full"):
-        files.append_bytes(path, b"two\nthree\n"[:6])
-    monkeypatch.undo()
-    assert path.read_bytes() == b"one\n"
-    files.append_bytes(path, b"two\n")
-    assert path.read_bytes() == b"one\ntwo\n"
+def lines(path):
+    return [line for _, line in files.lines_with_offsets(path)]
 
 
-def test_a_line_broken_by_a_kill_is_passed_over(tmp_path):
+def test_lines_have_their_offsets(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes("a\nb\u2028b\nc\nhal".encode())
-    assert list(files.complete_lines(path)) == ["a\n", "b\u2028b\n", "c\n"]
-    assert list(files.complete_lines(tmp_path / "missing")) == []
+    assert list(files.lines_with_offsets(path)) == [(0, "a\n"), (2, "b\u2028b\n"), (8, "c\n"), (10, "hal")]
+    assert lines(tmp_path / "missing") == []
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
@@ -162,17 +147,17 @@ def test_regular_files_are_opened_without_waiting_or_following(tmp_path):
     (tmp_path / "link").symlink_to("a.txt")
     (tmp_path / "loop").symlink_to("loop")
     assert files.read_regular(tmp_path / "a.txt") == b"text\n"
-    assert list(files.complete_lines(tmp_path / "a.txt")) == ["text\n"]
+    assert lines(tmp_path / "a.txt") == ["text\n"]
     kinds = {"fifo": "got a FIFO, device or socket", "link": "got a link", "loop": "got a link", ".": "got a folder"}
     for name, words in kinds.items():
-        for read in (files.read_regular, lambda path: list(files.complete_lines(path))):
+        for read in (files.read_regular, lines):
             with pytest.raises(LitVizError, match=f"must be a regular file, {words}"):
                 read(tmp_path / name)
     with pytest.raises(LitVizError, match="device or socket"):
         files.read_regular("/dev/zero")
     with pytest.raises(LitVizError, match="No such file"):
         files.read_regular(tmp_path / "missing")
-    assert list(files.complete_lines(tmp_path / "missing")) == []
+    assert lines(tmp_path / "missing") == []
     with pytest.raises(LitVizError, match="must have at most 4 bytes, got 5"):
         files.read_regular(tmp_path / "a.txt", most=4)
     (tmp_path / "a.txt").write_bytes(b"\xff")
@@ -183,7 +168,6 @@ def test_regular_files_are_opened_without_waiting_or_following(tmp_path):
 def test_a_line_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_MOST_CHARACTERS", 8)
     (tmp_path / "a.txt").write_text("1234567\n1234567")
-    assert list(files.complete_lines(tmp_path / "a.txt")) == ["1234567\n"]
+    assert lines(tmp_path / "a.txt") == ["1234567\n", "1234567"]
     (tmp_path / "a.txt").write_text("12345678\n")
-    with pytest.raises(LitVizError, match="must have less than 8 characters"):
-        list(files.complete_lines(tmp_path / "a.txt"))
+    assert lines(tmp_path / "a.txt") == ["12345678", "\n"]
