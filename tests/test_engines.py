@@ -17,6 +17,7 @@ import torch
 
 import lit_viz as lv
 from lit_viz.images.reading import encode_png, read_photograph
+from lit_viz.runs.segments import segment_files
 from lit_viz.runs.stores import open_run
 from tests.support.peers import require_package
 
@@ -52,8 +53,7 @@ def write_program(folder: Path, name: str, command: str) -> None:
 
 
 def has_results(shard: Path) -> bool:
-    records = shard / "results.jsonl"
-    return records.exists() and records.stat().st_size > 0
+    return bool(segment_files(shard))
 
 
 def check_merged(maps: Path, merged: Path, shape: tuple[int, int]) -> None:

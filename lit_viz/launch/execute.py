@@ -331,6 +331,8 @@ def _complete(
     needs_evidence = any(map(is_evidence, discarded))
     needs_figure = needs_evidence or not run.is_drawn or any(map(is_drawing, discarded))
     if not needs_figure and REPORT not in discarded:
+        if discarded:  # exports of the records
+            folder.seal()
         return
     try:
         with folder.files() as shown_folder:

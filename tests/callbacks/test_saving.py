@@ -18,11 +18,11 @@ from lit_viz.types import Record, Task
 class Emerging(LightningModule):
     """One image that becomes brighter by every step: the least that the callbacks know of a module."""
 
-    def __init__(self, fails_at=None):
+    def __init__(self, finishes_at=5, fails_at=None):
         super().__init__()
         self.automatic_optimization = False
         self.task = Task(0, "tarantula", seed=0)
-        self.fails_at = fails_at
+        self.finishes_at, self.fails_at = finishes_at, fails_at
 
     def configure_optimizers(self):
         return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -32,7 +32,9 @@ class Emerging(LightningModule):
             raise ValueError("the step failed")
         image = torch.full((3, 4, 4), batch_idx / 10)
         observed = [Snapshot(self.task, batch_idx, {"probability": batch_idx / 10}, image)]
-        results = [Result(self.task, Record.of(self.task, iterations=5), image)] if batch_idx == 5 else []
+        results = (
+            [Result(self.task, Record.of(self.task, iterations=5), image)] if batch_idx == self.finishes_at else []
+        )
         return {"snapshots": observed, "results": results}
 
 
@@ -72,9 +74,9 @@ def test_everything_observed_is_on_the_disk_at_the_end(folder):
     assert record.iterations == 5
 
 
-def test_scalars_are_kept_when_the_run_fails(folder):
+def test_finished_tasks_are_kept_when_the_run_fails(folder):
     with pytest.raises(ValueError, match="the step failed"):
-        train(Emerging(fails_at=3), RunWriter(folder, flush_every=1e9))
+        train(Emerging(finishes_at=2, fails_at=4), RunWriter(folder))
     assert iterations(folder) == [0, 1, 2]
 
 
@@ -83,25 +85,22 @@ def test_a_full_disk_does_not_hide_the_first_error(folder, monkeypatch):
         raise LitVizError("disk full")
 
     files = RunWriter(folder)
-    monkeypatch.setattr(folder, "settle", full)
-    with pytest.warns(UserWarning, match="metrics were not written: disk full"):
+    monkeypatch.setattr(folder, "commit", full)
+    with pytest.warns(UserWarning, match="results were not written: disk full"):
         files.on_exception(None, None, KeyboardInterrupt())
 
 
-def test_scalars_are_flushed_now_and_then_and_before_a_checkpoint(folder):
-    module = Emerging()
-    files = RunWriter(folder, flush_every=1e9)
+def test_finished_tasks_are_on_the_disk_before_a_checkpoint(folder):
+    module, files, checkpoint = Emerging(finishes_at=1), RunWriter(folder), {}
     files.on_train_batch_end(None, module, module.training_step(None, 0), None, 0)
+    files.on_save_checkpoint(None, module, checkpoint)
     assert iterations(folder) == []
-    files.on_save_checkpoint(None, module, {})
-    assert iterations(folder) == [0]
-    files.flush_every = 0.0
+    assert checkpoint["store"]["segments"] == {}
+    assert [row[:2] for row in checkpoint["store"]["in_progress"][0]["rows"]] == [[0, 0]]
     files.on_train_batch_end(None, module, module.training_step(None, 1), None, 1)
-    for _ in range(500):
-        if iterations(folder) == [0, 1]:
-            return
-        time.sleep(0.01)
-    raise AssertionError("the scalars were not flushed")
+    files.on_save_checkpoint(None, module, checkpoint)
+    assert iterations(folder) == [0, 1]
+    assert checkpoint["store"] == {"segments": {"000000.jsonl": 1}, "in_progress": {}, "snapshots": 2}
 
 
 def test_images_are_written_as_of_their_snapshot(folder):
@@ -117,7 +116,7 @@ def test_images_are_written_as_of_their_snapshot(folder):
         outputs = {"snapshots": [Snapshot(Task(0, "tarantula", seed=0), 0, {}, image)], "results": []}
         files.on_train_batch_end(None, None, outputs, None, 0)
         image.fill_(1)  # the next update, before the file is written
-        files.flush()
+        files._wait(0)
     assert read_png(folder.frames("0000_tarantula")[0][1]).max() == 0
 
 
@@ -139,7 +138,7 @@ def test_a_write_error_ends_the_run_and_later_writes(folder, monkeypatch):
 
     with pytest.raises(LitVizError, match="disk full"):
         hand_over()
-    files.flush()
+    files._wait(0)
     assert written == [0]
     assert len(folder.records()) == 0
 
@@ -151,7 +150,7 @@ def test_a_disk_slower_than_the_run_slows_it_down(folder, monkeypatch):
         observed = [Snapshot(Task(0, "tarantula", seed=0), k, {}, torch.zeros(3, 4, 4))]
         files.on_train_batch_end(None, None, {"snapshots": observed, "results": []}, None, k)
         assert len(files._pending) <= 64
-    files.flush()
+    files._wait(0)
     assert not files._pending
 
 
@@ -162,5 +161,5 @@ def test_large_images_that_wait_for_the_disk_take_a_bounded_memory(folder, monke
         observed = [Snapshot(Task(0, "slide", seed=0), k, {}, image)]
         files.on_train_batch_end(None, None, {"snapshots": observed, "results": []}, None, k)
         assert len(files._pending) <= 3  # of 64 MB
-    files.flush()
+    files._wait(0)
     assert not files._pending

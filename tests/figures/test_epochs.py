@@ -14,6 +14,7 @@ import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.figures.epochs import epoch_folders, read_epochs, save_epochs
 from lit_viz.networks import Network
+from lit_viz.runs.segments import segment_files
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,10 @@ def cut_image(run: Path) -> None:
     ("damage", "words"),
     [
         (cut_image, r"images/\S+ was changed"),
-        (lambda run: (run / "results.jsonl").unlink(), r"results\.jsonl is missing"),
+        (lambda run: segment_files(run)[0].unlink(), r"records/000000\.jsonl is missing"),
         (lambda run: (run / "config.yaml").unlink(), "is not a lit_viz run"),
         (lambda run: (run / "config.yaml").write_text("[1]"), "config.yaml must be a mapping"),
-        (lambda run: (run / "manifest.jsonl").unlink(), "is unfinished"),
+        (lambda run: (run / "manifest.json").unlink(), "is unfinished"),
     ],
 )
 def test_a_damaged_epoch_is_named_and_the_others_are_drawn(

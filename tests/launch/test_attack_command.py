@@ -26,6 +26,7 @@ from lit_viz.outputs import load_network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.runs.folder import FolderStorage
 from tests.support.networks import smooth_network
+from tests.support.segments import forge
 
 
 @pytest.fixture
@@ -158,11 +159,9 @@ def test_check_notices_another_class(
     """The prediction of the file must equal that of the record."""
     run = tmp_path / "run"
     fool(folder, run, lit_viz=lit_viz, small_options=small_options)
-    first, *others = (run / "results.jsonl").read_text().splitlines()
-    record = json.loads(first)
+    record = records(run)[0]
     another = next(n for n in range(5) if n not in (record["predicted"], record["label"]))
-    lines = [line + "\n" for line in (json.dumps({**record, "predicted": another}), *others)]
-    (run / "results.jsonl").write_text("".join(lines))
+    forge(run, 0, predicted=another)
     reseal(run)
     lit_viz("check", str(run), expect=1)
     assert f"images/0000_p0.png is not as recorded: predicted {record['predicted_name']}" in capsys.readouterr().err

@@ -179,8 +179,7 @@ def test_a_logger_that_is_not_installed_ends_before_the_run(smooth: Network, tmp
 def test_an_unfinished_run_is_not_logged(stored: Path, tmp_path: Path) -> None:
     """Its last rows are computed again."""
     run = shutil.copytree(stored, tmp_path / "run", ignore=shutil.ignore_patterns("csv"))
-    lines = (run / "manifest.jsonl").read_text().splitlines(keepends=True)
-    (run / "manifest.jsonl").write_text("".join(lines[:-1]))
+    (run / "manifest.json").unlink()
     with pytest.raises(LitVizError, match=f"run is unfinished: lit-viz resume {run}"):
         lv.log(run, "csv")
     assert not (run / "csv").exists()

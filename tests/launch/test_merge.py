@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -23,8 +22,10 @@ from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import MANIFEST, RESULTS
+from lit_viz.runs.layout import MANIFEST
+from lit_viz.runs.segments import segment_files
 from tests.support.networks import NAMES, smooth_network
+from tests.support.segments import change_text
 from tests.support.shards import contents, stop_at
 
 COUNT = 7
@@ -91,8 +92,7 @@ def flip(folder: Path, pattern: str) -> None:
 
 
 def change_record(folder: Path) -> None:
-    text = (folder / RESULTS).read_text()
-    (folder / RESULTS).write_text(text.replace('"status": "done"', '"status": "skipped"', 1))
+    change_text(folder, '"status": "done"', '"status": "skipped"')
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def change_record(folder: Path) -> None:
         (lambda path: flip(path, "images/*"), r"images/.* was changed after it was written.*: lit-viz resume "),
         (lambda path: flip(path, "queue.jsonl"), "queue.jsonl was changed after the start of the run"),
         (lambda path: next((path / "images").iterdir()).unlink(), "images/.* is missing"),
-        (change_record, "results.jsonl .*was changed"),
+        (change_record, "records/.* was changed"),
         (lambda path: (path / MANIFEST).unlink(), "is unfinished: lit-viz resume "),
     ],
 )
@@ -207,27 +207,15 @@ def test_a_partial_merge_has_what_is_there(
     assert [record.index for record in whole.records] == list(range(COUNT))
 
 
-def test_other_devices_are_noted(shards: list[Path], smooth: Network, tmp_path: Path, caplog: Any) -> None:
+def test_other_devices_are_noted(shards: list[Path], smooth: Network, tmp_path: Path, caplog: Any, reseal: Any) -> None:
     config = shards[1] / "config.yaml"
     device = FolderStorage.open(shards[1]).recorded["device"]
     config.write_text(config.read_text().replace(device, "NVIDIA H100"))
-    lines = (shards[1] / MANIFEST).read_text().splitlines()
-    names = [index for index, line in enumerate(lines) if "config.yaml" in line]
-    for index in names:
-        values = json.loads(lines[index])
-        values["files"]["config.yaml"] = signature(config)
-        lines[index] = json.dumps(values)
-    (shards[1] / MANIFEST).write_text("".join(f"{line}\n" for line in lines))
+    reseal(shards[1])
     lv.merge(shards, tmp_path / "merged", smooth)
     assert f"the shards are of different devices: NVIDIA H100, {device}" in caplog.text
     recorded = FolderStorage.open(tmp_path / "merged").recorded
     assert [shard["device"] for shard in recorded["shards"]] == [device, "NVIDIA H100", device]
-
-
-def signature(path: Path) -> dict[str, Any]:
-    from lit_viz.runs.manifest import signatures
-
-    return dict(signatures(path.parent, [path.name])[path.name])
 
 
 def test_the_command_merges_a_folder_of_shards(
@@ -258,9 +246,9 @@ def test_a_killed_shard_continues_and_nothing_is_lost(tmp_path: Path, lit_viz: A
     lit_viz(*words, "--out", str(tmp_path / "whole"))
     sharded = [*words, "--out", str(tmp_path / "run"), "--shard"]
     lit_viz(*sharded, "1/2")
-    results = tmp_path / "run" / "shard-0-of-2" / RESULTS
+    shard = tmp_path / "run" / "shard-0-of-2"
     process = subprocess.Popen([sys.executable, "-m", "lit_viz", *sharded, "0/2"], stderr=subprocess.DEVNULL)
-    while not (results.exists() and results.stat().st_size) and process.poll() is None:
+    while not segment_files(shard) and process.poll() is None:
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -signal.SIGKILL

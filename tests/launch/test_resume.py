@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -28,6 +27,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.types import Task
 from tests.support.networks import NAMES
+from tests.support.segments import lose
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +43,9 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def lose(*indices: int) -> Callable[[Path], None]:
-    """Return a function that removes the lines of these tasks from the results."""
-
-    def edit(run: Path) -> None:
-        lines = (run / "results.jsonl").read_text().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["index"] not in indices]
-        (run / "results.jsonl").write_text("".join(kept))
-
-    return edit
-
-
-def damage_records(run: Path) -> None:
-    """Remove a required key from a record, and write invalid JSON after it."""
-    lines = (run / "results.jsonl").read_text().splitlines(keepends=True)
-    nameless = {key: value for key, value in json.loads(lines[1]).items() if key != "name"}
-    (run / "results.jsonl").write_text(f"{lines[0]}{json.dumps(nameless)}\nnot json\n{lines[2]}")
+def without(*indices: int) -> Callable[[Path], None]:
+    """Return a function that removes the lines of these tasks from the segments."""
+    return lambda run: lose(run, *indices)
 
 
 def recorded(run: Path) -> list[dict[str, Any]]:
@@ -93,20 +80,13 @@ def flip(pattern: str) -> Callable[[Path], None]:
     return edit
 
 
-def double_rows(run: Path) -> None:
-    lines = (run / "metrics.csv").read_text().splitlines(keepends=True)
-    (run / "metrics.csv").write_text("".join(lines + lines[1:]))
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        lose(1),
-        lose(0, 1, 2),
-        damage_records,
-        double_rows,
-        flip("results.jsonl"),
-        *(change(pattern) for change in (unlink, cut, flip) for pattern in ("images/*", "frames/*/*", "metrics.csv")),
+        without(1),
+        without(0, 1, 2),
+        *(change(pattern) for change in (unlink, cut, flip) for pattern in ("images/*", "frames/*/*", "records/*")),
+        *(change(pattern) for change in (unlink, cut, flip) for pattern in ("results.jsonl", "metrics.csv")),
     ],
 )
 def test_missing_results_are_recomputed(damage: Callable[[Path], None], run: Path, smooth: Network) -> None:
@@ -132,7 +112,7 @@ def test_a_damaged_queue_gives_a_one_line_error(lines: str, run: Path, smooth: N
     (run / "queue.jsonl").write_text(lines)
     with pytest.raises(LitVizError, match=r"queue\.jsonl was changed after the start of the run: restore it"):
         lv.resume(run, smooth)
-    (run / "manifest.jsonl").unlink()
+    (run / "manifest.json").unlink()
     with pytest.raises(LitVizError, match=r"queue\.jsonl is damaged .*: start it again with overwrite=True"):
         lv.resume(run, smooth)
 
@@ -168,7 +148,7 @@ def test_a_resume_keeps_the_precision(run: Path, smooth: Network) -> None:
 def test_no_parser_takes_part_in_python(run: Path, smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("parse_args", "parse_known_args"):
         monkeypatch.setattr(argparse.ArgumentParser, name, lambda *_, **__: pytest.fail("a parser was used"))
-    lose(1)(run)
+    lose(run, 1)
     assert len(lv.resume(run, smooth, slots=1).records) == 3
     assert len(lv.visualize(smooth, [0], config="small", iterations=1).records) == 1
 
@@ -186,7 +166,7 @@ def test_no_parser_takes_part_in_python(run: Path, smooth: Network, monkeypatch:
 )
 def test_arguments_that_may_change(changes: dict[str, Any], run: Path, smooth: Network) -> None:
     before = recorded(run)
-    lose(1)(run)
+    lose(run, 1)
     lv.resume(run, smooth, **changes)
     assert recorded(run) == before
 
@@ -211,7 +191,7 @@ def test_arguments_that_determine_the_images_are_fixed(
     name: str, value: Any, sentence: str, run: Path, smooth: Network
 ) -> None:
     before = recorded(run)
-    lose(1)(run)
+    lose(run, 1)
     with pytest.raises(LitVizError) as error:
         lv.resume(run, smooth, **{name: value})
     assert str(error.value).startswith(sentence.format(run=run))
@@ -278,7 +258,7 @@ def test_an_old_report_does_not_mark_a_resumed_run_as_complete(
     run: Path, smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The resume is killed before its evidence is written."""
-    lose(1)(run)
+    lose(run, 1)
     assert (run / "report.html").exists()
     monkeypatch.setattr(execute_module, "write_report", lambda *_: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
@@ -289,17 +269,17 @@ def test_an_old_report_does_not_mark_a_resumed_run_as_complete(
     assert (run / "report.html").exists()
 
 
-@pytest.mark.parametrize("found", ["2", "null", "x"])
+@pytest.mark.parametrize("found", ["1", "3", "null", "x"])
 def test_a_run_of_another_format_is_refused(found: str, run: Path, smooth: Network) -> None:
     path = run / "config.yaml"
-    path.write_text(path.read_text().replace("  format: 1\n", f"  format: {found}\n"))
+    path.write_text(path.read_text().replace("  format: 2\n", f"  format: {found}\n"))
     for call in (lv.resume, lv.check, lambda *_: lv.log(run, "csv")):
-        with pytest.raises(LitVizError, match=r"must have format 1, got 2: use the release|format must be"):
+        with pytest.raises(LitVizError, match=r"must have format 2, got [13]: use the release|format must be"):
             call(run, smooth)
 
 
 def test_a_resume_with_the_module_has_the_recorded_labels(run: Path, smooth: Network) -> None:
-    lose(2)(run)
+    lose(run, 2)
     lv.resume(run, smooth.original)
     assert {record["target_name"] for record in recorded(run)} == set(NAMES[:3])
     assert all(name in NAMES for record in recorded(run) for name, _ in record["top5"])
@@ -308,14 +288,14 @@ def test_a_resume_with_the_module_has_the_recorded_labels(run: Path, smooth: Net
         lv.resume(run, other)
 
 
-@pytest.mark.parametrize("found", [0, 2])
+@pytest.mark.parametrize("found", [1, 3])
 def test_a_checkpoint_of_another_format_changes_nothing(found: int, run: Path, smooth: Network) -> None:
-    lose(1)(run)
+    lose(run, 1)
     before = recorded(run)
     checkpoint = torch.load(run / LAST_CHECKPOINT, weights_only=True)
     checkpoint["lit_viz"] = {"format": found, "slots": []}
     AtomicCheckpointIO().save_checkpoint(checkpoint, run / LAST_CHECKPOINT)
-    with pytest.raises(LitVizError, match=f"the checkpoint must have format 1, got {found}"):
+    with pytest.raises(LitVizError, match=f"the checkpoint must have format 2, got {found}"):
         lv.resume(run, smooth)
     assert recorded(run) == before
 

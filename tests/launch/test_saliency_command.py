@@ -26,6 +26,7 @@ from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from tests.support.networks import smooth_network
+from tests.support.segments import change_text
 from tests.support.verdicts import reasons, verdicts
 
 GREY = np.full((30, 40), 120, np.uint8)
@@ -208,8 +209,7 @@ def test_target_against_another_class(
     names = [SaliencyMapPresentation().task_name(task) for task in FolderStorage(run).queue()]
     assert names == ["x -> class 0 vs. class 3, gamma 0.5, gradient", "y -> class 0 vs. class 1, gamma 0.5, gradient"]
     lit_viz("check", str(run))
-    edited = (run / "results.jsonl").read_text().replace('"against": 3', '"against": 2')
-    (run / "results.jsonl").write_text(edited)
+    change_text(run, '"against": 3', '"against": 2')
     lit_viz("check", str(run), expect=1)
     words = ["--against", "2", "--gamma", "0.5", "--out", str(run), "--resume"]
     lit_viz("saliency", str(tmp_path / "list.csv"), *small_options, *words, expect=1)
@@ -353,7 +353,7 @@ def test_a_resume_ignores_photographs_added_later(
     run = tmp_path / "run"
     lit_viz("saliency", str(tmp_path / "in"), *small_options, "--captum", "none", "--out", str(run))
     (run / "checkpoints" / "last.ckpt").unlink()  # as if it had been killed at the start
-    (run / "results.jsonl").unlink()
+    shutil.rmtree(run / "records")
     Image.fromarray(GREY).save(tmp_path / "in" / "a.png")
     lit_viz("resume", str(run))
     assert [r["name"] for r in records(run)] == ["m", "n"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,8 +111,8 @@ def test_no_part_is_imported_from_a_run_folder(
         config["module"]["init_args"]["method"] = {"class_path": "harmful.Own"}
     else:
         config[name]["class_path"] = "harmful.Own"
-    for file in ("queue.jsonl", "results.jsonl"):
-        (received / file).write_text("")
+    (received / "queue.jsonl").write_text("")
+    shutil.rmtree(received / "records")
     (received / "config.yaml").write_text("# lit_viz run\n" + yaml.safe_dump(config))
     reseal(received)
     monkeypatch.chdir(received)
@@ -138,7 +139,7 @@ def test_commands_in_a_run_folder_import_nothing_of_it(
 
 
 def test_imports_of_a_run_are_printed_first(received: Path) -> None:
-    (received / "manifest.jsonl").unlink()
+    (received / "manifest.json").unlink()
     lines: list[str] = []
     stored_form(FolderStorage.open(received), lines.append)
     assert lines == [f"{received} names parts to import, which run as code: harmful:make"]
@@ -175,7 +176,7 @@ def test_a_configuration_with_another_record_is_rejected(received: Path) -> None
 
 def test_damaged_evidence_is_a_one_line_error(received: Path) -> None:
     (received / "evidence.json").write_text('{"transfer": 5}')
-    (received / "manifest.jsonl").unlink()
+    (received / "manifest.json").unlink()
     with pytest.raises(
         LitVizError, match=r"evidence\.json is damaged \(transfer must be an object or null, got 5\): delete it"
     ):

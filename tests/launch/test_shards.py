@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -20,12 +19,14 @@ from lit_viz.attacks import PGD
 from lit_viz.attributions import Gradient, SmoothGrad
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.shards import Shard
+from lit_viz.engine.snapshots import Result
 from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import MANIFEST, QUEUE, RESULTS
+from lit_viz.runs.layout import MANIFEST, QUEUE
+from lit_viz.runs.segments import Contents, segment_files
 from lit_viz.types import Record, Task
 from lit_viz.utils.files import sha256
 from tests.support.shards import contents, stop_at
@@ -104,9 +105,9 @@ def test_the_same_call_starts_continues_or_does_nothing(
         with pytest.raises(Interrupted, match="stopped after 2 of 3 images"):
             shard()
     folder = tmp_path / "run" / "shard-1-of-2"
-    before = (folder / RESULTS).read_text()
+    before = segment_files(folder)[0].read_text()
     assert [record.index for record in shard().records] == [1, 3, 5]
-    assert (folder / RESULTS).read_text().startswith(before)
+    assert segment_files(folder)[0].read_text() == before
     monkeypatch.setattr(PhotographTraining, "start", lambda *_: pytest.fail("a task was computed"))
     content = (folder / MANIFEST).read_bytes()
     assert len(shard(progress=True)) == 3
@@ -254,19 +255,18 @@ def test_processes_of_torchrun_are_shards(
 
 
 def write_large_run(folder: FolderStorage, count: int) -> None:
-    """Write queue, records and manifest of a run with many tasks."""
+    """Write queue and segments of a run with many tasks."""
     folder.write_config("")
-    tasks, records, lines = [], [], []
+    tasks = []
     for index in range(count):
-        task = Task(index, f"image {index}", index, source=f"photographs/train/n01443537/{index}.jpeg", label=3)
-        record = Record.of(task, file=f"images/{task.key}.png", metrics={"probability": 0.5, "logit": 1.0})
-        files = {name: {"size": 9, "sha256": "0" * 64} for name in (f"images/{task.key}.png", f"arrays/{task.key}.npy")}
-        tasks.append(task)
-        records.append(json.dumps(record.to_dict()) + "\n")
-        lines.append({"task": index, "files": files, "record": "0" * 64, "rows": 0, "metrics": "0" * 64})
+        source = f"photographs/train/n01443537/{index}.jpeg"
+        tasks.append(Task(index, f"image {index}", index, source=source, label=3))
     folder.write_queue(tasks)
-    (folder.path / RESULTS).write_text("".join(reversed(records)))
-    (folder.path / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for task in reversed(tasks):
+        record = Record.of(task, metrics={"probability": 0.5, "logit": 1.0})
+        folder.in_progress[task.index] = Contents({f"images/{task.key}.png": {"size": 9, "sha256": "0" * 64}})
+        folder.add_result(Result(task, record))
+    folder.commit()
 
 
 _MEASURE = """
@@ -275,11 +275,12 @@ from lit_viz.runs.folder import FolderStorage
 folder = FolderStorage(sys.argv[1])
 assert folder.records()[0].index == folder.queue()[0].index == 0
 tracemalloc.start()
-queue, records, manifest = folder.queue(), folder.records(), folder.manifest()
+folder.load()
+queue, records = folder.queue(), folder.records()
 count = len(queue)
 assert sum(task.seed for task in queue) == count * (count - 1) // 2
-assert (len(records), records[-1].index, len(manifest.tasks)) == (count, count - 1, count)
-folder.finish()
+assert (len(records), records[-1].index, len(folder.segments.finished)) == (count, count - 1, count)
+folder.seal()
 assert sum(record.index for record in folder.records()[::50]) == sum(range(0, count, 50))
 print(tracemalloc.get_traced_memory()[1])
 """

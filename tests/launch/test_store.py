@@ -20,7 +20,7 @@ from lit_viz.images.reading import encode_png
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.runs import stored as stored_lines
-from lit_viz.runs import tar_store, tars
+from lit_viz.runs import tar_store
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import read_record
 from lit_viz.runs.tar_store import to_half
@@ -55,7 +55,7 @@ def photographs(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four tasks per tar, and a sample of five."""
-    monkeypatch.setattr(tars, "TASKS_PER_TAR", 4)
+    monkeypatch.setattr(tar_store, "MOST_TASKS", 4)
     for name, value in (("SAMPLE", 5), ("_FIRST", 2), ("_LEAST", 2)):
         monkeypatch.setattr(tar_store, name, value)
 
@@ -194,15 +194,12 @@ def test_a_resumed_run_cuts_what_is_later_than_its_checkpoint(
         stop_at(patch, at)
         with pytest.raises((Interrupted, KeyboardInterrupt)):
             run(out)
-    tars = sorted((out / "tars").iterdir())
-    for path in (tars[-1], out / "results.jsonl"):
-        with path.open("ab") as file:
-            file.write(b"later than the checkpoint\n")
     (out / "tars" / "000009.tar").write_bytes(b"later")
+    (out / "records" / "000009.jsonl").write_bytes(b"later")
     resumed = run(out, resume=True)
     assert plain(resumed) == plain(whole)
     assert torch.equal(resumed.maps.nan_to_num(7), whole.maps.nan_to_num(7))
-    assert [path.name for path in sorted((out / "tars").iterdir())] == ["000000.tar", "000001.tar", "000002.tar"]
+    assert not {"000009.tar", "000009.jsonl"} & {path.name for path in out.rglob("*")}
     assert lv.check(out)
 
 

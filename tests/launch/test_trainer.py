@@ -37,6 +37,7 @@ from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.segments import segment_files
 from tests.support.runs import tasks_for
 
 
@@ -268,7 +269,7 @@ def test_a_further_process_does_not_take_a_folder_in_the_making_for_a_finished_r
     monkeypatch.setenv("LOCAL_RANK", "1")
     execute_module.execute(module, tasks, options)
     assert not joined  # it is finished
-    for path in ("queue.jsonl", "results.jsonl", "checkpoints/last.ckpt", "manifest.jsonl"):
+    for path in ("queue.jsonl", "checkpoints/last.ckpt", "manifest.json", *segment_files(folder)):
         (folder / path).unlink()
     FolderStorage(folder).write_config(form.to_yaml())
     execute_module.execute(module, form.build_tasks(smooth), options)
@@ -303,7 +304,8 @@ def method(**arguments: Any) -> ClassVisualization:
 
 
 def test_a_run_from_an_array_is_continued_in_python(tmp_path: Path) -> None:
-    (tmp_path / "results.jsonl").touch()
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "000000.jsonl").touch()
     options = RunOptions(out=tmp_path)
     assert resume_hint(method(), options) == f"; continue with: lit-viz resume {tmp_path}"
     started = method(init=torch.zeros(3, 16, 16))
@@ -311,7 +313,8 @@ def test_a_run_from_an_array_is_continued_in_python(tmp_path: Path) -> None:
 
 
 def test_exhausted_memory_is_a_one_line_error(tmp_path: Path) -> None:
-    (tmp_path / "results.jsonl").touch()
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "000000.jsonl").touch()
     module = method()
     with (
         pytest.raises(LitVizError, match=r"out of CPU memory: use fewer slots \(now 8\).*resume .* and fewer slots"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -23,8 +22,10 @@ from lit_viz.networks import Network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.verification import verify
+from tests.support.segments import forge
 
 Edit = Callable[[Path], None]
+SEGMENT = "records/000000.jsonl"
 
 
 def saliency(smooth: Network, run: Path, **options: Any) -> Any:
@@ -57,9 +58,9 @@ def contents(run: Path) -> dict[str, Any]:
     for pattern in ("images/*", "arrays/*", "sources/*", "frames/*/*"):
         for path in run.glob(pattern):
             kept[path.relative_to(run).as_posix()] = path.read_bytes()
-    kept["metrics.csv"] = sorted((run / "metrics.csv").read_text().splitlines())
-    for line in (run / "results.jsonl").read_text().splitlines():
-        record = json.loads(line)
+    for task in FolderStorage(run).segments.all():
+        record = task["record"]
+        kept[f"rows {record['index']}"] = [row[1:] for row in task["rows"]]
         kept[f"record {record['index']}"] = {key: record[key] for key in record if key != "seconds"}
     return kept
 
@@ -125,33 +126,39 @@ def add_mask(run: Path) -> None:
     (run / "masks" / "0000_a.png").write_bytes(b"x")
 
 
+def exchange(run: Path) -> None:
+    """Exchange the records of two lines."""
+    path = run / SEGMENT
+    first, second, *others = path.read_text().splitlines(keepends=True)
+    (one, other) = (line.partition('"record": ')[2].partition(', "rows"')[0] for line in (first, second))
+    path.write_text("".join([first.replace(one, other), second.replace(other, one), *others]))
+
+
 #: Edits of facts by the file that is named, and of them those that a resume mends.
 FACTS: dict[str, tuple[str, Edit]] = {
-    "verdict": ("results.jsonl", replace("results.jsonl", '"status": "done"', '"status": "failed"')),
-    "number": ("results.jsonl", replace("results.jsonl", '"iterations": 8', '"iterations": 9')),
-    "name": ("results.jsonl", replace("results.jsonl", '"target_name": "', '"target_name": "x')),
-    "first record": ("results.jsonl", drop_lines("results.jsonl", slice(0, 1))),
-    "last record": ("results.jsonl", drop_lines("results.jsonl", slice(-1, None))),
-    "further record": ("results.jsonl", append("results.jsonl", '{"index": 7, "name": "x"}\n')),
-    "torn record": ("results.jsonl", append("results.jsonl", '{"index": 7')),
-    "order of records": ("results.jsonl", reverse("results.jsonl")),
-    "no records": ("results.jsonl", unlink("results.jsonl")),
-    "cut metrics": ("metrics.csv", lambda run: cut("metrics.csv")(run)),
-    "metric": ("metrics.csv", replace("metrics.csv", ",probability,0.", ",probability,1.")),
-    "word": ("metrics.csv", append("metrics.csv", "0000_0,1,probability,high\n")),
-    "header": ("metrics.csv", drop_lines("metrics.csv", slice(0, 1))),
-    "no metrics": ("metrics.csv", unlink("metrics.csv")),
+    "verdict": ("records/000000", replace(SEGMENT, '"status": "done"', '"status": "failed"')),
+    "number": ("records/000000", replace(SEGMENT, '"iterations": 8', '"iterations": 9')),
+    "name": ("records/000000", replace(SEGMENT, '"target_name": "', '"target_name": "x')),
+    "first record": ("records/000000", drop_lines(SEGMENT, slice(0, 1))),
+    "last record": ("records/000000", drop_lines(SEGMENT, slice(-1, None))),
+    "further record": ("records/000000", append(SEGMENT, '{"index": 7, "name": "x"}\n')),
+    "torn record": ("records/000000", append(SEGMENT, '{"index": 7')),
+    "order of records": ("records/000000", reverse(SEGMENT)),
+    "no records": ("records/000000", unlink(SEGMENT)),
+    "torn line": ("records/000000", cut(SEGMENT)),
+    "joined lines": ("records/000000", replace(SEGMENT, "\n", "")),
+    "row": ("records/000000", replace(SEGMENT, '"probability": 0.', '"probability": 1.')),
+    "exchanged records": ("records/000000", exchange),
     "image": ("images/", flip("images/*")),
     "cut array": ("arrays/", cut("arrays/*")),
     "no source": ("sources/", unlink("sources/*")),
     "no frame": ("frames/", unlink("frames/*/*")),
     "empty image": ("images/", lambda run: sorted(run.glob("images/*"))[0].write_bytes(b"")),
     "mask": ("masks/", add_mask),
-    "task line": ("manifest.jsonl", drop_lines("manifest.jsonl", slice(1, 2))),
-    "line of the run": ("run is unfinished", drop_lines("manifest.jsonl", slice(-2, None))),
-    "manifest": ("run is unfinished", unlink("manifest.jsonl")),
-    "word in the manifest": ("manifest.jsonl is damaged", append("manifest.jsonl", "word\n")),
-    "size": ("arrays/", replace("manifest.jsonl", 'arrays/0000_0.npy": {"size": 3', 'arrays/0000_0.npy": {"size": 4')),
+    "manifest": ("run is unfinished", unlink("manifest.json")),
+    "incomplete manifest": ("run is unfinished", replace("manifest.json", '"complete": true', '"complete": false')),
+    "word in the manifest": ("manifest.json is damaged", append("manifest.json", "word\n")),
+    "size": ("records/000000", replace(SEGMENT, '0000_0.npy": {"size": 3', '0000_0.npy": {"size": 4')),
 }
 
 
@@ -323,11 +330,7 @@ def test_a_map_of_another_method_is_damage(smooth: Network, tmp_path: Path, rese
 
 
 def rewrite_first_record(run: Path, reseal: Any, key: str, value: object) -> None:
-    first, *rest = (run / "results.jsonl").read_text().splitlines()
-    record = json.loads(first)
-    values = record["metrics"] if key in record["metrics"] else record
-    values[key] = value
-    (run / "results.jsonl").write_text("\n".join([json.dumps(record), *rest, ""]))
+    forge(run, 0, **{key: value})
     reseal(run)
 
 

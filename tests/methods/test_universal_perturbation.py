@@ -260,7 +260,8 @@ def test_a_run_keeps_every_photograph(smooth: Network, tmp_path: Path, reseal: A
         lv.check(tmp_path / "run", smooth)
     reseal(tmp_path / "run")
     assert not lv.check(tmp_path / "run", smooth)  # seen otherwise, or no longer as far from its photograph
-    trim(folder.path, KeptTasks([]))
+    folder.load({})
+    folder.restore({}, 0, ())
     assert not any((tmp_path / "run" / "photographs").iterdir())
     lv.attack(
         smooth, images(2), attack="universal", iterations=1, wandb="disabled", out=tmp_path / "run", overwrite=True

@@ -49,6 +49,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import ClassImageRecord
 from lit_viz.types import key_of
 from lit_viz.utils.files import plain
+from tests.support.segments import forge, write_records
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 
@@ -61,18 +62,18 @@ def write_run(path: Path, count: int = 1, frames: int = 3, name: str = "cat", si
     tasks = {"class_path": "lit_viz.ClassTasks", "init_args": {"target": ["cat"], "seed": 23}}
     config = {"network": {"name": "tiny"}, "module": module, "tasks": tasks, "run": {"captum": "auto"}}
     folder.write_config(yaml.safe_dump(config), recorded)
-    records, rows = [], ["task,iteration,metric,value\n"]
+    records, rows = [], []
     for index in range(count):
         key = key_of(index, name)
+        rows.append([])
         for frame in range(frames):
             png = encode_png(torch.full((3, side, side), (frame + 1) / (frames + 1)))
             for file in (path / "frames" / key / f"iter_{frame * 10:06d}.png", path / "images" / f"{key}.png"):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(png)
-            rows.append(f"{key},{frame * 10},probability,{(frame + 1) / 10}\n")
+            rows[-1].append([index * frames + frame, frame * 10, {"probability": (frame + 1) / 10}])
         records.append(record_of(index, name, f"images/{key}.png"))
-    (path / "metrics.csv").write_text("".join(rows))
-    (path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_records(folder, records, rows)
     return folder
 
 
@@ -341,7 +342,7 @@ def test_large_images_are_embedded_as_jpeg(tmp_path: Path) -> None:
 
 def test_a_failed_task_and_a_run_without_evidence_have_a_page(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
-    (folder.path / "results.jsonl").write_text(json.dumps(record_of(0, "cat", None)) + "\n")
+    write_records(folder, [record_of(0, "cat", None)])
     shutil.rmtree(folder.path / "frames")
     text = page_of(folder)
     assert "broken cat" in text
@@ -478,9 +479,8 @@ def test_the_index_filters_in_a_browser(
 ) -> None:
     monkeypatch.setattr(report, "MAX_CARDS", 4)
     folder = write_run(tmp_path / "run", count=7, side=32)
-    records = [json.loads(line) for line in (folder.path / "results.jsonl").read_text().splitlines()]
-    records[1]["target_name"] = records[5]["target_name"] = "dog"
-    (folder.path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for index in (1, 5):
+        forge(folder.path, index, target_name="dog")
     script = probe(_FILTER)
     allowed = f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}' "
     page = tmp_path / "probed.html"

@@ -1,3 +1,4 @@
+import copy
 import csv
 import ctypes
 import dataclasses
@@ -14,7 +15,7 @@ from PIL import Image
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.trimming import KeptTasks, measure, trim
+from lit_viz.runs.segments import MOST_TASKS, Contents
 from lit_viz.types import Record, Task
 from tests.support.calls import calls_of
 
@@ -158,7 +159,7 @@ def test_a_changed_configuration_or_queue_is_rejected(folder, name, damage):
 
 def test_a_deleted_folder_is_not_created_again(folder):
     shutil.rmtree(folder.path)
-    for write in (lambda: observe(folder, 0, 0), lambda: finish(folder, 0), folder.settle):
+    for write in (lambda: observe(folder, 0, 0), lambda: finish(folder, 0), folder.commit):
         with pytest.raises(LitVizError, match="was deleted or moved during the run"):
             write()
     assert not folder.path.exists()
@@ -179,9 +180,7 @@ def test_layout(folder):
         "frames/0000_tarantula/iter_000000.png",
         "frames/0000_tarantula/iter_000050.png",
         "images/0000_cat_tabby_big.png",
-        "manifest.jsonl",
-        "metrics.csv",
-        "results.jsonl",
+        "records/000000.jsonl",
         "sources/0000_cat_tabby_big.png",
     ]
 
@@ -198,8 +197,9 @@ def test_the_png_holds_the_rounded_bytes_and_the_array_the_floats(folder):
 
 def test_a_record_has_the_common_keys_first_and_then_the_methods(folder):
     finish(folder, 0, probability=0.93, rank=1, loss=math.nan)
-    (line,) = (folder.path / "results.jsonl").read_text().splitlines()
-    record = json.loads(line, parse_constant=pytest.fail)
+    folder.commit()
+    (line,) = (folder.path / "records" / "000000.jsonl").read_text().splitlines()
+    record = json.loads(line, parse_constant=pytest.fail)["record"]
     assert list(record) == [
         "kind", "index", "name", "status", "target", "target_name", "seed", "iterations", "file", "metrics", "settings"
     ]  # fmt: skip
@@ -210,68 +210,73 @@ def test_a_record_has_the_common_keys_first_and_then_the_methods(folder):
 
 def test_a_failed_task_has_a_record_without_files(folder):
     record = folder.add_result(Result(task(3), Record.of(task(3), status="failed", error="the file is no picture")))
+    folder.commit()
     assert (record.status, record.file, record.array) == ("failed", None, None)
     assert [read.to_dict() for read in folder.records()] == [record.to_dict()]
 
 
-def test_image_and_array_are_on_the_disk_before_the_record(folder, monkeypatch):
+def test_files_are_on_the_disk_before_their_segment(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("lit_viz.runs.writer.append_bytes", lambda *_, **__: seen.extend(tree(folder.path)))
+    monkeypatch.setattr("lit_viz.runs.writer.write_lines", lambda *_, **__: seen.extend(tree(folder.path)))
+    monkeypatch.setattr("lit_viz.runs.writer.sync_filesystem", lambda path: seen.append("sync"))
     folder.add_result(result(0, array=image()))
+    folder.commit()
+    assert seen[0] == "sync"
     assert {"images/0000_tarantula.png", "arrays/0000_tarantula.npy"} <= set(seen)
 
 
-def test_metrics_are_long_form_and_read_back(folder):
+def test_metrics_are_read_back_and_exported_in_long_form(folder):
     folder.add_snapshot(Snapshot(task(0), 0, {"probability": 0.1, "total, variation": math.inf}))
     folder.add_snapshot(Snapshot(task(10), 50, {"probability": float(np.float32(0.7))}))
     folder.add_snapshot(Snapshot(task(2), 50, {"probability": 1e-30}))
+    keys = ["0000_tarantula", "0002_tarantula", "0010_tarantula"]
+    assert folder.metrics.of_tasks(keys)["0000_tarantula"]["probability"] == [(0, 0.1)]
+    observe(folder, 0, 1, 0.2, frame=False)
+    for index in (2, 0, 10):
+        finish(folder, index)
+    folder.commit()
+    metrics = FolderStorage.open(folder.path).metrics.of_tasks(keys)
+    assert {key: of["probability"] for key, of in metrics.items()} == {
+        "0000_tarantula": [(0, 0.1), (1, 0.2)],
+        "0002_tarantula": [(50, 1e-30)],
+        "0010_tarantula": [(50, pytest.approx(0.7))],
+    }
     assert not (folder.path / "metrics.csv").exists()
-    folder.flush()
+    folder.write_queue([])
+    folder.seal()
     with (folder.path / "metrics.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["task", "iteration", "metric", "value"]
     assert rows[2] == ["0000_tarantula", "0", "total, variation", "inf"]
-    assert np.float32(rows[3][3]) == np.float32(0.7)
-    observe(folder, 0, 1, 0.2, frame=False)
-    keys = ["0000_tarantula", "0002_tarantula", "0010_tarantula"]
-    metrics = FolderStorage.open(folder.path).metrics.of_tasks(keys)
-    assert {key: of["probability"] for key, of in metrics.items()} == {
-        "0000_tarantula": [(0, 0.1)],
-        "0002_tarantula": [(50, 1e-30)],
-        "0010_tarantula": [(50, pytest.approx(0.7))],
-    }
-    folder.flush()
-    assert folder.metrics.of_tasks(keys)["0000_tarantula"]["probability"] == [(0, 0.1), (1, 0.2)]
+    assert np.float32(rows[5][3]) == np.float32(0.7)
 
 
-def test_scalars_stay_buffered_when_the_disk_is_full(folder, monkeypatch):
+def test_results_remain_after_a_full_disk(folder, monkeypatch):
     observe(folder, 0, 0, frame=False)
+    finish(folder, 0)
 
-    def full(descriptor, data):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lit_viz.utils.files.os.write", full)
+        patch.setattr("lit_viz.utils.files.os.fsync", full)
         with pytest.raises(LitVizError, match="disk full"):
-            folder.flush()
-    folder.flush()
-    assert (folder.path / "metrics.csv").read_text().splitlines()[1:] == ["0000_tarantula,0,probability,0.5"]
+            folder.commit()
+    assert not (folder.path / "records" / "000000.jsonl").exists()
+    folder.commit()
+    assert [record.index for record in folder.records()] == [0]
 
 
-def test_unwritten_results_are_not_marked_as_settled(folder, monkeypatch):
-    calls = []
-
+def test_a_segment_is_written_only_after_its_files(folder, monkeypatch):
     def full(descriptor):
-        calls.append(descriptor)
         ctypes.set_errno(28)
         return -1
 
     finish(folder, 0)
-    folder.settle()
     monkeypatch.setattr("lit_viz.utils.files._SYNCFS", full)
     with pytest.raises(LitVizError, match="disk full"):
-        folder.settle()
-    assert calls
+        folder.commit()
+    assert not (folder.path / "records").exists()
 
 
 def test_where_a_file_system_can_not_be_flushed_every_file_is(folder, monkeypatch):
@@ -279,17 +284,28 @@ def test_where_a_file_system_can_not_be_flushed_every_file_is(folder, monkeypatc
     monkeypatch.setattr("lit_viz.utils.files._SYNCFS", None)
     monkeypatch.setattr("lit_viz.utils.files.os.fsync", flushed.append)
     finish(folder, 0)
-    assert len(flushed) >= 4  # the picture and the records, and their names
+    folder.commit()
+    assert len(flushed) >= 4  # the picture and the segment, and their names
 
 
-def test_finish_puts_the_records_in_task_order_once(folder):
-    for index in (2, 0, 10, 1):
+def test_records_are_in_task_order(folder):
+    for index in (2, 0, 10):
         finish(folder, index)
-    finish(folder, 0, probability=1.0)
+    folder.commit()
+    finish(folder, 1)
     folder.finish()
-    lines = [json.loads(line) for line in (folder.path / "results.jsonl").read_text().splitlines()]
-    assert [line["index"] for line in lines] == [0, 1, 2, 10]
-    assert lines[0]["metrics"]["probability"] == 1.0
+    assert [record.index for record in folder.records()] == [0, 1, 2, 10]
+    assert tree(folder.path / "records") == ["000000.jsonl", "000001.jsonl"]
+
+
+def test_a_segment_has_at_most_a_thousand_tasks(folder, monkeypatch):
+    monkeypatch.setattr("lit_viz.runs.writer.MOST_TASKS", 3)
+    assert MOST_TASKS == 1000
+    for index in range(7):
+        finish(folder, index)
+    stated = folder.commit()["store"]
+    assert stated["segments"] == {"000000.jsonl": 3, "000001.jsonl": 3, "000002.jsonl": 1}
+    assert [record.index for record in folder.records()] == list(range(7))
 
 
 def test_frames_are_ordered_by_iteration(folder):
@@ -303,61 +319,67 @@ def test_frames_are_ordered_by_iteration(folder):
 
 
 def interrupted(folder):
-    """Task 0 done, 1 at iteration 2 of the checkpoint (but seen up to 3), 2 started and 3 finished after it."""
-    for index, last in ((0, 5), (1, 3), (2, 1), (3, 1)):
+    """Task 0 is done, 1 and 2 continue, and 3 has finished after the checkpoint, whose entries are returned."""
+    for index, last in ((0, 5), (1, 1)):
         for iteration in range(last + 1):
             observe(folder, index, iteration)
-    folder.flush()
-    for index in (0, 3):
-        folder.add_result(result(index, array=image()))
-    with (folder.path / "metrics.csv").open("a") as file:
-        file.write("0001_tarantula,1,probabili")
-    with (folder.path / "results.jsonl").open("a") as file:
-        file.write('{"index": 0, "name": "tar')
+    folder.add_result(result(0, array=image()))
+    stated = copy.deepcopy(folder.commit()["store"])
+    for index, first, last in ((1, 2, 3), (2, 0, 1), (3, 0, 1)):
+        for iteration in range(first, last + 1):
+            observe(folder, index, iteration)
+    folder.add_result(result(3, array=image()))
+    folder.commit()
     (folder.path / "images" / "my own.png").touch()
+    return stated
 
 
-def test_trim_removes_entries_after_the_checkpoint(folder):
-    interrupted(folder)
-    trim(folder.path, KeptTasks({0}, {1: 2}))
-    metrics = folder.metrics.of_tasks(["0000_tarantula", "0001_tarantula"])
-    assert {key: [k for k, _ in of["probability"]] for key, of in metrics.items()} == {
-        "0000_tarantula": [0, 1, 2, 3, 4, 5],
-        "0001_tarantula": [0, 1],
-    }
-    assert {key: [k for k, _ in folder.frames(key)] for key in frame_keys(folder)} == {
-        "0000_tarantula": [0, 1, 2, 3, 4, 5],
-        "0001_tarantula": [0, 1],
-    }
+def restored(path, stated, damaged=()):
+    folder = FolderStorage(path)
+    folder.load(stated["segments"])
+    contents = {index: Contents(**values) for index, values in stated["in_progress"].items()}
+    folder.restore(contents, stated["snapshots"], damaged)
+    return folder
+
+
+def test_what_is_later_than_the_checkpoint_is_removed(folder):
+    folder.write_queue([task(index) for index in range(4)])
+    stated = interrupted(folder)
+    folder = restored(folder.path, stated)
+    keys = [f"{index:04d}_tarantula" for index in range(4)]
+    metrics = folder.metrics.of_tasks(keys)
+    assert [[k for k, _ in metrics[key].get("probability", ())] for key in keys] == [[*range(6)], [0, 1], [], []]
+    assert [[k for k, _ in folder.frames(key)] for key in keys] == [[*range(6)], [0, 1], [], []]
     assert [record.index for record in folder.records()] == [0]
     assert tree(folder.path / "images") == ["0000_tarantula.png", "my own.png"]
     assert tree(folder.path / "arrays") == ["0000_tarantula.npy"]
+    assert tree(folder.path / "frames" / "0001_tarantula") == ["iter_000000.png", "iter_000001.png"]
+    assert tree(folder.path / "records") == ["000000.jsonl"]
 
 
 def test_a_resumed_run_has_the_files_of_one_that_was_never_stopped(tmp_path):
     whole, broken = (FolderStorage.create(tmp_path / name) for name in ("whole", "broken"))
     for folder in (whole, broken):
-        folder.write_start("", {}, [])
-    interrupted(broken)
+        folder.write_start("", {}, [task(index) for index in range(4)])
+    broken = restored(broken.path, interrupted(broken))
     (broken.path / "images" / "my own.png").unlink()
-    progress = KeptTasks({0}, {1: 2})
-    kept = measure(broken.path, progress)
-    trim(broken.path, progress)
-    broken.continue_tasks({0: kept[0]}, {1: kept[1]})
     last = {0: 5, 1: 4, 2: 4, 3: 1}
     for index, iterations in last.items():
         for iteration in range(iterations + 1):
             observe(whole, index, iteration)
             if index > 1 or (index == 1 and iteration >= 2):
                 observe(broken, index, iteration)
-        for folder in (whole,) if index == 0 else (whole, broken):
-            folder.add_result(result(index, array=image()))
+        whole.add_result(result(index, array=image()))
+        if index > 0:
+            broken.add_result(result(index, array=image()))
     for folder in (whole, broken):
         folder.finish()
-    assert tree(whole.path) == tree(broken.path)
-    assert broken.manifest().tasks == whole.manifest().tasks
-    for name in set(tree(whole.path)) - {"manifest.jsonl"}:
+        folder.seal()
+    names = {name for name in tree(whole.path) if not name.startswith(("records/", "manifest"))}
+    assert names == {name for name in tree(broken.path) if not name.startswith(("records/", "manifest"))}
+    for name in names:
         assert (whole.path / name).read_bytes() == (broken.path / name).read_bytes(), name
+    assert list(broken.segments.all()) == list(whole.segments.all())
 
 
 def test_the_work_of_a_result_does_not_grow_with_the_queue(folder):
@@ -365,14 +387,12 @@ def test_the_work_of_a_result_does_not_grow_with_the_queue(folder):
         for index in range(first, first + count):
             observe(folder, index, 0, frame=False)
             finish(folder, index)
-            folder.flush()
+        folder.commit()
 
     _, early = calls_of(lambda: results(0, 20))
     results(20, 480)
-    for index in range(1000, 2000):
-        folder.add_snapshot(Snapshot(task(index), 0, {"probability": 0.5}))
     finish(folder, 1000, filler="x" * 20_000_000)
-    folder.flush()
+    folder.commit()
     _, late = calls_of(lambda: results(500, 20))
     assert late < 1.2 * early
     tracemalloc.start()
@@ -380,7 +400,3 @@ def test_the_work_of_a_result_does_not_grow_with_the_queue(folder):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10_000_000  # the large record is not read
-
-
-def frame_keys(folder):
-    return sorted(entry.name for entry in (folder.path / "frames").iterdir())

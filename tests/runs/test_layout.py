@@ -14,6 +14,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.runs.access import run_lock
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LOCK
+from tests.support.segments import write_records
 
 HOLD = """
 import sys
@@ -137,9 +138,8 @@ def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../photos/x.png", "/etc/passwd", "images/../../x.png"])
 def test_recorded_files_outside_the_folder_are_rejected(tmp_path: Path, name: str) -> None:
     folder = FolderStorage(made(tmp_path / "run"))
-    (folder.path / "results.jsonl").write_text(
-        json.dumps({"kind": "record", "index": 0, "name": "x", "file": name}) + "\n"
-    )
+    folder.write_queue([])
+    write_records(folder, [{"kind": "record", "index": 0, "name": "x", "file": name}])
     with pytest.raises(LitVizError, match="a recorded file must be in the run folder, got "):
         list(folder.records())
     (folder.path / "photographs").mkdir()

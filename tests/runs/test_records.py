@@ -26,6 +26,7 @@ def test_a_new_process_reads_records_without_the_methods(tmp_path: Path) -> None
     folder.write_start("seed: 7\n", {}, [task])
     record = SaliencyRecord.of(task, method="gradient", reducer="max_abs", top5=[])
     folder.add_result(Result(task, record))
+    folder.commit()
     command = [sys.executable, "-c", READ, str(folder.path)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["SaliencyRecord", "gradient"]

@@ -17,6 +17,7 @@ import lit_viz as lv
 from lit_viz.errors import Interrupted
 from lit_viz.images.tiles import blend_weights, starts
 from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.runs.folder import FolderStorage
 from tests.support.tiles import SIDE, Squares, Weighted, network_of, write_image
 
 OPTIONS: dict[str, Any] = {"captum": "none", "logger": "none", "target": 0}
@@ -104,7 +105,7 @@ def test_an_interrupted_and_resumed_run_has_the_same_map(tmp_path: Path, monkeyp
         _interrupted_at(patched, 9)
         with pytest.raises(Interrupted):
             lv.saliency(network, tmp_path / "slide.tif", out=tmp_path / "run", **arguments)
-    done = len((tmp_path / "run" / "results.jsonl").read_text().splitlines())
+    done = len(FolderStorage(tmp_path / "run").records())
     assert 0 < done < len(whole)
     assert not (tmp_path / "run" / "maps").exists()
     started: list[int] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
-from lit_viz.runs.trimming import KeptTasks, measure
 from lit_viz.types import Picture, Record, Task
 
 TASKS = [Task(0, "cat", 7), Task(1, "dog", 8), Task(2, "broken", 9)]
@@ -148,16 +146,15 @@ def test_a_saved_run_is_complete(storage: FolderStorage | MemoryStorage, tmp_pat
     assert opened.evidence().universal == {"cat": []}
 
 
-def test_a_saved_run_of_memory_has_a_checkpoint_and_a_manifest(tmp_path: Path) -> None:
+def test_a_saved_run_of_memory_has_a_checkpoint(tmp_path: Path) -> None:
     storage = MemoryStorage()
     fill(storage)
     folder = storage.save(tmp_path / "saved")
     checkpoint = AtomicCheckpointIO().load_checkpoint(folder.path / LAST_CHECKPOINT)
-    assert checkpoint["lit_viz"]["finished"] == {0: "done", 1: "done", 2: "failed"}
-    assert checkpoint["in_progress"] == {}
-    measured = measure(folder.path, KeptTasks([0, 1, 2]))
-    for index, contents in measured.items():
-        assert json.loads(folder.manifest().tasks[index]) == {"task": index, **contents.to_dict()}
+    assert checkpoint["lit_viz"]["slots"] == []
+    assert checkpoint["store"] == {"segments": {"000000.jsonl": 3}, "in_progress": {}, "snapshots": 6}
+    assert folder.segments.finished == {0: "done", 1: "done", 2: "failed"}
+    assert list(folder.mismatches()) == []
 
 
 def test_memory_writes_no_file_until_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

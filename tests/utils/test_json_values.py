@@ -16,7 +16,7 @@ from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.reader import Provenance
 from lit_viz.runs.records import AdversarialRecord, ClassImageRecord, SaliencyRecord
-from lit_viz.runs.trimming import KeptTasks, measure
+from lit_viz.runs.segments import signed
 from lit_viz.types import Task
 from lit_viz.utils.checking import wrong_value
 
@@ -109,39 +109,38 @@ def folder(tmp_path: Any) -> FolderStorage:
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("index", "record", "words"),
     [
-        ("not json", "line 1: it is no JSON object"),
-        ('{"kind": "record", "index": "0", "name": "a"}', "line 1: index must be a whole number, got '0'"),
-        ('{"index": 0, "name": "a"}', "task 0: kind must be one of record, .*, got None"),
-        ('{"kind": "record", "index": 0, "name": "a", "novel": 1}', "task 0: novel is not a key of Record"),
-        ('{"kind": "record", "index": 3, "name": "a"}', "line 1: there is no task 3"),
-        ('{"kind": "record", "index": -1, "name": "a"}', "line 1: there is no task -1"),
-        ("[" * 50_000, "line 1: it is no JSON object"),
-        ('{"index": 0, "name": "a", "seed": ' + "9" * 6000 + "}", "line 1: it is no JSON object"),
+        (0, '{"index": 0, "name": "a"}', "task 0: kind must be one of record, .*, got None"),
+        (0, '{"kind": "record", "index": 0, "name": "a", "novel": 1}', "task 0: novel is not a key of Record"),
+        (0, "3", "task 0: kind must be one of record, .*, got None"),
+        (0, "[" * 50_000, "task 0: kind must be one of record, .*, got None"),
+        (
+            0,
+            '{"index": 0, "name": "a", "seed": ' + "9" * 6000 + "}",
+            "task 0: kind must be one of record, .*, got None",
+        ),
+        (3, '{"kind": "record", "index": 3, "name": "a"}', "there is no task 3"),
     ],
 )
-def test_a_damaged_line_of_the_results_is_named(line: str, words: str, folder: FolderStorage) -> None:
-    (folder.path / "results.jsonl").write_text(f"{line}\n")
-    with pytest.raises(LitVizError, match=rf"results\.jsonl is damaged \({words}\): lit-viz resume "):
+def test_a_damaged_record_is_named(index: int, record: str, words: str, folder: FolderStorage) -> None:
+    """Its digest is that of a forger."""
+    start = f'{{"index": {index}, "status": "done", "run": "{folder.digest}", "record": '
+    write_segment(folder, signed(f'{start}{record}, "rows": [], "files": {{}}'))
+    with pytest.raises(LitVizError, match=rf"records is damaged \({words}\): lit-viz resume "):
         list(folder.records())
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        "0000_cat,1,probability,high",
-        "0000_cat,x,probability,1",
-        "0000_cat,1,a",
-        f"0000_cat,{10**30},a,1",
-        "0000_cat," + "x" * 200_000,
-    ],
-)
-def test_a_damaged_row_of_the_metrics_is_named(row: str, folder: FolderStorage) -> None:
-    (folder.path / "metrics.csv").write_text(f"task,iteration,metric,value\n0000_cat,0,a,nan\n{row}\n")
-    with pytest.raises(LitVizError, match=rf"metrics\.csv is damaged \(row '{row[:20]}.*\): lit-viz resume "):
-        folder.metrics.curves("a")
-    assert measure(folder.path, KeptTasks([0]))[0].rows == 2  # a resume compares all of them
+@pytest.mark.parametrize("line", ["not json", '{"index": 0}', "[" * 50_000, "3", ""])
+def test_other_lines_are_damage(line: str, folder: FolderStorage) -> None:
+    write_segment(folder, f"{line}\n")
+    with pytest.raises(LitVizError, match=r"records/000000\.jsonl was changed after it was written: lit-viz resume "):
+        list(folder.records())
+
+
+def write_segment(folder: FolderStorage, line: str) -> None:
+    (folder.path / "records").mkdir()
+    (folder.path / "records" / "000000.jsonl").write_text(line)
 
 
 @pytest.mark.parametrize(
