@@ -16,6 +16,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -96,16 +97,23 @@ def signed(text: str) -> str:
 
 
 def record_values(line: str) -> dict[str, Any]:
-    """Return the record of an intact line, without reading the rest."""
-    match = _START.match(line)
-    values = _DECODER.raw_decode(line, match.end())[0] if match is not None else None
+    """Return the record of an intact line, without reading the rest; empty if it is none."""
+    values = _record(line)[0]
     return values if isinstance(values, dict) else {}
 
 
 def record_text(line: str) -> str:
     """Return the record of an intact line as it is written."""
+    return _record(line)[1]
+
+
+def _record(line: str) -> tuple[Any, str]:
     match = _START.match(line)
-    return "{}" if match is None else line[match.end() : _DECODER.raw_decode(line, match.end())[1]]
+    if match is not None:
+        with suppress(ValueError, RecursionError):  # of a forger
+            values, end = _DECODER.raw_decode(line, match.end())
+            return values, line[match.end() : end]
+    return None, "{}"
 
 
 def of_run(line: str, run: str) -> str:

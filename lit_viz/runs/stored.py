@@ -166,7 +166,8 @@ class StoredRecords(LazySequence[Record]):
     def __init__(self, root: Path, segments: Segments, tasks: StoredTasks) -> None:
         self._root, self._segments = root, segments
         for name, reason in segments.damaged.items():
-            raise LitVizError(f"{root / SEGMENTS / name} {reason}: {self._remedy()}")
+            remedy = f"{command_line('resume', root)} computes its tasks again"
+            raise LitVizError(f"{root / SEGMENTS / name} {reason}: {remedy}")
         for index in segments.finished if len(tasks) else ():
             if index not in tasks.indices:
                 raise self._damaged(f"there is no task {index}")
@@ -212,10 +213,7 @@ class StoredRecords(LazySequence[Record]):
         return kept[index]
 
     def _damaged(self, reason: str) -> LitVizError:
-        return LitVizError(f"{self._root / SEGMENTS} is damaged ({reason}): {self._remedy()}")
-
-    def _remedy(self) -> str:
-        return f"{command_line('resume', self._root)} computes its tasks again"
+        return LitVizError(f"{self._root / SEGMENTS} is damaged ({reason}): start another run")
 
 
 def records_not_done(records: Sequence[Record]) -> Iterator[Record]:
