@@ -36,7 +36,7 @@ def write_checkpoint(folder: FolderStorage) -> None:
 class LastCheckpoint:
     """The last checkpoint of a run folder: the segments that belong to it, and the tasks in progress.
 
-    Segments that it does not name are later, and computed again. A complete run has all segments, also without a
+    TaskSegments that it does not name are later, and computed again. A complete run has all segments, also without a
     checkpoint.
 
     Args:

@@ -18,7 +18,7 @@ from lit_viz.runs.checkpoint import write_checkpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import QUEUE, SEGMENTS
 from lit_viz.runs.seal import Seal
-from lit_viz.runs.segments import Segments, of_run
+from lit_viz.runs.segments import TaskSegments, of_run
 from lit_viz.runs.stored import QueuePart
 from lit_viz.utils.files import json_line, translate_write_errors, write_lines
 
@@ -89,7 +89,7 @@ def _select(shard: FinishedTasks, merged: FolderStorage) -> None:
     The digest of the merged run is in all lines: that of a shard differs if its arguments were written otherwise.
     """
     given, run = shard.folder.digest, merged.digest
-    segments = Segments(merged.path, given, shard.folder.segments.counts)
+    segments = TaskSegments(merged.path, given, shard.folder.segments.counts)
 
     def change(index: int, line: str) -> str | None:
         if index not in shard.indices:

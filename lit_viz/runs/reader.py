@@ -23,7 +23,7 @@ from lit_viz.runs.identity import run_digest
 from lit_viz.runs.metrics import Metrics, curves_of
 from lit_viz.runs.results import Storage
 from lit_viz.runs.seal import Seal, signatures
-from lit_viz.runs.segments import Contents, Segments
+from lit_viz.runs.segments import Contents, TaskSegments
 from lit_viz.runs.stored import QueuePart, StoredRecords, StoredTasks, check_inside, queue_part, stored_tasks
 from lit_viz.types import Curve, Picture, Record, index_of, key_of
 from lit_viz.utils.checking import wrong_value
@@ -74,7 +74,7 @@ class FolderReader(Storage):
     """
 
     path: Path
-    segments: Segments
+    segments: TaskSegments
     in_progress: dict[int, Contents]
 
     def __init__(self, path: str | Path) -> None:

@@ -123,7 +123,7 @@ def of_run(line: str, run: str) -> str:
     return signed(f"{line[: match.start(3)]}{run}{line[match.end(3) : -_END]}")
 
 
-class Segments:
+class TaskSegments:
     """The finished tasks of a run folder by index, as they were when the object was made.
 
     Lines are read when they are accessed. Those that are not as they were written are left out.

@@ -16,7 +16,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.runs.layout import SEGMENTS
 from lit_viz.runs.lines import IndexedLines, index_in
 from lit_viz.runs.records import read_record
-from lit_viz.runs.segments import Segments, record_values
+from lit_viz.runs.segments import TaskSegments, record_values
 from lit_viz.types import JsonObject, Record, Task
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import lines_with_offsets, parse_object
@@ -163,7 +163,7 @@ class StoredRecords(LazySequence[Record]):
         LitVizError: a segment is damaged, or a task is unknown.
     """
 
-    def __init__(self, root: Path, segments: Segments, tasks: StoredTasks) -> None:
+    def __init__(self, root: Path, segments: TaskSegments, tasks: StoredTasks) -> None:
         self._root, self._segments = root, segments
         for name, reason in segments.damaged.items():
             remedy = f"{command_line('resume', root)} computes its tasks again"

@@ -31,7 +31,7 @@ from lit_viz.runs.access import is_run
 from lit_viz.runs.reader import TOP5
 from lit_viz.runs.results import Storage
 from lit_viz.runs.seal import Seal
-from lit_viz.runs.segments import MOST_TASKS, Contents, Segments, segment_files, task_line
+from lit_viz.runs.segments import MOST_TASKS, Contents, TaskSegments, segment_files, task_line
 from lit_viz.runs.stored import QueuePart, queue_part
 from lit_viz.types import Record, Task, index_of, key_of
 from lit_viz.utils.files import (
@@ -62,7 +62,7 @@ class FolderWriter(Storage):
         self.in_progress = {}
         self._pending: list[str] = []  # lines of finished tasks, until the next commit
         self._snapshots = 0  # with metrics, in the run so far
-        self._segments: Segments | None = None
+        self._segments: TaskSegments | None = None
         self._counts: dict[str, int] = {}  # of tasks by segment, which the next checkpoint names
 
     @property
@@ -71,13 +71,13 @@ class FolderWriter(Storage):
         """What identifies the run in the lines of its tasks."""
 
     @property
-    def segments(self) -> Segments:
+    def segments(self) -> TaskSegments:
         """The finished tasks; read at the first access after a change."""
         return self.load() if self._segments is None else self._segments
 
-    def load(self, expected: Mapping[str, int] | None = None) -> Segments:
-        """Read the finished tasks again; see :class:`~lit_viz.runs.segments.Segments`."""
-        self._segments = Segments(self.path, self.digest, expected)
+    def load(self, expected: Mapping[str, int] | None = None) -> TaskSegments:
+        """Read the finished tasks again; see :class:`~lit_viz.runs.segments.TaskSegments`."""
+        self._segments = TaskSegments(self.path, self.digest, expected)
         self._counts = dict(self._segments.counts)
         return self._segments
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lit_viz.runs.trimming import KeptTasks, trim
 from torch import Tensor, nn
 
 import lit_viz as lv
