@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from lit_viz.errors import LitVizError
 from lit_viz.runs.access import (
     check_entries,
     check_is_run,

@@ -25,8 +25,8 @@ from lit_viz.objectives import DLR
 from lit_viz.outputs import load_network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.runs.folder import FolderStorage
+from tests.support.forgery import forge
 from tests.support.networks import smooth_network
-from tests.support.segments import forge
 
 
 @pytest.fixture
@@ -161,8 +161,7 @@ def test_check_notices_another_class(
     fool(folder, run, lit_viz=lit_viz, small_options=small_options)
     record = records(run)[0]
     another = next(n for n in range(5) if n not in (record["predicted"], record["label"]))
-    forge(run, 0, predicted=another)
-    reseal(run)
+    forge(run, 0, "predicted", another)
     lit_viz("check", str(run), expect=1)
     assert f"images/0000_p0.png is not as recorded: predicted {record['predicted_name']}" in capsys.readouterr().err
 

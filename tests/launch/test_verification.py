@@ -22,7 +22,7 @@ from lit_viz.networks import Network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.verification import verify
-from tests.support.segments import forge
+from tests.support.forgery import forge
 
 Edit = Callable[[Path], None]
 SEGMENT = "records/000000.jsonl"
@@ -330,8 +330,7 @@ def test_a_map_of_another_method_is_damage(smooth: Network, tmp_path: Path, rese
 
 
 def rewrite_first_record(run: Path, reseal: Any, key: str, value: object) -> None:
-    forge(run, 0, **{key: value})
-    reseal(run)
+    forge(run, 0, key, value)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "queue.jsonl"])

@@ -11,14 +11,13 @@ from typing import Any
 
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import RESULTS, SEGMENTS
-from lit_viz.runs.stores import open_run
+from lit_viz.runs.stores import storage_class
 
 
 def loaded(run: Path) -> FolderStorage:
     """Return a finished run with its segments."""
-    folder = open_run(run)
-    folder.load()
-    return folder
+    options = FolderStorage(run).config.get("run") or {}
+    return storage_class(options.get("store"))(run)
 
 
 def values_of(record: Any) -> dict[str, Any]:
@@ -38,6 +37,7 @@ def rewrite(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
             change(values)
             _sign(run, values["files"])
             values["status"] = values["record"]["status"]
+            values["run"] = loaded(run).digest
             text = json.dumps(values)[:-1]
             lines.append(f'{text}, "sha256": "{sha256(text.encode()).hexdigest()}"}}\n')
         path.write_text("".join(lines))
@@ -56,6 +56,9 @@ def _sign(run: Path, files: dict[str, Any]) -> None:
 def reseal(run: Path) -> None:
     """Let all digests confirm the files of the run, and the records in ``results.jsonl``."""
     records = {}
+    if not (run / RESULTS).exists():
+        loaded(run).seal()
+        return
     for line in (run / RESULTS).read_text().splitlines():
         record = json.loads(line)
         records[record["index"]] = record
