@@ -62,8 +62,8 @@ class Progress(Callback):
             return
         if not self.console.is_terminal:
             updates = pluralize(progress.updates_total, "update")
-            limit = "without restarts" if module.restarts else "at most"
-            self._print(f"{pluralize(progress.total, 'image')}, {updates} {limit}")
+            limit = ", more if an image starts again" if module.restarts else " at most"
+            self._print(f"{pluralize(progress.total, 'image')}, {updates}{limit}")
             self._refreshed = self._started
             return
         columns = (TextColumn("{task.fields[images]}"), BarColumn(24), TextColumn("{task.fields[state]}"))

@@ -34,7 +34,8 @@ _ERRORS = {
     "gap": "sum of the map less the change of the score from the baseline, relative to the latter",
 }
 _OVERLAID = "overlaid"
-_BARS, _TICKS = 1.0, 0.4  # height of a bar chart, and width of the numbers beside it, in inches
+_BARS, _TICKS = 1.0, 0.5  # height of a bar chart, and width of the numbers beside it, in inches
+_CHART = 2.9  # width of a bar chart with its numbers in inches
 _LONGEST, _MOST_LABELS = 12, 40  # characters of the name of a band, and names on an axis
 _PAIRS = 3  # pictures of pairs in a row
 _FAINT = 0.25  # a map below this share of the shared limit is nearly black
@@ -134,7 +135,8 @@ def saliency_figure(
         caption += f" {_SIGNED_CAPTION}"
     charts = _band_charts(drawn)
     if charts:
-        grid = stack(grid, *charts, gap=2 * GAP)
+        across = max(1, int(grid.width // (_CHART + 2 * GAP)))
+        grid = stack(grid, wrap(charts, across, gap=2 * GAP), gap=2 * GAP)
         caption += " Bars: sum of the map of each band, or the value of a band that is replaced as a whole."
     pairs = [panel.pairs for panel in drawn if panel.pairs is not None]
     if pairs:
@@ -148,10 +150,12 @@ def _band_charts(panels: Sequence[SaliencyPanel]) -> list[Grid]:
     charts: list[Grid] = []
     for panel in panels:
         for method, values in panel.bands.items():
-            title = Text(f"{panel.name}, {method}, by band", 4 * CELL, NORMAL, color=GRAY)
+            image = f" ({panel.subtitle})" if panel.subtitle else ""
+            title = Text(f"{panel.name}, {method}, by band{image}", _CHART, NORMAL, lines=2, color=GRAY)
             longest = max(map(len, values))
             labels = 0.1 + 0.07 * min(longest, _LONGEST)
-            bars = Grid([[Text("", _TICKS), Plot(_BARS, partial(_plot_bands, values), below=labels)]], gap=0)
+            plot = Plot(_BARS, partial(_plot_bands, values), width=_CHART - _TICKS, below=labels)
+            bars = Grid([[Text("", _TICKS), plot]], gap=0)
             charts.append(stack(title, bars, gap=GAP))
     return charts[:MOST_ROWS]
 
@@ -166,6 +170,7 @@ def _plot_bands(values: Mapping[str, float], axes: Axes) -> None:
     step = -(-len(names) // _MOST_LABELS)
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=90, size=SMALL)
     axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.set_ylabel("value", size=SMALL)
 
 
 def _reducers(panels: Sequence[SaliencyPanel], how: str | Mapping[str, str]) -> dict[str, str]:

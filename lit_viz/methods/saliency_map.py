@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule, check_at_least_one
 from lit_viz.engine.slots import select_rows
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.errors import LitVizError, check_shape, find_part, require
+from lit_viz.errors import ArgumentError, LitVizError, check_shape, find_part, require
 from lit_viz.images.rasters import mask_of
 from lit_viz.images.rendering import BandBars, Heat, has_both_signs
 from lit_viz.methods.goals import check_numbers
@@ -45,6 +45,8 @@ from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_cpu
 from lit_viz.utils.sequences import LazySequence
 
+#: Photographs that get a map.
+Only = Literal["errors"]
 #: Names of uncertainties in records, where ``error`` is the message of a failed task.
 _METRIC_NAMES = {"error": "relative_error"}
 
@@ -67,6 +69,7 @@ class SaliencyMap(PhotographTraining):
         gamma: weight of the class that a task's option ``against`` names (see
             :class:`~lit_viz.objectives.classes.ClassScore`).
         iterations: evaluations per map; by default that of each method.
+        only: ``errors`` for the photographs that are not predicted as their given label; by default all.
         curve_at: iterations at which the metrics are logged.
         options: other arguments of :class:`~lit_viz.methods.photographs.PhotographTraining`.
 
@@ -90,6 +93,7 @@ class SaliencyMap(PhotographTraining):
         gamma: float = 1.0,
         iterations: int | None = None,
         curve_at: Schedule = "geometric",
+        only: Only | None = None,
         **options: Any,
     ) -> None:
         network = as_network(network)
@@ -114,7 +118,10 @@ class SaliencyMap(PhotographTraining):
         super().__init__(network, methods[0], iterations=most, curve_at=curve_at, **options)
         self.method = methods if len(methods) > 1 else methods[0]
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
-        self.tolerance = tolerance
+        require(only in (None, "errors"), "only must be errors", only)
+        if only is not None and network.decision != "exclusive":
+            raise ArgumentError("only", "requires a network whose classes exclude each other: leave it out")
+        self.tolerance, self.only = tolerance, only
         self._most: dict[str, int] = {}  # evaluations of a map of the run, by method
         self._texts: dict[str, str] = {}  # of the last photographs, by their names
         if reducer is not None:
@@ -131,9 +138,46 @@ class SaliencyMap(PhotographTraining):
         """Return a task per tile and method, by default of the label, unless the tasks have a method; with the weight
         of a contrasted class."""
         tasks = super().expand_tasks(tasks)
+        if self.only is not None:
+            tasks = self._errors(tasks)
         if not all(task.method is not None for task in tasks):
             return _TasksOfMethods(tasks, [*self.methods], self._with_method)
         return list(map(self._with_gamma, tasks))
+
+    def _errors(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return the tasks of photographs that are not predicted as their labels, and of those that can't be read.
+
+        Raises:
+            LitVizError: no task has a given label, or all photographs are predicted as theirs.
+        """
+        tasks = [self.with_dataset_label(task) for task in tasks]
+        if not any(map(_has_given_label, tasks)):
+            raise ArgumentError("only", "requires labels, got none: give label, such as folders")
+        kept: list[Task] = []
+        for first in range(0, len(tasks), self.batch):
+            kept += self._errors_of_batch(tasks[first : first + self.batch])
+        if not kept:
+            raise ArgumentError("only", f"finds no error: all {len(tasks)} photographs are predicted as their labels")
+        self.notes.append(f"only errors: {len(kept)} of {len(tasks)} photographs are not predicted as their labels")
+        return [replace(task, index=index) for index, task in enumerate(kept)]
+
+    def _errors_of_batch(self, tasks: Sequence[Task]) -> list[Task]:
+        readable: list[Task] = []
+        photographs: list[Tensor] = []
+        unreadable: list[Task] = []
+        for task in tasks:
+            try:
+                photographs.append(self.photograph(task))
+                readable.append(task)
+            except LitVizError:
+                unreadable.append(task)  # it fails with the reason when its turn comes
+        kept = list(unreadable)
+        if photographs:
+            predicted = self._scores(torch.stack(photographs)).argmax(1).tolist()
+            for task, prediction in zip(readable, predicted, strict=True):
+                if _has_given_label(task) and prediction != task.label:
+                    kept.append(task)
+        return sorted(kept, key=lambda task: task.index)
 
     def _with_method(self, task: Task, index: int, name: str) -> Task:
         """Return a task as that of a method, with another index."""
@@ -359,6 +403,7 @@ class SaliencyMap(PhotographTraining):
             **self.crop_fields(n),
             bands=self._band_values(n, snapshot.array),
             signed=self._is_drawn_signed(snapshot.array),
+            **self._prediction_fields(n),
         )
         record = self._with_text(record, self.slots.tasks[n])
         if snapshot.array is None or math.isfinite(snapshot.metrics["maximum"]):
@@ -366,6 +411,18 @@ class SaliencyMap(PhotographTraining):
         count, total = int((~snapshot.array.isfinite()).sum()), snapshot.array.numel()
         error = f"all values of a map must be finite, and {count} of {total} are not: the gradient is not finite there"
         return record.amend(status="failed", error=error)
+
+    def _prediction_fields(self, n: int) -> dict[str, Any]:
+        """Return the fields of the record about the prediction of the photograph in a slot, and its given label."""
+        logits, task = self.photograph_logits(n), self.slots.tasks[n]
+        if logits is None or self.network.decision != "exclusive":
+            return {}
+        predicted, labels = int(logits.argmax()), self.network.labels
+        fields: dict[str, Any] = {"predicted": predicted, "predicted_name": labels[predicted]}
+        if _has_given_label(task):
+            assert task.label is not None
+            fields |= {"label_name": labels[task.label], "correct": predicted == task.label}
+        return fields
 
     def _with_text(self, record: SaliencyRecord, task: Task) -> SaliencyRecord:
         """Return a record with what the network says or reads of the photograph."""
@@ -419,6 +476,11 @@ def _made(method: Attribution | str, network: Network) -> Attribution:
         return copy.copy(method)
     name = automatic_method(network) if method == AUTO else method
     return find_part(name, ATTRIBUTIONS, "saliency method")()
+
+
+def _has_given_label(task: Task) -> bool:
+    """Return whether a task has a label that is not its prediction."""
+    return task.label is not None and task.label_source != "predicted"
 
 
 def _method_name(task: Task) -> str:

@@ -85,6 +85,14 @@ class Presentation(ABC):
             facets["class"] = record.target_name
         return facets
 
+    def comes_first(self, record: Record) -> bool:
+        """Return whether the report shows a record before others, such as an error of the network."""
+        return False
+
+    def confusion(self, records: Sequence[Record]) -> list[TableRow]:
+        """Return how many photographs of a label are predicted as another class, the most frequent first."""
+        return []
+
     @abstractmethod
     def table(self, records: Sequence[Record]) -> list[TableRow]:
         """Return a row per record, by column."""

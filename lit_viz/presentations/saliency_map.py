@@ -69,12 +69,35 @@ class SaliencyMapPresentation(Presentation):
         if not isinstance(record, SaliencyRecord):
             return ""
         method = record.method if record.layer is None else f"{record.method} of {record.layer}"
-        return f"{method}, {record.title}"
+        texts = [method, record.title]
+        if record.correct is False:
+            texts.append(record.prediction_text)
+        return ", ".join(texts)
+
+    def comes_first(self, record: Record) -> bool:
+        return isinstance(record, SaliencyRecord) and record.correct is False
+
+    def confusion(self, records: Sequence[Record]) -> list[TableRow]:
+        pairs: Counter[tuple[str, str]] = Counter()
+        counted: set[Hashable] = set()
+        for record in records:
+            photograph = (record.name, record.source, record.tile)
+            if not isinstance(record, SaliencyRecord) or record.correct is not False or photograph in counted:
+                continue
+            counted.add(photograph)
+            pairs[str(record.label_name), str(record.predicted_name)] += 1
+        rows: list[TableRow] = []
+        for (label, predicted), count in pairs.most_common():
+            rows.append({"true": label, "seen as": predicted, "photographs": str(count)})
+        return rows
 
     def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
         facets = super().facets(record, evidence)
         if isinstance(record, SaliencyRecord):
             facets["method"] = title_of(record.method)
+            if record.correct is not None:
+                facets["prediction"] = "correct" if record.correct else "error"
+                facets["seen as"] = str(record.predicted_name)
         comparison = None if evidence.captum is None else evidence.captum.by_index.get(record.index)
         if comparison is not None:
             verdict = "agrees with" if comparison.passed else "differs from"
@@ -92,6 +115,8 @@ class SaliencyMapPresentation(Presentation):
                 row["probability"] = format_value(record.probability)
             else:
                 row["score"] = format_value(record.score)
+            if isinstance(record, SaliencyRecord) and record.prediction_text:
+                row["prediction"] = record.prediction_text
             row["evaluations"] = str(record.iterations)
             row["error"] = _error_text(record)
             rows.append(row)
@@ -104,8 +129,7 @@ class SaliencyMapPresentation(Presentation):
         groups = _by_photograph(outcomes)
         drawn = groups[:MOST_PHOTOGRAPHS]
         reducers = _drawn_reducers(records_of(outcomes, SaliencyRecord))
-        classes = Counter([group[0].record.target_name for group in drawn])
-        panels = [_panel(group, classes[group[0].record.target_name] > 1) for group in drawn]
+        panels = [_panel(group) for group in drawn]
         return saliency_figure(panels, reducers, scale=options.scale, overlays=options.overlays, total=len(groups))
 
     def overlays(self, outcomes: Sequence[Outcome], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
@@ -212,10 +236,16 @@ def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
         record = outcome.record
         if record.array is not None or outcome.array() is not None:
             groups[record.name, record.source, record.seed, record.target].append(outcome)
-    return list(groups.values())
+    return sorted(groups.values(), key=_is_no_error)
 
 
-def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
+def _is_no_error(outcomes: Sequence[Outcome]) -> bool:
+    """Return False for a photograph that is not predicted as its label; such ones come first."""
+    record = outcomes[0].record
+    return not (isinstance(record, SaliencyRecord) and record.correct is False)
+
+
+def _panel(outcomes: Sequence[Outcome]) -> SaliencyPanel:
     photograph = outcomes[0].photograph()
     assert photograph is not None
     maps, errors, bands, pairs = {}, {}, {}, None
@@ -238,7 +268,7 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
         name=record.title,
         photograph=photograph,
         maps=maps,
-        subtitle=_subtitle(record, is_repeated),
+        subtitle=_subtitle(record),
         uncertainty=errors,
         annotate=outlined(record),
         bands=bands,
@@ -246,17 +276,19 @@ def _panel(outcomes: Sequence[Outcome], is_repeated: bool) -> SaliencyPanel:
     )
 
 
-def _subtitle(record: Record, is_repeated: bool) -> str:
-    """Return the probability of the class, and whether it is predicted, or the score of a number; the photograph's name
-    if the class is not its label, or that of several photographs."""
+def _subtitle(record: Record) -> str:
+    """Return the probability of the class, and whether it is predicted, or the score of a number; an error
+    of the network, and the photograph's name."""
     parts = []
+    if isinstance(record, SaliencyRecord) and record.correct is False:
+        parts.append(record.prediction_text)
     if record.probability is not None:
         parts.append(probability_text(record.probability))
     if record.score is not None:
         parts.append(f"score {record.score:.3g}")
     elif record.target == record.label and record.label_source == "predicted":
         parts.append("predicted")
-    if record.target != record.label or is_repeated:
+    if record.name != record.title:
         parts.append(f"of {record.name}")
     return ", ".join(parts)
 

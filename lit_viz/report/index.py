@@ -43,7 +43,8 @@ def build_index(
     if len(records) < MIN_THUMBNAILS:
         return []
     thumbnails = []
-    for record in records[:MAX_THUMBNAILS]:
+    ordered = sorted(records, key=lambda record: not presentation.comes_first(record))
+    for record in ordered[:MAX_THUMBNAILS]:
         file = folder.path / (record.picture or "")
         image = ""
         if is_embeddable(file):

@@ -37,6 +37,7 @@ MAX_CARDS = 24
 #: Budgets of the embedded images in bytes: total, and share of the run's figures.
 TOTAL_BYTES, FIGURE_BYTES = 9_000_000, 4_000_000
 MAX_OPEN_GROUPS = 8  # groups whose curves are shown at once
+MAX_CONFUSION_ROWS = 12
 MAX_ROWS = 5000  # of the table of tasks without a card
 MAX_EVIDENCE_ROWS = 100
 MAX_RUN_ROWS = 20  # of the table in a notebook
@@ -55,7 +56,7 @@ def write_report(folder: FolderStorage, presentation: Presentation, run: Path | 
     config, records, whole = folder.config, folder.records(), run or folder.path
     evidence = folder.evidence()
     rows = presentation.table(records)
-    places, others = _with_cards(records)
+    places, others = _with_cards(records, presentation)
     more: list[TaskRow] = []
     for place in others[:MAX_ROWS]:
         facets = presentation.facets(records[place], evidence)
@@ -84,6 +85,8 @@ def write_report(folder: FolderStorage, presentation: Presentation, run: Path | 
             evidence_figures=evidence_figures,
             index=index,
             filters=filters_of(index),
+            max_confusion_rows=MAX_CONFUSION_ROWS,
+            confusion=presentation.confusion(records),
             task_count=len(records),
             groups=groups,
             note=presentation.note,
@@ -202,12 +205,12 @@ class TaskRow:
     cells: TableRow
 
 
-def _with_cards(records: Sequence[Record]) -> tuple[list[list[int]], list[int]]:
-    """Return the places of the tasks with cards, by photograph, and of the others."""
+def _with_cards(records: Sequence[Record], presentation: Presentation) -> tuple[list[list[int]], list[int]]:
+    """Return the places of the tasks with cards, by photograph, errors of the network first, and of the others."""
     groups: list[list[int]] = []
     others: list[int] = []
     count = 0
-    for group in group_tasks(records):
+    for group in sorted(group_tasks(records), key=lambda group: not presentation.comes_first(records[group[0]])):
         count += len(group)
         if not groups or count <= MAX_CARDS:
             groups.append(group)

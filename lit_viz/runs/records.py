@@ -138,6 +138,9 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
         baselines_sha256: checksum of the pixels of the photographs that are baselines.
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
+        label_name: name of the label.
+        predicted, predicted_name: prediction of the photograph, if classes exclude each other.
+        correct: whether the prediction is the given label; None without one.
         original_size, original_box: size of the original photograph, and the part that the network received.
         output_box: box in the network's input that its scores are about.
         output_outline: polygons (x, y) around a region that is no box.
@@ -154,6 +157,10 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     method: str
     reducer: str
     top5: Ranking
+    label_name: str | None = None
+    predicted: int | None = None
+    predicted_name: str | None = None
+    correct: bool | None = None
     original_size: tuple[int, int] | None = None
     original_box: tuple[float, float, float, float] | None = None
     output_box: Sequence[float] | None = None
@@ -166,6 +173,17 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     iou: float | None = None
     text: str | None = None
     text_agrees: bool | None = None
+
+    @property
+    def prediction_text(self) -> str:
+        """The prediction of the photograph: ``true clear, seen as cloud (.83)``, or ``cloud (.83)``; empty without
+        one."""
+        if self.predicted_name is None:
+            return ""
+        text = self.predicted_name
+        if self.top5 and self.top5[0][1] is not None:
+            text += f" ({self.top5[0][1]:.2f})".replace("(0.", "(.")
+        return text if self.correct is not False else f"true {self.label_name}, seen as {text}"
 
     @property
     def drawn_reducer(self) -> str:

@@ -85,7 +85,7 @@ def test_restarts_add_to_the_number_of_updates(clock):
     module.updates = 0  # an image has started again
     callback.on_train_end(ZERO, module)
     first, last = file.getvalue().splitlines()
-    assert first == "4 images, 400 updates without restarts"
+    assert first == "4 images, 400 updates, more if an image starts again"
     assert last.endswith("20.0 s, 0 it/s")
 
 
