@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError
-from lit_viz.objectives import Logit, LogProbability, Objective, Outputs, Sum
+from lit_viz.objectives import Logit, LogProbability, Objective, Outputs, Probability, Sum
+from lit_viz.outputs import Regression, load_network
 
 LOGITS = torch.tensor([[1.0, 2.0, 4.0], [0.5, -1.0, 3.0]], dtype=torch.float64)
 OUTPUTS = Outputs(LOGITS, torch.tensor([2, 1]))
@@ -60,3 +61,12 @@ def test_sums_list_all_layers_of_their_terms() -> None:
 def test_a_sum_without_terms_is_rejected() -> None:
     with pytest.raises(LitVizError, match="one weight per term"):
         Sum([])
+
+
+@pytest.mark.parametrize("objective", [Probability(), LogProbability()])
+def test_numbers_have_no_probability_to_maximize(objective: Objective) -> None:
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
+    network = load_network(layers, output=Regression(), mean=[0.0] * 3, std=[1.0] * 3, size=16)
+    objective.bind(network)
+    with pytest.raises(LitVizError, match="are numbers, which have no probability"):
+        objective(Outputs(network(torch.rand(1, 3, 16, 16)), torch.tensor([0])))
