@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -50,7 +49,7 @@ from lit_viz.runs.results import records_of
 from lit_viz.runs.seal import is_drawing, is_evidence
 from lit_viz.runs.stores import open_run
 from lit_viz.types import Task
-from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize, remark
+from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize, remark, warn_caller
 from lit_viz.utils.process import is_rank_zero, tune_allocator
 
 _SEED_LIMIT = 10**18  # seeds are stored in 64 bits
@@ -122,7 +121,7 @@ def finished(run: Run) -> Run:
     """
     unfinished = check_finished(run.endings(), run.folder)
     if unfinished is not None:
-        warnings.warn(unfinished, stacklevel=2)
+        warn_caller(unfinished)
     return run
 
 

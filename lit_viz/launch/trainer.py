@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -49,7 +48,7 @@ from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import has_progress
 from lit_viz.networks.network import GIVEN_WEIGHTS
 from lit_viz.runs.layout import LAST_CHECKPOINT
-from lit_viz.utils.formatting import command_line, pluralize
+from lit_viz.utils.formatting import command_line, pluralize, warn_caller
 from lit_viz.utils.parts import has_instances
 from lit_viz.utils.process import is_rank_zero, launcher_topology
 
@@ -127,7 +126,7 @@ def fit(
         if module.decision.unfinished and is_rank_zero():
             unfinished = len(queue.tasks) - len(module.finished)
             images = f"{unfinished} of {pluralize(len(queue.tasks), 'image')} unfinished"
-            warnings.warn(f"{_limits(trainer)} ended the run with {images}", stacklevel=2)
+            warn_caller(f"{_limits(trainer)} ended the run with {images}")
         return
     event = STOPPED_BEFORE_EVIDENCE
     if module.decision.unfinished:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import logging
 import math
 import shlex
 import sys
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_viz.errors import printable
@@ -47,6 +51,21 @@ def choose_notify(progress: bool | None) -> Notify | None:
     if progress is None:
         progress = is_notebook()
     return notify if progress else None
+
+
+def warn_caller(message: str) -> None:
+    """Warn at the line of the user's code that called the package, as :func:`warnings.warn` names it."""
+    package = str(Path(__file__).parents[1])
+    level, outermost = 1, 1
+    frame = inspect.currentframe()
+    while frame is not None:
+        file = frame.f_code.co_filename
+        is_decorator = file == contextlib.__file__ and outermost == level - 1  # of a function of the package
+        if file.startswith(package) or is_decorator:
+            outermost = level
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, stacklevel=outermost + 1)
 
 
 def remark(message: str) -> None:

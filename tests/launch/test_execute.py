@@ -185,5 +185,6 @@ def test_failed_and_skipped_images_give_one_warning(
     assert [record["status"] for record in run.records] == ["skipped", "failed", "done", "done"]
     (warning,) = recwarn.list
     assert warning.category is UserWarning
+    assert warning.filename == __file__  # the line of the call
     assert str(warning.message).startswith("1 skipped, 1 failed of 4 images: 0: ")
     assert str(warning.message).endswith("that Pillow can read: save it as PNG or JPEG, or leave it out")
