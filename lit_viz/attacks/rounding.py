@@ -217,13 +217,9 @@ class Verifier:
         return Verifier(self.network, goals, targeted, self.thresholds[rows], self.against[rows])
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return the original network's logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1], on the CPU.
-
-        Rounding depends on the batch size. An image with a margin within :meth:`tolerance` is evaluated again alone,
-        so that its verdict is the same in any batch.
-        """
-        logits = self.network.scores(images, final=True).cpu()
-        return logits if len(images) == 1 else self._with_close_ones_alone(images, logits)
+        """Return the original network's logits ``(N, K)`` for images ``(N, C, H, W)`` in [0, 1], on the CPU; those of
+        an image are the same in any batch."""
+        return self.network.scores_alone(images, final=True).cpu()
 
     def _with_close_ones_alone(self, images: Tensor, logits: Tensor) -> Tensor:
         """Return logits; a margin within :meth:`tolerance` is computed again for the image alone."""

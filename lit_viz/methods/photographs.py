@@ -246,8 +246,8 @@ class PhotographTraining(ImageTraining):
         return resolved
 
     def _scores(self, x: Tensor) -> Tensor:
-        """Return the scores ``(N, K)`` of photographs by the original network."""
-        return self.network.scores(x, final=self.reads_final)
+        """Return the scores ``(N, K)`` of photographs by the original network, the same in any batch."""
+        return self.network.scores_alone(x, final=self.reads_final)
 
     def with_dataset_label(self, task: Task) -> Task:
         """Return a task with the label that a dataset gave with the image; predicted if it gave none."""

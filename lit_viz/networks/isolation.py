@@ -74,6 +74,23 @@ class Original:
             scores = self.output.final if final else self.output.scores
             return scores(returned, len(x)).to(x.device, torch.float32)
 
+    def scores_alone(self, x: Tensor, *, final: bool = False) -> Tensor:
+        """Compute :meth:`scores` of each image alone, so that their last bits are the same in any batch.
+
+        Processors round a batch of one otherwise than larger ones.
+        """
+        self._check(x)
+        rows: list[Tensor] = []
+        with torch.inference_mode(False), torch.no_grad(), full_float32(), state_preserved(self.original) as network:
+            images = self.normalize(x.to(self.device, dtype_of(network)))
+            scores = self.output.final if final else self.output.scores
+            for n in range(len(images)):
+                image = images[n : n + 1]
+                with network_errors_wrapped(image.shape):
+                    returned = self.output.returned(network, image)
+                rows.append(scores(returned, 1).to(x.device, torch.float32))
+        return torch.cat(rows)
+
     def detections(self, x: Tensor) -> list[list[Detected]]:
         """Return the final detections of the original network for each image ``(N, C, H, W)`` in [0, 1].
 

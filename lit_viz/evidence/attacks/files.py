@@ -191,7 +191,7 @@ def _evaluate_batch(files: Sequence[RecordedFile], network: Network) -> Iterator
 def _resolved_tasks(files: Sequence[RecordedFile], sources: Mapping[int, Tensor], network: Network) -> dict[int, Task]:
     if not sources:
         return {}
-    logits = network.scores(torch.stack([source.float() for source in sources.values()]), final=True).cpu()
+    logits = network.scores_alone(torch.stack([source.float() for source in sources.values()]), final=True).cpu()
     return {n: files[n].resolve(row) for n, row in zip(sources, logits, strict=True)}
 
 
