@@ -66,3 +66,18 @@ def reduce_channels(attribution: Tensor, how: str = "max_abs") -> Tensor:
     if maps.ndim == 2:
         return maps[None]
     return maps
+
+
+def to_one_channel(attribution: Tensor, how: str) -> Tensor:
+    """Reduce the channels of attributions that have several; one channel keeps its sign.
+
+    Args:
+        attribution: ``(..., C, H, W)``.
+        how: key of ``REDUCERS``.
+
+    Returns:
+        ``(..., 1, H, W)``.
+    """
+    if attribution.shape[-3] == 1:
+        return attribution
+    return reducer(how).apply(attribution).unsqueeze(-3)

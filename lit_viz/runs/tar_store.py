@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_viz.attributions.reducers import reduce_channels
+from lit_viz.attributions.reducers import reduce_channels, to_one_channel
 from lit_viz.engine.module import image_digest
 from lit_viz.engine.snapshots import PerturbedImage, Result
 from lit_viz.errors import LitVizError
@@ -117,10 +117,7 @@ class TarStorage(FolderStorage):
         members: dict[str, bytes] = {}
         fields: dict[str, Any] = {}
         if isinstance(record, SaliencyRecord) and result.array is not None:
-            reduced = result.array  # one channel keeps its sign
-            if len(reduced) > 1:
-                reduced = reduce_channels(reduced, record.reducer)
-            values, scale = to_half(reduced)
+            values, scale = to_half(to_one_channel(result.array, record.reducer))
             members["map.npy"] = npy_of(values)
             fields |= {"array": "map.npy", "scale": scale}
             is_first = self._tar.tasks < _FIRST and self._stem.endswith("000000")

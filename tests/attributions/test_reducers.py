@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lit_viz.attributions.reducers import REDUCERS, reduce_channels
+from lit_viz.attributions.reducers import REDUCERS, reduce_channels, to_one_channel
 from lit_viz.errors import LitVizError
 
 PIXEL = torch.tensor([1.0, -3.0, 1.0]).view(3, 1, 1).expand(3, 2, 2)
@@ -43,3 +43,10 @@ def test_above_least_ignores_nonfinite_pixels_and_other_maps():
 def test_an_unknown_reducer_is_rejected_with_a_suggestion():
     with pytest.raises(LitVizError, match=r"must be one of max_abs, sum_abs.*did you mean 'max_abs'"):
         reduce_channels(PIXEL, "maxabs")
+
+
+def test_one_channel_keeps_its_sign_and_several_are_reduced() -> None:
+    values = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(to_one_channel(values[:, :1], "max_abs"), values[:, :1])
+    assert torch.equal(to_one_channel(values, "max_abs"), values.abs().amax(1, keepdim=True))
+    assert torch.equal(to_one_channel(values[0], "sum"), values[0].sum(0, keepdim=True))

@@ -283,7 +283,7 @@ def test_a_partial_merge_has_the_tasks_of_tars_that_are_as_written(
     for index in range(2):
         pair = saliency(fashion, photographs)
         lv.run(*pair, out=tmp_path / "run", logger="none", store="tar", shard=f"{index}/2")
-    tar = tmp_path / "run" / "shard-1-of-2" / "tars" / "000000.tar"
+    tar = tmp_path / "run" / "shard-1-of-2" / "tars" / "1of2-000000.tar"
     tar.write_bytes(tar.read_bytes()[:1000])
     with pytest.raises(Unverified, match=r"000000\.tar"):
         lv.merge(tmp_path / "run", tmp_path / "merged")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lit_viz.attributions import Attribution, ExtremalPerturbation
 from lit_viz.attributions.baselines import Baseline
-from lit_viz.attributions.reducers import reduce_channels
+from lit_viz.attributions.reducers import to_one_channel
 from lit_viz.attributions.terms import projections
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.agreement import (
@@ -149,7 +149,7 @@ class WholeMap(Family):
 
 @dataclass(frozen=True)
 class ReducedMap(WholeMap):
-    """The map was stored reduced, in float16, and is compared with the reduced map of the reference.
+    """The map was stored with one channel, in float16, and is compared with the reference's map, reduced likewise.
 
     The formulas are compared on a map with channels.
 
@@ -161,7 +161,7 @@ class ReducedMap(WholeMap):
     stored = HALF_ROUNDING
 
     def compute(self, reference: CaptumReference, most: int | None = None) -> Tensor:
-        return reduce_channels(super().compute(reference), self.reducer)[:, None]
+        return to_one_channel(super().compute(reference), self.reducer)
 
     def formula(self, expected: Tensor) -> None:
         return None
