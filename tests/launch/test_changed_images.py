@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from lit_viz.methods.adversarial_example import AdversarialExample
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.methods.universal_perturbation import UniversalPerturbation
 from lit_viz.networks import Network
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Task
 from tests.support.shards import stop_at
 
@@ -43,7 +43,7 @@ def write(file: Path, seed: int) -> Path:
 
 
 def statuses(run: Path) -> list[str]:
-    return [json.loads(line)["status"] for line in (run / "results.jsonl").read_text().splitlines()]
+    return [record.status for record in FolderStorage.open(run).records()]
 
 
 def sources(run: Path) -> set[bytes]:

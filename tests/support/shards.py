@@ -30,8 +30,9 @@ def contents(*folders: Path) -> dict[str, Any]:
             elif file.parts[-2] == "frames":
                 for frame in file.iterdir():
                     found[str(frame.relative_to(folder))] = frame.read_bytes()
-        found["rows"] += (folder / "metrics.csv").read_text().splitlines()[1:]
-        for record in FolderStorage.open(folder).records():
+        stored = FolderStorage.open(folder)
+        found["rows"] += "".join(stored.metrics.lines()).splitlines()[1:]
+        for record in stored.records():
             found["records"].append({**record.to_dict(), "seconds": None})
     found["rows"].sort()
     found["records"].sort(key=lambda record: record["index"])
