@@ -137,7 +137,7 @@ def test_contents_of_a_run_folder(
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["module"]["class_path"] == "lit_viz.ClassVisualization"
     assert config["module"]["init_args"]["iterations"] == 12
-    assert config["recorded"]["format"] == 1
+    assert config["recorded"]["format"] == FORMAT
     message = capsys.readouterr().out
     assert str(run) in message.replace("\n", "")
     assert "figure.png" in message
