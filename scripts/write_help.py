@@ -52,7 +52,7 @@ def options_table() -> str:
         for words in word_variants(command):
             for entry in entries_of(command, words):
                 entry["shown"] = entry["shown"] and not words  # others are options of one part
-                entries.setdefault(entry["words"][0], entry)
+                entries.setdefault(entry["word"], entry)
         commands[command] = list(entries.values())
         if command in METHODS:
             names[f"{command} config"] = config_names(command)
@@ -78,13 +78,13 @@ def entries_of(command: str, words: list[str]) -> list[dict[str, Any]]:
         if not action.option_strings:
             continue
         values = "0" if action.nargs == 0 else action.nargs or "1"
-        entry = {"name": action.dest, "words": dashed_words(action), "values": values}
-        entry["shown"] = action.help != SUPPRESS
-        if action.dest in parts:
-            entry["part"] = action.dest
-        elif action.dest == "config":
-            entry["part"] = f"{command} config"
-        entries.append(entry)
+        for word in dashed_words(action):
+            entry = {"word": word, "name": action.dest, "values": values, "shown": action.help != SUPPRESS}
+            if action.dest in parts:
+                entry["part"] = action.dest
+            elif action.dest == "config":
+                entry["part"] = f"{command} config"
+            entries.append(entry)
     return entries
 
 

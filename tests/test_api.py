@@ -28,6 +28,7 @@ from lit_viz.objectives import Channel, Logit, LogProbability
 from lit_viz.outputs import load_network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from tests.support.networks import NAMES, Around, smooth_network
+from tests.support.segments import lose
 from tests.support.verdicts import verdicts
 
 
@@ -119,7 +120,7 @@ def test_a_class_image_starts_from_a_given_image(smooth: Network, tmp_path: Path
         lv.visualize(smooth, 1, init=torch.rand(2, 3, 16, 16), **how)
     how |= {"out": tmp_path / "run", "wandb": "disabled"}
     lv.visualize(smooth, 1, init=picture, **how)
-    (tmp_path / "run" / "results.jsonl").unlink()
+    lose(tmp_path / "run", 0)
     with pytest.raises(LitVizError, match=r"is an array: resume it in Python, with the same call and resume=True"):
         lv.resume(tmp_path / "run", smooth)
     assert torch.equal(lv.visualize(smooth, 1, init=picture, resume=True, **how).images, expected)
@@ -412,7 +413,7 @@ def test_finished_runs_do_not_need_their_initial_photograph(smooth: Network, tmp
     picture.unlink()
     assert lv.check(run, smooth)
     assert lv.resume(run, smooth).records[0]["status"] == "done"
-    (run / "results.jsonl").unlink()
+    lose(run, 0)
     with pytest.raises(
         LitVizError, match=r"the initial photograph of this run, .*picture\.png, cannot be read: restore the file"
     ):

@@ -35,6 +35,7 @@ from lit_viz.launch.methods import METHODS, method_form, read_config
 from lit_viz.runs.access import run_lock
 from lit_viz.runs.segments import segment_files
 from lit_viz.types import Record
+from lit_viz.utils.files import FORMAT
 from lit_viz.utils.yaml_files import config_folder
 from tests.support.verdicts import verdicts
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, find_part
-from lit_viz.utils.files import missing_file_error
+from lit_viz.utils.files import missing_file_error, non_utf8_name_error
 from lit_viz.utils.labels import find_class, imagenet_labels
 
 #: Prefixes of images that are no files.
@@ -94,13 +94,16 @@ def options_of(command: str) -> Mapping[str, Option]:
     options: dict[str, Option] = {}
     for entry in table["commands"].get(command, ()):
         names = table["names"].get(entry.get("part"), ())
-        option = Option(entry["name"], entry.get("values", "1"), entry.get("shown", False), names)
-        options |= dict.fromkeys(entry["words"], option)
+        options[entry["word"]] = Option(entry["name"], entry.get("values", "1"), entry.get("shown", False), names)
     return options
 
 
 def _read(words: Sequence[str], options: Mapping[str, Option]) -> Words:
-    """Return the words by what they are."""
+    """Return the words by what they are.
+
+    Raises:
+        LitVizError: an option has no value.
+    """
     read = Words()
     waiting = deque(words)
     while waiting:
@@ -116,10 +119,13 @@ def _read(words: Sequence[str], options: Mapping[str, Option]) -> Words:
         texts = read.given.setdefault(option.name, [])
         if equals:
             texts.append(text)
-        elif option.values == "1" and waiting:
+            continue
+        most = {"0": 0, "1": 1}.get(option.values, len(waiting))
+        while most and waiting and not waiting[0].startswith("--"):
             texts.append(waiting.popleft())
-        while option.values == "+" and waiting and not waiting[0].startswith("--"):
-            texts.append(waiting.popleft())
+            most -= 1
+        if option.values != "0" and not texts:
+            raise LitVizError(f"{name} expects a value")
     return read
 
 
@@ -158,6 +164,7 @@ def unknown_option(program: str, word: str, known: Sequence[str], hidden: Sequen
         known: words of the options that the help shows.
         hidden: words of others.
     """
+    known, hidden = _without_negations(known), _without_negations(hidden)
     if not word.startswith("--"):
         if word.startswith("-"):
             return LitVizError(f"unrecognized option {word}: options start with two dashes, such as --out")
@@ -172,6 +179,10 @@ def unknown_option(program: str, word: str, known: Sequence[str], hidden: Sequen
     hint = did_you_mean(last, [f"--{option}" for option in in_section]).replace("--", section)
     hint = hint or did_you_mean(name, known) or did_you_mean(name, hidden)
     return LitVizError(f"unrecognized option {word.partition('=')[0]}{hint or f': see {program} --help'}")
+
+
+def _without_negations(words: Sequence[str]) -> list[str]:
+    return [word for word in words if not word.startswith("--no-")]
 
 
 def unknown_configuration(name: str, packaged: Sequence[str]) -> LitVizError:
@@ -189,6 +200,9 @@ def _check_run(folders: Sequence[str]) -> None:
 
 def _check_files(images: Sequence[str]) -> None:
     for image in images:
+        wrong_name = non_utf8_name_error(image)
+        if wrong_name:
+            raise LitVizError(wrong_name)
         if not image.startswith((*_NAMED_IMAGES, "[", "{")) and "," not in image and not Path(image).exists():
             raise LitVizError(missing_file_error(image, "photograph or folder"))
 
@@ -199,7 +213,7 @@ def _check_out(command: str, read: Words) -> None:
 
     goes_on = read.given.keys() & {"overwrite", "resume", "shard", "count", "print_config"}
     if command in ("visualize", "saliency", "attack") and not goes_on:
-        for folder in read.given.get("out", ())[-1:]:
+        for folder in filter(None, read.given.get("out", ())[-1:]):
             check_usable(Path(folder))
 
 
@@ -227,7 +241,7 @@ def as_table(commands: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping
     """Return the text of ``help/options.json``; see :func:`options_of`.
 
     Args:
-        commands: entries of each command: ``name``, ``words``, and where it differs ``values``, ``shown`` and ``part``.
+        commands: entries of each command: ``word``, ``name``, ``values``, ``shown``, and ``part`` where it names one.
         names: names of the parts by the ``part`` of entries.
     """
     lines = ["{", '"names": {']

@@ -43,7 +43,7 @@ ERRORS = {
     "visualize 1 --network tests.support.networks:smooth_network --network.size 16 --network.weights pipe": (
         "pipe' is no regular file"
     ),
-    "saliency x.png --method gradient --method.sigma 3": "unrecognized option --method.sigma",
+    "saliency p0.png --method gradient --method.sigma 3": "unrecognized option --method.sigma",
     "saliency x.png --method smoothgrad --method.sigam 3": "--method.sigam; did you mean --method.sigma?",
     "saliency packaged:chelsea --method gradient,smoothgrad --method.smoothgrad.sigma -1": (
         "sigma of SmoothGrad must be positive and at most 10, for images in [0, 1], got -1: "
@@ -51,8 +51,8 @@ ERRORS = {
     "saliency x --method gradient,smoothgrad --method.smoothgrad.sigam 1": "did you mean --method.smoothgrad.sigma",
     f"saliency {'x' * 300}": "is not accessible (File name too long)",
     "saliency caf\udce9.png": "is not UTF-8 text: rename the file",
-    "attack x.png --attack pgd --attack.objective DRL": "there is no objective 'DRL'; did you mean 'DLR'?",
-    "attack x.png --attack pgd --eps": "--eps expects a value",
+    "attack p0.png --attack pgd --attack.objective DRL": "there is no objective 'DRL'; did you mean 'DLR'?",
+    "attack p0.png --attack pgd --eps": "--eps expects a value",
     "attack packaged:chelsea --attack pgd --eps 8": "must be at most 1, got 8",
     "resume nowhere": "nowhere is not a lit_viz run",
     "log --to csv": "lit-viz log requires FOLDER: see lit-viz log --help",

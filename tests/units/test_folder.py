@@ -21,7 +21,7 @@ from lit_viz.outputs import load_network
 from lit_viz.runs.access import folder_lock
 from lit_viz.runs.layout import LOCK
 from lit_viz.units.folder import MARK
-from lit_viz.utils.files import allocate
+from lit_viz.utils.files import FORMAT, allocate
 
 SIDE = 24
 
@@ -133,10 +133,10 @@ def test_a_damaged_mark_is_one_sentence(made: Path, photographs: Path) -> None:
 
 def test_a_microscope_of_another_format_is_refused(made: Path, photographs: Path) -> None:
     mark = json.loads((made / MARK).read_text())
-    assert mark["format"] == 1
-    (made / MARK).write_text(json.dumps(mark | {"format": 2}))
+    assert mark["format"] == FORMAT
+    (made / MARK).write_text(json.dumps(mark | {"format": FORMAT + 1}))
     before = files_of(made)
-    with pytest.raises(lv.LitVizError, match="must have format 1, got 2: use the release of lit_viz that wrote it"):
+    with pytest.raises(lv.LitVizError, match="must have format 2, got 3: use the release of lit_viz that wrote it"):
         microscope(loaded(), photographs, made)
     assert files_of(made) == before
 

@@ -66,7 +66,7 @@ def test_valid_values(values: Any, kind: type) -> None:
         ({**TASK, "index": True}, Task, "index must be a whole number, got True"),
         ({**TASK, "seed": 2**63}, Task, "seed must be a whole number, got 9223372036854775808"),
         ({**TASK, "target": 1.5}, Task, "target must be a whole number or null, got 1.5"),
-        ({**TASK, "eps": "4/255"}, Task, "eps must be null or a number, got '4/255'"),
+        ({**TASK, "eps": "4/255"}, Task, "eps must be a number or null, got '4/255'"),
         ({**TASK, "options": {"depth": 10**400}}, Task, "options must be an object, got"),
         ({**IMAGE, "status": "great"}, ClassImageRecord, "status must be done or skipped or failed or unfinished"),
         ({**IMAGE, "seconds": 1e999}, ClassImageRecord, "seconds must be a number or null, got inf"),
