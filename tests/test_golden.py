@@ -647,14 +647,15 @@ def outline(evidence: Any) -> Any:
 def folder_result(out: Path) -> dict[str, Any]:
     """Return a run folder: its files, records, metrics, queue and evidence."""
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    other_lines = {"queue.jsonl", "manifest.jsonl"}  # checksums are of exact results
+    lines = [name for name in names if name.endswith(".jsonl") and name != "queue.jsonl"]
+    lines = [name for name in lines if not name.startswith("records/")]  # whose digests are of exact results
     evidence = out / "evidence.json"
     return {
         "files": names,
         "metrics": metrics_of(out / "metrics.csv") if (out / "metrics.csv").exists() else None,
         "queue": json_lines(out / "queue.jsonl"),
         "evidence": outline(json.loads(evidence.read_text(encoding="utf-8"))) if evidence.exists() else None,
-        **{name: json_lines(out / name) for name in names if name.endswith(".jsonl") and name not in other_lines},
+        **{name: json_lines(out / name) for name in lines},
         **{name: torch.from_numpy(np.load(out / name)) for name in names if name.endswith(".npy")},
         **{
             name: torch.from_numpy(np.asarray(Image.open(out / name)).copy())

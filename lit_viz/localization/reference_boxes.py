@@ -78,9 +78,7 @@ def read_boxes(path: str | Path) -> list[ReferenceBoxes]:
         files = sorted(path.rglob("*.xml"))
     elif path.is_file():
         files = [path]
-    require(
-        files, "boxes must be an existing COCO file, Pascal VOC file (.xml) or folder of such files", path
-    )
+    require(files, "boxes must be an existing COCO file, Pascal VOC file (.xml) or folder of such files", path)
     by_name: dict[tuple[str, str], ReferenceBoxes] = {}
     for file in files:
         try:

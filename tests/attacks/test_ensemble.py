@@ -249,10 +249,7 @@ def noise(n: int = 5) -> Tensor:
 
 def queue(network: Network, eps: Sequence[float]) -> list[Task]:
     labels = network.scores(noise()).argmax(1).tolist()
-    return [
-        Task(i, f"i{i}", 10 + i, label=labels[i], label_source="given", image=i, eps=eps[i])
-        for i in range(5)
-    ]
+    return [Task(i, f"i{i}", 10 + i, label=labels[i], label_source="given", image=i, eps=eps[i]) for i in range(5)]
 
 
 def module(network: Network, slots: int, iterations: int = 40) -> AdversarialExample:
