@@ -66,7 +66,7 @@ def snapshot(task: Task, iteration: int) -> Snapshot:
 def write(folder: FolderStorage, task: Task, iterations: Iterable[int]) -> None:
     for k in iterations:
         folder.add_snapshot(snapshot(task, k))
-    folder.flush()
+    folder.commit()
 
 
 @pytest.fixture
@@ -79,6 +79,7 @@ def many(tmp_path: Path) -> FolderStorage:
     write(folder, tasks[8], (60,))
     of_file = Record.of(tasks[9], metrics={"probability": 0.25})  # of another picture than the last iteration's
     folder.add_result(Result(tasks[9], of_file, snapshot(tasks[9], 50).image))
+    folder.commit()
     return folder
 
 
@@ -106,8 +107,9 @@ def test_grids_keep_the_records_of_their_own_tasks(tmp_path: Path) -> None:
     tasks = tarantulas(40)
     folder = new_folder(tmp_path / "run", tasks)
     for task in tasks:
-        folder.add_result(Result(task, Record.of(task, metrics={"probability": 0.5}), snapshot(task, 0).image))
         write(folder, task, (0,))
+        folder.add_result(Result(task, Record.of(task, metrics={"probability": 0.5}), snapshot(task, 0).image))
+    folder.commit()
     rows = rows_of(folder).rows(range(40))
     gc.collect()
     before = sum(type(value) is Record for value in gc.get_objects())

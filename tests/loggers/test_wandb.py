@@ -92,7 +92,7 @@ def log_snapshots(
     for k in iterations:
         for task in tasks:
             folder.add_snapshot(snapshot(task, k))
-    folder.flush()
+    folder.commit()
     callback.log_rows(())
 
 
@@ -132,6 +132,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2)))
     entry = ImageNaturalness(index=0, name="tarantula", target_name="tarantula", photographs=3, layers=[])
     folder.merge_evidence(Evidence(naturalness=NaturalnessEvidence(photographs=3, images=[entry])))
+    folder.seal()
     second.finish()
     second.finish()
     (part,) = segments(folder)
