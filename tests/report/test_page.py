@@ -47,6 +47,7 @@ from lit_viz.runs.evidence import (
 )
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import ClassImageRecord
+from lit_viz.runs.segments import Contents
 from lit_viz.types import key_of
 from lit_viz.utils.files import plain
 from tests.support.segments import forge, write_records
@@ -62,18 +63,19 @@ def write_run(path: Path, count: int = 1, frames: int = 3, name: str = "cat", si
     tasks = {"class_path": "lit_viz.ClassTasks", "init_args": {"target": ["cat"], "seed": 23}}
     config = {"network": {"name": "tiny"}, "module": module, "tasks": tasks, "run": {"captum": "auto"}}
     folder.write_config(yaml.safe_dump(config), recorded)
-    records, rows = [], []
+    records, contents = [], []
     for index in range(count):
         key = key_of(index, name)
-        rows.append([])
+        contents.append(Contents())
         for frame in range(frames):
             png = encode_png(torch.full((3, side, side), (frame + 1) / (frames + 1)))
-            for file in (path / "frames" / key / f"iter_{frame * 10:06d}.png", path / "images" / f"{key}.png"):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(png)
-            rows[-1].append([index * frames + frame, frame * 10, {"probability": (frame + 1) / 10}])
+            for file in (f"frames/{key}/iter_{frame * 10:06d}.png", f"images/{key}.png"):
+                (path / file).parent.mkdir(parents=True, exist_ok=True)
+                (path / file).write_bytes(png)
+                contents[-1].add_file(file, png)
+            contents[-1].add_row(index * frames + frame, frame * 10, {"probability": (frame + 1) / 10})
         records.append(record_of(index, name, f"images/{key}.png"))
-    write_records(folder, records, rows)
+    write_records(folder, records, contents)
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import SEGMENTS
-from lit_viz.runs.segments import segment_files, signed
+from lit_viz.runs.segments import Contents, segment_files, signed
 
 
 def change_lines(run: Path, change: Callable[[list[str]], Iterable[str]]) -> None:
@@ -46,18 +46,19 @@ def forge(run: Path, index: int, **values: Any) -> None:
         path.write_text("".join(lines))
 
 
-def write_records(folder: FolderStorage, records: Iterable[dict[str, Any]], rows: Iterable[list[Any]] = ()) -> None:
-    """Write a segment with records, which need not be valid, and with the rows of the metrics of each."""
-    given = list(rows)
+def write_records(folder: FolderStorage, records: Iterable[dict[str, Any]], contents: Iterable[Contents] = ()) -> None:
+    """Write a segment with records, which need not be valid, and with the rows and files of each."""
+    given = list(contents)
     lines = []
     for number, record in enumerate(records):
+        of_task = given[number] if given else Contents()
         task = {
             "index": record.get("index", number),
             "status": record.get("status", "done"),
             "run": folder.digest,
             "record": record,
-            "rows": given[number] if given else [],
-            "files": {},
+            "rows": of_task.rows,
+            "files": of_task.files,
         }
         lines.append(_line(task))
     path = folder.path / SEGMENTS / "000000.jsonl"
