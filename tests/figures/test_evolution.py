@@ -13,6 +13,8 @@ from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.layout import STORE
+from lit_viz.runs.segments import Contents
 from lit_viz.types import Record, Task
 
 LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"
@@ -108,13 +110,17 @@ def test_rejects_unsupported_suffix(tmp_path):
 
 def test_resumed_run_folder_is_drawn_completely(tmp_path, figures: Any):
     folder = FolderStorage.create(tmp_path / "run")
-    folder.write_config("")
     task = Task(0, "tabby", seed=0)
-    for opened, iterations in ((folder, (0, 50)), (FolderStorage.open(folder.path), (100,))):
-        for k in iterations:
-            opened.add_snapshot(Snapshot(task, k, {"probability": k / 100}, picture(k)))
-        opened.flush()
-    folder.add_result(Result(task, Record.of(task), picture(100)))
+    folder.write_start("", {}, [task])
+    for k in (0, 50):
+        folder.add_snapshot(Snapshot(task, k, {"probability": k / 100}, picture(k)))
+    stated = folder.commit()[STORE]
+    resumed = FolderStorage.open(folder.path)
+    resumed.load(stated["segments"])
+    resumed.restore({0: Contents(**stated["in_progress"][0])}, stated["snapshots"], ())
+    resumed.add_snapshot(Snapshot(task, 100, {"probability": 1.0}, picture(100)))
+    resumed.add_result(Result(task, Record.of(task), picture(100)))
+    resumed.finish()
     (drawn,) = ClassVisualizationPresentation().evolutions(FolderStorage.open(folder.path).outcomes())
     assert (drawn.name, list(drawn.curve)) == ("tabby", [(0, 0.0), (50, 0.5), (100, 1.0)])
     assert figures.texts(evolution_figure([drawn]))[1::2] == ["iteration 0", "iteration 50", "iteration 100"]

@@ -24,6 +24,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
+from tests.support.segments import write_records
 
 ROOT = Path(__file__).parents[2]
 
@@ -284,9 +285,10 @@ def outcomes():
 
 
 def test_a_run_is_compared_with_reference_boxes(tmp_path):
-    folder = FolderStorage(tmp_path)
+    folder = FolderStorage.create(tmp_path)
+    folder.write_config("")
     of_run = outcomes()
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(one.record.to_dict()) + "\n" for one in of_run))
+    write_records(folder, [one.record.to_dict() for one in of_run])
     twice = tuple(2 * end + shift for end, shift in zip(around(30, 34, 14), (64, 0, 64, 0), strict=True))
     truth = {
         "folder/a.jpg": ReferenceBoxes(((0, 0, 20, 20), twice), (128, 256), Path("a.xml")),
