@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -156,10 +156,18 @@ class FolderStorage(FolderReader, FolderWriter):
             for index, name in list(task_files(self.path)):
                 continues = index in in_progress and name in in_progress[index].files
                 if index not in segments.finished and not continues:
-                    (self.path / name).unlink()
+                    self._delete_task_file(name)
         self._pending.clear()
         self.in_progress, self._snapshots = dict(in_progress), snapshots
         Seal.write(self.path, complete=False)
+
+    def _delete_task_file(self, name: str) -> None:
+        """Delete a file of a task, and the folder of its task if it is empty then."""
+        path = self.path / name
+        path.unlink()
+        if path.parent.parent != self.path:
+            with suppress(OSError):  # it has other files
+                path.parent.rmdir()
 
     def amend(self, records: Iterable[Record]) -> None:
         """Replace the records of finished tasks by these. A sealed run is not complete until it is sealed again."""
