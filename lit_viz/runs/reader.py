@@ -76,6 +76,7 @@ class FolderReader(Storage):
     path: Path
     segments: TaskSegments
     in_progress: dict[int, Contents]
+    _pending: dict[int, str]
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -187,11 +188,16 @@ class FolderReader(Storage):
     def _contents(self, key: str) -> Contents:
         """Return files and rows of a task."""
         index = index_of(key)
-        if index in self.in_progress:
-            return self.in_progress[index]
-        if index not in self.segments.finished:
+        in_progress = self.in_progress.get(index)
+        if in_progress is not None:
+            return in_progress
+        pending = self._pending.get(index)
+        if pending is not None:
+            values = parse_object(pending) or {}
+        elif index in self.segments.finished:
+            values = self.segments.values(index)
+        else:
             return Contents()
-        values = self.segments.values(index)
         return Contents(values["files"], values["rows"])
 
     def _task_rows(self, keys: Collection[str] | None) -> Iterator[tuple[str, list[Any]]]:
@@ -199,7 +205,8 @@ class FolderReader(Storage):
         if keys is None:
             for values in self.segments.all():
                 yield key_of(values["index"], values["record"]["name"]), values["rows"]
-            keys = [self.queue().of_index(index).key for index in sorted(self.in_progress)]
+            others = sorted({*self._pending, *self.in_progress})
+            keys = [self.queue().of_index(index).key for index in others]
         for key in keys:
             yield key, self._contents(key).rows
 

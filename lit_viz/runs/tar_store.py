@@ -107,7 +107,7 @@ class TarStorage(FolderStorage):
             name = f"{self._stem}.tar"
             contents = Contents({f"{TARS}/{name}": self._tar.end(name)}).text()
             for record, text in self._finished:
-                self._pending.append(task_line(record, self.digest, text, contents))
+                self._pending[record.index] = task_line(record, self.digest, text, contents)
             self._finished, self._stem = [], ""
         return super().commit()
 

@@ -60,7 +60,7 @@ class FolderWriter(Storage):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.in_progress = {}
-        self._pending: list[str] = []  # lines of finished tasks, until the next commit
+        self._pending: dict[int, str] = {}  # lines of finished tasks by index, until the next commit
         self._snapshots = 0  # with metrics, in the run so far
         self._segments: TaskSegments | None = None
         self._counts: dict[str, int] = {}  # of tasks by segment, which the next checkpoint names
@@ -151,7 +151,7 @@ class FolderWriter(Storage):
         record = result.record.amend(file=file, array=array)
         contents = self._contents_of(key)
         text = json_line(record.to_dict())[:-1]
-        self._pending.append(task_line(record, self.digest, text, contents.text()))
+        self._pending[record.index] = task_line(record, self.digest, text, contents.text())
         del self.in_progress[result.task.index]
         if len(self._pending) >= MOST_TASKS:
             self.commit()
@@ -167,10 +167,10 @@ class FolderWriter(Storage):
         sync_filesystem(self.path)
         if self._pending:
             name = f"{self._next_segment()}.jsonl"
-            write_lines(self.path / layout.SEGMENTS / name, self._pending)
+            write_lines(self.path / layout.SEGMENTS / name, self._pending.values())
             self._counts[name] = len(self._pending)
-            self._pending.clear()
             self._segments = None
+            self._pending.clear()  # last: loggers read the tasks in another thread
         in_progress = {index: vars(contents) for index, contents in self.in_progress.items()}
         store = {"segments": dict(self._counts), "in_progress": in_progress, "snapshots": self._snapshots}
         return {layout.STORE: store}

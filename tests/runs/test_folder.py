@@ -308,6 +308,19 @@ def test_a_segment_has_at_most_a_thousand_tasks(folder, monkeypatch):
     assert [record.index for record in folder.records()] == list(range(7))
 
 
+def test_a_task_that_finished_after_the_last_commit_keeps_frames_and_metrics(folder):
+    """Loggers read them in a thread of their own, while tasks finish."""
+    folder.write_queue([task(0), task(1)])
+    for index in (0, 1):
+        observe(folder, index, 0)
+    before = folder.metrics.snapshots()
+    finish(folder, 0)
+    assert folder.metrics.snapshots() == before
+    assert folder.images_at("0000_tarantula", 0) == {"image": folder.path / "frames/0000_tarantula/iter_000000.png"}
+    folder.commit()
+    assert folder.metrics.snapshots() == before
+
+
 def test_frames_are_ordered_by_iteration(folder):
     for iteration in (1_000_000, 0, 999_999, 50):
         observe(folder, 0, iteration)
