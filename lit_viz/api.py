@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lit_viz.errors import ArgumentError, LitVizError, require
 from lit_viz.images import Parameterization
 from lit_viz.images.reading import Fit
 from lit_viz.images.sources import ImageLike, Images, Normalization, picture_size
+from lit_viz.launch.answers import texts_by_name
 from lit_viz.launch.execute import execute, finished, run
 from lit_viz.launch.form import Form
 from lit_viz.launch.logs import log_run
@@ -24,8 +25,7 @@ from lit_viz.launch.resume import changed_form, stored_form, stored_module, stor
 from lit_viz.launch.run import Paths, Run, check_folder, check_settings, gradients_enabled
 from lit_viz.launch.specs import METHODS
 from lit_viz.loggers.base import LoggerSettings
-from lit_viz.methods import SaliencyMap
-from lit_viz.methods.tasks import Classes, ImageTasks
+from lit_viz.methods.tasks import Classes
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.loading import load
 from lit_viz.objectives import Objective
@@ -248,19 +248,8 @@ def read(
     Raises:
         LitVizError: the network gives no text, or an image can't be read.
     """
-    return [text for _, text in texts_by_name(network, images, fit, normalization)]
-
-
-def texts_by_name(
-    network: Network | nn.Module | str, images: Images, fit: Fit | None, normalization: Normalization | None = None
-) -> Iterator[tuple[str, str]]:
-    """Yield the name of each image, and the text of :func:`read`."""
     network = as_network(network, picture_size(images))
-    tasks = ImageTasks(network, images, normalization=normalization)
-    module = SaliencyMap(network, method="gradient", fit=fit, images=tasks.images)
-    for task in tasks.tasks:
-        (text,) = network.read(module.start(task)[None].float())
-        yield task.name, text
+    return [text for _, text in texts_by_name(network, images, fit, normalization)]
 
 
 def _run(name: str, arguments: Mapping[str, Any]) -> Run:

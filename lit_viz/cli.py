@@ -396,7 +396,7 @@ def _epochs(words: list[str]) -> None:
 
 def _read(words: list[str]) -> None:
     values = _values("read", words, "images")
-    from lit_viz.api import texts_by_name
+    from lit_viz.launch.answers import texts_by_name
     from lit_viz.outputs.loading import load_recorded, split_section
 
     options, values = split_section(values)

@@ -353,6 +353,10 @@ class Form:
         if isinstance(tile, int) and network.size != (tile, tile):
             require(tile > 0, "tile must be positive", tile)
             network = at_size(network, (tile, tile))
+        if network.output.is_open:
+            from lit_viz.launch.answers import with_answers
+
+            network = with_answers(network, self.tasks["init_args"], self.module["init_args"].get("fit"))
         return self.build_module(network), self.build_tasks(network)
 
     def build_tasks(self, network: Network) -> TaskQueue:

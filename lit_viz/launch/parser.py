@@ -326,7 +326,8 @@ def _typed(text: str, kinds: Sequence[Any]) -> Any:
         return None
     if text in ("true", "false") and bool in kinds:
         return text == "true"
-    number = _number(text, kinds)
+    is_code = takes_text and re.fullmatch(r"0\d+", text)  # as text that is read may be
+    number = None if is_code else _number(text, kinds)
     if number is not None:
         return number
     if takes_text or Path in kinds or any(get_origin(kind) is Literal for kind in kinds):

@@ -17,17 +17,40 @@ from lit_viz.utils.imports import required
 
 _CONFIG = "config.json"
 
+#: Class of transformers that loads a classifier.
+CLASSIFIER = "AutoModelForImageClassification"
+#: Files of the processor of a network of images and text.
+PROCESSOR_FILES = (
+    PROCESSOR_FILE,
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
 #: Functions as of a :class:`~lit_viz.networks.sources.Source`.
 Build = Callable[[int | None], nn.Module]
 Publish = Callable[[], tuple[nn.Module, Path | None]]
 
 
-def repository_network(name: str, repository: str) -> tuple[Build, Publish]:
+def repository_network(name: str, repository: str, auto_class: str = CLASSIFIER) -> tuple[Build, Publish]:
     """Return the functions that build the network of a repository, or folder, and load its weights.
 
     Args:
         name: of the network, for messages.
         repository: ``ORG/NAME`` of the Hugging Face Hub, or a folder.
+        auto_class: class of transformers that loads a network of it.
 
     Raises:
         LitVizError: the repository can't be downloaded, its configuration is damaged, of another library or requires
@@ -35,7 +58,7 @@ def repository_network(name: str, repository: str) -> tuple[Build, Publish]:
     """
     config = _read_config(repository, name)
     if "model_type" in config:
-        return _transformers(name, repository)
+        return _transformers(name, repository, auto_class)
     if "architecture" in config:
         return _timm(name, repository)
     raise LitVizError(f"{_CONFIG} of {name} must have a model_type (transformers) or architecture (timm), got neither")
@@ -73,36 +96,40 @@ def _weights(repository: str, name: str) -> Path:
     return weights
 
 
-def _transformers(name: str, repository: str) -> tuple[Build, Publish]:
+def _transformers(name: str, repository: str, auto_class: str) -> tuple[Build, Publish]:
     with required("transformers 5", name, extra="transformers"):
-        from transformers import AutoConfig, AutoModelForImageClassification
+        import transformers
+    loader = getattr(transformers, auto_class)
+    purpose = "fine-tuned for image classification" if auto_class == CLASSIFIER else "trained for images and text"
     local = {"local_files_only": True, "trust_remote_code": False}
 
     def download_processor() -> None:
-        with suppress(LitVizError):  # there may be none
-            repository_file(repository, [PROCESSOR_FILE], name)
+        files = [PROCESSOR_FILE] if auto_class == CLASSIFIER else PROCESSOR_FILES
+        for file in files:
+            with suppress(LitVizError):  # there may be none
+                repository_file(repository, [file], name)
 
     def build(classes: int | None) -> nn.Module:
         folder = repository_file(repository, [_CONFIG], name).parent
         download_processor()
         with _errors_translated(name, "transformers"), messages_hidden():
-            config = AutoConfig.from_pretrained(folder, **local)
+            config = transformers.AutoConfig.from_pretrained(folder, **local)
             if classes is not None:
                 config.num_labels = classes
-            network: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+            network: nn.Module = loader.from_config(config, trust_remote_code=False)
         return network.float()
 
     def publish() -> tuple[nn.Module, Path | None]:
         weights = _weights(repository, name)
         download_processor()
         with _errors_translated(name, "transformers", weights), messages_hidden():
-            network, info = AutoModelForImageClassification.from_pretrained(
+            network, info = loader.from_pretrained(
                 weights.parent, output_loading_info=True, use_safetensors=weights.suffix == ".safetensors", **local
             )
         if missing := sorted(map(str, info["missing_keys"])):
             raise LitVizError(
                 f"the weights of {name} must be of a trained network, but have no {missing[0]} "
-                f"({len(missing)} missing keys): give one that was fine-tuned for image classification"
+                f"({len(missing)} missing keys): give one that was {purpose}"
             )
         return _finite(network.float(), weights), weights
 

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lit_viz.errors import LitVizError, first_line, require
+from lit_viz.errors import LitVizError, first_line, printable, require
 from lit_viz.networks import isolation
 from lit_viz.networks.bands import MOST_CHANNELS, MOST_SIDE, Bands, ValueRange
 from lit_viz.networks.decisions import rule_of
@@ -130,7 +130,7 @@ def load(
         require(is_count, f"channels must be between 1 and {MOST_CHANNELS}", channels)
     is_complete = mean is not None and std is not None and size is not None
     with torch.inference_mode(False), isolation.random_state_preserved():
-        module, source, recorded, digest = _load_module(network, weights)
+        module, source, recorded, digest = _load_module(network, weights, output.auto_class)
         name = source.name
         if device is not None:
             module = _on_device(module, device, is_given=isinstance(network, nn.Module))
@@ -139,7 +139,10 @@ def load(
         if each_image:
             module = EachImage(module)
         is_own = source.size is None
-        if is_own or processor is not None:
+        if output.preprocesses:
+            output = output.with_processor(module, processor)
+            source = replace(source, size=output.input_size)
+        elif is_own or processor is not None:
             source = module_source(module, source, processor, strict=not is_complete)
         sizes = [given for given in (size, source.size, default_size) if given is not None]
         input_size = _checked_size(next(iter(sizes), None), name)
@@ -148,7 +151,8 @@ def load(
         tested, notes = _tested(name, module, images, output, has_names)
     if multi_label is None and output.decision == "exclusive":
         multi_label = source.multi_label
-    if (mean is None or std is None) and (is_own or recorded not in ("DEFAULT", "none")):
+    is_assumed = (mean is None or std is None) and not output.preprocesses
+    if is_assumed and (is_own or recorded not in ("DEFAULT", "none")):
         notes.append(_normalization_note(tested, source.origin, multi_label))
     if recorded == "DEFAULT" and digest is None:
         notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
@@ -282,18 +286,28 @@ def class_names(
     return tuple(published or load(name, weights=weights, labels=labels, **options).labels)
 
 
+def with_output(network: Network, output: Output) -> Network:
+    """Return a network with other scores; the original is shared."""
+    other = copy.copy(network)
+    other._copies, other._state = {}, None
+    other.output = _prepared(output, other)
+    other.labels = tuple(map(printable, other.output.names or ()))
+    other.num_classes = len(other.labels)
+    return other
+
+
 #: A network, its source, the recorded name of its weights, and the sha256 of their file.
 _Loaded = tuple[nn.Module, Source, str, str | None]
 
 
-def _load_module(network: str | nn.Module, weights: Weights) -> _Loaded:
+def _load_module(network: str | nn.Module, weights: Weights, auto_class: str) -> _Loaded:
     if isinstance(network, nn.Module):  # which keeps its mode
         given = _network_of(network)
         source = Source(type(given).__name__, lambda classes: given, lambda: (given, None))
         if weights is None or (isinstance(weights, str) and weights in ("DEFAULT", "none", GIVEN_WEIGHTS)):
             return given, source, GIVEN_WEIGHTS, None
         return _with_weights(_copied(given, "loading weights into it"), source, weights)
-    source = find_source(network)
+    source = find_source(network, auto_class)
     # Seeded, so that all ranks and resumed runs have the same random network; the caller restores the state.
     torch.default_generator.manual_seed(0)
     if isinstance(weights, str) and weights == "DEFAULT":

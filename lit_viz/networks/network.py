@@ -25,7 +25,7 @@ from lit_viz.networks.summaries import (
     relative_difference,
     top5,
 )
-from lit_viz.utils.labels import find_class
+from lit_viz.utils.labels import find_class, find_text
 from lit_viz.utils.parts import plain_arguments
 
 #: Value of ``Network.weights`` for a network that was passed as a module.
@@ -155,7 +155,12 @@ class Network(Original):
         return self.rule.rankings(logits, self.labels)
 
     def index_of(self, target: str | SupportsIndex) -> int:
-        """Return the index of a class given by name or index; see :func:`~lit_viz.utils.labels.find_class`."""
+        """Return the index of a class given by name or index; see :func:`~lit_viz.utils.labels.find_class`.
+
+        Texts that a network reads or says are matched exactly.
+        """
+        if self.output.reads:
+            return find_text(target, self.labels)
         return find_class(target, self.labels)
 
     def fast(

@@ -58,6 +58,8 @@ class Output(Part, ABC):
         note: what users must know of the scores of a network, such as a gradient that is not their derivative; known
             after :meth:`prepare`; or None.
         detects: whether the network detects boxes, which :meth:`detections` returns.
+        auto_class: class of transformers that loads a network for the output by its name.
+        preprocesses: whether :meth:`call` takes images in [0, 1], by a processor (:meth:`with_processor`).
         reads: whether the network says or reads a text, which :meth:`read` returns.
     """
 
@@ -71,6 +73,22 @@ class Output(Part, ABC):
     note: str | None = None
     detects: bool = False
     reads: bool = False
+    auto_class: str = "AutoModelForImageClassification"
+    preprocesses: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the scores are known only with the images and targets of a run."""
+        return False
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width of the images that a processor makes; None if it is not known."""
+        return None
+
+    def with_processor(self, network: nn.Module, processor: Any) -> Output:
+        """Return the output with the processor of a network, by default its own."""
+        return self
 
     @property
     def names(self) -> Sequence[str] | None:

@@ -39,6 +39,26 @@ def stored_processor(config: Any) -> Any:
         return None
 
 
+def network_processor(network: Any, name: str | None = None) -> Any:
+    """Return the processor of a network of transformers: of its folder, or of a folder or name that is given.
+
+    Raises:
+        LitVizError: there is none.
+    """
+    origin = name or str(getattr(getattr(network, "config", None), "_name_or_path", ""))
+    kind = type(network).__name__
+    if not origin:
+        raise LitVizError(f"the processor of {kind} is not known: give processor, an object, a folder or a name")
+    try:
+        from transformers import AutoProcessor
+
+        with messages_hidden():
+            return AutoProcessor.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # there is none, it requires code or packages, or it is damaged
+        reason = first_line(error)
+        raise LitVizError(f"the processor of {kind} can't be read from {origin} ({reason}): give processor") from error
+
+
 def processor_options(processor: Any, channels: int) -> dict[str, Any]:
     """Return mean, std, origin, resizing and, where it is fixed, size of an image processor.
 

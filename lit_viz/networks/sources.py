@@ -18,7 +18,7 @@ from torch import nn
 
 from lit_viz import zoo
 from lit_viz.errors import LitVizError, did_you_mean, first_line, require
-from lit_viz.networks.hub import repository_network
+from lit_viz.networks.hub import CLASSIFIER, repository_network
 from lit_viz.networks.onnx_file import read_onnx
 from lit_viz.networks.processors import processor_options, stored_processor
 from lit_viz.networks.resizing import Resizing, resizing_of_timm
@@ -59,8 +59,10 @@ class Source:
     multi_label: bool | None = None
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str, auto_class: str = CLASSIFIER) -> Source:
     """Return the source of a network by its name; see :func:`~lit_viz.networks.load_network`.
+
+    ``auto_class`` is the class of transformers that loads a network of the Hugging Face Hub.
 
     Raises:
         LitVizError: unknown; similar names are listed.
@@ -74,9 +76,9 @@ def find_source(name: str) -> Source:
     if name.startswith("timm/"):
         return _timm(name)
     if name.startswith("transformers/"):
-        return _repository(name, name.removeprefix("transformers/"))
+        return _repository(name, name.removeprefix("transformers/"), auto_class)
     if name and Path(name).is_dir():
-        return _repository(name, name)
+        return _repository(name, name, auto_class)
     if name.endswith(".onnx"):
         return _onnx(name)
     if ":" in name:
@@ -243,8 +245,8 @@ def _timm(name: str) -> Source:
     return Source(name, build, publish, **properties)
 
 
-def _repository(name: str, repository: str) -> Source:
-    build, publish = repository_network(name, repository)
+def _repository(name: str, repository: str, auto_class: str = CLASSIFIER) -> Source:
+    build, publish = repository_network(name, repository, auto_class)
     return Source(name, build, publish)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lit_viz.networks.decisions import Decision, Goal
 from lit_viz.networks.outputs import LOGITS, Logits, Output
+from lit_viz.outputs.answer import Answer
 from lit_viz.outputs.detection import Detection
 from lit_viz.outputs.embedding import Embedding
 from lit_viz.outputs.keypoint import Keypoint
@@ -16,6 +17,7 @@ from lit_viz.outputs.zero_shot import ZeroShot
 __all__ = [
     "LOGITS",
     "OUTPUTS",
+    "Answer",
     "Decision",
     "Detection",
     "Embedding",

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_viz.errors import ArgumentError, LitVizError, did_you_mean, is_out_of_memory
+from lit_viz.errors import ArgumentError, LitVizError, did_you_mean, is_out_of_memory, require
 from lit_viz.networks import Network
 from lit_viz.networks.bands import ValueRange
 from lit_viz.networks.loading import PerChannel, Weights, load
 from lit_viz.networks.network import GIVEN_WEIGHTS
 from lit_viz.networks.outputs import LOGITS, Logits, Output
 from lit_viz.networks.sources import import_object
+from lit_viz.outputs.answer import Answer
 from lit_viz.outputs.detection import Detection
 from lit_viz.outputs.embedding import Embedding
 from lit_viz.outputs.keypoint import Keypoint
@@ -39,6 +40,7 @@ OUTPUTS: dict[str, type[Output]] = {
     "regression": Regression,
     "keypoint": Keypoint,
     "read_text": ReadText,
+    "answer": Answer,
 }
 
 
@@ -47,6 +49,7 @@ def load_network(
     network: str | nn.Module | Enum = "efficientnet_lite0",
     *,
     output: Any = "logits",
+    prompt: str | None = None,
     weights: Weights = "DEFAULT",
     labels: Sequence[str] | str | Path | None = None,
     mean: PerChannel | None = None,
@@ -72,6 +75,7 @@ def load_network(
         output: what of its return value is scored: an :class:`~lit_viz.networks.outputs.Output`, a name of
             :data:`OUTPUTS` or ``module:function``, a function of the return value, or an index or key of it. The last
             three give numbers (:class:`~lit_viz.outputs.Regression`).
+        prompt: text before the answer, of ``output="answer"`` (:class:`~lit_viz.outputs.Answer`).
         weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
             or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
         labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
@@ -102,7 +106,7 @@ def load_network(
     loaded = load(
         network, weights=weights, labels=labels, mean=mean, std=std, size=size, channels=channels, bands=bands,
         display=display, value_range=value_range, multi_label=multi_label, processor=processor, device=device,
-        each_image=each_image, output=as_output(output),
+        each_image=each_image, output=as_output(output, prompt),
     )  # fmt: skip
     loaded.log_notes(remark)
     return loaded
@@ -129,14 +133,14 @@ def load_recorded(arguments: Mapping[str, Any], section: str = "network") -> Net
     for key in given:
         if key not in hints_of(load_network):
             raise LitVizError(f"network.{key} is not an argument{did_you_mean(key, hints_of(load_network))}")
-    output = given.pop("output", None)
+    output, prompt = given.pop("output", None), given.pop("prompt", None)
     if has_instances(output):
         raise LitVizError(
             f"the run was started with an output of Python that a configuration can't hold ({output}): continue in "
             "Python with lit_viz.resume(folder, network) or check(folder, network)"
         )
     try:
-        return load(name, output=as_output(output), **given)
+        return load(name, output=as_output(output, prompt), **given)
     except ArgumentError as error:
         if error.argument not in given:
             raise
@@ -166,12 +170,16 @@ def split_section(values: Mapping[str, Any], section: str = "network") -> tuple[
     return arguments, others
 
 
-def as_output(output: Any) -> Output:
+def as_output(output: Any, prompt: str | None = None) -> Output:
     """Return an output that is given as in :func:`load_network`, or as in a form; None for the logits.
 
     Raises:
-        LitVizError: it is neither, or there is no output of the name.
+        LitVizError: it is neither, there is no output of the name, or it takes no prompt.
     """
+    if prompt is not None:
+        made = as_output(output)
+        require(isinstance(made, Answer), "prompt applies to the output answer", type(made).__name__)
+        return made.with_arguments(prompt=prompt)
     if output is None:
         return LOGITS
     if isinstance(output, Output):

@@ -88,6 +88,20 @@ def find_class(target: str | SupportsIndex, labels: Sequence[str]) -> int:
         raise LitVizError(f"unknown class {target!r}{_hint(target, labels)}") from None
 
 
+def find_text(text: str | SupportsIndex, labels: Sequence[str]) -> int:
+    """Return the index of a text among texts, which are matched exactly; a number may also be an index.
+
+    Raises:
+        LitVizError: unknown (with similar texts) or out of range.
+    """
+    if str(text) in labels and (isinstance(text, str) or not 0 <= operator.index(text) < len(labels)):
+        return labels.index(str(text))
+    if not isinstance(text, str):
+        return _in_range(operator.index(text), labels)
+    similar = did_you_mean(text, labels) or f": the texts are {', '.join(map(repr, labels))}"
+    raise LitVizError(f"unknown text {text!r}{similar}")
+
+
 def _hint(target: str, labels: Sequence[str]) -> str:
     """Return a hint for an unknown name."""
     if tuple(labels) == numbered_labels(len(labels)):

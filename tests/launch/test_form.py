@@ -59,6 +59,7 @@ MADE: dict[type[Part], Callable[[], Part]] = {
     GradientAscent: lambda: GradientAscent(0.5),
     NormalizedAscent: lambda: NormalizedAscent(0.5),
     outputs.Embedding: lambda: outputs.Embedding(["packaged:chelsea", "packaged:coffee"]),
+    outputs.ReadText: lambda: outputs.ReadText("ab", "abc"),
     outputs.ZeroShot: lambda: outputs.ZeroShot(["cat", "dog"], text_embeddings=torch.eye(2)),
 }
 

@@ -1,0 +1,280 @@
+"""Answers of small random networks of transformers: teacher forcing against ``generate``, gradients, attacks, files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.images.reading import read_png
+from lit_viz.outputs import Answer, as_output
+from tests.support.speakers import FAMILIES, PROMPTS, SPECIAL, TILES, WORDS, save
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of the processors of transformers
+SIDE = 32
+#: Families that take a prompt before, with, and after the image.
+SOME = ("git", "trocr", "llava")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a function that saves a network once and returns its folder."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            save(family, made[family])
+        return made[family]
+
+    return folder
+
+
+def load(folder: Path, family: str, answers: Any = ("a red car", "a dog sits"), **options: Any) -> lv.Network:
+    given = answers if isinstance(answers, str) else list(answers)
+    return lv.load_network(str(folder), output=Answer(given, PROMPTS[family], **options), size=SIDE)
+
+
+def photograph(seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    color = torch.rand(1, 3, 1, 1, generator=generator)
+    noise = torch.rand(1, 3, SIDE, SIDE, generator=generator)
+    return ((0.7 * color + 0.3 * noise) * 255).round() / 255
+
+
+def generated(folder: Path, family: str, image: Tensor, *, levels: bool = True, **options: Any) -> tuple[Any, Any]:
+    """Return what a network generates about an image, of 8 bits or in [0, 1], and its own processor."""
+    network = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    pixels = (image[0] * 255).round().byte() if levels else image[0]
+    how = {} if levels else {"do_rescale": False}
+    words = {} if PROMPTS[family] is None else {"text": [PROMPTS[family]]}
+    encoded = processor(images=[[pixels]], return_tensors="pt", **words, **how)
+    encoded.pop("labels", None)
+    with torch.no_grad():
+        return network.generate(**encoded, do_sample=False, num_beams=1, **options), processor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_the_log_odds_of_generation(family: str, folders: Any) -> None:
+    """A text of several words: the network's own logits while it generates exactly that text."""
+    folder, image = folders(family), photograph(1)
+    specials = [*range(len(SPECIAL) + len(TILES)), *range(len(SPECIAL) + len(TILES) + len(WORDS), 40)]
+    said, processor = generated(
+        folder, family, image, levels=False, suppress_tokens=specials, max_new_tokens=5, min_new_tokens=5,
+        return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    tokens = said.sequences[0, -5:]
+    text = processor.tokenizer.decode(tokens) if hasattr(processor, "tokenizer") else processor.decode(tokens)
+    assert len(text.split()) == 5
+    log_p = torch.zeros(())
+    odds = []
+    for logits, token in zip(said.logits, tokens, strict=True):
+        others = torch.cat([logits[0, :token], logits[0, token + 1 :]]).logsumexp(0)
+        odds.append(logits[0, token] - others)
+        log_p = log_p + torch.nn.functional.logsigmoid(odds[-1])
+    net = load(folder, family, [text, "a red car"], end=False)
+    assert float(net.scores(image)[0, 0]) == pytest.approx(float(torch.logit(log_p.exp().double())), abs=2e-2)
+    by_token = load(folder, family, text, end=False, per="token")
+    assert by_token.scores(image)[0].tolist() == pytest.approx([float(value) for value in odds], abs=2e-2)
+    alone = load(folder, family, "a red car", end=False)
+    assert torch.allclose(alone.scores(image)[0, 0], net.scores(image)[0, 1], atol=1e-4)  # with the vision shared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_margin_is_positive_where_the_text_is_generated(family: str, folders: Any) -> None:
+    folder, agreed = folders(family), 0
+    for seed in range(4):
+        image = photograph(seed)
+        text = lv.read(load(folder, family), image)[0]
+        sequences, processor = generated(folder, family, image, max_new_tokens=64)
+        words = text.split()[:1] or ["two"]
+        net = load(folder, family, [words[0], f"{words[0]} of in", "green sits"], end=False)
+        said = sequences[0, net.output._prefix.shape[1] :].tolist()
+        assert processor.decode(said, skip_special_tokens=True) == text
+        for index, margin in enumerate(net.scores(image, final=True)[0]):
+            ids = net.output._ids[index].tolist()
+            is_said = said[: len(ids)] == ids
+            assert bool(margin > 0) is is_said
+            agreed += is_said and net.output.agrees(text, index, is_said=True)
+    no_word_first = ("trocr", "pix2struct", "qwen2_vl", "donut", "smolvlm")  # these random networks begin with no word
+    assert agreed or family in no_word_first
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_gradients_are_those_of_autograd_on_a_plain_copy(family: str, folders: Any) -> None:
+    folder, image = folders(family), photograph(2)
+    net = load(folder, family, "a red car", pixels=None)
+    leaf = image.clone().requires_grad_()
+    (own,) = torch.autograd.grad(net.fast()(leaf)[0].sum(), leaf)
+    network = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval().double()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    x = image.clone().requires_grad_()
+    pixels = processor.image_processor(images=[[x[0]]], do_rescale=False, return_tensors="pt").pixel_values.double()
+    ids = torch.tensor([[*processor.tokenizer("a red car").input_ids, 2]])
+    if family == "trocr":
+        before = torch.cat([torch.tensor([[2]]), ids[:, :-1]], 1)
+        logits = network(pixel_values=pixels, decoder_input_ids=before).logits
+    elif family == "git":
+        logits = network(pixel_values=pixels, input_ids=torch.cat([torch.tensor([[1]]), ids[:, :-1]], 1)).logits
+    else:
+        encoded = processor(images=[[image[0]]], text=[PROMPTS[family]], do_rescale=False, return_tensors="pt")
+        logits = network(pixel_values=pixels, input_ids=torch.cat([encoded.input_ids, ids[:, :-1]], 1)).logits
+    log_p = logits[:, -ids.shape[1] :].log_softmax(2).gather(2, ids[..., None]).sum()
+    expected = torch.logit(log_p.exp())
+    (reference,) = torch.autograd.grad(expected, x)
+    assert float(net.scores(image)[0, 0]) == pytest.approx(expected.item(), abs=1e-3)
+    assert (own - reference).abs().max() <= 1e-3 * reference.abs().max()
+
+
+@pytest.mark.parametrize("goal", ["vanish", None])
+def test_a_success_has_the_text_of_its_file(goal: str | None, folders: Any, tmp_path: Path) -> None:
+    folder = folders("llava")
+    images = torch.cat(list(map(photograph, range(5))))
+    words = [text.split()[0] for text in lv.read(load(folder, "llava"), images)]
+    first = words[0]
+    second = next(word for word in words if word != first)
+    start = images[:1]
+    net = load(folder, "llava", [first, second], end=False)
+    wanted = {"label": first, "goal": goal} if goal else {"target": second}
+    run = lv.attack(net, start, attack="pgd", eps="128/255", iterations=60, out=tmp_path / "run", logger=None, **wanted)
+    (record,) = run.records
+    assert record.text_before.startswith(first)
+    assert record.success_file is True
+    assert record.text_agrees is True
+    (again,) = lv.read(net, read_png(tmp_path / "run" / record.file)[None])
+    assert again == record.text
+    assert again.startswith(first) is False
+    assert lv.check(tmp_path / "run")  # loads network and processor from the folder
+
+
+def test_maps_of_tokens_agree_with_captum(folders: Any, tmp_path: Path) -> None:
+    net = load(folders("git"), "git", "a red car", per="token")
+    assert net.labels == ("1 a", "2 red", "3 car", "4 </s>")
+    run = lv.saliency(
+        net, photograph(), vary={"target": list(net.labels)}, method="gradient", captum="captum", out=tmp_path / "run",
+        logger=None,
+    )  # fmt: skip
+    assert run.evidence.captum.passed
+    assert len(run.evidence.captum.maps) == 4
+    assert all(record.text is not None for record in run.records)
+    again = lv.resume(tmp_path / "run")
+    assert [record.target_name for record in again.records] == list(net.labels)
+
+
+def test_exclusive_scores_are_mean_log_probabilities(folders: Any) -> None:
+    folder, image = folders("trocr"), photograph()
+    net = load(folder, "trocr", decision="exclusive")
+    assert net.decision == "exclusive"
+    tokens = load(folder, "trocr", "a red car", per="token").scores(image)
+    mean = torch.nn.functional.logsigmoid(tokens).mean()
+    assert float(net.scores(image)[0, 0]) == pytest.approx(float(mean), abs=1e-4)
+    assert net.output.agrees("a red car", 0, is_said=True) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"answers": []}, "answers must have at least one text, got none"),
+        ({"answers": ["a", "a"]}, "answers must be different"),
+        ({"answers": ""}, "an answer must have at least one token, got ''"),
+        ({"answers": "a <image> car"}, "an answer must not contain the place of an image, got 'a <image> car'"),
+        ({"answers": ["a", "the"], "per": "token"}, "per token, answers must be one text"),
+        ({"answers": "a", "per": "token", "decision": "exclusive"}, "per token, decision must be independent"),
+        ({"answers": "a", "processor": "nowhere"}, "can't be read from nowhere"),
+        ({"answers": "a", "prompt": "no place"}, "says no text about an image of 32 x 32 with this prompt"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(arguments: dict[str, Any], message: str, folders: Any) -> None:
+    with pytest.raises(lv.LitVizError, match=re.escape(message)) as error:
+        lv.load_network(str(folders("llava")), output=Answer(**{"prompt": PROMPTS["llava"], **arguments}), size=SIDE)
+    assert "\n" not in str(error.value)
+
+
+def test_other_errors_are_one_sentence(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(lv.LitVizError, match="requires a network of transformers that says a text, got"):
+        lv.load_network("zoo/fashion_cnn", output=Answer("a", processor=object()), size=28)
+    with pytest.raises(lv.LitVizError, match="the processor of Sequential is not known: give processor"):
+        lv.load_network(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)), output=Answer("a"), size=28)
+    with pytest.raises(lv.LitVizError, match="prompt applies to the output answer, got Logits"):
+        as_output("logits", "what is this")
+    with pytest.raises(lv.LitVizError, match=r"input size of .* is required"):
+        lv.load_network(str(folders("pix2struct")), output=Answer("a"))
+    net = load(folders("git"), "git")
+    with pytest.raises(lv.LitVizError, match=r"Answer was prepared for images of \(32, 32\), got \(16, 16\)"):
+        net.scores(torch.rand(1, 3, 16, 16))
+    detached = load(folders("git"), "git", pixels=lambda x: {"pixel_values": x.detach() - 0.5})
+    with pytest.raises(lv.LitVizError, match=r"gives no gradient: install transformers 5\.24 or give pixels"):
+        lv.saliency(detached, photograph(), target="a red car", method="gradient")
+
+
+def test_texts_are_matched_exactly(folders: Any) -> None:
+    net = load(folders("git"), "git", ["cat", "a cat, on a road", "7"])
+    assert net.index_of("a cat, on a road") == 1
+    assert net.index_of("7") == 2
+    assert net.index_of(0) == 0
+    assert net.index_of(7) == 2
+    with pytest.raises(lv.LitVizError, match="unknown text 'Cat'; did you mean 'cat'"):
+        net.index_of("Cat")
+
+
+def test_the_processor_gives_the_size(folders: Any) -> None:
+    net = lv.load_network(str(folders("git")), output=Answer("a red car"))
+    assert net.size == (SIDE, SIDE)
+    assert (net.mean, net.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+# -- what the network itself says
+
+
+def test_without_answers_each_photograph_is_explained_by_what_is_said_of_it(folders: Any, tmp_path: Path) -> None:
+    net = lv.load_network(str(folders("git")), output=Answer(end=False))
+    images = torch.cat([photograph(seed) for seed in range(6)])
+    texts = lv.read(net, images)
+    kept = [n for n, text in enumerate(texts) if text]
+    images, texts = images[kept], [texts[n] for n in kept]
+    assert len(set(texts)) > 1
+    run = lv.saliency(net, images, method="gradient", out=tmp_path / "run", logger=None, captum="none")
+    for record, text in zip(run.records, texts, strict=True):
+        assert record.target_name == text == record.text
+        assert record.text_agrees is True
+    assert net.output.answers is None  # the network of the user is unchanged
+
+
+def test_without_answers_targets_are_the_answers(
+    folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lit_viz.cli import main
+
+    net = lv.load_network(str(folders("git")), output="answer")
+    run = lv.saliency(net, photograph(), target="a red car, on a road", method="gradient", captum="none")
+    assert run.records[0].target_name == "a red car, on a road"
+    options = ["--network", str(folders("llava")), "--network.output", "answer", "--logger", "none"]
+    prompt = ["--network.prompt", PROMPTS["llava"], "--target", "a red car, on a road"]
+    words = ["saliency", "packaged:chelsea", *options, *prompt, "--method", "gradient", "--out", str(tmp_path / "run")]
+    main(words)
+    assert lv.resume(tmp_path / "run").records[0].target_name == "a red car, on a road"
+    assert "what is this" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_without_answers_each_token_has_a_map(folders: Any) -> None:
+    net = lv.load_network(str(folders("git")), output=Answer(per="token"))
+    image = next(image for image in map(photograph, range(9)) if lv.read(net, image)[0])
+    run = lv.saliency(net, image, method="gradient", captum="none")
+    assert len(run.records) > 1
+    assert [record.target_name.split()[0] for record in run.records] == [str(n + 1) for n in range(len(run.records))]
+    assert run.records[-1].target_name.endswith(" </s>")
+
+
+def test_other_runs_require_answers(folders: Any) -> None:
+    net = lv.load_network(str(folders("git")), output=Answer())
+    with pytest.raises(lv.LitVizError, match="an Answer without answers requires images, got none: give answers"):
+        lv.visualize(net, "a red car", iterations=1)
