@@ -45,7 +45,9 @@ def with_answers(network: Network, tasks: dict[str, Any], fit: Fit | None) -> Ne
     Raises:
         LitVizError: the tasks are of no images, or the network says nothing of one.
     """
-    require("images" in tasks, "an Answer without answers requires images", "none", hint="give answers")
+    require(
+        "images" in tasks, "an Answer without answers requires images", "none", hint="give answers", is_argument=False
+    )
     output: Any = network.output
     vary = tasks.get("vary") or {}
     texts: list[str] = []

@@ -192,9 +192,16 @@ class Answer(Output):
         """Return the tokens of an answer ``(T,)``, with the end where it ends the text."""
         tokenizer = _tokenizer_of(self.processor)
         ids = list(tokenizer(text, add_special_tokens=False).input_ids)
-        require(len(ids) > 0 or self.answers is None, "an answer must have at least one token", repr(text))
+        require(
+            len(ids) > 0 or self.answers is None,
+            "an answer must have at least one token",
+            repr(text),
+            is_argument=False,
+        )
         places = image_tokens(network, self.processor)
-        require(not places & set(ids), "an answer must not contain the place of an image", repr(text))
+        require(
+            not places & set(ids), "an answer must not contain the place of an image", repr(text), is_argument=False
+        )
         self._ends = end_tokens(network, tokenizer)
         if self.end or not ids:
             ids.append(self._ends[0])

@@ -106,6 +106,7 @@ class SaliencyMapPresentation(Presentation):
 
     def table(self, records: Sequence[Record]) -> list[TableRow]:
         rows = []
+        has_predictions = any(isinstance(record, SaliencyRecord) and record.prediction_text for record in records)
         for record in records:
             method = record.method if isinstance(record, SaliencyRecord) else "-"
             row = {"photograph": record.name, "method": method, "class": "-", "status": record.status}
@@ -115,8 +116,9 @@ class SaliencyMapPresentation(Presentation):
                 row["probability"] = format_value(record.probability)
             else:
                 row["score"] = format_value(record.score)
-            if isinstance(record, SaliencyRecord) and record.prediction_text:
-                row["prediction"] = record.prediction_text
+            if has_predictions:
+                text = record.prediction_text if isinstance(record, SaliencyRecord) else ""
+                row["prediction"] = text or "-"
             row["evaluations"] = str(record.iterations)
             row["error"] = _error_text(record)
             rows.append(row)
