@@ -98,7 +98,7 @@ def _of_records() -> _Listed:
     for sample, names in keys.items():
         for key in names:
             for about, value in VALUES.items():
-                change = with_value("results.jsonl", tuple(key.split(".")), value)
+                change = with_value("records/*.jsonl", ("record", *key.split(".")), value)
                 yield sample, f"record: {key} is {about}", change
     for key in ("index", "name", "file", "original", "predicted_name"):
         for about in ("a word", "an enormous number", "a list", "a path"):
@@ -124,10 +124,10 @@ def _of_tables() -> _Listed:
             change = partial(_append, name="metrics.csv", text=row.format(text) + "\n")
             yield "images", f"metrics: {cell} is {text[:10]!r}", then_reseal(change)
     lines = ["", "null", "[]", "{}", '{"index": 0}', "[" * 3000, "\x00" * 100, "{" + '"a":' * 3000]
-    for name in ("results.jsonl", "queue.jsonl", "manifest.jsonl"):
+    for name in ("queue.jsonl",):
         for line in lines:
             change = partial(_append, name=name, text=line + "\n")
-            yield "images", f"{name}: line {line[:10]!r}", then_reseal(change) if name != "manifest.jsonl" else change
+            yield "images", f"{name}: line {line[:10]!r}", then_reseal(change)
 
 
 def _append(run: Path, name: str, text: str) -> None:
@@ -156,7 +156,7 @@ def _of_checkpoints() -> _Listed:
             checkpoint = files.load_checkpoint(path)
             change(checkpoint)
             files.save_checkpoint(checkpoint, path)
-            (run / "manifest.jsonl").write_text("".join((run / "manifest.jsonl").read_text().splitlines(True)[:-2]))
+            (run / "manifest.json").unlink()
 
         return edit
 
@@ -195,7 +195,7 @@ def _of_entries() -> _Listed:
         "a sparse file of a terabyte": lambda path: (path.touch(), os.truncate(path, 1 << 40)),
     }
     names = [
-        "config.yaml", "queue.jsonl", "results.jsonl", "metrics.csv", "manifest.jsonl", "evidence.json", "figure.png",
+        "config.yaml", "queue.jsonl", "results.jsonl", "metrics.csv", "manifest.json", "evidence.json", "figure.png",
         "report.html", "checkpoints/last.ckpt", "wandb/run_id.txt", "wandb/offline-run-1", "csv", "masks", ".lock",
         "images/0000_class_0.png", "frames/0000_class_0/iter_000002.png",
     ]  # fmt: skip

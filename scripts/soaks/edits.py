@@ -135,7 +135,7 @@ def edits() -> list[Edit]:
 
 
 _Listed = list[tuple[str, str, str, Change]]
-_RESULTS, _METRICS = "results.jsonl", "metrics.csv"
+_RESULTS, _METRICS = "records/*.jsonl", "metrics.csv"
 #: Values in the records of the attack: the key, its pattern, and the edited value.
 _VALUES = {
     "status": ('"status": "done"', '"status": "skipped"'),
@@ -208,7 +208,7 @@ def _of_metrics() -> _Listed:
         "emptied": empty(_METRICS),
         "deleted": unlink(_METRICS),
     }
-    return [("fact", "images", f"metrics: {name}", change) for name, change in changes.items()]
+    return [("derived", "images", f"metrics: {name}", change) for name, change in changes.items()]
 
 
 def _of_files() -> _Listed:
@@ -258,7 +258,6 @@ def _of_derived() -> _Listed:
 
 
 def _of_bookkeeping() -> _Listed:
-    manifest = "manifest.jsonl"
     changes: dict[str, tuple[str, Change]] = {
         "queue: target": ("fixed", replace("queue.jsonl", '"target": \\d', '"target": 4')),
         "queue: line deleted": ("fixed", on_lines("queue.jsonl", lambda lines: lines[:-1])),
@@ -270,16 +269,6 @@ def _of_bookkeeping() -> _Listed:
         "configuration: cut": ("fixed", cut("config.yaml")),
         "configuration: emptied": ("fixed", empty("config.yaml")),
         "configuration: deleted": ("fixed", unlink("config.yaml")),
-        "manifest: line of a task deleted": ("fact", on_lines(manifest, lambda lines: [lines[0], *lines[2:]])),
-        "manifest: end deleted": ("fact", on_lines(manifest, lambda lines: lines[:-2])),
-        "manifest: emptied": ("fact", empty(manifest)),
-        "manifest: deleted": ("fact", unlink(manifest)),
-        "manifest: digest": ("fact", replace(manifest, '"record": "', '"record": "0')),
-        "manifest: size": ("fact", replace(manifest, '"images/([^"]+)": {"size": ', '"images/\\1": {"size": 9')),
-        "manifest: word": ("fact", append(manifest, "mine\n")),
-        "manifest: torn line": ("free", append(manifest, '{"task": 0, "fil')),
-        "manifest: cut": ("fact", cut(manifest)),
-        "manifest: line doubled": ("free", on_lines(manifest, lambda lines: [*lines, lines[-1]])),
         "checkpoint: deleted": ("free", unlink("checkpoints/last.ckpt")),
         "checkpoint: cut": ("free", cut("checkpoints/last.ckpt")),
         "checkpoint: changed": ("free", flip("checkpoints/last.ckpt")),

@@ -8,9 +8,11 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
 
 from .commands import contents, differences, execute, is_one_line, output, start, wait
@@ -62,7 +64,8 @@ def make_samples(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 
 def reseal(run: Path) -> None:
     """Let the manifest confirm what is in a folder, as a forger would."""
-    FolderStorage(run).seal()
+    with suppress(LitVizError):  # a folder whose configuration can't be read
+        FolderStorage(run).seal()
 
 
 def try_edit(edit: Edit, sample: Path, run: Path) -> str:
