@@ -6,13 +6,14 @@ not found here, the parser and the parts find.
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections import deque
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, find_part
 from lit_viz.utils.files import missing_file_error, non_utf8_name_error
@@ -47,19 +48,51 @@ class Option:
     names: Sequence[str] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Words:
     """The words of a command, by the table of its options.
 
     Attributes:
         positional: words that are neither an option nor its value.
         given: texts by argument, in their order.
-        unknown: the first word that is no option in the table.
+        unknown: the first word that is no option in the table; empty without one.
     """
 
-    positional: list[str] = field(default_factory=list)
-    given: dict[str, list[str]] = field(default_factory=dict)
-    unknown: str = ""
+    positional: Sequence[str]
+    given: Mapping[str, Sequence[str]]
+    unknown: str
+
+
+class WordParser(argparse.ArgumentParser):
+    """A parser of the words of a command, whose errors are :class:`LitVizError`.
+
+    Args:
+        command: name of the command.
+        options: of the base class.
+    """
+
+    def __init__(self, command: str, **options: Any) -> None:
+        super().__init__(
+            prog=f"lit-viz {command}", allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS, **options
+        )
+        self._negative_number_matcher = re.compile(r"-[\d.][\d.,e/-]*$")  # values such as -1,-1 are no options
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an error of argparse as one sentence."""
+        missing = re.fullmatch(r"argument (\S+?)(?:/\S+)?: expected (?:one|at least one) argument", message)
+        if missing:
+            raise LitVizError(f"{missing[1]} expects a value")
+        flag = re.fullmatch(r"argument (\S+?)(?:/\S+)?: ignored explicit argument (.*)", message)
+        if flag:
+            raise LitVizError(f"{flag[1]} takes no value, got {flag[2]}")
+        raise LitVizError(message)
+
+    def parsed(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Return the values of the words, and the unknown words."""
+        try:
+            return self.parse_known_intermixed_args(list(words))
+        except argparse.ArgumentError as error:
+            self.error(str(error))
 
 
 def check_words(command: str, words: Sequence[str]) -> None:
@@ -69,7 +102,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
         LitVizError: an option is unknown; a part, a configuration, a file, a folder or a class does not exist.
     """
     options = options_of(command)
-    read = _read(words, options)
+    read = _read(command, words, options)
     parts_are_packaged = _check_parts(command, read, options)
     has_others = command == "resume" or not parts_are_packaged  # options of the run, or of a user's part
     if read.unknown and not has_others:
@@ -98,35 +131,26 @@ def options_of(command: str) -> Mapping[str, Option]:
     return options
 
 
-def _read(words: Sequence[str], options: Mapping[str, Option]) -> Words:
+def _read(command: str, words: Sequence[str], options: Mapping[str, Option]) -> Words:
     """Return the words by what they are.
 
     Raises:
         LitVizError: an option has no value.
     """
-    read = Words()
-    waiting = deque(words)
-    while waiting:
-        word = waiting.popleft()
-        if not word.startswith("--"):
-            read.positional.append(word)
-            continue
-        name, equals, text = word.partition("=")
-        option = options.get(name.replace("_", "-"))
-        if option is None:
-            read.unknown = read.unknown or word
-            continue
-        texts = read.given.setdefault(option.name, [])
-        if equals:
-            texts.append(text)
-            continue
-        most = {"0": 0, "1": 1}.get(option.values, len(waiting))
-        while most and waiting and not waiting[0].startswith("--"):
-            texts.append(waiting.popleft())
-            most -= 1
-        if option.values != "0" and not texts:
-            raise LitVizError(f"{name} expects a value")
-    return read
+    parser = WordParser(command)
+    parser.add_argument("positional", nargs="*")
+    for word, option in options.items():
+        spellings = dict.fromkeys((word, f"--{word[2:].replace('-', '_')}"))
+        if option.values == "0":
+            parser.add_argument(*spellings, dest=option.name, action="append_const", const=word)
+        elif option.values == "+":
+            parser.add_argument(*spellings, dest=option.name, action="extend", nargs="+")
+        else:
+            parser.add_argument(*spellings, dest=option.name, action="append")
+    found, unknown = parser.parsed(words)
+    given = dict(vars(found))
+    positional = given.pop("positional", [])
+    return Words(positional, given, unknown[0] if unknown else "")
 
 
 def _check_parts(command: str, read: Words, options: Mapping[str, Option]) -> bool:
@@ -169,7 +193,8 @@ def unknown_option(program: str, word: str, known: Sequence[str], hidden: Sequen
         if word.startswith("-"):
             return LitVizError(f"unrecognized option {word}: options start with two dashes, such as --out")
         return LitVizError(f"{program} takes no more words, got {word!r}: see {program} --help")
-    name = word.partition("=")[0].replace("_", "-")
+    given = word.split("=")[0]
+    name = given.replace("_", "-")
     prefix, dot, last = name[2:].rpartition(".")
     section = f"--{prefix}{dot}"  # --method.smoothgrad.
     other = "alpha" if last == "lr" else OTHER_NAMES.get(last.replace("-", "_"))
@@ -178,7 +203,7 @@ def unknown_option(program: str, word: str, known: Sequence[str], hidden: Sequen
     in_section = [option.removeprefix(section) for option in (*known, *hidden) if dot and option.startswith(section)]
     hint = did_you_mean(last, [f"--{option}" for option in in_section]).replace("--", section)
     hint = hint or did_you_mean(name, known) or did_you_mean(name, hidden)
-    return LitVizError(f"unrecognized option {word.partition('=')[0]}{hint or f': see {program} --help'}")
+    return LitVizError(f"unrecognized option {given}{hint or f': see {program} --help'}")
 
 
 def _without_negations(words: Sequence[str]) -> list[str]:

@@ -8,12 +8,12 @@ from argparse import SUPPRESS
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.launch.early import unknown_option
+from lit_viz.launch.early import WordParser, unknown_option
 from lit_viz.types import VARYING
 from lit_viz.utils.checking import choices_of, described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
@@ -28,8 +28,8 @@ _COLLECTED = ("target", "label", "against", "images", "method", "logger", "to", 
 _MARKUP = ((r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"), (r"``(.*?)``", r"\1"), (r"\s+", " "))
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser with the arguments of classes and functions as options; its errors are :class:`LitVizError`.
+class Parser(WordParser):
+    """A parser with the arguments of classes and functions as options.
 
     Args:
         command: name of the command.
@@ -47,16 +47,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, usage: str = "", summary: str = "", example: str = "") -> None:
         super().__init__(
-            prog=f"lit-viz {command}",
+            command,
             usage=f"lit-viz {command} {usage}".rstrip(),
             description=summary,
             epilog=f"Example: lit-viz {command} {example}" if example else None,
-            allow_abbrev=False,
-            add_help=False,
-            argument_default=SUPPRESS,
             formatter_class=partial(_Formatter, max_help_position=28, width=100),
         )
-        self._negative_number_matcher = re.compile(r"-[\d.][\d.,e/-]*$")  # values such as -1,-1 are no options
         self.taken: set[str] = set()
         self.positional = ""
         self.names: dict[str, list[str]] = {}
@@ -64,16 +60,6 @@ class Parser(argparse.ArgumentParser):
         self.defaults: dict[str, Any] | None = {}
         self.form: Any = None
         self._sections: dict[str, argparse._ArgumentGroup] = {}
-
-    def error(self, message: str) -> NoReturn:
-        """Raise an error of argparse as one sentence."""
-        missing = re.fullmatch(r"argument (\S+?)(?:/\S+)?: expected (?:one|at least one) argument", message)
-        if missing:
-            raise LitVizError(f"{missing[1]} expects a value")
-        flag = re.fullmatch(r"argument (\S+?)(?:/\S+)?: ignored explicit argument (.*)", message)
-        if flag:
-            raise LitVizError(f"{flag[1]} takes no value, got {flag[2]}")
-        raise LitVizError(message)
 
     def add(
         self,
@@ -188,13 +174,6 @@ class Parser(argparse.ArgumentParser):
     def positional_words(self, words: Sequence[str]) -> Any:
         """Return the positional words among words of which some may be unknown; None without any."""
         return getattr(self.parsed(words)[0], "positional", None)
-
-    def parsed(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """Return the values of the words, and the unknown words."""
-        try:
-            return self.parse_known_intermixed_args(list(words))
-        except argparse.ArgumentError as error:
-            self.error(str(error))
 
     def values(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the values of the options and positional words that are given, by name.
