@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_viz.errors import LitVizError
 from lit_viz.runs.layout import SEGMENTS
 from lit_viz.runs.lines import IndexedLines
 from lit_viz.types import Record
@@ -180,12 +181,18 @@ class TaskSegments:
 
     def _values(self, index: int) -> dict[str, Any]:
         """Return the values of a task."""
-        return parse_object(self.lines[index]) or {}
+        return self._parsed(self.lines[index])
 
     def all(self) -> Iterator[dict[str, Any]]:
         """Yield the values of all tasks, in task order."""
         for line in self.lines.lines():
-            yield parse_object(line) or {}
+            yield self._parsed(line)
+
+    def _parsed(self, line: str) -> dict[str, Any]:
+        values = parse_object(line)
+        if values is None:  # of a forger
+            raise LitVizError(f"{self._root / SEGMENTS} is damaged (a line is no JSON object): start another run")
+        return values
 
     def rewrite(
         self, change: Callable[[int, str], str | None], indices: Collection[int], damaged: bool = False

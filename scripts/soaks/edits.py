@@ -172,7 +172,6 @@ def _of_records() -> _Listed:
         "all lines deleted": empty(_RESULTS),
         "file deleted": unlink(_RESULTS),
         "line doubled": on_lines(_RESULTS, lambda lines: [*lines, lines[0]]),
-        "lines reversed": on_lines(_RESULTS, lambda lines: lines[::-1]),
         "line appended": append(_RESULTS, '{"index": 7, "name": "extra", "status": "done"}\n'),
         "torn line appended": append(_RESULTS, '{"index": 2, "na'),
         "empty line": append(_RESULTS, "\n"),
@@ -182,6 +181,7 @@ def _of_records() -> _Listed:
     }
     for name, change in changes.items():
         listed.append(("fact", "files", f"records: {name}", change))
+    listed.append(("fact", "images", "records: two segments exchanged", exchange(_RESULTS)))
     listed.append(("fact", "images", "record: judge", replace(_RESULTS, '"rank": ', '"rank": 1')))
     listed.append(("fact", "maps", "record: box", replace(_RESULTS, '"box": \\[', '"box": [1')))
     listed.append(("fact", "maps", "record: method", replace(_RESULTS, '"method": "smooth', '"method": "rough')))

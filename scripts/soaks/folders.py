@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import sys
 from collections import Counter
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.seal import Seal
+from lit_viz.runs.segments import digest, segment_files, signed
 
 from .commands import contents, differences, execute, is_one_line, output, start, wait
 from .material import COMMON, OFFLINE, PHOTOGRAPHS
@@ -27,6 +30,10 @@ SAMPLES = {
     "maps": ["saliency", *PHOTOGRAPHS[:2], "--method", "smoothgrad", "--iterations", "8", "--localize"],
     "universal": ["attack", *PHOTOGRAPHS[:3], "--attack", "universal", "--eps", "24/255", "--iterations", "4"],
 }
+
+#: Digest of the run, and signature of a file, in a line of a segment.
+_RUN = re.compile(r'"run": "\w{64}"')
+_FILE = re.compile(r'"([^"]+)": \{"size": \d+, "sha256": "\w{64}"\}')
 
 #: Changes a run folder.
 Change = Callable[[Path], None]
@@ -63,9 +70,28 @@ def make_samples(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 
 
 def reseal(run: Path) -> None:
-    """Let the manifest confirm what is in a folder, as a forger would."""
+    """Let all digests confirm what is in a folder, as a forger would: of files, of lines of segments and of the run."""
     with suppress(LitVizError):  # a folder whose configuration can't be read
-        FolderStorage(run).seal()
+        digest_of_run = FolderStorage(run).digest
+        for path in segment_files(run):
+            lines = path.read_text().splitlines()
+            path.write_text("".join(_signed_again(line, run, digest_of_run) for line in lines))
+        Seal.write(run, complete=True)
+
+
+def _signed_again(line: str, run: Path, digest_of_run: str) -> str:
+    """Return a line with the digests of the files as they are; its record need not be JSON that can be read."""
+
+    def signature(match: re.Match[str]) -> str:
+        path = run / match[1]
+        if not path.is_file():
+            return match[0]
+        content = path.read_bytes()
+        return f'"{match[1]}": {{"size": {len(content)}, "sha256": "{digest(content)}"}}'
+
+    text = line.rpartition(', "sha256": "')[0]
+    text = _RUN.sub(f'"run": "{digest_of_run}"', text, count=1)
+    return signed(_FILE.sub(signature, text))
 
 
 def try_edit(edit: Edit, sample: Path, run: Path) -> str:

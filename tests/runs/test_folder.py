@@ -15,7 +15,7 @@ from PIL import Image
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.segments import MOST_TASKS, Contents
+from lit_viz.runs.segments import MOST_TASKS, Contents, segment_files, signed
 from lit_viz.types import Record, Task
 from tests.support.calls import calls_of
 
@@ -413,3 +413,17 @@ def test_the_work_of_a_result_does_not_grow_with_the_queue(folder):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10_000_000  # the large record is not read
+
+
+def test_a_signed_line_that_is_no_json_is_one_sentence(folder):
+    """Deep nesting in the record of a line with valid digests."""
+    finish(folder, 0)
+    folder.commit()
+    (path,) = segment_files(folder.path)
+    line = path.read_text()
+    text = line.rpartition(', "sha256": "')[0].replace('"record": {', '"record": {"deep": ' + "[" * 100_000, 1)
+    path.write_text(signed(text))
+    forged = FolderStorage(folder.path)
+    for read in (lambda: list(forged.segments.all()), lambda: forged.segments.values(0)):
+        with pytest.raises(LitVizError, match=r"records is damaged \(a line is no JSON object\): start another run"):
+            read()
