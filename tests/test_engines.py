@@ -24,10 +24,10 @@ from tests.support.peers import require_package
 ROOT = Path(__file__).parents[1]
 COUNT = 48
 NEEDS_PROC = pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
-#: Arguments of a run whose shards take some seconds.
+#: Arguments of a run whose shards take some seconds, with several segments each.
 WORDS = [
     "saliency", "photographs", "--network", "zoo/fashion_cnn", "--method", "smoothgrad", "--iterations", "400",
-    "--slots", "4", "--wandb", "disabled", "--out", "maps", "--shard", "auto",
+    "--slots", "4", "--checkpoint-every", "20", "--wandb", "disabled", "--out", "maps", "--shard", "auto",
 ]  # fmt: skip
 
 

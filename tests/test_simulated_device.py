@@ -51,7 +51,7 @@ LIMITS = {
     "attack ensemble": 24,
     "saliency": 6,
     "saliency expected_gradients": 7,
-    "saliency kernel_shap": 7,
+    "saliency kernel_shap": 8,
     "visualize": 10,
 }
 #: One run per command, which the fast test executes.
