@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from lit_viz.errors import LitVizError, first_line, printable, require
 from lit_viz.networks import isolation
 from lit_viz.networks.bands import MOST_CHANNELS, MOST_SIDE, Bands, ValueRange
+from lit_viz.networks.batch_norms import LaidOutGradients
 from lit_viz.networks.decisions import rule_of
 from lit_viz.networks.network import GIVEN_WEIGHTS, Network
 from lit_viz.networks.outputs import LOGITS, Logits, Output, embedding_sign, logits_in, probability_head
@@ -31,6 +33,8 @@ from lit_viz.utils.labels import numbered_labels, read_labels
 
 # Relative difference of logits between a batch and single images; dynamically quantized layers differ by less.
 _BATCH_TOLERANCE = 0.05
+# Relative difference of gradients between equal evaluations; rounding differs by less.
+_GRADIENT_TOLERANCE = 1e-3
 
 #: Smallest standard deviation: the steps of 16 bits are larger.
 _LEAST_STD = 1e-6
@@ -407,7 +411,7 @@ def _tested(
             tested = isolation.Original(name, module, means, stds, images.size, output=output, bands=bands)
             tested.output = _prepared(output, tested)
             tested.num_classes, notes = _test(tested, has_names)
-            return tested, notes
+            return tested, [*notes, *_gradient_notes(tested)]
         except LitVizError as error:
             errors.append(error)
     raise errors[0]
@@ -508,6 +512,31 @@ def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[st
         )
     notes = _output_notes(name, returned, has_names) if isinstance(output, Logits) else []
     return logits.shape[1], notes
+
+
+def _gradient_notes(tested: isolation.Original) -> list[str]:
+    """Return a note about a network of which torch computes a wrong gradient for one image."""
+    if not any(isinstance(layer, _BatchNorm) for layer in tested.original.modules()):
+        return []
+    with suppress(Exception):  # without a gradient it can't be wrong
+        x, _ = tested.probe()
+        with LaidOutGradients() as layouts:
+            expected = _gradient(tested, x[:1])
+        if layouts.was_needed and relative_difference(_gradient(tested, x[:1]), expected) > _GRADIENT_TOLERANCE:
+            return [
+                f"torch {torch.__version__} computes a wrong gradient of {tested.name} for one image, since a batch "
+                "norm is followed by a transposition: maps of lit_viz are right, and code of your own needs batches of "
+                "two images or more"
+            ]
+    return []
+
+
+def _gradient(tested: isolation.Original, x: Tensor) -> Tensor:
+    """Return a gradient of the scores of normalized images."""
+    with isolation.state_preserved(tested.original) as network:
+        leaf, scores = tested.output.with_graph(network, x)
+        (gradient,) = torch.autograd.grad(scores[:, ::2].sum(), leaf)
+    return gradient
 
 
 def _versions(network: nn.Module) -> list[int]:

@@ -37,6 +37,7 @@ from lit_viz.evidence.saliency.network_copies import (
     add_rounding,
 )
 from lit_viz.networks import FrozenNetwork, Network, isolation
+from lit_viz.networks.batch_norms import LaidOutGradients
 from lit_viz.networks.fast.libra import LibraNetwork
 from lit_viz.objectives import Logit, Outputs
 from lit_viz.objectives.base import evaluate_objective
@@ -207,6 +208,7 @@ class CaptumReference:
             isolation.full_float32(),
             torch.enable_grad(),
             FastDepthwise(),
+            LaidOutGradients(),
             register_module_forward_pre_hook(self._check_time),
             warnings.catch_warnings(),
         ):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.errors import NO_GRADIENT, LitVizError
+from lit_viz.networks.batch_norms import LaidOutGradients
 from lit_viz.networks.fast.compiling import Compiled, CompileMode
 from lit_viz.networks.fast.scaling import GradientScaling
 from lit_viz.networks.isolation import (
@@ -198,7 +199,7 @@ class FrozenNetwork(nn.Module):
     @contextmanager
     def _running(self) -> Iterator[nn.Module]:
         if self._own is None:
-            with state_preserved(self._original[0]) as network:
+            with state_preserved(self._original[0]) as network, LaidOutGradients():
                 yield network
         elif self.draws:
             with random_state_preserved(self._own):
