@@ -229,7 +229,7 @@ class _Animation:
 def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
     enlarged = size[0] >= image.shape[1]
     resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-    return Image.fromarray(image).resize(size, resampling)
+    return Image.fromarray(image).resize(size, resampling, reducing_gap=3.0)
 
 
 def _quantized(frame: Image.Image) -> Image.Image:

@@ -1,7 +1,8 @@
 """Layout of figures: images, text and plots in nested grids.
 
 A figure is a tree of blocks that compute their size in inches from their content. :func:`compose` draws a tree at a
-resolution at which each pixel of an image is a square of whole dots: no pixel is interpolated or omitted.
+resolution at which each pixel of an image is a square of whole dots: no pixel is interpolated or omitted. An image of
+more pixels than a page has dots is reduced.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ _LINE = 1.4 / 72  # height of a line in inches per point of the font size
 _NOTES_GAP = 0.04
 _NARROWEST = 2.6  # of a figure with a caption
 _MIN_DPI = 120  # legible text in figures of small images
+_MOST_DPI = 900  # of images of some thousand pixels, a page of which would have billions of dots
 _DOTS = 450  # per image: sharp in print and on high-density screens
 _MOST_MAGNIFIED = 60  # more images have one dot per pixel, if that is legible
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
@@ -219,13 +221,22 @@ class Cell:
         x, y = round(x * figure.dpi) / figure.dpi, round(y * figure.dpi) / figure.dpi
         rounding = _ROUNDING / figure.dpi
         axes = axes_at(figure, x, y, self.width - rounding, self.picture_height - rounding)
-        axes.imshow(self.picture, interpolation="none", aspect="auto")
+        bottom, right = (size - 0.5 for size in self.picture.shape[:2])
+        axes.imshow(self._reduced(figure.dpi), interpolation="none", aspect="auto", extent=(-0.5, right, bottom, -0.5))
         axes.set_axis_off()
         if self._has_white_border():
             _draw_frame(figure, axes)
         if self.annotate:
             self.annotate(axes)
         self._text.draw(figure, x, y + self.picture_height + _NOTES_GAP, self.width)
+
+    def _reduced(self, dpi: float) -> NDArray[np.uint8]:
+        """Return the image with at most the dots that it takes."""
+        width = round(self.width * dpi)
+        if self.picture.shape[1] <= width:
+            return self.picture
+        height = max(1, round(self.picture_height * dpi))
+        return np.asarray(Image.fromarray(self.picture).resize((width, height), Image.Resampling.BOX))
 
     def _has_white_border(self) -> bool:
         border = np.concatenate([self.picture[0], self.picture[-1], self.picture[:, 0], self.picture[:, -1]])
@@ -383,7 +394,7 @@ def _page_length(inches: float, dpi: float) -> float:
 
 
 def _sharp_dpi(cells: Sequence[Cell]) -> float:
-    """Return the resolution at which each pixel of the densest image is a square of whole dots."""
+    """Return the resolution at which each pixel of the densest image is a square of whole dots, or the largest one."""
     if not cells:
         return 300.0
     densest = max(cells, key=lambda cell: cell.picture.shape[1] / cell.width)
@@ -391,7 +402,7 @@ def _sharp_dpi(cells: Sequence[Cell]) -> float:
     times = 1
     if len(cells) <= _MOST_MAGNIFIED:
         times = max(1, round(_DOTS / side))
-    dpi = float(times * side / densest.width)
+    dpi = min(float(times * side / densest.width), _MOST_DPI)
     return dpi * max(1, math.ceil(_MIN_DPI / dpi))
 
 

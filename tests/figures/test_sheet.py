@@ -1,8 +1,13 @@
+from pathlib import Path
+
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
-from lit_viz.figures.layout import pixels, wrap_text
+from lit_viz.figures.layout import Cell, Grid, compose, pixels, wrap_text
 from lit_viz.figures.sheet import contact_sheet, grid_shape, tile
+from lit_viz.figures.style import save_figure
 from lit_viz.utils.formatting import probability_text
 
 
@@ -73,3 +78,18 @@ def test_tiles_are_placed_and_large_grids_downscaled():
     assert [grid[y, x, 0] for y in (0, 17) for x in (0, 17)] == [0, 64, 128, 191]
     assert grid[8, 8, 0] == 255
     assert tile([pixels(picture) for picture in pictures(4)], gap=2, side=9).shape == (9, 9, 3)
+
+
+def test_images_of_many_pixels_are_reduced_to_the_dots_of_a_page(tmp_path: Path) -> None:
+    # Each pixel a dot: 6,428 dots an inch, and a page of 10 billion dots for a few epochs.
+    large = np.zeros((9000, 9000, 3), np.uint8)
+    large[:, 4500:] = (10, 200, 30)
+    small = np.full((32, 32, 3), 77, np.uint8)
+    figure = compose(Grid([[Cell(large), Cell(small)]]))
+    assert figure.dpi <= 900
+    saved = np.asarray(Image.open(save_figure(figure, tmp_path / "figure.png")).convert("RGB"))
+    assert saved.size < 3e7
+    colors, counts = np.unique(saved.reshape(-1, 3), axis=0, return_counts=True)
+    shares = {tuple(color.tolist()): int(count) for color, count in zip(colors, counts, strict=True)}
+    assert shares[0, 0, 0] == shares[10, 200, 30] == shares[77, 77, 77] // 2
+    assert figure.axes[0].get_xlim() == (-0.5, 8999.5)  # boxes are drawn in the pixels of the image
