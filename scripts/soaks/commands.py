@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -16,7 +17,10 @@ import lit_viz.figures.agreement
 import lit_viz.launch.execute
 import lit_viz.loggers.csv  # noqa: F401 - so that forked processes need no imports
 from lit_viz.cli import main as run_command
+from lit_viz.runs.folder import FolderStorage
 
+#: Between the words of two commands that a process executes one after the other.
+THEN = "then"
 #: Relative difference of numbers that were computed in batches of other sizes.
 TOLERANCE = 1e-6
 
@@ -32,7 +36,21 @@ def _forked(words: list[str], errors: Path, limit: int | None) -> None:
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     with errors.open("w") as stream, redirect_stderr(stream), redirect_stdout(stream):
-        run_command(words)
+        while words:
+            end = words.index(THEN) if THEN in words else len(words)
+            run_command(words[:end])
+            words = words[end + 1 :]
+
+
+def writing(name: str, words: Sequence[str], out: Path) -> list[str]:
+    """Return the words that write a run folder; if the name begins with ``merged``, of two shards that are merged."""
+    if not name.startswith("merged"):
+        return [*words, "--out", str(out)]
+    shards = f"{out}_shards"
+    listed: list[str] = []
+    for shard in ("0/2", "1/2"):
+        listed += [*words, "--shard", shard, "--out", shards, THEN]
+    return [*listed, "merge", shards, "--out", str(out)]
 
 
 def wait(process: BaseProcess, seconds: float = 120) -> int | None:
@@ -64,18 +82,39 @@ def is_one_line(run: Path) -> bool:
 def contents(run: Path) -> dict[str, Any]:
     """Return the contents that must not depend on an interruption, by name."""
     kept: dict[str, Any] = {}
-    for folder in ("images", "arrays", "sources", "frames", "photographs", "masks"):
+    for folder in ("images", "arrays", "sources", "frames", "photographs", "masks", "maps"):
         for file in (run / folder).rglob("*"):
             if file.is_file():
                 kept[str(file.relative_to(run))] = file.read_bytes()
+    for path in (run / "tars").glob("*"):
+        kept |= _members(path)
+    exported = []
+    for values in FolderStorage(run).segments.all():
+        exported.append(values["record"])
+        rows = [row[1:] for row in values["rows"]]  # without the number in the run
+        kept[f"task {values['index']}"] = _lasting(values["record"]), rows
+    lines = (run / "results.jsonl").read_text().splitlines()
+    kept["results.jsonl"] = [json.loads(line) for line in lines] == exported
     kept["metrics.csv"] = sorted((run / "metrics.csv").read_text().splitlines())
-    records = []
-    for line in (run / "results.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        del record["seconds"]
-        records.append(record)
-    kept["results.jsonl"] = records
     return kept
+
+
+def _members(tar: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the members of a tar, except records, which have seconds."""
+    with tarfile.open(tar) as members:
+        for member in members:
+            file = members.extractfile(member)
+            if file is not None and not member.name.endswith(".json"):
+                yield member.name, file.read()
+
+
+def _lasting(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record without seconds, and without its place in a tar, which depends on their digits."""
+    lasting = {name: value for name, value in record.items() if name not in ("seconds", "offset")}
+    for name in ("file", "array"):
+        if name in lasting:
+            lasting[name] = str(lasting[name]).rpartition("/")[2]
+    return lasting
 
 
 def differences(expected: dict[str, Any], run: Path) -> str:

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
 
-from .edits import first, replace
+from .edits import append, first, replace
 from .folders import Change, Edit, reseal
 
 #: JSON values of other types and sizes than expected, as text.
@@ -50,7 +50,7 @@ _Listed = Iterator[tuple[str, str, Change]]
 
 
 def with_value(pattern: str, keys: tuple[str, ...], value: str, *, line: int = 0) -> Change:
-    """Return the change of a value in a line of JSON, which the manifest confirms."""
+    """Return the change of a value in a line of JSON, which the digests confirm."""
 
     def edit(run: Path) -> None:
         path = first(run, pattern)
@@ -65,7 +65,8 @@ def with_value(pattern: str, keys: tuple[str, ...], value: str, *, line: int = 0
             lines[line] = text
             text = "\n".join(lines)
         path.write_text(text + "\n")
-        reseal(run)
+        if pattern != "manifest.json":
+            reseal(run)
 
     return edit
 
@@ -94,12 +95,16 @@ def _of_records() -> _Listed:
             "method", "reducer", "original_size", "box", "metrics.maximum", "metrics.relative_error", "array",
         ),
         "universal": ("metrics.fooling_rate", "photographs", "magnified"),
+        "merged_tars": ("array", "offset", "scale", "source_sha256"),
     }  # fmt: skip
     for sample, names in keys.items():
         for key in names:
             for about, value in VALUES.items():
                 change = with_value("records/*.jsonl", ("record", *key.split(".")), value)
                 yield sample, f"record: {key} is {about}", change
+    for key in ("index", "run", "rows", "files"):
+        for about, value in VALUES.items():
+            yield "images", f"line: {key} is {about}", with_value("records/*.jsonl", (key,), value)
     for key in ("index", "name", "file", "original", "predicted_name"):
         for about in ("a word", "an enormous number", "a list", "a path"):
             change = with_value("photographs/*.jsonl", (key,), VALUES[about])
@@ -116,23 +121,11 @@ def _of_tables() -> _Listed:
     for keys in (("captum", "maps"), ("captum", "passed"), ("localization", "maps"), ("localization", "corloc")):
         for about in ("a word", "a list", "an object", "deep nesting", "null"):
             yield "maps", f"evidence: {'.'.join(keys)} is {about}", with_value("evidence.json", keys, VALUES[about])
-    cells = {"value": "0000_class_0,2,probability,{}", "iteration": "0000_class_0,{},probability,1"}
-    cells |= {"task": "{},2,probability,1", "metric": "0000_class_0,2,{},1"}
-    texts = ["x", "", "-1", "9" * 400, "1e999", "nan", '"', "x" * 200_000, "\x00", "../x"]
-    for cell, row in cells.items():
-        for text in texts:
-            change = partial(_append, name="metrics.csv", text=row.format(text) + "\n")
-            yield "images", f"metrics: {cell} is {text[:10]!r}", then_reseal(change)
-    lines = ["", "null", "[]", "{}", '{"index": 0}', "[" * 3000, "\x00" * 100, "{" + '"a":' * 3000]
-    for name in ("queue.jsonl",):
-        for line in lines:
-            change = partial(_append, name=name, text=line + "\n")
-            yield "images", f"{name}: line {line[:10]!r}", then_reseal(change)
-
-
-def _append(run: Path, name: str, text: str) -> None:
-    with (run / name).open("a") as file:
-        file.write(text)
+    for key in ("complete", "files"):
+        for about, value in VALUES.items():
+            yield "images", f"manifest: {key} is {about}", with_value("manifest.json", (key,), value)
+    for line in ("", "null", "[]", "{}", '{"index": 0}', "[" * 3000, "\x00" * 100, "{" + '"a":' * 3000):
+        yield "images", f"queue.jsonl: line {line[:10]!r}", then_reseal(append("queue.jsonl", line + "\n"))
 
 
 def _of_configurations() -> _Listed:
@@ -167,11 +160,15 @@ def _of_checkpoints() -> _Listed:
         "a number": 10**30,
         "a tensor": torch.ones(2),
     }.items():
-        for key in ("lit_viz", "in_progress", "state_dict", "loops", "callbacks", "global_step"):
+        for key in ("lit_viz", "store", "state_dict", "loops", "callbacks", "global_step"):
             yield "images", f"checkpoint: {key} is {about}", mutate(lambda c, k=key, v=value: c.__setitem__(k, v))
-        for key in ("version", "slots", "finished", "sums"):
-            change = mutate(lambda c, k=key, v=value: c["lit_viz"].__setitem__(k, v))
-            yield "images", f"checkpoint: {key} is {about}", change
+        for part, keys in {
+            "lit_viz": ("format", "slots", "sums"),
+            "store": ("segments", "in_progress", "snapshots"),
+        }.items():
+            for key in keys:
+                change = mutate(lambda c, p=part, k=key, v=value: c[p].__setitem__(k, v))
+                yield "images", f"checkpoint: {key} is {about}", change
         slot = {"task": 0, "state": {"iteration": value}}
         yield (
             "images",
@@ -197,11 +194,12 @@ def _of_entries() -> _Listed:
     names = [
         "config.yaml", "queue.jsonl", "results.jsonl", "metrics.csv", "manifest.json", "evidence.json", "figure.png",
         "report.html", "checkpoints/last.ckpt", "wandb/run_id.txt", "wandb/offline-run-1", "csv", "masks", ".lock",
-        "images/0000_class_0.png", "frames/0000_class_0/iter_000002.png",
+        "images/0000_class_0.png", "frames/0000_class_0/iter_000002.png", "records/000000.jsonl",
     ]  # fmt: skip
-    for name in names:
-        for about, make in ways.items():
+    for about, make in ways.items():
+        for name in names:
             yield "images", f"{name} is {about}", partial(_make, name=name, make=make)
+        yield "tar", f"tars/000000.tar is {about}", partial(_make, name="tars/000000.tar", make=make)
 
 
 def _make(run: Path, name: str, make: Callable[[Path], object]) -> None:

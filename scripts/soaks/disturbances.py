@@ -12,33 +12,59 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from .commands import contents, differences, execute, is_one_line, start, wait
-from .material import CASES, COMMON, OFFLINE
+from lit_viz.engine.lightning import AtomicCheckpointIO
+
+from .commands import contents, differences, execute, is_one_line, start, wait, writing
+from .material import CASES, COMMON, LARGE, OFFLINE
 
 
 class Case:
     """A command, its undisturbed run, and the time that the run took."""
 
     def __init__(self, name: str, folder: Path, draw: random.Random, slots: int) -> None:
-        self.words, self.draw = [*CASES[name], *COMMON, "--slots", str(slots)], draw
+        self.name, self.draw = name, draw
         self.folder = folder / f"slots_{slots}"
         self.folder.mkdir()
+        self.words = [*CASES[name], *COMMON, "--slots", str(slots)]
+        if LARGE in self.words:
+            pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(self.folder / "large.png")
+            self.words[self.words.index(LARGE)] = str(self.folder / "large.png")
         self.undisturbed, self.run = self.folder / "undisturbed", self.folder / "run"
         begin = time.monotonic()
-        if wait(start([*self.words, *OFFLINE, "--out", str(self.undisturbed)], self.undisturbed), 600) != 0:
+        if wait(start(self.commands(self.undisturbed), self.undisturbed), 600) != 0:
             sys.exit(f"soak: {name} failed without a disturbance: see {self.undisturbed.with_suffix('.err')}")
         self.seconds = time.monotonic() - begin
         self.expected = contents(self.undisturbed)
 
+    def commands(self, out: Path, *words: str) -> list[str]:
+        """Return the words that write a run folder; empty ones are left out."""
+        return writing(self.name, [*self.words, *OFFLINE, *filter(None, words)], out)
+
     def start(self, *words: str, limit: int | None = None) -> BaseProcess:
-        shutil.rmtree(self.run, ignore_errors=True)
-        return start([*self.words, *(words or OFFLINE), "--out", str(self.run)], self.run, limit)
+        for path in self.folder.glob(f"{self.run.name}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        return start(self.commands(self.run, *words), self.run, limit)
+
+    def saves(self) -> dict[Path, int]:
+        """Return the times of the checkpoints of the run, or of its shards."""
+        return {path: path.stat().st_mtime_ns for path in self.folder.glob(f"{self.run.name}*/**/last.ckpt")}
+
+    def progress(self) -> str:
+        """Return how many tasks are finished and in progress, as the last checkpoint states."""
+        saves = self.saves()
+        if not saves:
+            return "no checkpoint"
+        checkpoint = AtomicCheckpointIO().load_checkpoint(max(saves, key=saves.__getitem__))
+        finished = sum(checkpoint["store"]["segments"].values())
+        return f"{finished} finished, {len(checkpoint['lit_viz']['slots'])} in progress"
 
     def resumed_difference(self) -> str:
         """Resume the run, or start it without a folder, and return its differences."""
-        process = start([*self.words, *OFFLINE, "--out", str(self.run), "--resume"], self.run)
+        process = start(self.commands(self.run, "--resume"), self.run)
         if (status := wait(process)) != 0:
             return f"the resumed run exited with {status}"
         return self.differences()
@@ -50,10 +76,25 @@ class Case:
 
 def kill(case: Case) -> tuple[str, str]:
     process = case.start()
-    time.sleep(after := case.draw.uniform(0, 1) * case.seconds)
+    if case.draw.random() < 0.4:
+        time.sleep(after := case.draw.uniform(0, 1) * case.seconds)
+        moment = f"after {after:.1f} s"
+    else:
+        wait_for_saves(case, process, count := case.draw.randint(1, 8))
+        moment = f"after checkpoint {count}"
     process.kill()
     process.join()
-    return f"after {after:.1f} s", case.resumed_difference()
+    return f"{moment}, {case.progress()}", case.resumed_difference()
+
+
+def wait_for_saves(case: Case, process: BaseProcess, count: int) -> None:
+    """Wait until a run has saved some checkpoints, and for a moment of up to the time between two."""
+    seen: set[tuple[Path, int]] = set()
+    while len(seen) < count and process.exitcode is None:
+        with suppress(FileNotFoundError):
+            seen.update(case.saves().items())
+        time.sleep(0.002)
+    time.sleep(case.draw.uniform(0, 0.05))
 
 
 def stop(case: Case) -> tuple[str, str]:
@@ -77,7 +118,8 @@ def limit(case: Case) -> tuple[str, str]:
 def damage(case: Case) -> tuple[str, str]:
     shutil.rmtree(case.run, ignore_errors=True)
     shutil.copytree(case.undisturbed, case.run)
-    kept = ("*.jsonl", "*.csv", "config.yaml", "checkpoints/*", "images/*", "arrays/*", "frames/*/*", "sources/*")
+    kept = ("*.jsonl", "*.csv", "config.yaml", "manifest.json", "checkpoints/*", "records/*", "tars/*", "images/*",
+            "arrays/*", "frames/*/*", "sources/*")  # fmt: skip
     files: list[Path] = []
     for pattern in kept:
         files += case.run.glob(pattern)
@@ -118,7 +160,7 @@ def hostile(case: Case) -> tuple[str, str]:
         return "photographs", f"exit status {status}"
     shutil.rmtree(case.run / "images")
     (case.run / "images").symlink_to(outside)
-    (case.run / "results.jsonl").unlink()
+    shutil.rmtree(case.run / "records")
     status = execute(case.run, "resume")
     (case.run / "images").unlink()
     is_kept = [file.name for file in outside.iterdir()] == ["precious.txt"]
@@ -127,7 +169,7 @@ def hostile(case: Case) -> tuple[str, str]:
 
 
 def logger(case: Case) -> tuple[str, str]:
-    process = case.start("--wandb", "offline")
+    process = case.start("--wandb", "offline")  # the last of two values counts
     stopped: list[int] = []
     while not stopped and process.exitcode is None:
         stopped = [pid for pid in _descendants(process.pid or 0) if "wandb" in _name(pid)]

@@ -154,7 +154,7 @@ _VALUES = {
     "radius": ('"eps": 0', '"eps": 1'),
     "attack": ('"attack": "pgd"', '"attack": "ddn"'),
     "photograph": ('"source": "packaged:', '"source": "packed:'),
-    "file": ('"file": "images/0000', '"file": "images/0001'),
+    "file": ('"file": "\\w+', '"file": "masks'),
     "index": ('"index": 0', '"index": 2'),
     "index out of range": ('"index": 0', '"index": 7'),
     "additional key": ('"index": 0', '"remark": "text", "index": 0'),
@@ -164,24 +164,28 @@ _VALUES = {
 
 def _of_records() -> _Listed:
     listed: _Listed = []
-    for name, (old, new) in _VALUES.items():
-        listed.append(("fact", "files", f"record: {name}", replace(_RESULTS, old, new)))
-    changes: dict[str, Change] = {
-        "first line deleted": on_lines(_RESULTS, lambda lines: lines[1:]),
-        "last line deleted": on_lines(_RESULTS, lambda lines: lines[:-1]),
-        "all lines deleted": empty(_RESULTS),
-        "file deleted": unlink(_RESULTS),
-        "line doubled": on_lines(_RESULTS, lambda lines: [*lines, lines[0]]),
-        "line appended": append(_RESULTS, '{"index": 7, "name": "extra", "status": "done"}\n'),
-        "torn line appended": append(_RESULTS, '{"index": 2, "na'),
-        "empty line": append(_RESULTS, "\n"),
-        "byte order mark": on_content(_RESULTS, lambda content: b"\xef\xbb\xbf" + content),
-        "Windows line breaks": on_content(_RESULTS, lambda content: content.replace(b"\n", b"\r\n")),
-        "last line break": cut(_RESULTS, -1),
+    changes: dict[str, Change] = {f"record: {name}": replace(_RESULTS, *texts) for name, texts in _VALUES.items()}
+    changes |= {
+        "records: first line deleted": on_lines(_RESULTS, lambda lines: lines[1:]),
+        "records: last line deleted": on_lines(_RESULTS, lambda lines: lines[:-1]),
+        "records: all lines deleted": empty(_RESULTS),
+        "records: file deleted": unlink(_RESULTS),
+        "records: file copied": add_copy(_RESULTS, "000099.jsonl"),
+        "records: line doubled": on_lines(_RESULTS, lambda lines: [*lines, lines[0]]),
+        "records: line appended": append(_RESULTS, '{"index": 7, "name": "extra", "status": "done"}\n'),
+        "records: torn line appended": append(_RESULTS, '{"index": 2, "na'),
+        "records: empty line": append(_RESULTS, "\n"),
+        "records: byte order mark": on_content(_RESULTS, lambda content: b"\xef\xbb\xbf" + content),
+        "records: Windows line breaks": on_content(_RESULTS, lambda content: content.replace(b"\n", b"\r\n")),
+        "records: last line break": cut(_RESULTS, -1),
     }
-    for name, change in changes.items():
-        listed.append(("fact", "files", f"records: {name}", change))
-    listed.append(("fact", "images", "records: two segments exchanged", exchange(_RESULTS)))
+    for sample in ("files", "tar", "merged"):
+        for name, change in changes.items():
+            listed.append(("fact", sample, name, change))
+    for sample in ("images", "merged_tars"):
+        listed.append(("fact", sample, "records: two segments exchanged", exchange(_RESULTS)))
+    listed.append(("fact", "tar", "record: offset", replace(_RESULTS, '"offset": ', '"offset": 1')))
+    listed.append(("fact", "merged_tars", "record: scale", replace(_RESULTS, '"scale": ', '"scale": 1')))
     listed.append(("fact", "images", "record: judge", replace(_RESULTS, '"rank": ', '"rank": 1')))
     listed.append(("fact", "maps", "record: box", replace(_RESULTS, '"box": \\[', '"box": [1')))
     listed.append(("fact", "maps", "record: method", replace(_RESULTS, '"method": "smooth', '"method": "rough')))
@@ -216,11 +220,14 @@ def _of_files() -> _Listed:
     places = {"images/*": "images", "frames/*/*": "images", "sources/*": "files", "arrays/*": "maps"}
     places |= {"masks/*": "maps", "photographs/*/*.png": "universal", "photographs/*.jsonl": "universal"}
     ways = {"changed": flip, "cut": cut, "emptied": empty, "deleted": unlink}
-    for pattern, sample in places.items():
+    for pattern, sample in [*places.items(), ("images/*", "merged"), ("tars/*", "tar"), ("tars/*", "merged_tars")]:
         for name, way in ways.items():
             listed.append(("fact", sample, f"{pattern} {name}", way(pattern)))
     changes: dict[tuple[str, str], Change] = {
         ("images", "two images exchanged"): exchange("images/*"),
+        ("merged_tars", "two tars exchanged"): exchange("tars/*"),
+        ("tar", "bytes appended to the tar"): append("tars/*", "text"),
+        ("tar", "tar added"): add_copy("tars/*", "000099.tar"),
         ("images", "image added"): add_copy("images/*", "0000_mine.png"),
         ("images", "frame added"): add_copy("frames/*/*", "iter_000099.png"),
         ("images", "frame renamed"): rename("frames/*/*", "iter_000099.png"),
@@ -269,6 +276,12 @@ def _of_bookkeeping() -> _Listed:
         "configuration: cut": ("fixed", cut("config.yaml")),
         "configuration: emptied": ("fixed", empty("config.yaml")),
         "configuration: deleted": ("fixed", unlink("config.yaml")),
+        "manifest: deleted": ("fact", unlink("manifest.json")),
+        "manifest: cut": ("fact", cut("manifest.json")),
+        "manifest: emptied": ("fact", empty("manifest.json")),
+        "manifest: not complete": ("fact", replace("manifest.json", '"complete": true', '"complete": false')),
+        "manifest: size": ("fact", replace("manifest.json", '"size": ', '"size": 1')),
+        "manifest: name of a file": ("fact", replace("manifest.json", "records/000000", "records/000009")),
         "checkpoint: deleted": ("free", unlink("checkpoints/last.ckpt")),
         "checkpoint: cut": ("free", cut("checkpoints/last.ckpt")),
         "checkpoint: changed": ("free", flip("checkpoints/last.ckpt")),

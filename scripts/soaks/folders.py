@@ -18,7 +18,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.seal import Seal
 from lit_viz.runs.segments import digest, segment_files, signed
 
-from .commands import contents, differences, execute, is_one_line, output, start, wait
+from .commands import contents, differences, execute, is_one_line, output, start, wait, writing
 from .material import COMMON, OFFLINE, PHOTOGRAPHS
 
 #: Time limit of a command in seconds; a run of the campaign takes about one.
@@ -30,6 +30,8 @@ SAMPLES = {
     "maps": ["saliency", *PHOTOGRAPHS[:2], "--method", "smoothgrad", "--iterations", "8", "--localize"],
     "universal": ["attack", *PHOTOGRAPHS[:3], "--attack", "universal", "--eps", "24/255", "--iterations", "4"],
 }
+SAMPLES |= {"merged": SAMPLES["files"], "tar": [*SAMPLES["files"], "--store", "tar"]}
+SAMPLES["merged_tars"] = ["saliency", *PHOTOGRAPHS[:3], "--method", "smoothgrad", "--iterations", "8", "--store", "tar"]
 
 #: Digest of the run, and signature of a file, in a line of a segment.
 _RUN = re.compile(r'"run": "\w{64}"')
@@ -62,7 +64,7 @@ def make_samples(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     samples = {}
     for name in names:
         run = folder / name
-        words = [*SAMPLES[name], *COMMON, *OFFLINE, "--slots", "1", "--out", str(run)]
+        words = writing(name, [*SAMPLES[name], *COMMON, *OFFLINE, "--slots", "1"], run)
         if wait(start(words, run), 600) != 0 or execute(run, "check") != 0:
             sys.exit(f"soak: {name} failed without a change: see {run.with_suffix('.err')}")
         samples[name] = run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from functools import cache
@@ -11,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lit_viz.runs.folder import FolderStorage
+
 from .commands import contents, differences, execute, is_one_line, output, start, wait
-from .disturbances import Case
+from .disturbances import Case, wait_for_saves
 from .material import COMMON, OFFLINE
 
 #: Commands with several tasks per photograph.
@@ -21,7 +22,6 @@ SEVERAL = {
     "saliency": ["--method", "smoothgrad,rise", "--iterations", "24", "--captum", "none"],
 }
 _NAMES = ["a.png", "b.png", "c.png"]
-_LIMIT = 120
 
 
 def changed(case: Case) -> tuple[str, str]:
@@ -30,9 +30,7 @@ def changed(case: Case) -> tuple[str, str]:
     folder, words, undisturbed, seconds = _undisturbed(command, case.folder)
     shutil.rmtree(case.run, ignore_errors=True)
     process = start([*words, "--out", str(case.run)], case.run)
-    checkpoint, started = case.run / "checkpoints" / "last.ckpt", time.monotonic()
-    while not checkpoint.exists() and process.exitcode is None and time.monotonic() - started < _LIMIT:
-        time.sleep(0.01)
+    wait_for_saves(case, process, 1)
     time.sleep(after := case.draw.uniform(0, 0.3) * seconds)
     process.kill()
     process.join()
@@ -73,15 +71,11 @@ def _write(file: Path, seed: int) -> None:
 def _mixed(run: Path) -> str:
     """Return the photographs of which tasks have different sources."""
     pictures: dict[str, set[bytes]] = {}
-    for record in _records(run):
-        source = run / "sources" / f"{record['index']:04d}_{record['name']}.png"
-        pictures.setdefault(str(record["source"]), set()).add(source.read_bytes())
+    for record in FolderStorage(run).records():
+        source = run / "sources" / f"{record.key}.png"
+        pictures.setdefault(str(record.source), set()).add(source.read_bytes())
     mixed = [Path(name).name for name, sources in pictures.items() if len(sources) > 1]
     return f"{', '.join(mixed)}: two pictures under one name" if mixed else ""
-
-
-def _records(run: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
 
 
 def raising(case: Case) -> tuple[str, str]:
@@ -103,13 +97,11 @@ def raising(case: Case) -> tuple[str, str]:
     process.join()
     what = f"{command}, photograph {white}, killed after {after:.1f} s"
     status = wait(start([*words, "--out", str(case.run), "--resume"], case.run))
-    if status != 1 or "Traceback" in output(case.run) or not (case.run / "results.jsonl").exists():
+    run = FolderStorage(case.run)
+    if status != 1 or "Traceback" in output(case.run) or len(run.records()) < len(run.queue()):
         return what, f"exit status {status}: {output(case.run)[-300:]}"
-    records, tasks = _records(case.run), (case.run / "queue.jsonl").read_bytes().count(b"\n")
-    if len(records) < tasks:
-        return what, f"{len(records)} of {tasks} tasks have records: {output(case.run)[-300:]}"
-    for record in records:
-        is_white = str(record["source"]).endswith(f"{white}.png")
-        if (record["status"] == "failed") != is_white:
-            return what, f"{record['name']} of {record['source']} is {record['status']}: {record['error']}"
+    for record in run.records():
+        is_white = str(record.source).endswith(f"{white}.png")
+        if (record.status == "failed") != is_white:
+            return what, f"{record.key} of {record.source} is {record.status}: {record.error}"
     return what, ""

@@ -12,8 +12,11 @@ PHOTOGRAPHS = [
     "packaged:astronaut",
     "packaged:motorcycle_left",
 ]
+#: In place of the path of an image of several tiles.
+LARGE = "large"
 ATTACK = ["attack", *PHOTOGRAPHS, "--target", "3", "--iterations", "40"]
 SALIENCY = ["saliency", *PHOTOGRAPHS, "--iterations", "48", "--captum", "none"]
+TILES = [LARGE, "--tile", "network"]
 CASES = {
     "adam": ["visualize", "0", "1", "2", "3", "4", "--iterations", "20", "--log-at", "every:10"],
     "normalized_ascent": [*ATTACK, "--attack", "normalized_ascent"],
@@ -23,6 +26,12 @@ CASES = {
     "smoothgrad": [*SALIENCY, "--method", "smoothgrad"],
     "rise": [*SALIENCY, "--method", "rise"],
     "extremal_perturbation": [*SALIENCY, "--method", "extremal_perturbation"],
+    "tar": [*SALIENCY, "--method", "smoothgrad", "--store", "tar"],
+    "tar_of_attacks": [*ATTACK, "--attack", "ddn", "--store", "tar"],
+    "merged": [*ATTACK, "--attack", "apgd", "--eps", "1/255"],
+    "merged_tars": [*SALIENCY, "--method", "smoothgrad", "--store", "tar"],
+    "tiles": ["saliency", *TILES, "--method", "smoothgrad", "--iterations", "24", "--captum", "none"],
+    "tiles_of_attacks": ["attack", *TILES, "--target", "3", "--iterations", "20", "--attack", "pgd", "--eps", "8/255"],
 }
 NETWORK_OPTIONS = [
     "--network.weights", "none", "--network.size", "32", "--network.mean", "[0.5,0.5,0.5]",

@@ -7,7 +7,6 @@ import time
 
 from .commands import is_one_line, output, start, wait
 from .disturbances import Case
-from .material import OFFLINE
 
 #: Entries of a folder in the making, in their order.
 _ENTRIES = [".lock", ".config.*", "config.yaml", "queue.jsonl"]
@@ -30,8 +29,7 @@ def creation(case: Case) -> tuple[str, str]:
     option = case.draw.choice(["", "--resume", "--overwrite"])
     what = f"killed when the folder had {names}; then {option or 'no option'}"
     has_run = (case.run / "config.yaml").exists()
-    words = [*case.words, *OFFLINE, "--out", str(case.run)]
-    status = wait(start([*words, option] if option else words, case.run))
+    status = wait(start(case.commands(case.run, option), case.run))
     if has_run and not option:
         is_refused = status == 1 and is_one_line(case.run) and "already holds a run" in output(case.run)
         return what, case.resumed_difference() if is_refused else f"exit status {status}: {output(case.run)[-300:]}"
@@ -44,11 +42,10 @@ def starts(case: Case) -> tuple[str, str]:
     second = case.folder / "second"
     option = case.draw.choice(["", "--resume", "--overwrite"])
     delay = case.draw.choice([0, case.draw.uniform(0, 0.1), case.draw.uniform(0, 1) * case.seconds])
-    words = [*case.words, *OFFLINE, "--out", str(case.run)]
     what = f"{option or 'no option'} after {delay:.2f} s"
-    first_process = start(words, case.run)
+    first_process = start(case.commands(case.run), case.run)
     time.sleep(delay)
-    second_process = start([*words, option] if option else words, second)
+    second_process = start(case.commands(case.run, option), second)
     statuses = {"first": wait(first_process), "second": wait(second_process)}
     for name, run in (("first", case.run), ("second", second)):
         is_refused = is_one_line(run) and any(text in output(run) for text in ("is in use", "already holds a run"))
