@@ -265,8 +265,9 @@ def _run_in_folder(
     else:
         # Evidence that is not of a complete run is not verified.
         changed = [*changed, REPORT, EVIDENCE]
-        if checkpoint.loss is not None:
-            (notify or remark)(checkpoint.loss)
+        for stated in (checkpoint.loss, checkpoint.later):
+            if stated is not None:
+                (notify or remark)(stated)
         checkpoint.restore()
     folder.discard(changed)
     check_records(folder, module.network)

@@ -14,9 +14,11 @@ from lit_viz.engine.shards import Shard
 from lit_viz.errors import require
 from lit_viz.launch.merge import shard_folders
 from lit_viz.runs.access import is_run
+from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import CONFIG, LAST_CHECKPOINT, MANIFEST, SEGMENTS
 from lit_viz.runs.segments import segment_files
+from lit_viz.runs.verification import verify_segments
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,10 @@ def as_json(states: Sequence[RunState]) -> dict[str, Any]:
 def _state_of(path: Path, stale: float) -> RunState:
     folder = FolderStorage.open(path)
     tasks = len(folder.queue())
-    folder.records()  # which raises if a segment is damaged
+    LastCheckpoint(folder)  # which loads the segments that it names
+    verify_segments(folder)
+    folder.load()  # also those that are later
+    verify_segments(folder)
     counts = Counter(folder.segments.finished.values())
     state = RunState(str(path), "running", tasks, counts["done"], counts["skipped"], counts["failed"])
     saves = [_time_of(file) for file in (path / CONFIG, path / MANIFEST, path / LAST_CHECKPOINT, *segment_files(path))]

@@ -11,11 +11,11 @@ from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import check_run_state
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage, file_mismatch
-from lit_viz.runs.layout import LAST_CHECKPOINT, SEGMENTS, STORE
-from lit_viz.runs.seal import Mismatch, is_derived
-from lit_viz.runs.segments import Contents
+from lit_viz.runs.layout import LAST_CHECKPOINT, STORE
+from lit_viz.runs.seal import Mismatch, Seal, is_derived
+from lit_viz.runs.segments import Contents, segment_files
 from lit_viz.types import Task
-from lit_viz.utils.files import FORMAT
+from lit_viz.utils.files import FORMAT, lines_with_offsets
 from lit_viz.utils.formatting import pluralize
 
 
@@ -95,14 +95,23 @@ class LastCheckpoint:
         count = max(count - len(self._segments.finished), 0) + len(self.mismatches)
         if not count:
             return None
-        reasons = [*self._folder.damaged_segments(), *self.mismatches.values()]
-        if self.seal.is_complete:
-            listed = [found for found in self.seal.mismatches(self._folder.path) if found.name.startswith(SEGMENTS)]
-            reasons = [*listed, *reasons]
-        first, *others = dict.fromkeys(reasons)
+        first, *others = dict.fromkeys([*self._folder.damaged_segments(), *self.mismatches.values()])
         more = f" (and {len(others)} more)" if others else ""
-        verb = "is" if count == 1 else "are"
-        return f"{pluralize(count, 'task')} {verb} computed again: {first.name} {first.reason}{more}"
+        return _computed_again(count, f"{first.name} {first.reason}{more}")
+
+    @cached_property
+    def later(self) -> str | None:
+        """How many tasks are computed again because they finished after the checkpoint; None if none is."""
+        count = 0
+        for path in segment_files(self._folder.path):
+            if path.name not in self._segments.counts:
+                count += sum(1 for _ in lines_with_offsets(path))
+        if not count:
+            return None
+        reason = f"{self._path.name} is missing"
+        if self._path.exists():
+            reason = "no checkpoint has it" if count == 1 else "no checkpoint has them"
+        return _computed_again(count, reason)
 
     def is_finished(self, tasks: Sequence[Task]) -> bool:
         """Return whether every task is finished and complete."""
@@ -116,8 +125,15 @@ class LastCheckpoint:
         """Continue from the checkpoint, without the tasks whose files are not as written."""
         kept = {index: contents for index, contents in self._in_progress.items() if index not in self.mismatches}
         is_lost = self.seal.is_complete and "segments" not in self._stated  # the checkpoint of a complete run
-        if is_lost or len(kept) < len(self._in_progress):
-            self._state["slots"] = [slot for slot in self._state["slots"] if slot["task"] in kept]
-            self._checkpoint[STORE] = {"segments": self._segments.counts, **self._stated}
-            AtomicCheckpointIO().save_checkpoint(new_trainer_state() | self._checkpoint, self._path)
+        is_damaged = self.loss is not None or len(kept) < len(self._in_progress)
         self._folder.restore(kept, self._stated.get("snapshots", 0), self.mismatches)
+        if is_lost or is_damaged:
+            self._state["slots"] = [slot for slot in self._state["slots"] if slot["task"] in kept]
+            content = new_trainer_state() | self._checkpoint | self._folder.commit()
+            AtomicCheckpointIO().save_checkpoint(content, self._path)
+        Seal.write(self._folder.path, complete=False)
+
+
+def _computed_again(count: int, reason: str) -> str:
+    verb = "is" if count == 1 else "are"
+    return f"{pluralize(count, 'task')} {verb} computed again: {reason}"

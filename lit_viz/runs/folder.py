@@ -114,8 +114,13 @@ class FolderStorage(FolderReader, FolderWriter):
                     yield int(values["index"]), found
 
     def damaged_segments(self) -> list[Mismatch]:
-        """Return the segments that are not as written."""
-        return [Mismatch(f"{SEGMENTS}/{name}", reason) for name, reason in self.segments.damaged.items()]
+        """Return the segments that are not as written; those of a complete run are compared with its seal too."""
+        found = [Mismatch(f"{SEGMENTS}/{name}", reason) for name, reason in self.segments.damaged.items()]
+        seal = self.seal_on_disk()
+        if seal.is_complete:
+            names = {mismatch.name for mismatch in found}
+            found += [mismatch for mismatch in seal.mismatches(self.path, SEGMENTS) if mismatch.name not in names]
+        return found
 
     def foreign_files(self) -> list[Mismatch]:
         """Return the files in the folders of tasks that are of no task."""
@@ -159,7 +164,6 @@ class FolderStorage(FolderReader, FolderWriter):
                     self._delete_task_file(name)
         self._pending.clear()
         self.in_progress, self._snapshots = dict(in_progress), snapshots
-        Seal.write(self.path, complete=False)
 
     def _delete_task_file(self, name: str) -> None:
         """Delete a file of a task, and the folder of its task if it is empty then."""

@@ -106,10 +106,17 @@ class Seal:
         files = signatures(root, _run_files(root) if complete else [CONFIG, QUEUE])
         write_text(root / MANIFEST, json.dumps({"complete": complete, "files": files}, indent=0) + "\n")
 
-    def mismatches(self, root: Path) -> Iterator[Mismatch]:
-        """Yield the files of a complete run, except those of its tasks, that are not as listed."""
-        present = signatures(root, _run_files(root))
+    def mismatches(self, root: Path, start: str = "") -> Iterator[Mismatch]:
+        """Yield the files of a complete run, except those of its tasks, that are not as listed.
+
+        Args:
+            root: run folder.
+            start: start of the names that are compared.
+        """
+        present = signatures(root, (name for name in _run_files(root) if name.startswith(start)))
         for name, expected in self.files.items():
+            if not name.startswith(start):
+                continue
             if name not in present:
                 yield Mismatch(name, MISSING)
             elif present[name] != expected:

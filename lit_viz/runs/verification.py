@@ -48,6 +48,17 @@ def verify(folder: FolderStorage) -> list[str]:
     return [mismatch.name for mismatch in found]
 
 
+def verify_segments(folder: FolderStorage) -> None:
+    """Check that the loaded segments are as written.
+
+    Raises:
+        Unverified: one is not.
+    """
+    damaged = folder.damaged_segments()
+    if damaged:
+        _reject(folder, damaged[0], len(damaged) - 1)
+
+
 def _reject(folder: FolderStorage, first: Mismatch, others: int) -> None:
     remedy = f"{command_line('resume', folder.path)} computes its tasks again"
     if first.name == CONFIG:

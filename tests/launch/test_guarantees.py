@@ -1,0 +1,323 @@
+"""What a run folder guarantees, in both stores: nothing is stated from what was changed, and a resume computes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lit_viz as lv
+from lit_viz.api import resume_run
+from lit_viz.errors import Interrupted, LitVizError
+from lit_viz.images.reading import encode_png
+from lit_viz.launch.status import run_states
+from lit_viz.methods.photographs import PhotographTraining
+from lit_viz.networks import Network
+from lit_viz.runs.layout import LAST_CHECKPOINT
+from lit_viz.runs.segments import segment_files
+from lit_viz.runs.stores import open_run
+from lit_viz.runs.verification import verify
+from lit_viz.types import Task
+from tests.support.shards import stop_at
+
+COUNT = 6
+STORES = ("files", "tar")
+Lines = list[str]
+Edit = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_segments() -> Any:
+    """Two tasks in a segment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lit_viz.runs.writer.MOST_TASKS", 2)
+        patch.setattr("lit_viz.runs.tar_store.MOST_TASKS", 2)
+        yield
+
+
+class Runs:
+    """Runs of six photographs, each of which is made once, and then copied.
+
+    Args:
+        network: the network.
+        root: an empty folder.
+    """
+
+    def __init__(self, network: Network, root: Path) -> None:
+        self._network, self._root = network, root
+        self._photographs = [root / f"{index}.png" for index in range(COUNT)]
+        for index, path in enumerate(self._photographs):
+            image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(index))
+            path.write_bytes(encode_png(image))
+
+    def compute(self, out: Path, store: str, **options: Any) -> lv.Run:
+        """Compute or continue a run, or a shard."""
+        given = {"attack": "pgd", "iterations": 2, "slots": 1, "logger": "none", "target": 1}
+        return lv.attack(self._network, self._photographs, out=out, store=store, **{**given, **options})
+
+    def stop(self, out: Path, store: str, at: int, **options: Any) -> None:
+        """Stop a run at the start of a task."""
+        with pytest.MonkeyPatch.context() as patch:
+            stop_at(patch, at)
+            with pytest.raises((Interrupted, KeyboardInterrupt)):
+                self.compute(out, store, **options)
+
+    def made(self, store: str, kind: str) -> Path:
+        """Return a run of a kind: ``finished``, ``killed`` after four tasks, ``merged``, or ``shards``."""
+        path = self._root / f"{store}-{kind}"
+        if path.exists():
+            return path
+        if kind == "finished":
+            self.compute(path, store)
+        elif kind == "killed":
+            self.stop(path, store, at=4)
+        elif kind == "merged":
+            lv.merge(self.made(store, "shards"), path, self._network)
+        else:
+            for index in range(2):
+                self.compute(path, store, shard=f"{index}/2")
+        return path
+
+
+@pytest.fixture(scope="module")
+def runs(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(smooth, tmp_path_factory.mktemp("runs"))
+
+
+def facts(run: Path) -> list[dict[str, Any]]:
+    """Return the tasks of a run, without seconds and what follows from them."""
+    tasks = []
+    for values in open_run(run).segments.all():
+        record = {**values["record"], "seconds": None}
+        for name in ("file", "array", "offset"):
+            record.pop(name, None)
+        files = {name: signature for name, signature in values["files"].items() if not name.startswith("tars/")}
+        rows = [row[1:] for row in values["rows"]]
+        tasks.append({"record": record, "rows": rows, "files": files})
+    return tasks
+
+
+def images(run: Path) -> list[list[float]]:
+    """Return the images of a run, in task order."""
+    stored = open_run(run)
+    found = [stored.image(record) for record in stored.records()]
+    return [image.flatten().tolist() for image in found if image is not None]
+
+
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which the index of each task is added when it starts."""
+    started: list[int] = []
+    start = PhotographTraining.start
+
+    def counted(self: Any, task: Task) -> torch.Tensor:
+        started.append(task.index)
+        return start(self, task)
+
+    monkeypatch.setattr(PhotographTraining, "start", counted)
+    return started
+
+
+def resumed(run: Path, network: Network) -> list[str]:
+    """Resume a run; return the lines about tasks that are computed again."""
+    lines: list[str] = []
+    resume_run(run, network, {}, lines.append)
+    return [line for line in lines if "computed again" in line]
+
+
+# -- edits of records
+
+
+def on_lines(change: Callable[[Lines], Sequence[str]]) -> Edit:
+    """Return an edit of the lines of the first segment."""
+
+    def edit(run: Path) -> None:
+        path = segment_files(run)[0]
+        before = path.read_text()
+        path.unlink()  # a merged run links the files of its shards
+        path.write_text("".join(change(before.splitlines(keepends=True))))
+        assert path.read_text() != before
+
+    return edit
+
+
+def seed(line: str, value: str) -> str:
+    """Return a line with another seed in its record."""
+    found = json.loads(line)["record"]["seed"]
+    return line.replace(f'"seed": {found}', f'"seed": {value}')
+
+
+def exchanged(lines: Lines) -> Lines:
+    """Return two lines with the record of the other."""
+    (one, other) = (line.partition('"record": ')[2].partition(', "rows"')[0] for line in lines[:2])
+    return [lines[0].replace(one, other), lines[1].replace(other, one), *lines[2:]]
+
+
+#: Edits of the first of the segments, and the number of tasks that they lose.
+EDITS: dict[str, tuple[Edit, int]] = {
+    "same length": (on_lines(lambda lines: [seed(lines[0], "7"), *lines[1:]]), 1),
+    "longer": (on_lines(lambda lines: [seed(lines[0], "777"), *lines[1:]]), 1),
+    "shorter": (on_lines(lambda lines: [lines[0].replace('"status": "done", ', "", 1), *lines[1:]]), 1),
+    "last": (on_lines(lambda lines: [*lines[:-1], seed(lines[-1], "777")]), 1),
+    "first deleted": (on_lines(lambda lines: lines[1:]), 1),
+    "last deleted": (on_lines(lambda lines: lines[:-1]), 1),
+    "joined": (on_lines(lambda lines: ["".join(lines).replace("\n", "", 1)]), 2),
+    "exchanged": (on_lines(exchanged), 2),
+    "emptied": (on_lines(lambda _: []), 2),
+    "deleted": (lambda run: segment_files(run)[0].unlink(), 2),
+}
+
+
+#: Edits of runs that have the segments of any other.
+SOME_EDITS = ("longer", "last deleted", "exchanged")
+CASES = [("finished", name) for name in EDITS]
+CASES += [("killed", name) for name in (*SOME_EDITS, "joined", "deleted")]
+CASES += [("merged", name) for name in SOME_EDITS]
+
+
+def states(run: Path) -> Callable[[], object]:
+    return lambda: run_states([run])
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+@pytest.mark.parametrize("store", STORES)
+def test_an_edited_record_is_refused_and_computed_again(
+    store: str, kind: str, name: str, runs: Runs, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(runs.made(store, kind), tmp_path / "run")
+    edit, lost = EDITS[name]
+    edit(run)
+    for refused in (lambda: lv.check(run, smooth), lambda: lv.log(run, "csv"), states(run)):
+        with pytest.raises(LitVizError, match=r"lit-viz resume") as error:
+            refused()
+        assert "\n" not in str(error.value)
+    assert not (run / "csv").exists()
+    started = computed(monkeypatch)
+    stated = resumed(run, smooth)
+    assert stated[0].startswith(f"{lost} task{'s are' if lost > 1 else ' is'} computed again: records/")
+    assert len(started) == lost + (1 if kind == "killed" else 0)  # another one is in progress
+    expected = runs.made(store, "finished" if kind == "killed" else kind)
+    assert facts(run) == facts(expected)
+    assert images(run) == images(expected)
+    assert verify(open_run(run)) == []
+
+
+@pytest.mark.parametrize("name", SOME_EDITS)
+@pytest.mark.parametrize("store", STORES)
+def test_an_edited_record_of_a_shard_is_not_merged(
+    store: str, name: str, runs: Runs, smooth: Network, tmp_path: Path
+) -> None:
+    shards = shutil.copytree(runs.made(store, "shards"), tmp_path / "shards")
+    edit, lost = EDITS[name]
+    edit(shards / "shard-0-of-2")
+    with pytest.raises(LitVizError, match=r"shard-0-of-2/records/\S+ was changed .*: lit-viz resume"):
+        lv.merge(shards, tmp_path / "merged", smooth)
+    with pytest.raises(LitVizError, match=r"shard-0-of-2/records/\S+ was changed .*: lit-viz resume"):
+        run_states([shards])
+    merged = lv.merge(shards, tmp_path / "partial", smooth, partial=True)
+    expected = facts(runs.made(store, "merged"))
+    kept = {record.index for record in merged.records}
+    assert len(kept) == COUNT - lost
+    assert facts(tmp_path / "partial") == [task for task in expected if task["record"]["index"] in kept]
+    assert lv.check(tmp_path / "partial", smooth)
+    resumed(shards / "shard-0-of-2", smooth)
+    lv.merge(shards, tmp_path / "merged", smooth)
+    assert facts(tmp_path / "merged") == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["manifest.json"], ["checkpoints/last.ckpt"], ["manifest.json", "checkpoints/last.ckpt"]]
+    + [["results.jsonl", "metrics.csv", "evidence.json", "figure.png", "report.html"]],
+)  # fmt: skip
+@pytest.mark.parametrize("store", STORES)
+def test_an_edited_record_is_not_sealed_without_other_files(
+    store: str, names: list[str], runs: Runs, smooth: Network, tmp_path: Path
+) -> None:
+    run = shutil.copytree(runs.made(store, "finished"), tmp_path / "run")
+    EDITS["same length"][0](run)
+    for name in names:
+        (run / name).unlink(missing_ok=True)  # a run in tars has no metrics
+    for refused in (lambda: lv.check(run, smooth), lambda: lv.log(run, "csv")):
+        with pytest.raises(LitVizError, match=r"lit-viz resume"):
+            refused()
+    lost = COUNT if len(names) == 2 else 1
+    reason = "last.ckpt is missing" if len(names) == 2 else "records/"
+    (stated,) = resumed(run, smooth)
+    assert re.match(f"{lost} tasks? (is|are) computed again: {reason}", stated)
+    assert facts(run) == facts(runs.made(store, "finished"))
+    assert verify(open_run(run)) == []
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_task_of_another_run_is_found_before_the_seal(
+    store: str, runs: Runs, smooth: Network, tmp_path: Path
+) -> None:
+    """Its line has a right digest."""
+    other, run = tmp_path / "other", shutil.copytree(runs.made(store, "killed"), tmp_path / "run")
+    runs.compute(other, store, iterations=3)
+    (first,) = segment_files(other)[0].read_text().splitlines(keepends=True)[:1]
+    on_lines(lambda lines: [first, *lines[1:]])(run)
+    with pytest.raises(LitVizError, match=r"records/000000\.jsonl has tasks of another run: lit-viz resume"):
+        run_states([run])
+    assert resumed(run, smooth) == ["1 task is computed again: records/000000.jsonl has tasks of another run"]
+    assert facts(run) == facts(runs.made(store, "finished"))
+
+
+# -- damaged files
+
+
+@pytest.mark.parametrize("kind", ["finished", "killed", "merged"])
+def test_a_damaged_tar_loses_its_tasks_only(
+    kind: str, runs: Runs, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(runs.made("tar", kind), tmp_path / "run")
+    tar = sorted((run / "tars").iterdir())[0]
+    content = bytearray(tar.read_bytes())
+    content[700] ^= 1
+    tar.unlink()
+    tar.write_bytes(content)
+    with pytest.raises(LitVizError, match=r"lit-viz resume"):
+        lv.check(run, smooth)
+    started = computed(monkeypatch)
+    assert resumed(run, smooth)[0] == f"2 tasks are computed again: tars/{tar.name} was changed after it was written"
+    assert len(started) == 2 + (1 if kind == "killed" else 0)
+    expected = runs.made("tar", "finished" if kind == "killed" else kind)
+    assert facts(run) == facts(expected)
+    assert images(run) == images(expected)
+    assert verify(open_run(run)) == []
+
+
+def test_tasks_after_the_checkpoint_are_stated(runs: Runs, smooth: Network, tmp_path: Path) -> None:
+    run = shutil.copytree(runs.made("files", "killed"), tmp_path / "run")
+    checkpoint = (run / LAST_CHECKPOINT).read_bytes()
+    runs.stop(run, "files", at=5, resume=True)
+    (run / LAST_CHECKPOINT).write_bytes(checkpoint)
+    assert resumed(run, smooth) == ["1 task is computed again: no checkpoint has it"]
+    assert facts(run) == facts(runs.made("files", "finished"))
+
+
+# -- partial merges
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_partial_merge_stays_valid_while_its_shards_continue(
+    store: str, runs: Runs, smooth: Network, tmp_path: Path
+) -> None:
+    shards, merged = tmp_path / "shards", tmp_path / "merged"
+    runs.stop(shards, store, at=4, shard="0/2")
+    runs.compute(shards, store, shard="1/2")
+    lv.merge(shards, merged, smooth, partial=True)
+    linked = [path for path in merged.rglob("*") if path.is_file() and path.stat().st_nlink > 1]
+    assert linked
+    before = {path: path.read_bytes() for path in merged.rglob("*") if path.is_file()}
+    runs.compute(shards, store, shard="0/2")
+    assert {path: path.read_bytes() for path in merged.rglob("*") if path.is_file()} == before
+    assert lv.check(merged, smooth)
+    lv.merge(shards, tmp_path / "whole", smooth)
+    assert facts(tmp_path / "whole") == facts(runs.made(store, "merged"))
