@@ -232,9 +232,13 @@ def test_an_edited_record_of_a_shard_is_not_merged(
 
 @pytest.mark.parametrize(
     "names",
-    [["manifest.json"], ["checkpoints/last.ckpt"], ["manifest.json", "checkpoints/last.ckpt"]]
-    + [["results.jsonl", "metrics.csv", "evidence.json", "figure.png", "report.html"]],
-)  # fmt: skip
+    [
+        ["manifest.json"],
+        ["checkpoints/last.ckpt"],
+        ["manifest.json", "checkpoints/last.ckpt"],
+        ["results.jsonl", "metrics.csv", "evidence.json", "figure.png", "report.html"],
+    ],
+)
 @pytest.mark.parametrize("store", STORES)
 def test_an_edited_record_is_not_sealed_without_other_files(
     store: str, names: list[str], runs: Runs, smooth: Network, tmp_path: Path
