@@ -369,7 +369,7 @@ def merge(
 
     Args:
         folders: run folders of shards, or the folder that contains them.
-        out: run folder of the merged run, missing or empty.
+        out: run folder of the merged run, missing or empty, or of the same merge that was stopped before its end.
         network: the network, if the run was started with a module.
         partial: merge the finished tasks if shards or tasks are missing, and name these.
         progress: show messages. Default: in notebooks.

@@ -11,9 +11,9 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.form import Form
 from lit_viz.launch.options import extra_files
 from lit_viz.launch.resume import changed_arguments, differs_in
-from lit_viz.runs.access import check_new, is_run
+from lit_viz.runs.access import check_new, folder_lock, is_run
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.merging import FinishedTasks, merge_tasks
+from lit_viz.runs.merging import FinishedTasks, merge_tasks, new_folder
 from lit_viz.runs.stored import QueuePart
 from lit_viz.runs.stores import open_run
 from lit_viz.runs.verification import verify
@@ -35,16 +35,36 @@ def shard_folders(paths: Sequence[str | Path]) -> list[Path]:
     return folders
 
 
-def merge_shards(paths: Sequence[str | Path], out: str | Path, partial: bool, notify: Notify) -> FolderStorage:
-    """Merge shards to a run folder whose images are finished; see :func:`lit_viz.merge`.
+def merge_shards(paths: Sequence[str | Path], out: str | Path, partial: bool, notify: Notify) -> None:
+    """Merge shards to a run folder whose images are finished, which a resume completes; see :func:`lit_viz.merge`.
 
     Args:
         paths: run folders of shards, or folders of them.
-        out: a missing or empty folder.
+        out: a missing or empty folder, or that of a merge of these shards that was killed before its end.
         partial: whether tasks may be missing.
         notify: receives lines about missing tasks and different devices.
     """
-    check_new(Path(out), False, extra_files())
+    out = Path(out)
+    if _is_unfinished_merge(out, paths):
+        notify(f"{out} is continued: its tasks are merged already")
+        return
+    check_new(out, False, extra_files())
+    with folder_lock(new_folder(out), out):
+        check_new(out, False, extra_files())  # again, since another process may have merged it before
+        _merge(paths, out, partial, notify)
+
+
+def _is_unfinished_merge(out: Path, paths: Sequence[str | Path]) -> bool:
+    """Return whether a folder is an unfinished run that was merged of these shards."""
+    if not is_run(out):
+        return False
+    folder = open_run(out)
+    merged = {Path(shard["folder"]).resolve() for shard in folder.recorded.get("shards") or ()}
+    given = {path.resolve() for path in shard_folders(paths)}
+    return merged == given and not folder.seal_on_disk().is_complete
+
+
+def _merge(paths: Sequence[str | Path], out: Path, partial: bool, notify: Notify) -> None:
     folders = [open_run(path) for path in shard_folders(paths)]
     if not folders:
         raise LitVizError("shards to merge must be at least one, got none")
@@ -67,7 +87,7 @@ def merge_shards(paths: Sequence[str | Path], out: str | Path, partial: bool, no
         notify(f"{_named(missing)} missing")
     form = Form.of_mapping(folders[0].config, str(folders[0].path))
     form.run |= {"out": str(out), "shard": None, "resume": False, "overwrite": False}
-    return merge_tasks(shards, Path(out), form.to_yaml(), _provenance(folders, missing, notify))
+    merge_tasks(shards, out, form.to_yaml(), _provenance(folders, missing, notify))
 
 
 def _part_of(folder: FolderStorage) -> QueuePart:

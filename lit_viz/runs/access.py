@@ -61,8 +61,13 @@ def run_lock(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def folder_lock(path: Path) -> Iterator[None]:
-    """Lock a folder of this package that can be written; see :func:`run_lock`."""
+def folder_lock(path: Path, run: Path | None = None) -> Iterator[None]:
+    """Lock a folder of this package that can be written; see :func:`run_lock`.
+
+    Args:
+        path: the folder.
+        run: the run folder that it becomes, for the error. Default: ``path``.
+    """
     with creation_errors(path):
         created = [parent for parent in path.parents if not parent.exists()]
         path.mkdir(parents=True, exist_ok=True)
@@ -72,7 +77,8 @@ def folder_lock(path: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise LitVizError(
-            f"{path} is in use, another process is writing this run: wait until it ends, or choose another folder"
+            f"{run or path} is in use, another process is writing this run: wait until it ends, or choose another "
+            "folder"
         ) from error
     try:
         remove_temporary_files(path)

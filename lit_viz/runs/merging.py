@@ -16,11 +16,11 @@ from typing import Any
 from lit_viz.errors import LitVizError
 from lit_viz.runs.checkpoint import write_checkpoint
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import QUEUE, SEGMENTS
+from lit_viz.runs.layout import LOCK, QUEUE, SEGMENTS
 from lit_viz.runs.seal import Seal
 from lit_viz.runs.segments import TaskSegments, of_run
 from lit_viz.runs.stored import QueuePart
-from lit_viz.utils.files import json_line, translate_write_errors, write_lines
+from lit_viz.utils.files import delete_entry, json_line, translate_write_errors, write_lines
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,17 @@ class FinishedTasks:
         return cls(folder, frozenset(folder.segments.finished) - damaged, damaged)
 
 
+def new_folder(out: Path) -> Path:
+    """Return the folder in which a merged run is written before it gets its name."""
+    return out.with_name(f".{out.name}.merge")
+
+
 def merge_tasks(shards: Sequence[FinishedTasks], out: Path, options: str, recorded: Mapping[str, Any]) -> FolderStorage:
     """Write a run folder with the tasks of shards, as that of a run which has finished them.
 
     Args:
         shards: tasks of different shards of one queue.
-        out: a missing or empty folder.
+        out: a missing or empty folder, of which :func:`new_folder` is locked.
         options: configuration as YAML.
         recorded: provenance.
 
@@ -58,11 +63,11 @@ def merge_tasks(shards: Sequence[FinishedTasks], out: Path, options: str, record
     """
     # In a folder beside it first: a killed process leaves no incomplete run.
     kind = type(shards[0].folder)
-    folder = kind(out.with_name(f".{out.name}.merge"))
+    folder = kind(new_folder(out))
     with translate_write_errors(out):
-        if folder.path.exists():
-            shutil.rmtree(folder.path)
-        folder.path.mkdir(parents=True)
+        for entry in folder.path.iterdir():  # of a merge that was killed
+            if entry.name != LOCK:
+                delete_entry(entry)
         folder.write_config(options, recorded)
         _write_queue(shards, folder.path / QUEUE)
         for shard in shards:

@@ -46,6 +46,13 @@ TOP5 = "top5"
 _ARRAY_ERRORS = (OSError, ValueError, TypeError, EOFError)
 
 
+class MergedShard(TypedDict):
+    """What is recorded of a shard that was merged."""
+
+    folder: str
+    device: str | None
+
+
 class Provenance(TypedDict, total=False):
     """What ``config.yaml`` records of the run, as far as it is read."""
 
@@ -55,6 +62,7 @@ class Provenance(TypedDict, total=False):
     weights_sha256: str | None
     probe_logits: Sequence[float | None] | None
     scores: str
+    shards: Sequence[MergedShard]
 
 
 class _Top5(TypedDict):

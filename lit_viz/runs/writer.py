@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class FolderWriter(Storage):
         self._snapshots = 0  # with metrics, in the run so far
         self._segments: TaskSegments | None = None
         self._counts: dict[str, int] = {}  # of tasks by segment, which the next checkpoint names
+        self._lock = RLock()  # of the segments: loggers read them in a thread of their own
 
     @property
     @abstractmethod
@@ -73,13 +75,15 @@ class FolderWriter(Storage):
     @property
     def segments(self) -> TaskSegments:
         """The finished tasks; read at the first access after a change."""
-        return self.load() if self._segments is None else self._segments
+        with self._lock:
+            return self.load() if self._segments is None else self._segments
 
     def load(self, expected: Mapping[str, int] | None = None) -> TaskSegments:
         """Read the finished tasks again; see :class:`~lit_viz.runs.segments.TaskSegments`."""
-        self._segments = TaskSegments(self.path, self.digest, expected)
-        self._counts = dict(self._segments.counts)
-        return self._segments
+        with self._lock:
+            self._segments = TaskSegments(self.path, self.digest, expected)
+            self._counts = dict(self._segments.counts)
+            return self._segments
 
     # -- start and continuation
 
@@ -167,10 +171,11 @@ class FolderWriter(Storage):
         sync_filesystem(self.path)
         if self._pending:
             name = f"{self._next_segment()}.jsonl"
-            write_lines(self.path / layout.SEGMENTS / name, self._pending.values())
-            self._counts[name] = len(self._pending)
-            self._segments = None
-            self._pending.clear()  # last: loggers read the tasks in another thread
+            with self._lock:
+                write_lines(self.path / layout.SEGMENTS / name, self._pending.values())
+                self._counts[name] = len(self._pending)
+                self._segments = None
+                self._pending.clear()  # last: loggers read the tasks in another thread
         in_progress = {index: vars(contents) for index, contents in self.in_progress.items()}
         store = {"segments": dict(self._counts), "in_progress": in_progress, "snapshots": self._snapshots}
         return {layout.STORE: store}

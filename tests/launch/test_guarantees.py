@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -325,3 +326,53 @@ def test_a_partial_merge_stays_valid_while_its_shards_continue(
     assert lv.check(merged, smooth)
     lv.merge(shards, tmp_path / "whole", smooth)
     assert facts(tmp_path / "whole") == facts(runs.made(store, "merged"))
+
+
+# -- two processes, and killed ones
+
+
+@pytest.mark.parametrize("place", ["lit_viz.runs.merging.link", "lit_viz.launch.execute.verify_outcomes"])
+@pytest.mark.parametrize("store", STORES)
+def test_of_two_merges_at_once_one_runs(
+    store: str, place: str, runs: Runs, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one starts while the first links files, or computes its evidence."""
+    shards, out = runs.made(store, "shards"), tmp_path / "merged"
+    errors: list[str] = []
+    original = pkgutil.resolve_name(place)
+
+    def disturbed(*arguments: Any) -> Any:
+        if not errors:
+            with pytest.raises(LitVizError) as error:
+                lv.merge(shards, out, smooth)
+            errors.append(str(error.value))
+        return original(*arguments)
+
+    monkeypatch.setattr(place, disturbed)
+    lv.merge(shards, out, smooth)
+    (stated,) = errors
+    assert stated.startswith(f"{out} is in use, another process is writing this run: wait until it ends")
+    assert facts(out) == facts(runs.made(store, "merged"))
+    assert {path.name for path in tmp_path.iterdir()} == {"merged"}
+    with pytest.raises(LitVizError, match="already holds a run"):
+        lv.merge(shards, out, smooth)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_merge_that_was_killed_is_continued_by_the_same_command(
+    store: str, runs: Runs, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it links files, and in its evidence."""
+    shards, out = runs.made(store, "shards"), tmp_path / "merged"
+    for place in ("lit_viz.runs.merging.write_checkpoint", "lit_viz.evidence.verifier.OutcomeVerifier.verify"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, lambda *_: pytest.fail("killed"))
+            with pytest.raises(pytest.fail.Exception):
+                lv.merge(shards, out, smooth)
+    with pytest.raises(LitVizError, match="already holds a run"):
+        lv.merge(shards / "shard-0-of-2", out, smooth)
+    started = computed(monkeypatch)
+    lv.merge(shards, out, smooth)
+    assert not started
+    assert facts(out) == facts(runs.made(store, "merged"))
+    assert verify(open_run(out)) == []

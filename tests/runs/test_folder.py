@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import shutil
+import threading
 import tracemalloc
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
+from lit_viz.runs import segments as segments_module
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.segments import MOST_TASKS, Contents, segment_files, signed
 from lit_viz.types import Record, Task
@@ -319,6 +321,30 @@ def test_a_task_that_finished_after_the_last_commit_keeps_frames_and_metrics(fol
     assert folder.images_at("0000_tarantula", 0) == {"image": folder.path / "frames/0000_tarantula/iter_000000.png"}
     folder.commit()
     assert folder.metrics.snapshots() == before
+
+
+def test_a_commit_waits_for_a_thread_that_reads_the_segments(folder, monkeypatch):
+    """Otherwise the checkpoint would not name the segment of the commit."""
+    reads, has_listed, may_go_on = [], threading.Event(), threading.Event()
+    listed = segments_module.segment_files
+
+    def slowly(root):
+        found = listed(root)
+        if threading.current_thread() is not threading.main_thread():
+            has_listed.set()
+            may_go_on.wait(5)
+        return found
+
+    monkeypatch.setattr(segments_module, "segment_files", slowly)
+    finish(folder, 0)
+    reader = threading.Thread(target=lambda: reads.append(folder.segments))
+    reader.start()
+    has_listed.wait(5)
+    threading.Timer(0.1, may_go_on.set).start()
+    assert folder.commit()["store"]["segments"] == {"000000.jsonl": 1}
+    reader.join()
+    assert folder.commit()["store"]["segments"] == {"000000.jsonl": 1}
+    assert list(folder.segments.finished) == [0]
 
 
 def test_frames_are_ordered_by_iteration(folder):
