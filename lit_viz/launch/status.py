@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.engine.shards import Shard
-from lit_viz.errors import require
+from lit_viz.errors import ArgumentError, require
 from lit_viz.launch.merge import shard_folders
 from lit_viz.runs.access import is_run
 from lit_viz.runs.checkpoint import LastCheckpoint
-from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.folder import FolderStorage, write_exports
 from lit_viz.runs.layout import CONFIG, LAST_CHECKPOINT, MANIFEST, SEGMENTS
 from lit_viz.runs.segments import segment_files
 from lit_viz.runs.verification import verify_segments
@@ -65,26 +65,43 @@ class RunState:
         }
 
 
-def run_states(folders: Sequence[str | Path], stale: float = 300.0) -> list[RunState]:
+def run_states(folders: Sequence[str | Path], stale: float = 300.0, export: str | Path | None = None) -> list[RunState]:
     """Return the state of runs, in their order; of a folder with shards, that of each shard.
 
     Args:
         folders: run folders, or folders with the shards of a run.
         stale: seconds without a save after which a run that is not complete is stalled. A run saves every 30 seconds,
             or as ``checkpoint_every`` states.
+        export: folder outside of the runs, to which ``results.jsonl`` and ``metrics.csv`` with the finished tasks are
+            written, those of one run after another.
 
     Raises:
-        LitVizError: a folder is no run, or ``stale`` is not positive.
+        LitVizError: a folder is no run, a record was changed, ``stale`` is not positive, or ``export`` is in a run.
     """
     require(stale > 0, "stale must be a positive number of seconds", stale)
+    if export is not None:
+        _check_outside(Path(export))
     states: list[RunState] = []
+    runs: list[FolderStorage] = []
     for given in map(Path, folders):
         found = shard_folders([given])
-        for folder in found:
-            states.append(_state_of(folder, stale))
+        for path in found:
+            run = _verified(path)
+            runs.append(run)
+            states.append(_state_of(run, stale))
         if not is_run(given):
             states += _not_started(given, found)
+    if export is not None:
+        write_exports(runs, Path(export))
     return states
+
+
+def _check_outside(export: Path) -> None:
+    """Reject a folder in a run, whose files are those that the run has listed."""
+    for folder in (export.resolve(), *export.resolve().parents):
+        if is_run(folder):
+            problem = f"must be a folder outside of run folders, got {export}: choose another one"
+            raise ArgumentError("export", problem, value=str(export))
 
 
 def total(states: Sequence[RunState]) -> RunState:
@@ -110,38 +127,41 @@ def as_json(states: Sequence[RunState]) -> dict[str, Any]:
     return {"runs": [asdict(state) for state in states], "total": asdict(total(states))}
 
 
-def _state_of(path: Path, stale: float) -> RunState:
+def _verified(path: Path) -> FolderStorage:
+    """Return a run with its finished tasks, none of which was changed."""
     folder = FolderStorage.open(path)
-    tasks = len(folder.queue())
     LastCheckpoint(folder)  # which loads the segments that it names
     verify_segments(folder)
     folder.load()  # also those that are later
     verify_segments(folder)
+    return folder
+
+
+def _state_of(folder: FolderStorage, stale: float) -> RunState:
+    path, tasks = folder.path, len(folder.queue())
     counts = Counter(folder.segments.finished.values())
     state = RunState(str(path), "running", tasks, counts["done"], counts["skipped"], counts["failed"])
     saves = [_time_of(file) for file in (path / CONFIG, path / MANIFEST, path / LAST_CHECKPOINT, *segment_files(path))]
     age = max(time.time() - max(saves), 0.0)
     if folder.seal_on_disk().is_complete:
         return replace(state, state="complete", age=age)
-    rate = _rate(folder)
+    rate = None if state.finished == tasks else _rate(folder, max(saves))
     if age > stale:
         return replace(state, state="stalled", rate=rate, age=age)
     left = None if rate is None else (tasks - state.finished) / rate
     return replace(state, rate=rate, seconds_left=left, age=age)
 
 
-def _rate(folder: FolderStorage) -> float | None:
-    """Return the tasks per second of the last process until its last segment; None before it has one.
+def _rate(folder: FolderStorage, last: float) -> float | None:
+    """Return the tasks per second of the last process until its last save; None before it has finished one.
 
     A process writes the manifest when it starts.
     """
     start = _time_of(folder.path / MANIFEST)
-    finished, last = 0, start
+    finished = 0
     for name, count in folder.segments.counts.items():
-        written = _time_of(folder.path / SEGMENTS / name)
-        if written > start:
+        if _time_of(folder.path / SEGMENTS / name) > start:
             finished += count
-            last = max(last, written)
     return finished / (last - start) if finished else None
 
 

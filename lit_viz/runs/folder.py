@@ -19,6 +19,7 @@ from lit_viz.runs.access import (
 )
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.layout import EVIDENCE, METRICS, RESULTS, SEGMENTS, TARS, TASK_FOLDERS
+from lit_viz.runs.metrics import HEADER
 from lit_viz.runs.reader import FolderReader
 from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived, is_evidence, signatures
 from lit_viz.runs.segments import (
@@ -207,8 +208,7 @@ class FolderStorage(FolderReader, FolderWriter):
 
         Call it only when the contents of all tasks are verified or newly written.
         """
-        write_lines(self.path / RESULTS, (f"{record_text(line)}\n" for line in self.segments.lines.lines()))
-        write_lines(self.path / METRICS, self.metrics.lines())
+        write_exports([self], self.path)
         Seal.write(self.path, complete=True)
 
     def discard(self, names: Iterable[str]) -> None:
@@ -229,6 +229,27 @@ class FolderStorage(FolderReader, FolderWriter):
         with translate_write_errors(copy.path):
             shutil.copytree(self.path, copy.path, dirs_exist_ok=True)
         return copy
+
+
+def write_exports(folders: Sequence[FolderStorage], root: Path) -> None:
+    """Write ``results.jsonl`` and ``metrics.csv`` with the finished tasks of run folders, one folder after another."""
+    write_lines(root / RESULTS, _result_lines(folders))
+    write_lines(root / METRICS, _metric_lines(folders))
+
+
+def _result_lines(folders: Sequence[FolderStorage]) -> Iterator[str]:
+    for folder in folders:
+        for line in folder.segments.lines.lines():
+            yield f"{record_text(line)}\n"
+
+
+def _metric_lines(folders: Sequence[FolderStorage]) -> Iterator[str]:
+    """Yield the header and the lines of ``metrics.csv``; none without rows."""
+    header = HEADER
+    for folder in folders:
+        for line in filter(None, folder.metrics.lines()):
+            yield header + line
+            header = ""
 
 
 def task_files(root: Path) -> Iterator[tuple[int, str]]:

@@ -52,16 +52,13 @@ class Metrics:
         return [snapshot[1:] for snapshot in snapshots]
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of ``metrics.csv``; none without rows."""
-        header = HEADER
+        """Yield the lines of ``metrics.csv`` about each task, without the header."""
         for key, rows in self._rows(None):
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             for _, iteration, values in rows:
                 writer.writerows((key, iteration, name, f"{float(value):.9g}") for name, value in values.items())
-            if rows:
-                yield header + text.getvalue()
-                header = ""
+            yield text.getvalue()
 
 
 def curves_of(rows: Iterable[Any]) -> dict[str, Curve]:

@@ -328,6 +328,61 @@ def test_a_partial_merge_stays_valid_while_its_shards_continue(
     assert facts(tmp_path / "whole") == facts(runs.made(store, "merged"))
 
 
+# -- exports
+
+
+def tree(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_exports_of_a_run_that_is_unfinished(store: str, runs: Runs, tmp_path: Path) -> None:
+    run, out = runs.made(store, "killed"), tmp_path / "exports" / "new"
+    before = tree(run)
+    (state,) = run_states([run], export=out)
+    assert tree(run) == before
+    lines = (out / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(4))
+    assert state.done == 4
+    finished = runs.made(store, "finished")
+    run_states([finished], export=out)
+    for name in ("results.jsonl", "metrics.csv"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+    shards = runs.made(store, "shards")
+    run_states([shards], export=out)
+    lines = (out / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [0, 2, 4, 1, 3, 5]
+    rows = (out / "metrics.csv").read_text().splitlines()
+    merged = (runs.made(store, "merged") / "metrics.csv").read_text().splitlines()
+    assert rows[:1] == merged[:1]
+    assert sorted(rows) == sorted(merged)
+
+
+@pytest.mark.parametrize("place", [".", "exports", "images/new"])
+def test_exports_are_not_written_to_a_run(place: str, runs: Runs, tmp_path: Path) -> None:
+    run = runs.made("files", "finished")
+    before = tree(run)
+    for given in (run, runs.made("tar", "finished")):
+        with pytest.raises(LitVizError, match=r"^export must be a folder outside of run folders, got .*: choose"):
+            run_states([given], export=run / place)
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_exports_in_a_run_are_never_read(store: str, runs: Runs, smooth: Network, tmp_path: Path) -> None:
+    run = shutil.copytree(runs.made(store, "finished"), tmp_path / "run")
+    for name in ("results.jsonl", "metrics.csv"):
+        (run / name).write_text("no export\n")
+    assert run_states([run])[0].done == COUNT
+    assert len(open_run(run).records()) == COUNT
+    assert lv.check(run, smooth)
+    for name in ("results.jsonl", "metrics.csv"):
+        assert (run / name).read_bytes() == (runs.made(store, "finished") / name).read_bytes()
+        (run / name).unlink()
+    resumed(run, smooth)
+    assert (run / "results.jsonl").exists()
+
+
 # -- two processes, and killed ones
 
 

@@ -71,3 +71,41 @@ def test_the_state_of_an_ordinary_run(smooth: Network, tmp_path: Path, lit_viz: 
     with pytest.raises(LitVizError, match=r"records/000000\.jsonl was changed after it was written: lit-viz resume"):
         run_states([out])
     lit_viz("status", str(tmp_path / "none"), expect=1)
+
+
+def test_a_slow_task_is_not_stalled(smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it takes longer than the limit, its iterations are saved; its time counts in the rate."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stop_at(patched, index=2)
+        with pytest.raises(Interrupted):
+            run_shard(smooth, out, None)
+    age(out, 1000.0)
+    ended = (out / "manifest.json").stat().st_mtime
+    for path in (out / "records").iterdir():
+        os.utime(path, (ended + 100, ended + 100))
+    assert run_states([out])[0].state == "stalled"
+    os.utime(out / "checkpoints" / "last.ckpt", (ended + 900, ended + 900))
+    (state,) = run_states([out])
+    assert state.state == "running"
+    assert state.done == 3
+    assert state.rate == pytest.approx(3 / 900)
+    assert state.seconds_left == pytest.approx(4 * 300)
+
+
+def test_the_states_of_merged_runs(smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(2):
+        run_shard(smooth, tmp_path / "shards", f"{index}/2")
+        age(tmp_path / "shards", 1000.0)
+    out = tmp_path / "merged"
+    with monkeypatch.context() as patched:
+        patched.setattr("lit_viz.evidence.verifier.OutcomeVerifier.verify", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            lv.merge(tmp_path / "shards", out, smooth)
+    (state,) = run_states([out])
+    assert (state.state, state.tasks, state.done, state.rate, state.seconds_left) == ("running", 7, 7, None, None)
+    age(out, 1000.0)
+    assert run_states([out])[0].state == "stalled"
+    lv.merge(tmp_path / "shards", out, smooth)
+    (state,) = run_states([out])
+    assert (state.state, state.done) == ("complete", 7)

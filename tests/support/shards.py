@@ -33,7 +33,7 @@ def contents(*folders: Path) -> dict[str, Any]:
                 for frame in file.iterdir():
                     found[str(frame.relative_to(folder))] = frame.read_bytes()
         stored = FolderStorage.open(folder)
-        found["rows"] += "".join(stored.metrics.lines()).splitlines()[1:]
+        found["rows"] += "".join(stored.metrics.lines()).splitlines()
         for record in stored.records():
             found["records"].append({**record.to_dict(), "seconds": None})
     found["rows"].sort()
