@@ -101,7 +101,7 @@ def attacked(name: str, rows: Sequence[int] = tuple(range(8)), targeted: bool = 
 @both_modes
 def test_results_do_not_depend_on_the_batch(name: str, targeted: bool) -> None:
     whole = attacked(name, targeted=targeted)
-    for rows in ((0,), (3,), (4, 5, 6)):
+    for rows in ((0,), (1, 2), (4, 5, 6)):
         part = attacked(name, rows, targeted)
         torch.testing.assert_close(part.images, whole.images[list(rows)], rtol=0, atol=1e-9)
         for key in ("iteration", "fooled"):

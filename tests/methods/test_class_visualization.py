@@ -125,13 +125,14 @@ def test_an_unknown_layer_is_rejected_with_suggestions(smooth: Network, train: T
         train(method(smooth, objective=objective), tasks_for(smooth, [1]))
 
 
-def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Network, train: Train) -> None:
-    tasks = tasks_for(smooth, [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("slots", [2, 3, 8])
+def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Network, train: Train, slots: int) -> None:
+    tasks = tasks_for(smooth, [i % 5 for i in range(9)])
     many = Recorder(
-        smooth, parameterization=Fourier(), step_rule=SGD(0.5), transforms=VIEWS, views=2, iterations=4, slots=3
+        smooth, parameterization=Fourier(), step_rule=SGD(0.5), transforms=VIEWS, views=2, iterations=4, slots=slots
     )
     train(many, tasks)
-    assert len(many.seen) == 20
+    assert len(many.seen) == 36
     for task in tasks:
         one = Recorder(
             smooth, parameterization=Fourier(), step_rule=SGD(0.5), transforms=VIEWS, views=2, iterations=4, slots=1

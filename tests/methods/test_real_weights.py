@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import FMN
@@ -17,12 +18,30 @@ pytestmark = pytest.mark.slow
 SQUEEZENET = SHARED / "data" / "squeezenet1_0.pth"
 
 
+def has_equal_rows(network: Network) -> bool:
+    """Return whether the fast copy gives the same bits for an image in batches of 1, 2, 3 and 8."""
+    images = torch.rand(8, network.channels, *network.size, generator=torch.Generator().manual_seed(0))
+    whole = logits_and_gradients(network, images)
+    for count in (1, 2, 3):
+        part = logits_and_gradients(network, images[:count])
+        if not all(torch.equal(few, many[:count]) for few, many in zip(part, whole, strict=True)):
+            return False
+    return True
+
+
+def logits_and_gradients(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = images.clone().requires_grad_()
+    logits, _ = network.fast()(leaf)
+    (gradients,) = torch.autograd.grad(logits[:, 0].sum(), leaf)
+    return logits.detach(), gradients
+
+
 def test_slots_give_the_outcomes_of_runs_of_one(lite0: Network) -> None:
-    """With oneDNN's kernels for AVX-512 to the last bit; elsewhere the class and its logit within 5 %."""
+    """To the last bit where kernels round independently of the batch; elsewhere the class and its logit within 5 %."""
     classes = [76, 1, 294, 340]
     options: dict[str, Any] = {"iterations": 60, "views": 2}
     together = lv.visualize(lite0, classes, slots=3, **options)
-    exact = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    exact = has_equal_rows(lite0)
     for index, target in enumerate(classes):
         alone = lv.visualize(lite0, [target], seed=index, **options)
         (actual,), its = alone.records, together.records[index]
@@ -32,7 +51,6 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Network) -> None:
         assert torch.equal(alone.images[0], together.images[index]) or not exact
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="kernels that round by the batch")
 @pytest.mark.parametrize(
     "options",
     [
@@ -47,9 +65,12 @@ def test_slots_give_the_outcomes_of_runs_of_one(lite0: Network) -> None:
 )
 def test_an_attack_is_bit_equal_in_every_batch(lite0: Network, options: Any) -> None:
     """A finished image has a zero gradient, which must not change the rounding of the other images."""
+    if not has_equal_rows(lite0):
+        pytest.skip("kernels round by the batch")
     pictures = [f"packaged:{name}" for name in ("chelsea", "coffee", "rocket")]
-    together, alone = (lv.attack(lite0, pictures, slots=slots, **options).images for slots in (3, 1))
-    assert torch.equal(together, alone)
+    alone = lv.attack(lite0, pictures, slots=1, **options).images
+    for slots in (2, 3):
+        assert torch.equal(lv.attack(lite0, pictures, slots=slots, **options).images, alone)
 
 
 def test_the_default_recipe_transfers_to_held_out_networks(lite0: Network) -> None:
