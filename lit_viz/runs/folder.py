@@ -191,10 +191,12 @@ class FolderStorage(FolderReader, FolderWriter):
             record = amended[index]
             return task_line(record, self.digest, json_line(record.to_dict())[:-1], contents)
 
+        self.segments.rewrite(change, amended, before=self._unseal)
+        self._segments = None
+
+    def _unseal(self) -> None:
         if self.seal_on_disk().is_complete:
             Seal.write(self.path, complete=False)
-        self.segments.rewrite(change, amended)
-        self._segments = None
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""

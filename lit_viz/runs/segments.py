@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +29,14 @@ from lit_viz.errors import LitVizError
 from lit_viz.runs.layout import SEGMENTS
 from lit_viz.runs.lines import IndexedLines
 from lit_viz.types import Record
-from lit_viz.utils.files import json_line, lines_with_offsets, parse_object, translate_write_errors, write_lines
+from lit_viz.utils.files import (
+    atomic_write,
+    json_line,
+    lines_with_offsets,
+    parse_object,
+    sync_filesystem,
+    translate_write_errors,
+)
 
 #: Most tasks of a segment.
 MOST_TASKS = 1000
@@ -195,28 +203,47 @@ class TaskSegments:
         return values
 
     def rewrite(
-        self, change: Callable[[int, str], str | None], indices: Collection[int], damaged: bool = False
+        self,
+        change: Callable[[int, str], str | None],
+        indices: Collection[int],
+        damaged: bool = False,
+        before: Callable[[], None] | None = None,
     ) -> None:
-        """Replace the segments of some tasks, one after another.
+        """Replace the segments of some tasks, when all new ones are on the disk: if it is full, nothing has changed.
 
         Args:
             change: returns the new line of a task, given its index and line; None to leave it out.
             indices: the tasks.
             damaged: whether damaged segments are replaced too, without the lines that are not as they were written.
+            before: is called before the first is replaced.
         """
         positions = np.searchsorted(self.lines.indices, sorted(indices))
         affected = {self.lines.paths[number] for number in set(self.lines.files[positions].tolist())}
         if damaged:
             affected.update(self._root / SEGMENTS / name for name in self.damaged if name in self.counts)
-        for path in sorted(affected):
-            lines: list[str] = []
-            for _, line in lines_with_offsets(path):
-                match, _ = self._match(line)
-                changed = None if match is None else change(int(match[1]), line)
-                if changed is not None:
-                    lines.append(changed)
+        emptied: list[Path] = []
+        with ExitStack() as replacements:
+            for path in sorted(affected):
+                lines: list[str] = []
+                for _, line in lines_with_offsets(path):
+                    match, _ = self._match(line)
+                    changed = None if match is None else change(int(match[1]), line)
+                    if changed is not None:
+                        lines.append(changed)
+                if lines:
+                    new = replacements.enter_context(atomic_write(path, sync=False))
+                    with new.open("w", encoding="utf-8", newline="\n") as file:
+                        file.writelines(lines)
+                        file.flush()
+                        os.fsync(file.fileno())
+                else:
+                    emptied.append(path)
+            if before is not None:
+                before()
+        for path in emptied:
             with translate_write_errors(path):
-                write_lines(path, lines) if lines else path.unlink()
+                path.unlink()
+        sync_filesystem(self._root)
 
 
 def segment_files(root: Path) -> list[Path]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pkgutil
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 
 import lit_viz as lv
 from lit_viz.api import resume_run
+from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.launch.status import run_states
@@ -25,6 +28,7 @@ from lit_viz.runs.segments import segment_files
 from lit_viz.runs.stores import open_run
 from lit_viz.runs.verification import verify
 from lit_viz.types import Task
+from lit_viz.utils.files import atomic_write, sync_filesystem
 from tests.support.shards import stop_at
 
 COUNT = 6
@@ -431,3 +435,91 @@ def test_a_merge_that_was_killed_is_continued_by_the_same_command(
     assert not started
     assert facts(out) == facts(runs.made(store, "merged"))
     assert verify(open_run(out)) == []
+
+
+@pytest.mark.parametrize("place", ["write", "fsync"])
+@pytest.mark.parametrize("store", STORES)
+def test_a_disk_that_is_full_while_evidence_replaces_a_segment(
+    store: str, place: str, runs: Runs, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def end(run: Path, last: bool = False) -> None:
+        """Amend the records as evidence does."""
+        folder = open_run(run)
+        folder.amend([record.amend(iterations=7) for record in list(folder.records())[-1 if last else 0 :]])
+
+    run = shutil.copytree(runs.made(store, "finished"), tmp_path / "run")
+    before = tree(run)
+    with monkeypatch.context() as patch:
+        if place == "fsync":
+            patch.setattr("lit_viz.runs.segments.os.fsync", full)
+        else:
+            patch.setattr("lit_viz.runs.segments.atomic_write", full_after(1))
+        with pytest.raises(LitVizError, match=r"^disk full while writing \S+records/00000\d.jsonl") as error:
+            end(run)
+    assert "\n" not in str(error.value)
+    assert tree(run) == before
+    assert verify(open_run(run)) == []
+    end(run)
+    assert [task["record"]["iterations"] for task in facts(run)] == [7] * COUNT
+    lv.resume(run, smooth)
+    assert verify(open_run(run)) == []
+
+
+def full_after(count: int) -> Any:
+    """Return an ``atomic_write`` of a disk that has place for some files."""
+    left = count
+
+    @contextmanager
+    def write(path: Path, *, sync: bool = True) -> Iterator[Path]:
+        nonlocal left
+        with atomic_write(path, sync=sync) as temporary:
+            if not left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            left -= 1
+            yield temporary
+
+    return write
+
+
+@pytest.mark.parametrize("kept", ["segment", "no segment", "empty files"])
+@pytest.mark.parametrize("store", STORES)
+def test_a_loss_of_power_between_segment_and_checkpoint(
+    store: str, kept: str, runs: Runs, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are those that were flushed to the disk, and of the rest none, or empty ones."""
+    run, flushed, lost = tmp_path / "run", tmp_path / "flushed", tmp_path / "lost"
+    saves = 0
+    flush, save = sync_filesystem, AtomicCheckpointIO.save_checkpoint
+
+    def flushing(folder: Path) -> None:
+        flush(folder)
+        shutil.rmtree(flushed, ignore_errors=True)
+        shutil.copytree(run, flushed)
+
+    def saving(self: Any, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == 5:  # its segment is written
+            shutil.copytree(flushed if kept == "no segment" else run, lost)
+        if saves == 6 and kept == "empty files":
+            for file in run.rglob("*"):
+                name = file.relative_to(run)
+                if file.is_file() and not (lost / name).exists():
+                    (lost / name).parent.mkdir(parents=True, exist_ok=True)
+                    (lost / name).touch()
+        save(self, checkpoint, path, storage_options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lit_viz.runs.writer.sync_filesystem", flushing)
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", saving)
+        runs.compute(run, store, checkpoint_every=2)
+    assert facts(run) == facts(runs.made(store, "finished"))
+    assert saves > 5
+    assert 0 < len(open_run(lost).segments.finished) < COUNT
+    resumed(lost, smooth)
+    assert facts(lost) == facts(run)
+    assert images(lost) == images(run)
+    assert verify(open_run(lost)) == []
