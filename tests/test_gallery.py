@@ -14,7 +14,6 @@ from lit_viz.utils.parts import construct, hints_of
 from lit_viz.utils.yaml_files import config_folder
 from scripts import questions, recipes, zoo_figures
 from scripts.gallery import Card, cards
-from scripts.sweep import parse_arguments, runs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,12 +67,9 @@ def test_the_command_is_valid(card: Card) -> None:
             "scripts/rank_saliency.py": ["--write"],
             "scripts/benchmark.py": ["classes", "--rounds", "1"],
         }
-        assert script in ("scripts/sweep.py", "scripts/recipes.py", *others)
+        assert script in ("scripts/recipes.py", *others)
         if script in others:
             assert set(words) <= set(others[script])
-        elif script == "scripts/sweep.py":
-            axes, out, rest = parse_arguments(words)
-            assert runs(axes, rest, out or "runs/sweep")
         else:
             options = recipes.parsed(words)
             assert all(recipes.planned(recipe, [0], options) for recipe in options.recipes)

@@ -130,6 +130,40 @@ def test_varied_options_are_drawn_as_a_grid(smooth: Network) -> None:
     assert sum(text.startswith("objective ") for text in texts) == 4
 
 
+def test_an_image_of_varied_options_is_that_of_a_run_of_its_own(smooth: Network) -> None:
+    grid = lv.visualize(smooth, [0, 3], views=1, vary={"lr": [0.05, 0.4], "iterations": [4, 9]})
+    records = [(r["target"], r["seed"], r["lr"], r["iterations"]) for r in grid.records]
+    assert records == [(c, seed, lr, k) for c, seed in ((0, 0), (3, 1)) for lr in (0.05, 0.4) for k in (4, 9)]
+    alone = lv.visualize(smooth, [0], views=1, step_rule="Adam", lr=0.4, iterations=9)
+    assert (alone.images[0] - grid.images[3]).abs().max() <= 2 / 255  # arithmetic depends on the batch
+    assert (alone.images[0] - grid.images[1]).abs().max() > 20 / 255
+
+
+@pytest.mark.parametrize(
+    ("vary", "text"),
+    [
+        ('{"seed": [1]}', "of iterations and lr, got seed"),
+        ('{"lr": [0]}', "takes positive values"),
+        ('{"lr": []}', "takes positive values"),
+        ('{"lr": [1, 0.5, 1.0]}', "--vary must have different values"),
+        ('{"iterations": [2.5]}', "--vary must have whole numbers of iterations, got [2.5]"),
+        ('{"lr": ["x"]}', "vary"),
+    ],
+)
+def test_invalid_varying_options_give_a_one_line_error(
+    vary: str,
+    text: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lit_viz: Any,
+    sentence: Any,
+    small_options: Any,
+) -> None:
+    lit_viz("visualize", "0", *small_options, "--vary", vary, "--out", str(tmp_path / "run"), expect=1)
+    assert text in sentence(capsys)
+    assert not (tmp_path / "run").exists()
+
+
 def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Network, tmp_path: Path) -> None:
     how: dict[str, Any] = {"views": 1, "config": "small"}
 

@@ -15,7 +15,7 @@ from torch import nn
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.photographs import needs_logits
-from lit_viz.methods.tasks import ImageTasks, class_of
+from lit_viz.methods.tasks import ImageTasks, class_of, varied
 from lit_viz.networks import Network
 from lit_viz.types import Task
 from lit_viz.utils.labels import imagenet_labels
@@ -321,3 +321,11 @@ def test_rows_without_a_photograph_or_class_are_reported() -> None:
         ImageTasks(FRUIT, [6])  # type: ignore[list-item]
     with pytest.raises(LitVizError, match=r"target must be text or a whole number or a list of them, got \[None\]"):
         ImageTasks(FRUIT, ["packaged:chelsea"], target=[None])  # type: ignore[list-item]
+
+
+def test_every_combination_of_a_task_has_its_seed_and_an_index_of_its_own() -> None:
+    tasks = [Task(0, "a", 7, layer="x"), Task(1, "b", 8)]
+    many = varied(tasks, {"lr": [0.1, 0.2], "iterations": [5]})
+    assert [(t.index, t.name, t.seed) for t in many] == [(0, "a", 7), (1, "a", 7), (2, "b", 8), (3, "b", 8)]
+    assert [(t.layer, t.lr, t.iterations) for t in many[1:3]] == [("x", 0.2, 5), (None, 0.1, 5)]
+    assert varied(tasks, {}) == tasks
