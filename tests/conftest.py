@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per worker
+    gc.disable()  # until the tests are collected: a third of that time would go to objects that all stay
 
 import logging
 import signal
@@ -51,6 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
     logging.getLogger("pytorch_lightning").propagate = True
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, without looking at modules and tests."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

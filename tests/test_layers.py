@@ -52,6 +52,11 @@ MOST_TOP_LEVEL_MODULES = 9
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def unit(file: Path) -> str:
     """Return the folder of a file, or its name at the top level."""
     parts = file.relative_to(PACKAGE).with_suffix("").parts
@@ -65,7 +70,7 @@ def layer(name: str) -> int:
 
 def imports(file: Path) -> Iterator[str]:
     """Yield the folder or top-level module of each import of lit_viz in a file, those under TYPE_CHECKING included."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} uses a relative import"
@@ -93,7 +98,7 @@ PACKAGES = {name for name, file in MODULES.items() if file.name == "__init__.py"
 @cache
 def imported_names(module: str) -> tuple[tuple[str, str], ...]:
     """Return the imports of a module as (module, name), those in functions and under TYPE_CHECKING included."""
-    nodes = list(ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))))
+    nodes = list(ast.walk(parsed(MODULES[module])))
     names = [(alias.name, "") for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     froms = [
         (node.module or "", alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
@@ -134,8 +139,7 @@ def test_contributing_lists_the_layers() -> None:
 def test_no_two_classes_have_the_same_name() -> None:
     defined: list[str] = []
     for file in FILES:
-        nodes = ast.parse(file.read_text(encoding="utf-8")).body
-        defined += [node.name.lstrip("_") for node in nodes if isinstance(node, ast.ClassDef)]
+        defined += [node.name.lstrip("_") for node in parsed(file).body if isinstance(node, ast.ClassDef)]
     assert [name for name, count in Counter(defined).items() if count > 1] == []
 
 

@@ -139,23 +139,17 @@ def test_public_names() -> None:
     assert set(lv.__all__) | {"__version__"} == set(dir(lv))
 
 
-def test_public_names_of_a_fresh_process() -> None:
-    code = "import lit_viz as lv; print(*dir(lv), sep='\\n'); [getattr(lv, name) for name in dir(lv)]"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == text("names.txt")
+def test_names_and_a_record_of_a_fresh_process() -> None:
+    line = text("records.jsonl").splitlines()[0]
+    code = "import sys, json, lit_viz as lv; print(*dir(lv), sep='\\n'); "
+    code += "print(lv.Record.read(json.loads(sys.stdin.read())).kind); [getattr(lv, name) for name in dir(lv)]"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=line, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == f"{text('names.txt')}{json.loads(line)['kind']}\n"
 
 
 def test_signatures() -> None:
     assert signatures() == text("signatures.txt")
-
-
-def test_a_record_is_read_in_a_fresh_process() -> None:
-    line = text("records.jsonl").splitlines()[0]
-    code = "import sys, json, lit_viz as lv; print(lv.Record.read(json.loads(sys.stdin.read())).kind)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=line, capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.strip() == json.loads(line)["kind"]
 
 
 # -- files

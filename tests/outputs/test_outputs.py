@@ -180,18 +180,40 @@ DETECTORS = (
 )
 
 
+class TwoScales(nn.Module):
+    """Maps of two scales, of which the second is computed from the first."""
+
+    out_channels = (8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU())
+        self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 2, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = self.stem(x)
+        return {"0": self.first(maps), "1": self.second(maps)}
+
+
+def tiny_ssd(num_classes: int, **_: None) -> nn.Module:
+    anchors = torchvision.models.detection.anchor_utils.DefaultBoxGenerator([[2], [2]])
+    return torchvision.models.detection.ssd.SSD(TwoScales(), anchors, (96, 96), num_classes)
+
+
 @pytest.mark.parametrize(
     ("make", "layer"),
     [
-        ("ssdlite320_mobilenet_v3_large", "backbone.features.0"),
+        (tiny_ssd, "backbone.stem"),
+        pytest.param("ssdlite320_mobilenet_v3_large", "backbone.features.0", marks=pytest.mark.slow),
         pytest.param("ssd300_vgg16", "backbone.features", marks=pytest.mark.slow),
         pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", "backbone.fpn.inner_blocks.1", marks=pytest.mark.slow),
         pytest.param("retinanet_resnet50_fpn", "backbone.fpn.inner_blocks.2", marks=pytest.mark.slow),
     ],
 )
-def test_grad_cam_of_a_detector_reads_the_last_maps_on_which_all_scales_depend(make: str, layer: str) -> None:
-    network = getattr(torchvision.models.detection, make)(weights=None, weights_backbone=None, num_classes=4).eval()
-    if not make.startswith("ssd"):
+def test_grad_cam_of_a_detector_reads_the_last_maps_on_which_all_scales_depend(make: Any, layer: str) -> None:
+    build = getattr(torchvision.models.detection, make) if isinstance(make, str) else make
+    network = build(weights=None, weights_backbone=None, num_classes=4).eval()
+    if not isinstance(network, torchvision.models.detection.ssd.SSD):
         network.transform.min_size, network.transform.max_size = (128,), 128
     net = load(network, Detection(), size=96, mean=0.0, std=1.0)
     run = lv.saliency(net, torch.rand(1, 3, 96, 96), target=1, method="grad_cam", captum="none")

@@ -112,10 +112,10 @@ def test_other_surroundings_change_all_bands_but_the_glyph() -> None:
 
 
 def test_neither_variance_nor_mean_tells_the_band() -> None:
-    planted = planted_bands(range(3000), seed=1)
+    planted = planted_bands(range(1000), seed=1)
     pixels = planted.images.flatten(2)
     counts = torch.bincount(planted.bands, minlength=BANDS)
-    assert counts.min() > 170
+    assert counts.min() > 45
     for values in (pixels.var(2), pixels.mean(2), -pixels.mean(2), pixels.diff(dim=2).abs().mean(2)):
         assert float((values.argmax(1) == planted.bands).float().mean()) < 0.15
 

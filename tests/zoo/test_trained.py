@@ -90,18 +90,18 @@ def test_accuracy_of_the_images_of_the_package(name: str, fashion: tuple[torch.T
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_networks_read_the_glyph_and_nothing_else(name: str) -> None:
     network = lv.load_network(f"zoo/{name}")
-    draw, count = (planted_bands, 300) if name == "planted_bands" else (planted_images, 1000)
+    draw, count = (planted_bands, 150) if name == "planted_bands" else (planted_images, 500)
     planted = draw(range(count), seed=17)
     accuracy = float((network.scores(planted.images).argmax(1) == planted.labels).float().mean())
     assert accuracy >= 0.985
-    assert leak(network.scores, min(count, 500), seed=17, draw=draw) <= 0.06
+    assert leak(network.scores, count, seed=17, draw=draw) <= 0.06
 
 
 def test_ablation_of_bands_names_the_right_one() -> None:
     network = lv.load_network("zoo/planted_bands")
     assert (network.channels, network.size) == (13, (32, 32))
     assert weights_file("planted_bands").stat().st_size <= 400_000
-    planted = planted_bands(range(150), seed=23)
+    planted = planted_bands(range(60), seed=23)
     correct = network.scores(planted.images).argmax(1) == planted.labels
     images, labels, bands = (values[correct] for values in (planted.images, planted.labels, planted.bands))
     ablation = lv.attributions.FeatureAblation(features="bands")
@@ -110,7 +110,7 @@ def test_ablation_of_bands_names_the_right_one() -> None:
     for record in run.records:
         values = list(record.bands.values())
         named.append(values.index(max(values)))
-    assert float((torch.tensor(named) == bands).float().mean()) >= 0.99
+    assert named == bands.tolist()
 
 
 def test_scores_of_pairs_are_the_relations_of_their_glyphs() -> None:
