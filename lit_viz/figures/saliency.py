@@ -18,7 +18,7 @@ from lit_viz.attributions.base import MAX_COARSE_ERROR, MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, head, pixels, selection, stack, titles, wrap
 from lit_viz.figures.pairs import CAPTION as PAIRS_CAPTION
-from lit_viz.figures.scales import ColorBar, ColorScale, ScaleOf, clipping, map_notes, number
+from lit_viz.figures.scales import SIGNED_CAPTION, ColorBar, ColorScale, ScaleOf, clipping, map_notes, number
 from lit_viz.figures.style import CELL, GAP, GRAY, HEAD, NORMAL, RULE, SMALL, SMALL_CELL
 from lit_viz.images.reading import to_uint8
 from lit_viz.images.rendering import NEGATIVE, POSITIVE, overlay
@@ -41,7 +41,6 @@ _PAIRS = 3  # pictures of pairs in a row
 _FAINT = 0.25  # a map below this share of the shared limit is nearly black
 _FAINT_NOTE = "faint"
 _FAINT_CAPTION = "Faint: below a quarter of the scale; scale=map gives each map a scale of its own."
-_SIGNED_CAPTION = "Red is evidence for the class, blue against it."
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def saliency_figure(
     if any(kind.has_faint_map for kind in series):
         caption += f" {_FAINT_CAPTION}"
     if any(scale_of_method.signed for scale_of_method in scales):
-        caption += f" {_SIGNED_CAPTION}"
+        caption += f" {SIGNED_CAPTION}"
     charts = _band_charts(drawn)
     if charts:
         across = max(1, int(grid.width // (_CHART + 2 * GAP)))

@@ -17,6 +17,8 @@ from lit_viz.images.rendering import clip_limits, heat, signed_heat
 
 #: Color scale of saliency maps: one for all, or one per map.
 ScaleOf = Literal["shared", "map"]
+#: Meaning of the colors of signed maps.
+SIGNED_CAPTION = "Red is evidence for the class, blue against it."
 _QUANTILE = 0.995  # of the pixels, the limit of the colors
 _THICKNESS = 0.07  # of a color bar in inches
 _LABEL_GAP = 0.05

@@ -21,7 +21,7 @@ from lit_viz.attributions import title_of
 from lit_viz.attributions.reducers import reducer
 from lit_viz.figures.attack import VERDICTS, prediction_text
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, pixels, selection, stack, titles
-from lit_viz.figures.scales import ColorBar, ColorScale, clipping, map_notes, number
+from lit_viz.figures.scales import SIGNED_CAPTION, ColorBar, ColorScale, clipping, map_notes, number
 from lit_viz.figures.style import COLORS, GAP, GRAY, NORMAL, SMALL, TITLE
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, heat, overlay
 from lit_viz.runs.records import AdversarialRecord, SaliencyRecord
@@ -81,15 +81,18 @@ def saliency_tiles_figure(images: Sequence[TiledImage]) -> Figure:
 
 def _saliency_block(image: TiledImage) -> tuple[Block, str]:
     """Return the block of an image, and what its caption states of the scales."""
-    first = next(outcome.record for outcome in image.outcomes if isinstance(outcome.record, SaliencyRecord))
-    how = reducer(first.reducer)
+    records = [outcome.record for outcome in image.outcomes if isinstance(outcome.record, SaliencyRecord)]
+    first = records[0]
+    name = next((record.drawn_reducer for record in records if record.signed), first.reducer)
+    how = reducer(name)
     factor = _factor(image)
     photograph = image.shrunk(image.blend(Outcome.photograph), factor)
-    values = image.shrunk(image.map_rows(), factor)[0]
-    chosen = _largest(image, _maximum)
+    values = image.shrunk(image.map_rows(name), factor)[0]
+    maximum = partial(_maximum, how=name)
+    chosen = _largest(image, maximum)
     maps: list[Tensor] = []
     for outcome in chosen:
-        reduced = _map_of(outcome)
+        reduced = _map_of(outcome, name)
         assert reduced is not None
         maps.append(reduced)
     whole, of_tiles = ColorScale.of([values], how, shared=True), ColorScale.of(maps, how, shared=True)
@@ -119,11 +122,13 @@ def _saliency_block(image: TiledImage) -> tuple[Block, str]:
         prediction = f"{word} {number(float(record.metrics.get(word) or 0))}"
         if record.probability is not None:
             prediction += f", {probability_text(record.probability)}"
-        about_map = [f"maximum {number(_maximum(outcome) or 0)}", f"scale {lowest} to {number(of_tiles.limit)}"]
+        about_map = [f"maximum {number(maximum(outcome) or 0)}", f"scale {lowest} to {number(of_tiles.limit)}"]
         notes = (prediction,), (*about_map, *map_notes(part, outcome.array()))
         drawn = pixels(picture[:, : tile.height, : tile.width]), pixels(of_tiles.colors(part, of_tiles.limit))
         pairs.append(_TilePair(tile, drawn, notes))
     caption = f"Maps: {how.description}; {clipping(whole.clipped or of_tiles.clipped)}."
+    if how.signed:
+        caption += f" {SIGNED_CAPTION}"
     subtitle = f"{first.title}, {_size_text(image)}"
     return _block(image, subtitle, columns, pairs, factor), caption
 
@@ -242,15 +247,15 @@ def _largest(image: TiledImage, value_of: Callable[[Outcome], float | None]) -> 
     return [*chosen, *others][:_TILES]
 
 
-def _map_of(outcome: Outcome) -> Tensor | None:
+def _map_of(outcome: Outcome, how: str) -> Tensor | None:
     """Return the reduced map ``(h, w)`` of a tile, without what exceeds the image."""
-    reduced, tile = reduced_map(outcome), tile_of(outcome)
+    reduced, tile = reduced_map(outcome, how), tile_of(outcome)
     return None if reduced is None else reduced[0, : tile.height, : tile.width]
 
 
-def _maximum(outcome: Outcome) -> float | None:
+def _maximum(outcome: Outcome, how: str) -> float | None:
     """Return the largest absolute value of the reduced map of a tile."""
-    reduced = _map_of(outcome)
+    reduced = _map_of(outcome, how)
     return None if reduced is None else float(reduced.abs().max())
 
 

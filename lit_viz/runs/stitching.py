@@ -100,9 +100,9 @@ class TiledImage:
             for plane in (*total, *weight):
                 _shift(plane, done)
 
-    def map_rows(self) -> Rows:
-        """Yield the rows ``(1, h, W)`` of the map, reduced as in the figure."""
-        return self.blend(reduced_map)
+    def map_rows(self, how: str | None = None) -> Rows:
+        """Yield the rows ``(1, h, W)`` of the map, reduced by a reducer, or by that of the records."""
+        return self.blend(lambda outcome: reduced_map(outcome, how))
 
     def shrunk(self, rows: Rows, factor: int) -> Tensor:
         """Return the mean of each block of ``factor`` x ``factor`` pixels of rows of the image, ``(C, h, w)``."""
@@ -192,12 +192,12 @@ def _shift(plane: NDArray[np.float64], rows: int) -> None:
     plane[kept:] = 0
 
 
-def reduced_map(outcome: Outcome) -> Tensor | None:
-    """Return the map ``(1, h, w)`` of a tile, reduced by the ``reducer`` of its record; None without one."""
+def reduced_map(outcome: Outcome, how: str | None = None) -> Tensor | None:
+    """Return the map ``(1, h, w)`` of a tile, reduced by a reducer, or by that of its record; None without a map."""
     array = outcome.array()
     if array is None:
         return None
-    return reduce_channels(array, getattr(outcome.record, "reducer", "max_abs"))
+    return reduce_channels(array, how or getattr(outcome.record, "reducer", "max_abs"))
 
 
 def _with_no_data(outcome: Outcome) -> Tensor | None:

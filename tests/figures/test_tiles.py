@@ -11,7 +11,8 @@ import torch
 from matplotlib.figure import Figure
 
 import lit_viz as lv
-from lit_viz.runs.stitching import tiled_images
+from lit_viz.figures.scales import number
+from lit_viz.runs.stitching import reduced_map, tiled_images
 from tests.support.networks import conv_net
 from tests.support.tiles import Squares, network_of, write_image
 
@@ -42,6 +43,29 @@ def test_the_figure_of_maps_shows_the_whole_and_the_tiles_with_the_largest_value
     assert whole.shape == (45, 61, 3)
     assert len(figure.axes[0].patches) == 3  # outlines of the tiles
     assert any("20 tiles of 16 x 16 pixels." in text for text in texts)
+
+
+@pytest.mark.parametrize("reducer", [None, "positive"])
+def test_evidence_against_the_class_is_drawn_where_it_is_strong(tmp_path: Path, reducer: str | None) -> None:
+    """Each pixel lowers the score of class 1."""
+    write_image(tmp_path)
+    options = OPTIONS if reducer is None else {**OPTIONS, "reducer": reducer}
+    method = lv.attributions.Occlusion(window=4, stride=4)
+    run = lv.saliency(network_of(Squares()), tmp_path / "slide.tif", tile="network", target=1, method=method, **options)
+    figure = run.figure()
+    texts = " ".join(_texts(figure)).replace("\n", " ")
+    whole = torch.from_numpy(figure.axes[1].images[0].get_array()).float()
+    expected = [reduced_map(outcome, "sum") for outcome in run.outcomes]
+    largest = max(float(values.abs().max()) for values in expected if values is not None)
+    if reducer is None:
+        assert "blue against it" in texts
+        assert "sum over the channels" in texts
+        assert "zero everywhere" not in texts
+        assert f"maximum {number(largest)}" in texts
+        assert bool((whole[..., 2] > whole[..., 0]).float().mean() > 0.5)  # blue
+    else:
+        assert "blue against it" not in texts
+        assert "positive part" in texts
 
 
 def test_the_figure_of_an_attack_shows_the_verdict_on_each_tile(tmp_path: Path) -> None:
