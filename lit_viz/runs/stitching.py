@@ -197,7 +197,9 @@ def reduced_map(outcome: Outcome, how: str | None = None) -> Tensor | None:
     array = outcome.array()
     if array is None:
         return None
-    return reduce_channels(array, how or getattr(outcome.record, "reducer", "max_abs"))
+    if how is None:
+        how = str(getattr(outcome.record, "reducer", "max_abs"))
+    return reduce_channels(array, how)
 
 
 def _with_no_data(outcome: Outcome) -> Tensor | None:
