@@ -98,6 +98,11 @@ class Task:
         return self.label if self.target is None else self.target
 
     @property
+    def has_given_label(self) -> bool:
+        """Whether there is a label that is not the prediction."""
+        return self.label is not None and self.label_source != "predicted"
+
+    @property
     def key(self) -> str:
         """``0000_tarantula``: name of the task in files, in ``metrics.csv`` and in W&B."""
         return key_of(self.index, self.name)

@@ -18,6 +18,7 @@ from lit_viz.types import JsonObject, Record, Task
 class PerturbedImageRecord(JsonObject):
     """A photograph with a universal perturbation: ``held_out`` ones are not trained on, ``skipped`` ones not counted.
 
+    ``correct`` states whether the prediction of the photograph is its given label; None without one.
     A photograph that could not be read has only the required fields and the status ``failed``.
     """
 
@@ -32,6 +33,7 @@ class PerturbedImageRecord(JsonObject):
     target: int | None = None
     target_name: str | None = None
     predicted_before_name: str | None = None
+    correct: bool | None = None
     label_name: str | None = None
     probability_before: float | None = None
     predicted: int | None = None

@@ -263,17 +263,21 @@ class AdversarialExample(AttackTraining):
         return {"fooled": float(bool(record.success_file))}
 
     def _photograph_fields(self, n: int) -> dict[str, Any]:
-        logits, goal = self.photograph_logits(n), self.slots.tasks[n].goal
+        logits, task = self.photograph_logits(n), self.slots.tasks[n]
+        goal = task.goal
         if logits is None or goal is None:
             return {}
         if not self.network.rule.has_prediction:
             return {"score_before": float(logits[goal])}
         predicted = int(logits.argmax())
-        return {
+        fields: dict[str, Any] = {
             "predicted_before": predicted,
             "predicted_before_name": self.network.labels[predicted],
             "probability_before": self.network.prediction(logits, goal)["probability"],
         }
+        if task.has_given_label and self.network.decision == "exclusive":
+            fields["correct"] = predicted == task.label
+        return fields
 
     def _file_metrics(self, n: int, saved: Saved) -> Mapping[str, float]:
         """Return the norms of the change, and probability and margin by the original network."""

@@ -151,7 +151,7 @@ class SaliencyMap(PhotographTraining):
             LitVizError: no task has a given label, or all photographs are predicted as theirs.
         """
         tasks = [self.with_dataset_label(task) for task in tasks]
-        if not any(map(_has_given_label, tasks)):
+        if not any(task.has_given_label for task in tasks):
             raise ArgumentError("only", "requires labels, got none: give label, such as folders")
         kept: list[Task] = []
         for first in range(0, len(tasks), self.batch):
@@ -175,7 +175,7 @@ class SaliencyMap(PhotographTraining):
         if photographs:
             predicted = self._scores(torch.stack(photographs)).argmax(1).tolist()
             for task, prediction in zip(readable, predicted, strict=True):
-                if _has_given_label(task) and prediction != task.label:
+                if task.has_given_label and prediction != task.label:
                     kept.append(task)
         return sorted(kept, key=lambda task: task.index)
 
@@ -419,7 +419,7 @@ class SaliencyMap(PhotographTraining):
             return {}
         predicted, labels = int(logits.argmax()), self.network.labels
         fields: dict[str, Any] = {"predicted": predicted, "predicted_name": labels[predicted]}
-        if _has_given_label(task):
+        if task.has_given_label:
             assert task.label is not None
             fields |= {"label_name": labels[task.label], "correct": predicted == task.label}
         return fields
@@ -476,11 +476,6 @@ def _made(method: Attribution | str, network: Network) -> Attribution:
         return copy.copy(method)
     name = automatic_method(network) if method == AUTO else method
     return find_part(name, ATTRIBUTIONS, "saliency method")()
-
-
-def _has_given_label(task: Task) -> bool:
-    """Return whether a task has a label that is not its prediction."""
-    return task.label is not None and task.label_source != "predicted"
 
 
 def _method_name(task: Task) -> str:

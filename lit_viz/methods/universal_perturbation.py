@@ -262,6 +262,7 @@ class UniversalPerturbation(AttackTraining):
                     target=task.target,
                     target_name=task.target_name,
                     predicted_before_name=self.network.labels[int(before.argmax())],
+                    correct=int(before.argmax()) == task.label if task.has_given_label else None,
                     label_name=None if task.label is None else self.network.labels[task.label],
                     probability_before=float(before.softmax(0)[task.goal]),
                     probability=float(file.logits.softmax(0)[task.goal]),

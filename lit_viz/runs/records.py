@@ -233,6 +233,7 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
     Attributes:
         label_name: name of the label.
         predicted_before, predicted_before_name: prediction of the photograph.
+        correct: whether the prediction of the photograph is the given label; None without one.
         probability_before: probability of the target or the label on the photograph.
         score_before: score of the photograph, if scores are numbers.
         original_size, original_box: size of the original photograph, and the part that the network received.
@@ -259,6 +260,7 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
     label_name: str | None = None
     predicted_before: int | None = None
     predicted_before_name: str | None = None
+    correct: bool | None = None
     probability_before: float | None = None
     score_before: float | None = None
     original_size: tuple[int, int] | None = None

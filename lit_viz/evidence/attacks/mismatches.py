@@ -109,6 +109,7 @@ def _goal(record: Any, task: Task, before: Verdict, network: Network) -> Iterato
             yield f"{name} {index}, recorded {recorded}"
     if isinstance(record, AdversarialRecord) and record.against != task.against:
         yield f"against {task.against}, recorded {record.against}"
+    yield from _correct(record, task, before, network)
     if record.label_source != task.label_source:
         yield f"label_source {task.label_source}, recorded {record.label_source}"
     label_name = None if record.label is None else network.labels[record.label]
@@ -119,6 +120,20 @@ def _goal(record: Any, task: Task, before: Verdict, network: Network) -> Iterato
         recorded = getattr(record, name)
         if not _is_same_text(text, recorded):
             yield f"{name} {text}, recorded {recorded}"
+
+
+def _correct(record: Any, task: Task, before: Verdict, network: Network) -> Iterator[str]:
+    """Yield a mismatch if another prediction of the photograph is recorded as its given label."""
+    expected, predicted = None, int(before.logits.argmax())
+    if task.label is not None and task.has_given_label and network.decision == "exclusive":
+        expected = predicted == task.label
+    recorded = record.correct
+    is_same = recorded == expected
+    if not is_same and recorded is not None and expected is not None:
+        highest = before.logits.topk(2).indices.tolist()
+        is_same = task.label in highest and _are_close(before, *highest)
+    if not is_same:
+        yield f"correct {expected}, recorded {recorded}"
 
 
 def _is_same_text(text: str | None, recorded: str | None) -> bool:

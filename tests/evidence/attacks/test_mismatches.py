@@ -26,7 +26,7 @@ OF_THE_QUEUE = {"index", "name", "source", "seed"}
 FIELDS = [
     "status", "label", "label_source", "label_name", "target", "target_name", "predicted", "predicted_name", "top5",
     "predicted_before", "predicted_before_name", "probability_before", "probability", "margin", "l2", "linf", "l0",
-    "ssim", "psnr", "success_file", "success_jpeg95", "success_jpeg75", "attack", "norm", "eps",
+    "correct", "ssim", "psnr", "success_file", "success_jpeg95", "success_jpeg75", "attack", "norm", "eps",
 ]  # fmt: skip
 OPTIONS: dict[str, Any] = {"attack": "pgd", "eps": "12/255", "iterations": 8, "early_stop": False, "logger": "none"}
 
@@ -77,7 +77,7 @@ def test_a_forged_value_is_named(
         pytest.skip("the sample of a store of tars has finished tasks only")
     run = shutil.copytree(finished, tmp_path / "run")
     record = loaded(run).records().of_index(2)
-    values: dict[str, object] = {"status": "skipped", "target": 1, "target_name": "x", "norm": "l2"}
+    values: dict[str, object] = {"status": "skipped", "target": 1, "target_name": "x", "norm": "l2", "correct": True}
     forge(run, 2, name, values.get(name, another(values_of(record)[name])))
     assert not lv.check(run, smooth, progress=True)
     stated = " ".join(capsys.readouterr().err.split())
@@ -86,6 +86,38 @@ def test_a_forged_value_is_named(
         word = name.removesuffix("_name")
     assert f"{word} " in stated.partition("is not as recorded")[2]
     assert "not as recorded: p2" in stated
+
+
+@pytest.mark.filterwarnings("ignore:1 skipped of 6")
+@pytest.mark.parametrize("attack", ["pgd", "universal"])
+def test_records_state_whether_the_prediction_is_the_given_label(
+    attack: str, smooth: Network, photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = smooth.scores(noise()).argmax(1).tolist()
+    labels[2] = (labels[2] + 1) % 5
+    run = tmp_path / "run"
+    options = OPTIONS
+    if attack == "universal":
+        options = {"attack": "universal", "eps": 0.2, "norm": "linf", "iterations": 8, "logger": "none"}
+    result = lv.attack(smooth, photographs, label=labels, out=run, **options)
+    expected = [True, True, False, True, True, True]
+    if attack == "universal":
+        of_photographs = [image.record for image in loaded(run).perturbed_images("0000_universal")]
+    else:
+        of_photographs = list(result.records)
+        assert of_photographs[2].status == "skipped"
+    assert [record.correct for record in of_photographs] == expected
+    assert lv.check(run, smooth)
+    for index in (1, 2):
+        if attack == "universal":
+            forge_line(run, LINES, index, correct=not expected[index])
+        else:
+            forge(run, index, "correct", not expected[index])
+    capsys.readouterr()
+    assert not lv.check(run, smooth, progress=True)
+    stated = " ".join(capsys.readouterr().err.split())
+    assert "correct True, recorded False" in stated
+    assert "correct False, recorded True" in stated
 
 
 @pytest.mark.parametrize("name", ["success_file", "success_jpeg95", "success_jpeg75"])
@@ -159,7 +191,7 @@ def test_a_changed_file_is_not_as_recorded(finished: Path, smooth: Network, tmp_
 OF_PHOTOGRAPHS = [
     "status", "label", "label_source", "label_name", "predicted_before_name", "probability_before", "predicted",
     "predicted_name", "probability", "success_file", "success_jpeg95", "success_jpeg75", "l2", "linf", "held_out",
-    "target", "target_name", "file",
+    "target", "target_name", "file", "correct",
 ]  # fmt: skip
 OF_PERTURBATIONS = [
     "fooling_rate", "held_out_fooling_rate", "trained_on", "held_out", "photographs", "magnified", "l2", "linf", "eps",
@@ -183,7 +215,7 @@ def test_a_forged_value_of_a_photograph_is_named(
 ) -> None:
     run = shutil.copytree(universal, tmp_path / "run")
     record = loaded(run).perturbed_images("0000_universal")[2].record
-    values: dict[str, object] = {"status": "skipped", "target": 1, "file": None, "target_name": "x"}
+    values: dict[str, object] = {"status": "skipped", "target": 1, "file": None, "target_name": "x", "correct": True}
     value = values.get(name, another(values_of(record)[name]))
     forge_line(run, LINES, 2, **{name: value})
     assert not lv.check(run, smooth, progress=True)
