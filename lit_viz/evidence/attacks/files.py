@@ -159,7 +159,7 @@ def evaluate_files(files: Sequence[RecordedFile], network: Network, batch: int) 
         batch: maximum number of files that are evaluated at once.
 
     Raises:
-        LitVizError: a file is missing, damaged, or of another size than the network's input.
+        LitVizError: a file is missing, damaged, or of another size than the network's input, or its photograph is.
     """
     step = min(_BATCH, batch)
     for first in range(0, len(files), step):
@@ -169,10 +169,10 @@ def evaluate_files(files: Sequence[RecordedFile], network: Network, batch: int) 
 def _evaluate_batch(files: Sequence[RecordedFile], network: Network) -> Iterator[FileValues]:
     images, sources = dict[int, Tensor](), dict[int, Tensor]()
     for n, file in enumerate(files):
-        images[n] = _image(file, network)
+        images[n] = _checked(file.image(), file.file, network)
         source = file.source()
         if source is not None:
-            sources[n] = source
+            sources[n] = _checked(source, f"the photograph of {file.file}", network)
     tasks = _resolved_tasks(files, sources, network)
     verifier = _verifier(files, tasks, network)
     of_files, of_sources = _verdicts(verifier, images), _verdicts(verifier, sources)
@@ -213,10 +213,10 @@ def _compressed(files: Sequence[RecordedFile], images: Mapping[int, Tensor], qua
     return compressed
 
 
-def _image(file: RecordedFile, network: Network) -> Tensor:
-    image, shape = file.image(), (network.channels, *network.size)
+def _checked(image: Tensor, name: Path | str, network: Network) -> Tensor:
+    shape = (network.channels, *network.size)
     if image.shape != shape:
-        raise LitVizError(f"{file.file} must have the shape {shape} of {network.name}, got {tuple(image.shape)}")
+        raise LitVizError(f"{name} must have the shape {shape} of {network.name}, got {tuple(image.shape)}")
     return image
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import lit_viz as lv
+from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
 from tests.support.forgery import another, forge, forge_line, loaded, rewrite, values_of
@@ -184,6 +185,15 @@ def test_a_changed_file_is_not_as_recorded(finished: Path, smooth: Network, tmp_
     (run / record.file).write_bytes(encode_png(noise()[1]))
     rewrite(run, lambda _: None)
     assert not lv.check(run, smooth)
+
+
+def test_a_photograph_of_another_size_is_named(smooth: Network, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lv.attack(smooth, noise(2), out=run, **OPTIONS)
+    next((run / "sources").glob("0001*.png")).write_bytes(encode_png(torch.zeros(3, 40, 40)))
+    rewrite(run, lambda _: None)
+    with pytest.raises(LitVizError, match=r"the photograph of .* must have the shape \(3, 16, 16\) of .*, got \(3, 40"):
+        lv.check(run, smooth)
 
 
 # -- universal perturbations
