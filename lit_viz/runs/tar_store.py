@@ -51,7 +51,7 @@ from lit_viz.utils.sequences import LazySequence
 
 #: Number of tasks of the sample: the first ones, those with the least probability, and drawn ones.
 SAMPLE = 100
-#: Number of the first tasks, and of those with the least probability. As many first results have maps with channels.
+#: Number of the first tasks, and of those with the least probability. Maps of as many tasks have channels.
 _FIRST = 34
 _LEAST = 33
 #: Binary exponent of the largest value of a map in float16; small values have the same number of digits.
@@ -120,8 +120,7 @@ class TarStorage(FolderStorage):
             values, scale = to_half(to_one_channel(result.array, record.reducer))
             members["map.npy"] = npy_of(values)
             fields |= {"array": "map.npy", "scale": scale}
-            is_first = self._tar.tasks < _FIRST and self._stem.endswith("000000")
-            if self._keeps_arrays or is_first:
+            if self._keeps_arrays or record.index < _FIRST:
                 members["array.npy"] = npy_of(result.array.float())
                 fields["array"] = "array.npy"
             elif len(result.array) > 1:

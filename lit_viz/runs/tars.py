@@ -130,7 +130,7 @@ def read_member(root: Path, name: str, offset: int) -> bytes | None:
                         return None if content is None else content.read()
                     if not found.name.startswith(task):
                         break
-    except (tarfile.TarError, ValueError) as error:
+    except (tarfile.TarError, ValueError, OSError, OverflowError) as error:  # the offset may be of a forger
         remedy = f"{command_line('resume', root)} computes its tasks again"
         raise LitVizError(f"{path} is damaged ({first_line(error)}): {remedy}") from error
     return None

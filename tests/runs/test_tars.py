@@ -110,6 +110,12 @@ def test_a_file_that_is_no_tar_is_an_error(tar: Path) -> None:
         read_member(tar.parent.parent, f"{NAME}/0000_cat.json", 0)
 
 
+@pytest.mark.parametrize("offset", [-1, 10**30])  # of a forged record
+def test_an_offset_outside_of_the_tar_is_an_error(tar: Path, offset: int) -> None:
+    with pytest.raises(LitVizError, match="is damaged"):
+        read_member(tar.parent.parent, f"{NAME}/0000_cat.json", offset)
+
+
 def test_a_tar_that_is_cut_before_a_task_has_no_members_of_it(tar: Path) -> None:
     tar.write_bytes(tar.read_bytes()[: SECOND + 200])
     assert read_member(tar.parent.parent, f"{NAME}/0001_dög.map.npy", SECOND) is None
