@@ -198,8 +198,8 @@ class TaskSegments:
 
     def _parsed(self, line: str) -> dict[str, Any]:
         values = parse_object(line)
-        if values is None:  # of a forger
-            raise LitVizError(f"{self._root / SEGMENTS} is damaged (a line is no JSON object): start another run")
+        if values is None or not _is_task(values):  # of a forger
+            raise LitVizError(f"{self._root / SEGMENTS} is damaged (a line is of no task): start another run")
         return values
 
     def rewrite(
@@ -244,6 +244,18 @@ class TaskSegments:
             with translate_write_errors(path):
                 path.unlink()
         sync_filesystem(self._root)
+
+
+def _is_task(values: Mapping[str, Any]) -> bool:
+    """Return whether files and rows of a line have their types; a general check takes ten times as long."""
+    files, rows = values.get("files"), values.get("rows")
+    if not isinstance(files, dict) or not isinstance(rows, list):
+        return False
+    return all(isinstance(signature, dict) for signature in files.values()) and all(map(_is_row, rows))
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, list) and [type(value) for value in row] == [int, int, dict]
 
 
 def segment_files(root: Path) -> list[Path]:

@@ -441,15 +441,24 @@ def test_the_work_of_a_result_does_not_grow_with_the_queue(folder):
     assert peak < 10_000_000  # the large record is not read
 
 
-def test_a_signed_line_that_is_no_json_is_one_sentence(folder):
-    """Deep nesting in the record of a line with valid digests."""
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"record": {', '"record": {"deep": ' + "[" * 100_000),
+        ('"rows": [', '"rows": "x", "r": ['),
+        ('"rows": [', '"rows": [[0, 1]], "r": ['),
+        ('"files": {', '"files": ["x"], "f": {'),
+        ('"files": {', '"files": {"x": 1}, "f": {'),
+    ],
+)
+def test_a_signed_line_that_is_of_no_task_is_one_sentence(folder, old, new):
     finish(folder, 0)
     folder.commit()
     (path,) = segment_files(folder.path)
     line = path.read_text()
-    text = line.rpartition(', "sha256": "')[0].replace('"record": {', '"record": {"deep": ' + "[" * 100_000, 1)
+    text = line.rpartition(', "sha256": "')[0].replace(old, new, 1)
     path.write_text(signed(text))
     forged = FolderStorage(folder.path)
     for read in (lambda: list(forged.segments.all()), lambda: forged.segments.values(0)):
-        with pytest.raises(LitVizError, match=r"records is damaged \(a line is no JSON object\): start another run"):
+        with pytest.raises(LitVizError, match=r"records is damaged \(a line is of no task\): start another run"):
             read()
