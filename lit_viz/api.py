@@ -32,7 +32,7 @@ from lit_viz.objectives import Objective
 from lit_viz.objectives.layers import Axis
 from lit_viz.optim import StepRule
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.stores import open_run
+from lit_viz.runs.tar_store import open_run
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, remark
 

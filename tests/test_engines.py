@@ -18,7 +18,7 @@ import torch
 import lit_viz as lv
 from lit_viz.images.reading import encode_png, read_photograph
 from lit_viz.runs.segments import segment_files
-from lit_viz.runs.stores import open_run
+from lit_viz.runs.tar_store import open_run
 from tests.support.peers import require_package
 
 ROOT = Path(__file__).parents[1]

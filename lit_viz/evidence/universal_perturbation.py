@@ -19,9 +19,9 @@ from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.photographs import resolve
 from lit_viz.methods.universal_perturbation import magnification
+from lit_viz.runs.contents import exact_image
 from lit_viz.runs.evidence import Evidence, FileEvidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.reader import exact_image
 from lit_viz.runs.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Curve, Record, Task

@@ -47,7 +47,7 @@ from lit_viz.runs.layout import EVIDENCE, REPORT
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
 from lit_viz.runs.seal import is_drawing, is_evidence
-from lit_viz.runs.stores import open_run
+from lit_viz.runs.tar_store import open_run
 from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize, remark, warn_caller
 from lit_viz.utils.process import is_rank_zero, tune_allocator

@@ -19,7 +19,7 @@ from lit_viz.loggers.rows import FolderRows
 from lit_viz.presentations import stored_method
 from lit_viz.runs.access import run_lock
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.stores import open_run
+from lit_viz.runs.tar_store import open_run
 from lit_viz.runs.verification import verify
 from lit_viz.utils.formatting import Notify, command_line
 

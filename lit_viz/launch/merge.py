@@ -13,9 +13,9 @@ from lit_viz.launch.options import extra_files
 from lit_viz.launch.resume import changed_arguments, differs_in
 from lit_viz.runs.access import check_new, folder_lock, is_run
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.merging import FinishedTasks, merge_tasks, new_folder
+from lit_viz.runs.merging import intact_tasks, merge_tasks, new_folder
 from lit_viz.runs.stored import QueuePart
-from lit_viz.runs.stores import open_run
+from lit_viz.runs.tar_store import open_run
 from lit_viz.runs.verification import verify
 from lit_viz.utils.checking import shortened
 from lit_viz.utils.formatting import Notify, pluralize
@@ -73,15 +73,15 @@ def _merge(paths: Sequence[str | Path], out: Path, partial: bool, notify: Notify
     missing = _missing_shards(folders, parts)
     if missing and not partial:
         raise LitVizError(f"{_named(missing)} missing: name all shards, or give partial")
-    shards: list[FinishedTasks] = []
+    shards: dict[FolderStorage, set[int]] = {}
     for folder, part in zip(folders, parts, strict=True):
         if not partial:
             verify(folder)
-        tasks = FinishedTasks.of(folder)
-        if len(tasks.indices) < part.tasks:
-            missing.append(f"{pluralize(part.tasks - len(tasks.indices), 'task')} of {part.name}")
-        shards.append(tasks)
-    if not any(shard.indices for shard in shards):
+        shards[folder] = intact_tasks(folder)
+        lost = part.tasks - len(shards[folder])
+        if lost:
+            missing.append(f"{pluralize(lost, 'task')} of {part.name}")
+    if not any(shards.values()):
         raise LitVizError("shards to merge must have finished tasks, got none")
     if missing:
         notify(f"{_named(missing)} missing")

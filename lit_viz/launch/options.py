@@ -26,7 +26,7 @@ from lit_viz.loggers import LOGGERS, logger_names
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.presentations import FigureFormat, FigureOptions, presentation_of
 from lit_viz.runs.access import check_new, is_run
-from lit_viz.runs.stores import Store
+from lit_viz.runs.tar_store import Store
 from lit_viz.types import slug
 from lit_viz.utils.checking import check_fields, check_types
 

@@ -22,7 +22,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.identity import CHANGEABLE
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.segments import segment_files
-from lit_viz.runs.stores import open_run, storage_class
+from lit_viz.runs.tar_store import open_run, storage_class
 from lit_viz.types import Record, Task
 from lit_viz.utils.formatting import Notify, command_line, remark
 from lit_viz.utils.imports import exclude_from_imports

@@ -20,9 +20,9 @@ from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow, RunResults
 from lit_viz.presentations import Presentation, presentation_of
+from lit_viz.runs.contents import top5_of
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import RECORDED
-from lit_viz.runs.reader import top5_of
 from lit_viz.types import Curve, Picture, Record, Task, slug
 from lit_viz.utils.limits import MOST_IN_GRIDS
 

@@ -30,8 +30,8 @@ from lit_viz.loggers.base import (
     stored_run_id,
 )
 from lit_viz.presentations import EvidenceItem
+from lit_viz.runs.contents import top5_of
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.reader import top5_of
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, write_text
 from lit_viz.utils.formatting import Notify, command_line

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from heapq import merge
 from operator import itemgetter
 from pathlib import Path
@@ -23,37 +22,21 @@ from lit_viz.runs.stored import QueuePart
 from lit_viz.utils.files import delete_entry, json_line, translate_write_errors, write_lines
 
 
-@dataclass(frozen=True)
-class FinishedTasks:
-    """The tasks of a shard that are as they were written.
-
-    Attributes:
-        folder: run folder of the shard.
-        indices: their indices.
-        damaged: finished tasks that are not.
-    """
-
-    folder: FolderStorage
-    indices: frozenset[int]
-    damaged: frozenset[int]
-
-    @classmethod
-    def of(cls, folder: FolderStorage) -> FinishedTasks:
-        """Compare the tasks of a shard with its segments."""
-        damaged = frozenset(index for index, _ in folder.mismatches())
-        return cls(folder, frozenset(folder.segments.finished) - damaged, damaged)
-
-
 def new_folder(out: Path) -> Path:
     """Return the folder in which a merged run is written before it gets its name."""
     return out.with_name(f".{out.name}.merge")
 
 
-def merge_tasks(shards: Sequence[FinishedTasks], out: Path, options: str, recorded: Mapping[str, Any]) -> FolderStorage:
+def intact_tasks(shard: FolderStorage) -> set[int]:
+    """Return the finished tasks of a shard that are as they were written, by index."""
+    return set(shard.segments.finished) - {index for index, _ in shard.mismatches()}
+
+
+def merge_tasks(shards: Mapping[FolderStorage, Set[int]], out: Path, options: str, recorded: Mapping[str, Any]) -> None:
     """Write a run folder with the tasks of shards, as that of a run which has finished them.
 
     Args:
-        shards: tasks of different shards of one queue.
+        shards: indices of the :func:`intact_tasks` of different shards of one queue.
         out: a missing or empty folder, of which :func:`new_folder` is locked.
         options: configuration as YAML.
         recorded: provenance.
@@ -62,65 +45,62 @@ def merge_tasks(shards: Sequence[FinishedTasks], out: Path, options: str, record
         LitVizError: the queue is not that of the shards, or the disk is full.
     """
     # In a folder beside it first: a killed process leaves no incomplete run.
-    kind = type(shards[0].folder)
-    folder = kind(new_folder(out))
+    folder = type(next(iter(shards)))(new_folder(out))
     with translate_write_errors(out):
         for entry in folder.path.iterdir():  # of a merge that was killed
             if entry.name != LOCK:
                 delete_entry(entry)
         folder.write_config(options, recorded)
         _write_queue(shards, folder.path / QUEUE)
-        for shard in shards:
-            linked: set[str] = set()
-            for values in shard.folder.segments.all():
-                if values["index"] in shard.indices:
+        for shard, indices in shards.items():
+            linked = {f"{SEGMENTS}/{name}" for name in shard.segments.counts}
+            for values in shard.segments.all():
+                if values["index"] in indices:
                     linked.update(values["files"])
-            linked.update(f"{SEGMENTS}/{name}" for name in shard.folder.segments.counts)
             for name in linked:
-                link(shard.folder.path / name, folder.path / name)
-            _select(shard, folder)
+                link(shard.path / name, folder.path / name)
+            _select(shard, indices, folder)
         folder.load()
         Seal.write(folder.path, complete=False)
         write_checkpoint(folder)
         with suppress(FileNotFoundError):
             out.rmdir()
         folder.path.rename(out)
-    return kind(out)
 
 
-def _select(shard: FinishedTasks, merged: FolderStorage) -> None:
-    """Replace linked segments by ones without the lines of damaged tasks.
+def _select(shard: FolderStorage, indices: Set[int], merged: FolderStorage) -> None:
+    """Replace linked segments by ones without the lines of other tasks, which are damaged.
 
     The digest of the merged run is in all lines: that of a shard differs if its arguments were written otherwise.
     """
-    given, run = shard.folder.digest, merged.digest
-    segments = TaskSegments(merged.path, given, shard.folder.segments.counts)
+    given, run = shard.digest, merged.digest
+    segments = TaskSegments(merged.path, given, shard.segments.counts)
 
     def change(index: int, line: str) -> str | None:
-        if index not in shard.indices:
+        if index not in indices:
             return None
         return line if given == run else of_run(line, run)
 
-    replaced = shard.damaged if given == run else segments.finished
+    replaced = segments.finished.keys() - (indices if given == run else ())
     segments.rewrite(change, replaced, damaged=True)
 
 
-def _write_queue(shards: Sequence[FinishedTasks], path: Path) -> None:
+def _write_queue(shards: Mapping[FolderStorage, Set[int]], path: Path) -> None:
     """Write the queue, with a first line about the whole queue if tasks are missing."""
-    part = shards[0].folder.part
+    first = next(iter(shards))
+    part = first.part
     assert part is not None
     lines = []
-    for shard in shards:
-        indices = shard.indices
-        lines.append([item for item in shard.folder.queue().lines.items() if item[0] in indices])
+    for shard, indices in shards.items():
+        lines.append([item for item in shard.queue().lines.items() if item[0] in indices])
     write_lines(path, map(itemgetter(1), merge(*lines)))
-    count = sum(len(shard.indices) for shard in shards)
+    count = sum(map(len, shards.values()))
     if count < part.total:
         tasks = path.read_text(encoding="utf-8")
-        first = QueuePart(tasks=count, total=part.total, sha256=part.sha256)
-        write_lines(path, [json_line(first.to_dict()), tasks])
+        line = QueuePart(tasks=count, total=part.total, sha256=part.sha256)
+        write_lines(path, [json_line(line.to_dict()), tasks])
     elif hashlib.sha256(path.read_bytes()).hexdigest() != part.sha256:
-        raise LitVizError(f"the tasks of {shards[0].folder.path} and the other shards are not those of one queue")
+        raise LitVizError(f"the tasks of {first.path} and the other shards are not those of one queue")
 
 
 def link(source: Path, target: Path) -> None:

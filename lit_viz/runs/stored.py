@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,6 @@ from lit_viz.utils.files import lines_with_offsets, parse_object
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.sequences import LazySequence
 
-T = TypeVar("T")
 _MOST_RECORDS = 1000  # that are kept in memory
 _OPEN_QUEUES = 4  # that are kept in memory, 16 bytes a task
 
@@ -50,30 +48,7 @@ class QueuePart(JsonObject):
         return f"{self.tasks} of {self.total} tasks" if self.shard is None else f"shard {self.shard}"
 
 
-class _StoredLines(LazySequence[T]):
-    """Objects of the lines of a file about tasks, in task order.
-
-    Attributes:
-        lines: the lines.
-    """
-
-    lines: IndexedLines
-
-    @abstractmethod
-    def _object(self, line: str) -> T:
-        """Return the object of a line."""
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def make(self, position: int) -> T:
-        return self._object(self.lines.at(position))
-
-    def __iter__(self) -> Iterator[T]:
-        return map(self._object, self.lines.lines())
-
-
-class StoredTasks(_StoredLines[Task]):
+class StoredTasks(LazySequence[Task]):
     """The tasks of a run folder, in the order of the queue; all lines are checked once.
 
     Args:
@@ -81,6 +56,7 @@ class StoredTasks(_StoredLines[Task]):
 
     Attributes:
         part: the first line of a queue that is a part of another; None of a whole queue.
+        lines: the lines about tasks.
         indices: index of each task.
 
     Raises:
@@ -114,12 +90,22 @@ class StoredTasks(_StoredLines[Task]):
             return Shard.parse(self.part.shard).indices(self.part.total)
         return dict.fromkeys(self.lines.indices.tolist()) if count == self.part.tasks else ()
 
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def make(self, position: int) -> Task:
+        return _task(self.lines.at(position))
+
+    def __iter__(self) -> Iterator[Task]:
+        return map(_task, self.lines.lines())
+
     def of_index(self, index: int) -> Task:
         """Return the task with an index."""
-        return self._object(self.lines[index])
+        return _task(self.lines[index])
 
-    def _object(self, line: str) -> Task:
-        return Task(**(parse_object(line) or {}))
+
+def _task(line: str) -> Task:
+    return Task(**(parse_object(line) or {}))
 
 
 @lru_cache(_OPEN_QUEUES)

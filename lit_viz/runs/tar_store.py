@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,23 +23,22 @@ from torch import Tensor
 
 from lit_viz.attributions.reducers import reduce_channels, to_one_channel
 from lit_viz.engine.module import image_digest
-from lit_viz.engine.snapshots import PerturbedImage, Result
+from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.images.formats import FileFormat
 from lit_viz.images.reading import decode, encode_png, locate
 from lit_viz.images.rendering import Heat
 from lit_viz.rng import Key, generator_for
+from lit_viz.runs.contents import array_of, npy_of
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import CONFIG, EVIDENCE, QUEUE, TARS
-from lit_viz.runs.reader import array_of
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.seal import is_derived, is_evidence
 from lit_viz.runs.segments import MOST_TASKS, Contents, task_line
 from lit_viz.runs.stored import QueuePart, StoredRecords
 from lit_viz.runs.tars import NewTar, read_member
-from lit_viz.runs.writer import npy_of
-from lit_viz.types import Curve, Picture, Record
+from lit_viz.types import Picture, Record
 from lit_viz.utils.files import (
     json_line,
     sha256,
@@ -49,6 +48,8 @@ from lit_viz.utils.files import (
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.sequences import LazySequence
 
+#: Where the results of tasks are: in files, or in tars of a thousand tasks each.
+Store = Literal["files", "tar"]
 #: Number of tasks of the sample: the first ones, those with the least probability, and drawn ones.
 SAMPLE = 100
 #: Number of the first tasks, and of those with the least probability. Maps of as many tasks have channels.
@@ -208,18 +209,6 @@ class TarStorage(FolderStorage):
         photograph = None if source is None else FileFormat.of(record.format).draw(source)
         return photograph, self.drawn(record)
 
-    def frames(self, key: str) -> list[tuple[int, Path]]:
-        return []
-
-    def curve(self, key: str, metric: str) -> Curve:
-        return ()
-
-    def curve_names(self, key: str) -> list[str]:
-        return []
-
-    def perturbed_images(self, key: str) -> list[PerturbedImage]:
-        return []
-
     # -- the sample
 
     def sample(self) -> list[Record]:
@@ -339,3 +328,15 @@ def is_reduced(record: Record) -> bool:
 def _prefix(key: str) -> str:
     """Return the start of the names of a task's members, which the layout of WebDataset ends at the first dot."""
     return key.replace(".", "_")
+
+
+def storage_class(store: str | None) -> type[FolderStorage]:
+    """Return the class of the run folders of a :data:`Store`."""
+    return TarStorage if store == "tar" else FolderStorage
+
+
+def open_run(path: str | Path) -> FolderStorage:
+    """Open an existing run with its store; errors of :meth:`FolderStorage.open`."""
+    folder = FolderStorage.open(path)
+    options = folder.config.get("run") or {}
+    return storage_class(options.get("store"))(path)

@@ -25,7 +25,7 @@ from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.segments import segment_files
-from lit_viz.runs.stores import open_run
+from lit_viz.runs.tar_store import open_run
 from lit_viz.runs.verification import verify
 from lit_viz.types import Task
 from lit_viz.utils.files import atomic_write, sync_filesystem
@@ -41,7 +41,7 @@ Edit = Callable[[Path], None]
 def small_segments() -> Any:
     """Two tasks in a segment."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lit_viz.runs.writer.MOST_TASKS", 2)
+        patch.setattr("lit_viz.runs.folder.MOST_TASKS", 2)
         patch.setattr("lit_viz.runs.tar_store.MOST_TASKS", 2)
         yield
 
@@ -513,7 +513,7 @@ def test_a_loss_of_power_between_segment_and_checkpoint(
         save(self, checkpoint, path, storage_options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lit_viz.runs.writer.sync_filesystem", flushing)
+        patch.setattr("lit_viz.runs.folder.sync_filesystem", flushing)
         patch.setattr(AtomicCheckpointIO, "save_checkpoint", saving)
         runs.compute(run, store, checkpoint_every=2)
     assert facts(run) == facts(runs.made(store, "finished"))

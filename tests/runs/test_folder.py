@@ -219,8 +219,8 @@ def test_a_failed_task_has_a_record_without_files(folder):
 
 def test_files_are_on_the_disk_before_their_segment(folder, monkeypatch):
     seen = []
-    monkeypatch.setattr("lit_viz.runs.writer.write_lines", lambda *_, **__: seen.extend(tree(folder.path)))
-    monkeypatch.setattr("lit_viz.runs.writer.sync_filesystem", lambda path: seen.append("sync"))
+    monkeypatch.setattr("lit_viz.runs.folder.write_lines", lambda *_, **__: seen.extend(tree(folder.path)))
+    monkeypatch.setattr("lit_viz.runs.folder.sync_filesystem", lambda path: seen.append("sync"))
     folder.add_result(result(0, array=image()))
     folder.commit()
     assert seen[0] == "sync"
@@ -301,7 +301,7 @@ def test_records_are_in_task_order(folder):
 
 
 def test_a_segment_has_at_most_a_thousand_tasks(folder, monkeypatch):
-    monkeypatch.setattr("lit_viz.runs.writer.MOST_TASKS", 3)
+    monkeypatch.setattr("lit_viz.runs.folder.MOST_TASKS", 3)
     assert MOST_TASKS == 1000
     for index in range(7):
         finish(folder, index)

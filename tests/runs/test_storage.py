@@ -162,7 +162,7 @@ def test_memory_writes_no_file_until_files_are_read(monkeypatch: pytest.MonkeyPa
         raise AssertionError("a temporary folder was made")
 
     monkeypatch.setattr("lit_viz.runs.memory.tempfile.TemporaryDirectory", refused)
-    monkeypatch.setattr("lit_viz.runs.writer.write_bytes", refused)
+    monkeypatch.setattr("lit_viz.runs.folder.write_bytes", refused)
     storage = MemoryStorage()
     fill(storage)
     assert_filled(storage.outcomes())

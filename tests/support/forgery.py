@@ -11,7 +11,7 @@ from typing import Any
 
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import RESULTS, SEGMENTS
-from lit_viz.runs.stores import storage_class
+from lit_viz.runs.tar_store import storage_class
 
 
 def loaded(run: Path) -> FolderStorage:

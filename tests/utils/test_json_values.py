@@ -13,8 +13,7 @@ import pytest
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.reader import Provenance
+from lit_viz.runs.folder import FolderStorage, Provenance
 from lit_viz.runs.records import AdversarialRecord, ClassImageRecord, SaliencyRecord
 from lit_viz.runs.segments import signed
 from lit_viz.types import Task
