@@ -255,22 +255,23 @@ def _run_in_folder(
     device = device_name(trainer.strategy.root_device)
     folder, queue, checkpoint = _open_folder(module, tasks, options, form, device)
     send = notify or ignore
-    finished = checkpoint.is_finished(queue.tasks)
-    changed = checkpoint.changed_files
-    names = options.logger_names
-    if checkpoint.is_untouched(queue.tasks):
-        names = incomplete_loggers(folder, names)
-        if folder.is_shard:
-            send(f"{folder.path} is complete: nothing is computed")
-    else:
-        # Evidence that is not of a complete run is not verified.
-        changed = [*changed, REPORT, EVIDENCE]
-        for stated in (checkpoint.loss, checkpoint.later):
-            if stated is not None:
-                (notify or remark)(stated)
-        checkpoint.restore()
-    folder.discard(changed)
-    check_records(folder, module.network)
+    finished, changed, names = False, [REPORT, EVIDENCE], options.logger_names
+    if checkpoint is not None:
+        finished = checkpoint.is_finished(queue.tasks)
+        if checkpoint.is_untouched(queue.tasks):
+            changed = checkpoint.changed_files
+            names = incomplete_loggers(folder, names)
+            if folder.is_shard:
+                send(f"{folder.path} is complete: nothing is computed")
+        else:
+            # Evidence that is not of a complete run is not verified.
+            changed = [*checkpoint.changed_files, *changed]
+            for stated in (checkpoint.loss, checkpoint.later):
+                if stated is not None:
+                    (notify or remark)(stated)
+            checkpoint.restore()
+        folder.discard(changed)
+        check_records(folder, module.network)
     log = open_loggers(folder, names, options, type(module), send)
     try:
         if not finished:
@@ -289,8 +290,8 @@ def _run_in_folder(
 
 def _open_folder(
     module: ImageTraining, tasks: TaskQueue, options: RunOptions, form: Form, device: str
-) -> tuple[FolderStorage, TaskQueue, LastCheckpoint]:
-    """Return the run folder, its queue and its checkpoint: those of a resumed run, or new ones."""
+) -> tuple[FolderStorage, TaskQueue, LastCheckpoint | None]:
+    """Return the run folder and its queue, of a resumed run also its checkpoint; a new run has none."""
     text, recorded = _configuration(module, form)
     folder, is_resumed = open_or_create(options, form)
     give_photographs(folder, module)
@@ -312,7 +313,7 @@ def _open_folder(
     if is_run(folder.path):  # only now that the new run is valid
         folder.clear(extra_files())
     folder.write_start(text, {**recorded, "device": device}, whole, shard)
-    return folder, tasks.store(folder.queue()), LastCheckpoint(folder)
+    return folder, tasks.store(folder.queue()), None
 
 
 def _complete(

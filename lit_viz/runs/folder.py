@@ -22,6 +22,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.formats import FileFormat, format_of_map
 from lit_viz.images.rasters import mask_of
 from lit_viz.images.reading import encode_png
+from lit_viz.runs import layout
 from lit_viz.runs.access import (
     check_entries,
     check_is_run,
@@ -34,23 +35,6 @@ from lit_viz.runs.access import (
 from lit_viz.runs.contents import TOP5, exact_image, npy_of, read_array, read_image
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.identity import run_digest
-from lit_viz.runs.layout import (
-    CONFIG,
-    EVIDENCE,
-    FRAMES,
-    MARK,
-    METRICS,
-    QUEUE,
-    RECORDED,
-    RESULTS,
-    SEGMENTS,
-    STORE,
-    TARS,
-    TASK_FOLDERS,
-    frame_name,
-    iteration_of,
-    terms_name,
-)
 from lit_viz.runs.metrics import HEADER, Metrics, curves_of
 from lit_viz.runs.results import Storage
 from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived, is_evidence, signatures
@@ -185,7 +169,7 @@ class FolderStorage(Storage):
         Raises:
             LitVizError: the file is no YAML, or has no options in it.
         """
-        path = self.path / CONFIG
+        path = self.path / layout.CONFIG
         config = read_yaml(path)
         groups = {section: config.get(section) for section in ("network", "module", "tasks", "run")}
         if isinstance(groups["run"], dict):
@@ -202,13 +186,13 @@ class FolderStorage(Storage):
         Raises:
             LitVizError: a value has another type.
         """
-        recorded: dict[str, Any] = self.config.get(RECORDED) or {}
+        recorded: dict[str, Any] = self.config.get(layout.RECORDED) or {}
         read = recorded
         if isinstance(recorded, Mapping):
             read = {name: recorded[name] for name in Provenance.__annotations__ if name in recorded}
         wrong = wrong_value(read, Provenance)
         if wrong is not None:
-            raise LitVizError(f"{self.path / CONFIG} is damaged ({RECORDED}: {wrong}): restore it")
+            raise LitVizError(f"{self.path / layout.CONFIG} is damaged ({layout.RECORDED}: {wrong}): restore it")
         return recorded
 
     def check(self) -> None:
@@ -219,7 +203,7 @@ class FolderStorage(Storage):
         """
         check_format(str(self.path), self.recorded.get("format"))
         listed = self.seal_on_disk().files
-        for name in (CONFIG, QUEUE):
+        for name in (layout.CONFIG, layout.QUEUE):
             if name in listed and signatures(self.path, [name])[name] != listed[name]:
                 raise LitVizError(
                     f"{self.path / name} was changed after the start of the run: restore it, or start another run"
@@ -228,7 +212,7 @@ class FolderStorage(Storage):
     @cached_property
     def digest(self) -> str:
         """What identifies the run in the lines of its tasks: queue, network, module, tasks and precision."""
-        queue, part = self.path / QUEUE, self.part
+        queue, part = self.path / layout.QUEUE, self.part
         whole = part.sha256 if part is not None else sha256(queue) if queue.exists() else ""
         return run_digest(self.config, self.recorded.get("weights_sha256"), whole)
 
@@ -238,13 +222,13 @@ class FolderStorage(Storage):
         Raises:
             LitVizError: a line is no task.
         """
-        path = self.path / QUEUE
+        path = self.path / layout.QUEUE
         return stored_tasks(path, file_version(path))
 
     @property
     def part(self) -> QueuePart | None:
         """What the queue of a shard, or of a merge of some shards, is a part of; None of a whole run."""
-        return queue_part(self.path / QUEUE)
+        return queue_part(self.path / layout.QUEUE)
 
     @property
     def is_shard(self) -> bool:
@@ -266,7 +250,7 @@ class FolderStorage(Storage):
         Raises:
             LitVizError: a part has another type.
         """
-        path = self.path / EVIDENCE
+        path = self.path / layout.EVIDENCE
         if not path.exists():
             return Evidence()
         parts = parse_object(read_regular_text(path))
@@ -296,13 +280,13 @@ class FolderStorage(Storage):
 
     def write_config(self, options: str, recorded: Mapping[str, Any] | None = None) -> None:
         """Write ``config.yaml``, marked as the configuration of a lit_viz run by its first line."""
-        provenance = {RECORDED: plain(dict(recorded or {}, format=FORMAT))}
+        provenance = {layout.RECORDED: plain(dict(recorded or {}, format=FORMAT))}
         text = yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True)
-        write_text(self.path / CONFIG, f"{MARK}{options}{text}")
+        write_text(self.path / layout.CONFIG, f"{layout.MARK}{options}{text}")
 
     def write_queue(self, tasks: Sequence[Task], shard: Shard | None = None) -> None:
         """Write the tasks; a resume reads them even if the photographs' folder has changed."""
-        path = self.path / QUEUE
+        path = self.path / layout.QUEUE
         lines = (json_line(task.to_dict()) for task in tasks)
         if shard is None:
             write_lines(path, lines)
@@ -363,18 +347,20 @@ class FolderStorage(Storage):
                     found = tars[name]
                 else:
                     found = file_mismatch(self.path, name, signature)
-                if name.startswith(f"{TARS}/"):
+                if name.startswith(f"{layout.TARS}/"):
                     tars[name] = found
                 if found is not None:
                     yield int(values["index"]), found
 
     def damaged_segments(self) -> list[Mismatch]:
         """Return the segments that are not as written; those of a complete run are compared with its seal too."""
-        found = [Mismatch(f"{SEGMENTS}/{name}", reason) for name, reason in self.segments.damaged.items()]
+        found = [Mismatch(f"{layout.SEGMENTS}/{name}", reason) for name, reason in self.segments.damaged.items()]
         seal = self.seal_on_disk()
         if seal.is_complete:
             names = {mismatch.name for mismatch in found}
-            found += [mismatch for mismatch in seal.mismatches(self.path, SEGMENTS) if mismatch.name not in names]
+            found += [
+                mismatch for mismatch in seal.mismatches(self.path, layout.SEGMENTS) if mismatch.name not in names
+            ]
         return found
 
     def foreign_files(self) -> list[Mismatch]:
@@ -382,7 +368,7 @@ class FolderStorage(Storage):
         count, tars = 0, set()
         for values in self.segments.all():
             for name in values["files"]:
-                if name.startswith(f"{TARS}/"):
+                if name.startswith(f"{layout.TARS}/"):
                     tars.add(name)
                 else:
                     count += 1
@@ -456,7 +442,7 @@ class FolderStorage(Storage):
         """Replace these parts of ``evidence.json``; the other parts remain."""
         merged = self.evidence().to_dict()
         merged |= evidence.to_dict()
-        write_text(self.path / EVIDENCE, json.dumps(plain(merged), indent=2) + "\n")
+        write_text(self.path / layout.EVIDENCE, json.dumps(plain(merged), indent=2) + "\n")
 
     def seal(self) -> None:
         """Write ``results.jsonl`` and ``metrics.csv``, and state that the run is complete, with the files as they are
@@ -495,9 +481,9 @@ class FolderStorage(Storage):
             texts: dict[str, str] = {}
             if snapshot.top5:
                 texts[TOP5] = json.dumps([(name, round(probability, 4)) for name, probability in snapshot.top5])
-            self._write_png(f"frames/{key}/{frame_name(iteration)}", snapshot.image, texts)
+            self._write_png(f"frames/{key}/{layout.frame_name(iteration)}", snapshot.image, texts)
         for name, image in snapshot.extra_images.items():
-            self._write_png(f"frames/{key}.{name}/{frame_name(iteration)}", image)
+            self._write_png(f"frames/{key}.{name}/{layout.frame_name(iteration)}", image)
         if snapshot.metrics:
             self._contents_of(key).add_row(self._snapshots, iteration, snapshot.metrics)
             self._snapshots += 1
@@ -513,7 +499,7 @@ class FolderStorage(Storage):
             array = self._write_array(f"arrays/{key}.npy", result.array)
             self._write_geometry(key, result)
         if result.terms is not None:
-            self._write_array(terms_name(key), result.terms)
+            self._write_array(layout.terms_name(key), result.terms)
         if result.perturbed_images:
             self._write_perturbed_images(key, result.perturbed_images)
         record = result.record.amend(file=file, array=array)
@@ -536,17 +522,17 @@ class FolderStorage(Storage):
         if self._pending:
             name = f"{self._next_segment()}.jsonl"
             with self._lock:
-                write_lines(self.path / SEGMENTS / name, self._pending.values())
+                write_lines(self.path / layout.SEGMENTS / name, self._pending.values())
                 self._counts[name] = len(self._pending)
                 self._segments = None
                 self._pending.clear()  # last: loggers read the tasks in another thread
         in_progress = {index: vars(contents) for index, contents in self.in_progress.items()}
         store = {"segments": dict(self._counts), "in_progress": in_progress, "snapshots": self._snapshots}
-        return {STORE: store}
+        return {layout.STORE: store}
 
     def _next_segment(self) -> str:
         """Return the name of the next segment, which no shard of the run repeats."""
-        part = queue_part(self.path / QUEUE)
+        part = queue_part(self.path / layout.QUEUE)
         start = "" if part is None or part.shard is None else part.shard.replace("/", "of") + "-"
         numbers = [int(path.stem.rpartition("-")[2]) for path in segment_files(self.path)]
         return f"{start}{max(numbers, default=-1) + 1:06d}"
@@ -630,7 +616,7 @@ class FolderStorage(Storage):
         return read_array(self.path / record.array) if record.array else None
 
     def terms(self, record: Record) -> Tensor | None:
-        path = self.path / terms_name(record.key)
+        path = self.path / layout.terms_name(record.key)
         return read_array(path) if path.exists() else None
 
     def source(self, record: Record) -> Tensor | None:
@@ -655,8 +641,8 @@ class FolderStorage(Storage):
         frames = []
         for name in self._contents(key).files:
             file = Path(name)
-            if file.parent.as_posix() == f"{FRAMES}/{key}":
-                frames.append((iteration_of(file), self.path / file))
+            if file.parent.as_posix() == f"{layout.FRAMES}/{key}":
+                frames.append((layout.iteration_of(file), self.path / file))
         return sorted(frames)
 
     def images_at(self, key: str, iteration: int) -> dict[str, Path]:
@@ -664,7 +650,7 @@ class FolderStorage(Storage):
         files: dict[str, Path] = {}
         for name in self._contents(key).files:
             file = Path(name)
-            if file.parts[0] == FRAMES and file.name == frame_name(iteration):
+            if file.parts[0] == layout.FRAMES and file.name == layout.frame_name(iteration):
                 files[file.parent.name[len(key) + 1 :] or "image"] = self.path / file
         return files
 
@@ -694,8 +680,8 @@ class FolderStorage(Storage):
 
 def write_exports(folders: Sequence[FolderStorage], root: Path) -> None:
     """Write ``results.jsonl`` and ``metrics.csv`` with the finished tasks of run folders, one folder after another."""
-    write_lines(root / RESULTS, _result_lines(folders))
-    write_lines(root / METRICS, _metric_lines(folders))
+    write_lines(root / layout.RESULTS, _result_lines(folders))
+    write_lines(root / layout.METRICS, _metric_lines(folders))
 
 
 def _result_lines(folders: Sequence[FolderStorage]) -> Iterator[str]:
@@ -715,7 +701,7 @@ def _metric_lines(folders: Sequence[FolderStorage]) -> Iterator[str]:
 
 def task_files(root: Path) -> Iterator[tuple[int, str]]:
     """Yield the files in the folders of tasks, with the index at the start of the name; others are of no task."""
-    for folder in TASK_FOLDERS:
+    for folder in layout.TASK_FOLDERS:
         for path in (root / folder).rglob("*"):
             name = path.relative_to(root)
             index = index_of(name.parts[1])
@@ -725,7 +711,7 @@ def task_files(root: Path) -> Iterator[tuple[int, str]]:
 
 def tar_files(root: Path) -> list[str]:
     """Return the tars of a run folder."""
-    return sorted(path.relative_to(root).as_posix() for path in (root / TARS).glob("[!.]*"))
+    return sorted(path.relative_to(root).as_posix() for path in (root / layout.TARS).glob("[!.]*"))
 
 
 def file_mismatch(root: Path, name: str, signature: Signature) -> Mismatch | None:
