@@ -28,6 +28,7 @@ from lit_viz.methods.photographs import class_tasks
 from lit_viz.methods.tasks import Classes, ImageTasks, class_indices
 from lit_viz.networks import Network
 from lit_viz.runs.memory import MemoryStorage
+from lit_viz.runs.results import Outcome
 from lit_viz.types import slug
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import probability_text
@@ -271,7 +272,7 @@ class RobustnessProbe(ImageProbe):
         return {"adversarial": (tile(image, columns=len(successes)), f"predicted: {names}")} if successes else {}
 
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
-        outcomes = MemoryStorage(results).outcomes()
+        outcomes: Sequence[Outcome[Any]] = MemoryStorage(results).outcomes()
         return {"accuracy": clean_accuracy(outcomes).accuracy, "robust_share": robust_share(outcomes)[-1].accuracy}
 
 

@@ -311,6 +311,15 @@ class Method(Part, pl.LightningModule):
         Final snapshots follow :meth:`final_metrics` and hold the outcome.
         """
 
+    def new_record(self, task: Task, **fields: Any) -> Record:
+        """Return the record of a task, finished or failed, of the class of the method.
+
+        Args:
+            task: the task.
+            fields: status, counts, metrics, and the reason of a failure.
+        """
+        return Record.of(task, **fields)
+
     @abstractmethod
     def record(self, n: int, snapshot: Snapshot, common: Record) -> Record:
         """Return the record of slot n.
@@ -318,7 +327,7 @@ class Method(Part, pl.LightningModule):
         Args:
             n: slot of a finished task.
             snapshot: its final snapshot.
-            common: record with the common fields and the metrics, to extend.
+            common: its :meth:`new_record`, to extend.
         """
 
     def finished_metrics(self, record: Record) -> dict[str, float]:

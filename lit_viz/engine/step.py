@@ -18,7 +18,7 @@ from lit_viz.errors import ChangedInput, LitVizError, NetworkError, check_shape
 from lit_viz.optim import Evaluate, Evaluation, State
 from lit_viz.optim.rule import chosen
 from lit_viz.rng import restart_seed
-from lit_viz.types import Record, Task
+from lit_viz.types import Task
 from lit_viz.utils.device import to_device, to_list
 
 
@@ -124,7 +124,7 @@ class Queue:
             except ChangedInput:
                 raise
             except LitVizError as error:
-                failed.append(_failed(task, error))
+                failed.append(_failed(method, task, error))
             else:
                 tasks.append(task)
         if tasks:
@@ -140,7 +140,7 @@ def _start(method: Method, tasks: list[Task], images: list[Tensor]) -> list[Resu
     rows: list[int] = []
     for row, outcome in enumerate(_resolve(method, tasks, x)):
         if isinstance(outcome, Exception):
-            failed.append(_failed(tasks[row], outcome))
+            failed.append(_failed(method, tasks[row], outcome))
         else:
             resolved.append(outcome)
             rows.append(row)
@@ -176,8 +176,8 @@ def _initial_state(method: Method, x: Tensor, tasks: Sequence[Task]) -> State:
     return method.init_state(x, tasks) | engine_state
 
 
-def _failed(task: Task, error: Exception) -> Result:
-    return Result(task, Record.of(task, status="failed", error=str(error), iterations=0))
+def _failed(method: Method, task: Task, error: Exception) -> Result:
+    return Result(task, method.new_record(task, status="failed", error=str(error), iterations=0))
 
 
 def fail_raising(method: Method, error: NetworkError) -> list[Result]:
@@ -229,7 +229,7 @@ def _failed_in_slot(method: Method, n: int, error: NetworkError) -> Result:
     task, best = slots.tasks[n], slots.earlier[n].best
     if best is not None:
         return _result(method, n, best, None)
-    record = Record.of(
+    record = method.new_record(
         task,
         status="failed",
         error=str(error),
@@ -490,7 +490,7 @@ def _result(method: Method, n: int, snapshot: Snapshot, error: str | None) -> Re
     slots = method.slots
     status = "done" if error is None else "failed"
     metrics = snapshot.metrics if snapshot.file_metrics is None else snapshot.file_metrics
-    common = Record.of(
+    common = method.new_record(
         snapshot.task,
         status=status,
         error=error,

@@ -35,7 +35,6 @@ from lit_viz.runs.evidence import (
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import AdversarialRecord, radius_text
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import Record
 
 #: Figure of the saliency maps of originals and adversarial images.
 EXPLAINED = "explained.png"
@@ -60,7 +59,7 @@ class Explanation(EvidencePart):
     attacks: Sequence[ExplainedAttack]
 
 
-class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
+class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, AdversarialRecord]):
     """Verifier of adversarial examples; all of their evidence reads files."""
 
     applicable: ClassVar[tuple[str, ...]] = ("trust",)
@@ -96,7 +95,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         explained: list[ExplainedAttack] = []
         for outcome in self.outcomes:
             record, photograph, image = outcome.record, outcome.source(), outcome.image()
-            if not isinstance(record, AdversarialRecord) or photograph is None or image is None:
+            if photograph is None or image is None:
                 continue
             before, after = record.predicted_before, record.predicted
             if before is None or after is None:
@@ -128,13 +127,13 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         wrong: dict[int, str] = {}  # name by task
         counts: Counter[str] = Counter()
         for outcome, (values, reason) in zip(stored, results, strict=True):
-            before = robustness.attack_record(outcome)
+            before = outcome.record
             if reason is not None:
                 wrong[before.index] = before.name
             counts[before.status] += 1
             counts["fooled"] += before.status == "done" and reason is None and values.success
             outcome.amend(**_verdicts(before, values, reason))
-            record = robustness.attack_record(outcome)
+            record = outcome.record
             if record.to_dict() != before.to_dict():
                 amended.append(record)
         self.storage.amend(amended)
@@ -148,8 +147,8 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         )
         return EvidencePart(Evidence(files=evidence), not wrong)
 
-    def _recorded_file(self, outcome: Outcome) -> RecordedFile:
-        module, folder, record = self.module, self.storage, robustness.attack_record(outcome)
+    def _recorded_file(self, outcome: Outcome[AdversarialRecord]) -> RecordedFile:
+        module, folder, record = self.module, self.storage, outcome.record
         assert isinstance(folder, FolderStorage)
         task = goal_task(module, folder.queue().of_index(record.index), record)
         norm = eps = None
@@ -176,7 +175,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         shares = robustness.robust_share(self.outcomes)
         if not shares:
             return EvidencePart()
-        records = records_of(self.outcomes, AdversarialRecord)
+        records = records_of(self.outcomes)
         norm = robustness.attack_norm(records)
         texts = {record.eps: radius_text(record) for record in records}
         points: list[RobustnessPoint] = []
@@ -224,14 +223,14 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample]):
         return EvidencePart(Evidence(transfer=robustness.transfers(self.outcomes, self.module.network)))
 
     @classmethod
-    def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[AdversarialRecord], evidence: Evidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
         if evidence.robustness is not None:
             for point in evidence.robustness.points:
                 scalars[f"robust/eps {point.eps}"] = point.share
         fooled: list[bool] = []
         for record in records:
-            if isinstance(record, AdversarialRecord) and record.status == "done":
+            if record.status == "done":
                 fooled.append(bool(record.success_file))
         if fooled:
             scalars["fooled/file"] = sum(fooled) / len(fooled)

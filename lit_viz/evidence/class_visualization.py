@@ -15,7 +15,7 @@ from lit_viz.evidence.judges import held_out_judge
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
 from lit_viz.methods import ClassVisualization
 from lit_viz.runs.evidence import Evidence, ImageEvidence
-from lit_viz.runs.records import ClassImageRecord, LayerImageRecord
+from lit_viz.runs.records import VisualizationRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record, Task
 
@@ -23,7 +23,7 @@ from lit_viz.types import Record, Task
 _TOLERANCE = 0.01
 
 
-class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
+class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, VisualizationRecord]):
     """Verifier of images of classes, layers and channels."""
 
     applicable: ClassVar[tuple[str, ...]] = ("images",)
@@ -83,13 +83,12 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
         return EvidencePart(Evidence(naturalness=naturalness))
 
     @classmethod
-    def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[VisualizationRecord], evidence: Evidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
         verdicts = correct = 0
         for record in records:
-            if isinstance(record, ClassImageRecord):
-                verdicts += len(record.judges)
-                correct += record.correct_judges
+            verdicts += len(record.judgments)
+            correct += record.correct_judges
         if verdicts:
             scalars["judges/agreement"] = correct / verdicts
         return scalars
@@ -114,22 +113,20 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization]):
         return super().test_numbers(module, results) | means(values)
 
 
-def _evaluate(outcome: Outcome, module: ClassVisualization) -> dict[str, Any]:
+def _evaluate(outcome: Outcome[VisualizationRecord], module: ClassVisualization) -> dict[str, Any]:
     """Return the prediction of the original network for the file of an outcome, and the verdicts of the judges."""
     image, record = outcome.image(), outcome.record
     assert image is not None
-    channel = record.channel if isinstance(record, LayerImageRecord) else None
-    task = Task(record.index, record.name, record.seed or 0, target=record.target, channel=channel)
+    task = Task(record.index, record.name, record.seed or 0, target=record.target, channel=record.channel)
     logits, objective = module.evaluate_original(image, task)
     if task.target is None:
         return {"objective_file": objective}
-    judges = record.judges if isinstance(record, ClassImageRecord) else {}
-    return {**module.network.prediction(logits, task.target), "judges": judges}
+    return {**module.network.prediction(logits, task.target), "judges": record.judgments}
 
 
-def _agrees(verdict: Mapping[str, Any], record: Record) -> bool:
+def _agrees(verdict: Mapping[str, Any], record: VisualizationRecord) -> bool:
     """Return whether the prediction for a file is the recorded one."""
-    if isinstance(record, LayerImageRecord):
+    if record.target is None:
         return _is_close(verdict["objective_file"], record.objective_file or 0.0)
     if record.score is not None:
         return _is_close(verdict["score"], record.score)

@@ -16,7 +16,6 @@ from lit_viz.methods import SaliencyMap
 from lit_viz.runs.evidence import Evidence, TextEvidence
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
-from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize
 
 #: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
@@ -37,7 +36,7 @@ class LocalizedMaps(EvidencePart):
     localization: Localization
 
 
-class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
+class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
     """Verifier of saliency maps."""
 
     applicable: ClassVar[tuple[str, ...]] = ("faithfulness",)
@@ -118,7 +117,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
         seen: set[Hashable] = set()
         for outcome in self.outcomes:
             record = outcome.record
-            if not isinstance(record, SaliencyRecord) or record.text is None:
+            if record.text is None:
                 continue
             key = (record.name, record.source, record.text)
             photograph = None if key in seen else outcome.source()
@@ -139,7 +138,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap]):
         return EvidencePart(Evidence(faithfulness=metrics))
 
     @classmethod
-    def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[SaliencyRecord], evidence: Evidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
         passed = checked = 0
         if evidence.captum is not None:

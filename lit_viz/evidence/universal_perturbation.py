@@ -29,7 +29,7 @@ from lit_viz.types import Curve, Record, Task
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
 
 
-class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
+class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, UniversalRecord]):
     """Verifier of universal perturbations; their evidence reads the files of all photographs."""
 
     applicable: ClassVar[tuple[str, ...]] = ("trust",)
@@ -53,7 +53,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
         for outcome in self.outcomes:
             name, record = label_with_eps(outcome.name, outcome.record, several_radii), outcome.record
             rates[name] = []
-            if not isinstance(record, UniversalRecord):
+            if record.status == "failed" and record.array is None:
                 continue
             count, computed, names = self._verify(outcome, record)
             read += count
@@ -137,12 +137,10 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation]):
                 yield f"{name} {value}, recorded {recorded}"
 
     @classmethod
-    def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[UniversalRecord], evidence: Evidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
         rates: dict[str, list[float]] = defaultdict(list)
         for record in records:
-            if not isinstance(record, UniversalRecord):
-                continue
             if record.fooling_rate is not None:
                 rates["fooled/file"].append(record.fooling_rate)
             if record.held_out_fooling_rate is not None:
@@ -206,11 +204,9 @@ def saturated_since(curve: Curve, limit: float) -> int | None:
     return since if since is not None and since <= 0.9 * curve[-1][0] else None
 
 
-def fooling_rates(record: Record) -> list[str]:
+def fooling_rates(record: UniversalRecord) -> list[str]:
     """Return the numbers of fooled photographs; of held-out ones with the 95 % Wilson interval, which is not valid for
     photographs that the perturbation was optimized on."""
-    if not isinstance(record, UniversalRecord):
-        return []
     lines = [f"fools {count_text(record.fooling_rate, record.trained_on)} trained on"]
     if record.held_out and record.held_out_fooling_rate is not None:
         low, high = wilson_interval(round(record.held_out_fooling_rate * record.held_out), record.held_out)

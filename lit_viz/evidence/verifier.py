@@ -17,8 +17,7 @@ from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, WriteError, first_line
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.memory import MemoryStorage
-from lit_viz.runs.results import Outcome, Storage, records_of
-from lit_viz.types import Record
+from lit_viz.runs.results import Outcome, R, Storage, records_of
 from lit_viz.utils.formatting import Notify, ignore
 from lit_viz.utils.imports import import_by_path
 
@@ -73,10 +72,10 @@ class EvidencePart:
 
 
 #: Shows a part of the evidence, which is named: in the terminal and in figures.
-Show = Callable[["OutcomeVerifier[Any]", str, EvidencePart], None]
+Show = Callable[["OutcomeVerifier[Any, Any]", str, EvidencePart], None]
 
 
-class OutcomeVerifier(Generic[AnyMethod]):
+class OutcomeVerifier(Generic[AnyMethod, R]):
     """Verifier of the outcomes of a method.
 
     Args:
@@ -92,7 +91,7 @@ class OutcomeVerifier(Generic[AnyMethod]):
     applicable: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, module: AnyMethod, outcomes: Sequence[Outcome], storage: Storage, settings: EvidenceSettings
+        self, module: AnyMethod, outcomes: Sequence[Outcome[R]], storage: Storage, settings: EvidenceSettings
     ) -> None:
         self.module, self.outcomes = module, outcomes
         self.storage, self.settings = storage, settings
@@ -117,7 +116,7 @@ class OutcomeVerifier(Generic[AnyMethod]):
         return {}
 
     @property
-    def done(self) -> list[Outcome]:
+    def done(self) -> list[Outcome[R]]:
         """The finished outcomes."""
         return [outcome for outcome in self.outcomes if outcome.record.status == "done"]
 
@@ -165,7 +164,7 @@ class OutcomeVerifier(Generic[AnyMethod]):
     def test(cls, module: AnyMethod, results: Sequence[Result]) -> dict[str, float]:
         """Verify results as the end of a run does, and return the numbers of the test stage of a Trainer."""
         storage = MemoryStorage(results)
-        outcomes = storage.outcomes()
+        outcomes: Sequence[Outcome[Any]] = storage.outcomes()
         precision = half_precision(module.trainer.precision)
         cls(module, outcomes, storage, EvidenceSettings(precision=precision)).verify()
         evidence = storage.evidence()
@@ -174,7 +173,7 @@ class OutcomeVerifier(Generic[AnyMethod]):
         return cls.scalars(records_of(outcomes), evidence) | cls.test_numbers(module, results)
 
     @classmethod
-    def scalars(cls, records: Sequence[Record], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[R], evidence: Evidence) -> dict[str, float]:
         """Return the numbers by which runs are compared in a logger: their cost and the results of the evidence."""
         return {
             "cost/forwards": sum(record.forwards or 0 for record in records),

@@ -14,6 +14,7 @@ from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.evidence.attacks import robustness
+from lit_viz.evidence.attacks.robustness import Attacked
 from lit_viz.figures.curves import goal_name, robustness_chart, trace_rows
 from lit_viz.figures.layout import Block, Cell, Grid, Text, boxed, compose, head, pixels, selection, stack, titles
 from lit_viz.figures.scales import number
@@ -23,7 +24,7 @@ from lit_viz.images.reading import read_png
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, out_of_range_fraction
 from lit_viz.runs.evidence import DiagnosisEvidence, EnsembleMember
 from lit_viz.runs.records import AdversarialRecord
-from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.results import records_of
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize, probability_text
 from lit_viz.utils.limits import MOST_EXAMPLES, MOST_ROWS
@@ -34,7 +35,7 @@ _FEW = 3  # up to this number, each image has its own plot
 VERDICTS = {True: ("fooled", COLORS[2]), False: ("robust", COLORS[1]), None: ("not tested", GRAY)}
 
 
-def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
+def attack_figure(outcomes: Sequence[Attacked]) -> Figure:
     """Draw one row per attacked image: original, result and differences; beneath, the curves of the attack, and the
     results of the members of an ensemble.
 
@@ -54,7 +55,7 @@ def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
     ]
     is_clipped = False
     for outcome in drawn:
-        record = robustness.attack_record(outcome)
+        record = outcome.record
         comparison = _Comparison.of(outcome)
         is_clipped |= comparison.is_clipped
         rows.append([_row_head(record), *comparison.cells(record, width)])
@@ -69,18 +70,17 @@ def attack_figure(outcomes: Sequence[Outcome]) -> Figure:
     return compose(Grid(rows), _caption(attacked, len(drawn), result, is_clipped, has_curves))
 
 
-def _with_pictures(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _with_pictures(outcomes: Sequence[Attacked]) -> list[Attacked]:
     """Return the attacked images with both their original and their result."""
     attacked = []
     for outcome in outcomes:
-        if isinstance(outcome.record, AdversarialRecord):
-            original, result = outcome.pictures()
-            if original is not None and result is not None:
-                attacked.append(outcome)
+        original, result = outcome.pictures()
+        if original is not None and result is not None:
+            attacked.append(outcome)
     return attacked
 
 
-def _caption(attacked: Sequence[Outcome], count: int, result: str, is_clipped: bool, has_curves: bool) -> str:
+def _caption(attacked: Sequence[Attacked], count: int, result: str, is_clipped: bool, has_curves: bool) -> str:
     verdicts = [_success(outcome) for outcome in attacked]
     tested = [verdict for verdict in verdicts if verdict is not None]
     clipped = "values outside [0, 1] are clipped" if is_clipped else "no value is clipped"
@@ -96,9 +96,9 @@ def _caption(attacked: Sequence[Outcome], count: int, result: str, is_clipped: b
     return caption
 
 
-def _success(outcome: Outcome) -> bool | None:
+def _success(outcome: Attacked) -> bool | None:
     """Return whether the file fools the network; None if it was not tested."""
-    record = robustness.attack_record(outcome)
+    record = outcome.record
     return None if record.status == "skipped" else record.success_file
 
 
@@ -139,7 +139,7 @@ class _Comparison:
     clipped: Sequence[float]
 
     @classmethod
-    def of(cls, outcome: Outcome) -> _Comparison:
+    def of(cls, outcome: Attacked) -> _Comparison:
         files = [picture for picture in outcome.pictures() if picture is not None]
         original, result = map(_values, files)
         change = result - original
@@ -232,7 +232,7 @@ def _table(members: Sequence[EnsembleMember]) -> Grid:
     return Grid(rows, gap=(2 * GAP, 0))
 
 
-def robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisEvidence | None) -> Figure:
+def robustness_figure(outcomes: Sequence[Attacked], norm: Norm, trust: DiagnosisEvidence | None) -> Figure:
     """Draw the share of robust photographs by radius, of an ensemble after each member, and some photographs.
 
     Args:
@@ -252,11 +252,11 @@ def robustness_figure(outcomes: Sequence[Outcome], norm: Norm, trust: DiagnosisE
     return compose(stack(chart, text, photographs, gap=2 * GAP), _robustness_caption(outcomes))
 
 
-def _robust_curves(outcomes: Sequence[Outcome]) -> dict[str, list[robustness.RobustAccuracy]]:
+def _robust_curves(outcomes: Sequence[Attacked]) -> dict[str, list[robustness.RobustAccuracy]]:
     """Return the robust share by radius under the name of the attack; of an ensemble, after each of its members."""
     members = [part.member for part in robustness.ensemble_breakdown(outcomes)]
     if not members:
-        names = [record.attack for record in records_of(outcomes, AdversarialRecord)]
+        names = [record.attack for record in records_of(outcomes)]
         name = names[0] if names else "attack"
         return {name: robustness.robust_share(outcomes)}
     curves = {}
@@ -265,9 +265,9 @@ def _robust_curves(outcomes: Sequence[Outcome]) -> dict[str, list[robustness.Rob
     return curves
 
 
-def _robustness_caption(outcomes: Sequence[Outcome]) -> str:
+def _robustness_caption(outcomes: Sequence[Attacked]) -> str:
     targets: dict[tuple[Hashable, float], set[int | None]] = defaultdict(set)  # a photograph may have been given twice
-    for record in records_of(outcomes, AdversarialRecord):
+    for record in records_of(outcomes):
         if record.status != "failed" and record.eps is not None:
             targets[robustness.photograph_key(record), record.eps].add(record.target)
     has_several_targets = any(len(of_photograph) > 1 for of_photograph in targets.values())
@@ -282,15 +282,15 @@ def _robustness_caption(outcomes: Sequence[Outcome]) -> str:
     return caption
 
 
-def _examples(outcomes: Sequence[Outcome], norm: Norm) -> Iterator[tuple[Block, Block]]:
+def _examples(outcomes: Sequence[Attacked], norm: Norm) -> Iterator[tuple[Block, Block]]:
     """Yield each photograph with its adversarial file of the smallest radius, if there is one."""
-    groups: dict[Hashable, list[Outcome]] = defaultdict(list)
+    groups: dict[Hashable, list[Attacked]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.record.status == "done" and isinstance(outcome.record, AdversarialRecord):
+        if outcome.record.status == "done":
             groups[robustness.photograph_key(outcome.record)].append(outcome)
     for group in groups.values():
         outcome = _smallest_success(group)
-        record = robustness.attack_record(outcome)
+        record = outcome.record
         radius = norm.format(record.eps or 0.0)
         source, image = outcome.pictures()
         if source is None:
@@ -302,10 +302,10 @@ def _examples(outcomes: Sequence[Outcome], norm: Norm) -> Iterator[tuple[Block, 
             yield original, Text(f"robust up to eps {radius}", CELL, lines=3, color=GRAY)
 
 
-def _smallest_success(outcomes: Sequence[Outcome]) -> Outcome:
+def _smallest_success(outcomes: Sequence[Attacked]) -> Attacked:
     """Return the success of the smallest radius; without any, the failure of the largest."""
-    attacked = sorted(outcomes, key=lambda outcome: robustness.attack_record(outcome).eps or 0.0)
+    attacked = sorted(outcomes, key=lambda outcome: outcome.record.eps or 0.0)
     for outcome in attacked:
-        if robustness.attack_record(outcome).success_file:
+        if outcome.record.success_file:
             return outcome
     return attacked[-1]

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from lit_viz.attacks.norms import L2, LINF, Norm
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.evidence.attacks.diagnostics import successes
-from lit_viz.evidence.attacks.robustness import RobustAccuracy, attack_record
+from lit_viz.evidence.attacks.robustness import Attacked, RobustAccuracy
 from lit_viz.figures.layout import Block, Grid, Plot, Text
 from lit_viz.figures.style import COLORS, GAP, GRAY, NORMAL, RULE, SMALL
 from lit_viz.runs.records import AdversarialRecord
-from lit_viz.runs.results import Outcome
 from lit_viz.types import Curve
 from lit_viz.utils.formatting import pluralize
 from lit_viz.utils.limits import MOST_CURVES
@@ -125,7 +124,7 @@ class Trace:
     flip: int | None  # first logged iteration with a success
 
     @classmethod
-    def of(cls, outcome: Outcome, goal: str) -> Trace:
+    def of(cls, outcome: Attacked, goal: str) -> Trace:
         """Return the curves of an attacked image; ``goal`` is the class of the probability."""
         metrics = {
             f"probability of {goal}": "probability",
@@ -152,7 +151,7 @@ class Trace:
         return sorted(logged)
 
 
-def trace_rows(outcomes: Sequence[Outcome]) -> list[list[Block | None]]:
+def trace_rows(outcomes: Sequence[Attacked]) -> list[list[Block | None]]:
     """Return the grid rows of a plot of the attacks on some images: a heading, then the title and the axes of each
     strip; nothing without a logged value, and at most :data:`~lit_viz.utils.limits.MOST_CURVES` images."""
     traces = _traces(outcomes)
@@ -170,10 +169,10 @@ def trace_rows(outcomes: Sequence[Outcome]) -> list[list[Block | None]]:
     return rows
 
 
-def _traces(outcomes: Sequence[Outcome]) -> list[Trace]:
+def _traces(outcomes: Sequence[Attacked]) -> list[Trace]:
     """Return the curves of the first attacked images that have any."""
     attacked = [outcome for outcome in outcomes if outcome.record.status != "skipped"][:MOST_CURVES]
-    goals = {goal_name(attack_record(outcome)) for outcome in attacked}
+    goals = {goal_name(outcome.record) for outcome in attacked}
     goal = "the target or source class"
     if len(goals) == 1:
         (goal,) = goals

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -204,10 +205,10 @@ def _evolutions(epochs: dict[int, list[Outcome]]) -> list[Evolution]:
     return evolutions
 
 
-def _robustness_figure(epochs: dict[int, list[Outcome]]) -> Figure:
+def _robustness_figure(epochs: dict[int, list[Outcome[Any]]]) -> Figure:
     """Draw the accuracy and the accuracy under attack against the epoch, with 95 % intervals."""
     first = next(iter(epochs.values()))
-    record = robustness.attack_record(first[0])
+    record = first[0].record
     clean, robust = {}, {}
     for epoch, outcomes in epochs.items():
         clean[epoch] = robustness.clean_accuracy(outcomes)

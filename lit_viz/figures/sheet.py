@@ -13,7 +13,7 @@ from PIL import Image
 
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, is_group, pixels, selection, stack, wrap
 from lit_viz.figures.style import CELL, GAP, GRAY, GROUP_GAP, HEADING, NORMAL
-from lit_viz.runs.records import LayerImageRecord, label_with_lr
+from lit_viz.runs.records import VisualizationRecord, label_with_lr
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize, unique_labels
@@ -57,12 +57,12 @@ def contact_sheet(
     return compose(stack(header, grid, gap=GAP), selection(len(cells), len(images), "images"))
 
 
-def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
+def channel_grid(outcomes: Sequence[Outcome[VisualizationRecord]]) -> Figure:
     """Draw the final image of each channel with its number beneath, under the name of the layer."""
     pictures, records = [], []
     for outcome in outcomes:
         picture = outcome.pictures()[1]
-        if picture is not None and isinstance(outcome.record, LayerImageRecord):
+        if picture is not None:
             pictures.append(picture)
             records.append(outcome.record)
     numbers = unique_labels([label_with_lr(str(record.channel), record) for record in records], records)
@@ -76,7 +76,7 @@ def channel_grid(outcomes: Sequence[Outcome]) -> Figure:
     return contact_sheet(pictures, numbers, columns, 1.2 * aspect, MOST_CHANNELS, heading)
 
 
-def _channel_heading(records: Sequence[LayerImageRecord]) -> str:
+def _channel_heading(records: Sequence[VisualizationRecord]) -> str:
     """Return the layers, and the number of channels or of units on another axis: ``features.3 · 3 channels``."""
     layers = dict.fromkeys(str(record.layer) for record in records)
     axes = {record.axis or "channel" for record in records}

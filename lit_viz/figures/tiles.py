@@ -25,7 +25,7 @@ from lit_viz.figures.scales import SIGNED_CAPTION, ColorBar, ColorScale, clippin
 from lit_viz.figures.style import COLORS, GAP, GRAY, NORMAL, SMALL, TITLE
 from lit_viz.images.rendering import MAGNIFIED, difference, gray_levels, heat, overlay
 from lit_viz.runs.records import AdversarialRecord, SaliencyRecord
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.results import Outcome, R, records_of
 from lit_viz.runs.stitching import TiledImage, reduced_map, tile_of
 from lit_viz.types import Tile
 from lit_viz.utils.formatting import pluralize, probability_text
@@ -56,7 +56,7 @@ class _TilePair:
     notes: tuple[Sequence[str], Sequence[str]]
 
 
-def saliency_tiles_figure(images: Sequence[TiledImage]) -> Figure:
+def saliency_tiles_figure(images: Sequence[TiledImage[SaliencyRecord]]) -> Figure:
     """Draw large images with their maps, the score of each tile, and the three tiles with the largest values.
 
     Args:
@@ -79,9 +79,9 @@ def saliency_tiles_figure(images: Sequence[TiledImage]) -> Figure:
     return compose(stack(*blocks, gap=3 * GAP), text + " ".join(dict.fromkeys(captions)))
 
 
-def _saliency_block(image: TiledImage) -> tuple[Block, str]:
+def _saliency_block(image: TiledImage[SaliencyRecord]) -> tuple[Block, str]:
     """Return the block of an image, and what its caption states of the scales."""
-    records = [outcome.record for outcome in image.outcomes if isinstance(outcome.record, SaliencyRecord)]
+    records = records_of(image.outcomes)
     first = records[0]
     name = next((record.drawn_reducer for record in records if record.signed), first.reducer)
     how = reducer(name)
@@ -99,7 +99,8 @@ def _saliency_block(image: TiledImage) -> tuple[Block, str]:
     scores = image.scores()
     painted = _painted(image, scores, values.shape, factor)
     low, high = _range(scores)
-    word = "logit" if first.score is None else "score"
+    is_number = any(outcome.record.score is not None for outcome in image.outcomes)
+    word = "score" if is_number else "logit"
     columns = [
         _Column("photograph", pixels(photograph)),
         _Column(
@@ -133,13 +134,13 @@ def _saliency_block(image: TiledImage) -> tuple[Block, str]:
     return _block(image, subtitle, columns, pairs, factor), caption
 
 
-def attack_tiles_figure(images: Sequence[TiledImage]) -> Figure:
+def attack_tiles_figure(images: Sequence[TiledImage[AdversarialRecord]]) -> Figure:
     """Draw large images with their attacked tiles, the verdict on each, and the three tiles with the largest margins.
 
     Args:
         images: of which :data:`~lit_viz.utils.limits.MOST_EXAMPLES` are drawn.
     """
-    drawn: list[TiledImage] = []
+    drawn: list[TiledImage[AdversarialRecord]] = []
     for image in images:
         is_attacked = any(_verdict(outcome) is not None for outcome in image.outcomes)
         if is_attacked and len(drawn) < MOST_EXAMPLES:
@@ -159,7 +160,7 @@ def attack_tiles_figure(images: Sequence[TiledImage]) -> Figure:
     return compose(stack(*map(_attack_block, drawn), gap=3 * GAP), text + " ".join(counts))
 
 
-def _attack_block(image: TiledImage) -> Block:
+def _attack_block(image: TiledImage[AdversarialRecord]) -> Block:
     factor = _factor(image)
     photograph = image.shrunk(image.blend(Outcome.photograph), factor)
     attacked = image.shrunk(image.blend(_drawn_result), factor)
@@ -171,7 +172,6 @@ def _attack_block(image: TiledImage) -> Block:
     pairs: list[_TilePair] = []
     for outcome in _largest(image, _margin):
         source, result, record = outcome.photograph(), _drawn_result(outcome), outcome.record
-        assert isinstance(record, AdversarialRecord)
         assert source is not None
         assert result is not None
         change = gray_levels(difference(result, source, MAGNIFIED)[0])
@@ -185,10 +185,7 @@ def _attack_block(image: TiledImage) -> Block:
 
 
 def _verdict(outcome: Outcome) -> bool | None:
-    record = outcome.record
-    if not isinstance(record, AdversarialRecord) or record.status != "done":
-        return None
-    return record.success_file
+    return outcome.record.success_file if outcome.record.status == "done" else None
 
 
 def _drawn_result(outcome: Outcome) -> Tensor | None:
@@ -231,15 +228,15 @@ def _size_text(image: TiledImage) -> str:
     return f"{image.size[0]} x {image.size[1]} pixels, {pluralize(len(image.outcomes), 'tile')}"
 
 
-def _largest(image: TiledImage, value_of: Callable[[Outcome], float | None]) -> list[Outcome]:
+def _largest(image: TiledImage[R], value_of: Callable[[Outcome[R]], float | None]) -> list[Outcome[R]]:
     """Return the tiles with the largest values, the largest first; others only where too few share no pixel."""
-    ranked: list[tuple[float, Outcome]] = []
+    ranked: list[tuple[float, Outcome[R]]] = []
     for outcome in image.outcomes:
         value = value_of(outcome)
         if value is not None and np.isfinite(value):
             ranked.append((value, outcome))
-    chosen: list[Outcome] = []
-    others: list[Outcome] = []
+    chosen: list[Outcome[R]] = []
+    others: list[Outcome[R]] = []
     for _, outcome in sorted(ranked, key=lambda pair: -pair[0]):
         tile = tile_of(outcome)
         is_apart = not any(tile.overlaps(tile_of(other)) for other in chosen)
@@ -259,11 +256,8 @@ def _maximum(outcome: Outcome, how: str) -> float | None:
     return None if reduced is None else float(reduced.abs().max())
 
 
-def _margin(outcome: Outcome) -> float | None:
-    record = outcome.record
-    if not isinstance(record, AdversarialRecord) or record.status != "done":
-        return None
-    return record.margin
+def _margin(outcome: Outcome[AdversarialRecord]) -> float | None:
+    return outcome.record.margin if outcome.record.status == "done" else None
 
 
 def _range(scores: Tensor) -> tuple[float, float]:

@@ -33,6 +33,7 @@ from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_reported
+from lit_viz.methods import AdversarialExample, SaliencyMap
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.presentations import Presentation, presentation_of
@@ -40,8 +41,7 @@ from lit_viz.report.page import run_html, write_report
 from lit_viz.runs.access import check_new, is_run, run_lock
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.results import Outcome, Storage, records_of
+from lit_viz.runs.results import Outcome, Storage
 from lit_viz.runs.seal import is_drawing
 from lit_viz.runs.stitching import tiled_images, write_maps
 from lit_viz.runs.stored import StoredTasks, records_not_done
@@ -109,7 +109,7 @@ class Run:
         """Return figure, table and verdicts, which a notebook displays."""
         if not self.outcomes:
             return None
-        if self._storage is not None and records_of(self.outcomes, SaliencyRecord):
+        if self._storage is not None and isinstance(self._module, SaliencyMap):
             evidence = self._storage.evidence()  # of the end of the run, without a further comparison with Captum
         else:
             evidence = self.evidence
@@ -211,7 +211,8 @@ class Run:
             LitVizError: the attack is targeted or has no radius, or the labels are predicted.
         """
         self._on_rank_zero()
-        return robust_accuracy(self.outcomes)
+        attacked: Sequence[Outcome[Any]] = self.outcomes if isinstance(self._module, AdversarialExample) else ()
+        return robust_accuracy(attacked)
 
     def to_pandas(self) -> Any:
         """Return the records as a ``pandas.DataFrame``: a row per task, a column per key of ``results.jsonl``.

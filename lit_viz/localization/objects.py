@@ -208,7 +208,7 @@ class Localization:
 
 
 def localize_run(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[Outcome[SaliencyRecord]],
     reducers: Mapping[str, str],
     truth: Mapping[str, ReferenceBoxes],
     storage: Storage | None = None,
@@ -227,7 +227,7 @@ def localize_run(
     amended = []
     for outcome in outcomes:
         record, pixels, attribution = outcome.record, outcome.photograph(), outcome.array()
-        if pixels is None or attribution is None or not isinstance(record, SaliencyRecord):
+        if pixels is None or attribution is None:
             continue
         values = reduce_channels(attribution, reducers[record.method])[0]
         values = values.masked_fill(mask_of(record.no_data, (values.shape[0], values.shape[1])), float(values.min()))

@@ -217,10 +217,12 @@ class AdversarialExample(AttackTraining):
             )
         return snapshots
 
+    def new_record(self, task: Task, **fields: Any) -> AdversarialRecord:
+        return AdversarialRecord.of(task, attack=attack_name(self.attack), **fields)
+
     def record(self, n: int, snapshot: Snapshot, common: Record) -> AdversarialRecord:
         record = AdversarialRecord.extend(
             common,
-            attack=attack_name(self.attack),
             settings=self._settings(n),
             **self._photograph_fields(n),
             **self.crop_fields(n),

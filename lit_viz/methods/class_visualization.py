@@ -407,24 +407,25 @@ class ClassVisualization(ImageTraining):
         is_new = self.init is None and self.group == 1 and all(getattr(task, name) is None for name in VARYING)
         return is_class and is_new and isinstance(self.objective, ClassScore)
 
-    def record(self, n: int, snapshot: Snapshot, common: Record) -> VisualizationRecord:
-        task = self.slots.tasks[n]
-        common = common.amend(format=self.format.to_dict())
-        varying: dict[str, Any] = {"lr": task.lr}
+    def new_record(self, task: Task, **fields: Any) -> VisualizationRecord:
         if task.target is not None:
-            image = snapshot.image if snapshot.data is None else snapshot.data
-            assert image is not None
-            judges: dict[str, Any] = {}
-            try:
-                judges = self.judge(image, task.target, self.judges)
-            except Exception as error:  # of a held-out network; the image is done, and the evidence states the reason
-                self.judge_error = first_line(error)
-            varying |= contrast_fields(task, self.objective)
-            if restarts := self.slots.earlier[n].restarts:
-                varying["restarts"] = restarts
-            return ClassImageRecord.extend(common, top5=snapshot.ranking, judges=judges, **varying)
-        unit = {"layer": task.layer, "channel": task.channel, "axis": task.axis}
-        return LayerImageRecord.extend(common, top5=snapshot.ranking, **unit, **varying)
+            return ClassImageRecord.of(task, lr=task.lr, **fields)
+        return LayerImageRecord.of(task, layer=task.layer, channel=task.channel, axis=task.axis, lr=task.lr, **fields)
+
+    def record(self, n: int, snapshot: Snapshot, common: Record) -> Record:
+        task = self.slots.tasks[n]
+        record = common.amend(format=self.format.to_dict(), top5=snapshot.ranking)
+        if task.target is None:
+            return record
+        image = snapshot.image if snapshot.data is None else snapshot.data
+        assert image is not None
+        judges: dict[str, Any] = {}
+        try:
+            judges = self.judge(image, task.target, self.judges)
+        except Exception as error:  # of a held-out network; the image is done, and the evidence states the reason
+            self.judge_error = first_line(error)
+        restarts = self.slots.earlier[n].restarts or None
+        return record.amend(judges=judges, restarts=restarts, **contrast_fields(task, self.objective))
 
     def judge(self, picture: Tensor, target: int, judges: Judges | None) -> dict[str, Any]:
         """Return the prediction summary of each judge for an image ``(C, H, W)`` or a group (:func:`group_summary`)."""

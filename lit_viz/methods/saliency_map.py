@@ -392,12 +392,15 @@ class SaliencyMap(PhotographTraining):
         predictions = {slots[m]: prediction for m, prediction in zip(targets, of_targets, strict=True)}
         return predictions, dict(zip(slots, self.network.rankings(logits), strict=True))
 
+    def new_record(self, task: Task, **fields: Any) -> SaliencyRecord:
+        name = _method_name(task)
+        reducer = self.reducer or self.methods[name].reducer
+        return SaliencyRecord.of(task, method=name, reducer=reducer, **fields)
+
     def record(self, n: int, snapshot: Snapshot, common: Record) -> SaliencyRecord:
         record = SaliencyRecord.extend(
             common,
-            method=_method_name(self.slots.tasks[n]),
             settings=self.step_rule.record_fields() | self.step_rule.map_fields(self.slots.state, n),
-            reducer=self.reducer or self.step_rule.reducer,
             top5=snapshot.ranking,
             **contrast_fields(self.slots.tasks[n], self.step_rule.objective),
             **self.crop_fields(n),

@@ -294,6 +294,10 @@ class UniversalPerturbation(AttackTraining):
     def _magnification(self, n: int) -> float:
         return magnification(self.attack.norm, to_list(self.slots.state["eps"])[n])
 
+    def new_record(self, task: Task, **fields: Any) -> UniversalRecord:
+        photographs = len(task.photographs or ())
+        return UniversalRecord.of(task, attack=attack_name(self.attack), photographs=photographs, **fields)
+
     def record(self, n: int, snapshot: Snapshot, common: Record) -> UniversalRecord:
         images = self._perturbed.pop(n, [])
         self._photographs.pop(self.slots.tasks[n].index, None)
@@ -306,7 +310,6 @@ class UniversalPerturbation(AttackTraining):
         return UniversalRecord.extend(
             common,
             metrics={**common.metrics, "fooling_rate": _fooling_rate(images, "success_file", held_out=False)},
-            attack=attack_name(self.attack),
             settings=self.attack.record_fields({"eps": self.slots.state["eps"][n]}),
             magnified=self._magnification(n),
             photographs=len(images),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from matplotlib.figure import Figure
 
@@ -28,14 +28,15 @@ from lit_viz.runs.evidence import (
     RobustnessEvidence,
     TransferEvidence,
 )
-from lit_viz.runs.records import AdversarialRecord, has_several_radii, label_with_eps, radius_text
+from lit_viz.runs.records import AdversarialRecord, AttackRecord, has_several_radii, label_with_eps, radius_text
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.runs.stitching import tiled_images
-from lit_viz.types import Record
 from lit_viz.utils.formatting import label_with_target, pluralize
 
+Attack = TypeVar("Attack", bound=AttackRecord)
 
-class AttackPresentation(Presentation):
+
+class AttackPresentation(Presentation[Attack]):
     """Base class of the presentations of attacks."""
 
     title: ClassVar[str] = "Adversarial examples"
@@ -47,30 +48,23 @@ class AttackPresentation(Presentation):
     run_options: ClassVar[tuple[str, ...]] = ("explain",)
     task_options: ClassVar[Mapping[str, str]] = {"eps": "eps {:.3g}"}
 
-    def subtitle(self, record: Record) -> str:
+    def subtitle(self, record: Attack) -> str:
         texts = []
-        if isinstance(record, AdversarialRecord) and (change := _class_change(record)):
-            texts.append(change)
-        is_stated = any(text.endswith(f"→ {record.target_name}") for text in texts)
-        if record.target_name and not is_stated:
+        if record.class_change:
+            texts.append(record.class_change)
+        if record.target_name and not record.class_change.endswith(f"→ {record.target_name}"):
             texts.append(f"target {record.target_name}")
         if record.eps is not None and record.norm is not None:
             texts.append(f"eps {radius_text(record)}")
         return ", ".join(texts)
 
-    def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
+    def facets(self, record: Attack, evidence: Evidence) -> dict[str, str]:
         facets = super().facets(record, evidence)
-        if isinstance(record, AdversarialRecord):
-            facets["outcome"] = record.verdict or record.status
-            if record.label_name is not None:
-                facets["class"] = record.label_name
-            if record.target_name is not None:
-                facets["target"] = record.target_name
         if record.eps is not None and record.norm is not None:
             facets["eps"] = radius_text(record)
         return facets
 
-    def names(self, records: Sequence[Record]) -> list[str]:
+    def names(self, records: Sequence[Attack]) -> list[str]:
         several_radii = has_several_radii(records)
         names = []
         for record in records:
@@ -79,17 +73,25 @@ class AttackPresentation(Presentation):
         return names
 
 
-class AdversarialExamplePresentation(AttackPresentation):
+class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
     """Presentation of adversarial examples: the verdict on each file, and whether failures are credible."""
 
     result: ClassVar[str] = "adversarial image"
 
-    def table(self, records: Sequence[Record]) -> list[TableRow]:
-        attacked = [_extended(record) for record in records]
-        is_ensemble = any(record.tried is not None for record in attacked)
-        several_radii = has_several_radii(attacked)
+    def facets(self, record: AdversarialRecord, evidence: Evidence) -> dict[str, str]:
+        facets = super().facets(record, evidence)
+        facets["outcome"] = record.verdict or record.status
+        if record.label_name is not None:
+            facets["class"] = record.label_name
+        if record.target_name is not None:
+            facets["target"] = record.target_name
+        return facets
+
+    def table(self, records: Sequence[AdversarialRecord]) -> list[TableRow]:
+        is_ensemble = any(record.tried is not None for record in records)
+        several_radii = has_several_radii(records)
         rows = []
-        for record in attacked:
+        for record in records:
             row = _row(record)
             if several_radii:
                 row["eps"] = radius_text(record)
@@ -98,7 +100,7 @@ class AdversarialExamplePresentation(AttackPresentation):
             rows.append(row)
         return rows
 
-    def class_summary(self, records: Sequence[Record]) -> TableRow:
+    def class_summary(self, records: Sequence[AdversarialRecord]) -> TableRow:
         fooled, norms, levels = 0, [], []
         for record in records:
             if not record.success_file:
@@ -113,10 +115,12 @@ class AdversarialExamplePresentation(AttackPresentation):
             "median Linf": median_of(levels, "{:.0f}/255"),
         }
 
-    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
+    def figure(
+        self, outcomes: Sequence[Outcome[AdversarialRecord]], options: FigureOptions, evidence: Evidence | None = None
+    ) -> Figure:
         """Return originals, adversarial images and differences over their traces; for several radii the robustness
         curve, with the diagnosis of the attack."""
-        records = records_of(outcomes, AdversarialRecord)
+        records = records_of(outcomes)
         if not has_several_radii(records):
             tiled = [image for image in tiled_images(outcomes) if image is not None]
             return attack_tiles_figure(tiled) if tiled else attack_figure(outcomes)
@@ -143,7 +147,7 @@ class AdversarialExamplePresentation(AttackPresentation):
             items.append(_transfer_item(evidence.transfer))
         return items + super().part_items(evidence)
 
-    def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
+    def show(self, verifier: OutcomeVerifier[Any, AdversarialRecord], name: str, part: EvidencePart) -> None:
         super().show(verifier, name, part)
         if isinstance(part, Explanation):
             assert verifier.storage.path is not None
@@ -151,24 +155,6 @@ class AdversarialExamplePresentation(AttackPresentation):
         transfer = None if part.evidence is None else part.evidence.transfer
         if transfer is not None and transfer.files:
             verifier.settings.notify(transfer_table(transfer.files))
-
-
-def _extended(record: Record) -> AdversarialRecord:
-    """Return the record of an attack; a task that failed before it started has a plain record."""
-    if isinstance(record, AdversarialRecord):
-        return record
-    return AdversarialRecord.extend(record, attack="")
-
-
-def _class_change(record: AdversarialRecord) -> str:
-    """Return the predictions before and after an attack: ``quail → stingray``, or ``still quail``; else empty."""
-    before, after = record.predicted_before_name, record.predicted_name
-    if record.status != "done" or before is None or after is None:
-        return ""
-    if before != after:
-        return f"{before} → {after}"
-    # A decision on another class than the most probable one may have changed.
-    return "" if record.success_file else f"still {after}"
 
 
 def _row(record: AdversarialRecord) -> TableRow:

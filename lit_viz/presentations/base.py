@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ from lit_viz.presentations.items import EvidenceItem
 from lit_viz.presentations.tables import TableRow, median_of
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.results import Outcome, R, records_of
 from lit_viz.types import Record, Task, slug
 from lit_viz.utils.formatting import label_with_target, probability_text
 from lit_viz.utils.imports import import_by_path
@@ -47,8 +47,8 @@ class FigureOptions:
     overlays: bool = False
 
 
-class Presentation(ABC):
-    """Presentation of the outcomes of a method.
+class Presentation(ABC, Generic[R]):
+    """Presentation of the outcomes of a method, whose records are of the class ``R``.
 
     Attributes:
         title: heading of the report.
@@ -70,36 +70,36 @@ class Presentation(ABC):
     run_options: ClassVar[tuple[str, ...]] = ()
     task_options: ClassVar[Mapping[str, str]] = {}
 
-    def heading(self, records: Sequence[Record]) -> str:
+    def heading(self, records: Sequence[R]) -> str:
         """Return the heading of a report about these records."""
         return self.title
 
-    def subtitle(self, record: Record) -> str:
+    def subtitle(self, record: R) -> str:
         """Return what was computed, for a record's card in the report."""
         return ""
 
-    def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
+    def facets(self, record: R, evidence: Evidence) -> dict[str, str]:
         """Return what the index of the report filters by: class, method, outcome ..."""
         facets: dict[str, str] = {"outcome": record.status}
         if record.target_name is not None:
             facets["class"] = record.target_name
         return facets
 
-    def comes_first(self, record: Record) -> bool:
+    def comes_first(self, record: R) -> bool:
         """Return whether the report shows a record before others, such as an error of the network."""
         return False
 
-    def confusion(self, records: Sequence[Record]) -> list[TableRow]:
+    def confusion(self, records: Sequence[R]) -> list[TableRow]:
         """Return how many photographs of a label are predicted as another class, the most frequent first."""
         return []
 
     @abstractmethod
-    def table(self, records: Sequence[Record]) -> list[TableRow]:
+    def table(self, records: Sequence[R]) -> list[TableRow]:
         """Return a row per record, by column."""
 
-    def summary(self, records: Sequence[Record]) -> list[TableRow]:
+    def summary(self, records: Sequence[R]) -> list[TableRow]:
         """Return a row per class, the largest first, by column, for runs with more images than rows of a table."""
-        groups: dict[Hashable, list[Record]] = defaultdict(list)
+        groups: dict[Hashable, list[R]] = defaultdict(list)
         for record in records:
             groups[record.target_name or record.label].append(record)
         rows = []
@@ -109,12 +109,14 @@ class Presentation(ABC):
             rows.append(row | self.class_summary(done))
         return rows
 
-    def class_summary(self, records: Sequence[Record]) -> TableRow:
+    def class_summary(self, records: Sequence[R]) -> TableRow:
         """Return the summary of the finished records of a class, by column."""
         return {"probability": median_of([record.probability for record in records])}
 
     @abstractmethod
-    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
+    def figure(
+        self, outcomes: Sequence[Outcome[R]], options: FigureOptions, evidence: Evidence | None = None
+    ) -> Figure:
         """Return the figure of a run.
 
         Args:
@@ -123,15 +125,15 @@ class Presentation(ABC):
             evidence: evidence of the run, of which the figure may show a verdict; None if there is none.
         """
 
-    def names(self, records: Sequence[Record]) -> list[str]:
+    def names(self, records: Sequence[R]) -> list[str]:
         """Return the name of each record that distinguishes it in its run."""
         return [record.title for record in records]
 
-    def curve(self, record: Record) -> str:
+    def curve(self, record: R) -> str:
         """Return the metric that is plotted below the logged images."""
         return "probability" if record.score is None else "score"
 
-    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
+    def evolutions(self, outcomes: Sequence[Outcome[R]]) -> list[Evolution]:
         """Return the logged images of each task with its name and curve; no image is read."""
         names = self.names(records_of(outcomes))
         evolutions = []
@@ -140,7 +142,7 @@ class Presentation(ABC):
             evolutions.append(Evolution(name, outcome.frames(), outcome.logged(metric), metric))
         return evolutions
 
-    def overlays(self, outcomes: Sequence[Outcome], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
+    def overlays(self, outcomes: Sequence[Outcome[R]], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
         """Return the map of each outcome over its photograph as bytes ``(H, W, 3)``; None for one without a map.
 
         Raises:
@@ -169,7 +171,7 @@ class Presentation(ABC):
             return [f"objective {metrics['objective']:.3g}"]
         return []
 
-    def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
+    def evidence_items(self, evidence: Evidence, records: Sequence[R]) -> list[EvidenceItem]:
         """Return the items of the evidence of a run, and of evidence in its records."""
         return self.part_items(evidence)
 
@@ -181,11 +183,11 @@ class Presentation(ABC):
             items.append(EvidenceItem(text, name=f"{slug(name)}_failure"))
         return items
 
-    def messages(self, verifier: OutcomeVerifier[Any]) -> list[str]:
+    def messages(self, verifier: OutcomeVerifier[Any, R]) -> list[str]:
         """Return what the terminal states of the records before the evidence is computed."""
         return []
 
-    def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
+    def show(self, verifier: OutcomeVerifier[Any, R], name: str, part: EvidencePart) -> None:
         """Show a part of the evidence in the terminal, and in a run folder in a figure.
 
         Args:
@@ -199,7 +201,7 @@ class Presentation(ABC):
                     verifier.settings.notify(line)
 
 
-def presentation_of(method: type[Method]) -> Presentation:
+def presentation_of(method: type[Method]) -> Presentation[Any]:
     """Return the presentation of a method, which its class or a base class names.
 
     Raises:
@@ -210,7 +212,7 @@ def presentation_of(method: type[Method]) -> Presentation:
             f"{method.__name__} has no presentation: set its class attribute presentation to the dotted path of a "
             "subclass of lit_viz.presentations.Presentation"
         )
-    presentation: Presentation = import_by_path(method.presentation)()
+    presentation: Presentation[Any] = import_by_path(method.presentation)()
     return presentation
 
 

@@ -19,15 +19,8 @@ from lit_viz.presentations.base import FigureOptions, Presentation
 from lit_viz.presentations.items import EvidenceItem, listed
 from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs.evidence import Evidence, ImageEvidence, NaturalnessEvidence
-from lit_viz.runs.records import (
-    LEAST_PROBABILITY,
-    ClassImageRecord,
-    LayerImageRecord,
-    VisualizationRecord,
-    label_with_lr,
-)
+from lit_viz.runs.records import LEAST_PROBABILITY, VisualizationRecord, label_with_lr
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize, probability_text, unique_labels
 
 #: Flag of a finished class image to which the network itself gives less than 0.5 of the probability of its class.
@@ -36,72 +29,73 @@ NOT_RECOGNIZED = "not recognized"
 _OPTION_COLUMNS = ("iterations", "lr")
 
 
-class ClassVisualizationPresentation(Presentation):
+class ClassVisualizationPresentation(Presentation[VisualizationRecord]):
     """Presentation of images of classes, layers and channels."""
 
     title: ClassVar[str] = "Class images"
     command: ClassVar[str] = "visualize"
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "lr": "lr {:g}"}
 
-    def heading(self, records: Sequence[Record]) -> str:
+    def heading(self, records: Sequence[VisualizationRecord]) -> str:
         for record in records:
-            if isinstance(record, LayerImageRecord) and record.layer:
+            if record.layer:
                 return "Layer images"
         return self.title
 
-    def table(self, records: Sequence[Record]) -> list[TableRow]:
+    def table(self, records: Sequence[VisualizationRecord]) -> list[TableRow]:
         """Return probability and rank of the target, for the network and for each judge; of an image without a target
         the objective. Options that vary have a column."""
         judges: set[str] = set()
         for record in records:
-            if isinstance(record, ClassImageRecord):
-                judges |= record.judges.keys()
+            judges |= record.judgments.keys()
         rows = [_row(record, sorted(judges)) for record in records]
-        if any(map(_restarts, records)):
+        if any(record.restarts for record in records):
             for record, row in zip(records, rows, strict=True):
-                row["restarts"] = str(_restarts(record))
+                row["restarts"] = str(record.restarts or 0)
         for column in _OPTION_COLUMNS:
             if len({row[column] for row in rows}) == 1:
                 for row in rows:
                     del row[column]
         return rows
 
-    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
+    def figure(
+        self, outcomes: Sequence[Outcome[VisualizationRecord]], options: FigureOptions, evidence: Evidence | None = None
+    ) -> Figure:
         """Return the logged images over the curve of the probability or the objective; channels, and options that vary,
         as a grid."""
         records = records_of(outcomes)
         varied = varied_options(records)
         if varied:
             return _grid(outcomes, varied)
-        if len(records) > 1 and all(map(_is_channel, records)):
+        if len(records) > 1 and all(record.channel is not None for record in records):
             return channel_grid(outcomes)
         return evolution_figure(self.evolutions(outcomes))
 
-    def evolutions(self, outcomes: Sequence[Outcome]) -> list[Evolution]:
+    def evolutions(self, outcomes: Sequence[Outcome[VisualizationRecord]]) -> list[Evolution]:
         evolutions = []
         for outcome, evolution in zip(outcomes, super().evolutions(outcomes), strict=True):
-            if not _is_recognized(outcome.record):
+            if not outcome.record.is_recognized:
                 evolution = replace(evolution, name=f"{evolution.name} ({NOT_RECOGNIZED})")
             evolutions.append(evolution)
         return evolutions
 
-    def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
+    def facets(self, record: VisualizationRecord, evidence: Evidence) -> dict[str, str]:
         return super().facets(record, evidence) | {"outcome": _status(record)}
 
-    def class_summary(self, records: Sequence[Record]) -> TableRow:
+    def class_summary(self, records: Sequence[VisualizationRecord]) -> TableRow:
         summary: TableRow = {}
-        if any(isinstance(record, ClassImageRecord) for record in records):
-            summary["recognized"] = str(sum(map(_is_recognized, records)))
+        if any(record.target is not None for record in records):
+            summary["recognized"] = str(sum(record.is_recognized for record in records))
         return summary | super().class_summary(records)
 
-    def names(self, records: Sequence[Record]) -> list[str]:
+    def names(self, records: Sequence[VisualizationRecord]) -> list[str]:
         return unique_labels([label_with_lr(record.title, record) for record in records], records)
 
-    def curve(self, record: Record) -> str:
-        has_objective = isinstance(record, LayerImageRecord) and record.objective_file is not None
-        return "objective" if has_objective else super().curve(record)
+    def curve(self, record: VisualizationRecord) -> str:
+        is_objective = record.target is None and record.objective_file is not None
+        return "objective" if is_objective else super().curve(record)
 
-    def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
+    def evidence_items(self, evidence: Evidence, records: Sequence[VisualizationRecord]) -> list[EvidenceItem]:
         """Return the items of the evidence, and the predictions of the own and of held-out networks in the records."""
         items = super().evidence_items(evidence, records)
         return items + _not_recognized_items(records) + _held_out_items(records)
@@ -114,11 +108,11 @@ class ClassVisualizationPresentation(Presentation):
             items.append(_naturalness_item(evidence.naturalness))
         return items + super().part_items(evidence)
 
-    def messages(self, verifier: OutcomeVerifier[Any]) -> list[str]:
+    def messages(self, verifier: OutcomeVerifier[Any, VisualizationRecord]) -> list[str]:
         """Return the images that the network itself does not recognize."""
         return [line for item in _not_recognized_items(records_of(verifier.outcomes)) for line in item.lines]
 
-    def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
+    def show(self, verifier: OutcomeVerifier[Any, VisualizationRecord], name: str, part: EvidencePart) -> None:
         super().show(verifier, name, part)
         if name == "held_out" and not verifier.settings.at_end_of_run:
             for item in _held_out_items(records_of(verifier.done)):
@@ -126,27 +120,15 @@ class ClassVisualizationPresentation(Presentation):
                     verifier.settings.notify(line)
 
 
-def _is_recognized(record: Record) -> bool:
-    return not isinstance(record, ClassImageRecord) or record.is_recognized
-
-
-def _restarts(record: Record) -> int:
-    return record.restarts or 0 if isinstance(record, ClassImageRecord) else 0
-
-
-def _status(record: Record) -> str:
+def _status(record: VisualizationRecord) -> str:
     """Return the status of a record, or that the network does not recognize the image."""
-    return record.status if _is_recognized(record) else NOT_RECOGNIZED
-
-
-def _is_channel(record: Record) -> bool:
-    return isinstance(record, LayerImageRecord) and record.channel is not None
+    return record.status if record.is_recognized else NOT_RECOGNIZED
 
 
 # -- options that vary
 
 
-def varied_options(records: Sequence[Record]) -> dict[str, list[float]]:
+def varied_options(records: Sequence[VisualizationRecord]) -> dict[str, list[float]]:
     """Return the values of the options of which a run has every combination for each image, by option.
 
     The options are the learning rate and the iterations; the one that changes from record to record is the last. The
@@ -160,8 +142,6 @@ def varied_options(records: Sequence[Record]) -> dict[str, list[float]]:
     lengths: dict[float, None] = {}
     first_rates = set()
     for record in records:
-        if not isinstance(record, VisualizationRecord):
-            continue
         if record.lr is not None:
             rates[record.lr] = None
         if record.status == "done":  # a failed image has the iterations until its failure
@@ -179,7 +159,7 @@ def varied_options(records: Sequence[Record]) -> dict[str, list[float]]:
     return {"lr": list(rates), "iterations": list(lengths)}
 
 
-def _grid(outcomes: Sequence[Outcome], varied: Mapping[str, Sequence[float]]) -> Figure:
+def _grid(outcomes: Sequence[Outcome[VisualizationRecord]], varied: Mapping[str, Sequence[float]]) -> Figure:
     """Return a grid with a column for each value of the last of the ``varied`` options, and a row for each image and
     combination of the others."""
     *others, (across, columns) = varied.items()
@@ -206,25 +186,24 @@ def _grid(outcomes: Sequence[Outcome], varied: Mapping[str, Sequence[float]]) ->
 # -- texts of an image
 
 
-def image_caption(record: Record) -> str:
+def image_caption(record: VisualizationRecord) -> str:
     """Return the probability of the class and the number of judges that predict it, or the objective of the file."""
-    if not isinstance(record, ClassImageRecord):
-        return f"objective {getattr(record, 'objective_file', None) or 0.0:.3g}"
+    if record.target is None:
+        return f"objective {record.objective_file or 0.0:.3g}"
     if record.score is not None:
         return f"score {record.score:.3g}"
     text = probability_text(record.probability or 0.0)
-    if record.judges:
-        text += f" · judges {record.correct_judges} of {len(record.judges)}"
+    if record.judgments:
+        text += f" · judges {record.correct_judges} of {len(record.judgments)}"
     return text
 
 
-def grid_caption(records: Iterable[Record]) -> str:
+def grid_caption(records: Iterable[VisualizationRecord]) -> str:
     """Return the caption of a grid of images with :func:`image_caption`."""
     has_probability = has_judges = False
     for record in records:
-        if isinstance(record, ClassImageRecord):
-            has_probability |= record.probability is not None
-            has_judges |= bool(record.judges)
+        has_probability |= record.target is not None and record.probability is not None
+        has_judges |= bool(record.judgments)
     caption = ""
     if has_probability:
         caption = "p: probability of the class."
@@ -233,27 +212,25 @@ def grid_caption(records: Iterable[Record]) -> str:
     return caption
 
 
-def _row(record: Record, judges: Sequence[str]) -> TableRow:
-    image = record if isinstance(record, VisualizationRecord) else None
+def _row(record: VisualizationRecord, judges: Sequence[str]) -> TableRow:
     if record.target is None:
         row = {
             "image": record.name,
             "status": record.status,
-            "objective": format_value(image and image.objective, "{:.4g}"),
-            "in the file": format_value(image and image.objective_file, "{:.4g}"),
+            "objective": format_value(record.objective, "{:.4g}"),
+            "in the file": format_value(record.objective_file, "{:.4g}"),
         }
     else:
         row = {
             "class": record.title,
             "status": _status(record),
             "probability": format_value(record.probability),
-            "rank": format_value(image and image.rank, "{}"),
+            "rank": format_value(record.rank, "{}"),
         }
         if record.score is not None:
             row = {"score of": record.title, "status": record.status, "score": format_value(record.score)}
-        verdicts = record.judges if isinstance(record, ClassImageRecord) else {}
         for name in judges:
-            row[f"by {name}"] = _judgment(verdicts.get(name))
+            row[f"by {name}"] = _judgment(record.judgments.get(name))
     row["iterations"] = format_value(record.iterations, "{:g}")
     row["lr"] = format_value(record.lr, "{:g}")
     return row
@@ -266,15 +243,13 @@ def _judgment(verdict: Mapping[str, Any] | None) -> str:
 # -- evidence
 
 
-def _not_recognized_items(records: Sequence[Record]) -> list[EvidenceItem]:
+def _not_recognized_items(records: Sequence[VisualizationRecord]) -> list[EvidenceItem]:
     """Return the class images that the network itself does not recognize; empty if there are none."""
     rows = []
     names = []
     count = 0
     for record in records:
-        if not isinstance(record, ClassImageRecord):
-            continue
-        count += record.status == "done"
+        count += record.target is not None and record.status == "done"
         if not record.is_recognized:
             names.append(label_with_lr(record.title, record))
             row = {
@@ -292,9 +267,9 @@ def _not_recognized_items(records: Sequence[Record]) -> list[EvidenceItem]:
     return [EvidenceItem(text, passed=False, rows=rows, name="not_recognized")]
 
 
-def _held_out_items(records: Sequence[Record]) -> list[EvidenceItem]:
+def _held_out_items(records: Sequence[VisualizationRecord]) -> list[EvidenceItem]:
     """Return the predictions of held-out networks for class images; empty if no image was judged."""
-    judged = [record for record in records if isinstance(record, ClassImageRecord) and record.judges]
+    judged = [record for record in records if record.judgments]
     if not judged:
         return []
     first_places: Counter[str] = Counter()
@@ -304,7 +279,7 @@ def _held_out_items(records: Sequence[Record]) -> list[EvidenceItem]:
             "class": label_with_lr(f"{record.index} {record.target_name}", record),
             "this network": _prediction(record.probability, record.rank),
         }
-        for name, verdict in record.judges.items():
+        for name, verdict in record.judgments.items():
             row[name] = _prediction(verdict["probability"], verdict["rank"])
             first_places[name] += verdict["rank"] == 1
         rows.append(row)

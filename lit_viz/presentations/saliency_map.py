@@ -46,7 +46,6 @@ from lit_viz.runs.evidence import (
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.runs.stitching import tiled_images
-from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize, probability_text, text_table
 from lit_viz.utils.limits import MOST_PHOTOGRAPHS, MOST_PRINTED
 
@@ -54,7 +53,7 @@ from lit_viz.utils.limits import MOST_PHOTOGRAPHS, MOST_PRINTED
 MOST_GAP = 0.01
 
 
-class SaliencyMapPresentation(Presentation):
+class SaliencyMapPresentation(Presentation[SaliencyRecord]):
     """Presentation of saliency maps: photographs with their maps, compared with Captum."""
 
     title: ClassVar[str] = "Saliency maps"
@@ -65,24 +64,22 @@ class SaliencyMapPresentation(Presentation):
     run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "captum", "localize", "boxes")
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
 
-    def subtitle(self, record: Record) -> str:
-        if not isinstance(record, SaliencyRecord):
-            return ""
+    def subtitle(self, record: SaliencyRecord) -> str:
         method = record.method if record.layer is None else f"{record.method} of {record.layer}"
         texts = [method, record.title]
         if record.correct is False:
             texts.append(record.prediction_text)
         return ", ".join(texts)
 
-    def comes_first(self, record: Record) -> bool:
-        return isinstance(record, SaliencyRecord) and record.correct is False
+    def comes_first(self, record: SaliencyRecord) -> bool:
+        return record.correct is False
 
-    def confusion(self, records: Sequence[Record]) -> list[TableRow]:
+    def confusion(self, records: Sequence[SaliencyRecord]) -> list[TableRow]:
         pairs: Counter[tuple[str, str]] = Counter()
         counted: set[Hashable] = set()
         for record in records:
             photograph = (record.name, record.source, record.tile)
-            if not isinstance(record, SaliencyRecord) or record.correct is not False or photograph in counted:
+            if record.correct is not False or photograph in counted:
                 continue
             counted.add(photograph)
             pairs[str(record.label_name), str(record.predicted_name)] += 1
@@ -91,25 +88,23 @@ class SaliencyMapPresentation(Presentation):
             rows.append({"true": label, "seen as": predicted, "photographs": str(count)})
         return rows
 
-    def facets(self, record: Record, evidence: Evidence) -> dict[str, str]:
+    def facets(self, record: SaliencyRecord, evidence: Evidence) -> dict[str, str]:
         facets = super().facets(record, evidence)
-        if isinstance(record, SaliencyRecord):
-            facets["method"] = title_of(record.method)
-            if record.correct is not None:
-                facets["prediction"] = "correct" if record.correct else "error"
-                facets["seen as"] = str(record.predicted_name)
+        facets["method"] = title_of(record.method)
+        if record.correct is not None:
+            facets["prediction"] = "correct" if record.correct else "error"
+            facets["seen as"] = str(record.predicted_name)
         comparison = None if evidence.captum is None else evidence.captum.by_index.get(record.index)
         if comparison is not None:
             verdict = "agrees with" if comparison.passed else "differs from"
             facets["outcome"] = f"{verdict} {comparison.reference or CAPTUM}"
         return facets
 
-    def table(self, records: Sequence[Record]) -> list[TableRow]:
+    def table(self, records: Sequence[SaliencyRecord]) -> list[TableRow]:
         rows = []
-        has_predictions = any(isinstance(record, SaliencyRecord) and record.prediction_text for record in records)
+        has_predictions = any(record.prediction_text for record in records)
         for record in records:
-            method = record.method if isinstance(record, SaliencyRecord) else "-"
-            row = {"photograph": record.name, "method": method, "class": "-", "status": record.status}
+            row = {"photograph": record.name, "method": record.method, "class": "-", "status": record.status}
             if record.target_name:
                 row["class"] = record.title
             if record.score is None:
@@ -117,31 +112,32 @@ class SaliencyMapPresentation(Presentation):
             else:
                 row["score"] = format_value(record.score)
             if has_predictions:
-                text = record.prediction_text if isinstance(record, SaliencyRecord) else ""
-                row["prediction"] = text or "-"
+                row["prediction"] = record.prediction_text or "-"
             row["evaluations"] = str(record.iterations)
             row["error"] = _error_text(record)
             rows.append(row)
         return rows
 
-    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
+    def figure(
+        self, outcomes: Sequence[Outcome[SaliencyRecord]], options: FigureOptions, evidence: Evidence | None = None
+    ) -> Figure:
         tiled = [image for image in tiled_images(outcomes) if image is not None]
         if tiled:
             return saliency_tiles_figure(tiled)
         groups = _by_photograph(outcomes)
         drawn = groups[:MOST_PHOTOGRAPHS]
-        reducers = _drawn_reducers(records_of(outcomes, SaliencyRecord))
+        reducers = _drawn_reducers(records_of(outcomes))
         panels = [_panel(group) for group in drawn]
         return saliency_figure(panels, reducers, scale=options.scale, overlays=options.overlays, total=len(groups))
 
-    def overlays(self, outcomes: Sequence[Outcome], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
+    def overlays(self, outcomes: Sequence[Outcome[SaliencyRecord]], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
         """Return each map over its photograph; with a shared scale, that of the maps of the same method."""
         groups: dict[str, dict[int, tuple[Tensor, Tensor]]] = defaultdict(dict)
         for place, outcome in enumerate(outcomes):
             record, photograph, attribution = outcome.record, outcome.photograph(), outcome.array()
-            if isinstance(record, SaliencyRecord) and photograph is not None and attribution is not None:
+            if photograph is not None and attribution is not None:
                 groups[record.method][place] = (photograph, attribution)
-        reducers = _drawn_reducers(records_of(outcomes, SaliencyRecord))
+        reducers = _drawn_reducers(records_of(outcomes))
         pictures: list[NDArray[np.uint8] | None] = [None] * len(outcomes)
         for method, group in groups.items():
             how = reducers[title_of(method)]
@@ -150,17 +146,17 @@ class SaliencyMapPresentation(Presentation):
                 pictures[place] = picture
         return pictures
 
-    def names(self, records: Sequence[Record]) -> list[str]:
-        several_methods = len({record.method for record in records if isinstance(record, SaliencyRecord)}) > 1
+    def names(self, records: Sequence[SaliencyRecord]) -> list[str]:
+        several_methods = len({record.method for record in records}) > 1
         names = []
         for record in records:
             name = record.title
-            if several_methods and isinstance(record, SaliencyRecord):
+            if several_methods:
                 name += f", {title_of(record.method)}"
             names.append(name)
         return names
 
-    def evidence_items(self, evidence: Evidence, records: Sequence[Record]) -> list[EvidenceItem]:
+    def evidence_items(self, evidence: Evidence, records: Sequence[SaliencyRecord]) -> list[EvidenceItem]:
         items = super().evidence_items(evidence, records)
         if evidence.captum is None and "captum" not in (evidence.failures or {}):
             items.insert(0, EvidenceItem("No map was compared with Captum.", name="captum"))
@@ -179,12 +175,12 @@ class SaliencyMapPresentation(Presentation):
             items.append(_texts_item(evidence.texts))
         return items + super().part_items(evidence)
 
-    def messages(self, verifier: OutcomeVerifier[Any]) -> list[str]:
+    def messages(self, verifier: OutcomeVerifier[Any, SaliencyRecord]) -> list[str]:
         """Return the numbers of incomplete maps, of maps above the tolerance, and of unresolved ones."""
         tolerance = verifier.module.tolerance
         above = 0
         unresolved: Counter[str] = Counter()
-        for record in records_of(verifier.outcomes, SaliencyRecord):
+        for record in records_of(verifier.outcomes):
             error = record.relative_error
             if error is None:
                 continue
@@ -193,7 +189,7 @@ class SaliencyMapPresentation(Presentation):
             if "standard_error" in record.metrics and not error <= 1:
                 unresolved[record.method] += 1
         texts = []
-        for item in _completeness_items([outcome.record for outcome in verifier.outcomes]):
+        for item in _completeness_items(records_of(verifier.outcomes)):
             texts.append(f"completeness: {item.text}")
         if above:
             total = len(verifier.outcomes)
@@ -203,7 +199,7 @@ class SaliencyMapPresentation(Presentation):
             texts.append(f"{method}: {maps} with an error above 100% or not resolved: give more iterations")
         return texts
 
-    def show(self, verifier: OutcomeVerifier[Any], name: str, part: EvidencePart) -> None:
+    def show(self, verifier: OutcomeVerifier[Any, SaliencyRecord], name: str, part: EvidencePart) -> None:
         super().show(verifier, name, part)
         if isinstance(part, ComparedMaps) and part.evidence is not None and not verifier.settings.at_end_of_run:
             rows = [row for item in self.part_items(part.evidence) for row in item.rows]
@@ -232,8 +228,8 @@ def _drawn_reducers(records: Sequence[SaliencyRecord]) -> dict[str, str]:
     return reducers
 
 
-def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    groups: dict[Hashable, list[Outcome]] = defaultdict(list)
+def _by_photograph(outcomes: Sequence[Outcome[SaliencyRecord]]) -> list[list[Outcome[SaliencyRecord]]]:
+    groups: dict[Hashable, list[Outcome[SaliencyRecord]]] = defaultdict(list)
     for outcome in outcomes:
         record = outcome.record
         if record.array is not None or outcome.array() is not None:
@@ -241,19 +237,18 @@ def _by_photograph(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
     return sorted(groups.values(), key=_is_no_error)
 
 
-def _is_no_error(outcomes: Sequence[Outcome]) -> bool:
+def _is_no_error(outcomes: Sequence[Outcome[SaliencyRecord]]) -> bool:
     """Return False for a photograph that is not predicted as its label; such ones come first."""
-    record = outcomes[0].record
-    return not (isinstance(record, SaliencyRecord) and record.correct is False)
+    return outcomes[0].record.correct is not False
 
 
-def _panel(outcomes: Sequence[Outcome]) -> SaliencyPanel:
+def _panel(outcomes: Sequence[Outcome[SaliencyRecord]]) -> SaliencyPanel:
     photograph = outcomes[0].photograph()
     assert photograph is not None
     maps, errors, bands, pairs = {}, {}, {}, None
     for outcome in outcomes:
         attribution = outcome.array()
-        if not isinstance(outcome.record, SaliencyRecord) or attribution is None:
+        if attribution is None:
             continue
         title, error = title_of(outcome.record.method), _error_text(outcome.record)
         if outcome.record.has_map:
@@ -278,11 +273,11 @@ def _panel(outcomes: Sequence[Outcome]) -> SaliencyPanel:
     )
 
 
-def _subtitle(record: Record) -> str:
+def _subtitle(record: SaliencyRecord) -> str:
     """Return the probability of the class, and whether it is predicted, or the score of a number; an error
     of the network, and the photograph's name."""
     parts = []
-    if isinstance(record, SaliencyRecord) and record.correct is False:
+    if record.correct is False:
         parts.append(record.prediction_text)
     if record.probability is not None:
         parts.append(probability_text(record.probability))
@@ -295,9 +290,9 @@ def _subtitle(record: Record) -> str:
     return ", ".join(parts)
 
 
-def _error_text(record: Record) -> str:
+def _error_text(record: SaliencyRecord) -> str:
     """Return the relative error of the samples, or the completeness gap, as the figure explains it."""
-    if not isinstance(record, SaliencyRecord) or record.relative_error is None:
+    if record.relative_error is None:
         return "-"
     if not math.isfinite(record.relative_error):
         return "not resolved"
@@ -309,11 +304,11 @@ def _error_text(record: Record) -> str:
 # -- evidence
 
 
-def _completeness_items(records: Sequence[Record]) -> list[EvidenceItem]:
+def _completeness_items(records: Sequence[SaliencyRecord]) -> list[EvidenceItem]:
     """Return a note on the methods with maps that do not sum to the difference of the scores."""
     gaps: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        if isinstance(record, SaliencyRecord) and "completeness" in record.metrics:
+        if "completeness" in record.metrics:
             error = record.relative_error
             gaps[record.method].append(math.nan if error is None else error)
     texts = []

@@ -23,18 +23,17 @@ from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.records import UniversalRecord, has_several_radii, radius_text
 from lit_viz.runs.results import Outcome
-from lit_viz.types import Record
 from lit_viz.utils.limits import MOST_EXAMPLES
 
 _WIDTH = 1.25  # of an image in inches
 
 
-class UniversalPerturbationPresentation(AttackPresentation):
+class UniversalPerturbationPresentation(AttackPresentation[UniversalRecord]):
     """Presentation of universal perturbations: the share of fooled photographs."""
 
     result: ClassVar[str] = "perturbation"
 
-    def table(self, records: Sequence[Record]) -> list[TableRow]:
+    def table(self, records: Sequence[UniversalRecord]) -> list[TableRow]:
         several_radii = has_several_radii(records)
         rows = []
         for record in records:
@@ -44,7 +43,9 @@ class UniversalPerturbationPresentation(AttackPresentation):
             rows.append(row)
         return rows
 
-    def figure(self, outcomes: Sequence[Outcome], options: FigureOptions, evidence: Evidence | None = None) -> Figure:
+    def figure(
+        self, outcomes: Sequence[Outcome[UniversalRecord]], options: FigureOptions, evidence: Evidence | None = None
+    ) -> Figure:
         """Return perturbations next to some photographs, over the curve of the fooling rate."""
         caption = (
             "Photographs: original above, with the perturbation beneath, as stored in the 8-bit files. Curve: share of "
@@ -68,22 +69,15 @@ class UniversalPerturbationPresentation(AttackPresentation):
         return items + super().part_items(evidence)
 
 
-def _row(record: Record) -> TableRow:
-    if not isinstance(record, UniversalRecord):  # a task that failed before it started
-        fooled = held_out = l2 = linf = "-"
-    else:
-        fooled = count_text(record.fooling_rate, record.trained_on)
-        held_out = count_text(record.held_out_fooling_rate, record.held_out)
-        l2 = format_value(record.l2)
-        linf = format_distance(record.linf, LINF.name)
+def _row(record: UniversalRecord) -> TableRow:
     return {
         "target": record.target_name or "any other",
         "status": record.status,
-        "fooled in the file": fooled,
-        "held out": held_out,
+        "fooled in the file": count_text(record.fooling_rate, record.trained_on),
+        "held out": count_text(record.held_out_fooling_rate, record.held_out),
         "iterations": str(record.iterations),
-        "L2": l2,
-        "Linf": linf,
+        "L2": format_value(record.l2),
+        "Linf": format_distance(record.linf, LINF.name),
     }
 
 
@@ -96,10 +90,10 @@ def _universal_item(part: Mapping[str, Sequence[str]]) -> EvidenceItem:
 # -- figure
 
 
-def _drawing(outcome: Outcome) -> Grid:
+def _drawing(outcome: Outcome[UniversalRecord]) -> Grid:
     """Return a perturbation next to some photographs, over the curve of the fooling rate; nothing without an image."""
     record, picture = outcome.record, outcome.image()
-    if picture is None or not isinstance(record, UniversalRecord) or record.norm is None:
+    if picture is None or record.norm is None:
         return Grid([])
     about = [
         f"{NORMS[record.norm].symbol} {format_distance(record.metrics.get(record.norm), record.norm)}",
@@ -125,7 +119,7 @@ def _drawing(outcome: Outcome) -> Grid:
     return Grid(rows)
 
 
-def _drawn_photographs(outcome: Outcome) -> list[PerturbedImage]:
+def _drawn_photographs(outcome: Outcome[UniversalRecord]) -> list[PerturbedImage]:
     """Return the first counted photographs, in turn one that was trained on and one that was held out."""
     parts: dict[bool, list[PerturbedImage]] = {False: [], True: []}
     for image in outcome.perturbed_images():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from lit_viz.attacks.norms import FILE_UNIT, L2, format_distance
@@ -76,12 +76,47 @@ class VisualizationRecord(ContrastRecord, abstract=True):
         objective_file: objective of the file without transforms, of an image without a target.
     """
 
-    top5: Ranking
+    top5: Ranking = field(default_factory=list)
     lr: float | None = None
 
     rank = Item[float]("metrics")
     objective = Item[float]("metrics")
     objective_file = Item[float]("metrics")
+
+    @property
+    def layer(self) -> str | None:
+        """The layer that is maximized; None for a class."""
+        return None
+
+    @property
+    def channel(self) -> int | None:
+        """The channel that is maximized; None for a class."""
+        return None
+
+    @property
+    def axis(self) -> str | None:
+        """Meaning of the channel in a layer of tokens."""
+        return None
+
+    @property
+    def judgments(self) -> Mapping[str, Judgment]:
+        """Probability and rank of the target by held-out network; empty without a target."""
+        return {}
+
+    @property
+    def correct_judges(self) -> int:
+        """Number of held-out networks that predict the class."""
+        return sum(judge["rank"] == 1 for judge in self.judgments.values())
+
+    @property
+    def restarts(self) -> int | None:
+        """Times that the image started again with other draws; None for 0."""
+        return None
+
+    @property
+    def is_recognized(self) -> bool:
+        """Whether the network recognizes the class of a finished image; True without a target."""
+        return True
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -93,7 +128,7 @@ class ClassImageRecord(VisualizationRecord):
         restarts: times that the image started again with other draws; None for 0.
     """
 
-    judges: Mapping[str, Judgment]
+    judges: Mapping[str, Judgment] = field(default_factory=dict)
     restarts: int | None = None
 
     @property
@@ -105,9 +140,8 @@ class ClassImageRecord(VisualizationRecord):
         return self.probability >= LEAST_PROBABILITY
 
     @property
-    def correct_judges(self) -> int:
-        """Number of held-out networks that predict the class."""
-        return sum(judge["rank"] == 1 for judge in self.judges.values())
+    def judgments(self) -> Mapping[str, Judgment]:
+        return self.judges
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -119,8 +153,8 @@ class LayerImageRecord(VisualizationRecord):
         axis: meaning of ``channel`` in a layer of tokens.
     """
 
-    layer: str | None
-    channel: int | None
+    layer: str | None = None
+    channel: int | None = None
     axis: str | None = None
 
 
@@ -156,7 +190,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
 
     method: str
     reducer: str
-    top5: Ranking
+    top5: Ranking = field(default_factory=list)
     label_name: str | None = None
     predicted: int | None = None
     predicted_name: str | None = None
@@ -224,6 +258,11 @@ class AttackRecord(Record, abstract=True):
     """
 
     attack: str
+
+    @property
+    def class_change(self) -> str:
+        """The predictions before and after the attack of an image; else empty."""
+        return ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -293,6 +332,17 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
             return None
         return "fooled" if self.success_file else "robust"
 
+    @property
+    def class_change(self) -> str:
+        """The predictions before and after: ``quail → stingray``, or ``still quail``; else empty."""
+        before, after = self.predicted_before_name, self.predicted_name
+        if self.status != "done" or before is None or after is None:
+            return ""
+        if before != after:
+            return f"{before} → {after}"
+        # A decision on another class than the most probable one may have changed.
+        return "" if self.success_file else f"still {after}"
+
     margin = Item[float]("metrics")
     by = Item[str]("settings")
     tried = Item[Sequence[str]]("settings")
@@ -312,10 +362,10 @@ class UniversalRecord(AttackRecord, kind="universal_perturbation"):
         held_out_fooling_rate, held_out_fooling_rate_float: the same of the held-out photographs.
     """
 
-    magnified: float
+    magnified: float | None = None
     photographs: int
-    trained_on: int
-    held_out: int
+    trained_on: int = 0
+    held_out: int = 0
     fooling_rate_float: float | None = None
     held_out_fooling_rate: float | None = None
     held_out_fooling_rate_float: float | None = None

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, Generic
 
 from PIL import Image
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.errors import LitVizError, did_you_mean
@@ -20,10 +21,12 @@ from lit_viz.runs.evidence import Evidence
 from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.formatting import probability_text
 
-R = TypeVar("R", bound=Record)
+#: Class of the records of a method.
+R = TypeVar("R", bound=Record, default=Record)
+R_co = TypeVar("R_co", bound=Record, covariant=True, default=Record)
 
 
-class Outcome:
+class Outcome(Generic[R_co]):
     """The outcome of a task. Images and arrays are read when they are accessed.
 
     A notebook displays the photograph, if there is one, next to the final image.
@@ -33,7 +36,7 @@ class Outcome:
         storage: where its images, arrays and metrics are.
     """
 
-    def __init__(self, record: Record, storage: Storage) -> None:
+    def __init__(self, record: R_co, storage: Storage) -> None:
         self.record = record
         self._storage = storage
 
@@ -216,14 +219,6 @@ class Storage(ABC):
         """
 
 
-@overload
-def records_of(outcomes: Iterable[Outcome]) -> list[Record]: ...
-@overload
-def records_of(outcomes: Iterable[Outcome], kind: type[R]) -> list[R]: ...
-def records_of(outcomes: Iterable[Outcome], kind: type[Any] = Record) -> list[Any]:
-    """Return the records, or those of a kind. A task that failed before it started has a plain :class:`Record`."""
-    records = []
-    for outcome in outcomes:
-        if isinstance(outcome.record, kind):
-            records.append(outcome.record)
-    return records
+def records_of(outcomes: Iterable[Outcome[R]]) -> list[R]:
+    """Return the records of outcomes."""
+    return [outcome.record for outcome in outcomes]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Generic
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.images.formats import FileFormat, format_of_map
 from lit_viz.images.rasters import mask_of
 from lit_viz.images.tiles import blend_weights
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.results import Outcome, R, R_co
 from lit_viz.types import Tile, key_of
 from lit_viz.utils.files import atomic_write
 
@@ -32,10 +33,10 @@ Rows = Iterator[NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class TiledImage:
+class TiledImage(Generic[R_co]):
     """The outcomes of the tiles of an image, row by row, by one method."""
 
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[Outcome[R_co]]
 
     @property
     def name(self) -> str:
@@ -76,7 +77,7 @@ class TiledImage:
         """
         height, width = self.tile.height, self.tile.width
         down, across = blend_weights(self.rows, height), blend_weights(self.columns, width)
-        in_rows: dict[int, list[Outcome]] = defaultdict(list)
+        in_rows: dict[int, list[Outcome[R_co]]] = defaultdict(list)
         for outcome in self.outcomes:
             in_rows[tile_of(outcome).row].append(outcome)
         known = (values for values in map(read, self.outcomes) if values is not None)
@@ -211,11 +212,11 @@ def _with_no_data(outcome: Outcome) -> Tensor | None:
     return values.masked_fill(mask_of(runs, size), torch.nan)
 
 
-def tiled_images(outcomes: Sequence[Outcome]) -> list[TiledImage | None]:
+def tiled_images(outcomes: Sequence[Outcome[R]]) -> list[TiledImage[R] | None]:
     """Return the images of a run by tiles, by each method, in order; None for an image that has no tiles since it can't
     be read. Without tiles there is no image."""
-    images: list[TiledImage | None] = []
-    group: list[Outcome] = []
+    images: list[TiledImage[R] | None] = []
+    group: list[Outcome[R]] = []
     before: Tile | None = None
     for outcome in outcomes:
         tile = outcome.record.tile

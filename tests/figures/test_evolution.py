@@ -14,8 +14,9 @@ from lit_viz.images.reading import to_uint8
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import STORE
+from lit_viz.runs.records import LayerImageRecord
 from lit_viz.runs.segments import Contents
-from lit_viz.types import Record, Task
+from lit_viz.types import Task
 
 LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"
 
@@ -119,7 +120,7 @@ def test_resumed_run_folder_is_drawn_completely(tmp_path, figures: Any):
     resumed.load(stated["segments"])
     resumed.restore({0: Contents(**stated["in_progress"][0])}, stated["snapshots"], ())
     resumed.add_snapshot(Snapshot(task, 100, {"probability": 1.0}, picture(100)))
-    resumed.add_result(Result(task, Record.of(task), picture(100)))
+    resumed.add_result(Result(task, LayerImageRecord.of(task, layer=None, channel=None), picture(100)))
     resumed.finish()
     (drawn,) = ClassVisualizationPresentation().evolutions(FolderStorage.open(folder.path).outcomes())
     assert (drawn.name, list(drawn.curve)) == ("tabby", [(0, 0.0), (50, 0.5), (100, 1.0)])

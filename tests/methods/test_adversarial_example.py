@@ -15,6 +15,7 @@ from lit_viz.images import Noise
 from lit_viz.methods import AdversarialExample
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Task
 from tests.support.networks import Residual, trained
 from tests.support.runs import Train
@@ -150,6 +151,9 @@ def test_only_the_task_whose_target_is_its_label_fails(smooth: Network, train: T
     memory = train(module(smooth, PGD(eps=0.1)), tasks)
     statuses = [memory.results[i].record.status for i in range(5)]
     assert statuses == ["done", "failed", "failed", "done", "done"]
+    assert {(type(result.record), result.record.attack) for result in memory.results.values()} == {
+        (AdversarialRecord, "pgd")
+    }
     assert "the target must differ from the label cherry" in memory.results[1].record.error
     assert "neither a label nor a target" in memory.results[2].record.error
 

@@ -30,6 +30,7 @@ from lit_viz.objectives import Logit
 from lit_viz.optim import SGD, Adam, Evaluation, NormalizedAscent, StepRule
 from lit_viz.outputs import load_network
 from lit_viz.rng import Draws
+from lit_viz.runs.records import ClassImageRecord, LayerImageRecord, read_record
 from lit_viz.types import Task
 from tests.support.networks import Residual, trained
 from tests.support.runs import Train, tasks_for
@@ -178,6 +179,18 @@ def test_iterations_may_vary_by_task(smooth: Network, train: Train) -> None:
     tasks = [replace(t, iterations=2 + i) for i, t in enumerate(tasks_for(smooth, [0, 1, 2, 3, 4]))]
     memory = train(method(smooth), tasks)
     assert [memory.results[i].record.iterations for i in range(5)] == [2, 3, 4, 5, 6]
+
+
+def test_the_record_of_a_failed_task_has_the_class_of_the_method(smooth: Network) -> None:
+    module = method(smooth)
+    of_class = module.new_record(Task(0, "cherry", 0, target=2), status="failed", error="no memory")
+    assert isinstance(of_class, ClassImageRecord)
+    assert (of_class.status, of_class.is_recognized, of_class.judges) == ("failed", True, {})
+    of_channel = module.new_record(Task(1, "unit", 1, layer="0", channel=3), status="failed", error="no memory")
+    assert isinstance(of_channel, LayerImageRecord)
+    assert (of_channel.layer, of_channel.channel) == ("0", 3)
+    for record in (of_class, of_channel):
+        assert read_record(record.to_dict()).to_dict() == record.to_dict()
 
 
 def test_only_the_failing_image_stops(smooth: Network, train: Train) -> None:

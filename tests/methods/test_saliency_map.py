@@ -27,6 +27,7 @@ from lit_viz.callbacks.saving import ExactCheckpoint
 from lit_viz.errors import LitVizError
 from lit_viz.methods import SaliencyMap
 from lit_viz.networks import Network
+from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Record, Task
 from tests.support.networks import Around, smooth_network
 from tests.support.runs import Train
@@ -219,6 +220,9 @@ def test_only_the_broken_photograph_fails(smooth: Network, train: Train, tmp_pat
     tasks = [Task(i, file, i, target=1, source=str(tmp_path / file), method="gradient") for i, file in enumerate(files)]
     memory = train(module(smooth, Gradient(), images=()), tasks)
     assert [memory.results[i].record.status for i in range(4)] == ["done", "failed", "failed", "done"]
+    assert {(type(result.record), result.record.method) for result in memory.results.values()} == {
+        (SaliencyRecord, "gradient")
+    }
     assert "is empty" in memory.results[1].record.error
     assert "not an image" in memory.results[2].record.error
     assert memory.results[3].record.original_size == [20, 30]

@@ -21,6 +21,7 @@ from lit_viz.objectives import ClippedCrossEntropy, CrossEntropy, Outputs
 from lit_viz.outputs import load_network
 from lit_viz.rng import Draws, Key
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.records import UniversalRecord
 from lit_viz.types import Task
 from tests.support.runs import Train
 
@@ -153,6 +154,8 @@ def test_a_broken_photograph_is_one_less(smooth: Network, train: Train) -> None:
     nothing = Task(0, "universal", 5, photographs=photographs[1:2])
     result = train(module(smooth), [nothing]).results[0]
     assert result.record.status == "failed"
+    assert isinstance(result.record, UniversalRecord)
+    assert (result.record.photographs, result.record.trained_on, result.record.magnified) == (1, 0, None)
     assert "got none (it is no picture)" in result.record.error
 
 

@@ -17,9 +17,8 @@ from torch import Tensor
 from lit_viz.attacks import PGD, Attack, ClimbingAttack, Square, is_adversarial, run_attack
 from lit_viz.attacks.norms import L2, TOLERANCE, Norm
 from lit_viz.attacks.rounding import is_singleton
-from lit_viz.evidence.attacks.robustness import attack_record
+from lit_viz.evidence.attacks.robustness import Attacked
 from lit_viz.runs.evidence import DiagnosisPart
-from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import pluralize
 
 #: Fraction of zero gradients above which gradients count as masked.
@@ -42,7 +41,7 @@ _BATCH = 8
 RestartOf = Callable[[int], int]
 
 
-def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) -> DiagnosisPart:
+def diagnostics(outcomes: Sequence[Attacked], attack: Attack, iterations: int) -> DiagnosisPart:
     """Examine the traces of an attack of a maximum of ``iterations`` an image, without evaluations.
 
     The curves ``gradient_norm``, ``objective`` and ``margin`` of the outcomes are read.
@@ -67,7 +66,7 @@ def diagnostics(outcomes: Sequence[Outcome], attack: Attack, iterations: int) ->
     return DiagnosisPart(reasons=reasons, tried=tried)
 
 
-def _signs(done: Sequence[Outcome], attack: Attack, iterations: int) -> dict[str, int]:
+def _signs(done: Sequence[Attacked], attack: Attack, iterations: int) -> dict[str, int]:
     """Return the number of images with each sign of a failed attack, by its clause, whose ``{}`` is this number."""
     failed = _failed(done)
     advice = "an attack of more steps, such as pgd" if attack.fixed else "more iterations"
@@ -95,30 +94,30 @@ def _signs(done: Sequence[Outcome], attack: Attack, iterations: int) -> dict[str
     }
 
 
-def _failed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _failed(outcomes: Sequence[Attacked]) -> list[Attacked]:
     """Return the finished outcomes without a success as floats."""
-    return [outcome for outcome in _done(outcomes) if not attack_record(outcome).success_float]
+    return [outcome for outcome in _done(outcomes) if not outcome.record.success_float]
 
 
-def _undone_by_rounding(outcome: Outcome) -> bool:
+def _undone_by_rounding(outcome: Attacked) -> bool:
     """Return whether rounding undid a success, although the ball holds other images."""
-    record = attack_record(outcome)
+    record = outcome.record
     is_undone = bool(record.success_float) and not record.success_file
     return is_undone and not _only_source_in_ball(outcome)
 
 
-def _count(test: Callable[[Outcome], object], outcomes: Sequence[Outcome]) -> int:
+def _count(test: Callable[[Attacked], object], outcomes: Sequence[Attacked]) -> int:
     return len(list(filter(test, outcomes)))
 
 
-def _equals_photograph(outcome: Outcome) -> bool:
+def _equals_photograph(outcome: Attacked) -> bool:
     """Return whether the file equals the photograph, although the ball holds other images."""
-    return attack_record(outcome).l2 == 0 and not _only_source_in_ball(outcome)
+    return outcome.record.l2 == 0 and not _only_source_in_ball(outcome)
 
 
-def _masked(outcome: Outcome) -> bool:
+def _masked(outcome: Attacked) -> bool:
     """Return whether most gradients before a success are zero."""
-    record = attack_record(outcome)
+    record = outcome.record
     success = record.success_float
     margins = dict(outcome.logged("margin"))
     if success and record.iterations is not None:
@@ -132,32 +131,32 @@ def _masked(outcome: Outcome) -> bool:
     return bool(norms) and norms.count(0) > MASKED * len(norms)
 
 
-def _only_source_in_ball(outcome: Outcome) -> bool:
+def _only_source_in_ball(outcome: Attacked) -> bool:
     """Return whether eps is below one level of a single value."""
-    record = attack_record(outcome)
+    record = outcome.record
     is_picture = record.format is None
     return is_picture and record.eps is not None and is_singleton(record.eps) and record.l2 == 0
 
 
-def _few_gradients(outcome: Outcome) -> bool:
-    record = attack_record(outcome)
+def _few_gradients(outcome: Attacked) -> bool:
+    record = outcome.record
     backwards = record.backwards or 0
     fewest = backwards if record.fewest is None else record.fewest  # of the members of an ensemble
     return backwards > 0 and min(backwards, fewest) < _MIN_GRADIENTS and not _masked(outcome)
 
 
-def _few_queries(outcome: Outcome) -> bool:
+def _few_queries(outcome: Attacked) -> bool:
     """Return whether a black-box attack had few queries."""
     record = outcome.record
     return record.backwards == 0 and (record.iterations or 0) < QUERIES
 
 
-def _not_improved(outcome: Outcome) -> bool:
+def _not_improved(outcome: Attacked) -> bool:
     scores = [score for _, score in _in_ball(outcome, "objective")]
     return len(scores) > 1 and max(scores[1:]) <= scores[0] and not _masked(outcome)
 
 
-def _rising(outcome: Outcome) -> bool:
+def _rising(outcome: Attacked) -> bool:
     trace = _in_ball(outcome, "objective")
     if len(trace) < 2:
         return False
@@ -166,24 +165,24 @@ def _rising(outcome: Outcome) -> bool:
     return best > start and best - earlier >= (1 - 1e-9) * RISING * (best - start)
 
 
-def _shrinking(outcome: Outcome) -> bool:
+def _shrinking(outcome: Attacked) -> bool:
     """Return whether the end of an attack without a budget reduced the perturbation notably."""
     margins, fooled = outcome.logged("margin"), set(successes(outcome))
     lengths = {k: length for k, length in outcome.logged(_norm_name(outcome)) if k in fooled}
-    if attack_record(outcome).eps is not None or not lengths:
+    if outcome.record.eps is not None or not lengths:
         return False
     end = _final_tenth(margins)
     earlier = [length for k, length in lengths.items() if k <= end]
     return bool(earlier) and min(lengths.values()) < (1 - SHRINKING) * min(earlier)
 
 
-def _norm_name(outcome: Outcome) -> str:
-    return attack_record(outcome).norm or L2.name
+def _norm_name(outcome: Attacked) -> str:
+    return outcome.record.norm or L2.name
 
 
-def _in_ball(outcome: Outcome, metric: str) -> list[tuple[int, float]]:
+def _in_ball(outcome: Attacked, metric: str) -> list[tuple[int, float]]:
     """Return a curve without the iterations outside the ball, which members of an ensemble may have."""
-    eps, lengths = attack_record(outcome).eps, dict(outcome.logged(_norm_name(outcome)))
+    eps, lengths = outcome.record.eps, dict(outcome.logged(_norm_name(outcome)))
     bound = math.inf if eps is None else eps + TOLERANCE
     return [(k, value) for k, value in outcome.logged(metric) if lengths.get(k, 0.0) <= bound]
 
@@ -194,7 +193,7 @@ def _final_tenth(trace: Sequence[tuple[int, float]]) -> float:
     return min(final - (final - first) / 10, final - 1)
 
 
-def successes(outcome: Outcome) -> list[int]:
+def successes(outcome: Attacked) -> list[int]:
     """Return the iterations with a success as floats, inside the ball."""
     return [k for k, margin in _in_ball(outcome, "margin") if margin > 0]
 
@@ -212,22 +211,22 @@ def restarts_of(attack: Attack, iterations: int) -> RestartOf:
     return restart
 
 
-def restart_disagreement(outcomes: Sequence[Outcome], restart_of: RestartOf, final: int) -> list[str]:
+def restart_disagreement(outcomes: Sequence[Attacked], restart_of: RestartOf, final: int) -> list[str]:
     """Return the disagreements between restarts, and between runs of one photograph with several seeds, as clauses.
 
     Empty if every image is a success. Otherwise there are two signs that more restarts may succeed: a failed image
     whose best margins differ between restarts by more than the best of them lacks; and a success only in the later half
     of the restarts, or only with some seeds. ``final`` is the number of the final restart.
     """
-    if all(attack_record(o).success_float for o in outcomes):
+    if all(outcome.record.success_float for outcome in outcomes):
         return []
-    groups: dict[Hashable, list[Outcome]] = defaultdict(list)
+    groups: dict[Hashable, list[Attacked]] = defaultdict(list)
     for outcome in outcomes:
-        record = attack_record(outcome)
+        record = outcome.record
         groups[record.source or record.name, record.label, record.target, record.eps].append(outcome)
     partial, wide = 0, []
     for group in groups.values():
-        fooled = [bool(attack_record(outcome).success_float) for outcome in group]
+        fooled = [bool(outcome.record.success_float) for outcome in group]
         if any(fooled):
             is_late = all(2 * _success_restart(outcome, restart_of) > final for outcome in group)
             partial += not all(fooled) or is_late
@@ -249,7 +248,7 @@ def restart_disagreement(outcomes: Sequence[Outcome], restart_of: RestartOf, fin
     return reasons
 
 
-def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
+def best_margins(outcome: Attacked, restart_of: RestartOf) -> list[float]:
     """Return the highest margin of each restart, in order.
 
     The photograph belongs to no restart; nor does the final margin of several, which is that of the file.
@@ -264,7 +263,7 @@ def best_margins(outcome: Outcome, restart_of: RestartOf) -> list[float]:
     return [margins[restart] for restart in sorted(margins)]
 
 
-def _success_restart(outcome: Outcome, restart_of: RestartOf) -> int:
+def _success_restart(outcome: Attacked, restart_of: RestartOf) -> int:
     """Return the restart of the first success; the final one if only the success of the file is logged."""
     for k, margin in outcome.logged("margin"):
         if k > 0 and margin > 0:
@@ -272,16 +271,16 @@ def _success_restart(outcome: Outcome, restart_of: RestartOf) -> int:
     return restart_of(outcome.record.iterations or 0)
 
 
-def robust_outcomes(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def robust_outcomes(outcomes: Sequence[Attacked]) -> list[Attacked]:
     """Return the failures, as floats, with another 8-bit image in the ball."""
     return [outcome for outcome in _failed(outcomes) if not _only_source_in_ball(outcome)]
 
 
-def _done(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _done(outcomes: Sequence[Attacked]) -> list[Attacked]:
     return [outcome for outcome in outcomes if outcome.record.status == "done"]
 
 
-def cost_of_stronger_attacks(outcomes: Sequence[Outcome]) -> str:
+def cost_of_stronger_attacks(outcomes: Sequence[Attacked]) -> str:
     """Return a description of :func:`stronger_attacks` with the number of evaluations."""
     robust, done = len(robust_outcomes(outcomes)), len(_done(outcomes))
     return (
@@ -292,7 +291,7 @@ def cost_of_stronger_attacks(outcomes: Sequence[Outcome]) -> str:
 
 
 def stronger_attacks(
-    outcomes: Sequence[Outcome], network: Callable[[Tensor], Tensor], norm: Norm, eps: float
+    outcomes: Sequence[Attacked], network: Callable[[Tensor], Tensor], norm: Norm, eps: float
 ) -> DiagnosisPart:
     """Run attacks that must not exceed a gradient attack, and one that must succeed.
 
@@ -330,10 +329,10 @@ class _Batch(NamedTuple):
     radii: list[float]
 
 
-def _batches(outcomes: Sequence[Outcome], eps: float) -> Iterator[_Batch]:
+def _batches(outcomes: Sequence[Attacked], eps: float) -> Iterator[_Batch]:
     """Yield batches that are either targeted or untargeted."""
-    untargeted: list[tuple[Outcome, Tensor]] = []
-    targeted: list[tuple[Outcome, Tensor]] = []
+    untargeted: list[tuple[Attacked, Tensor]] = []
+    targeted: list[tuple[Attacked, Tensor]] = []
     for outcome in outcomes:
         source = outcome.source()
         if source is None:
@@ -345,10 +344,10 @@ def _batches(outcomes: Sequence[Outcome], eps: float) -> Iterator[_Batch]:
             yield _batch(group[first : first + _BATCH], eps)
 
 
-def _batch(photographs: Sequence[tuple[Outcome, Tensor]], eps: float) -> _Batch:
+def _batch(photographs: Sequence[tuple[Attacked, Tensor]], eps: float) -> _Batch:
     sources, labels, targets, radii = [], [], [], []
     for outcome, source in photographs:
-        record = attack_record(outcome)
+        record = outcome.record
         sources.append(source)
         labels.append(-1 if record.label is None else record.label)
         if record.target is not None:

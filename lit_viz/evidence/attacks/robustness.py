@@ -22,16 +22,11 @@ from lit_viz.types import Record
 from lit_viz.utils.formatting import text_table
 from lit_viz.utils.limits import MOST_PRINTED
 
+#: Outcome of a task of an attack.
+Attacked = Outcome[AdversarialRecord]
 #: Name of the share of robust photographs with true labels.
 ROBUST_ACCURACY = "robust accuracy"
 _TOLERANCE = 1e-6  # relative, of a radius in float32
-
-
-def attack_record(outcome: Outcome) -> AdversarialRecord:
-    """Return the record of an attacked image."""
-    record = outcome.record
-    assert isinstance(record, AdversarialRecord)
-    return record
 
 
 def attack_norm(records: Sequence[AdversarialRecord]) -> str:
@@ -97,13 +92,13 @@ class RobustAccuracy:
         return f"{self.robust} of {self.total} (95 %: {low:.0%} to {high:.0%})"
 
 
-def clean_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy:
+def clean_accuracy(outcomes: Sequence[Attacked]) -> RobustAccuracy:
     """Count the photographs of one radius that are classified correctly before the attack. Failed tasks are omitted."""
     statuses = [outcome.record.status for outcome in outcomes]
     return RobustAccuracy(0.0, statuses.count("done"), len(statuses) - statuses.count("failed"))
 
 
-def robust_share(outcomes: Sequence[Outcome], members: Sequence[str] | None = None) -> list[RobustAccuracy]:
+def robust_share(outcomes: Sequence[Attacked], members: Sequence[str] | None = None) -> list[RobustAccuracy]:
     """Count the robust photographs by ascending radius.
 
     A photograph is robust at a radius if it is classified correctly, and none of its files, of any target and radius,
@@ -115,7 +110,7 @@ def robust_share(outcomes: Sequence[Outcome], members: Sequence[str] | None = No
     for outcome in outcomes:
         if outcome.record.status == "failed":
             continue
-        record = attack_record(outcome)
+        record = outcome.record
         has_verdict = record.status == "skipped" or record.success_file is not None
         if record.eps is not None and has_verdict:
             photographs[photograph_key(record)].append(record)
@@ -143,7 +138,7 @@ def _fools_within(eps: float, record: AdversarialRecord, members: Sequence[str] 
     return distance is not None and distance <= eps * (1 + _TOLERANCE)
 
 
-def robust_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy | dict[str, RobustAccuracy]:
+def robust_accuracy(outcomes: Sequence[Attacked]) -> RobustAccuracy | dict[str, RobustAccuracy]:
     """Return the robust accuracy of an untargeted attack within a ball; of several radii by radius, as displayed.
 
     A photograph that is misclassified before the attack is not robust, as in Croce et al. 2021 ("RobustBench",
@@ -152,10 +147,9 @@ def robust_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy | dict[str, R
     Raises:
         LitVizError: the attack is targeted or has no radius, or the labels are predicted.
     """
-    attacked = records_of(outcomes, AdversarialRecord)
-    points = robust_share(outcomes) if attacked else []
+    points = robust_share(outcomes)
     got = ""
-    if not attacked:
+    if all(outcome.record.status == "failed" for outcome in outcomes):
         got = "no attacked image"
     elif not points:
         got = "no file within a ball"
@@ -169,11 +163,11 @@ def robust_accuracy(outcomes: Sequence[Outcome]) -> RobustAccuracy | dict[str, R
         )
     if len(points) == 1:
         return points[0]
-    norm = attack_norm(records_of(outcomes, AdversarialRecord))
+    norm = attack_norm(records_of(outcomes))
     return {format_distance(point.eps, norm): point for point in points}
 
 
-def accuracy_label(outcomes: Sequence[Outcome]) -> str:
+def accuracy_label(outcomes: Sequence[Attacked]) -> str:
     """Return the name of the measured share: "robust accuracy" requires true labels and an untargeted attack."""
     targeted = unlabelled = 0
     for outcome in outcomes:
@@ -186,7 +180,7 @@ def accuracy_label(outcomes: Sequence[Outcome]) -> str:
     return ROBUST_ACCURACY
 
 
-def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[EnsembleMember]:
+def ensemble_breakdown(outcomes: Sequence[Attacked]) -> list[EnsembleMember]:
     """Return the result of each member of an ensemble, in order; empty for other attacks.
 
     A success counts in its file.
@@ -195,7 +189,7 @@ def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[EnsembleMember]:
     attempted: list[Sequence[str]] = []  # members that attacked each image
     for outcome in outcomes:
         if outcome.record.status == "done":
-            record = attack_record(outcome)
+            record = outcome.record
             if record.tried is not None:
                 successful.append(record.by if record.success_file else None)
                 attempted.append(record.tried)
@@ -209,9 +203,9 @@ def ensemble_breakdown(outcomes: Sequence[Outcome]) -> list[EnsembleMember]:
     return breakdown
 
 
-def transfers(outcomes: Sequence[Outcome], network: Network) -> TransferEvidence:
+def transfers(outcomes: Sequence[Attacked], network: Network) -> TransferEvidence:
     """Evaluate the installed held-out networks on the photograph, the file and the mirrored change of each success."""
-    successes = [o for o in outcomes if isinstance(o.record, AdversarialRecord) and o.record.success_file]
+    successes = [outcome for outcome in outcomes if outcome.record.success_file]
     several = has_several_radii(records_of(successes))
     files: list[dict[str, Any]] = []
     counts: dict[str, TransferCounts] = {}
@@ -228,14 +222,14 @@ def transfers(outcomes: Sequence[Outcome], network: Network) -> TransferEvidence
     return TransferEvidence(judges=counts, files=files)
 
 
-def _transfer(judge: str, outcome: Outcome, labels: Sequence[str], several: bool) -> dict[str, Any]:
+def _transfer(judge: str, outcome: Attacked, labels: Sequence[str], several: bool) -> dict[str, Any]:
     """Return the predictions of a held-out network for a file: ``before`` and ``after`` the attack.
 
     ``right`` is whether the prediction of the photograph is the label; without a label, whether it is not the target.
     ``fooled`` is whether that of the file is the target; without a target, whether it is not the label; and
     ``mirrored`` the same of the mirrored change, the control: any change of this size might fool the network.
     """
-    source, image, record = outcome.source(), outcome.image(), attack_record(outcome)
+    source, image, record = outcome.source(), outcome.image(), outcome.record
     assert source is not None
     assert image is not None
     mirrored = (source + (image - source).flip(-1)).clamp(0, 1)

@@ -30,7 +30,7 @@ _NOTICE_SECONDS = 30.0  # between the reports of how many maps are compared
 
 
 def cross_check(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[Outcome[SaliencyRecord]],
     methods: Mapping[str, Attribution],
     network: Network,
     *,
@@ -171,12 +171,12 @@ class _Comparisons:
             self._leave_out(record, NOT_CHECKED if is_late else failure)
 
 
-def _order(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, SaliencyRecord]]:
+def _order(outcomes: Sequence[Outcome[SaliencyRecord]]) -> list[tuple[Outcome, SaliencyRecord]]:
     """Return the finished maps: the first of each method before any second, in order of their evaluations."""
     places: dict[str, Iterator[int]] = defaultdict(itertools.count)
     maps = []
     for outcome in outcomes:
         record = outcome.record
-        if isinstance(record, SaliencyRecord) and record.status == "done":
+        if record.status == "done":
             maps.append((outcome, record))
     return sorted(maps, key=lambda entry: (next(places[entry[1].method]), entry[1].iterations or 0))

@@ -98,7 +98,7 @@ def rounded(value: Any) -> Any:
 
 
 def evaluate_maps(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[Outcome[SaliencyRecord]],
     methods: Mapping[str, Attribution],
     network: Network,
     *,
@@ -118,7 +118,7 @@ def evaluate_maps(
     """
     done, forwards, evaluations = [], 0, 0
     for outcome in outcomes:
-        if isinstance(outcome.record, SaliencyRecord) and outcome.record.status == "done":
+        if outcome.record.status == "done":
             passes, of_method = evaluation_counts(outcome.record.iterations or 0)
             forwards += passes
             evaluations += of_method
@@ -131,10 +131,10 @@ def evaluate_maps(
     return MetricsEvidence(settings=_PARAMETERS, maps=metrics)
 
 
-def reference_boxes_in_image(outcome: Outcome, truth: Mapping[str, ReferenceBoxes]) -> list[Box]:
+def reference_boxes_in_image(outcome: Outcome[SaliencyRecord], truth: Mapping[str, ReferenceBoxes]) -> list[Box]:
     """Return the reference boxes of a photograph in pixels of the network's input, cropped to it."""
     reference, pixels = truth.get(str(outcome.record.source)), outcome.source()
-    if reference is None or pixels is None or not isinstance(outcome.record, SaliencyRecord):
+    if reference is None or pixels is None:
         return []
     photograph = photograph_of(outcome.record, pixels)
     if reference.size not in (None, photograph.original_size):
@@ -151,10 +151,13 @@ class _MeasuredMap:
     """A map with what is needed to compute more maps in the same way."""
 
     def __init__(
-        self, outcome: Outcome, methods: Mapping[str, Attribution], network: Network, reducer: str | None
+        self,
+        outcome: Outcome[SaliencyRecord],
+        methods: Mapping[str, Attribution],
+        network: Network,
+        reducer: str | None,
     ) -> None:
         record, photograph, attribution = outcome.record, outcome.source(), outcome.array()
-        assert isinstance(record, SaliencyRecord)
         assert photograph is not None
         assert attribution is not None
         self.record, self.method = record, methods[record.method]
