@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -76,35 +77,45 @@ def method_parser(spec: MethodSpec, words: Sequence[str] = (), *, every: bool = 
         every: whether the help shows all options.
     """
     from lit_viz import api
-    from lit_viz.launch.form import config_names
     from lit_viz.launch.methods import read_config
-    from lit_viz.launch.options import options_of_methods
-    from lit_viz.presentations import presentation_of
 
     function, form = getattr(api, spec.name), first_form(spec, words)
     shown = None if every else SHOWN | spec.shown
-    summary = parse_docstring(function.__doc__ or "").short_description or ""
-    parser = Parser(spec.name, f"[{spec.positional.upper()} ...] [options]", summary, spec.example)
+    parser = Parser(spec.name, f"[{spec.positional.upper()} ...] [options]", example=spec.example)
     parser.form = form
-    parser.names = _names_of_parts(form.module_class) | {"config": config_names(spec.name)}
-    parser.defaults = _defaults_of(form)
-    parser.texts["out"] = f"run folder. Default: runs/{spec.name}/<time>_<first {spec.positional.rstrip('s')}>."
-    parser.add_positional(spec.positional, helps_of(function)[spec.positional], several=True)
+    parser.describe = partial(_describe, parser, spec)
+    parser.add_positional(spec.positional, several=True)
     parser.add("What", function, only=spec.what, skip=_NO_OPTIONS, shown=shown)
     parser.add("What", form.tasks_class, only=_OF_FILES, shown=shown)
-    parser.add_varying(spec.varying)
+    for name in spec.varying:
+        text = f"values of {name}, a task for each, as of vary."
+        parser.add_word("What", f"vary.{name}", text, Sequence[float | int | str])
     parser.add("How", function, skip=("out", *_NO_OPTIONS), shown=shown)
     parser.add("How", form.module_class, skip=("network", "images", "picture", "attack", "method"), shown=shown)
     usual = () if every else [owner.kind for owner in read_config(spec, None).parts()]
     _add_parts(parser, form, shown, chosen=[owner.kind for owner in form.parts() if owner.kind not in usual])
-    applicable = presentation_of(form.module_class).run_options
-    _add_run(parser, shown, hidden=options_of_methods() - set(applicable))
+    _add_run(parser, shown)
     _add_network(parser, shown)
     _add_trainer(parser, shown)
-    group = parser.section("Instead of a run")
-    group.add_argument("--count", action="store_true", help="print the number of evaluations and the estimated time")
-    group.add_argument("--print-config", "--print_config", action="store_true", help="print the whole configuration")
+    parser.add_word("Instead of a run", "count", "print the number of evaluations and the estimated time")
+    parser.add_word("Instead of a run", "print_config", "print the whole configuration")
     return parser
+
+
+def _describe(parser: Parser, spec: MethodSpec) -> None:
+    """Complete what the help of a method alone needs: its texts, names of values and defaults."""
+    from lit_viz import api
+    from lit_viz.launch.form import config_names
+    from lit_viz.launch.options import options_of_methods
+    from lit_viz.presentations import presentation_of
+
+    function, form = getattr(api, spec.name), parser.form
+    parser.description = parse_docstring(function.__doc__ or "").short_description or ""
+    parser.positional_text = helps_of(function)[spec.positional]
+    parser.names |= _names_of_parts(form.module_class) | {"config": config_names(spec.name)}
+    parser.defaults = _defaults_of(form)
+    parser.texts["out"] = f"run folder. Default: runs/{spec.name}/<time>_<first {spec.positional.rstrip('s')}>."
+    parser.hidden = options_of_methods() - set(presentation_of(form.module_class).run_options)
 
 
 def _defaults_of(form: Form) -> dict[str, Any]:
@@ -150,10 +161,10 @@ def _add_parts(parser: Parser, form: Form, shown: Collection[str] | None, chosen
         parser.add(owner.title, owner.kind, prefix=f"{owner.long_label}.", shown=())
 
 
-def _add_run(parser: Parser, shown: Collection[str] | None, hidden: Collection[str] = ()) -> None:
+def _add_run(parser: Parser, shown: Collection[str] | None) -> None:
     from lit_viz.launch.execute import run
 
-    parser.add("The run", run, skip=_NOT_OF_RUN, shown=shown, hidden=hidden)
+    parser.add("The run", run, skip=_NOT_OF_RUN, shown=shown)
     _add_logging(parser, "The run", shown)
 
 
@@ -246,7 +257,8 @@ def _resume_parser(form: Form | None = None) -> Parser:
         parser.add("How", form.module_class, skip=("network", "images"), shown=())
         _add_parts(parser, form, shown=())
         parser.add("How", load_network, prefix="network.", skip=_NOT_OF_NETWORK, shown=())
-    _add_run(parser, None, hidden=NEW_RUN)
+    parser.hidden = NEW_RUN
+    _add_run(parser, None)
     _add_trainer(parser, SHOWN)
     return parser
 
@@ -257,10 +269,10 @@ def _stored_form(words: Sequence[str]) -> Form | None:
     from lit_viz.runs.access import is_run
     from lit_viz.runs.folder import FolderStorage
 
-    folder = _resume_parser().positional_words(words)
-    if folder is None or not is_run(folder):
+    folders = _resume_parser().read(words).positional
+    if not folders or not is_run(folders[0]):
         return None
-    return stored_form(FolderStorage.open(folder), ignore)
+    return stored_form(FolderStorage.open(folders[0]), ignore)
 
 
 def _status_parser() -> Parser:
@@ -270,7 +282,7 @@ def _status_parser() -> Parser:
     parser = Parser("status", "RUN ... [options]", summary, "runs/maps --stale 600")
     parser.add_positional("folders", "run folders, or folders with the shards of a run", several=True)
     parser.add("Options", run_states, skip=("folders",))
-    parser.section("Options").add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_word("Options", "json", "print JSON in place of a table")
     return parser
 
 
@@ -345,9 +357,7 @@ def _microscope_parser() -> Parser:
     parser.add("Options", api.visualize, only=("iterations", "seed"))
     _add_network(parser, None)
     parser.add("The other network", load_network, prefix="compare.", skip=_NOT_OF_NETWORK)
-    parser.section("Options").add_argument(
-        "--count", action="store_true", help="print evaluations, time and disk space, and end"
-    )
+    parser.add_word("Options", "count", "print evaluations, time and disk space, and end")
     return parser
 
 
@@ -361,7 +371,8 @@ def _demo_parser() -> Parser:
     parser.texts["out"] = "folder of the runs. Default: runs/demo/<time>."
     parser.add("How", Method, only=("iterations", "slots", "log_at"))
     parser.add("How", api.visualize, only=("seed",))
-    _add_run(parser, None, hidden=("shard", "store", "store_arrays"))
+    parser.hidden = ("shard", "store", "store_arrays")
+    _add_run(parser, None)
     _add_network(parser, None)
     _add_trainer(parser, SHOWN)
     return parser
@@ -425,7 +436,6 @@ def completion_script(shell: str, summaries: Mapping[str, str]) -> str:
     for name, summary in summaries.items():
         parser = command_parser(name)
         parser.names["network"] = packaged_networks()
-        parser.add_choices()
-        commands.add_parser(name, help=summary, parents=[parser], add_help=False)
+        commands.add_parser(name, help=summary, parents=[parser.shell_parser()], add_help=False)
     script: str = shtab.complete(root, shell)
     return script

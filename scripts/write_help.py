@@ -6,7 +6,6 @@ python scripts/write_help.py
 from __future__ import annotations
 
 import re
-from argparse import SUPPRESS, Action
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lit_viz.commands import command_parser, help_text
 from lit_viz.evidence.saliency.captum_reference import counterpart_of
 from lit_viz.launch.early import as_table
 from lit_viz.launch.form import config_names
-from lit_viz.launch.parser import dashed_words, option_text
+from lit_viz.launch.parser import CommandOption, option_text
 from lit_viz.launch.specs import METHODS
 from lit_viz.runs.evidence import NOT_IN_CAPTUM
 from lit_viz.utils.parts import named_classes
@@ -74,15 +73,14 @@ def entries_of(command: str, words: list[str]) -> list[dict[str, Any]]:
     """Return the entries of the table for the options of a parser."""
     entries: list[dict[str, Any]] = []
     parts = [option for of_command, option, _ in NAMED_PARTS if of_command == command]
-    for action in command_parser(command, words)._actions:
-        if not action.option_strings:
-            continue
-        values = "0" if action.nargs == 0 else action.nargs or "1"
-        for word in dashed_words(action):
-            entry = {"word": word, "name": action.dest, "values": values, "shown": action.help != SUPPRESS}
-            if action.dest in parts:
-                entry["part"] = action.dest
-            elif action.dest == "config":
+    parser = command_parser(command, words)
+    shown = [option for options in parser.sections().values() for option in options]
+    for option in parser.options.values():
+        for word in option.words:
+            entry = {"word": word, "name": option.name, "values": option.values, "shown": option in shown}
+            if option.name in parts:
+                entry["part"] = option.name
+            elif option.name == "config":
                 entry["part"] = f"{command} config"
             entries.append(entry)
     return entries
@@ -114,9 +112,11 @@ def command_lines(name: str, shared: dict[str, str]) -> list[str]:
         shared: the command that has a table, by the text of the table; tables of this command are added.
     """
     parser = command_parser(name)
+    sections = parser.sections()
     lines = [f"### lit-viz {name}\n", f"{parser.description}\n", f"```\n{parser.usage}\n```\n"]
-    for title, actions in parser.described():
-        table = "\n".join(["| option | meaning |", "| --- | --- |", *map(row, actions)])
+    for title, options in sections.items():
+        rows = [row(option, parser.help_of(option)) for option in options]
+        table = "\n".join(["| option | meaning |", "| --- | --- |", *rows])
         if table in shared:
             lines.append(f"**{title}**: as in [lit-viz {shared[table]}](#lit-viz-{shared[table]}).\n")
             continue
@@ -125,20 +125,20 @@ def command_lines(name: str, shared: dict[str, str]) -> list[str]:
     return lines
 
 
-def row(action: Action) -> str:
-    """Return the row of an option."""
-    words = option_text(action).replace("|", "\\|")
-    text = re.sub(r"([|<>*])", r"\\\1", (action.help or "").replace("%%", "%"))
+def row(option: CommandOption, text: str) -> str:
+    """Return the row of an option with a description."""
+    words = option_text(option).replace("|", "\\|")
+    text = re.sub(r"([|<>*])", r"\\\1", text)
     return f"| `{words}` | {text} |"
 
 
 def part_options(command: str, option: str, name: str) -> list[str]:
     """Return the options of a part, such as of an attack, with the names that are its own."""
     options: list[str] = []
-    for _, actions in command_parser(command, [f"--{option}", name]).described():
-        for action in actions:
-            if action.dest.startswith(f"{option}."):
-                options.append(f"`{action.option_strings[0]}`")
+    for shown in command_parser(command, [f"--{option}", name]).sections().values():
+        for entry in shown:
+            if entry.name.startswith(f"{option}."):
+                options.append(f"`{entry.words[0]}`")
     return options
 
 

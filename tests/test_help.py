@@ -32,9 +32,9 @@ def test_the_page_of_options_is_up_to_date() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page == options_page(), "run python scripts/write_help.py"
     for name in COMMAND_NAMES:
-        for _, actions in command_parser(name).described():
-            for action in actions:
-                assert action.option_strings[0] in page
+        for options in command_parser(name).sections().values():
+            for option in options:
+                assert option.words[0] in page
 
 
 def test_options_that_the_page_describes_by_hand_are_options() -> None:
@@ -84,8 +84,8 @@ def test_options_that_do_not_apply_to_a_method_are_not_in_its_help() -> None:
 
 
 def test_the_trainer_is_described_by_its_constructor() -> None:
-    described = dict(command_parser("attack").described())["Lightning's Trainer"]
-    assert all(action.help for action in described)
+    parser = command_parser("attack")
+    assert all(parser.help_of(option) for option in parser.sections()["Lightning's Trainer"])
 
 
 def test_varying_values_are_options() -> None:

@@ -55,11 +55,13 @@ class Words:
     Attributes:
         positional: words that are neither an option nor its value.
         given: texts by argument, in their order.
+        spelled: how the option of an argument was last given, ``--log_at``.
         unknown: the first word that is no option in the table; empty without one.
     """
 
     positional: Sequence[str]
     given: Mapping[str, Sequence[str]]
+    spelled: Mapping[str, str]
     unknown: str
 
 
@@ -95,6 +97,17 @@ class WordParser(argparse.ArgumentParser):
             self.error(str(error))
 
 
+class _Collected(argparse.Action):
+    """Collect the texts of an option with its spelling; of a flag the spelling."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        texts = [values] if isinstance(values, str) else values or [option_string]
+        pairs = getattr(namespace, self.dest, [])
+        setattr(namespace, self.dest, [*pairs, *((option_string, text) for text in texts)])
+
+
 def check_words(command: str, words: Sequence[str]) -> None:
     """Check the words of a command line, as far as this is possible without torch.
 
@@ -102,7 +115,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
         LitVizError: an option is unknown; a part, a configuration, a file, a folder or a class does not exist.
     """
     options = options_of(command)
-    read = _read(command, words, options)
+    read = read_words(command, words, options)
     parts_are_packaged = _check_parts(command, read, options)
     has_others = command == "resume" or not parts_are_packaged  # options of the run, or of a user's part
     if read.unknown and not has_others:
@@ -131,8 +144,13 @@ def options_of(command: str) -> Mapping[str, Option]:
     return options
 
 
-def _read(command: str, words: Sequence[str], options: Mapping[str, Option]) -> Words:
-    """Return the words by what they are.
+def read_words(command: str, words: Sequence[str], options: Mapping[str, Option]) -> Words:
+    """Return the words of a command by what they are.
+
+    Args:
+        command: name of the command.
+        words: the words.
+        options: by their word, which may be given with underscores too.
 
     Raises:
         LitVizError: an option has no value.
@@ -141,16 +159,17 @@ def _read(command: str, words: Sequence[str], options: Mapping[str, Option]) -> 
     parser.add_argument("positional", nargs="*")
     for word, option in options.items():
         spellings = dict.fromkeys((word, f"--{word[2:].replace('-', '_')}"))
-        if option.values == "0":
-            parser.add_argument(*spellings, dest=option.name, action="append_const", const=word)
-        elif option.values == "+":
-            parser.add_argument(*spellings, dest=option.name, action="extend", nargs="+")
-        else:
-            parser.add_argument(*spellings, dest=option.name, action="append")
+        numbers = {"0": 0, "1": None, "+": "+"}
+        parser.add_argument(*spellings, dest=option.name, action=_Collected, nargs=numbers[option.values])
     found, unknown = parser.parsed(words)
-    given = dict(vars(found))
-    positional = given.pop("positional", [])
-    return Words(positional, given, unknown[0] if unknown else "")
+    values = dict(vars(found))
+    positional = values.pop("positional", [])
+    given: dict[str, list[str]] = {}
+    spelled: dict[str, str] = {}
+    for name, pairs in values.items():
+        given[name] = [text for _, text in pairs]
+        spelled[name] = pairs[-1][0]
+    return Words(positional, given, spelled, unknown[0] if unknown else "")
 
 
 def _check_parts(command: str, read: Words, options: Mapping[str, Option]) -> bool:

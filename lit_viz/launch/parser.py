@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from argparse import SUPPRESS
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from docstring_parser import parse as parse_docstring
 
 from lit_viz.errors import LitVizError, did_you_mean
-from lit_viz.launch.early import WordParser, unknown_option
+from lit_viz.launch.early import Option, Words, read_words, unknown_option
 from lit_viz.types import VARYING
 from lit_viz.utils.checking import choices_of, described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
@@ -28,7 +28,48 @@ _COLLECTED = ("target", "label", "against", "images", "method", "logger", "to", 
 _MARKUP = ((r":[\w:]+:`~?(?:\w+\.)*(\w+)`", r"\1"), (r"``(.*?)``", r"\1"), (r"\s+", " "))
 
 
-class Parser(WordParser):
+@dataclass(frozen=True)
+class CommandOption:
+    """An option of a command: an argument of a class or function, or a word of the command itself.
+
+    Attributes:
+        name: its name in the values of a command, ``attack.pgd.eps``.
+        words: its words with dashes, ``--attack.pgd.eps``; of a flag the negations too.
+        title: section of the help.
+        target: class or function of the argument; None of a word of the command itself.
+        argument: name of the argument.
+        hint: annotated type.
+        default: of the argument.
+        values: number of values: ``0`` of a flag, ``1``, or ``+`` of several words.
+        is_shown: whether the help shows it.
+        text: description, if it is not that of the docstring.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    title: str
+    target: Any = None
+    argument: str = ""
+    hint: Any = str
+    default: Any = None
+    values: str = "1"
+    is_shown: bool = True
+    text: str = ""
+
+    def read(self, texts: Sequence[str], word: str) -> Any:
+        """Return the value of the texts that the option was given, by the word ``word``."""
+        if self.values == "0":
+            return not texts[-1].startswith(("--no-", "--no_"))
+        read = [read_text(text, self.hint, word) for text in texts]
+        if self.argument not in _COLLECTED and self.values != "+":
+            return read[-1]
+        value = read[0]
+        for other in read[1:]:
+            value = [*_as_list(value), *_as_list(other)]
+        return value
+
+
+class Parser:
     """A parser with the arguments of classes and functions as options.
 
     Args:
@@ -38,28 +79,29 @@ class Parser(WordParser):
         example: its words in the example of the help.
 
     Attributes:
+        options: by name, in the order of the help.
+        positional: argument that receives the positional words; empty without one.
         names: names that the values of an option may have, by its own name; its help and its completion list them.
         texts: descriptions that replace docstrings, by name.
         defaults: values of a configuration, by name, which the help shows in brackets as the other defaults; None to
             show no defaults, if they depend on a run or on several configurations.
+        hidden: names that the help does not show.
+        describe: completes what the help alone needs.
         form: form of the configuration and the parts of a method; None of another command.
     """
 
     def __init__(self, command: str, usage: str = "", summary: str = "", example: str = "") -> None:
-        super().__init__(
-            command,
-            usage=f"lit-viz {command} {usage}".rstrip(),
-            description=summary,
-            epilog=f"Example: lit-viz {command} {example}" if example else None,
-            formatter_class=partial(_Formatter, max_help_position=28, width=100),
-        )
+        self.command, self.usage = command, f"lit-viz {command} {usage}".rstrip()
+        self.description, self.example = summary, example
+        self.options: dict[str, CommandOption] = {}
         self.taken: set[str] = set()
-        self.positional = ""
+        self.positional, self.positional_text, self.takes_several = "", "", False
         self.names: dict[str, list[str]] = {}
         self.texts: dict[str, str] = {}
         self.defaults: dict[str, Any] | None = {}
+        self.hidden: Collection[str] = ()
+        self.describe: Callable[[], None] = _nothing
         self.form: Any = None
-        self._sections: dict[str, argparse._ArgumentGroup] = {}
 
     def add(
         self,
@@ -71,7 +113,6 @@ class Parser(WordParser):
         skip: Collection[str] = (),
         only: Collection[str] | None = None,
         shown: Collection[str] | None = None,
-        hidden: Collection[str] = (),
     ) -> None:
         """Add an option for each argument of a class or function that has none yet.
 
@@ -83,97 +124,49 @@ class Parser(WordParser):
             skip: arguments without an option.
             only: arguments with an option; all if None.
             shown: names in the help; all if None.
-            hidden: names that are not in the help.
         """
-        group = self.section(title)
-        helps, parameters = helps_of(target), parameters_of(target)
-        for name, hint in hints_of(target).items():
-            dest = f"{prefix}{name}"
-            if name in skip or (only is not None and name not in only) or dest in self.taken:
+        parameters = parameters_of(target)
+        for argument, hint in hints_of(target).items():
+            name = f"{prefix}{argument}"
+            if argument in skip or (only is not None and argument not in only) or name in self.taken:
                 continue
-            self.taken.add(dest)
-            names = [dest]
-            if prefix and name in short and name not in self.taken:
-                names = [name, dest]
-                self.taken.add(name)
-            is_hidden = name in hidden or (shown is not None and dest not in shown)
-            default = parameters[name].default
-            help_text = SUPPRESS if is_hidden else self._help_of(dest, helps.get(name, ""), default)
-            if name in VARYING and not _admits_list(hint):
-                hint = hint | Sequence[float]
-            options = [f"--{spelled}" for word in names for spelled in _spellings(word)]
+            names = [name]
+            if prefix and argument in short and argument not in self.taken:
+                names = [argument, name]
+            self.taken.update(names)
+            words = [f"--{spelled.replace('_', '-')}" for spelled in names]
+            default = parameters[argument].default
+            values = "1"
             if isinstance(default, bool):
-                group.add_argument(*options, dest=dest, action=argparse.BooleanOptionalAction, help=_escaped(help_text))
-                continue
-            group.add_argument(
-                *options,
-                dest=dest,
-                action=_Typed,
-                hint=hint,
-                is_collected=name in _COLLECTED,
-                metavar=_metavar(name, hint),
-                help=_escaped(help_text),
+                values = "0"
+                words = [word for positive in words for word in (positive, f"--no-{positive[2:]}")]
+            elif argument in VARYING and not _admits_list(hint):
+                hint = hint | Sequence[float]
+            is_shown = shown is None or name in shown
+            self.options[name] = CommandOption(
+                name, tuple(words), title, target, argument, hint, default, values, is_shown
             )
 
-    def _help_of(self, dest: str, text: str, default: Any) -> str:
-        """Return the description of an option, the names of its values, and its default in brackets."""
-        text = self.texts.get(dest, text)
-        if self.defaults is None:
-            return text
-        words = [text]
-        if dest in self.names:
-            words.append(f"Names: {', '.join(self.names[dest])}.")
-        if dest in self.defaults:
-            default = self.defaults[dest]
-        elif re.search(r"default", text, re.IGNORECASE):  # which the text states
-            default = None
-        if isinstance(default, (str, int, float)) and not isinstance(default, bool) and default != "":
-            words.append(f"[{default}]")
-        return " ".join(filter(None, words))
+    def add_word(self, title: str, name: str, text: str, hint: Any = bool) -> None:
+        """Add an option that is no argument: a flag, or with another type one of several words."""
+        self.taken.add(name)
+        values = "0" if hint is bool else "+"
+        words = (f"--{name.replace('_', '-')}",)
+        self.options[name] = CommandOption(name, words, title, hint=hint, values=values, text=text)
 
-    def described(self) -> Iterator[tuple[str, list[argparse.Action]]]:
-        """Yield the sections of the help with their options that it shows."""
-        for group in self._action_groups:
-            actions = [action for action in group._group_actions if action.option_strings and action.help != SUPPRESS]
-            if actions:
-                yield str(group.title), actions
-
-    def add_choices(self) -> None:
-        """Give each option the names of its values, which a shell completes; the parser then accepts no others."""
-        for action in self._actions:
-            if isinstance(action, _Typed):
-                action.choices = self.names.get(action.dest) or choices_of(action.hint) or None
-
-    def section(self, title: str) -> argparse._ArgumentGroup:
-        """Return the section of the help with a title."""
-        if title not in self._sections:
-            self._sections[title] = self.add_argument_group(title)
-        return self._sections[title]
-
-    def add_varying(self, names: Sequence[str]) -> None:
-        """Add an option ``--vary.NAME`` for each argument of several values, which are ``a b`` or ``a,b``."""
-        for name in names:
-            dest = f"vary.{name}"
-            self.taken.add(dest)
-            self.section("What").add_argument(
-                f"--{dest}",
-                dest=dest,
-                action=_Typed,
-                nargs="+",
-                hint=Sequence[float | int | str],
-                is_collected=True,
-                metavar=name.upper(),
-                help=f"values of {name}, a task for each, as of vary.",
-            )
-
-    def add_positional(self, name: str, text: str, *, several: bool = False) -> None:
+    def add_positional(self, name: str, text: str = "", *, several: bool = False) -> None:
         """Add the positional words, which are the value of an argument that may be an option too."""
-        self.positional = name
-        self.add_argument("positional", nargs="*" if several else "?", metavar=name.upper(), help=_escaped(text))
+        self.positional, self.positional_text, self.takes_several = name, text, several
 
-    def positional_words(self, words: Sequence[str]) -> Any:
-        """Return the positional words among words of which some may be unknown; None without any."""
-        return getattr(self.parsed(words)[0], "positional", None)
+    # Values
+
+    def read(self, words: Sequence[str]) -> Words:
+        """Return words by what they are; some may be unknown."""
+        table: dict[str, Option] = {}
+        for option in self.options.values():
+            for word in option.words:
+                table[word] = Option(option.name, option.values)
+        return read_words(self.command, words, table)
 
     def values(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the values of the options and positional words that are given, by name.
@@ -181,92 +174,130 @@ class Parser(WordParser):
         Raises:
             LitVizError: an option is unknown, or has no value or another one than its argument admits.
         """
-        given, unknown = self.parsed(words)
-        for word in unknown:
-            raise self.unknown(word)
-        values = dict(vars(given))
-        positional = values.pop("positional", None)
-        if not positional:
+        read = self.read(words)
+        values = {name: self.options[name].read(texts, read.spelled[name]) for name, texts in read.given.items()}
+        if read.unknown:
+            raise self.unknown(read.unknown)
+        listed = list(read.positional)
+        if not listed:
             return values
-        listed = _as_list(positional)
+        if not self.takes_several and len(listed) > bool(self.positional):
+            raise self.unknown(listed[bool(self.positional)])
         for word in listed:
             wrong_name = non_utf8_name_error(word)
             if wrong_name:
                 raise LitVizError(wrong_name)
         if self.positional in values:
             raise LitVizError(f"{self.positional} must be given once, got {', '.join(listed)} and an option")
-        kinds = types_of(self._positional_hint())
-        read = [_typed(word, kinds) for word in listed]
-        values[self.positional] = read if isinstance(positional, list) else read[0]
+        hint = self.options[self.positional].hint if self.positional in self.options else str
+        typed = [_typed(word, types_of(hint)) for word in listed]
+        values[self.positional] = typed if self.takes_several else typed[0]
         return values
-
-    def _positional_hint(self) -> Any:
-        """Return the type of the positional words: that of the option of the same name, if there is one."""
-        for action in self._actions:
-            if isinstance(action, _Typed) and action.dest == self.positional:
-                return action.hint
-        return str
 
     def unknown(self, word: str) -> LitVizError:
         """Return the error about a word that is no option."""
+        self.describe()
         known: list[str] = []
         hidden: list[str] = []
-        for action in self._actions:
-            words = hidden if action.help == SUPPRESS else known
-            words += dashed_words(action)
-        return unknown_option(self.prog, word, known, hidden)
+        for option in self.options.values():
+            (known if self._is_shown(option) else hidden).extend(option.words)
+        return unknown_option(f"lit-viz {self.command}", word, known, hidden)
+
+    def _is_shown(self, option: CommandOption) -> bool:
+        return option.is_shown and option.name not in self.hidden
+
+    # Help
+
+    def sections(self) -> dict[str, list[CommandOption]]:
+        """Return the options that the help shows, by the title of their section."""
+        self.describe()
+        sections: dict[str, list[CommandOption]] = {}
+        for option in self.options.values():
+            if self._is_shown(option):
+                sections.setdefault(option.title, []).append(option)
+        return sections
+
+    def format_help(self) -> str:
+        """Return the help of the command."""
+        return self.shell_parser(every=False).format_help()
+
+    def shell_parser(self, *, every: bool = True) -> argparse.ArgumentParser:
+        """Return the parser of argparse with the texts of the help, and with the names of values, which a shell
+        completes.
+
+        Args:
+            every: whether it has the options that the help does not show.
+        """
+        self.describe()
+        parser = argparse.ArgumentParser(
+            prog=f"lit-viz {self.command}",
+            usage=self.usage,
+            description=self.description,
+            epilog=f"Example: lit-viz {self.command} {self.example}" if self.example else None,
+            formatter_class=partial(_Formatter, max_help_position=28, width=100),
+            add_help=False,
+        )
+        if self.positional:
+            number = "*" if self.takes_several else "?"
+            text = _escaped(self.positional_text)
+            parser.add_argument("positional", nargs=number, metavar=self.positional.upper(), help=text)
+        groups: dict[str, argparse._ArgumentGroup] = {}
+        for option in self.options.values():
+            is_shown = self._is_shown(option)
+            if not (is_shown or every):
+                continue
+            if option.title not in groups:
+                groups[option.title] = parser.add_argument_group(option.title)
+            help_text = _escaped(self.help_of(option)) if is_shown else argparse.SUPPRESS
+            if option.values == "0":
+                groups[option.title].add_argument(*option.words, dest=option.name, action="store_true", help=help_text)
+                continue
+            action = groups[option.title].add_argument(
+                *option.words, dest=option.name, metavar=_metavar(option), help=help_text
+            )
+            if every:
+                action.choices = self.names.get(option.name) or choices_of(option.hint) or None
+        return parser
+
+    def help_of(self, option: CommandOption) -> str:
+        """Return the description of an option, the names of its values, and its default in brackets."""
+        text = option.text
+        if option.target is not None:
+            text = helps_of(option.target).get(option.argument, "")
+        text = self.texts.get(option.name, text)
+        if self.defaults is None:
+            return text
+        words = [text]
+        if option.name in self.names:
+            words.append(f"Names: {', '.join(self.names[option.name])}.")
+        default = option.default
+        if option.name in self.defaults:
+            default = self.defaults[option.name]
+        elif re.search(r"default", text, re.IGNORECASE):  # which the text states
+            default = None
+        if isinstance(default, (str, int, float)) and not isinstance(default, bool) and default != "":
+            words.append(f"[{default}]")
+        return " ".join(filter(None, words))
 
 
-def dashed_words(action: argparse.Action) -> list[str]:
-    """Return the words of an option, each in its spelling with dashes."""
-    return [option for option in action.option_strings if "_" not in option]
-
-
-def _spellings(name: str) -> list[str]:
-    """Return an option with dashes, and with underscores as in Python."""
-    if "_" not in name:
-        return [name]
-    return [name.replace("_", "-"), name]
+def _nothing() -> None:
+    """Complete nothing."""
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Help with one spelling of each option, and its value once."""
+    """Help with the value of an option once."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
             return super()._format_action_invocation(action)
-        return option_text(action)
+        text = ", ".join(action.option_strings)
+        return f"{text} {action.metavar}" if action.metavar else text
 
 
-def option_text(action: argparse.Action) -> str:
-    """Return the names of an option and its value, as the help shows them: ``--lr, --step-rule.lr LR``."""
-    names = [name for name in action.option_strings if "_" not in name]
-    text = ", ".join(names)
-    return f"{text} {action.metavar}" if action.metavar else text
-
-
-class _Typed(argparse.Action):
-    """Store the value of an option in the annotated type.
-
-    Args:
-        hint: annotated type.
-        is_collected: whether values of an option that is given again are added; otherwise the last one replaces them.
-    """
-
-    def __init__(self, option_strings: Sequence[str], dest: str, hint: Any, is_collected: bool, **options: Any) -> None:
-        super().__init__(option_strings, dest, **options)
-        self.hint, self.is_collected = hint, is_collected
-
-    def __call__(
-        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> None:
-        read = [read_text(text, self.hint, f"{option_string}") for text in _as_list(values)]
-        if self.is_collected and hasattr(namespace, self.dest):
-            read.insert(0, getattr(namespace, self.dest))
-        value = read[0]
-        for other in read[1:]:
-            value = [*_as_list(value), *_as_list(other)]
-        setattr(namespace, self.dest, value)
+def option_text(option: CommandOption) -> str:
+    """Return the words of an option and its value, as the help shows them: ``--lr, --step-rule.lr LR``."""
+    text = ", ".join(option.words)
+    return text if option.values == "0" else f"{text} {_metavar(option)}"
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -347,12 +378,12 @@ def _with_numbers(value: Any) -> Any:
 # -- descriptions
 
 
-def _metavar(name: str, hint: Any) -> str:
+def _metavar(option: CommandOption) -> str:
     """Return the choices of an option, or its name where it has none or many."""
-    choices = choices_of(hint)
+    choices = choices_of(option.hint)
     if 0 < len(choices) <= _MOST_CHOICES:
         return "|".join(choices)
-    return name.upper()
+    return (option.argument or option.name.rpartition(".")[2]).upper()
 
 
 def parameters_of(target: Any) -> Mapping[str, Any]:
@@ -382,4 +413,4 @@ def helps_of(target: Any) -> dict[str, str]:
 
 
 def _escaped(text: str) -> str:
-    return text if text == SUPPRESS else text.replace("%", "%%")
+    return text.replace("%", "%%")

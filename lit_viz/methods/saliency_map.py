@@ -119,7 +119,7 @@ class SaliencyMap(PhotographTraining):
         self.method = methods if len(methods) > 1 else methods[0]
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
         require(only in (None, "errors"), "only must be errors", only)
-        if only is not None and network.decision != "exclusive":
+        if only is not None and not network.rule.is_exclusive:
             raise ArgumentError("only", "requires a network whose classes exclude each other: leave it out")
         self.tolerance, self.only = tolerance, only
         self._most: dict[str, int] = {}  # evaluations of a map of the run, by method
@@ -418,7 +418,7 @@ class SaliencyMap(PhotographTraining):
     def _prediction_fields(self, n: int) -> dict[str, Any]:
         """Return the fields of the record about the prediction of the photograph in a slot, and its given label."""
         logits, task = self.photograph_logits(n), self.slots.tasks[n]
-        if logits is None or self.network.decision != "exclusive":
+        if logits is None or not self.network.rule.is_exclusive:
             return {}
         predicted, labels = int(logits.argmax()), self.network.labels
         fields: dict[str, Any] = {"predicted": predicted, "predicted_name": labels[predicted]}

@@ -153,7 +153,7 @@ def load(
         has_names = labels is not None or bool(source.labels)
         images = _Images(input_size, mean, std, source.mean, source.std, channels, bands, display, value_range)
         tested, notes = _tested(name, module, images, output, has_names)
-    if multi_label is None and output.decision == "exclusive":
+    if multi_label is None and rule_of(output.decision).is_exclusive:
         multi_label = source.multi_label
     is_assumed = (mean is None or std is None) and not output.preprocesses
     if is_assumed and (is_own or recorded not in ("DEFAULT", "none")):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_viz.errors import LitVizError, first_line, require
-from lit_viz.networks.decisions import Decision
+from lit_viz.networks.decisions import Decision, rule_of
 from lit_viz.networks.outputs import Output, text_log_odds
 from lit_viz.networks.processors import messages_hidden, network_processor
 
@@ -99,7 +99,8 @@ class Answer(Output):
         self.prompt, self.processor, self.per, self.end = prompt, processor, per, end
         self.pixels, self.start = pixels, start
         self.decision: Decision = decision
-        if decision == "exclusive":
+        self._is_exclusive = rule_of(decision).is_exclusive
+        if self._is_exclusive:
             self.unit = "mean log-probability of a token"
         self._size: tuple[int, int] | None = None
         self._ids: list[Tensor] = []  # tokens of each answer ``(T,)``
@@ -388,7 +389,7 @@ class Answer(Output):
             if self.per == "token":
                 return log_odds
             log_p = functional.logsigmoid(log_odds)
-            if self.decision == "exclusive":
+            if self._is_exclusive:
                 columns.append(log_p.mean(1))
             else:
                 columns.append(text_log_odds(log_p.sum(1)))
@@ -400,7 +401,7 @@ class Answer(Output):
         It is positive exactly where greedy decoding says the answer; per token, where the text begins with the answer
         up to the token. Exclusive scores decide by themselves.
         """
-        if self.decision == "exclusive":
+        if self._is_exclusive:
             return self.scores(returned, images)
         columns = []
         for logits, ids in zip(returned, self._ids, strict=True):
@@ -434,7 +435,7 @@ class Answer(Output):
 
     def agrees(self, text: str, index: int, *, is_said: bool) -> bool | None:
         """Return whether a text is the answer of a score, or begins with it up to a token, as the decision has it."""
-        if self.decision == "exclusive":
+        if self._is_exclusive:
             return None
         ids = self._ids[0 if self.per == "token" else index]
         if self.per == "token":

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import RLock
 from typing import Any, ClassVar, TypedDict
@@ -72,6 +72,8 @@ from lit_viz.utils.files import (
 )
 from lit_viz.utils.yaml_files import read_yaml
 
+_OPEN_CONFIGS = 4  # that are kept in memory
+
 
 class MergedShard(TypedDict):
     """What is recorded of a shard that was merged."""
@@ -90,6 +92,19 @@ class Provenance(TypedDict, total=False):
     probe_logits: Sequence[float | None] | None
     scores: str
     shards: Sequence[MergedShard]
+
+
+@lru_cache(_OPEN_CONFIGS)
+def _stored_config(path: Path, version: object) -> dict[str, Any]:
+    """Return the content of ``config.yaml``, which is read once for each version of the file."""
+    config = read_yaml(path)
+    groups = {section: config.get(section) for section in ("network", "module", "tasks", "run")}
+    if isinstance(groups["run"], dict):
+        groups["trainer"] = groups["run"].get("trainer")
+    for name, group in groups.items():
+        if not isinstance(group or {}, dict):
+            raise LitVizError(f"{path} is damaged ({name} must be a mapping): restore it")
+    return config
 
 
 class FolderStorage(Storage):
@@ -164,20 +179,13 @@ class FolderStorage(Storage):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Content of ``config.yaml``: the resolved options and :attr:`recorded`; read at each access.
+        """Content of ``config.yaml``: the resolved options and :attr:`recorded`.
 
         Raises:
             LitVizError: the file is no YAML, or has no options in it.
         """
         path = self.path / layout.CONFIG
-        config = read_yaml(path)
-        groups = {section: config.get(section) for section in ("network", "module", "tasks", "run")}
-        if isinstance(groups["run"], dict):
-            groups["trainer"] = groups["run"].get("trainer")
-        for name, group in groups.items():
-            if not isinstance(group or {}, dict):
-                raise LitVizError(f"{path} is damaged ({name} must be a mapping): restore it")
-        return config
+        return dict(_stored_config(path, file_version(path)))
 
     @property
     def recorded(self) -> dict[str, Any]:

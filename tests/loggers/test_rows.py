@@ -16,7 +16,7 @@ import lit_viz as lv
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow
 from lit_viz.loggers.rows import FolderRows, caption
-from lit_viz.methods import ClassVisualization
+from lit_viz.methods import AdversarialExample, ClassVisualization
 from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
@@ -139,7 +139,7 @@ def test_means_and_summary(tmp_path: Path) -> None:
         record = AdversarialRecord.of(task, iterations=50, metrics=metrics, attack="pgd", success_file=success)
         folder.add_result(Result(task, record, snapshot(task, 50).image))
     folder.finish()
-    rows = rows_of(folder)
+    rows = FolderRows(folder, AdversarialExample, separate=3)
     means = {step: metrics["probability/mean"] for step, metrics, images in kept(rows.all()) if not images}
     assert means == {0: 0, 50: 3 * 0.5 / 4}
     results = rows.results()
@@ -152,6 +152,7 @@ def test_means_and_summary(tmp_path: Path) -> None:
             "cost/forwards": 0,
             "cost/backwards": 0,
             "cost/seconds": 0,
+            "fooled/file": 0.75,
         }
     )
 
