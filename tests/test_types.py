@@ -7,6 +7,7 @@ import math
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -244,3 +245,11 @@ def test_the_text_of_evidence_is_one_line_per_part() -> None:
         ]
     )
     assert repr(Evidence()) == "Evidence (empty)"
+
+
+def test_an_amended_task_is_the_replaced_one() -> None:
+    task = Task(3, "cat", 7, label=2, options={"a": 1})
+    assert task.amend(label=None, eps=0.1) == replace(task, label=None, eps=0.1)
+    assert task == Task(3, "cat", 7, label=2, options={"a": 1})
+    with pytest.raises(AssertionError):
+        task.amend(epsilon=0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -247,7 +247,7 @@ class Slots(nn.Module):
     def restore(self, entry: Mapping[str, Any], task: Task, device: torch.device) -> None:
         """Append the slot of a checkpoint entry."""
         state = {key: value[None].to(device) for key, value in entry["state"].items()}
-        task = replace(task, **entry["completed"])
+        task = task.amend(**entry["completed"])
         self.append([task], entry["image"][None].to(device), state)
         if EARLIER in entry:
             self.earlier[-1] = Earlier.restore(entry[EARLIER], task)

@@ -241,7 +241,7 @@ class PhotographTraining(ImageTraining):
                 continue
             read = self._read_options.pop(task.index, None)
             if read:
-                task = replace(task, **read)
+                task = task.amend(**read)
             resolved.append(task)
         return resolved
 
@@ -256,7 +256,7 @@ class PhotographTraining(ImageTraining):
         label = None
         if task.image is not None and isinstance(self.images, DatasetImages):
             label = self.images.label(task.image)
-        return replace(task, label=label, label_source="predicted" if label is None else DATASET)
+        return task.amend(label=label, label_source="predicted" if label is None else DATASET)
 
     def needs_original(self, task: Task) -> bool:
         """Return whether the original network must evaluate the photograph before training."""
@@ -489,7 +489,7 @@ def resolve(task: Task, logits: Tensor | None, labels: Sequence[str]) -> Task:
         name = f"{name} vs. {labels[against]}"
     if (label, target, name, against) == (task.label, task.target, task.target_name, task.against):
         return task
-    return replace(task, label=label, target=target, target_name=name, against=against)
+    return task.amend(label=label, target=target, target_name=name, against=against)
 
 
 def class_tasks(

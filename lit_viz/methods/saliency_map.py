@@ -159,7 +159,7 @@ class SaliencyMap(PhotographTraining):
         if not kept:
             raise ArgumentError("only", f"finds no error: all {len(tasks)} photographs are predicted as their labels")
         self.notes.append(f"only errors: {len(kept)} of {len(tasks)} photographs are not predicted as their labels")
-        return [replace(task, index=index) for index, task in enumerate(kept)]
+        return [task.amend(index=index) for index, task in enumerate(kept)]
 
     def _errors_of_batch(self, tasks: Sequence[Task]) -> list[Task]:
         readable: list[Task] = []
@@ -181,7 +181,7 @@ class SaliencyMap(PhotographTraining):
 
     def _with_method(self, task: Task, index: int, name: str) -> Task:
         """Return a task as that of a method, with another index."""
-        with_method = replace(task, index=index, method=name)
+        with_method = task.amend(index=index, method=name)
         return self._with_gamma(self._with_target(with_method))
 
     def _with_gamma(self, task: Task) -> Task:
@@ -191,7 +191,7 @@ class SaliencyMap(PhotographTraining):
         """Return a task without a target as one of its label, which is resolved at once if it is given."""
         if task.target is not None or task.error is not None or task.rule not in (None, "none"):
             return task
-        task = replace(task, rule="label")
+        task = task.amend(rule="label")
         try:
             return resolve(task, None, self.network.labels)
         except LitVizError as error:

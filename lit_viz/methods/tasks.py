@@ -406,10 +406,10 @@ def _photograph_tasks(
                 source = str(entry.listed_in)
             if label is None and source == "folders":
                 label = classes.read(entry, "folder", _folder(entry))
-            labelled = replace(first, label=label, label_source=source)
+            labelled = first.amend(label=label, label_source=source)
             contrast = contrast_of(entry)
             if contrast is not None:
-                labelled = replace(labelled, against=contrast)
+                labelled = labelled.amend(against=contrast)
             of_entry: list[Task] = []
             for target_of in targets_of:
                 of_entry.append(_with_target(labelled, len(of_entry), target_of(entry), network))
@@ -440,7 +440,7 @@ def _with_target(first: Task, i: int, target: Target, network: Network) -> Task:
     of_target: dict[str, Any] = {"target": target}
     if isinstance(target, str):
         of_target = {"rule": target}
-    task = replace(first, index=first.index + i, seed=first.seed + i, **of_target)
+    task = first.amend(index=first.index + i, seed=first.seed + i, **of_target)
     return resolve(task, None, network.labels)
 
 

@@ -702,6 +702,8 @@ def _metric_lines(folders: Sequence[FolderStorage]) -> Iterator[str]:
     """Yield the header and the lines of ``metrics.csv``; none without rows."""
     header = HEADER
     for folder in folders:
+        if not folder.keeps_snapshots:
+            continue
         for line in filter(None, folder.metrics.lines()):
             yield header + line
             header = ""

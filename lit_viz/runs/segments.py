@@ -41,6 +41,7 @@ from lit_viz.utils.files import (
 #: Most tasks of a segment.
 MOST_TASKS = 1000
 _START = re.compile(r'\{"index": (\d{1,18}), "status": "(\w{1,20})", "run": "(\w{64})", "record": ')
+_ROWS = ', "rows": '
 _END = len(', "sha256": ""}\n') + 64
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
@@ -107,22 +108,19 @@ def signed(text: str) -> str:
 
 def record_values(line: str) -> dict[str, Any]:
     """Return the record of an intact line, without reading the rest; empty if it is none."""
-    values = _record(line)[0]
-    return values if isinstance(values, dict) else {}
+    match = _START.match(line)
+    if match is not None:
+        with suppress(ValueError, RecursionError):  # of a forger
+            values, _ = _DECODER.raw_decode(line, match.end())
+            if isinstance(values, dict):
+                return values
+    return {}
 
 
 def record_text(line: str) -> str:
     """Return the record of an intact line as it is written."""
-    return _record(line)[1]
-
-
-def _record(line: str) -> tuple[Any, str]:
-    match = _START.match(line)
-    if match is not None:
-        with suppress(ValueError, RecursionError):  # of a forger
-            values, end = _DECODER.raw_decode(line, match.end())
-            return values, line[match.end() : end]
-    return None, "{}"
+    match, end = _START.match(line), line.rfind(_ROWS)  # in JSON, no text has quotation marks like these
+    return "{}" if match is None or end < 0 else line[match.end() : end]
 
 
 def of_run(line: str, run: str) -> str:
