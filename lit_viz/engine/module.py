@@ -592,22 +592,23 @@ def check_run_state(state: Any) -> dict[str, Any]:
         LitVizError: the entry has another format, or is damaged.
     """
     if not isinstance(state, dict) or not state:
-        raise _damaged_state("the state of the run")
+        raise damaged_state("the state of the run")
     check_format("the checkpoint", state.get("format"))
     slots, finished, sums = state.get("slots"), state.get("finished"), state.get("sums", {})
     if not isinstance(slots, list) or not all(map(Slots.is_entry, slots)):
-        raise _damaged_state("slots")
+        raise damaged_state("slots")
     if not isinstance(finished, dict) or not all(isinstance(index, int) for index in finished):
-        raise _damaged_state("finished")
+        raise damaged_state("finished")
     if not isinstance(sums, dict) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in sums.values()):
-        raise _damaged_state("sums")
+        raise damaged_state("sums")
     inputs = state.get("inputs", {})
     if not isinstance(inputs, dict) or not all(isinstance(start, int) for start in inputs.values()):
-        raise _damaged_state("inputs")
+        raise damaged_state("inputs")
     return state
 
 
-def _damaged_state(part: str) -> LitVizError:
+def damaged_state(part: str) -> LitVizError:
+    """Return the error of a checkpoint of which a part has another type."""
     return LitVizError(
         f"the checkpoint is damaged (its entry of {part}): start the run again with overwrite, or in another folder"
     )

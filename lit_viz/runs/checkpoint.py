@@ -8,12 +8,12 @@ from importlib import metadata
 from typing import Any
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
-from lit_viz.engine.module import check_run_state
+from lit_viz.engine.module import check_run_state, damaged_state
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage, file_mismatch
 from lit_viz.runs.layout import LAST_CHECKPOINT, STORE
 from lit_viz.runs.seal import Mismatch, Seal, is_derived
-from lit_viz.runs.segments import Contents, segment_files
+from lit_viz.runs.segments import Contents, is_contents, segment_files
 from lit_viz.types import Task
 from lit_viz.utils.files import FORMAT, lines_with_offsets
 from lit_viz.utils.formatting import pluralize
@@ -52,14 +52,14 @@ class LastCheckpoint:
         self.seal = folder.seal_on_disk()
         self._checkpoint = checkpoint if checkpoint is not None else self._read()
         self._state = check_run_state(self._checkpoint.get("lit_viz"))
-        stated = self._checkpoint.get(STORE)
-        self._stated: dict[str, Any] = stated if isinstance(stated, dict) else {}
+        self._stated = _checked_store(self._checkpoint.get(STORE, {}))
         expected = None if self.seal.is_complete else self._stated.get("segments", {})
         self._segments = folder.load(expected)
         in_progress = self._stated.get("in_progress", {})
         self._in_progress: dict[int, Contents] = {}
         for slot in self._state["slots"]:
-            self._in_progress[slot["task"]] = Contents(**in_progress.get(slot["task"], {}))
+            contents = in_progress.get(slot["task"], vars(Contents()))
+            self._in_progress[slot["task"]] = Contents(contents["files"], contents["rows"])
 
     def _read(self) -> dict[str, Any]:
         """Return the content of the file; of a complete run without a readable one, no tasks in progress."""
@@ -132,6 +132,24 @@ class LastCheckpoint:
             content = new_trainer_state() | self._checkpoint | self._folder.commit()
             AtomicCheckpointIO().save_checkpoint(content, self._path)
         Seal.write(self._folder.path, complete=False)
+
+
+def _checked_store(stated: Any) -> dict[str, Any]:
+    """Return what a checkpoint states of the store.
+
+    Raises:
+        LitVizError: a part has another type.
+    """
+    if not isinstance(stated, dict):
+        raise damaged_state("the store")
+    segments, in_progress = stated.get("segments", {}), stated.get("in_progress", {})
+    if not isinstance(segments, dict) or not all(isinstance(count, int) for count in segments.values()):
+        raise damaged_state("segments")
+    if not isinstance(in_progress, dict) or not all(map(is_contents, in_progress.values())):
+        raise damaged_state("tasks in progress")
+    if not isinstance(stated.get("snapshots", 0), int):
+        raise damaged_state("snapshots")
+    return stated
 
 
 def _computed_again(count: int, reason: str) -> str:

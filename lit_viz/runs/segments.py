@@ -196,7 +196,7 @@ class TaskSegments:
 
     def _parsed(self, line: str) -> dict[str, Any]:
         values = parse_object(line)
-        if values is None or not _is_task(values):  # of a forger
+        if values is None or not is_contents(values):  # of a forger
             raise LitVizError(f"{self._root / SEGMENTS} is damaged (a line is of no task): start another run")
         return values
 
@@ -244,8 +244,10 @@ class TaskSegments:
         sync_filesystem(self._root)
 
 
-def _is_task(values: Mapping[str, Any]) -> bool:
-    """Return whether files and rows of a line have their types; a general check takes ten times as long."""
+def is_contents(values: Any) -> bool:
+    """Return whether files and rows of a task have their types; a general check takes ten times as long."""
+    if not isinstance(values, dict):
+        return False
     files, rows = values.get("files"), values.get("rows")
     if not isinstance(files, dict) or not isinstance(rows, list):
         return False

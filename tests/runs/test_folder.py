@@ -16,9 +16,11 @@ from PIL import Image
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.runs import segments as segments_module
+from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.segments import MOST_TASKS, Contents, segment_files, signed
 from lit_viz.types import Record, Task
+from lit_viz.utils.files import FORMAT
 from tests.support.calls import calls_of
 
 
@@ -462,3 +464,15 @@ def test_a_signed_line_that_is_of_no_task_is_one_sentence(folder, old, new):
     for read in (lambda: list(forged.segments.all()), lambda: forged.segments.values(0)):
         with pytest.raises(LitVizError, match=r"records is damaged \(a line is of no task\): start another run"):
             read()
+
+
+@pytest.mark.parametrize(
+    "store",
+    ["x", {"segments": "x"}, {"segments": {"a": "x"}}, {"snapshots": [1]}, {"in_progress": [1]},
+     {"in_progress": {0: {"files": {}, "rows": [[1]]}}}],
+)  # fmt: skip
+def test_a_store_of_other_types_in_a_checkpoint_is_one_sentence(folder, store):
+    finish(folder, 0)
+    state = {"format": FORMAT, "slots": [], "finished": {}}
+    with pytest.raises(LitVizError, match="the checkpoint is damaged"):
+        LastCheckpoint(folder, {"lit_viz": state, "store": store})
