@@ -11,6 +11,7 @@ from torch import nn
 
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
+from lit_viz.engine.failures import gradients_enabled
 from lit_viz.errors import ArgumentError, LitVizError, require
 from lit_viz.images import Parameterization
 from lit_viz.images.reading import Fit
@@ -22,7 +23,7 @@ from lit_viz.launch.logs import log_run
 from lit_viz.launch.merge import merge_shards
 from lit_viz.launch.methods import method_form
 from lit_viz.launch.resume import changed_form, stored_form, stored_module, stored_tasks
-from lit_viz.launch.run import Paths, Run, check_folder, check_settings, gradients_enabled
+from lit_viz.launch.run import Paths, Run, check_folder, check_settings
 from lit_viz.launch.specs import METHODS
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.methods.tasks import Classes

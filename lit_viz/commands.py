@@ -129,7 +129,7 @@ def _defaults_of(form: Form) -> dict[str, Any]:
 
 def _names_of_parts(module: type[Any]) -> dict[str, list[str]]:
     """Return, for each argument of a module that is a part, the names of the classes."""
-    from lit_viz.launch.form import LISTS_OF_PARTS
+    from lit_viz.methods.form import LISTS_OF_PARTS
 
     names: dict[str, list[str]] = {}
     for name, hint in hints_of(module).items():
@@ -157,8 +157,8 @@ def _add_parts(parser: Parser, form: Form, shown: Collection[str] | None, chosen
     unique = [name for name in names if names.count(name) == 1 and name not in parser.taken]
     for owner in parts:
         of_part = None if owner.kind in chosen else shown
-        parser.add(owner.title, owner.kind, prefix=f"{owner.label}.", short=unique, shown=of_part)
-        parser.add(owner.title, owner.kind, prefix=f"{owner.long_label}.", shown=())
+        parser.add(str(owner.kind.__name__), owner.kind, prefix=f"{owner.label}.", short=unique, shown=of_part)
+        parser.add(str(owner.kind.__name__), owner.kind, prefix=f"{owner.long_label}.", shown=())
 
 
 def _add_run(parser: Parser, shown: Collection[str] | None) -> None:

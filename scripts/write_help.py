@@ -75,7 +75,7 @@ def entries_of(command: str, words: list[str]) -> list[dict[str, Any]]:
     parts = [option for of_command, option, _ in NAMED_PARTS if of_command == command]
     parser = command_parser(command, words)
     shown = [option for options in parser.sections().values() for option in options]
-    for option in parser.options.values():
+    for option in parser.entries.values():
         for word in option.words:
             entry = {"word": word, "name": option.name, "values": option.values, "shown": option in shown}
             if option.name in parts:

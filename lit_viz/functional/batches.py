@@ -12,16 +12,14 @@ from torch import Tensor, nn
 
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
+from lit_viz.engine.failures import failures_reported, gradients_enabled
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
-from lit_viz.errors import ArgumentError, LitVizError, require
+from lit_viz.errors import ArgumentError, require
 from lit_viz.images.rendering import Heat
 from lit_viz.images.sources import picture_size
-from lit_viz.launch.form import Form
-from lit_viz.launch.options import RunOptions
-from lit_viz.launch.run import gradients_enabled
-from lit_viz.launch.trainer import failures_reported
 from lit_viz.methods import AdversarialExample, SaliencyMap
+from lit_viz.methods.form import MethodForm
 from lit_viz.methods.tasks import Classes, ImageTasks
 from lit_viz.networks import Network, as_network
 from lit_viz.types import Record
@@ -148,14 +146,12 @@ def _compute(
         network, images, device: as in :func:`saliency`.
         values: arguments of module, parts and tasks, by name.
     """
-    form = Form(
+    form = MethodForm(
         module={"class_path": method, "init_args": {}},
         tasks={"class_path": ImageTasks, "init_args": {"images": images}},
     )
     for name in sorted(values, key=lambda name: name not in ("method", "attack")):  # whose arguments have own names
         form.set(name, values[name])
-    for name in [*form.run, *form.network]:
-        raise LitVizError(f"{name} is an argument of a run or of its network, and does not apply to a batch")
     require(form.module_class is method, "attack must be one of single images", "a universal perturbation")
     module, tasks = form.build_module(network), form.build_tasks(network)
     tasks.attach(module)
@@ -167,7 +163,7 @@ def _compute(
         is_argument=False,
     )
     module.to(_device_of(images) if device is None else device)
-    with failures_reported(module, RunOptions()):
+    with failures_reported(module):
         return module.compute(tasks.tasks)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from lit_viz.callbacks.progress import Progress
 from lit_viz.callbacks.saving import RunWriter
+from lit_viz.engine.failures import gradients_enabled
 from lit_viz.engine.lightning import is_distributed
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
@@ -32,11 +33,10 @@ from lit_viz.launch.run import (
     check_finished,
     evidence_settings,
     give_photographs,
-    gradients_enabled,
     verify_outcomes,
 )
 from lit_viz.launch.shards import check_shard, process_of_shard
-from lit_viz.launch.trainer import STOPPED_BEFORE_EVIDENCE, build_trainer, continuation, failures_reported, fit
+from lit_viz.launch.trainer import STOPPED_BEFORE_EVIDENCE, build_trainer, continuation, failures_of_run, fit
 from lit_viz.networks import Network
 from lit_viz.presentations import presentation_of
 from lit_viz.report.page import write_report
@@ -169,7 +169,7 @@ def _execute(
     with (
         gradients_enabled(),
         tempfile.TemporaryDirectory() as scratch,
-        failures_reported(module, options),
+        failures_of_run(module, options),
     ):
         trainer = build_trainer(options, scratch)  # first, because it may fail
         tune_allocator()

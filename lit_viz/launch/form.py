@@ -6,47 +6,28 @@ line are forms. A module or a queue of tasks is written as ``class_path`` and ``
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
-from numbers import Real
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import yaml
 
-from lit_viz.attacks import Attack, Universal, without_radius
-from lit_viz.attacks.norms import parse_radius
-from lit_viz.attributions import AUTO
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
-from lit_viz.errors import OTHER_NAMES, ArgumentError, LitVizError, did_you_mean, require
+from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.launch.early import unknown_configuration
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
 from lit_viz.loggers.base import LoggerSettings
+from lit_viz.methods.form import MethodForm, Owner
 from lit_viz.networks import Network
 from lit_viz.networks.loading import at_size
 from lit_viz.outputs.loading import load_network, load_recorded
 from lit_viz.runs.layout import RECORDED
-from lit_viz.types import VARYING
 from lit_viz.utils.files import check_regular, plain
-from lit_viz.utils.parts import (
-    INSTANCE,
-    Part,
-    accepts_any,
-    classes_in,
-    construct,
-    constructor_parameters,
-    find_class,
-    find_named,
-    has_instances,
-    hints_of,
-    make,
-    plain_arguments,
-    public_path,
-    short_name,
-)
-from lit_viz.utils.yaml_files import config_folder, parse_yaml, read_yaml
+from lit_viz.utils.parts import INSTANCE, construct, has_instances, hints_of, plain_arguments
+from lit_viz.utils.yaml_files import config_folder, read_yaml
 
 SECTIONS = ("network", "module", "tasks", "run")
 #: Arguments of modules that are no options: what the tasks or the form give.
@@ -56,59 +37,17 @@ _UNIVERSAL, _PER_IMAGE = "lit_viz.UniversalPerturbation", "lit_viz.AdversarialEx
 LISTS_OF_PARTS = ("transforms", "priors", "projections")
 
 
-@dataclass(frozen=True)
-class Owner:
-    """A class or function that receives arguments.
-
-    Attributes:
-        label: prefix of dotted names: ``attack``, ``run``, ``logging`` ..., and ``method.occlusion`` of one of several.
-        kind: the class or function.
-        path: keys of its arguments in the form.
-        instance: the object of the caller, with fixed arguments; None for plain values.
-    """
-
-    label: str
-    kind: Any
-    path: tuple[str | int, ...]
-    instance: Part | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """Names of its arguments."""
-        hidden: Collection[str] = {"network", "progress"}
-        if self.label == "module":
-            hidden = _GIVEN
-        if self.label == "trainer":
-            hidden = FIXED_TRAINER_ARGUMENTS
-        return [name for name in hints_of(self.kind) if name not in hidden]
-
-    @property
-    def long_label(self) -> str:
-        """Prefix with the short name of a part, ``attack.pgd``; of others the label."""
-        is_part = len(self.path) > 2 and issubclass(self.kind, Part)
-        if not is_part:
-            return self.label
-        return f"{self.label.partition('.')[0]}.{short_name(self.kind)}"
-
-    @property
-    def title(self) -> str:
-        """Name in messages."""
-        return str(self.kind.__name__)
-
-
 @dataclass
-class Form:
+class Form(MethodForm):
     """A run as plain values or objects.
 
     Attributes:
         network: arguments of :func:`lit_viz.load_network`, its name as ``name``.
-        module, tasks: ``class_path`` and ``init_args``.
+        module, tasks: see :class:`~lit_viz.methods.form.MethodForm`.
         run: arguments of :func:`lit_viz.run`, the Trainer's as ``trainer`` and the loggers' as ``logging``.
     """
 
     network: dict[str, Any] = field(default_factory=dict)
-    module: dict[str, Any] = field(default_factory=dict)
-    tasks: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
     # Files
@@ -146,201 +85,12 @@ class Form:
         text: str = yaml.safe_dump(plain(sections), sort_keys=False, allow_unicode=True)
         return text
 
-    # Classes
-
-    @property
-    def module_class(self) -> type[ImageTraining]:
-        """Class of the method."""
-        return self._class("module", ImageTraining)
-
-    @property
-    def tasks_class(self) -> type[TaskQueue]:
-        """Class of the queue of tasks."""
-        return self._class("tasks", TaskQueue)
-
-    def _class(self, section: str, base: type) -> type[Any]:
-        path = getattr(self, section).get("class_path")
-        if isinstance(path, type):
-            return path
-        if path is None:
-            raise LitVizError(f"a form must have the class_path of {section}, got none")
-        return find_class(path, [base], section)
-
     def owners(self) -> Iterator[Owner]:
-        """Yield what receives arguments, in the order in which a name is looked up."""
-        yield Owner("tasks", self.tasks_class, ("tasks", "init_args"))
-        yield Owner("module", self.module_class, ("module", "init_args"))
-        yield from self.parts()
+        yield from super().owners()
         yield Owner("run", RunOptions, ("run",))
         yield Owner("logging", LoggerSettings, ("run", "logging"))
-        yield Owner("trainer", pl.Trainer, ("run", "trainer"))
-        yield Owner("network", load_network, ("network",))
-
-    def parts(self) -> Iterator[Owner]:
-        """Yield the parts of the module that have options: attack, saliency methods, objective ..."""
-        kind = self.module_class
-        parameters = constructor_parameters(kind)
-        for name, hint in hints_of(kind).items():
-            bases = classes_in(hint)
-            if not bases or name in LISTS_OF_PARTS or name in _GIVEN:
-                continue
-            path = ("module", "init_args", name)
-            value = self.module["init_args"].get(name, parameters[name].default)
-            if is_dataclass(bases[0]):
-                yield Owner(name, bases[0], path)
-                continue
-            if isinstance(value, Part) and name not in self.module["init_args"]:  # the default
-                yield Owner(name, type(value), path)
-                continue
-            if not isinstance(value, (list, tuple)):
-                yield from _part_owner(name, bases, value, path)
-                continue
-            for index, item in enumerate(value):
-                for owner in _part_owner(name, bases, item, (*path, index)):
-                    yield replace(owner, label=owner.long_label)
-
-    def arguments_of(self, owner: Owner) -> Mapping[str, Any]:
-        """Return the arguments of an owner that the form states."""
-        value: Any = {section: getattr(self, section) for section in SECTIONS}
-        for key in owner.path:
-            has_key = isinstance(key, int) or (isinstance(value, Mapping) and key in value)
-            value = value[key] if has_key and value is not None else None
-        if isinstance(value, Mapping) and "class_path" in value:
-            value = value.get("init_args")
-        return value if isinstance(value, Mapping) else {}
-
-    # Arguments
-
-    def choose(self, argument: str, value: Any) -> None:
-        """Set a part of the module by a short name, a dotted path, a class or an instance.
-
-        Of an argument that admits several parts, ``value`` is also a list of them, or names with commas.
-        """
-        bases = [base for base in classes_in(hints_of(self.module_class)[argument]) if issubclass(base, Part)]
-        if public_path(self.module_class) == _UNIVERSAL and argument == "attack":
-            bases = [Attack]  # another attack has another module
-        values = value.split(",") if isinstance(value, str) else value
-        chosen = [
-            _chosen(item, bases, argument) for item in (values if isinstance(values, (list, tuple)) else [values])
-        ]
-        if not chosen:
-            raise ArgumentError(argument, f"must name at least one {bases[0].__name__}, got none")
-        self.module["init_args"][argument] = chosen if len(chosen) > 1 else chosen[0]
-        if argument == "attack" and len(chosen) > 1:
-            raise LitVizError(f"a run must have one attack, got {len(chosen)}")
-        self._follow_attack()
-
-    def _follow_attack(self) -> None:
-        """Choose the module of the attack: a universal perturbation has one of its own."""
-        attack = next((owner.kind for owner in self.parts() if owner.label == "attack"), None)
-        if attack is None:
-            return
-        is_universal = issubclass(attack, Universal)
-        if public_path(self.module_class) not in (_UNIVERSAL, _PER_IMAGE):
-            return  # of a method of its own
-        if is_universal:
-            self.module["init_args"].pop("transforms", None)
-        self.module["class_path"] = _UNIVERSAL if is_universal else _PER_IMAGE
-
-    def set(self, name: str, value: Any) -> None:
-        """Set an argument by its name, or by its dotted path such as ``attack.eps``.
-
-        A name belongs to the tasks or the module, else to one of its parts, else to the run. A list of eps, lr or
-        iterations is a task for each.
-
-        Raises:
-            LitVizError: nothing has an argument of this name, or several parts have.
-        """
-        last = name.rpartition(".")[2]
-        if last == "eps" and value is not None and "attack" in hints_of(self.module_class):
-            _check_radii(value)
-        if last in VARYING:
-            value = _listed(value, name)
-            _check_numbers(last, value)
-        if name.startswith("vary.") or (last in VARYING and isinstance(value, list)):
-            self._varied()[last] = value
-        elif name in hints_of(self.module_class) and _is_choice(self.module_class, name):
-            self.choose(name, value)
-        else:
-            self._put(self._owner(name), last, value)
-
-    def _varied(self) -> dict[str, Any]:
-        if "vary" not in hints_of(self.tasks_class):
-            raise LitVizError(f"{self.tasks_class.__name__} can't vary: leave vary out")
-        varied = dict(self.tasks["init_args"].get("vary") or {})
-        self.tasks["init_args"]["vary"] = varied
-        return varied
-
-    def _owner(self, name: str) -> Owner:
-        """Return what receives an argument."""
-        prefix, _, last = name.rpartition(".")
-        found: list[Owner] = []
-        for owner in self.owners():
-            if prefix and not f"{owner.label}.".startswith(f"{prefix}.") and prefix != owner.long_label:
-                continue
-            if not prefix and owner.label in ("trainer", "network"):
-                continue
-            if last not in owner.names and not (prefix and accepts_any(owner.kind)):
-                continue
-            if owner.label in ("tasks", "module"):
-                return owner
-            found.append(owner)
-        parts = [owner for owner in found if owner.label not in ("run", "logging")]
-        found = parts or found[:1]
-        if len(found) > 1:
-            names = " and ".join(owner.title for owner in found)
-            example = f"{found[0].label}.{last}"
-            raise ArgumentError(last, f"is an argument of {names}: give it to one of them, as {example}")
-        if not found:
-            raise self.unknown(name)
-        return found[0]
-
-    def unknown(self, name: str) -> LitVizError:
-        """Return the error about a name that nothing has."""
-        prefix, _, last = name.rpartition(".")
-        owners = [owner for owner in self.owners() if not prefix or owner.label.split(".")[0] == prefix.split(".")[0]]
-        attack = next((owner.kind for owner in self.parts() if owner.label == "attack"), None)
-        if last == "eps" and isinstance(attack, type) and issubclass(attack, Attack):
-            return LitVizError(without_radius(attack))
-        known: dict[str, None] = {}
-        for owner in owners:
-            if prefix or owner.label not in ("trainer", "network"):
-                known.update(dict.fromkeys(owner.names))
-        if not prefix:
-            known.update(dict.fromkeys(f"{owner.label}.{last}" for owner in owners if last in owner.names))
-        receivers = " or ".join(dict.fromkeys([self.module_class.__name__, *(part.title for part in self.parts())]))
-        if prefix and owners:
-            receivers = " or ".join(dict.fromkeys(owner.title for owner in owners))
-        other = OTHER_NAMES.get(last)
-        if other is not None and other not in known:
-            other = None
-        if other is None and last == "lr" and "alpha" in known:
-            other = "alpha"
-        hint = f": use {other}" if other else did_you_mean(last if prefix else name, known)
-        if last == "layer" and "method" in hints_of(self.module_class):
-            hint = ": give it to a method that reads a layer, such as grad_cam"
-        return ArgumentError(name, f"is not an argument of {receivers}{hint}")
-
-    def _put(self, owner: Owner, name: str, value: Any) -> None:
-        """Set an argument of an owner; add its section if it is missing."""
-        if owner.instance is not None:
-            raise LitVizError(f"{name} must be an argument of the instance, {owner.title}({name}={value!r})")
-        target: Any = {section: getattr(self, section) for section in SECTIONS}
-        for depth, key in enumerate(owner.path):
-            current = target[key] if isinstance(key, int) else target.get(key)
-            if is_dataclass(current) and not isinstance(current, type):
-                current = plain_arguments(current)
-            if not isinstance(current, (dict, list)):
-                is_part = owner.label not in ("run", "logging", "trainer", "network") and not is_dataclass(owner.kind)
-                last = depth == len(owner.path) - 1
-                if isinstance(current, pl.Trainer):
-                    raise ArgumentError(f"trainer.{name}", "must be an argument of the given Trainer")
-                current = {"class_path": owner.kind, "init_args": {}} if is_part and last else {}
-            target[key] = current
-            target = current
-        if "class_path" in target:
-            target = target.setdefault("init_args", {})
-        target[name] = value
+        yield Owner("trainer", pl.Trainer, ("run", "trainer"), hidden=FIXED_TRAINER_ARGUMENTS, needs_prefix=True)
+        yield Owner("network", load_network, ("network",), needs_prefix=True)
 
     # Objects
 
@@ -358,18 +108,6 @@ class Form:
 
             network = with_answers(network, self.tasks["init_args"], self.module["init_args"].get("fit"))
         return self.build_module(network), self.build_tasks(network)
-
-    def build_tasks(self, network: Network) -> TaskQueue:
-        """Return the queue of tasks."""
-        kind = self.tasks_class
-        given = {"network": network} if "network" in hints_of(kind) else {}
-        tasks: TaskQueue = make(kind, self.tasks.get("init_args") or {}, **given)
-        return tasks
-
-    def build_module(self, network: Network) -> ImageTraining:
-        """Return the module."""
-        module: ImageTraining = make(self.module_class, self.module.get("init_args") or {}, network=network)
-        return module
 
     def options(self) -> RunOptions:
         """Return the options of the run."""
@@ -397,71 +135,6 @@ class Form:
     def instances(self) -> Iterator[str]:
         """Yield the class names of the objects that the form could not write."""
         yield from _instances_in([self.module, self.run])
-
-
-def _listed(value: Any, name: str) -> Any:
-    """Return several values of an argument, a list, an array or a text with commas, as a list; one value unchanged."""
-    if isinstance(value, str):
-        return [parse_yaml(word, name) for word in value.split(",")] if "," in value else value
-    plain_value = value.tolist() if hasattr(value, "tolist") else value
-    return list(plain_value) if isinstance(plain_value, (list, tuple)) else plain_value
-
-
-def _check_numbers(name: str, given: Any) -> None:
-    """Check that several values of an argument are numbers; radii may be texts such as ``4/255``."""
-    if not isinstance(given, list) or name == "eps":
-        return
-    for value in given:
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        require(is_number, f"{name} must be numbers", repr(value), hint="separate several by commas, 0.1,0.2")
-
-
-def _check_radii(given: Any) -> None:
-    """Check a radius, or several.
-
-    Raises:
-        LitVizError: one is no number, or not positive.
-    """
-    values = given.split(",") if isinstance(given, str) else given
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    for value in values if isinstance(values, (list, tuple)) else [values]:
-        try:
-            radius = parse_radius(value)
-        except LitVizError as error:
-            problem = f"must be numbers such as 0.0157 or 4/255, got {given!r}"
-            raise ArgumentError("eps", problem, value=given) from error
-        require(radius != 0, "eps must be positive", 0, hint="try 4/255")
-
-
-def _is_choice(kind: type, name: str) -> bool:
-    """Return whether an argument of a module is a part, or several, that is chosen by name."""
-    if name in LISTS_OF_PARTS or name in _GIVEN:
-        return False
-    return any(issubclass(base, Part) for base in classes_in(hints_of(kind)[name]))
-
-
-def _chosen(value: Any, bases: Sequence[type], argument: str) -> Any:
-    """Return a chosen part as ``class_path`` and ``init_args``; an instance unchanged."""
-    if isinstance(value, (Mapping, *bases)):
-        return value
-    if isinstance(value, type) and issubclass(value, tuple(bases)):
-        return {"class_path": value, "init_args": {}}
-    if isinstance(value, str) and value.strip() == AUTO:
-        return AUTO
-    if isinstance(value, str):
-        return {"class_path": find_named(value.strip(), bases, argument), "init_args": {}}
-    raise ArgumentError(argument, f"must be a name or an instance, got {value!r}", value=value)
-
-
-def _part_owner(name: str, bases: Sequence[type], value: Any, path: tuple[str | int, ...]) -> Iterator[Owner]:
-    if isinstance(value, Part):
-        yield Owner(name, type(value), path, value)
-    elif isinstance(value, Mapping) and "class_path" in value:
-        kind = value["class_path"]
-        yield Owner(name, kind if isinstance(kind, type) else find_class(kind, bases, name), path)
-    elif isinstance(value, str) and value != AUTO and not value.endswith(INSTANCE):
-        yield Owner(name, find_named(value, bases, name), path)
 
 
 def _copied(value: Any) -> Any:
@@ -492,8 +165,8 @@ def find_config(method: str, name: str | Path) -> Path:
     """Return the file of a configuration, which is given by its path or by the name of a packaged one."""
     if Path(name).is_file():
         return Path(name)
-    packaged = config_names(method)
-    if str(name) in packaged:
-        return config_folder() / method / f"{name}.yaml"
+    packaged = config_folder() / method / f"{name}.yaml"
+    if packaged.is_file() and packaged.stem == str(name):
+        return packaged
     check_regular(name)
-    raise unknown_configuration(str(name), packaged)
+    raise unknown_configuration(str(name), config_names(method))

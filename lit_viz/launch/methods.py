@@ -11,7 +11,7 @@ from lit_viz.launch.form import Form, find_config
 from lit_viz.launch.specs import METHODS, MethodSpec
 from lit_viz.networks import Network
 from lit_viz.outputs.loading import split_section
-from lit_viz.utils.parts import classes_in, hints_of, public_path
+from lit_viz.utils.parts import classes_in, hints_of
 
 
 def read_config(spec: MethodSpec, name: str | Path | None) -> Form:
@@ -24,9 +24,10 @@ def read_config(spec: MethodSpec, name: str | Path | None) -> Form:
     form = Form.read(path)
     form.module.setdefault("class_path", spec.modules[0])
     form.tasks.setdefault("class_path", spec.tasks)
-    kind_path = public_path(form.module_class)
+    kind = form.module_class
+    path_of_kind = f"lit_viz.{kind.__name__}" if kind.__module__.startswith("lit_viz.") else ""
     for other in METHODS.values():
-        if kind_path in other.modules and kind_path not in spec.modules:
+        if path_of_kind in other.modules and path_of_kind not in spec.modules:
             raise LitVizError(f"{path} is the configuration of lit-viz {other.name}, not of lit-viz {spec.name}")
     for key in ("out", "overwrite", "resume", "shard"):
         form.run.pop(key, None)

@@ -79,7 +79,7 @@ class Parser:
         example: its words in the example of the help.
 
     Attributes:
-        options: by name, in the order of the help.
+        entries: the options by name, in the order of the help.
         positional: argument that receives the positional words; empty without one.
         names: names that the values of an option may have, by its own name; its help and its completion list them.
         texts: descriptions that replace docstrings, by name.
@@ -93,7 +93,7 @@ class Parser:
     def __init__(self, command: str, usage: str = "", summary: str = "", example: str = "") -> None:
         self.command, self.usage = command, f"lit-viz {command} {usage}".rstrip()
         self.description, self.example = summary, example
-        self.options: dict[str, CommandOption] = {}
+        self.entries: dict[str, CommandOption] = {}
         self.taken: set[str] = set()
         self.positional, self.positional_text, self.takes_several = "", "", False
         self.names: dict[str, list[str]] = {}
@@ -143,7 +143,7 @@ class Parser:
             elif argument in VARYING and not _admits_list(hint):
                 hint = hint | Sequence[float]
             is_shown = shown is None or name in shown
-            self.options[name] = CommandOption(
+            self.entries[name] = CommandOption(
                 name, tuple(words), title, target, argument, hint, default, values, is_shown
             )
 
@@ -152,7 +152,7 @@ class Parser:
         self.taken.add(name)
         values = "0" if hint is bool else "+"
         words = (f"--{name.replace('_', '-')}",)
-        self.options[name] = CommandOption(name, words, title, hint=hint, values=values, text=text)
+        self.entries[name] = CommandOption(name, words, title, hint=hint, values=values, text=text)
 
     def add_positional(self, name: str, text: str = "", *, several: bool = False) -> None:
         """Add the positional words, which are the value of an argument that may be an option too."""
@@ -163,7 +163,7 @@ class Parser:
     def read(self, words: Sequence[str]) -> Words:
         """Return words by what they are; some may be unknown."""
         table: dict[str, Option] = {}
-        for option in self.options.values():
+        for option in self.entries.values():
             for word in option.words:
                 table[word] = Option(option.name, option.values)
         return read_words(self.command, words, table)
@@ -175,7 +175,7 @@ class Parser:
             LitVizError: an option is unknown, or has no value or another one than its argument admits.
         """
         read = self.read(words)
-        values = {name: self.options[name].read(texts, read.spelled[name]) for name, texts in read.given.items()}
+        values = {name: self.entries[name].read(texts, read.spelled[name]) for name, texts in read.given.items()}
         if read.unknown:
             raise self.unknown(read.unknown)
         listed = list(read.positional)
@@ -189,7 +189,7 @@ class Parser:
                 raise LitVizError(wrong_name)
         if self.positional in values:
             raise LitVizError(f"{self.positional} must be given once, got {', '.join(listed)} and an option")
-        hint = self.options[self.positional].hint if self.positional in self.options else str
+        hint = self.entries[self.positional].hint if self.positional in self.entries else str
         typed = [_typed(word, types_of(hint)) for word in listed]
         values[self.positional] = typed if self.takes_several else typed[0]
         return values
@@ -199,7 +199,7 @@ class Parser:
         self.describe()
         known: list[str] = []
         hidden: list[str] = []
-        for option in self.options.values():
+        for option in self.entries.values():
             (known if self._is_shown(option) else hidden).extend(option.words)
         return unknown_option(f"lit-viz {self.command}", word, known, hidden)
 
@@ -212,7 +212,7 @@ class Parser:
         """Return the options that the help shows, by the title of their section."""
         self.describe()
         sections: dict[str, list[CommandOption]] = {}
-        for option in self.options.values():
+        for option in self.entries.values():
             if self._is_shown(option):
                 sections.setdefault(option.title, []).append(option)
         return sections
@@ -242,7 +242,7 @@ class Parser:
             text = _escaped(self.positional_text)
             parser.add_argument("positional", nargs=number, metavar=self.positional.upper(), help=text)
         groups: dict[str, argparse._ArgumentGroup] = {}
-        for option in self.options.values():
+        for option in self.entries.values():
             is_shown = self._is_shown(option)
             if not (is_shown or every):
                 continue

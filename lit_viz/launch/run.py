@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from inspect import signature
@@ -22,6 +22,7 @@ from torch import Tensor
 from lit_viz.attacks import BudgetAttack
 from lit_viz.attacks.norms import format_distance
 from lit_viz.attributions.reducers import reduce_channels
+from lit_viz.engine.failures import gradients_enabled
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError, require
 from lit_viz.evidence.attacks.robustness import RobustAccuracy, robust_accuracy
@@ -32,7 +33,7 @@ from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.launch.resume import check_identity, check_records
-from lit_viz.launch.trainer import failures_reported
+from lit_viz.launch.trainer import failures_of_run
 from lit_viz.methods import AdversarialExample, SaliencyMap
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
@@ -401,7 +402,7 @@ class Run:
         """Compute the evidence of a run in memory, with its files in a temporary folder."""
         storage = self._on_rank_zero()
         self._network.refresh()
-        with gradients_enabled(), failures_reported(self._module, self._options), storage.files() as folder:
+        with gradients_enabled(), failures_of_run(self._module, self._options), storage.files() as folder:
             assert isinstance(folder, FolderStorage)
             passed = verify_outcomes(self._module, folder.outcomes(), folder, settings)
         self.outcomes = storage.outcomes()
@@ -608,7 +609,7 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
     """
     tune_allocator()
     module.network.refresh()
-    with gradients_enabled(), run_lock(folder.path), failures_reported(module, options):
+    with gradients_enabled(), run_lock(folder.path), failures_of_run(module, options):
         damaged = verify(folder)
         check_identity(folder, module.network)
         check_records(folder, module.network)
@@ -642,10 +643,3 @@ def give_photographs(folder: FolderStorage, module: ImageTraining) -> None:
         return module.photograph(tasks[0].of_index(record.index))
 
     folder.read_source = read
-
-
-@contextmanager
-def gradients_enabled() -> Iterator[None]:
-    """Enable gradients, also inside an evaluation loop of Lightning."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield

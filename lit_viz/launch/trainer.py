@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pytorch_lightning.plugins.environments import (  # type: ignore[attr-define
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_viz.callbacks.saving import ExactCheckpoint
+from lit_viz.engine.failures import failures_reported
 from lit_viz.engine.heartbeat import rank_timeout
 from lit_viz.engine.lightning import (
     AtomicCheckpointIO,
@@ -37,11 +38,8 @@ from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import (
     Interrupted,
     LitVizError,
-    NetworkError,
     first_line,
     interrupt_exit_status,
-    is_out_of_gpu_memory,
-    is_out_of_memory,
 )
 from lit_viz.images.listing import ARRAY_PREFIX
 from lit_viz.launch.options import RunOptions
@@ -201,24 +199,9 @@ def _train(
             raise
 
 
-@contextmanager
-def failures_reported(module: ImageTraining, options: RunOptions) -> Iterator[None]:
-    """Translate failures of the network and exhausted memory into a :class:`~lit_viz.errors.LitVizError`."""
-    batch = " and a smaller batch" if hasattr(module, "batch") else ""
-    fewer = f"fewer slots (now {module.capacity}){batch}"
-    resume = partial(resume_hint, module, options)
-    try:
-        yield
-    except NetworkError as error:
-        raise LitVizError(f"{error}; use {fewer} if the batch is too large{resume()}") from error
-    except SystemExit as error:
-        raise LitVizError(f"the network's code exited with status {error.code}{resume()}") from error
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        device = "GPU" if is_out_of_gpu_memory(error) else "CPU"
-        hint = f"; finished images are kept{hint} and fewer slots" if (hint := resume()) else ""
-        raise LitVizError(f"out of {device} memory: use {fewer}, fewer views or smaller images{hint}") from error
+def failures_of_run(module: ImageTraining, options: RunOptions) -> AbstractContextManager[None]:
+    """Translate failures of a run, with how it is continued; see :func:`~lit_viz.engine.failures.failures_reported`."""
+    return failures_reported(module, partial(resume_hint, module, options))
 
 
 def resume_hint(module: ImageTraining, options: RunOptions) -> str:

@@ -49,14 +49,14 @@ def test_the_help_shows_the_options_of_most_runs(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_help_names_existing_options(method: str) -> None:
-    known = {word for option in command_parser(method).options.values() for word in option.words}
+    known = {word for option in command_parser(method).entries.values() for word in option.words}
     assert set(re.findall(r"--[\w.-]*\w", help_text(method))) - {"--help-all"} <= known
 
 
 def test_every_shown_name_is_an_option() -> None:
     known: set[str] = set()
     for method, part in (("visualize", ()), ("saliency", ()), ("attack", ()), ("attack", ("--attack", "pgd"))):
-        known |= command_parser(method, part).options.keys()
+        known |= command_parser(method, part).entries.keys()
     assert known >= SHOWN
 
 
