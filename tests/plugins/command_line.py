@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from lit_viz.cli import main
+from lit_viz.runs.folder import FolderStorage
 from tests.support.forgery import reseal as confirm
 
 
@@ -68,15 +69,16 @@ def records() -> Callable[[Path], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def contents(records: Callable[[Path], list[dict[str, Any]]]) -> Callable[[Path], dict[str, Any]]:
+def contents() -> Callable[[Path], dict[str, Any]]:
     """Return a function for what must not depend on an interruption: images, metrics, and records without seconds."""
 
     def read(run: Path) -> dict[str, Any]:
         kept: dict[str, Any] = {}
         for path in sorted([*run.glob("images/*"), *run.glob("frames/*/*")]):
             kept[path.relative_to(run).as_posix()] = np.asarray(Image.open(path)).tobytes()
-        kept["metrics"] = sorted((run / "metrics.csv").read_text().splitlines())
-        kept["records"] = [{k: v for k, v in record.items() if k != "seconds"} for record in records(run)]
+        tasks = list(FolderStorage.open(run).segments.all())
+        kept["records"] = [{**task["record"], "seconds": None} for task in tasks]
+        kept["metrics"] = [[row[1:] for row in task["rows"]] for task in tasks]  # without numbers in the run
         return kept
 
     return read
